@@ -1,0 +1,33 @@
+"""Load a language model with a hook on every activation, and find out which parts of it cause what it does.
+
+The names below are the public ones; each is imported when first used, so that `import interp_hooks` is quick.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from interp_hooks.model import HookedTransformer as HookedTransformer
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "interp_hooks.config": ["HookedTransformerConfig"],
+    "interp_hooks.model": ["HookedTransformer", "Output", "lm_cross_entropy_loss"],
+    "interp_hooks.hooks": ["HookPoint", "HookedRootModule"],
+    "interp_hooks.cache": ["ActivationCache"],
+    "interp_hooks.names": ["get_act_name"],
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = sorted(_HOME_OF)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'interp_hooks' has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(import_module(_HOME_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,47 @@
+"""Parameters that read in one order and lie in memory in another.
+
+    W_Q [head, d_model, d_head]   lies as  [head * d_head, d_model]     what nn.Linear would call its weight
+    W_O [head, d_head, d_model]   lies as  [d_model, head * d_head]
+    W_in [d_model, d_mlp]         lies as  [d_mlp, d_model]
+
+`linear` and `per_head` undo the reading order by views alone, so the product runs on the memory as it lies.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+def parameter(*shape: int, lies: tuple[int, ...] | None = None) -> nn.Parameter:
+    """An uninitialised parameter of `shape` whose axes lie in memory in the order `lies` (default: as they read)."""
+    lies = lies or tuple(range(len(shape)))
+    reads = sorted(range(len(shape)), key=lambda axis: lies[axis])
+    return nn.Parameter(torch.empty([shape[axis] for axis in lies]).permute(reads))
+
+
+READER_PER_HEAD = (0, 2, 1)  # [head, d_model, d_head] as rows of an nn.Linear
+WRITER_PER_HEAD = (2, 0, 1)  # [head, d_head, d_model] as columns of an nn.Linear
+TRANSPOSED = (1, 0)
+
+
+def linear(x: Tensor, weight: Float[Tensor, "inner outer"], bias: Tensor | None) -> Tensor:
+    return F.linear(x, weight.T, bias)
+
+
+def read_per_head(
+    x: Tensor, weight: Float[Tensor, "head d_model d_head"], bias: Float[Tensor, "head d_head"]
+) -> Float[Tensor, "batch pos head d_head"]:
+    """Project [batch pos d_model], or a stream of its own per head [batch pos head d_model], onto every head."""
+    if x.ndim == 4:
+        return torch.einsum("bphd,hdk->bphk", x, weight) + bias
+    flat = F.linear(x, weight.transpose(1, 2).flatten(0, 1), bias.flatten())
+    return flat.unflatten(-1, bias.shape)
+
+
+def write_per_head(
+    z: Float[Tensor, "batch pos head d_head"],
+    weight: Float[Tensor, "head d_head d_model"],
+    bias: Float[Tensor, " d_model"],
+) -> Float[Tensor, "batch pos d_model"]:
+    return F.linear(z.flatten(2), weight.permute(2, 0, 1).flatten(1), bias)

@@ -1,0 +1,88 @@
+"""Every error this package raises on purpose. Each is also the builtin a caller would expect.
+
+    InterpHooksError
+    ├── ConfigError (ValueError)             a model description that contradicts itself
+    ├── UnknownHook (KeyError)               no hook point, cache entry or filter match of that name
+    ├── HookDidNotFire (RuntimeError)        a hook was attached where this pass never came by
+    ├── BadHookValue (ValueError)            a hook returned something that cannot stand in for the activation
+    ├── HookConflict (RuntimeError)          two hooks ask for things that exclude each other
+    ├── CheckpointError (ValueError)         a checkpoint that cannot be found, read or converted
+    │   ├── UnsupportedArchitecture          no family converts this architecture
+    │   ├── UnsupportedConfig                the checkpoint sets a value that is not implemented
+    │   └── WeightMismatch                   tensors left over, missing, or of the wrong shape
+    ├── TokenError (ValueError)              text that does not become the tokens asked for
+    │   └── NoTokenizer                      text given to a model without tokenizer
+    ├── BadInput (ValueError)                tokens, masks, layers or positions out of range
+    └── MetricError (ValueError)             a metric that does not give one finite number per prompt
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InterpHooksError(Exception):
+    """Base of all errors raised on purpose by interp_hooks."""
+
+
+class ConfigError(InterpHooksError, ValueError):
+    """A model description that contradicts itself or asks for what does not exist."""
+
+
+class UnknownHook(InterpHooksError, KeyError):
+    """No hook point, cache entry or filter match of that name."""
+
+    def __str__(self) -> str:  # KeyError would print the repr
+        return str(self.args[0])
+
+
+class HookDidNotFire(InterpHooksError, RuntimeError):
+    """A hook was attached where this forward pass never came by."""
+
+
+class BadHookValue(InterpHooksError, ValueError):
+    """A hook returned something that cannot stand in for the activation it was given."""
+
+
+class HookConflict(InterpHooksError, RuntimeError):
+    """Two hooks of one pass ask for things that exclude each other."""
+
+
+class CheckpointError(InterpHooksError, ValueError):
+    """A checkpoint that cannot be found, read or converted."""
+
+
+class UnsupportedArchitecture(CheckpointError):
+    """No family in `interp_hooks.loading.families` converts this architecture."""
+
+
+class UnsupportedConfig(CheckpointError):
+    """The checkpoint's configuration sets a value that is not implemented."""
+
+
+class WeightMismatch(CheckpointError):
+    """Tensors left over, missing, or of the wrong shape."""
+
+
+class TokenError(InterpHooksError, ValueError):
+    """Text that does not become the tokens asked for."""
+
+
+class NoTokenizer(TokenError):
+    """Text was given to a model that has no tokenizer."""
+
+
+class BadInput(InterpHooksError, ValueError):
+    """Tokens, masks, layers, heads or positions out of range."""
+
+
+class MetricError(InterpHooksError, ValueError):
+    """A metric that does not give one finite number per prompt."""
+
+
+def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
+    """' Did you mean a, b or c?' for the known names closest to `name`, or '' when none is close."""
+    close = difflib.get_close_matches(name, list(known), n=count, cutoff=0.5)
+    if not close:
+        return ""
+    listed = close[0] if len(close) == 1 else f"{', '.join(close[:-1])} or {close[-1]}"
+    return f" Did you mean {listed}?"

@@ -1,0 +1,78 @@
+"""A family describes a checkpoint fully, or the checkpoint is refused.
+
+The HuggingFace config is read through `ConfigReader`, which remembers what was asked for. What nobody asked for and what
+is not known to be harmless might change the numbers, so it is refused by name, whatever its value: a default can
+matter as much as a setting (Mistral's default window is 4096 tokens).
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from interp_hooks.errors import UnsupportedConfig
+from interp_hooks.loading.rules import Table
+
+# Attributes that no family needs to read: bookkeeping, token ids, labels, dropout, and the initial weights' spread.
+# Tied embeddings show in the tensors themselves.
+HARMLESS = re.compile(
+    r"_.*|.*(dropout|pdrop)(_.*)?|.*_token_id|(id2label|label2id|num_labels|problem_type|task_specific_params)"
+    r"|(architectures|model_type|dtype|torch_dtype|transformers_version|auto_map|tokenizer_class|is_encoder_decoder)"
+    r"|(return_dict|output_attentions|output_hidden_states|use_cache|chunk_size_feed_forward|tie_word_embeddings)"
+    r"|(initializer_range|unsloth_.*)"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """How checkpoints of one architecture become a `HookedTransformer`.
+
+    `config` turns the HuggingFace config into fields of `HookedTransformerConfig`. `requires` are attributes with the
+    only value that is implemented; `ignored_config` are those that change nothing here, or show in the tensors.
+    """
+
+    architecture: str
+    config: Callable[[Any], dict[str, Any]]
+    weights: Table
+    ignored_weights: tuple[str, ...] = ()
+    ignored_config: tuple[str, ...] = ()
+    requires: Mapping[str, Any] = field(default_factory=dict)
+
+    def read(self, hf_config: Any, ignore: tuple[str, ...] = ()) -> dict[str, Any]:
+        """Fields of our config, all of theirs accounted for.
+
+        Raises:
+            UnsupportedConfig: the checkpoint sets something that this family does not implement.
+        """
+        reader = ConfigReader(hf_config)
+        fields = self.config(reader)
+        for name, implemented in self.requires.items():
+            if (value := getattr(reader, name)) != implemented and name not in ignore:
+                raise UnsupportedConfig(self._refusal(name, value))
+        accounted = {*self.ignored_config, *ignore}
+        for name, value in reader.unread().items():
+            if name not in accounted and not HARMLESS.fullmatch(name):
+                raise UnsupportedConfig(self._refusal(name, value))
+        return fields
+
+    def _refusal(self, name: str, value: object) -> str:
+        return (
+            f"{self.architecture} checkpoint sets {name}={value!r}, which interp_hooks does not implement; loading it "
+            f"anyway could give different logits. If you know that it changes nothing, pass ignore_config=[{name!r}]."
+        )
+
+
+class ConfigReader:
+    """A HuggingFace config that remembers which attributes were read."""
+
+    def __init__(self, hf_config: Any) -> None:
+        self._config = hf_config
+        self._names_read: set[str] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        self._names_read.add(self._config.attribute_map.get(name, name))
+        return getattr(self._config, name)
+
+    def unread(self) -> dict[str, Any]:
+        """Attributes that were not read, with their values."""
+        return {name: value for name, value in self._config.to_dict().items() if name not in self._names_read}

@@ -1,0 +1,302 @@
+"""Find a checkpoint, check that its architecture and every config value are implemented, convert it, process it.
+
+The HuggingFace model object is the source of all tensors, so that sharded files, formats and dtypes are its business.
+Tensors of a model that was loaded here are adopted: ours are views of their memory, or, where the layout differs, are
+repacked within it, one tensor at a time. A model object that was passed in is left as it is, and its weights are copied.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from interp_hooks.config import HookedTransformerConfig, as_dtype
+from interp_hooks.errors import (
+    BadInput,
+    CheckpointError,
+    ConfigError,
+    UnsupportedArchitecture,
+    UnsupportedConfig,
+    WeightMismatch,
+    nearest,
+)
+from interp_hooks.loading.families import FAMILIES
+from interp_hooks.loading.folding import Processing, process
+from interp_hooks.loading.guard import Family
+from interp_hooks.loading.rules import Rule, axis_sizes, rules
+from interp_hooks.model import HookedTransformer
+from interp_hooks.tokens import PaddingSide
+
+ALIASES = {
+    "gpt2-small": "openai-community/gpt2",
+    **{f"gpt2-{size}": f"openai-community/gpt2-{size}" for size in ("medium", "large", "xl")},
+    **{
+        f"pythia-{size}": f"EleutherAI/pythia-{size}"
+        for size in ("14m", "31m", "70m", "160m", "410m", "1b", "1.4b", "2.8b", "6.9b", "12b")
+    },
+    "distilgpt2": "distilbert/distilgpt2",
+    "distillgpt2": "distilbert/distilgpt2",
+}
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadOptions:
+    """The arguments of `HookedTransformer.from_pretrained` that say what to load and into what."""
+
+    name: str
+    hf_model: Any = None
+    tokenizer: Any = None
+    dtype: torch.dtype | str = torch.float32
+    device: torch.device | str | None = None
+    n_ctx: int | None = None
+    first_n_layers: int | None = None
+    revision: str | None = None
+    default_prepend_bos: bool | None = None
+    default_padding_side: PaddingSide = "right"
+    ignore_config: tuple[str, ...] = ()
+    hf_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+def load_pretrained(
+    cls: type[HookedTransformer], options: LoadOptions, processing: Processing
+) -> HookedTransformer:
+    """The work of `HookedTransformer.from_pretrained`; raises as it says."""
+    if options.hf_model is None:
+        source = locate(options.name)
+        hf_config = _hf_config(source, options)
+    else:
+        source, hf_config = None, options.hf_model.config
+    family = family_of(hf_config, None if options.hf_model is None else type(options.hf_model).__name__)
+    cfg = _our_config(family, hf_config, options)
+    if source is None:
+        tokenizer, state, owned = options.tokenizer, dict(options.hf_model.state_dict()), False
+    else:
+        tokenizer = options.tokenizer or _tokenizer(source, options)
+        state, owned = _load_state(source, hf_config, cfg, options), True
+    with torch.device("meta"):
+        model = cls(cfg, tokenizer, options.default_padding_side)
+    model = model.to(cfg.dtype)
+    n_layers_there = hf_config.num_hidden_layers
+    _adopt(model, family, state, n_layers_there, options.device or default_device(), owned)
+    model._report = process(model, processing)
+    return model.eval()
+
+
+def default_device() -> torch.device:
+    """The GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def bundled() -> dict[str, Path]:
+    """The checkpoints that come with the package, by name."""
+    root = Path(str(files("interp_hooks"))) / "pretrained"
+    return {folder.name: folder for folder in sorted(root.iterdir()) if (folder / "config.json").exists()}
+
+
+def locate(name: str) -> str:
+    """What `transformers` can load for a bundled name, an alias, a folder or a hub id.
+
+    Raises:
+        CheckpointError: a folder without config.json, or a path that does not exist.
+    """
+    if name in bundled():
+        return str(bundled()[name])
+    if name in ALIASES:
+        return ALIASES[name]
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").exists():
+            inside = ", ".join(sorted(item.name for item in path.iterdir())[:8]) or "nothing"
+            raise CheckpointError(f"the folder {name!r} is no HuggingFace checkpoint: it has no config.json, only {inside}")
+        return str(path)
+    if path.is_file():
+        raise CheckpointError(f"{name!r} is a file; pass the folder that holds config.json and the weights")
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        raise CheckpointError(f"there is no folder {name!r}")
+    return name
+
+
+def _hf_config(source: str, options: LoadOptions) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(source, revision=options.revision, **_hub_arguments(options))
+    except (OSError, ValueError) as error:
+        if Path(source).is_dir():
+            raise UnsupportedArchitecture(f"transformers cannot read the config in {source!r}: {error}") from error
+        known = [*bundled(), *ALIASES]
+        raise CheckpointError(
+            f"cannot load {options.name!r}: it is no folder, no bundled model ({', '.join(bundled())}) and no alias, and "
+            f"the hub did not give a config for {source!r} ({str(error).splitlines()[0]}).{nearest(options.name, known)}"
+        ) from error
+
+
+def _hub_arguments(options: LoadOptions) -> dict[str, Any]:
+    """Those of the user's extra arguments that say where from, not what."""
+    where = ("token", "cache_dir", "local_files_only", "trust_remote_code", "force_download", "subfolder")
+    return {key: value for key, value in options.hf_kwargs.items() if key in where}
+
+
+def family_of(hf_config: Any, architecture: str | None = None) -> Family:
+    """The table for an architecture (default: the one that the config names).
+
+    Raises:
+        UnsupportedArchitecture: there is none; the message lists those there are.
+    """
+    architecture = architecture or (hf_config.architectures or [_causal_lm_class(hf_config)])[0]
+    if architecture not in FAMILIES:
+        raise UnsupportedArchitecture(
+            f"{architecture} is not supported.{nearest(architecture, FAMILIES)} These architectures are: "
+            f"{', '.join(FAMILIES)}."
+        )
+    return FAMILIES[architecture]
+
+
+def _causal_lm_class(hf_config: Any) -> str:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    return MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(hf_config.model_type, hf_config.model_type)
+
+
+def _our_config(family: Family, hf_config: Any, options: LoadOptions) -> HookedTransformerConfig:
+    fields = family.read(hf_config, options.ignore_config) | {
+        "model_name": options.name,
+        "original_architecture": family.architecture,
+        "dtype": as_dtype(options.dtype),
+    }
+    if options.default_prepend_bos is not None:
+        fields["default_prepend_bos"] = options.default_prepend_bos
+    if options.first_n_layers is not None:
+        if not 0 < options.first_n_layers <= fields["n_layers"]:
+            raise BadInput(f"first_n_layers must be 1..{fields['n_layers']}, got {options.first_n_layers}")
+        fields["n_layers"] = options.first_n_layers
+    if options.n_ctx is not None:
+        learned = fields.get("positional_embedding_type", "standard") == "standard"
+        if options.n_ctx < 1 or (learned and options.n_ctx > fields["n_ctx"]):
+            raise BadInput(f"n_ctx must be 1..{fields['n_ctx']} for this checkpoint, got {options.n_ctx}")
+        fields["n_ctx"] = options.n_ctx
+    try:
+        return HookedTransformerConfig(**fields)
+    except ConfigError as error:
+        raise UnsupportedConfig(f"this {family.architecture} checkpoint cannot be expressed: {error}") from error
+
+
+def _tokenizer(source: str, options: LoadOptions) -> Any:
+    """The checkpoint's tokenizer, or None if it comes without one."""
+    from transformers import AutoTokenizer
+
+    folder = Path(source)
+    if folder.is_dir() and not any((folder / name).exists() for name in TOKENIZER_FILES):
+        return None
+    return AutoTokenizer.from_pretrained(source, revision=options.revision, **_hub_arguments(options))
+
+
+def _load_state(
+    source: str, hf_config: Any, cfg: HookedTransformerConfig, options: LoadOptions
+) -> dict[str, Tensor]:
+    """All tensors of the checkpoint, which nobody else holds."""
+    from transformers import AutoModelForCausalLM
+
+    try:
+        hf_model, info = AutoModelForCausalLM.from_pretrained(
+            source,
+            config=hf_config,
+            dtype=cfg.dtype,
+            revision=options.revision,
+            output_loading_info=True,
+            **options.hf_kwargs,
+        )
+    except OSError as error:
+        raise CheckpointError(f"the weights of {options.name!r} cannot be read: {error}") from error
+    if info["missing_keys"]:
+        missing = sorted(info["missing_keys"])
+        raise WeightMismatch(f"the checkpoint {options.name!r} lacks {len(missing)} tensors: {', '.join(missing[:5])}")
+    return dict(hf_model.state_dict())
+
+
+def _adopt(
+    model: HookedTransformer,
+    family: Family,
+    state: dict[str, Tensor],
+    n_layers_there: int,
+    device: torch.device | str,
+    owned: bool,
+) -> None:
+    """Fill every parameter of a model on the meta device, using up `state`.
+
+    Raises:
+        WeightMismatch: tensors left over, missing, or of another shape.
+    """
+    sizes, adopted = axis_sizes(model.cfg), set()
+    for rule in rules(family.weights, n_layers_there):
+        beyond = rule.layer is not None and rule.layer >= model.cfg.n_layers
+        theirs = rule.find(state)
+        if beyond:
+            continue
+        if theirs is None:
+            _fill_absent(model, rule, device)
+            continue
+        shared = theirs.data_ptr() in adopted  # tied embeddings: two weights of ours, so that an edit of one is of one
+        adopted.add(theirs.data_ptr())
+        moved = theirs.detach().to(device, model.cfg.dtype)
+        if moved.data_ptr() == theirs.data_ptr() and (shared or not owned):
+            moved = moved.clone()
+        for name, value in zip(rule.ours, _laid_out(model, rule, moved, sizes), strict=True):
+            _assign(model, name, value)
+    left = [name for name in state if not any(re.fullmatch(pattern, name) for pattern in family.ignored_weights)]
+    if left:
+        raise WeightMismatch(
+            f"{family.architecture}: {len(left)} tensors of the checkpoint have no place in the converted model: "
+            f"{', '.join(left[:5])}"
+        )
+    empty = [name for name, weight in model.named_parameters() if weight.is_meta]
+    if empty:
+        raise WeightMismatch(f"{family.architecture}: no tensor of the checkpoint fills {', '.join(empty[:5])}")
+    model.to(device)  # the config's device follows
+
+
+def _fill_absent(model: HookedTransformer, rule: Rule, device: torch.device | str) -> None:
+    for name in rule.ours:
+        is_bias = name.rpartition(".")[2].startswith("b")
+        if not (rule.optional and is_bias):
+            raise WeightMismatch(f"the checkpoint has no tensor {rule.source}, which {name} needs")
+        _assign(model, name, torch.zeros(model.get_parameter(name).shape, dtype=model.cfg.dtype, device=device))
+
+
+def _laid_out(model: HookedTransformer, rule: Rule, theirs: Tensor, sizes: Mapping[str, int]) -> list[Tensor]:
+    """Our weights in our memory layout: views of their tensor, or the same memory repacked."""
+    values = rule.forward(theirs, sizes)
+    if rule.ours == ("pos_embed.W_pos",):
+        values = [values[0][: model.cfg.n_ctx]]
+    targets = [model.get_parameter(name) for name in rule.ours]
+    for name, value, target in zip(rule.ours, values, targets, strict=True):
+        if value.shape != target.shape:
+            raise WeightMismatch(f"{rule.source} gives {name} shape {list(value.shape)}, expected {list(target.shape)}")
+    if all(value.stride() == target.stride() for value, target in zip(values, targets, strict=True)):
+        return values
+    repacked = [torch.empty_like(target, device=theirs.device).copy_(v) for v, target in zip(values, targets, strict=True)]
+    return _within(theirs, repacked)
+
+
+def _within(theirs: Tensor, repacked: list[Tensor]) -> list[Tensor]:
+    """The same values in the memory of `theirs`, so that a memory-mapped file does not stay beside its copy."""
+    if not theirs.is_contiguous():
+        return repacked
+    flat, start, placed = theirs.view(-1), 0, []
+    for tensor in repacked:
+        place = flat[start : start + tensor.numel()].as_strided(tensor.shape, tensor.stride())
+        placed.append(place.copy_(tensor))
+        start += tensor.numel()
+    return placed
+
+
+def _assign(model: nn.Module, name: str, value: Tensor) -> None:
+    parent, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(parent), leaf, nn.Parameter(value))

@@ -1,0 +1,460 @@
+"""The uniform transformer: tokens in, logits out, a hook point at every step between.
+
+    tokens --embed (+ pos_embed)--> resid --blocks[0]--> ... --blocks[n-1]--> resid --ln_final--> unembed --> logits
+
+`HookedTransformer(cfg)` is a randomly initialised one, `HookedTransformer.from_pretrained(...)` a converted checkpoint.
+A pass may start at a layer (given its residual stream), stop at one, and unembed only some positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from interp_hooks.cache import ActivationCache
+from interp_hooks.components.attention import Visibility
+from interp_hooks.components.block import TransformerBlock
+from interp_hooks.components.embed import Embed, Unembed
+from interp_hooks.components.norm import norm
+from interp_hooks.components.positions import LearnedPositions, RotaryPositions
+from interp_hooks.config import HookedTransformerConfig
+from interp_hooks.errors import BadInput
+from interp_hooks.hooks import HookedRootModule, HookPoint, NameFilter
+from interp_hooks.tokens import PaddingSide, TextInterface
+from interp_hooks.weights import StackedWeights
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+ReturnType = Literal["logits", "loss", "both"]
+
+
+class Output(NamedTuple):
+    """What a pass with `return_type="both"` returns."""
+
+    logits: Float[Tensor, "batch pos d_vocab"]
+    loss: Tensor
+
+
+class Prompt(NamedTuple):
+    """What a pass reads: token ids (None if it starts at a layer without them) and, if padded, which are real."""
+
+    tokens: Int[Tensor, "batch pos"] | None
+    real: Bool[Tensor, "batch pos"] | None
+
+
+class HookedTransformer(HookedRootModule, StackedWeights):
+    """A decoder or encoder-style transformer with named hook points; see `hook_table()` for all of them.
+
+    Without `cfg.seed` the initial weights come from torch's global generator: normal with `initializer_range`, biases
+    zero, gains one.
+
+    Raises:
+        ConfigError: a config that contradicts itself.
+    """
+
+    def __init__(
+        self,
+        cfg: HookedTransformerConfig | Mapping[str, Any],
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        default_padding_side: PaddingSide = "right",
+    ) -> None:
+        super().__init__()
+        self.cfg = cfg if isinstance(cfg, HookedTransformerConfig) else HookedTransformerConfig.from_dict(cfg)
+        self.text = TextInterface(tokenizer, self.cfg.n_ctx, self.cfg.default_prepend_bos, default_padding_side)
+        self.embed = Embed(self.cfg)
+        self.hook_embed = HookPoint("batch pos d_model", d_model=self.cfg.d_model)
+        if self.cfg.positional_embedding_type == "standard":
+            self.pos_embed = LearnedPositions(self.cfg)
+            self.hook_pos_embed = HookPoint("batch pos d_model", d_model=self.cfg.d_model)
+        self.rotary = RotaryPositions(self.cfg) if self.cfg.positional_embedding_type == "rotary" else None
+        self.blocks = nn.ModuleList([TransformerBlock(self.cfg, layer) for layer in range(self.cfg.n_layers)])
+        self.ln_final = norm(self.cfg)
+        self.unembed = Unembed(self.cfg)
+        self._report: list[str] = []
+        self.setup()
+        if self.W_E.device.type != "meta":
+            self.to(self.cfg.device, self.cfg.dtype)
+            self.init_weights()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model_name: str,
+        fold_ln: bool = True,
+        center_writing_weights: bool = True,
+        center_unembed: bool = True,
+        refactor_factored_attn_matrices: bool = False,
+        *,
+        hf_model: PreTrainedModel | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        dtype: torch.dtype | str = torch.float32,
+        device: torch.device | str | None = None,
+        fold_value_biases: bool = True,
+        n_ctx: int | None = None,
+        first_n_layers: int | None = None,
+        revision: str | None = None,
+        default_prepend_bos: bool | None = None,
+        default_padding_side: PaddingSide = "right",
+        ignore_config: Sequence[str] = (),
+        **hf_kwargs: Any,
+    ) -> HookedTransformer:
+        """Convert a HuggingFace checkpoint: a folder, a hub id, an alias ("pythia-70m") or a bundled name ("ioi-tiny").
+
+        With `hf_model` the weights come from that object, which stays as it is, and nothing is looked up; `model_name`
+        is then only a name. The processing flags change the weights but no probability; what was applied or could
+        not be is told by `processing_report()`. `ignore_config` names configuration attributes that the converter
+        does not know and that you know to be harmless. Other keyword arguments go to `transformers`.
+
+        Raises:
+            CheckpointError: not found, not a checkpoint, or not convertible; the message says which and what to do.
+        """
+        from interp_hooks.loading.load import LoadOptions, Processing, load_pretrained
+
+        processing = Processing(
+            fold_ln=fold_ln,
+            center_writing_weights=center_writing_weights,
+            center_unembed=center_unembed,
+            fold_value_biases=fold_value_biases,
+            refactor_factored_attn_matrices=refactor_factored_attn_matrices,
+        )
+        options = LoadOptions(
+            name=model_name,
+            hf_model=hf_model,
+            tokenizer=tokenizer,
+            dtype=dtype,
+            device=device,
+            n_ctx=n_ctx,
+            first_n_layers=first_n_layers,
+            revision=revision,
+            default_prepend_bos=default_prepend_bos,
+            default_padding_side=default_padding_side,
+            ignore_config=tuple(ignore_config),
+            hf_kwargs=hf_kwargs,
+        )
+        return load_pretrained(cls, options, processing)
+
+    @classmethod
+    def from_pretrained_no_processing(cls, model_name: str, **kwargs: Any) -> HookedTransformer:
+        """`from_pretrained` with every processing step off: the checkpoint's own weights, and its own logits."""
+        steps = ("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases")
+        off = dict.fromkeys((*steps, "refactor_factored_attn_matrices"), False)
+        return cls.from_pretrained(model_name, **(off | kwargs))
+
+    def processing_report(self) -> list[str]:
+        """One line for each processing step: applied, or skipped and why."""
+        return list(self._report)
+
+    def init_weights(self) -> None:
+        """Draw all weights anew, as the class docstring tells."""
+        generator = None
+        if self.cfg.seed is not None:
+            generator = torch.Generator(self.device).manual_seed(self.cfg.seed)
+        with torch.no_grad():
+            for name, weight in self.named_parameters():
+                kind = name.rpartition(".")[2]
+                if kind.startswith("W_"):
+                    weight.normal_(0.0, self.cfg.initializer_range, generator=generator)
+                else:
+                    weight.fill_(1.0 if kind == "w" else 0.0)
+
+    @property
+    def device(self) -> torch.device:
+        return self.W_E.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.W_E.dtype
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> HookedTransformer:
+        super()._apply(fn, recurse)  # every .to(), .cuda(), .double() passes here
+        self.cfg = self.cfg.replace(device=self.device, dtype=self.dtype)
+        return self
+
+    # ---------------------------------------------------------------------------------------------- forward pass
+
+    def forward(
+        self,
+        input: str | Sequence[str] | Tensor,
+        return_type: ReturnType | None = "logits",
+        loss_per_token: bool = False,
+        prepend_bos: bool | None = None,
+        padding_side: PaddingSide | None = None,
+        *,
+        start_at_layer: int | None = None,
+        tokens: Int[Tensor, "batch pos"] | None = None,
+        attention_mask: Tensor | None = None,
+        stop_at_layer: int | None = None,
+        logits_pos: int | Sequence[int] | Tensor | None = None,
+    ) -> Any:
+        """One pass over text, token ids [batch, pos], or (with `start_at_layer`) a residual stream [batch, pos, d_model].
+
+        `return_type`: "logits" [batch, pos, d_vocab]; "loss", mean next-token cross-entropy in nats over real tokens
+        ([batch, pos-1] with `loss_per_token`); "both"; or None, which skips the unembedding. `attention_mask`
+        [batch, pos] is 1 for real tokens: padding is neither seen nor counted as a position. `stop_at_layer` returns
+        the stream that would enter that layer. `logits_pos` unembeds only some positions: one, a list for all rows,
+        or a tensor [batch, n] of each row's own. `tokens` tells a pass that starts at a layer what it reads, for the loss.
+
+        Raises:
+            BadInput: tokens, layers, positions or masks that do not fit the model.
+            NoTokenizer: text, but no tokenizer.
+        """
+        if return_type not in ("logits", "loss", "both", None):
+            raise BadInput(f"return_type must be 'logits', 'loss', 'both' or None, got {return_type!r}")
+        start = 0 if start_at_layer is None else self._layer("start_at_layer", start_at_layer)
+        stop = self.cfg.n_layers if stop_at_layer is None else self._layer("stop_at_layer", stop_at_layer)
+        if start_at_layer is None:
+            prompt = self._read(input, prepend_bos, padding_side, attention_mask)
+            residual = None
+        else:
+            residual = self._checked_residual(input)
+            prompt = Prompt(tokens, self._real(attention_mask, residual.shape[:2]))
+        positions = self._positions(prompt.real, residual if prompt.tokens is None else prompt.tokens)
+        if residual is None:
+            residual = self._embed(prompt.tokens, positions)
+        rotation = None if self.rotary is None else self.rotary(positions, residual.dtype)
+        causal = self.cfg.attention_dir == "causal"
+        visibility = Visibility(residual.shape[1], causal, prompt.real, residual.device)
+        for block in self.blocks[start:stop]:
+            residual = block(residual, rotation, visibility)
+        if stop_at_layer is not None:
+            return residual
+        return self._read_out(residual, prompt, return_type, loss_per_token, logits_pos)
+
+    def _embed(self, tokens: Int[Tensor, "batch pos"], positions: Tensor) -> Float[Tensor, "batch pos d_model"]:
+        embed = self.hook_embed(self.embed(tokens))
+        if self.cfg.positional_embedding_type != "standard":
+            return embed
+        return embed + self.hook_pos_embed(self.pos_embed(positions, len(tokens)))
+
+    def _read_out(
+        self,
+        residual: Float[Tensor, "batch pos d_model"],
+        prompt: Prompt,
+        return_type: ReturnType | None,
+        loss_per_token: bool,
+        logits_pos: int | Sequence[int] | Tensor | None,
+    ) -> Any:
+        if logits_pos is not None:
+            if return_type in ("loss", "both"):
+                raise BadInput("logits_pos leaves out positions that a loss needs; use return_type='logits'")
+            residual = residual.gather(1, self.rows_at(logits_pos, residual)[..., None].expand(-1, -1, residual.shape[2]))
+        normalized = self.ln_final(residual)
+        if return_type is None:
+            return None
+        logits = self.unembed(normalized)
+        if return_type == "logits":
+            return logits
+        if prompt.tokens is None:
+            raise BadInput("a loss needs the tokens: pass tokens= beside start_at_layer")
+        loss = lm_cross_entropy_loss(logits, prompt.tokens, prompt.real, loss_per_token)
+        return loss if return_type == "loss" else Output(logits, loss)
+
+    def rows_at(self, where: int | Sequence[int] | Tensor, like: Tensor) -> Int[Tensor, "batch n"]:
+        """Positions to read as one row of non-negative indices for each prompt of `like` [batch, pos, ...].
+
+        Raises:
+            BadInput: a position outside the prompt, or per-row positions for another number of prompts.
+        """
+        batch, length = like.shape[:2]
+        index = torch.as_tensor(where, device=like.device)
+        index = index.reshape(1, -1) if index.ndim < 2 else index
+        if index.shape[0] not in (1, batch) or index.ndim != 2:
+            raise BadInput(f"positions per row must be [batch={batch}, n], got {list(index.shape)}")
+        if index.numel() and not (-length <= int(index.min()) and int(index.max()) < length):
+            raise BadInput(f"position {index.flatten().tolist()} is out of range for prompts of {length} tokens")
+        return (index % length).expand(batch, -1)
+
+    def _read(self, input: Any, prepend_bos: Any, padding_side: Any, attention_mask: Tensor | None) -> Prompt:
+        """Text or token ids, checked, on the model's device."""
+        if isinstance(input, str) or (isinstance(input, Sequence) and input and isinstance(input[0], str)):
+            encoded = self.text.encode(input, prepend_bos, padding_side)
+            real = None if encoded.real is None else encoded.real.to(self.device)
+            tokens = encoded.tokens.to(self.device)
+        else:
+            tokens = self._checked_tokens(input)
+            real = self.text.real_tokens(tokens) if attention_mask is None else None
+        if tokens.shape[1] > self.cfg.n_ctx:
+            raise BadInput(
+                f"the prompt has {tokens.shape[1]} tokens, but this model reads at most n_ctx={self.cfg.n_ctx}"
+            )
+        return Prompt(tokens, real if attention_mask is None else self._real(attention_mask, tokens.shape))
+
+    def _checked_tokens(self, input: Any) -> Int[Tensor, "batch pos"]:
+        if not isinstance(input, Tensor) or input.is_floating_point() or input.dtype == torch.bool:
+            came = f"a {input.dtype} tensor" if isinstance(input, Tensor) else type(input).__name__
+            raise BadInput(f"expected text or an integer tensor of token ids [batch, pos], got {came}")
+        tokens = input[None] if input.ndim == 1 else input
+        if tokens.ndim != 2 or tokens.numel() == 0:
+            raise BadInput(f"token ids must be [batch, pos] with at least one token, got shape {list(input.shape)}")
+        low, high = int(tokens.min()), int(tokens.max())
+        if low < 0 or high >= self.cfg.d_vocab:
+            raise BadInput(f"token ids must be 0..{self.cfg.d_vocab - 1}, got {low if low < 0 else high}")
+        return tokens.to(self.device, torch.long)
+
+    def _checked_residual(self, input: Any) -> Float[Tensor, "batch pos d_model"]:
+        if not isinstance(input, Tensor) or input.ndim != 3 or input.shape[2] != self.cfg.d_model:
+            came = list(input.shape) if isinstance(input, Tensor) else type(input).__name__
+            raise BadInput(
+                f"start_at_layer needs the residual stream [batch, pos, d_model={self.cfg.d_model}] as input, got {came}"
+            )
+        return input
+
+    def _real(self, attention_mask: Tensor | None, shape: Sequence[int]) -> Bool[Tensor, "batch pos"] | None:
+        """The mask as booleans, or None if nothing is padding."""
+        if attention_mask is None:
+            return None
+        if tuple(attention_mask.shape) != tuple(shape):
+            raise BadInput(f"attention_mask must be [batch, pos] = {list(shape)}, got {list(attention_mask.shape)}")
+        real = attention_mask.to(self.device).bool()
+        if not bool(real.any(dim=1).all()):
+            raise BadInput("attention_mask leaves a row without any real token")
+        return None if bool(real.all()) else real
+
+    def _positions(self, real: Bool[Tensor, "batch pos"] | None, like: Tensor | None) -> Int[Tensor, "rows pos"]:
+        """Where each token stands among the real ones; one row for all prompts if nothing is padding."""
+        if real is not None:
+            return (real.long().cumsum(1) - 1).clamp(min=0)
+        return torch.arange(like.shape[1], device=self.device)[None]
+
+    def _layer(self, argument: str, layer: int) -> int:
+        """A layer as 0..n_layers; negative counts from the end."""
+        n_layers = self.cfg.n_layers
+        resolved = layer + n_layers if layer < 0 else layer
+        if not 0 <= resolved <= n_layers:
+            raise BadInput(f"{argument}={layer} is out of range for a model of {n_layers} layers")
+        return resolved
+
+    def norm_reading(self, layer: int, mlp: bool = False) -> nn.Module:
+        """The norm through which `layer` reads the stream: its ln1 (ln2 for the MLP), or ln_final after the last."""
+        if layer == self.cfg.n_layers:
+            return self.ln_final
+        block = self.blocks[layer]
+        return block.ln2 if mlp else block.ln1
+
+    # ----------------------------------------------------------------------------------------------------- caches
+
+    def run_with_cache(
+        self,
+        *args: Any,
+        names_filter: NameFilter | None = None,
+        remove_batch_dim: bool = False,
+        return_cache_object: bool = True,
+        **kwargs: Any,
+    ) -> tuple[Any, Any]:
+        """One pass and its activations as an `ActivationCache` (or a dict with `return_cache_object=False`).
+
+        Arguments as `HookedRootModule.run_with_cache` and `forward`. Without a filter, per-head results and split
+        inputs are left out unless `set_use_attn_result(True)` and its kin asked for them.
+
+        Raises:
+            UnknownHook: the filter selects nothing.
+            HookDidNotFire: this pass did not come by something that was named.
+        """
+        output, stored = super().run_with_cache(*args, names_filter=names_filter, **kwargs)
+        cache = ActivationCache(stored, self)
+        if remove_batch_dim:
+            cache.remove_batch_dim()
+        return output, cache if return_cache_object else cache.cache_dict
+
+    def _collect(self, names: Sequence[str], collected: bool) -> None:
+        for point in self.hook_points():
+            if point.name.rpartition(".")[2] in names:
+                point.collected = collected
+
+    def set_use_attn_result(self, use_attn_result: bool) -> None:
+        """Whether a caching run without a filter collects what each head writes (`hook_result`)."""
+        self._collect(["hook_result"], use_attn_result)
+
+    def set_use_split_qkv_input(self, use_split_qkv_input: bool) -> None:
+        """Whether a caching run without a filter collects `hook_q_input`, `hook_k_input` and `hook_v_input`."""
+        self._collect(["hook_q_input", "hook_k_input", "hook_v_input"], use_split_qkv_input)
+
+    def set_use_attn_in(self, use_attn_in: bool) -> None:
+        """Whether a caching run without a filter collects `hook_attn_in`."""
+        self._collect(["hook_attn_in"], use_attn_in)
+
+    def set_use_hook_mlp_in(self, use_hook_mlp_in: bool) -> None:
+        """Whether a caching run without a filter collects `hook_mlp_in`."""
+        self._collect(["hook_mlp_in"], use_hook_mlp_in)
+
+    # ------------------------------------------------------------------------------------------------------- text
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase | None:
+        return self.text._tokenizer
+
+    def to_tokens(
+        self,
+        input: str | Sequence[str],
+        prepend_bos: bool | None = None,
+        padding_side: PaddingSide | None = None,
+        move_to_device: bool = True,
+        truncate: bool = True,
+    ) -> Int[Tensor, "batch pos"]:
+        """Token ids, a row per string, beginning with exactly one BOS if `prepend_bos` (default: the model's)."""
+        tokens = self.text.encode(input, prepend_bos, padding_side, truncate).tokens
+        return tokens.to(self.device) if move_to_device else tokens
+
+    def to_string(self, tokens: Any) -> str | list[str]:
+        """The text of token ids: a string for [pos], a list for [batch, pos]."""
+        return self.text.decode(tokens)
+
+    def to_str_tokens(self, input: Any, prepend_bos: bool | None = None) -> list[Any]:
+        """The text of every token of a string or of ids [pos] or [1, pos]; a list of such lists for a list of strings."""
+        if isinstance(input, str):
+            return self.text.pieces(self.text.encode(input, prepend_bos).tokens[0].tolist())
+        if isinstance(input, list) and input and isinstance(input[0], str):
+            return [self.to_str_tokens(one, prepend_bos) for one in input]
+        ids = torch.as_tensor(input).squeeze(0)
+        if ids.ndim > 1:
+            raise BadInput(f"to_str_tokens takes one row of token ids, got shape {list(ids.shape)}")
+        return self.text.pieces(ids.reshape(-1).tolist())
+
+    def to_single_token(self, string: str) -> int:
+        """The id of a string that is exactly one token.
+
+        Raises:
+            TokenError: it is several; the message shows which.
+        """
+        return self.text.single_id(string)
+
+    def token_ids(self, tokens: Any) -> Int[Tensor, "*rest"]:
+        """Answers as ids: an int, a one-token string, a list of either, or a tensor.
+
+        Raises:
+            TokenError: a string that is not one token.
+            BadInput: an id outside the output vocabulary.
+        """
+        if isinstance(tokens, str):
+            tokens = self.to_single_token(tokens)
+        elif isinstance(tokens, list | tuple):
+            tokens = [self.to_single_token(token) if isinstance(token, str) else token for token in tokens]
+        ids = torch.as_tensor(tokens, device=self.device, dtype=torch.long)
+        if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < self.cfg.d_vocab_out:
+            raise BadInput(f"token ids must be 0..{self.cfg.d_vocab_out - 1}, got {ids.flatten().tolist()}")
+        return ids
+
+
+def lm_cross_entropy_loss(
+    logits: Float[Tensor, "batch pos d_vocab"],
+    tokens: Int[Tensor, "batch pos"],
+    real: Bool[Tensor, "batch pos"] | None = None,
+    per_token: bool = False,
+) -> Tensor:
+    """Cross-entropy of every next token in nats, at least in float32: the mean, or [batch, pos-1].
+
+    With `real`, a prediction counts if both its token and the next one are real; others are 0 in the per-token form.
+    """
+    precise = torch.promote_types(logits.dtype, torch.float32)
+    losses = F.cross_entropy(logits[:, :-1].transpose(1, 2).to(precise), tokens[:, 1:], reduction="none")
+    if real is None:
+        return losses if per_token else losses.mean()
+    counted = real[:, :-1] & real[:, 1:]
+    losses = losses.where(counted, losses.new_zeros(()))
+    return losses if per_token else losses.sum() / counted.sum()
