@@ -18,7 +18,9 @@ from interp_hooks.errors import ConfigError, nearest
 NormalizationType = Literal["LN", "LNPre", "RMS", "RMSPre"]
 PositionalEmbeddingType = Literal["standard", "rotary", "none"]
 AttentionDirection = Literal["causal", "bidirectional"]
-Activation = Literal["relu", "gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "quick_gelu", "silu", "relu2", "tanh"]
+Activation = Literal[
+    "relu", "gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "quick_gelu", "silu", "relu2", "tanh"
+]
 
 FOLDED = {"LN": "LNPre", "RMS": "RMSPre"}
 
@@ -64,8 +66,8 @@ class HookedTransformerConfig:
     seed: int | None = None
     model_name: str = "custom"
     original_architecture: str | None = None
-    dtype: torch.dtype = torch.float32
-    device: torch.device = torch.device("cpu")
+    dtype: torch.dtype | str = torch.float32
+    device: torch.device | str = "cpu"
 
     def __post_init__(self) -> None:
         for field in ("n_layers", "d_model", "n_ctx", "d_vocab"):
@@ -132,7 +134,7 @@ class HookedTransformerConfig:
         value, known = getattr(self, field), get_args(choices)
         if value in known or (value is None and none_allowed):
             return
-        listed = ", ".join(map(repr, known + (None,) if none_allowed else known))
+        listed = ", ".join(map(repr, (*known, None) if none_allowed else known))
         raise ConfigError(f"{field} must be one of {listed}, got {value!r}.{nearest(str(value), known)}")
 
     @classmethod

@@ -1,19 +1,19 @@
 """Every error this package raises on purpose. Each is also the builtin a caller would expect.
 
-    InterpHooksError
-    ├── ConfigError (ValueError)             a model description that contradicts itself
-    ├── UnknownHook (KeyError)               no hook point, cache entry or filter match of that name
-    ├── HookDidNotFire (RuntimeError)        a hook was attached where this pass never came by
-    ├── BadHookValue (ValueError)            a hook returned something that cannot stand in for the activation
-    ├── HookConflict (RuntimeError)          two hooks ask for things that exclude each other
-    ├── CheckpointError (ValueError)         a checkpoint that cannot be found, read or converted
-    │   ├── UnsupportedArchitecture          no family converts this architecture
-    │   ├── UnsupportedConfig                the checkpoint sets a value that is not implemented
-    │   └── WeightMismatch                   tensors left over, missing, or of the wrong shape
-    ├── TokenError (ValueError)              text that does not become the tokens asked for
-    │   └── NoTokenizer                      text given to a model without tokenizer
-    ├── BadInput (ValueError)                tokens, masks, layers or positions out of range
-    └── MetricError (ValueError)             a metric that does not give one finite number per prompt
+InterpHooksError
+├── ConfigError (ValueError)             a model description that contradicts itself
+├── UnknownHook (KeyError)               no hook point, cache entry or filter match of that name
+├── HookDidNotFire (RuntimeError)        a hook was attached where this pass never came by
+├── BadHookValue (ValueError)            a hook returned something that cannot stand in for the activation
+├── HookConflict (RuntimeError)          two hooks ask for things that exclude each other
+├── CheckpointError (ValueError)         a checkpoint that cannot be found, read or converted
+│   ├── UnsupportedArchitecture          no family converts this architecture
+│   ├── UnsupportedConfig                the checkpoint sets a value that is not implemented
+│   └── WeightMismatch                   tensors left over, missing, or of the wrong shape
+├── TokenError (ValueError)              text that does not become the tokens asked for
+│   └── NoTokenizer                      text given to a model without tokenizer
+├── BadInput (ValueError)                tokens, masks, layers or positions out of range
+└── MetricError (ValueError)             a metric that does not give one finite number per prompt
 """
 
 import difflib

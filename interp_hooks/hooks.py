@@ -134,9 +134,7 @@ class HookPoint(nn.Module):
         self.hooks.insert(0 if prepend else len(self.hooks), attached)
         return attached
 
-    def remove_hooks(
-        self, dir: Literal["fwd", "bwd", "both"] = "both", including_permanent: bool = False
-    ) -> None:
+    def remove_hooks(self, dir: Literal["fwd", "bwd", "both"] = "both", including_permanent: bool = False) -> None:
         """Detach all functions of a direction; permanent ones only if asked for."""
         if dir not in ("fwd", "bwd", "both"):
             raise ValueError(f"dir must be 'fwd', 'bwd' or 'both', got {dir!r}")

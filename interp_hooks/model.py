@@ -192,13 +192,13 @@ class HookedTransformer(HookedRootModule, StackedWeights):
         stop_at_layer: int | None = None,
         logits_pos: int | Sequence[int] | Tensor | None = None,
     ) -> Any:
-        """One pass over text, token ids [batch, pos], or (with `start_at_layer`) a residual stream [batch, pos, d_model].
+        """One pass over text, token ids [batch, pos], or, with `start_at_layer`, a stream [batch, pos, d_model].
 
         `return_type`: "logits" [batch, pos, d_vocab]; "loss", mean next-token cross-entropy in nats over real tokens
         ([batch, pos-1] with `loss_per_token`); "both"; or None, which skips the unembedding. `attention_mask`
         [batch, pos] is 1 for real tokens: padding is neither seen nor counted as a position. `stop_at_layer` returns
         the stream that would enter that layer. `logits_pos` unembeds only some positions: one, a list for all rows,
-        or a tensor [batch, n] of each row's own. `tokens` tells a pass that starts at a layer what it reads, for the loss.
+        or a tensor [batch, n] of each row's own. `tokens` are what a pass that starts at a layer reads, for the loss.
 
         Raises:
             BadInput: tokens, layers, positions or masks that do not fit the model.
@@ -243,7 +243,8 @@ class HookedTransformer(HookedRootModule, StackedWeights):
         if logits_pos is not None:
             if return_type in ("loss", "both"):
                 raise BadInput("logits_pos leaves out positions that a loss needs; use return_type='logits'")
-            residual = residual.gather(1, self.rows_at(logits_pos, residual)[..., None].expand(-1, -1, residual.shape[2]))
+            rows = self._rows_at(logits_pos, residual)
+            residual = residual.gather(1, rows[..., None].expand(-1, -1, residual.shape[2]))
         normalized = self.ln_final(residual)
         if return_type is None:
             return None
@@ -255,7 +256,7 @@ class HookedTransformer(HookedRootModule, StackedWeights):
         loss = lm_cross_entropy_loss(logits, prompt.tokens, prompt.real, loss_per_token)
         return loss if return_type == "loss" else Output(logits, loss)
 
-    def rows_at(self, where: int | Sequence[int] | Tensor, like: Tensor) -> Int[Tensor, "batch n"]:
+    def _rows_at(self, where: int | Sequence[int] | Tensor, like: Tensor) -> Int[Tensor, "batch n"]:
         """Positions to read as one row of non-negative indices for each prompt of `like` [batch, pos, ...].
 
         Raises:
@@ -301,7 +302,7 @@ class HookedTransformer(HookedRootModule, StackedWeights):
         if not isinstance(input, Tensor) or input.ndim != 3 or input.shape[2] != self.cfg.d_model:
             came = list(input.shape) if isinstance(input, Tensor) else type(input).__name__
             raise BadInput(
-                f"start_at_layer needs the residual stream [batch, pos, d_model={self.cfg.d_model}] as input, got {came}"
+                f"start_at_layer needs a residual stream [batch, pos, d_model={self.cfg.d_model}] as input, got {came}"
             )
         return input
 
@@ -406,7 +407,7 @@ class HookedTransformer(HookedRootModule, StackedWeights):
         return self.text.decode(tokens)
 
     def to_str_tokens(self, input: Any, prepend_bos: bool | None = None) -> list[Any]:
-        """The text of every token of a string or of ids [pos] or [1, pos]; a list of such lists for a list of strings."""
+        """The text of every token of a string or of ids [pos] or [1, pos]; for a list of strings, a list of those."""
         if isinstance(input, str):
             return self.text.pieces(self.text.encode(input, prepend_bos).tokens[0].tolist())
         if isinstance(input, list) and input and isinstance(input[0], str):

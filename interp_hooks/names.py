@@ -1,7 +1,7 @@
 """The grammar of hook names: short forms that people type, and the full names they stand for.
 
-    blocks.{layer}.{sublayer}.hook_{name}      get_act_name("q", 3)  = "blocks.3.attn.hook_q"
-                                               get_act_name("mlp_out0") = "blocks.0.hook_mlp_out"
+blocks.{layer}.{sublayer}.hook_{name}      get_act_name("q", 3)  = "blocks.3.attn.hook_q"
+                                           get_act_name("mlp_out0") = "blocks.0.hook_mlp_out"
 """
 
 import re

@@ -146,10 +146,8 @@ class TextInterface:
         ids = self.tokenizer.encode(text, add_special_tokens=False)
         if len(ids) != 1:
             pieces = " + ".join(repr(piece) for piece in self.pieces(ids)) or "nothing"
-            raise TokenError(
-                f"{text!r} is {len(ids)} tokens ({pieces}); expected exactly one."
-                + ("" if text.startswith(" ") else f" Words inside a sentence often begin with a space: try {' ' + text!r}.")
-            )
+            hint = "" if text.startswith(" ") else f" Inside a sentence words begin with a space: try {' ' + text!r}."
+            raise TokenError(f"{text!r} is {len(ids)} tokens ({pieces}); expected exactly one.{hint}")
         return ids[0]
 
 

@@ -1,6 +1,6 @@
 """Multi-head attention, with grouped keys and values, in one fused kernel unless somebody looks inside.
 
-    q, k, v  --rotate-->  scores = q k / attn_scale, masked  --softmax-->  pattern  -->  z = pattern v  -->  out = z W_O + b_O
+    q, k, v --rotate--> scores = q k / attn_scale, masked --softmax--> pattern --> z = pattern v --> out = z W_O + b_O
 
 Scores and patterns (the only tensors of size pos x pos) are made only while hooked; so are per-head results.
 """

@@ -1,8 +1,8 @@
 """The feed-forward layer, plain or gated.
 
-    plain:  pre = x W_in + b_in                                        post = act(pre)
-    gated:  pre = x W_gate + b_gate,  pre_linear = x W_in + b_in       post = act(pre) * pre_linear
-    out = post W_out + b_out
+plain:  pre = x W_in + b_in                                        post = act(pre)
+gated:  pre = x W_gate + b_gate,  pre_linear = x W_in + b_in       post = act(pre) * pre_linear
+out = post W_out + b_out
 """
 
 from collections.abc import Callable

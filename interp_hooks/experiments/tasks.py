@@ -6,10 +6,18 @@ takes noticing which name came twice and writing the other one. Naming IO instea
 sentence with the same words everywhere else and the opposite answer, the counterfactual that patching needs.
 """
 
+from __future__ import annotations
+
 import random
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
+
+from interp_hooks.errors import TokenError
+
+if TYPE_CHECKING:
+    from interp_hooks.model import HookedTransformer
 
 Order = Literal["ABBA", "BABA"]
 
@@ -122,3 +130,44 @@ def _check_template(template: int) -> None:
 def _check_order(order: str) -> None:
     if order not in get_args(Order):
         raise ValueError(f"unknown order {order!r}: choose from {', '.join(get_args(Order))}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptPairs:
+    """Prompts that a model can be patched on: pair by pair of equal length, answers of one token.
+
+    `clean[i]` is answered by `answer[i]`, `corrupt[i]` by `wrong[i]`. `labels` name the token positions, which all
+    prompts share: the token itself where it is the same in every clean prompt, and its text in the first one, in
+    angle brackets, where it varies.
+    """
+
+    clean: list[str]
+    corrupt: list[str]
+    answer: list[str]
+    wrong: list[str]
+    labels: list[str]
+
+
+def ioi_pairs(model: HookedTransformer, n: int = 32, *, seed: int = 0, template: int = 0) -> PromptPairs:
+    """`n` IOI prompts of one template, both orders, all of the same number of tokens for this model's tokenizer.
+
+    Names that are several tokens for this model are not used.
+
+    Raises:
+        TokenError: the tokenizer has fewer than two names of one token.
+    """
+    names = [name for name in NAMES if len(model.to_str_tokens(" " + name, prepend_bos=False)) == 1]
+    if len(names) < 2:
+        raise TokenError("this model's tokenizer has fewer than two of the names in tasks.NAMES as single tokens")
+    drawn = ioi_prompts(4 * n, seed=seed, templates=[template], names=names)
+    pieces = [model.to_str_tokens(prompt.clean) for prompt in drawn]
+    usual = statistics.mode(map(len, pieces))
+    kept = [i for i, row in enumerate(pieces) if len(row) == usual][:n]
+    columns = zip(*(pieces[i] for i in kept), strict=True)
+    return PromptPairs(
+        clean=[drawn[i].clean for i in kept],
+        corrupt=[drawn[i].corrupt for i in kept],
+        answer=[drawn[i].io for i in kept],
+        wrong=[drawn[i].s for i in kept],
+        labels=[column[0] if len(set(column)) == 1 else f"<{column[0]}>" for column in columns],
+    )

@@ -68,12 +68,11 @@ def fold_ln(model: HookedTransformer) -> str | None:
 def _fold(norm: Norm, readers: list[tuple[Tensor, Tensor, int]]) -> None:
     """Move gain and bias into (weight, bias, axis of d_model) of each reader; then the norm has neither."""
     for weight, bias, axis in readers:
-        shape = [1] * weight.ndim
-        shape[axis] = -1
+        gain = norm.w.view([-1 if dim == axis else 1 for dim in range(weight.ndim)])
         if norm.b is not None:
             added = weight.movedim(axis, -1).to(_precise(weight)) @ norm.b.to(_precise(weight))
             _edit(bias, lambda b, added=added: b.add_(added))
-        _edit(weight, lambda w, gain=norm.w.view(shape): w.mul_(gain))
+        _edit(weight, lambda w, gain=gain: w.mul_(gain))
         if norm.kind == "LN":
             _edit(weight, lambda w, axis=axis: w.sub_(w.mean(axis, keepdim=True)))
     norm.kind, norm.w, norm.b = FOLDED[norm.kind], None, None

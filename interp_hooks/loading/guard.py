@@ -1,7 +1,7 @@
 """A family describes a checkpoint fully, or the checkpoint is refused.
 
-The HuggingFace config is read through `ConfigReader`, which remembers what was asked for. What nobody asked for and what
-is not known to be harmless might change the numbers, so it is refused by name, whatever its value: a default can
+The HuggingFace config is read through `ConfigReader`, which remembers what was asked for. What nobody asked for and
+what is not known to be harmless might change the numbers, so it is refused by name, whatever its value: a default can
 matter as much as a setting (Mistral's default window is 4096 tokens).
 """
 

@@ -2,7 +2,7 @@
 
 The HuggingFace model object is the source of all tensors, so that sharded files, formats and dtypes are its business.
 Tensors of a model that was loaded here are adopted: ours are views of their memory, or, where the layout differs, are
-repacked within it, one tensor at a time. A model object that was passed in is left as it is, and its weights are copied.
+repacked within it, one tensor at a time. A model object that was passed in is left as it is; its weights are copied.
 """
 
 import re
@@ -64,9 +64,7 @@ class LoadOptions:
     hf_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
 
-def load_pretrained(
-    cls: type[HookedTransformer], options: LoadOptions, processing: Processing
-) -> HookedTransformer:
+def load_pretrained(cls: type[HookedTransformer], options: LoadOptions, processing: Processing) -> HookedTransformer:
     """The work of `HookedTransformer.from_pretrained`; raises as it says."""
     if options.hf_model is None:
         source = locate(options.name)
@@ -114,7 +112,7 @@ def locate(name: str) -> str:
     if path.is_dir():
         if not (path / "config.json").exists():
             inside = ", ".join(sorted(item.name for item in path.iterdir())[:8]) or "nothing"
-            raise CheckpointError(f"the folder {name!r} is no HuggingFace checkpoint: it has no config.json, only {inside}")
+            raise CheckpointError(f"the folder {name!r} is no HuggingFace checkpoint: no config.json, only {inside}")
         return str(path)
     if path.is_file():
         raise CheckpointError(f"{name!r} is a file; pass the folder that holds config.json and the weights")
@@ -131,10 +129,10 @@ def _hf_config(source: str, options: LoadOptions) -> Any:
     except (OSError, ValueError) as error:
         if Path(source).is_dir():
             raise UnsupportedArchitecture(f"transformers cannot read the config in {source!r}: {error}") from error
-        known = [*bundled(), *ALIASES]
+        why = str(error).splitlines()[0]
         raise CheckpointError(
-            f"cannot load {options.name!r}: it is no folder, no bundled model ({', '.join(bundled())}) and no alias, and "
-            f"the hub did not give a config for {source!r} ({str(error).splitlines()[0]}).{nearest(options.name, known)}"
+            f"cannot load {options.name!r}: it is no folder, no bundled model ({', '.join(bundled())}) and no alias, and the "
+            f"hub did not give a config for {source!r} ({why}).{nearest(options.name, [*bundled(), *ALIASES])}"
         ) from error
 
 
@@ -198,9 +196,7 @@ def _tokenizer(source: str, options: LoadOptions) -> Any:
     return AutoTokenizer.from_pretrained(source, revision=options.revision, **_hub_arguments(options))
 
 
-def _load_state(
-    source: str, hf_config: Any, cfg: HookedTransformerConfig, options: LoadOptions
-) -> dict[str, Tensor]:
+def _load_state(source: str, hf_config: Any, cfg: HookedTransformerConfig, options: LoadOptions) -> dict[str, Tensor]:
     """All tensors of the checkpoint, which nobody else holds."""
     from transformers import AutoModelForCausalLM
 
@@ -281,7 +277,9 @@ def _laid_out(model: HookedTransformer, rule: Rule, theirs: Tensor, sizes: Mappi
             raise WeightMismatch(f"{rule.source} gives {name} shape {list(value.shape)}, expected {list(target.shape)}")
     if all(value.stride() == target.stride() for value, target in zip(values, targets, strict=True)):
         return values
-    repacked = [torch.empty_like(target, device=theirs.device).copy_(v) for v, target in zip(values, targets, strict=True)]
+    repacked = [torch.empty_like(target, device=theirs.device) for target in targets]
+    for place, value in zip(repacked, values, strict=True):
+        place.copy_(value)
     return _within(theirs, repacked)
 
 

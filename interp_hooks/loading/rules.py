@@ -68,10 +68,7 @@ class Rule:
 
     def backward(self, ours: Sequence[Tensor], sizes: Mapping[str, int]) -> Tensor:
         """Their tensor, from ours."""
-        if len(ours) == 1:
-            whole = ours[0]
-        else:
-            whole = torch.cat(list(ours)) if self.shares else torch.stack(list(ours))
+        whole = torch.cat(list(ours)) if self.shares else torch.stack(list(ours)) if len(ours) > 1 else ours[0]
         if self.pattern is None:
             return whole
         left, right = self.pattern.split("->")

@@ -1,0 +1,142 @@
+"""What each part of the model writes towards an answer, and what the stream already says at each layer.
+
+Direct logit attribution splits a logit (difference) into the parts of the final stream, with the final norm's scale as
+it was in the run: exact for logits, and blind to what later layers do with a part. The logit lens (nostalgebraist 2020)
+unembeds the stream of every layer through the final norm, whose statistics are recomputed each time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp_hooks.cache import ActivationCache
+from interp_hooks.errors import BadInput
+from interp_hooks.interpreter import Readout
+from interp_hooks.interventions import Prompts, as_run
+from interp_hooks.model import HookedTransformer
+from interp_hooks.results import Result
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@torch.no_grad()
+def direct_logit_attribution(
+    model: HookedTransformer,
+    prompts: Prompts,
+    answer: Any,
+    wrong: Any = None,
+    *,
+    unit: Literal["component", "head"] = "component",
+    pos: int | Tensor = -1,
+) -> Result:
+    """The direct effect of each part on logit[answer] (minus logit[wrong], if given) at one position of each prompt.
+
+    Parts are embeddings and sublayers (`unit="component"`: "embed", "0_attn_out", "0_mlp_out", ...) or heads ("L0H3",
+    ..., and "remainder" for everything else). The last part, "bias", is what the final norm's bias and b_U add. Parts
+    sum to the logit (difference), which is the baseline "model". Use a difference, or a centred unembedding: a part
+    that raises all logits alike has an effect here and none on any probability.
+
+    Raises:
+        BadInput: an unknown unit, a position outside the prompts, answers that do not fit them.
+    """
+    if unit not in ("component", "head"):
+        raise BadInput(f"unit must be 'component' or 'head', got {unit!r}")
+    if unit == "component":
+        names = ("hook_embed", "hook_pos_embed", "hook_attn_out", "hook_mlp_out", "ln_final.hook_scale")
+    else:
+        names = ("hook_z", "hook_resid_post", "ln_final.hook_scale")
+    cache = cache_at(model, prompts, pos, lambda name: name.endswith(names))
+    answer, wrong = _per_prompt(model, cache, answer), None if wrong is None else _per_prompt(model, cache, wrong)
+    if unit == "component":
+        parts, labels = cache.decompose_resid(return_labels=True)
+    else:
+        parts, labels = cache.stack_head_results(return_labels=True, incl_remainder=True)
+    effects = cache.logit_attrs(parts, answer, wrong, include_bias=True)[..., 0]
+    return Result(
+        metric="logit" if wrong is None else "logit_diff",
+        axes={unit: [*labels, "bias"]},
+        values=effects,
+        baselines={"model": effects.sum(0)},
+    )
+
+
+def _per_prompt(model: HookedTransformer, cache: ActivationCache, answers: Any) -> Tensor:
+    """Answers as one token id for each prompt; a single one serves all."""
+    ids, batch = model.token_ids(answers).reshape(-1), len(next(iter(cache.values())))
+    if len(ids) not in (1, batch):
+        raise BadInput(f"got {len(ids)} answers for {batch} prompts; expected one for each, or one for all")
+    return ids.expand(batch)
+
+
+def cache_at(
+    model: HookedTransformer, prompts: Prompts, pos: int | Tensor, names_filter: Callable[[str], bool]
+) -> ActivationCache:
+    """The activations at one position of each prompt, kept as a position axis of length 1."""
+    run = as_run(model, prompts)
+    rows = Readout(pos=pos).positions(run)
+    _, stored = model.run_with_cache(
+        run.tokens,
+        attention_mask=run.attention_mask,
+        return_type=None,
+        names_filter=names_filter,
+        return_cache_object=False,
+    )
+    each = torch.arange(len(rows), device=rows.device)[:, None]
+    return ActivationCache({name: value[each, rows] for name, value in stored.items()}, model)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LogitLens:
+    """Log-probabilities [point, prompt, token] that the stream gives at each point, and the points' labels."""
+
+    labels: list[str]
+    log_probs: Float[Tensor, "point prompt d_vocab"]
+    model: HookedTransformer
+
+    @property
+    def kl(self) -> Float[Tensor, "point prompt"]:
+        """KL(final || point) in nats: how far each point is from the model's own prediction."""
+        final = self.log_probs[-1]
+        return (final.exp() * (final - self.log_probs)).sum(-1)
+
+    def log_prob(self, answer: Any) -> Float[Tensor, "point prompt"]:
+        """The log-probability of an answer for each prompt (or one for all), in nats."""
+        ids = self.model.token_ids(answer).reshape(-1).expand(self.log_probs.shape[1])
+        return self.log_probs.gather(-1, ids.expand(len(self.labels), -1)[..., None])[..., 0]
+
+    def rank(self, answer: Any) -> Tensor:
+        """How many tokens each point finds likelier than the answer: [point, prompt], 0 is the top."""
+        return (self.log_probs > self.log_prob(answer)[..., None]).sum(-1)
+
+    def table(self, answer: Any = None) -> pd.DataFrame:
+        """A row for each point, means over prompts; with `answer` also its log-probability and rank."""
+        import pandas as pd
+
+        columns: dict[str, Any] = {"point": self.labels, "kl_nats": self.kl.mean(-1).tolist()}
+        if answer is not None:
+            columns["logprob_nats"] = self.log_prob(answer).mean(-1).tolist()
+            columns["rank"] = self.rank(answer).float().mean(-1).tolist()
+        return pd.DataFrame(columns)
+
+
+@torch.no_grad()
+def logit_lens(
+    model: HookedTransformer, prompts: Prompts, *, pos: int | Tensor = -1, incl_mid: bool = False
+) -> LogitLens:
+    """What the stream would predict at each layer if the model stopped there, at one position of each prompt.
+
+    Points are "0_pre" (the embeddings), ..., "final_post" (the model's own prediction); `incl_mid` adds those between
+    attention and MLP.
+    """
+    names = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post")
+    cache = cache_at(model, prompts, pos, lambda name: name.endswith(names))
+    streams, labels = cache.accumulated_resid(apply_ln=True, incl_mid=incl_mid, return_labels=True)
+    logits = model.unembed(streams[:, :, 0])
+    return LogitLens(labels=labels, log_probs=logits.log_softmax(-1), model=model)

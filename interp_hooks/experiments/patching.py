@@ -1,0 +1,63 @@
+"""Activation patching: what does one activation of another run restore, or destroy?
+
+    denoise   the run reads the corrupt prompt, one activation comes from the clean run    0 = corrupt, 1 = clean
+    noise     the run reads the clean prompt, one activation comes from the corrupt run    0 = clean, 1 = corrupt
+
+Denoising finds what is sufficient, noising what is necessary; the two differ wherever parts work as AND or OR
+(Heimersheim and Nanda 2024, arxiv.org/abs/2404.15255).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from interp_hooks.errors import BadInput
+from interp_hooks.experiments.sweep import labels_of, paired_runs, sweep
+from interp_hooks.interpreter import MEMORY, MetricLike
+from interp_hooks.interventions import Intervention, Prompts, Run, at
+from interp_hooks.model import HookedTransformer
+from interp_hooks.results import Result
+
+
+def patch(
+    model: HookedTransformer,
+    clean: Prompts,
+    corrupt: Prompts,
+    metric: MetricLike,
+    site: str = "resid_pre",
+    *,
+    over: Sequence[str] = ("layer", "pos"),
+    direction: Literal["denoise", "noise"] = "denoise",
+    layers: Sequence[int] | None = None,
+    max_memory: int = MEMORY,
+    progress: bool = True,
+) -> Result:
+    """Patch `site` (a short hook name: "resid_pre", "attn_out", "z", "pattern", ...) at every cell of the axes `over`.
+
+    Axes are "layer" and those of the hook ("pos", "head", "query", "key", "neuron"); what is not swept over is patched
+    as a whole, so `over=("layer", "head")` patches a head at all positions. `layers` restricts the sweep.
+
+    Raises:
+        BadInput: prompts that do not correspond token by token, an axis or layer that does not exist.
+        MetricError: the metric gives nan.
+    """
+    if direction not in ("denoise", "noise"):
+        raise BadInput(f"direction must be 'denoise' or 'noise', got {direction!r}")
+    clean_run, corrupt_run = paired_runs(model, clean, corrupt, ("clean", "corrupt"))
+    base, source = (corrupt_run, clean_run) if direction == "denoise" else (clean_run, corrupt_run)
+
+    def run_at(layer: int, **select: int) -> Run:
+        return Run(base.tokens, [Intervention(at(site, layer, **select), source)], base.attention_mask)
+
+    axes = list(over) if "layer" in over else ["layer", *over]
+    return sweep(
+        model,
+        run_at,
+        metric,
+        over=labels_of(model, site, axes, base.tokens.shape[1], layers),
+        baselines={"clean": clean_run, "corrupt": corrupt_run},
+        scale=("corrupt", "clean") if direction == "denoise" else ("clean", "corrupt"),
+        max_memory=max_memory,
+        progress=progress,
+    )

@@ -1,0 +1,115 @@
+"""The same experiment at every cell of a grid, as a labelled result.
+
+sweep(
+    model,
+    lambda layer, pos: Run(corrupt_tokens, [Intervention(at("resid_pre", layer, pos=pos), clean)]),
+    metric,
+    over={"layer": range(12), "pos": range(16)},
+)
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from interp_hooks.errors import BadInput, MetricError
+from interp_hooks.interpreter import MEMORY, Metric, MetricLike, evaluate
+from interp_hooks.interventions import Prompts, Run, as_run
+from interp_hooks.model import HookedTransformer
+from interp_hooks.results import Result
+
+
+def sweep(
+    model: HookedTransformer,
+    run_at: Callable[..., Run],
+    metric: MetricLike,
+    *,
+    over: Mapping[str, Sequence[Any]],
+    baselines: Mapping[str, Run] | None = None,
+    scale: tuple[str, str] | None = None,
+    max_memory: int = MEMORY,
+    progress: bool = True,
+) -> Result:
+    """Evaluate `run_at(**cell)` for every cell of the grid `over`, and the baselines, sharing what they have in common.
+
+    `scale` names the baselines that count as 0 and 1 in the result's `recovered_fraction`.
+
+    Raises:
+        BadInput: an empty axis, or a run that does not fit the model.
+        MetricError: the metric does not give a number for each prompt.
+    """
+    empty = [axis for axis, labels in over.items() if len(labels) == 0]
+    if empty or not over:
+        raise BadInput(f"nothing to sweep over: {', '.join(empty) or 'no axis'} has no values")
+    cells = [dict(zip(over, labels, strict=True)) for labels in itertools.product(*over.values())]
+    baselines = dict(baselines or {})
+    runs = [*baselines.values(), *(run_at(**cell) for cell in cells)]
+    scores = evaluate(model, runs, metric, max_memory=max_memory, progress=progress)
+    if scores.ndim == 1:
+        scores = scores[:, None]  # one number for all prompts counts as one prompt
+    if scores.ndim != 2:
+        raise MetricError(f"the metric must give one number for each prompt, got shape {list(scores.shape[1:])}")
+    return Result(
+        metric=metric.name if isinstance(metric, Metric) else getattr(metric, "__name__", "metric"),
+        axes={axis: list(labels) for axis, labels in over.items()},
+        values=scores[len(baselines) :].reshape(*(len(labels) for labels in over.values()), -1),
+        baselines=dict(zip(baselines, scores, strict=False)),
+        scale=scale,
+    )
+
+
+def paired_runs(model: HookedTransformer, first: Prompts, second: Prompts, names: tuple[str, str]) -> tuple[Run, Run]:
+    """Two runs whose tokens correspond position by position.
+
+    Raises:
+        BadInput: other numbers of prompts, or a pair of prompts of unequal length; the message shows the first such.
+    """
+    runs = as_run(model, first), as_run(model, second)
+    if len(runs[0].tokens) != len(runs[1].tokens):
+        raise BadInput(f"got {len(runs[0].tokens)} {names[0]} prompts but {len(runs[1].tokens)} {names[1]} prompts")
+    lengths = [_lengths(run) for run in runs]
+    if not torch.equal(*lengths):
+        row = int((lengths[0] != lengths[1]).nonzero()[0])
+        raise BadInput(
+            f"prompt {row} has {int(lengths[0][row])} tokens in {names[0]} but {int(lengths[1][row])} in {names[1]}. "
+            "Patching puts an activation in place of the one at the same position, so both prompts of a pair need the "
+            "same number of tokens; model.to_str_tokens(prompt) shows them"
+        )
+    return runs
+
+
+def _lengths(run: Run) -> Tensor:
+    if run.attention_mask is not None:
+        return run.attention_mask.sum(1)
+    return torch.full((len(run.tokens),), run.tokens.shape[1])
+
+
+def labels_of(
+    model: HookedTransformer, hook: str, axes: Sequence[str], length: int, layers: Sequence[int] | None = None
+) -> dict[str, Sequence[int]]:
+    """The indices that each axis of a hook runs over: "layer", an axis of fixed size, or positions.
+
+    Raises:
+        UnknownHook: no such hook.
+        BadInput: an axis that the hook does not have, or a layer that the model does not have.
+    """
+    n_layers = model.cfg.n_layers
+    layers = range(n_layers) if layers is None else layers
+    if outside := [layer for layer in layers if not 0 <= layer < n_layers]:
+        raise BadInput(f"layer {outside[0]} is out of range: the model has layers 0..{n_layers - 1}")
+    point = model.points(f"{hook}{layers[0]}" if layers else hook)[0]
+    known = [axis for axis in point.axes if axis != "batch"]
+    labels: dict[str, Sequence[int]] = {}
+    for axis in axes:
+        if axis == "layer":
+            labels[axis] = list(layers)
+        elif axis in known:
+            labels[axis] = range(point.sizes.get(axis, length))
+        else:
+            raise BadInput(f"{point.name} cannot be swept over {axis!r}; it has layer, {', '.join(known)}")
+    return labels

@@ -1,0 +1,283 @@
+"""Evaluates Runs: the one engine under every causal experiment.
+
+Runs are written one at a time; what they have in common is computed once:
+
+    1. every source run is recorded once, keeping only the places that somebody takes values from;
+    2. a run starts at the first layer it touches, from the residual stream of its prompt without interventions;
+    3. runs on one prompt that start at one layer are stacked along the batch axis, within a memory budget;
+    4. only the positions and tokens that the metric reads are unembedded.
+
+Each of these is exact: the result is that of one full forward pass for each run.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm import tqdm
+
+from interp_hooks.errors import BadInput, MetricError
+from interp_hooks.hooks import HookPoint
+from interp_hooks.interventions import Intervention, Recording, Run
+from interp_hooks.model import HookedTransformer
+
+MEMORY = 256 * 2**20  # bytes of activations that stacked runs may take at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class Readout:
+    """Which logits a metric reads: a position of each prompt (None: all), and tokens of each prompt (None: all).
+
+    `pos` is an int or a tensor [batch]; a negative one counts back from the last real token. `tokens` is [batch, n].
+    """
+
+    pos: int | Tensor | None = None
+    tokens: Int[Tensor, "batch n"] | None = None
+
+    def positions(self, run: Run) -> Int[Tensor, "batch 1"]:
+        """The position as one non-negative index for each prompt.
+
+        Raises:
+            BadInput: outside the prompt.
+        """
+        batch, length = run.tokens.shape
+        device = run.tokens.device
+        ends = torch.full((batch,), length, device=device)
+        if run.attention_mask is not None:
+            places = torch.arange(1, length + 1, device=device)
+            ends = (run.attention_mask.to(device).long() * places).amax(1)
+        pos = torch.as_tensor(self.pos, device=device).expand(batch)
+        resolved = torch.where(pos < 0, ends + pos, pos)
+        if bool((resolved < 0).any()) or bool((resolved >= length).any()):
+            raise BadInput(f"position {self.pos} is out of range for prompts of {length} tokens")
+        return resolved[:, None]
+
+    def select(self, logits: Float[Tensor, "batch pos d_vocab"], run: Run) -> Tensor:
+        """The part of a run's full logits that is read."""
+        if self.pos is not None:
+            logits = _gather(logits, self.positions(run))[:, 0]
+        return logits if self.tokens is None else logits.gather(-1, self._tokens(logits))
+
+    def read(self, model: HookedTransformer, stream: Float[Tensor, "rows pos d_model"], run: Run) -> Tensor:
+        """The same from the final residual stream of one or several copies of the run's prompts, stacked."""
+        copies = len(stream) // len(run.tokens)
+        if self.pos is not None:
+            stream = _gather(stream, self.positions(run).repeat(copies, 1))
+        normalized = model.ln_final(stream)
+        if self.tokens is None:
+            logits = model.unembed(normalized)
+        else:
+            tokens = self._tokens(stream).repeat(copies, 1)
+            logits = torch.einsum("rpd,rnd->rpn", normalized, model.W_U.T[tokens]) + model.b_U[tokens][:, None]
+        return logits if self.pos is None else logits[:, 0]
+
+    def _tokens(self, like: Tensor) -> Int[Tensor, "batch n"]:
+        assert self.tokens is not None
+        return self.tokens.to(like.device)
+
+
+def _gather(value: Float[Tensor, "rows pos last"], positions: Int[Tensor, "rows 1"]) -> Float[Tensor, "rows 1 last"]:
+    return value.gather(1, positions[..., None].expand(-1, -1, value.shape[-1]))
+
+
+class Metric(ABC):
+    """A number for each prompt, computed from the logits that `readout` names. `name` has the unit in it."""
+
+    name: str = "metric"
+
+    @property
+    @abstractmethod
+    def readout(self) -> Readout:
+        """What is read of the logits; nothing else needs to be computed."""
+
+    @abstractmethod
+    def score(self, logits: Tensor) -> Float[Tensor, " batch"]:
+        """One number for each prompt, from what `readout` selects."""
+
+    def on(self, model: HookedTransformer) -> Metric:
+        """The same metric with its tokens looked up in, and checked against, the model's vocabulary."""
+        return self
+
+    def __call__(self, logits: Float[Tensor, "batch pos d_vocab"]) -> Float[Tensor, " batch"]:
+        """One number for each prompt, from full logits of prompts without padding."""
+        positions_only = torch.zeros(logits.shape[:2], dtype=torch.long, device=logits.device)
+        return self.score(self.readout.select(logits, Run(positions_only)))
+
+
+MetricLike = Metric | Callable[[Tensor], Tensor]
+
+
+@torch.no_grad()
+def evaluate(
+    model: HookedTransformer,
+    runs: Sequence[Run],
+    metric: MetricLike,
+    *,
+    max_memory: int = MEMORY,
+    progress: bool = False,
+) -> Float[Tensor, run * score]:
+    """The metric of every run: [run, batch] for a `Metric`; any function of full logits will do in its place.
+
+    `max_memory` bounds, roughly, the bytes of activations of the runs that are computed together; a single run is
+    computed however large it is. Nothing is left attached to the model.
+
+    Raises:
+        UnknownHook, BadInput: a site that does not exist or does not fit its run.
+        MetricError: the metric gives nan, or something that is not a tensor.
+    """
+    runs = list(runs)
+    if not runs:
+        raise BadInput("expected at least one run, got none")
+    metric = metric.on(model) if isinstance(metric, Metric) else metric
+    readout, score = (metric.readout, metric.score) if isinstance(metric, Metric) else (Readout(), metric)
+    recordings = _record(model, runs)
+    scores: dict[int, Tensor] = {}
+    with tqdm(total=len(runs), disable=not progress, unit="run") as bar:
+        for places in _batches(model, runs, readout, max_memory):
+            together = [runs[place] for place in places]
+            logits = _execute(model, together, recordings, readout)
+            for place, one in zip(places, logits.chunk(len(places)), strict=True):
+                scores[place] = _checked(score(one), place)
+            bar.update(len(places))
+    return torch.stack([scores[place] for place in range(len(runs))])
+
+
+def _checked(score: Any, place: int) -> Tensor:
+    if not isinstance(score, Tensor):
+        raise MetricError(f"the metric must return a tensor (a number for each prompt), got {type(score).__name__}")
+    if bool(score.isnan().any()):
+        raise MetricError(
+            f"the metric gives nan for run {place}: {score.tolist()}. Look for infinite logits on both sides of a "
+            "difference, a division by zero, or an intervention that overflows"
+        )
+    return score
+
+
+# ------------------------------------------------------------------------------------------------ where runs start
+
+
+def _layer(model: HookedTransformer, hook: str) -> int:
+    """The layer of a hook point; -1 before the blocks, n_layers after them."""
+    point = model.points(hook)[0]
+    if point.name.startswith("blocks."):
+        return point.layer()
+    return -1 if point.name in ("hook_embed", "hook_pos_embed") else model.cfg.n_layers
+
+
+def _start(model: HookedTransformer, run: Run) -> int:
+    """The first layer that a run has to compute for itself; -1 means from the tokens on."""
+    return min((_layer(model, one.site.hook) for one in run.interventions), default=model.cfg.n_layers)
+
+
+def _stream_name(model: HookedTransformer, layer: int) -> str:
+    """The hook that shows the stream as it enters a layer."""
+    last = model.cfg.n_layers - 1
+    return f"blocks.{layer}.hook_resid_pre" if layer <= last else f"blocks.{last}.hook_resid_post"
+
+
+def _unchanged(run: Run) -> Run:
+    """The same prompt, left alone."""
+    return Run(run.tokens, (), run.attention_mask)
+
+
+def _batches(model: HookedTransformer, runs: Sequence[Run], readout: Readout, max_memory: int) -> Iterator[list[int]]:
+    """Which runs to compute together: the same prompt and start, as many as fit."""
+    groups: dict[Any, list[int]] = defaultdict(list)
+    for place, run in enumerate(runs):
+        groups[run.prompt_key, _start(model, run)].append(place)
+    for places in groups.values():
+        together = max(1, int(max_memory // _bytes(model, [runs[place] for place in places], readout)))
+        for first in range(0, len(places), together):
+            yield places[first : first + together]
+
+
+def _bytes(model: HookedTransformer, runs: Sequence[Run], readout: Readout) -> int:
+    """Roughly what one of these runs needs at its widest: an MLP, a looked-at pattern, or logits."""
+    cfg, (batch, length) = model.cfg, runs[0].tokens.shape
+    square = ("hook_pattern", "hook_attn_scores")
+    looked_at = any(one.site.hook.endswith(square) for run in runs for one in run.interventions)
+    per_token = 10 * cfg.d_model + 3 * cfg.d_mlp + (4 * cfg.n_heads * length if looked_at else 0)
+    logits = (1 if readout.pos is not None else length) * (cfg.d_vocab_out if readout.tokens is None else 1)
+    return batch * (length * per_token + 2 * logits) * torch.finfo(model.dtype).bits // 8
+
+
+# ------------------------------------------------------------------------------------------------ recording, running
+
+
+def _record(model: HookedTransformer, runs: Sequence[Run]) -> dict[Any, Recording]:
+    """For every source run, and every prompt left alone, the activations that `runs` need of it."""
+    wanted: dict[Any, tuple[Run, set[str]]] = {}
+
+    def want(run: Run, hook: str) -> None:
+        for intervention in run.interventions:
+            want_sources(intervention)
+        wanted.setdefault(run.key, (run, set()))[1].add(model.points(hook)[0].name)
+
+    def want_sources(intervention: Intervention) -> None:
+        if intervention.source_run is not None:
+            want(intervention.source_run, intervention.site.hook)
+
+    for run in runs:
+        for intervention in run.interventions:
+            want_sources(intervention)
+        if (start := _start(model, run)) >= 0:
+            want(_unchanged(run), _stream_name(model, start))
+    recordings: dict[Any, Recording] = {}
+    for key, (run, hooks) in wanted.items():  # what a run needs was wanted, and so stands, before it
+        last = max(_layer(model, hook) for hook in hooks)
+        with model.hooks(_hooks([run], recordings)):
+            recordings[key] = model.run_with_cache(
+                run.tokens,
+                attention_mask=run.attention_mask,
+                return_type="logits" if last == model.cfg.n_layers else None,
+                stop_at_layer=last + 1 if last < model.cfg.n_layers else None,
+                names_filter=hooks,
+                return_cache_object=False,
+            )[1]
+    return recordings
+
+
+def _execute(
+    model: HookedTransformer, runs: Sequence[Run], recordings: Mapping[Any, Recording], readout: Readout
+) -> Tensor:
+    """What `readout` reads of runs on one prompt with one start, stacked along the batch axis."""
+    first, copies, n_layers = runs[0], len(runs), model.cfg.n_layers
+    start = _start(model, first)
+    entering = first.tokens if start < 0 else recordings[_unchanged(first).key][_stream_name(model, start)]
+    arguments: dict[str, Any] = {
+        "start_at_layer": None if start < 0 else start,
+        "attention_mask": None if first.attention_mask is None else first.attention_mask.repeat(copies, 1),
+    }
+    stacked = entering.repeat(copies, *[1] * (entering.ndim - 1))
+    hooks = _hooks(runs, recordings)
+    if any(_layer(model, hook) == n_layers for hook, _ in hooks):
+        logits = model.run_with_hooks(stacked, fwd_hooks=hooks, **arguments)
+        return torch.cat([readout.select(one, first) for one in logits.chunk(copies)])
+    stream = model.run_with_hooks(stacked, fwd_hooks=hooks, stop_at_layer=n_layers, **arguments)
+    return readout.read(model, stream, first)
+
+
+def _hooks(runs: Sequence[Run], recordings: Mapping[Any, Recording]) -> list[tuple[str, Callable[..., Tensor]]]:
+    """One hook function for each place that is touched, which serves all the stacked runs."""
+    by_hook: dict[str, list[tuple[int, Intervention]]] = defaultdict(list)
+    for row, run in enumerate(runs):
+        for intervention in run.interventions:
+            by_hook[intervention.site.hook].append((row, intervention))
+
+    def writer(touched: list[tuple[int, Intervention]]) -> Callable[..., Tensor]:
+        def write(value: Tensor, hook: HookPoint) -> Tensor:
+            rows = value.chunk(len(runs))
+            for row, intervention in touched:
+                intervention.write(rows[row], hook, recordings)
+            return value
+
+        return write
+
+    return [(hook, writer(touched)) for hook, touched in by_hook.items()]

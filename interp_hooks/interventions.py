@@ -1,0 +1,229 @@
+"""One idea of an intervention for every causal experiment, as plain values.
+
+    Run            tokens, and the interventions made while the model reads them
+    Intervention   where (a Site), and what to put there (a source)
+    source         a number or tensor, recorded activations, another Run, its Mean, or a Resample of it
+
+    clean, corrupt = Run(clean_tokens), Run(corrupt_tokens)
+    Run(corrupt_tokens, [Intervention(at("z", 5, head=1), clean)])        # activation patching
+    Run(tokens, [Intervention(at("mlp_out", 3), 0.0)])                    # zero ablation
+    Run(tokens, [Intervention(at("z", 5, head=1), Mean(Run(reference)))]) # mean ablation
+
+A source may be a Run, whose own interventions may have Runs as sources. Runs are written one at a time and read that
+way; how they are evaluated together is the business of `interpreter.evaluate`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from interp_hooks.errors import BadInput
+from interp_hooks.hooks import HookPoint
+from interp_hooks.model import HookedTransformer
+from interp_hooks.names import get_act_name
+
+Index = int | Sequence[int] | Tensor
+Recording = Mapping[str, Tensor]
+Prompts = str | Sequence[str] | Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """A hook point, and which part of it: an index for some of its axes, by their names.
+
+    An int picks one index for all prompts, a list several, a tensor [batch] one of each prompt's own.
+    """
+
+    hook: str
+    select: Mapping[str, Index] = field(default_factory=dict)
+
+    def index(self, point: HookPoint, value: Tensor) -> tuple[Any, ...]:
+        """What to index `value` with.
+
+        Raises:
+            BadInput: an axis that the hook does not have, or an index outside it.
+        """
+        index: list[Any] = [slice(None)] * value.ndim
+        for axis, wanted in self.select.items():
+            if axis not in point.axes:
+                raise BadInput(f"{point.name} has the axes {', '.join(point.axes)}; there is no {axis!r} to select")
+            dim = point.axes.index(axis)
+            self._check_range(point, axis, wanted, value.shape[dim])
+            if isinstance(wanted, Tensor):
+                if wanted.shape != value.shape[:1]:
+                    raise BadInput(
+                        f"{axis}= must be an int, a list, or a tensor of one index for each of {len(value)} prompts; "
+                        f"got shape {list(wanted.shape)}"
+                    )
+                wanted = wanted.to(value.device)
+                index[0] = torch.arange(len(value), device=value.device)
+            index[dim] = wanted if isinstance(wanted, int | Tensor) else list(wanted)
+        return tuple(index)
+
+    @staticmethod
+    def _check_range(point: HookPoint, axis: str, wanted: Index, size: int) -> None:
+        listed = [wanted] if isinstance(wanted, int) else [int(one) for one in wanted]
+        outside = [one for one in listed if not -size <= one < size]
+        if outside:
+            raise BadInput(f"{axis}={outside[0]} is out of range: {point.name} has {size} along {axis}")
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """Equal for sites that are the same."""
+        return (self.hook, *((axis, _key(wanted)) for axis, wanted in sorted(self.select.items())))
+
+
+def at(hook: str, layer: int | None = None, **select: Index) -> Site:
+    """A site by full or short hook name: `at("z", 5, head=1, pos=-1)`, `at("blocks.3.hook_resid_pre")`."""
+    return Site(hook=get_act_name(hook, layer), select=select)
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """Tokens [batch, pos], what is done while reading them, and which tokens are real (all, by default)."""
+
+    tokens: Int[Tensor, "batch pos"]
+    interventions: Sequence[Intervention] = ()
+    attention_mask: Tensor | None = None
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """Equal for runs on the same tensors with the same interventions."""
+        return (*self.prompt_key, tuple(intervention.key for intervention in self.interventions))
+
+    @property
+    def prompt_key(self) -> tuple[Any, ...]:
+        return (id(self.tokens), id(self.attention_mask))
+
+    def recorded_value(self, value: Tensor, point: HookPoint) -> Tensor:
+        """As a source: the same place in this run."""
+        return value
+
+
+@dataclass(frozen=True, eq=False)
+class Mean:
+    """As a source: the mean of a run's activation over prompts and real positions, or over prompts alone.
+
+    The mean is taken in float64. Axes other than prompts and positions (heads, neurons, query, key) are kept.
+    """
+
+    run: Run
+    per_position: bool = False
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        return ("mean", self.per_position, self.run.key)
+
+    def recorded_value(self, value: Tensor, point: HookPoint) -> Tensor:
+        precise, mask = value.double(), self.run.attention_mask
+        if point.axes[1] != "pos":
+            return precise.mean(0, keepdim=True).to(value.dtype)
+        dims = (0,) if self.per_position else (0, 1)
+        if mask is None:
+            return precise.mean(dims, keepdim=True).to(value.dtype)
+        weight = mask.to(value.device).double().reshape(*mask.shape, *[1] * (value.ndim - 2))
+        total = weight.sum(dims, keepdim=True)
+        return ((precise * weight).sum(dims, keepdim=True) / total).to(value.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Resample:
+    """As a source: another run's activation, with prompt i taking the place of prompt `order[i]`."""
+
+    run: Run
+    order: Int[Tensor, " batch"]
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        return ("resample", id(self.order), self.run.key)
+
+    def recorded_value(self, value: Tensor, point: HookPoint) -> Tensor:
+        return value[self.order.to(value.device)]
+
+
+Source = float | Tensor | Recording | Run | Mean | Resample
+
+
+@dataclass(frozen=True, eq=False)
+class Intervention:
+    """Put a source's value at a site."""
+
+    site: Site
+    source: Source
+
+    @property
+    def source_run(self) -> Run | None:
+        """The run that must be recorded before this can be made."""
+        if isinstance(self.source, Run):
+            return self.source
+        return self.source.run if isinstance(self.source, Mean | Resample) else None
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        return (self.site.key, _key(self.source))
+
+    def write(self, value: Tensor, point: HookPoint, recordings: Mapping[Any, Recording]) -> None:
+        """Change `value` in place.
+
+        Raises:
+            BadInput: the site does not fit, or the source has another shape there (prompts of other lengths).
+        """
+        index = self.site.index(point, value)
+        if isinstance(self.source, int | float):
+            value[index] = self.source
+            return
+        place = value[index]
+        if isinstance(self.source, Tensor):
+            new = self.source.to(value)
+        else:
+            new = self._elsewhere(point, recordings, value)[index]
+        try:
+            value[index] = new.expand_as(place)
+        except RuntimeError as error:
+            raise BadInput(
+                f"the source for {point.name} has shape {list(new.shape)}, the place it goes to {list(place.shape)}"
+            ) from error
+
+    def _elsewhere(self, point: HookPoint, recordings: Mapping[Any, Recording], value: Tensor) -> Tensor:
+        run = self.source_run
+        if run is None:
+            recording = self.source
+            assert isinstance(recording, Mapping)
+            other = recording[point.name].to(value.device)
+        else:
+            other = self.source.recorded_value(recordings[run.key][point.name], point)  # type: ignore[union-attr]
+        mismatched = [
+            axis
+            for axis, theirs, ours in zip(point.axes, other.shape, value.shape, strict=True)
+            if theirs != ours and theirs != 1
+        ]
+        if mismatched:
+            raise BadInput(
+                f"cannot patch {point.name}: the source has {point.describe(other)}, the run {point.describe(value)}. "
+                "Both need as many prompts and tokens; align the prompts so that position by position they correspond"
+            )
+        return other.expand_as(value)
+
+
+def _key(value: Any) -> Any:
+    """Something hashable that is equal for equal sources and indices."""
+    if isinstance(value, int | float):
+        return value
+    if isinstance(value, list | tuple | range):
+        return tuple(value)
+    return id(value) if isinstance(value, Tensor | Mapping) else value.key
+
+
+def as_run(model: HookedTransformer, prompts: Prompts) -> Run:
+    """A run on text or on token ids [batch, pos], with its padding masked."""
+    if isinstance(prompts, Tensor):
+        return Run(prompts.to(model.device) if prompts.ndim == 2 else prompts[None].to(model.device))
+    encoded = model.text.encode(prompts)
+    mask = None if encoded.real is None else encoded.real.to(model.device)
+    return Run(encoded.tokens.to(model.device), (), mask)
