@@ -4,10 +4,7 @@ The names below are the public ones; each is imported when first used, so that `
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from interp_hooks.model import HookedTransformer as HookedTransformer
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -17,10 +14,21 @@ _HOMES = {
     "interp_hooks.hooks": ["HookPoint", "HookedRootModule"],
     "interp_hooks.cache": ["ActivationCache"],
     "interp_hooks.names": ["get_act_name"],
+    "interp_hooks.interventions": ["Intervention", "Mean", "Resample", "Run", "Site", "at"],
+    "interp_hooks.interpreter": ["Metric", "Readout", "evaluate"],
+    "interp_hooks.results": ["Result"],
+    "interp_hooks.experiments.metrics": ["LogProb", "LogitDiff"],
+    "interp_hooks.experiments.sweep": ["sweep"],
+    "interp_hooks.experiments.patching": ["patch"],
+    "interp_hooks.experiments.ablation": ["ablate"],
+    "interp_hooks.experiments.tasks": ["PromptPairs", "ioi_pairs"],
+    "interp_hooks.analysis.residual": ["LogitLens", "direct_logit_attribution", "logit_lens"],
+    "interp_hooks.viz.figures": ["bars", "heatmap"],
+    "interp_hooks.viz.attention": ["attention_pattern"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
-__all__ = sorted(_HOME_OF)
+__all__ = sorted(_HOME_OF)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

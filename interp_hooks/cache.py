@@ -137,9 +137,9 @@ class ActivationCache(Mapping[str, Tensor]):
     ) -> Any:
         """The parts whose sum is the stream that enters `layer` (all of it by default): [part, batch, pos, d_model].
 
-        `mlp_input` adds the attention of `layer` itself, where the MLP reads it. `mode` "attn" or "mlp" keeps only these
-        parts. With `apply_ln` the parts are what the norm makes of them (`apply_ln_to_stack`); if that norm has a bias,
-        it is a last part, labelled "bias", so that the parts still add up.
+        `mlp_input` adds the attention of `layer` itself, where the MLP reads it. `mode` "attn" or "mlp" keeps only
+        these parts. With `apply_ln` the parts are what the norm makes of them (`apply_ln_to_stack`); if that norm has a
+        bias, it is a last part, labelled "bias", so that the parts still add up.
         """
         if mode not in ("all", "attn", "mlp"):
             raise BadInput(f"mode must be 'all', 'attn' or 'mlp', got {mode!r}")
@@ -280,11 +280,11 @@ class ActivationCache(Mapping[str, Tensor]):
         batch_slice: SliceInput = None,
         has_batch_dim: bool = True,
         include_bias: bool = False,
-    ) -> Float[Tensor, part * rest]:
+    ) -> Float[Tensor, "part ..."]:
         """The direct effect of every part of the final stream on a logit, or on a difference of two logits.
 
-        `tokens` (and `incorrect_tokens`) are a token, a string, one per prompt, or a tensor [batch, pos]. The effects of
-        a full decomposition sum to the logit minus a constant; `include_bias` adds that constant (the final norm's
+        `tokens` (and `incorrect_tokens`) are a token, a string, one per prompt, or a tensor [batch, pos]. The effects
+        of a full decomposition sum to the logit minus a constant; `include_bias` adds that constant (the final norm's
         bias and b_U) as a last row, so that the rows sum to the logit.
         """
         directions, constants = self._logit_directions(tokens)

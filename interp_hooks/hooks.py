@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 HookFn = Callable[..., Tensor | None]
 Direction = Literal["fwd", "bwd"]
 NameFilter = str | Callable[[str], bool] | Iterable[str]
-HookSpec = tuple[str | Callable[[str], bool], HookFn]
+HookSpec = tuple[NameFilter, HookFn]
+Attached = tuple[NameFilter, list["Hook"]]
 
 
 class Hook:
@@ -313,11 +314,13 @@ class HookedRootModule(nn.Module):
         reset_hooks_end: bool = True,
         clear_contexts: bool = False,
         watches: bool = False,
-    ) -> Iterator[list[tuple[NameFilter, list[Hook]]]]:
+    ) -> Iterator[list[Attached]]:
         """Attach, yield for each entry what was asked for and what was attached, detach."""
-        directed = [(spec, "fwd") for spec in fwd_hooks] + [(spec, "bwd") for spec in bwd_hooks]
-        planned = [(wanted, self.points(wanted), fn, direction) for (wanted, fn), direction in directed]
-        attached = [
+        directions: list[tuple[Direction, Sequence[HookSpec]]] = [("fwd", fwd_hooks), ("bwd", bwd_hooks)]
+        planned: list[tuple[NameFilter, list[HookPoint], HookFn, Direction]] = [
+            (wanted, self.points(wanted), fn, direction) for direction, specs in directions for wanted, fn in specs
+        ]
+        attached: list[Attached] = [
             (wanted, [point.add_hook(fn, direction, watches=watches) for point in points])
             for wanted, points, fn, direction in planned
         ]
@@ -402,7 +405,7 @@ class HookedRootModule(nn.Module):
         return output, stored
 
 
-def _check_fired(attached: list[tuple[NameFilter, list[Hook]]]) -> None:
+def _check_fired(attached: list[Attached]) -> None:
     for wanted, hooks in attached:
         forward = [hook for hook in hooks if hook.direction == "fwd"]
         if forward and not any(hook.fired for hook in forward):

@@ -122,7 +122,7 @@ def evaluate(
     *,
     max_memory: int = MEMORY,
     progress: bool = False,
-) -> Float[Tensor, run * score]:
+) -> Float[Tensor, "run ..."]:
     """The metric of every run: [run, batch] for a `Metric`; any function of full logits will do in its place.
 
     `max_memory` bounds, roughly, the bytes of activations of the runs that are computed together; a single run is

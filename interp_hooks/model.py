@@ -9,7 +9,7 @@ A pass may start at a layer (given its residual stream), stop at one, and unembe
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -20,9 +20,9 @@ from interp_hooks.cache import ActivationCache
 from interp_hooks.components.attention import Visibility
 from interp_hooks.components.block import TransformerBlock
 from interp_hooks.components.embed import Embed, Unembed
-from interp_hooks.components.norm import norm
+from interp_hooks.components.norm import NoNorm, Norm, norm
 from interp_hooks.components.positions import LearnedPositions, RotaryPositions
-from interp_hooks.config import HookedTransformerConfig
+from interp_hooks.config import HookedTransformerConfig, as_dtype
 from interp_hooks.errors import BadInput
 from interp_hooks.hooks import HookedRootModule, HookPoint, NameFilter
 from interp_hooks.tokens import PaddingSide, TextInterface
@@ -73,13 +73,14 @@ class HookedTransformer(HookedRootModule, StackedWeights):
             self.pos_embed = LearnedPositions(self.cfg)
             self.hook_pos_embed = HookPoint("batch pos d_model", d_model=self.cfg.d_model)
         self.rotary = RotaryPositions(self.cfg) if self.cfg.positional_embedding_type == "rotary" else None
-        self.blocks = nn.ModuleList([TransformerBlock(self.cfg, layer) for layer in range(self.cfg.n_layers)])
+        blocks = nn.ModuleList([TransformerBlock(self.cfg, layer) for layer in range(self.cfg.n_layers)])
+        self.blocks = cast("Sequence[TransformerBlock]", blocks)
         self.ln_final = norm(self.cfg)
         self.unembed = Unembed(self.cfg)
         self._report: list[str] = []
         self.setup()
         if self.W_E.device.type != "meta":
-            self.to(self.cfg.device, self.cfg.dtype)
+            self.to(torch.device(self.cfg.device), as_dtype(self.cfg.dtype))
             self.init_weights()
 
     @classmethod
@@ -143,7 +144,7 @@ class HookedTransformer(HookedRootModule, StackedWeights):
     def from_pretrained_no_processing(cls, model_name: str, **kwargs: Any) -> HookedTransformer:
         """`from_pretrained` with every processing step off: the checkpoint's own weights, and its own logits."""
         steps = ("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases")
-        off = dict.fromkeys((*steps, "refactor_factored_attn_matrices"), False)
+        off: dict[str, Any] = dict.fromkeys((*steps, "refactor_factored_attn_matrices"), False)
         return cls.from_pretrained(model_name, **(off | kwargs))
 
     def processing_report(self) -> list[str]:
@@ -214,7 +215,7 @@ class HookedTransformer(HookedRootModule, StackedWeights):
         else:
             residual = self._checked_residual(input)
             prompt = Prompt(tokens, self._real(attention_mask, residual.shape[:2]))
-        positions = self._positions(prompt.real, residual if prompt.tokens is None else prompt.tokens)
+        positions = self._positions(prompt.real, prompt.tokens if residual is None else residual)
         if residual is None:
             residual = self._embed(prompt.tokens, positions)
         rotation = None if self.rotary is None else self.rotary(positions, residual.dtype)
@@ -226,7 +227,10 @@ class HookedTransformer(HookedRootModule, StackedWeights):
             return residual
         return self._read_out(residual, prompt, return_type, loss_per_token, logits_pos)
 
-    def _embed(self, tokens: Int[Tensor, "batch pos"], positions: Tensor) -> Float[Tensor, "batch pos d_model"]:
+    def _embed(
+        self, tokens: Int[Tensor, "batch pos"] | None, positions: Int[Tensor, "rows pos"]
+    ) -> Float[Tensor, "batch pos d_model"]:
+        assert tokens is not None
         embed = self.hook_embed(self.embed(tokens))
         if self.cfg.positional_embedding_type != "standard":
             return embed
@@ -321,6 +325,7 @@ class HookedTransformer(HookedRootModule, StackedWeights):
         """Where each token stands among the real ones; one row for all prompts if nothing is padding."""
         if real is not None:
             return (real.long().cumsum(1) - 1).clamp(min=0)
+        assert like is not None
         return torch.arange(like.shape[1], device=self.device)[None]
 
     def _layer(self, argument: str, layer: int) -> int:
@@ -331,7 +336,7 @@ class HookedTransformer(HookedRootModule, StackedWeights):
             raise BadInput(f"{argument}={layer} is out of range for a model of {n_layers} layers")
         return resolved
 
-    def norm_reading(self, layer: int, mlp: bool = False) -> nn.Module:
+    def norm_reading(self, layer: int, mlp: bool = False) -> Norm | NoNorm:
         """The norm through which `layer` reads the stream: its ln1 (ln2 for the MLP), or ln_final after the last."""
         if layer == self.cfg.n_layers:
             return self.ln_final

@@ -4,10 +4,15 @@ Every access stacks, which copies; in a loop, read it once. Keys and values that
 so that `model.W_K[layer, head]` is what that query head attends with.
 """
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
+from interp_hooks.components.block import TransformerBlock
+from interp_hooks.components.embed import Embed, Unembed
+from interp_hooks.components.positions import LearnedPositions
 from interp_hooks.config import HookedTransformerConfig
 
 
@@ -15,7 +20,10 @@ class StackedWeights:
     """The weight properties of a model that has `cfg`, `blocks`, `embed`, `unembed` and maybe `pos_embed`."""
 
     cfg: HookedTransformerConfig
-    blocks: nn.ModuleList
+    embed: Embed
+    pos_embed: LearnedPositions
+    blocks: Sequence[TransformerBlock]
+    unembed: Unembed
 
     def _stack(self, name: str) -> Tensor:
         return torch.stack([block.get_parameter(name) for block in self.blocks])

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from interp_hooks.components.norm import Norm
+from interp_hooks.components.mlp import GatedMLP
+from interp_hooks.components.norm import NoNorm, Norm
 from interp_hooks.config import FOLDED
 from interp_hooks.errors import ConfigError
 from interp_hooks.model import HookedTransformer
@@ -58,15 +59,17 @@ def fold_ln(model: HookedTransformer) -> str | None:
         _fold(block.ln1, [(attn.W_Q, attn.b_Q, 1), (attn.W_K, attn.b_K, 1), (attn.W_V, attn.b_V, 1)])
         if not model.cfg.attn_only:
             mlp = block.mlp
-            gate = [(mlp.W_gate, mlp.b_gate, 0)] if model.cfg.gated_mlp else []
+            gate = [(mlp.W_gate, mlp.b_gate, 0)] if isinstance(mlp, GatedMLP) else []
             _fold(block.ln2, [(mlp.W_in, mlp.b_in, 0), *gate])
     _fold(model.ln_final, [(model.W_U, model.b_U, 0)])
     model.cfg = model.cfg.replace(normalization_type=FOLDED[str(model.cfg.normalization_type)])
     return None
 
 
-def _fold(norm: Norm, readers: list[tuple[Tensor, Tensor, int]]) -> None:
+def _fold(norm: Norm | NoNorm, readers: list[tuple[Tensor, Tensor, int]]) -> None:
     """Move gain and bias into (weight, bias, axis of d_model) of each reader; then the norm has neither."""
+    assert isinstance(norm, Norm)
+    assert norm.w is not None
     for weight, bias, axis in readers:
         gain = norm.w.view([-1 if dim == axis else 1 for dim in range(weight.ndim)])
         if norm.b is not None:

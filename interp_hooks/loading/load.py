@@ -66,23 +66,22 @@ class LoadOptions:
 
 def load_pretrained(cls: type[HookedTransformer], options: LoadOptions, processing: Processing) -> HookedTransformer:
     """The work of `HookedTransformer.from_pretrained`; raises as it says."""
-    if options.hf_model is None:
+    owned = options.hf_model is None
+    if owned:
         source = locate(options.name)
         hf_config = _hf_config(source, options)
+        family = family_of(hf_config)
+        cfg = _our_config(family, hf_config, options)
+        tokenizer, state = options.tokenizer or _tokenizer(source, options), _load_state(source, hf_config, options)
     else:
-        source, hf_config = None, options.hf_model.config
-    family = family_of(hf_config, None if options.hf_model is None else type(options.hf_model).__name__)
-    cfg = _our_config(family, hf_config, options)
-    if source is None:
-        tokenizer, state, owned = options.tokenizer, dict(options.hf_model.state_dict()), False
-    else:
-        tokenizer = options.tokenizer or _tokenizer(source, options)
-        state, owned = _load_state(source, hf_config, cfg, options), True
+        hf_config = options.hf_model.config
+        family = family_of(hf_config, type(options.hf_model).__name__)
+        cfg = _our_config(family, hf_config, options)
+        tokenizer, state = options.tokenizer, dict(options.hf_model.state_dict())
     with torch.device("meta"):
         model = cls(cfg, tokenizer, options.default_padding_side)
-    model = model.to(cfg.dtype)
-    n_layers_there = hf_config.num_hidden_layers
-    _adopt(model, family, state, n_layers_there, options.device or default_device(), owned)
+    device = torch.device(options.device or default_device())
+    _adopt(model, family, state, hf_config.num_hidden_layers, device, owned)
     model._report = process(model, processing)
     return model.eval()
 
@@ -131,8 +130,8 @@ def _hf_config(source: str, options: LoadOptions) -> Any:
             raise UnsupportedArchitecture(f"transformers cannot read the config in {source!r}: {error}") from error
         why = str(error).splitlines()[0]
         raise CheckpointError(
-            f"cannot load {options.name!r}: it is no folder, no bundled model ({', '.join(bundled())}) and no alias, and the "
-            f"hub did not give a config for {source!r} ({why}).{nearest(options.name, [*bundled(), *ALIASES])}"
+            f"cannot load {options.name!r}: it is no folder, no bundled model ({', '.join(bundled())}), no alias, and "
+            f"the hub did not give a config for {source!r} ({why}).{nearest(options.name, [*bundled(), *ALIASES])}"
         ) from error
 
 
@@ -148,7 +147,7 @@ def family_of(hf_config: Any, architecture: str | None = None) -> Family:
     Raises:
         UnsupportedArchitecture: there is none; the message lists those there are.
     """
-    architecture = architecture or (hf_config.architectures or [_causal_lm_class(hf_config)])[0]
+    architecture = str(architecture or (hf_config.architectures or [_causal_lm_class(hf_config)])[0])
     if architecture not in FAMILIES:
         raise UnsupportedArchitecture(
             f"{architecture} is not supported.{nearest(architecture, FAMILIES)} These architectures are: "
@@ -196,15 +195,15 @@ def _tokenizer(source: str, options: LoadOptions) -> Any:
     return AutoTokenizer.from_pretrained(source, revision=options.revision, **_hub_arguments(options))
 
 
-def _load_state(source: str, hf_config: Any, cfg: HookedTransformerConfig, options: LoadOptions) -> dict[str, Tensor]:
+def _load_state(source: str, hf_config: Any, options: LoadOptions) -> dict[str, Tensor]:
     """All tensors of the checkpoint, which nobody else holds."""
     from transformers import AutoModelForCausalLM
 
     try:
-        hf_model, info = AutoModelForCausalLM.from_pretrained(
+        hf_model, info = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
             source,
             config=hf_config,
-            dtype=cfg.dtype,
+            dtype=as_dtype(options.dtype),
             revision=options.revision,
             output_loading_info=True,
             **options.hf_kwargs,
@@ -222,7 +221,7 @@ def _adopt(
     family: Family,
     state: dict[str, Tensor],
     n_layers_there: int,
-    device: torch.device | str,
+    device: torch.device,
     owned: bool,
 ) -> None:
     """Fill every parameter of a model on the meta device, using up `state`.
@@ -230,18 +229,18 @@ def _adopt(
     Raises:
         WeightMismatch: tensors left over, missing, or of another shape.
     """
-    sizes, adopted = axis_sizes(model.cfg), set()
+    sizes, dtype, adopted = axis_sizes(model.cfg), as_dtype(model.cfg.dtype), set()
     for rule in rules(family.weights, n_layers_there):
         beyond = rule.layer is not None and rule.layer >= model.cfg.n_layers
         theirs = rule.find(state)
         if beyond:
             continue
         if theirs is None:
-            _fill_absent(model, rule, device)
+            _fill_absent(model, rule, device, dtype)
             continue
         shared = theirs.data_ptr() in adopted  # tied embeddings: two weights of ours, so that an edit of one is of one
         adopted.add(theirs.data_ptr())
-        moved = theirs.detach().to(device, model.cfg.dtype)
+        moved = theirs.detach().to(device, dtype)
         if moved.data_ptr() == theirs.data_ptr() and (shared or not owned):
             moved = moved.clone()
         for name, value in zip(rule.ours, _laid_out(model, rule, moved, sizes), strict=True):
@@ -258,12 +257,12 @@ def _adopt(
     model.to(device)  # the config's device follows
 
 
-def _fill_absent(model: HookedTransformer, rule: Rule, device: torch.device | str) -> None:
+def _fill_absent(model: HookedTransformer, rule: Rule, device: torch.device, dtype: torch.dtype) -> None:
     for name in rule.ours:
         is_bias = name.rpartition(".")[2].startswith("b")
         if not (rule.optional and is_bias):
             raise WeightMismatch(f"the checkpoint has no tensor {rule.source}, which {name} needs")
-        _assign(model, name, torch.zeros(model.get_parameter(name).shape, dtype=model.cfg.dtype, device=device))
+        _assign(model, name, torch.zeros(model.get_parameter(name).shape, dtype=dtype, device=device))
 
 
 def _laid_out(model: HookedTransformer, rule: Rule, theirs: Tensor, sizes: Mapping[str, int]) -> list[Tensor]:

@@ -110,14 +110,12 @@ def _parse(ours: str, theirs: str | None, layer: int | None) -> Rule:
     names = tuple(name.strip().replace("{i}", str(layer)) for name in ours.split(","))
     if theirs is None:
         return Rule(ours=names, theirs=(), optional=True, layer=layer)
-    source, pattern, shares, *excess = [part.strip() for part in theirs.split("|")] + [None] * 2
-    if any(excess):
-        raise ValueError(f"rule {theirs!r}: expected 'tensor | pattern | shares'")
+    source, pattern, shares = ([part.strip() for part in theirs.split("|")] + ["", ""])[:3]
     return Rule(
         ours=names,
         theirs=tuple(source.removesuffix("?").strip().replace("{i}", str(layer)).split(" or ")),
         optional=source.endswith("?"),
-        pattern=pattern,
-        shares=tuple(shares.split()) if shares else (),
+        pattern=pattern or None,
+        shares=tuple(shares.split()),
         layer=layer,
     )
