@@ -198,12 +198,7 @@ class Intervention:
             other = recording[point.name].to(value.device)
         else:
             other = self.source.recorded_value(recordings[run.key][point.name], point)  # type: ignore[union-attr]
-        mismatched = [
-            axis
-            for axis, theirs, ours in zip(point.axes, other.shape, value.shape, strict=True)
-            if theirs != ours and theirs != 1
-        ]
-        if mismatched:
+        if other.shape != value.shape and not isinstance(self.source, Mean):
             raise BadInput(
                 f"cannot patch {point.name}: the source has {point.describe(other)}, the run {point.describe(value)}. "
                 "Both need as many prompts and tokens; align the prompts so that position by position they correspond"

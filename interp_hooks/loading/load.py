@@ -5,6 +5,7 @@ Tensors of a model that was loaded here are adopted: ours are views of their mem
 repacked within it, one tensor at a time. A model object that was passed in is left as it is; its weights are copied.
 """
 
+import inspect
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -66,6 +67,7 @@ class LoadOptions:
 
 def load_pretrained(cls: type[HookedTransformer], options: LoadOptions, processing: Processing) -> HookedTransformer:
     """The work of `HookedTransformer.from_pretrained`; raises as it says."""
+    _refuse_unknown(options)
     owned = options.hf_model is None
     if owned:
         source = locate(options.name)
@@ -84,6 +86,17 @@ def load_pretrained(cls: type[HookedTransformer], options: LoadOptions, processi
     _adopt(model, family, state, hf_config.num_hidden_layers, device, owned)
     model._report = process(model, processing)
     return model.eval()
+
+
+def _refuse_unknown(options: LoadOptions) -> None:
+    """With a model object nothing goes on to transformers, so that an extra argument can only be a mistake."""
+    if options.hf_model is None:
+        return
+    for name in options.hf_kwargs:
+        known = inspect.signature(HookedTransformer.from_pretrained).parameters
+        raise BadInput(
+            f"from_pretrained has no argument {name!r} that could matter beside hf_model.{nearest(name, known)}"
+        )
 
 
 def default_device() -> torch.device:
@@ -210,6 +223,11 @@ def _load_state(source: str, hf_config: Any, options: LoadOptions) -> dict[str, 
         )
     except OSError as error:
         raise CheckpointError(f"the weights of {options.name!r} cannot be read: {error}") from error
+    except TypeError as error:
+        if options.hf_kwargs:
+            listed = ", ".join(options.hf_kwargs)
+            raise BadInput(f"transformers does not take one of the arguments {listed}: {error}") from error
+        raise
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise WeightMismatch(f"the checkpoint {options.name!r} lacks {len(missing)} tensors: {', '.join(missing[:5])}")
