@@ -4,8 +4,10 @@ Runs are written one at a time; what they have in common is computed once:
 
     1. every source run is recorded once, keeping only the places that somebody takes values from;
     2. a run starts at the first layer it touches, from the residual stream of its prompt without interventions;
-    3. runs on one prompt that start at one layer are stacked along the batch axis, within a memory budget;
-    4. only the positions and tokens that the metric reads are unembedded.
+    3. in a causal model nothing before the first touched position changes: only later positions are computed, and
+       they see the keys and values of the earlier ones as they are in the prompt without interventions;
+    4. runs on one prompt with the same start are stacked along the batch axis, within a memory budget;
+    5. only the positions and tokens that the metric reads are unembedded.
 
 Each of these is exact: the result is that of one full forward pass for each run.
 """
@@ -23,12 +25,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
+from interp_hooks.components.attention import KeyValuePrefix
 from interp_hooks.errors import BadInput, MetricError
 from interp_hooks.hooks import HookPoint
 from interp_hooks.interventions import Intervention, Recording, Run
 from interp_hooks.model import HookedTransformer
 
 MEMORY = 256 * 2**20  # bytes of activations that stacked runs may take at once
+PREFIXES = 4  # first positions are rounded down to so many different ones, so that more runs can be stacked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,11 +69,13 @@ class Readout:
             logits = _gather(logits, self.positions(run))[:, 0]
         return logits if self.tokens is None else logits.gather(-1, self._tokens(logits))
 
-    def read(self, model: HookedTransformer, stream: Float[Tensor, "rows pos d_model"], run: Run) -> Tensor:
-        """The same from the final residual stream of one or several copies of the run's prompts, stacked."""
+    def read(
+        self, model: HookedTransformer, stream: Float[Tensor, "rows pos d_model"], run: Run, first: int = 0
+    ) -> Tensor:
+        """The same from the final stream, from position `first` on, of copies of the run's prompts, stacked."""
         copies = len(stream) // len(run.tokens)
         if self.pos is not None:
-            stream = _gather(stream, self.positions(run).repeat(copies, 1))
+            stream = _gather(stream, (self.positions(run) - first).repeat(copies, 1))
         normalized = model.ln_final(stream)
         if self.tokens is None:
             logits = model.unembed(normalized)
@@ -137,7 +143,7 @@ def evaluate(
         raise BadInput("expected at least one run, got none")
     metric = metric.on(model) if isinstance(metric, Metric) else metric
     readout, score = (metric.readout, metric.score) if isinstance(metric, Metric) else (Readout(), metric)
-    recordings = _record(model, runs)
+    recordings = _record(model, runs, readout)
     scores: dict[int, Tensor] = {}
     with tqdm(total=len(runs), disable=not progress, unit="run") as bar:
         for places in _batches(model, runs, readout, max_memory):
@@ -176,6 +182,22 @@ def _start(model: HookedTransformer, run: Run) -> int:
     return min((_layer(model, one.site.hook) for one in run.interventions), default=model.cfg.n_layers)
 
 
+def _first_position(model: HookedTransformer, run: Run, readout: Readout) -> int:
+    """A position before which nothing that a run changes or is read for can stand."""
+    if readout.pos is None or model.cfg.attention_dir != "causal" or _start(model, run) == model.cfg.n_layers:
+        return 0
+    length = run.tokens.shape[1]
+    touched = [one.site.first_position(model.points(one.site.hook)[0], length) for one in run.interventions]
+    step = -(-length // PREFIXES)
+    return max(0, min(*touched, int(readout.positions(run).min()), length - 1)) // step * step
+
+
+def _key_value_names(model: HookedTransformer, layer: int) -> tuple[str, str]:
+    """The hooks that show keys, as queries meet them, and values."""
+    keys = "hook_k" if model.rotary is None else "hook_rot_k"
+    return f"blocks.{layer}.attn.{keys}", f"blocks.{layer}.attn.hook_v"
+
+
 def _stream_name(model: HookedTransformer, layer: int) -> str:
     """The hook that shows the stream as it enters a layer."""
     last = model.cfg.n_layers - 1
@@ -191,7 +213,7 @@ def _batches(model: HookedTransformer, runs: Sequence[Run], readout: Readout, ma
     """Which runs to compute together: the same prompt and start, as many as fit."""
     groups: dict[Any, list[int]] = defaultdict(list)
     for place, run in enumerate(runs):
-        groups[run.prompt_key, _start(model, run)].append(place)
+        groups[run.prompt_key, _start(model, run), _first_position(model, run, readout)].append(place)
     for places in groups.values():
         together = max(1, int(max_memory // _bytes(model, [runs[place] for place in places], readout)))
         for first in range(0, len(places), together):
@@ -211,7 +233,7 @@ def _bytes(model: HookedTransformer, runs: Sequence[Run], readout: Readout) -> i
 # ------------------------------------------------------------------------------------------------ recording, running
 
 
-def _record(model: HookedTransformer, runs: Sequence[Run]) -> dict[Any, Recording]:
+def _record(model: HookedTransformer, runs: Sequence[Run], readout: Readout) -> dict[Any, Recording]:
     """For every source run, and every prompt left alone, the activations that `runs` need of it."""
     wanted: dict[Any, tuple[Run, set[str]]] = {}
 
@@ -229,6 +251,10 @@ def _record(model: HookedTransformer, runs: Sequence[Run]) -> dict[Any, Recordin
             want_sources(intervention)
         if (start := _start(model, run)) >= 0:
             want(_unchanged(run), _stream_name(model, start))
+        if _first_position(model, run, readout):
+            for layer in range(max(start, 0), model.cfg.n_layers):
+                for name in _key_value_names(model, layer):
+                    want(_unchanged(run), name)
     recordings: dict[Any, Recording] = {}
     for key, (run, hooks) in wanted.items():  # what a run needs was wanted, and so stands, before it
         last = max(_layer(model, hook) for hook in hooks)
@@ -248,23 +274,34 @@ def _execute(
     model: HookedTransformer, runs: Sequence[Run], recordings: Mapping[Any, Recording], readout: Readout
 ) -> Tensor:
     """What `readout` reads of runs on one prompt with one start, stacked along the batch axis."""
-    first, copies, n_layers = runs[0], len(runs), model.cfg.n_layers
-    start = _start(model, first)
-    entering = first.tokens if start < 0 else recordings[_unchanged(first).key][_stream_name(model, start)]
+    run, copies, n_layers = runs[0], len(runs), model.cfg.n_layers
+    start, first = _start(model, run), _first_position(model, run, readout)
+    unchanged = recordings.get(_unchanged(run).key, {})
+
+    def stacked(value: Tensor) -> Tensor:
+        return value.repeat(copies, *[1] * (value.ndim - 1))
+
+    prefix = {
+        layer: KeyValuePrefix(*(stacked(unchanged[name][:, :first]) for name in _key_value_names(model, layer)))
+        for layer in (range(max(start, 0), n_layers) if first else ())
+    }
     arguments: dict[str, Any] = {
         "start_at_layer": None if start < 0 else start,
-        "attention_mask": None if first.attention_mask is None else first.attention_mask.repeat(copies, 1),
+        "attention_mask": None if run.attention_mask is None else stacked(run.attention_mask),
+        "prefix": prefix,
+        "fwd_hooks": _hooks(runs, recordings, first),
     }
-    stacked = entering.repeat(copies, *[1] * (entering.ndim - 1))
-    hooks = _hooks(runs, recordings)
-    if any(_layer(model, hook) == n_layers for hook, _ in hooks):
-        logits = model.run_with_hooks(stacked, fwd_hooks=hooks, **arguments)
-        return torch.cat([readout.select(one, first) for one in logits.chunk(copies)])
-    stream = model.run_with_hooks(stacked, fwd_hooks=hooks, stop_at_layer=n_layers, **arguments)
-    return readout.read(model, stream, first)
+    entering = stacked((run.tokens if start < 0 else unchanged[_stream_name(model, start)])[:, first:])
+    if any(_layer(model, one.site.hook) == n_layers for run in runs for one in run.interventions):
+        logits = model.run_with_hooks(entering, **arguments)
+        return torch.cat([readout.select(one, run) for one in logits.chunk(copies)])
+    stream = model.run_with_hooks(entering, stop_at_layer=n_layers, **arguments)
+    return readout.read(model, stream, run, first)
 
 
-def _hooks(runs: Sequence[Run], recordings: Mapping[Any, Recording]) -> list[tuple[str, Callable[..., Tensor]]]:
+def _hooks(
+    runs: Sequence[Run], recordings: Mapping[Any, Recording], first: int = 0
+) -> list[tuple[str, Callable[..., Tensor]]]:
     """One hook function for each place that is touched, which serves all the stacked runs."""
     by_hook: dict[str, list[tuple[int, Intervention]]] = defaultdict(list)
     for row, run in enumerate(runs):
@@ -275,7 +312,7 @@ def _hooks(runs: Sequence[Run], recordings: Mapping[Any, Recording]) -> list[tup
         def write(value: Tensor, hook: HookPoint) -> Tensor:
             rows = value.chunk(len(runs))
             for row, intervention in touched:
-                intervention.write(rows[row], hook, recordings)
+                intervention.write(rows[row], hook, recordings, first)
             return value
 
         return write

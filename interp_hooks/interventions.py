@@ -30,6 +30,7 @@ from interp_hooks.names import get_act_name
 
 Index = int | Sequence[int] | Tensor
 Recording = Mapping[str, Tensor]
+POSITIONS = ("pos", "query")  # the axes along which a causal model never looks back from the future
 Prompts = str | Sequence[str] | Tensor
 
 
@@ -43,8 +44,8 @@ class Site:
     hook: str
     select: Mapping[str, Index] = field(default_factory=dict)
 
-    def index(self, point: HookPoint, value: Tensor) -> tuple[Any, ...]:
-        """What to index `value` with.
+    def index(self, point: HookPoint, value: Tensor, first: int = 0) -> tuple[Any, ...]:
+        """What to index `value` with, whose positions begin at `first`.
 
         Raises:
             BadInput: an axis that the hook does not have, or an index outside it.
@@ -54,17 +55,32 @@ class Site:
             if axis not in point.axes:
                 raise BadInput(f"{point.name} has the axes {', '.join(point.axes)}; there is no {axis!r} to select")
             dim = point.axes.index(axis)
-            self._check_range(point, axis, wanted, value.shape[dim])
+            skipped = first if axis in POSITIONS else 0
+            self._check_range(point, axis, wanted, value.shape[dim] + skipped)
             if isinstance(wanted, Tensor):
                 if wanted.shape != value.shape[:1]:
                     raise BadInput(
                         f"{axis}= must be an int, a list, or a tensor of one index for each of {len(value)} prompts; "
                         f"got shape {list(wanted.shape)}"
                     )
-                wanted = wanted.to(value.device)
                 index[0] = torch.arange(len(value), device=value.device)
-            index[dim] = wanted if isinstance(wanted, int | Tensor) else list(wanted)
+            index[dim] = self._after(wanted, skipped)
         return tuple(index)
+
+    @staticmethod
+    def _after(wanted: Index, skipped: int) -> Any:
+        """The same indices once the first `skipped` are left out; negative ones count from the end anyway."""
+        if isinstance(wanted, Tensor):
+            return torch.where(wanted < 0, wanted, wanted - skipped)
+        if isinstance(wanted, int):
+            return wanted if wanted < 0 else wanted - skipped
+        return [one if one < 0 else one - skipped for one in wanted]
+
+    def first_position(self, point: HookPoint, length: int) -> int:
+        """The first position that is touched, of prompts of `length` tokens."""
+        wanted = next((self.select[axis] for axis in POSITIONS if axis in point.axes and axis in self.select), 0)
+        listed = [wanted] if isinstance(wanted, int) else [int(one) for one in wanted]
+        return min((one + length if one < 0 else one for one in listed), default=0)
 
     @staticmethod
     def _check_range(point: HookPoint, axis: str, wanted: Index, size: int) -> None:
@@ -168,13 +184,13 @@ class Intervention:
     def key(self) -> tuple[Any, ...]:
         return (self.site.key, _key(self.source))
 
-    def write(self, value: Tensor, point: HookPoint, recordings: Mapping[Any, Recording]) -> None:
-        """Change `value` in place.
+    def write(self, value: Tensor, point: HookPoint, recordings: Mapping[Any, Recording], first: int = 0) -> None:
+        """Change `value`, whose positions begin at `first`, in place.
 
         Raises:
             BadInput: the site does not fit, or the source has another shape there (prompts of other lengths).
         """
-        index = self.site.index(point, value)
+        index = self.site.index(point, value, first)
         if isinstance(self.source, int | float):
             value[index] = self.source
             return
@@ -182,7 +198,7 @@ class Intervention:
         if isinstance(self.source, Tensor):
             new = self.source.to(value)
         else:
-            new = self._elsewhere(point, recordings, value)[index]
+            new = self._elsewhere(point, recordings, value, first)[index]
         try:
             value[index] = new.expand_as(place)
         except RuntimeError as error:
@@ -190,7 +206,8 @@ class Intervention:
                 f"the source for {point.name} has shape {list(new.shape)}, the place it goes to {list(place.shape)}"
             ) from error
 
-    def _elsewhere(self, point: HookPoint, recordings: Mapping[Any, Recording], value: Tensor) -> Tensor:
+    def _elsewhere(self, point: HookPoint, recordings: Mapping[Any, Recording], value: Tensor, first: int) -> Tensor:
+        """The source's activation at this point, from position `first` on."""
         run = self.source_run
         if run is None:
             recording = self.source
@@ -198,6 +215,9 @@ class Intervention:
             other = recording[point.name].to(value.device)
         else:
             other = self.source.recorded_value(recordings[run.key][point.name], point)  # type: ignore[union-attr]
+        along = next((dim for dim, axis in enumerate(point.axes) if axis in POSITIONS), None)
+        if along is not None and other.shape[along] == value.shape[along] + first:
+            other = other.narrow(along, first, value.shape[along])
         if other.shape != value.shape and not isinstance(self.source, Mean):
             raise BadInput(
                 f"cannot patch {point.name}: the source has {point.describe(other)}, the run {point.describe(value)}. "

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from interp_hooks.cache import ActivationCache
-from interp_hooks.components.attention import Visibility
+from interp_hooks.components.attention import KeyValuePrefix, Visibility
 from interp_hooks.components.block import TransformerBlock
 from interp_hooks.components.embed import Embed, Unembed
 from interp_hooks.components.norm import NoNorm, Norm, norm
@@ -192,6 +192,7 @@ class HookedTransformer(HookedRootModule, StackedWeights):
         attention_mask: Tensor | None = None,
         stop_at_layer: int | None = None,
         logits_pos: int | Sequence[int] | Tensor | None = None,
+        prefix: Mapping[int, KeyValuePrefix] | None = None,
     ) -> Any:
         """One pass over text, token ids [batch, pos], or, with `start_at_layer`, a stream [batch, pos, d_model].
 
@@ -200,6 +201,8 @@ class HookedTransformer(HookedRootModule, StackedWeights):
         [batch, pos] is 1 for real tokens: padding is neither seen nor counted as a position. `stop_at_layer` returns
         the stream that would enter that layer. `logits_pos` unembeds only some positions: one, a list for all rows,
         or a tensor [batch, n] of each row's own. `tokens` are what a pass that starts at a layer reads, for the loss.
+        `prefix` gives keys and values of earlier tokens, by layer: the input then holds the tokens after them, and
+        `attention_mask` covers both.
 
         Raises:
             BadInput: tokens, layers, positions or masks that do not fit the model.
@@ -209,20 +212,20 @@ class HookedTransformer(HookedRootModule, StackedWeights):
             raise BadInput(f"return_type must be 'logits', 'loss', 'both' or None, got {return_type!r}")
         start = 0 if start_at_layer is None else self._layer("start_at_layer", start_at_layer)
         stop = self.cfg.n_layers if stop_at_layer is None else self._layer("stop_at_layer", stop_at_layer)
+        past = 0 if not prefix else next(iter(prefix.values())).keys.shape[1]
         if start_at_layer is None:
-            prompt = self._read(input, prepend_bos, padding_side, attention_mask)
-            residual = None
+            prompt = self._read(input, prepend_bos, padding_side, attention_mask, past)
+            positions = self._positions(prompt.real, past, prompt.tokens)
+            residual = self._embed(prompt.tokens, positions)
         else:
             residual = self._checked_residual(input)
-            prompt = Prompt(tokens, self._real(attention_mask, residual.shape[:2]))
-        positions = self._positions(prompt.real, prompt.tokens if residual is None else residual)
-        if residual is None:
-            residual = self._embed(prompt.tokens, positions)
+            prompt = Prompt(tokens, self._real(attention_mask, residual.shape, past))
+            positions = self._positions(prompt.real, past, residual)
         rotation = None if self.rotary is None else self.rotary(positions, residual.dtype)
-        causal = self.cfg.attention_dir == "causal"
-        visibility = Visibility(residual.shape[1], causal, prompt.real, residual.device)
-        for block in self.blocks[start:stop]:
-            residual = block(residual, rotation, visibility)
+        pos, causal = residual.shape[1], self.cfg.attention_dir == "causal"
+        visibility = Visibility(pos, past + pos, causal, prompt.real, residual.device)
+        for layer in range(start, stop):
+            residual = self.blocks[layer](residual, rotation, visibility, prefix[layer] if prefix else None)
         if stop_at_layer is not None:
             return residual
         return self._read_out(residual, prompt, return_type, loss_per_token, logits_pos)
@@ -257,7 +260,8 @@ class HookedTransformer(HookedRootModule, StackedWeights):
             return logits
         if prompt.tokens is None:
             raise BadInput("a loss needs the tokens: pass tokens= beside start_at_layer")
-        loss = lm_cross_entropy_loss(logits, prompt.tokens, prompt.real, loss_per_token)
+        real = None if prompt.real is None else prompt.real[:, -prompt.tokens.shape[1] :]
+        loss = lm_cross_entropy_loss(logits, prompt.tokens, real, loss_per_token)
         return loss if return_type == "loss" else Output(logits, loss)
 
     def _rows_at(self, where: int | Sequence[int] | Tensor, like: Tensor) -> Int[Tensor, "batch n"]:
@@ -275,7 +279,9 @@ class HookedTransformer(HookedRootModule, StackedWeights):
             raise BadInput(f"position {index.flatten().tolist()} is out of range for prompts of {length} tokens")
         return (index % length).expand(batch, -1)
 
-    def _read(self, input: Any, prepend_bos: Any, padding_side: Any, attention_mask: Tensor | None) -> Prompt:
+    def _read(
+        self, input: Any, prepend_bos: Any, padding_side: Any, attention_mask: Tensor | None, past: int
+    ) -> Prompt:
         """Text or token ids, checked, on the model's device."""
         if isinstance(input, str) or (isinstance(input, Sequence) and input and isinstance(input[0], str)):
             encoded = self.text.encode(input, prepend_bos, padding_side)
@@ -284,11 +290,10 @@ class HookedTransformer(HookedRootModule, StackedWeights):
         else:
             tokens = self._checked_tokens(input)
             real = self.text.real_tokens(tokens) if attention_mask is None else None
-        if tokens.shape[1] > self.cfg.n_ctx:
-            raise BadInput(
-                f"the prompt has {tokens.shape[1]} tokens, but this model reads at most n_ctx={self.cfg.n_ctx}"
-            )
-        return Prompt(tokens, real if attention_mask is None else self._real(attention_mask, tokens.shape))
+        length = past + tokens.shape[1]
+        if length > self.cfg.n_ctx:
+            raise BadInput(f"the prompt has {length} tokens, but this model reads at most n_ctx={self.cfg.n_ctx}")
+        return Prompt(tokens, real if attention_mask is None else self._real(attention_mask, tokens.shape, past))
 
     def _checked_tokens(self, input: Any) -> Int[Tensor, "batch pos"]:
         if not isinstance(input, Tensor) or input.is_floating_point() or input.dtype == torch.bool:
@@ -310,23 +315,26 @@ class HookedTransformer(HookedRootModule, StackedWeights):
             )
         return input
 
-    def _real(self, attention_mask: Tensor | None, shape: Sequence[int]) -> Bool[Tensor, "batch pos"] | None:
+    def _real(self, attention_mask: Tensor | None, shape: Sequence[int], past: int) -> Bool[Tensor, "batch key"] | None:
         """The mask as booleans, or None if nothing is padding."""
         if attention_mask is None:
             return None
-        if tuple(attention_mask.shape) != tuple(shape):
-            raise BadInput(f"attention_mask must be [batch, pos] = {list(shape)}, got {list(attention_mask.shape)}")
+        expected = [shape[0], past + shape[1]]
+        if list(attention_mask.shape) != expected:
+            raise BadInput(f"attention_mask must be [batch, pos] = {expected}, got {list(attention_mask.shape)}")
         real = attention_mask.to(self.device).bool()
         if not bool(real.any(dim=1).all()):
             raise BadInput("attention_mask leaves a row without any real token")
         return None if bool(real.all()) else real
 
-    def _positions(self, real: Bool[Tensor, "batch pos"] | None, like: Tensor | None) -> Int[Tensor, "rows pos"]:
+    def _positions(
+        self, real: Bool[Tensor, "batch key"] | None, past: int, like: Tensor | None
+    ) -> Int[Tensor, "rows pos"]:
         """Where each token stands among the real ones; one row for all prompts if nothing is padding."""
         if real is not None:
-            return (real.long().cumsum(1) - 1).clamp(min=0)
+            return (real.long().cumsum(1) - 1).clamp(min=0)[:, past:]
         assert like is not None
-        return torch.arange(like.shape[1], device=self.device)[None]
+        return torch.arange(past, past + like.shape[1], device=self.device)[None]
 
     def _layer(self, argument: str, layer: int) -> int:
         """A layer as 0..n_layers; negative counts from the end."""

@@ -6,6 +6,7 @@ Scores and patterns (the only tensors of size pos x pos) are made only while hoo
 """
 
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,23 +25,39 @@ from interp_hooks.config import HookedTransformerConfig
 from interp_hooks.hooks import HookPoint
 
 
+class KeyValuePrefix(NamedTuple):
+    """Keys (rotated) and values of earlier tokens in one layer, which the queries of this pass see too."""
+
+    keys: Float[Tensor, "batch past head d_head"]
+    values: Float[Tensor, "batch past head d_head"]
+
+
 class Visibility:
     """Which keys each query sees. The dense mask is made at most once a pass, and only if a kernel needs it.
 
-    A padding query sees itself, so that every row of every pattern sums to one.
+    The queries are the last `queries` of `keys` tokens; `real` tells which tokens are no padding. A padding query sees
+    itself, so that every row of every pattern sums to one.
     """
 
-    def __init__(self, length: int, causal: bool, real: Bool[Tensor, "batch pos"] | None, device: torch.device) -> None:
-        self.length, self.causal, self.real, self.device = length, causal, real, device
+    def __init__(
+        self, queries: int, keys: int, causal: bool, real: Bool[Tensor, "batch key"] | None, device: torch.device
+    ) -> None:
+        self.queries, self.keys, self.causal, self.real, self.device = queries, keys, causal, real, device
+
+    @property
+    def needs_mask(self) -> bool:
+        """Whether a kernel that knows "causal" and "everything" needs the dense mask."""
+        return self.real is not None or (self.causal and self.queries != self.keys)
 
     @cached_property
     def dense(self) -> Bool[Tensor, "rows 1 query key"]:
         """True where a query may look."""
-        square = torch.ones(self.length, self.length, dtype=torch.bool, device=self.device)
-        seen = (square.tril() if self.causal else square)[None, None]
+        every = torch.ones(self.queries, self.keys, dtype=torch.bool, device=self.device)
+        past = self.keys - self.queries
+        seen = (every.tril(past) if self.causal else every)[None, None]
         if self.real is None:
             return seen
-        itself = torch.eye(self.length, dtype=torch.bool, device=self.device)
+        itself = every.tril(past) & every.triu(past)
         return seen & self.real[:, None, None, :] | itself
 
 
@@ -71,7 +88,11 @@ class Attention(nn.Module):
         self.hook_result = HookPoint("batch pos head d_model", collected=False, head=heads, d_model=d_model)
 
     def forward(
-        self, inputs: tuple[Tensor, Tensor, Tensor], rotation: Rotation | None, visibility: Visibility
+        self,
+        inputs: tuple[Tensor, Tensor, Tensor],
+        rotation: Rotation | None,
+        visibility: Visibility,
+        prefix: KeyValuePrefix | None = None,
     ) -> Float[Tensor, "batch pos d_model"]:
         """`inputs` are what queries, keys and values read, normalized: one stream each, or one per head."""
         q = self.hook_q(read_per_head(inputs[0], self.W_Q, self.b_Q))
@@ -80,6 +101,8 @@ class Attention(nn.Module):
         if rotation is not None:
             q = self.hook_rot_q(rotate(q, rotation, self.rotary_adjacent_pairs))
             k = self.hook_rot_k(rotate(k, rotation, self.rotary_adjacent_pairs))
+        if prefix is not None:
+            k, v = torch.cat((prefix.keys, k), dim=1), torch.cat((prefix.values, v), dim=1)
         explicit = self.hook_attn_scores.hooked or self.hook_pattern.hooked
         z = self.hook_z((self._explicit if explicit else self._fused)(q, k, v, visibility))
         if self.hook_result.hooked:
@@ -88,7 +111,7 @@ class Attention(nn.Module):
         return write_per_head(z, self.W_O, self.b_O)
 
     def _fused(self, q: Tensor, k: Tensor, v: Tensor, visibility: Visibility) -> Float[Tensor, "batch pos head d_head"]:
-        masked = visibility.real is not None
+        masked = visibility.needs_mask
         z = F.scaled_dot_product_attention(
             q.transpose(1, 2),
             k.transpose(1, 2),

@@ -11,7 +11,7 @@ with a head axis that exists only while hooked.
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from interp_hooks.components.attention import Attention, Visibility
+from interp_hooks.components.attention import Attention, KeyValuePrefix, Visibility
 from interp_hooks.components.mlp import MLP, GatedMLP
 from interp_hooks.components.norm import norm
 from interp_hooks.components.positions import Rotation
@@ -45,10 +45,14 @@ class TransformerBlock(nn.Module):
         self.hook_resid_post = HookPoint("batch pos d_model", d_model=d_model)
 
     def forward(
-        self, resid_pre: Float[Tensor, "batch pos d_model"], rotation: Rotation | None, visibility: Visibility
+        self,
+        resid_pre: Float[Tensor, "batch pos d_model"],
+        rotation: Rotation | None,
+        visibility: Visibility,
+        prefix: KeyValuePrefix | None = None,
     ) -> Float[Tensor, "batch pos d_model"]:
         resid_pre = self.hook_resid_pre(resid_pre)
-        attn_out = self.hook_attn_out(self.attn(self._attention_inputs(resid_pre), rotation, visibility))
+        attn_out = self.hook_attn_out(self.attn(self._attention_inputs(resid_pre), rotation, visibility, prefix))
         resid_mid = resid_pre + attn_out
         if self.attn_only:
             return self.hook_resid_post(resid_mid)
