@@ -27,16 +27,24 @@ SliceInput = int | tuple[int, ...] | Sequence[int] | Tensor | slice | None
 
 
 def take(tensor: Tensor, where: SliceInput, dim: int) -> Tensor:
-    """Index one axis: an int drops it, a tuple is a slice, a list, array or tensor picks, None takes all."""
+    """Index one axis: an int drops it, a tuple is a slice, a list, array or tensor picks, None takes all.
+
+    Raises:
+        BadInput: an index outside the axis.
+    """
     if where is None:
         return tensor
+    size = tensor.shape[dim]
     if isinstance(where, tuple):
         where = slice(*where)
     if isinstance(where, slice):
-        where = range(*where.indices(tensor.shape[dim]))
+        where = range(*where.indices(size))
+    listed = [where] if isinstance(where, int) else [int(one) for one in where]
+    if outside := [one for one in listed if not -size <= one < size]:
+        raise BadInput(f"position (or prompt) {outside[0]} is out of range for an axis of {size}")
     if isinstance(where, int):
         return tensor.select(dim, where)
-    return tensor.index_select(dim, torch.as_tensor(list(where), device=tensor.device))
+    return tensor.index_select(dim, torch.tensor(listed, device=tensor.device) % size)
 
 
 def normalize(
@@ -74,13 +82,18 @@ class ActivationCache(Mapping[str, Tensor]):
     def _full_name(self, key: Any) -> str:
         if isinstance(key, str):
             return get_act_name(key)
+        if not (isinstance(key, tuple) and 2 <= len(key) <= 3 and isinstance(key[0], str)):
+            raise UnknownHook(f"a key is a hook name or (name, layer) or (name, layer, sublayer), got {key!r}")
         name, layer, *kind = key
         if isinstance(layer, int) and layer < 0:
             layer += self.model.cfg.n_layers
         return get_act_name(name, layer, kind[0] if kind else None)
 
     def __contains__(self, key: object) -> bool:
-        return key in self.cache_dict or (isinstance(key, str | tuple) and self._full_name(key) in self.cache_dict)
+        try:
+            return key in self.cache_dict or self._full_name(key) in self.cache_dict
+        except (UnknownHook, TypeError):
+            return False
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.cache_dict)
@@ -112,13 +125,15 @@ class ActivationCache(Mapping[str, Tensor]):
         self.has_batch_dim = False
         return self
 
-    def _layer(self, layer: int | None) -> int:
+    def _layer(self, layer: int | None, mlp_input: bool = False) -> int:
         """How many layers count: None and -1 are all of them."""
-        n_layers = self.model.cfg.n_layers
+        n_layers: int = self.model.cfg.n_layers
         if layer is None or layer == -1:
-            return n_layers
+            layer = n_layers
         if not 0 <= layer <= n_layers:
             raise BadInput(f"layer must be 0..{n_layers}, or -1 or None for the whole model, got {layer}")
+        if mlp_input and (layer == n_layers or self.model.cfg.attn_only):
+            raise BadInput(f"mlp_input=True needs a layer 0..{n_layers - 1} that has an MLP, got layer {layer}")
         return layer
 
     @property
@@ -143,7 +158,7 @@ class ActivationCache(Mapping[str, Tensor]):
         """
         if mode not in ("all", "attn", "mlp"):
             raise BadInput(f"mode must be 'all', 'attn' or 'mlp', got {mode!r}")
-        layer = self._layer(layer)
+        layer = self._layer(layer, mlp_input)
         parts: dict[str, Tensor] = {}
         if incl_embeds:
             names = {"embed": "hook_embed", "pos_embed": "hook_pos_embed"}
@@ -171,7 +186,7 @@ class ActivationCache(Mapping[str, Tensor]):
         Labels are "0_pre", "0_mid" (with `incl_mid`), ... and "final_post". With `apply_ln` each stream goes through
         the norm that reads `layer`, whose statistics are recomputed for it, gain and bias included.
         """
-        layer = self._layer(layer)
+        layer = self._layer(layer, mlp_input)
         mids = incl_mid and "blocks.0.hook_resid_mid" in self.model.hook_dict
         streams: dict[str, Tensor] = {}
         for at in range(layer):
@@ -255,7 +270,7 @@ class ActivationCache(Mapping[str, Tensor]):
         since it belongs to no part. `pos_slice` and `batch_slice` are the slices that the stack already went through.
         `recompute_ln` gives each part the statistics that it would have by itself.
         """
-        layer = self._layer(layer)
+        layer = self._layer(layer, mlp_input)
         norm = self.model.norm_reading(layer, mlp_input)
         if self.model.cfg.normalization_type is None:
             return residual_stack
@@ -280,7 +295,7 @@ class ActivationCache(Mapping[str, Tensor]):
         batch_slice: SliceInput = None,
         has_batch_dim: bool = True,
         include_bias: bool = False,
-    ) -> Float[Tensor, "part ..."]:
+    ) -> Float[Tensor, "row ..."]:
         """The direct effect of every part of the final stream on a logit, or on a difference of two logits.
 
         `tokens` (and `incorrect_tokens`) are a token, a string, one per prompt, or a tensor [batch, pos]. The effects

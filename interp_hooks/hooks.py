@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from interp_hooks.errors import BadHookValue, HookDidNotFire, UnknownHook, nearest
+from interp_hooks.errors import BadHookValue, BadInput, HookDidNotFire, UnknownHook, nearest
 from interp_hooks.names import get_act_name
 
 if TYPE_CHECKING:
@@ -33,12 +33,15 @@ Attached = tuple[NameFilter, list["Hook"]]
 
 
 class Hook:
-    """One attached function; `remove()` takes exactly this one away. `fired` counts its calls."""
+    """One attached function; `remove()` takes exactly this one away.
+
+    `reached` counts the passes that came by: a forward function was called then, a backward one will be.
+    """
 
     def __init__(self, point: HookPoint, fn: HookFn, direction: Direction, is_permanent: bool, watches: bool) -> None:
         self.point, self.fn, self.direction = point, fn, direction
         self.is_permanent, self.watches = is_permanent, watches
-        self.fired = 0
+        self.reached = 0
 
     def remove(self) -> None:
         if self in self.point.hooks:
@@ -46,7 +49,6 @@ class Hook:
 
     def __call__(self, value: Tensor) -> Tensor:
         """The value after this function: a watcher sees the tensor itself, anybody else gets a copy."""
-        self.fired += 1
         if self.watches:
             self.fn(value, hook=self.point)
             return value
@@ -93,6 +95,7 @@ class HookPoint(nn.Module):
     def _run(self, value: Tensor) -> Tensor:
         backward = []
         for hook in tuple(self.hooks):
+            hook.reached += 1
             if hook.direction == "fwd":
                 value = hook(value)
             else:
@@ -100,7 +103,7 @@ class HookPoint(nn.Module):
         return self._listen_to_gradient(value, backward) if backward else value
 
     def _listen_to_gradient(self, value: Tensor, backward: list[Hook]) -> Tensor:
-        if not value.requires_grad:
+        if not (value.requires_grad and torch.is_grad_enabled()):
             if all(hook.watches for hook in backward):
                 return value
             raise HookDidNotFire(
@@ -252,7 +255,8 @@ class HookedRootModule(nn.Module):
         found = self.hook_dict.get(name) or self.hook_dict.get(get_act_name(name))
         if found is None:
             raise UnknownHook(
-                f"there is no hook point {name!r}.{nearest(name, self.hook_dict)} hook_table() lists all of them."
+                f"there is no hook point {name!r}.{nearest(get_act_name(name), self.hook_dict)} "
+                "hook_table() lists all of them."
             )
         return found
 
@@ -377,12 +381,17 @@ class HookedRootModule(nn.Module):
         Raises:
             UnknownHook: the filter selects nothing.
             HookDidNotFire: this pass did not come by something that was named.
+            BadInput: `remove_batch_dim` with several prompts.
         """
         stored: dict[str, Tensor] = {}
 
         def kept(value: Tensor) -> Tensor:
             value = value.detach().to(device) if device is not None else value.detach()
-            return value[0] if remove_batch_dim else value
+            if not remove_batch_dim:
+                return value
+            if value.shape[0] != 1:
+                raise BadInput(f"the batch axis can only be removed from a single prompt, got {value.shape[0]}")
+            return value[0]
 
         def keep(value: Tensor, hook: HookPoint) -> None:
             stored[hook.name] = kept(value)
@@ -407,9 +416,8 @@ class HookedRootModule(nn.Module):
 
 def _check_fired(attached: list[Attached]) -> None:
     for wanted, hooks in attached:
-        forward = [hook for hook in hooks if hook.direction == "fwd"]
-        if forward and not any(hook.fired for hook in forward):
-            named = wanted if isinstance(wanted, str) else ", ".join(hook.point.name for hook in forward[:3])
+        if not any(hook.reached for hook in hooks):
+            named = wanted if isinstance(wanted, str) else ", ".join(hook.point.name for hook in hooks[:3])
             raise HookDidNotFire(
                 f"the forward pass never came by {named}: it started after that point or stopped before it; "
                 "check start_at_layer, stop_at_layer and return_type"

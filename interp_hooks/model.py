@@ -212,6 +212,8 @@ class HookedTransformer(HookedRootModule, StackedWeights):
             raise BadInput(f"return_type must be 'logits', 'loss', 'both' or None, got {return_type!r}")
         start = 0 if start_at_layer is None else self._layer("start_at_layer", start_at_layer)
         stop = self.cfg.n_layers if stop_at_layer is None else self._layer("stop_at_layer", stop_at_layer)
+        if start > stop:
+            raise BadInput(f"start_at_layer={start_at_layer} comes after stop_at_layer={stop_at_layer}")
         past = 0 if not prefix else next(iter(prefix.values())).keys.shape[1]
         if start_at_layer is None:
             prompt = self._read(input, prepend_bos, padding_side, attention_mask, past)
@@ -289,7 +291,7 @@ class HookedTransformer(HookedRootModule, StackedWeights):
             tokens = encoded.tokens.to(self.device)
         else:
             tokens = self._checked_tokens(input)
-            real = self.text.real_tokens(tokens) if attention_mask is None else None
+            real = self.text.real_tokens(tokens, padding_side) if attention_mask is None else None
         length = past + tokens.shape[1]
         if length > self.cfg.n_ctx:
             raise BadInput(f"the prompt has {length} tokens, but this model reads at most n_ctx={self.cfg.n_ctx}")
@@ -313,6 +315,8 @@ class HookedTransformer(HookedRootModule, StackedWeights):
             raise BadInput(
                 f"start_at_layer needs a residual stream [batch, pos, d_model={self.cfg.d_model}] as input, got {came}"
             )
+        if input.dtype != self.dtype:
+            raise BadInput(f"the residual stream is {input.dtype}, but this model computes in {self.dtype}")
         return input
 
     def _real(self, attention_mask: Tensor | None, shape: Sequence[int], past: int) -> Bool[Tensor, "batch key"] | None:
@@ -369,12 +373,12 @@ class HookedTransformer(HookedRootModule, StackedWeights):
         Raises:
             UnknownHook: the filter selects nothing.
             HookDidNotFire: this pass did not come by something that was named.
+            BadInput: `remove_batch_dim` with several prompts.
         """
-        output, stored = super().run_with_cache(*args, names_filter=names_filter, **kwargs)
-        cache = ActivationCache(stored, self)
-        if remove_batch_dim:
-            cache.remove_batch_dim()
-        return output, cache if return_cache_object else cache.cache_dict
+        output, stored = super().run_with_cache(
+            *args, names_filter=names_filter, remove_batch_dim=remove_batch_dim, **kwargs
+        )
+        return output, ActivationCache(stored, self, not remove_batch_dim) if return_cache_object else stored
 
     def _collect(self, names: Sequence[str], collected: bool) -> None:
         for point in self.hook_points():

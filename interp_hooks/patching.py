@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from typing import Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -45,17 +44,7 @@ __all__ = [
 ]
 
 
-class ActPatch(Protocol):
-    """One of the functions below."""
-
-    def __call__(
-        self,
-        model: HookedTransformer,
-        corrupted_tokens: Int[Tensor, "batch pos"],
-        clean_cache: ActivationCache,
-        patching_metric: PatchingMetric,
-        progress: bool = True,
-    ) -> Tensor: ...
+ActPatch = Callable[..., Tensor]
 
 
 def _act_patch(hook: str, *axes: str) -> ActPatch:
@@ -115,7 +104,7 @@ def _every(doc: str, *patches: ActPatch) -> ActPatch:
 
 def _pattern_pos_head(*arguments: object, **options: object) -> Tensor:
     """Patterns by destination, with the axes in the order of the others: [layer, pos, head]."""
-    return get_act_patch_attn_head_pattern_by_pos(*arguments, **options).transpose(1, 2)  # type: ignore[arg-type]
+    return get_act_patch_attn_head_pattern_by_pos(*arguments, **options).transpose(1, 2)
 
 
 get_act_patch_attn_head_all_pos_every = _every(

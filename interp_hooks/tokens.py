@@ -106,12 +106,15 @@ class TextInterface:
             raise TokenError(f"the text {text!r} has no tokens; give some text, or prepend_bos=True")
         return ids
 
-    def real_tokens(self, tokens: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"] | None:
-        """For left-padding models: True from the first token that is not padding on (the BOS counts as real).
+    def real_tokens(
+        self, tokens: Int[Tensor, "batch pos"], padding_side: PaddingSide | None = None
+    ) -> Bool[Tensor, "batch pos"] | None:
+        """For left padding: True from the first token that is not padding on (the BOS counts as real).
 
         Right padding needs no mask in a causal model, so None.
         """
-        if self._tokenizer is None or self.padding_side == "right":
+        side = checked_side(padding_side) if padding_side else self.padding_side
+        if self._tokenizer is None or side == "right":
             return None
         is_pad = tokens == self.pad_id
         leading = is_pad.int().cumprod(dim=1).bool()

@@ -57,17 +57,19 @@ class Norm(nn.Module):
         """Let the hooks see the statistics of a stream whose readers are hooked one by one.
 
         Raises:
-            HookConflict: a hook changed them; the readers have inputs of their own, which the change can't reach.
+            HookConflict: a hook changed them, or waits for their gradient; the readers have inputs of their own, which
+                such a change can't reach.
         """
         if not (self.hook_scale.hooked or self.hook_normalized.hooked):
             return
         centred, scale = self.statistics(x)
         for point, value in ((self.hook_scale, scale), (self.hook_normalized, centred / scale)):
-            if not torch.equal(point(value), value):
+            listening = any(hook.direction == "bwd" and not hook.watches for hook in point.hooks)
+            if listening or not torch.allclose(point(value), value, rtol=0, atol=0, equal_nan=True):
                 raise HookConflict(
-                    f"a hook changed {point.name} in a pass in which a reader's input (hook_q_input, hook_k_input, "
-                    "hook_v_input or hook_attn_in) is hooked too. Each reader then has a stream and statistics of its "
-                    "own; change those inputs, or drop one of the two hooks"
+                    f"a hook changes {point.name}, or waits for its gradient, in a pass in which a reader's input "
+                    "(hook_q_input, hook_k_input, hook_v_input or hook_attn_in) is hooked too. Each reader then has a "
+                    "stream and statistics of its own; hook those inputs, or drop one of the two hooks"
                 )
 
 

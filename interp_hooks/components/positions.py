@@ -43,7 +43,8 @@ class RotaryPositions(nn.Module):
 
     def __init__(self, cfg: HookedTransformerConfig) -> None:
         super().__init__()
-        self.dim, self.base, self.scaling, self.d_head = cfg.rotary_dim, cfg.rotary_base, cfg.rotary_scaling, cfg.d_head
+        self.dim, self.base, self.d_head = cfg.rotary_dim, cfg.rotary_base, cfg.d_head
+        self.scaling = None if cfg.rotary_scaling is None else dict(cfg.rotary_scaling)
 
     def forward(self, positions: Int[Tensor, "rows pos"], dtype: torch.dtype) -> Rotation:
         precise = torch.promote_types(dtype, torch.float32)
@@ -79,7 +80,8 @@ def scaled_frequencies(
         )
     rope = {key: value for key, value in scaling.items() if key != "max_position_embeddings"}
     config = PretrainedConfig()
-    config.head_dim, config.max_position_embeddings = d_head, scaling["max_position_embeddings"]
+    config.head_dim = config.hidden_size = d_head  # some initialisers ask for one, some for the other
+    config.num_attention_heads, config.max_position_embeddings = 1, scaling["max_position_embeddings"]
     config.rope_parameters = rope
     seq_len = int(positions.max()) + 1 if rope_type in DEPENDS_ON_LENGTH else None
     if rope_type == "dynamic" and seq_len <= config.max_position_embeddings:

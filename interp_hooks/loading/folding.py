@@ -75,9 +75,12 @@ def _fold(norm: Norm | NoNorm, readers: list[tuple[Tensor, Tensor, int]]) -> Non
         if norm.b is not None:
             added = weight.movedim(axis, -1).to(_precise(weight)) @ norm.b.to(_precise(weight))
             _edit(bias, lambda b, added=added: b.add_(added))
-        _edit(weight, lambda w, gain=gain: w.mul_(gain))
-        if norm.kind == "LN":
-            _edit(weight, lambda w, axis=axis: w.sub_(w.mean(axis, keepdim=True)))
+
+        def scale(w: Tensor, gain: Tensor = gain, axis: int = axis) -> Tensor:
+            w.mul_(gain)
+            return w.sub_(w.mean(axis, keepdim=True)) if norm.kind == "LN" else w
+
+        _edit(weight, scale)
     norm.kind, norm.w, norm.b = FOLDED[norm.kind], None, None
 
 

@@ -7,7 +7,7 @@ repacked within it, one tensor at a time. A model object that was passed in is l
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -74,7 +74,8 @@ def load_pretrained(cls: type[HookedTransformer], options: LoadOptions, processi
         hf_config = _hf_config(source, options)
         family = family_of(hf_config)
         cfg = _our_config(family, hf_config, options)
-        tokenizer, state = options.tokenizer or _tokenizer(source, options), _load_state(source, hf_config, options)
+        tokenizer = options.tokenizer or _tokenizer(source, options)
+        state = _load_state(source, hf_config, family, options)
     else:
         hf_config = options.hf_model.config
         family = family_of(hf_config, type(options.hf_model).__name__)
@@ -107,7 +108,7 @@ def default_device() -> torch.device:
 def bundled() -> dict[str, Path]:
     """The checkpoints that come with the package, by name."""
     root = Path(str(files("interp_hooks"))) / "pretrained"
-    return {folder.name: folder for folder in sorted(root.iterdir()) if (folder / "config.json").exists()}
+    return {config.parent.name: config.parent for config in sorted(root.glob("*/config.json"))}
 
 
 def locate(name: str) -> str:
@@ -208,7 +209,7 @@ def _tokenizer(source: str, options: LoadOptions) -> Any:
     return AutoTokenizer.from_pretrained(source, revision=options.revision, **_hub_arguments(options))
 
 
-def _load_state(source: str, hf_config: Any, options: LoadOptions) -> dict[str, Tensor]:
+def _load_state(source: str, hf_config: Any, family: Family, options: LoadOptions) -> dict[str, Tensor]:
     """All tensors of the checkpoint, which nobody else holds."""
     from transformers import AutoModelForCausalLM
 
@@ -231,6 +232,7 @@ def _load_state(source: str, hf_config: Any, options: LoadOptions) -> dict[str, 
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise WeightMismatch(f"the checkpoint {options.name!r} lacks {len(missing)} tensors: {', '.join(missing[:5])}")
+    _refuse_leftovers(info["unexpected_keys"], family)
     return dict(hf_model.state_dict())
 
 
@@ -263,16 +265,20 @@ def _adopt(
             moved = moved.clone()
         for name, value in zip(rule.ours, _laid_out(model, rule, moved, sizes), strict=True):
             _assign(model, name, value)
-    left = [name for name in state if not any(re.fullmatch(pattern, name) for pattern in family.ignored_weights)]
-    if left:
-        raise WeightMismatch(
-            f"{family.architecture}: {len(left)} tensors of the checkpoint have no place in the converted model: "
-            f"{', '.join(left[:5])}"
-        )
+    _refuse_leftovers(state, family)
     empty = [name for name, weight in model.named_parameters() if weight.is_meta]
     if empty:
         raise WeightMismatch(f"{family.architecture}: no tensor of the checkpoint fills {', '.join(empty[:5])}")
     model.to(device)  # the config's device follows
+
+
+def _refuse_leftovers(names: Iterable[str], family: Family) -> None:
+    left = [name for name in names if not any(re.fullmatch(pattern, name) for pattern in family.ignored_weights)]
+    if left:
+        raise WeightMismatch(
+            f"{family.architecture}: {len(left)} tensors of the checkpoint have no place in the converted model: "
+            f"{', '.join(sorted(left)[:5])}"
+        )
 
 
 def _fill_absent(model: HookedTransformer, rule: Rule, device: torch.device, dtype: torch.dtype) -> None:

@@ -110,7 +110,10 @@ def _parse(ours: str, theirs: str | None, layer: int | None) -> Rule:
     names = tuple(name.strip().replace("{i}", str(layer)) for name in ours.split(","))
     if theirs is None:
         return Rule(ours=names, theirs=(), optional=True, layer=layer)
-    source, pattern, shares = ([part.strip() for part in theirs.split("|")] + ["", ""])[:3]
+    source, *rest = (part.strip() for part in theirs.split("|"))
+    if len(rest) > 2:
+        raise ValueError(f"rule {theirs!r}: expected 'tensor | pattern | shares'")
+    pattern, shares = [*rest, "", ""][:2]
     return Rule(
         ours=names,
         theirs=tuple(source.removesuffix("?").strip().replace("{i}", str(layer)).split(" or ")),

@@ -1,0 +1,94 @@
+"""The command `interp-hooks`.
+
+Arguments are checked and the place of the output is tried before anything is computed. What the package refuses on
+purpose is one message on stderr and exit code 2; anything else is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+
+from interp_hooks import __version__
+from interp_hooks.errors import InterpHooksError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (default: the process's own) and return the exit code."""
+    arguments = parser().parse_args(argv)
+    try:
+        return arguments.run(arguments)
+    except InterpHooksError as error:
+        print(f"interp-hooks: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interp-hooks: interrupted", file=sys.stderr)
+        return 130
+
+
+def parser() -> argparse.ArgumentParser:
+    whole = argparse.ArgumentParser(
+        prog="interp-hooks", description="Find out which parts of a language model do what."
+    )
+    whole.add_argument("--version", action="version", version=f"interp-hooks {__version__}")
+    commands = whole.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    demo = commands.add_parser(
+        "demo",
+        help="patch a model on indirect object identification and write an HTML report",
+        description="Patch a model on indirect object identification, print the main numbers, and write an HTML report "
+        "that opens offline.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    demo.add_argument("--model", default="ioi-tiny", help="bundled name, folder of a checkpoint, alias or hub id")
+    demo.add_argument("--out", default="report.html", help="file to write")
+    demo.add_argument("--prompts", type=_at_least(1), default=32, help="pairs of prompts to average over")
+    demo.add_argument("--seed", type=_at_least(0), default=0, help="which prompts are drawn")
+    demo.set_defaults(run=_demo)
+    return whole
+
+
+def _at_least(least: int) -> Callable[[str], int]:
+    def whole_number(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r}") from None
+        if number < least:
+            raise argparse.ArgumentTypeError(f"must be at least {least}, got {number}")
+        return number
+
+    return whole_number
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from interp_hooks.viz.report import check_destination
+
+    check_destination(arguments.out)
+    from interp_hooks.demo import ioi_report, summary
+    from interp_hooks.model import HookedTransformer
+
+    model = HookedTransformer.from_pretrained(arguments.model)
+    report = ioi_report(model, prompts=arguments.prompts, seed=arguments.seed, progress=sys.stderr.isatty())
+    _print(summary(report))
+    place = report.write(arguments.out, _command(arguments))
+    _print(f"\nreport: {place}")
+    return 0
+
+
+def _print(text: str) -> None:
+    """Print, with "?" for what the terminal's encoding cannot say."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "replace").decode(encoding))
+
+
+def _command(arguments: argparse.Namespace) -> str:
+    options = {name: str(getattr(arguments, name)) for name in ("model", "prompts", "seed", "out")}
+    return shlex.join(
+        ["interp-hooks", "demo", *(part for name, text in options.items() for part in (f"--{name}", text))]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""How text from outside (tokens, labels, titles) is shown in a figure.
+
+plotly reads tick texts, titles and hover texts as a small HTML, and as TeX between two dollar signs where MathJax is
+loaded; so all of them pass through `escaped`. Tokens also have their whitespace made visible: " Mary" is "·Mary".
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from typing import Any
+
+MOST_TICKS = 64  # more tick labels than this would overlap
+LONGEST_TICK = 16  # characters
+
+_VISIBLE = {" ": "·", "\n": "⏎", "\r": "␍", "\t": "⇥"}
+
+
+def escaped(text: Any) -> str:
+    """The text as plotly shows it literally."""
+    return html.escape(str(text)).replace("$", "&#36;")
+
+
+def visible(token: str) -> str:
+    """The token with whitespace and unprintable characters made visible; not escaped."""
+    if not token:
+        return "∅"
+    return "".join(_VISIBLE.get(char) or (char if char.isprintable() else _code(char)) for char in token)
+
+
+def _code(char: str) -> str:
+    return char.encode("unicode_escape").decode("ascii")
+
+
+def shortened(text: str, longest: int = LONGEST_TICK) -> str:
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def ticks(texts: Sequence[str]) -> dict[str, Any]:
+    """Axis settings that write `texts` at 0, 1, 2, ...: equal ones stay apart, long axes show every n-th."""
+    every = -(-len(texts) // MOST_TICKS) or 1
+    places = range(0, len(texts), every)
+    return dict(
+        tickmode="array",
+        tickvals=list(places),
+        ticktext=[escaped(shortened(texts[place])) for place in places],
+    )

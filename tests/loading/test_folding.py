@@ -1,0 +1,176 @@
+"""Weight processing: what each step leaves behind. That no probability changes is tested in `tests/test_families.py`
+for every family, and here for architectures that no family has."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from interp_hooks import HookedTransformer
+from interp_hooks.errors import ConfigError
+from interp_hooks.loading.folding import STEPS, Processing, process
+from tests.tiny import assert_close, build, log_probs, our_logits
+
+# Processing rearranges float64 sums of a few dozen numbers.
+EXACT = 1e-10
+
+FOLDABLE: dict[str, dict[str, Any]] = {
+    "layer norm": {},
+    "rms": dict(normalization_type="RMS"),
+    "folded": dict(normalization_type="LNPre"),
+    "no norm": dict(normalization_type=None),
+    "attn only": dict(attn_only=True),
+    "gated": dict(gated_mlp=True, normalization_type="RMS"),
+    "parallel": dict(parallel_attn_mlp=True),
+    "grouped rotary": dict(n_key_value_heads=2, positional_embedding_type="rotary", normalization_type="RMS"),
+    "bidirectional": dict(attention_dir="bidirectional"),
+}
+
+
+def only(step: str) -> Processing:
+    return Processing(**{name: name == step for name in STEPS})
+
+
+@pytest.mark.parametrize(
+    ("step", "name"),
+    [
+        (step, name)
+        for step in [*STEPS, "default"]
+        for name in FOLDABLE
+        if not (step.startswith("refactor") and "grouped" in name)
+    ],
+)
+def test_no_probability_changes(step: str, name: str, tokens: Tensor) -> None:
+    model = build(**FOLDABLE[name])
+    before = our_logits(model, tokens)
+    process(model, Processing() if step == "default" else only(step))
+    after = our_logits(model, tokens)
+    assert_close(log_probs(after), log_probs(before), EXACT)
+    if step not in ("center_unembed", "default"):
+        assert_close(after, before, EXACT)
+
+
+@pytest.mark.parametrize("kind", ["LN", "RMS"])
+def test_folded_norms_have_no_parameters(kind: str) -> None:
+    model = build(normalization_type=kind)
+    process(model, only("fold_ln"))
+    assert model.cfg.normalization_type == kind + "Pre"
+    for norm in (model.blocks[0].ln1, model.blocks[1].ln2, model.ln_final):
+        assert norm.w is None
+        assert norm.b is None
+    assert not [name for name, _ in model.named_parameters() if name.endswith((".w", ".b"))]
+
+
+def test_folding_centres_what_reads_a_layer_norm() -> None:
+    """LayerNorm gives mean zero, so the mean of a reader over d_model is read by nobody."""
+    model = build(gated_mlp=True)
+    process(model, only("fold_ln"))
+    mlp, attn = model.blocks[1].mlp, model.blocks[1].attn
+    for weight, axis in ((attn.W_Q, 1), (attn.W_K, 1), (attn.W_V, 1), (mlp.W_in, 0), (mlp.W_gate, 0), (model.W_U, 0)):
+        assert float(weight.detach().mean(axis).abs().max()) < 1e-14  # a mean of 12 numbers near 1, in float64
+
+
+def test_folding_an_rms_norm_only_scales() -> None:
+    model, untouched = build(normalization_type="RMS"), build(normalization_type="RMS")
+    process(model, only("fold_ln"))
+    expected = untouched.blocks[1].attn.W_Q * untouched.blocks[1].ln1.w[None, :, None]
+    assert torch.equal(model.blocks[1].attn.W_Q, expected)
+    assert torch.equal(model.blocks[1].attn.b_Q, untouched.blocks[1].attn.b_Q), "there is no bias to fold"
+
+
+def test_writers_are_centred(own: HookedTransformer) -> None:
+    process(own, only("center_writing_weights"))
+    attn, mlp = own.blocks[2].attn, own.blocks[2].mlp
+    for writer in (own.W_E, own.W_pos, attn.W_O, attn.b_O, mlp.W_out, mlp.b_out):
+        assert float(writer.detach().mean(-1).abs().max()) < 1e-14  # as above
+
+
+def test_every_stream_of_a_centred_model_has_mean_zero(own: HookedTransformer, tokens: Tensor) -> None:
+    process(own, only("center_writing_weights"))
+    _, cache = own.run_with_cache(tokens, names_filter=lambda name: "resid" in name)
+    for stream in cache.values():
+        assert float(stream.mean(-1).abs().max()) < 1e-13  # a stream is a sum of a dozen centred terms
+
+
+def test_centred_unembedding_has_logits_of_mean_zero(own: HookedTransformer, tokens: Tensor) -> None:
+    process(own, only("center_unembed"))
+    assert float(our_logits(own, tokens).mean(-1).abs().max()) < 1e-13
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_value_biases_move_into_the_output_bias(groups: int) -> None:
+    model, untouched = build(n_key_value_heads=groups), build(n_key_value_heads=groups)
+    process(model, only("fold_value_biases"))
+    attn, before = model.blocks[0].attn, untouched.blocks[0].attn
+    assert not attn.b_V.any()
+    moved = sum(before.b_V[head * groups // 4] @ before.W_O[head] for head in range(4))
+    assert_close(attn.b_O, before.b_O + moved, EXACT)
+
+
+def test_refactored_heads_are_an_even_split(own: HookedTransformer) -> None:
+    before = build()
+    process(own, only("refactor_factored_attn_matrices"))
+    attn, old = own.blocks[1].attn, before.blocks[1].attn
+    # With the biases as one more row, since the score is a product of both
+    query, key = torch.cat((attn.W_Q, attn.b_Q[:, None]), 1), torch.cat((attn.W_K, attn.b_K[:, None]), 1)
+    old_query, old_key = torch.cat((old.W_Q, old.b_Q[:, None]), 1), torch.cat((old.W_K, old.b_K[:, None]), 1)
+    assert_close(query @ key.mT, old_query @ old_key.mT, EXACT)
+    assert_close(query.norm(dim=1), key.norm(dim=1), EXACT)
+    gram = query.mT @ query
+    assert_close(gram, torch.diag_embed(gram.diagonal(dim1=1, dim2=2)), EXACT)
+    assert_close(attn.W_O @ attn.W_O.mT, torch.eye(4, dtype=torch.float64).expand(4, 4, 4), EXACT)
+    assert_close(attn.W_V @ attn.W_O, old.W_V @ old.W_O, EXACT)
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [(dict(positional_embedding_type="rotary"), "rotary"), (dict(n_key_value_heads=2), "query heads share keys")],
+)
+def test_refactoring_what_has_no_single_matrix_is_refused(fields: dict[str, Any], why: str) -> None:
+    with pytest.raises(ConfigError, match=f"refactor_factored_attn_matrices: .*{why}"):
+        process(build(**fields), only("refactor_factored_attn_matrices"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({}, ["fold_ln: applied", "center_writing_weights: applied", "center_unembed: applied",
+              "fold_value_biases: applied", "refactor_factored_attn_matrices: not asked for"]),
+        (dict(normalization_type="RMS"), ["center_writing_weights: skipped, only LayerNorm ignores the mean"]),
+        (dict(normalization_type=None), ["fold_ln: skipped, normalization_type=None has no gain to fold"]),
+    ],
+)  # fmt: skip
+def test_the_report_tells_each_step(fields: dict[str, Any], said: list[str]) -> None:
+    report = "\n".join(process(build(**fields), Processing()))
+    for line in said:
+        assert line in report
+
+
+@pytest.mark.parametrize("step", ["fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases"])
+def test_processing_twice_is_processing_once(step: str, own: HookedTransformer) -> None:
+    process(own, only(step))
+    once = {name: weight.clone() for name, weight in own.state_dict().items()}
+    process(own, only(step))
+    for name, weight in own.state_dict().items():
+        assert float((weight - once[name]).abs().max()) < 1e-14, name  # a mean of zero may be subtracted again
+
+
+def test_half_precision_is_processed_in_float32() -> None:
+    """Folding in bfloat16 gives what folding in float32 and rounding once gives, bit by bit."""
+    half = build(dtype=torch.bfloat16)
+    exact = build(dtype=torch.float32)
+    exact.load_state_dict(half.state_dict())
+    process(half, only("fold_ln"))
+    process(exact, only("fold_ln"))
+    for name, weight in half.state_dict().items():
+        assert weight.dtype == torch.bfloat16
+        assert torch.equal(weight, exact.state_dict()[name].bfloat16()), name
+
+
+def test_processing_keeps_the_memory_of_every_weight(own: HookedTransformer) -> None:
+    """In place: no second copy of the model, and the layout that a forward pass needs."""
+    before = {name: (weight.data_ptr(), weight.stride()) for name, weight in own.named_parameters()}
+    process(own, Processing())
+    for name, weight in own.named_parameters():
+        assert (weight.data_ptr(), weight.stride()) == before[name], name

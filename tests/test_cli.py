@@ -1,0 +1,135 @@
+"""The command line: what it accepts and refuses, and what it leaves behind."""
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import transformers
+
+import interp_hooks
+from interp_hooks.cli import main
+from tests.viz.small import save_checkpoint
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_checkpoint(tmp_path_factory.mktemp("model"))
+
+
+def demo(*arguments: object) -> int:
+    return main(["demo", *map(str, arguments)])
+
+
+def test_demo_prints_tables_and_writes_a_report(checkpoint, tmp_path, capsys):
+    out = tmp_path / "report.html"
+    assert demo("--model", checkpoint, "--out", out, "--prompts", 4) == 0
+    printed = capsys.readouterr().out
+    for title in ("without any patching", "heads by direct effect", "by patching z", "by patching resid_pre"):
+        assert title in printed
+    assert f"report: {out}" in printed
+    command = shlex.join(
+        ["interp-hooks", "demo", "--model", str(checkpoint), "--prompts", "4", "--seed", "0", "--out", str(out)]
+    )
+    assert command in out.read_text(encoding="utf-8")
+    assert [item.name for item in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_the_command_in_the_report_makes_the_same_report(checkpoint, tmp_path):
+    first, again = tmp_path / "report.html", tmp_path / "again"
+    demo("--model", checkpoint, "--out", first, "--prompts", 3, "--seed", 7)
+    first.rename(again)
+    demo("--model", checkpoint, "--out", first, "--prompts", 3, "--seed", 7)
+    assert first.read_bytes() == again.read_bytes()
+    demo("--model", checkpoint, "--out", first, "--prompts", 3, "--seed", 8)
+    assert first.read_bytes() != again.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("{tmp}/nowhere", "there is no folder"),
+        ("{tmp}/empty", "no config.json"),
+        ("{tmp}/file", "is a file"),
+    ],
+)
+def test_what_is_no_checkpoint_is_refused_with_one_message(model, message, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    out = tmp_path / "report.html"
+    out.write_text("old")
+    assert demo("--model", model.format(tmp=tmp_path), "--out", out) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("interp-hooks: error: ")
+    assert message in printed.err
+    assert "Traceback" not in printed.err
+    assert not printed.out
+    assert out.read_text() == "old"
+
+
+def test_a_model_that_reads_no_text_is_refused(checkpoint, tmp_path, capsys):
+    transformers.AutoModelForCausalLM.from_pretrained(checkpoint).save_pretrained(tmp_path / "no-text")
+    assert demo("--model", tmp_path / "no-text", "--out", tmp_path / "report.html") == 2
+    assert "has no tokenizer" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("out", ["missing/report.html", ".", "/dev/null"])
+def test_a_place_that_cannot_be_written_is_refused_before_any_computing(out, tmp_path, capsys, monkeypatch):
+    def load(*_: object) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(interp_hooks.HookedTransformer, "from_pretrained", load)
+    monkeypatch.chdir(tmp_path)
+    assert demo("--out", out) == 2
+    assert "cannot write" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "required: COMMAND"),
+        (["demos"], "invalid choice: 'demos'"),
+        (["demo", "--prompts", "0"], "must be at least 1, got 0"),
+        (["demo", "--prompts", "many"], "expected a whole number, got 'many'"),
+        (["demo", "--seed", "-1"], "must be at least 0, got -1"),
+        (["demo", "--modle", "gpt2"], "unrecognized arguments: --modle gpt2"),
+    ],
+)
+def test_wrong_arguments(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_interruption_is_no_traceback(monkeypatch, tmp_path, capsys):
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(interp_hooks.HookedTransformer, "from_pretrained", interrupt)
+    assert demo("--out", tmp_path / "report.html") == 130
+    assert capsys.readouterr().err == "interp-hooks: interrupted\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_terminal_that_cannot_show_every_token(checkpoint, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "interp_hooks.cli", "demo", "--model", checkpoint, "--prompts", "2"],
+        cwd=tmp_path,
+        env={"PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "?to" in done.stdout
+    assert (tmp_path / "report.html").exists()
+
+
+def test_version_and_help_load_nothing_heavy():
+    code = "import sys; from interp_hooks.cli import main\ntry: main(sys.argv[1:])\nexcept SystemExit: pass\n"
+    code += "print({'torch', 'transformers', 'plotly', 'pandas'} & set(sys.modules))"
+    for argument, expected in {"--version": interp_hooks.__version__, "--help": "demo"}.items():
+        done = subprocess.run([sys.executable, "-c", code, argument], capture_output=True, text=True, check=True)
+        assert expected in done.stdout
+        assert done.stdout.endswith("set()\n")

@@ -1,0 +1,146 @@
+"""The config resolves everything once, refuses what contradicts itself, and never changes."""
+
+import copy
+import dataclasses
+import pickle
+from typing import Any
+
+import pytest
+import torch
+
+from interp_hooks import HookedTransformerConfig
+from interp_hooks.components.mlp import ACTIVATIONS
+from interp_hooks.config import Activation, as_dtype
+from interp_hooks.errors import ConfigError
+from tests.tiny import unchecked_types
+
+SIZES = dict(n_layers=2, d_model=12, n_ctx=8, d_vocab=11, n_heads=4, act_fn="relu")
+
+
+def config(**fields: Any) -> HookedTransformerConfig:
+    return HookedTransformerConfig(**SIZES | fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "resolved"),
+    [
+        ({}, dict(d_head=3, n_key_value_heads=4, d_mlp=48, d_vocab_out=11, attn_scale=3**0.5, rotary_dim=0)),
+        (dict(d_head=5), dict(n_heads=4, d_head=5, attn_scale=5**0.5)),
+        (dict(n_heads=0, d_head=3), dict(n_heads=4, d_head=3)),
+        (dict(n_key_value_heads=2), dict(n_key_value_heads=2)),
+        (dict(d_vocab_out=5, d_mlp=7, attn_scale=1.0), dict(d_vocab_out=5, d_mlp=7, attn_scale=1.0)),
+        (dict(positional_embedding_type="rotary", d_head=4), dict(rotary_dim=4)),
+        (dict(positional_embedding_type="rotary", d_head=8, rotary_dim=2), dict(rotary_dim=2)),
+        (dict(attn_only=True, act_fn=None), dict(d_mlp=0)),
+        (dict(dtype="bfloat16"), dict(dtype=torch.bfloat16)),
+    ],
+)
+def test_what_is_left_out_is_resolved(fields: dict[str, Any], resolved: dict[str, Any]) -> None:
+    cfg = config(**fields)
+    assert {key: getattr(cfg, key) for key in resolved} == resolved
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        (dict(n_layers=0), "n_layers must be positive, got 0"),
+        (dict(d_model=-1), "d_model must be positive, got -1"),
+        (dict(n_ctx=0), "n_ctx must be positive"),
+        (dict(d_vocab=0), "d_vocab must be positive"),
+        (dict(d_mlp=-3), "d_mlp must be positive, got -3"),
+        (dict(n_heads=0), "expected n_heads or d_head .or both., got neither"),
+        (dict(n_heads=5), "n_heads=5 does not divide d_model=12"),
+        (dict(n_heads=0, d_head=5), "d_head=5 does not divide d_model=12"),
+        (dict(n_key_value_heads=3), "n_key_value_heads=3 does not divide n_heads=4"),
+        (dict(n_key_value_heads=-4), "n_key_value_heads must be positive"),
+        (dict(act_fn=None), "act_fn must be one of 'relu', .* got None"),
+        (dict(act_fn="gelo"), "act_fn must be one of .* got 'gelo'. Did you mean gelu"),
+        (dict(normalization_type="LM"), "normalization_type must be one of .*None, got 'LM'. Did you mean"),
+        (dict(positional_embedding_type="rotery"), "Did you mean rotary"),
+        (dict(attention_dir="casual"), "Did you mean causal"),
+        (dict(attn_only=True, d_mlp=4), "attn_only=True excludes d_mlp, gated_mlp and parallel_attn_mlp"),
+        (dict(attn_only=True, parallel_attn_mlp=True), "attn_only=True excludes"),
+        (dict(rotary_dim=2), "need positional_embedding_type='rotary'"),
+        (dict(rotary_scaling={"rope_type": "linear"}), "need positional_embedding_type='rotary'"),
+        (dict(positional_embedding_type="rotary"), "rotary_dim=3 must be even and at most d_head=3"),
+        (dict(positional_embedding_type="rotary", d_head=4, rotary_dim=6), "rotary_dim=6 must be even and at most"),
+        (dict(dtype=torch.int8), "dtype must be a floating torch dtype"),
+        (dict(dtype="flaot32"), "dtype must be a floating torch dtype .* got 'flaot32'"),
+    ],
+)
+def test_a_contradiction_is_refused(fields: dict[str, Any], said: str) -> None:
+    with unchecked_types(), pytest.raises(ConfigError, match=said):
+        config(**fields)
+
+
+def test_nothing_changes_it_afterwards() -> None:
+    cfg = config()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        cfg.n_layers = 3  # type: ignore[misc]
+    scaled = config(positional_embedding_type="rotary", d_head=4, rotary_scaling={"rope_type": "linear", "factor": 2.0})
+    with pytest.raises(TypeError):
+        scaled.rotary_scaling["factor"] = 3.0  # type: ignore[index]
+
+
+def test_a_scaling_is_copied() -> None:
+    mine = {"rope_type": "linear", "factor": 2.0}
+    cfg = config(positional_embedding_type="rotary", d_head=4, rotary_scaling=mine)
+    mine["factor"] = 5.0
+    assert dict(cfg.rotary_scaling or {})["factor"] == 2.0
+
+
+SCALED = dict(positional_embedding_type="rotary", d_head=4, rotary_scaling={"rope_type": "linear", "factor": 2.0})
+
+
+@pytest.mark.parametrize("fields", [{}, SCALED, dict(attn_only=True, act_fn=None, n_key_value_heads=2)])
+def test_copies_are_equal(fields: dict[str, Any]) -> None:
+    cfg = config(**fields)
+    assert HookedTransformerConfig.from_dict(cfg.to_dict()) == cfg
+    assert copy.deepcopy(cfg) == cfg
+    assert pickle.loads(pickle.dumps(cfg)) == cfg
+    assert cfg.replace() == cfg
+    assert cfg.replace(n_layers=7).n_layers == 7
+    assert type(cfg.to_dict()["rotary_scaling"]) in (dict, type(None)), "plain values"
+
+
+def test_replacing_checks_again() -> None:
+    with pytest.raises(ConfigError, match="n_key_value_heads=3"):
+        config().replace(n_key_value_heads=3)
+
+
+def test_an_unknown_field_suggests_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"has no field 'n_layer'. Did you mean n_layers"):
+        HookedTransformerConfig.from_dict({**SIZES, "n_layer": 2})
+
+
+@pytest.mark.parametrize(
+    ("kind", "centres", "folded"),
+    [("LN", True, False), ("LNPre", True, True), ("RMS", False, False), ("RMSPre", False, True), (None, False, True)],
+)
+def test_facts_that_follow_from_the_norm(kind: Any, centres: bool, folded: bool) -> None:
+    cfg = config(normalization_type=kind)
+    assert (cfg.centres_residual, cfg.norm_is_folded) == (centres, folded)
+
+
+def test_the_scale_of_a_layer() -> None:
+    assert [config(attn_scale=2.0).attn_scale_at(layer) for layer in (0, 1)] == [2.0, 2.0]
+    growing = config(attn_scale=2.0, scale_attn_by_inverse_layer_idx=True)
+    assert [growing.attn_scale_at(layer) for layer in (0, 1)] == [2.0, 4.0]
+
+
+def test_every_activation_that_may_be_named_exists() -> None:
+    assert set(ACTIVATIONS) == set(Activation.__args__)
+
+
+@pytest.mark.parametrize(
+    ("given", "dtype"),
+    [("float32", torch.float32), ("torch.bfloat16", torch.bfloat16), (torch.float64, torch.float64)],
+)
+def test_dtypes_by_name(given: Any, dtype: torch.dtype) -> None:
+    assert as_dtype(given) == dtype
+
+
+@pytest.mark.parametrize("given", ["nn", "int32", torch.bool, "manual_seed"])
+def test_what_is_no_floating_dtype(given: Any) -> None:
+    with pytest.raises(ConfigError):
+        as_dtype(given)

@@ -1,0 +1,157 @@
+"""Every function of `interp_hooks.patching` against the loop that its name stands for."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from interp_hooks import HookedTransformer, LogitDiff, patching
+from interp_hooks.errors import BadInput, UnknownHook
+from tests.experiments.by_hand import LACKS, OTHER, RTOL, TOKENS, left_alone, model_of
+from tests.tiny import assert_close, unchecked_types
+
+# The result's axes beside the layer, by name: hook, then the axes in the order in which they are returned.
+GRIDS: dict[str, tuple[str, Sequence[str]]] = {
+    "resid_pre": ("hook_resid_pre", ["pos"]),
+    "resid_mid": ("hook_resid_mid", ["pos"]),
+    "attn_out": ("hook_attn_out", ["pos"]),
+    "mlp_out": ("hook_mlp_out", ["pos"]),
+    **{
+        f"attn_head_{what}_by_pos": (f"attn.hook_{hook}", ["pos", "head"])
+        for what, hook in {"out": "z", "q": "q", "k": "k", "v": "v"}.items()
+    },
+    **{
+        f"attn_head_{what}_all_pos": (f"attn.hook_{hook}", ["head"])
+        for what, hook in {"out": "z", "q": "q", "k": "k", "v": "v", "pattern": "pattern"}.items()
+    },
+    "attn_head_pattern_by_pos": ("attn.hook_pattern", ["head", "query"]),
+    "attn_head_pattern_dest_src_pos": ("attn.hook_pattern", ["head", "query", "key"]),
+}
+EVERY: dict[str, Sequence[str]] = {
+    "block_every": ["resid_pre", "attn_out", "mlp_out"],
+    "attn_head_all_pos_every": [f"attn_head_{what}_all_pos" for what in ("out", "q", "k", "v", "pattern")],
+    "attn_head_by_pos_every": [f"attn_head_{what}_by_pos" for what in ("out", "q", "k", "v", "pattern")],
+}
+
+
+def metric(logits: Tensor) -> Tensor:
+    """One number for all prompts, and one that depends on all positions."""
+    return (logits[:, -1, 3] - logits[:, -1, 5]).mean() + 0.1 * logits[..., 7].sum()
+
+
+def get(name: str) -> Callable[..., Tensor]:
+    return getattr(patching, f"get_act_patch_{name}")
+
+
+def by_loop(model: HookedTransformer, cache: Any, name: str, metric: Callable[[Tensor], Tensor] = metric) -> Tensor:
+    """A full forward pass for every layer and index."""
+    suffix, axes = GRIDS[name]
+    dims = [model.hook_dict[f"blocks.0.{suffix}"].axes.index(axis) for axis in axes]
+    sizes = [cache[f"blocks.0.{suffix}"].shape[dim] for dim in dims]
+    result = []
+    for layer, *index in itertools.product(range(model.cfg.n_layers), *map(range, sizes)):
+        hook = f"blocks.{layer}.{suffix}"
+
+        def swap(value: Tensor, hook: Any) -> Tensor:
+            where: list[Any] = [slice(None)] * value.ndim
+            for dim, one in zip(dims, index, strict=True):
+                where[dim] = one
+            value[tuple(where)] = cache[hook.name][tuple(where)]
+            return value
+
+        with torch.no_grad():
+            result.append(metric(model.run_with_hooks(TOKENS, fwd_hooks=[(hook, swap)])))
+    return torch.stack(result).reshape(model.cfg.n_layers, *sizes)
+
+
+def clean_cache(model: HookedTransformer) -> Any:
+    with torch.no_grad():
+        return model.run_with_cache(OTHER)[1]
+
+
+def shape(model: HookedTransformer, name: str) -> list[int]:
+    """As the field documents it: keys and values have as many heads as groups."""
+    grouped = name.startswith(("attn_head_k", "attn_head_v"))
+    heads = model.cfg.n_key_value_heads if grouped else model.cfg.n_heads
+    sizes = {"pos": 5, "query": 5, "key": 5, "head": heads}
+    return [model.cfg.n_layers, *(sizes[axis] for axis in GRIDS[name][1])]
+
+
+def test_all_functions_are_compared() -> None:
+    assert sorted(patching.__all__) == sorted(f"get_act_patch_{name}" for name in (*GRIDS, *EVERY))
+    assert all(get(name).__doc__ for name in (*GRIDS, *EVERY))
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+@pytest.mark.parametrize("name", GRIDS)
+def test_it_is_a_loop_of_plain_hooks(name: str, kind: str) -> None:
+    model = model_of(kind)
+    cache = clean_cache(model)
+    with left_alone(model), unchecked_types():
+        ours = get(name)(model, TOKENS, cache, metric, progress=False)
+    assert list(ours.shape) == shape(model, name)
+    with unchecked_types():
+        assert_close(ours, by_loop(model, cache, name), RTOL)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+@pytest.mark.parametrize("name", EVERY)
+def test_every_is_the_single_ones_stacked(name: str, kind: str) -> None:
+    """Patterns by position are turned to [layer, pos, head]; key and value heads that do not exist are 0."""
+    model = model_of(kind)
+    cache = clean_cache(model)
+    ours = get(name)(model, TOKENS, cache, metric, progress=False)
+    singles = [get(one)(model, TOKENS, cache, metric, progress=False) for one in EVERY[name]]
+    assert len(ours) == len(singles)
+    for row, single in zip(ours, singles, strict=True):
+        if name == "attn_head_by_pos_every" and single is singles[-1]:
+            single = single.transpose(1, 2)
+        present = single.shape[-1]
+        assert torch.equal(row[..., :present], single)
+        assert not row[..., present:].any()
+    assert (ours.shape[-1] - singles[2].shape[-1]) == (2 if kind == "llama" and "head" in name else 0)
+
+
+def test_a_metric_of_this_package_gives_a_number_for_each_prompt() -> None:
+    """[layer, pos, prompt], and their mean is what a function that averages gives."""
+    model, diff = model_of("gpt2"), LogitDiff([1, 2], [3, 4])
+    cache = clean_cache(model)
+    each = patching.get_act_patch_resid_pre(model, TOKENS, cache, diff, progress=False)
+    assert each.shape == (3, 5, 2)
+    mean = patching.get_act_patch_resid_pre(model, TOKENS, cache, lambda logits: diff(logits).mean(), progress=False)
+    assert_close(each.mean(-1), mean, RTOL)
+
+
+def test_what_the_model_lacks_is_told() -> None:
+    model = model_of("neox")
+    assert "resid_mid" in LACKS["neox"]
+    with pytest.raises(UnknownHook, match="resid_mid"):
+        patching.get_act_patch_resid_mid(model, TOKENS, clean_cache(model), metric, progress=False)
+
+
+def test_a_filtered_cache_is_told() -> None:
+    model = model_of("gpt2")
+    _, cache = model.run_with_cache(OTHER, names_filter="blocks.0.attn.hook_z")
+    with left_alone(model), pytest.raises(UnknownHook, match=r"resid_pre.* was not cached"):
+        patching.get_act_patch_resid_pre(model, TOKENS, cache, metric, progress=False)
+
+
+def test_a_cache_of_other_prompts_is_told() -> None:
+    model = model_of("gpt2")
+    with torch.no_grad():
+        caches = [model.run_with_cache(tokens)[1] for tokens in (OTHER[:, :4], OTHER[:1])]
+    caches.append(caches[1].remove_batch_dim())
+    for cache in caches:
+        with left_alone(model), pytest.raises(BadInput, match=r"cannot patch blocks\.0\.hook_resid_pre"):
+            patching.get_act_patch_resid_pre(model, TOKENS, cache, metric, progress=False)
+
+
+def test_progress_is_shown_unless_switched_off(capsys: pytest.CaptureFixture[str]) -> None:
+    model = model_of("gpt2")
+    patching.get_act_patch_attn_out(model, TOKENS, clean_cache(model), metric, False)
+    assert capsys.readouterr().err == ""
+    patching.get_act_patch_attn_out(model, TOKENS, clean_cache(model), metric)
+    assert "15/15" in capsys.readouterr().err
