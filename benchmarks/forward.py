@@ -3,7 +3,8 @@
     python benchmarks/forward.py [--rounds 15]
 
 Prints ratios: time relative to HuggingFace's forward pass on the same tokens (median over rounds in which both ran one
-after the other), and peak memory while loading relative to the checkpoint's size, each load in a process of its own.
+after the other), and peak resident memory of a process that loads a checkpoint and reads every weight once, beyond what
+it had after the imports, relative to the size of the file.
 """
 
 import argparse
@@ -46,7 +47,9 @@ def forward(rounds: int) -> None:
     folder = str(checkpoint("gpt2-small-sized"))
     hf = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa").eval()
     ours = HookedTransformer.from_pretrained(folder, device="cpu")
-    print(f"\ntime relative to HuggingFace's forward pass (median of {rounds} rounds, {torch.get_num_threads()} threads)")
+    print(
+        f"\ntime relative to HuggingFace's forward pass, median of {rounds} rounds, {torch.get_num_threads()} threads"
+    )
     print(f"{'batch x pos':>12} {'no hooks':>10} {'caching resid_post':>20}")
     for batch, pos in SHAPES:
         tokens = torch.randint(0, 50257, (batch, pos))

@@ -168,7 +168,7 @@ class HookPoint(nn.Module):
         if not isinstance(returned, Tensor):
             raise BadHookValue(
                 f"a hook on {self.name} returned {type(returned).__name__}; "
-                f"expected None (keep the value) or a tensor of shape {self.describe(like)}"
+                f"expected None (keep the value) or a tensor of shape {self.describe(like.shape)}"
             )
         for what in ("dtype", "device"):
             came, expected = getattr(returned, what), getattr(like, what)
@@ -179,15 +179,15 @@ class HookPoint(nn.Module):
                 )
         if returned.shape != like.shape:
             raise BadHookValue(
-                f"a hook on {self.name} returned shape {list(returned.shape)}; expected {self.describe(like)}"
+                f"a hook on {self.name} returned shape {list(returned.shape)}; expected {self.describe(like.shape)}"
             )
         return returned
 
-    def describe(self, value: Tensor) -> str:
+    def describe(self, shape: Sequence[int]) -> str:
         """'[batch=2, pos=5, d_model=16]', or the bare shape where the axes have no names."""
-        if len(self.axes) != value.ndim:
-            return str(list(value.shape))
-        return "[" + ", ".join(f"{axis}={size}" for axis, size in zip(self.axes, value.shape, strict=True)) + "]"
+        if len(self.axes) != len(shape):
+            return str(list(shape))
+        return "[" + ", ".join(f"{axis}={size}" for axis, size in zip(self.axes, shape, strict=True)) + "]"
 
     def extra_repr(self) -> str:
         return ", ".join(filter(None, (self.name, " ".join(self.axes))))

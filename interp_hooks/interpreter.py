@@ -18,7 +18,7 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -35,6 +35,17 @@ MEMORY = 256 * 2**20  # bytes of activations that stacked runs may take at once
 PREFIXES = 4  # first positions are rounded down to so many different ones, so that more runs can be stacked
 
 
+def for_each_prompt(values: Tensor, batch: int, what: str) -> Tensor:
+    """One row of `values` for each prompt; a single one serves all.
+
+    Raises:
+        BadInput: another number of rows.
+    """
+    if len(values) not in (1, batch):
+        raise BadInput(f"expected one {what} for each of {batch} prompts, or one for all, got {len(values)}")
+    return values.expand(batch, *values.shape[1:])
+
+
 @dataclass(frozen=True, kw_only=True)
 class Readout:
     """Which logits a metric reads: a position of each prompt (None: all), and tokens of each prompt (None: all).
@@ -49,25 +60,26 @@ class Readout:
         """The position as one non-negative index for each prompt.
 
         Raises:
-            BadInput: outside the prompt.
+            BadInput: outside the prompt or in its padding, or for another number of prompts.
         """
         batch, length = run.tokens.shape
         device = run.tokens.device
-        ends = torch.full((batch,), length, device=device)
-        if run.attention_mask is not None:
-            places = torch.arange(1, length + 1, device=device)
-            ends = (run.attention_mask.to(device).long() * places).amax(1)
-        pos = torch.as_tensor(self.pos, device=device).expand(batch)
-        resolved = torch.where(pos < 0, ends + pos, pos)
-        if bool((resolved < 0).any()) or bool((resolved >= length).any()):
-            raise BadInput(f"position {self.pos} is out of range for prompts of {length} tokens")
-        return resolved[:, None]
+        real = torch.ones(batch, length, device=device) if run.attention_mask is None else run.attention_mask.to(device)
+        ends = (real.bool() * torch.arange(1, length + 1, device=device)).amax(1)
+        pos = for_each_prompt(torch.as_tensor(self.pos, device=device).reshape(-1), batch, "position")
+        resolved = torch.where(pos < 0, ends + pos, pos)[:, None]
+        inside = (resolved >= 0) & (resolved < length)
+        if not bool(inside.all()) or not bool(real.gather(1, resolved).all()):
+            raise BadInput(f"position {self.pos} is out of range for prompts of {length} tokens, or in their padding")
+        return resolved
 
     def select(self, logits: Float[Tensor, "batch pos d_vocab"], run: Run) -> Tensor:
         """The part of a run's full logits that is read."""
         if self.pos is not None:
-            logits = _gather(logits, self.positions(run))[:, 0]
-        return logits if self.tokens is None else logits.gather(-1, self._tokens(logits))
+            logits = _gather(logits, self.positions(run))
+        if self.tokens is not None:
+            logits = logits.gather(-1, self._tokens(run, logits)[:, None].expand(-1, logits.shape[1], -1))
+        return logits if self.pos is None else logits[:, 0]
 
     def read(
         self, model: HookedTransformer, stream: Float[Tensor, "rows pos d_model"], run: Run, first: int = 0
@@ -80,13 +92,13 @@ class Readout:
         if self.tokens is None:
             logits = model.unembed(normalized)
         else:
-            tokens = self._tokens(stream).repeat(copies, 1)
+            tokens = self._tokens(run, stream).repeat(copies, 1)
             logits = torch.einsum("rpd,rnd->rpn", normalized, model.W_U.T[tokens]) + model.b_U[tokens][:, None]
         return logits if self.pos is None else logits[:, 0]
 
-    def _tokens(self, like: Tensor) -> Int[Tensor, "batch n"]:
+    def _tokens(self, run: Run, like: Tensor) -> Int[Tensor, "batch n"]:
         assert self.tokens is not None
-        return self.tokens.to(like.device)
+        return for_each_prompt(self.tokens.to(like.device), len(run.tokens), "answer")
 
 
 def _gather(value: Float[Tensor, "rows pos last"], positions: Int[Tensor, "rows 1"]) -> Float[Tensor, "rows 1 last"]:
@@ -132,26 +144,31 @@ def evaluate(
     """The metric of every run: [run, batch] for a `Metric`; any function of full logits will do in its place.
 
     `max_memory` bounds, roughly, the bytes of activations of the runs that are computed together; a single run is
-    computed however large it is. Nothing is left attached to the model.
+    computed however large it is. Nothing is left attached to the model. Hooks that are attached already see several
+    runs at once, stacked along the batch axis.
 
     Raises:
         UnknownHook, BadInput: a site that does not exist or does not fit its run.
-        MetricError: the metric gives nan, or something that is not a tensor.
+        MetricError: the metric gives nan, or not the same kind of tensor for every run.
     """
     runs = list(runs)
     if not runs:
         raise BadInput("expected at least one run, got none")
     metric = metric.on(model) if isinstance(metric, Metric) else metric
     readout, score = (metric.readout, metric.score) if isinstance(metric, Metric) else (Readout(), metric)
-    recordings = _record(model, runs, readout)
+    starts = _starts(model, runs, readout)
+    recordings = _record(model, runs, starts)
     scores: dict[int, Tensor] = {}
     with tqdm(total=len(runs), disable=not progress, unit="run") as bar:
-        for places in _batches(model, runs, readout, max_memory):
+        for places in _batches(model, runs, starts, readout, max_memory):
             together = [runs[place] for place in places]
-            logits = _execute(model, together, recordings, readout)
+            logits = _execute(model, together, starts[places[0]], recordings, readout)
             for place, one in zip(places, logits.chunk(len(places)), strict=True):
                 scores[place] = _checked(score(one), place)
             bar.update(len(places))
+    shapes = {tuple(one.shape) for one in scores.values()}
+    if len(shapes) > 1:
+        raise MetricError(f"the metric gives tensors of different shapes for different runs: {sorted(shapes)}")
     return torch.stack([scores[place] for place in range(len(runs))])
 
 
@@ -163,10 +180,44 @@ def _checked(score: Any, place: int) -> Tensor:
             f"the metric gives nan for run {place}: {score.tolist()}. Look for infinite logits on both sides of a "
             "difference, a division by zero, or an intervention that overflows"
         )
-    return score
+    return score if score.is_floating_point() else score.float()
 
 
 # ------------------------------------------------------------------------------------------------ where runs start
+
+
+class Start(NamedTuple):
+    """What a run has to compute for itself: layers from `layer` on (-1: the embeddings too), positions from `first`."""
+
+    layer: int
+    first: int
+
+
+def _starts(model: HookedTransformer, runs: Sequence[Run], readout: Readout) -> list[Start]:
+    """Where each run starts.
+
+    Positions are shared only where nothing else is attached to the model, since other hooks count positions from 0.
+    """
+    causal = model.cfg.attention_dir == "causal" and not any(point.hooked for point in model.hook_points())
+    read_from: dict[Any, int] = {}
+    starts = []
+    for run in runs:
+        layers = [_layer(model, one.site.hook) for one in run.interventions]
+        first = 0
+        if causal and readout.pos is not None and layers and max(layers) < model.cfg.n_layers:
+            if run.prompt_key not in read_from:
+                read_from[run.prompt_key] = int(readout.positions(run).min())
+            first = _first_position(model, run, read_from[run.prompt_key])
+        starts.append(Start(min(layers, default=model.cfg.n_layers), first))
+    return starts
+
+
+def _first_position(model: HookedTransformer, run: Run, read_from: int) -> int:
+    """A position before which a run neither changes anything nor is read."""
+    length = run.tokens.shape[1]
+    touched = [one.site.first_position(model.points(one.site.hook)[0], length) for one in run.interventions]
+    step = -(-length // PREFIXES)
+    return max(0, min(*touched, read_from)) // step * step
 
 
 def _layer(model: HookedTransformer, hook: str) -> int:
@@ -177,19 +228,10 @@ def _layer(model: HookedTransformer, hook: str) -> int:
     return -1 if point.name in ("hook_embed", "hook_pos_embed") else model.cfg.n_layers
 
 
-def _start(model: HookedTransformer, run: Run) -> int:
-    """The first layer that a run has to compute for itself; -1 means from the tokens on."""
-    return min((_layer(model, one.site.hook) for one in run.interventions), default=model.cfg.n_layers)
-
-
-def _first_position(model: HookedTransformer, run: Run, readout: Readout) -> int:
-    """A position before which nothing that a run changes or is read for can stand."""
-    if readout.pos is None or model.cfg.attention_dir != "causal" or _start(model, run) == model.cfg.n_layers:
-        return 0
-    length = run.tokens.shape[1]
-    touched = [one.site.first_position(model.points(one.site.hook)[0], length) for one in run.interventions]
-    step = -(-length // PREFIXES)
-    return max(0, min(*touched, int(readout.positions(run).min()), length - 1)) // step * step
+def _stream_name(model: HookedTransformer, layer: int) -> str:
+    """The hook that shows the stream as it enters a layer."""
+    last = model.cfg.n_layers - 1
+    return f"blocks.{layer}.hook_resid_pre" if layer <= last else f"blocks.{last}.hook_resid_post"
 
 
 def _key_value_names(model: HookedTransformer, layer: int) -> tuple[str, str]:
@@ -198,22 +240,18 @@ def _key_value_names(model: HookedTransformer, layer: int) -> tuple[str, str]:
     return f"blocks.{layer}.attn.{keys}", f"blocks.{layer}.attn.hook_v"
 
 
-def _stream_name(model: HookedTransformer, layer: int) -> str:
-    """The hook that shows the stream as it enters a layer."""
-    last = model.cfg.n_layers - 1
-    return f"blocks.{layer}.hook_resid_pre" if layer <= last else f"blocks.{last}.hook_resid_post"
-
-
 def _unchanged(run: Run) -> Run:
     """The same prompt, left alone."""
     return Run(run.tokens, (), run.attention_mask)
 
 
-def _batches(model: HookedTransformer, runs: Sequence[Run], readout: Readout, max_memory: int) -> Iterator[list[int]]:
+def _batches(
+    model: HookedTransformer, runs: Sequence[Run], starts: Sequence[Start], readout: Readout, max_memory: int
+) -> Iterator[list[int]]:
     """Which runs to compute together: the same prompt and start, as many as fit."""
     groups: dict[Any, list[int]] = defaultdict(list)
-    for place, run in enumerate(runs):
-        groups[run.prompt_key, _start(model, run), _first_position(model, run, readout)].append(place)
+    for place, (run, start) in enumerate(zip(runs, starts, strict=True)):
+        groups[run.prompt_key, start].append(place)
     for places in groups.values():
         together = max(1, int(max_memory // _bytes(model, [runs[place] for place in places], readout)))
         for first in range(0, len(places), together):
@@ -233,28 +271,26 @@ def _bytes(model: HookedTransformer, runs: Sequence[Run], readout: Readout) -> i
 # ------------------------------------------------------------------------------------------------ recording, running
 
 
-def _record(model: HookedTransformer, runs: Sequence[Run], readout: Readout) -> dict[Any, Recording]:
+def _record(model: HookedTransformer, runs: Sequence[Run], starts: Sequence[Start]) -> dict[Any, Recording]:
     """For every source run, and every prompt left alone, the activations that `runs` need of it."""
     wanted: dict[Any, tuple[Run, set[str]]] = {}
 
-    def want(run: Run, hook: str) -> None:
-        for intervention in run.interventions:
-            want_sources(intervention)
-        wanted.setdefault(run.key, (run, set()))[1].add(model.points(hook)[0].name)
+    def want(run: Run, hooks: Sequence[str]) -> None:
+        want_sources(run)
+        wanted.setdefault(run.key, (run, set()))[1].update(model.points(hook)[0].name for hook in hooks)
 
-    def want_sources(intervention: Intervention) -> None:
-        if intervention.source_run is not None:
-            want(intervention.source_run, intervention.site.hook)
-
-    for run in runs:
+    def want_sources(run: Run) -> None:
         for intervention in run.interventions:
-            want_sources(intervention)
-        if (start := _start(model, run)) >= 0:
-            want(_unchanged(run), _stream_name(model, start))
-        if _first_position(model, run, readout):
-            for layer in range(max(start, 0), model.cfg.n_layers):
-                for name in _key_value_names(model, layer):
-                    want(_unchanged(run), name)
+            if intervention.source_run is not None:
+                want(intervention.source_run, [intervention.site.hook])
+
+    for run, start in zip(runs, starts, strict=True):
+        want_sources(run)
+        if start.layer >= 0:
+            want(_unchanged(run), [_stream_name(model, start.layer)])
+        if start.first:
+            for layer in range(max(start.layer, 0), model.cfg.n_layers):
+                want(_unchanged(run), _key_value_names(model, layer))
     recordings: dict[Any, Recording] = {}
     for key, (run, hooks) in wanted.items():  # what a run needs was wanted, and so stands, before it
         last = max(_layer(model, hook) for hook in hooks)
@@ -271,27 +307,27 @@ def _record(model: HookedTransformer, runs: Sequence[Run], readout: Readout) -> 
 
 
 def _execute(
-    model: HookedTransformer, runs: Sequence[Run], recordings: Mapping[Any, Recording], readout: Readout
+    model: HookedTransformer, runs: Sequence[Run], start: Start, recordings: Mapping[Any, Recording], readout: Readout
 ) -> Tensor:
     """What `readout` reads of runs on one prompt with one start, stacked along the batch axis."""
-    run, copies, n_layers = runs[0], len(runs), model.cfg.n_layers
-    start, first = _start(model, run), _first_position(model, run, readout)
+    run, copies, n_layers, (layer, first) = runs[0], len(runs), model.cfg.n_layers, start
     unchanged = recordings.get(_unchanged(run).key, {})
+    mask = model.text.real_tokens(run.tokens) if run.attention_mask is None else run.attention_mask
 
     def stacked(value: Tensor) -> Tensor:
         return value.repeat(copies, *[1] * (value.ndim - 1))
 
     prefix = {
-        layer: KeyValuePrefix(*(stacked(unchanged[name][:, :first]) for name in _key_value_names(model, layer)))
-        for layer in (range(max(start, 0), n_layers) if first else ())
+        at: KeyValuePrefix(*(stacked(unchanged[name][:, :first]) for name in _key_value_names(model, at)))
+        for at in (range(max(layer, 0), n_layers) if first else ())
     }
+    entering = stacked((run.tokens if layer < 0 else unchanged[_stream_name(model, layer)])[:, first:])
     arguments: dict[str, Any] = {
-        "start_at_layer": None if start < 0 else start,
-        "attention_mask": None if run.attention_mask is None else stacked(run.attention_mask),
+        "start_at_layer": None if layer < 0 else layer,
+        "attention_mask": None if mask is None else stacked(mask),
         "prefix": prefix,
         "fwd_hooks": _hooks(runs, recordings, first),
     }
-    entering = stacked((run.tokens if start < 0 else unchanged[_stream_name(model, start)])[:, first:])
     if any(_layer(model, one.site.hook) == n_layers for run in runs for one in run.interventions):
         logits = model.run_with_hooks(entering, **arguments)
         return torch.cat([readout.select(one, run) for one in logits.chunk(copies)])

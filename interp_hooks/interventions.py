@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from interp_hooks.errors import BadInput
+from interp_hooks.errors import BadInput, UnknownHook
 from interp_hooks.hooks import HookPoint
 from interp_hooks.model import HookedTransformer
 from interp_hooks.names import get_act_name
@@ -69,7 +69,9 @@ class Site:
                 index[dim] = int(shifted)
             elif isinstance(wanted, Tensor):
                 if len(wanted) != len(value):
-                    raise BadInput(f"{axis}= has {len(wanted)} indices, one for each prompt; there are {len(value)}")
+                    raise BadInput(
+                        f"{axis}= needs one index for each of {len(value)} prompts; got shape {list(wanted.shape)}"
+                    )
                 several[0] = torch.arange(len(value))
                 several[dim] = shifted
             else:
@@ -116,11 +118,15 @@ def _as_index(axis: str, wanted: Any) -> Index:
             return tuple(map(operator.index, wanted)) if isinstance(wanted, Iterable) else operator.index(wanted)
     except TypeError:
         pass
-    raise BadInput(f"{axis}= must be an int, a list of ints, or a tensor of one index for each prompt, got {wanted!r}")
+    came = f"shape {list(wanted.shape)} of {wanted.dtype}" if isinstance(wanted, Tensor) else repr(wanted)
+    raise BadInput(f"{axis}= must be an int, a list of ints, or a tensor of one index for each prompt; got {came}")
 
 
 def at(hook: str, layer: int | None = None, **select: Any) -> Site:
-    """A site by full or short hook name: `at("z", 5, head=1, pos=-1)`, `at("blocks.3.hook_resid_pre")`."""
+    """A site by full or short hook name: `at("z", 5, head=1, pos=-1)`, `at("blocks.3.hook_resid_pre")`.
+
+    A negative position counts from the end of the row, padding included; a metric's counts from the last real token.
+    """
     return Site(hook=get_act_name(hook, layer), select=select)
 
 
@@ -174,7 +180,7 @@ class Mean:
 
 @dataclass(frozen=True, eq=False)
 class Resample:
-    """As a source: another run's activation, with prompt i taking the place of prompt `order[i]`."""
+    """As a source: another run's activation, where prompt i gets that of the run's prompt `order[i]`."""
 
     run: Run
     order: Int[Tensor, " batch"]
@@ -184,7 +190,10 @@ class Resample:
         return ("resample", id(self.order), self.run.key)
 
     def recorded_value(self, value: Tensor, point: HookPoint) -> Tensor:
-        return value[self.order.to(value.device)]
+        order = self.order.to(value.device)
+        if bool(((order < 0) | (order >= len(value))).any()):
+            raise BadInput(f"order must name prompts 0..{len(value) - 1} of the run, got {order.tolist()}")
+        return value[order]
 
 
 Source = float | Tensor | Recording | Run | Mean | Resample
@@ -231,23 +240,32 @@ class Intervention:
             ) from error
 
     def _elsewhere(self, point: HookPoint, recordings: Mapping[Any, Recording], value: Tensor, first: int) -> Tensor:
-        """The source's activation at this point, from position `first` on."""
-        run = self.source_run
-        if run is None:
-            recording = self.source
-            assert isinstance(recording, Mapping)
-            other = recording[point.name].to(value.device)
-        else:
-            other = self.source.recorded_value(recordings[run.key][point.name], point)  # type: ignore[union-attr]
-        along = next((dim for dim, axis in enumerate(point.axes) if axis in POSITIONS), None)
-        if along is not None and other.shape[along] == value.shape[along] + first:
-            other = other.narrow(along, first, value.shape[along])
-        if other.shape != value.shape and not isinstance(self.source, Mean):
+        """The source's activation at this point, from position `first` on, one for each prompt."""
+        other = self._recorded(point, recordings).to(value.device)
+        along = next((dim for dim, axis in enumerate(point.axes) if axis in POSITIONS), 0)
+        expected = [size + (first if dim == along else 0) for dim, size in enumerate(value.shape)]
+        one_for_all = isinstance(self.source, Mean)
+        if not all(
+            came == size or (came == 1 and one_for_all) for came, size in zip(other.shape, expected, strict=True)
+        ):
             raise BadInput(
-                f"cannot patch {point.name}: the source has {point.describe(other)}, the run {point.describe(value)}. "
-                "Both need as many prompts and tokens; align the prompts so that position by position they correspond"
+                f"cannot patch {point.name}: the source has {point.describe(other.shape)}, the run "
+                f"{point.describe(expected)}. Both need as many prompts and tokens; align the prompts so that they "
+                "correspond position by position"
             )
+        if first and other.shape[along] > 1:
+            other = other.narrow(along, first, value.shape[along])
         return other.expand_as(value)
+
+    def _recorded(self, point: HookPoint, recordings: Mapping[Any, Recording]) -> Tensor:
+        """The source's activation at this point, at all positions."""
+        if isinstance(self.source, Run | Mean | Resample):
+            run = self.source if isinstance(self.source, Run) else self.source.run
+            return self.source.recorded_value(recordings[run.key][point.name], point)
+        assert isinstance(self.source, Mapping)
+        if point.name not in self.source:
+            raise UnknownHook(f"the recorded activations that serve as a source have no {point.name}")
+        return self.source[point.name]
 
 
 def _key(value: Any) -> Any:
@@ -262,7 +280,8 @@ def _key(value: Any) -> Any:
 def as_run(model: HookedTransformer, prompts: Prompts) -> Run:
     """A run on text or on token ids [batch, pos], with its padding masked."""
     if isinstance(prompts, Tensor):
-        return Run(prompts.to(model.device) if prompts.ndim == 2 else prompts[None].to(model.device))
-    encoded = model.text.encode(prompts)
+        tokens = (prompts if prompts.ndim == 2 else prompts[None]).to(model.device)
+        return Run(tokens, (), model.text.real_tokens(tokens))
+    encoded = model.text.encode(prompts, truncate=False)
     mask = None if encoded.real is None else encoded.real.to(model.device)
     return Run(encoded.tokens.to(model.device), (), mask)

@@ -225,6 +225,7 @@ def _doubles_gradients(self: HookPoint, value: Tensor, backward: list[Hook]) -> 
 
 def _has_one_axis_too_many(self: HookPoint, value: Tensor) -> Tensor:
     for hook in self.hooks:
+        hook.reached += 1
         hook(value[None])
     return value
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from interp_hooks.cache import ActivationCache
 from interp_hooks.errors import BadInput
-from interp_hooks.interpreter import Readout
+from interp_hooks.interpreter import Readout, for_each_prompt
 from interp_hooks.interventions import Prompts, as_run
 from interp_hooks.model import HookedTransformer
 from interp_hooks.results import Result
@@ -69,10 +69,7 @@ def direct_logit_attribution(
 
 def _per_prompt(model: HookedTransformer, cache: ActivationCache, answers: Any) -> Tensor:
     """Answers as one token id for each prompt; a single one serves all."""
-    ids, batch = model.token_ids(answers).reshape(-1), len(next(iter(cache.values())))
-    if len(ids) not in (1, batch):
-        raise BadInput(f"got {len(ids)} answers for {batch} prompts; expected one for each, or one for all")
-    return ids.expand(batch)
+    return for_each_prompt(model.token_ids(answers).reshape(-1), len(next(iter(cache.values()))), "answer")
 
 
 def cache_at(
@@ -108,7 +105,7 @@ class LogitLens:
 
     def log_prob(self, answer: Any) -> Float[Tensor, "point prompt"]:
         """The log-probability of an answer for each prompt (or one for all), in nats."""
-        ids = self.model.token_ids(answer).reshape(-1).expand(self.log_probs.shape[1])
+        ids = for_each_prompt(self.model.token_ids(answer).reshape(-1), self.log_probs.shape[1], "answer")
         return self.log_probs.gather(-1, ids.expand(len(self.labels), -1)[..., None])[..., 0]
 
     def rank(self, answer: Any) -> Tensor:

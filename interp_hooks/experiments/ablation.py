@@ -86,7 +86,7 @@ def ablation_source(method: Method, run: Run, reference: Run, generator: torch.G
 def _draw(run: Run, reference: Run, generator: torch.Generator | None) -> Int[Tensor, " batch"]:
     """A reference prompt for each prompt; another one than itself if the sets are the same."""
     n, n_reference = len(run.tokens), len(reference.tokens)
-    if reference is not run:
+    if reference.tokens.shape != run.tokens.shape or not torch.equal(reference.tokens, run.tokens):
         return torch.randint(n_reference, (n,), generator=generator)
     if n < 2:
         raise BadInput("resampling within a single prompt gives the prompt itself; pass reference=")

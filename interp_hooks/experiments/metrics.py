@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
-from interp_hooks.interpreter import Metric, Readout
+from interp_hooks.interpreter import Metric, Readout, for_each_prompt
 from interp_hooks.model import HookedTransformer
 
 Answers = str | int | Sequence[str] | Sequence[int] | Tensor
@@ -70,4 +70,5 @@ class LogProb(Metric):
         return Readout(pos=self.pos)
 
     def score(self, logits: Float[Tensor, "batch d_vocab"]) -> Float[Tensor, " batch"]:
-        return logits.log_softmax(-1).gather(1, _column(self.answer, "answer").to(logits.device))[:, 0]
+        answer = for_each_prompt(_column(self.answer, "answer").to(logits.device), len(logits), "answer")
+        return logits.log_softmax(-1).gather(1, answer)[:, 0]

@@ -100,9 +100,11 @@ def labels_of(
     """
     n_layers = model.cfg.n_layers
     layers = range(n_layers) if layers is None else layers
+    if len(layers) == 0:
+        raise BadInput("nothing to sweep over: layers is empty")
     if outside := [layer for layer in layers if not 0 <= layer < n_layers]:
         raise BadInput(f"layer {outside[0]} is out of range: the model has layers 0..{n_layers - 1}")
-    point = model.points(f"{hook}{layers[0]}" if layers else hook)[0]
+    point = model.points(f"{hook}{layers[0]}")[0]
     known = [axis for axis in point.axes if axis != "batch"]
     labels: dict[str, Sequence[int]] = {}
     for axis in axes:

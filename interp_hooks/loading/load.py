@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from interp_hooks.config import HookedTransformerConfig, as_dtype
@@ -206,7 +207,13 @@ def _tokenizer(source: str, options: LoadOptions) -> Any:
     folder = Path(source)
     if folder.is_dir() and not any((folder / name).exists() for name in TOKENIZER_FILES):
         return None
-    return AutoTokenizer.from_pretrained(source, revision=options.revision, **_hub_arguments(options))
+    try:
+        return AutoTokenizer.from_pretrained(source, revision=options.revision, **_hub_arguments(options))
+    except Exception as error:  # a broken file can make the tokenizers' own library raise anything
+        raise CheckpointError(
+            f"the tokenizer of {options.name!r} cannot be read ({type(error).__name__}: {error}); mend it, or pass "
+            "another with tokenizer="
+        ) from error
 
 
 def _load_state(source: str, hf_config: Any, family: Family, options: LoadOptions) -> dict[str, Tensor]:
@@ -222,7 +229,7 @@ def _load_state(source: str, hf_config: Any, family: Family, options: LoadOption
             output_loading_info=True,
             **options.hf_kwargs,
         )
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise CheckpointError(f"the weights of {options.name!r} cannot be read: {error}") from error
     except TypeError as error:
         if options.hf_kwargs:
