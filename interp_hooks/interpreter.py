@@ -68,9 +68,9 @@ class Readout:
         ends = (real.bool() * torch.arange(1, length + 1, device=device)).amax(1)
         pos = for_each_prompt(torch.as_tensor(self.pos, device=device).reshape(-1), batch, "position")
         resolved = torch.where(pos < 0, ends + pos, pos)[:, None]
-        inside = (resolved >= 0) & (resolved < length)
-        if not bool(inside.all()) or not bool(real.gather(1, resolved).all()):
-            raise BadInput(f"position {self.pos} is out of range for prompts of {length} tokens, or in their padding")
+        inside = ((resolved >= 0) & (resolved < length)).all()
+        if not bool(inside) or not bool((real.gather(1, resolved)[:, 0].bool() | (pos >= 0)).all()):
+            raise BadInput(f"position {self.pos} is out of range for prompts of {length} tokens")
         return resolved
 
     def select(self, logits: Float[Tensor, "batch pos d_vocab"], run: Run) -> Tensor:

@@ -264,7 +264,7 @@ class Intervention:
             return self.source.recorded_value(recordings[run.key][point.name], point)
         assert isinstance(self.source, Mapping)
         if point.name not in self.source:
-            raise UnknownHook(f"the recorded activations that serve as a source have no {point.name}")
+            raise UnknownHook(f"{point.name} was not cached in the activations that serve as a source")
         return self.source[point.name]
 
 

@@ -524,10 +524,13 @@ def test_only_positions_that_can_change_are_computed(pos: Any, first: int) -> No
     model = model_of("gpt2")
     computed: list[int] = []
     runs = [Run(TOKENS, [Intervention(at("z", 1, pos=pos, head=head), 0.0)]) for head in range(4)]
-    with model.hooks(fwd_hooks=[("blocks.1.hook_resid_post", lambda value, hook: computed.append(value.shape[1]))]):
+    counter = model.blocks[1].register_forward_hook(lambda block, read, written: computed.append(written.shape[1]))
+    try:
         evaluate(model, runs, Reads(Readout(pos=-1)))
         touched, before = computed[-1], len(computed)
         evaluate(model, runs, all_logits)
+    finally:
+        counter.remove()
     assert 5 - first <= touched <= 5 - first + 1
     assert computed[before:][-1] == 5, "every position is read"
 
@@ -840,16 +843,27 @@ def test_half_precision_models_stay_in_their_dtype(dtype: torch.dtype) -> None:
 # ------------------------------------------------------------------------------------------------------------- mutants
 
 
+def _starts_elsewhere(monkeypatch: pytest.MonkeyPatch, layer_of: Callable[[HookedTransformer, Run, int], int]) -> None:
+    right = interpreter._starts
+
+    def starts(model: HookedTransformer, runs: list[Run], readout: Readout) -> list[interpreter.Start]:
+        return [
+            start._replace(layer=layer_of(model, run, start.layer))
+            for run, start in zip(runs, right(model, runs, readout), strict=True)
+        ]
+
+    monkeypatch.setattr(interpreter, "_starts", starts)
+
+
 def _starts_a_layer_late(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = interpreter._start
-    monkeypatch.setattr(interpreter, "_start", lambda model, run: min(right(model, run) + 1, model.cfg.n_layers))
+    _starts_elsewhere(monkeypatch, lambda model, run, layer: min(layer + 1, model.cfg.n_layers))
 
 
 def _starts_where_the_last_intervention_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    def last(model: HookedTransformer, run: Run) -> int:
-        return max((interpreter._layer(model, one.site.hook) for one in run.interventions), default=3)
+    def last(model: HookedTransformer, run: Run, layer: int) -> int:
+        return max((interpreter._layer(model, one.site.hook) for one in run.interventions), default=layer)
 
-    monkeypatch.setattr(interpreter, "_start", last)
+    _starts_elsewhere(monkeypatch, last)
 
 
 def _mixes_up_rows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -896,8 +910,8 @@ def _counts_back_from_the_padding(monkeypatch: pytest.MonkeyPatch) -> None:
 def _computes_too_few_positions(monkeypatch: pytest.MonkeyPatch) -> None:
     right = interpreter._first_position
 
-    def late(model: HookedTransformer, run: Run, readout: Readout) -> int:
-        return 0 if readout.pos is None or not run.interventions else max(2, right(model, run, readout))
+    def late(model: HookedTransformer, run: Run, read_from: int) -> int:
+        return max(2, right(model, run, read_from))
 
     monkeypatch.setattr(interpreter, "_first_position", late)
 
