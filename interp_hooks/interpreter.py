@@ -6,7 +6,7 @@ Runs are written one at a time; what they have in common is computed once:
     2. a run starts at the first layer it touches, from the residual stream of its prompt without interventions;
     3. in a causal model nothing before the first touched position changes: only later positions are computed, and
        they see the keys and values of the earlier ones as they are in the prompt without interventions;
-    4. runs on one prompt with the same start are stacked along the batch axis, within a memory budget;
+    4. runs on one prompt are stacked along the batch axis, within a memory budget, each from its first layer on;
     5. only the positions and tokens that the metric reads are unembedded.
 
 Each of these is exact: the result is that of one full forward pass for each run.
@@ -32,7 +32,7 @@ from interp_hooks.interventions import Intervention, Recording, Run
 from interp_hooks.model import HookedTransformer
 
 MEMORY = 256 * 2**20  # bytes of activations that stacked runs may take at once
-PREFIXES = 4  # first positions are rounded down to so many different ones, so that more runs can be stacked
+PREFIXES = 8  # first positions are rounded down to so many different ones, so that more runs can be stacked
 
 
 def for_each_prompt(values: Tensor, batch: int, what: str) -> Tensor:
@@ -162,7 +162,7 @@ def evaluate(
     with tqdm(total=len(runs), disable=not progress, unit="run") as bar:
         for places in _batches(model, runs, starts, readout, max_memory):
             together = [runs[place] for place in places]
-            logits = _execute(model, together, starts[places[0]], recordings, readout)
+            logits = _execute(model, together, [starts[place] for place in places], recordings, readout)
             for place, one in zip(places, logits.chunk(len(places)), strict=True):
                 scores[place] = _checked(score(one), place)
             bar.update(len(places))
@@ -248,11 +248,12 @@ def _unchanged(run: Run) -> Run:
 def _batches(
     model: HookedTransformer, runs: Sequence[Run], starts: Sequence[Start], readout: Readout, max_memory: int
 ) -> Iterator[list[int]]:
-    """Which runs to compute together: the same prompt and start, as many as fit."""
+    """Which runs to compute together, by start layer: the same prompt and first position, as many as fit."""
     groups: dict[Any, list[int]] = defaultdict(list)
     for place, (run, start) in enumerate(zip(runs, starts, strict=True)):
-        groups[run.prompt_key, start].append(place)
+        groups[run.prompt_key, start.first].append(place)
     for places in groups.values():
+        places.sort(key=lambda place: starts[place].layer)
         together = max(1, int(max_memory // _bytes(model, [runs[place] for place in places], readout)))
         for first in range(0, len(places), together):
             yield places[first : first + together]
@@ -307,32 +308,48 @@ def _record(model: HookedTransformer, runs: Sequence[Run], starts: Sequence[Star
 
 
 def _execute(
-    model: HookedTransformer, runs: Sequence[Run], start: Start, recordings: Mapping[Any, Recording], readout: Readout
+    model: HookedTransformer,
+    runs: Sequence[Run],
+    starts: Sequence[Start],
+    recordings: Mapping[Any, Recording],
+    readout: Readout,
 ) -> Tensor:
-    """What `readout` reads of runs on one prompt with one start, stacked along the batch axis."""
-    run, copies, n_layers, (layer, first) = runs[0], len(runs), model.cfg.n_layers, start
+    """What `readout` reads of runs on one prompt, which join the batch layer by layer, each where it starts."""
+    run, first, n_layers = runs[0], starts[0].first, model.cfg.n_layers
     unchanged = recordings.get(_unchanged(run).key, {})
     mask = model.text.real_tokens(run.tokens) if run.attention_mask is None else run.attention_mask
-
-    def stacked(value: Tensor) -> Tensor:
-        return value.repeat(copies, *[1] * (value.ndim - 1))
-
-    prefix = {
-        at: KeyValuePrefix(*(stacked(unchanged[name][:, :first]) for name in _key_value_names(model, at)))
-        for at in (range(max(layer, 0), n_layers) if first else ())
-    }
-    entering = stacked((run.tokens if layer < 0 else unchanged[_stream_name(model, layer)])[:, first:])
-    arguments: dict[str, Any] = {
-        "start_at_layer": None if layer < 0 else layer,
-        "attention_mask": None if mask is None else stacked(mask),
-        "prefix": prefix,
-        "fwd_hooks": _hooks(runs, recordings, first),
-    }
-    if any(_layer(model, one.site.hook) == n_layers for run in runs for one in run.interventions):
-        logits = model.run_with_hooks(entering, **arguments)
-        return torch.cat([readout.select(one, run) for one in logits.chunk(copies)])
-    stream = model.run_with_hooks(entering, stop_at_layer=n_layers, **arguments)
+    stream: Tensor | None = None
+    for layer in range(starts[0].layer, n_layers + 1):
+        present = [run for run, start in zip(runs, starts, strict=True) if start.layer <= layer]
+        joining = sum(start.layer == layer for start in starts)
+        if joining and layer >= 0:
+            entering = _stacked(unchanged[_stream_name(model, layer)][:, first:], joining)
+            stream = entering if stream is None else torch.cat((stream, entering))
+        arguments: dict[str, Any] = {
+            "attention_mask": None if mask is None else _stacked(mask, len(present)),
+            "fwd_hooks": [
+                (hook, fn) for hook, fn in _hooks(present, recordings, first) if _layer(model, hook) == layer
+            ],
+        }
+        if first:
+            names = _key_value_names(model, min(max(layer, 0), n_layers - 1))
+            earlier = KeyValuePrefix(*(_stacked(unchanged[name][:, :first], len(present)) for name in names))
+            arguments["prefix"] = {layer: earlier}
+        if layer < 0:
+            tokens = _stacked(run.tokens[:, first:], len(present))
+            stream = model.run_with_hooks(tokens, stop_at_layer=0, **arguments)
+        elif layer < n_layers:
+            stream = model.run_with_hooks(stream, start_at_layer=layer, stop_at_layer=layer + 1, **arguments)
+        elif arguments["fwd_hooks"]:
+            logits = model.run_with_hooks(stream, start_at_layer=n_layers, **arguments)
+            return torch.cat([readout.select(one, run) for one in logits.chunk(len(runs))])
+    assert stream is not None
     return readout.read(model, stream, run, first)
+
+
+def _stacked(value: Tensor, copies: int) -> Tensor:
+    """Copies of all prompts, one below the other."""
+    return value.repeat(copies, *[1] * (value.ndim - 1))
 
 
 def _hooks(

@@ -5,7 +5,7 @@ the mutants at the end can be shown to fail on it.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -356,7 +356,7 @@ def test_a_source_is_read_once() -> None:
     with rows_counted(model, EMBED, LAST) as rows:
         evaluate(model, [Run(TOKENS), Run(OTHER), *runs], last_logit)
     assert rows[EMBED] == [2, 2]
-    assert rows[LAST] == [2, 2, 30, 30, 30], "the two recorded to the end, and one stack for each layer"
+    assert rows[LAST] == [2, 2, 90], "the two recorded to the end, and one stack for all"
 
 
 def test_sources_of_sources_are_read_once() -> None:
@@ -654,7 +654,7 @@ GOOD = Intervention(at("z", 0), Run(OTHER))
 BAD: dict[str, tuple[list[Intervention], Any, type[Exception], str]] = {
     "metric raises": ([GOOD], _failing, ZeroDivisionError, ""),
     "metric gives no tensor": ([GOOD], _not_a_tensor, MetricError, "must return a tensor.*got float"),
-    "metric gives nan": ([GOOD], _nan, MetricError, r"nan for run 0: \[nan, nan\]"),
+    "metric gives nan": ([GOOD], _nan, MetricError, r"nan for run \d: \[nan, nan\]"),
     "misspelt site": ([GOOD, Intervention(at("zz", 1), 0.0)], last_logit, UnknownHook, "Did you mean blocks.1.attn"),
     "no such layer": ([GOOD, Intervention(at("z", 3), 0.0)], last_logit, UnknownHook, "no hook point 'blocks.3"),
     "axis": ([GOOD, Intervention(at("z", 1, query=0), 0.0)], last_logit, BadInput, "batch, pos, head, d_head.*'query'"),
@@ -917,16 +917,9 @@ def _computes_too_few_positions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _sorts_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = interpreter._batches
-
-    def batches(*arguments: Any) -> Iterator[list[int]]:
-        return (sorted(places, reverse=True) for places in right(*arguments))
-
-    monkeypatch.setattr(interpreter, "_batches", batches)
-    right_execute = interpreter._execute
-    monkeypatch.setattr(
-        interpreter, "_execute", lambda model, runs, *rest: right_execute(model, list(runs)[::-1], *rest)
-    )
+    """And forgets to put their results back into the order in which the runs were given."""
+    right = interpreter._execute
+    monkeypatch.setattr(interpreter, "_execute", lambda *arguments: right(*arguments).flip(0))
 
 
 def _takes_all_prompts_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
