@@ -29,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
+    """The commands and their arguments."""
     whole = argparse.ArgumentParser(
         prog="interp-hooks", description="Find out which parts of a language model do what."
     )

@@ -14,14 +14,12 @@ Each of these is exact: the result is that of one full forward pass for each run
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
@@ -30,106 +28,10 @@ from interp_hooks.errors import BadInput, MetricError
 from interp_hooks.hooks import HookPoint
 from interp_hooks.interventions import Intervention, Recording, Run
 from interp_hooks.model import HookedTransformer
+from interp_hooks.readout import Metric, MetricLike, Readout
 
 MEMORY = 256 * 2**20  # bytes of activations that stacked runs may take at once
 PREFIXES = 8  # first positions are rounded down to so many different ones, so that more runs can be stacked
-
-
-def for_each_prompt(values: Tensor, batch: int, what: str) -> Tensor:
-    """One row of `values` for each prompt; a single one serves all.
-
-    Raises:
-        BadInput: another number of rows.
-    """
-    if len(values) not in (1, batch):
-        raise BadInput(f"expected one {what} for each of {batch} prompts, or one for all, got {len(values)}")
-    return values.expand(batch, *values.shape[1:])
-
-
-@dataclass(frozen=True, kw_only=True)
-class Readout:
-    """Which logits a metric reads: a position of each prompt (None: all), and tokens of each prompt (None: all).
-
-    `pos` is an int or a tensor [batch]; a negative one counts back from the last real token. `tokens` is [batch, n].
-    """
-
-    pos: int | Tensor | None = None
-    tokens: Int[Tensor, "batch n"] | None = None
-
-    def positions(self, run: Run) -> Int[Tensor, "batch 1"]:
-        """The position as one non-negative index for each prompt.
-
-        Raises:
-            BadInput: outside the prompt or in its padding, or for another number of prompts.
-        """
-        batch, length = run.tokens.shape
-        device = run.tokens.device
-        real = torch.ones(batch, length, device=device) if run.attention_mask is None else run.attention_mask.to(device)
-        ends = (real.bool() * torch.arange(1, length + 1, device=device)).amax(1)
-        pos = for_each_prompt(torch.as_tensor(self.pos, device=device).reshape(-1), batch, "position")
-        resolved = torch.where(pos < 0, ends + pos, pos)[:, None]
-        inside = ((resolved >= 0) & (resolved < length)).all()
-        if not bool(inside) or not bool((real.gather(1, resolved)[:, 0].bool() | (pos >= 0)).all()):
-            raise BadInput(f"position {self.pos} is out of range for prompts of {length} tokens")
-        return resolved
-
-    def select(self, logits: Float[Tensor, "batch pos d_vocab"], run: Run) -> Tensor:
-        """The part of a run's full logits that is read."""
-        if self.pos is not None:
-            logits = _gather(logits, self.positions(run))
-        if self.tokens is not None:
-            logits = logits.gather(-1, self._tokens(run, logits)[:, None].expand(-1, logits.shape[1], -1))
-        return logits if self.pos is None else logits[:, 0]
-
-    def read(
-        self, model: HookedTransformer, stream: Float[Tensor, "rows pos d_model"], run: Run, first: int = 0
-    ) -> Tensor:
-        """The same from the final stream, from position `first` on, of copies of the run's prompts, stacked."""
-        copies = len(stream) // len(run.tokens)
-        if self.pos is not None:
-            stream = _gather(stream, (self.positions(run) - first).repeat(copies, 1))
-        normalized = model.ln_final(stream)
-        if self.tokens is None:
-            logits = model.unembed(normalized)
-        else:
-            tokens = self._tokens(run, stream).repeat(copies, 1)
-            logits = torch.einsum("rpd,rnd->rpn", normalized, model.W_U.T[tokens]) + model.b_U[tokens][:, None]
-        return logits if self.pos is None else logits[:, 0]
-
-    def _tokens(self, run: Run, like: Tensor) -> Int[Tensor, "batch n"]:
-        assert self.tokens is not None
-        return for_each_prompt(self.tokens.to(like.device), len(run.tokens), "answer")
-
-
-def _gather(value: Float[Tensor, "rows pos last"], positions: Int[Tensor, "rows 1"]) -> Float[Tensor, "rows 1 last"]:
-    return value.gather(1, positions[..., None].expand(-1, -1, value.shape[-1]))
-
-
-class Metric(ABC):
-    """A number for each prompt, computed from the logits that `readout` names. `name` has the unit in it."""
-
-    name: str = "metric"
-
-    @property
-    @abstractmethod
-    def readout(self) -> Readout:
-        """What is read of the logits; nothing else needs to be computed."""
-
-    @abstractmethod
-    def score(self, logits: Tensor) -> Float[Tensor, " batch"]:
-        """One number for each prompt, from what `readout` selects."""
-
-    def on(self, model: HookedTransformer) -> Metric:
-        """The same metric with its tokens looked up in, and checked against, the model's vocabulary."""
-        return self
-
-    def __call__(self, logits: Float[Tensor, "batch pos d_vocab"]) -> Float[Tensor, " batch"]:
-        """One number for each prompt, from full logits of prompts without padding."""
-        positions_only = torch.zeros(logits.shape[:2], dtype=torch.long, device=logits.device)
-        return self.score(self.readout.select(logits, Run(positions_only)))
-
-
-MetricLike = Metric | Callable[[Tensor], Tensor]
 
 
 @torch.no_grad()

@@ -162,5 +162,5 @@ def checked_side(side: str) -> PaddingSide:
 
 def _ids(tokens: Any) -> list[Any]:
     """Token ids as (nested) lists of ints."""
-    ids = tokens.tolist() if hasattr(tokens, "tolist") else tokens
+    ids = tokens if isinstance(tokens, list | tuple) else torch.as_tensor(tokens).tolist()
     return [ids] if isinstance(ids, int) else list(ids)

@@ -15,7 +15,8 @@ from torch import Tensor
 import interp_hooks.interpreter as interpreter
 from interp_hooks import HookedTransformer, Intervention, LogitDiff, LogProb, Mean, Readout, Resample, Run, Site, at
 from interp_hooks.errors import BadInput, HookDidNotFire, MetricError, UnknownHook
-from interp_hooks.interpreter import Metric, evaluate
+from interp_hooks.interpreter import evaluate
+from interp_hooks.readout import Metric
 from tests.experiments.by_hand import (
     KINDS,
     LACKS,

@@ -26,6 +26,7 @@ LAYERS = """
     weights tokens
     model generate
     loading interventions results
+    readout
     interpreter
     experiments analysis
     patching viz

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from interp_hooks.cache import ActivationCache
 from interp_hooks.errors import BadInput
-from interp_hooks.interpreter import Readout, for_each_prompt
 from interp_hooks.interventions import Prompts, as_run
 from interp_hooks.model import HookedTransformer
+from interp_hooks.readout import Readout, for_each_prompt
 from interp_hooks.results import Result
 
 if TYPE_CHECKING:

@@ -18,10 +18,11 @@ from jaxtyping import Int
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
-from interp_hooks.experiments.sweep import labels_of, sweep
-from interp_hooks.interpreter import MEMORY, MetricLike
-from interp_hooks.interventions import Intervention, Mean, Prompts, Resample, Run, Source, as_run, at
+from interp_hooks.experiments.sweep import sweep_site
+from interp_hooks.interpreter import MEMORY
+from interp_hooks.interventions import Mean, Prompts, Resample, Run, Source, as_run
 from interp_hooks.model import HookedTransformer
+from interp_hooks.readout import MetricLike
 from interp_hooks.results import Result
 
 Method = Literal["zero", "mean", "resample"]
@@ -52,16 +53,14 @@ def ablate(
     """
     run = as_run(model, prompts)
     source = ablation_source(method, run, run if reference is None else as_run(model, reference), generator)
-
-    def run_at(layer: int, **select: int) -> Run:
-        return Run(run.tokens, [Intervention(at(site, layer, **select), source)], run.attention_mask)
-
-    axes = list(over) if "layer" in over else ["layer", *over]
-    return sweep(
+    return sweep_site(
         model,
-        run_at,
+        run,
+        site,
+        source,
         metric,
-        over=labels_of(model, site, axes, run.tokens.shape[1], layers),
+        over=over,
+        layers=layers,
         baselines={"original": run},
         max_memory=max_memory,
         progress=progress,

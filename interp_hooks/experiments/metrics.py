@@ -15,8 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
-from interp_hooks.interpreter import Metric, Readout, for_each_prompt
 from interp_hooks.model import HookedTransformer
+from interp_hooks.readout import Metric, Readout, for_each_prompt
 
 Answers = str | int | Sequence[str] | Sequence[int] | Tensor
 

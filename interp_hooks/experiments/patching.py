@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from typing import Literal
 
 from interp_hooks.errors import BadInput
-from interp_hooks.experiments.sweep import labels_of, paired_runs, sweep
-from interp_hooks.interpreter import MEMORY, MetricLike
-from interp_hooks.interventions import Intervention, Prompts, Run, at
+from interp_hooks.experiments.sweep import paired_runs, sweep_site
+from interp_hooks.interpreter import MEMORY
+from interp_hooks.interventions import Prompts
 from interp_hooks.model import HookedTransformer
+from interp_hooks.readout import MetricLike
 from interp_hooks.results import Result
 
 
@@ -46,16 +47,14 @@ def patch(
         raise BadInput(f"direction must be 'denoise' or 'noise', got {direction!r}")
     clean_run, corrupt_run = paired_runs(model, clean, corrupt, ("clean", "corrupt"))
     base, source = (corrupt_run, clean_run) if direction == "denoise" else (clean_run, corrupt_run)
-
-    def run_at(layer: int, **select: int) -> Run:
-        return Run(base.tokens, [Intervention(at(site, layer, **select), source)], base.attention_mask)
-
-    axes = list(over) if "layer" in over else ["layer", *over]
-    return sweep(
+    return sweep_site(
         model,
-        run_at,
+        base,
+        site,
+        source,
         metric,
-        over=labels_of(model, site, axes, base.tokens.shape[1], layers),
+        over=over,
+        layers=layers,
         baselines={"clean": clean_run, "corrupt": corrupt_run},
         scale=("corrupt", "clean") if direction == "denoise" else ("clean", "corrupt"),
         max_memory=max_memory,

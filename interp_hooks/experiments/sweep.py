@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from interp_hooks.errors import BadInput, MetricError
-from interp_hooks.interpreter import MEMORY, Metric, MetricLike, evaluate
-from interp_hooks.interventions import Prompts, Run, as_run
+from interp_hooks.interpreter import MEMORY, evaluate
+from interp_hooks.interventions import Intervention, Prompts, Run, Source, as_run, at
 from interp_hooks.model import HookedTransformer
+from interp_hooks.readout import Metric, MetricLike
 from interp_hooks.results import Result
 
 
@@ -61,6 +62,30 @@ def sweep(
         baselines=dict(zip(baselines, scores, strict=False)),
         scale=scale,
     )
+
+
+def sweep_site(
+    model: HookedTransformer,
+    base: Run,
+    site: str,
+    source: Source,
+    metric: MetricLike,
+    *,
+    over: Sequence[str],
+    layers: Sequence[int] | None = None,
+    **options: Any,
+) -> Result:
+    """Put `source` at one site after the other: `site` at every cell of the axes `over`, in every layer.
+
+    Other keyword arguments go to `sweep`.
+    """
+
+    def run_at(layer: int, **select: int) -> Run:
+        return Run(base.tokens, [Intervention(at(site, layer, **select), source)], base.attention_mask)
+
+    axes = list(over) if "layer" in over else ["layer", *over]
+    labels = labels_of(model, site, axes, base.tokens.shape[1], layers)
+    return sweep(model, run_at, metric, over=labels, **options)
 
 
 def paired_runs(model: HookedTransformer, first: Prompts, second: Prompts, names: tuple[str, str]) -> tuple[Run, Run]:
