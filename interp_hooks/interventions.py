@@ -260,8 +260,8 @@ class Intervention:
     def _recorded(self, point: HookPoint, recordings: Mapping[Any, Recording]) -> Tensor:
         """The source's activation at this point, at all positions."""
         if isinstance(self.source, Run | Mean | Resample):
-            run = self.source if isinstance(self.source, Run) else self.source.run
-            return self.source.recorded_value(recordings[run.key][point.name], point)
+            assert self.source_run is not None
+            return self.source.recorded_value(recordings[self.source_run.key][point.name], point)
         assert isinstance(self.source, Mapping)
         if point.name not in self.source:
             raise UnknownHook(f"{point.name} was not cached in the activations that serve as a source")

@@ -67,7 +67,7 @@ class Attention(nn.Module):
     def __init__(self, cfg: HookedTransformerConfig, layer: int) -> None:
         super().__init__()
         heads, groups, d_model, d_head = cfg.n_heads, cfg.n_key_value_heads, cfg.d_model, cfg.d_head
-        self.n_heads, self.queries_per_key = heads, heads // groups
+        self.queries_per_key = heads // groups
         self.scale = cfg.attn_scale_at(layer)
         self.rotary_adjacent_pairs = cfg.rotary_adjacent_pairs
         self.W_Q = parameter(heads, d_model, d_head, lies=READER_PER_HEAD)
