@@ -9,7 +9,8 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "interp_hooks.config": ["HookedTransformerConfig"],
+    "interp_hooks.config": ["ExpertsConfig", "HookedTransformerConfig"],
+    "interp_hooks.components.kv_cache": ["KeyValueCache"],
     "interp_hooks.model": ["HookedTransformer", "Output", "lm_cross_entropy_loss"],
     "interp_hooks.hooks": ["HookPoint", "HookedRootModule"],
     "interp_hooks.cache": ["ActivationCache"],

@@ -16,23 +16,88 @@ import torch
 from interp_hooks.errors import ConfigError, nearest
 
 NormalizationType = Literal["LN", "LNPre", "RMS", "RMSPre"]
-PositionalEmbeddingType = Literal["standard", "rotary", "none"]
+NormPlacement = Literal["pre", "output", "pre_and_output", "post"]
+QKNorm = Literal["shared", "per_head", "all_heads"]
+PositionalEmbeddingType = Literal["standard", "sinusoidal", "rotary", "alibi", "none"]
 AttentionDirection = Literal["causal", "bidirectional"]
 Activation = Literal[
-    "relu", "gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "quick_gelu", "silu", "relu2", "tanh"
+    "relu", "gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "quick_gelu", "silu", "relu2", "tanh", "xielu"
 ]
+RouterScores = Literal["softmax", "sigmoid", "sparsemixer"]
+GroupScore = Literal["max", "top2"]
 
-FOLDED = {"LN": "LNPre", "RMS": "RMSPre"}
+FOLDED = {"LN": "LNPre", "RMS": "RMSPre", "LNPre": "LNPre", "RMSPre": "RMSPre"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertsConfig:
+    """A mixture of experts in place of the MLP (Shazeer et al. 2017, arxiv.org/abs/1701.06538).
+
+    `layers` tells layer by layer whether it has experts. `scores` turn router logits into weights; the
+    `experts_per_token` highest are kept, after adding a learned bias with `biased_choice`, and only within the
+    `groups_kept` best of `n_groups` groups of experts (`group_score`: their best expert, or the sum of their best two).
+    Kept weights are divided by their sum with `normalize_weights` and multiplied by `weight_scale`. `d_shared` is the
+    width of an MLP that every token passes (0: none), times a sigmoid gate with `shared_gate`. `jitter` is the width
+    of the sparse mixer's comparison (Liu et al. 2024, arxiv.org/abs/2409.12136). `min_weight_sum` bounds the divisor.
+    """
+
+    n_experts: int
+    experts_per_token: int
+    d_expert: int
+    layers: tuple[bool, ...]
+    scores: RouterScores = "softmax"
+    normalize_weights: bool = True
+    weight_scale: float = 1.0
+    min_weight_sum: float = 0.0
+    biased_choice: bool = False
+    n_groups: int = 1
+    groups_kept: int = 1
+    group_score: GroupScore = "max"
+    jitter: float = 0.0
+    d_shared: int = 0
+    shared_gate: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", tuple(self.layers))
+        if not 0 < self.experts_per_token <= self.n_experts:
+            raise ConfigError(
+                f"experts_per_token must be 1..n_experts={self.n_experts}, got {self.experts_per_token}"
+            )
+        if self.n_experts % self.n_groups or not 0 < self.groups_kept <= self.n_groups:
+            raise ConfigError(
+                f"n_groups={self.n_groups} must divide n_experts={self.n_experts} and be at least "
+                f"groups_kept={self.groups_kept}"
+            )
+        for field, choices in (("scores", RouterScores), ("group_score", GroupScore)):
+            if getattr(self, field) not in get_args(choices):
+                raise ConfigError(f"{field} must be one of {get_args(choices)}, got {getattr(self, field)!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class HookedTransformerConfig:
     """The architecture of a `HookedTransformer`.
 
-    `normalization_type`: "LN" and "RMS" have a gain (and LN a bias), "LNPre" and "RMSPre" are what remains after these
-    are folded into the next weights, None is no normalization at all. `n_key_value_heads` below `n_heads` is grouped
-    query attention. `rotary_scaling` holds a HuggingFace `rope_parameters` mapping plus `max_position_embeddings`; None
-    means unscaled frequencies. `attn_scale` divides the attention scores (default: sqrt of `d_head`).
+    Norms. `normalization_type`: "LN" and "RMS" have a gain (and LN a bias), "LNPre" and "RMSPre" have neither, or had
+    them folded into the next weights; None is no normalization. `norm_gain_offset` is added to every gain.
+    `norm_placement`: what a sublayer reads ("pre"), writes ("output") or both is normalized, or the stream after each
+    addition ("post"); `output_norm_type` is the kind of an output's norm. `embed_norm_type` normalizes the embeddings
+    (None: not), `final_norm` what the unembedding reads. `qk_norm`
+    normalizes queries and keys: each head with one gain for all ("shared") or its own ("per_head"), or all together.
+
+    Positions. `rotary_scaling` is a HuggingFace `rope_parameters` mapping plus `max_position_embeddings`; None means
+    unscaled frequencies. `rotary_layers` gives such a mapping, or None for no rotation, for every layer instead.
+    `alibi_slopes` are per head, subtracted per token of distance. `positions_offset` rows of `W_pos` come before
+    position 0. `window_sizes`: how many tokens a query sees in each layer, itself included (None: all).
+
+    Attention. `n_key_value_heads` below `n_heads` is grouped query attention. `attn_scale` divides the scores (default:
+    sqrt of `d_head`); `attn_log_scale=(beta, n)` multiplies queries by 1 + beta log(1 + floor(position / n)).
+    `attn_sinks` adds a learned score per head to every softmax, which attends to nothing. `d_value` is the width of
+    values (default: `d_head`); `kv_latent` and `q_latent` are the widths of the low-rank streams of latent attention.
+
+    MLP. `mlp_clamp` bounds both factors of a gated MLP and `mlp_linear_offset` is added to the linear one. `experts`
+    replaces the MLP of some layers. Multipliers: `embed_scale`, `residual_scale` (of what every sublayer writes),
+    `logits_scale`. A soft cap c turns x into c tanh(x / c); 0 is none. `mlm_head`: a dense layer, activation and norm
+    between the stream and the unembedding.
 
     Raises:
         ConfigError: a size that does not fit the others, or an unknown choice.
@@ -50,17 +115,48 @@ class HookedTransformerConfig:
     act_fn: Activation | None = None
     normalization_type: NormalizationType | None = "LN"
     eps: float = 1e-5
+    norm_gain_offset: float = 0.0
+    norm_placement: NormPlacement = "pre"
+    final_norm: bool = True
+    output_norm_type: NormalizationType | None = None
+    embed_norm_type: NormalizationType | None = None
+    qk_norm: QKNorm | None = None
+    qk_norm_type: NormalizationType | None = None
+    qk_norm_after_rotary: bool = False
     positional_embedding_type: PositionalEmbeddingType = "standard"
+    positions_offset: int = 0
+    n_token_types: int = 0
     rotary_dim: int = 0
     rotary_base: float = 10000.0
     rotary_adjacent_pairs: bool = False
+    rotary_reversed: bool = False
     rotary_scaling: Mapping[str, Any] | None = None
+    rotary_layers: tuple[Mapping[str, Any] | None, ...] = ()
+    alibi_slopes: tuple[float, ...] = ()
+    window_sizes: tuple[int | None, ...] = ()
     attention_dir: AttentionDirection = "causal"
     attn_scale: float = 0.0
     scale_attn_by_inverse_layer_idx: bool = False
+    attn_log_scale: tuple[float, int] | None = None
+    attn_scores_soft_cap: float = 0.0
+    attn_sinks: bool = False
+    qkv_clip: float = 0.0
+    d_value: int = 0
+    kv_latent: int = 0
+    q_latent: int = 0
+    latent_eps: float = 1e-6
     attn_only: bool = False
     parallel_attn_mlp: bool = False
+    parallel_shared_norm: bool = False
     gated_mlp: bool = False
+    mlp_clamp: float = 0.0
+    mlp_linear_offset: float = 0.0
+    experts: ExpertsConfig | None = None
+    embed_scale: float = 1.0
+    residual_scale: float = 1.0
+    logits_scale: float = 1.0
+    output_logits_soft_cap: float = 0.0
+    mlm_head: bool = False
     default_prepend_bos: bool = True
     initializer_range: float = 0.02
     seed: int | None = None
@@ -75,11 +171,23 @@ class HookedTransformerConfig:
         self._resolve_heads()
         self._resolve("d_vocab_out", self.d_vocab)
         self._resolve("attn_scale", self.d_head**0.5)
+        self._resolve("d_value", self.d_head)
         self._check_choice("normalization_type", NormalizationType, none_allowed=True)
+        self._check_choice("norm_placement", NormPlacement)
+        if self.writes_normalized and self.output_norm_type is None:
+            self._set("output_norm_type", self.normalization_type)
+        self._check_choice("output_norm_type", NormalizationType, none_allowed=True)
+        self._check_choice("embed_norm_type", NormalizationType, none_allowed=True)
+        self._check_choice("qk_norm", QKNorm, none_allowed=True)
+        self._check_choice("qk_norm_type", NormalizationType, none_allowed=True)
+        if (self.qk_norm is None) != (self.qk_norm_type is None):
+            raise ConfigError(f"qk_norm={self.qk_norm!r} needs a qk_norm_type, and the other way round")
         self._check_choice("positional_embedding_type", PositionalEmbeddingType)
         self._check_choice("attention_dir", AttentionDirection)
         self._resolve_mlp()
         self._resolve_rotary()
+        self._resolve_layers()
+        self._check_arrangement()
         self._set("dtype", as_dtype(self.dtype))
         self._set("device", torch.device(self.device))
 
@@ -93,6 +201,8 @@ class HookedTransformerConfig:
         self._resolve("n_heads", self.d_model // (self.d_head or 1))
         self._resolve("d_head", self.d_model // self.n_heads)
         self._resolve("n_key_value_heads", self.n_heads)
+        if self.kv_latent and self.n_key_value_heads != self.n_heads:
+            raise ConfigError("latent attention (kv_latent) has as many key/value heads as query heads")
         if self.n_heads % self.n_key_value_heads:
             raise ConfigError(
                 f"n_key_value_heads={self.n_key_value_heads} does not divide n_heads={self.n_heads}: "
@@ -100,23 +210,55 @@ class HookedTransformerConfig:
             )
 
     def _resolve_mlp(self) -> None:
+        if isinstance(self.experts, Mapping):
+            self._set("experts", ExpertsConfig(**self.experts))
         if self.attn_only:
-            if self.d_mlp or self.gated_mlp or self.parallel_attn_mlp:
-                raise ConfigError("attn_only=True excludes d_mlp, gated_mlp and parallel_attn_mlp")
+            if self.d_mlp or self.gated_mlp or self.parallel_attn_mlp or self.experts:
+                raise ConfigError("attn_only=True excludes d_mlp, gated_mlp, parallel_attn_mlp and experts")
             return
         self._resolve("d_mlp", 4 * self.d_model)
         self._check_choice("act_fn", Activation)
 
     def _resolve_rotary(self) -> None:
         if self.positional_embedding_type != "rotary":
-            if self.rotary_dim or self.rotary_scaling is not None:
-                raise ConfigError("rotary_dim and rotary_scaling need positional_embedding_type='rotary'")
+            if self.rotary_dim or self.rotary_scaling is not None or self.rotary_layers:
+                raise ConfigError(
+                    "rotary_dim, rotary_scaling and rotary_layers need positional_embedding_type='rotary'"
+                )
             return
         self._resolve("rotary_dim", self.d_head)
         if self.rotary_dim % 2 or self.rotary_dim > self.d_head:
             raise ConfigError(f"rotary_dim={self.rotary_dim} must be even and at most d_head={self.d_head}")
         if self.rotary_scaling is not None:
             self._set("rotary_scaling", MappingProxyType(dict(self.rotary_scaling)))
+
+    def _resolve_layers(self) -> None:
+        """Facts per layer or head become tuples of the right length."""
+        if self.rotary_layers:
+            frozen = (None if rope is None else MappingProxyType(dict(rope)) for rope in self.rotary_layers)
+            self._set("rotary_layers", tuple(frozen))
+        if self.positional_embedding_type == "alibi" and not self.alibi_slopes:
+            raise ConfigError("positional_embedding_type='alibi' needs alibi_slopes, one for each head")
+        self._set("alibi_slopes", tuple(self.alibi_slopes))
+        self._set("window_sizes", tuple(self.window_sizes))
+        lengths = {"rotary_layers": self.n_layers, "window_sizes": self.n_layers, "alibi_slopes": self.n_heads}
+        for field, length in lengths.items():
+            if len(getattr(self, field)) not in (0, length):
+                raise ConfigError(f"{field} must have {length} entries, got {len(getattr(self, field))}")
+        if self.experts is not None and len(self.experts.layers) != self.n_layers:
+            raise ConfigError(f"experts.layers must have {self.n_layers} entries, got {len(self.experts.layers)}")
+        for size in self.window_sizes:
+            if size is not None and size < 1:
+                raise ConfigError(f"window_sizes must be positive or None, got {size}")
+
+    def _check_arrangement(self) -> None:
+        """Refuse combinations of norms and blocks that no block is arranged in."""
+        if self.parallel_shared_norm and not self.parallel_attn_mlp:
+            raise ConfigError("parallel_shared_norm needs parallel_attn_mlp")
+        if self.norm_placement == "post":
+            if self.parallel_attn_mlp or self.attn_only:
+                raise ConfigError("norm_placement='post' needs serial blocks with an MLP")
+            self._set("final_norm", False)
 
     def _set(self, field: str, value: Any) -> None:
         object.__setattr__(self, field, value)
@@ -153,7 +295,12 @@ class HookedTransformerConfig:
     def to_dict(self) -> dict[str, Any]:
         """All fields as a plain dict that `from_dict` accepts."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return values | {"rotary_scaling": None if self.rotary_scaling is None else dict(self.rotary_scaling)}
+        thawed = {
+            "rotary_scaling": None if self.rotary_scaling is None else dict(self.rotary_scaling),
+            "rotary_layers": tuple(None if rope is None else dict(rope) for rope in self.rotary_layers),
+            "experts": None if self.experts is None else dataclasses.asdict(self.experts),
+        }
+        return values | thawed
 
     def replace(self, **changes: Any) -> "HookedTransformerConfig":
         """A copy with some fields changed and everything checked again."""
@@ -169,11 +316,46 @@ class HookedTransformerConfig:
     @property
     def centres_residual(self) -> bool:
         """Whether every reader of the residual stream subtracts its mean, so that writers may be centred."""
-        return self.normalization_type in ("LN", "LNPre")
+        return self.normalization_type in ("LN", "LNPre") and self.norm_placement == "pre" and self.final_norm
+
+    @property
+    def reads_normalized(self) -> bool:
+        """Whether attention and MLP read the stream through a norm (otherwise they read it as it is)."""
+        return self.norm_placement in ("pre", "pre_and_output")
+
+    @property
+    def writes_normalized(self) -> bool:
+        """Whether what attention and MLP write passes a norm of its own."""
+        return self.norm_placement in ("output", "pre_and_output")
 
     @property
     def norm_is_folded(self) -> bool:
         return self.normalization_type in ("LNPre", "RMSPre", None)
+
+    def rotary_at(self, layer: int) -> Mapping[str, Any] | None:
+        """The `rope_parameters` of a layer, or None if it does not rotate."""
+        if self.positional_embedding_type != "rotary":
+            return None
+        if self.rotary_layers:
+            return self.rotary_layers[layer]
+        return self.rotary_scaling or MappingProxyType({"rope_type": "default", "rope_theta": self.rotary_base})
+
+    @property
+    def rotary_kinds(self) -> tuple[Mapping[str, Any], ...]:
+        """The different `rope_parameters` of all layers."""
+        kinds: list[Mapping[str, Any]] = []
+        for layer in range(self.n_layers):
+            rope = self.rotary_at(layer)
+            if rope is not None and rope not in kinds:
+                kinds.append(rope)
+        return tuple(kinds)
+
+    def window_at(self, layer: int) -> int | None:
+        """How many tokens a query of `layer` sees, itself included; None for all."""
+        return self.window_sizes[layer] if self.window_sizes else None
+
+    def has_experts(self, layer: int) -> bool:
+        return self.experts is not None and self.experts.layers[layer]
 
     def attn_scale_at(self, layer: int) -> float:
         """What the attention scores of `layer` are divided by."""

@@ -23,7 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from interp_hooks.components.attention import KeyValuePrefix
+from interp_hooks.components.kv_cache import KeyValueCache
 from interp_hooks.errors import BadInput, MetricError
 from interp_hooks.hooks import HookPoint
 from interp_hooks.interventions import Intervention, Recording, Run
@@ -31,6 +31,7 @@ from interp_hooks.model import HookedTransformer
 from interp_hooks.readout import Metric, MetricLike, Readout
 
 MEMORY = 256 * 2**20  # bytes of activations that stacked runs may take at once
+AFTER_BLOCKS = ("ln_final.", "mlm_head.", "unembed.")
 PREFIXES = 8  # first positions are rounded down to so many different ones, so that more runs can be stacked
 
 
@@ -59,12 +60,13 @@ def evaluate(
     metric = metric.on(model) if isinstance(metric, Metric) else metric
     readout, score = (metric.readout, metric.score) if isinstance(metric, Metric) else (Readout(), metric)
     starts = _starts(model, runs, readout)
-    recordings = _record(model, runs, starts)
+    recordings, prefixes = _record(model, runs, starts)
     scores: dict[int, Tensor] = {}
     with tqdm(total=len(runs), disable=not progress, unit="run") as bar:
         for places in _batches(model, runs, starts, readout, max_memory):
             together = [runs[place] for place in places]
-            logits = _execute(model, together, [starts[place] for place in places], recordings, readout)
+            earlier = prefixes.get(_unchanged(together[0]).key)
+            logits = _execute(model, together, [starts[place] for place in places], recordings, earlier, readout)
             for place, one in zip(places, logits.chunk(len(places)), strict=True):
                 scores[place] = _checked(score(one), place)
             bar.update(len(places))
@@ -127,19 +129,16 @@ def _layer(model: HookedTransformer, hook: str) -> int:
     point = model.points(hook)[0]
     if point.name.startswith("blocks."):
         return point.layer()
-    return -1 if point.name in ("hook_embed", "hook_pos_embed") else model.cfg.n_layers
+    return model.cfg.n_layers if point.name.startswith(AFTER_BLOCKS) else -1
 
 
 def _stream_name(model: HookedTransformer, layer: int) -> str:
     """The hook that shows the stream as it enters a layer."""
     last = model.cfg.n_layers - 1
-    return f"blocks.{layer}.hook_resid_pre" if layer <= last else f"blocks.{last}.hook_resid_post"
-
-
-def _key_value_names(model: HookedTransformer, layer: int) -> tuple[str, str]:
-    """The hooks that show keys, as queries meet them, and values."""
-    keys = "hook_k" if model.rotary is None else "hook_rot_k"
-    return f"blocks.{layer}.attn.{keys}", f"blocks.{layer}.attn.hook_v"
+    if layer <= last:
+        return f"blocks.{layer}.hook_resid_pre"
+    post = model.cfg.norm_placement == "post"
+    return f"blocks.{last}.hook_normalized_resid_post" if post else f"blocks.{last}.hook_resid_post"
 
 
 def _unchanged(run: Run) -> Run:
@@ -174,9 +173,12 @@ def _bytes(model: HookedTransformer, runs: Sequence[Run], readout: Readout) -> i
 # ------------------------------------------------------------------------------------------------ recording, running
 
 
-def _record(model: HookedTransformer, runs: Sequence[Run], starts: Sequence[Start]) -> dict[Any, Recording]:
-    """For every source run, and every prompt left alone, the activations that `runs` need of it."""
+def _record(
+    model: HookedTransformer, runs: Sequence[Run], starts: Sequence[Start]
+) -> tuple[dict[Any, Recording], dict[Any, KeyValueCache]]:
+    """For every source run, and every prompt left alone, the activations (and keys and values) that `runs` need."""
     wanted: dict[Any, tuple[Run, set[str]]] = {}
+    prefixes: dict[Any, KeyValueCache] = {}
 
     def want(run: Run, hooks: Sequence[str]) -> None:
         want_sources(run)
@@ -192,8 +194,8 @@ def _record(model: HookedTransformer, runs: Sequence[Run], starts: Sequence[Star
         if start.layer >= 0:
             want(_unchanged(run), [_stream_name(model, start.layer)])
         if start.first:
-            for layer in range(max(start.layer, 0), model.cfg.n_layers):
-                want(_unchanged(run), _key_value_names(model, layer))
+            want(_unchanged(run), [_stream_name(model, model.cfg.n_layers)])
+            prefixes[_unchanged(run).key] = KeyValueCache()
     recordings: dict[Any, Recording] = {}
     for key, (run, hooks) in wanted.items():  # what a run needs was wanted, and so stands, before it
         last = max(_layer(model, hook) for hook in hooks)
@@ -203,10 +205,11 @@ def _record(model: HookedTransformer, runs: Sequence[Run], starts: Sequence[Star
                 attention_mask=run.attention_mask,
                 return_type="logits" if last == model.cfg.n_layers else None,
                 stop_at_layer=last + 1 if last < model.cfg.n_layers else None,
+                past_kv_cache=prefixes.get(key),
                 names_filter=hooks,
                 return_cache_object=False,
             )[1]
-    return recordings
+    return recordings, prefixes
 
 
 def _execute(
@@ -214,6 +217,7 @@ def _execute(
     runs: Sequence[Run],
     starts: Sequence[Start],
     recordings: Mapping[Any, Recording],
+    earlier: KeyValueCache | None,
     readout: Readout,
 ) -> Tensor:
     """What `readout` reads of runs on one prompt, which join the batch layer by layer, each where it starts."""
@@ -234,9 +238,8 @@ def _execute(
             ],
         }
         if first:
-            names = _key_value_names(model, min(max(layer, 0), n_layers - 1))
-            earlier = KeyValuePrefix(*(_stacked(unchanged[name][:, :first], len(present)) for name in names))
-            arguments["prefix"] = {layer: earlier}
+            assert earlier is not None
+            arguments["past_kv_cache"] = earlier.prefix(first, len(present), layer)
         if layer < 0:
             tokens = _stacked(run.tokens[:, first:], len(present))
             stream = model.run_with_hooks(tokens, stop_at_layer=0, **arguments)

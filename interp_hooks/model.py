@@ -9,6 +9,7 @@ A pass may start at a layer (given its residual stream), stop at one, and unembe
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import torch
@@ -17,21 +18,26 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from interp_hooks.cache import ActivationCache
-from interp_hooks.components.attention import KeyValuePrefix, Visibility
+from interp_hooks.components.attention import Visibility
 from interp_hooks.components.block import TransformerBlock
-from interp_hooks.components.embed import Embed, Unembed
+from interp_hooks.components.embed import Embed, MLMHead, TokenTypeEmbed, Unembed
+from interp_hooks.components.kv_cache import KeyValueCache
 from interp_hooks.components.norm import NoNorm, Norm, norm
-from interp_hooks.components.positions import LearnedPositions, RotaryPositions
+from interp_hooks.components.positions import LearnedPositions, RotaryPositions, SinusoidalPositions
 from interp_hooks.config import HookedTransformerConfig, as_dtype
 from interp_hooks.errors import BadInput
+from interp_hooks.generate import Generation
 from interp_hooks.hooks import HookedRootModule, HookPoint, NameFilter
-from interp_hooks.tokens import PaddingSide, TextInterface
+from interp_hooks.tokens import PaddingSide, TextInterface, TextMethods
 from interp_hooks.weights import StackedWeights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 ReturnType = Literal["logits", "loss", "both"]
+
+
+ADDED_POSITIONS = {"standard": LearnedPositions, "sinusoidal": SinusoidalPositions}
 
 
 class Output(NamedTuple):
@@ -48,7 +54,7 @@ class Prompt(NamedTuple):
     real: Bool[Tensor, "batch pos"] | None
 
 
-class HookedTransformer(HookedRootModule, StackedWeights):
+class HookedTransformer(HookedRootModule, StackedWeights, TextMethods, Generation):
     """A decoder or encoder-style transformer with named hook points; see `hook_table()` for all of them.
 
     Without `cfg.seed` the initial weights come from torch's global generator: normal with `initializer_range`, biases
@@ -69,14 +75,20 @@ class HookedTransformer(HookedRootModule, StackedWeights):
         self.text = TextInterface(tokenizer, self.cfg.n_ctx, self.cfg.default_prepend_bos, default_padding_side)
         self.embed = Embed(self.cfg)
         self.hook_embed = HookPoint("batch pos d_model", d_model=self.cfg.d_model)
-        if self.cfg.positional_embedding_type == "standard":
-            self.pos_embed = LearnedPositions(self.cfg)
+        if self.cfg.positional_embedding_type in ADDED_POSITIONS:
+            self.pos_embed = ADDED_POSITIONS[self.cfg.positional_embedding_type](self.cfg)
             self.hook_pos_embed = HookPoint("batch pos d_model", d_model=self.cfg.d_model)
+        if self.cfg.n_token_types:
+            self.token_type_embed = TokenTypeEmbed(self.cfg)
+            self.hook_token_type_embed = HookPoint("batch pos d_model", d_model=self.cfg.d_model)
+        self.ln_embed = norm(self.cfg, self.cfg.embed_norm_type)
         self.rotary = RotaryPositions(self.cfg) if self.cfg.positional_embedding_type == "rotary" else None
         blocks = nn.ModuleList([TransformerBlock(self.cfg, layer) for layer in range(self.cfg.n_layers)])
         self.blocks = cast("Sequence[TransformerBlock]", blocks)
-        self.ln_final = norm(self.cfg)
+        self.ln_final = norm(self.cfg, self.cfg.normalization_type if self.cfg.final_norm else None)
+        self.mlm_head = MLMHead(self.cfg) if self.cfg.mlm_head else None
         self.unembed = Unembed(self.cfg)
+        self.hf_config: Any = None  # of the checkpoint that this model was converted from
         self._report: list[str] = []
         self.setup()
         if self.W_E.device.type != "meta":
@@ -159,10 +171,10 @@ class HookedTransformer(HookedRootModule, StackedWeights):
         with torch.no_grad():
             for name, weight in self.named_parameters():
                 kind = name.rpartition(".")[2]
-                if kind.startswith("W_"):
+                if kind.startswith("W"):
                     weight.normal_(0.0, self.cfg.initializer_range, generator=generator)
                 else:
-                    weight.fill_(1.0 if kind == "w" else 0.0)
+                    weight.fill_(1.0 - self.cfg.norm_gain_offset if kind == "w" else 0.0)
 
     @property
     def device(self) -> torch.device:
@@ -171,6 +183,24 @@ class HookedTransformer(HookedRootModule, StackedWeights):
     @property
     def dtype(self) -> torch.dtype:
         return self.W_E.dtype
+
+    def to_hf(self) -> PreTrainedModel:
+        """A HuggingFace model of the checkpoint's own architecture with this model's weights, edits included.
+
+        Raises:
+            CheckpointError: the weights cannot be expressed there: this model was not converted from a checkpoint, or
+                processing changed what that architecture has no parameter for (load with
+                `from_pretrained_no_processing`).
+        """
+        from interp_hooks.loading.export import to_hf
+
+        return to_hf(self)
+
+    def verify(self, hf_model: PreTrainedModel, tokens: Int[Tensor, "batch pos"] | None = None) -> Any:
+        """Compare with the HuggingFace model on `tokens` (default: random ones); a `Report` that prints as a table."""
+        from interp_hooks.loading.parity import verify
+
+        return verify(self, hf_model, tokens)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> HookedTransformer:
         super()._apply(fn, recurse)  # every .to(), .cuda(), .double() passes here
@@ -192,7 +222,8 @@ class HookedTransformer(HookedRootModule, StackedWeights):
         attention_mask: Tensor | None = None,
         stop_at_layer: int | None = None,
         logits_pos: int | Sequence[int] | Tensor | None = None,
-        prefix: Mapping[int, KeyValuePrefix] | None = None,
+        past_kv_cache: KeyValueCache | None = None,
+        token_type_ids: Int[Tensor, "batch pos"] | None = None,
     ) -> Any:
         """One pass over text, token ids [batch, pos], or, with `start_at_layer`, a stream [batch, pos, d_model].
 
@@ -201,8 +232,8 @@ class HookedTransformer(HookedRootModule, StackedWeights):
         [batch, pos] is 1 for real tokens: padding is neither seen nor counted as a position. `stop_at_layer` returns
         the stream that would enter that layer. `logits_pos` unembeds only some positions: one, a list for all rows,
         or a tensor [batch, n] of each row's own. `tokens` are what a pass that starts at a layer reads, for the loss.
-        `prefix` gives keys and values of earlier tokens, by layer: the input then holds the tokens after them, and
-        `attention_mask` covers both.
+        `past_kv_cache` holds keys and values of the tokens before the input, whose own are added to it unless it is
+        frozen; `attention_mask` covers the input, or both. `token_type_ids` (default: 0) are for models that have them.
 
         Raises:
             BadInput: tokens, layers, positions or masks that do not fit the model.
@@ -214,32 +245,48 @@ class HookedTransformer(HookedRootModule, StackedWeights):
         stop = self.cfg.n_layers if stop_at_layer is None else self._layer("stop_at_layer", stop_at_layer)
         if start > stop:
             raise BadInput(f"start_at_layer={start_at_layer} comes after stop_at_layer={stop_at_layer}")
-        past = 0 if not prefix else next(iter(prefix.values())).keys.shape[1]
+        cache = self._checked_cache(past_kv_cache)
+        past = 0 if cache is None else cache.length
         if start_at_layer is None:
-            prompt = self._read(input, prepend_bos, padding_side, attention_mask, past)
-            positions = self._positions(prompt.real, past, prompt.tokens)
-            residual = self._embed(prompt.tokens, positions)
+            prompt = self._read(input, prepend_bos, padding_side, attention_mask, cache)
+            assert prompt.tokens is not None
+            positions = self._positions(prompt.real, past + prompt.tokens.shape[1])
+            residual = self._embed(prompt.tokens, positions[:, past:], token_type_ids)
         else:
             residual = self._checked_residual(input)
-            prompt = Prompt(tokens, self._real(attention_mask, residual.shape, past))
-            positions = self._positions(prompt.real, past, residual)
-        rotation = None if self.rotary is None else self.rotary(positions, residual.dtype)
+            prompt = Prompt(tokens, self._real(attention_mask, residual.shape, cache))
+            positions = self._positions(prompt.real, past + residual.shape[1])
+        rotations = None if self.rotary is None else self.rotary(positions[:, past:], residual.dtype)
         pos, causal = residual.shape[1], self.cfg.attention_dir == "causal"
-        visibility = Visibility(pos, past + pos, causal, prompt.real, residual.device)
+        visibility = Visibility(pos, past + pos, causal, prompt.real, positions)
         for layer in range(start, stop):
-            residual = self.blocks[layer](residual, rotation, visibility, prefix[layer] if prefix else None)
+            block, rotation = self.blocks[layer], None if rotations is None else rotations[layer]
+            extend = None if cache is None else partial(cache.extend, layer)
+            if block.device != residual.device:  # models that are spread over devices
+                residual, visibility = residual.to(block.device), visibility.to(block.device)
+            rotation = None if rotation is None else rotation.to(block.device)
+            residual = block(residual, rotation, visibility, extend)
+        if cache is not None:
+            cache.commit(pos, prompt.real)
         if stop_at_layer is not None:
             return residual
         return self._read_out(residual, prompt, return_type, loss_per_token, logits_pos)
 
     def _embed(
-        self, tokens: Int[Tensor, "batch pos"] | None, positions: Int[Tensor, "rows pos"]
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        positions: Int[Tensor, "rows pos"],
+        token_types: Int[Tensor, "batch pos"] | None,
     ) -> Float[Tensor, "batch pos d_model"]:
-        assert tokens is not None
-        embed = self.hook_embed(self.embed(tokens))
-        if self.cfg.positional_embedding_type != "standard":
-            return embed
-        return embed + self.hook_pos_embed(self.pos_embed(positions, len(tokens)))
+        residual = self.hook_embed(self.embed(tokens))
+        if self.cfg.positional_embedding_type in ADDED_POSITIONS:
+            residual = residual + self.hook_pos_embed(self.pos_embed(positions, len(tokens)).to(residual.dtype))
+        if self.cfg.n_token_types:
+            token_types = torch.zeros_like(tokens) if token_types is None else token_types.to(tokens.device)
+            residual = residual + self.hook_token_type_embed(self.token_type_embed(token_types))
+        elif token_types is not None:
+            raise BadInput("token_type_ids were given, but this model has no token types")
+        return self.ln_embed(residual)
 
     def _read_out(
         self,
@@ -254,17 +301,32 @@ class HookedTransformer(HookedRootModule, StackedWeights):
                 raise BadInput("logits_pos leaves out positions that a loss needs; use return_type='logits'")
             rows = self._rows_at(logits_pos, residual)
             residual = residual.gather(1, rows[..., None].expand(-1, -1, residual.shape[2]))
-        normalized = self.ln_final(residual)
+        residual = residual.to(self.W_U.device)
         if return_type is None:
+            self.ln_final(residual)  # for its hooks
             return None
-        logits = self.unembed(normalized)
+        logits = self.logits(residual)
         if return_type == "logits":
             return logits
         if prompt.tokens is None:
             raise BadInput("a loss needs the tokens: pass tokens= beside start_at_layer")
-        real = None if prompt.real is None else prompt.real[:, -prompt.tokens.shape[1] :]
-        loss = lm_cross_entropy_loss(logits, prompt.tokens, real, loss_per_token)
+        real = None if prompt.real is None else prompt.real[:, -prompt.tokens.shape[1] :].to(logits.device)
+        loss = lm_cross_entropy_loss(logits, prompt.tokens.to(logits.device), real, loss_per_token)
         return loss if return_type == "loss" else Output(logits, loss)
+
+    def logits(
+        self, stream: Float[Tensor, "batch pos d_model"], tokens: Int[Tensor, "batch n"] | None = None
+    ) -> Float[Tensor, "batch pos d_vocab"]:
+        """What the stream after the last block says about the next token: norm, unembedding and what lies between.
+
+        With `tokens` only these of each row are unembedded, [batch, pos, n], and the unembedding's hooks don't fire.
+        """
+        normalized = self.ln_final(stream)
+        normalized = normalized if self.mlm_head is None else self.mlm_head(normalized)
+        if tokens is None:
+            return self.unembed(normalized)
+        read = torch.einsum("bpd,bnd->bpn", normalized, self.W_U.T[tokens]) + self.b_U[tokens][:, None]
+        return self.unembed.shaped(read)
 
     def _rows_at(self, where: int | Sequence[int] | Tensor, like: Tensor) -> Int[Tensor, "batch n"]:
         """Positions to read as one row of non-negative indices for each prompt of `like` [batch, pos, ...].
@@ -282,7 +344,12 @@ class HookedTransformer(HookedRootModule, StackedWeights):
         return (index % length).expand(batch, -1)
 
     def _read(
-        self, input: Any, prepend_bos: Any, padding_side: Any, attention_mask: Tensor | None, past: int
+        self,
+        input: Any,
+        prepend_bos: Any,
+        padding_side: Any,
+        attention_mask: Tensor | None,
+        cache: KeyValueCache | None,
     ) -> Prompt:
         """Text or token ids, checked, on the model's device."""
         if isinstance(input, str) or (isinstance(input, Sequence) and input and isinstance(input[0], str)):
@@ -291,11 +358,17 @@ class HookedTransformer(HookedRootModule, StackedWeights):
             tokens = encoded.tokens.to(self.device)
         else:
             tokens = self._checked_tokens(input)
-            real = self.text.real_tokens(tokens, padding_side) if attention_mask is None else None
-        length = past + tokens.shape[1]
+            past = cache is not None and cache.length
+            real = None if past or attention_mask is not None else self.text.real_tokens(tokens, padding_side)
+        length = tokens.shape[1] + (0 if cache is None else cache.length)
         if length > self.cfg.n_ctx:
             raise BadInput(f"the prompt has {length} tokens, but this model reads at most n_ctx={self.cfg.n_ctx}")
-        return Prompt(tokens, real if attention_mask is None else self._real(attention_mask, tokens.shape, past))
+        return Prompt(tokens, self._real(real if attention_mask is None else attention_mask, tokens.shape, cache))
+
+    def _checked_cache(self, cache: KeyValueCache | None) -> KeyValueCache | None:
+        if cache is not None and self.cfg.attention_dir != "causal":
+            raise BadInput("past_kv_cache needs a causal model: in this one, earlier tokens see later ones")
+        return cache
 
     def _checked_tokens(self, input: Any) -> Int[Tensor, "batch pos"]:
         if not isinstance(input, Tensor) or input.is_floating_point() or input.dtype == torch.bool:
@@ -319,26 +392,32 @@ class HookedTransformer(HookedRootModule, StackedWeights):
             raise BadInput(f"the residual stream is {input.dtype}, but this model computes in {self.dtype}")
         return input
 
-    def _real(self, attention_mask: Tensor | None, shape: Sequence[int], past: int) -> Bool[Tensor, "batch key"] | None:
-        """The mask as booleans, or None if nothing is padding."""
-        if attention_mask is None:
+    def _real(
+        self, attention_mask: Tensor | None, shape: Sequence[int], cache: KeyValueCache | None
+    ) -> Bool[Tensor, "batch key"] | None:
+        """The mask of cached and given tokens as booleans, or None if nothing is padding."""
+        batch, pos = shape[:2]
+        past, known = (0, None) if cache is None else (cache.length, cache.real)
+        if attention_mask is None and known is None:
             return None
-        expected = [shape[0], past + shape[1]]
-        if list(attention_mask.shape) != expected:
-            raise BadInput(f"attention_mask must be [batch, pos] = {expected}, got {list(attention_mask.shape)}")
-        real = attention_mask.to(self.device).bool()
+        given = torch.ones(batch, pos) if attention_mask is None else attention_mask
+        if list(given.shape) == [batch, pos] and past:
+            before = torch.ones(batch, past) if known is None else known
+            if len(before) != batch:
+                raise BadInput(f"past_kv_cache holds {len(before)} prompts, got {batch}")
+            given = torch.cat((before.to(self.device).bool(), given.to(self.device).bool()), dim=1)
+        if list(given.shape) != [batch, past + pos]:
+            raise BadInput(f"attention_mask must be [batch, pos] = {[batch, past + pos]}, got {list(given.shape)}")
+        real = given.to(self.device).bool()
         if not bool(real.any(dim=1).all()):
             raise BadInput("attention_mask leaves a row without any real token")
         return None if bool(real.all()) else real
 
-    def _positions(
-        self, real: Bool[Tensor, "batch key"] | None, past: int, like: Tensor | None
-    ) -> Int[Tensor, "rows pos"]:
+    def _positions(self, real: Bool[Tensor, "batch key"] | None, length: int) -> Int[Tensor, "rows key"]:
         """Where each token stands among the real ones; one row for all prompts if nothing is padding."""
         if real is not None:
-            return (real.long().cumsum(1) - 1).clamp(min=0)[:, past:]
-        assert like is not None
-        return torch.arange(past, past + like.shape[1], device=self.device)[None]
+            return (real.long().cumsum(1) - 1).clamp(min=0)
+        return torch.arange(length, device=self.device)[None]
 
     def _layer(self, argument: str, layer: int) -> int:
         """A layer as 0..n_layers; negative counts from the end."""
@@ -352,7 +431,11 @@ class HookedTransformer(HookedRootModule, StackedWeights):
         """The norm through which `layer` reads the stream: its ln1 (ln2 for the MLP), or ln_final after the last."""
         if layer == self.cfg.n_layers:
             return self.ln_final
+        if not self.cfg.reads_normalized:
+            return NoNorm()
         block = self.blocks[layer]
+        if self.cfg.parallel_shared_norm:
+            return block.ln1
         return block.ln2 if mlp else block.ln1
 
     # ----------------------------------------------------------------------------------------------------- caches
@@ -400,63 +483,6 @@ class HookedTransformer(HookedRootModule, StackedWeights):
     def set_use_hook_mlp_in(self, use_hook_mlp_in: bool) -> None:
         """Whether a caching run without a filter collects `hook_mlp_in`."""
         self._collect(["hook_mlp_in"], use_hook_mlp_in)
-
-    # ------------------------------------------------------------------------------------------------------- text
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase | None:
-        return self.text._tokenizer
-
-    def to_tokens(
-        self,
-        input: str | Sequence[str],
-        prepend_bos: bool | None = None,
-        padding_side: PaddingSide | None = None,
-        move_to_device: bool = True,
-        truncate: bool = True,
-    ) -> Int[Tensor, "batch pos"]:
-        """Token ids, a row per string, beginning with exactly one BOS if `prepend_bos` (default: the model's)."""
-        tokens = self.text.encode(input, prepend_bos, padding_side, truncate).tokens
-        return tokens.to(self.device) if move_to_device else tokens
-
-    def to_string(self, tokens: Any) -> str | list[str]:
-        """The text of token ids: a string for [pos], a list for [batch, pos]."""
-        return self.text.decode(tokens)
-
-    def to_str_tokens(self, input: Any, prepend_bos: bool | None = None) -> list[Any]:
-        """The text of every token of a string or of ids [pos] or [1, pos]; for a list of strings, a list of those."""
-        if isinstance(input, str):
-            return self.text.pieces(self.text.encode(input, prepend_bos).tokens[0].tolist())
-        if isinstance(input, list) and input and isinstance(input[0], str):
-            return [self.to_str_tokens(one, prepend_bos) for one in input]
-        ids = torch.as_tensor(input).squeeze(0)
-        if ids.ndim > 1:
-            raise BadInput(f"to_str_tokens takes one row of token ids, got shape {list(ids.shape)}")
-        return self.text.pieces(ids.reshape(-1).tolist())
-
-    def to_single_token(self, string: str) -> int:
-        """The id of a string that is exactly one token.
-
-        Raises:
-            TokenError: it is several; the message shows which.
-        """
-        return self.text.single_id(string)
-
-    def token_ids(self, tokens: Any) -> Int[Tensor, "*rest"]:
-        """Answers as ids: an int, a one-token string, a list of either, or a tensor.
-
-        Raises:
-            TokenError: a string that is not one token.
-            BadInput: an id outside the output vocabulary.
-        """
-        if isinstance(tokens, str):
-            tokens = self.to_single_token(tokens)
-        elif isinstance(tokens, list | tuple):
-            tokens = [self.to_single_token(token) if isinstance(token, str) else token for token in tokens]
-        ids = torch.as_tensor(tokens, device=self.device, dtype=torch.long)
-        if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < self.cfg.d_vocab_out:
-            raise BadInput(f"token ids must be 0..{self.cfg.d_vocab_out - 1}, got {ids.flatten().tolist()}")
-        return ids
 
 
 def lm_cross_entropy_loss(

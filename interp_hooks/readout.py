@@ -68,12 +68,8 @@ class Readout:
         copies = len(stream) // len(run.tokens)
         if self.pos is not None:
             stream = _gather(stream, (self.positions(run) - first).repeat(copies, 1))
-        normalized = model.ln_final(stream)
-        if self.tokens is None:
-            logits = model.unembed(normalized)
-        else:
-            tokens = self._tokens(run, stream).repeat(copies, 1)
-            logits = torch.einsum("rpd,rnd->rpn", normalized, model.W_U.T[tokens]) + model.b_U[tokens][:, None]
+        tokens = None if self.tokens is None else self._tokens(run, stream).repeat(copies, 1)
+        logits = model.logits(stream, tokens)
         return logits if self.pos is None else logits[:, 0]
 
     def _tokens(self, run: Run, like: Tensor) -> Int[Tensor, "batch n"]:

@@ -8,6 +8,7 @@ real tokens from padding, so that nobody has to guess it from token ids.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,6 +17,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from interp_hooks.config import HookedTransformerConfig
 from interp_hooks.errors import BadInput, NoTokenizer, TokenError
 
 if TYPE_CHECKING:
@@ -64,6 +66,11 @@ class TextInterface:
     def pad_id(self) -> int:
         """The padding token: the tokenizer's own, else its EOS, else 0 (padding is masked, so the id is arbitrary)."""
         return next((id for id in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id) if id is not None), 0)
+
+    @property
+    def eos_id(self) -> int | None:
+        """The tokenizer's EOS token, or None if there is none."""
+        return None if self._tokenizer is None else self._tokenizer.eos_token_id
 
     def encode(
         self,
@@ -152,6 +159,73 @@ class TextInterface:
             hint = "" if text.startswith(" ") else f" Inside a sentence words begin with a space: try {' ' + text!r}."
             raise TokenError(f"{text!r} is {len(ids)} tokens ({pieces}); expected exactly one.{hint}")
         return ids[0]
+
+
+class TextMethods:
+    """The methods of a model that turn text into tokens and back."""
+
+    text: TextInterface
+    cfg: HookedTransformerConfig
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where tokens go."""
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase | None:
+        return self.text._tokenizer
+
+    def to_tokens(
+        self,
+        input: str | Sequence[str],
+        prepend_bos: bool | None = None,
+        padding_side: PaddingSide | None = None,
+        move_to_device: bool = True,
+        truncate: bool = True,
+    ) -> Int[Tensor, "batch pos"]:
+        """Token ids, a row per string, beginning with exactly one BOS if `prepend_bos` (default: the model's)."""
+        tokens = self.text.encode(input, prepend_bos, padding_side, truncate).tokens
+        return tokens.to(self.device) if move_to_device else tokens
+
+    def to_string(self, tokens: Any) -> str | list[str]:
+        """The text of token ids: a string for [pos], a list for [batch, pos]."""
+        return self.text.decode(tokens)
+
+    def to_str_tokens(self, input: Any, prepend_bos: bool | None = None) -> list[Any]:
+        """The text of every token of a string or of ids [pos] or [1, pos]; for a list of strings, a list of those."""
+        if isinstance(input, str):
+            return self.text.pieces(self.text.encode(input, prepend_bos).tokens[0].tolist())
+        if isinstance(input, list) and input and isinstance(input[0], str):
+            return [self.to_str_tokens(one, prepend_bos) for one in input]
+        ids = torch.as_tensor(input).squeeze(0)
+        if ids.ndim > 1:
+            raise BadInput(f"to_str_tokens takes one row of token ids, got shape {list(ids.shape)}")
+        return self.text.pieces(ids.reshape(-1).tolist())
+
+    def to_single_token(self, string: str) -> int:
+        """The id of a string that is exactly one token.
+
+        Raises:
+            TokenError: it is several; the message shows which.
+        """
+        return self.text.single_id(string)
+
+    def token_ids(self, tokens: Any) -> Int[Tensor, "*rest"]:
+        """Answers as ids: an int, a one-token string, a list of either, or a tensor.
+
+        Raises:
+            TokenError: a string that is not one token.
+            BadInput: an id outside the output vocabulary.
+        """
+        if isinstance(tokens, str):
+            tokens = self.to_single_token(tokens)
+        elif isinstance(tokens, list | tuple):
+            tokens = [self.to_single_token(token) if isinstance(token, str) else token for token in tokens]
+        ids = torch.as_tensor(tokens, device=self.device, dtype=torch.long)
+        if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < self.cfg.d_vocab_out:
+            raise BadInput(f"token ids must be 0..{self.cfg.d_vocab_out - 1}, got {ids.flatten().tolist()}")
+        return ids
 
 
 def checked_side(side: str) -> PaddingSide:

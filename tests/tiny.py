@@ -84,10 +84,12 @@ MODEL_CLASS = {"gpt2": GPT2LMHeadModel, "gpt_neox": GPTNeoXForCausalLM, "llama":
 
 
 def redraw(model: nn.Module, seed: int = 0, std: float = 0.2) -> None:
-    """Draw every parameter from N(0, std), gains and biases included."""
+    """Draw every parameter from N(0, std), gains and biases included, and the buffers that are biases."""
     generator = torch.Generator().manual_seed(seed)
+    kept = model.state_dict()
+    weights = [*model.parameters(), *(buffer for name, buffer in model.named_buffers() if name.endswith("bias") and name in kept)]
     with torch.no_grad():
-        for weight in model.parameters():
+        for weight in weights:
             drawn = torch.randn(weight.shape, generator=generator, dtype=torch.float64) * std
             weight.copy_(drawn)
 
@@ -118,7 +120,7 @@ def convert(hf_model: PreTrainedModel, **options: Any) -> HookedTransformer:
 
 def hf_logits(hf_model: PreTrainedModel, tokens: Tensor, **options: Any) -> Tensor:
     with torch.no_grad():
-        return hf_model(tokens, use_cache=False, **options).logits
+        return hf_model(tokens, use_cache=False, return_dict=True, **options).logits
 
 
 def our_logits(model: HookedTransformer, tokens: Tensor, **options: Any) -> Tensor:

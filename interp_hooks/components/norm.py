@@ -2,7 +2,7 @@
 
     scale      = sqrt(mean((x - mean)^2) + eps)      RMS: without the mean        hook_scale
     normalized = (x - mean) / scale                                              hook_normalized
-    output     = normalized * w + b                  folded forms: normalized
+    output     = normalized * (w + gain_offset) + b  without gain: normalized
 
 Unhooked it is one fused kernel. The statistics are computed in float32 for half-precision models.
 """
@@ -18,18 +18,39 @@ from interp_hooks.hooks import HookPoint
 
 
 class Norm(nn.Module):
-    """One normalization layer over the last axis; `kind` as in `HookedTransformerConfig.normalization_type`."""
+    """One normalization over the last axes of its input, as many as `over` has; `kind` as in the config.
+
+    `gain` is the shape of gain and bias (default: `over`).
+    """
 
     w: nn.Parameter | None
     b: nn.Parameter | None
 
-    def __init__(self, kind: NormalizationType, width: int, eps: float) -> None:
+    def __init__(
+        self,
+        kind: NormalizationType,
+        over: tuple[int, ...],
+        eps: float,
+        *,
+        gain: tuple[int, ...] | None = None,
+        gain_offset: float = 0.0,
+        axes: str = "batch pos d_model",
+    ) -> None:
         super().__init__()
-        self.kind, self.width, self.eps = kind, width, eps
-        self.register_parameter("w", parameter(width) if kind in ("LN", "RMS") else None)
-        self.register_parameter("b", parameter(width) if kind == "LN" else None)
-        self.hook_scale = HookPoint("batch pos scale", scale=1)
-        self.hook_normalized = HookPoint("batch pos d_model", d_model=width)
+        self.kind, self.over, self.eps, self.gain_offset = kind, over, eps, gain_offset
+        gain = gain or over
+        self.register_parameter("w", parameter(*gain) if kind in ("LN", "RMS") else None)
+        self.register_parameter("b", parameter(*gain) if kind == "LN" else None)
+        names = axes.split()
+        sizes = dict(zip(names[-len(gain) :], gain, strict=True))
+        ones = {"scale": 1} | dict.fromkeys(names[-len(over) : -1], 1)
+        self.hook_scale = HookPoint(" ".join([*names[:-1], "scale"]), **ones)
+        self.hook_normalized = HookPoint(axes, **sizes)
+
+    @property
+    def gain(self) -> Tensor | None:
+        """What the normalized value is multiplied by."""
+        return self.w if self.w is None or not self.gain_offset else self.w + self.gain_offset
 
     def forward(self, x: Tensor) -> Tensor:
         if not (self.hook_scale.hooked or self.hook_normalized.hooked):
@@ -37,21 +58,30 @@ class Norm(nn.Module):
         centred, scale = self.statistics(x)
         normalized = self.hook_normalized(centred / self.hook_scale(scale)).to(x.dtype)
         if self.w is not None:
-            normalized = normalized * self.w
+            normalized = normalized * self.gain
         return normalized if self.b is None else normalized + self.b
 
     def fused(self, x: Tensor) -> Tensor:
         """The same values in one kernel; hooks don't fire."""
+        w, b = self.gain, self.b
+        separate = w is not None and w.shape != self.over  # more gains than the kernel normalizes over
+        kernel_w, kernel_b = (None, None) if separate else (w, b)
         if self.kind in ("LN", "LNPre"):
-            return F.layer_norm(x, (self.width,), self.w, self.b, self.eps)
-        return F.rms_norm(x, (self.width,), self.w, self.eps)
+            x = F.layer_norm(x, self.over, kernel_w, kernel_b, self.eps)
+        else:
+            x = F.rms_norm(x, self.over, kernel_w, self.eps)
+        if separate:
+            x = x * w
+            return x if b is None else x + b
+        return x
 
     def statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What is divided (centred unless RMS) and what it is divided by, at least in float32."""
         x = x.to(torch.promote_types(x.dtype, torch.float32))
+        axes = tuple(range(-len(self.over), 0))
         if self.kind in ("LN", "LNPre"):
-            x = x - x.mean(-1, keepdim=True)
-        return x, (x.pow(2).mean(-1, keepdim=True) + self.eps).sqrt()
+            x = x - x.mean(axes, keepdim=True)
+        return x, (x.pow(2).mean(axes, keepdim=True) + self.eps).sqrt()
 
     def show(self, x: Tensor) -> None:
         """Let the hooks see the statistics of a stream whose readers are hooked one by one.
@@ -68,15 +98,16 @@ class Norm(nn.Module):
             if listening or not torch.allclose(point(value), value, rtol=0, atol=0, equal_nan=True):
                 raise HookConflict(
                     f"a hook changes {point.name}, or waits for its gradient, in a pass in which a reader's input "
-                    "(hook_q_input, hook_k_input, hook_v_input or hook_attn_in) is hooked too. Each reader then has a "
-                    "stream and statistics of its own; hook those inputs, or drop one of the two hooks"
+                    "(hook_q_input, hook_k_input, hook_v_input, hook_attn_in, or hook_mlp_in of a parallel block with "
+                    "one norm) is hooked too. Each reader then has a stream and statistics of its own; hook those "
+                    "inputs, or drop one of the two hooks"
                 )
 
 
 class NoNorm(nn.Module):
     """Nothing is normalized, so there is nothing to hook."""
 
-    w = b = None
+    w = b = gain = None
 
     def forward(self, x: Tensor) -> Tensor:
         return x
@@ -87,6 +118,21 @@ class NoNorm(nn.Module):
         pass
 
 
-def norm(cfg: HookedTransformerConfig) -> Norm | NoNorm:
-    """The normalization that the config asks for, over `d_model`."""
-    return NoNorm() if cfg.normalization_type is None else Norm(cfg.normalization_type, cfg.d_model, cfg.eps)
+def norm(cfg: HookedTransformerConfig, kind: NormalizationType | None) -> Norm | NoNorm:
+    """A normalization over `d_model` of that kind, or none."""
+    return NoNorm() if kind is None else Norm(kind, (cfg.d_model,), cfg.eps, gain_offset=cfg.norm_gain_offset)
+
+
+def head_norm(cfg: HookedTransformerConfig, heads: int) -> Norm | NoNorm:
+    """The normalization of queries or keys [batch, pos, head, d_head] that `cfg.qk_norm` asks for."""
+    if cfg.qk_norm is None or cfg.qk_norm_type is None:
+        return NoNorm()
+    every = (heads, cfg.d_head)
+    return Norm(
+        cfg.qk_norm_type,
+        every if cfg.qk_norm == "all_heads" else (cfg.d_head,),
+        cfg.eps,
+        gain=(cfg.d_head,) if cfg.qk_norm == "shared" else every,
+        gain_offset=cfg.norm_gain_offset,
+        axes="batch pos head d_head",
+    )

@@ -1,11 +1,12 @@
-"""Where a token stands: learned vectors added to the stream, or rotations of queries and keys.
+"""Where a token stands: vectors added to the stream, or rotations of queries and keys.
 
 A rotary embedding turns pair f of a head's dimensions by the angle position * inv_freq[f] (Su et al. 2021,
 arxiv.org/abs/2104.09864), so that a score depends on the distance of query and key alone. The angles of a forward pass
-are computed once and shared by all layers. Scaled frequencies (linear, dynamic, yarn, longrope, llama3, ...) come from
-the initialisers of `transformers`, which are looked up only when a config asks for one.
+are computed once for all layers that share frequencies. Scaled frequencies (linear, dynamic, yarn, longrope, llama3,
+...) come from the initialisers of `transformers`, which are looked up only when a config asks for one.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -21,50 +22,91 @@ DEPENDS_ON_LENGTH = ("dynamic", "longrope")
 
 
 class LearnedPositions(nn.Module):
-    """One vector per position."""
+    """One vector per position; some models keep `offset` rows before that of position 0."""
 
     def __init__(self, cfg: HookedTransformerConfig) -> None:
         super().__init__()
-        self.W_pos = parameter(cfg.n_ctx, cfg.d_model)
+        self.offset = cfg.positions_offset
+        self.W_pos = parameter(self.offset + cfg.n_ctx, cfg.d_model)
 
     def forward(self, positions: Int[Tensor, "rows pos"], batch: int) -> Float[Tensor, "batch pos d_model"]:
-        return self.W_pos[positions].expand(batch, -1, -1)
+        return self.W_pos[positions + self.offset].expand(batch, -1, -1)
+
+
+class SinusoidalPositions(nn.Module):
+    """Fixed vectors: sines of falling frequencies, then their cosines (Vaswani et al. 2017, arxiv.org/abs/1706.03762).
+
+    It has no weights.
+    """
+
+    def __init__(self, cfg: HookedTransformerConfig) -> None:
+        super().__init__()
+        self.offset, self.d_model = cfg.positions_offset, cfg.d_model
+
+    def forward(self, positions: Int[Tensor, "rows pos"], batch: int) -> Float[Tensor, "batch pos d_model"]:
+        half = self.d_model // 2
+        steps = torch.arange(half, dtype=torch.float32, device=positions.device)
+        frequencies = torch.exp(steps * -(math.log(10000) / (half - 1)))
+        angles = (positions + self.offset)[..., None].float() * frequencies
+        vectors = torch.cat((angles.sin(), angles.cos(), angles.new_zeros(*angles.shape[:2], self.d_model % 2)), dim=-1)
+        return vectors.expand(batch, -1, -1)
 
 
 class Rotation(NamedTuple):
-    """Cosine and sine of every angle of a pass, [rows pos 1 pair]; rows is 1 where all prompts share positions."""
+    """Cosine and sine of every angle of a pass, [rows pos 1 pair]; rows is 1 where all prompts share positions.
+
+    `query_scale` [rows pos 1 1] is what rotated queries are multiplied by.
+    """
 
     cos: Tensor
     sin: Tensor
+    query_scale: Tensor | None = None
+
+    def to(self, device: torch.device) -> "Rotation":
+        """The same on another device."""
+        scale = None if self.query_scale is None else self.query_scale.to(device)
+        return Rotation(self.cos.to(device), self.sin.to(device), scale)
 
 
 class RotaryPositions(nn.Module):
-    """Turns positions into the `Rotation` of a forward pass. It has no weights."""
+    """Turns positions into the rotations of a forward pass, one for each kind of layer. It has no weights."""
 
     def __init__(self, cfg: HookedTransformerConfig) -> None:
         super().__init__()
-        self.dim, self.base, self.d_head = cfg.rotary_dim, cfg.rotary_base, cfg.d_head
-        self.scaling = None if cfg.rotary_scaling is None else dict(cfg.rotary_scaling)
+        self.dim, self.d_head, self.turn = cfg.rotary_dim, cfg.d_head, -1.0 if cfg.rotary_reversed else 1.0
+        self.log_scale = cfg.attn_log_scale
+        self.kinds = [dict(rope) for rope in cfg.rotary_kinds]
+        ropes = [cfg.rotary_at(layer) for layer in range(cfg.n_layers)]
+        self.kind_of_layer = [None if rope is None else self.kinds.index(dict(rope)) for rope in ropes]
 
-    def forward(self, positions: Int[Tensor, "rows pos"], dtype: torch.dtype) -> Rotation:
+    def forward(self, positions: Int[Tensor, "rows pos"], dtype: torch.dtype) -> list[Rotation | None]:
+        """The rotation of every layer, None where a layer has none."""
+        rotations = [self._rotation(rope, positions, dtype) for rope in self.kinds]
+        return [None if kind is None else rotations[kind] for kind in self.kind_of_layer]
+
+    def _rotation(self, rope: Mapping[str, Any], positions: Int[Tensor, "rows pos"], dtype: torch.dtype) -> Rotation:
         precise = torch.promote_types(dtype, torch.float32)
-        inv_freq, factor = self.frequencies(positions)
+        inv_freq, factor = self.frequencies(rope, positions)
         angles = positions[..., None].to(precise) * inv_freq.to(positions.device, precise)  # rows pos pair
-        cos, sin = (angles.cos() * factor).to(dtype), (angles.sin() * factor).to(dtype)
-        return Rotation(cos.unsqueeze(2), sin.unsqueeze(2))
+        cos, sin = (angles.cos() * factor).to(dtype), (angles.sin() * (factor * self.turn)).to(dtype)
+        scale = None if self.log_scale is None else log_scale(positions, *self.log_scale).to(dtype)
+        return Rotation(cos.unsqueeze(2), sin.unsqueeze(2), scale)
 
-    def frequencies(self, positions: Int[Tensor, "rows pos"]) -> tuple[Float[Tensor, " pair"], float]:
+    def frequencies(
+        self, rope: Mapping[str, Any], positions: Int[Tensor, "rows pos"]
+    ) -> tuple[Float[Tensor, " pair"], float]:
         """Angle per position of every pair, and what sine and cosine are multiplied by."""
-        if self.scaling is None:
+        if rope["rope_type"] == "default":
             pairs = torch.arange(0, self.dim, 2, dtype=torch.float32, device=positions.device)
-            return 1.0 / self.base ** (pairs / self.dim), 1.0
-        return scaled_frequencies(self.scaling, self.d_head, positions)
+            return 1.0 / rope["rope_theta"] ** (pairs / self.dim), 1.0
+        width = self.d_head if "partial_rotary_factor" in rope else self.dim
+        return scaled_frequencies(rope, width, positions)
 
 
 def scaled_frequencies(
-    scaling: Mapping[str, Any], d_head: int, positions: Int[Tensor, "rows pos"]
+    scaling: Mapping[str, Any], width: int, positions: Int[Tensor, "rows pos"]
 ) -> tuple[Float[Tensor, " pair"], float]:
-    """Frequencies by the initialiser that `transformers` registers for `scaling["rope_type"]`.
+    """Frequencies of heads of that width by the initialiser that `transformers` has for `scaling["rope_type"]`.
 
     Raises:
         ConfigError: a rope type that the installed transformers does not have.
@@ -80,7 +122,7 @@ def scaled_frequencies(
         )
     rope = {key: value for key, value in scaling.items() if key != "max_position_embeddings"}
     config = PretrainedConfig()
-    config.head_dim = config.hidden_size = d_head  # some initialisers ask for one, some for the other
+    config.head_dim = config.hidden_size = width  # some initialisers ask for one, some for the other
     config.num_attention_heads, config.max_position_embeddings = 1, scaling["max_position_embeddings"]
     config.rope_parameters = rope
     seq_len = int(positions.max()) + 1 if rope_type in DEPENDS_ON_LENGTH else None
@@ -94,7 +136,7 @@ def rotate(
     x: Float[Tensor, "batch pos head d_head"], rotation: Rotation, adjacent_pairs: bool
 ) -> Float[Tensor, "batch pos head d_head"]:
     """Turn the first 2 * pair dimensions of every head; pairs are (i, i + half), or (2i, 2i + 1) if adjacent."""
-    cos, sin = rotation
+    cos, sin = rotation.cos, rotation.sin
     width = 2 * cos.shape[-1]
     turned, kept = x[..., :width], x[..., width:]
     if adjacent_pairs:
@@ -104,3 +146,8 @@ def rotate(
         first, second = turned.chunk(2, dim=-1)
         turned = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
     return turned if kept.shape[-1] == 0 else torch.cat((turned, kept), dim=-1)
+
+
+def log_scale(positions: Int[Tensor, "rows pos"], beta: float, original: int) -> Float[Tensor, "rows pos 1 1"]:
+    """What queries far beyond the original context are multiplied by: 1 + beta log(1 + floor(position / original))."""
+    return (1 + beta * torch.log1p(torch.floor(positions / original)))[..., None, None]

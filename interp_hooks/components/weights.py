@@ -23,6 +23,12 @@ def parameter(*shape: int, lies: tuple[int, ...] | None = None) -> nn.Parameter:
 READER_PER_HEAD = (0, 2, 1)  # [head, d_model, d_head] as rows of an nn.Linear
 WRITER_PER_HEAD = (2, 0, 1)  # [head, d_head, d_model] as columns of an nn.Linear
 TRANSPOSED = (1, 0)
+TRANSPOSED_PER_EXPERT = (0, 2, 1)  # [expert, inner, outer], each expert's as an nn.Linear
+
+
+def lies_like(value: Tensor, target: Tensor, per_expert: bool = False) -> bool:
+    """Whether `value` lies in memory so that products run on it as on `target`; experts may lie apart."""
+    return value.stride()[per_expert:] == target.stride()[per_expert:]
 
 
 def linear(x: Tensor, weight: Float[Tensor, "inner outer"], bias: Tensor | None) -> Tensor:
@@ -30,13 +36,14 @@ def linear(x: Tensor, weight: Float[Tensor, "inner outer"], bias: Tensor | None)
 
 
 def read_per_head(
-    x: Tensor, weight: Float[Tensor, "head d_model d_head"], bias: Float[Tensor, "head d_head"]
+    x: Tensor, weight: Float[Tensor, "head d_model d_head"], bias: Float[Tensor, "head d_head"] | None
 ) -> Float[Tensor, "batch pos head d_head"]:
     """Project [batch pos d_model], or a stream of its own per head [batch pos head d_model], onto every head."""
     if x.ndim == 4:
-        return torch.einsum("bphd,hdk->bphk", x, weight) + bias
-    flat = F.linear(x, weight.transpose(1, 2).flatten(0, 1), bias.flatten())
-    return flat.unflatten(-1, bias.shape)
+        projected = torch.einsum("bphd,hdk->bphk", x, weight)
+        return projected if bias is None else projected + bias
+    flat = F.linear(x, weight.transpose(1, 2).flatten(0, 1), None if bias is None else bias.flatten())
+    return flat.unflatten(-1, (weight.shape[0], weight.shape[2]))
 
 
 def write_per_head(

@@ -8,7 +8,7 @@ matter as much as a setting (Mistral's default window is 4096 tokens).
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from interp_hooks.errors import UnsupportedConfig
 from interp_hooks.loading.rules import Table
@@ -19,24 +19,46 @@ HARMLESS = re.compile(
     r"_.*|.*(dropout|pdrop)(_.*)?|.*_token_id|(id2label|label2id|num_labels|problem_type|task_specific_params)"
     r"|(architectures|model_type|dtype|torch_dtype|transformers_version|auto_map|tokenizer_class|is_encoder_decoder)"
     r"|(return_dict|output_attentions|output_hidden_states|use_cache|chunk_size_feed_forward|tie_word_embeddings)"
-    r"|(initializer_range|unsloth_.*)"
+    r"|(initializer_range|unsloth_.*|base_model_.*_plan)"
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """How checkpoints of one architecture become a `HookedTransformer`.
+    """How checkpoints of one `model_type` of transformers become a `HookedTransformer`.
 
     `config` turns the HuggingFace config into fields of `HookedTransformerConfig`. `requires` are attributes with the
     only value that is implemented; `ignored_config` are those that change nothing here, or show in the tensors.
+    `head` is what the model predicts: the next token, or masked ones. `name` is how people call the family.
     """
 
-    architecture: str
+    model_type: str
+    name: str
     config: Callable[[Any], dict[str, Any]]
     weights: Table
     ignored_weights: tuple[str, ...] = ()
     ignored_config: tuple[str, ...] = ()
     requires: Mapping[str, Any] = field(default_factory=dict)
+    head: Literal["CausalLM", "MaskedLM"] = "CausalLM"
+
+    @property
+    def architecture(self) -> str:
+        """The HuggingFace class that has the language model's head; the model type if transformers lacks it."""
+        from transformers.models.auto import modeling_auto
+
+        names = {
+            "CausalLM": modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+            "MaskedLM": modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+        }
+        return names[self.head].get(self.model_type, self.model_type)
+
+    @property
+    def auto_class(self) -> Any:
+        """The class of transformers that makes these models from configs and checkpoints."""
+        import transformers
+
+        classes = {"CausalLM": transformers.AutoModelForCausalLM, "MaskedLM": transformers.AutoModelForMaskedLM}
+        return classes[self.head]
 
     def read(self, hf_config: Any, ignore: tuple[str, ...] = ()) -> dict[str, Any]:
         """Fields of our config, all of theirs accounted for.

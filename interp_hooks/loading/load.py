@@ -5,10 +5,11 @@ Tensors of a model that was loaded here are adopted: ours are views of their mem
 repacked within it, one tensor at a time. A model object that was passed in is left as it is; its weights are copied.
 """
 
+import copy
 import inspect
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from interp_hooks.components.weights import lies_like
 from interp_hooks.config import HookedTransformerConfig, as_dtype
 from interp_hooks.errors import (
     BadInput,
@@ -74,20 +76,55 @@ def load_pretrained(cls: type[HookedTransformer], options: LoadOptions, processi
         source = locate(options.name)
         hf_config = _hf_config(source, options)
         family = family_of(hf_config)
-        cfg = _our_config(family, hf_config, options)
+        cfg, n_layers_there = _our_config(family, hf_config, options)
         tokenizer = options.tokenizer or _tokenizer(source, options)
         state = _load_state(source, hf_config, family, options)
     else:
-        hf_config = options.hf_model.config
+        hf_config = copy.deepcopy(options.hf_model.config)
         family = family_of(hf_config, type(options.hf_model).__name__)
-        cfg = _our_config(family, hf_config, options)
+        cfg, n_layers_there = _our_config(family, hf_config, options)
         tokenizer, state = options.tokenizer, dict(options.hf_model.state_dict())
+    _refuse_quantised(state, options.name)
     with torch.device("meta"):
         model = cls(cfg, tokenizer, options.default_padding_side)
-    device = torch.device(options.device or default_device())
-    _adopt(model, family, state, hf_config.num_hidden_layers, device, owned)
+    _adopt(model, family, text_half(state), n_layers_there, _device(options), owned)
+    model.hf_config = hf_config
     model._report = process(model, processing)
     return model.eval()
+
+
+def _device(options: LoadOptions) -> torch.device | None:
+    """Where all weights go; None leaves each where `transformers` put it."""
+    if options.device is None and (options.hf_kwargs.get("device_map") or _spread(options.hf_model)):
+        return None
+    return torch.device(options.device or default_device())
+
+
+def _spread(hf_model: Any) -> bool:
+    return hf_model is not None and len({weight.device for weight in hf_model.parameters()}) > 1
+
+
+def _refuse_quantised(state: Mapping[str, Tensor], name: str) -> None:
+    for key, tensor in state.items():
+        if key.endswith(("weight", "bias", "proj")) and (not tensor.is_floating_point() or tensor.element_size() == 1):
+            raise CheckpointError(
+                f"{name!r} is quantised ({key} is {tensor.dtype}). A converted model computes, hooks and edits dense "
+                "weights, so nothing works on these. Load it with transformers, call hf_model.dequantize(), and pass "
+                "hf_model=; or pass a quantization_config that dequantizes while loading"
+            )
+        if tensor.is_meta:
+            raise CheckpointError(
+                f"{name!r}: {key} is not in memory (offloaded by its device_map). Give a device_map that keeps all "
+                "weights on devices, or a smaller dtype"
+            )
+
+
+def text_half(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The language model's tensors under the names that they have in a checkpoint without other modalities."""
+    part = "language_model."
+    if not any(part in name for name in state):
+        return state
+    return {name.replace(part, ""): tensor for name, tensor in state.items() if part in name or "lm_head" in name}
 
 
 def _refuse_unknown(options: LoadOptions) -> None:
@@ -157,47 +194,66 @@ def _hub_arguments(options: LoadOptions) -> dict[str, Any]:
 
 
 def family_of(hf_config: Any, architecture: str | None = None) -> Family:
-    """The table for an architecture (default: the one that the config names).
+    """The table for a config; `architecture` is the class that holds the weights (default: what the config names).
 
     Raises:
-        UnsupportedArchitecture: there is none; the message lists those there are.
+        UnsupportedArchitecture: there is none, or that class has no language model's head.
     """
-    architecture = str(architecture or (hf_config.architectures or [_causal_lm_class(hf_config)])[0])
-    if architecture not in FAMILIES:
+    model_type = hf_config.get_text_config().model_type
+    architecture = architecture or (hf_config.architectures or [None])[0]
+    if model_type not in FAMILIES:
         raise UnsupportedArchitecture(
-            f"{architecture} is not supported.{nearest(architecture, FAMILIES)} These architectures are: "
-            f"{', '.join(FAMILIES)}."
+            f"{architecture or model_type} (model_type {model_type!r}) is not supported."
+            f"{nearest(model_type, FAMILIES)} `interp-hooks families` lists what is."
         )
-    return FAMILIES[architecture]
+    family = FAMILIES[model_type]
+    expected = {family.architecture, _multimodal_class(hf_config)}
+    if architecture not in {None, *expected}:
+        raise UnsupportedArchitecture(
+            f"{architecture} is not supported: a {model_type} checkpoint converts from its language model, "
+            f"{family.architecture}"
+        )
+    return family
 
 
-def _causal_lm_class(hf_config: Any) -> str:
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+def _multimodal_class(hf_config: Any) -> str | None:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
-    return MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(hf_config.model_type, hf_config.model_type)
+    return MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.get(hf_config.model_type)
 
 
-def _our_config(family: Family, hf_config: Any, options: LoadOptions) -> HookedTransformerConfig:
-    fields = family.read(hf_config, options.ignore_config) | {
+def _our_config(family: Family, hf_config: Any, options: LoadOptions) -> tuple[HookedTransformerConfig, int]:
+    """The config, and how many layers the checkpoint has."""
+    fields = family.read(hf_config.get_text_config(), options.ignore_config) | {
         "model_name": options.name,
         "original_architecture": family.architecture,
         "dtype": as_dtype(options.dtype),
     }
     if options.default_prepend_bos is not None:
         fields["default_prepend_bos"] = options.default_prepend_bos
+    n_layers_there = fields["n_layers"]
     if options.first_n_layers is not None:
-        if not 0 < options.first_n_layers <= fields["n_layers"]:
-            raise BadInput(f"first_n_layers must be 1..{fields['n_layers']}, got {options.first_n_layers}")
-        fields["n_layers"] = options.first_n_layers
+        if not 0 < options.first_n_layers <= n_layers_there:
+            raise BadInput(f"first_n_layers must be 1..{n_layers_there}, got {options.first_n_layers}")
+        fields = _first_layers(fields, options.first_n_layers)
     if options.n_ctx is not None:
         learned = fields.get("positional_embedding_type", "standard") == "standard"
         if options.n_ctx < 1 or (learned and options.n_ctx > fields["n_ctx"]):
             raise BadInput(f"n_ctx must be 1..{fields['n_ctx']} for this checkpoint, got {options.n_ctx}")
         fields["n_ctx"] = options.n_ctx
     try:
-        return HookedTransformerConfig(**fields)
+        return HookedTransformerConfig(**fields), n_layers_there
     except ConfigError as error:
         raise UnsupportedConfig(f"this {family.architecture} checkpoint cannot be expressed: {error}") from error
+
+
+def _first_layers(fields: dict[str, Any], n_layers: int) -> dict[str, Any]:
+    """Fields of a config cut to its first layers."""
+    cut = {name: fields[name][:n_layers] for name in ("rotary_layers", "window_sizes") if fields.get(name)}
+    if fields.get("experts") is not None:
+        experts = fields["experts"]
+        cut["experts"] = replace(experts, layers=experts.layers[:n_layers])
+    return fields | cut | {"n_layers": n_layers}
 
 
 def _tokenizer(source: str, options: LoadOptions) -> Any:
@@ -218,10 +274,8 @@ def _tokenizer(source: str, options: LoadOptions) -> Any:
 
 def _load_state(source: str, hf_config: Any, family: Family, options: LoadOptions) -> dict[str, Tensor]:
     """All tensors of the checkpoint, which nobody else holds."""
-    from transformers import AutoModelForCausalLM
-
     try:
-        hf_model, info = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
+        hf_model, info = family.auto_class.from_pretrained(
             source,
             config=hf_config,
             dtype=as_dtype(options.dtype),
@@ -248,7 +302,7 @@ def _adopt(
     family: Family,
     state: dict[str, Tensor],
     n_layers_there: int,
-    device: torch.device,
+    device: torch.device | None,
     owned: bool,
 ) -> None:
     """Fill every parameter of a model on the meta device, using up `state`.
@@ -257,26 +311,35 @@ def _adopt(
         WeightMismatch: tensors left over, missing, or of another shape.
     """
     sizes, dtype, adopted = axis_sizes(model.cfg), as_dtype(model.cfg.dtype), set()
+    there = dict(model.named_parameters())
+    where: dict[int | None, torch.device] = {}
+    absent: list[Rule] = []
     for rule in rules(family.weights, n_layers_there):
         beyond = rule.layer is not None and rule.layer >= model.cfg.n_layers
+        if not beyond and not any(name in there for name in rule.ours):
+            continue  # a part that this layer does not have; if its tensors are there, they are left over
         theirs = rule.find(state)
         if beyond:
             continue
         if theirs is None:
-            _fill_absent(model, rule, device, dtype)
+            absent.append(rule)
             continue
         shared = theirs.data_ptr() in adopted  # tied embeddings: two weights of ours, so that an edit of one is of one
         adopted.add(theirs.data_ptr())
-        moved = theirs.detach().to(device, dtype)
+        moved = theirs.detach().to(device or theirs.device, dtype)
+        where.setdefault(rule.layer, moved.device)
         if moved.data_ptr() == theirs.data_ptr() and (shared or not owned):
             moved = moved.clone()
         for name, value in zip(rule.ours, _laid_out(model, rule, moved, sizes), strict=True):
             _assign(model, name, value)
+    for rule in absent:
+        _fill_absent(model, rule, where[rule.layer], dtype)
     _refuse_leftovers(state, family)
     empty = [name for name, weight in model.named_parameters() if weight.is_meta]
     if empty:
         raise WeightMismatch(f"{family.architecture}: no tensor of the checkpoint fills {', '.join(empty[:5])}")
-    model.to(device)  # the config's device follows
+    if device is not None:
+        model.to(device)  # the config's device follows
 
 
 def _refuse_leftovers(names: Iterable[str], family: Family) -> None:
@@ -291,6 +354,8 @@ def _refuse_leftovers(names: Iterable[str], family: Family) -> None:
 def _fill_absent(model: HookedTransformer, rule: Rule, device: torch.device, dtype: torch.dtype) -> None:
     for name in rule.ours:
         is_bias = name.rpartition(".")[2].startswith("b")
+        if name not in dict(model.named_parameters()):
+            raise WeightMismatch(f"{rule.source or 'a line without source'} names {name}, which this model lacks")
         if not (rule.optional and is_bias):
             raise WeightMismatch(f"the checkpoint has no tensor {rule.source}, which {name} needs")
         _assign(model, name, torch.zeros(model.get_parameter(name).shape, dtype=dtype, device=device))
@@ -300,12 +365,13 @@ def _laid_out(model: HookedTransformer, rule: Rule, theirs: Tensor, sizes: Mappi
     """Our weights in our memory layout: views of their tensor, or the same memory repacked."""
     values = rule.forward(theirs, sizes)
     if rule.ours == ("pos_embed.W_pos",):
-        values = [values[0][: model.cfg.n_ctx]]
+        values = [values[0][: model.cfg.positions_offset + model.cfg.n_ctx]]
     targets = [model.get_parameter(name) for name in rule.ours]
     for name, value, target in zip(rule.ours, values, targets, strict=True):
         if value.shape != target.shape:
             raise WeightMismatch(f"{rule.source} gives {name} shape {list(value.shape)}, expected {list(target.shape)}")
-    if all(value.stride() == target.stride() for value, target in zip(values, targets, strict=True)):
+    experts = ".experts." in rule.ours[0]
+    if all(lies_like(value, target, experts) for value, target in zip(values, targets, strict=True)):
         return values
     repacked = [torch.empty_like(target, device=theirs.device) for target in targets]
     for place, value in zip(repacked, values, strict=True):

@@ -3,13 +3,17 @@
     "blocks.{i}.attn.W_Q, blocks.{i}.attn.W_K, blocks.{i}.attn.W_V":
         "gpt_neox.layers.{i}.attention.query_key_value.weight | (h qkv k) d -> qkv h d k"
 
-    ours, ours, ... : theirs [or theirs] [?] [| einops pattern [| shares]]
+    ours, ours, ... : theirs [or theirs] [?] [| einops pattern [| shares [| pattern of each part]]]
 
-`{i}` runs over the layers. Several names on the left split the first axis of the result: one slice each, or, with
-shares ("h g g"), so many. `or` gives the tensor's name in another version of transformers. `?` says that it may be
-absent, and None in place of a source that it always is: ours is then a zero bias. The axes h (heads), g (key/value
-heads), k (d_head), d (d_model), m (d_mlp), v (d_vocab) have the config's sizes. A rule reads backwards too, from our
-tensors to theirs.
+`{i}` runs over the layers; a line for parts that a layer does not have (its experts, say) is passed over there. Several
+names on the left split the first axis of the result: one slice each, or, with shares ("h g g"), so many, and each part
+may be rearranged once more. `or` gives the tensor's name in another version of transformers. `?` says that it may be
+absent, and None in place of a source that it always is: ours is then a zero bias.
+
+The axes have the config's sizes: h heads, g key/value heads, q query heads for each of those, k d_head, w d_value,
+d d_model, m d_mlp, v d_vocab, e experts, n width of an expert, s width of the shared expert; in latent attention l and
+c the latents of keys and values and of queries, r the rotary and p the plain dimensions of a head. A rule reads
+backwards too, from our tensors to theirs.
 """
 
 import re
@@ -35,6 +39,7 @@ class Rule:
     optional: bool = False
     pattern: str | None = None
     shares: tuple[str, ...] = ()
+    part_pattern: str | None = None
     layer: int | None = None
 
     @property
@@ -59,7 +64,8 @@ class Rule:
         if len(self.ours) == 1:
             return [whole]
         if self.shares:
-            return list(whole.split([sizes[share] for share in self.shares]))
+            parts = self._split(whole, sizes)
+            return [self._rearrange(part, self.part_pattern, sizes) for part in parts] if self.part_pattern else parts
         if whole.shape[0] != len(self.ours):
             raise WeightMismatch(
                 f"{self.source} gives {whole.shape[0]} slices for {len(self.ours)} weights ({', '.join(self.ours)})"
@@ -68,17 +74,31 @@ class Rule:
 
     def backward(self, ours: Sequence[Tensor], sizes: Mapping[str, int]) -> Tensor:
         """Their tensor, from ours."""
+        if self.part_pattern is not None:
+            lengths = (self._size(share, sizes) for share in self.shares)
+            back = _reversed(self.part_pattern)
+            ours = [
+                self._rearrange(part, back, sizes, x=length) for part, length in zip(ours, lengths, strict=True)
+            ]
         whole = torch.cat(list(ours)) if self.shares else torch.stack(list(ours)) if len(ours) > 1 else ours[0]
-        if self.pattern is None:
-            return whole
-        left, right = self.pattern.split("->")
-        return self._rearrange(whole, f"{right.strip()} -> {left.strip()}", sizes)
+        return whole if self.pattern is None else self._rearrange(whole, _reversed(self.pattern), sizes)
 
-    def _rearrange(self, tensor: Tensor, pattern: str, sizes: Mapping[str, int]) -> Tensor:
+    def _split(self, whole: Tensor, sizes: Mapping[str, int]) -> list[Tensor]:
+        lengths = [self._size(share, sizes) for share in self.shares]
+        if sum(lengths) != whole.shape[0]:
+            raise WeightMismatch(
+                f"{self.source} gives {whole.shape[0]} slices, expected {' + '.join(self.shares)} = {sum(lengths)}"
+            )
+        return list(whole.split(lengths))
+
+    def _size(self, share: str, sizes: Mapping[str, int]) -> int:
+        return int(share) if share.isdigit() else sizes[share]
+
+    def _rearrange(self, tensor: Tensor, pattern: str, sizes: Mapping[str, int], **more: int) -> Tensor:
+        known = {axis: n for axis, n in sizes.items() if n} | more
         used = set(re.findall(r"\w+", pattern))
-        free = {"h", "g"} & used if self.shares else set()  # a joint axis of several kinds of heads has no size by name
         try:
-            return rearrange(tensor, pattern, **{axis: n for axis, n in sizes.items() if axis in used - free})
+            return rearrange(tensor, pattern, **{axis: n for axis, n in known.items() if axis in used})
         except EinopsError as error:
             raise WeightMismatch(
                 f"{self.source} has shape {list(tensor.shape)}, which does not fit '{pattern}' with "
@@ -86,15 +106,30 @@ class Rule:
             ) from error
 
 
+def _reversed(pattern: str) -> str:
+    left, right = pattern.split("->")
+    return f"{right.strip()} -> {left.strip()}"
+
+
 def axis_sizes(cfg: HookedTransformerConfig) -> dict[str, int]:
-    """The size of every axis letter that patterns and shares may use."""
+    """The size of every axis letter that patterns and shares may use; 0 where the model has no such axis."""
+    experts = cfg.experts
     return {
         "h": cfg.n_heads,
         "g": cfg.n_key_value_heads,
+        "q": cfg.n_heads // cfg.n_key_value_heads,
         "k": cfg.d_head,
+        "w": cfg.d_value,
         "d": cfg.d_model,
         "m": cfg.d_mlp,
         "v": cfg.d_vocab,
+        "e": 0 if experts is None else experts.n_experts,
+        "n": 0 if experts is None else experts.d_expert,
+        "s": 0 if experts is None else experts.d_shared,
+        "l": cfg.kv_latent,
+        "c": cfg.q_latent,
+        "r": cfg.rotary_dim,
+        "p": cfg.d_head - cfg.rotary_dim,
     }
 
 
@@ -111,14 +146,15 @@ def _parse(ours: str, theirs: str | None, layer: int | None) -> Rule:
     if theirs is None:
         return Rule(ours=names, theirs=(), optional=True, layer=layer)
     source, *rest = (part.strip() for part in theirs.split("|"))
-    if len(rest) > 2:
-        raise ValueError(f"rule {theirs!r}: expected 'tensor | pattern | shares'")
-    pattern, shares = [*rest, "", ""][:2]
+    if len(rest) > 3:
+        raise ValueError(f"rule {theirs!r}: expected 'tensor | pattern | shares | pattern of each part'")
+    pattern, shares, part_pattern = [*rest, "", "", ""][:3]
     return Rule(
         ours=names,
         theirs=tuple(source.removesuffix("?").strip().replace("{i}", str(layer)).split(" or ")),
         optional=source.endswith("?"),
         pattern=pattern or None,
         shares=tuple(shares.split()),
+        part_pattern=part_pattern or None,
         layer=layer,
     )

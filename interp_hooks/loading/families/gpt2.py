@@ -24,7 +24,8 @@ def _config(hf: Any) -> dict[str, Any]:
 _LAYER = "transformer.h.{i}"
 
 GPT2 = Family(
-    architecture="GPT2LMHeadModel",
+    model_type="gpt2",
+    name="GPT-2",
     config=_config,
     weights={
         "embed.W_E": "transformer.wte.weight",

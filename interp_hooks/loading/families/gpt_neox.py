@@ -24,7 +24,8 @@ def _config(hf: Any) -> dict[str, Any]:
 _LAYER = "gpt_neox.layers.{i}"
 
 GPT_NEOX = Family(
-    architecture="GPTNeoXForCausalLM",
+    model_type="gpt_neox",
+    name="GPT-NeoX, Pythia",
     config=_config,
     weights={
         "embed.W_E": "gpt_neox.embed_in.weight",

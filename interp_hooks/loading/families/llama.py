@@ -27,7 +27,8 @@ def _config(hf: Any) -> dict[str, Any]:
 _LAYER = "model.layers.{i}"
 
 LLAMA = Family(
-    architecture="LlamaForCausalLM",
+    model_type="llama",
+    name="Llama",
     config=_config,
     weights={
         "embed.W_E": "model.embed_tokens.weight",

@@ -1,0 +1,98 @@
+"""Keys and values of the tokens that a model has read, so that it can read on without reading them again.
+
+    layer -> keys [batch, capacity, head, d_head], values [batch, capacity, head, d_value];   `length` tokens are filled
+
+Keys are stored as the scores use them (normalized, rotated), so nothing is ever rotated twice. Room grows by doubling:
+a step of decoding writes one column and copies nothing else. A pass writes beyond `length` and moves it only when it
+has finished, so that an exception in between leaves the cache as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from interp_hooks.errors import BadInput
+
+Extend = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Takes keys and values of the tokens that a pass reads, gives those of all tokens up to there."""
+
+
+class KeyValueCache:
+    """What `HookedTransformer.forward(..., past_kv_cache=)` reads and extends. A new one is empty.
+
+    `real` tells which of the tokens read are no padding (None: all). While `frozen`, passes read it and leave it as it
+    is: many continuations can share it.
+    """
+
+    def __init__(self) -> None:
+        self.length = 0
+        self.real: Bool[Tensor, "batch past"] | None = None
+        self.frozen = False
+        self._layers: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def freeze(self) -> None:
+        """From now on passes do not extend it."""
+        self.frozen = True
+
+    def unfreeze(self) -> None:
+        """From now on passes extend it again."""
+        self.frozen = False
+
+    def at(self, layer: int) -> tuple[Float[Tensor, "batch past head d_head"], Float[Tensor, "batch past head d_value"]]:
+        """Keys and values of a layer.
+
+        Raises:
+            BadInput: the passes that filled the cache did not come by that layer.
+        """
+        if layer not in self._layers:
+            raise BadInput(f"this key/value cache holds {self.length} tokens, but not in layer {layer}")
+        keys, values = self._layers[layer]
+        return keys[:, : self.length], values[:, : self.length]
+
+    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """All keys and values of `layer`, the given ones last; `commit` makes them stay."""
+        if self.length and self.frozen or keys.requires_grad or values.requires_grad:
+            past = self.at(layer) if self.length else (keys[:, :0], values[:, :0])
+            both = torch.cat((past[0], keys), dim=1), torch.cat((past[1], values), dim=1)
+            if not self.frozen:
+                self._layers[layer] = both
+            return both
+        if self.length:
+            self.at(layer)  # refuses a layer that is not there
+        end = self.length + keys.shape[1]
+        self._layers[layer] = (
+            self._with_room(self._layers.get(layer, (None, None))[0], keys, end),
+            self._with_room(self._layers.get(layer, (None, None))[1], values, end),
+        )
+        all_keys, all_values = self._layers[layer]
+        all_keys[:, self.length : end], all_values[:, self.length : end] = keys, values
+        return all_keys[:, :end], all_values[:, :end]
+
+    def _with_room(self, stored: Tensor | None, like: Tensor, end: int) -> Tensor:
+        if stored is not None and stored.shape[1] >= end:
+            return stored
+        room = like.new_empty(like.shape[0], end if stored is None else max(end, 2 * stored.shape[1]), *like.shape[2:])
+        if stored is not None:
+            room[:, : self.length] = stored[:, : self.length]
+        return room
+
+    def commit(self, tokens: int, real: Bool[Tensor, "batch key"] | None) -> None:
+        """Keep what a pass over `tokens` more tokens wrote; `real` covers all tokens, old and new."""
+        if not self.frozen:
+            self.length, self.real = self.length + tokens, real
+
+    def prefix(self, tokens: int, copies: int = 1, layer: int | None = None) -> KeyValueCache:
+        """A frozen cache of the first `tokens` tokens (of one layer), all prompts `copies` times one below the other."""
+        part = KeyValueCache()
+        part.length, part.frozen = tokens, True
+        part.real = None if self.real is None else self.real[:, :tokens].repeat(copies, 1)
+        part._layers = {
+            there: (keys[:, :tokens].repeat(copies, 1, 1, 1), values[:, :tokens].repeat(copies, 1, 1, 1))
+            for there, (keys, values) in self._layers.items()
+            if layer in (None, there)
+        }
+        return part

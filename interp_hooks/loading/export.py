@@ -1,0 +1,71 @@
+"""Back to HuggingFace: the rules of a family read backwards, so that an edited model can be published.
+
+Without processing the round trip is exact, bit by bit. A folded norm comes back as gain one and bias zero, which is the
+same function. What the original architecture has no parameter for (a bias that folding made, say) is refused.
+"""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from interp_hooks.components.norm import Norm
+from interp_hooks.errors import CheckpointError
+from interp_hooks.loading.families import FAMILIES
+from interp_hooks.loading.rules import Rule, axis_sizes, rules
+from interp_hooks.model import HookedTransformer
+
+
+@torch.no_grad()
+def to_hf(model: HookedTransformer) -> Any:
+    """The work of `HookedTransformer.to_hf`; raises as it says."""
+    if model.hf_config is None:
+        raise CheckpointError("only a model that was converted from a HuggingFace checkpoint has a form to go back to")
+    config = copy.deepcopy(model.hf_config.get_text_config())
+    family, sizes = FAMILIES[config.model_type], axis_sizes(model.cfg)
+    n_layers_there = family.config(config)["n_layers"]
+    if model.cfg.n_layers != n_layers_there:
+        raise CheckpointError(f"this model has {model.cfg.n_layers} of the checkpoint's {n_layers_there} layers")
+    if not torch.equal(model.W_E, model.W_U.T):
+        config.tie_word_embeddings = False
+    hf_model = family.auto_class.from_config(config).to(model.device, model.dtype)
+    tensors = hf_model.state_dict()
+    for rule in rules(family.weights, model.cfg.n_layers):
+        values = [_value(model, name) for name in rule.ours]
+        source = next((name for name in rule.theirs if name in tensors), None)
+        if all(value is None for value in values):
+            continue  # a part that this layer does not have
+        if source is None:
+            _refuse_lost(rule, values)
+            continue
+        back = rule.backward([value for value in values if value is not None], sizes)
+        if back.shape != tensors[source].shape:
+            raise CheckpointError(
+                f"{source} is {list(tensors[source].shape)} in the checkpoint's architecture, but {list(back.shape)} here"
+            )
+        tensors[source].copy_(back)
+    return hf_model.eval()
+
+
+def _value(model: HookedTransformer, name: str) -> Tensor | None:
+    """A parameter of ours; what a folded norm's would be if it still had one; None if there is no such part."""
+    parent, _, leaf = name.rpartition(".")
+    modules = dict(model.named_modules())
+    if parent not in modules or leaf not in modules[parent]._parameters:
+        return None
+    part = modules[parent]
+    if part._parameters[leaf] is not None:
+        return part._parameters[leaf]
+    if not isinstance(part, Norm):
+        return None
+    return torch.full(part.over, 1.0 - part.gain_offset if leaf == "w" else 0.0)
+
+
+def _refuse_lost(rule: Rule, values: list[Tensor | None]) -> None:
+    for name, value in zip(rule.ours, values, strict=True):
+        if value is not None and bool(value.any()):
+            raise CheckpointError(
+                f"{name} is not zero, but the checkpoint's architecture has no such parameter. If processing made it so, "
+                "load with from_pretrained_no_processing, edit, and export that"
+            )

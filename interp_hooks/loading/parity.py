@@ -1,0 +1,159 @@
+"""The proof in the user's hands: does the converted model compute what HuggingFace's does?
+
+Both read the same tokens. The report compares logits, probabilities and the most likely tokens, and checks on the
+converted model that its hooks mean what they say (the sums that make up the stream, `pattern @ v == z`, ...).
+"""
+
+import importlib.metadata
+import json
+import platform
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp_hooks.components.attention import AttentionCore
+from interp_hooks.errors import BadInput
+from interp_hooks.loading.load import text_half
+from interp_hooks.model import HookedTransformer
+
+TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """How far two models are apart. Logit errors are relative to the largest log-probability, KL is in nats.
+
+    `invariants` are the largest relative violations of what the hooks promise.
+    """
+
+    name: str
+    architecture: str
+    dtype: str
+    tokens: int
+    max_error: float
+    mean_error: float
+    max_kl_nats: float
+    top1_agreement: float
+    invariants: dict[str, float]
+    parameter_bytes: int
+    tolerance: float
+    processing: list[str]
+    versions: dict[str, str]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every error is within the tolerance of the model's dtype."""
+        worst = max([self.max_error, *self.invariants.values()])
+        return worst <= self.tolerance
+
+    def to_json(self) -> str:
+        """All fields, and `passed`, as JSON."""
+        return json.dumps(asdict(self) | {"passed": self.passed}, indent=2)
+
+    def __str__(self) -> str:
+        rows = {
+            "model": f"{self.name} ({self.architecture}, {self.dtype})",
+            "compared on": f"{self.tokens} tokens",
+            "largest error of log-probabilities": f"{self.max_error:.2e}",
+            "mean error": f"{self.mean_error:.2e}",
+            "largest KL divergence (nats)": f"{self.max_kl_nats:.2e}",
+            "same most likely token": f"{self.top1_agreement:.2%}",
+            **{f"holds: {name}": f"{error:.2e}" for name, error in self.invariants.items()},
+            "parameters": f"{self.parameter_bytes / 2**20:.1f} MiB",
+            "processing": "; ".join(self.processing),
+            "versions": ", ".join(f"{name} {version}" for name, version in self.versions.items()),
+            "result": f"{'PASSED' if self.passed else 'FAILED'} (allowed: {self.tolerance:.0e}, relative)",
+        }
+        width = max(map(len, rows))
+        return "\n".join(f"{label:<{width}}  {value}" for label, value in rows.items())
+
+
+@torch.no_grad()
+def verify(model: HookedTransformer, hf_model: Any, tokens: Int[Tensor, "batch pos"] | None = None) -> Report:
+    """Compare a converted model with a HuggingFace one on `tokens` (default: random ones, 2 x 32).
+
+    Raises:
+        BadInput: models of different vocabularies.
+    """
+    if tokens is None:
+        generator = torch.Generator().manual_seed(0)
+        tokens = torch.randint(model.cfg.d_vocab, (2, min(32, model.cfg.n_ctx)), generator=generator)
+    was_training = hf_model.training
+    hf_model.eval()
+    theirs = hf_model(input_ids=tokens.to(next(hf_model.parameters()).device), return_dict=True).logits
+    hf_model.train(was_training)
+    ours = model(tokens).to(theirs.device)
+    if ours.shape != theirs.shape:
+        raise BadInput(f"the models do not fit: logits of shape {list(ours.shape)} and {list(theirs.shape)}")
+    p, q = theirs.double().log_softmax(-1), ours.double().log_softmax(-1)
+    error = (p - q).abs() / p.abs().max()
+    return Report(
+        name=model.cfg.model_name,
+        architecture=type(hf_model).__name__,
+        dtype=str(model.dtype).removeprefix("torch."),
+        tokens=tokens.numel(),
+        max_error=float(error.max()),
+        mean_error=float(error.mean()),
+        max_kl_nats=float((p.exp() * (p - q)).sum(-1).max()),
+        top1_agreement=float((p.argmax(-1) == q.argmax(-1)).double().mean()),
+        invariants=invariants(model, tokens),
+        parameter_bytes=sum(weight.numel() * weight.element_size() for weight in model.parameters()),
+        tolerance=TOLERANCE[model.dtype],
+        processing=model.processing_report(),
+        versions={
+            **{name: importlib.metadata.version(name) for name in ("interp-hooks", "torch", "transformers")},
+            "python": platform.python_version(),
+        },
+    )
+
+
+@torch.no_grad()
+def invariants(model: HookedTransformer, tokens: Int[Tensor, "batch pos"]) -> dict[str, float]:
+    """The largest relative violation, over all layers, of each thing that the hooks promise."""
+    worst: dict[str, float] = {}
+
+    def holds(name: str, left: Tensor, right: Tensor) -> None:
+        error = float((left.double() - right.double()).abs().max() / right.double().abs().max().clamp(min=1e-30))
+        worst[name] = max(worst.get(name, 0.0), error)
+
+    _, cache = model.run_with_cache(tokens, names_filter=lambda name: True, return_cache_object=False)
+    for layer, block in enumerate(model.blocks):
+        here = {name.removeprefix(f"blocks.{layer}."): value for name, value in cache.items()}
+        _stream(model, layer, here, holds)
+        _attention(block.attn, here, holds)
+        if "mlp.experts.hook_out" in here and not model.cfg.writes_normalized:
+            written = here["mlp.experts.hook_out"].double().sum(2)
+            shared = here.get("mlp.hook_shared_out")
+            total = written if shared is None else written + shared.double()
+            holds("mlp_out == sum of experts", total * model.cfg.residual_scale, here["hook_mlp_out"])
+    return worst
+
+
+def _stream(model: HookedTransformer, layer: int, here: dict[str, Tensor], holds: Any) -> None:
+    before = here["hook_resid_pre"] + here["hook_attn_out"]
+    if "hook_resid_mid" in here:
+        holds("resid_mid == resid_pre + attn_out", before, here["hook_resid_mid"])
+    if model.cfg.norm_placement == "post":
+        before = model.blocks[layer].ln1(here["hook_resid_mid"])
+        holds("resid_post == ln1(resid_mid) + mlp_out", before + here["hook_mlp_out"], here["hook_resid_post"])
+    elif "hook_mlp_out" in here:
+        holds("resid_post == resid_pre + attn_out + mlp_out", before + here["hook_mlp_out"], here["hook_resid_post"])
+
+
+def _attention(attn: AttentionCore, here: dict[str, Tensor], holds: Any) -> None:
+    pattern = here["attn.hook_pattern"].double()
+    values = here["attn.hook_v"].repeat_interleave(attn.queries_per_key, dim=2).double()
+    holds("z == pattern @ v", torch.einsum("bhqk,bkhd->bqhd", pattern, values), here["attn.hook_z"])
+    total = pattern.sum(-1)
+    if attn.sinks is not None:
+        scores = here["attn.hook_attn_scores"].double()
+        log_sum = torch.logaddexp(scores.logsumexp(-1), here["attn.hook_sink"].double())
+        holds("rows of pattern + sink == 1", total + (here["attn.hook_sink"].double() - log_sum).exp(), total / total)
+    else:
+        holds("rows of pattern == 1", total, torch.ones_like(total))
+    written = here["attn.hook_result"].double().sum(2) + attn.b_O.double()
+    per_head = torch.einsum("bphk,hkd->bpd", here["attn.hook_z"].double(), attn.W_O.double()) + attn.b_O.double()
+    holds("sum of result + b_O == z W_O + b_O", written, per_head)

@@ -1,0 +1,43 @@
+"""Tiny HuggingFace configs, one for each way in which a family varies: the members of `tests/test_families.py`.
+
+A module for each lineage has `CONFIGS`, name -> keyword arguments of the HuggingFace config, `model_type` among them.
+Each has three layers and sizes that differ from each other, so that mixed-up axes show, and exercises what its family
+can do: grouped heads, windows shorter than the tests' 11 tokens, layers with and without rotation or experts, a rotary
+scaling beyond its original context. A new family joins the suite by an entry here.
+
+Beside the config's own arguments an entry may say how it is compared:
+
+    exact=True       HuggingFace computes it in float64 throughout (otherwise parity in float64 is that of float32 steps)
+    bf16=2.0         how much further from the truth than HuggingFace bfloat16 may be (default: `BF16` of the suite)
+"""
+
+import importlib
+import pkgutil
+from typing import Any
+
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+D_VOCAB = 61
+_OURS = ("exact", "bf16")
+
+ALL: dict[str, dict[str, Any]] = {}
+for _module in pkgutil.iter_modules(__path__):
+    ALL.update(importlib.import_module(f"{__name__}.{_module.name}").CONFIGS)
+
+# A type that the installed transformers does not have is simply absent.
+CONFIGS = {name: entry for name, entry in ALL.items() if entry["model_type"] in CONFIG_MAPPING_NAMES}
+
+
+def config(name: str, **changes: Any) -> PreTrainedConfig:
+    """The HuggingFace config of that name."""
+    values = {key: value for key, value in CONFIGS[name].items() if key not in _OURS} | changes
+    return AutoConfig.for_model(**values)
+
+
+def first_of_each_type() -> list[str]:
+    """One name for every `model_type`."""
+    names: dict[str, str] = {}
+    for name, entry in CONFIGS.items():
+        names.setdefault(entry["model_type"], name)
+    return list(names.values())
