@@ -25,6 +25,8 @@ from interp_hooks.names import get_act_name
 
 SliceInput = int | tuple[int, ...] | Sequence[int] | Tensor | slice | None
 
+CENTRED = ("LN", "LNPre")  # the kinds of norm that subtract the mean
+
 
 def take(tensor: Tensor, where: SliceInput, dim: int) -> Tensor:
     """Index one axis: an int drops it, a tuple is a slice, a list, array or tensor picks, None takes all.
@@ -140,6 +142,12 @@ class ActivationCache(Mapping[str, Tensor]):
     def _pos_dim(self) -> int:
         return 1 if self.has_batch_dim else 0
 
+    def _check_additive(self) -> None:
+        if self.model.cfg.norm_placement == "post":
+            raise BadInput(
+                "a post-norm model normalizes its stream after every addition, so that it is no sum of what was written"
+            )
+
     def decompose_resid(
         self,
         layer: int | None = None,
@@ -160,8 +168,11 @@ class ActivationCache(Mapping[str, Tensor]):
             raise BadInput(f"mode must be 'all', 'attn' or 'mlp', got {mode!r}")
         layer = self._layer(layer, mlp_input)
         parts: dict[str, Tensor] = {}
-        if incl_embeds:
-            names = {"embed": "hook_embed", "pos_embed": "hook_pos_embed"}
+        self._check_additive()
+        if incl_embeds and self.model.cfg.embed_norm_type is not None:
+            parts["embed"] = self["resid_pre", 0]  # normalized together
+        elif incl_embeds:
+            names = {f"{kind}embed": f"hook_{kind}embed" for kind in ("", "pos_", "token_type_")}
             parts |= {label: self[name] for label, name in names.items() if name in self.model.hook_dict}
         for at in range(layer):
             if mode != "mlp":
@@ -194,7 +205,8 @@ class ActivationCache(Mapping[str, Tensor]):
             if mids:
                 streams[f"{at}_mid"] = self["resid_mid", at]
         if layer == self.model.cfg.n_layers:
-            streams["final_post"] = self["resid_post", -1]
+            post_norm = self.model.cfg.norm_placement == "post"
+            streams["final_post"] = self["normalized_resid_post" if post_norm else "resid_post", -1]
         else:
             streams[f"{layer}_pre"] = self["resid_pre", layer]
             if mlp_input and not self.model.cfg.parallel_attn_mlp:
@@ -214,14 +226,19 @@ class ActivationCache(Mapping[str, Tensor]):
     ) -> Any:
         """What every head before `layer` adds to the stream: [head, batch, pos, d_model], labels "L0H3".
 
-        Computed from the cached z. `incl_remainder` adds the rest of the stream (embeddings, MLPs, biases) as a last
-        row.
+        Computed from the cached z; where attention's output passes a norm (`ln1_post`), with its scale of this run.
+        `incl_remainder` adds the rest of the stream (embeddings, MLPs, biases) as a last row.
         """
+        self._check_additive()
         layer = self._layer(layer)
         results: dict[str, Tensor] = {}
         for at in range(layer):
             z, W_O = take(self["z", at], pos_slice, self._pos_dim), self.model.blocks[at].attn.W_O
-            heads = torch.einsum("...hk,hkd->h...d", z, W_O.detach())
+            heads = torch.einsum("...hk,hkd->h...d", z, W_O.detach()) * self.model.cfg.residual_scale
+            norm = self.model.blocks[at].ln1_post
+            if norm.kind is not None:
+                scale = take(self[f"blocks.{at}.ln1_post.hook_scale"], pos_slice, self._pos_dim)
+                heads = normalize(heads, scale, norm.kind in CENTRED, norm.gain).to(z.dtype).detach()
             results |= {f"L{at}H{head}": result for head, result in enumerate(heads)}
         if incl_remainder:
             stream = self["resid_post", -1] if layer == self.model.cfg.n_layers else self["resid_pre", layer]
@@ -272,19 +289,22 @@ class ActivationCache(Mapping[str, Tensor]):
         """
         layer = self._layer(layer, mlp_input)
         norm = self.model.norm_reading(layer, mlp_input)
-        if self.model.cfg.normalization_type is None:
+        if norm.kind is None:
             return residual_stack
-        centre, gain = self.model.cfg.centres_residual, None if norm.w is None else norm.w.detach()
+        centre, gain = norm.kind in CENTRED, None if norm.gain is None else norm.gain.detach()
         if recompute_ln:
             scale = norm.statistics(residual_stack)[1]
         else:
             final = layer == self.model.cfg.n_layers
-            scale = self["ln_final.hook_scale"] if final else self["scale", layer, "ln2" if mlp_input else "ln1"]
+            scale = self["ln_final.hook_scale"] if final else self["scale", layer, self._norm_before(mlp_input)]
             if self.has_batch_dim:
                 scale = take(scale, batch_slice, 0)
             batch_kept = self.has_batch_dim and has_batch_dim and not isinstance(batch_slice, int)
             scale = take(scale, pos_slice, 1 if batch_kept else 0)
         return normalize(residual_stack, scale, centre, gain).to(residual_stack.dtype)
+
+    def _norm_before(self, mlp_input: bool) -> str:
+        return "ln2" if mlp_input and not self.model.cfg.parallel_shared_norm else "ln1"
 
     def logit_attrs(
         self,
@@ -300,8 +320,13 @@ class ActivationCache(Mapping[str, Tensor]):
 
         `tokens` (and `incorrect_tokens`) are a token, a string, one per prompt, or a tensor [batch, pos]. The effects
         of a full decomposition sum to the logit minus a constant; `include_bias` adds that constant (the final norm's
-        bias and b_U) as a last row, so that the rows sum to the logit.
+        bias and b_U) as a last row, so that the rows sum to the logit (before its soft cap, if the model has one).
+
+        Raises:
+            BadInput: a model with a masked-LM head, whose activation function lies between stream and logits.
         """
+        if self.model.cfg.mlm_head:
+            raise BadInput("a masked-LM head is not linear, so that a logit is no sum over parts of the stream")
         directions, constants = self._logit_directions(tokens)
         if incorrect_tokens is not None:
             wrong_directions, wrong_constants = self._logit_directions(incorrect_tokens)
@@ -323,8 +348,9 @@ class ActivationCache(Mapping[str, Tensor]):
     def _logit_directions(self, tokens: Any) -> tuple[Float[Tensor, "*rest d_model"], Float[Tensor, "*rest"]]:
         """Per token its column of W_U, and the constant that the final norm's bias and b_U add to its logit."""
         ids: Int[Tensor, "*rest"] = self.model.token_ids(tokens)
-        W_U, b_U = self.model.W_U.detach(), self.model.b_U.detach()
-        directions = W_U.T[ids]
+        scale = self.model.cfg.logits_scale
+        W_U, b_U = self.model.W_U.detach(), self.model.b_U.detach() * scale
+        directions = W_U.T[ids] * scale
         bias = self.model.ln_final.b
         constants = b_U[ids] if bias is None else b_U[ids] + directions @ bias.detach()
         return directions, constants

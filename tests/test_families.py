@@ -12,6 +12,7 @@ import copy
 import dataclasses
 import functools
 import itertools
+import operator
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -48,17 +49,20 @@ def is_causal(name: str) -> bool:
 
 
 def build(name: str, **changes: Any) -> PreTrainedModel:
-    """A HuggingFace model with random parameters, in evaluation mode, with eager attention."""
-    return build_from(family_configs.config(name, **changes))
+    """A HuggingFace model with random parameters, in evaluation mode."""
+    entry = CONFIGS[name]
+    return build_from(family_configs.config(name, **changes), entry.get("attention", "eager"), entry.get("std", 0.2))
 
 
-def build_from(config: Any) -> PreTrainedModel:
+def build_from(config: Any, attention: str = "eager", std: float = 0.2) -> PreTrainedModel:
     config = copy.deepcopy(config)
-    config._attn_implementation = "eager"
+    config._attn_implementation = attention
+    config._experts_implementation = "eager"  # the default knows no float64
     model = FAMILIES[config.get_text_config().model_type].auto_class.from_config(config).eval()
-    redraw(model)
-    model.generation_config.eos_token_id = None
-    model.generation_config.pad_token_id = 0
+    redraw(model, std=std)
+    if model.can_generate():
+        model.generation_config.eos_token_id = None
+        model.generation_config.pad_token_id = 0
     return model
 
 
@@ -241,7 +245,7 @@ def shapes(name: str) -> dict[str, set[tuple[int, ...]]]:
     tensors, found = member(name).state_dict(), {}
     for ours, theirs in family.weights.items():
         for rule in rules({ours: theirs}, model.cfg.n_layers):
-            found.setdefault(ours, set()).update(tuple(tensors[s].shape) for s in rule.theirs if s in tensors)
+            found.setdefault(ours, set()).update(tuple(tensors[s].shape) for s in rule.names(tensors))
     return found
 
 
@@ -266,8 +270,18 @@ def mutants(name: str) -> Iterator[tuple[str, dict[str, str | None]]]:
 EQUIVALENT = [
     (
         r"exchange blocks.{i}.attn.b_O and blocks.{i}.mlp.b_out",
-        {"gpt_neox"},
+        {"gpt_neox", "falcon", "phi"},
         "a parallel block adds both to the same stream before anybody reads it",
+    ),
+    (
+        r"exchange blocks.{i}.attn.q_norm.w and blocks.{i}.attn.k_norm.w",
+        {"hunyuan_v1_dense"},
+        "after the rotation nothing but the product of query and key is left, and so of their gains",
+    ),
+    (
+        r"exchange embed.W_E and unembed.W_U",
+        {"bert", "roberta"},
+        "they are tied: HuggingFace has no untied form of these, whose bias would be lost in a tensor that nothing reads",
     ),
 ]
 
@@ -294,6 +308,7 @@ def test_mutants_of_the_table_are_caught(name: str, monkeypatch: pytest.MonkeyPa
 
 # Other values than the default's neighbour, where that one would make no model.
 CHANGED: dict[str, Any] = {
+    "attention_types": [[["local"], 3]],
     "architectures": None,
     "dtype": torch.float64,
     "id2label": {0: "a", 1: "b", 2: "c"},
@@ -305,6 +320,10 @@ CHANGED: dict[str, Any] = {
     "bos_token_id": 3,
     "eos_token_id": 3,
     "chunk_size_feed_forward": 2,
+    "use_bidirectional_attention": True,
+    "attn_logit_softcapping": 2.0,
+    "logit_scale": 0.5,
+    "attn_type": "multiquery_attention",
 }
 _BOOKKEEPING = ("transformers_version", "model_type", "architectures")  # facts which no model can change
 
@@ -328,7 +347,7 @@ def changed_value(name: str, value: object) -> object:
 def unread(name: str) -> list[str]:
     reader = ConfigReader(member(name).config.get_text_config())
     family_of(name).config(reader)
-    return [key for key in reader.unread() if key not in _BOOKKEEPING]
+    return [key for key in reader.unread() if key.rpartition(".")[2] not in _BOOKKEEPING]
 
 
 @every_family
@@ -341,7 +360,9 @@ def test_what_is_not_read_is_refused_or_does_not_matter(name: str) -> None:
     assert len(attributes) > 10, "the test has something to change"
     for attribute in attributes:
         config = copy.deepcopy(member(name).config)
-        setattr(config, attribute, changed_value(attribute, getattr(config, attribute)))
+        within, _, leaf = attribute.rpartition(".")
+        holder = operator.attrgetter(within)(config) if within else config
+        setattr(holder, leaf, changed_value(leaf, getattr(holder, leaf)))
         try:
             hf = build_from(config)
             theirs = hf_logits(hf, TOKENS)

@@ -5,6 +5,7 @@ drawn anew from N(0, std).
 """
 
 import copy
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from interp_hooks import HookedTransformer, HookedTransformerConfig
+from interp_hooks import ExpertsConfig, HookedTransformer, HookedTransformerConfig
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -118,8 +119,20 @@ def convert(hf_model: PreTrainedModel, **options: Any) -> HookedTransformer:
     return HookedTransformer.from_pretrained_no_processing("tiny", hf_model=hf_model, **options)
 
 
+@contextmanager
+def constants_in(dtype: torch.dtype) -> Iterator[None]:
+    """Let floating tensors that are made without a dtype have this one."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 def hf_logits(hf_model: PreTrainedModel, tokens: Tensor, **options: Any) -> Tensor:
-    with torch.no_grad():
+    """What HuggingFace computes; in float64, which not every model can mix with float32, so are its constants."""
+    with torch.no_grad(), constants_in(torch.promote_types(hf_model.dtype, torch.float32)):
         return hf_model(tokens, use_cache=False, return_dict=True, **options).logits
 
 
@@ -146,13 +159,66 @@ def build(seed: int = 0, std: float = 0.4, **fields: Any) -> HookedTransformer:
     return model
 
 
-# Architectures that no supported family has, beside those of FAMILY_CONFIGS.
+EXPERTS = ExpertsConfig(
+    n_experts=4,
+    experts_per_token=2,
+    d_expert=7,
+    layers=(False, True, True),
+    n_groups=2,
+    groups_kept=2,
+    biased_choice=True,
+    weight_scale=1.5,
+    d_shared=6,
+    shared_gate=True,
+)
+
+# Architectures written out as configs, one for each thing that a component can do.
 CUSTOM: dict[str, dict[str, Any]] = {
     "folded": dict(normalization_type="LNPre"),
     "no-norm": dict(normalization_type=None, positional_embedding_type="none", gated_mlp=True),
     "attn-only": dict(attn_only=True, normalization_type="RMSPre"),
     "bidirectional": dict(attention_dir="bidirectional", n_key_value_heads=1),
     "adjacent-pairs": dict(positional_embedding_type="rotary", rotary_dim=2, rotary_adjacent_pairs=True),
+    "alibi-windows": dict(
+        positional_embedding_type="alibi", alibi_slopes=(0.5, 0.25, 0.125, 0.0625), window_sizes=(3, None, 2)
+    ),
+    "sinks-capped": dict(
+        attn_sinks=True, output_logits_soft_cap=3.0, logits_scale=0.5, embed_scale=2.0, n_key_value_heads=2
+    ),
+    "score-cap-clipped": dict(attn_scores_soft_cap=2.0, qkv_clip=0.7, positional_embedding_type="sinusoidal"),
+    "output-norms": dict(
+        norm_placement="pre_and_output",
+        normalization_type="RMS",
+        norm_gain_offset=1.0,
+        residual_scale=0.5,
+        positional_embedding_type="rotary",
+        rotary_layers=({"rope_type": "default", "rope_theta": 100.0}, None, {"rope_type": "default", "rope_theta": 9.0}),
+        qk_norm="per_head",
+        qk_norm_type="LN",
+    ),
+    "only-output-norms": dict(
+        norm_placement="output",
+        normalization_type="RMS",
+        qk_norm="all_heads",
+        qk_norm_type="RMS",
+        positional_embedding_type="none",
+        embed_norm_type="LN",
+    ),
+    "shared-norm": dict(
+        parallel_attn_mlp=True,
+        parallel_shared_norm=True,
+        positional_embedding_type="rotary",
+        attn_log_scale=(0.5, 3),
+        qk_norm="shared",
+        qk_norm_type="RMS",
+        qk_norm_after_rotary=True,
+    ),
+    "post-norm": dict(norm_placement="post", n_token_types=2, mlm_head=True, attention_dir="bidirectional"),
+    "experts": dict(gated_mlp=True, act_fn="silu", experts=EXPERTS),
+    "plain-experts": dict(experts=dataclasses.replace(EXPERTS, scores="sigmoid", d_shared=0, shared_gate=False, biased_choice=False)),
+    "latent": dict(
+        positional_embedding_type="rotary", rotary_dim=2, kv_latent=5, q_latent=6, d_value=3, normalization_type="RMS"
+    ),
 }
 
 ARCHITECTURES = [*FAMILY_CONFIGS, *CUSTOM]

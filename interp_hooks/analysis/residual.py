@@ -49,9 +49,9 @@ def direct_logit_attribution(
     if unit not in ("component", "head"):
         raise BadInput(f"unit must be 'component' or 'head', got {unit!r}")
     if unit == "component":
-        names = ("hook_embed", "hook_pos_embed", "hook_attn_out", "hook_mlp_out", "ln_final.hook_scale")
+        names = ("embed", "0.hook_resid_pre", "hook_attn_out", "hook_mlp_out", "ln_final.hook_scale")
     else:
-        names = ("hook_z", "hook_resid_post", "ln_final.hook_scale")
+        names = ("hook_z", "hook_resid_post", "ln1_post.hook_scale", "ln_final.hook_scale")
     cache = cache_at(model, prompts, pos, lambda name: name.endswith(names))
     answer, wrong = _per_prompt(model, cache, answer), None if wrong is None else _per_prompt(model, cache, wrong)
     if unit == "component":
@@ -132,8 +132,9 @@ def logit_lens(
     Points are "0_pre" (the embeddings), ..., "final_post" (the model's own prediction); `incl_mid` adds those between
     attention and MLP.
     """
-    names = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post")
+    names = ("hook_resid_pre", "hook_resid_mid", "resid_post")
     cache = cache_at(model, prompts, pos, lambda name: name.endswith(names))
     streams, labels = cache.accumulated_resid(apply_ln=True, incl_mid=incl_mid, return_labels=True)
-    logits = model.unembed(streams[:, :, 0])
+    streams = streams[:, :, 0]
+    logits = model.unembed(streams if model.mlm_head is None else model.mlm_head(streams))
     return LogitLens(labels=labels, log_probs=logits.log_softmax(-1), model=model)

@@ -203,14 +203,18 @@ class Attention(AttentionCore):
         self.b_Q, self.b_K, self.b_V = parameter(heads, d_head), parameter(groups, d_head), parameter(groups, cfg.d_value)
         self.clip = cfg.qkv_clip
         self.q_norm, self.k_norm = head_norm(cfg, heads), head_norm(cfg, groups)
-        self.norm_after_rotary = cfg.qk_norm_after_rotary
+        self.normalizes, self.norm_after_rotary = cfg.qk_norm is not None, cfg.qk_norm_after_rotary
 
     def queries_keys_values(self, inputs: Inputs, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
-        q = self.hook_q(self._clipped(read_per_head(inputs[0], self.W_Q, self.b_Q)))
-        k = self.hook_k(self._clipped(read_per_head(inputs[1], self.W_K, self.b_K)))
-        v = self.hook_v(self._clipped(read_per_head(inputs[2], self.W_V, self.b_V)))
-        if not self.norm_after_rotary:
-            q, k = self.q_norm(q), self.k_norm(k)
+        q, k, v = (
+            read_per_head(x, weight, bias)
+            for x, weight, bias in zip(inputs, (self.W_Q, self.W_K, self.W_V), (self.b_Q, self.b_K, self.b_V), strict=True)
+        )
+        if not self.normalizes:
+            q, k = self._clipped(q), self._clipped(k)
+        q, k, v = self.hook_q(q), self.hook_k(k), self.hook_v(self._clipped(v))
+        if self.normalizes and not self.norm_after_rotary:
+            q, k = self._clipped(self.q_norm(q)), self._clipped(self.k_norm(k))
         if rotation is not None:
             q = rotate(q, rotation, self.rotary_adjacent_pairs)
             q = self.hook_rot_q(q if rotation.query_scale is None else q * rotation.query_scale)

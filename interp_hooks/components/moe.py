@@ -114,7 +114,7 @@ class Experts(nn.Module):
             else:
                 post = self.act_fn(pre)
             written = F.linear(post, self.W_out[expert].T, self.b_out[expert])
-            out = out.index_add(0, rows, written * weights[rows, expert, None])
+            out = out.index_add(0, rows, (written * weights[rows, expert, None]).to(out.dtype))
         return out.view_as(x)
 
     def _all(self, x: Tensor, weights: Tensor) -> Tensor:
@@ -126,7 +126,7 @@ class Experts(nn.Module):
         else:
             post = self.act_fn(self.hook_pre(pre))
         written = torch.einsum("bpem,emd->bped", self.hook_post(post), self.W_out) + self.b_out
-        return self.hook_out(written * weights[..., None]).sum(2)
+        return self.hook_out((written * weights[..., None]).to(x.dtype)).sum(2)
 
 
 class MoE(nn.Module):
@@ -135,7 +135,7 @@ class MoE(nn.Module):
     def __init__(self, cfg: HookedTransformerConfig, experts: ExpertsConfig) -> None:
         super().__init__()
         count, d_model = experts.n_experts, cfg.d_model
-        self.route = Router(experts)
+        self.route, self.precise_router = Router(experts), experts.precise_router
         self.W_router, self.b_router = parameter(d_model, count, lies=TRANSPOSED), parameter(count)
         self.choice_bias = parameter(count) if experts.biased_choice else None
         self.experts = Experts(cfg, count, experts.d_expert)
@@ -149,7 +149,7 @@ class MoE(nn.Module):
             self.hook_shared_out = HookPoint("batch pos d_model", d_model=d_model)
 
     def forward(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
-        logits = self.hook_router_logits(linear(x, self.W_router, self.b_router))
+        logits = self.hook_router_logits(self._router_logits(x))
         out = self.experts(x, self.hook_expert_weights(self.route(logits, self.choice_bias)))
         if self.shared is None:
             return out
@@ -157,3 +157,17 @@ class MoE(nn.Module):
         if self.has_shared_gate:
             shared = torch.sigmoid(linear(x, self.W_shared_gate, self.b_shared_gate)) * shared
         return out + self.hook_shared_out(shared)
+
+    def _router_logits(self, x: Tensor) -> Float[Tensor, "batch pos expert"]:
+        parts = (x, self.W_router, self.b_router)
+        if self.precise_router:
+            parts = tuple(part.to(torch.promote_types(x.dtype, torch.float32)) for part in parts)
+        return linear(*parts)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "MoE":
+        """A cast to half precision leaves the choice bias in float32: rounded, it would choose other experts."""
+        bias = None if self.choice_bias is None else self.choice_bias.detach()
+        super()._apply(fn, recurse)
+        if bias is not None and self.choice_bias.dtype.itemsize < 4:
+            self.choice_bias.data = bias.to(self.choice_bias.device, torch.float32)
+        return self

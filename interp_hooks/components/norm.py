@@ -20,7 +20,7 @@ from interp_hooks.hooks import HookPoint
 class Norm(nn.Module):
     """One normalization over the last axes of its input, as many as `over` has; `kind` as in the config.
 
-    `gain` is the shape of gain and bias (default: `over`).
+    `gain` is the shape of gain and bias (default: `over`), `sizes` those of axes before the last.
     """
 
     w: nn.Parameter | None
@@ -35,6 +35,7 @@ class Norm(nn.Module):
         gain: tuple[int, ...] | None = None,
         gain_offset: float = 0.0,
         axes: str = "batch pos d_model",
+        **sizes: int,
     ) -> None:
         super().__init__()
         self.kind, self.over, self.eps, self.gain_offset = kind, over, eps, gain_offset
@@ -42,10 +43,9 @@ class Norm(nn.Module):
         self.register_parameter("w", parameter(*gain) if kind in ("LN", "RMS") else None)
         self.register_parameter("b", parameter(*gain) if kind == "LN" else None)
         names = axes.split()
-        sizes = dict(zip(names[-len(gain) :], gain, strict=True))
-        ones = {"scale": 1} | dict.fromkeys(names[-len(over) : -1], 1)
-        self.hook_scale = HookPoint(" ".join([*names[:-1], "scale"]), **ones)
-        self.hook_normalized = HookPoint(axes, **sizes)
+        scale_sizes = sizes | dict.fromkeys(names[-len(over) : -1], 1)
+        self.hook_scale = HookPoint(" ".join([*names[:-1], "scale"]), scale=1, **scale_sizes)
+        self.hook_normalized = HookPoint(axes, **{names[-1]: over[-1]} | sizes)
 
     @property
     def gain(self) -> Tensor | None:
@@ -107,7 +107,7 @@ class Norm(nn.Module):
 class NoNorm(nn.Module):
     """Nothing is normalized, so there is nothing to hook."""
 
-    w = b = gain = None
+    w = b = gain = kind = None
 
     def forward(self, x: Tensor) -> Tensor:
         return x
@@ -135,4 +135,5 @@ def head_norm(cfg: HookedTransformerConfig, heads: int) -> Norm | NoNorm:
         gain=(cfg.d_head,) if cfg.qk_norm == "shared" else every,
         gain_offset=cfg.norm_gain_offset,
         axes="batch pos head d_head",
+        head=heads,
     )

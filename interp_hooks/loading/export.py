@@ -33,18 +33,20 @@ def to_hf(model: HookedTransformer) -> Any:
     tensors = hf_model.state_dict()
     for rule in rules(family.weights, model.cfg.n_layers):
         values = [_value(model, name) for name in rule.ours]
-        source = next((name for name in rule.theirs if name in tensors), None)
+        names = rule.names(tensors)
         if all(value is None for value in values):
             continue  # a part that this layer does not have
-        if source is None:
-            _refuse_lost(rule, values)
+        if not names:
+            _refuse_lost(model, rule)
             continue
         back = rule.backward([value for value in values if value is not None], sizes)
-        if back.shape != tensors[source].shape:
-            raise CheckpointError(
-                f"{source} is {list(tensors[source].shape)} in the checkpoint's architecture, but {list(back.shape)} here"
-            )
-        tensors[source].copy_(back)
+        for name, part in zip(names, back if rule.stacked else [back], strict=True):
+            if part.shape != tensors[name].shape:
+                raise CheckpointError(
+                    f"{name} is {list(tensors[name].shape)} in the checkpoint's architecture, "
+                    f"but {list(part.shape)} here"
+                )
+            tensors[name].copy_(part)
     return hf_model.eval()
 
 
@@ -62,9 +64,10 @@ def _value(model: HookedTransformer, name: str) -> Tensor | None:
     return torch.full(part.over, 1.0 - part.gain_offset if leaf == "w" else 0.0)
 
 
-def _refuse_lost(rule: Rule, values: list[Tensor | None]) -> None:
-    for name, value in zip(rule.ours, values, strict=True):
-        if value is not None and bool(value.any()):
+def _refuse_lost(model: HookedTransformer, rule: Rule) -> None:
+    there = dict(model.named_parameters())
+    for name in rule.ours:
+        if name in there and bool(there[name].any()):
             raise CheckpointError(
                 f"{name} is not zero, but the checkpoint's architecture has no such parameter. If processing made it so, "
                 "load with from_pretrained_no_processing, edit, and export that"

@@ -8,6 +8,7 @@ matter as much as a setting (Mistral's default window is 4096 tokens).
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, Literal
 
 from interp_hooks.errors import UnsupportedConfig
@@ -19,7 +20,7 @@ HARMLESS = re.compile(
     r"_.*|.*(dropout|pdrop)(_.*)?|.*_token_id|(id2label|label2id|num_labels|problem_type|task_specific_params)"
     r"|(architectures|model_type|dtype|torch_dtype|transformers_version|auto_map|tokenizer_class|is_encoder_decoder)"
     r"|(return_dict|output_attentions|output_hidden_states|use_cache|chunk_size_feed_forward|tie_word_embeddings)"
-    r"|(initializer_range|unsloth_.*|base_model_.*_plan)"
+    r"|(gradient_checkpointing|initializer_range|unsloth_.*|base_model_.*_plan)"
 )
 
 
@@ -28,8 +29,8 @@ class Family:
     """How checkpoints of one `model_type` of transformers become a `HookedTransformer`.
 
     `config` turns the HuggingFace config into fields of `HookedTransformerConfig`. `requires` are attributes with the
-    only value that is implemented; `ignored_config` are those that change nothing here, or show in the tensors.
-    `head` is what the model predicts: the next token, or masked ones. `name` is how people call the family.
+    only value that is implemented where they are set; `ignored_config` are those that change nothing here, or show in
+    the tensors. `head` is what the model predicts: the next token, or masked ones. `name` is how people call the family.
     """
 
     model_type: str
@@ -69,11 +70,11 @@ class Family:
         reader = ConfigReader(hf_config)
         fields = self.config(reader)
         for name, implemented in self.requires.items():
-            if (value := getattr(reader, name)) != implemented and name not in ignore:
+            if (value := _found(reader, name, implemented)) != implemented and name not in ignore:
                 raise UnsupportedConfig(self._refusal(name, value))
         accounted = {*self.ignored_config, *ignore}
         for name, value in reader.unread().items():
-            if name not in accounted and not HARMLESS.fullmatch(name):
+            if name not in accounted and not HARMLESS.fullmatch(name.rpartition(".")[2]):
                 raise UnsupportedConfig(self._refusal(name, value))
         return fields
 
@@ -84,17 +85,29 @@ class Family:
         )
 
 
+def _found(config: Any, path: str, absent: Any) -> Any:
+    try:
+        return attrgetter(path)(config)
+    except AttributeError:
+        return absent
+
+
 class ConfigReader:
-    """A HuggingFace config that remembers which attributes were read."""
+    """A HuggingFace config that remembers which attributes were read, in configs within it too."""
 
     def __init__(self, hf_config: Any) -> None:
         self._config = hf_config
         self._names_read: set[str] = set()
+        self._within: dict[str, ConfigReader] = {}
 
     def __getattr__(self, name: str) -> Any:
         self._names_read.add(self._config.attribute_map.get(name, name))
-        return getattr(self._config, name)
+        value = getattr(self._config, name)
+        return self._within.setdefault(name, ConfigReader(value)) if hasattr(value, "attribute_map") else value
 
     def unread(self) -> dict[str, Any]:
-        """Attributes that were not read, with their values."""
-        return {name: value for name, value in self._config.to_dict().items() if name not in self._names_read}
+        """Attributes that were not read, with their values; `within.name` for those of a config within."""
+        unread = {name: value for name, value in self._config.to_dict().items() if name not in self._names_read}
+        for name, reader in self._within.items():
+            unread |= {f"{name}.{inner}": value for inner, value in reader.unread().items()}
+        return unread

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -74,7 +75,7 @@ def load_pretrained(cls: type[HookedTransformer], options: LoadOptions, processi
     owned = options.hf_model is None
     if owned:
         source = locate(options.name)
-        hf_config = _hf_config(source, options)
+        hf_config = checkpoint_config(source, options.name, options.revision, _hub_arguments(options))
         family = family_of(hf_config)
         cfg, n_layers_there = _our_config(family, hf_config, options)
         tokenizer = options.tokenizer or _tokenizer(source, options)
@@ -172,18 +173,25 @@ def locate(name: str) -> str:
     return name
 
 
-def _hf_config(source: str, options: LoadOptions) -> Any:
+def checkpoint_config(
+    source: str, name: str, revision: str | None = None, hub_arguments: Mapping[str, Any] = MappingProxyType({})
+) -> Any:
+    """The HuggingFace config of a checkpoint that the user calls `name`.
+
+    Raises:
+        CheckpointError: it cannot be found; UnsupportedArchitecture: it cannot be read.
+    """
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(source, revision=options.revision, **_hub_arguments(options))
+        return AutoConfig.from_pretrained(source, revision=revision, **hub_arguments)
     except (OSError, ValueError) as error:
         if Path(source).is_dir():
             raise UnsupportedArchitecture(f"transformers cannot read the config in {source!r}: {error}") from error
         why = str(error).splitlines()[0]
         raise CheckpointError(
-            f"cannot load {options.name!r}: it is no folder, no bundled model ({', '.join(bundled())}), no alias, and "
-            f"the hub did not give a config for {source!r} ({why}).{nearest(options.name, [*bundled(), *ALIASES])}"
+            f"cannot load {name!r}: it is no folder, no bundled model ({', '.join(bundled())}), no alias, and "
+            f"the hub did not give a config for {source!r} ({why}).{nearest(name, [*bundled(), *ALIASES])}"
         ) from error
 
 
@@ -326,7 +334,9 @@ def _adopt(
             continue
         shared = theirs.data_ptr() in adopted  # tied embeddings: two weights of ours, so that an edit of one is of one
         adopted.add(theirs.data_ptr())
-        moved = theirs.detach().to(device or theirs.device, dtype)
+        precise = rule.ours[0].endswith(".choice_bias")  # rounded, it would choose other experts
+        stored = torch.promote_types(dtype, torch.float32) if precise else dtype
+        moved = theirs.detach().to(device or theirs.device, stored)
         where.setdefault(rule.layer, moved.device)
         if moved.data_ptr() == theirs.data_ptr() and (shared or not owned):
             moved = moved.clone()

@@ -7,6 +7,7 @@ converted model that its hooks mean what they say (the sums that make up the str
 import importlib.metadata
 import json
 import platform
+import sys
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,11 +16,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp_hooks.components.attention import AttentionCore
+from interp_hooks.config import as_dtype
 from interp_hooks.errors import BadInput
-from interp_hooks.loading.load import text_half
+from interp_hooks.loading.load import checkpoint_config, family_of, locate
 from interp_hooks.model import HookedTransformer
 
-TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
+TEXT = (
+    "When Mary and John went to the store, John gave a drink to Mary. The old lighthouse had been empty for 40 years, "
+    "until one morning its lamp was burning again; nobody could say who had climbed the stairs. def add(a, b): return a + b"
+)
+TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +45,7 @@ class Report:
     top1_agreement: float
     invariants: dict[str, float]
     parameter_bytes: int
+    peak_process_bytes: int
     tolerance: float
     processing: list[str]
     versions: dict[str, str]
@@ -63,6 +70,7 @@ class Report:
             "same most likely token": f"{self.top1_agreement:.2%}",
             **{f"holds: {name}": f"{error:.2e}" for name, error in self.invariants.items()},
             "parameters": f"{self.parameter_bytes / 2**20:.1f} MiB",
+            "peak memory of the process": f"{self.peak_process_bytes / 2**20:.0f} MiB, both models in it",
             "processing": "; ".join(self.processing),
             "versions": ", ".join(f"{name} {version}" for name, version in self.versions.items()),
             "result": f"{'PASSED' if self.passed else 'FAILED'} (allowed: {self.tolerance:.0e}, relative)",
@@ -101,6 +109,7 @@ def verify(model: HookedTransformer, hf_model: Any, tokens: Int[Tensor, "batch p
         top1_agreement=float((p.argmax(-1) == q.argmax(-1)).double().mean()),
         invariants=invariants(model, tokens),
         parameter_bytes=sum(weight.numel() * weight.element_size() for weight in model.parameters()),
+        peak_process_bytes=_peak_process_bytes(),
         tolerance=TOLERANCE[model.dtype],
         processing=model.processing_report(),
         versions={
@@ -108,6 +117,36 @@ def verify(model: HookedTransformer, hf_model: Any, tokens: Int[Tensor, "batch p
             "python": platform.python_version(),
         },
     )
+
+
+def _peak_process_bytes() -> int:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def verify_checkpoint(
+    name: str, *, text: str = TEXT, dtype: str = "float32", processing: bool = True, **hf_kwargs: Any
+) -> Report:
+    """Load a checkpoint twice, with `transformers` and as a `HookedTransformer`, and compare.
+
+    They read `text`, or random tokens if the checkpoint has no tokenizer.
+
+    Raises:
+        CheckpointError: not found, or not convertible.
+    """
+    as_dtype(dtype)  # refuses a name that is none before anything is loaded
+    source = locate(name)
+    family = family_of(checkpoint_config(source, name))
+    load = HookedTransformer.from_pretrained if processing else HookedTransformer.from_pretrained_no_processing
+    model = load(name, dtype=dtype, **hf_kwargs)
+    hf_model = family.auto_class.from_pretrained(
+        source, dtype=model.dtype, attn_implementation="eager", **hf_kwargs
+    ).to(model.device)
+    return verify(model, hf_model, None if model.tokenizer is None else model.to_tokens(text))
 
 
 @torch.no_grad()

@@ -7,15 +7,17 @@
 
 `{i}` runs over the layers; a line for parts that a layer does not have (its experts, say) is passed over there. Several
 names on the left split the first axis of the result: one slice each, or, with shares ("h g g"), so many, and each part
-may be rearranged once more. `or` gives the tensor's name in another version of transformers. `?` says that it may be
-absent, and None in place of a source that it always is: ours is then a zero bias.
+may be rearranged once more. `or` gives the tensor's name in another version of transformers. `*` in a name counts 0,
+1, 2, ...: tensors that lie apart there, stacked. `?` says that it may be absent, and None in place of a source that it
+always is: ours is then a zero bias.
 
 The axes have the config's sizes: h heads, g key/value heads, q query heads for each of those, k d_head, w d_value,
 d d_model, m d_mlp, v d_vocab, e experts, n width of an expert, s width of the shared expert; in latent attention l and
-c the latents of keys and values and of queries, r the rotary and p the plain dimensions of a head. A rule reads
-backwards too, from our tensors to theirs.
+c the latents of keys and values and of queries, r the rotary and p the plain dimensions of a head. A word that ends in
+a number is an axis of that size ("cores4"). A rule reads backwards too, from our tensors to theirs.
 """
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +29,7 @@ from torch import Tensor
 from interp_hooks.config import HookedTransformerConfig
 from interp_hooks.errors import WeightMismatch
 
-Table = Mapping[str, str | None]
+Table = dict[str, str | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +49,22 @@ class Rule:
         """Their tensor, for messages."""
         return " or ".join(self.theirs)
 
+    @property
+    def stacked(self) -> bool:
+        return any("*" in name for name in self.theirs)
+
+    def names(self, state: Mapping[str, Tensor]) -> list[str]:
+        """What their tensor, or each of those that are stacked, is called in a state dict; empty if it isn't there."""
+        for name in self.theirs:
+            counted = (name.replace("*", str(place)) for place in itertools.count()) if "*" in name else [name]
+            if found := list(itertools.takewhile(state.__contains__, counted)):
+                return found
+        return []
+
     def find(self, state: dict[str, Tensor]) -> Tensor | None:
         """Take their tensor out of a state dict; None if it isn't there."""
-        name = next((name for name in self.theirs if name in state), None)
-        return None if name is None else state.pop(name)
+        found = [state.pop(name) for name in self.names(state)]
+        return None if not found else torch.stack(found) if self.stacked else found[0]
 
     def forward(self, theirs: Tensor, sizes: Mapping[str, int]) -> list[Tensor]:
         """Our tensors, as views of theirs where einops can make a view.
@@ -77,9 +91,7 @@ class Rule:
         if self.part_pattern is not None:
             lengths = (self._size(share, sizes) for share in self.shares)
             back = _reversed(self.part_pattern)
-            ours = [
-                self._rearrange(part, back, sizes, x=length) for part, length in zip(ours, lengths, strict=True)
-            ]
+            ours = [self._rearrange(part, back, sizes, x=length) for part, length in zip(ours, lengths, strict=True)]
         whole = torch.cat(list(ours)) if self.shares else torch.stack(list(ours)) if len(ours) > 1 else ours[0]
         return whole if self.pattern is None else self._rearrange(whole, _reversed(self.pattern), sizes)
 
@@ -95,8 +107,9 @@ class Rule:
         return int(share) if share.isdigit() else sizes[share]
 
     def _rearrange(self, tensor: Tensor, pattern: str, sizes: Mapping[str, int], **more: int) -> Tensor:
-        known = {axis: n for axis, n in sizes.items() if n} | more
         used = set(re.findall(r"\w+", pattern))
+        literal = {axis: int(n.group()) for axis in used if (n := re.search(r"\d+$", axis)) and not axis.isdigit()}
+        known = {axis: n for axis, n in sizes.items() if n} | literal | more
         try:
             return rearrange(tensor, pattern, **{axis: n for axis, n in known.items() if axis in used})
         except EinopsError as error:

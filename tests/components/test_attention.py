@@ -12,6 +12,7 @@ from tests.tiny import assert_close, build, redraw
 
 # The same sums of a dozen float64 numbers in another order.
 EXACT = 1e-12
+POSITIONS = torch.arange(5)[None]
 X = torch.randn(3, 2, 5, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
 
@@ -54,7 +55,7 @@ MASKS = {
 def test_both_paths_are_the_definition(groups: int, direction: str, mask: str) -> None:
     real = MASKS[mask]
     attn, cfg = make(n_key_value_heads=groups, attention_dir=direction, attn_scale=1.7)
-    visibility = Visibility(5, 5, direction == "causal", real, X.device)
+    visibility = Visibility(5, 5, direction == "causal", real, POSITIONS)
     inputs = (X[0], X[1], X[2])
     everything = torch.ones(2, 5, dtype=torch.bool)
     expected = by_hand(attn, inputs, direction == "causal", everything if real is None else real, cfg.attn_scale)
@@ -69,13 +70,13 @@ def test_both_paths_are_the_definition(groups: int, direction: str, mask: str) -
 def test_the_layer_may_scale_the_scores() -> None:
     attn, cfg = make(scale_attn_by_inverse_layer_idx=True)
     expected = by_hand(attn, (X[0],) * 3, True, torch.ones(2, 5, dtype=torch.bool), 2 * cfg.d_head**0.5)
-    assert_close(attn((X[0],) * 3, None, Visibility(5, 5, True, None, X.device)), expected, EXACT)
+    assert_close(attn((X[0],) * 3, None, Visibility(5, 5, True, None, POSITIONS)), expected, EXACT)
 
 
 @torch.no_grad()
 def test_one_stream_per_head_is_that_heads_input() -> None:
     attn, _ = make(n_key_value_heads=2)
-    visibility = Visibility(5, 5, True, None, X.device)
+    visibility = Visibility(5, 5, True, None, POSITIONS)
     shared = attn((X[0],) * 3, None, visibility)
     apart = tuple(X[0][:, :, None].expand(-1, -1, heads, -1) for heads in (4, 2, 2))
     assert_close(attn(apart, None, visibility), shared, EXACT)
@@ -90,7 +91,7 @@ def test_one_stream_per_head_is_that_heads_input() -> None:
 
 
 def test_a_padding_query_sees_only_itself() -> None:
-    dense = Visibility(5, 5, True, MASKS["left"], X.device).dense
+    dense = Visibility(5, 5, True, MASKS["left"], POSITIONS).dense
     assert list(dense.shape) == [2, 1, 5, 5]
     assert dense[1, 0].long().tolist() == [
         [1, 0, 0, 0, 0],
@@ -102,6 +103,6 @@ def test_a_padding_query_sees_only_itself() -> None:
 
 
 def test_the_mask_is_made_once() -> None:
-    visibility = Visibility(5, 5, True, None, X.device)
+    visibility = Visibility(5, 5, True, None, POSITIONS)
     assert visibility.dense is visibility.dense
     assert torch.equal(visibility.dense[0, 0], torch.ones(5, 5).tril().bool())

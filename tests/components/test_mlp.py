@@ -13,7 +13,8 @@ X = torch.randn(2, 5, 12, dtype=torch.float64, generator=torch.Generator().manua
 
 
 def make(kind: type, **fields: Any) -> Any:
-    mlp = kind(build(**fields).cfg).double()
+    cfg = build(**fields).cfg
+    mlp = kind(cfg, cfg.d_mlp).double()
     redraw(mlp)
     return mlp
 

@@ -17,7 +17,7 @@ KINDS = ["LN", "LNPre", "RMS", "RMSPre"]
 
 
 def make(kind: Any, dtype: torch.dtype = torch.float64) -> Norm:
-    made = Norm(kind, WIDTH, EPS).to(dtype)
+    made = Norm(kind, (WIDTH,), EPS).to(dtype)
     redraw(made)
     return made
 
@@ -121,7 +121,7 @@ def test_showing_a_stream_that_is_not_finite_is_no_conflict() -> None:
 
 
 def test_no_norm_is_the_identity_without_hooks() -> None:
-    nothing = norm(build(normalization_type=None).cfg)
+    nothing = norm(build(normalization_type=None).cfg, None)
     assert isinstance(nothing, NoNorm)
     assert nothing(X) is X
     assert nothing.fused(X) is X

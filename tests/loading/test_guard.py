@@ -11,7 +11,7 @@ from interp_hooks.loading.guard import HARMLESS, ConfigReader, Family
 
 def family(config: Any = lambda hf: {"n_layers": hf.num_hidden_layers}, **changes: Any) -> Family:
     everything = set(LlamaConfig().to_dict()) - {"num_hidden_layers"}
-    return Family(**dict(architecture="Tiny", config=config, weights={}, ignored_config=tuple(everything)) | changes)
+    return Family(**dict(model_type="tiny", name="Tiny", config=config, weights={}, ignored_config=tuple(everything)) | changes)
 
 
 def test_reader_remembers_what_was_read() -> None:
@@ -42,7 +42,7 @@ def test_an_unread_value_is_refused_whatever_it_is(value: object) -> None:
     """A default can matter as much as a setting."""
     config = LlamaConfig()
     config.window = value
-    with pytest.raises(UnsupportedConfig, match=f"Tiny checkpoint sets window={value}") as refused:
+    with pytest.raises(UnsupportedConfig, match=f"tiny checkpoint sets window={value}") as refused:
         family().read(config)
     assert "pass ignore_config=['window']" in str(refused.value)
     assert isinstance(refused.value, CheckpointError)

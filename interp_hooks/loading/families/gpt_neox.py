@@ -1,5 +1,9 @@
-"""GPT-NeoX and Pythia (Black et al. 2022, Biderman et al. 2023): parallel blocks with two norms, partial rotary."""
+"""GPT-NeoX and Pythia (Black et al. 2022, Biderman et al. 2023): parallel blocks with two norms, partial rotary.
 
+The Japanese GPT-NeoX of ABEJA (2022) is serial, and its only bias is that of the last layer's attention.
+"""
+
+from dataclasses import replace
 from typing import Any
 
 from interp_hooks.loading.families.shared import activation, rotary
@@ -17,6 +21,20 @@ def _config(hf: Any) -> dict[str, Any]:
         act_fn=activation(hf.hidden_act),
         eps=hf.layer_norm_eps,
         parallel_attn_mlp=hf.use_parallel_residual,
+        **rotary(hf, hf.hidden_size // hf.num_attention_heads),
+    )
+
+
+def _japanese_config(hf: Any) -> dict[str, Any]:
+    return dict(
+        n_layers=hf.num_hidden_layers,
+        d_model=hf.hidden_size,
+        n_heads=hf.num_attention_heads,
+        d_mlp=int(hf.hidden_size * hf.intermediate_multiple_size),
+        d_vocab=hf.vocab_size,
+        n_ctx=hf.max_position_embeddings,
+        act_fn=activation(hf.hidden_act),
+        eps=hf.layer_norm_eps,
         **rotary(hf, hf.hidden_size // hf.num_attention_heads),
     )
 
@@ -59,4 +77,20 @@ GPT_NEOX = Family(
         "rope_theta",
         "partial_rotary_factor",
     ),
+)
+
+GPT_NEOX_JAPANESE = replace(
+    GPT_NEOX,
+    model_type="gpt_neox_japanese",
+    name="GPT-NeoX Japanese",
+    config=_japanese_config,
+    weights={
+        ours: theirs and theirs.replace("gpt_neox.", "gpt_neox_japanese.") for ours, theirs in GPT_NEOX.weights.items()
+    }
+    | {
+        "blocks.{i}.attn.b_Q, blocks.{i}.attn.b_K, blocks.{i}.attn.b_V": None,
+        "blocks.{i}.attn.b_O": f"{_LAYER.replace('gpt_neox', 'gpt_neox_japanese')}.attention.dense_bias?",
+        "blocks.{i}.mlp.b_in": None,
+        "blocks.{i}.mlp.b_out": None,
+    },
 )

@@ -1,0 +1,112 @@
+"""Mixtures whose router chooses experts with a bias that does not count in their weights, as DeepSeek-V3 does.
+
+dots.llm1 (rednote 2025) and GLM-4.5 (Zhipu 2025) score with sigmoids and choose within the best groups of experts,
+ERNIE 4.5 (Baidu 2025) scores with a softmax. Some layers are dense, the others have an expert for every token too.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+from interp_hooks.config import ExpertsConfig
+from interp_hooks.loading.families.llama import LLAMA
+from interp_hooks.loading.families.moe import LAYER, TRAINING_ONLY, expert_weights, shared_expert_weights
+from interp_hooks.loading.families.qwen import QK_NORM
+from interp_hooks.loading.families.shared import head_width, rotary, windows
+
+
+def _experts(hf: Any) -> ExpertsConfig:
+    return ExpertsConfig(
+        n_experts=hf.n_routed_experts,
+        experts_per_token=hf.num_experts_per_tok,
+        d_expert=hf.moe_intermediate_size,
+        layers=tuple(layer >= hf.first_k_dense_replace for layer in range(hf.num_hidden_layers)),
+        scores="sigmoid",
+        normalize_weights=hf.norm_topk_prob,
+        min_weight_sum=1e-20,
+        weight_scale=hf.routed_scaling_factor,
+        biased_choice=True,
+        precise_router=True,
+        n_groups=hf.n_group,
+        groups_kept=hf.topk_group,
+        group_score="top2",
+        d_shared=hf.moe_intermediate_size * hf.n_shared_experts,
+    )
+
+
+def _dots_config(hf: Any) -> dict[str, Any]:
+    return LLAMA.config(hf) | dict(window_sizes=windows(hf), qk_norm="shared", qk_norm_type="RMS", experts=_experts(hf))
+
+
+def _glm_config(hf: Any) -> dict[str, Any]:
+    normalized = dict(qk_norm="shared", qk_norm_type="RMS") if hf.use_qk_norm else {}
+    return LLAMA.config(hf) | rotary(hf, head_width(hf)) | normalized | dict(experts=_experts(hf))
+
+
+def _ernie_config(hf: Any) -> dict[str, Any]:
+    return LLAMA.config(hf) | dict(
+        rotary_adjacent_pairs=True,
+        experts=ExpertsConfig(
+            n_experts=hf.moe_num_experts,
+            experts_per_token=hf.moe_k,
+            d_expert=hf.moe_intermediate_size,
+            layers=tuple(
+                hf.moe_layer_start_index <= layer <= hf.moe_layer_end_index and (layer + 1) % hf.moe_layer_interval == 0
+                for layer in range(hf.num_hidden_layers)
+            ),
+            min_weight_sum=hf.moe_norm_min,
+            biased_choice=True,
+            precise_router=True,
+            d_shared=hf.moe_intermediate_size * hf.moe_num_shared_experts,
+        ),
+    )
+
+
+DOTS1 = replace(
+    LLAMA,
+    model_type="dots1",
+    name="dots.llm1",
+    config=_dots_config,
+    weights=LLAMA.weights
+    | QK_NORM
+    | expert_weights()
+    | shared_expert_weights("shared_experts")
+    | {"blocks.{i}.mlp.choice_bias": f"{LAYER}.mlp.gate.e_score_correction_bias"},
+    ignored_config=(
+        *LLAMA.ignored_config,
+        *TRAINING_ONLY,
+        "max_window_layers",  # becomes layer_types
+    ),
+)
+
+GLM4_MOE = replace(
+    DOTS1,
+    model_type="glm4_moe",
+    name="GLM-4.5, GLM-4.6, GLM-4.7",
+    config=_glm_config,
+    ignored_config=(
+        *LLAMA.ignored_config,
+        *TRAINING_ONLY,
+        "partial_rotary_factor",  # an older name, which HuggingFace moves into rope_parameters
+        "num_mtp_layers",  # layers that guess further tokens ahead, which transformers does not load
+        "num_nextn_predict_layers",
+    ),
+)
+
+ERNIE4_5_MOE = replace(
+    LLAMA,
+    model_type="ernie4_5_moe",
+    name="ERNIE 4.5 MoE",
+    config=_ernie_config,
+    weights=LLAMA.weights
+    | expert_weights()
+    | shared_expert_weights("shared_experts")
+    | {
+        "blocks.{i}.mlp.choice_bias": f"{LAYER}.mlp.gate.moe_statics.e_score_correction_bias | 1 e -> e",
+        "unembed.b_U": "lm_head.bias?",
+    },
+    ignored_config=(
+        *LLAMA.ignored_config,
+        *TRAINING_ONLY,
+        "use_bias",  # shows in the tensors
+    ),
+)

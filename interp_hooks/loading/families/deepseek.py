@@ -1,0 +1,158 @@
+"""DeepSeek-V2 and V3 (DeepSeek-AI 2024): latent attention, first layers dense, then shared and routed experts.
+
+V3's router (DeepSeek-R1, Kimi K2 and Moonlight share it) scores with sigmoids and chooses with a learned bias per
+expert, V2's with a softmax. Both choose within groups of experts.
+"""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+from interp_hooks.config import ExpertsConfig
+from interp_hooks.loading.families.llama import LLAMA
+from interp_hooks.loading.families.shared import activation, rotary
+from interp_hooks.loading.guard import Family
+
+
+def _config(hf: Any) -> dict[str, Any]:
+    d_head = hf.qk_nope_head_dim + hf.qk_rope_head_dim
+    return dict(
+        n_layers=hf.num_hidden_layers,
+        d_model=hf.hidden_size,
+        n_heads=hf.num_attention_heads,
+        n_key_value_heads=hf.num_key_value_heads,
+        d_head=d_head,
+        d_value=hf.v_head_dim,
+        kv_latent=hf.kv_lora_rank,
+        q_latent=hf.q_lora_rank or 0,
+        d_mlp=hf.intermediate_size,
+        d_vocab=hf.vocab_size,
+        n_ctx=hf.max_position_embeddings,
+        act_fn=activation(hf.hidden_act),
+        normalization_type="RMS",
+        eps=hf.rms_norm_eps,
+        gated_mlp=True,
+        attn_scale=d_head**0.5 / _yarn_magnitude(hf.rope_parameters) ** 2,
+        **rotary(hf, hf.qk_rope_head_dim),
+    )
+
+
+def _yarn_magnitude(rope: dict[str, Any]) -> float:
+    """How much longer queries and keys count as, so that softmaxes over long contexts stay sharp."""
+    if rope["rope_type"] == "default" or not rope.get("mscale_all_dim") or rope["factor"] <= 1:
+        return 1.0
+    return 1.0 + 0.1 * rope["mscale_all_dim"] * math.log(rope["factor"])
+
+
+def _experts(hf: Any) -> ExpertsConfig:
+    return ExpertsConfig(
+        n_experts=hf.n_routed_experts,
+        experts_per_token=hf.num_experts_per_tok,
+        d_expert=hf.moe_intermediate_size,
+        layers=tuple(layer >= hf.first_k_dense_replace for layer in range(hf.num_hidden_layers)),
+        normalize_weights=False,
+        weight_scale=hf.routed_scaling_factor,
+        d_shared=hf.n_shared_experts * hf.moe_intermediate_size,
+    )
+
+
+def _v2_config(hf: Any) -> dict[str, Any]:
+    experts, grouped = _experts(hf), hf.topk_method == "group_limited_greedy"
+    if grouped:
+        experts = replace(experts, n_groups=hf.n_group, groups_kept=hf.topk_group)
+    return _config(hf) | dict(rotary_adjacent_pairs=True, experts=experts)
+
+
+def _v3_config(hf: Any) -> dict[str, Any]:
+    experts = replace(
+        _experts(hf),
+        scores="sigmoid",
+        biased_choice=True,
+        normalize_weights=hf.norm_topk_prob,
+        min_weight_sum=1e-20,
+        n_groups=hf.n_group,
+        groups_kept=hf.topk_group,
+        group_score="top2",
+    )
+    return _config(hf) | dict(rotary_adjacent_pairs=hf.rope_interleave, experts=experts)
+
+
+_LAYER = "model.layers.{i}"
+
+_LATENT_ATTENTION: dict[str, str | None] = {
+    "blocks.{i}.attn.W_Q": f"{_LAYER}.self_attn.q_proj.weight | (h k) d -> h d k",
+    "blocks.{i}.attn.W_DQ": f"{_LAYER}.self_attn.q_a_proj.weight | c d -> d c",
+    "blocks.{i}.attn.b_DQ": f"{_LAYER}.self_attn.q_a_proj.bias?",
+    "blocks.{i}.attn.q_latent_norm.w": f"{_LAYER}.self_attn.q_a_layernorm.weight",
+    "blocks.{i}.attn.W_UQ": f"{_LAYER}.self_attn.q_b_proj.weight | (h k) c -> h c k",
+    "blocks.{i}.attn.b_Q": None,
+    "blocks.{i}.attn.W_DKV, blocks.{i}.attn.W_KR": (
+        f"{_LAYER}.self_attn.kv_a_proj_with_mqa.weight | | l r | x d -> d x"
+    ),
+    "blocks.{i}.attn.b_DKV, blocks.{i}.attn.b_KR": f"{_LAYER}.self_attn.kv_a_proj_with_mqa.bias? | | l r",
+    "blocks.{i}.attn.kv_latent_norm.w": f"{_LAYER}.self_attn.kv_a_layernorm.weight",
+    "blocks.{i}.attn.W_UK, blocks.{i}.attn.W_UV": (
+        f"{_LAYER}.self_attn.kv_b_proj.weight | (h x) l -> x h l | p w | x h l -> h l x"
+    ),
+    "blocks.{i}.attn.W_O": f"{_LAYER}.self_attn.o_proj.weight | d (h w) -> h w d",
+}
+
+_EXPERTS: dict[str, str | None] = {
+    "blocks.{i}.mlp.W_router": f"{_LAYER}.mlp.gate.weight | e d -> d e",
+    "blocks.{i}.mlp.b_router": None,
+    "blocks.{i}.mlp.choice_bias": f"{_LAYER}.mlp.gate.e_score_correction_bias",
+    "blocks.{i}.mlp.experts.W_gate, blocks.{i}.mlp.experts.W_in": (
+        f"{_LAYER}.mlp.experts.gate_up_proj | e (two n) d -> two e d n"
+    ),
+    "blocks.{i}.mlp.experts.W_out": f"{_LAYER}.mlp.experts.down_proj | e d n -> e n d",
+    **{f"blocks.{{i}}.mlp.experts.{bias}": None for bias in ("b_gate", "b_in", "b_out")},
+    "blocks.{i}.mlp.shared.W_gate": f"{_LAYER}.mlp.shared_experts.gate_proj.weight | s d -> d s",
+    "blocks.{i}.mlp.shared.W_in": f"{_LAYER}.mlp.shared_experts.up_proj.weight | s d -> d s",
+    "blocks.{i}.mlp.shared.W_out": f"{_LAYER}.mlp.shared_experts.down_proj.weight | d s -> s d",
+    "blocks.{i}.mlp.shared.b_gate": f"{_LAYER}.mlp.shared_experts.gate_proj.bias?",
+    "blocks.{i}.mlp.shared.b_in": f"{_LAYER}.mlp.shared_experts.up_proj.bias?",
+    "blocks.{i}.mlp.shared.b_out": f"{_LAYER}.mlp.shared_experts.down_proj.bias?",
+}
+
+_OTHER_ATTENTION = {f"blocks.{{i}}.attn.{weight}" for weight in ("W_K", "W_V", "b_K", "b_V")}
+
+DEEPSEEK_V2 = Family(
+    model_type="deepseek_v2",
+    name="DeepSeek-V2",
+    config=_v2_config,
+    weights={
+        **{ours: theirs for ours, theirs in LLAMA.weights.items() if ours not in _OTHER_ATTENTION},
+        **_LATENT_ATTENTION,
+        **_EXPERTS,
+    },
+    ignored_weights=LLAMA.ignored_weights,
+    ignored_config=(
+        *LLAMA.ignored_config,
+        "head_dim",  # these two follow from the widths of the plain and the rotary part
+        "qk_head_dim",
+        "n_group",  # these two matter only where experts are chosen within groups
+        "topk_group",
+        "output_router_logits",  # what is returned besides the logits
+        "aux_loss_alpha",  # training
+        "seq_aux",
+        "ep_size",
+    ),
+    requires={"norm_topk_prob": False, "scoring_func": "softmax", "moe_layer_freq": 1},
+)
+
+DEEPSEEK_V3 = replace(
+    DEEPSEEK_V2,
+    model_type="deepseek_v3",
+    name="DeepSeek-V3",
+    config=_v3_config,
+    ignored_weights=(
+        *LLAMA.ignored_weights,
+        r"model\.layers\.61\..*",  # the module that predicts the token after the next, in the published checkpoint
+    ),
+    ignored_config=(
+        *DEEPSEEK_V2.ignored_config,
+        "num_nextn_predict_layers",  # two names for extra layers that predict tokens after the next
+        "num_mtp_layers",
+    ),
+    requires={"scoring_func": "sigmoid", "topk_method": "noaux_tc", "moe_layer_freq": 1},
+)

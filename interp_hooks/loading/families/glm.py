@@ -1,0 +1,35 @@
+"""GLM-4 (GLM Team 2024): half of each head rotates, in adjacent pairs; gate and linear part of the MLP are one matrix.
+
+GLM-4-0414 (2025) also normalizes what attention and MLP write.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+from interp_hooks.loading.families.llama import ATTENTION, ENDS, FUSED_MLP, LLAMA, NORMS
+from interp_hooks.loading.families.shared import head_width, rotary
+
+
+def _config(hf: Any) -> dict[str, Any]:
+    return LLAMA.config(hf) | rotary(hf, head_width(hf)) | dict(rotary_adjacent_pairs=True)
+
+
+GLM = replace(
+    LLAMA,
+    model_type="glm",
+    name="GLM-4",
+    config=_config,
+    weights=ENDS | NORMS | ATTENTION | FUSED_MLP,
+)
+
+GLM4 = replace(
+    GLM,
+    model_type="glm4",
+    name="GLM-4-0414",
+    config=lambda hf: GLM.config(hf) | dict(norm_placement="pre_and_output"),
+    weights=GLM.weights
+    | {
+        "blocks.{i}.ln1_post.w": "model.layers.{i}.post_self_attn_layernorm.weight",
+        "blocks.{i}.ln2_post.w": "model.layers.{i}.post_mlp_layernorm.weight",
+    },
+)

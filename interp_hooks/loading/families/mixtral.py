@@ -1,0 +1,73 @@
+"""Mixtral (Jiang et al. 2024): Llama with two of eight experts for every token in place of the MLP.
+
+Phi-3.5-MoE (Abdin et al. 2024) is Mixtral with LayerNorms, biases and the routing of SparseMixer (Liu et al. 2024).
+"""
+
+from dataclasses import replace
+from typing import Any
+
+from interp_hooks.errors import UnsupportedConfig
+from interp_hooks.loading.families.llama import ATTENTION, ENDS, LLAMA, NORMS
+from interp_hooks.loading.families.moe import LAYER, TRAINING_ONLY, expert_weights, in_every_layer
+
+
+def _config(hf: Any) -> dict[str, Any]:
+    return LLAMA.config(hf) | dict(
+        window_sizes=(hf.sliding_window,) * hf.num_hidden_layers,
+        experts=in_every_layer(hf, hf.num_local_experts),
+    )
+
+
+def _phimoe_config(hf: Any) -> dict[str, Any]:
+    fields = _config(hf)
+    experts = replace(fields["experts"], scores="sparsemixer", normalize_weights=False, jitter=hf.router_jitter_noise)
+    return fields | dict(normalization_type="LN", experts=experts, rotary_scaling=_phimoe_scaling(hf))
+
+
+def _phimoe_scaling(hf: Any) -> dict[str, Any] | None:
+    """Its longrope takes the short factors at every length and has a scale of its own for sines and cosines."""
+    rope = dict(hf.rope_parameters)
+    if rope["rope_type"] == "default":
+        return None
+    if rope["rope_type"] != "longrope" or rope["short_mscale"] != rope["long_mscale"]:
+        raise UnsupportedConfig(
+            f"rope_parameters={rope} is not implemented for Phi-MoE: only longrope with short_mscale == long_mscale is"
+        )
+    return rope | {
+        "long_factor": rope["short_factor"],
+        "attention_factor": rope["short_mscale"],
+        "max_position_embeddings": hf.max_position_embeddings,
+    }
+
+
+MIXTRAL = replace(
+    LLAMA,
+    model_type="mixtral",
+    name="Mixtral",
+    config=_config,
+    weights=ENDS | NORMS | ATTENTION | expert_weights(),
+    ignored_config=(*LLAMA.ignored_config, *TRAINING_ONLY),
+)
+
+PHIMOE = replace(
+    MIXTRAL,
+    model_type="phimoe",
+    name="Phi-3.5-MoE",
+    config=_phimoe_config,
+    weights=ENDS
+    | NORMS
+    | ATTENTION
+    | expert_weights(router="router.weight")
+    | {
+        "blocks.{i}.ln1.b": f"{LAYER}.input_layernorm.bias",
+        "blocks.{i}.ln2.b": f"{LAYER}.post_attention_layernorm.bias",
+        "ln_final.b": "model.norm.bias",
+        "unembed.b_U": "lm_head.bias?",
+    },
+    ignored_config=(
+        *MIXTRAL.ignored_config,
+        "lm_head_bias",  # shows in the tensors
+        "original_max_position_embeddings",  # a copy of the one in rope_parameters
+    ),
+    requires={"num_experts_per_tok": 2},  # SparseMixer's two rounds
+)

@@ -1,0 +1,56 @@
+"""OLMoE (Muennighoff et al. 2024): all heads' queries, and keys, are normalized together and may be clipped.
+
+FlexOlmo (Shi et al. 2025) does not clip, and normalizes what attention and experts write instead of what they read.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+from interp_hooks.loading.families.llama import ATTENTION, ENDS, LLAMA, NORMS
+from interp_hooks.loading.families.moe import LAYER, TRAINING_ONLY, expert_weights, in_every_layer
+
+
+def _config(hf: Any) -> dict[str, Any]:
+    return LLAMA.config(hf) | dict(
+        qk_norm="all_heads",
+        qk_norm_type="RMS",
+        experts=in_every_layer(hf, hf.num_experts, normalize_weights=hf.norm_topk_prob),
+    )
+
+
+def _olmoe_config(hf: Any) -> dict[str, Any]:
+    return _config(hf) | dict(qkv_clip=hf.clip_qkv or 0.0)
+
+
+def _flex_config(hf: Any) -> dict[str, Any]:
+    return _config(hf) | dict(norm_placement="output")
+
+
+_QK_NORM = {
+    "blocks.{i}.attn.q_norm.w": f"{LAYER}.self_attn.q_norm.weight | (h k) -> h k",
+    "blocks.{i}.attn.k_norm.w": f"{LAYER}.self_attn.k_norm.weight | (g k) -> g k",
+}
+
+OLMOE = replace(
+    LLAMA,
+    model_type="olmoe",
+    name="OLMoE",
+    config=_olmoe_config,
+    weights=ENDS | NORMS | ATTENTION | _QK_NORM | expert_weights(),
+    ignored_config=(*LLAMA.ignored_config, *TRAINING_ONLY),
+)
+
+FLEX_OLMO = replace(
+    OLMOE,
+    model_type="flex_olmo",
+    name="FlexOlmo",
+    config=_flex_config,
+    weights=ENDS
+    | ATTENTION
+    | _QK_NORM
+    | expert_weights()
+    | {
+        "blocks.{i}.ln1_post.w": f"{LAYER}.post_attention_layernorm.weight",
+        "blocks.{i}.ln2_post.w": f"{LAYER}.post_feedforward_layernorm.weight",
+    },
+)

@@ -1,0 +1,45 @@
+"""DeepSeek-V2 and V3."""
+
+from typing import Any
+
+_DEEPSEEK = dict(
+    num_hidden_layers=3,
+    hidden_size=24,
+    num_attention_heads=3,
+    num_key_value_heads=3,
+    kv_lora_rank=10,
+    q_lora_rank=14,
+    qk_nope_head_dim=6,
+    qk_rope_head_dim=4,
+    v_head_dim=7,
+    intermediate_size=40,
+    moe_intermediate_size=9,
+    n_routed_experts=6,
+    num_experts_per_tok=2,
+    first_k_dense_replace=1,
+    n_shared_experts=2,
+    routed_scaling_factor=1.7,
+    vocab_size=61,
+    max_position_embeddings=32,
+)
+_V2, _V3 = _DEEPSEEK | dict(model_type="deepseek_v2"), _DEEPSEEK | dict(model_type="deepseek_v3", n_group=2, topk_group=1)
+_YARN = dict(
+    rope_type="yarn",
+    rope_theta=100.0,
+    factor=8.0,
+    beta_fast=32,
+    beta_slow=1,
+    original_max_position_embeddings=6,
+)
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    "deepseek-v2": _V2
+    | dict(
+        topk_method="group_limited_greedy", n_group=3, topk_group=2, norm_topk_prob=False, attention_bias=True, mlp_bias=True
+    ),
+    "deepseek-v2-lite": _V2 | dict(q_lora_rank=None, first_k_dense_replace=0, n_shared_experts=1),
+    "deepseek-v2-yarn": _V2 | dict(rope_parameters=_YARN, tie_word_embeddings=True),
+    "deepseek-v3": _V3 | dict(attention_bias=True),
+    "deepseek-v3-yarn": _V3 | dict(rope_parameters=_YARN | dict(mscale=0.7, mscale_all_dim=1.2), rope_interleave=False),
+    "moonlight": _V3 | dict(q_lora_rank=None, n_group=1, topk_group=1, norm_topk_prob=False),
+}
