@@ -1,4 +1,4 @@
-"""What the benchmarks share: a GPT-2-small-sized random checkpoint, and timing by turns."""
+"""What the benchmarks share: random checkpoints, and timing by turns."""
 
 import statistics
 import time
@@ -6,24 +6,35 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    PreTrainedModel,
+)
 
 FOLDER = Path(__file__).parent / "checkpoints"
 
+_SIZES = dict(
+    vocab_size=32000, hidden_size=1024, num_hidden_layers=8, num_attention_heads=16, num_key_value_heads=4
+)
+MODELS: dict[str, Callable[[], PreTrainedModel]] = {
+    "gpt2-small-sized": lambda: GPT2LMHeadModel(GPT2Config()),
+    "gpt2-untied": lambda: GPT2LMHeadModel(GPT2Config(tie_word_embeddings=False)),
+    "llama-sized": lambda: LlamaForCausalLM(LlamaConfig(**_SIZES, intermediate_size=2816)),  # untied, 155 M
+    "mixtral-sized": lambda: MixtralForCausalLM(MixtralConfig(**_SIZES, intermediate_size=512, num_local_experts=8)),
+}
 
-def checkpoint(name: str) -> Path:
-    """A folder with random weights, made at the first call: "gpt2-small-sized", or "llama-sized" (untied, 155 M)."""
-    folder = FOLDER / name
+
+def checkpoint(name: str, dtype: torch.dtype = torch.float32) -> Path:
+    """A folder with random weights of one of `MODELS`, made at the first call."""
+    folder = FOLDER / f"{name}-{str(dtype).removeprefix('torch.')}"
     if not (folder / "model.safetensors").exists():
         torch.manual_seed(0)
-        if name == "gpt2-small-sized":
-            model = GPT2LMHeadModel(GPT2Config())
-        else:
-            sizes = dict(hidden_size=1024, intermediate_size=2816, num_hidden_layers=8)
-            model = LlamaForCausalLM(
-                LlamaConfig(vocab_size=32000, num_attention_heads=16, num_key_value_heads=4, **sizes)
-            )
-        model.save_pretrained(folder)
+        MODELS[name]().to(dtype).save_pretrained(folder)
     return folder
 
 

@@ -70,6 +70,11 @@ class ExpertsConfig:
                 f"n_groups={self.n_groups} must divide n_experts={self.n_experts} and be at least "
                 f"groups_kept={self.groups_kept}"
             )
+        if self.experts_per_token > self.n_experts // self.n_groups * self.groups_kept:
+            raise ConfigError(
+                f"experts_per_token={self.experts_per_token} is more than groups_kept={self.groups_kept} groups of "
+                f"{self.n_experts // self.n_groups} experts have"
+            )
         for field, choices in (("scores", RouterScores), ("group_score", GroupScore)):
             if getattr(self, field) not in get_args(choices):
                 raise ConfigError(f"{field} must be one of {get_args(choices)}, got {getattr(self, field)!r}")

@@ -15,6 +15,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from interp_hooks.components.kv_cache import KeyValueCache
+from interp_hooks.components.positions import RotaryPositions
 from interp_hooks.config import HookedTransformerConfig
 from interp_hooks.errors import BadInput
 
@@ -29,6 +30,7 @@ class Generation:
 
     cfg: HookedTransformerConfig
     text: TextInterface
+    rotary: RotaryPositions | None
     __call__: Callable[..., Any]
 
     @property
@@ -68,6 +70,8 @@ class Generation:
         cache = KeyValueCache() if use_past_kv_cache else None
         read = tokens
         for _ in range(max_new_tokens):
+            if cache is not None and self._must_read_again(tokens, real):
+                cache, read = KeyValueCache(), tokens
             mask = real if cache is None or not cache.length else None
             logits = self(read, attention_mask=mask, logits_pos=-1, past_kv_cache=cache)
             chosen = logits[:, -1].argmax(-1).to(tokens.device)
@@ -80,6 +84,13 @@ class Generation:
             if bool(finished.all()):
                 break
         return self._returned(input, tokens, real, return_type)
+
+    def _must_read_again(self, tokens: Tensor, real: Tensor | None) -> bool:
+        """Whether the newest token changes the rotary frequencies of all."""
+        if self.rotary is None:
+            return False
+        total = torch.full((1,), tokens.shape[1]) if real is None else real.sum(1)
+        return self.rotary.turns_anew(total - 1, total)
 
     def _prompt(self, input: Any, prepend_bos: bool | None, attention_mask: Tensor | None) -> tuple[Tensor, Any]:
         if isinstance(input, Tensor):

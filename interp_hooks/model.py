@@ -275,6 +275,9 @@ class HookedTransformer(HookedRootModule, StackedWeights, TextMethods, Generatio
             residual = self._checked_residual(input)
             prompt = Prompt(tokens, self._real(attention_mask, residual.shape, cache))
             positions = self._positions(prompt.real, past + residual.shape[1])
+        lengths = positions.amax(1) + 1
+        if cache is not None and cache.rotated_for is not None and self.rotary is not None:
+            self.rotary.refuse_other_keys(cache.rotated_for, lengths)
         rotations = None if self.rotary is None else self.rotary(positions[:, past:], residual.dtype)
         pos, causal = residual.shape[1], self.cfg.attention_dir == "causal"
         visibility = Visibility(pos, past + pos, causal, prompt.real, positions)
@@ -286,7 +289,7 @@ class HookedTransformer(HookedRootModule, StackedWeights, TextMethods, Generatio
             rotation = None if rotation is None else rotation.to(block.device)
             residual = block(residual, rotation, visibility, extend)
         if cache is not None:
-            cache.commit(pos, prompt.real)
+            cache.commit(pos, prompt.real, lengths)
         if stop_at_layer is not None:
             return residual
         return self._read_out(residual, prompt, return_type, loss_per_token, logits_pos)

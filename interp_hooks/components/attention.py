@@ -206,10 +206,9 @@ class Attention(AttentionCore):
         self.normalizes, self.norm_after_rotary = cfg.qk_norm is not None, cfg.qk_norm_after_rotary
 
     def queries_keys_values(self, inputs: Inputs, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = (
-            read_per_head(x, weight, bias)
-            for x, weight, bias in zip(inputs, (self.W_Q, self.W_K, self.W_V), (self.b_Q, self.b_K, self.b_V), strict=True)
-        )
+        q = read_per_head(inputs[0], self.W_Q, self.b_Q)
+        k = read_per_head(inputs[1], self.W_K, self.b_K)
+        v = read_per_head(inputs[2], self.W_V, self.b_V)
         if not self.normalizes:
             q, k = self._clipped(q), self._clipped(k)
         q, k, v = self.hook_q(q), self.hook_k(k), self.hook_v(self._clipped(v))

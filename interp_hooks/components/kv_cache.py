@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
@@ -24,13 +24,14 @@ Extend = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 class KeyValueCache:
     """What `HookedTransformer.forward(..., past_kv_cache=)` reads and extends. A new one is empty.
 
-    `real` tells which of the tokens read are no padding (None: all). While `frozen`, passes read it and leave it as it
-    is: many continuations can share it.
+    `real` tells which of the tokens read are no padding (None: all), `rotated_for` how many real tokens each row had when
+    its keys were rotated. While `frozen`, passes read it and leave it as it is: many continuations can share it.
     """
 
     def __init__(self) -> None:
         self.length = 0
         self.real: Bool[Tensor, "batch past"] | None = None
+        self.rotated_for: Int[Tensor, " rows"] | None = None
         self.frozen = False
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
 
@@ -80,15 +81,16 @@ class KeyValueCache:
             room[:, : self.length] = stored[:, : self.length]
         return room
 
-    def commit(self, tokens: int, real: Bool[Tensor, "batch key"] | None) -> None:
-        """Keep what a pass over `tokens` more tokens wrote; `real` covers all tokens, old and new."""
+    def commit(self, tokens: int, real: Bool[Tensor, "batch key"] | None, lengths: Int[Tensor, " rows"]) -> None:
+        """Keep what a pass over `tokens` more tokens wrote; `real` and `lengths` (real tokens) are of old and new."""
         if not self.frozen:
-            self.length, self.real = self.length + tokens, real
+            self.length, self.real, self.rotated_for = self.length + tokens, real, lengths
 
     def prefix(self, tokens: int, copies: int = 1, layer: int | None = None) -> KeyValueCache:
         """A frozen cache of the first `tokens` tokens (of one layer), all prompts `copies` times one below the other."""
         part = KeyValueCache()
         part.length, part.frozen = tokens, True
+        part.rotated_for = None if self.rotated_for is None else self.rotated_for.repeat(copies)
         part.real = None if self.real is None else self.real[:, :tokens].repeat(copies, 1)
         part._layers = {
             there: (keys[:, :tokens].repeat(copies, 1, 1, 1), values[:, :tokens].repeat(copies, 1, 1, 1))

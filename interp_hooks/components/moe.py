@@ -166,8 +166,8 @@ class MoE(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "MoE":
         """A cast to half precision leaves the choice bias in float32: rounded, it would choose other experts."""
-        bias = None if self.choice_bias is None else self.choice_bias.detach()
+        before = None if self.choice_bias is None else self.choice_bias.detach()
         super()._apply(fn, recurse)
-        if bias is not None and self.choice_bias.dtype.itemsize < 4:
-            self.choice_bias.data = bias.to(self.choice_bias.device, torch.float32)
+        if before is not None and self.choice_bias is not None and self.choice_bias.dtype.itemsize < 4:
+            self.choice_bias.data = before.to(self.choice_bias.device, torch.float32)
         return self

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from interp_hooks.components.weights import parameter
 from interp_hooks.config import HookedTransformerConfig
-from interp_hooks.errors import ConfigError, nearest
+from interp_hooks.errors import BadInput, ConfigError, nearest
 
 DEPENDS_ON_LENGTH = ("dynamic", "longrope")
 
@@ -87,26 +87,54 @@ class RotaryPositions(nn.Module):
     def _rotation(self, rope: Mapping[str, Any], positions: Int[Tensor, "rows pos"], dtype: torch.dtype) -> Rotation:
         precise = torch.promote_types(dtype, torch.float32)
         inv_freq, factor = self.frequencies(rope, positions)
-        angles = positions[..., None].to(precise) * inv_freq.to(positions.device, precise)  # rows pos pair
+        angles = positions[..., None].to(precise) * inv_freq.to(positions.device, precise)[:, None]  # rows pos pair
         cos, sin = (angles.cos() * factor).to(dtype), (angles.sin() * (factor * self.turn)).to(dtype)
         scale = None if self.log_scale is None else log_scale(positions, *self.log_scale).to(dtype)
         return Rotation(cos.unsqueeze(2), sin.unsqueeze(2), scale)
 
     def frequencies(
         self, rope: Mapping[str, Any], positions: Int[Tensor, "rows pos"]
-    ) -> tuple[Float[Tensor, " pair"], float]:
-        """Angle per position of every pair, and what sine and cosine are multiplied by."""
+    ) -> tuple[Float[Tensor, "_ pair"], float]:
+        """Angle per position of every pair (one row if all are alike), and what sine and cosine are multiplied by."""
         if rope["rope_type"] == "default":
             pairs = torch.arange(0, self.dim, 2, dtype=torch.float32, device=positions.device)
-            return 1.0 / rope["rope_theta"] ** (pairs / self.dim), 1.0
+            return 1.0 / rope["rope_theta"] ** (pairs[None] / self.dim), 1.0
         width = self.d_head if "partial_rotary_factor" in rope else self.dim
-        return scaled_frequencies(rope, width, positions)
+        if rope["rope_type"] not in DEPENDS_ON_LENGTH:
+            inv_freq, factor = scaled_frequencies(rope, width, None, positions.device)
+            return inv_freq[None], factor
+        lengths = regime(rope, positions.amax(1) + 1).tolist()
+        found = {length: scaled_frequencies(rope, width, length, positions.device) for length in {*lengths}}
+        return torch.stack([found[length][0] for length in lengths]), found[lengths[0]][1]
+
+    def refuse_other_keys(self, read: Int[Tensor, " rows"], total: Int[Tensor, " rows"]) -> None:
+        """Raise if keys that were rotated for texts of `read` tokens do not serve texts of `total` tokens."""
+        if self.turns_anew(read, total):
+            raise BadInput(
+                "this model's rotary frequencies depend on how long the text is, and the keys in past_kv_cache were "
+                "rotated for a shorter one. Read all tokens again with a new cache"
+            )
+
+    def turns_anew(self, read: Int[Tensor, " rows"], total: Int[Tensor, " rows"]) -> bool:
+        """Whether going on from `read` to `total` tokens changes frequencies, so that old keys do not fit new ones."""
+        ropes = [rope for rope in self.kinds if rope["rope_type"] in DEPENDS_ON_LENGTH]
+        return any(bool((regime(rope, read) != regime(rope, total)).any()) for rope in ropes)
+
+
+def regime(rope: Mapping[str, Any], lengths: Int[Tensor, " rows"]) -> Int[Tensor, " rows"]:
+    """The length by which frequencies are chosen: within the original context, all lengths are alike."""
+    if rope["rope_type"] == "dynamic":
+        return lengths.clamp(min=rope["max_position_embeddings"])
+    original = rope.get("original_max_position_embeddings") or rope["max_position_embeddings"]
+    return torch.where(lengths > original, original + 1, original)
 
 
 def scaled_frequencies(
-    scaling: Mapping[str, Any], width: int, positions: Int[Tensor, "rows pos"]
+    scaling: Mapping[str, Any], width: int, length: int | None, device: torch.device
 ) -> tuple[Float[Tensor, " pair"], float]:
     """Frequencies of heads of that width by the initialiser that `transformers` has for `scaling["rope_type"]`.
+
+    `length` is that of the text, for scalings that depend on it.
 
     Raises:
         ConfigError: a rope type that the installed transformers does not have.
@@ -125,10 +153,7 @@ def scaled_frequencies(
     config.head_dim = config.hidden_size = width  # some initialisers ask for one, some for the other
     config.num_attention_heads, config.max_position_embeddings = 1, scaling["max_position_embeddings"]
     config.rope_parameters = rope
-    seq_len = int(positions.max()) + 1 if rope_type in DEPENDS_ON_LENGTH else None
-    if rope_type == "dynamic" and seq_len <= config.max_position_embeddings:
-        seq_len = None
-    inv_freq, factor = ROPE_INIT_FUNCTIONS[rope_type](config, positions.device, seq_len=seq_len)
+    inv_freq, factor = ROPE_INIT_FUNCTIONS[rope_type](config, device, seq_len=length)
     return inv_freq, factor
 
 

@@ -226,7 +226,7 @@ def _precise(weight: Tensor) -> torch.dtype:
     return torch.promote_types(weight.dtype, torch.float32)
 
 
-SLICE = 2**24  # elements that are upcast at once
+SLICE = 2**22  # elements that are upcast at once
 
 
 def _parts(weight: Tensor, axis: int = 0, like: Tensor | None = None) -> list[Tensor]:

@@ -30,7 +30,7 @@ class Family:
 
     `config` turns the HuggingFace config into fields of `HookedTransformerConfig`. `requires` are attributes with the
     only value that is implemented where they are set; `ignored_config` are those that change nothing here, or show in
-    the tensors. `head` is what the model predicts: the next token, or masked ones. `name` is how people call the family.
+    the tensors. `head` is what the model predicts: the next token, or masked ones. `name` is what people call it.
     """
 
     model_type: str

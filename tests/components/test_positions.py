@@ -51,7 +51,7 @@ def test_half_precision_angles_are_computed_in_float32() -> None:
 def test_an_unknown_scaling_suggests_the_nearest() -> None:
     scaling = {"rope_type": "linaer", "rope_theta": 1e4, "max_position_embeddings": 8}
     with pytest.raises(ConfigError, match=r"no rotary scaling 'linaer'.*Did you mean linear"):
-        scaled_frequencies(scaling, 8, POSITIONS)
+        scaled_frequencies(scaling, 8, None, POSITIONS.device)
 
 
 def test_linear_scaling_divides_positions() -> None:

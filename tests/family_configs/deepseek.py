@@ -22,7 +22,10 @@ _DEEPSEEK = dict(
     vocab_size=61,
     max_position_embeddings=32,
 )
-_V2, _V3 = _DEEPSEEK | dict(model_type="deepseek_v2"), _DEEPSEEK | dict(model_type="deepseek_v3", n_group=2, topk_group=1)
+_V2, _V3 = (
+    _DEEPSEEK | dict(model_type="deepseek_v2"),
+    _DEEPSEEK | dict(model_type="deepseek_v3", n_group=2, topk_group=1),
+)
 _YARN = dict(
     rope_type="yarn",
     rope_theta=100.0,
@@ -33,10 +36,8 @@ _YARN = dict(
 )
 
 CONFIGS: dict[str, dict[str, Any]] = {
-    "deepseek-v2": _V2
-    | dict(
-        topk_method="group_limited_greedy", n_group=3, topk_group=2, norm_topk_prob=False, attention_bias=True, mlp_bias=True
-    ),
+    "deepseek-v2": _V2 | dict(attention_bias=True, mlp_bias=True),
+    "deepseek-v2-groups": _V2 | dict(topk_method="group_limited_greedy", n_group=3, topk_group=2),
     "deepseek-v2-lite": _V2 | dict(q_lora_rank=None, first_k_dense_replace=0, n_shared_experts=1),
     "deepseek-v2-yarn": _V2 | dict(rope_parameters=_YARN, tie_word_embeddings=True),
     "deepseek-v3": _V3 | dict(attention_bias=True),

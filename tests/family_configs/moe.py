@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from transformers import GptOssConfig
+
 _SIZES = dict(
     num_hidden_layers=3,
     hidden_size=24,
@@ -24,7 +26,7 @@ _PHIMOE_LONG = dict(
     long_factor=[2.0, 3.0, 5.0],
     short_mscale=1.3,
     long_mscale=1.3,
-    original_max_position_embeddings=8,
+    original_max_position_embeddings=16,  # beyond it, versions of transformers disagree on the factors
 )
 
 _QWEN2 = _SIZES | dict(
@@ -57,8 +59,9 @@ _GPT_OSS = _SIZES | dict(
     num_local_experts=5,
     sliding_window=4,
     rope_parameters=_YARN | dict(truncate=False),
-    swiglu_limit=0.8,
 )
+if hasattr(GptOssConfig, "swiglu_limit"):  # before, it was 7 whatever the config said
+    _GPT_OSS["swiglu_limit"] = 0.8
 
 _ERNIE = _SIZES | dict(
     model_type="ernie4_5_moe",

@@ -75,6 +75,7 @@ DOTS1 = replace(
         *LLAMA.ignored_config,
         *TRAINING_ONLY,
         "max_window_layers",  # becomes layer_types
+        "scoring_func",  # always sigmoids; transformers does not read it
     ),
 )
 
@@ -108,5 +109,9 @@ ERNIE4_5_MOE = replace(
         *LLAMA.ignored_config,
         *TRAINING_ONLY,
         "use_bias",  # shows in the tensors
+        "moe_capacity",  # these are of the training framework; transformers does not read them
+        "moe_gate",
+        "moe_use_aux_free",
+        "num_nextn_predict_layers",  # layers that guess further tokens ahead, which transformers does not load
     ),
 )

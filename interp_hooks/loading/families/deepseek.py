@@ -53,6 +53,7 @@ def _experts(hf: Any) -> ExpertsConfig:
         normalize_weights=False,
         weight_scale=hf.routed_scaling_factor,
         d_shared=hf.n_shared_experts * hf.moe_intermediate_size,
+        precise_router=True,
     )
 
 

@@ -8,7 +8,7 @@ from interp_hooks.loading.families.llama import ATTENTION, ENDS, LLAMA, NORMS
 from interp_hooks.loading.families.moe import LAYER, TRAINING_ONLY, in_every_layer
 from interp_hooks.loading.families.shared import windows
 
-_GATE = 1.702  # the gain in quick_gelu's sigmoid; transformers before 5.10 have it and the clamp fixed
+_GATE = 1.702  # the gain in quick_gelu's sigmoid; older versions of transformers have it and the clamp fixed
 
 
 def _config(hf: Any) -> dict[str, Any]:
@@ -45,5 +45,11 @@ GPT_OSS = replace(
         "blocks.{i}.mlp.experts.W_out": f"{LAYER}.mlp.experts.down_proj",
         "blocks.{i}.mlp.experts.b_out": f"{LAYER}.mlp.experts.down_proj_bias",
     },
-    ignored_config=(*LLAMA.ignored_config, *TRAINING_ONLY),
+    ignored_config=(
+        *LLAMA.ignored_config,
+        *TRAINING_ONLY,
+        "experts_per_token",  # second names of num_experts_per_tok and of the yarn's original context
+        "initial_context_length",
+        "quantization_config",  # published in 4 bits, which are refused where the tensors are not dense again
+    ),
 )

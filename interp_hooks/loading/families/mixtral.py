@@ -25,7 +25,11 @@ def _phimoe_config(hf: Any) -> dict[str, Any]:
 
 
 def _phimoe_scaling(hf: Any) -> dict[str, Any] | None:
-    """Its longrope takes the short factors at every length and has a scale of its own for sines and cosines."""
+    """A longrope with a scale of its own for sines and cosines.
+
+    Prompts beyond the original context take the long factors, as in the authors' code and in transformers up to 5.12;
+    from 5.16 on (seen up to 5.23) transformers takes the short ones there too.
+    """
     rope = dict(hf.rope_parameters)
     if rope["rope_type"] == "default":
         return None
@@ -34,7 +38,6 @@ def _phimoe_scaling(hf: Any) -> dict[str, Any] | None:
             f"rope_parameters={rope} is not implemented for Phi-MoE: only longrope with short_mscale == long_mscale is"
         )
     return rope | {
-        "long_factor": rope["short_factor"],
         "attention_factor": rope["short_mscale"],
         "max_position_embeddings": hf.max_position_embeddings,
     }

@@ -42,7 +42,7 @@ def _olmo2_config(hf: Any) -> dict[str, Any]:
 
 
 def _olmo3_config(hf: Any) -> dict[str, Any]:
-    by_type = "full_attention" in hf.rope_parameters  # before transformers 5.10 one mapping was for all layers
+    by_type = "full_attention" in hf.rope_parameters  # older transformers have one mapping for all layers
     rope = rotary_of_types(hf) if by_type else rotary(hf, head_width(hf))
     return _normalized_outputs(hf) | rope | dict(window_sizes=windows(hf))
 

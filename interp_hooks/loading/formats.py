@@ -1,0 +1,343 @@
+"""Checkpoints of research code, which are no HuggingFace checkpoints: a file of tensors, and a few numbers.
+
+    format          is recognised by                          config
+    TransformerLens "embed.W_E", "blocks.0.attn.W_Q"          `cfg`: fields of its config, or of ours
+    nanoGPT         {"model": ..., "model_args": {...}}       in the checkpoint; fields in `cfg` take precedence
+    minGPT          "transformer.wte.weight"                  `cfg`: n_layer, n_head, n_embd, vocab_size, block_size
+    minGPT, 2020    "tok_emb.weight", "pos_emb"               the same
+
+As with HuggingFace checkpoints, a setting that is neither read nor known to be harmless is refused by name, and so is a
+tensor without a place.
+"""
+
+import dataclasses
+import pickle
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from interp_hooks.config import HookedTransformerConfig
+from interp_hooks.errors import CheckpointError, ConfigError, UnsupportedConfig, nearest
+from interp_hooks.loading.guard import Family
+from interp_hooks.loading.load import _adopt, default_device
+from interp_hooks.loading.rules import Table
+from interp_hooks.model import HookedTransformer
+
+
+def from_checkpoint(
+    checkpoint: Mapping[str, Any] | str | Path,
+    cfg: Mapping[str, Any] | HookedTransformerConfig | None = None,
+    tokenizer: Any = None,
+    *,
+    dtype: torch.dtype | str | None = None,
+    device: torch.device | str | None = None,
+    ignore_config: Sequence[str] = (),
+) -> HookedTransformer:
+    """A model from a state dict (or a file that holds one) in one of the formats above; its weights are not processed.
+
+    A `HookedTransformerConfig` is used as it is. `dtype` is that of the config unless given, `device` the GPU if there
+    is one. `ignore_config` names settings that are not known here and that you know to be harmless.
+
+    Raises:
+        CheckpointError: an unknown format, a setting that is not implemented, or tensors that do not fit.
+        ConfigError: settings that are missing or contradict each other.
+    """
+    owned = not isinstance(checkpoint, Mapping)
+    found = recognise(_read(Path(checkpoint)) if isinstance(checkpoint, (str, Path)) else checkpoint)
+    config = cfg if isinstance(cfg, HookedTransformerConfig) else _config(found, cfg, tuple(ignore_config))
+    if dtype is not None:
+        config = config.replace(dtype=dtype)
+    with torch.device("meta"):
+        model = HookedTransformer(config, tokenizer)
+    weights = found.family.weights or _own_names(model)
+    family = dataclasses.replace(found.family, weights=weights)
+    _adopt(model, family, dict(found.state), config.n_layers, torch.device(device or default_device()), owned)
+    return model.eval()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recognised:
+    """A checkpoint whose format is known: its tensors, and the settings that came with them."""
+
+    family: Family
+    state: Mapping[str, Tensor]
+    settings: Mapping[str, Any] | None = None
+
+
+def recognise(checkpoint: Mapping[str, Any]) -> Recognised:
+    """The format of a checkpoint.
+
+    Raises:
+        CheckpointError: none of those that are known.
+    """
+    if {"model", "model_args"} <= checkpoint.keys():
+        return Recognised(family=NANO_GPT, state=_tensors(checkpoint["model"]), settings=checkpoint["model_args"])
+    for family, telling in TELLING_NAMES.items():
+        if all(name in checkpoint or COMPILED + name in checkpoint for name in telling):
+            state = _tensors(checkpoint)
+            _refuse_tied(FORMATS[family], state)
+            return Recognised(family=FORMATS[family], state=state)
+    first = ", ".join(map(str, list(checkpoint)[:5])) or "nothing"
+    raise CheckpointError(
+        f"this is no checkpoint in a known format ({', '.join(FORMATS)}): it holds {first}, ... If a state dict is "
+        "inside, pass that; for HuggingFace checkpoints use HookedTransformer.from_pretrained"
+    )
+
+
+def _refuse_tied(family: Family, state: Mapping[str, Tensor]) -> None:
+    """nanoGPT and HuggingFace's GPT-2 share minGPT's names, but not its activation or layout; they tie embeddings."""
+    if family is MIN_GPT and torch.equal(state["transformer.wte.weight"], state["lm_head.weight"]):
+        raise CheckpointError(
+            "this state dict has minGPT's names, but tied embeddings, which minGPT does not have. If it is from "
+            'nanoGPT, pass {"model": state_dict, "model_args": {...}} as nanoGPT saves it'
+        )
+
+
+COMPILED = "_orig_mod."  # what torch.compile puts before every name
+
+
+def _tensors(state: Any) -> dict[str, Tensor]:
+    if not isinstance(state, Mapping):
+        raise CheckpointError(f"expected a state dict, got {type(state).__name__}")
+    for name, tensor in state.items():
+        if not isinstance(tensor, Tensor):
+            raise CheckpointError(f"expected a state dict of tensors, but {name!r} is of type {type(tensor).__name__}")
+    return {name.removeprefix(COMPILED): tensor for name, tensor in state.items()}
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    if not path.is_file():
+        raise CheckpointError(f"there is no file {str(path)!r}")
+    try:
+        content = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{str(path)!r} is no file of torch.save, or holds more than tensors and plain values. If you trust it, "
+            "load it with torch.load(..., weights_only=False) and pass what is inside"
+        ) from error
+    except (RuntimeError, EOFError, OSError, SafetensorError) as error:
+        raise CheckpointError(f"{str(path)!r} cannot be read: {error}") from error
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"expected a state dict in {str(path)!r}, got {type(content).__name__}")
+    return content
+
+
+# ----------------------------------------------------------------------------------------------------------- configs
+
+
+class _Settings(SimpleNamespace):
+    """A mapping in the form in which families read configs."""
+
+    attribute_map: ClassVar[dict[str, str]] = {}
+
+    def to_dict(self) -> dict[str, Any]:
+        return vars(self)
+
+
+def _config(
+    found: Recognised, cfg: Mapping[str, Any] | None, ignore_config: tuple[str, ...]
+) -> HookedTransformerConfig:
+    family, settings, ours = found.family, found.settings, cfg or {}
+    if settings is None:
+        if cfg is None:
+            raise ConfigError(f"a {family.name} checkpoint holds tensors only; pass its config as cfg")
+        settings, ours = cfg, {}
+    if family is TRANSFORMER_LENS:
+        return HookedTransformerConfig.from_dict(_lens_fields(settings, ignore_config))
+    try:
+        fields = family.read(_Settings(**settings), ignore_config)
+    except AttributeError as error:
+        raise ConfigError(f"the config of this {family.name} checkpoint lacks {error.name!r}") from error
+    return HookedTransformerConfig.from_dict({**fields, "model_name": family.name, **ours})
+
+
+def _gpt_config(settings: Any) -> dict[str, Any]:
+    return dict(
+        n_layers=settings.n_layer,
+        d_model=settings.n_embd,
+        n_heads=settings.n_head,
+        n_ctx=settings.block_size,
+        d_vocab=settings.vocab_size,
+        act_fn="gelu",
+    )
+
+
+def _min_gpt_config(settings: Any) -> dict[str, Any]:
+    return _gpt_config(settings) | dict(act_fn="gelu_new")
+
+
+def _lens_fields(settings: Mapping[str, Any], ignore_config: Sequence[str]) -> dict[str, Any]:
+    """Fields of our config from those of TransformerLens, most of which are named alike.
+
+    Raises:
+        UnsupportedConfig: a setting that is not known, or not implemented with this value.
+    """
+    ours = {field.name for field in dataclasses.fields(HookedTransformerConfig)}
+    for name, value in settings.items():
+        accounted = name in ours or name in LENS_TRANSLATED or name in LENS_HARMLESS or name in ignore_config
+        if not accounted and (name not in LENS_REQUIRES or value not in LENS_REQUIRES[name]):
+            known = [*ours, *LENS_TRANSLATED, *LENS_REQUIRES]
+            raise UnsupportedConfig(
+                f"the config sets {name}={value!r}, which interp_hooks does not implement; loading it anyway could "
+                f"give different logits. If you know that it changes nothing, pass ignore_config=[{name!r}]."
+                f"{'' if name in LENS_REQUIRES else nearest(name, known)}"
+            )
+    fields = {name: value for name, value in settings.items() if name in ours and not _unset(name, value)}
+    fields.pop("device", None)  # where the weights once were
+    if fields.get("attn_only"):
+        fields.pop("d_mlp", None)
+    if not settings.get("use_attn_scale", True):
+        fields["attn_scale"] = 1.0
+    if settings.get("use_local_attn"):
+        window, kinds = settings["window_size"], settings["attn_types"]
+        fields["window_sizes"] = tuple(window if kind == "local" else None for kind in kinds)
+    if settings.get("use_normalization_before_and_after"):
+        fields["norm_placement"] = "pre_and_output"
+    if settings.get("final_rms") and fields.get("normalization_type", "LN") in ("LN", "LNPre"):
+        raise UnsupportedConfig(
+            "the config sets final_rms=True: a last norm that is unlike the others is not implemented"
+        )
+    return fields
+
+
+def _unset(name: str, value: Any) -> bool:
+    """Whether TransformerLens means its default by this value."""
+    return (value is None and name != "normalization_type") or (isinstance(value, int | float) and value == -1)
+
+
+LENS_TRANSLATED = (
+    *("use_attn_scale", "use_local_attn", "window_size", "attn_types", "use_normalization_before_and_after"),
+    "final_rms",  # says nothing new where all norms are RMSNorms
+)
+LENS_HARMLESS = (
+    *("use_attn_result", "use_split_qkv_input", "use_hook_mlp_in", "use_attn_in", "use_hook_tokens"),  # hooks
+    *("from_checkpoint", "checkpoint_index", "checkpoint_label_type", "checkpoint_value"),  # where it came from
+    *("tokenizer_name", "tokenizer_prepends_bos", "trust_remote_code", "decoder_start_token_id"),  # its tokenizer
+    *("init_weights", "init_mode", "n_devices", "n_params", "tie_word_embeddings"),  # how it began, where it lay
+    "ungroup_grouped_query_attention",  # how it is computed
+    *(f"NTK_by_parts_{what}" for what in ("low_freq_factor", "high_freq_factor", "factor")),  # without effect unless
+    *("NTK_original_ctx_len", "relative_attention_max_distance", "relative_attention_num_buckets", "experts_per_token"),
+    "norm_topk_prob",  # ... what is refused below is set
+)
+LENS_REQUIRES: dict[str, tuple[Any, ...]] = {
+    "use_NTK_by_parts_rope": (False, None),
+    "rotary_base_local": (None,),
+    "use_qk_norm": (False, None),
+    "post_embedding_ln": (False, None),
+    "num_experts": (None, 0),
+    "load_in_4bit": (False, None),
+}
+
+# ------------------------------------------------------------------------------------------------------------ tables
+
+
+def _own_names(model: HookedTransformer) -> Table:
+    """Every parameter under its own name; TransformerLens has another where keys are grouped, and no bias of gates."""
+    table: dict[str, str | None] = {}
+    for name, _ in model.named_parameters():
+        parent, _, leaf = name.rpartition(".")
+        other = f" or {parent}._{leaf}" if leaf in ("W_K", "W_V", "b_K", "b_V") else ""
+        table[name] = f"{name}{other}" + ("?" if leaf == "b_gate" else "")
+    return table
+
+
+TRANSFORMER_LENS = Family(
+    model_type="TransformerLens",
+    name="TransformerLens",
+    config=dict,
+    weights={},  # the model's own names
+    ignored_weights=(r"blocks\.\d+\.attn\.(mask|IGNORE|rotary_sin|rotary_cos)",),
+)
+
+_LAYER = "transformer.h.{i}"
+
+NANO_GPT = Family(
+    model_type="nanoGPT",
+    name="nanoGPT",
+    config=_gpt_config,
+    weights={
+        "embed.W_E": "transformer.wte.weight",
+        "pos_embed.W_pos": "transformer.wpe.weight",
+        "blocks.{i}.ln1.w": f"{_LAYER}.ln_1.weight",
+        "blocks.{i}.ln1.b": f"{_LAYER}.ln_1.bias?",
+        "blocks.{i}.attn.W_Q, blocks.{i}.attn.W_K, blocks.{i}.attn.W_V": (
+            f"{_LAYER}.attn.c_attn.weight | (qkv h k) d -> qkv h d k"
+        ),
+        "blocks.{i}.attn.b_Q, blocks.{i}.attn.b_K, blocks.{i}.attn.b_V": (
+            f"{_LAYER}.attn.c_attn.bias? | (qkv h k) -> qkv h k"
+        ),
+        "blocks.{i}.attn.W_O": f"{_LAYER}.attn.c_proj.weight | d (h k) -> h k d",
+        "blocks.{i}.attn.b_O": f"{_LAYER}.attn.c_proj.bias?",
+        "blocks.{i}.ln2.w": f"{_LAYER}.ln_2.weight",
+        "blocks.{i}.ln2.b": f"{_LAYER}.ln_2.bias?",
+        "blocks.{i}.mlp.W_in": f"{_LAYER}.mlp.c_fc.weight | m d -> d m",
+        "blocks.{i}.mlp.b_in": f"{_LAYER}.mlp.c_fc.bias?",
+        "blocks.{i}.mlp.W_out": f"{_LAYER}.mlp.c_proj.weight | d m -> m d",
+        "blocks.{i}.mlp.b_out": f"{_LAYER}.mlp.c_proj.bias?",
+        "ln_final.w": "transformer.ln_f.weight",
+        "ln_final.b": "transformer.ln_f.bias?",
+        "unembed.W_U": "lm_head.weight | v d -> d v",
+        "unembed.b_U": None,
+    },
+    ignored_weights=(r"transformer\.h\.\d+\.attn\.bias",),  # the causal mask
+    ignored_config=("bias",),  # shows in the tensors
+)
+
+MIN_GPT = dataclasses.replace(
+    NANO_GPT,
+    model_type="minGPT",
+    name="minGPT",
+    config=_min_gpt_config,
+    weights={ours: theirs and theirs.replace("?", "") for ours, theirs in NANO_GPT.weights.items()},
+    ignored_config=("model_type",),  # the name of the sizes
+)
+
+MIN_GPT_2020 = dataclasses.replace(
+    MIN_GPT,
+    model_type="minGPT-2020",
+    name="minGPT of 2020",
+    config=_gpt_config,
+    weights={
+        "embed.W_E": "tok_emb.weight",
+        "pos_embed.W_pos": "pos_emb | one position d -> (one position) d",
+        "blocks.{i}.ln1.w": "blocks.{i}.ln1.weight",
+        "blocks.{i}.ln1.b": "blocks.{i}.ln1.bias",
+        "blocks.{i}.attn.W_Q": "blocks.{i}.attn.query.weight | (h k) d -> h d k",
+        "blocks.{i}.attn.W_K": "blocks.{i}.attn.key.weight | (h k) d -> h d k",
+        "blocks.{i}.attn.W_V": "blocks.{i}.attn.value.weight | (h k) d -> h d k",
+        "blocks.{i}.attn.b_Q": "blocks.{i}.attn.query.bias | (h k) -> h k",
+        "blocks.{i}.attn.b_K": "blocks.{i}.attn.key.bias | (h k) -> h k",
+        "blocks.{i}.attn.b_V": "blocks.{i}.attn.value.bias | (h k) -> h k",
+        "blocks.{i}.attn.W_O": "blocks.{i}.attn.proj.weight | d (h k) -> h k d",
+        "blocks.{i}.attn.b_O": "blocks.{i}.attn.proj.bias",
+        "blocks.{i}.ln2.w": "blocks.{i}.ln2.weight",
+        "blocks.{i}.ln2.b": "blocks.{i}.ln2.bias",
+        "blocks.{i}.mlp.W_in": "blocks.{i}.mlp.0.weight | m d -> d m",
+        "blocks.{i}.mlp.b_in": "blocks.{i}.mlp.0.bias",
+        "blocks.{i}.mlp.W_out": "blocks.{i}.mlp.2.weight | d m -> m d",
+        "blocks.{i}.mlp.b_out": "blocks.{i}.mlp.2.bias",
+        "ln_final.w": "ln_f.weight",
+        "ln_final.b": "ln_f.bias",
+        "unembed.W_U": "head.weight | v d -> d v",
+        "unembed.b_U": None,
+    },
+    ignored_weights=(r"blocks\.\d+\.attn\.mask",),
+)
+
+FORMATS = {family.model_type: family for family in (TRANSFORMER_LENS, NANO_GPT, MIN_GPT, MIN_GPT_2020)}
+TELLING_NAMES = {
+    "TransformerLens": ("embed.W_E", "unembed.W_U"),
+    "minGPT": ("transformer.wte.weight", "transformer.h.0.attn.bias", "lm_head.weight"),
+    "minGPT-2020": ("tok_emb.weight", "pos_emb", "head.weight"),
+}
