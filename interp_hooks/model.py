@@ -72,7 +72,9 @@ class HookedTransformer(HookedRootModule, StackedWeights, TextMethods, Generatio
     ) -> None:
         super().__init__()
         self.cfg = cfg if isinstance(cfg, HookedTransformerConfig) else HookedTransformerConfig.from_dict(cfg)
-        self.text = TextInterface(tokenizer, self.cfg.n_ctx, self.cfg.default_prepend_bos, default_padding_side)
+        self.text = TextInterface(
+            tokenizer, self.cfg.n_ctx, self.cfg.default_prepend_bos, default_padding_side, self.cfg.mlm_head
+        )
         self.embed = Embed(self.cfg)
         self.hook_embed = HookPoint("batch pos d_model", d_model=self.cfg.d_model)
         if self.cfg.positional_embedding_type in ADDED_POSITIONS:

@@ -2,6 +2,7 @@
 
 The BOS policy, in one place: a row begins with exactly one BOS token if `prepend_bos` is on, and with none if it is
 off, whatever the tokenizer would add by itself. Text that already begins with the BOS string does not get a second.
+Encoders with a masked-LM head read what their tokenizer encloses a text in ("[CLS] ... [SEP]") instead of a BOS.
 Rows of unequal length are filled with the padding token on `padding_side`; `encode` also gives the mask that tells
 real tokens from padding, so that nobody has to guess it from token ids.
 """
@@ -43,10 +44,11 @@ class TextInterface:
         n_ctx: int,
         prepend_bos: bool = True,
         padding_side: PaddingSide = "right",
+        encloses: bool = False,
     ) -> None:
-        self._tokenizer, self.n_ctx = tokenizer, n_ctx
+        self._tokenizer, self.n_ctx, self.encloses = tokenizer, n_ctx, encloses
         self.padding_side = checked_side(padding_side)
-        self.prepend_bos = prepend_bos and (tokenizer is None or tokenizer.bos_token_id is not None)
+        self.prepend_bos = prepend_bos and (encloses or tokenizer is None or tokenizer.bos_token_id is not None)
 
     @property
     def tokenizer(self) -> Any:
@@ -102,9 +104,10 @@ class TextInterface:
     def _row(self, text: str, prepend_bos: bool | None) -> list[int]:
         if not isinstance(text, str):
             raise TokenError(f"expected a string or a list of strings, got an item of type {type(text).__name__}")
-        ids = list(self.tokenizer.encode(text, add_special_tokens=False))
+        begins = self.prepend_bos if prepend_bos is None else prepend_bos
+        ids = list(self.tokenizer.encode(text, add_special_tokens=begins and self.encloses))
         bos = self.tokenizer.bos_token_id
-        if self.prepend_bos if prepend_bos is None else prepend_bos:
+        if begins and not self.encloses:
             if bos is None:
                 raise TokenError("prepend_bos=True, but the tokenizer has no BOS token; pass prepend_bos=False")
             if not ids or ids[0] != bos:

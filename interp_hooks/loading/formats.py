@@ -26,7 +26,7 @@ from torch import Tensor
 from interp_hooks.config import HookedTransformerConfig
 from interp_hooks.errors import CheckpointError, ConfigError, UnsupportedConfig, nearest
 from interp_hooks.loading.guard import Family
-from interp_hooks.loading.load import _adopt, default_device
+from interp_hooks.loading.load import adopt, default_device
 from interp_hooks.loading.rules import Table
 from interp_hooks.model import HookedTransformer
 
@@ -58,7 +58,7 @@ def from_checkpoint(
         model = HookedTransformer(config, tokenizer)
     weights = found.family.weights or _own_names(model)
     family = dataclasses.replace(found.family, weights=weights)
-    _adopt(model, family, dict(found.state), config.n_layers, torch.device(device or default_device()), owned)
+    adopt(model, family, dict(found.state), config.n_layers, torch.device(device or default_device()), owned)
     return model.eval()
 
 

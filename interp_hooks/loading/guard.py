@@ -20,7 +20,7 @@ HARMLESS = re.compile(
     r"_.*|.*(dropout|pdrop)(_.*)?|.*_token_id|(id2label|label2id|num_labels|problem_type|task_specific_params)"
     r"|(architectures|model_type|dtype|torch_dtype|transformers_version|auto_map|tokenizer_class|is_encoder_decoder)"
     r"|(return_dict|output_attentions|output_hidden_states|use_cache|chunk_size_feed_forward|tie_word_embeddings)"
-    r"|(gradient_checkpointing|initializer_range|unsloth_.*|base_model_.*_plan)"
+    r"|(gradient_checkpointing|js_config|initializer_range|unsloth_.*|base_model_.*_plan)"
 )
 
 

@@ -88,7 +88,7 @@ def load_pretrained(cls: type[HookedTransformer], options: LoadOptions, processi
     _refuse_quantised(state, options.name)
     with torch.device("meta"):
         model = cls(cfg, tokenizer, options.default_padding_side)
-    _adopt(model, family, text_half(state), n_layers_there, _device(options), owned)
+    adopt(model, family, text_half(state), n_layers_there, _device(options), owned)
     model.hf_config = hf_config
     model._report = process(model, processing)
     return model.eval()
@@ -305,7 +305,7 @@ def _load_state(source: str, hf_config: Any, family: Family, options: LoadOption
     return dict(hf_model.state_dict())
 
 
-def _adopt(
+def adopt(
     model: HookedTransformer,
     family: Family,
     state: dict[str, Tensor],
