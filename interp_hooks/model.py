@@ -290,11 +290,11 @@ class HookedTransformer(HookedRootModule, StackedWeights, TextMethods, Generatio
                 residual, visibility = residual.to(block.device), visibility.to(block.device)
             rotation = None if rotation is None else rotation.to(block.device)
             residual = block(residual, rotation, visibility, extend)
+        stopped = stop_at_layer is not None
+        output = residual if stopped else self._read_out(residual, prompt, return_type, loss_per_token, logits_pos)
         if cache is not None:
-            cache.commit(pos, prompt.real, lengths)
-        if stop_at_layer is not None:
-            return residual
-        return self._read_out(residual, prompt, return_type, loss_per_token, logits_pos)
+            cache.commit(range(start, stop), pos, prompt.real, lengths)
+        return output
 
     def _embed(
         self,

@@ -9,7 +9,7 @@ has finished, so that an exception in between leaves the cache as it was.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -55,22 +55,24 @@ class KeyValueCache:
         return keys[:, : self.length], values[:, : self.length]
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """All keys and values of `layer`, the given ones last; `commit` makes them stay."""
-        if self.length and self.frozen or keys.requires_grad or values.requires_grad:
-            past = self.at(layer) if self.length else (keys[:, :0], values[:, :0])
+        """All keys and values of `layer`, the given ones last; `commit` makes them stay.
+
+        Raises:
+            BadInput: another number of prompts than the cache holds.
+        """
+        past = self.at(layer) if self.length else (keys[:, :0], values[:, :0])
+        if len(past[0]) != len(keys):
+            raise BadInput(f"past_kv_cache holds {len(past[0])} prompts, got {len(keys)}")
+        if self.frozen or torch.is_grad_enabled():  # a graph may hold what was read before
             both = torch.cat((past[0], keys), dim=1), torch.cat((past[1], values), dim=1)
             if not self.frozen:
                 self._layers[layer] = both
             return both
-        if self.length:
-            self.at(layer)  # refuses a layer that is not there
         end = self.length + keys.shape[1]
-        self._layers[layer] = (
-            self._with_room(self._layers.get(layer, (None, None))[0], keys, end),
-            self._with_room(self._layers.get(layer, (None, None))[1], values, end),
-        )
-        all_keys, all_values = self._layers[layer]
+        stored = self._layers[layer] if self.length else (None, None)
+        all_keys, all_values = self._with_room(stored[0], keys, end), self._with_room(stored[1], values, end)
         all_keys[:, self.length : end], all_values[:, self.length : end] = keys, values
+        self._layers[layer] = all_keys, all_values
         return all_keys[:, :end], all_values[:, :end]
 
     def _with_room(self, stored: Tensor | None, like: Tensor, end: int) -> Tensor:
@@ -81,9 +83,15 @@ class KeyValueCache:
             room[:, : self.length] = stored[:, : self.length]
         return room
 
-    def commit(self, tokens: int, real: Bool[Tensor, "batch key"] | None, lengths: Int[Tensor, " rows"]) -> None:
-        """Keep what a pass over `tokens` more tokens wrote; `real` and `lengths` (real tokens) are of old and new."""
+    def commit(
+        self, layers: Iterable[int], tokens: int, real: Bool[Tensor, "batch key"] | None, lengths: Int[Tensor, " rows"]
+    ) -> None:
+        """Keep what a pass through `layers` over `tokens` more tokens wrote; other layers lack these and are dropped.
+
+        `real` and `lengths` (real tokens) are of old and new.
+        """
         if not self.frozen:
+            self._layers = {layer: self._layers[layer] for layer in layers}
             self.length, self.real, self.rotated_for = self.length + tokens, real, lengths
 
     def prefix(self, tokens: int, copies: int = 1, layer: int | None = None) -> KeyValueCache:

@@ -6,6 +6,7 @@ converted model that its hooks mean what they say (the sums that make up the str
 
 import importlib.metadata
 import json
+import math
 import platform
 import sys
 from dataclasses import asdict, dataclass
@@ -53,8 +54,7 @@ class Report:
     @property
     def passed(self) -> bool:
         """Whether every error is within the tolerance of the model's dtype."""
-        worst = max([self.max_error, *self.invariants.values()])
-        return worst <= self.tolerance
+        return all(error <= self.tolerance for error in (self.max_error, *self.invariants.values()))  # and none is nan
 
     def to_json(self) -> str:
         """All fields, and `passed`, as JSON."""
@@ -86,6 +86,9 @@ def verify(model: HookedTransformer, hf_model: Any, tokens: Int[Tensor, "batch p
     Raises:
         BadInput: models of different vocabularies.
     """
+    d_vocab = hf_model.get_input_embeddings().weight.shape[0]
+    if d_vocab != model.cfg.d_vocab:
+        raise BadInput(f"the models do not fit: vocabularies of {model.cfg.d_vocab} and {d_vocab} tokens")
     if tokens is None:
         generator = torch.Generator().manual_seed(0)
         tokens = torch.randint(model.cfg.d_vocab, (2, min(32, model.cfg.n_ctx)), generator=generator)
@@ -156,7 +159,7 @@ def invariants(model: HookedTransformer, tokens: Int[Tensor, "batch pos"]) -> di
 
     def holds(name: str, left: Tensor, right: Tensor) -> None:
         error = float((left.double() - right.double()).abs().max() / right.double().abs().max().clamp(min=1e-30))
-        worst[name] = max(worst.get(name, 0.0), error)
+        worst[name] = max(worst.get(name, 0.0), math.inf if math.isnan(error) else error)
 
     _, cache = model.run_with_cache(tokens, names_filter=lambda name: True, return_cache_object=False)
     for layer, block in enumerate(model.blocks):

@@ -13,6 +13,7 @@ Beside the config's own arguments an entry may say how it is compared:
     bf16=2.0         how much further from the truth than HuggingFace bfloat16 may be (default: `BF16` of the suite)
 """
 
+import copy
 import importlib
 import pkgutil
 from typing import Any
@@ -34,7 +35,7 @@ CONFIGS = {name: entry for name, entry in ALL.items() if entry["model_type"] in 
 def config(name: str, **changes: Any) -> PreTrainedConfig:
     """The HuggingFace config of that name."""
     values = {key: value for key, value in CONFIGS[name].items() if key not in _OURS} | changes
-    return AutoConfig.for_model(**values)
+    return AutoConfig.for_model(**copy.deepcopy(values))  # transformers writes into what it is given
 
 
 def first_of_each_type() -> list[str]:
