@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint floor clean
 
 demo: $(INSTALLED)
 	$(BIN)/interp-hooks demo --out report.html
@@ -23,5 +23,16 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
+# The oldest versions that are supported, in an environment of their own (several gigabytes: that torch brings CUDA).
+floor: .venv-floor/.installed
+	.venv-floor/bin/python -m pytest tests/test_families.py tests/test_real_checkpoint.py -k "$(FLOOR)"
+
+FLOOR ?= (gpt2 or neox or llama or gemma or qwen or real) and not japanese
+
+.venv-floor/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv-floor
+	.venv-floor/bin/python -m pip install --quiet torch==2.6.0 transformers==5.9.0 --editable . pytest beartype
+	@touch $@
+
 clean:
-	rm -rf .venv report.html
+	rm -rf .venv .venv-floor report.html

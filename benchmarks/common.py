@@ -18,9 +18,7 @@ from transformers import (
 
 FOLDER = Path(__file__).parent / "checkpoints"
 
-_SIZES = dict(
-    vocab_size=32000, hidden_size=1024, num_hidden_layers=8, num_attention_heads=16, num_key_value_heads=4
-)
+_SIZES = dict(vocab_size=32000, hidden_size=1024, num_hidden_layers=8, num_attention_heads=16, num_key_value_heads=4)
 MODELS: dict[str, Callable[[], PreTrainedModel]] = {
     "gpt2-small-sized": lambda: GPT2LMHeadModel(GPT2Config()),
     "gpt2-untied": lambda: GPT2LMHeadModel(GPT2Config(tie_word_embeddings=False)),

@@ -16,6 +16,7 @@ from interp_hooks import HookedTransformer
 
 SHAPES = ((1, 32), (4, 64), (4, 256))
 
+
 @torch.no_grad()
 def forward(rounds: int) -> None:
     folder = str(checkpoint("gpt2-small-sized"))

@@ -19,7 +19,7 @@ DTYPES = (torch.float32, torch.bfloat16)
 
 NOTES = {
     "gpt2-small-sized": "   tied: W_E and W_U become two",
-    "mixtral-sized": "   transformers itself fuses the file's experts, so that part of the file stays mapped beside them",
+    "mixtral-sized": "   transformers fuses the file's experts, part of which stays mapped beside them",
 }
 
 LOAD = """

@@ -50,8 +50,8 @@ def parser() -> argparse.ArgumentParser:
     verify = commands.add_parser(
         "verify",
         help="compare a converted checkpoint with transformers, number by number",
-        description="Load a checkpoint with transformers and as a HookedTransformer, let both read the same tokens, and "
-        "compare logits and what the hooks promise. Exit code 1 if they differ.",
+        description="Load a checkpoint with transformers and as a HookedTransformer, let both read the same tokens, "
+        "and compare logits and what the hooks promise. Exit code 1 if they differ.",
     )
     verify.add_argument("model", help="bundled name, folder of a checkpoint, alias or hub id")
     verify.add_argument("--text", help="what both read (default: a few sentences)")

@@ -62,9 +62,7 @@ class ExpertsConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple(self.layers))
         if not 0 < self.experts_per_token <= self.n_experts:
-            raise ConfigError(
-                f"experts_per_token must be 1..n_experts={self.n_experts}, got {self.experts_per_token}"
-            )
+            raise ConfigError(f"experts_per_token must be 1..n_experts={self.n_experts}, got {self.experts_per_token}")
         if self.n_experts % self.n_groups or not 0 < self.groups_kept <= self.n_groups:
             raise ConfigError(
                 f"n_groups={self.n_groups} must divide n_experts={self.n_experts} and be at least "

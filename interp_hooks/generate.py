@@ -41,7 +41,7 @@ class Generation:
     @torch.no_grad()
     def generate(
         self,
-        input: str | Sequence[str] | Int[Tensor, "batch pos"],
+        input: str | Sequence[str] | Int[Tensor, "*batch pos"],
         max_new_tokens: int = 10,
         stop_at_eos: bool = True,
         eos_token_id: int | Sequence[int] | None = None,
@@ -54,8 +54,8 @@ class Generation:
 
         `eos_token_id` (default: the tokenizer's, if there is one) ends a row, which is then filled with its first id;
         decoding stops when all rows have ended. `return_type`: "str", "tokens" [batch, pos], or "input", the kind that
-        was given. `attention_mask` [batch, pos] marks the real tokens of a batch that is padded on the left. Hooks fire at
-        every step: on the whole prompt, then on one token (or on all again without `use_past_kv_cache`).
+        was given. `attention_mask` [batch, pos] marks the real tokens of a batch that is padded on the left. Hooks fire
+        at every step: on the whole prompt, then on one token (or on all again without `use_past_kv_cache`).
 
         Raises:
             BadInput: a model that is not causal, no room left in `n_ctx`, or a padded right end.
@@ -101,6 +101,8 @@ class Generation:
             encoded = self.text.encode(input, prepend_bos, "left")
             tokens, real = encoded.tokens.to(self.device), encoded.real
         real = None if real is None else real.to(self.device)
+        if real is not None and real.shape != tokens.shape:
+            raise BadInput(f"attention_mask must be [batch, pos] = {list(tokens.shape)}, got {list(real.shape)}")
         if real is not None and not bool(real[:, -1].all()):
             raise BadInput("generate continues every row at its right end: pad on the left")
         return tokens, real

@@ -195,8 +195,8 @@ class HookedTransformer(HookedRootModule, StackedWeights, TextMethods, Generatio
     ) -> HookedTransformer:
         """A model from weights that are in no HuggingFace format, given as a mapping or as a file that holds one.
 
-        Recognised are state dicts with this package's own keys ("blocks.0.attn.W_Q", as TransformerLens saved them too),
-        with a `cfg`; nanoGPT checkpoints, which bring their own; and minGPT state dicts, with a `cfg`.
+        Recognised are state dicts with this package's own keys ("blocks.0.attn.W_Q", as TransformerLens saved them
+        too), with a `cfg`; nanoGPT checkpoints, which bring their own; and minGPT state dicts, with a `cfg`.
 
         Raises:
             CheckpointError: none of these, or weights that do not fit the config.

@@ -72,7 +72,7 @@ class TextInterface:
     @property
     def eos_id(self) -> int | None:
         """The tokenizer's EOS token, or None if there is none."""
-        return None if self._tokenizer is None else self._tokenizer.eos_token_id
+        return None if self._tokenizer is None else self.tokenizer.eos_token_id
 
     def encode(
         self,

@@ -1,6 +1,6 @@
 """Every family gives HuggingFace's numbers, and a table with a mistake in it does not pass unseen.
 
-Members are the tiny models of `tests/family_configs`; all their parameters, and the buffers that are weights, are random.
+Members are the tiny models of `tests/family_configs`; all their parameters, and buffers that are weights, are random.
 Tolerances are relative to the largest logit:
 
     float32   1e-4   a few hundred roundings of 6e-8, with room for other kernels
@@ -13,7 +13,6 @@ import dataclasses
 import functools
 import itertools
 import operator
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,7 +28,7 @@ from interp_hooks.loading.guard import ConfigReader, Family
 from interp_hooks.loading.parity import invariants
 from interp_hooks.loading.rules import rules
 from tests import family_configs
-from tests.family_configs import CONFIGS, D_VOCAB
+from tests.family_configs import CONFIGS
 from tests.tiny import assert_close, convert, distance, hf_logits, log_probs, our_logits, random_tokens, redraw
 
 FLOAT32 = 1e-4
@@ -260,7 +259,7 @@ def shapes(name: str) -> dict[str, set[tuple[int, ...]]]:
 
 
 def mutants(name: str) -> Iterator[tuple[str, dict[str, str | None]]]:
-    """Tables with one mistake: a line dropped or called absent, or the sources of two lines of equal shape exchanged."""
+    """Tables with one mistake: a line dropped or called absent, or two lines' sources of equal shape exchanged."""
     table, shape = dict(family_of(name).weights), shapes(name)
     used = [ours for ours in table if shape.get(ours)]
     for ours in used:

@@ -20,12 +20,12 @@ from interp_hooks.errors import BadHookValue, HookConflict, HookDidNotFire
 from interp_hooks.hooks import Hook
 from tests.tiny import ARCHITECTURES, assert_close, build, hooked, random_tokens, unchecked_types
 
-# A hooked norm, pattern, sink, per-head result, split input or expert is computed in another order than its fused kernel;
-# these are sums of a few dozen float64 numbers. All other comparisons are bit by bit.
+# A hooked norm, pattern, sink, per-head result, split input or expert is computed in another order than its fused
+# kernel; these are sums of a few dozen float64 numbers. All other comparisons are bit by bit.
 FUSED = 1e-12
 OTHER_PATH = ("hook_scale", "hook_normalized", "hook_attn_scores", "hook_pattern", "hook_result", "hook_attn_in",
-              "hook_q_input", "hook_k_input", "hook_v_input", "hook_sink", "experts.hook_pre", "experts.hook_pre_linear",
-              "experts.hook_post", "experts.hook_out")  # fmt: skip
+              "hook_q_input", "hook_k_input", "hook_v_input", "hook_sink",
+              "experts.hook_pre", "experts.hook_pre_linear", "experts.hook_post", "experts.hook_out")  # fmt: skip
 
 BATCH, POS = 2, 5
 TOKENS = random_tokens(batch=BATCH, pos=POS, d_vocab=19)

@@ -1,4 +1,4 @@
-"""Every rotary scaling of `transformers` gives its numbers, within and beyond the original context, and while decoding."""
+"""Every rotary scaling of `transformers` gives its numbers, within and beyond the original context, and decoding."""
 
 import copy
 
@@ -67,7 +67,8 @@ def test_rows_of_a_batch_are_scaled_by_their_own_length(rope_type: str) -> None:
     """A short text beside a long one gives what it gives alone."""
     hf, length = scaled_hf(rope_type), 2 * ORIGINAL_CONTEXT
     tokens = random_tokens(batch=2, pos=length)
-    for real in (torch.arange(length) < torch.tensor([[5], [length]]), torch.arange(length) >= torch.tensor([[9], [0]])):
+    place = torch.arange(length)
+    for real in (place < torch.tensor([[5], [length]]), place >= torch.tensor([[9], [0]])):
         ours = our_logits(convert(hf, n_ctx=4 * ORIGINAL_CONTEXT), tokens, attention_mask=real)
         for row in range(2):
             alone = hf_logits(scaled_hf(rope_type), tokens[row][real[row]][None])  # HuggingFace keeps state

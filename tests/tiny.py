@@ -88,7 +88,8 @@ def redraw(model: nn.Module, seed: int = 0, std: float = 0.2) -> None:
     """Draw every parameter from N(0, std), gains and biases included, and the buffers that are biases."""
     generator = torch.Generator().manual_seed(seed)
     kept = model.state_dict()
-    weights = [*model.parameters(), *(buffer for name, buffer in model.named_buffers() if name.endswith("bias") and name in kept)]
+    biases = [buffer for name, buffer in model.named_buffers() if name.endswith("bias") and name in kept]
+    weights = [*model.parameters(), *biases]
     with torch.no_grad():
         for weight in weights:
             drawn = torch.randn(weight.shape, generator=generator, dtype=torch.float64) * std
@@ -192,7 +193,11 @@ CUSTOM: dict[str, dict[str, Any]] = {
         norm_gain_offset=1.0,
         residual_scale=0.5,
         positional_embedding_type="rotary",
-        rotary_layers=({"rope_type": "default", "rope_theta": 100.0}, None, {"rope_type": "default", "rope_theta": 9.0}),
+        rotary_layers=(
+            {"rope_type": "default", "rope_theta": 100.0},
+            None,
+            {"rope_type": "default", "rope_theta": 9.0},
+        ),
         qk_norm="per_head",
         qk_norm_type="LN",
     ),
@@ -215,7 +220,9 @@ CUSTOM: dict[str, dict[str, Any]] = {
     ),
     "post-norm": dict(norm_placement="post", n_token_types=2, mlm_head=True, attention_dir="bidirectional"),
     "experts": dict(gated_mlp=True, act_fn="silu", experts=EXPERTS),
-    "plain-experts": dict(experts=dataclasses.replace(EXPERTS, scores="sigmoid", d_shared=0, shared_gate=False, biased_choice=False)),
+    "plain-experts": dict(
+        experts=dataclasses.replace(EXPERTS, scores="sigmoid", d_shared=0, shared_gate=False, biased_choice=False)
+    ),
     "latent": dict(
         positional_embedding_type="rotary", rotary_dim=2, kv_latent=5, q_latent=6, d_value=3, normalization_type="RMS"
     ),

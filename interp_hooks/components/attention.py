@@ -5,8 +5,8 @@
 
 Scores and patterns (the only tensors of size pos x pos) are made only while hooked, or for a soft cap, which no fused
 kernel knows; so are per-head results. A sink (`hook_sink`: its score) takes a share of every softmax and gives nothing,
-so that rows of the pattern sum to less than one. Where q, k and v come from is the business of the two final classes: `Attention`
-projects the stream, `LatentAttention` (in `latent.py`) a low-rank summary of it.
+so that rows of the pattern sum to less than one. Where q, k and v come from is the business of the two final classes:
+`Attention` projects the stream, `LatentAttention` (in `latent.py`) a low-rank summary of it.
 """
 
 from abc import abstractmethod
@@ -165,7 +165,7 @@ class AttentionCore(nn.Module):
         return z.transpose(1, 2)
 
     def _alibi(self, visibility: Visibility, dtype: torch.dtype) -> Tensor | float:
-        """What is added to the scores: the further a key lies back, the less (Press et al. 2021, arxiv.org/abs/2108.12409)."""
+        """What is added to the scores: the less, the further back (Press et al. 2021, arxiv.org/abs/2108.12409)."""
         if not self.slopes:
             return 0.0
         slopes = torch.tensor(self.slopes, device=visibility.positions.device)
@@ -200,7 +200,8 @@ class Attention(AttentionCore):
         self.W_Q = parameter(heads, d_model, d_head, lies=READER_PER_HEAD)
         self.W_K = parameter(groups, d_model, d_head, lies=READER_PER_HEAD)
         self.W_V = parameter(groups, d_model, cfg.d_value, lies=READER_PER_HEAD)
-        self.b_Q, self.b_K, self.b_V = parameter(heads, d_head), parameter(groups, d_head), parameter(groups, cfg.d_value)
+        self.b_Q, self.b_K = parameter(heads, d_head), parameter(groups, d_head)
+        self.b_V = parameter(groups, cfg.d_value)
         self.clip = cfg.qkv_clip
         self.q_norm, self.k_norm = head_norm(cfg, heads), head_norm(cfg, groups)
         self.normalizes, self.norm_after_rotary = cfg.qk_norm is not None, cfg.qk_norm_after_rotary

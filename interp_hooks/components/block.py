@@ -6,9 +6,9 @@
     post       resid_pre --> attn --> (+) = resid_mid --ln1--> (+) = resid_post --ln2--> the next block
                                                      `--> mlp --^
 
-What attention and MLP write may pass a norm (`ln1_post`, `ln2_post`) and a multiplier before it is added; `attn_out` and
-`mlp_out` are what is added. The inputs of queries, keys and values can be hooked head by head (`hook_q_input`, ...): the
-stream before the norm, with a head axis that exists only while hooked.
+What attention and MLP write may pass a norm (`ln1_post`, `ln2_post`) and a multiplier before it is added; `attn_out`
+and `mlp_out` are what is added. The inputs of queries, keys and values can be hooked head by head (`hook_q_input`,
+...): the stream before the norm, with a head axis that exists only while hooked.
 """
 
 from typing import NamedTuple
@@ -114,26 +114,32 @@ class TransformerBlock(nn.Module):
 
     def _readings(self, resid_pre: Tensor) -> Readings:
         """One normalization serves every reader of the same stream; a reader whose input is hooked has its own."""
-        q = k = v = resid_pre
-        if self.per_head_inputs:
-            stream = resid_pre if self.heads != self.groups else self.hook_attn_in.expand(resid_pre, head=self.heads)
-            q = self.hook_q_input.expand(stream, head=self.heads)
-            k = self.hook_k_input.expand(stream, head=self.groups)
-            v = self.hook_v_input.expand(stream, head=self.groups)
+        streams = self._attention_streams(resid_pre)
         mlp_in = self.hook_mlp_in(resid_pre) if self.parallel else None
+        sharing = mlp_in if self.shared_norm else None
         ln1 = self.ln1 if self.reads_normalized else _AS_IT_IS
-        mlp_shares = self.shared_norm and mlp_in is not None
-        if q is resid_pre and k is resid_pre and v is resid_pre and not (mlp_shares and mlp_in is not resid_pre):
-            normalized = ln1(resid_pre)
-            q = k = v = normalized
-            mlp_reads = normalized if mlp_shares else None
+        if all(stream is resid_pre for stream in (*streams, sharing) if stream is not None):
+            mlp_reads = normalized = ln1(resid_pre)
+            attention_reads = (normalized, normalized, normalized)
         else:
             ln1.show(resid_pre)
-            q, k, v = ln1.fused(q), ln1.fused(k), ln1.fused(v)
-            mlp_reads = ln1.fused(mlp_in) if mlp_shares else None
-        if mlp_in is not None and not mlp_shares:
-            mlp_reads = self.ln2(mlp_in)
-        return Readings((q, k, v), mlp_reads)
+            q, k, v = streams
+            attention_reads = (ln1.fused(q), ln1.fused(k), ln1.fused(v))
+            mlp_reads = None if sharing is None else ln1.fused(sharing)
+        if mlp_in is None:
+            return Readings(attention_reads, None)
+        return Readings(attention_reads, mlp_reads if self.shared_norm else self.ln2(mlp_in))
+
+    def _attention_streams(self, resid_pre: Tensor) -> Inputs:
+        """What queries, keys and values read: the stream itself, unless somebody hooks the inputs of single heads."""
+        if not self.per_head_inputs:
+            return resid_pre, resid_pre, resid_pre
+        stream = resid_pre if self.heads != self.groups else self.hook_attn_in.expand(resid_pre, head=self.heads)
+        return (
+            self.hook_q_input.expand(stream, head=self.heads),
+            self.hook_k_input.expand(stream, head=self.groups),
+            self.hook_v_input.expand(stream, head=self.groups),
+        )
 
     def _normed(self, norm: nn.Module, stream: Tensor) -> Tensor:
         return norm(stream) if self.reads_normalized else stream

@@ -24,8 +24,8 @@ Extend = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 class KeyValueCache:
     """What `HookedTransformer.forward(..., past_kv_cache=)` reads and extends. A new one is empty.
 
-    `real` tells which of the tokens read are no padding (None: all), `rotated_for` how many real tokens each row had when
-    its keys were rotated. While `frozen`, passes read it and leave it as it is: many continuations can share it.
+    `real` tells which of the tokens read are no padding (None: all), `rotated_for` how many real tokens each row had
+    when its keys were rotated. While `frozen`, passes read it and leave it as it is: many continuations can share it.
     """
 
     def __init__(self) -> None:
@@ -43,7 +43,9 @@ class KeyValueCache:
         """From now on passes extend it again."""
         self.frozen = False
 
-    def at(self, layer: int) -> tuple[Float[Tensor, "batch past head d_head"], Float[Tensor, "batch past head d_value"]]:
+    def at(
+        self, layer: int
+    ) -> tuple[Float[Tensor, "batch past head d_head"], Float[Tensor, "batch past head d_value"]]:
         """Keys and values of a layer.
 
         Raises:
@@ -95,7 +97,13 @@ class KeyValueCache:
             self.length, self.real, self.rotated_for = self.length + tokens, real, lengths
 
     def prefix(self, tokens: int, copies: int = 1, layer: int | None = None) -> KeyValueCache:
-        """A frozen cache of the first `tokens` tokens (of one layer), all prompts `copies` times one below the other."""
+        """A frozen cache of the first `tokens` tokens (of one layer), all prompts `copies` times one below the other.
+
+        Raises:
+            BadInput: more tokens than there are.
+        """
+        if not 0 <= tokens <= self.length:
+            raise BadInput(f"this key/value cache holds {self.length} tokens, so it has no first {tokens}")
         part = KeyValueCache()
         part.length, part.frozen = tokens, True
         part.rotated_for = None if self.rotated_for is None else self.rotated_for.repeat(copies)

@@ -22,8 +22,8 @@ from interp_hooks.hooks import HookPoint
 class LatentAttention(AttentionCore):
     """Attention whose keys and values, and perhaps queries, are read from a normalized low-rank stream.
 
-    `hook_kv_latent` is the normalized latent of keys and values [batch, pos, kv_latent], `hook_q_latent` that of queries
-    (absent where queries are read from the stream itself).
+    `hook_kv_latent` is the normalized latent of keys and values [batch, pos, kv_latent], `hook_q_latent` that of
+    queries (absent where queries are read from the stream itself).
     """
 
     def __init__(self, cfg: HookedTransformerConfig, layer: int) -> None:

@@ -43,9 +43,9 @@ class Norm(nn.Module):
         self.register_parameter("w", parameter(*gain) if kind in ("LN", "RMS") else None)
         self.register_parameter("b", parameter(*gain) if kind == "LN" else None)
         names = axes.split()
-        scale_sizes = sizes | dict.fromkeys(names[-len(over) : -1], 1)
-        self.hook_scale = HookPoint(" ".join([*names[:-1], "scale"]), scale=1, **scale_sizes)
-        self.hook_normalized = HookPoint(axes, **{names[-1]: over[-1]} | sizes)
+        scale_sizes = sizes | dict.fromkeys(names[-len(over) : -1], 1) | {"scale": 1}
+        self.hook_scale = HookPoint(" ".join([*names[:-1], "scale"]), collected=True, **scale_sizes)
+        self.hook_normalized = HookPoint(axes, collected=True, **{names[-1]: over[-1]} | sizes)
 
     @property
     def gain(self) -> Tensor | None:
@@ -57,23 +57,22 @@ class Norm(nn.Module):
             return self.fused(x)
         centred, scale = self.statistics(x)
         normalized = self.hook_normalized(centred / self.hook_scale(scale)).to(x.dtype)
-        if self.w is not None:
-            normalized = normalized * self.gain
+        if (gain := self.gain) is not None:
+            normalized = normalized * gain
         return normalized if self.b is None else normalized + self.b
 
     def fused(self, x: Tensor) -> Tensor:
         """The same values in one kernel; hooks don't fire."""
         w, b = self.gain, self.b
-        separate = w is not None and w.shape != self.over  # more gains than the kernel normalizes over
-        kernel_w, kernel_b = (None, None) if separate else (w, b)
+        separate = w if w is not None and w.shape != self.over else None  # more gains than the kernel normalizes over
+        kernel_w, kernel_b = (w, b) if separate is None else (None, None)
         if self.kind in ("LN", "LNPre"):
             x = F.layer_norm(x, self.over, kernel_w, kernel_b, self.eps)
         else:
             x = F.rms_norm(x, self.over, kernel_w, self.eps)
-        if separate:
-            x = x * w
-            return x if b is None else x + b
-        return x
+        if separate is None:
+            return x
+        return x * separate if b is None else x * separate + b
 
     def statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What is divided (centred unless RMS) and what it is divided by, at least in float32."""

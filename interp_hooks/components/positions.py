@@ -107,7 +107,7 @@ class RotaryPositions(nn.Module):
         found = {length: scaled_frequencies(rope, width, length, positions.device) for length in {*lengths}}
         return torch.stack([found[length][0] for length in lengths]), found[lengths[0]][1]
 
-    def refuse_other_keys(self, read: Int[Tensor, " rows"], total: Int[Tensor, " rows"]) -> None:
+    def refuse_other_keys(self, read: Int[Tensor, " #rows"], total: Int[Tensor, " #rows"]) -> None:
         """Raise if keys that were rotated for texts of `read` tokens do not serve texts of `total` tokens."""
         if self.turns_anew(read, total):
             raise BadInput(
@@ -115,7 +115,7 @@ class RotaryPositions(nn.Module):
                 "rotated for a shorter one. Read all tokens again with a new cache"
             )
 
-    def turns_anew(self, read: Int[Tensor, " rows"], total: Int[Tensor, " rows"]) -> bool:
+    def turns_anew(self, read: Int[Tensor, " #rows"], total: Int[Tensor, " #rows"]) -> bool:
         """Whether going on from `read` to `total` tokens changes frequencies, so that old keys do not fit new ones."""
         ropes = [rope for rope in self.kinds if rope["rope_type"] in DEPENDS_ON_LENGTH]
         return any(bool((regime(rope, read) != regime(rope, total)).any()) for rope in ropes)

@@ -27,7 +27,7 @@ def to_hf(model: HookedTransformer) -> Any:
     n_layers_there = family.config(config)["n_layers"]
     if model.cfg.n_layers != n_layers_there:
         raise CheckpointError(f"this model has {model.cfg.n_layers} of the checkpoint's {n_layers_there} layers")
-    if not torch.equal(model.W_E, model.W_U.T):
+    if not torch.equal(model.W_E, model.W_U.T.to(model.W_E.device)):
         config.tie_word_embeddings = False
     hf_model = family.auto_class.from_config(config).to(model.device, model.dtype)
     tensors = hf_model.state_dict()
@@ -69,6 +69,6 @@ def _refuse_lost(model: HookedTransformer, rule: Rule) -> None:
     for name in rule.ours:
         if name in there and bool(there[name].any()):
             raise CheckpointError(
-                f"{name} is not zero, but the checkpoint's architecture has no such parameter. If processing made it so, "
-                "load with from_pretrained_no_processing, edit, and export that"
+                f"{name} is not zero, but the checkpoint's architecture has no such parameter. If processing made it "
+                "so, load with from_pretrained_no_processing, edit, and export that"
             )

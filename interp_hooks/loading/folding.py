@@ -168,6 +168,7 @@ def fold_value_biases(model: HookedTransformer) -> str | None:
         return "latent attention has no value biases"
     for block in model.blocks:
         attn = block.attn
+        assert isinstance(attn, Attention)
         b_V = attn.b_V.repeat_interleave(attn.queries_per_key, dim=0)
         precise = _precise(b_V)
         added = torch.einsum("hk,hkd->d", b_V.to(precise), attn.W_O.to(precise))
@@ -189,6 +190,7 @@ def refactor_factored_attn_matrices(model: HookedTransformer) -> str | None:
         raise ConfigError("refactor_factored_attn_matrices: query heads share keys, so that W_K cannot follow each W_Q")
     for block in model.blocks:
         attn = block.attn
+        assert isinstance(attn, Attention)
         query = torch.cat((attn.W_Q, attn.b_Q[:, None]), dim=1).double()  # head d_model+1 d_head
         key = torch.cat((attn.W_K, attn.b_K[:, None]), dim=1).double()
         left, root, right = _svd_of_product(query, key.mT)
@@ -230,7 +232,7 @@ SLICE = 2**22  # elements that are upcast at once
 
 
 def _parts(weight: Tensor, axis: int = 0, like: Tensor | None = None) -> list[Tensor]:
-    """A weight as views along an axis that are small enough to be upcast one after the other (as many as for `like`)."""
+    """A weight as views along an axis, small enough to be upcast one after the other; as many as for `like`."""
     whole = weight if like is None else like
     if whole.dtype == _precise(whole) or whole.numel() <= SLICE:
         return [weight]

@@ -1,4 +1,7 @@
-"""What converts, told from the tables: the source of `interp-hooks families` and of the README's list."""
+"""What converts, told from the tables: the source of `interp-hooks families` and of the README's list.
+
+A model type that the installed transformers does not have is left out.
+"""
 
 from interp_hooks.loading.families import FAMILIES
 from interp_hooks.loading.guard import Family
@@ -6,24 +9,25 @@ from interp_hooks.loading.guard import Family
 
 def listing() -> str:
     """One line for each family: model type, the class that converts, what people call it."""
-    rows = [(family.model_type, family.architecture, family.name) for family in _sorted(*FAMILIES.values())]
-    widths = [max(len(row[column]) for row in rows) for column in range(2)]
-    lines = [f"{model_type:<{widths[0]}}  {architecture:<{widths[1]}}  {name}" for model_type, architecture, name in rows]
+    rows = [(family.model_type, family.architecture, family.name) for family in _there()]
+    first, second = (max(len(row[column]) for row in rows) for column in range(2))
+    lines = [f"{kind:<{first}}  {architecture:<{second}}  {name}" for kind, architecture, name in rows]
     return "\n".join([*lines, f"{len(rows)} model types"])
 
 
 def markdown() -> str:
     """The same as two sentences."""
-    causal = _sorted(*(family for family in FAMILIES.values() if family.head == "CausalLM"))
-    masked = _sorted(*(family for family in FAMILIES.values() if family.head == "MaskedLM"))
+    causal = [family for family in _there() if family.head == "CausalLM"]
+    masked = [family for family in _there() if family.head == "MaskedLM"]
     return (
         f"**{len(causal)} model types of transformers' causal language models**: {_named(causal)}.\n\n"
         f"**{len(masked)} encoders with a masked language model's head**: {_named(masked)}."
     )
 
 
-def _sorted(*families: Family) -> list[Family]:
-    return sorted(families, key=lambda family: family.model_type)
+def _there() -> list[Family]:
+    there = (family for family in FAMILIES.values() if family.architecture != family.model_type)
+    return sorted(there, key=lambda family: family.model_type)
 
 
 def _named(families: list[Family]) -> str:

@@ -10,9 +10,6 @@ import inspect
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from importlib.resources import files
-from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -34,21 +31,9 @@ from interp_hooks.loading.families import FAMILIES
 from interp_hooks.loading.folding import Processing, process
 from interp_hooks.loading.guard import Family
 from interp_hooks.loading.rules import Rule, axis_sizes, rules
+from interp_hooks.loading.source import Source
 from interp_hooks.model import HookedTransformer
 from interp_hooks.tokens import PaddingSide
-
-ALIASES = {
-    "gpt2-small": "openai-community/gpt2",
-    **{f"gpt2-{size}": f"openai-community/gpt2-{size}" for size in ("medium", "large", "xl")},
-    **{
-        f"pythia-{size}": f"EleutherAI/pythia-{size}"
-        for size in ("14m", "31m", "70m", "160m", "410m", "1b", "1.4b", "2.8b", "6.9b", "12b")
-    },
-    "distilgpt2": "distilbert/distilgpt2",
-    "distillgpt2": "distilbert/distilgpt2",
-}
-
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,12 +59,12 @@ def load_pretrained(cls: type[HookedTransformer], options: LoadOptions, processi
     _refuse_unknown(options)
     owned = options.hf_model is None
     if owned:
-        source = locate(options.name)
-        hf_config = checkpoint_config(source, options.name, options.revision, _hub_arguments(options))
+        source = Source(name=options.name, revision=options.revision, hf_kwargs=options.hf_kwargs)
+        hf_config = source.config()
         family = family_of(hf_config)
         cfg, n_layers_there = _our_config(family, hf_config, options)
-        tokenizer = options.tokenizer or _tokenizer(source, options)
-        state = _load_state(source, hf_config, family, options)
+        tokenizer = options.tokenizer or source.tokenizer()
+        state = _load_state(source.location, hf_config, family, options)
     else:
         hf_config = copy.deepcopy(options.hf_model.config)
         family = family_of(hf_config, type(options.hf_model).__name__)
@@ -144,63 +129,6 @@ def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def bundled() -> dict[str, Path]:
-    """The checkpoints that come with the package, by name."""
-    root = Path(str(files("interp_hooks"))) / "pretrained"
-    return {config.parent.name: config.parent for config in sorted(root.glob("*/config.json"))}
-
-
-def locate(name: str) -> str:
-    """What `transformers` can load for a bundled name, an alias, a folder or a hub id.
-
-    Raises:
-        CheckpointError: a folder without config.json, or a path that does not exist.
-    """
-    if name in bundled():
-        return str(bundled()[name])
-    if name in ALIASES:
-        return ALIASES[name]
-    path = Path(name).expanduser()
-    if path.is_dir():
-        if not (path / "config.json").exists():
-            inside = ", ".join(sorted(item.name for item in path.iterdir())[:8]) or "nothing"
-            raise CheckpointError(f"the folder {name!r} is no HuggingFace checkpoint: no config.json, only {inside}")
-        return str(path)
-    if path.is_file():
-        raise CheckpointError(f"{name!r} is a file; pass the folder that holds config.json and the weights")
-    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
-        raise CheckpointError(f"there is no folder {name!r}")
-    return name
-
-
-def checkpoint_config(
-    source: str, name: str, revision: str | None = None, hub_arguments: Mapping[str, Any] = MappingProxyType({})
-) -> Any:
-    """The HuggingFace config of a checkpoint that the user calls `name`.
-
-    Raises:
-        CheckpointError: it cannot be found; UnsupportedArchitecture: it cannot be read.
-    """
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(source, revision=revision, **hub_arguments)
-    except (OSError, ValueError) as error:
-        if Path(source).is_dir():
-            raise UnsupportedArchitecture(f"transformers cannot read the config in {source!r}: {error}") from error
-        why = str(error).splitlines()[0]
-        raise CheckpointError(
-            f"cannot load {name!r}: it is no folder, no bundled model ({', '.join(bundled())}), no alias, and "
-            f"the hub did not give a config for {source!r} ({why}).{nearest(name, [*bundled(), *ALIASES])}"
-        ) from error
-
-
-def _hub_arguments(options: LoadOptions) -> dict[str, Any]:
-    """Those of the user's extra arguments that say where from, not what."""
-    where = ("token", "cache_dir", "local_files_only", "trust_remote_code", "force_download", "subfolder")
-    return {key: value for key, value in options.hf_kwargs.items() if key in where}
-
-
 def family_of(hf_config: Any, architecture: str | None = None) -> Family:
     """The table for a config; `architecture` is the class that holds the weights (default: what the config names).
 
@@ -262,22 +190,6 @@ def _first_layers(fields: dict[str, Any], n_layers: int) -> dict[str, Any]:
         experts = fields["experts"]
         cut["experts"] = replace(experts, layers=experts.layers[:n_layers])
     return fields | cut | {"n_layers": n_layers}
-
-
-def _tokenizer(source: str, options: LoadOptions) -> Any:
-    """The checkpoint's tokenizer, or None if it comes without one."""
-    from transformers import AutoTokenizer
-
-    folder = Path(source)
-    if folder.is_dir() and not any((folder / name).exists() for name in TOKENIZER_FILES):
-        return None
-    try:
-        return AutoTokenizer.from_pretrained(source, revision=options.revision, **_hub_arguments(options))
-    except Exception as error:  # a broken file can make the tokenizers' own library raise anything
-        raise CheckpointError(
-            f"the tokenizer of {options.name!r} cannot be read ({type(error).__name__}: {error}); mend it, or pass "
-            "another with tokenizer="
-        ) from error
 
 
 def _load_state(source: str, hf_config: Any, family: Family, options: LoadOptions) -> dict[str, Tensor]:

@@ -13,18 +13,20 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from interp_hooks.components.attention import AttentionCore
 from interp_hooks.config import as_dtype
 from interp_hooks.errors import BadInput
-from interp_hooks.loading.load import checkpoint_config, family_of, locate
+from interp_hooks.loading.load import family_of
+from interp_hooks.loading.source import Source
 from interp_hooks.model import HookedTransformer
 
 TEXT = (
     "When Mary and John went to the store, John gave a drink to Mary. The old lighthouse had been empty for 40 years, "
-    "until one morning its lamp was burning again; nobody could say who had climbed the stairs. def add(a, b): return a + b"
+    "until one morning its lamp was burning again; nobody could say who had climbed the stairs. "
+    "def add(a, b): return a + b"
 )
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
 
@@ -142,13 +144,13 @@ def verify_checkpoint(
         CheckpointError: not found, or not convertible.
     """
     as_dtype(dtype)  # refuses a name that is none before anything is loaded
-    source = locate(name)
-    family = family_of(checkpoint_config(source, name))
+    source = Source(name=name, hf_kwargs=hf_kwargs)
+    family = family_of(source.config())
     load = HookedTransformer.from_pretrained if processing else HookedTransformer.from_pretrained_no_processing
     model = load(name, dtype=dtype, **hf_kwargs)
-    hf_model = family.auto_class.from_pretrained(
-        source, dtype=model.dtype, attn_implementation="eager", **hf_kwargs
-    ).to(model.device)
+    plain = {"attn_implementation": "eager", "experts_implementation": "eager"}  # the others don't know every dtype
+    theirs = family.auto_class.from_pretrained(source.location, dtype=model.dtype, **(plain | hf_kwargs))
+    hf_model = theirs.to(model.device)
     return verify(model, hf_model, None if model.tokenizer is None else model.to_tokens(text))
 
 

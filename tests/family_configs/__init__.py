@@ -7,7 +7,7 @@ scaling beyond its original context. A new family joins the suite by an entry he
 
 Beside the config's own arguments an entry may say how it is compared:
 
-    exact=True       HuggingFace computes it in float64 throughout (otherwise parity in float64 is that of float32 steps)
+    exact=True       HuggingFace computes it in float64 throughout (otherwise some steps are float32)
     attention="sdpa" with which attention of HuggingFace's (default: "eager")
     std=0.6          spread of its random parameters (default: 0.2), where their size would leave attention uniform
     bf16=2.0         how much further from the truth than HuggingFace bfloat16 may be (default: `BF16` of the suite)

@@ -137,7 +137,7 @@ def test_refactoring_what_has_no_single_matrix_is_refused(fields: dict[str, Any]
     [
         ({}, ["fold_ln: applied", "center_writing_weights: applied", "center_unembed: applied",
               "fold_value_biases: applied", "refactor_factored_attn_matrices: not asked for"]),
-        (dict(normalization_type="RMS"), ["center_writing_weights: skipped, only a stream that every reader sees through a LayerNorm"]),
+        (dict(normalization_type="RMS"), ["center_writing_weights: skipped, only a stream that every reader"]),
         (dict(normalization_type=None), ["fold_ln: skipped, normalization_type=None has no gain to fold"]),
     ],
 )  # fmt: skip

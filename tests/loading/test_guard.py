@@ -11,7 +11,8 @@ from interp_hooks.loading.guard import HARMLESS, ConfigReader, Family
 
 def family(config: Any = lambda hf: {"n_layers": hf.num_hidden_layers}, **changes: Any) -> Family:
     everything = set(LlamaConfig().to_dict()) - {"num_hidden_layers"}
-    return Family(**dict(model_type="tiny", name="Tiny", config=config, weights={}, ignored_config=tuple(everything)) | changes)
+    fields = dict(model_type="tiny", name="Tiny", config=config, weights={}, ignored_config=tuple(everything))
+    return Family(**fields | changes)
 
 
 def test_reader_remembers_what_was_read() -> None:

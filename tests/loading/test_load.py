@@ -276,7 +276,7 @@ def test_a_config_that_cannot_be_expressed() -> None:
 
 
 def test_names_of_bundled_models_come_from_the_package() -> None:
-    from interp_hooks.loading.load import bundled
+    from interp_hooks.loading.source import bundled
 
     for name, folder in bundled().items():
         assert (folder / "config.json").exists(), name

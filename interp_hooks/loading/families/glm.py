@@ -20,6 +20,7 @@ GLM = replace(
     name="GLM-4",
     config=_config,
     weights=ENDS | NORMS | ATTENTION | FUSED_MLP,
+    ignored_config=(*LLAMA.ignored_config, "partial_rotary_factor"),  # an older name of what rope_parameters hold
 )
 
 GLM4 = replace(

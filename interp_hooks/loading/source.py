@@ -1,0 +1,117 @@
+"""Where a checkpoint is: a bundled name, an alias, a folder or a hub id; its config and its tokenizer.
+
+There is no list of checkpoint names: what is no bundled model, alias or folder is a hub id for `transformers`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from interp_hooks.errors import CheckpointError, UnsupportedArchitecture, nearest
+
+ALIASES = {
+    "gpt2-small": "openai-community/gpt2",
+    **{f"gpt2-{size}": f"openai-community/gpt2-{size}" for size in ("medium", "large", "xl")},
+    **{
+        f"pythia-{size}": f"EleutherAI/pythia-{size}"
+        for size in ("14m", "31m", "70m", "160m", "410m", "1b", "1.4b", "2.8b", "6.9b", "12b")
+    },
+    "distilgpt2": "distilbert/distilgpt2",
+    "distillgpt2": "distilbert/distilgpt2",
+}
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
+HUB_ARGUMENTS = ("token", "cache_dir", "local_files_only", "trust_remote_code", "force_download", "subfolder")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A checkpoint that the user calls `name`; of `hf_kwargs` those count that say where from."""
+
+    name: str
+    revision: str | None = None
+    hf_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def location(self) -> str:
+        """What `transformers` can load; raises as `locate` does."""
+        return locate(self.name)
+
+    @property
+    def _arguments(self) -> dict[str, Any]:
+        return {key: value for key, value in self.hf_kwargs.items() if key in HUB_ARGUMENTS} | {
+            "revision": self.revision
+        }
+
+    def config(self) -> Any:
+        """The HuggingFace config.
+
+        Raises:
+            CheckpointError: it cannot be found; UnsupportedArchitecture: it cannot be read.
+        """
+        from transformers import AutoConfig
+
+        try:
+            return AutoConfig.from_pretrained(self.location, **self._arguments)
+        except (OSError, ValueError) as error:
+            if Path(self.location).is_dir():
+                raise UnsupportedArchitecture(
+                    f"transformers cannot read the config in {self.location!r}: {error}"
+                ) from error
+            why = str(error).splitlines()[0]
+            raise CheckpointError(
+                f"cannot load {self.name!r}: it is no folder, no bundled model ({', '.join(bundled())}), no alias, and "
+                f"the hub did not give a config for {self.location!r} ({why})."
+                f"{nearest(self.name, [*bundled(), *ALIASES])}"
+            ) from error
+
+    def tokenizer(self) -> Any:
+        """The checkpoint's tokenizer, or None if it comes without one.
+
+        Raises:
+            CheckpointError: there is one, but it cannot be read.
+        """
+        from transformers import AutoTokenizer
+
+        folder = Path(self.location)
+        if folder.is_dir() and not any((folder / name).exists() for name in TOKENIZER_FILES):
+            return None
+        try:
+            return AutoTokenizer.from_pretrained(self.location, **self._arguments)
+        except Exception as error:  # a broken file can make the tokenizers' own library raise anything
+            raise CheckpointError(
+                f"the tokenizer of {self.name!r} cannot be read ({type(error).__name__}: {error}); mend it, or pass "
+                "another with tokenizer="
+            ) from error
+
+
+def bundled() -> dict[str, Path]:
+    """The checkpoints that come with the package, by name."""
+    root = Path(str(files("interp_hooks"))) / "pretrained"
+    return {config.parent.name: config.parent for config in sorted(root.glob("*/config.json"))}
+
+
+def locate(name: str) -> str:
+    """What `transformers` can load for a bundled name, an alias, a folder or a hub id.
+
+    Raises:
+        CheckpointError: a folder without config.json, or a path that does not exist.
+    """
+    if name in bundled():
+        return str(bundled()[name])
+    if name in ALIASES:
+        return ALIASES[name]
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").exists():
+            inside = ", ".join(sorted(item.name for item in path.iterdir())[:8]) or "nothing"
+            raise CheckpointError(f"the folder {name!r} is no HuggingFace checkpoint: no config.json, only {inside}")
+        return str(path)
+    if path.is_file():
+        raise CheckpointError(f"{name!r} is a file; pass the folder that holds config.json and the weights")
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        raise CheckpointError(f"there is no folder {name!r}")
+    return name
