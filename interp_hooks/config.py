@@ -375,6 +375,8 @@ def as_dtype(dtype: "torch.dtype | str") -> torch.dtype:
         ConfigError: not the name of a floating dtype.
     """
     found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+    if (
+        not isinstance(found, torch.dtype) or not found.is_floating_point or found.itemsize < 2
+    ):  # 8 bits compute nothing
         raise ConfigError(f"dtype must be a floating torch dtype such as torch.float32 or 'bfloat16', got {dtype!r}")
     return found

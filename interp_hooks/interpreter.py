@@ -173,28 +173,34 @@ def _bytes(model: HookedTransformer, runs: Sequence[Run], readout: Readout) -> i
 # ------------------------------------------------------------------------------------------------ recording, running
 
 
+Wanted = dict[Any, tuple[Run, set[str]]]
+"""By a run's key: the run, and the hook points at which to record it."""
+
+
+def _want(model: HookedTransformer, wanted: Wanted, run: Run, hook: str) -> None:
+    """Have a run recorded at a hook; before it, whatever it takes values from."""
+    _want_sources(model, wanted, run)
+    wanted.setdefault(run.key, (run, set()))[1].add(model.points(hook)[0].name)
+
+
+def _want_sources(model: HookedTransformer, wanted: Wanted, run: Run) -> None:
+    for intervention in run.interventions:
+        if intervention.source_run is not None:
+            _want(model, wanted, intervention.source_run, intervention.site.hook)
+
+
 def _record(
     model: HookedTransformer, runs: Sequence[Run], starts: Sequence[Start]
 ) -> tuple[dict[Any, Recording], dict[Any, KeyValueCache]]:
     """For every source run, and every prompt left alone, the activations (and keys and values) that `runs` need."""
-    wanted: dict[Any, tuple[Run, set[str]]] = {}
+    wanted: Wanted = {}
     prefixes: dict[Any, KeyValueCache] = {}
-
-    def want(run: Run, hooks: Sequence[str]) -> None:
-        want_sources(run)
-        wanted.setdefault(run.key, (run, set()))[1].update(model.points(hook)[0].name for hook in hooks)
-
-    def want_sources(run: Run) -> None:
-        for intervention in run.interventions:
-            if intervention.source_run is not None:
-                want(intervention.source_run, [intervention.site.hook])
-
     for run, start in zip(runs, starts, strict=True):
-        want_sources(run)
+        _want_sources(model, wanted, run)
         if start.layer >= 0:
-            want(_unchanged(run), [_stream_name(model, start.layer)])
+            _want(model, wanted, _unchanged(run), _stream_name(model, start.layer))
         if start.first:
-            want(_unchanged(run), [_stream_name(model, model.cfg.n_layers)])
+            _want(model, wanted, _unchanged(run), _stream_name(model, model.cfg.n_layers))
             prefixes[_unchanged(run).key] = KeyValueCache()
     recordings: dict[Any, Recording] = {}
     for key, (run, hooks) in wanted.items():  # what a run needs was wanted, and so stands, before it

@@ -11,7 +11,7 @@ from interp_hooks import ActivationCache, HookedTransformer
 from interp_hooks.cache import take
 from interp_hooks.errors import BadInput, TokenError, UnknownHook
 from interp_hooks.loading.folding import Processing, process
-from tests.tiny import assert_close, build, our_logits, random_tokens
+from tests.tiny import CUSTOM, assert_close, build, hooked, our_logits, random_tokens
 
 # Sums of a few dozen float64 numbers in another order.
 EXACT = 1e-10
@@ -396,3 +396,74 @@ def test_what_was_not_cached_is_named(plain: HookedTransformer) -> None:
 def test_a_text_answer_needs_a_tokenizer(cache: ActivationCache) -> None:
     with pytest.raises(TokenError, match="no tokenizer"):
         cache.logit_attrs(cache.decompose_resid(), " Mary")
+
+
+# -------------------------------------------------------------------------------------------------- every architecture
+
+NEARBY = random_tokens(batch=BATCH, pos=POS, d_vocab=19)
+TYPES = torch.randint(2, (BATCH, POS), generator=torch.Generator().manual_seed(2))
+SUMS: dict[str, dict[str, Any]] = {
+    **{name: fields for name, fields in CUSTOM.items() if name != "post-norm"},
+    "token-types": dict(n_token_types=2),
+    "embed-norm": dict(embed_norm_type="RMS", n_token_types=2, logits_scale=0.3),
+    "layer-norms-of-outputs": dict(norm_placement="pre_and_output", residual_scale=0.7, norm_gain_offset=1.0),
+}
+
+
+@pytest.mark.parametrize("name", SUMS)
+def test_parts_and_effects_sum_in_every_architecture(name: str) -> None:
+    """Parts to the stream of every layer, heads and remainder too; effects to the logit, before its soft cap."""
+    model = build(**SUMS[name])
+    options = dict(token_type_ids=TYPES) if model.cfg.n_token_types else {}
+    with torch.no_grad():
+        logits, cache = model.run_with_cache(NEARBY, **options)
+    for layer in (1, 2, 3):
+        stream = our_logits(model, NEARBY, stop_at_layer=layer, **options)
+        assert_close(cache.decompose_resid(layer).sum(0), stream, EXACT)
+        assert_close(cache.stack_head_results(layer, incl_remainder=True).sum(0), stream, EXACT)
+    cap = model.cfg.output_logits_soft_cap
+    before_cap = cap * torch.atanh(logits / cap) if cap else logits
+    answers = torch.tensor([7, 3, 18])
+    for stack in (cache.decompose_resid(), cache.stack_head_results(incl_remainder=True)):
+        effects = cache.logit_attrs(stack, answers, include_bias=True)
+        assert_close(effects.sum(0), logit_of(before_cap, answers), EXACT)
+
+
+@pytest.mark.parametrize("name", ["output-norms", "only-output-norms", "layer-norms-of-outputs"])
+def test_heads_of_a_layer_whose_output_is_normalized(name: str) -> None:
+    """Each head goes through that norm with the scale of the run: with b_O and the norm's bias they are attn_out."""
+    model = build(**SUMS[name])
+    _, cache = model.run_with_cache(NEARBY)
+    block, rows = model.blocks[1], cache.stack_head_results(2)[4:8]
+    bias = block.attn.b_O.detach()
+    if block.ln1_post.kind == "LN":
+        bias = bias - bias.mean()
+    constant = bias / cache["blocks.1.ln1_post.hook_scale"] * block.ln1_post.gain.detach()
+    if block.ln1_post.b is not None:
+        constant = constant + block.ln1_post.b.detach()
+    assert_close(rows.sum(0) + constant * model.cfg.residual_scale, cache["attn_out", 1], EXACT)
+
+
+def test_the_embeddings_are_one_part_where_they_are_normalized_together() -> None:
+    model = build(**SUMS["embed-norm"])
+    _, cache = model.run_with_cache(NEARBY, token_type_ids=TYPES)
+    parts, labels = cache.decompose_resid(0, return_labels=True)
+    assert labels == ["embed"]
+    assert torch.equal(parts[0], cache["resid_pre", 0])
+    assert build(n_token_types=2).run_with_cache(NEARBY)[1].decompose_resid(0, return_labels=True)[1] == [
+        "embed",
+        "pos_embed",
+        "token_type_embed",
+    ]
+
+
+def test_a_stream_that_is_normalized_after_every_addition_is_no_sum() -> None:
+    _, cache = hooked("post-norm").run_with_cache(NEARBY)
+    for request_of in (cache.decompose_resid, cache.stack_head_results):
+        with pytest.raises(BadInput, match=r"post-norm model .* is no sum of what was written"):
+            request_of()
+    with pytest.raises(BadInput, match="a masked-LM head is not linear"):
+        cache.logit_attrs(cache["normalized_resid_post", -1][None], 3)
+    streams, labels = cache.accumulated_resid(return_labels=True)
+    assert labels == ["0_pre", "1_pre", "2_pre", "final_post"], "a lens can still read it at each layer"
+    assert_close(streams[-1], our_logits(hooked("post-norm"), NEARBY, stop_at_layer=3), EXACT)

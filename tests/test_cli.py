@@ -1,15 +1,21 @@
 """The command line: what it accepts and refuses, and what it leaves behind."""
 
+import json
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 import transformers
 
 import interp_hooks
+from interp_hooks import HookedTransformer
 from interp_hooks.cli import main
+from interp_hooks.loading import parity
+from interp_hooks.loading.families import FAMILIES
+from interp_hooks.loading.listing import markdown
 from tests.viz.small import save_checkpoint
 
 
@@ -133,3 +139,79 @@ def test_version_and_help_load_nothing_heavy():
         done = subprocess.run([sys.executable, "-c", code, argument], capture_output=True, text=True, check=True)
         assert expected in done.stdout
         assert done.stdout.endswith("set()\n")
+
+
+# -------------------------------------------------------------------------------------------------------------- verify
+
+
+def verify(*arguments: object) -> int:
+    return main(["verify", *map(str, arguments)])
+
+
+def test_verify_prints_the_table_and_exits_0(checkpoint, capsys):
+    assert verify(checkpoint) == 0
+    printed = capsys.readouterr().out
+    assert "PASSED" in printed
+    assert "GPT2LMHeadModel, float32" in printed
+    assert "fold_ln: applied" in printed
+
+
+def test_verify_prints_json(checkpoint, capsys):
+    assert verify(checkpoint, "--json", "--no-processing", "--dtype", "float64", "--text", "When Mary and John") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["passed"] is True
+    assert report["dtype"] == "float64"
+    assert report["tokens"] == 5, "four words and a BOS"
+    assert report["max_error"] < 1e-9, "GPT-2 computes in float64 throughout"
+    assert all(line.endswith("not asked for") for line in report["processing"])
+
+
+def test_verify_exits_1_where_models_differ(checkpoint, capsys, monkeypatch):
+    right = parity.verify
+
+    def edited(model: HookedTransformer, *arguments: object) -> object:
+        with torch.no_grad():
+            model.blocks[0].attn.W_O[0, 0, 0] += 5
+        return right(model, *arguments)
+
+    monkeypatch.setattr(parity, "verify", edited)
+    assert verify(checkpoint) == 1
+    assert "FAILED" in capsys.readouterr().out
+    assert verify(checkpoint, "--json") == 1
+    assert json.loads(capsys.readouterr().out)["passed"] is False
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{tmp}/nowhere"], "there is no folder"),
+        (["{tmp}"], "no config.json"),
+        (["{checkpoint}", "--dtype", "int8"], "dtype must be a floating torch dtype"),
+        (["{checkpoint}", "--dtype", "float31"], "dtype must be a floating torch dtype"),
+        (["{checkpoint}", "--dtype", "float8_e4m3fn"], "dtype must be a floating torch dtype"),
+    ],
+)
+def test_verify_exits_2_where_there_is_nothing_to_compare(arguments, message, checkpoint, tmp_path, capsys):
+    assert verify(*(one.format(tmp=tmp_path, checkpoint=checkpoint) for one in arguments)) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("interp-hooks: error: ")
+    assert message in printed.err
+    assert not printed.out
+
+
+# ------------------------------------------------------------------------------------------------------------ families
+
+
+def test_families_lists_every_architecture(capsys):
+    assert main(["families"]) == 0
+    printed = capsys.readouterr().out
+    there = [family for family in FAMILIES.values() if family.architecture != family.model_type]
+    assert len(there) > 40, "those that the installed transformers has"
+    for family in there:
+        assert family.model_type in printed
+        assert family.architecture in printed
+    assert main(["families", "--markdown"]) == 0
+    table = capsys.readouterr().out
+    assert table == markdown() + "\n"
+    assert table != printed
+    assert [family.model_type for family in there if f"`{family.model_type}`" not in table] == []

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import interp_hooks.components.moe as moe
 from interp_hooks import HookedTransformer, HookPoint, KeyValueCache
 from interp_hooks.errors import CheckpointError
 from tests.test_families import member
@@ -21,7 +22,17 @@ from tests.test_performance_contract import check_no_weight_is_copied
 from tests.tiny import CUSTOM, assert_close, build, convert, fresh_hf, hooked, random_tokens
 
 TOKENS = random_tokens(batch=2, pos=7, d_vocab=19)
-ARCHITECTURES = ["gpt2", "neox", "llama", "alibi-windows", "sinks-capped", "output-norms", "shared-norm", "latent", "post-norm"]
+ARCHITECTURES = [
+    "gpt2",
+    "neox",
+    "llama",
+    "alibi-windows",
+    "sinks-capped",
+    "output-norms",
+    "shared-norm",
+    "latent",
+    "post-norm",
+]
 LAST = ("ln_final", "unembed", "mlm_head")
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -47,7 +58,7 @@ def split(model: HookedTransformer, device: str) -> HookedTransformer:
 def test_every_tensor_lies_where_its_block_does(architecture: str) -> None:
     model = split(own(architecture), "meta")
     with torch.no_grad():
-        logits, cache = model.run_with_cache(TOKENS, names_filter=lambda name: True)
+        logits, cache = model.run_with_cache(TOKENS)
     assert list(logits.shape) == [2, 7, model.cfg.d_vocab_out]
     assert logits.is_meta
     for name, value in cache.items():
@@ -77,7 +88,12 @@ def test_hooks_see_tensors_of_their_blocks_device() -> None:
         seen[hook.name] = value.device.type
         return value / 2
 
-    names = ["blocks.0.attn.hook_pattern", "blocks.1.hook_resid_post", "blocks.2.hook_resid_pre", "blocks.2.attn.hook_z"]
+    names = [
+        "blocks.0.attn.hook_pattern",
+        "blocks.1.hook_resid_post",
+        "blocks.2.hook_resid_pre",
+        "blocks.2.attn.hook_z",
+    ]
     model.run_with_hooks(TOKENS, fwd_hooks=[(name, halve) for name in names])
     assert list(seen.values()) == ["cpu", "cpu", "meta", "meta"]
 
@@ -173,14 +189,15 @@ LIVES: dict[str, Callable[[HookedTransformer], HookedTransformer]] = {
     "pickle": lambda model: pickle.loads(pickle.dumps(model)),
     "state dict": _reloaded,
 }
-MEMBERS = ["gpt2", "neox", "llama", "mixtral", "deepseek-v3", "gpt-oss"]
+# Members and how many tokens they read: so many that no activation has as many numbers as one of their weights.
+MEMBERS = {"gpt2": 11, "neox": 11, "llama": 11, "mixtral": 4, "deepseek-v3": 11, "gpt-oss": 4}
 
 
 @pytest.mark.parametrize("life", LIVES)
 @pytest.mark.parametrize("name", MEMBERS)
 def test_no_weight_is_copied_whatever_a_model_went_through(name: str, life: str) -> None:
     """And it computes what it did before."""
-    tokens = random_tokens(batch=1, pos=11)
+    tokens = random_tokens(batch=1, pos=MEMBERS[name])
     before = convert(member(name))
     after = LIVES[life](convert(member(name)))
     check_no_weight_is_copied(after, tokens)
@@ -189,13 +206,23 @@ def test_no_weight_is_copied_whatever_a_model_went_through(name: str, life: str)
     assert_close(ours, theirs, 1e-4 if life == "processed" else 1e-6)  # float32; layouts may sum in another order
 
 
+def test_a_copied_expert_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mutant for the check above: the weights of one expert are those of a fraction of a parameter."""
+    right = moe.F.linear
+    monkeypatch.setattr(moe.F, "linear", lambda x, weight, bias=None: right(x, weight.clone(), bias))
+    with pytest.raises(AssertionError):
+        check_no_weight_is_copied(convert(member("mixtral")), random_tokens(batch=1, pos=4))
+
+
 @pytest.mark.parametrize("act_fn", ["gelu", "gelu_new", "silu", "relu", "relu2", "quick_gelu", "tanh", "xielu"])
 def test_every_activation_can_be_pickled(act_fn: Any) -> None:
     model = build(act_fn=act_fn)
     assert torch.equal(pickle.loads(pickle.dumps(model))(TOKENS), model(TOKENS))
 
 
-@pytest.mark.parametrize("architecture", ["sinks-capped", "experts", "plain-experts", "output-norms", "latent", "post-norm"])
+@pytest.mark.parametrize(
+    "architecture", ["sinks-capped", "experts", "plain-experts", "output-norms", "latent", "post-norm"]
+)
 def test_a_model_of_ones_own_survives_pickle_and_deepcopy(architecture: str) -> None:
     model = hooked(architecture)
     for twin in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):

@@ -19,15 +19,24 @@ from interp_hooks.hooks import HookPoint
 
 _gelu_tanh = partial(F.gelu, approximate="tanh")
 
+
+def _quick_gelu(x: Tensor) -> Tensor:  # no lambda, so that models can be pickled
+    return x * torch.sigmoid(1.702 * x)
+
+
+def _relu2(x: Tensor) -> Tensor:
+    return F.relu(x).square()
+
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "gelu": F.gelu,
     "gelu_new": _gelu_tanh,  # three published names of one formula
     "gelu_fast": _gelu_tanh,
     "gelu_pytorch_tanh": _gelu_tanh,
-    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
+    "quick_gelu": _quick_gelu,
     "silu": F.silu,
-    "relu2": lambda x: F.relu(x).square(),
+    "relu2": _relu2,
     "tanh": torch.tanh,
 }
 

@@ -92,7 +92,8 @@ def _spread(hf_model: Any) -> bool:
 
 def _refuse_quantised(state: Mapping[str, Tensor], name: str) -> None:
     for key, tensor in state.items():
-        if key.endswith(("weight", "bias", "proj")) and (not tensor.is_floating_point() or tensor.element_size() == 1):
+        is_weight = key.endswith(("weight", "bias", "proj", "_blocks"))
+        if is_weight and (not tensor.is_floating_point() or tensor.element_size() == 1):
             raise CheckpointError(
                 f"{name!r} is quantised ({key} is {tensor.dtype}). A converted model computes, hooks and edits dense "
                 "weights, so nothing works on these. Load it with transformers, call hf_model.dequantize(), and pass "

@@ -19,7 +19,7 @@ from interp_hooks import (
 )
 from interp_hooks.errors import BadInput
 from tests.experiments.by_hand import KINDS, OTHER, RTOL, TOKENS, left_alone, logits_of, value_at, word_tokenizer
-from tests.tiny import assert_close, build, distance, fresh_hf, unchecked_types
+from tests.tiny import CUSTOM, assert_close, build, distance, fresh_hf, hooked, unchecked_types
 
 MODELS: dict[str, dict[str, Any]] = KINDS | {
     "folded": dict(normalization_type="LNPre"),
@@ -256,3 +256,37 @@ def test_a_position_outside_the_prompt() -> None:
     model = build()
     with left_alone(model), pytest.raises(BadInput, match="position -6 is out of range"):
         logit_lens(model, OTHER, pos=-6)
+
+
+# -------------------------------------------------------------------------------------------------- every architecture
+
+ADDITIVE = [name for name in CUSTOM if name != "post-norm"]
+IN_VOCABULARY = TOKENS % 19
+
+
+@pytest.mark.parametrize("unit", ["component", "head"])
+@pytest.mark.parametrize("name", ADDITIVE)
+def test_effects_sum_to_the_logit_in_every_architecture(name: str, unit: Any) -> None:
+    """Multiplied by `logits_scale`, before the soft cap; norms of outputs with the scales of the run."""
+    model = hooked(name)
+    logits = logits_of(model, Run(IN_VOCABULARY))[BATCH, -1]
+    if cap := model.cfg.output_logits_soft_cap:
+        logits = cap * torch.atanh(logits / cap)
+    right, wrong = logits[BATCH, torch.tensor(RIGHT)], logits[BATCH, torch.tensor(WRONG)]
+    result = direct_logit_attribution(model, IN_VOCABULARY, RIGHT, WRONG, unit=unit)
+    assert_close(result.values.sum(0), right - wrong, RTOL)
+    assert_close(result.baselines["model"], right - wrong, RTOL)
+
+
+@pytest.mark.parametrize("name", CUSTOM)
+def test_the_lens_ends_at_the_prediction_in_every_architecture(name: str) -> None:
+    model = hooked(name)
+    lens = logit_lens(model, IN_VOCABULARY)
+    assert_close(lens.log_probs[-1], logits_of(model, Run(IN_VOCABULARY))[BATCH, -1].log_softmax(-1), RTOL)
+
+
+@pytest.mark.parametrize("unit", ["component", "head"])
+def test_a_post_norm_model_has_no_direct_effects(unit: Any) -> None:
+    model = hooked("post-norm")
+    with left_alone(model), pytest.raises(BadInput, match="is no sum of what was written"):
+        direct_logit_attribution(model, IN_VOCABULARY, RIGHT, unit=unit)

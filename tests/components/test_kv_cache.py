@@ -214,7 +214,7 @@ class Interruption(RuntimeError):
 @pytest.mark.parametrize("gradients", [False, True])
 @pytest.mark.parametrize("where", ["hook_embed", "blocks.0.attn.hook_k", "blocks.1.attn.hook_z", "unembed.hook_out"])
 def test_an_exception_leaves_the_cache_as_it_was(where: str, gradients: bool) -> None:
-    """Wherever a hook raises, in a pass of any number of tokens: keys, values and length stay, and the cache goes on."""
+    """Wherever a hook raises, in a pass of any number of tokens: keys, values and length stay, and it goes on."""
     model = hooked("neox")
     cache = filled(model, 4)
     before = contents(cache)
@@ -284,6 +284,15 @@ def test_a_pass_that_stops_early_takes_the_later_layers_from_the_cache() -> None
     assert_close(
         model(TOKENS[:, 6:7], past_kv_cache=cache, stop_at_layer=1), model(TOKENS, stop_at_layer=1)[:, 6:7], EXACT
     )
+
+
+@torch.no_grad()
+def test_a_pass_that_starts_late_takes_the_earlier_layers_from_the_cache() -> None:
+    model, cache = hooked("neox"), filled(hooked("neox"), 4)
+    stream = model(TOKENS, stop_at_layer=1)[:, 4:]
+    assert_close(model(stream, start_at_layer=1, past_kv_cache=cache), whole(model)[:, 4:], EXACT)
+    with pytest.raises(BadInput, match="holds 8 tokens, but not in layer 0"):
+        model(TOKENS[:, :1], past_kv_cache=cache)
 
 
 @torch.no_grad()

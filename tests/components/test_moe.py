@@ -90,7 +90,7 @@ def test_half_precision_leaves_the_choice_in_float32() -> None:
     assert_close(logits[0], X.bfloat16().float() @ half.W_router.float() + half.b_router.float(), 1e-6)
 
 
-# ------------------------------------------------------------------------------------------- one token, one expert a time
+# ----------------------------------------------------------------------------------------- one token, one expert a time
 
 
 def routed_by_hand(logits: list[float], bias: list[float], fields: ExpertsConfig) -> dict[int, float]:
@@ -104,14 +104,18 @@ def routed_by_hand(logits: list[float], bias: list[float], fields: ExpertsConfig
     size = fields.n_experts // fields.n_groups
     groups = [range(first, first + size) for first in range(0, fields.n_experts, size)]
     counted = 2 if fields.group_score == "top2" else 1
-    groups.sort(key=lambda group: sum(sorted((choice[expert] for expert in group), reverse=True)[:counted]), reverse=True)
+    groups.sort(
+        key=lambda group: sum(sorted((choice[expert] for expert in group), reverse=True)[:counted]), reverse=True
+    )
     allowed = [expert for group in groups[: fields.groups_kept] for expert in group]
     chosen = sorted(allowed, key=lambda expert: choice[expert], reverse=True)[: fields.experts_per_token]
     total = sum(scores[expert] for expert in chosen) if fields.normalize_weights else 1.0
     return {expert: scores[expert] / max(total, fields.min_weight_sum) * fields.weight_scale for expert in chosen}
 
 
-def mlp_by_hand(x: Tensor, gate: tuple[Tensor, Tensor], into: tuple[Tensor, Tensor], out: tuple[Tensor, Tensor]) -> Tensor:
+def mlp_by_hand(
+    x: Tensor, gate: tuple[Tensor, Tensor], into: tuple[Tensor, Tensor], out: tuple[Tensor, Tensor]
+) -> Tensor:
     """A gated MLP with GELU (its exact form), as the models of these tests have it."""
     pre = x @ gate[0] + gate[1]
     activated = pre * 0.5 * (1 + torch.erf(pre / math.sqrt(2)))

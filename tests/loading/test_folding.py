@@ -9,8 +9,9 @@ from torch import Tensor
 
 from interp_hooks import HookedTransformer
 from interp_hooks.errors import ConfigError
+from interp_hooks.loading import folding
 from interp_hooks.loading.folding import STEPS, Processing, process
-from tests.tiny import assert_close, build, log_probs, our_logits
+from tests.tiny import CUSTOM, assert_close, build, log_probs, our_logits, random_tokens
 
 # Processing rearranges float64 sums of a few dozen numbers.
 EXACT = 1e-10
@@ -174,3 +175,120 @@ def test_processing_keeps_the_memory_of_every_weight(own: HookedTransformer) -> 
     process(own, Processing())
     for name, weight in own.named_parameters():
         assert (weight.data_ptr(), weight.stride()) == before[name], name
+
+
+# -------------------------------------------------------------------------------------------------- every architecture
+
+NEARBY = random_tokens(batch=2, pos=7, d_vocab=19)
+
+
+@pytest.mark.parametrize("step", [*STEPS, "default"])
+@pytest.mark.parametrize("name", CUSTOM)
+def test_no_probability_changes_in_any_architecture(name: str, step: str) -> None:
+    """Experts, latents, one norm for two readers, gains with an offset, norms of outputs, sinks, clips and caps."""
+    model = build(**CUSTOM[name])
+    before = our_logits(model, NEARBY)
+    processing = Processing() if step == "default" else only(step)
+    cfg = model.cfg
+    if step.startswith("refactor") and (model.rotary or cfg.qkv_clip or cfg.n_key_value_heads < 4 or cfg.qk_norm):
+        with pytest.raises(ConfigError, match="refactor_factored_attn_matrices"):
+            process(model, processing)
+        assert torch.equal(our_logits(model, NEARBY), before), "it is refused before anything is changed"
+        return
+    process(model, processing)
+    after = our_logits(model, NEARBY)
+    assert_close(log_probs(after), log_probs(before), EXACT)
+    if step not in ("center_unembed", "default"):
+        assert_close(after, before, EXACT)
+
+
+@pytest.mark.parametrize("name", ["experts", "latent", "shared-norm", "output-norms"])
+def test_what_is_folded_has_no_gain_left(name: str) -> None:
+    """Of the norms that are only read; those of outputs, latents, queries and keys keep theirs."""
+    model = build(**CUSTOM[name])
+    kept = ("ln1_post", "ln2_post", "q_norm", "k_norm", "latent_norm", "ln_embed")
+    process(model, only("fold_ln"))
+    norms = [key for key, _ in model.named_parameters() if key.endswith((".w", ".b"))]
+    assert [key for key in norms if not any(part in key for part in kept)] == []
+    assert any(any(part in key for part in kept) for key in norms) == (
+        name in ("latent", "shared-norm", "output-norms")
+    )
+
+
+def test_a_gain_is_folded_with_its_offset() -> None:
+    fields = dict(normalization_type="RMS", norm_gain_offset=1.0)
+    model, untouched = build(**fields), build(**fields)
+    process(model, only("fold_ln"))
+    gain = untouched.blocks[1].ln1.w + 1.0
+    assert torch.equal(model.blocks[1].attn.W_Q, untouched.blocks[1].attn.W_Q * gain[None, :, None])
+
+
+def test_router_and_shared_gate_are_readers_too() -> None:
+    model, untouched = build(**CUSTOM["experts"]), build(**CUSTOM["experts"])
+    process(model, only("fold_ln"))
+    mlp, before = model.blocks[1].mlp, untouched.blocks[1].mlp
+    for name in ("W_router", "W_shared_gate", "shared.W_in", "shared.W_gate"):
+        assert float(mlp.get_parameter(name).detach().mean(0).abs().max()) < 1e-14, name  # as above
+    expected = before.b_router + untouched.blocks[1].ln2.b @ before.W_router
+    assert_close(mlp.b_router, expected, EXACT)
+    assert float(mlp.experts.W_in.detach().mean(1).abs().max()) < 1e-14
+
+
+SKIPPED: dict[str, tuple[str, dict[str, Any]]] = {
+    "normalization_type=RMSPre has no gain to fold": ("fold_ln", dict(normalization_type="RMSPre")),
+    "normalization_type=None has no gain to fold": ("fold_ln", dict(normalization_type=None)),
+    "a post-norm's output is the stream itself": ("fold_ln", CUSTOM["post-norm"]),
+    "only a stream that every reader sees through a LayerNorm": (
+        "center_writing_weights",
+        dict(normalization_type="RMS"),
+    ),
+    "the embeddings pass a norm of their own": ("center_writing_weights", dict(embed_norm_type="LN")),
+    "sinusoidal positions are no weights": ("center_writing_weights", dict(positional_embedding_type="sinusoidal")),
+    "a soft cap on the logits does not ignore their mean": ("center_unembed", dict(output_logits_soft_cap=3.0)),
+    "with attention sinks the rows of a pattern do not sum to one": ("fold_value_biases", dict(attn_sinks=True)),
+    "values are clipped after their bias is added": ("fold_value_biases", dict(qkv_clip=0.5)),
+    "latent attention has no value biases": ("fold_value_biases", CUSTOM["latent"]),
+}
+
+
+@pytest.mark.parametrize("why", SKIPPED)
+def test_a_step_that_is_skipped_says_why_and_changes_nothing(why: str) -> None:
+    step, fields = SKIPPED[why]
+    model = build(**fields)
+    before = {key: weight.clone() for key, weight in model.state_dict().items()}
+    (line,) = [line for line in process(model, only(step)) if line.startswith(f"{step}:")]
+    assert line.startswith(f"{step}: skipped, {why}")
+    for key, weight in model.state_dict().items():
+        assert torch.equal(weight, before[key]), key
+
+
+@pytest.mark.parametrize("slice_size", [13, 50, 200])
+@pytest.mark.parametrize("name", ["plain", "experts", "latent", "shared-norm", "output-norms"])
+def test_slices_of_half_precision_are_the_whole(name: str, slice_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few numbers are upcast at once (no fewer than a row of d_model), the result is the same, bit by bit."""
+    fields = CUSTOM.get(name, {}) | dict(dtype=torch.bfloat16)
+    whole, sliced = build(**fields), build(**fields)
+    process(whole, Processing())
+    seen: list[int] = []
+    right = folding._parts
+
+    def parts(*arguments: Any, **options: Any) -> list[Tensor]:
+        found = right(*arguments, **options)
+        seen.append(len(found))
+        return found
+
+    monkeypatch.setattr(folding, "SLICE", slice_size)
+    monkeypatch.setattr(folding, "_parts", parts)
+    process(sliced, Processing())
+    assert max(seen) > 1, "there are slices"
+    for key, weight in sliced.state_dict().items():
+        assert torch.equal(weight, whole.state_dict()[key]), key
+
+
+@pytest.mark.parametrize("name", ["experts", "latent", "shared-norm", "output-norms", "sinks-capped"])
+def test_every_weight_keeps_its_memory_in_any_architecture(name: str) -> None:
+    model = build(**CUSTOM[name])
+    before = {key: (weight.data_ptr(), weight.stride()) for key, weight in model.named_parameters()}
+    process(model, Processing())
+    for key, weight in model.named_parameters():
+        assert (weight.data_ptr(), weight.stride()) == before[key], key
