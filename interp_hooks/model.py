@@ -28,6 +28,7 @@ from interp_hooks.config import HookedTransformerConfig, as_dtype
 from interp_hooks.errors import BadInput
 from interp_hooks.generate import Generation
 from interp_hooks.hooks import HookedRootModule, HookPoint, NameFilter
+from interp_hooks.inputs import Inputs, Prompt
 from interp_hooks.tokens import PaddingSide, TextInterface, TextMethods
 from interp_hooks.weights import StackedWeights
 
@@ -47,14 +48,7 @@ class Output(NamedTuple):
     loss: Tensor
 
 
-class Prompt(NamedTuple):
-    """What a pass reads: token ids (None if it starts at a layer without them) and, if padded, which are real."""
-
-    tokens: Int[Tensor, "batch pos"] | None
-    real: Bool[Tensor, "batch pos"] | None
-
-
-class HookedTransformer(HookedRootModule, StackedWeights, TextMethods, Generation):
+class HookedTransformer(HookedRootModule, StackedWeights, Inputs, TextMethods, Generation):
     """A decoder or encoder-style transformer with named hook points; see `hook_table()` for all of them.
 
     Without `cfg.seed` the initial weights come from torch's global generator: normal with `initializer_range`, biases
@@ -277,24 +271,36 @@ class HookedTransformer(HookedRootModule, StackedWeights, TextMethods, Generatio
             residual = self._checked_residual(input)
             prompt = Prompt(tokens, self._real(attention_mask, residual.shape, cache))
             positions = self._positions(prompt.real, past + residual.shape[1])
-        lengths = positions.amax(1) + 1
+        layers = range(start, stop)
+        residual = self._through(layers, residual, prompt.real, positions, cache)
+        stopped = stop_at_layer is not None
+        output = residual if stopped else self._read_out(residual, prompt, return_type, loss_per_token, logits_pos)
+        if cache is not None:
+            cache.commit(layers, positions.shape[1] - past, prompt.real, positions.amax(1) + 1)
+        return output
+
+    def _through(
+        self,
+        layers: range,
+        residual: Float[Tensor, "batch pos d_model"],
+        real: Bool[Tensor, "batch key"] | None,
+        positions: Int[Tensor, "rows key"],
+        cache: KeyValueCache | None,
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """The stream after some layers; `positions` and `real` are of cached tokens and those of the stream."""
+        pos, keys, causal = residual.shape[1], positions.shape[1], self.cfg.attention_dir == "causal"
         if cache is not None and cache.rotated_for is not None and self.rotary is not None:
-            self.rotary.refuse_other_keys(cache.rotated_for, lengths)
-        rotations = None if self.rotary is None else self.rotary(positions[:, past:], residual.dtype)
-        pos, causal = residual.shape[1], self.cfg.attention_dir == "causal"
-        visibility = Visibility(pos, past + pos, causal, prompt.real, positions)
-        for layer in range(start, stop):
+            self.rotary.refuse_other_keys(cache.rotated_for, positions.amax(1) + 1)
+        rotations = None if self.rotary is None else self.rotary(positions[:, keys - pos :], residual.dtype)
+        visibility = Visibility(pos, keys, causal, real, positions)
+        for layer in layers:
             block, rotation = self.blocks[layer], None if rotations is None else rotations[layer]
             extend = None if cache is None else partial(cache.extend, layer)
             if block.device != residual.device:  # models that are spread over devices
                 residual, visibility = residual.to(block.device), visibility.to(block.device)
             rotation = None if rotation is None else rotation.to(block.device)
             residual = block(residual, rotation, visibility, extend)
-        stopped = stop_at_layer is not None
-        output = residual if stopped else self._read_out(residual, prompt, return_type, loss_per_token, logits_pos)
-        if cache is not None:
-            cache.commit(range(start, stop), pos, prompt.real, lengths)
-        return output
+        return residual
 
     def _embed(
         self,
@@ -351,105 +357,6 @@ class HookedTransformer(HookedRootModule, StackedWeights, TextMethods, Generatio
             return self.unembed(normalized)
         read = torch.einsum("bpd,bnd->bpn", normalized, self.W_U.T[tokens]) + self.b_U[tokens][:, None]
         return self.unembed.shaped(read)
-
-    def _rows_at(self, where: int | Sequence[int] | Tensor, like: Tensor) -> Int[Tensor, "batch n"]:
-        """Positions to read as one row of non-negative indices for each prompt of `like` [batch, pos, ...].
-
-        Raises:
-            BadInput: a position outside the prompt, or per-row positions for another number of prompts.
-        """
-        batch, length = like.shape[:2]
-        index = torch.as_tensor(where, device=like.device)
-        index = index.reshape(1, -1) if index.ndim < 2 else index
-        if index.shape[0] not in (1, batch) or index.ndim != 2:
-            raise BadInput(f"positions per row must be [batch={batch}, n], got {list(index.shape)}")
-        if index.numel() and not (-length <= int(index.min()) and int(index.max()) < length):
-            raise BadInput(f"position {index.flatten().tolist()} is out of range for prompts of {length} tokens")
-        return (index % length).expand(batch, -1)
-
-    def _read(
-        self,
-        input: Any,
-        prepend_bos: Any,
-        padding_side: Any,
-        attention_mask: Tensor | None,
-        cache: KeyValueCache | None,
-    ) -> Prompt:
-        """Text or token ids, checked, on the model's device."""
-        if isinstance(input, str) or (isinstance(input, Sequence) and input and isinstance(input[0], str)):
-            encoded = self.text.encode(input, prepend_bos, padding_side)
-            real = None if encoded.real is None else encoded.real.to(self.device)
-            tokens = encoded.tokens.to(self.device)
-        else:
-            tokens = self._checked_tokens(input)
-            past = cache is not None and cache.length
-            real = None if past or attention_mask is not None else self.text.real_tokens(tokens, padding_side)
-        length = tokens.shape[1] + (0 if cache is None else cache.length)
-        if length > self.cfg.n_ctx:
-            raise BadInput(f"the prompt has {length} tokens, but this model reads at most n_ctx={self.cfg.n_ctx}")
-        return Prompt(tokens, self._real(real if attention_mask is None else attention_mask, tokens.shape, cache))
-
-    def _checked_cache(self, cache: KeyValueCache | None) -> KeyValueCache | None:
-        if cache is not None and self.cfg.attention_dir != "causal":
-            raise BadInput("past_kv_cache needs a causal model: in this one, earlier tokens see later ones")
-        return cache
-
-    def _checked_tokens(self, input: Any) -> Int[Tensor, "batch pos"]:
-        if not isinstance(input, Tensor) or input.is_floating_point() or input.dtype == torch.bool:
-            came = f"a {input.dtype} tensor" if isinstance(input, Tensor) else type(input).__name__
-            raise BadInput(f"expected text or an integer tensor of token ids [batch, pos], got {came}")
-        tokens = input[None] if input.ndim == 1 else input
-        if tokens.ndim != 2 or tokens.numel() == 0:
-            raise BadInput(f"token ids must be [batch, pos] with at least one token, got shape {list(input.shape)}")
-        low, high = int(tokens.min()), int(tokens.max())
-        if low < 0 or high >= self.cfg.d_vocab:
-            raise BadInput(f"token ids must be 0..{self.cfg.d_vocab - 1}, got {low if low < 0 else high}")
-        return tokens.to(self.device, torch.long)
-
-    def _checked_residual(self, input: Any) -> Float[Tensor, "batch pos d_model"]:
-        if not isinstance(input, Tensor) or input.ndim != 3 or input.shape[2] != self.cfg.d_model:
-            came = list(input.shape) if isinstance(input, Tensor) else type(input).__name__
-            raise BadInput(
-                f"start_at_layer needs a residual stream [batch, pos, d_model={self.cfg.d_model}] as input, got {came}"
-            )
-        if input.dtype != self.dtype:
-            raise BadInput(f"the residual stream is {input.dtype}, but this model computes in {self.dtype}")
-        return input
-
-    def _real(
-        self, attention_mask: Tensor | None, shape: Sequence[int], cache: KeyValueCache | None
-    ) -> Bool[Tensor, "batch key"] | None:
-        """The mask of cached and given tokens as booleans, or None if nothing is padding."""
-        batch, pos = shape[:2]
-        past, known = (0, None) if cache is None else (cache.length, cache.real)
-        if attention_mask is None and known is None:
-            return None
-        given = torch.ones(batch, pos) if attention_mask is None else attention_mask
-        if list(given.shape) == [batch, pos] and past:
-            before = torch.ones(batch, past) if known is None else known
-            if len(before) != batch:
-                raise BadInput(f"past_kv_cache holds {len(before)} prompts, got {batch}")
-            given = torch.cat((before.to(self.device).bool(), given.to(self.device).bool()), dim=1)
-        if list(given.shape) != [batch, past + pos]:
-            raise BadInput(f"attention_mask must be [batch, pos] = {[batch, past + pos]}, got {list(given.shape)}")
-        real = given.to(self.device).bool()
-        if not bool(real.any(dim=1).all()):
-            raise BadInput("attention_mask leaves a row without any real token")
-        return None if bool(real.all()) else real
-
-    def _positions(self, real: Bool[Tensor, "batch key"] | None, length: int) -> Int[Tensor, "rows key"]:
-        """Where each token stands among the real ones; one row for all prompts if nothing is padding."""
-        if real is not None:
-            return (real.long().cumsum(1) - 1).clamp(min=0)
-        return torch.arange(length, device=self.device)[None]
-
-    def _layer(self, argument: str, layer: int) -> int:
-        """A layer as 0..n_layers; negative counts from the end."""
-        n_layers = self.cfg.n_layers
-        resolved = layer + n_layers if layer < 0 else layer
-        if not 0 <= resolved <= n_layers:
-            raise BadInput(f"{argument}={layer} is out of range for a model of {n_layers} layers")
-        return resolved
 
     def norm_reading(self, layer: int, mlp: bool = False) -> Norm | NoNorm:
         """The norm through which `layer` reads the stream: its ln1 (ln2 for the MLP), or ln_final after the last."""

@@ -404,3 +404,9 @@ def test_a_tensor_too_many_is_refused_by_name(name: str) -> None:
     hf.base_model.register_parameter("surplus", torch.nn.Parameter(torch.ones(2)))
     with pytest.raises(WeightMismatch, match=r"1 tensors .* no place .*surplus"):
         convert(hf)
+
+
+def test_neox_rejects_nothing_that_its_old_configs_carry() -> None:
+    """Older checkpoints name rotary numbers outside rope_parameters."""
+    hf = build("neox", rope_parameters=None, rotary_pct=0.25, rotary_emb_base=500)
+    assert_close(our_logits(convert(hf), TOKENS), hf_logits(hf, TOKENS), FLOAT32)

@@ -24,7 +24,7 @@ LAYERS = """
     cache
     components
     weights tokens
-    generate
+    inputs generate
     model
     loading interventions results
     readout

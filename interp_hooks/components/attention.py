@@ -207,6 +207,7 @@ class Attention(AttentionCore):
         self.normalizes, self.norm_after_rotary = cfg.qk_norm is not None, cfg.qk_norm_after_rotary
 
     def queries_keys_values(self, inputs: Inputs, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Projected, normalized and rotated, in the order that the config names."""
         q = read_per_head(inputs[0], self.W_Q, self.b_Q)
         k = read_per_head(inputs[1], self.W_K, self.b_K)
         v = read_per_head(inputs[2], self.W_V, self.b_V)
