@@ -42,6 +42,16 @@ class Inputs:
     def dtype(self) -> torch.dtype:
         """What a stream must be in."""
 
+    def _read_at(
+        self, where: int | Sequence[int] | Tensor, stream: Tensor, stop: int, return_type: str | None
+    ) -> Int[Tensor, "batch n"]:
+        """The positions of `logits_pos`, if they can be all that is computed of the last layer."""
+        if stop < self.cfg.n_layers:
+            raise BadInput(f"logits_pos needs a pass through all {self.cfg.n_layers} layers; this one stops at {stop}")
+        if return_type in ("loss", "both"):
+            raise BadInput("logits_pos leaves out positions that a loss needs; use return_type='logits'")
+        return self._rows_at(where, stream)
+
     def _rows_at(self, where: int | Sequence[int] | Tensor, like: Tensor) -> Int[Tensor, "batch n"]:
         """Positions to read as one row of non-negative indices for each prompt of `like` [batch, pos, ...].
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from interp_hooks.cache import ActivationCache
 from interp_hooks.components.attention import Visibility
-from interp_hooks.components.block import TransformerBlock
+from interp_hooks.components.block import TransformerBlock, at_positions
 from interp_hooks.components.embed import Embed, MLMHead, TokenTypeEmbed, Unembed
 from interp_hooks.components.kv_cache import KeyValueCache
 from interp_hooks.components.norm import NoNorm, Norm, norm
@@ -246,7 +246,8 @@ class HookedTransformer(HookedRootModule, StackedWeights, Inputs, TextMethods, G
         ([batch, pos-1] with `loss_per_token`); "both"; or None, which skips the unembedding. `attention_mask`
         [batch, pos] is 1 for real tokens: padding is neither seen nor counted as a position. `stop_at_layer` returns
         the stream that would enter that layer. `logits_pos` unembeds only some positions: one, a list for all rows,
-        or a tensor [batch, n] of each row's own. `tokens` are what a pass that starts at a layer reads, for the loss.
+        or a tensor [batch, n] of each row's own; the last layer computes only these, unless it is hooked, and the stream
+        that `stop_at_layer=n_layers` returns is that of these. `tokens` are what a pass that starts at a layer reads, for the loss.
         `past_kv_cache` holds keys and values of the tokens before the input, whose own are added to it unless it is
         frozen; `attention_mask` covers the input, or both. `token_type_ids` (default: 0) are for models that have them.
 
@@ -272,9 +273,10 @@ class HookedTransformer(HookedRootModule, StackedWeights, Inputs, TextMethods, G
             prompt = Prompt(tokens, self._real(attention_mask, residual.shape, cache))
             positions = self._positions(prompt.real, past + residual.shape[1])
         layers = range(start, stop)
-        residual = self._through(layers, residual, prompt.real, positions, cache)
+        only = None if logits_pos is None else self._read_at(logits_pos, residual, stop, return_type)
+        residual = self._through(layers, residual, prompt.real, positions, cache, only)
         stopped = stop_at_layer is not None
-        output = residual if stopped else self._read_out(residual, prompt, return_type, loss_per_token, logits_pos)
+        output = residual if stopped else self._read_out(residual, prompt, return_type, loss_per_token)
         if cache is not None:
             cache.commit(layers, positions.shape[1] - past, prompt.real, positions.amax(1) + 1)
         return output
@@ -286,8 +288,12 @@ class HookedTransformer(HookedRootModule, StackedWeights, Inputs, TextMethods, G
         real: Bool[Tensor, "batch key"] | None,
         positions: Int[Tensor, "rows key"],
         cache: KeyValueCache | None,
-    ) -> Float[Tensor, "batch pos d_model"]:
-        """The stream after some layers; `positions` and `real` are of cached tokens and those of the stream."""
+        only: Int[Tensor, "batch n"] | None,
+    ) -> Float[Tensor, "batch _ d_model"]:
+        """The stream after some layers, `only` at some positions.
+
+        `positions` and `real` are of cached tokens and those of the stream.
+        """
         pos, keys, causal = residual.shape[1], positions.shape[1], self.cfg.attention_dir == "causal"
         if cache is not None and cache.rotated_for is not None and self.rotary is not None:
             self.rotary.refuse_other_keys(cache.rotated_for, positions.amax(1) + 1)
@@ -299,8 +305,8 @@ class HookedTransformer(HookedRootModule, StackedWeights, Inputs, TextMethods, G
             if block.device != residual.device:  # models that are spread over devices
                 residual, visibility = residual.to(block.device), visibility.to(block.device)
             rotation = None if rotation is None else rotation.to(block.device)
-            residual = block(residual, rotation, visibility, extend)
-        return residual
+            residual = block(residual, rotation, visibility, extend, only if layer == layers[-1] else None)
+        return residual if only is None or layers else at_positions(residual, only)
 
     def _embed(
         self,
@@ -324,13 +330,7 @@ class HookedTransformer(HookedRootModule, StackedWeights, Inputs, TextMethods, G
         prompt: Prompt,
         return_type: ReturnType | None,
         loss_per_token: bool,
-        logits_pos: int | Sequence[int] | Tensor | None,
     ) -> Any:
-        if logits_pos is not None:
-            if return_type in ("loss", "both"):
-                raise BadInput("logits_pos leaves out positions that a loss needs; use return_type='logits'")
-            rows = self._rows_at(logits_pos, residual)
-            residual = residual.gather(1, rows[..., None].expand(-1, -1, residual.shape[2]))
         residual = residual.to(self.W_U.device)
         if return_type is None:
             self.ln_final(residual)  # for its hooks

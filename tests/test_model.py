@@ -20,7 +20,16 @@ from interp_hooks.errors import (
     UnknownHook,
 )
 from tests.test_tokens import word_tokenizer
-from tests.tiny import assert_close, build, our_logits, random_tokens, redraw, unchecked_types
+from tests.tiny import (
+    ARCHITECTURES,
+    assert_close,
+    build,
+    hooked,
+    our_logits,
+    random_tokens,
+    redraw,
+    unchecked_types,
+)
 
 # Sums of a few dozen float64 numbers in another order.
 EXACT = 1e-10
@@ -390,3 +399,33 @@ def test_mistakes_of_words() -> None:
 def test_all_these_errors_can_be_caught_at_once() -> None:
     ours = {error for _, error, _ in MISTAKES.values() if error not in (ZeroDivisionError, TypeError)}
     assert all(issubclass(error, InterpHooksError) for error in ours)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_reading_some_positions_computes_only_these_of_the_last_layer(name: str) -> None:
+    """The same logits as a full pass, prompts padded or not, and with somebody looking into the last layer."""
+    model, tokens = hooked(name), random_tokens(batch=3, pos=6, d_vocab=19)
+    rows = torch.tensor([[5, 2], [0, -1], [3, 3]])
+    last, each = model.blocks[-1], torch.arange(3)[:, None]
+    widths: list[int] = []
+    handle = last.ln1_post.register_forward_hook(lambda _, inputs, out: widths.append(inputs[0].shape[1]))
+    padded = torch.arange(6) >= torch.tensor([0, 0, 2])[:, None]
+    for mask in (None, padded):
+        whole = our_logits(model, tokens, attention_mask=mask)
+        widths.clear()
+        # the same sums in other shapes of the same kernels, in float64
+        assert_close(model(tokens, attention_mask=mask, logits_pos=rows), whole[each, rows], 1e-10)
+        if model.cfg.norm_placement != "post":
+            assert widths == [2]
+        watched, _ = model.run_with_cache(
+            tokens, attention_mask=mask, logits_pos=rows, names_filter=last.hook_attn_out.name
+        )
+        assert_close(watched, whole[each, rows], 1e-10)
+        stream = model(tokens, attention_mask=mask, stop_at_layer=model.cfg.n_layers, logits_pos=rows)
+        assert_close(model(stream, start_at_layer=model.cfg.n_layers), whole[each, rows], 1e-10)
+    handle.remove()
+
+
+def test_read_positions_need_all_layers() -> None:
+    with pytest.raises(BadInput, match="logits_pos needs a pass through all 3 layers; this one stops at 1"):
+        hooked("gpt2")(random_tokens(), stop_at_layer=1, logits_pos=-1)

@@ -37,8 +37,8 @@ Inputs = tuple[Tensor, Tensor, Tensor]
 class Visibility:
     """Which keys each query sees. Dense masks are made at most once a pass, and only if a kernel needs them.
 
-    The queries are the last `queries` of `keys` tokens; `real` tells which tokens are no padding, `positions` where
-    they stand. A padding query sees itself, so that every row of every pattern sums to one.
+    The queries are the last `queries` of `keys` tokens, or only `rows` [batch, n] of those; `real` tells which tokens are
+    no padding, `positions` where they stand. A padding query sees itself, so that every row of every pattern sums to one.
     """
 
     def __init__(
@@ -48,8 +48,10 @@ class Visibility:
         causal: bool,
         real: Bool[Tensor, "batch key"] | None,
         positions: Int[Tensor, "rows key"],
+        rows: Int[Tensor, "batch n"] | None = None,
     ) -> None:
         self.queries, self.keys, self.causal, self.real, self.positions = queries, keys, causal, real, positions
+        self.rows = rows
         self._windowed: dict[int, Bool[Tensor, "rows 1 query key"]] = {}
 
     def to(self, device: torch.device) -> "Visibility":
@@ -57,20 +59,34 @@ class Visibility:
         if self.positions.device == device:
             return self
         real = None if self.real is None else self.real.to(device)
-        return Visibility(self.queries, self.keys, self.causal, real, self.positions.to(device))
+        rows = None if self.rows is None else self.rows.to(device)
+        return Visibility(self.queries, self.keys, self.causal, real, self.positions.to(device), rows)
+
+    def only(self, rows: Int[Tensor, "batch n"]) -> "Visibility":
+        """What some of the queries see."""
+        rows = rows.to(self.positions.device)
+        return Visibility(self.queries, self.keys, self.causal, self.real, self.positions, rows)
 
     def needs_mask(self, window: int | None) -> bool:
         """Whether a kernel that knows "causal" and "everything" needs the dense mask."""
         cuts = window is not None and window < self.keys
-        return cuts or self.real is not None or (self.causal and self.queries != self.keys)
+        everything = self.queries == self.keys and self.rows is None
+        return cuts or self.real is not None or (self.causal and not everything)
 
     def mask(self, window: int | None) -> Bool[Tensor, "rows 1 query key"]:
         """True where a query may look; through a window it sees the last `window` tokens, itself included."""
         if window is None or window >= self.keys:
             return self.dense
         if window not in self._windowed:
-            self._windowed[window] = self.dense & self._every.triu(self.keys - self.queries - window + 1)
+            self._windowed[window] = self.dense & self._rows_of(self._every.triu(self.keys - self.queries - window + 1))
         return self._windowed[window]
+
+    def _rows_of(self, square: Tensor) -> Tensor:
+        """[query, key] or [rows, 1, query, key], of the queries that are asked for."""
+        if self.rows is None:
+            return square
+        square = square.expand(len(self.rows), 1, -1, -1)
+        return square.gather(2, self.rows[:, None, :, None].expand(-1, -1, -1, self.keys))
 
     @cached_property
     def _every(self) -> Bool[Tensor, "query key"]:
@@ -81,15 +97,15 @@ class Visibility:
         """What a query without a window sees."""
         every, past = self._every, self.keys - self.queries
         seen = (every.tril(past) if self.causal else every)[None, None]
-        if self.real is None:
-            return seen
-        itself = every.tril(past) & every.triu(past)
-        return seen & self.real[:, None, None, :] | itself
+        if self.real is not None:
+            itself = every.tril(past) & every.triu(past)
+            seen = seen & self.real[:, None, None, :] | itself
+        return self._rows_of(seen)
 
     @cached_property
     def distance(self) -> Int[Tensor, "rows 1 query key"]:
         """How many positions a key stands before a query."""
-        return (self.positions[:, -self.queries :, None] - self.positions[:, None, :])[:, None]
+        return self._rows_of((self.positions[:, -self.queries :, None] - self.positions[:, None, :])[:, None])
 
 
 class AttentionCore(nn.Module):
@@ -125,9 +141,11 @@ class AttentionCore(nn.Module):
 
     def forward(
         self, inputs: Inputs, rotation: Rotation | None, visibility: Visibility, extend: Extend | None = None
-    ) -> Float[Tensor, "batch pos d_model"]:
+    ) -> Float[Tensor, "batch query d_model"]:
         """What all heads write. With `extend`, queries see the keys and values of earlier tokens too."""
         q, k, v = self.queries_keys_values(inputs, rotation)
+        if visibility.rows is not None:
+            q = q.gather(1, visibility.rows[..., None, None].expand(-1, -1, *q.shape[2:]))
         if extend is not None:
             k, v = extend(k, v)
         z = self.hook_z((self._explicit if self._explicitly() else self._fused)(q, k, v, visibility))

@@ -14,7 +14,7 @@ and `mlp_out` are what is added. The inputs of queries, keys and values can be h
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from interp_hooks.components.attention import Attention, Inputs, Visibility
@@ -33,6 +33,13 @@ class Readings(NamedTuple):
 
     attention: Inputs
     mlp: Tensor | None
+
+
+def at_positions(
+    stream: Float[Tensor, "batch pos d_model"], rows: Int[Tensor, "batch n"]
+) -> Float[Tensor, "batch n d_model"]:
+    """Each row's stream at positions of its own."""
+    return stream.gather(1, rows.to(stream.device)[..., None].expand(-1, -1, stream.shape[-1]))
 
 
 class TransformerBlock(nn.Module):
@@ -71,6 +78,11 @@ class TransformerBlock(nn.Module):
             self.hook_normalized_resid_post = HookPoint("batch pos d_model", d_model=d_model)
 
     @property
+    def points(self) -> list[HookPoint]:
+        """Every hook point of this block."""
+        return [part for part in self.modules() if isinstance(part, HookPoint)]
+
+    @property
     def device(self) -> torch.device:
         """Where the weights live and the arithmetic happens."""
         return self.attn.W_O.device
@@ -81,12 +93,23 @@ class TransformerBlock(nn.Module):
         rotation: Rotation | None,
         visibility: Visibility,
         extend: Extend | None = None,
-    ) -> Float[Tensor, "batch pos d_model"]:
-        """The stream after this block; for `extend` see `AttentionCore.forward`."""
+        only: Int[Tensor, "batch n"] | None = None,
+    ) -> Float[Tensor, "batch _ d_model"]:
+        """The stream after this block; for `extend` see `AttentionCore.forward`.
+
+        With `only`, the stream at these positions of each row: nothing else is computed, unless somebody looks inside.
+        """
+        if only is not None:
+            if self.is_post or any(point.hooked for point in self.points):
+                return at_positions(self(resid_pre, rotation, visibility, extend), only)
+            visibility = visibility.only(only)
         resid_pre = self.hook_resid_pre(resid_pre)
         if self.is_post:
             return self._post(resid_pre, rotation, visibility, extend)
         readings = self._readings(resid_pre)
+        if only is not None:
+            resid_pre = at_positions(resid_pre, only)
+            readings = readings._replace(mlp=None if readings.mlp is None else at_positions(readings.mlp, only))
         attn_out = self.hook_attn_out(self._scaled(self.ln1_post(
             self.attn(readings.attention, rotation, visibility, extend)
         )))  # fmt: skip
