@@ -1,62 +1,103 @@
-"""A whole patching grid against one forward pass per cell, in the same run, with the same numbers.
+"""Patching grids against peers and against the machine's limit, with the same numbers.
 
-    python benchmarks/patching.py [--prompts 4] [--rounds 3]
+    python benchmarks/patching.py [--prompts 4] [--rounds 3] [--without-peers] [--grid resid_pre ...]
 
-The grid patches resid_pre at each of 12 layers x 16 positions of a GPT-2-small-sized model with random weights. "One by
-one" runs a full forward pass with a hook for each cell, and reads the same logit difference from its logits.
+The checkpoint is GPT-2-small-sized with random weights; clean and corrupt prompts have 16 tokens. Peers run in virtual
+environments of their own, by turns with this package in one run, and must give the same numbers to 1e-3. The limit of
+the first grid is its floating-point operations after all sharing (layers from the patched one on, positions from the
+patched one on, of the last layer keys and values everywhere and the rest where the metric reads) over the machine's own
+rate of matrix products of that size, measured in between.
 """
 
 import argparse
+import statistics
+import time
+from collections.abc import Callable
 
 import torch
-from common import by_turns, checkpoint, ratio
+from common import checkpoint
+from peers import PEERS, Peer
 
-from interp_hooks import HookedTransformer, LogitDiff, patch
+from interp_hooks import HookedTransformer, LogitDiff, path_patch, patch
 
 POSITIONS = 16
 
 
-@torch.no_grad()
-def one_by_one(model: HookedTransformer, clean: torch.Tensor, corrupt: torch.Tensor, metric: LogitDiff) -> torch.Tensor:
-    """The grid [layer, pos, prompt], a forward pass for each cell."""
-    _, cache = model.run_with_cache(clean, names_filter=lambda name: name.endswith("hook_resid_pre"))
-    rows = []
-    for layer in range(model.cfg.n_layers):
-        for pos in range(clean.shape[1]):
-
-            def put(value: torch.Tensor, hook: object, layer: int = layer, pos: int = pos) -> torch.Tensor:
-                value[:, pos] = cache["resid_pre", layer][:, pos]
-                return value
-
-            rows.append(metric(model.run_with_hooks(corrupt, fwd_hooks=[(f"resid_pre{layer}", put)])))
-    return torch.stack(rows).unflatten(0, (model.cfg.n_layers, clean.shape[1]))
-
-
-def main(prompts: int, rounds: int) -> None:
-    model = HookedTransformer.from_pretrained(str(checkpoint("gpt2-small-sized")), device="cpu")
+def grids(model: HookedTransformer, prompts: int) -> dict[str, Callable[[], torch.Tensor]]:
+    """Each grid as a function of nothing, and its values [cell ...], means over prompts."""
     generator = torch.Generator().manual_seed(0)
     clean, corrupt = torch.randint(0, 50257, (2, prompts, POSITIONS), generator=generator)
     answer, wrong = torch.randint(0, 50257, (2, prompts), generator=generator)
     metric = LogitDiff(answer, wrong)
-    grids: dict[str, torch.Tensor] = {}
 
-    def shared() -> None:
-        grids["shared"] = patch(model, clean, corrupt, metric, "resid_pre", progress=False).values
+    def swept(hook: str, *over: str) -> torch.Tensor:
+        return patch(model, clean, corrupt, metric, hook, over=over, progress=False).values.mean(-1)
 
-    def separate() -> None:
-        grids["one by one"] = one_by_one(model, clean, corrupt, metric)
+    def every() -> torch.Tensor:
+        return torch.stack([swept(hook, "layer", "pos") for hook in ("resid_pre", "attn_out", "mlp_out")])
 
-    seconds = by_turns({"shared": shared, "one by one": separate}, rounds)
-    difference = (grids["shared"] - grids["one by one"]).abs().max().item()
-    print(f"resid_pre, 12 layers x {POSITIONS} positions, {prompts} prompts, {torch.get_num_threads()} threads")
-    print(f"one by one / shared: {ratio(seconds, 'one by one', 'shared'):.1f} (median of {rounds} rounds)")
-    print(f"largest difference of a logit difference: {difference:.1e}")
-    assert difference < 1e-4
+    return {
+        "resid_pre": lambda: swept("resid_pre", "layer", "pos"),
+        "z": lambda: swept("z", "layer", "head"),
+        "z by position": lambda: swept("z", "layer", "pos", "head"),
+        "block_every": every,
+        "heads to logits": lambda: path_patch(model, clean, corrupt, metric, mlps="freeze").values.mean(-1),
+    }
+
+
+def matmul_rate(rows: int, width: int) -> float:
+    """Floating-point operations per second of this machine's matrix products, at the size of an MLP's."""
+    a, b = torch.randn(rows, width), torch.randn(width, 4 * width)
+    start = time.perf_counter()
+    for _ in range(10):
+        a @ b
+    return 10 * 2 * rows * width * 4 * width / (time.perf_counter() - start)
+
+
+def operations(model: HookedTransformer, prompts: int) -> float:
+    """What the resid_pre grid needs at least."""
+    cfg = model.cfg
+    keys_values, rest = 2 * cfg.d_model**2, 2 * cfg.d_model**2 + 2 * cfg.d_model * cfg.d_mlp  # weights of a layer
+    total = 0.0
+    for layer in range(cfg.n_layers):
+        for pos in range(POSITIONS):
+            tokens = prompts * (POSITIONS - pos)
+            layers_below_the_last = cfg.n_layers - 1 - layer
+            total += 2 * tokens * (keys_values + rest) * layers_below_the_last
+            total += 2 * (tokens * keys_values + prompts * rest)
+    return total
+
+
+@torch.no_grad()
+def main(prompts: int, rounds: int, wanted: list[str], with_peers: bool) -> None:
+    folder = checkpoint("gpt2-small-sized")
+    model = HookedTransformer.from_pretrained(str(folder), device="cpu")
+    ours = grids(model, prompts)
+    peers = {name: Peer(name, folder, prompts, POSITIONS) for name in PEERS} if with_peers else {}
+    print(f"{prompts} prompts x {POSITIONS} tokens, {torch.get_num_threads()} threads, medians of {rounds} rounds")
+    for grid in wanted or ours:
+        ratios: dict[str, list[float]] = {name: [] for name in (*peers, "limit")}
+        for _ in range(rounds):
+            start = time.perf_counter()
+            values = ours[grid]().flatten()
+            seconds = time.perf_counter() - start
+            for name, peer in peers.items():
+                theirs, numbers = peer.compute(grid)
+                difference = (values - torch.tensor(numbers)).abs().max().item()
+                assert difference < 1e-3, f"{name} gives other numbers for {grid}: {difference}"
+                ratios[name].append(theirs / seconds)
+            rate = matmul_rate(32 * prompts * POSITIONS, model.cfg.d_model)
+            ratios["limit"].append(seconds * rate / operations(model, prompts))
+        found = [f"{name} / ours: {statistics.median(ratios[name]):.1f}" for name in peers]
+        limit = [f"ours / limit: {statistics.median(ratios['limit']):.2f}"] if grid == "resid_pre" else []
+        print(f"{grid:<18} {len(values):>5} cells   {seconds:6.2f} s   " + "   ".join(found + limit), flush=True)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--grid", nargs="*", default=[], help="only these")
+    parser.add_argument("--without-peers", action="store_true")
     arguments = parser.parse_args()
-    main(arguments.prompts, arguments.rounds)
+    main(arguments.prompts, arguments.rounds, arguments.grid, not arguments.without_peers)

@@ -7,7 +7,8 @@ Runs are written one at a time; what they have in common is computed once:
     3. in a causal model nothing before the first touched position changes: only later positions are computed, and
        they see the keys and values of the earlier ones as they are in the prompt without interventions;
     4. runs on one prompt are stacked along the batch axis, within a memory budget, each from its first layer on;
-    5. only the positions and tokens that the metric reads are unembedded.
+    5. of the last layer only the positions that the metric reads are computed, and of these only the tokens that it
+       reads are unembedded.
 
 Each of these is exact: the result is that of one full forward pass for each run.
 """
@@ -23,6 +24,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
+from interp_hooks.components.block import at_positions
 from interp_hooks.components.kv_cache import KeyValueCache
 from interp_hooks.errors import BadInput, MetricError
 from interp_hooks.hooks import HookPoint
@@ -205,7 +207,7 @@ def _record(
     recordings: dict[Any, Recording] = {}
     for key, (run, hooks) in wanted.items():  # what a run needs was wanted, and so stands, before it
         last = max(_layer(model, hook) for hook in hooks)
-        with model.hooks(_hooks([run], recordings)):
+        with model.hooks(_hooks([(0, one) for one in run.interventions], 1, recordings)):
             recordings[key] = model.run_with_cache(
                 run.tokens,
                 attention_mask=run.attention_mask,
@@ -230,24 +232,29 @@ def _execute(
     run, first, n_layers = runs[0], starts[0].first, model.cfg.n_layers
     unchanged = recordings.get(_unchanged(run).key, {})
     mask = model.text.real_tokens(run.tokens) if run.attention_mask is None else run.attention_mask
+    touched = _by_layer(model, runs)
+    reads = None if readout.pos is None or n_layers in touched else readout.positions(run) - first
     stream: Tensor | None = None
     for layer in range(starts[0].layer, n_layers + 1):
-        present = [run for run, start in zip(runs, starts, strict=True) if start.layer <= layer]
+        present = sum(start.layer <= layer for start in starts)
         joining = sum(start.layer == layer for start in starts)
         if joining and layer >= 0:
-            entering = _stacked(unchanged[_stream_name(model, layer)][:, first:], joining)
+            entering = unchanged[_stream_name(model, layer)][:, first:]
+            if layer == n_layers and reads is not None:
+                entering = at_positions(entering, reads)
+            entering = _stacked(entering, joining)
             stream = entering if stream is None else torch.cat((stream, entering))
         arguments: dict[str, Any] = {
-            "attention_mask": None if mask is None else _stacked(mask, len(present)),
-            "fwd_hooks": [
-                (hook, fn) for hook, fn in _hooks(present, recordings, first) if _layer(model, hook) == layer
-            ],
+            "attention_mask": None if mask is None else _stacked(mask, present),
+            "fwd_hooks": _hooks(touched.get(layer, []), present, recordings, first),
         }
         if first:
             assert earlier is not None
-            arguments["past_kv_cache"] = earlier.prefix(first, len(present), layer)
+            arguments["past_kv_cache"] = earlier.prefix(first, present, layer)
+        if layer == n_layers - 1 and reads is not None:
+            arguments["logits_pos"] = _stacked(reads, present)
         if layer < 0:
-            tokens = _stacked(run.tokens[:, first:], len(present))
+            tokens = _stacked(run.tokens[:, first:], present)
             stream = model.run_with_hooks(tokens, stop_at_layer=0, **arguments)
         elif layer < n_layers:
             stream = model.run_with_hooks(stream, start_at_layer=layer, stop_at_layer=layer + 1, **arguments)
@@ -255,7 +262,16 @@ def _execute(
             logits = model.run_with_hooks(stream, start_at_layer=n_layers, **arguments)
             return torch.cat([readout.select(one, run) for one in logits.chunk(len(runs))])
     assert stream is not None
-    return readout.read(model, stream, run, first)
+    return (readout.read if reads is None else readout.read_there)(model, stream, run)
+
+
+def _by_layer(model: HookedTransformer, runs: Sequence[Run]) -> dict[int, list[tuple[int, Intervention]]]:
+    """The interventions at each layer, with the place of their run."""
+    touched: dict[int, list[tuple[int, Intervention]]] = defaultdict(list)
+    for place, run in enumerate(runs):
+        for intervention in run.interventions:
+            touched[_layer(model, intervention.site.hook)].append((place, intervention))
+    return touched
 
 
 def _stacked(value: Tensor, copies: int) -> Tensor:
@@ -264,21 +280,20 @@ def _stacked(value: Tensor, copies: int) -> Tensor:
 
 
 def _hooks(
-    runs: Sequence[Run], recordings: Mapping[Any, Recording], first: int = 0
+    touched: Sequence[tuple[int, Intervention]], stacked: int, recordings: Mapping[Any, Recording], first: int = 0
 ) -> list[tuple[str, Callable[..., Tensor]]]:
     """One hook function for each place that is touched, which serves all the stacked runs."""
     by_hook: dict[str, list[tuple[int, Intervention]]] = defaultdict(list)
-    for row, run in enumerate(runs):
-        for intervention in run.interventions:
-            by_hook[intervention.site.hook].append((row, intervention))
+    for place, intervention in touched:
+        by_hook[intervention.site.hook].append((place, intervention))
 
-    def writer(touched: list[tuple[int, Intervention]]) -> Callable[..., Tensor]:
+    def writer(here: list[tuple[int, Intervention]]) -> Callable[..., Tensor]:
         def write(value: Tensor, hook: HookPoint) -> Tensor:
-            rows = value.chunk(len(runs))
-            for row, intervention in touched:
-                intervention.write(rows[row], hook, recordings, first)
+            rows = value.chunk(stacked)
+            for place, intervention in here:
+                intervention.write(rows[place], hook, recordings, first)
             return value
 
         return write
 
-    return [(hook, writer(touched)) for hook, touched in by_hook.items()]
+    return [(hook, writer(here)) for hook, here in by_hook.items()]

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp_hooks.components.block import at_positions
 from interp_hooks.errors import BadInput
 from interp_hooks.interventions import Run
 from interp_hooks.model import HookedTransformer
@@ -31,10 +33,13 @@ class Readout:
     """Which logits a metric reads: a position of each prompt (None: all), and tokens of each prompt (None: all).
 
     `pos` is an int or a tensor [batch]; a negative one counts back from the last real token. `tokens` is [batch, n].
+    `next_tokens` reads what every position says about the token that follows, [batch, pos-1, 2]: its log-probability in
+    nats, and 1 (0 where one of the two is padding, with a log-probability of 0).
     """
 
     pos: int | Tensor | None = None
     tokens: Int[Tensor, "batch n"] | None = None
+    next_tokens: bool = False
 
     def positions(self, run: Run) -> Int[Tensor, "batch 1"]:
         """The position as one non-negative index for each prompt.
@@ -55,20 +60,25 @@ class Readout:
 
     def select(self, logits: Float[Tensor, "batch pos d_vocab"], run: Run) -> Tensor:
         """The part of a run's full logits that is read."""
+        if self.next_tokens:
+            return _next_log_probs(logits[:, :-1], run)
         if self.pos is not None:
-            logits = _gather(logits, self.positions(run))
+            logits = at_positions(logits, self.positions(run))
         if self.tokens is not None:
             logits = logits.gather(-1, self._tokens(run, logits)[:, None].expand(-1, logits.shape[1], -1))
         return logits if self.pos is None else logits[:, 0]
 
-    def read(
-        self, model: HookedTransformer, stream: Float[Tensor, "rows pos d_model"], run: Run, first: int = 0
-    ) -> Tensor:
-        """The same from the final stream, from position `first` on, of copies of the run's prompts, stacked."""
-        copies = len(stream) // len(run.tokens)
+    def read(self, model: HookedTransformer, stream: Float[Tensor, "rows pos d_model"], run: Run) -> Tensor:
+        """The same from the final stream of copies of the run's prompts, stacked."""
         if self.pos is not None:
-            stream = _gather(stream, (self.positions(run) - first).repeat(copies, 1))
-        tokens = None if self.tokens is None else self._tokens(run, stream).repeat(copies, 1)
+            stream = at_positions(stream, self.positions(run).repeat(len(stream) // len(run.tokens), 1))
+        return self.read_there(model, stream, run)
+
+    def read_there(self, model: HookedTransformer, stream: Float[Tensor, "rows read d_model"], run: Run) -> Tensor:
+        """The same from a stream that holds the positions that are read, and no others."""
+        if self.next_tokens:
+            return _next_log_probs(model.logits(stream[:, :-1]), run)
+        tokens = None if self.tokens is None else self._tokens(run, stream).repeat(len(stream) // len(run.tokens), 1)
         logits = model.logits(stream, tokens)
         return logits if self.pos is None else logits[:, 0]
 
@@ -77,14 +87,22 @@ class Readout:
         return for_each_prompt(self.tokens.to(like.device), len(run.tokens), "answer")
 
 
-def _gather(value: Float[Tensor, "rows pos last"], positions: Int[Tensor, "rows 1"]) -> Float[Tensor, "rows 1 last"]:
-    return value.gather(1, positions[..., None].expand(-1, -1, value.shape[-1]))
+def _next_log_probs(logits: Float[Tensor, "rows before d_vocab"], run: Run) -> Float[Tensor, "rows before 2"]:
+    """What the tokens that follow get, at least in float32, for copies of the run's prompts, stacked."""
+    copies = len(logits) // len(run.tokens)
+    following = run.tokens[:, 1:].to(logits.device)
+    real = torch.ones_like(run.tokens) if run.attention_mask is None else run.attention_mask
+    counted = (real[:, :-1].bool() & real[:, 1:].bool()).to(logits.device).repeat(copies, 1)
+    precise = logits.to(torch.promote_types(logits.dtype, torch.float32)).transpose(1, 2)
+    log_probs = -F.cross_entropy(precise, following.repeat(copies, 1), reduction="none")
+    return torch.stack((log_probs.masked_fill(~counted, 0.0), counted.to(log_probs)), dim=-1)
 
 
 class Metric(ABC):
     """A number for each prompt, computed from the logits that `readout` names. `name` has the unit in it."""
 
     name: str = "metric"
+    lower_is_better: bool = False
 
     @property
     @abstractmethod

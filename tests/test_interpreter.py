@@ -14,6 +14,7 @@ from torch import Tensor
 
 import interp_hooks.interpreter as interpreter
 from interp_hooks import HookedTransformer, Intervention, LogitDiff, LogProb, Mean, Readout, Resample, Run, Site, at
+from interp_hooks.components.attention import Visibility
 from interp_hooks.errors import BadInput, HookDidNotFire, MetricError, UnknownHook
 from interp_hooks.interpreter import evaluate
 from interp_hooks.readout import Metric
@@ -869,7 +870,11 @@ def _starts_where_the_last_intervention_is(monkeypatch: pytest.MonkeyPatch) -> N
 
 def _mixes_up_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     right = interpreter._hooks
-    monkeypatch.setattr(interpreter, "_hooks", lambda runs, *rest: right(runs[::-1], *rest))
+
+    def hooks(touched: Any, stacked: int, *rest: Any) -> Any:
+        return right([(stacked - 1 - place, one) for place, one in touched], stacked, *rest)
+
+    monkeypatch.setattr(interpreter, "_hooks", hooks)
 
 
 def _forgets_the_mask(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -928,12 +933,22 @@ def _takes_all_prompts_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _drops_earlier_interventions(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = interpreter._hooks
+    right = interpreter._by_layer
 
-    def hooks(runs: list[Run], *rest: Any) -> Any:
-        return right([dataclasses.replace(run, interventions=list(run.interventions)[-1:]) for run in runs], *rest)
+    def by_layer(model: HookedTransformer, runs: list[Run]) -> Any:
+        return right(model, [dataclasses.replace(run, interventions=list(run.interventions)[-1:]) for run in runs])
 
-    monkeypatch.setattr(interpreter, "_hooks", hooks)
+    monkeypatch.setattr(interpreter, "_by_layer", by_layer)
+
+
+def _asks_the_last_layer_for_the_position_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = Visibility.only
+    monkeypatch.setattr(Visibility, "only", lambda self, rows: right(self, (rows - 1).clamp(min=0)))
+
+
+def _lets_runs_join_with_another_position(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = interpreter.at_positions
+    monkeypatch.setattr(interpreter, "at_positions", lambda stream, rows: right(stream, (rows - 1).clamp(min=0)))
 
 
 def _forgets_the_interventions_of_sources(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -955,6 +970,8 @@ MUTANTS: list[tuple[Callable[[pytest.MonkeyPatch], None], Callable[[], None]]] =
     (_sorts_runs, keeps_order),
     (_takes_all_prompts_for_one, keeps_order),
     (_drops_earlier_interventions, lambda: several_at_once("attn-only")),
+    (_asks_the_last_layer_for_the_position_before, lambda: reads_the_right_place("whole", [Readout(pos=-1)])),
+    (_lets_runs_join_with_another_position, lambda: reads_the_right_place("whole", [Readout(pos=-1)])),
     (_forgets_the_interventions_of_sources, lambda: several_at_once("gpt2")),
 ]
 
@@ -963,8 +980,8 @@ MUTANTS: list[tuple[Callable[[pytest.MonkeyPatch], None], Callable[[], None]]] =
 def test_mutants_are_caught(
     mutate: Callable[[pytest.MonkeyPatch], None], check: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A hook that a late start has passed by is refused by the model itself, which is as good as a wrong number."""
+    """What a late start has passed by raises by itself, which is as good as a wrong number."""
     check()
     mutate(monkeypatch)
-    with unchecked_types(), pytest.raises((AssertionError, HookDidNotFire)):
+    with unchecked_types(), pytest.raises((AssertionError, HookDidNotFire, IndexError)):
         check()
