@@ -2,27 +2,37 @@
 
 The run reads the corrupted tokens, one activation at a time comes from `clean_cache`, and `patching_metric`, a function
 of full logits [batch, pos, d_vocab], gives a number. The result is a tensor whose axes are listed below. Under grouped
-attention keys and values have as many heads as they have groups. `experiments.patching.patch` is the same with labels.
+attention keys and values have as many heads as they have groups. `generic_activation_patch` does the same with a setter
+of one's own; `experiments.patching.patch` is the modern form, with labels.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from tqdm import tqdm
 
 from interp_hooks.cache import ActivationCache
+from interp_hooks.errors import BadInput
 from interp_hooks.experiments.sweep import labels_of
+from interp_hooks.hooks import HookPoint
 from interp_hooks.interpreter import evaluate
 from interp_hooks.interventions import Intervention, Run, at
 from interp_hooks.model import HookedTransformer
+from interp_hooks.names import get_act_name
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PatchingMetric = Callable[[Float[Tensor, "batch pos d_vocab"]], Tensor]
 
 __all__ = [
+    "generic_activation_patch",
     "get_act_patch_attn_head_all_pos_every",
     "get_act_patch_attn_head_by_pos_every",
     "get_act_patch_attn_head_k_all_pos",
@@ -41,6 +51,13 @@ __all__ = [
     "get_act_patch_mlp_out",
     "get_act_patch_resid_mid",
     "get_act_patch_resid_pre",
+    "layer_head_dest_src_pos_pattern_patch_setter",
+    "layer_head_pattern_patch_setter",
+    "layer_head_pos_pattern_patch_setter",
+    "layer_head_vector_patch_setter",
+    "layer_pos_head_vector_patch_setter",
+    "layer_pos_patch_setter",
+    "make_df_from_ranges",
 ]
 
 
@@ -129,3 +146,100 @@ get_act_patch_block_every = _every(
     get_act_patch_attn_out,
     get_act_patch_mlp_out,
 )
+
+
+# ------------------------------------------------------------------------------------------------- with a setter
+
+PatchSetter = Callable[[Tensor, Sequence[int], Tensor], Tensor]
+"""(corrupted activation, index of the cell, clean activation) -> the activation to go on with."""
+
+
+@torch.no_grad()
+def generic_activation_patch(
+    model: HookedTransformer,
+    corrupted_tokens: Int[Tensor, "batch pos"],
+    clean_cache: ActivationCache,
+    patching_metric: PatchingMetric,
+    patch_setter: PatchSetter,
+    activation_name: str,
+    index_axis_names: Sequence[str] | None = None,
+    index_df: pd.DataFrame | None = None,
+    return_index_df: bool = False,
+    progress: bool = True,
+) -> Any:
+    """Patch `activation_name` at every cell by a function of one's own; a pass for each cell, from its layer on.
+
+    Cells are all combinations of `index_axis_names` ("layer", "pos", "head" or "head_index", "dest_pos", "src_pos"),
+    and the result has these axes; or the rows of `index_df`, whose first column is the layer, and the result is [row].
+    With `return_index_df` the table of cells comes too.
+
+    Raises:
+        BadInput: both or neither of the two, an unknown axis, or a first axis that is not the layer.
+    """
+    if (index_axis_names is None) == (index_df is None):
+        raise BadInput("give the cells either by index_axis_names or by index_df")
+    shape: list[int] | None = None
+    if index_df is None:
+        shape = _ranges(model, activation_name, corrupted_tokens, list(index_axis_names or ()))
+        index_df = make_df_from_ranges(shape, list(index_axis_names or ()))
+    if list(index_df.columns)[:1] != ["layer"]:
+        raise BadInput(f"the first axis of a cell must be 'layer', got {list(index_df.columns)}")
+    streams = model.run_with_cache(corrupted_tokens, return_type=None, names_filter=_is_resid_pre)[1]
+    scores = []
+    for index in tqdm(index_df.to_numpy().tolist(), disable=not progress):
+        name = get_act_name(activation_name, index[0])
+
+        def patched(value: Tensor, hook: HookPoint, index: list[int] = index) -> Tensor:
+            return patch_setter(value, index, clean_cache[hook.name])
+
+        stream = streams["resid_pre", index[0]]
+        scores.append(
+            patching_metric(model.run_with_hooks(stream, start_at_layer=index[0], fwd_hooks=[(name, patched)]))
+        )
+    found = torch.stack(scores)
+    found = found if shape is None else found.reshape(*shape, *found.shape[1:])
+    return (found, index_df) if return_index_df else found
+
+
+def _is_resid_pre(name: str) -> bool:
+    return name.endswith("hook_resid_pre")
+
+
+def _ranges(model: HookedTransformer, activation: str, tokens: Tensor, axes: list[str]) -> list[int]:
+    heads = model.points(get_act_name(activation, 0))[0].sizes.get("head", model.cfg.n_heads)
+    length = tokens.shape[-1]
+    sizes = {"layer": model.cfg.n_layers, "head": heads, "head_index": heads}
+    sizes |= {"pos": length, "dest_pos": length, "src_pos": length}
+    if unknown := [axis for axis in axes if axis not in sizes]:
+        raise BadInput(f"there is no axis {unknown[0]!r} to patch along; there are {', '.join(sizes)}")
+    return [sizes[axis] for axis in axes]
+
+
+def make_df_from_ranges(column_max_ranges: Sequence[int], column_names: Sequence[str]) -> pd.DataFrame:
+    """A row for every combination of 0..n-1 of each column."""
+    import pandas as pd
+
+    rows = list(itertools.product(*map(range, column_max_ranges)))
+    return pd.DataFrame(rows, columns=list(column_names))
+
+
+def _setter(cell: str, *dims: int) -> PatchSetter:
+    """Put the clean value where a cell points, whose indices after the layer are along `dims` of the activation."""
+
+    def patch_setter(corrupted_activation: Tensor, index: Sequence[int], clean_activation: Tensor) -> Tensor:
+        place: list[Any] = [slice(None)] * corrupted_activation.ndim
+        for dim, wanted in zip(dims, index[1:], strict=True):
+            place[dim] = wanted
+        corrupted_activation[tuple(place)] = clean_activation[tuple(place)]
+        return corrupted_activation
+
+    patch_setter.__doc__ = f"Patch the activation at a cell [{cell}]."
+    return patch_setter
+
+
+layer_pos_patch_setter = _setter("layer, pos", 1)
+layer_pos_head_vector_patch_setter = _setter("layer, pos, head", 1, 2)
+layer_head_vector_patch_setter = _setter("layer, head", 2)
+layer_head_pattern_patch_setter = _setter("layer, head", 1)
+layer_head_pos_pattern_patch_setter = _setter("layer, head, dest_pos", 1, 2)
+layer_head_dest_src_pos_pattern_patch_setter = _setter("layer, head, dest_pos, src_pos", 1, 2, 3)

@@ -81,7 +81,8 @@ def shape(model: HookedTransformer, name: str) -> list[int]:
 
 
 def test_all_functions_are_compared() -> None:
-    assert sorted(patching.__all__) == sorted(f"get_act_patch_{name}" for name in (*GRIDS, *EVERY))
+    named = [name for name in patching.__all__ if name.startswith("get_act_patch")]
+    assert sorted(named) == sorted(f"get_act_patch_{name}" for name in (*GRIDS, *EVERY))
     assert all(get(name).__doc__ for name in (*GRIDS, *EVERY))
 
 
@@ -155,3 +156,54 @@ def test_progress_is_shown_unless_switched_off(capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().err == ""
     patching.get_act_patch_attn_out(model, TOKENS, clean_cache(model), metric)
     assert "15/15" in capsys.readouterr().err
+
+
+# -------------------------------------------------------------------------------------------------- generic patching
+
+SETTERS: dict[str, tuple[Any, str, list[str]]] = {
+    "resid_pre": (patching.layer_pos_patch_setter, "resid_pre", ["layer", "pos"]),
+    "attn_head_k_by_pos": (patching.layer_pos_head_vector_patch_setter, "k", ["layer", "pos", "head"]),
+    "attn_head_v_all_pos": (patching.layer_head_vector_patch_setter, "v", ["layer", "head_index"]),
+    "attn_head_pattern_all_pos": (patching.layer_head_pattern_patch_setter, "pattern", ["layer", "head"]),
+    "attn_head_pattern_by_pos": (
+        patching.layer_head_pos_pattern_patch_setter, "pattern", ["layer", "head", "dest_pos"],
+    ),
+    "attn_head_pattern_dest_src_pos": (
+        patching.layer_head_dest_src_pos_pattern_patch_setter, "pattern", ["layer", "head", "dest_pos", "src_pos"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SETTERS)
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_generic_patching_with_each_setter_is_the_named_function(name: str, architecture: str) -> None:
+    model, (setter, activation, axes) = model_of(architecture), SETTERS[name]
+    _, cache = model.run_with_cache(OTHER)
+    named = getattr(patching, f"get_act_patch_{name}")(model, TOKENS, cache, metric, progress=False)
+    generic, table = patching.generic_activation_patch(
+        model, TOKENS, cache, metric, setter, activation, axes, return_index_df=True, progress=False
+    )
+    assert_close(generic, named, RTOL)
+    assert list(table.columns) == axes
+    some = table.iloc[::7]
+    rows = patching.generic_activation_patch(
+        model, TOKENS, cache, metric, setter, activation, index_df=some, progress=False
+    )
+    assert_close(rows, named.flatten()[::7], RTOL)
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        ({}, "either by index_axis_names or by index_df"),
+        ({"index_axis_names": ["layer", "neuron"]}, "no axis 'neuron'"),
+        ({"index_axis_names": ["pos", "layer"]}, "first axis of a cell must be 'layer'"),
+    ],
+)
+def test_cells_that_cannot_be_patched(cells: dict[str, Any], message: str) -> None:
+    model = model_of("gpt2")
+    _, cache = model.run_with_cache(OTHER)
+    with pytest.raises(BadInput, match=message):
+        patching.generic_activation_patch(
+            model, TOKENS, cache, metric, patching.layer_pos_patch_setter, "resid_pre", **cells
+        )

@@ -9,8 +9,8 @@ Denoising finds what is sufficient, noising what is necessary; the two differ wh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 from interp_hooks.errors import BadInput
 from interp_hooks.experiments.sweep import paired_runs, sweep_site
@@ -26,18 +26,22 @@ def patch(
     clean: Prompts,
     corrupt: Prompts,
     metric: MetricLike,
-    site: str = "resid_pre",
+    site: str | Sequence[str] = "resid_pre",
     *,
     over: Sequence[str] = ("layer", "pos"),
+    select: Mapping[str, Any] | None = None,
+    window: int = 1,
     direction: Literal["denoise", "noise"] = "denoise",
     layers: Sequence[int] | None = None,
     max_memory: int = MEMORY,
     progress: bool = True,
 ) -> Result:
-    """Patch `site` (a short hook name: "resid_pre", "attn_out", "z", "pattern", ...) at every cell of the axes `over`.
+    """Patch `site` (a short hook name: "resid_pre", "attn_out", "z", "post", ...) at every cell of the axes `over`.
 
     Axes are "layer" and those of the hook ("pos", "head", "query", "key", "neuron"); what is not swept over is patched
-    as a whole, so `over=("layer", "head")` patches a head at all positions. `layers` restricts the sweep.
+    as a whole, so `over=("layer", "head")` patches a head at all positions. `select` fixes an axis instead: an index, a
+    list, or a tensor of one index for each prompt (`select={"pos": subject_positions}`). Several sites are patched
+    together, and so are the `window` layers around each one. `layers` restricts the sweep.
 
     Raises:
         BadInput: prompts that do not correspond token by token, an axis or layer that does not exist.
@@ -54,6 +58,8 @@ def patch(
         source,
         metric,
         over=over,
+        select=select,
+        window=window,
         layers=layers,
         baselines={"clean": clean_run, "corrupt": corrupt_run},
         scale=("corrupt", "clean") if direction == "denoise" else ("clean", "corrupt"),

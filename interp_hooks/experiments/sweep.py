@@ -67,25 +67,48 @@ def sweep(
 def sweep_site(
     model: HookedTransformer,
     base: Run,
-    site: str,
+    site: str | Sequence[str],
     source: Source,
     metric: MetricLike,
     *,
     over: Sequence[str],
+    select: Mapping[str, Any] | None = None,
+    window: int = 1,
     layers: Sequence[int] | None = None,
     **options: Any,
 ) -> Result:
-    """Put `source` at one site after the other: `site` at every cell of the axes `over`, in every layer.
+    """Put `source` at one site after the other: `site` (or several together) at every cell of `over`, in every layer.
 
-    Other keyword arguments go to `sweep`.
+    `select` fixes other axes, as in `at`; `window` layers around each one are changed together. Other keyword arguments
+    go to `sweep`.
+
+    Raises:
+        BadInput: no site, an axis that a site does not have or that is both swept over and fixed, a window below 1.
     """
+    sites, fixed = [site] if isinstance(site, str) else list(site), dict(select or {})
+    if not sites or window < 1:
+        raise BadInput(f"expected at least one site and a window of at least 1 layer, got {sites} and {window}")
+    if twice := [axis for axis in over if axis in fixed]:
+        raise BadInput(f"{twice[0]} is swept over and cannot be selected too")
 
-    def run_at(layer: int, **select: int) -> Run:
-        return Run(base.tokens, [Intervention(at(site, layer, **select), source)], base.attention_mask)
+    def run_at(layer: int, **cell: int) -> Run:
+        near = layers_around(layer, window, model.cfg.n_layers)
+        places = [at(one, each, **cell, **fixed) for each in near for one in sites]
+        return Run(base.tokens, [Intervention(place, source) for place in places], base.attention_mask)
 
     axes = list(over) if "layer" in over else ["layer", *over]
-    labels = labels_of(model, site, axes, base.tokens.shape[1], layers)
-    return sweep(model, run_at, metric, over=labels, **options)
+    grids = [labels_of(model, one, axes, base.tokens.shape[1], layers) for one in sites]
+    if different := [one for one, grid in zip(sites, grids, strict=True) if grid != grids[0]]:
+        raise BadInput(f"{sites[0]} and {different[0]} have axes of different sizes, so they cannot be swept together")
+    return sweep(model, run_at, metric, over=grids[0], **options)
+
+
+def layers_around(layer: int, window: int, n_layers: int) -> range:
+    """The layers of a window: as many before `layer` as from it on, one less if odd, and none that doesn't exist.
+
+    (As in Meng et al. 2022, arxiv.org/abs/2202.05262.)
+    """
+    return range(max(0, layer - window // 2), min(n_layers, layer - (-window // 2)))
 
 
 def paired_runs(model: HookedTransformer, first: Prompts, second: Prompts, names: tuple[str, str]) -> tuple[Run, Run]:

@@ -221,3 +221,45 @@ def test_a_metric_that_fails_leaves_the_model_alone() -> None:
 
     with left_alone(model_of("gpt2")), pytest.raises(ZeroDivisionError, match="mine"):
         patch(model_of("gpt2"), TOKENS, OTHER, fails, progress=False)
+
+
+def test_several_sites_and_layers_together_are_one_run_with_all_of_them() -> None:
+    model = model_of("gpt2")
+    result = patch(model, TOKENS, OTHER, DIFF, ("attn_out", "mlp_out"), over=("layer", "pos"), window=2, progress=False)
+    near = {0: [0], 1: [0, 1], 2: [1, 2]}
+    for layer, layers in near.items():
+        for pos in range(5):
+            places = [at(site, each, pos=pos) for each in layers for site in ("attn_out", "mlp_out")]
+            run = Run(OTHER, [Intervention(place, Run(TOKENS)) for place in places])
+            assert_close(result.values[layer, pos], DIFF(logits_of(model, run)), RTOL)
+
+
+def test_a_window_over_everything_that_is_written_restores_the_clean_run() -> None:
+    model = model_of("gpt2")
+    same_start = torch.cat((TOKENS[:, :1], OTHER[:, 1:]), dim=1)  # positions beyond the first differ
+    wide = patch(
+        model, same_start, OTHER, DIFF, ("attn_out", "mlp_out", "resid_pre"), over=("layer",), window=7, progress=False
+    )
+    assert_close(wide.recovered_fraction, torch.ones(3), RTOL)
+
+
+def test_positions_of_each_prompts_own() -> None:
+    model, own = model_of("llama"), torch.tensor([1, 4])
+    result = patch(model, TOKENS, OTHER, DIFF, "z", over=("layer", "head"), select={"pos": own}, progress=False)
+    for layer, head in ((0, 1), (2, 3)):
+        run = Run(OTHER, [Intervention(at("z", layer, head=head, pos=own), Run(TOKENS))])
+        assert_close(result.values[layer, head], DIFF(logits_of(model, run)), RTOL)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"window": 0}, "at least one site and a window of at least 1"),
+        ({"site": ()}, "at least one site"),
+        ({"select": {"pos": 2}}, "pos is swept over and cannot be selected too"),
+        ({"site": ("z", "k"), "over": ("layer", "head")}, "axes of different sizes"),
+    ],
+)
+def test_sets_that_do_not_fit(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        patch(model_of("llama"), TOKENS, OTHER, DIFF, progress=False, **options)
