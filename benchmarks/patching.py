@@ -18,7 +18,7 @@ import torch
 from common import checkpoint
 from peers import PEERS, Peer
 
-from interp_hooks import HookedTransformer, LogitDiff, path_patch, patch
+from interp_hooks import HookedTransformer, LogitDiff, patch, path_patch
 
 POSITIONS = 16
 

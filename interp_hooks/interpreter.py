@@ -30,7 +30,7 @@ from interp_hooks.errors import BadInput, MetricError
 from interp_hooks.hooks import HookPoint
 from interp_hooks.interventions import Intervention, Recording, Run
 from interp_hooks.model import HookedTransformer
-from interp_hooks.readout import Metric, MetricLike, Readout
+from interp_hooks.readout import Metric, MetricLike, Readout, checked_score
 
 MEMORY = 256 * 2**20  # bytes of activations that stacked runs may take at once
 AFTER_BLOCKS = ("ln_final.", "mlm_head.", "unembed.")
@@ -70,23 +70,12 @@ def evaluate(
             earlier = prefixes.get(_unchanged(together[0]).key)
             logits = _execute(model, together, [starts[place] for place in places], recordings, earlier, readout)
             for place, one in zip(places, logits.chunk(len(places)), strict=True):
-                scores[place] = _checked(score(one), place)
+                scores[place] = checked_score(score(one), f"run {place}")
             bar.update(len(places))
     shapes = {tuple(one.shape) for one in scores.values()}
     if len(shapes) > 1:
         raise MetricError(f"the metric gives tensors of different shapes for different runs: {sorted(shapes)}")
     return torch.stack([scores[place] for place in range(len(runs))])
-
-
-def _checked(score: Any, place: int) -> Tensor:
-    if not isinstance(score, Tensor):
-        raise MetricError(f"the metric must return a tensor (a number for each prompt), got {type(score).__name__}")
-    if bool(score.isnan().any()):
-        raise MetricError(
-            f"the metric gives nan for run {place}: {score.tolist()}. Look for infinite logits on both sides of a "
-            "difference, a division by zero, or an intervention that overflows"
-        )
-    return score if score.is_floating_point() else score.float()
 
 
 # ------------------------------------------------------------------------------------------------ where runs start

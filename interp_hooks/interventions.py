@@ -8,6 +8,7 @@
     Run(corrupt_tokens, [Intervention(at("z", 5, head=1), clean)])        # activation patching
     Run(tokens, [Intervention(at("mlp_out", 3), 0.0)])                    # zero ablation
     Run(tokens, [Intervention(at("z", 5, head=1), Mean(Run(reference)))]) # mean ablation
+    Run(corrupt_tokens, [Intervention(at("resid_pre", 5), clean, along=directions)])  # interchange in a subspace
 
 A source may be a Run, whose own interventions may have Runs as sources. Runs are written one at a time and read that
 way; how they are evaluated together is the business of `interpreter.evaluate`.
@@ -18,10 +19,11 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp_hooks.errors import BadInput, UnknownHook
@@ -33,6 +35,7 @@ Index = int | tuple[int, ...] | Tensor
 Recording = Mapping[str, Tensor]
 POSITIONS = ("pos", "query")  # the axes along which a causal model never looks back from the future
 Prompts = str | Sequence[str] | Tensor
+DEPENDENT = 1e-6  # the sine of the angle to the span of the others below which a direction counts as within it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,10 +204,26 @@ Source = float | Tensor | Recording | Run | Mean | Resample
 
 @dataclass(frozen=True, eq=False)
 class Intervention:
-    """Put a source's value at a site."""
+    """Put a source's value at a site; with `along` only its component along these directions of the last axis.
+
+    `along` is [n, width], or [width] for a single direction, of any length and angle: what counts is their span. The
+    component across it stays. A source of 0.0 then removes the directions.
+
+    Raises:
+        BadInput: `along` spans no subspace of as many dimensions as it has directions.
+    """
 
     site: Site
     source: Source
+    along: Float[Tensor, "*n width"] | None = None
+
+    def __post_init__(self) -> None:
+        self.basis  # noqa: B018  checked here
+
+    @cached_property
+    def basis(self) -> Float[Tensor, "n width"] | None:
+        """The orthonormal directions within which the source's value is put; None: all of them."""
+        return None if self.along is None else orthonormal(self.along)
 
     @property
     def source_run(self) -> Run | None:
@@ -215,7 +234,7 @@ class Intervention:
 
     @property
     def key(self) -> tuple[Any, ...]:
-        return (self.site.key, _key(self.source))
+        return (self.site.key, _key(self.source), id(self.along))
 
     def write(self, value: Tensor, point: HookPoint, recordings: Mapping[Any, Recording], first: int = 0) -> None:
         """Change `value`, whose positions begin at `first`, in place.
@@ -224,20 +243,29 @@ class Intervention:
             BadInput: the site does not fit, or the source has another shape there (prompts of other lengths).
         """
         index = self.site.index(point, value, first)
-        if isinstance(self.source, int | float):
-            value[index] = self.source
-            return
         place = value[index]
-        if isinstance(self.source, Tensor):
-            new = self.source.to(value)
+        if isinstance(self.source, int | float | Tensor):
+            new = torch.as_tensor(self.source, dtype=value.dtype, device=value.device)
         else:
             new = self._elsewhere(point, recordings, value, first)[index]
         try:
-            value[index] = new.expand_as(place)
+            new = new.expand_as(place)
         except RuntimeError as error:
             raise BadInput(
                 f"the source for {point.name} has shape {list(new.shape)}, the place it goes to {list(place.shape)}"
             ) from error
+        value[index] = new if self.basis is None else swapped(place, new, self._basis_at(point, value))
+
+    def _basis_at(self, point: HookPoint, value: Tensor) -> Float[Tensor, "n width"]:
+        assert self.basis is not None
+        if point.axes[-1] in self.site.select:
+            raise BadInput(f"along= takes directions of {point.axes[-1]}, so {point.axes[-1]}= cannot be selected")
+        if value.shape[-1] != self.basis.shape[-1]:
+            raise BadInput(
+                f"the directions of along= have {self.basis.shape[-1]} numbers; {point.name} needs {value.shape[-1]} "
+                f"({point.axes[-1]})"
+            )
+        return self.basis.to(value)
 
     def _elsewhere(self, point: HookPoint, recordings: Mapping[Any, Recording], value: Tensor, first: int) -> Tensor:
         """The source's activation at this point, from position `first` on, one for each prompt."""
@@ -266,6 +294,27 @@ class Intervention:
         if point.name not in self.source:
             raise UnknownHook(f"{point.name} was not cached in the activations that serve as a source")
         return self.source[point.name]
+
+
+def orthonormal(directions: Float[Tensor, "*n width"]) -> Float[Tensor, "n width"]:
+    """An orthonormal basis, in float64, of what the directions span: those of [n, width], or a single one [width].
+
+    Raises:
+        BadInput: no direction, one that is zero or not finite, or directions that depend on each other.
+    """
+    rows = directions.detach().double().reshape(-1, directions.shape[-1])
+    if not len(rows) or len(rows) > rows.shape[1] or not bool(rows.isfinite().all()):
+        raise BadInput(f"expected 1 to {rows.shape[1]} finite directions [n, width], got {list(directions.shape)}")
+    across, triangle = torch.linalg.qr((rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-300)).T)
+    dependent = (triangle.diagonal().abs() < DEPENDENT).nonzero()
+    if len(dependent):
+        raise BadInput(f"direction {int(dependent[0])} is zero, or a combination of the ones before it")
+    return across.T
+
+
+def swapped(value: Tensor, other: Tensor, basis: Float[Tensor, "n width"]) -> Tensor:
+    """`value` with the component of `other` along an orthonormal basis in place of its own."""
+    return value + (other - value) @ basis.T @ basis
 
 
 def _key(value: Any) -> Any:

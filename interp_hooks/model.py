@@ -246,8 +246,8 @@ class HookedTransformer(HookedRootModule, StackedWeights, Inputs, TextMethods, G
         ([batch, pos-1] with `loss_per_token`); "both"; or None, which skips the unembedding. `attention_mask`
         [batch, pos] is 1 for real tokens: padding is neither seen nor counted as a position. `stop_at_layer` returns
         the stream that would enter that layer. `logits_pos` unembeds only some positions: one, a list for all rows,
-        or a tensor [batch, n] of each row's own; the last layer computes only these, unless it is hooked, and the stream
-        that `stop_at_layer=n_layers` returns is that of these. `tokens` are what a pass that starts at a layer reads, for the loss.
+        or a tensor [batch, n] of each row's own; the last layer computes only these, unless it is hooked, and
+        `stop_at_layer=n_layers` returns only these. `tokens` are what a pass that starts later reads, for its loss.
         `past_kv_cache` holds keys and values of the tokens before the input, whose own are added to it unless it is
         frozen; `attention_mask` covers the input, or both. `token_type_ids` (default: 0) are for models that have them.
 

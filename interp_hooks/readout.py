@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp_hooks.components.block import at_positions
-from interp_hooks.errors import BadInput
+from interp_hooks.errors import BadInput, MetricError
 from interp_hooks.interventions import Run
 from interp_hooks.model import HookedTransformer
 
@@ -124,3 +124,24 @@ class Metric(ABC):
 
 
 MetricLike = Metric | Callable[[Tensor], Tensor]
+
+
+def metric_name(metric: MetricLike) -> str:
+    """What a metric is called in results."""
+    return metric.name if isinstance(metric, Metric) else getattr(metric, "__name__", "metric")
+
+
+def checked_score(score: object, what: str) -> Tensor:
+    """What a metric gave, as a tensor of floats.
+
+    Raises:
+        MetricError: no tensor, or nan; `what` says of which run.
+    """
+    if not isinstance(score, Tensor):
+        raise MetricError(f"the metric must return a tensor (a number for each prompt), got {type(score).__name__}")
+    if bool(score.isnan().any()):
+        raise MetricError(
+            f"the metric gives nan for {what}: {score.tolist()}. Look for infinite logits on both sides of a "
+            "difference, a division by zero, or an intervention that overflows"
+        )
+    return score if score.is_floating_point() else score.float()

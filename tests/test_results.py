@@ -1,5 +1,7 @@
 """A result's numbers stand in the cells that its labels say."""
 
+import math
+
 import pandas as pd
 import pytest
 import torch
@@ -115,3 +117,126 @@ def test_top_is_the_largest_in_size() -> None:
 def test_equal_cells_keep_their_order_in_top() -> None:
     ours = Result(metric="m", axes={"layer": range(5)}, values=torch.ones(5, 1))
     assert ours.top(3)["layer"].tolist() == [0, 1, 2]
+
+
+# ---------------------------------------------------------------------------------------------------------- intervals
+
+
+def seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def normal(n: int, seed: int = 1) -> torch.Tensor:
+    return torch.randn(n, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def test_an_interval_is_that_of_the_bootstrap() -> None:
+    """Cell by cell, one resample after the other."""
+    ours = result(values=VALUES + normal(24).reshape(2, 3, 4)).interval(0.8, 50, seeded())
+    drawn = torch.randint(4, (50, 4), generator=seeded())
+    values = VALUES + normal(24).reshape(2, 3, 4)
+    for layer in range(2):
+        for head in range(3):
+            means = sorted(float(values[layer, head][rows].mean()) for rows in drawn)
+            for end, place in ((ours.lower, 4.9), (ours.upper, 44.1)):  # 0.1 and 0.9 of 49
+                below, share = int(place), place - int(place)
+                expected = means[below] * (1 - share) + means[below + 1] * share
+                assert float(end[layer, head]) == pytest.approx(expected, rel=1e-9)
+
+
+def test_large_samples_have_the_textbook_interval() -> None:
+    ours = Result(metric="m", axes={"cell": [0]}, values=3 + 2 * normal(400)[None])
+    half = 1.96 * float(ours.standard_error)
+    lower, upper = ours.interval(samples=4000, generator=seeded())
+    assert float(lower) == pytest.approx(float(ours.mean) - half, abs=0.1 * half)
+    assert float(upper) == pytest.approx(float(ours.mean) + half, abs=0.1 * half)
+
+
+@pytest.mark.slow
+def test_an_interval_covers_the_truth_as_often_as_it_says() -> None:
+    """300 experiments of 40 prompts each, as cells: a binomial count around 90%."""
+    drawn = normal(300 * 40).reshape(300, 40)
+    lower, upper = Result(metric="m", axes={"run": range(300)}, values=drawn).interval(0.9, 2000, seeded())
+    covered = float(((lower < 0) & (upper > 0)).double().mean())
+    assert abs(covered - 0.9) < 3 * math.sqrt(0.9 * 0.1 / 300)
+
+
+def test_cells_are_split_and_put_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = result().interval(generator=seeded())
+    monkeypatch.setattr("interp_hooks.results.AT_ONCE", 2000)
+    parts = result().interval(generator=seeded())
+    assert whole.lower.shape == whole.upper.shape == (2, 3)
+    assert_close(torch.stack(parts), torch.stack(whole), 1e-12)
+
+
+def test_the_fraction_has_an_interval_that_counts_the_baselines() -> None:
+    """Of values that move with their baselines the fraction is certain, however much both vary."""
+    noise = 5 * normal(30)
+    zero, one = noise, noise + 4
+    shared = result(axes={"cell": [0]}, values=(noise + 1)[None], baselines={"corrupt": zero, "clean": one})
+    lower, upper = shared.interval(generator=seeded(), recovered=True)
+    assert float(lower) == pytest.approx(0.25)
+    assert float(upper) == pytest.approx(0.25)
+    plain = shared.interval(generator=seeded())
+    assert float(plain.upper - plain.lower) > 1
+    apart = result(axes={"cell": [0]}, values=torch.ones(1, 30), baselines={"corrupt": zero, "clean": one})
+    lower, upper = apart.interval(generator=seeded(), recovered=True)
+    assert float(upper - lower) > 0.1, "only the baselines vary"
+
+
+def test_intervals_that_are_not_known() -> None:
+    single = result(values=VALUES[..., :1], baselines={}, scale=None).interval()
+    assert bool(single.lower.isnan().all())
+    assert bool(single.upper.isnan().all())
+    agreeing = result(baselines={"corrupt": ONE, "clean": ONE})
+    assert bool(agreeing.interval(recovered=True).lower.isnan().all())
+    assert not agreeing.interval().lower.isnan().any()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(level=1.0), "level must lie between 0 and 1"),
+        (dict(level=95.0), "level must lie between 0 and 1, got 95"),
+        (dict(samples=0), "samples must be at least 1"),
+        (dict(recovered=True), "no two baselines"),
+    ],
+)
+def test_no_interval(options: dict[str, float], message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        result(scale=None).interval(**options)  # type: ignore[arg-type]
+
+
+def test_the_generator_decides_alone() -> None:
+    cell = Result(metric="m", axes={"cell": [0]}, values=normal(30)[None])
+    first, again, other = (cell.interval(generator=torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
+    assert torch.equal(first.lower, again.lower)
+    assert not torch.equal(first.lower, other.lower)
+    torch.manual_seed(11)
+    expected = torch.rand(3)
+    torch.manual_seed(11)
+    cell.interval(generator=seeded())
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_table_with_intervals() -> None:
+    ours = result()
+    table = ours.table(interval=0.9, samples=100, generator=seeded())
+    ends = ["lower", "upper"]
+    fraction = ["recovered_fraction", "recovered_lower", "recovered_upper"]
+    assert list(table.columns) == ["layer", "head", "logit_diff", "standard_error", *ends, *fraction]
+    generator = seeded()
+    plain, recovered = (ours.interval(0.9, 100, generator, recovered=one) for one in (False, True))
+    for column, values in (("lower", plain.lower), ("upper", plain.upper), ("recovered_upper", recovered.upper)):
+        assert table[column].tolist() == values.flatten().tolist()
+    columns = list(result(scale=None).table(interval=0.9).columns)
+    assert columns == ["layer", "head", "logit_diff", "standard_error", "lower", "upper"]
+
+
+def test_the_fraction_of_every_prompt() -> None:
+    ours = result(baselines={"corrupt": ZERO, "clean": torch.tensor([5.0, 3.0, 6.0, 7.0])})
+    for place in ((0, 0), (1, 2)):
+        value = VALUES[place]
+        expected = [(value[0] - 1) / 4, float("nan"), (value[2] - 2) / 4, (value[3] - 2) / 5]
+        assert ours.recovered_by_prompt[place].tolist() == pytest.approx([float(one) for one in expected], nan_ok=True)
+    assert not ours.recovered_fraction.isnan().any()

@@ -37,8 +37,9 @@ Inputs = tuple[Tensor, Tensor, Tensor]
 class Visibility:
     """Which keys each query sees. Dense masks are made at most once a pass, and only if a kernel needs them.
 
-    The queries are the last `queries` of `keys` tokens, or only `rows` [batch, n] of those; `real` tells which tokens are
-    no padding, `positions` where they stand. A padding query sees itself, so that every row of every pattern sums to one.
+    The queries are the last `queries` of `keys` tokens, or only `rows` [batch, n] of those; `real` tells which tokens
+    are no padding, `positions` where they stand. A padding query sees itself, so that every row of every pattern sums
+    to one.
     """
 
     def __init__(

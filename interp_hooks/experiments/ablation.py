@@ -1,31 +1,43 @@
 """Ablation: what does the model lose without one activation?
 
-    zero       put 0 in its place
-    mean       put its mean over a reference set in its place (over prompts and real positions)
-    resample   put its value on another, random prompt of the reference set in its place
+    zero           put 0 in its place
+    mean           its mean over a reference set: over prompts and real positions, BOS tokens left out
+    position_mean  its mean at the same position of the reference prompts, which are of one template
+    resample       its value on another, random prompt of the reference set
+    noise          itself plus Gaussian noise, as large as it varies over the reference set
 
 Zero takes the activation off its usual range, mean keeps what all prompts share, resample keeps its distribution; the
-three can disagree in sign, so say which one was used.
+three can disagree in sign, so say which one was used. `experiments.optimal` learns the constant that harms least.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
-from interp_hooks.experiments.sweep import sweep_site
+from interp_hooks.experiments.moments import (
+    Excluded,
+    Moments,
+    is_pooled,
+    moments,
+    position_dim,
+    real_positions,
+    recorded,
+)
+from interp_hooks.experiments.sweep import labels_of, sweep_site
+from interp_hooks.hooks import HookPoint
 from interp_hooks.interpreter import MEMORY
-from interp_hooks.interventions import Mean, Prompts, Resample, Run, Source, as_run
+from interp_hooks.interventions import Prompts, Recording, Resample, Run, Source, as_run
 from interp_hooks.model import HookedTransformer
 from interp_hooks.readout import MetricLike
 from interp_hooks.results import Result
 
-Method = Literal["zero", "mean", "resample"]
+Method = Literal["zero", "mean", "position_mean", "resample", "noise"]
 
 
 def ablate(
@@ -34,7 +46,7 @@ def ablate(
     metric: MetricLike,
     site: str = "z",
     *,
-    method: Method = "zero",
+    method: Method | Source = "zero",
     over: Sequence[str] = ("layer", "head"),
     reference: Prompts | None = None,
     generator: torch.Generator | None = None,
@@ -44,15 +56,21 @@ def ablate(
 ) -> Result:
     """Ablate `site` at every cell of the axes `over`, as `patch` understands them; the baseline is "original".
 
-    `reference` are the prompts whose activations "mean" and "resample" use (default: `prompts` themselves). Resampling
-    draws a prompt for each prompt with `generator`, never itself where both sets are the same; its reference needs
-    prompts of the same length.
+    `method` is a name, or any source: what `mean_activations` and `noised_activations` give with options of one's own.
+    `reference` are the prompts whose activations the named methods use; the default, `prompts` themselves, lets each
+    prompt's own value into its mean. Resampling draws a prompt for each prompt with `generator`, never itself where
+    both sets are the same; its reference needs prompts of the same length. Noise is the same in all cells.
 
     Raises:
         BadInput: an unknown method, or a reference that does not fit.
     """
     run = as_run(model, prompts)
-    source = ablation_source(method, run, run if reference is None else as_run(model, reference), generator)
+    if isinstance(method, str):
+        source = _named(model, method, run, reference, site, layers, generator)
+    elif reference is not None or generator is not None:
+        raise BadInput("reference= and generator= belong to a method by name; a source already has what it needs")
+    else:
+        source = method
     return sweep_site(
         model,
         run,
@@ -67,19 +85,172 @@ def ablate(
     )
 
 
-def ablation_source(method: Method, run: Run, reference: Run, generator: torch.Generator | None = None) -> Source:
-    """What an ablation of `run` puts in place of an activation.
+def _named(
+    model: HookedTransformer,
+    method: str,
+    run: Run,
+    reference: Prompts | None,
+    site: str,
+    layers: Sequence[int] | None,
+    generator: torch.Generator | None,
+) -> Source:
+    """The source that a method's name stands for, with its usual options."""
+    other = run if reference is None else as_run(model, reference)
+    means: dict[str, Any] = dict(reference=other, layers=layers)
+    sources: dict[str, Callable[[], Source]] = {
+        "zero": lambda: 0.0,
+        "mean": lambda: mean_activations(model, run, site, **means),
+        "position_mean": lambda: mean_activations(model, run, site, per_position=True, **means),
+        "resample": lambda: Resample(other, _draw(run, other, generator)),
+        "noise": lambda: noised_activations(model, run, site, generator=generator, **means),
+    }
+    if method not in sources:
+        raise BadInput(f"method must be one of {', '.join(map(repr, sources))}, or a source, got {method!r}")
+    return sources[method]()
+
+
+@torch.no_grad()
+def mean_activations(
+    model: HookedTransformer,
+    prompts: Prompts | Run,
+    site: str,
+    *,
+    reference: Prompts | Run | None = None,
+    per_position: bool = False,
+    groups: Sequence[Any] | Tensor | None = None,
+    reference_groups: Sequence[Any] | Tensor | None = None,
+    exclude: Sequence[Excluded] = ("bos", "padding"),
+    layers: Sequence[int] | None = None,
+    batch_size: int = 32,
+) -> Recording:
+    """The mean of `site` over a reference set in every layer, as a source for runs on `prompts`.
+
+    Means are taken over prompts and positions, or with `per_position` over prompts alone, in float64, reading
+    `batch_size` prompts at a time. With `groups`, a label for each prompt such as its template, a prompt gets the mean
+    over the reference prompts of its own group (Wang et al. 2022, arxiv.org/abs/2211.00593). Tokens in `exclude` don't
+    count; BOS tokens do in means per position, where they mix with nothing. Only a tokenizer tells what BOS is. Heads,
+    neurons, queries and keys are kept apart.
 
     Raises:
-        BadInput: an unknown method, or a reference from which nothing can be drawn.
+        BadInput: labels that don't fit; position by position, prompts of other lengths; nothing to take a mean of.
     """
-    if method == "zero":
-        return 0.0
-    if method == "mean":
-        return Mean(reference)
-    if method == "resample":
-        return Resample(reference, _draw(run, reference, generator))
-    raise BadInput(f"method must be 'zero', 'mean' or 'resample', got {method!r}")
+    run = _as_plain_run(model, prompts)
+    other = run if reference is None else _as_plain_run(model, reference)
+    reference_groups = groups if reference is None and reference_groups is None else reference_groups
+    own, members = _group_ids(len(run.tokens), len(other.tokens), groups, reference_groups)
+    points = _points(model, site, run, layers)
+    found = moments(
+        model,
+        other,
+        points,
+        groups=members,
+        per_position=per_position,
+        exclude=exclude,
+        batch_size=batch_size,
+    )
+    means: dict[str, Tensor] = {}
+    for point in points:
+        mean = _fitted(run, point, found[point.name], is_pooled(point, per_position), own).mean.to(model.dtype)
+        along = position_dim(point)
+        means[point.name] = mean.expand(*mean.shape[:along], run.tokens.shape[1], *mean.shape[along + 1 :])
+    return means
+
+
+@torch.no_grad()
+def noised_activations(
+    model: HookedTransformer,
+    prompts: Prompts | Run,
+    site: str,
+    *,
+    std: float | None = None,
+    reference: Prompts | Run | None = None,
+    generator: torch.Generator | None = None,
+    layers: Sequence[int] | None = None,
+    batch_size: int = 32,
+) -> Recording:
+    """The activations of `site` on `prompts` plus Gaussian noise in every layer, as a source for runs on `prompts`.
+
+    `std` is the noise's standard deviation; by default that of the reference's activations (of those of `prompts`,
+    without a reference), each coordinate its own. All layers get the same noise, up to that factor.
+
+    Raises:
+        BadInput: a negative std, or activations that are not finite (masked attention scores).
+    """
+    if std is not None and std < 0:
+        raise BadInput(f"std must not be negative, got {std}")
+    run = _as_plain_run(model, prompts)
+    points = _points(model, site, run, layers)
+    other = run if reference is None else _as_plain_run(model, reference)
+    found = {} if std is not None else moments(model, other, points, batch_size=batch_size)
+    one_group = torch.zeros(len(run.tokens), dtype=torch.long)
+    noise: dict[torch.Size, Tensor] = {}  # standard normal
+    noised: dict[str, Tensor] = {}
+    values = recorded(model, run, points)
+    for point in points:
+        value = values[point.name]
+        if not bool(value.isfinite().all()):
+            raise BadInput(f"{point.name} is infinite where attention is masked, so no noise can be added to it")
+        if value.shape not in noise:
+            drawn = torch.randn(value.shape, generator=generator, device=generator.device if generator else None)
+            noise[value.shape] = drawn.to(value)
+        scale = std
+        if scale is None:
+            scale = _fitted(run, point, found[point.name], is_pooled(point, False), one_group).std.to(value)
+        noised[point.name] = value + scale * noise[value.shape]
+    return noised
+
+
+def _as_plain_run(model: HookedTransformer, prompts: Prompts | Run) -> Run:
+    """A run without interventions, which no statistic here would make."""
+    if not isinstance(prompts, Run):
+        return as_run(model, prompts)
+    if prompts.interventions:
+        raise BadInput("expected prompts, or a run without interventions: they would not be made here")
+    return prompts
+
+
+def _points(model: HookedTransformer, site: str, run: Run, layers: Sequence[int] | None) -> list[HookPoint]:
+    labels = labels_of(model, site, ["layer"], run.tokens.shape[1], layers)
+    return [model.points(f"{site}{layer}")[0] for layer in labels["layer"]]
+
+
+def _group_ids(
+    n: int, n_reference: int, groups: Sequence[Any] | Tensor | None, reference_groups: Sequence[Any] | Tensor | None
+) -> tuple[Int[Tensor, " batch"], Int[Tensor, " reference"]]:
+    """The group of every prompt and of every reference prompt, numbered; one for all if there are none."""
+    if groups is None and reference_groups is None:
+        return torch.zeros(n, dtype=torch.long), torch.zeros(n_reference, dtype=torch.long)
+    if groups is None or reference_groups is None:
+        raise BadInput("groups= and reference_groups= go together: a label for each prompt of either set")
+    own, others = (
+        labels.tolist() if isinstance(labels, Tensor) else list(labels) for labels in (groups, reference_groups)
+    )
+    if (len(own), len(others)) != (n, n_reference):
+        raise BadInput(
+            f"expected a group for each of {n} prompts and of {n_reference} reference prompts, "
+            f"got {len(own)} and {len(others)}"
+        )
+    numbers = {label: number for number, label in enumerate(dict.fromkeys(others))}
+    if absent := [label for label in own if label not in numbers]:
+        raise BadInput(f"no reference prompt is of group {absent[0]!r}; there are {', '.join(map(repr, numbers))}")
+    return torch.tensor([numbers[label] for label in own]), torch.tensor([numbers[label] for label in others])
+
+
+def _fitted(run: Run, point: HookPoint, found: Moments, pooled: bool, groups: Int[Tensor, " batch"]) -> Moments:
+    """The moments [batch, 1 or pos, ...] of each prompt's group, checked to have something at all its positions."""
+    along, length = position_dim(point), run.tokens.shape[1]
+    if not pooled and found.mean.shape[along] != length:
+        raise BadInput(
+            f"the moments of {point.name} are taken position by position, so the reference needs prompts of {length} "
+            f"tokens; they have {point.describe(found.mean.shape)}"
+        )
+    fitted = found.of(groups)
+    empty = (fitted.count == 0).movedim(along, 1).reshape(len(groups), -1)
+    empty = empty & real_positions(run).to(empty.device)
+    if bool(empty.any()):
+        row, pos = empty.nonzero()[0].tolist()
+        raise BadInput(f"no token of the reference counts at {point.name} for prompt {row}, position {pos}")
+    return fitted
 
 
 def _draw(run: Run, reference: Run, generator: torch.Generator | None) -> Int[Tensor, " batch"]:

@@ -21,7 +21,7 @@ from interp_hooks.errors import BadInput, MetricError
 from interp_hooks.interpreter import MEMORY, evaluate
 from interp_hooks.interventions import Intervention, Prompts, Run, Source, as_run, at
 from interp_hooks.model import HookedTransformer
-from interp_hooks.readout import Metric, MetricLike
+from interp_hooks.readout import MetricLike, metric_name
 from interp_hooks.results import Result
 
 
@@ -56,7 +56,7 @@ def sweep(
     if scores.ndim != 2:
         raise MetricError(f"the metric must give one number for each prompt, got shape {list(scores.shape[1:])}")
     return Result(
-        metric=metric.name if isinstance(metric, Metric) else getattr(metric, "__name__", "metric"),
+        metric=metric_name(metric),
         axes={axis: list(labels) for axis, labels in over.items()},
         values=scores[len(baselines) :].reshape(*(len(labels) for labels in over.values()), -1),
         baselines=dict(zip(baselines, scores, strict=False)),

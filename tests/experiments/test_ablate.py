@@ -8,7 +8,6 @@ from torch import Tensor
 
 from interp_hooks import HookedTransformer, Intervention, LogitDiff, Mean, Resample, Run, ablate, at, evaluate
 from interp_hooks.errors import BadInput, UnknownHook
-from interp_hooks.experiments.ablation import ablation_source
 from tests.experiments.by_hand import (
     OTHER,
     RTOL,
@@ -82,7 +81,7 @@ def test_the_mean_of_two_prompts_is_their_midpoint() -> None:
     assert_close(whole, whole_by_hand, RTOL)
 
 
-def test_a_mean_leaves_padding_out() -> None:
+def test_a_mean_leaves_padding_and_bos_out() -> None:
     """Reference prompts of several lengths, as text: their mean is that over real tokens."""
     for side in ("left", "right"):
         model = HookedTransformer(build().cfg, word_tokenizer("a", "b", "c"), side)
@@ -90,7 +89,7 @@ def test_a_mean_leaves_padding_out() -> None:
         result = ablate(
             model, TOKENS, DIFF, "mlp_out", method="mean", over=("layer",), reference=["a b c", "c"], progress=False
         )
-        alone = [value_at(model, Run(model.to_tokens(text)), "blocks.1.hook_mlp_out")[0] for text in ("a b c", "c")]
+        alone = [value_at(model, Run(model.to_tokens(text)), "blocks.1.hook_mlp_out")[0, 1:] for text in ("a b c", "c")]
         run = Run(TOKENS, [Intervention(at("mlp_out", 1), torch.cat(alone).mean(0))])
         assert_close(result.values[1], evaluate(model, [run], DIFF)[0], RTOL)
 
@@ -179,7 +178,11 @@ def test_another_reference_is_drawn_from_as_a_whole() -> None:
 # ------------------------------------------------------------------------------------------------------------- mistakes
 
 MISTAKES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
-    "method": (dict(method="median"), BadInput, "'zero', 'mean' or 'resample', got 'median'"),
+    "method": (
+        dict(method="median"),
+        BadInput,
+        "'zero', 'mean', 'position_mean', 'resample', 'noise', or a source, got 'median'",
+    ),
     "site": (dict(site="zz"), UnknownHook, "Did you mean blocks.0.attn.hook_z"),
     "axis": (dict(over=("layer", "query")), BadInput, "cannot be swept over 'query'; it has layer, pos, head, d_head"),
     "layer": (dict(layers=[3]), BadInput, "layer 3 is out of range"),
@@ -204,16 +207,3 @@ def test_mistakes_are_told_and_leave_the_model_alone(what: str) -> None:
     arguments = dict(prompts=TOKENS, metric=DIFF, site="z", progress=False) | changes
     with left_alone(model_of("gpt2")), unchecked_types(), pytest.raises(error, match=message):
         ablate(model_of("gpt2"), **arguments)
-
-
-def test_a_source_by_itself() -> None:
-    """The same three sources serve any run."""
-    run, reference = Run(TOKENS), Run(SIX)
-    assert ablation_source("zero", run, reference) == 0.0
-    mean = ablation_source("mean", run, reference)
-    assert isinstance(mean, Mean)
-    assert mean.run is reference
-    resample = ablation_source("resample", run, reference, torch.Generator().manual_seed(0))
-    assert isinstance(resample, Resample)
-    assert resample.order.shape == (2,)
-    assert bool((resample.order < 6).all())

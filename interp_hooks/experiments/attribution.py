@@ -1,0 +1,318 @@
+"""Attribution patching: what `patch` would give at every cell, to first order, from a single backward pass.
+
+    AtP        (x_source - x) * dm/dx, in the run that is patched (Syed, Rager and Conmy 2023, arxiv.org/abs/2310.10348)
+    qk_fix     queries and keys: the patched pattern is computed, and only what follows it is linear
+    grad_drop  mean size over gradients that skip one layer each, so that paths which cancel don't hide a cell
+    AtP*       both (Kramar, Lieberum, Shah and Nanda 2024, arxiv.org/abs/2403.00745)
+
+An estimate can be badly wrong (a saturated pattern, an OR, a stream that passes many norms), and nothing in it tells:
+`agreement` patches a random sample of its cells and compares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from interp_hooks.errors import BadInput
+from interp_hooks.experiments.gradients import (
+    Differentiable,
+    Hooks,
+    difference,
+    differentiable,
+    finite,
+    recorded,
+    summed,
+)
+from interp_hooks.experiments.sweep import labels_of, paired_runs
+from interp_hooks.hooks import HookPoint
+from interp_hooks.interventions import Prompts, Recording, Run
+from interp_hooks.model import HookedTransformer
+from interp_hooks.names import get_act_name
+from interp_hooks.readout import MetricLike, metric_name
+from interp_hooks.results import Result
+
+SCALES = {"denoise": ("corrupt", "clean"), "noise": ("clean", "corrupt")}
+QUERIES, KEYS = ("q", "rot_q", "q_input"), ("k", "rot_k", "k_input")  # sites that act through the pattern alone
+
+
+def attribution_patch(
+    model: HookedTransformer,
+    clean: Prompts,
+    corrupt: Prompts,
+    metric: MetricLike,
+    site: str = "z",
+    *,
+    over: Sequence[str] = ("layer", "head"),
+    direction: Literal["denoise", "noise"] = "denoise",
+    qk_fix: bool = False,
+    grad_drop: bool = False,
+    layers: Sequence[int] | None = None,
+) -> Result:
+    """Estimate `patch(model, clean, corrupt, metric, site, over=over, direction=direction)`: the same axes and scale.
+
+    `attribution_patches` tells what `qk_fix` and `grad_drop` do and what is raised, and estimates more sites at once.
+    """
+    return attribution_patches(
+        model,
+        clean,
+        corrupt,
+        metric,
+        {site: over},
+        direction=direction,
+        qk_fix=qk_fix,
+        grad_drop=grad_drop,
+        layers=layers,
+    )[site]
+
+
+def attribution_patches(
+    model: HookedTransformer,
+    clean: Prompts,
+    corrupt: Prompts,
+    metric: MetricLike,
+    sites: Mapping[str, Sequence[str]],
+    *,
+    direction: Literal["denoise", "noise"] = "denoise",
+    qk_fix: bool = False,
+    grad_drop: bool = False,
+    layers: Sequence[int] | None = None,
+) -> dict[str, Result]:
+    """`attribution_patch` at several sites, each with its axes: {"z": ("layer", "head"), "mlp_out": ("layer", "pos")}.
+
+    All share two forward passes and a backward one. `qk_fix` adds, for each site of queries or keys ("q", "k", "rot_q",
+    "rot_k", "q_input", "k_input"), two passes through attention, and is exact up to the pattern; other sites stay as
+    they are. `grad_drop` makes as many backward passes as there are layers: the size of an effect is the mean over
+    gradients that skip another layer than the cell's own; its sign, which the paper leaves open, is that of their sum.
+    With both this is AtP*.
+
+    Raises:
+        BadInput: prompts that do not correspond token by token, an axis or layer that does not exist; with `qk_fix`
+            parts of a query or key, or heads that are normalized together; with `grad_drop` a model of one layer.
+        MetricError: the metric is not one number for each prompt, or cannot be differentiated.
+    """
+    if direction not in SCALES:
+        raise BadInput(f"direction must be 'denoise' or 'noise', got {direction!r}")
+    if grad_drop and model.cfg.n_layers < 2:
+        raise BadInput("grad_drop leaves out one other layer at a time, but this model has a single one")
+    runs = paired_runs(model, clean, corrupt, ("clean", "corrupt"))
+    base, source = runs if direction == "noise" else runs[::-1]
+    plans = {site: _plan(model, site, over, base, layers, qk_fix) for site, over in sites.items()}
+    kept = list(dict.fromkeys(name for plan in plans.values() for name in plan.kept))
+    at_source, new = recorded(model, source, metric, [point.name for plan in plans.values() for point in plan.points])
+    drop = _GradDrop()
+    done = differentiable(model, base, metric, kept, drop.hooks(model) if grad_drop else ())
+    changes = {site: _changes(model, plan, base, done.values, new) for site, plan in plans.items()}
+    effects = drop.effects(model, done, plans, changes) if grad_drop else _effects(done, plans, changes)
+    at_base = done.scores.detach()
+    at_clean, at_corrupt = (at_base, at_source) if direction == "noise" else (at_source, at_base)
+    return {
+        site: Result(
+            metric=metric_name(metric),
+            axes={axis: list(labels) for axis, labels in plan.grid.items()},
+            values=at_base + finite(effects[site].movedim(0, list(plan.grid).index("layer")), f"the effect of {site}"),
+            baselines={"clean": at_clean, "corrupt": at_corrupt},
+            scale=SCALES[direction],
+        )
+        for site, plan in plans.items()
+    }
+
+
+# ------------------------------------------------------------------------------------------------------------- plans
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """A site: its cells, its hook point in every layer of them, and whether the patched pattern is computed."""
+
+    grid: Mapping[str, Sequence[int]]
+    points: Sequence[HookPoint]
+    fixed: bool
+
+    @property
+    def kept(self) -> list[str]:
+        """Of what the activations or gradients are needed in the run that is patched."""
+        layers = [point.layer() for point in self.points] if self.fixed else []
+        inside = [hook for layer in layers for hook in (_entering(layer), _pattern(layer))]
+        return [*(point.name for point in self.points), *inside]
+
+
+def _plan(
+    model: HookedTransformer, site: str, over: Sequence[str], run: Run, layers: Sequence[int] | None, qk_fix: bool
+) -> _Plan:
+    """A site's plan, checked."""
+    axes = list(over) if "layer" in over else ["layer", *over]
+    grid = labels_of(model, site, axes, run.tokens.shape[1], layers)
+    points = model.points([get_act_name(site, layer) for layer in grid["layer"]])
+    fixed = qk_fix and _kind(points[0]) in QUERIES + KEYS
+    if fixed and (parts := [axis for axis in axes if axis not in ("layer", "pos", "head")]):
+        raise BadInput(f"qk_fix is about whole queries and keys: leave {', '.join(parts)} out of over for {site!r}")
+    if fixed and "head" in axes and model.cfg.qk_norm == "all_heads":
+        raise BadInput(
+            f"this model normalizes queries and keys over all heads together, so that {site!r} of one head changes the "
+            "scores of all, and qk_fix takes them one by one: leave 'head' out of over, or use patch"
+        )
+    return _Plan(grid=grid, points=points, fixed=fixed)
+
+
+def _kind(point: HookPoint) -> str:
+    """'q' for blocks.0.attn.hook_q."""
+    return point.name.rpartition(".hook_")[2]
+
+
+def _entering(layer: int) -> str:
+    return f"blocks.{layer}.hook_resid_pre"
+
+
+def _pattern(layer: int) -> str:
+    return f"blocks.{layer}.attn.hook_pattern"
+
+
+# --------------------------------------------------------------------------------------------------- what changes
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Change:
+    """What patching one layer does: to first order, `effect` of the gradient at `hook`, a tensor with these axes."""
+
+    hook: str
+    axes: tuple[str, ...]
+    effect: Callable[[Tensor], Tensor]
+
+
+def _changes(model: HookedTransformer, plan: _Plan, run: Run, old: Recording, new: Recording) -> list[_Change]:
+    """The change at each layer of a plan, from the activations of the run that is patched and of the source."""
+    if not plan.fixed:
+        return [_plain(point, difference(new[point.name], old[point.name].detach())) for point in plan.points]
+    change = _one_key if _kind(plan.points[0]) in KEYS and "pos" in plan.grid else _pattern_change
+    changes = []
+    for point in plan.points:
+        stream = old[_entering(point.layer())].detach()
+        before = _scores(model, run, point.layer(), stream)
+        after = _scores(model, run, point.layer(), stream, [(point.name, _putting(new[point.name]))])
+        changes.append(change(point, before, after))
+    return changes
+
+
+def _plain(point: HookPoint, change: Tensor) -> _Change:
+    return _Change(hook=point.name, axes=point.axes, effect=lambda gradient: change * gradient)
+
+
+def _putting(new: Tensor) -> Callable[..., Tensor]:
+    return lambda value, hook: new
+
+
+def _scores(
+    model: HookedTransformer, run: Run, layer: int, stream: Tensor, hooks: Hooks = ()
+) -> Float[Tensor, "batch head query keys"]:
+    """In float64, the scores of a layer that `stream` enters, whatever it does to queries and keys.
+
+    A sink is one key more, the last one: it takes a share of every softmax.
+    """
+    names = [f"blocks.{layer}.attn.hook_{name}" for name in ("attn_scores", *["sink"] * model.cfg.attn_sinks)]
+    with torch.no_grad(), model.hooks(fwd_hooks=hooks):
+        _, found = model.run_with_cache(
+            stream,
+            start_at_layer=layer,
+            stop_at_layer=layer + 1,
+            attention_mask=run.attention_mask,
+            names_filter=names,
+            return_cache_object=False,
+        )
+    scores, *sinks = (found[name].double() for name in names)
+    return torch.cat((scores, *(sink[..., None] for sink in sinks)), dim=-1)
+
+
+def _pattern_change(point: HookPoint, before: Tensor, after: Tensor) -> _Change:
+    """All positions at once, or each query alone: rows of a pattern have nothing to do with each other."""
+    change = after.softmax(-1) - before.softmax(-1)
+    return _on_pattern(point, before, lambda gradient: (change * gradient).sum(-1))
+
+
+def _one_key(point: HookPoint, before: Tensor, after: Tensor) -> _Change:
+    """Each key alone. Its share in a row goes from a to p, and those of all others are scaled by (1 - p) / (1 - a).
+
+    With the pattern's gradient g that makes (p - a) (g of the key - g of the others, weighted by their shares). For the
+    key with the largest share 1 - a may be no number above 0, so there the others are summed.
+    """
+    log_share = before.log_softmax(-1)
+    share, top = log_share.exp(), log_share.argmax(-1, keepdim=True)
+    below_top = log_share.scatter(-1, top, -torch.inf)
+    log_rest_of_top = below_top.logsumexp(-1, keepdim=True)
+    log_rest = (-share).log1p().scatter(-1, top, log_rest_of_top)
+    moved = (log_share - log_rest + difference(after, before)).sigmoid() - share
+    below_top = (below_top - log_rest_of_top.clamp_min(torch.finfo(log_share.dtype).min)).exp()
+
+    def effect(gradient: Tensor) -> Tensor:
+        weighted = share * gradient
+        others = (weighted.sum(-1, keepdim=True) - weighted) / (1 - share)
+        others = others.scatter(-1, top, (below_top * gradient).sum(-1, keepdim=True))
+        return (moved * (gradient - others)).sum(-2)  # over the queries that see it
+
+    return _on_pattern(point, before, effect)
+
+
+def _on_pattern(point: HookPoint, scores: Tensor, effect: Callable[[Tensor], Tensor]) -> _Change:
+    """`effect` [batch, head, pos] of the pattern's gradient (0 for a sink), summed over heads that share a key."""
+    heads, sinks = point.sizes["head"], scores.shape[-1] - scores.shape[-2]
+
+    def cells(gradient: Tensor) -> Tensor:
+        found = effect(F.pad(gradient.double(), (0, sinks)))[..., : gradient.shape[-1]]
+        return found.unflatten(1, (heads, -1)).sum(2)
+
+    return _Change(hook=_pattern(point.layer()), axes=("batch", "head", "pos"), effect=cells)
+
+
+# ------------------------------------------------------------------------------------------------------ from gradients
+
+Plans = Mapping[str, _Plan]
+Changes = Mapping[str, Sequence[_Change]]
+
+
+def _effects(done: Differentiable, plans: Plans, changes: Changes) -> dict[str, Float[Tensor, "layer ..."]]:
+    """The effect of every cell of each site, from one backward pass."""
+    gradients = done.gradients()
+
+    def cells(site: str, change: _Change) -> Tensor:
+        over = [axis for axis in plans[site].grid if axis != "layer"]
+        return summed(change.effect(gradients[change.hook]), change.axes, over, len(done.scores)).to(done.scores)
+
+    return {site: torch.stack([cells(site, change) for change in listed]) for site, listed in changes.items()}
+
+
+class _GradDrop:
+    """Backward passes through which no gradient goes by what one layer writes to the stream."""
+
+    def __init__(self) -> None:
+        self.layer = -1  # which one, at present
+
+    def hooks(self, model: HookedTransformer) -> Hooks:
+        """What the forward pass needs."""
+
+        def drop(value: Tensor, hook: HookPoint) -> Tensor:
+            if value.requires_grad:
+                layer = hook.layer()
+                value.register_hook(lambda gradient: gradient * (layer != self.layer))
+            return value
+
+        writers = model.points(lambda name: name.endswith(("hook_attn_out", "hook_mlp_out")))
+        return [(point.name, drop) for point in writers]
+
+    def effects(
+        self, model: HookedTransformer, done: Differentiable, plans: Plans, changes: Changes
+    ) -> dict[str, Float[Tensor, "layer ..."]]:
+        """Mean sizes over the layers that are not a cell's own, with the sign of the sum."""
+        size, total = dict.fromkeys(plans, torch.zeros(())), dict.fromkeys(plans, torch.zeros(()))
+        for self.layer in range(model.cfg.n_layers):
+            for site, effects in _effects(done, plans, changes).items():
+                own = torch.tensor([point.layer() == self.layer for point in plans[site].points])
+                effects = effects.masked_fill(own.to(effects.device).view(-1, *[1] * (effects.ndim - 1)), 0.0)
+                size[site] = size[site].to(effects) + effects.abs() / (model.cfg.n_layers - 1)
+                total[site] = total[site].to(effects) + effects
+        return {site: size[site].where(total[site] >= 0, -size[site]) for site in plans}

@@ -1,0 +1,216 @@
+"""A run in which all attention is frozen: what changes in the stream if only some parts write something else.
+
+With attention frozen no position depends on another one, so that the run is computed only where it is read, and of the
+blocks only the MLPs after a sender, for many senders at once; none at all where MLPs are frozen too. Everything else
+is what it was in the base run, of which the recorded stream tells all that is needed. Norms are recomputed.
+
+    base   resid_pre ----------------(+) attn_out ------------(+) mlp_out ------> resid_post
+    shift      0 ------(+) senders' change of attn_out ---(+) change of mlp_out ---> the stream's difference to it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from interp_hooks.components.weights import write_per_head
+from interp_hooks.interventions import Recording, Run, Site
+from interp_hooks.model import HookedTransformer
+
+MLPs = Literal["recompute", "freeze"]
+
+EMBEDDINGS = ("hook_embed", "hook_pos_embed", "hook_token_type_embed")
+ADDED = ("attn.hook_z", "hook_attn_out", "hook_mlp_out")
+ATTENTION_INPUTS = ("hook_q_input", "hook_k_input", "hook_v_input", "hook_attn_in")
+
+
+class Senders(NamedTuple):
+    """Sites that send together, and the first layer in which they do (-1: the embeddings)."""
+
+    sites: list[Site]
+    layer: int
+
+    def at(self, hook: str) -> list[Site]:
+        """Those at this hook."""
+        return [site for site in self.sites if site.hook == hook]
+
+
+def layer_of(hook: str) -> int:
+    """The layer of a full hook name; -1 before the blocks."""
+    return int(hook.split(".")[1]) if hook.startswith("blocks.") else -1
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FrozenRun:
+    """The base run, with attention frozen, in which senders add to the stream what they add in the other run.
+
+    `base` and `other` are recordings of the two runs at the positions `rows` [batch, n] (None: all). `wanted` names the
+    inputs to note down: hooks, or "logits" for the final stream.
+    """
+
+    model: HookedTransformer
+    tokens: Int[Tensor, "batch pos"]
+    base: Recording
+    other: Recording
+    wanted: Collection[str]
+    mlps: MLPs
+    rows: Int[Tensor, "batch n"] | None
+
+    @classmethod
+    def record(
+        cls,
+        model: HookedTransformer,
+        runs: tuple[Run, Run],
+        every: Sequence[Senders],
+        wanted: Collection[str],
+        mlps: MLPs,
+        rows: Tensor | None = None,
+    ) -> FrozenRun:
+        """Run the base and the other prompt, and keep what `inputs` of these senders will need."""
+        first, sent = every[0].layer, {site.hook for senders in every for site in senders.sites}
+        blocks = [f"blocks.{layer}.hook_" for layer in range(max(0, first), model.cfg.n_layers)]
+        kept = {block + what for block in blocks for what in ("resid_pre", "attn_out", "mlp_out")}
+        kept |= {hook.replace("hook_attn_out", "attn.hook_z") for hook in sent}
+        kept |= set(EMBEDDINGS) if first < 0 else set()
+        final, recordings = _stream(model, model.cfg.n_layers), []
+        for run, names in zip(runs, (kept, sent), strict=True):
+            _, stored = model.run_with_cache(
+                run.tokens,
+                attention_mask=run.attention_mask,
+                return_type=None,
+                names_filter=[hook for hook in model.hook_dict if hook in names or hook == final],
+                return_cache_object=False,
+            )
+            recordings.append({hook: _at_rows(value, rows) for hook, value in stored.items()})
+        base, other = recordings
+        return cls(model=model, tokens=runs[0].tokens, base=base, other=other, wanted=wanted, mlps=mlps, rows=rows)
+
+    @property
+    def final_streams(self) -> tuple[Tensor, Tensor]:
+        """The stream [batch, n, d_model] after the last block in the base and in the other run."""
+        final = _stream(self.model, self.model.cfg.n_layers)
+        return self.base[final], self.other[final]
+
+    def inputs(self, every: Sequence[Senders]) -> dict[str, Float[Tensor, "senders batch n d_model"]]:
+        """The wanted inputs as the senders, ordered by layer, change them; of those only that come before an input."""
+        noted: dict[str, Tensor] = {}
+        n_layers = self.model.cfg.n_layers
+        last = max(n_layers if hook == "logits" else layer_of(hook) + hook.endswith("mlp_in") for hook in self.wanted)
+        embedding = [senders for senders in every if senders.layer < 0]
+        shift = self._embedding_change(embedding) if embedding else None
+        for layer in range(max(0, every[0].layer), last + 1):
+            entering = self.base[_stream(self.model, layer)]
+            if shift is not None:
+                shift = shift.to(entering.device)
+                noted |= dict.fromkeys(self._readers(layer), entering + shift)
+            if layer == last:
+                break
+            joining = sum(senders.layer == layer for senders in every)
+            unchanged = entering.new_zeros(joining, *entering.shape)
+            shift = unchanged if shift is None else torch.cat((shift, unchanged))
+            shift = self._after_block(layer, shift, every[: len(shift)], noted)
+        return noted
+
+    def _readers(self, layer: int) -> list[str]:
+        """The wanted inputs that read the stream as it enters a layer."""
+        if layer == self.model.cfg.n_layers:
+            return [hook for hook in self.wanted if hook == "logits"]
+        return [hook for hook in self.wanted if layer_of(hook) == layer and hook.endswith(ATTENTION_INPUTS)]
+
+    def _after_block(self, layer: int, shift: Tensor, every: Sequence[Senders], noted: dict[str, Tensor]) -> Tensor:
+        """The stream's difference to the base run after a block, from that before it."""
+        block, name = self.model.blocks[layer], f"blocks.{layer}.hook_"
+        mid_shift = shift + self._attention_change(layer, every)
+        if block.attn_only:
+            return mid_shift
+        sent = any(senders.at(name + "mlp_out") for senders in every)
+        if self.mlps == "freeze" and not (sent or block.is_post or name + "mlp_in" in self.wanted):
+            return mid_shift  # nothing else changes
+        resid_pre, attn_out, mlp_out = (self.base[name + what] for what in ("resid_pre", "attn_out", "mlp_out"))
+        mlp_in = resid_pre + shift if block.parallel else resid_pre + attn_out + mid_shift
+        if block.is_post:
+            mlp_in = block.ln1(mlp_in)
+        if name + "mlp_in" in self.wanted:
+            noted[name + "mlp_in"] = mlp_in
+        frozen = mlp_out.expand_as(mlp_in)
+        written = self._sent(name + "mlp_out", frozen if self.mlps == "freeze" else self._mlp(layer, mlp_in), every)
+        if not block.is_post:
+            return mid_shift + (written - mlp_out)
+        following = self.base[_stream(self.model, layer + 1)]
+        return block.ln2(mlp_in + written).to(following.device) - following
+
+    def _attention_change(self, layer: int, every: Sequence[Senders]) -> Tensor | float:
+        """What attention adds to the stream, less what it adds in the base run."""
+        block, name = self.model.blocks[layer], f"blocks.{layer}."
+        z, attn_out = name + "attn.hook_z", name + "hook_attn_out"
+        places = [place for place, senders in enumerate(every) if senders.at(z) or senders.at(attn_out)]
+        if not places:
+            return 0.0
+        sending = [every[place] for place in places]
+        heads = self._sent(z, self._copies(z, len(sending)), sending)
+        written = write_per_head(heads.flatten(0, 1), block.attn.W_O, block.attn.b_O)
+        added = (block.ln1_post(written) * block.residual_scale).unflatten(0, heads.shape[:2])
+        change = self._sent(attn_out, added, sending) - self.base[attn_out]
+        every_change = change.new_zeros(len(every), *change.shape[1:])
+        every_change[places] = change
+        return every_change
+
+    def _mlp(self, layer: int, mlp_in: Tensor) -> Tensor:
+        """What an MLP that reads this adds to the stream, both [senders batch n d_model]."""
+        block = self.model.blocks[layer]
+        normed = self.model.norm_reading(layer, mlp=True)(mlp_in.flatten(0, 1))
+        return (block.ln2_post(block.mlp(normed)) * block.residual_scale).unflatten(0, mlp_in.shape[:2])
+
+    def _embedding_change(self, every: Sequence[Senders]) -> Tensor:
+        hooks = [hook for hook in EMBEDDINGS if hook in self.model.hook_dict]
+        parts = [self._sent(hook, self._copies(hook, len(every)), every) for hook in hooks]
+        return self.model.ln_embed(torch.stack(parts).sum(0)) - self.base[_stream(self.model, 0)]
+
+    def _copies(self, hook: str, copies: int) -> Tensor:
+        value = self.base[hook]
+        return value.expand(copies, *value.shape)
+
+    def _sent(self, hook: str, value: Tensor, every: Sequence[Senders]) -> Tensor:
+        """`value` [senders batch n ...] with the other run's in the places that each of the senders names."""
+        sent = value
+        for place, senders in enumerate(every):
+            if not (sites := senders.at(hook)):
+                continue
+            sent = value.clone() if sent is value else sent
+            chosen = _at_rows(places(self.model, sites, self.tokens), self.rows).to(value.device)
+            sent[place] = torch.where(chosen, self.other[hook], value[place])
+        return sent
+
+
+def places(model: HookedTransformer, sites: Sequence[Site], tokens: Tensor) -> Bool[Tensor, "batch pos ..."]:
+    """Where in the activation of their hook the sites are, all of one hook.
+
+    Raises:
+        BadInput: an axis that the hook does not have, or an index outside it.
+    """
+    point = model.hook_dict[sites[0].hook]
+    chosen = torch.zeros(*tokens.shape, *(point.sizes[axis] for axis in point.axes[2:]), dtype=torch.bool)
+    for site in sites:
+        chosen[site.index(point, chosen)] = True
+    return chosen
+
+
+def _stream(model: HookedTransformer, layer: int) -> str:
+    """The hook that shows the stream as it enters a layer, or after the last one."""
+    last = model.cfg.n_layers - 1
+    if layer <= last:
+        return f"blocks.{layer}.hook_resid_pre"
+    return f"blocks.{last}.hook_{'normalized_' if model.cfg.norm_placement == 'post' else ''}resid_post"
+
+
+def _at_rows(value: Tensor, rows: Tensor | None) -> Tensor:
+    """[batch, pos, ...] at some positions [batch, n] of each prompt."""
+    if rows is None:
+        return value
+    rows = rows.to(value.device)
+    return value[torch.arange(len(rows), device=value.device)[:, None], rows]

@@ -1,0 +1,265 @@
+"""Path patching: what does a part of the model do to the answer through one path only?
+
+Senders are what is added to the stream, receivers are what reads it. In a first run, on the base prompt, the senders
+have the values of the other prompt, and no other attention output changes; the receivers' inputs are noted down. In a
+second run, on the base prompt, the receivers read these inputs and everything after them follows (Wang et al. 2022,
+arxiv.org/abs/2211.00593; Goldowsky-Dill et al. 2023, arxiv.org/abs/2304.05969).
+
+    sender (z, attn_out, mlp_out, embeddings) --stream, MLPs on the way--> receiver (q, k, v, MLP input, logits) --> ...
+
+The first run is no forward pass but a `FrozenRun`, exact and much cheaper; the second one, a `Run`, is needed only if
+the receivers are not the logits.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from interp_hooks.errors import BadInput, HookConflict, MetricError
+from interp_hooks.experiments.frozen import (
+    ADDED,
+    ATTENTION_INPUTS,
+    EMBEDDINGS,
+    FrozenRun,
+    MLPs,
+    Senders,
+    layer_of,
+    places,
+)
+from interp_hooks.experiments.sweep import labels_of, paired_runs
+from interp_hooks.interpreter import MEMORY, evaluate
+from interp_hooks.interventions import Intervention, Prompts, Run, Site, at
+from interp_hooks.model import HookedTransformer
+from interp_hooks.readout import Metric, MetricLike, Readout, checked_score, metric_name
+from interp_hooks.results import Result
+
+Sites = Site | Sequence[Site]
+
+
+@torch.no_grad()
+def path_patch(
+    model: HookedTransformer,
+    clean: Prompts,
+    corrupt: Prompts,
+    metric: MetricLike,
+    senders: str | Sites | Mapping[str, Sites] = "z",
+    receivers: Literal["logits"] | Sites = "logits",
+    *,
+    over: Sequence[str] = ("layer", "head"),
+    mlps: MLPs = "recompute",
+    direction: Literal["denoise", "noise"] = "denoise",
+    layers: Sequence[int] | None = None,
+    max_memory: int = MEMORY,
+    progress: bool = True,
+) -> Result:
+    """Patch the paths from senders to receivers, one set of senders at a time.
+
+    `senders` is a hook name, swept over the axes `over` as by `patch` (default: every head); or a site or list of sites
+    that send together, which give a result without axes; or a mapping of labels to these. Senders are "z", "attn_out",
+    "mlp_out" of a layer, and "hook_embed" and its kin. `receivers` are sites that receive together ("q_input",
+    "k_input", "v_input" of a layer, selected by head or group of heads, "mlp_in"), or "logits": the final stream at
+    the positions that the metric reads. A sender that is not before any receiver changes nothing.
+
+    MLPs between the two are part of the path ("recompute") or keep what they write in the base run ("freeze").
+    "denoise" takes the corrupt prompt as base and sends the clean values, "noise" (as in the IOI paper) the reverse.
+
+    Raises:
+        BadInput: prompts that do not correspond token by token, or what cannot send or receive.
+        UnknownHook: a site that this model does not have.
+        HookConflict: hooks are attached to the model; parts of the model run alone here and would pass them by.
+        MetricError: the metric does not give a number for each prompt.
+    """
+    _check_options(model, mlps, direction)
+    runs = paired_runs(model, clean, corrupt, ("clean", "corrupt"))
+    axes, cells = _cells(model, senders, over, layers, runs[0].tokens.shape[1])
+    received = _receivers(model, receivers)
+    order = sorted(range(len(cells)), key=lambda cell: cells[cell].layer)
+    paths = Paths(
+        model=model,
+        runs=runs if direction == "noise" else (runs[1], runs[0]),
+        every=[cells[cell] for cell in order],
+        metric=metric.on(model) if isinstance(metric, Metric) else metric,
+        mlps=mlps,
+        max_memory=max_memory,
+        progress=progress,
+    )
+    scores = paths.to_logits() if received is None else paths.to_inputs(received)
+    return _result(metric, axes, order, scores, ("clean", "corrupt") if direction == "noise" else ("corrupt", "clean"))
+
+
+def _result(
+    metric: MetricLike,
+    axes: Mapping[str, Sequence[Any]],
+    order: Sequence[int],
+    scores: Float[Tensor, "run ..."],
+    names: tuple[str, str],
+) -> Result:
+    """The labelled grid of scores, which come in another order, after those of the two unpatched runs."""
+    if scores.ndim > 2:
+        raise MetricError(f"the metric must give one number for each prompt, got shape {list(scores.shape[1:])}")
+    scores = scores.reshape(len(scores), -1)  # one number for all prompts counts as one prompt
+    values = torch.empty_like(scores[2:])
+    values[order] = scores[2:]
+    return Result(
+        metric=metric_name(metric),
+        axes=axes,
+        values=values.reshape(*map(len, axes.values()), -1),
+        baselines=dict(zip(names, scores[:2], strict=True)),
+        scale=names,
+    )
+
+
+# -------------------------------------------------------------------------------------------------- what was asked for
+
+
+def _check_options(model: HookedTransformer, mlps: str, direction: str) -> None:
+    if mlps not in ("recompute", "freeze"):
+        raise BadInput(f"mlps must be 'recompute' or 'freeze', got {mlps!r}")
+    if direction not in ("denoise", "noise"):
+        raise BadInput(f"direction must be 'denoise' or 'noise', got {direction!r}")
+    if hooked := [point.name for point in model.hook_points() if point.hooked]:
+        raise HookConflict(
+            f"path_patch runs parts of the model alone, where hooks are passed by, but {', '.join(hooked[:3])} is "
+            "hooked; remove these hooks first (model.reset_hooks())"
+        )
+
+
+def _cells(
+    model: HookedTransformer,
+    senders: str | Sites | Mapping[str, Sites],
+    over: Sequence[str],
+    layers: Sequence[int] | None,
+    length: int,
+) -> tuple[Mapping[str, Sequence[Any]], list[Senders]]:
+    """The axes of the result, and the senders of every cell of its grid."""
+    if isinstance(senders, str):
+        labels = labels_of(model, senders, list(over) if "layer" in over else ["layer", *over], length, layers)
+        grid = [dict(zip(labels, cell, strict=True)) for cell in itertools.product(*labels.values())]
+        axes = {axis: list(indices) for axis, indices in labels.items()}
+        return axes, [_senders(model, at(senders, **cell)) for cell in grid]
+    if isinstance(senders, Mapping):
+        if not senders:
+            raise BadInput("there are no senders: the mapping is empty")
+        return {"sender": list(senders)}, [_senders(model, sites) for sites in senders.values()]
+    return {}, [_senders(model, senders)]
+
+
+def _senders(model: HookedTransformer, sites: Sites) -> Senders:
+    """Sites that send together."""
+    named = [_with_full_name(model, site) for site in _as_sites(sites, "senders")]
+    for site in named:
+        if site.hook not in EMBEDDINGS and not site.hook.endswith(ADDED):
+            raise BadInput(
+                f"{site.hook} cannot be a sender. Senders are what is added to the stream: z, attn_out or mlp_out of "
+                f"a layer, {', '.join(EMBEDDINGS)}"
+            )
+    return Senders(named, min(layer_of(site.hook) for site in named))
+
+
+def _receivers(model: HookedTransformer, receivers: str | Sites) -> list[Site] | None:
+    """The sites that receive together; None for the logits."""
+    if receivers == "logits":
+        return None
+    sites = _as_sites(receivers, "receivers other than 'logits'")
+    for site in sites:
+        if not site.hook.endswith((*ATTENTION_INPUTS, "hook_mlp_in")):
+            raise BadInput(
+                f"{site.hook} cannot be a receiver. Receivers are what reads the stream: q_input, k_input, v_input or "
+                "mlp_in of a layer, or 'logits'"
+            )
+        if model.cfg.kv_latent and site.hook.endswith(ATTENTION_INPUTS):
+            raise BadInput(
+                "the heads of a layer of this model read a low-rank summary of the stream that they share, so that no "
+                "head has an input of its own that could receive; use mlp_in or 'logits'"
+            )
+    return [_with_full_name(model, site) for site in sites]
+
+
+def _as_sites(sites: object, role: str) -> list[Site]:
+    listed = list(sites) if isinstance(sites, Sequence) else [sites]
+    found = [site for site in listed if isinstance(site, Site)]
+    if not found or len(found) < len(listed):
+        raise BadInput(f"{role} must be one or more sites such as at('z', 3, head=1), got {sites!r}")
+    return found
+
+
+def _with_full_name(model: HookedTransformer, site: Site) -> Site:
+    return replace(site, hook=model.points(site.hook)[0].name)
+
+
+# ------------------------------------------------------------------------------------------------------- where it leads
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Paths:
+    """The base run, the other run, and all senders, ordered by layer; ready to be followed to some receivers."""
+
+    model: HookedTransformer
+    runs: tuple[Run, Run]
+    every: Sequence[Senders]
+    metric: MetricLike
+    mlps: MLPs
+    max_memory: int
+    progress: bool
+
+    def to_logits(self) -> Float[Tensor, "run ..."]:
+        """Scores of the base run, the other run and all senders: final streams, unembedded where the metric reads."""
+        base, metric = self.runs[0], self.metric
+        readout, score = (metric.readout, metric.score) if isinstance(metric, Metric) else (Readout(), metric)
+        rows = None if readout.pos is None else readout.positions(base)
+        frozen = FrozenRun.record(self.model, self.runs, self.every, ["logits"], self.mlps, rows)
+
+        def scored(stream: Float[Tensor, "batch n d_model"]) -> Tensor:
+            logits = replace(readout, pos=None).read(self.model, stream.to(self.model.W_U.device), base)
+            return checked_score(score(logits if rows is None else logits[:, 0]), "a cell")
+
+        scores = [scored(stream) for stream in frozen.final_streams]
+        for together in self._together(frozen):
+            scores += [scored(stream) for stream in frozen.inputs(together)["logits"]]
+        return torch.stack(scores)
+
+    def to_inputs(self, receivers: Sequence[Site]) -> Float[Tensor, "run ..."]:
+        """The same where the inputs noted down are what the receivers read in a run for each of the senders."""
+        model, base = self.model, self.runs[0]
+        read = torch.stack([places(model, [site], base.tokens).flatten(2).any(2) for site in receivers]).any(0)
+        columns = read.any(0).nonzero()[:, 0]  # the positions that some receiver of some prompt reads
+        wanted = {site.hook for site in receivers}
+        frozen = FrozenRun.record(model, self.runs, self.every, wanted, self.mlps, columns.expand(len(read), -1))
+
+        def input_at(hook: str, stream: Float[Tensor, "batch n d_model"]) -> Float[Tensor, "batch pos ..."]:
+            full = stream.new_zeros(*read.shape, stream.shape[-1])  # no receiver reads the zeros
+            full[:, columns] = stream
+            sizes = model.hook_dict[hook].sizes
+            return full[:, :, None].expand(-1, -1, sizes["head"], -1) if "head" in sizes else full
+
+        def run_of(place: int, noted: Mapping[str, Tensor]) -> Run:
+            inputs = {hook: input_at(hook, stream[place]) for hook, stream in noted.items() if place < len(stream)}
+            changes = [Intervention(site, inputs) for site in receivers if site.hook in inputs]
+            return Run(base.tokens, changes, base.attention_mask)
+
+        scores = [evaluate(model, self.runs, self.metric, max_memory=self.max_memory)]
+        for together in self._together(frozen):
+            noted = frozen.inputs(together)
+            received = [run_of(place, noted) for place in range(len(together))]
+            scores.append(evaluate(model, received, self.metric, max_memory=self.max_memory))
+        return torch.cat(scores)
+
+    def _together(self, frozen: FrozenRun) -> Iterator[Sequence[Senders]]:
+        """The senders to compute at once: as many as fit."""
+        cfg, stream = self.model.cfg, frozen.final_streams[0]
+        batch, pos, rows = *frozen.tokens.shape, stream.shape[1]
+        each = batch * (rows * (10 * cfg.d_model + 3 * cfg.d_mlp) + pos * len(frozen.wanted) * cfg.d_model)
+        size = max(1, self.max_memory // (each * stream.element_size()))
+        with tqdm(total=len(self.every), disable=not self.progress, unit="path") as bar:
+            for first in range(0, len(self.every), size):
+                together = self.every[first : first + size]
+                yield together
+                bar.update(len(together))

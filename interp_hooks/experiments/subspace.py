@@ -1,0 +1,77 @@
+"""Interchange in a subspace: does one part of an activation carry a variable, and nothing else?
+
+    activation = component along the directions + component across them
+                 from the other run               as it is in this run
+
+Swapping a whole activation also swaps everything else that it carries; swapping it along the directions that hold one
+variable changes that variable alone, so that the answer is the counterfactual one (Geiger et al. 2024,
+arxiv.org/abs/2303.02536, who search for the directions by gradient descent: demos/das.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from jaxtyping import Float
+from torch import Tensor
+
+from interp_hooks.errors import BadInput
+from interp_hooks.experiments.sweep import labels_of, paired_runs, sweep
+from interp_hooks.interpreter import MEMORY
+from interp_hooks.interventions import Intervention, Prompts, Run, at
+from interp_hooks.model import HookedTransformer
+from interp_hooks.readout import MetricLike
+from interp_hooks.results import Result
+
+Directions = Float[Tensor, "*n width"]
+
+
+def patch_along(
+    model: HookedTransformer,
+    clean: Prompts,
+    corrupt: Prompts,
+    metric: MetricLike,
+    along: Directions | Mapping[str, Directions],
+    site: str = "resid_pre",
+    *,
+    over: Sequence[str] = ("layer", "pos"),
+    direction: Literal["denoise", "noise"] = "denoise",
+    layers: Sequence[int] | None = None,
+    max_memory: int = MEMORY,
+    progress: bool = True,
+) -> Result:
+    """`patch` with only the component of `site` along some directions [n, width], `width` being its last axis.
+
+    What counts is the directions' span. A mapping from names to directions gives a first axis, "along". Whatever spans
+    all of the width gives what `patch` gives.
+
+    Raises:
+        BadInput: what `patch` refuses, directions of another width, dependent ones, or a sweep over the axis that they
+            are directions of.
+        MetricError: the metric gives nan.
+    """
+    if direction not in ("denoise", "noise"):
+        raise BadInput(f"direction must be 'denoise' or 'noise', got {direction!r}")
+    clean_run, corrupt_run = paired_runs(model, clean, corrupt, ("clean", "corrupt"))
+    base, source = (corrupt_run, clean_run) if direction == "denoise" else (clean_run, corrupt_run)
+    several = isinstance(along, Mapping)
+    spans = dict(along) if several else {"": along}
+    axes = list(over) if "layer" in over else ["layer", *over]
+    labels: dict[str, Sequence[Any]] = {"along": list(spans)} if several else {}
+    labels |= labels_of(model, site, axes, base.tokens.shape[1], layers)
+
+    def run_at(layer: int, along: str = "", **select: int) -> Run:
+        swap = Intervention(at(site, layer, **select), source, along=spans[along])
+        return Run(base.tokens, [swap], base.attention_mask)
+
+    return sweep(
+        model,
+        run_at,
+        metric,
+        over=labels,
+        baselines={"clean": clean_run, "corrupt": corrupt_run},
+        scale=("corrupt", "clean") if direction == "denoise" else ("clean", "corrupt"),
+        max_memory=max_memory,
+        progress=progress,
+    )

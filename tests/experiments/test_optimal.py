@@ -1,0 +1,162 @@
+"""Constants that are learned, where the best one is known."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from interp_hooks import LogitDiff, LogProb, Run, ablate
+from interp_hooks.errors import BadInput, MetricError
+from interp_hooks.experiments.metrics import KL, Accuracy, Loss, Rank
+from interp_hooks.experiments.optimal import optimal_ablation
+from tests.experiments import gates
+from tests.experiments.by_hand import OTHER, TOKENS, left_alone, model_of, value_at, word_tokenizer
+from tests.tiny import ARCHITECTURES, assert_close, build, hooked, random_tokens, unchecked_types
+
+SIX = random_tokens(6, 5, 23, seed=5)
+TARGET = torch.tensor([0.3, -1.0, 2.0, 0.7, -0.2, 1.1], dtype=torch.float64)
+
+
+def closeness(logits: Tensor) -> Tensor:
+    """Minus the squared distance of an output from its target."""
+    return -((logits[:, -1, 0] - TARGET[: len(logits)]) ** 2)
+
+
+def test_in_a_linear_net_what_a_constant_cannot_explain_is_variance() -> None:
+    """The best constant moves every output by the mean of what is missing, so that its variance remains."""
+    model = gates.linear()
+    result = optimal_ablation(model, SIX, closeness, layers=[1, 2], steps=300, progress=False)
+    zero = ablate(model, SIX, lambda logits: logits[:, -1, 0], layers=[1, 2], progress=False)
+    missing = TARGET - zero.values
+    assert_close(result.values.mean(-1), -missing.var(-1, correction=0), 1e-4)
+
+
+def test_at_every_position_too() -> None:
+    """A constant of its own for the last position, which is the only one that is read after the last layer."""
+    model = gates.linear()
+    axes = ("layer", "pos", "head")
+    result = optimal_ablation(model, SIX, closeness, over=axes, layers=[2], steps=300, batch_size=30, progress=False)
+    zero = ablate(model, SIX, lambda logits: logits[:, -1, 0], over=axes, layers=[2], progress=False)
+    assert_close(result.mean[0, -1], -(TARGET - zero.values[0, -1]).var(-1, correction=0), 1e-4)
+    assert_close(result.values[0, 0], result.baselines["original"].expand(4, 6), 1e-9)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_no_constant_that_we_know_is_better(name: str) -> None:
+    """On the prompts it is learned on it is never worse than the mean, which it starts from."""
+    model, tokens = hooked(name), random_tokens(3, 5, 19)
+    for metric, sign in ((LogProb([1, 2, 3]), 1), (KL(tokens), -1)):
+        best = optimal_ablation(model, tokens, metric, steps=20, lr=0.01, layers=[1], progress=False)
+        mean = ablate(model, tokens, metric, method="mean", layers=[1], progress=False)
+        assert bool((sign * (best.mean - mean.mean) >= -1e-9).all())
+        assert bool((sign * (best.mean - mean.mean) > 0).any())
+
+
+def test_without_steps_it_is_the_mean() -> None:
+    for site, over in (("z", ("layer", "head")), ("mlp_out", ("layer",)), ("post", ("layer", "neuron"))):
+        for layers in ([0], [2]):
+            ours = optimal_ablation(
+                model_of("gpt2"), SIX, closeness, site, over=over, steps=0, layers=layers, progress=False
+            )
+            mean = ablate(
+                model_of("gpt2"), SIX, closeness, site, method="mean", over=over, layers=layers, progress=False
+            )
+            assert_close(ours.values, mean.values, 1e-10)
+
+
+def test_patterns_have_a_constant_for_every_query() -> None:
+    model = model_of("gpt2")
+    ours = optimal_ablation(model, SIX, closeness, "pattern", over=("head",), steps=20, layers=[0], progress=False)
+    mean = ablate(model, SIX, closeness, "pattern", method="mean", over=("head",), layers=[0], progress=False)
+    assert bool((ours.mean > mean.mean + 1e-6).all())
+
+
+def test_a_part_that_says_nothing_is_not_missed() -> None:
+    """Heads that are 1 whatever they read: zero ablation of both breaks the OR, the best constant does not."""
+    model, tokens = gates.two_heads_or(), torch.zeros(2, 3, dtype=torch.long)
+    zero = ablate(model, tokens, gates.output, over=("layer",), progress=False)
+    best = optimal_ablation(model, tokens, gates.output, over=("layer",), steps=10, progress=False)
+    assert zero.mean.tolist() == [0.0]
+    assert best.mean.tolist() == [1.0]
+
+
+def test_cells_do_not_disturb_each_other() -> None:
+    """All heads of a layer at once, or one after the other."""
+    model = model_of("llama")
+    together, apart = (
+        optimal_ablation(model, SIX, closeness, steps=5, batch_size=size, progress=False) for size in (100, 1)
+    )
+    assert_close(together.values, apart.values, 1e-9)
+
+
+def test_learned_on_one_set_and_measured_on_another() -> None:
+    """The constant for the reference: no better for it on other prompts than there."""
+    model = gates.linear()
+    metric, learned = (lambda target: lambda logits: -((logits[:, -1, 0] - target) ** 2) for _ in range(2))
+    ours = optimal_ablation(
+        model,
+        TOKENS,
+        metric(0.5),
+        layers=[2],
+        reference=OTHER,
+        reference_metric=learned(-2.0),
+        steps=300,
+        progress=False,
+    )
+    final = {name: gates.output(model(tokens).detach()) for name, tokens in (("own", TOKENS), ("other", OTHER))}
+    for head in range(4):
+        writes = model.blocks[2].attn.W_O[head] @ model.unembed.W_U[:, 0]
+        rest = {
+            name: final[name] - value_at(model, Run(tokens), "blocks.2.attn.hook_z")[:, -1, head] @ writes.detach()
+            for name, tokens in (("own", TOKENS), ("other", OTHER))
+        }
+        moved = -2.0 - rest["other"].mean()
+        assert_close(ours.values[0, head], -((rest["own"] + moved - 0.5) ** 2), 1e-3)
+
+
+def test_which_way_is_better() -> None:
+    model = model_of("gpt2")
+    runs = [
+        optimal_ablation(model, SIX, closeness, steps=5, minimize=way, progress=False) for way in (None, False, True)
+    ]
+    assert torch.equal(runs[0].values, runs[1].values)
+    assert bool((runs[2].mean < runs[1].mean).all())
+
+
+def test_padded_prompts_and_losses() -> None:
+    model = type(build())(build().cfg, word_tokenizer("a", "b", "c"))
+    model.load_state_dict(build().state_dict())
+    texts = ["a b c", "c b"]
+    ours = optimal_ablation(model, texts, Loss(), "mlp_out", over=("layer",), steps=20, progress=False)
+    mean = ablate(model, texts, Loss(), "mlp_out", method="mean", over=("layer",), progress=False)
+    assert bool((ours.mean < mean.mean - 1e-3).all())
+    again = optimal_ablation(model, texts, Loss(), "mlp_out", over=("layer",), steps=20, progress=False)
+    assert torch.equal(ours.values, again.values)
+
+
+MISTAKES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "rank": (dict(metric=Rank([1, 2])), MetricError, "no gradient"),
+    "accuracy": (dict(metric=Accuracy([1, 2])), MetricError, "no gradient"),
+    "reference alone": (dict(reference=OTHER), BadInput, "go together"),
+    "steps": (dict(steps=-1), BadInput, "steps >= 0"),
+    "scores": (dict(site="attn_scores"), BadInput, "infinite where attention is masked"),
+    "axis": (dict(over=("layer", "query")), BadInput, "cannot be swept over 'query'"),
+    "nan": (dict(metric=lambda logits: logits[:, -1, 0] / 0), MetricError, "not finite"),
+}
+
+
+@pytest.mark.parametrize("what", MISTAKES)
+def test_mistakes_are_told(what: str) -> None:
+    changes, error, message = MISTAKES[what]
+    arguments = dict(prompts=TOKENS, metric=LogitDiff([1, 2], [3, 4]), progress=False) | changes
+    with left_alone(model_of("gpt2")), unchecked_types(), pytest.raises(error, match=message):
+        optimal_ablation(model_of("gpt2"), **arguments)
+
+
+def test_steps_that_overshoot_are_not_taken() -> None:
+    """The best constant of all steps counts, of every cell by itself."""
+    wild = optimal_ablation(model_of("gpt2"), SIX, closeness, steps=4, lr=30.0, progress=False)
+    mean = ablate(model_of("gpt2"), SIX, closeness, method="mean", progress=False)
+    assert bool((wild.mean >= mean.mean - 1e-9).all())
+    assert bool((wild.mean <= mean.mean + 1e-9).any()), "none of the steps was any good"

@@ -1,0 +1,348 @@
+"""Steering against plain hooks, under generation with and without cache, and directional ablation against weights."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from interp_hooks import HookedTransformer, LogitDiff, evaluate
+from interp_hooks.errors import BadInput, HookDidNotFire, UnknownHook
+from interp_hooks.experiments import steering
+from interp_hooks.experiments.steering import (
+    ablate_directions,
+    orthogonalize,
+    relative_norm,
+    steer,
+    steering_vector,
+)
+from interp_hooks.interventions import Run, orthonormal
+from tests.experiments.by_hand import OTHER, RTOL, TOKENS, left_alone, model_of, value_at, word_tokenizer
+from tests.tiny import ARCHITECTURES, assert_close, build, convert, fresh_hf, hooked, random_tokens, unchecked_types
+
+KINDS = ["gpt2", "llama", "neox", "attn-only"]
+
+
+def drawn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def logits(model: HookedTransformer, tokens: Tensor = TOKENS, **options: Any) -> Tensor:
+    with torch.no_grad():
+        return model(tokens, **options)
+
+
+# -------------------------------------------------------------------------------------------------------------- vectors
+
+
+def test_a_vector_is_a_difference_of_means() -> None:
+    model, three = model_of("gpt2"), random_tokens(3, 5, 23, seed=8)
+    here, there = (
+        value_at(model, Run(three), "blocks.1.hook_resid_pre"),
+        value_at(model, Run(OTHER), "blocks.1.hook_resid_pre"),
+    )
+    ours = steering_vector(model, three, OTHER, "resid_pre1", pos=2)
+    assert_close(ours, here[:, 2].mean(0) - there[:, 2].mean(0), RTOL)
+    ours = steering_vector(model, TOKENS, OTHER, "resid_pre1", pos=torch.tensor([1, 3]))
+    first = value_at(model, Run(TOKENS), "blocks.1.hook_resid_pre")
+    assert_close(ours, (first[0, 1] + first[1, 3] - there[0, 1] - there[1, 3]) / 2, RTOL)
+    assert_close(steering_vector(model, three, OTHER, "resid_pre1", pos=None), here.mean(0) - there.mean(0), RTOL)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_the_last_position_is_the_last_real_token(side: Any) -> None:
+    model = HookedTransformer(build().cfg, word_tokenizer("a", "b", "c"), side)
+    model.load_state_dict(build().state_dict())
+    both = steering_vector(model, ["a b c", "b"], ["a"], "mlp_out1")
+    parts = [steering_vector(model, [text], ["a"], "mlp_out1") for text in ("a b c", "b")]
+    assert_close(both, (parts[0] + parts[1]) / 2, RTOL)
+    with pytest.raises(BadInput, match="no common positions"):
+        steering_vector(model, ["a b c", "b"], ["a"], "mlp_out1", pos=None)
+    with pytest.raises(BadInput, match="have 3 and 2 tokens"):
+        steering_vector(model, ["a b"], ["a"], "mlp_out1", pos=None)
+
+
+def test_relative_norms() -> None:
+    model, vector = model_of("llama"), drawn(12)
+    result = relative_norm(model, TOKENS, vector, layers=[2, 0])
+    for row, layer in enumerate((2, 0)):
+        norms = value_at(model, Run(TOKENS), f"blocks.{layer}.hook_resid_pre").norm(dim=-1)
+        assert_close(result.values[row], vector.norm() / norms.median(1).values, RTOL)
+    assert_close(
+        relative_norm(model, TOKENS, -3 * vector).values, 3 * relative_norm(model, TOKENS, vector).values, RTOL
+    )
+    assert list(result.axes["layer"]) == [2, 0]
+    with pytest.raises(BadInput, match="the vector has 5 numbers"):
+        relative_norm(model, TOKENS, drawn(5))
+
+
+def test_padding_does_not_count_in_relative_norms() -> None:
+    model = HookedTransformer(build().cfg, word_tokenizer("a", "b", "c"))
+    model.load_state_dict(build().state_dict())
+    vector = drawn(12)
+    both, alone = relative_norm(model, ["a", "a b c a"], vector), relative_norm(model, "a", vector)
+    assert_close(both.values[:, :1], alone.values, RTOL)
+
+
+# ------------------------------------------------------------------------------------------------------------- steering
+
+
+def added(model: HookedTransformer, hook: str, change: Tensor, tokens: Tensor = TOKENS) -> Tensor:
+    """Logits with `change` added at a hook by a plain hook function."""
+    with torch.no_grad():
+        return model.run_with_hooks(tokens, fwd_hooks=[(hook, lambda value, hook: value + change)])
+
+
+PLACES: dict[str, tuple[Any, list[list[int]]]] = {
+    "all": (None, [[0, 1, 2, 3, 4]] * 2),
+    "one": (3, [[3], [3]]),
+    "list": ([0, 3], [[0, 3]] * 2),
+    "beyond": ([4, 17], [[4]] * 2),
+    "tensor": (torch.tensor([1, 4]), [[1], [4]]),
+    "from": (slice(2, None), [[2, 3, 4]] * 2),
+    "until": (slice(None, 2), [[0, 1]] * 2),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("where", PLACES)
+def test_a_vector_is_added_where_it_should(kind: str, where: str) -> None:
+    model, vector = model_of(kind), drawn(12)
+    positions, places = PLACES[where]
+    change = torch.zeros(2, 5, 12, dtype=torch.float64)
+    for row, there in enumerate(places):
+        change[row, there] = 1.5 * vector
+    with left_alone(model):
+        with torch.no_grad(), steer(model, vector, "attn_out1", coefficient=1.5, positions=positions) as steered:
+            ours = steered(TOKENS)
+        assert_close(ours, added(model, "blocks.1.hook_attn_out", change), RTOL)
+
+
+def test_one_vector_for_each_position() -> None:
+    model, vectors = model_of("gpt2"), drawn(3, 12)
+    change = torch.cat((vectors, torch.zeros(2, 12)))
+    with steer(model, vectors, "resid_pre1"):
+        ours = logits(model)
+    assert_close(ours, added(model, "blocks.1.hook_resid_pre", change), RTOL)
+
+
+def test_no_coefficient_no_change() -> None:
+    model = model_of("gpt2")
+    with steer(model, drawn(12), "resid_pre1", coefficient=0.0):
+        assert torch.equal(logits(model), model(TOKENS).detach())
+
+
+def test_without_norm_the_last_stream_shifts_logits_by_the_unembedded_vector() -> None:
+    """logits += c v W_U; with a frozen norm that is divided by its scale."""
+    model, vector = build(normalization_type=None), drawn(12)
+    before = logits(model)
+    with steer(model, vector, "resid_post2", coefficient=0.7):
+        after = logits(model)
+    assert_close(after - before, (0.7 * vector @ model.W_U).detach().expand_as(before), 1e-9)
+    model = build(normalization_type="RMSPre")
+    (_, seen) = model.run_with_cache(TOKENS, names_filter="ln_final.hook_scale", return_cache_object=False)
+    scale = seen["ln_final.hook_scale"]
+    frozen = [("ln_final.hook_scale", lambda value, hook: scale)]
+    with steer(model, vector, "resid_post2", coefficient=0.7), torch.no_grad():
+        after = model.run_with_hooks(TOKENS, fwd_hooks=frozen)
+    assert_close(after - logits(model), (0.7 * vector @ model.W_U / scale).detach(), 1e-9)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "latent", "experts", "alibi-windows"])
+@pytest.mark.parametrize("where", PLACES)
+def test_generation_steers_the_same_with_and_without_cache(kind: str, where: str) -> None:
+    """Positions of the tokens that are generated, too, as in full passes over everything that was written."""
+    model, vector = (model_of(kind) if kind in KINDS else hooked(kind)), drawn(12) * 5
+    positions, _ = PLACES[where]
+    prompt = TOKENS[:, :5] % 19  # what is generated is read again, and this model writes 19 tokens
+    seen: list[Tensor] = []
+
+    def watch(value: Tensor, hook: Any) -> None:
+        seen.append(value)
+
+    with steer(model, vector, "resid_pre1", positions=positions):
+        with model.hooks(fwd_hooks=[("resid_pre1", watch)]):
+            cached = model.generate(prompt, 4)
+        pieces = torch.cat(seen, dim=1)
+        assert torch.equal(cached, model.generate(prompt, 4, use_past_kv_cache=False))
+        seen.clear()
+        with model.hooks(fwd_hooks=[("resid_pre1", watch)]):
+            logits(model, cached[:, :-1])
+    assert_close(pieces, seen[0], 1e-9)
+
+
+def test_steering_changes_what_is_generated() -> None:
+    """A vector that unembeds to a token, added at every step to the last stream, makes the model say that token."""
+    model = build(normalization_type=None)
+    wanted = 6
+    vector = (model.W_U[:, wanted] - model.W_U.mean(1)).detach()
+    with steer(model, vector, "resid_post2", coefficient=100.0):
+        assert model.generate(TOKENS[:, :3], 4)[:, 3:].tolist() == [[wanted] * 4] * 2
+    with steer(model, vector, "resid_post2", coefficient=100.0, positions=[2, 4]):
+        out = model.generate(TOKENS[:, :3], 4)[:, 3:]
+    assert out[:, [0, 2]].tolist() == [[wanted] * 2] * 2
+    assert not (out[:, [1, 3]] == wanted).all()
+
+
+def test_the_engine_sees_it_too() -> None:
+    """Stacked runs of an experiment are steered like single passes."""
+    model, metric, vector = model_of("gpt2"), LogitDiff([4, 11], [7, 2]), drawn(12)
+    with steer(model, vector, "resid_pre1", positions=[1, 2]):
+        (ours,) = evaluate(model, [Run(TOKENS)], metric)
+        assert_close(ours, metric(logits(model)), RTOL)
+
+
+MISTAKES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "hook": (dict(hook="resid_pr1"), UnknownHook, "Did you mean"),
+    "heads": (dict(hook="z1"), BadInput, "needs a hook \\[batch, pos, width\\]"),
+    "width": (dict(vector=drawn(5)), BadInput, "needs a vector of 12 numbers \\(d_model\\), got \\[5\\]"),
+    "both": (dict(vector=drawn(2, 12), positions=1), BadInput, "says by itself where it is added"),
+    "negative": (dict(positions=-1), BadInput, "moves the end of the row"),
+    "negative slice": (dict(positions=slice(-2, None)), BadInput, "moves the end of the row"),
+    "step": (dict(positions=slice(0, 4, 2)), BadInput, "without a step"),
+    "float": (dict(positions=1.5), BadInput, "must be an int, a list of ints"),
+    "batch": (dict(positions=torch.tensor([1, 2, 3])), BadInput, "one index for each of 2 prompts; got 3"),
+    "never": (dict(positions=[7]), HookDidNotFire, "nothing was steered.*positions \\[7\\]"),
+}
+
+
+@pytest.mark.parametrize("what", MISTAKES)
+def test_mistakes_are_told_and_leave_the_model_alone(what: str) -> None:
+    changes, error, message = MISTAKES[what]
+    arguments = dict(vector=drawn(12), hook="resid_pre1") | changes
+    model = model_of("gpt2")
+    with left_alone(model), unchecked_types(), pytest.raises(error, match=message):
+        with steer(model, **arguments):
+            logits(model)
+    assert not model._forward_pre_hooks
+
+
+def test_an_exception_inside_is_not_hidden() -> None:
+    model = model_of("gpt2")
+    with pytest.raises(ZeroDivisionError), steer(model, drawn(12), "resid_pre1"):
+        _ = 1 / 0
+    assert not model._forward_pre_hooks
+
+
+# ------------------------------------------------------------------------------------------------- directional ablation
+
+ANYWHERE = [name for name in ARCHITECTURES if name != "post-norm"]
+BY_WEIGHTS = [
+    name
+    for name in ANYWHERE
+    if not (hooked(name).cfg.writes_normalized or hooked(name).cfg.positional_embedding_type == "sinusoidal")
+]
+
+
+@pytest.mark.parametrize("name", ANYWHERE)
+def test_the_stream_has_no_ablated_direction_anywhere(name: str) -> None:
+    model, directions = hooked(name), drawn(2, hooked(name).cfg.d_model)
+    tokens, names = random_tokens(2, 5, 23), ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
+    with ablate_directions(model, directions):
+        _, seen = model.run_with_cache(
+            tokens, names_filter=lambda point: point.endswith(names), return_cache_object=False
+        )
+    for point, value in seen.items():
+        assert float((value @ directions.T).abs().max()) < 1e-10 * float(value.abs().max()), point
+    assert not any(point.hooked for point in model.hook_points())
+
+
+@pytest.mark.parametrize("name", BY_WEIGHTS)
+def test_hooks_and_weights_are_the_same(name: str) -> None:
+    model, directions = hooked(name), drawn(2, hooked(name).cfg.d_model)
+    tokens = random_tokens(2, 5, 23)
+    before, weights = logits(model, tokens), {key: weight.clone() for key, weight in model.state_dict().items()}
+    edited = orthogonalize(model, directions)
+    with ablate_directions(model, directions):
+        ablated = logits(model, tokens)
+    assert_close(logits(edited, tokens), ablated, 1e-10)
+    assert float((ablated - before).abs().max()) > 1e-3
+    assert all(torch.equal(weight, weights[key]) for key, weight in model.state_dict().items())
+    for key, weight in edited.named_parameters():
+        assert weight.stride() == model.get_parameter(key).stride(), f"{key} lies in memory as before"
+
+
+def test_a_tied_unembedding_stays() -> None:
+    model = convert(fresh_hf("gpt2-tied-scaled"))
+    assert torch.equal(model.W_E.T, model.W_U)
+    edited = orthogonalize(model, drawn(24))
+    assert torch.equal(edited.W_U, model.W_U)
+    assert float((edited.W_E.detach() @ orthonormal(drawn(24)).T.float()).abs().max()) < 1e-6
+
+
+def test_half_precision_is_edited_in_float32() -> None:
+    model = build(dtype=torch.bfloat16)
+    edited, basis = orthogonalize(model, drawn(12)), orthonormal(drawn(12)).float()
+    assert edited.W_E.dtype == torch.bfloat16
+    exact = model.W_E.float() - model.W_E.float() @ basis.T @ basis
+    assert torch.equal(edited.W_E, exact.bfloat16())
+
+
+def test_twice_is_once_and_the_span_is_what_counts() -> None:
+    model, directions = model_of("llama"), drawn(2, 12)
+    once = orthogonalize(model, directions)
+    mixed = orthogonalize(model, torch.tensor([[2.0, 1.0], [0.0, -3.0]], dtype=torch.float64) @ directions)
+    for other in (
+        orthogonalize(once, directions),
+        mixed,
+        orthogonalize(orthogonalize(model, directions[0]), directions),
+    ):
+        assert_close(logits(other), logits(once), 1e-10)
+
+
+REFUSED = {
+    "post-norm": "a norm after every addition",
+    "output-norms": "a norm after attention and MLP",
+    "only-output-norms": "a norm after attention and MLP",
+    "score-cap-clipped": "sinusoidal positions",
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_no_weights_can_do_is_refused(name: str) -> None:
+    with pytest.raises(BadInput, match=REFUSED[name]):
+        orthogonalize(hooked(name), drawn(12))
+
+
+def test_an_embedding_norm_is_refused_too() -> None:
+    with pytest.raises(BadInput, match="a norm after the embeddings"):
+        orthogonalize(build(embed_norm_type="LN"), drawn(12))
+
+
+def test_other_directions_are_refused() -> None:
+    for wrong in (drawn(5), drawn(2, 5), torch.zeros(12), drawn(13, 12)):
+        for ablation in (lambda: orthogonalize(model_of("gpt2"), wrong), lambda: _entered(wrong)):
+            with pytest.raises(BadInput, match="direction"):
+                ablation()
+    with (
+        pytest.raises(BadInput, match="a norm after every addition"),
+        ablate_directions(hooked("post-norm"), drawn(12)),
+    ):
+        pass
+
+
+def _entered(directions: Tensor) -> None:
+    with ablate_directions(model_of("gpt2"), directions):
+        pass
+
+
+@pytest.mark.parametrize("forgotten", sorted(steering.WRITERS))
+def test_every_writer_matters(forgotten: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without one kind of weight the two ways differ in some architecture."""
+    monkeypatch.setattr(steering, "WRITERS", steering.WRITERS - {forgotten})
+    name = "gpt2"
+    if forgotten == "W_token_type":
+        model = build(n_token_types=2)
+        with ablate_directions(model, drawn(12)):
+            ablated = logits(model)
+        assert float((logits(orthogonalize(model, drawn(12))) - ablated).abs().max()) > 1e-6
+        return
+    with pytest.raises(AssertionError, match="relative difference"):
+        test_hooks_and_weights_are_the_same(name)
+
+
+def test_a_position_counted_from_the_pass_instead_of_the_row_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = steering._here
+    monkeypatch.setattr(steering, "_here", lambda wanted, places, batch: right(wanted, places - places[0], batch))
+    with pytest.raises(AssertionError):
+        test_generation_steers_the_same_with_and_without_cache("gpt2", "from")
