@@ -10,6 +10,7 @@ from typing import Any
 
 from interp_hooks.config import ExpertsConfig
 from interp_hooks.loading.families.llama import LLAMA
+from interp_hooks.loading.families.moe import expert_weights, shared_expert_weights
 from interp_hooks.loading.families.shared import activation, rotary
 from interp_hooks.loading.guard import Family
 
@@ -98,22 +99,11 @@ _LATENT_ATTENTION: dict[str, str | None] = {
     "blocks.{i}.attn.W_O": f"{_LAYER}.self_attn.o_proj.weight | d (h w) -> h w d",
 }
 
-_EXPERTS: dict[str, str | None] = {
-    "blocks.{i}.mlp.W_router": f"{_LAYER}.mlp.gate.weight | e d -> d e",
-    "blocks.{i}.mlp.b_router": None,
-    "blocks.{i}.mlp.choice_bias": f"{_LAYER}.mlp.gate.e_score_correction_bias",
-    "blocks.{i}.mlp.experts.W_gate, blocks.{i}.mlp.experts.W_in": (
-        f"{_LAYER}.mlp.experts.gate_up_proj | e (two n) d -> two e d n"
-    ),
-    "blocks.{i}.mlp.experts.W_out": f"{_LAYER}.mlp.experts.down_proj | e d n -> e n d",
-    **{f"blocks.{{i}}.mlp.experts.{bias}": None for bias in ("b_gate", "b_in", "b_out")},
-    "blocks.{i}.mlp.shared.W_gate": f"{_LAYER}.mlp.shared_experts.gate_proj.weight | s d -> d s",
-    "blocks.{i}.mlp.shared.W_in": f"{_LAYER}.mlp.shared_experts.up_proj.weight | s d -> d s",
-    "blocks.{i}.mlp.shared.W_out": f"{_LAYER}.mlp.shared_experts.down_proj.weight | d s -> s d",
-    "blocks.{i}.mlp.shared.b_gate": f"{_LAYER}.mlp.shared_experts.gate_proj.bias?",
-    "blocks.{i}.mlp.shared.b_in": f"{_LAYER}.mlp.shared_experts.up_proj.bias?",
-    "blocks.{i}.mlp.shared.b_out": f"{_LAYER}.mlp.shared_experts.down_proj.bias?",
-}
+_EXPERTS = (
+    expert_weights()
+    | shared_expert_weights("shared_experts")
+    | {"blocks.{i}.mlp.choice_bias": f"{_LAYER}.mlp.gate.e_score_correction_bias"}
+)
 
 _OTHER_ATTENTION = {f"blocks.{{i}}.attn.{weight}" for weight in ("W_K", "W_V", "b_K", "b_V")}
 

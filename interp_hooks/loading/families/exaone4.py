@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from interp_hooks.loading.families.llama import ATTENTION, ENDS, GATED_MLP, LLAMA
+from interp_hooks.loading.families.olmo import OUTPUT_NORMS
 from interp_hooks.loading.families.qwen import QK_NORM
 from interp_hooks.loading.families.shared import rotary_where, windows
 
@@ -26,13 +27,6 @@ EXAONE4 = replace(
     model_type="exaone4",
     name="EXAONE 4",
     config=_config,
-    weights=ENDS
-    | ATTENTION
-    | QK_NORM
-    | GATED_MLP
-    | {
-        "blocks.{i}.ln1_post.w": "model.layers.{i}.post_attention_layernorm.weight",
-        "blocks.{i}.ln2_post.w": "model.layers.{i}.post_feedforward_layernorm.weight",
-    },
+    weights=ENDS | ATTENTION | QK_NORM | GATED_MLP | OUTPUT_NORMS,
     ignored_config=(*LLAMA.ignored_config, "sliding_window_pattern"),  # layer_types say what comes of it
 )

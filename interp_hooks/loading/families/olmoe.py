@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from interp_hooks.loading.families.llama import ATTENTION, ENDS, LLAMA, NORMS
-from interp_hooks.loading.families.moe import LAYER, TRAINING_ONLY, expert_weights, in_every_layer
+from interp_hooks.loading.families.moe import TRAINING_ONLY, expert_weights, in_every_layer
+from interp_hooks.loading.families.olmo import OUTPUT_NORMS, QK_NORM_ALL_HEADS
 
 
 def _config(hf: Any) -> dict[str, Any]:
@@ -26,17 +27,12 @@ def _flex_config(hf: Any) -> dict[str, Any]:
     return _config(hf) | dict(norm_placement="output")
 
 
-_QK_NORM = {
-    "blocks.{i}.attn.q_norm.w": f"{LAYER}.self_attn.q_norm.weight | (h k) -> h k",
-    "blocks.{i}.attn.k_norm.w": f"{LAYER}.self_attn.k_norm.weight | (g k) -> g k",
-}
-
 OLMOE = replace(
     LLAMA,
     model_type="olmoe",
     name="OLMoE",
     config=_olmoe_config,
-    weights=ENDS | NORMS | ATTENTION | _QK_NORM | expert_weights(),
+    weights=ENDS | NORMS | ATTENTION | QK_NORM_ALL_HEADS | expert_weights(),
     ignored_config=(*LLAMA.ignored_config, *TRAINING_ONLY),
 )
 
@@ -45,12 +41,5 @@ FLEX_OLMO = replace(
     model_type="flex_olmo",
     name="FlexOlmo",
     config=_flex_config,
-    weights=ENDS
-    | ATTENTION
-    | _QK_NORM
-    | expert_weights()
-    | {
-        "blocks.{i}.ln1_post.w": f"{LAYER}.post_attention_layernorm.weight",
-        "blocks.{i}.ln2_post.w": f"{LAYER}.post_feedforward_layernorm.weight",
-    },
+    weights=ENDS | ATTENTION | QK_NORM_ALL_HEADS | expert_weights() | OUTPUT_NORMS,
 )
