@@ -41,7 +41,9 @@ def grids(model: HookedTransformer, prompts: int) -> dict[str, Callable[[], torc
         "z": lambda: swept("z", "layer", "head"),
         "z by position": lambda: swept("z", "layer", "pos", "head"),
         "block_every": every,
-        "heads to logits": lambda: path_patch(model, clean, corrupt, metric, mlps="freeze").values.mean(-1),
+        "heads to logits": lambda: path_patch(model, clean, corrupt, metric, mlps="freeze", progress=False).values.mean(
+            -1
+        ),
     }
 
 
