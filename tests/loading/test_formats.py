@@ -16,7 +16,7 @@ from interp_hooks import HookedTransformer, HookedTransformerConfig
 from interp_hooks.config import ExpertsConfig
 from interp_hooks.errors import CheckpointError, ConfigError, UnsupportedConfig, WeightMismatch
 from interp_hooks.loading.formats import from_checkpoint
-from tests.tiny import assert_close, random_tokens, redraw, unchecked_types
+from tests.tiny import assert_close, build, our_logits, random_tokens, redraw, unchecked_types
 
 SIZES = dict(n_layer=2, n_head=3, n_embd=12, vocab_size=23, block_size=10)
 TOKENS = random_tokens(batch=2, pos=8, d_vocab=23)
@@ -502,3 +502,11 @@ def test_tensors_that_do_not_fit_are_refused() -> None:
     transposed = {name: x.mT.contiguous() if "c_attn.weight" in name else x for name, x in state.items()}
     with pytest.raises(WeightMismatch, match=r"c_attn.weight has shape"):
         from_checkpoint(transposed, SIZES)
+
+
+def test_the_models_own_constructor_reads_them_too() -> None:
+    original = build()
+    state = {name: weight.detach() for name, weight in original.named_parameters()}
+    model = HookedTransformer.from_state_dict(state, original.cfg)
+    tokens = random_tokens(d_vocab=23)
+    assert torch.equal(our_logits(model, tokens), our_logits(original, tokens))
