@@ -30,7 +30,7 @@ from interp_hooks.errors import BadInput, MetricError
 from interp_hooks.hooks import HookPoint
 from interp_hooks.interventions import Intervention, Recording, Run
 from interp_hooks.model import HookedTransformer
-from interp_hooks.readout import Metric, MetricLike, Readout, checked_score
+from interp_hooks.readout import MetricLike, Readout, checked_score, reading
 
 MEMORY = 256 * 2**20  # bytes of activations that stacked runs may take at once
 AFTER_BLOCKS = ("ln_final.", "mlm_head.", "unembed.")
@@ -59,8 +59,7 @@ def evaluate(
     runs = list(runs)
     if not runs:
         raise BadInput("expected at least one run, got none")
-    metric = metric.on(model) if isinstance(metric, Metric) else metric
-    readout, score = (metric.readout, metric.score) if isinstance(metric, Metric) else (Readout(), metric)
+    readout, score = reading(model, metric)
     starts = _starts(model, runs, readout)
     recordings, prefixes = _record(model, runs, starts)
     scores: dict[int, Tensor] = {}

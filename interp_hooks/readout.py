@@ -126,6 +126,14 @@ class Metric(ABC):
 MetricLike = Metric | Callable[[Tensor], Tensor]
 
 
+def reading(model: HookedTransformer, metric: MetricLike) -> tuple[Readout, Callable[[Tensor], Tensor]]:
+    """What a metric reads of a model's logits, and how it scores that; a plain function reads all of them."""
+    if not isinstance(metric, Metric):
+        return Readout(), metric
+    metric = metric.on(model)
+    return metric.readout, metric.score
+
+
 def metric_name(metric: MetricLike) -> str:
     """What a metric is called in results."""
     return metric.name if isinstance(metric, Metric) else getattr(metric, "__name__", "metric")

@@ -49,7 +49,7 @@ class TransformerBlock(nn.Module):
         super().__init__()
         heads, groups, d_model = cfg.n_heads, cfg.n_key_value_heads, cfg.d_model
         self.heads, self.groups, self.attn_only, self.parallel = heads, groups, cfg.attn_only, cfg.parallel_attn_mlp
-        self.reads_normalized, self.is_post = cfg.reads_normalized, cfg.norm_placement == "post"
+        self.is_post = cfg.norm_placement == "post"
         self.shared_norm, self.residual_scale = cfg.parallel_shared_norm, cfg.residual_scale
         self.per_head_inputs = not cfg.kv_latent  # latent attention has one input for all heads
         self.hook_resid_pre = HookPoint("batch pos d_model", d_model=d_model)
@@ -118,7 +118,7 @@ class TransformerBlock(nn.Module):
             return self.hook_resid_post(resid_mid)
         if readings.mlp is None:
             resid_mid = self.hook_resid_mid(resid_mid)
-            mlp_reads = self._normed(self.ln2, self.hook_mlp_in(resid_mid))
+            mlp_reads = self.ln2(self.hook_mlp_in(resid_mid))
         else:
             mlp_reads = readings.mlp
         mlp_out = self.hook_mlp_out(self._scaled(self.ln2_post(self.mlp(mlp_reads))))
@@ -140,7 +140,7 @@ class TransformerBlock(nn.Module):
         streams = self._attention_streams(resid_pre)
         mlp_in = self.hook_mlp_in(resid_pre) if self.parallel else None
         sharing = mlp_in if self.shared_norm else None
-        ln1 = self.ln1 if self.reads_normalized else _AS_IT_IS
+        ln1 = _AS_IT_IS if self.is_post else self.ln1
         if all(stream is resid_pre for stream in (*streams, sharing) if stream is not None):
             mlp_reads = normalized = ln1(resid_pre)
             attention_reads = (normalized, normalized, normalized)
@@ -163,9 +163,6 @@ class TransformerBlock(nn.Module):
             self.hook_k_input.expand(stream, head=self.groups),
             self.hook_v_input.expand(stream, head=self.groups),
         )
-
-    def _normed(self, norm: nn.Module, stream: Tensor) -> Tensor:
-        return norm(stream) if self.reads_normalized else stream
 
 
 _AS_IT_IS = NoNorm()

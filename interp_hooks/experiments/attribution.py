@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +29,7 @@ from interp_hooks.experiments.gradients import (
     recorded,
     summed,
 )
-from interp_hooks.experiments.sweep import labels_of, paired_runs
+from interp_hooks.experiments.sweep import Direction, directed_runs, labels_of
 from interp_hooks.hooks import HookPoint
 from interp_hooks.interventions import Prompts, Recording, Run
 from interp_hooks.model import HookedTransformer
@@ -38,7 +37,6 @@ from interp_hooks.names import get_act_name
 from interp_hooks.readout import MetricLike, metric_name
 from interp_hooks.results import Result
 
-SCALES = {"denoise": ("corrupt", "clean"), "noise": ("clean", "corrupt")}
 QUERIES, KEYS = ("q", "rot_q", "q_input"), ("k", "rot_k", "k_input")  # sites that act through the pattern alone
 
 
@@ -50,7 +48,7 @@ def attribution_patch(
     site: str = "z",
     *,
     over: Sequence[str] = ("layer", "head"),
-    direction: Literal["denoise", "noise"] = "denoise",
+    direction: Direction = "denoise",
     qk_fix: bool = False,
     grad_drop: bool = False,
     layers: Sequence[int] | None = None,
@@ -79,7 +77,7 @@ def attribution_patches(
     metric: MetricLike,
     sites: Mapping[str, Sequence[str]],
     *,
-    direction: Literal["denoise", "noise"] = "denoise",
+    direction: Direction = "denoise",
     qk_fix: bool = False,
     grad_drop: bool = False,
     layers: Sequence[int] | None = None,
@@ -97,12 +95,9 @@ def attribution_patches(
             parts of a query or key, or heads that are normalized together; with `grad_drop` a model of one layer.
         MetricError: the metric is not one number for each prompt, or cannot be differentiated.
     """
-    if direction not in SCALES:
-        raise BadInput(f"direction must be 'denoise' or 'noise', got {direction!r}")
+    base, source, scale, _ = directed_runs(model, clean, corrupt, direction)
     if grad_drop and model.cfg.n_layers < 2:
         raise BadInput("grad_drop leaves out one other layer at a time, but this model has a single one")
-    runs = paired_runs(model, clean, corrupt, ("clean", "corrupt"))
-    base, source = runs if direction == "noise" else runs[::-1]
     plans = {site: _plan(model, site, over, base, layers, qk_fix) for site, over in sites.items()}
     kept = list(dict.fromkeys(name for plan in plans.values() for name in plan.kept))
     at_source, new = recorded(model, source, metric, [point.name for plan in plans.values() for point in plan.points])
@@ -111,14 +106,14 @@ def attribution_patches(
     changes = {site: _changes(model, plan, base, done.values, new) for site, plan in plans.items()}
     effects = drop.effects(model, done, plans, changes) if grad_drop else _effects(done, plans, changes)
     at_base = done.scores.detach()
-    at_clean, at_corrupt = (at_base, at_source) if direction == "noise" else (at_source, at_base)
+    at = dict(zip(scale, (at_base, at_source), strict=True))
     return {
         site: Result(
             metric=metric_name(metric),
             axes={axis: list(labels) for axis, labels in plan.grid.items()},
             values=at_base + finite(effects[site].movedim(0, list(plan.grid).index("layer")), f"the effect of {site}"),
-            baselines={"clean": at_clean, "corrupt": at_corrupt},
-            scale=SCALES[direction],
+            baselines={name: at[name] for name in ("clean", "corrupt")},
+            scale=scale,
         )
         for site, plan in plans.items()
     }

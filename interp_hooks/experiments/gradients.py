@@ -22,7 +22,7 @@ from interp_hooks.hooks import HookPoint
 from interp_hooks.interpreter import AFTER_BLOCKS
 from interp_hooks.interventions import Intervention, Prompts, Recording, Run, Site, Source, as_run, at
 from interp_hooks.model import HookedTransformer
-from interp_hooks.readout import Metric, MetricLike, Readout, metric_name
+from interp_hooks.readout import MetricLike, metric_name, reading
 from interp_hooks.results import Result
 
 Hooks = Sequence[tuple[str, Callable[..., Tensor | None]]]
@@ -185,8 +185,7 @@ def recorded(
 
 def _score(model: HookedTransformer, run: Run, metric: MetricLike, hooks: Hooks) -> Float[Tensor, " prompt"]:
     """The metric of one pass, which unembeds only what is read; one number for all prompts counts as one prompt."""
-    metric = metric.on(model) if isinstance(metric, Metric) else metric
-    readout, score = (metric.readout, metric.score) if isinstance(metric, Metric) else (Readout(), metric)
+    readout, score = reading(model, metric)
     late = any(name.startswith(AFTER_BLOCKS) for name, _ in hooks)  # these want to see all positions
     pos = None if late or readout.pos is None else readout.positions(run)
     logits = model.run_with_hooks(run.tokens, attention_mask=run.attention_mask, fwd_hooks=hooks, logits_pos=pos)

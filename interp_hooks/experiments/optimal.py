@@ -25,7 +25,7 @@ from interp_hooks.hooks import HookPoint
 from interp_hooks.interpreter import MEMORY
 from interp_hooks.interventions import Intervention, Prompts, Run, Site, as_run, at
 from interp_hooks.model import HookedTransformer
-from interp_hooks.readout import Metric, MetricLike, Readout
+from interp_hooks.readout import Metric, MetricLike, Readout, reading
 from interp_hooks.results import Result
 
 
@@ -58,10 +58,6 @@ def optimal_ablation(
         BadInput: only one of reference and reference_metric, or numbers out of range.
         MetricError: a metric that has no gradient, such as Rank and Accuracy.
     """
-    if (reference is None) != (reference_metric is None):
-        raise BadInput("reference= and reference_metric= go together: a metric's answers belong to its prompts")
-    if steps < 0 or lr <= 0 or batch_size < 1:
-        raise BadInput(f"expected steps >= 0, lr > 0, batch_size >= 1; got {steps}, {lr}, {batch_size}")
     if (reference is None) != (reference_metric is None):
         raise BadInput("reference= and reference_metric= go together: a metric's answers belong to its prompts")
     if steps < 0 or lr <= 0 or batch_size < 1:
@@ -114,13 +110,13 @@ def _training(
     minimize: bool | None,
 ) -> _Training:
     metric = metric if reference_metric is None else reference_metric
-    metric = metric.on(model) if isinstance(metric, Metric) else metric
+    readout, score = reading(model, metric)
     lower = isinstance(metric, Metric) and metric.lower_is_better
     return _Training(
         model=model,
         run=run if reference is None else as_run(model, reference),
-        readout=metric.readout if isinstance(metric, Metric) else Readout(),
-        score=metric.score if isinstance(metric, Metric) else metric,
+        readout=readout,
+        score=score,
         minimize=lower if minimize is None else minimize,
     )
 

@@ -10,10 +10,9 @@ Denoising finds what is sufficient, noising what is necessary; the two differ wh
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
-from interp_hooks.errors import BadInput
-from interp_hooks.experiments.sweep import paired_runs, sweep_site
+from interp_hooks.experiments.sweep import Direction, directed_runs, sweep_site
 from interp_hooks.interpreter import MEMORY
 from interp_hooks.interventions import Prompts
 from interp_hooks.model import HookedTransformer
@@ -31,7 +30,7 @@ def patch(
     over: Sequence[str] = ("layer", "pos"),
     select: Mapping[str, Any] | None = None,
     window: int = 1,
-    direction: Literal["denoise", "noise"] = "denoise",
+    direction: Direction = "denoise",
     layers: Sequence[int] | None = None,
     max_memory: int = MEMORY,
     progress: bool = True,
@@ -47,10 +46,7 @@ def patch(
         BadInput: prompts that do not correspond token by token, an axis or layer that does not exist.
         MetricError: the metric gives nan.
     """
-    if direction not in ("denoise", "noise"):
-        raise BadInput(f"direction must be 'denoise' or 'noise', got {direction!r}")
-    clean_run, corrupt_run = paired_runs(model, clean, corrupt, ("clean", "corrupt"))
-    base, source = (corrupt_run, clean_run) if direction == "denoise" else (clean_run, corrupt_run)
+    base, source, scale, baselines = directed_runs(model, clean, corrupt, direction)
     return sweep_site(
         model,
         base,
@@ -61,8 +57,8 @@ def patch(
         select=select,
         window=window,
         layers=layers,
-        baselines={"clean": clean_run, "corrupt": corrupt_run},
-        scale=("corrupt", "clean") if direction == "denoise" else ("clean", "corrupt"),
+        baselines=baselines,
+        scale=scale,
         max_memory=max_memory,
         progress=progress,
     )

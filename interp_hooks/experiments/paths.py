@@ -34,11 +34,11 @@ from interp_hooks.experiments.frozen import (
     layer_of,
     places,
 )
-from interp_hooks.experiments.sweep import labels_of, paired_runs
+from interp_hooks.experiments.sweep import Direction, directed_runs, labels_of
 from interp_hooks.interpreter import MEMORY, evaluate
 from interp_hooks.interventions import Intervention, Prompts, Run, Site, at
 from interp_hooks.model import HookedTransformer
-from interp_hooks.readout import Metric, MetricLike, Readout, checked_score, metric_name
+from interp_hooks.readout import Metric, MetricLike, checked_score, metric_name, reading
 from interp_hooks.results import Result
 
 Sites = Site | Sequence[Site]
@@ -55,7 +55,7 @@ def path_patch(
     *,
     over: Sequence[str] = ("layer", "head"),
     mlps: MLPs = "recompute",
-    direction: Literal["denoise", "noise"] = "denoise",
+    direction: Direction = "denoise",
     layers: Sequence[int] | None = None,
     max_memory: int = MEMORY,
     progress: bool = True,
@@ -77,14 +77,14 @@ def path_patch(
         HookConflict: hooks are attached to the model; parts of the model run alone here and would pass them by.
         MetricError: the metric does not give a number for each prompt.
     """
-    _check_options(model, mlps, direction)
-    runs = paired_runs(model, clean, corrupt, ("clean", "corrupt"))
-    axes, cells = _cells(model, senders, over, layers, runs[0].tokens.shape[1])
+    _check_options(model, mlps)
+    base, other, names, _ = directed_runs(model, clean, corrupt, direction)
+    axes, cells = _cells(model, senders, over, layers, base.tokens.shape[1])
     received = _receivers(model, receivers)
     order = sorted(range(len(cells)), key=lambda cell: cells[cell].layer)
     paths = Paths(
         model=model,
-        runs=runs if direction == "noise" else (runs[1], runs[0]),
+        runs=(base, other),
         every=[cells[cell] for cell in order],
         metric=metric.on(model) if isinstance(metric, Metric) else metric,
         mlps=mlps,
@@ -92,7 +92,7 @@ def path_patch(
         progress=progress,
     )
     scores = paths.to_logits() if received is None else paths.to_inputs(received)
-    return _result(metric, axes, order, scores, ("clean", "corrupt") if direction == "noise" else ("corrupt", "clean"))
+    return _result(metric, axes, order, scores, names)
 
 
 def _result(
@@ -120,11 +120,9 @@ def _result(
 # -------------------------------------------------------------------------------------------------- what was asked for
 
 
-def _check_options(model: HookedTransformer, mlps: str, direction: str) -> None:
+def _check_options(model: HookedTransformer, mlps: str) -> None:
     if mlps not in ("recompute", "freeze"):
         raise BadInput(f"mlps must be 'recompute' or 'freeze', got {mlps!r}")
-    if direction not in ("denoise", "noise"):
-        raise BadInput(f"direction must be 'denoise' or 'noise', got {direction!r}")
     if hooked := [point.name for point in model.hook_points() if point.hooked]:
         raise HookConflict(
             f"path_patch runs parts of the model alone, where hooks are passed by, but {', '.join(hooked[:3])} is "
@@ -212,8 +210,7 @@ class Paths:
 
     def to_logits(self) -> Float[Tensor, "run ..."]:
         """Scores of the base run, the other run and all senders: final streams, unembedded where the metric reads."""
-        base, metric = self.runs[0], self.metric
-        readout, score = (metric.readout, metric.score) if isinstance(metric, Metric) else (Readout(), metric)
+        base, (readout, score) = self.runs[0], reading(self.model, self.metric)
         rows = None if readout.pos is None else readout.positions(base)
         frozen = FrozenRun.record(self.model, self.runs, self.every, ["logits"], self.mlps, rows)
 

@@ -11,13 +11,12 @@ arxiv.org/abs/2303.02536, who search for the directions by gradient descent: dem
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
-from interp_hooks.errors import BadInput
-from interp_hooks.experiments.sweep import labels_of, paired_runs, sweep
+from interp_hooks.experiments.sweep import Direction, directed_runs, labels_of, sweep
 from interp_hooks.interpreter import MEMORY
 from interp_hooks.interventions import Intervention, Prompts, Run, at
 from interp_hooks.model import HookedTransformer
@@ -36,7 +35,7 @@ def patch_along(
     site: str = "resid_pre",
     *,
     over: Sequence[str] = ("layer", "pos"),
-    direction: Literal["denoise", "noise"] = "denoise",
+    direction: Direction = "denoise",
     layers: Sequence[int] | None = None,
     max_memory: int = MEMORY,
     progress: bool = True,
@@ -51,10 +50,7 @@ def patch_along(
             are directions of.
         MetricError: the metric gives nan.
     """
-    if direction not in ("denoise", "noise"):
-        raise BadInput(f"direction must be 'denoise' or 'noise', got {direction!r}")
-    clean_run, corrupt_run = paired_runs(model, clean, corrupt, ("clean", "corrupt"))
-    base, source = (corrupt_run, clean_run) if direction == "denoise" else (clean_run, corrupt_run)
+    base, source, scale, baselines = directed_runs(model, clean, corrupt, direction)
     several = isinstance(along, Mapping)
     spans = dict(along) if several else {"": along}
     axes = list(over) if "layer" in over else ["layer", *over]
@@ -70,8 +66,8 @@ def patch_along(
         run_at,
         metric,
         over=labels,
-        baselines={"clean": clean_run, "corrupt": corrupt_run},
-        scale=("corrupt", "clean") if direction == "denoise" else ("clean", "corrupt"),
+        baselines=baselines,
+        scale=scale,
         max_memory=max_memory,
         progress=progress,
     )

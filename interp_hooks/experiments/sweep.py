@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -109,6 +109,32 @@ def layers_around(layer: int, window: int, n_layers: int) -> range:
     (As in Meng et al. 2022, arxiv.org/abs/2202.05262.)
     """
     return range(max(0, layer - window // 2), min(n_layers, layer - (-window // 2)))
+
+
+Direction = Literal["denoise", "noise"]
+SCALES: dict[str, tuple[str, str]] = {"denoise": ("corrupt", "clean"), "noise": ("clean", "corrupt")}
+
+
+class Directed(NamedTuple):
+    """A pair of runs of which one is changed: `base`, which takes values from `source`; `scale` names 0 and 1."""
+
+    base: Run
+    source: Run
+    scale: tuple[str, str]
+    baselines: dict[str, Run]
+
+
+def directed_runs(model: HookedTransformer, clean: Prompts, corrupt: Prompts, direction: Direction) -> Directed:
+    """The clean and the corrupt run, in the part that each plays in a patching experiment.
+
+    Raises:
+        BadInput: an unknown direction, or prompts that do not correspond (`paired_runs`).
+    """
+    if direction not in SCALES:
+        raise BadInput(f"direction must be 'denoise' or 'noise', got {direction!r}")
+    names, scale = ("clean", "corrupt"), SCALES[direction]
+    baselines = dict(zip(names, paired_runs(model, clean, corrupt, names), strict=True))
+    return Directed(baselines[scale[0]], baselines[scale[1]], scale, baselines)
 
 
 def paired_runs(model: HookedTransformer, first: Prompts, second: Prompts, names: tuple[str, str]) -> tuple[Run, Run]:

@@ -5,10 +5,11 @@ same function. What the original architecture has no parameter for (a bias that 
 """
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from interp_hooks.components.norm import Norm
 from interp_hooks.errors import CheckpointError
@@ -30,14 +31,14 @@ def to_hf(model: HookedTransformer) -> Any:
     if not torch.equal(model.W_E, model.W_U.T.to(model.W_E.device)):
         config.tie_word_embeddings = False
     hf_model = family.auto_class.from_config(config).to(model.device, model.dtype)
-    tensors = hf_model.state_dict()
+    tensors, modules = hf_model.state_dict(), dict(model.named_modules())
     for rule in rules(family.weights, model.cfg.n_layers):
-        values = [_value(model, name) for name in rule.ours]
+        values = [_value(modules, name) for name in rule.ours]
         names = rule.names(tensors)
         if all(value is None for value in values):
             continue  # a part that this layer does not have
         if not names:
-            _refuse_lost(model, rule)
+            _refuse_lost(modules, rule)
             continue
         back = rule.backward([value for value in values if value is not None], sizes)
         for name, part in zip(names, back if rule.stacked else [back], strict=True):
@@ -50,10 +51,9 @@ def to_hf(model: HookedTransformer) -> Any:
     return hf_model.eval()
 
 
-def _value(model: HookedTransformer, name: str) -> Tensor | None:
+def _value(modules: Mapping[str, nn.Module], name: str) -> Tensor | None:
     """A parameter of ours; what a folded norm's would be if it still had one; None if there is no such part."""
     parent, _, leaf = name.rpartition(".")
-    modules = dict(model.named_modules())
     if parent not in modules or leaf not in modules[parent]._parameters:
         return None
     part = modules[parent]
@@ -64,10 +64,11 @@ def _value(model: HookedTransformer, name: str) -> Tensor | None:
     return torch.full(part.over, 1.0 - part.gain_offset if leaf == "w" else 0.0)
 
 
-def _refuse_lost(model: HookedTransformer, rule: Rule) -> None:
-    there = dict(model.named_parameters())
+def _refuse_lost(modules: Mapping[str, nn.Module], rule: Rule) -> None:
     for name in rule.ours:
-        if name in there and bool(there[name].any()):
+        parent, _, leaf = name.rpartition(".")
+        weight = modules[parent]._parameters.get(leaf) if parent in modules else None
+        if weight is not None and bool(weight.any()):
             raise CheckpointError(
                 f"{name} is not zero, but the checkpoint's architecture has no such parameter. If processing made it "
                 "so, load with from_pretrained_no_processing, edit, and export that"

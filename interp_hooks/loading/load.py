@@ -256,7 +256,7 @@ def adopt(
         for name, value in zip(rule.ours, _laid_out(model, rule, moved, sizes), strict=True):
             _assign(model, name, value)
     for rule in absent:
-        _fill_absent(model, rule, where[rule.layer], dtype)
+        _fill_absent(model, rule, there, where[rule.layer], dtype)
     _refuse_leftovers(state, family)
     empty = [name for name, weight in model.named_parameters() if weight.is_meta]
     if empty:
@@ -274,14 +274,17 @@ def _refuse_leftovers(names: Iterable[str], family: Family) -> None:
         )
 
 
-def _fill_absent(model: HookedTransformer, rule: Rule, device: torch.device, dtype: torch.dtype) -> None:
+def _fill_absent(
+    model: HookedTransformer, rule: Rule, there: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype
+) -> None:
+    """Zeros for the biases of ours, all of which are in `there`, that the checkpoint does not have."""
     for name in rule.ours:
         is_bias = name.rpartition(".")[2].startswith("b")
-        if name not in dict(model.named_parameters()):
+        if name not in there:
             raise WeightMismatch(f"{rule.source or 'a line without source'} names {name}, which this model lacks")
         if not (rule.optional and is_bias):
             raise WeightMismatch(f"the checkpoint has no tensor {rule.source}, which {name} needs")
-        _assign(model, name, torch.zeros(model.get_parameter(name).shape, dtype=dtype, device=device))
+        _assign(model, name, torch.zeros(there[name].shape, dtype=dtype, device=device))
 
 
 def _laid_out(model: HookedTransformer, rule: Rule, theirs: Tensor, sizes: Mapping[str, int]) -> list[Tensor]:
