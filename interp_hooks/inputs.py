@@ -6,13 +6,14 @@ Everything that `HookedTransformer.forward` is told is refused here if it does n
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from interp_hooks.components.block import NOTHING, Known
 from interp_hooks.components.kv_cache import KeyValueCache
 from interp_hooks.config import HookedTransformerConfig
 from interp_hooks.errors import BadInput
@@ -115,6 +116,32 @@ class Inputs:
         if input.dtype != self.dtype:
             raise BadInput(f"the residual stream is {input.dtype}, but this model computes in {self.dtype}")
         return input
+
+    def _known(
+        self,
+        known: Mapping[str, Tensor] | None,
+        start_at_layer: int | None,
+        layers: range,
+        stream: Tensor,
+        cache: KeyValueCache | None,
+    ) -> Known:
+        """What of the first layer is given, if there is such a layer and it fits."""
+        if not known:
+            return NOTHING
+        if start_at_layer is None or not layers or (cache is not None and not cache.frozen):
+            raise BadInput(
+                "known= is about the layer at which a pass starts: it needs start_at_layer=, that layer within the "
+                "pass, and no key/value cache that would have to be extended"
+            )
+        cfg = self.cfg
+        shapes = {"z": [*stream.shape[:2], cfg.n_heads, cfg.d_value], "mlp_out": list(stream.shape)}
+        if cfg.attn_only:
+            del shapes["mlp_out"]
+        for name, value in known.items():
+            if name not in shapes or list(value.shape) != shapes[name]:
+                fitting = ", ".join(f"{one} {shape}" for one, shape in shapes.items())
+                raise BadInput(f"known= may hold {fitting}; got {name} {list(value.shape)}")
+        return Known(**known)
 
     def _real(
         self, attention_mask: Tensor | None, shape: Sequence[int], cache: KeyValueCache | None

@@ -1,14 +1,15 @@
 """One idea of an intervention for every causal experiment, as plain values.
 
     Run            tokens, and the interventions made while the model reads them
-    Intervention   where (a Site), and what to put there (a source)
+    Intervention   where (a Site), what to put there (a source), who sees it (into), how much of it (mask)
     source         a number or tensor, recorded activations, another Run, its Mean, or a Resample of it
 
     clean, corrupt = Run(clean_tokens), Run(corrupt_tokens)
     Run(corrupt_tokens, [Intervention(at("z", 5, head=1), clean)])        # activation patching
     Run(tokens, [Intervention(at("mlp_out", 3), 0.0)])                    # zero ablation
     Run(tokens, [Intervention(at("z", 5, head=1), Mean(Run(reference)))]) # mean ablation
-    Run(corrupt_tokens, [Intervention(at("resid_pre", 5), clean, along=directions)])  # interchange in a subspace
+    Run(corrupt_tokens, [Intervention(at("resid_pre", 5), clean, along=directions)])      # interchange in a subspace
+    Run(corrupt_tokens, [Intervention(at("z", 5, head=1), clean, into=at("q_input", 9))]) # edge patching
 
 A source may be a Run, whose own interventions may have Runs as sources. Runs are written one at a time and read that
 way; how they are evaluated together is the business of `interpreter.evaluate`.
@@ -16,121 +17,24 @@ way; how they are evaluated together is the business of `interpreter.evaluate`.
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp_hooks.errors import BadInput, UnknownHook
 from interp_hooks.hooks import HookPoint
 from interp_hooks.model import HookedTransformer
-from interp_hooks.names import get_act_name
+from interp_hooks.sites import POSITIONS, Site
 
-Index = int | tuple[int, ...] | Tensor
 Recording = Mapping[str, Tensor]
-POSITIONS = ("pos", "query")  # the axes along which a causal model never looks back from the future
+Excluded = Literal["bos", "padding"]
 Prompts = str | Sequence[str] | Tensor
 DEPENDENT = 1e-6  # the sine of the angle to the span of the others below which a direction counts as within it
-
-
-@dataclass(frozen=True, kw_only=True)
-class Site:
-    """A hook point, and which part of it: an index for some of its axes, by their names.
-
-    An int picks one index for all prompts, a list several, a tensor [batch] one of each prompt's own. Lists of several
-    axes pick all their combinations.
-
-    Raises:
-        BadInput: an index that is none of these.
-    """
-
-    hook: str
-    select: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "select", {axis: _as_index(axis, wanted) for axis, wanted in self.select.items()})
-
-    def index(self, point: HookPoint, value: Tensor, first: int = 0) -> tuple[Any, ...]:
-        """What to index `value` with, whose positions begin at `first`.
-
-        Raises:
-            BadInput: an axis that the hook does not have, or an index outside it.
-        """
-        index: list[Any] = [slice(None)] * value.ndim
-        several: dict[int, Tensor] = {}  # the dims whose indices are combined
-        for axis, wanted in self.select.items():
-            if axis not in point.axes:
-                raise BadInput(f"{point.name} has the axes {', '.join(point.axes)}; there is no {axis!r} to select")
-            dim = point.axes.index(axis)
-            shifted = self._shifted(point, axis, wanted, value.shape[dim], first if axis in POSITIONS else 0)
-            if isinstance(wanted, int):
-                index[dim] = int(shifted)
-            elif isinstance(wanted, Tensor):
-                if len(wanted) != len(value):
-                    raise BadInput(
-                        f"{axis}= needs one index for each of {len(value)} prompts; got shape {list(wanted.shape)}"
-                    )
-                several[0] = torch.arange(len(value))
-                several[dim] = shifted
-            else:
-                several[dim] = shifted
-        per_prompt = {0} | {
-            point.axes.index(axis) for axis, wanted in self.select.items() if isinstance(wanted, Tensor)
-        }
-        grid = [dim for dim in sorted(several) if dim not in per_prompt or dim == 0]
-        for dim, indices in several.items():
-            along = grid.index(0 if dim in per_prompt else dim)
-            shape = [-1 if place == along else 1 for place in range(len(grid))]
-            index[dim] = indices.to(value.device).reshape(shape)
-        return tuple(index)
-
-    @staticmethod
-    def _shifted(point: HookPoint, axis: str, wanted: Index, size: int, skipped: int) -> Tensor:
-        """The indices once the first `skipped` of the axis are left out; negative ones count from the end anyway."""
-        listed = torch.as_tensor(wanted)
-        outside = listed[(listed < -size - skipped) | (listed >= size + skipped)]
-        if outside.numel():
-            raise BadInput(
-                f"{axis}={int(outside.flatten()[0])} is out of range: {point.name} has {size + skipped} along {axis}"
-            )
-        return torch.where(listed < 0, listed, listed - skipped)
-
-    def first_position(self, point: HookPoint, length: int) -> int:
-        """The first position that is touched, of prompts of `length` tokens."""
-        wanted = next((self.select[axis] for axis in POSITIONS if axis in point.axes and axis in self.select), 0)
-        listed = torch.as_tensor(wanted).flatten()
-        return int(torch.where(listed < 0, listed + length, listed).min()) if listed.numel() else 0
-
-    @property
-    def key(self) -> tuple[Any, ...]:
-        """Equal for sites that are the same."""
-        return (self.hook, *((axis, _key(wanted)) for axis, wanted in sorted(self.select.items())))
-
-
-def _as_index(axis: str, wanted: Any) -> Index:
-    """An int, a tuple of ints, or a tensor of one index for each prompt."""
-    if isinstance(wanted, Tensor) and wanted.ndim == 1 and not wanted.is_floating_point():
-        return wanted.long().cpu()
-    try:
-        if not isinstance(wanted, Tensor):
-            return tuple(map(operator.index, wanted)) if isinstance(wanted, Iterable) else operator.index(wanted)
-    except TypeError:
-        pass
-    came = f"shape {list(wanted.shape)} of {wanted.dtype}" if isinstance(wanted, Tensor) else repr(wanted)
-    raise BadInput(f"{axis}= must be an int, a list of ints, or a tensor of one index for each prompt; got {came}")
-
-
-def at(hook: str, layer: int | None = None, **select: Any) -> Site:
-    """A site by full or short hook name: `at("z", 5, head=1, pos=-1)`, `at("blocks.3.hook_resid_pre")`.
-
-    A negative position counts from the end of the row, padding included; a metric's counts from the last real token.
-    """
-    return Site(hook=get_act_name(hook, layer), select=select)
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,35 +54,33 @@ class Run:
     def prompt_key(self) -> tuple[Any, ...]:
         return (id(self.tokens), id(self.attention_mask))
 
-    def recorded_value(self, value: Tensor, point: HookPoint) -> Tensor:
-        """As a source: the same place in this run."""
-        return value
-
 
 @dataclass(frozen=True, eq=False)
 class Mean:
-    """As a source: the mean of a run's activation over prompts and real positions, or over prompts alone.
+    """As a source: the mean of a run's activation over prompts and positions, or over prompts alone.
 
-    The mean is taken in float64. Axes other than prompts and positions (heads, neurons, query, key) are kept.
+    Padding does not count, nor does a BOS token where positions are pooled (`exclude`). The mean is taken in float64.
+    Axes other than prompts and positions (heads, neurons, query, key) are kept.
     """
 
     run: Run
     per_position: bool = False
+    exclude: Sequence[Excluded] = ("bos", "padding")
 
     @property
     def key(self) -> tuple[Any, ...]:
-        return ("mean", self.per_position, self.run.key)
+        return ("mean", self.per_position, tuple(self.exclude), self.run.key)
 
-    def recorded_value(self, value: Tensor, point: HookPoint) -> Tensor:
-        precise, mask = value.double(), self.run.attention_mask
+    def made_of(self, value: Tensor, point: HookPoint, model: HookedTransformer) -> Tensor:
+        precise = value.double()
         if point.axes[1] != "pos":
             return precise.mean(0, keepdim=True).to(value.dtype)
+        exclude = set(self.exclude) - ({"bos"} if self.per_position else set())
+        counted = counted_positions(model, self.run, exclude).to(value.device)
+        counted = counted.reshape(*counted.shape, *[1] * (value.ndim - 2))
         dims = (0,) if self.per_position else (0, 1)
-        if mask is None:
-            return precise.mean(dims, keepdim=True).to(value.dtype)
-        weight = mask.to(value.device).double().reshape(*mask.shape, *[1] * (value.ndim - 2))
-        total = weight.sum(dims, keepdim=True)
-        return ((precise * weight).sum(dims, keepdim=True) / total).to(value.dtype)
+        total = torch.where(counted, precise, 0.0).sum(dims, keepdim=True)
+        return (total / counted.double().sum(dims, keepdim=True)).to(value.dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,7 +94,7 @@ class Resample:
     def key(self) -> tuple[Any, ...]:
         return ("resample", id(self.order), self.run.key)
 
-    def recorded_value(self, value: Tensor, point: HookPoint) -> Tensor:
+    def made_of(self, value: Tensor, point: HookPoint, model: HookedTransformer) -> Tensor:
         order = self.order.to(value.device)
         if bool(((order < 0) | (order >= len(value))).any()):
             raise BadInput(f"order must name prompts 0..{len(value) - 1} of the run, got {order.tolist()}")
@@ -202,6 +104,32 @@ class Resample:
 Source = float | Tensor | Recording | Run | Mean | Resample
 
 
+class Recordings:
+    """Activations of source runs, by the run's key and hook, and what sources make of them."""
+
+    def __init__(self, model: HookedTransformer) -> None:
+        self.model = model
+        self.runs: dict[Any, Recording] = {}
+        self._made: dict[Any, Tensor] = {}
+
+    def of(self, source: Recording | Run | Mean | Resample, point: HookPoint) -> Tensor:
+        """What a source puts at a hook, at all positions.
+
+        Raises:
+            UnknownHook: recorded activations that lack this one.
+        """
+        if isinstance(source, Run):
+            return self.runs[source.key][point.name]
+        if isinstance(source, Mean | Resample):
+            key = (source.key, point.name)
+            if key not in self._made:
+                self._made[key] = source.made_of(self.runs[source.run.key][point.name], point, self.model)
+            return self._made[key]
+        if point.name not in source:
+            raise UnknownHook(f"{point.name} was not cached in the activations that serve as a source")
+        return source[point.name]
+
+
 @dataclass(frozen=True, eq=False)
 class Intervention:
     """Put a source's value at a site; with `along` only its component along these directions of the last axis.
@@ -209,16 +137,28 @@ class Intervention:
     `along` is [n, width], or [width] for a single direction, of any length and angle: what counts is their span. The
     component across it stays. A source of 0.0 then removes the directions.
 
+    With `into`, only this reader sees the change: the site stays as it is, and the reader's input changes by what the
+    change adds to the stream. The site is then something that is added to the stream ("z", "attn_out", "mlp_out" of a
+    layer, "hook_embed" and its kin, or "resid_pre" of layer 0 for all embeddings), and `into` something that reads it
+    ("q_input", "k_input", "v_input", "mlp_in" of a layer, or "resid_post" of the last one for the final stream).
+
+    `mask` is how much of the change is made, by default (None) all of it: a number, or a tensor that broadcasts to the
+    site's selected part; with `into`, to [the site's heads, the reader's heads], 1 where one has no heads. Scores can
+    be differentiated with respect to masks and sources that require a gradient.
+
     Raises:
-        BadInput: `along` spans no subspace of as many dimensions as it has directions.
+        BadInput: `along` spans no subspace of as many dimensions as it has directions, or comes with `into`.
     """
 
     site: Site
     source: Source
     along: Float[Tensor, "*n width"] | None = None
+    into: Site | None = None
+    mask: float | Tensor | None = None
 
     def __post_init__(self) -> None:
-        self.basis  # noqa: B018  checked here
+        if self.basis is not None and self.into is not None:
+            raise BadInput("along= and into= cannot be combined: an edge carries all that its sender writes")
 
     @cached_property
     def basis(self) -> Float[Tensor, "n width"] | None:
@@ -234,10 +174,16 @@ class Intervention:
 
     @property
     def key(self) -> tuple[Any, ...]:
-        return (self.site.key, _key(self.source), id(self.along))
+        into = None if self.into is None else self.into.key
+        return (self.site.key, _key(self.source), id(self.along), into, _key(self.mask))
 
-    def write(self, value: Tensor, point: HookPoint, recordings: Mapping[Any, Recording], first: int = 0) -> None:
-        """Change `value`, whose positions begin at `first`, in place.
+    @property
+    def learns(self) -> bool:
+        """Whether scores are to be differentiated with respect to something here."""
+        return any(isinstance(one, Tensor) and one.requires_grad for one in (self.source, self.mask))
+
+    def write(self, value: Tensor, point: HookPoint, recordings: Recordings, first: int = 0) -> Bool[Tensor, ""]:
+        """Change `value`, whose positions begin at `first`, in place; whether that made a difference.
 
         Raises:
             BadInput: the site does not fit, or the source has another shape there (prompts of other lengths).
@@ -247,14 +193,25 @@ class Intervention:
         if isinstance(self.source, int | float | Tensor):
             new = torch.as_tensor(self.source, dtype=value.dtype, device=value.device)
         else:
-            new = self._elsewhere(point, recordings, value, first)[index]
+            new = self.elsewhere(point, recordings, value, first)[index]
+        new = self._fitted(new, place, "source", point)
+        if self.basis is not None:
+            new = swapped(place, new, self._basis_at(point, value))
+        if self.mask is not None:
+            mask = torch.as_tensor(self.mask, dtype=value.dtype, device=value.device)
+            new = place + self._fitted(mask, place, "mask", point) * (new - place)
+        changed = (new != place).any()
+        value[index] = new
+        return changed
+
+    @staticmethod
+    def _fitted(given: Tensor, place: Tensor, what: str, point: HookPoint) -> Tensor:
         try:
-            new = new.expand_as(place)
+            return given.expand_as(place)
         except RuntimeError as error:
             raise BadInput(
-                f"the source for {point.name} has shape {list(new.shape)}, the place it goes to {list(place.shape)}"
+                f"the {what} for {point.name} has shape {list(given.shape)}, the place it goes to {list(place.shape)}"
             ) from error
-        value[index] = new if self.basis is None else swapped(place, new, self._basis_at(point, value))
 
     def _basis_at(self, point: HookPoint, value: Tensor) -> Float[Tensor, "n width"]:
         assert self.basis is not None
@@ -267,9 +224,10 @@ class Intervention:
             )
         return self.basis.to(value)
 
-    def _elsewhere(self, point: HookPoint, recordings: Mapping[Any, Recording], value: Tensor, first: int) -> Tensor:
+    def elsewhere(self, point: HookPoint, recordings: Recordings, value: Tensor, first: int) -> Tensor:
         """The source's activation at this point, from position `first` on, one for each prompt."""
-        other = self._recorded(point, recordings).to(value.device)
+        assert not isinstance(self.source, int | float | Tensor)
+        other = recordings.of(self.source, point).to(value.device)
         along = next((dim for dim, axis in enumerate(point.axes) if axis in POSITIONS), 0)
         expected = [size + (first if dim == along else 0) for dim, size in enumerate(value.shape)]
         one_for_all = isinstance(self.source, Mean)
@@ -284,16 +242,6 @@ class Intervention:
         if first and other.shape[along] > 1:
             other = other.narrow(along, first, value.shape[along])
         return other.expand_as(value)
-
-    def _recorded(self, point: HookPoint, recordings: Mapping[Any, Recording]) -> Tensor:
-        """The source's activation at this point, at all positions."""
-        if isinstance(self.source, Run | Mean | Resample):
-            assert self.source_run is not None
-            return self.source.recorded_value(recordings[self.source_run.key][point.name], point)
-        assert isinstance(self.source, Mapping)
-        if point.name not in self.source:
-            raise UnknownHook(f"{point.name} was not cached in the activations that serve as a source")
-        return self.source[point.name]
 
 
 def orthonormal(directions: Float[Tensor, "*n width"]) -> Float[Tensor, "n width"]:
@@ -319,11 +267,21 @@ def swapped(value: Tensor, other: Tensor, basis: Float[Tensor, "n width"]) -> Te
 
 def _key(value: Any) -> Any:
     """Something hashable that is equal for equal sources and indices."""
-    if isinstance(value, int | float):
-        return value
-    if isinstance(value, tuple):
+    if value is None or isinstance(value, int | float):
         return value
     return id(value) if isinstance(value, Tensor | Mapping) else value.key
+
+
+def counted_positions(model: HookedTransformer, run: Run, exclude: Collection[Excluded]) -> Bool[Tensor, "batch pos"]:
+    """Which positions of a run count in a mean: not padding, nor a BOS token that the text begins with."""
+    everything = torch.ones_like(run.tokens, dtype=torch.bool)
+    real = everything if run.attention_mask is None else run.attention_mask.to(run.tokens.device).bool()
+    counted = real if "padding" in exclude else everything
+    if "bos" not in exclude or model.tokenizer is None:
+        return counted
+    first = real.int().cumsum(1).eq(1) & real
+    begins = [id for id in (model.tokenizer.bos_token_id, model.tokenizer.cls_token_id) if id is not None]
+    return counted & ~(first & torch.isin(run.tokens, torch.tensor(begins, device=run.tokens.device)))
 
 
 def as_run(model: HookedTransformer, prompts: Prompts) -> Run:

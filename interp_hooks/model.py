@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from interp_hooks.cache import ActivationCache
 from interp_hooks.components.attention import Visibility
-from interp_hooks.components.block import TransformerBlock, at_positions
+from interp_hooks.components.block import NOTHING, Known, TransformerBlock, at_positions
 from interp_hooks.components.embed import Embed, MLMHead, TokenTypeEmbed, Unembed
 from interp_hooks.components.kv_cache import KeyValueCache
 from interp_hooks.components.norm import NoNorm, Norm, norm
@@ -239,6 +239,7 @@ class HookedTransformer(HookedRootModule, StackedWeights, Inputs, TextMethods, G
         logits_pos: int | Sequence[int] | Tensor | None = None,
         past_kv_cache: KeyValueCache | None = None,
         token_type_ids: Int[Tensor, "batch pos"] | None = None,
+        known: Mapping[str, Tensor] | None = None,
     ) -> Any:
         """One pass over text, token ids [batch, pos], or, with `start_at_layer`, a stream [batch, pos, d_model].
 
@@ -250,6 +251,8 @@ class HookedTransformer(HookedRootModule, StackedWeights, Inputs, TextMethods, G
         `stop_at_layer=n_layers` returns only these. `tokens` are what a pass that starts later reads, for its loss.
         `past_kv_cache` holds keys and values of the tokens before the input, whose own are added to it unless it is
         frozen; `attention_mask` covers the input, or both. `token_type_ids` (default: 0) are for models that have them.
+        `known` holds "z" [batch, pos, head, d_head], "mlp_out" [batch, pos, d_model], or both, of the layer at which a
+        pass starts: its attention, or its MLP, is not computed.
 
         Raises:
             BadInput: tokens, layers, positions or masks that do not fit the model.
@@ -273,8 +276,9 @@ class HookedTransformer(HookedRootModule, StackedWeights, Inputs, TextMethods, G
             prompt = Prompt(tokens, self._real(attention_mask, residual.shape, cache))
             positions = self._positions(prompt.real, past + residual.shape[1])
         layers = range(start, stop)
+        first = self._known(known, start_at_layer, layers, residual, cache)
         only = None if logits_pos is None else self._read_at(logits_pos, residual, stop, return_type)
-        residual = self._through(layers, residual, prompt.real, positions, cache, only)
+        residual = self._through(layers, residual, prompt.real, positions, cache, only, first)
         stopped = stop_at_layer is not None
         output = residual if stopped else self._read_out(residual, prompt, return_type, loss_per_token)
         if cache is not None:
@@ -289,10 +293,11 @@ class HookedTransformer(HookedRootModule, StackedWeights, Inputs, TextMethods, G
         positions: Int[Tensor, "rows key"],
         cache: KeyValueCache | None,
         only: Int[Tensor, "batch n"] | None,
+        known: Known,
     ) -> Float[Tensor, "batch _ d_model"]:
         """The stream after some layers, `only` at some positions.
 
-        `positions` and `real` are of cached tokens and those of the stream.
+        `positions` and `real` are of cached tokens and those of the stream. `known` is of the first layer.
         """
         pos, keys, causal = residual.shape[1], positions.shape[1], self.cfg.attention_dir == "causal"
         if cache is not None and cache.rotated_for is not None and self.rotary is not None:
@@ -305,7 +310,8 @@ class HookedTransformer(HookedRootModule, StackedWeights, Inputs, TextMethods, G
             if block.device != residual.device:  # models that are spread over devices
                 residual, visibility = residual.to(block.device), visibility.to(block.device)
             rotation = None if rotation is None else rotation.to(block.device)
-            residual = block(residual, rotation, visibility, extend, only if layer == layers[-1] else None)
+            at_end = only if layer == layers[-1] else None
+            residual = block(residual, rotation, visibility, extend, at_end, known if layer == layers[0] else NOTHING)
         return residual if only is None or layers else at_positions(residual, only)
 
     def _embed(

@@ -22,9 +22,10 @@ from interp_hooks.errors import BadInput
 from interp_hooks.experiments.sweep import labels_of
 from interp_hooks.hooks import HookPoint
 from interp_hooks.interpreter import evaluate
-from interp_hooks.interventions import Intervention, Run, at
+from interp_hooks.interventions import Intervention, Run
 from interp_hooks.model import HookedTransformer
 from interp_hooks.names import get_act_name
+from interp_hooks.sites import at
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -429,3 +429,44 @@ def test_reading_some_positions_computes_only_these_of_the_last_layer(name: str)
 def test_read_positions_need_all_layers() -> None:
     with pytest.raises(BadInput, match="logits_pos needs a pass through all 3 layers; this one stops at 1"):
         hooked("gpt2")(random_tokens(), stop_at_layer=1, logits_pos=-1)
+
+
+@pytest.mark.parametrize("what", [["z"], ["mlp_out"], ["z", "mlp_out"]], ids=str)
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@torch.no_grad()
+def test_what_is_known_of_the_first_layer_is_not_computed(name: str, what: list[str]) -> None:
+    """The stream is the same, at all positions and at some; attention and MLP don't fire."""
+    model = hooked(name)
+    if "mlp_out" in what and model.cfg.attn_only:
+        pytest.skip("there is no MLP")
+    tokens, rows = random_tokens(d_vocab=model.cfg.d_vocab), torch.tensor([[1], [4]])
+    _, cache = model.run_with_cache(tokens)
+    stream, layer = cache["resid_pre", 1], model.cfg.n_layers - 1
+    known = {one: cache[one, 1] for one in what}
+    whole = model(stream, start_at_layer=1, stop_at_layer=2)
+    inside = {"z": "blocks.1.attn.hook_v", "mlp_out": "blocks.1.mlp."}
+    skipped = [[hook for hook in model.hook_dict if hook.startswith(inside[one])] for one in what]
+    with model.hooks([(hooks, fails) for hooks in skipped]):
+        assert_close(model(stream, start_at_layer=1, stop_at_layer=2, known=known), whole, EXACT)
+    known = {one: cache[one, layer] for one in what}
+    whole = model(cache["resid_pre", layer], start_at_layer=layer, logits_pos=rows)
+    assert_close(model(cache["resid_pre", layer], start_at_layer=layer, known=known, logits_pos=rows), whole, EXACT)
+    changed = {one: value + 1.0 for one, value in known.items()}
+    assert not torch.allclose(model(cache["resid_pre", layer], start_at_layer=layer, known=changed), whole)
+
+
+def fails(value: Tensor, hook: HookPoint) -> None:
+    raise AssertionError(f"{hook.name} was computed")
+
+
+def test_known_values_that_do_not_fit_are_refused() -> None:
+    model = hooked("gpt2")
+    with torch.no_grad():
+        _, cache = model.run_with_cache(random_tokens())
+    stream, z = cache["resid_pre", 1], cache["z", 1]
+    with pytest.raises(BadInput, match="the layer at which a pass starts"):
+        model(random_tokens(), known={"z": z})
+    with pytest.raises(BadInput, match=r"known= may hold z \[2, 7, .*; got z \[2, 4, "):
+        model(stream, start_at_layer=1, known={"z": z[:, :4]})
+    with pytest.raises(BadInput, match="got q"):
+        model(stream, start_at_layer=1, known={"q": z})

@@ -142,14 +142,18 @@ class AttentionCore(nn.Module):
 
     def forward(
         self, inputs: Inputs, rotation: Rotation | None, visibility: Visibility, extend: Extend | None = None
-    ) -> Float[Tensor, "batch query d_model"]:
-        """What all heads write. With `extend`, queries see the keys and values of earlier tokens too."""
+    ) -> Float[Tensor, "batch query head d_value"]:
+        """What each head mixes from the values. With `extend`, queries see keys and values of earlier tokens too."""
         q, k, v = self.queries_keys_values(inputs, rotation)
         if visibility.rows is not None:
             q = q.gather(1, visibility.rows[..., None, None].expand(-1, -1, *q.shape[2:]))
         if extend is not None:
             k, v = extend(k, v)
-        z = self.hook_z((self._explicit if self._explicitly() else self._fused)(q, k, v, visibility))
+        return (self._explicit if self._explicitly() else self._fused)(q, k, v, visibility)
+
+    def write(self, z: Float[Tensor, "batch query head d_value"]) -> Float[Tensor, "batch query d_model"]:
+        """What all heads together write."""
+        z = self.hook_z(z)
         if self.hook_result.hooked:
             result = self.hook_result(torch.einsum("bphk,hkd->bphd", z, self.W_O))
             return result.sum(2) + self.b_O

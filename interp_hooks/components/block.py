@@ -35,11 +35,24 @@ class Readings(NamedTuple):
     mlp: Tensor | None
 
 
-def at_positions(
-    stream: Float[Tensor, "batch pos d_model"], rows: Int[Tensor, "batch n"]
-) -> Float[Tensor, "batch n d_model"]:
-    """Each row's stream at positions of its own."""
-    return stream.gather(1, rows.to(stream.device)[..., None].expand(-1, -1, stream.shape[-1]))
+class Known(NamedTuple):
+    """What a block need not compute: what its heads mix from the values, what its MLP adds to the stream."""
+
+    z: Float[Tensor, "batch pos head d_value"] | None = None
+    mlp_out: Float[Tensor, "batch pos d_model"] | None = None
+
+    def at(self, rows: Int[Tensor, "batch n"]) -> "Known":
+        """The same at positions of each row's own."""
+        return Known(*(None if value is None else at_positions(value, rows) for value in self))
+
+
+NOTHING = Known()
+
+
+def at_positions(value: Float[Tensor, "batch pos ..."], rows: Int[Tensor, "batch n"]) -> Float[Tensor, "batch n ..."]:
+    """Each row's value at positions of its own."""
+    rows = rows.to(value.device).reshape(*rows.shape, *[1] * (value.ndim - 2))
+    return value.gather(1, rows.expand(-1, -1, *value.shape[2:]))
 
 
 class TransformerBlock(nn.Module):
@@ -94,42 +107,50 @@ class TransformerBlock(nn.Module):
         visibility: Visibility,
         extend: Extend | None = None,
         only: Int[Tensor, "batch n"] | None = None,
+        known: Known = NOTHING,
     ) -> Float[Tensor, "batch _ d_model"]:
         """The stream after this block; for `extend` see `AttentionCore.forward`.
 
         With `only`, the stream at these positions of each row: nothing else is computed, unless somebody looks inside.
+        What is `known` passes its hook point as if it had been computed.
         """
         if only is not None:
             if self.is_post or any(point.hooked for point in self.points):
-                return at_positions(self(resid_pre, rotation, visibility, extend), only)
-            visibility = visibility.only(only)
+                return at_positions(self(resid_pre, rotation, visibility, extend, known=known), only)
+            visibility, known = visibility.only(only), known.at(only)
         resid_pre = self.hook_resid_pre(resid_pre)
-        if self.is_post:
-            return self._post(resid_pre, rotation, visibility, extend)
-        readings = self._readings(resid_pre)
+        reads_stream = known.z is None or (self.parallel and known.mlp_out is None)
+        readings = self._readings(resid_pre) if reads_stream else None
+        z = known.z
+        if z is None:
+            assert readings is not None
+            z = self.attn(readings.attention, rotation, visibility, extend)
         if only is not None:
             resid_pre = at_positions(resid_pre, only)
-            readings = readings._replace(mlp=None if readings.mlp is None else at_positions(readings.mlp, only))
-        attn_out = self.hook_attn_out(self._scaled(self.ln1_post(
-            self.attn(readings.attention, rotation, visibility, extend)
-        )))  # fmt: skip
+        if self.is_post:
+            return self._post(resid_pre, z, known.mlp_out)
+        attn_out = self.hook_attn_out(self._scaled(self.ln1_post(self.attn.write(z))))
         resid_mid = resid_pre + attn_out
         if self.attn_only:
             return self.hook_resid_post(resid_mid)
-        if readings.mlp is None:
+        if not self.parallel:
             resid_mid = self.hook_resid_mid(resid_mid)
-            mlp_reads = self.ln2(self.hook_mlp_in(resid_mid))
-        else:
-            mlp_reads = readings.mlp
-        mlp_out = self.hook_mlp_out(self._scaled(self.ln2_post(self.mlp(mlp_reads))))
-        return self.hook_resid_post(resid_mid + mlp_out)
+        mlp_out = known.mlp_out
+        if mlp_out is None:
+            mlp_out = self._scaled(self.ln2_post(self.mlp(self._mlp_reads(resid_mid, readings, only))))
+        return self.hook_resid_post(resid_mid + self.hook_mlp_out(mlp_out))
 
-    def _post(
-        self, resid_pre: Tensor, rotation: Rotation | None, visibility: Visibility, extend: Extend | None
-    ) -> Tensor:
-        attn_out = self.hook_attn_out(self.attn(self._readings(resid_pre).attention, rotation, visibility, extend))
+    def _mlp_reads(self, resid_mid: Tensor, readings: Readings | None, only: Tensor | None) -> Tensor:
+        if not self.parallel:
+            return self.ln2(self.hook_mlp_in(resid_mid))
+        assert readings is not None
+        assert readings.mlp is not None
+        return readings.mlp if only is None else at_positions(readings.mlp, only)
+
+    def _post(self, resid_pre: Tensor, z: Tensor, mlp_out: Tensor | None) -> Tensor:
+        attn_out = self.hook_attn_out(self.attn.write(z))
         normed = self.ln1(self.hook_resid_mid(resid_pre + attn_out))
-        mlp_out = self.hook_mlp_out(self.mlp(self.hook_mlp_in(normed)))
+        mlp_out = self.hook_mlp_out(self.mlp(self.hook_mlp_in(normed)) if mlp_out is None else mlp_out)
         return self.hook_normalized_resid_post(self.ln2(self.hook_resid_post(normed + mlp_out)))
 
     def _scaled(self, written: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ has finished, so that an exception in between leaves the cache as it was.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -96,8 +96,8 @@ class KeyValueCache:
             self._layers = {layer: self._layers[layer] for layer in layers}
             self.length, self.real, self.rotated_for = self.length + tokens, real, lengths
 
-    def prefix(self, tokens: int, copies: int = 1, layer: int | None = None) -> KeyValueCache:
-        """A frozen cache of the first `tokens` tokens (of one layer), all prompts `copies` times one below the other.
+    def prefix(self, tokens: int, copies: int = 1, layers: Container[int] | None = None) -> KeyValueCache:
+        """A frozen cache of the first `tokens` tokens (of some layers), all prompts `copies` times one below the other.
 
         Raises:
             BadInput: more tokens than there are.
@@ -111,6 +111,6 @@ class KeyValueCache:
         part._layers = {
             there: (keys[:, :tokens].repeat(copies, 1, 1, 1), values[:, :tokens].repeat(copies, 1, 1, 1))
             for there, (keys, values) in self._layers.items()
-            if layer in (None, there)
+            if layers is None or there in layers
         }
         return part

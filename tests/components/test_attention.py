@@ -23,6 +23,11 @@ def make(**fields: Any) -> tuple[Attention, HookedTransformerConfig]:
     return attention, cfg
 
 
+def written(attn: Attention, *arguments: Any) -> Tensor:
+    """What all heads add to the stream."""
+    return attn.write(attn(*arguments))
+
+
 def by_hand(attn: Attention, inputs: tuple[Tensor, Tensor, Tensor], causal: bool, real: Tensor, scale: float) -> Tensor:
     """One batch row, query and head at a time, from the definition."""
     x_q, x_k, x_v = inputs
@@ -59,10 +64,10 @@ def test_both_paths_are_the_definition(groups: int, direction: str, mask: str) -
     inputs = (X[0], X[1], X[2])
     everything = torch.ones(2, 5, dtype=torch.bool)
     expected = by_hand(attn, inputs, direction == "causal", everything if real is None else real, cfg.attn_scale)
-    assert_close(attn(inputs, None, visibility), expected, EXACT)
+    assert_close(written(attn, inputs, None, visibility), expected, EXACT)
     for point in (attn.hook_pattern, attn.hook_attn_scores, attn.hook_result):
         handle = point.add_hook(lambda value, hook: None)
-        assert_close(attn(inputs, None, visibility), expected, EXACT)
+        assert_close(written(attn, inputs, None, visibility), expected, EXACT)
         handle.remove()
 
 
@@ -70,22 +75,22 @@ def test_both_paths_are_the_definition(groups: int, direction: str, mask: str) -
 def test_the_layer_may_scale_the_scores() -> None:
     attn, cfg = make(scale_attn_by_inverse_layer_idx=True)
     expected = by_hand(attn, (X[0],) * 3, True, torch.ones(2, 5, dtype=torch.bool), 2 * cfg.d_head**0.5)
-    assert_close(attn((X[0],) * 3, None, Visibility(5, 5, True, None, POSITIONS)), expected, EXACT)
+    assert_close(written(attn, (X[0],) * 3, None, Visibility(5, 5, True, None, POSITIONS)), expected, EXACT)
 
 
 @torch.no_grad()
 def test_one_stream_per_head_is_that_heads_input() -> None:
     attn, _ = make(n_key_value_heads=2)
     visibility = Visibility(5, 5, True, None, POSITIONS)
-    shared = attn((X[0],) * 3, None, visibility)
+    shared = written(attn, (X[0],) * 3, None, visibility)
     apart = tuple(X[0][:, :, None].expand(-1, -1, heads, -1) for heads in (4, 2, 2))
-    assert_close(attn(apart, None, visibility), shared, EXACT)
+    assert_close(written(attn, apart, None, visibility), shared, EXACT)
     zeroed = apart[0].clone()
     zeroed[:, :, 2] = 0
     seen: list[Tensor] = []
     attn.hook_q.add_hook(lambda value, hook: seen.append(value))
-    attn((zeroed, *apart[1:]), None, visibility)
-    attn(apart, None, visibility)
+    written(attn, (zeroed, *apart[1:]), None, visibility)
+    written(attn, apart, None, visibility)
     assert torch.equal(seen[0][:, :, 2], attn.b_Q[2].expand(2, 5, 4))
     assert torch.equal(seen[0][:, :, :2], seen[1][:, :, :2])
 

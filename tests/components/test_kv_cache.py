@@ -192,7 +192,7 @@ def test_copies_of_a_prefix_serve_several_continuations(real: Tensor | None) -> 
 
 
 def test_a_prefix_of_one_layer_has_no_other() -> None:
-    part = filled(hooked("gpt2"), 5).prefix(3, layer=1)
+    part = filled(hooked("gpt2"), 5).prefix(3, layers=[1])
     assert part.at(1)[0].shape[1] == 3
     with pytest.raises(BadInput, match="holds 3 tokens, but not in layer 2"):
         part.at(2)

@@ -9,7 +9,7 @@ from torch import Tensor
 from interp_hooks import HookedTransformer, HookPoint, Intervention, LogitDiff, Mean, Resample, Run, Site, at, evaluate
 from interp_hooks.errors import BadInput, MetricError, UnknownHook
 from interp_hooks.experiments.gradients import gradient_x_input, integrated_gradients
-from tests.experiments.by_hand import OTHER, RTOL, THIRD, TOKENS, left_alone, model_of, word_tokenizer
+from tests.experiments.by_hand import OTHER, RTOL, THIRD, TOKENS, left_alone, model_of, value_at, word_tokenizer
 from tests.experiments.gates import gate, linear, output, two_heads_or
 from tests.tiny import ARCHITECTURES, assert_close, build, hooked, unchecked_types
 
@@ -129,6 +129,18 @@ def test_a_part_of_a_site() -> None:
     assert_close(result.values[2, -1], result.baselines["original"] - patched, 1e-4)
 
 
+def test_a_baseline_may_have_interventions_of_its_own() -> None:
+    """It is what that run has at the site."""
+    model = model_of("gpt2")
+    baseline = Run(OTHER, [Intervention(at("mlp_out", 0), 0.3)])
+    recorded = {"blocks.1.attn.hook_z": value_at(model, baseline, "blocks.1.attn.hook_z")}
+    ours = integrated_gradients(model, TOKENS, DIFF, "z1", baseline=baseline, steps=3)
+    theirs = integrated_gradients(model, TOKENS, DIFF, "z1", baseline=recorded, steps=3)
+    assert_close(ours.values, theirs.values, RTOL)
+    plain = integrated_gradients(model, TOKENS, DIFF, "z1", baseline=Run(OTHER), steps=3)
+    assert not torch.allclose(ours.values, plain.values)
+
+
 def test_gradient_x_input_is_a_derivative() -> None:
     """d metric / d log(scale) of the activation at one position."""
     model, step = model_of("neox"), 1e-6
@@ -197,11 +209,6 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "steps": (dict(steps=0), BadInput, "at least 1, got 0"),
     "shorter baseline": (dict(baseline=Run(OTHER[:, :4])), BadInput, "batch=2, pos=4"),
     "shape of the baseline": (dict(baseline=torch.zeros(3)), BadInput, r"shape \[3\]"),
-    "baseline with interventions": (
-        dict(baseline=Run(OTHER, [Intervention(at("z", 0), 0.0)])),
-        BadInput,
-        "no interventions of its own",
-    ),
     "metric": (dict(metric=lambda logits: logits[:, -1]), MetricError, "one number for each prompt"),
     "a count": (dict(metric=lambda logits: logits[:, -1].argmax(-1)), MetricError, "has no gradient"),
 }
