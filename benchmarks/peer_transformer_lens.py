@@ -1,11 +1,12 @@
 """Runs inside a peer's own environment: computes patching grids on request, as a user of TransformerLens would.
 
-    python peer_transformer_lens.py hooked|bridge CHECKPOINT PROMPTS POSITIONS
+    python peer_transformer_lens.py hooked|bridge CHECKPOINT PROMPTS POSITIONS DEVICE
 
-Reads the name of a grid per line, writes a JSON line: seconds, and the grid's numbers (logit differences at the last
-position, averaged over prompts).
+Reads the name of a grid and a stride per line, writes a JSON line: seconds for each cell, and the numbers of every
+stride-th cell (logit differences at the last position, averaged over prompts).
 """
 
+import itertools
 import json
 import sys
 import time
@@ -13,14 +14,14 @@ import time
 import torch
 
 
-def load(kind, folder):
+def load(kind, folder, device):
     """TransformerLens' HookedTransformer with the checkpoint's weights, or its bridge in compatibility mode."""
     from transformers import AutoModelForCausalLM
 
     if kind == "bridge":
         from transformer_lens.model_bridge import TransformerBridge
 
-        model = TransformerBridge.boot_transformers(folder, device="cpu")
+        model = TransformerBridge.boot_transformers(folder, device=device)
         model.enable_compatibility_mode()
         return model
     from transformer_lens import HookedTransformer, HookedTransformerConfig
@@ -37,58 +38,75 @@ def load(kind, folder):
         act_fn="gelu_new",
         eps=hf.config.layer_norm_epsilon,
         normalization_type="LN",
-        device="cpu",
+        device=device,
     )
     model = HookedTransformer(cfg)
     model.load_and_process_state_dict(convert_gpt2_weights(hf, cfg), fold_ln=True)
     return model
 
 
-def heads_to_logits(model, corrupt, cache, base, metric):
+def cells_of(model, names, positions, stride):
+    """Every stride-th index of a grid, as patching takes them."""
+    import pandas as pd
+
+    sizes = {"layer": model.cfg.n_layers, "pos": positions, "head": model.cfg.n_heads}
+    cells = list(itertools.product(*(range(sizes[name]) for name in names)))
+    return pd.DataFrame(cells[::stride], columns=names)
+
+
+def heads_to_logits(model, corrupt, cache, base, metric, stride):
     """Path patching with everything but the sender frozen, a forward pass for each head."""
-    heads = torch.empty(model.cfg.n_layers, model.cfg.n_heads)
-    for layer in range(model.cfg.n_layers):
-        for head in range(model.cfg.n_heads):
+    found = []
+    for layer, head in cells_of(model, ["layer", "head"], 0, stride).itertuples(index=False):
 
-            def freeze(value, hook, layer=layer, head=head):
-                value = base[hook.name].clone()
-                if hook.name == f"blocks.{layer}.attn.hook_z":
-                    value[:, :, head] = cache[hook.name][:, :, head]
-                return value
+        def freeze(value, hook, layer=layer, head=head):
+            value = base[hook.name].clone()
+            if hook.name == f"blocks.{layer}.attn.hook_z":
+                value[:, :, head] = cache[hook.name][:, :, head]
+            return value
 
-            hooks = [(lambda name: name.endswith(("attn.hook_z", "hook_mlp_out")), freeze)]
-            heads[layer, head] = metric(model.run_with_hooks(corrupt, fwd_hooks=hooks))
-    return heads
+        hooks = [(lambda name: name.endswith(("attn.hook_z", "hook_mlp_out")), freeze)]
+        found.append(metric(model.run_with_hooks(corrupt, fwd_hooks=hooks)))
+    return torch.stack(found)
 
 
-def main(kind, folder, prompts, positions):
+def main(kind, folder, prompts, positions, device):
     import transformer_lens.patching as patching
 
     torch.set_grad_enabled(False)
-    model = load(kind, folder)
+    model = load(kind, folder, device)
     generator = torch.Generator().manual_seed(0)
-    clean, corrupt = torch.randint(0, 50257, (2, prompts, positions), generator=generator)
+    clean, corrupt = torch.randint(0, 50257, (2, prompts, positions), generator=generator).to(device)
     answer, wrong = torch.randint(0, 50257, (2, prompts), generator=generator)
-    rows = torch.arange(prompts)
+    rows, answer, wrong = torch.arange(prompts, device=device), answer.to(device), wrong.to(device)
 
     def metric(logits):
         return (logits[rows, -1, answer] - logits[rows, -1, wrong]).mean()
 
     _, cache = model.run_with_cache(clean)
     _, base = model.run_with_cache(corrupt)
+
+    def patched(activation, setter, names, stride):
+        index = cells_of(model, names, positions, stride)
+        return patching.generic_activation_patch(model, corrupt, cache, metric, setter, activation, index_df=index)
+
+    by_position, of_heads = patching.layer_pos_patch_setter, patching.layer_head_vector_patch_setter
+    of_heads_by_position = patching.layer_pos_head_vector_patch_setter
+    every = ("resid_pre", "attn_out", "mlp_out")
     grids = {
-        "resid_pre": lambda: patching.get_act_patch_resid_pre(model, corrupt, cache, metric),
-        "z": lambda: patching.get_act_patch_attn_head_out_all_pos(model, corrupt, cache, metric),
-        "z by position": lambda: patching.get_act_patch_attn_head_out_by_pos(model, corrupt, cache, metric),
-        "block_every": lambda: patching.get_act_patch_block_every(model, corrupt, cache, metric),
-        "heads to logits": lambda: heads_to_logits(model, corrupt, cache, base, metric),
+        "resid_pre": lambda stride: patched("resid_pre", by_position, ["layer", "pos"], stride),
+        "z": lambda stride: patched("z", of_heads, ["layer", "head"], stride),
+        "z by position": lambda stride: patched("z", of_heads_by_position, ["layer", "pos", "head"], stride),
+        "block_every": lambda stride: torch.cat([patched(one, by_position, ["layer", "pos"], stride) for one in every]),
+        "heads to logits": lambda stride: heads_to_logits(model, corrupt, cache, base, metric, stride),
     }
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:
+        grid, stride = json.loads(line)
         start = time.perf_counter()
-        values = grids[line.strip()]()
-        print(json.dumps([time.perf_counter() - start, values.flatten().tolist()]), flush=True)
+        values = grids[grid](stride).flatten()
+        print(json.dumps([(time.perf_counter() - start) / len(values), values.tolist()]), flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5])

@@ -29,11 +29,11 @@ def environment(requirement: str) -> Path:
 class Peer:
     """A process that computes grids on a checkpoint."""
 
-    def __init__(self, name: str, folder: Path, prompts: int, positions: int) -> None:
+    def __init__(self, name: str, folder: Path, prompts: int, positions: int, device: str = "cpu") -> None:
         requirement, kind = PEERS[name]
         script = HERE / "peer_transformer_lens.py"
         self.process = subprocess.Popen(
-            [environment(requirement), script, kind, folder, str(prompts), str(positions)],
+            [environment(requirement), script, kind, folder, str(prompts), str(positions), device],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -41,10 +41,10 @@ class Peer:
         )
         self._line()
 
-    def compute(self, grid: str) -> tuple[float, list[float]]:
-        """Seconds, and the grid's numbers."""
+    def compute(self, grid: str, stride: int = 1) -> tuple[float, list[float]]:
+        """Seconds for each cell, and the numbers of every stride-th one, which are all that are computed."""
         assert self.process.stdin is not None
-        print(grid, file=self.process.stdin, flush=True)
+        print(json.dumps([grid, stride]), file=self.process.stdin, flush=True)
         return tuple(self._line())
 
     def _line(self) -> list[float]:

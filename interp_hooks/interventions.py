@@ -51,6 +51,12 @@ class Run:
         return (*self.prompt_key, tuple(intervention.key for intervention in self.interventions))
 
     @property
+    def real(self) -> Bool[Tensor, "batch pos"]:
+        """Which tokens are no padding."""
+        mask = torch.ones_like(self.tokens) if self.attention_mask is None else self.attention_mask
+        return mask.to(self.tokens.device).bool()
+
+    @property
     def prompt_key(self) -> tuple[Any, ...]:
         return (id(self.tokens), id(self.attention_mask))
 
@@ -274,9 +280,8 @@ def _key(value: Any) -> Any:
 
 def counted_positions(model: HookedTransformer, run: Run, exclude: Collection[Excluded]) -> Bool[Tensor, "batch pos"]:
     """Which positions of a run count in a mean: not padding, nor a BOS token that the text begins with."""
-    everything = torch.ones_like(run.tokens, dtype=torch.bool)
-    real = everything if run.attention_mask is None else run.attention_mask.to(run.tokens.device).bool()
-    counted = real if "padding" in exclude else everything
+    real = run.real
+    counted = real if "padding" in exclude else torch.ones_like(real)
     if "bos" not in exclude or model.tokenizer is None:
         return counted
     first = real.int().cumsum(1).eq(1) & real

@@ -49,12 +49,12 @@ class Readout:
         """
         batch, length = run.tokens.shape
         device = run.tokens.device
-        real = torch.ones(batch, length, device=device) if run.attention_mask is None else run.attention_mask.to(device)
-        ends = (real.bool() * torch.arange(1, length + 1, device=device)).amax(1)
+        real = run.real
+        ends = (real * torch.arange(1, length + 1, device=device)).amax(1)
         pos = for_each_prompt(torch.as_tensor(self.pos, device=device).reshape(-1), batch, "position")
         resolved = torch.where(pos < 0, ends + pos, pos)[:, None]
         inside = ((resolved >= 0) & (resolved < length)).all()
-        if not bool(inside) or not bool((real.gather(1, resolved)[:, 0].bool() | (pos >= 0)).all()):
+        if not bool(inside) or not bool((real.gather(1, resolved)[:, 0] | (pos >= 0)).all()):
             raise BadInput(f"position {self.pos} is out of range for prompts of {length} tokens")
         return resolved
 
@@ -91,8 +91,7 @@ def _next_log_probs(logits: Float[Tensor, "rows before d_vocab"], run: Run) -> F
     """What the tokens that follow get, at least in float32, for copies of the run's prompts, stacked."""
     copies = len(logits) // len(run.tokens)
     following = run.tokens[:, 1:].to(logits.device)
-    real = torch.ones_like(run.tokens) if run.attention_mask is None else run.attention_mask
-    counted = (real[:, :-1].bool() & real[:, 1:].bool()).to(logits.device).repeat(copies, 1)
+    counted = (run.real[:, :-1] & run.real[:, 1:]).to(logits.device).repeat(copies, 1)
     precise = logits.to(torch.promote_types(logits.dtype, torch.float32)).transpose(1, 2)
     log_probs = -F.cross_entropy(precise, following.repeat(copies, 1), reduction="none")
     return torch.stack((log_probs.masked_fill(~counted, 0.0), counted.to(log_probs)), dim=-1)

@@ -87,7 +87,7 @@ class Site:
         """The first position that is touched, of prompts of `length` tokens."""
         wanted = next((self.select[axis] for axis in POSITIONS if axis in point.axes and axis in self.select), 0)
         listed = torch.as_tensor(wanted).flatten()
-        return int(torch.where(listed < 0, listed + length, listed).min()) if listed.numel() else 0
+        return int(torch.where(listed < 0, listed + length, listed).min())
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -97,15 +97,20 @@ class Site:
 
 def _as_index(axis: str, wanted: Any) -> Index:
     """An int, a tuple of ints, or a tensor of one index for each prompt."""
-    if isinstance(wanted, Tensor) and wanted.ndim == 1 and not wanted.is_floating_point():
+    if isinstance(wanted, Tensor) and wanted.ndim == 1 and len(wanted) and not wanted.is_floating_point():
         return wanted.long().cpu()
     try:
         if not isinstance(wanted, Tensor):
-            return tuple(map(operator.index, wanted)) if isinstance(wanted, Iterable) else operator.index(wanted)
+            index = tuple(map(operator.index, wanted)) if isinstance(wanted, Iterable) else operator.index(wanted)
+            if index != ():
+                return index
     except TypeError:
         pass
     came = f"shape {list(wanted.shape)} of {wanted.dtype}" if isinstance(wanted, Tensor) else repr(wanted)
-    raise BadInput(f"{axis}= must be an int, a list of ints, or a tensor of one index for each prompt; got {came}")
+    raise BadInput(
+        f"{axis}= must be an int, a list of ints that is not empty, or a tensor with one index for each prompt; "
+        f"got {came}"
+    )
 
 
 def at(hook: str, layer: int | None = None, **select: Any) -> Site:

@@ -7,12 +7,13 @@
     noise          itself plus Gaussian noise, as large as it varies over the reference set
 
 Zero takes the activation off its usual range, mean keeps what all prompts share, resample keeps its distribution; the
-three can disagree in sign, so say which one was used. `experiments.optimal` learns the constant that harms least.
+three can disagree in sign, so say which one was used. `experiments.optimal` learns the constants that harm least.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -20,26 +21,27 @@ from jaxtyping import Int
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
+from interp_hooks.experiment import experiment
 from interp_hooks.experiments.moments import (
-    Excluded,
     Moments,
     is_pooled,
     moments,
+    plain_run,
     position_dim,
-    real_positions,
-    recorded,
+    stretched,
 )
 from interp_hooks.experiments.sweep import labels_of, sweep_site
 from interp_hooks.hooks import HookPoint
-from interp_hooks.interpreter import MEMORY
-from interp_hooks.interventions import Prompts, Recording, Resample, Run, Source, as_run
+from interp_hooks.interventions import Excluded, Prompts, Recording, Resample, Run, Source, as_run
 from interp_hooks.model import HookedTransformer
 from interp_hooks.readout import MetricLike
+from interp_hooks.recording import record
 from interp_hooks.results import Result
 
 Method = Literal["zero", "mean", "position_mean", "resample", "noise"]
 
 
+@experiment
 def ablate(
     model: HookedTransformer,
     prompts: Prompts,
@@ -51,15 +53,17 @@ def ablate(
     reference: Prompts | None = None,
     generator: torch.Generator | None = None,
     layers: Sequence[int] | None = None,
-    max_memory: int = MEMORY,
+    max_memory: int | None = None,
     progress: bool = True,
+    save_to: str | Path | None = None,
 ) -> Result:
     """Ablate `site` at every cell of the axes `over`, as `patch` understands them; the baseline is "original".
 
-    `method` is a name, or any source: what `mean_activations` and `noised_activations` give with options of one's own.
+    `method` is a name, or any source: what `mean_activations`, `noised_activations` and `optimal_constants` give, say.
     `reference` are the prompts whose activations the named methods use; the default, `prompts` themselves, lets each
     prompt's own value into its mean. Resampling draws a prompt for each prompt with `generator`, never itself where
-    both sets are the same; its reference needs prompts of the same length. Noise is the same in all cells.
+    both sets are the same; its reference needs prompts of the same length. Noise is the same in all cells. `save_to` as
+    in `sweep`.
 
     Raises:
         BadInput: an unknown method, or a reference that does not fit.
@@ -82,6 +86,7 @@ def ablate(
         baselines={"original": run},
         max_memory=max_memory,
         progress=progress,
+        save_to=save_to,
     )
 
 
@@ -134,8 +139,8 @@ def mean_activations(
     Raises:
         BadInput: labels that don't fit; position by position, prompts of other lengths; nothing to take a mean of.
     """
-    run = _as_plain_run(model, prompts)
-    other = run if reference is None else _as_plain_run(model, reference)
+    run = plain_run(model, prompts)
+    other = run if reference is None else plain_run(model, reference)
     reference_groups = groups if reference is None and reference_groups is None else reference_groups
     own, members = _group_ids(len(run.tokens), len(other.tokens), groups, reference_groups)
     points = _points(model, site, run, layers)
@@ -150,9 +155,9 @@ def mean_activations(
     )
     means: dict[str, Tensor] = {}
     for point in points:
-        mean = _fitted(run, point, found[point.name], is_pooled(point, per_position), own).mean.to(model.dtype)
-        along = position_dim(point)
-        means[point.name] = mean.expand(*mean.shape[:along], run.tokens.shape[1], *mean.shape[along + 1 :])
+        pooled = is_pooled(point, per_position)
+        mean = _fitted(run, point, found[point.name], pooled, own).mean.to(model.dtype)
+        means[point.name] = stretched(mean, point, run, pooled)
     return means
 
 
@@ -178,14 +183,14 @@ def noised_activations(
     """
     if std is not None and std < 0:
         raise BadInput(f"std must not be negative, got {std}")
-    run = _as_plain_run(model, prompts)
+    run = plain_run(model, prompts)
     points = _points(model, site, run, layers)
-    other = run if reference is None else _as_plain_run(model, reference)
+    other = run if reference is None else plain_run(model, reference)
     found = {} if std is not None else moments(model, other, points, batch_size=batch_size)
     one_group = torch.zeros(len(run.tokens), dtype=torch.long)
     noise: dict[torch.Size, Tensor] = {}  # standard normal
     noised: dict[str, Tensor] = {}
-    values = recorded(model, run, points)
+    values = record(model, run, [point.name for point in points])
     for point in points:
         value = values[point.name]
         if not bool(value.isfinite().all()):
@@ -198,15 +203,6 @@ def noised_activations(
             scale = _fitted(run, point, found[point.name], is_pooled(point, False), one_group).std.to(value)
         noised[point.name] = value + scale * noise[value.shape]
     return noised
-
-
-def _as_plain_run(model: HookedTransformer, prompts: Prompts | Run) -> Run:
-    """A run without interventions, which no statistic here would make."""
-    if not isinstance(prompts, Run):
-        return as_run(model, prompts)
-    if prompts.interventions:
-        raise BadInput("expected prompts, or a run without interventions: they would not be made here")
-    return prompts
 
 
 def _points(model: HookedTransformer, site: str, run: Run, layers: Sequence[int] | None) -> list[HookPoint]:
@@ -238,15 +234,10 @@ def _group_ids(
 
 def _fitted(run: Run, point: HookPoint, found: Moments, pooled: bool, groups: Int[Tensor, " batch"]) -> Moments:
     """The moments [batch, 1 or pos, ...] of each prompt's group, checked to have something at all its positions."""
-    along, length = position_dim(point), run.tokens.shape[1]
-    if not pooled and found.mean.shape[along] != length:
-        raise BadInput(
-            f"the moments of {point.name} are taken position by position, so the reference needs prompts of {length} "
-            f"tokens; they have {point.describe(found.mean.shape)}"
-        )
     fitted = found.of(groups)
-    empty = (fitted.count == 0).movedim(along, 1).reshape(len(groups), -1)
-    empty = empty & real_positions(run).to(empty.device)
+    counts = stretched(fitted.count, point, run, pooled).movedim(position_dim(point), 1)
+    empty = (counts == 0).reshape(len(groups), -1)
+    empty = empty & run.real.to(empty.device)
     if bool(empty.any()):
         row, pos = empty.nonzero()[0].tolist()
         raise BadInput(f"no token of the reference counts at {point.name} for prompt {row}, position {pos}")

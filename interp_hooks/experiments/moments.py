@@ -5,9 +5,9 @@ Every prompt of the reference belongs to a group, and every hook keeps one sum f
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,10 +15,10 @@ from torch import Tensor
 
 from interp_hooks.errors import BadInput
 from interp_hooks.hooks import HookPoint
-from interp_hooks.interventions import POSITIONS, Run
+from interp_hooks.interventions import Excluded, Prompts, Run, as_run, counted_positions
 from interp_hooks.model import HookedTransformer
-
-Excluded = Literal["bos", "padding"]
+from interp_hooks.recording import record
+from interp_hooks.sites import POSITIONS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,18 +49,17 @@ def is_pooled(point: HookPoint, per_position: bool) -> bool:
     return point.axes[position_dim(point)] == "pos" and not per_position
 
 
-def recorded(
-    model: HookedTransformer, run: Run, points: Sequence[HookPoint], rows: slice = slice(None)
-) -> Mapping[str, Tensor]:
-    """The activations of some rows of a run at hooks inside the blocks, reading no further than the last of them."""
-    return model.run_with_cache(
-        run.tokens[rows],
-        attention_mask=None if run.attention_mask is None else run.attention_mask[rows],
-        return_type=None,
-        stop_at_layer=max(point.layer() for point in points) + 1,
-        names_filter=[point.name for point in points],
-        return_cache_object=False,
-    )[1]
+def plain_run(model: HookedTransformer, prompts: Prompts | Run) -> Run:
+    """A run without interventions, such as a reference must be.
+
+    Raises:
+        BadInput: a run with some.
+    """
+    if not isinstance(prompts, Run):
+        return as_run(model, prompts)
+    if prompts.interventions:
+        raise BadInput("expected prompts, or a run without interventions: they would not be made")
+    return prompts
 
 
 @torch.no_grad()
@@ -84,12 +83,15 @@ def moments(
     if unknown := set(exclude) - set(get_args(Excluded)):
         raise BadInput(f"exclude may name {', '.join(get_args(Excluded))}; got {', '.join(map(repr, unknown))}")
     groups = torch.zeros(len(reference.tokens), dtype=torch.long) if groups is None else groups
-    kept_apart = _counted(model, reference, set(exclude) - {"bos"})  # BOS mixes with nothing at a position of its own
-    pooled_over = _counted(model, reference, set(exclude))
+    kept_apart = counted_positions(
+        model, reference, set(exclude) - {"bos"}
+    )  # BOS mixes with nothing at a position of its own
+    pooled_over = counted_positions(model, reference, set(exclude))
     sums: dict[str, list[Tensor]] = {}
     for start in range(0, len(reference.tokens), batch_size):
         rows = slice(start, start + batch_size)
-        stored = recorded(model, reference, points, rows)
+        mask = None if reference.attention_mask is None else reference.attention_mask[rows]
+        stored = record(model, Run(reference.tokens[rows], (), mask), [point.name for point in points])
         for point in points:
             pooled = is_pooled(point, per_position)
             weight = (pooled_over if pooled else kept_apart)[rows]
@@ -99,6 +101,21 @@ def moments(
             for total, one in zip(sums[point.name], batch, strict=True):
                 total.index_add_(0, groups[rows].to(one.device), one)
     return {name: _moments_of(*totals) for name, totals in sums.items()}
+
+
+def stretched(value: Float[Tensor, "rows ..."], point: HookPoint, run: Run, pooled: bool) -> Float[Tensor, "batch ..."]:
+    """What was found over a reference, [1 or batch, 1 or pos, ...], at every position of every prompt of a run.
+
+    Raises:
+        BadInput: found position by position over prompts of another length.
+    """
+    along, (batch, length) = position_dim(point), run.tokens.shape
+    if not pooled and value.shape[along] != length:
+        raise BadInput(
+            f"{point.name} is taken position by position, so the reference needs prompts of {length} tokens; they have "
+            f"{point.describe(value.shape)}"
+        )
+    return value.expand(batch, *value.shape[1:along], length, *value.shape[along + 1 :])
 
 
 def _batch_sums(
@@ -119,19 +136,3 @@ def _moments_of(count: Tensor, total: Tensor, squares: Tensor) -> Moments:
     n = count.clamp(min=1)
     mean = total / n
     return Moments(count=count, mean=mean, variance=(squares / n - mean.square()).clamp(min=0))
-
-
-def _counted(model: HookedTransformer, run: Run, exclude: set[Excluded]) -> Bool[Tensor, "batch pos"]:
-    """Which positions of a run count."""
-    real = real_positions(run)
-    counted = real if "padding" in exclude else torch.ones_like(real)
-    if "bos" not in exclude or model.tokenizer is None:
-        return counted
-    first = real.int().cumsum(1).eq(1) & real
-    begins = [id for id in (model.tokenizer.bos_token_id, model.tokenizer.cls_token_id) if id is not None]
-    return counted & ~(first & torch.isin(run.tokens, torch.tensor(begins, device=run.tokens.device)))
-
-
-def real_positions(run: Run) -> Bool[Tensor, "batch pos"]:
-    mask = torch.ones_like(run.tokens) if run.attention_mask is None else run.attention_mask
-    return mask.to(run.tokens.device).bool()

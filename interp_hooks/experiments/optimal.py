@@ -4,13 +4,19 @@
 
 Zero and mean ablation also measure the damage done by what they put in place; the optimal constant does least of it
 (Li and Janson 2024, "Optimal ablation for interpretability", arxiv.org/abs/2409.09951).
+
+    constants = optimal_constants(model, train, train_metric, "z", prompts=test)
+    ablate(model, test, metric, "z", method=constants)          # what optimal_ablation does
+    Run(test_tokens, [Intervention(at("z", 5, head=1), constants)])
+    constants["blocks.5.attn.hook_z"][0, 0, 1]                  # a head's constant itself, which fits any prompts
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,16 +25,20 @@ from torch import Tensor
 from tqdm import tqdm
 
 from interp_hooks.errors import BadInput, MetricError
-from interp_hooks.experiments.moments import moments, position_dim, recorded
-from interp_hooks.experiments.sweep import labels_of, sweep
+from interp_hooks.experiment import experiment
+from interp_hooks.experiments.ablation import ablate
+from interp_hooks.experiments.moments import is_pooled, moments, plain_run, stretched
+from interp_hooks.experiments.sweep import labels_of
 from interp_hooks.hooks import HookPoint
-from interp_hooks.interpreter import MEMORY
-from interp_hooks.interventions import Intervention, Prompts, Run, Site, as_run, at
+from interp_hooks.interventions import Prompts, Recording, Run
 from interp_hooks.model import HookedTransformer
 from interp_hooks.readout import Metric, MetricLike, Readout, reading
+from interp_hooks.recording import record
 from interp_hooks.results import Result
+from interp_hooks.sites import Site, at
 
 
+@experiment
 def optimal_ablation(
     model: HookedTransformer,
     prompts: Prompts,
@@ -43,114 +53,138 @@ def optimal_ablation(
     lr: float = 0.1,
     layers: Sequence[int] | None = None,
     batch_size: int = 64,
-    max_memory: int = MEMORY,
+    max_memory: int | None = None,
     progress: bool = True,
+    save_to: str | Path | None = None,
 ) -> Result:
     """Put at every cell of the axes `over` the constant with which the metric's mean is best; baseline "original".
 
-    Constants are learned on `reference` (default: `prompts`, which flatters them) with `reference_metric`, whose
-    answers belong to those prompts: by `steps` of Adam from the reference's mean, with a learning rate `lr` that falls
-    to 0, in units of the activation's root mean square. The best of all steps counts. A constant is the same for all
-    prompts and, unless "pos" is swept over, all positions. Nothing is random. `minimize` tells which way is better
-    (default: what the metric says; a plain function is maximised). `batch_size` bounds the prompts read at once.
+    Constants are those of `optimal_constants`, learned on `reference` (default: `prompts`, which flatters them) with
+    `reference_metric`, whose answers belong to those prompts.
 
     Raises:
-        BadInput: only one of reference and reference_metric, or numbers out of range.
+        BadInput: only one of reference and reference_metric, or what `optimal_constants` refuses.
         MetricError: a metric that has no gradient, such as Rank and Accuracy.
     """
     if (reference is None) != (reference_metric is None):
         raise BadInput("reference= and reference_metric= go together: a metric's answers belong to its prompts")
+    cells: dict[str, Any] = dict(over=over, layers=layers, progress=progress)
+    constants = optimal_constants(
+        model,
+        prompts if reference is None else reference,
+        metric if reference_metric is None else reference_metric,
+        site,
+        prompts=prompts,
+        minimize=minimize,
+        steps=steps,
+        lr=lr,
+        batch_size=batch_size,
+        **cells,
+    )
+    return ablate(model, prompts, metric, site, method=constants, max_memory=max_memory, save_to=save_to, **cells)
+
+
+def optimal_constants(
+    model: HookedTransformer,
+    reference: Prompts | Run,
+    metric: MetricLike,
+    site: str = "z",
+    *,
+    over: Sequence[str] = ("layer", "head"),
+    prompts: Prompts | Run | None = None,
+    minimize: bool | None = None,
+    steps: int = 100,
+    lr: float = 0.1,
+    layers: Sequence[int] | None = None,
+    batch_size: int = 64,
+    progress: bool = True,
+) -> Recording:
+    """The constants with which the metric's mean over a reference is best, as a source for runs on `prompts`.
+
+    Every cell of the axes `over` has a constant of its own, best while all else is as in the reference: where several
+    cells are ablated together, others may be better. It is the same for all prompts and, unless "pos" is among the
+    axes, all positions; `prompts` (default: the reference) decide only how many of each there are. Learned by `steps`
+    of Adam from the reference's mean, with a learning rate `lr` that falls to 0, in units of the activation's root mean
+    square; the best of all steps counts, and nothing is random. `minimize` tells which way is better (default: what the
+    metric says; a plain function is maximised). `batch_size` bounds the prompts read at once.
+
+    Raises:
+        BadInput: numbers out of range; an activation that is not finite (masked attention scores); position by
+            position (and for patterns), prompts of other lengths than the reference's.
+        MetricError: a metric that has no gradient, such as Rank and Accuracy.
+    """
     if steps < 0 or lr <= 0 or batch_size < 1:
         raise BadInput(f"expected steps >= 0, lr > 0 and batch_size >= 1, got {steps}, {lr} and {batch_size}")
-    run = as_run(model, prompts)
-    training = _training(model, run, metric, reference, reference_metric, minimize)
-    axes = list(over) if "layer" in over else ["layer", *over]
-    labels = labels_of(model, site, axes, run.tokens.shape[1], layers)
-    inner = {axis: indices for axis, indices in labels.items() if axis != "layer"}
-    cells = [dict(zip(inner, indices, strict=True)) for indices in itertools.product(*inner.values())]
-    together = max(1, batch_size // len(training.run.tokens))
-    learned: dict[Any, Tensor] = {}
-    for layer in tqdm(labels["layer"], disable=not progress, unit="layer"):
-        for first in range(0, len(cells), together):
-            sites = [at(site, layer, **cell) for cell in cells[first : first + together]]
-            constants = _learn(training, model.points(sites[0].hook)[0], sites, steps, lr)
-            learned |= {one.key: constant for one, constant in zip(sites, constants, strict=True)}
-
-    def run_at(layer: int, **cell: int) -> Run:
-        where, shape = at(site, layer, **cell), run.tokens.shape
-        constant = learned[where.key]
-        along = position_dim(model.points(where.hook)[0])
-        placed = constant.expand(shape[0], *constant.shape[1:])
-        if constant.shape[along] == 1:
-            placed = placed.expand(*placed.shape[:along], shape[1], *placed.shape[along + 1 :])
-        return Run(run.tokens, [Intervention(where, {where.hook: placed})], run.attention_mask)
-
-    return sweep(
-        model, run_at, metric, over=labels, baselines={"original": run}, max_memory=max_memory, progress=progress
-    )
+    other = plain_run(model, reference)
+    run = other if prompts is None else plain_run(model, prompts)
+    loss = _loss(model, metric, minimize)
+    axes = ["layer", *(axis for axis in over if axis != "layer")]
+    cells = labels_of(model, site, axes, other.tokens.shape[1], layers)
+    together = max(1, batch_size // len(other.tokens))
+    constants: dict[str, Tensor] = {}
+    for layer in tqdm(cells.pop("layer"), disable=not progress, unit="layer"):
+        point, per_position = model.points(f"{site}{layer}")[0], "pos" in over
+        sites = [at(site, layer, **dict(zip(cells, indices, strict=True))) for indices in product(*cells.values())]
+        search = _search(model, other, loss, point, per_position)
+        learned = torch.zeros_like(search.start)
+        constants[point.name] = stretched(learned, point, run, is_pooled(point, per_position))  # a view, still empty
+        for first in range(0, len(sites), together):
+            chosen = torch.stack([_selected(point, one, learned) for one in sites[first : first + together]])
+            learned += torch.where(chosen, _learn(search, chosen, steps, lr), 0).sum(0)  # each at its own place
+    return constants
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Training:
-    """What constants are learned on, and for."""
+class _Loss:
+    """What is to be minimised: the mean of scores, or minus that, of what is read from the model."""
+
+    readout: Readout
+    score: Callable[[Tensor], Tensor]
+    sign: int
+
+    def of(self, model: HookedTransformer, final: Tensor, run: Run, copies: int) -> Float[Tensor, " copy"]:
+        """Of each of several copies of a run, one below the other, from their final streams."""
+        read = self.readout.read(model, final, run).chunk(copies)
+        return torch.stack([self.sign * self.score(one).mean() for one in read])
+
+
+def _loss(model: HookedTransformer, metric: MetricLike, minimize: bool | None) -> _Loss:
+    readout, score = reading(model, metric)
+    lower = isinstance(metric, Metric) and metric.lower_is_better
+    return _Loss(readout=readout, score=score, sign=1 if (lower if minimize is None else minimize) else -1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Search:
+    """Where constants of one hook are looked for: from `start` on, in units of `scale`."""
 
     model: HookedTransformer
     run: Run
-    readout: Readout
-    score: Callable[[Tensor], Tensor]
-    minimize: bool
+    loss: _Loss
+    point: HookPoint
+    stream: Float[Tensor, "batch pos d_model"]
+    start: Float[Tensor, "1 ..."]
+    scale: float
 
 
-def _training(
-    model: HookedTransformer,
-    run: Run,
-    metric: MetricLike,
-    reference: Prompts | None,
-    reference_metric: MetricLike | None,
-    minimize: bool | None,
-) -> _Training:
-    metric = metric if reference_metric is None else reference_metric
-    readout, score = reading(model, metric)
-    lower = isinstance(metric, Metric) and metric.lower_is_better
-    return _Training(
-        model=model,
-        run=run if reference is None else as_run(model, reference),
-        readout=readout,
-        score=score,
-        minimize=lower if minimize is None else minimize,
-    )
-
-
-def _learn(
-    training: _Training, point: HookPoint, sites: Sequence[Site], steps: int, lr: float
-) -> Float[Tensor, "site 1 ..."]:
-    """The best constant found for every site, which are of one hook: all at once, since they don't interact."""
-    model, run = training.model, training.run
-    per_position = "pos" in sites[0].select
-    entering = model.points(f"blocks.{point.layer()}.hook_resid_pre")[0]
-    with torch.no_grad():
-        stored = recorded(model, run, [entering, point])
-        start = moments(model, run, [point], per_position=per_position)[point.name].mean.to(model.dtype)
-    stream, original = stored[entering.name], stored[point.name]
+@torch.no_grad()
+def _search(model: HookedTransformer, run: Run, loss: _Loss, point: HookPoint, per_position: bool) -> _Search:
+    """On the stream that enters the hook's layer, from its mean on, in units of its root mean square."""
+    entering = f"blocks.{point.layer()}.hook_resid_pre"
+    stored = record(model, run, [entering, point.name])
+    original = stored[point.name]
     if not bool(original.isfinite().all()):
         raise BadInput(f"{point.name} is infinite where attention is masked, so no constant can be learned for it")
-    scale = original.square().mean().sqrt() or 1.0
-    chosen = torch.stack([_selected(point, site, original[:1]) for site in sites])
-    shift = torch.zeros(len(sites), *start.shape, dtype=model.dtype, device=start.device, requires_grad=True)
-    optimizer = torch.optim.Adam([shift], lr=lr)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=1.0, end_factor=0.0, total_iters=max(1, steps))
-    best, found = torch.full((len(sites),), torch.inf, dtype=torch.float64), shift.detach().clone()
-    for step in range(steps + 1):
-        with torch.enable_grad():
-            losses = _losses(training, point, stream, chosen, start + scale * shift)
-        better = losses.detach().double().cpu() < best
-        best = torch.where(better, losses.detach().double().cpu(), best)
-        found[better] = shift.detach()[better]
-        if step < steps:
-            (shift.grad,) = torch.autograd.grad(losses.sum(), [shift])
-            optimizer.step()
-            schedule.step()
-    return start + scale * found
+    start = moments(model, run, [point], per_position=per_position)[point.name].mean.to(model.dtype)
+    return _Search(
+        model=model,
+        run=run,
+        loss=loss,
+        point=point,
+        stream=stored[entering],
+        start=start,
+        scale=float(original.square().mean().sqrt()) or 1.0,
+    )
 
 
 def _selected(point: HookPoint, site: Site, value: Float[Tensor, "1 ..."]) -> Bool[Tensor, "1 ..."]:
@@ -160,29 +194,44 @@ def _selected(point: HookPoint, site: Site, value: Float[Tensor, "1 ..."]) -> Bo
     return chosen
 
 
+def _learn(search: _Search, chosen: Bool[Tensor, "site 1 ..."], steps: int, lr: float) -> Float[Tensor, "site 1 ..."]:
+    """The best constant found for each of some sites: all at once, since they don't interact."""
+    start, sites = search.start, len(chosen)
+    shift = torch.zeros(sites, *start.shape, dtype=start.dtype, device=start.device, requires_grad=True)
+    optimizer = torch.optim.Adam([shift], lr=lr)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=1.0, end_factor=0.0, total_iters=max(1, steps))
+    best, found = torch.full((sites,), torch.inf, dtype=torch.float64), shift.detach().clone()
+    for step in range(steps + 1):
+        with torch.enable_grad():
+            losses = _losses(search, chosen, start + search.scale * shift)
+        now = losses.detach().double().cpu()
+        better = now < best
+        best, found[better] = torch.where(better, now, best), shift.detach()[better]
+        if step < steps:
+            (shift.grad,) = torch.autograd.grad(losses.sum(), [shift])
+            optimizer.step()
+            schedule.step()
+    return start + search.scale * found
+
+
 def _losses(
-    training: _Training,
-    point: HookPoint,
-    stream: Float[Tensor, "batch pos d_model"],
-    chosen: Bool[Tensor, "site 1 ..."],
-    constants: Float[Tensor, "site 1 ..."],
+    search: _Search, chosen: Bool[Tensor, "site 1 ..."], constants: Float[Tensor, "site 1 ..."]
 ) -> Float[Tensor, " site"]:
-    """What is to be minimised, for each site with its constant, from the stream that enters the site's layer."""
-    model, run, copies = training.model, training.run, len(chosen)
+    """The loss with each constant at its site, from the stream that enters the sites' layer on."""
+    model, run, point, copies = search.model, search.run, search.point, len(chosen)
 
     def replace(value: Tensor, hook: HookPoint) -> Tensor:
         rows = value.detach().unflatten(0, (copies, -1))
         return torch.where(chosen, constants, rows).flatten(0, 1)
 
     final = model.run_with_hooks(
-        stream.repeat(copies, 1, 1),
+        search.stream.repeat(copies, 1, 1),
         start_at_layer=point.layer(),
         stop_at_layer=model.cfg.n_layers,
         attention_mask=None if run.attention_mask is None else run.attention_mask.repeat(copies, 1),
         fwd_hooks=[(point.name, replace)],
     )
-    scores = [training.score(one) for one in training.readout.read(model, final, run).chunk(copies)]
-    losses = torch.stack([score.mean() if training.minimize else -score.mean() for score in scores])
+    losses = search.loss.of(model, final, run, copies)
     if not losses.requires_grad:
         raise MetricError("this metric has no gradient (it counts or compares), so no constant can be learned with it")
     if not bool(losses.isfinite().all()):

@@ -4,15 +4,18 @@
     ablate_directions   every write to the stream loses its component along the directions, by hooks
     orthogonalize       the same by weights: W (1 - V V^T) for every matrix and bias that writes to the stream
 
-Vectors are differences of means over contrasting prompts (Turner et al. 2023, arxiv.org/abs/2308.10248; Rimsky et al.
-2024, arxiv.org/abs/2312.06681). Directional ablation is that of Arditi et al. 2024 (arxiv.org/abs/2406.11717).
+The first two also do it to any other activation that is one vector for each position, such as a head's
+`at("z", 5, head=1)`. Vectors are differences of means over contrasting prompts (Turner et al. 2023,
+arxiv.org/abs/2308.10248; Rimsky et al. 2024, arxiv.org/abs/2312.06681), of single heads in Li et al. 2023
+(arxiv.org/abs/2306.03341). Directional ablation is that of Arditi et al. 2024 (arxiv.org/abs/2406.11717).
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,39 +23,89 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp_hooks.errors import BadInput, HookDidNotFire
+from interp_hooks.experiment import experiment, on_data
 from interp_hooks.experiments.sweep import labels_of
 from interp_hooks.hooks import HookPoint
-from interp_hooks.interventions import Prompts, Run, Site, as_run, at, orthonormal
+from interp_hooks.interventions import Prompts, Run, as_run, orthonormal
 from interp_hooks.model import HookedTransformer
 from interp_hooks.readout import Readout
+from interp_hooks.recording import record
 from interp_hooks.results import Result
+from interp_hooks.sites import Site, at
+
+# --------------------------------------------------------------------------------------------------------------- places
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Place:
+    """A site that has one vector for each position."""
+
+    point: HookPoint
+    site: Site
+
+    @property
+    def axis(self) -> str:
+        """What the numbers of a vector are: "d_model", "d_head", ..."""
+        return self.point.axes[-1]
+
+    @property
+    def width(self) -> int:
+        return self.point.sizes[self.axis]
+
+    def index(self, value: Tensor) -> tuple[Any, ...]:
+        """Where in the hook's activation the vectors [batch, pos, width] are."""
+        return self.site.index(self.point, value)
+
+
+def _place(model: HookedTransformer, hook: str | Site) -> _Place:
+    """The place of that name, once the axes between position and width are selected."""
+    site = hook if isinstance(hook, Site) else Site(hook=hook)
+    (point,) = model.points(site.hook)
+    axes = ", ".join(point.axes)
+    if len(point.axes) < 3 or point.axes[1] != "pos":
+        raise BadInput(f"a vector for each position needs a hook [batch, pos, ..., width]; {point.name} has {axes}")
+    between = point.axes[2:-1]
+    if set(site.select) != set(between) or not all(isinstance(index, int) for index in site.select.values()):
+        needed = f"select one index of {' and of '.join(between)}, and nothing else" if between else "select nothing"
+        raise BadInput(f"{point.name} has {axes}; for a vector at each position {needed}, got {dict(site.select)}")
+    place = _Place(point=point, site=site)
+    place.index(torch.empty([1, 1, *(point.sizes[axis] for axis in point.axes[2:])], device="meta"))  # or it raises
+    return place
+
 
 # -------------------------------------------------------------------------------------------------------------- vectors
 
 
 @torch.no_grad()
 def steering_vector(
-    model: HookedTransformer, positive: Prompts, negative: Prompts, hook: str, *, pos: int | Tensor | None = -1
+    model: HookedTransformer, positive: Prompts, negative: Prompts, hook: str | Site, *, pos: int | Tensor | None = -1
 ) -> Float[Tensor, "*pos width"]:
     """The mean activation on the `positive` prompts minus that on the `negative` ones, at one position of each.
 
-    A negative `pos` counts from the last real token; a tensor [batch] has one for each prompt. With `pos=None` all
-    positions are kept, [pos, width], and all prompts need as many tokens. Means are taken in float64.
+    `hook` is a name ("resid_pre6"), or a site with one vector for each position (`at("z", 5, head=1)`). A negative
+    `pos` counts from the last real token; a tensor [batch] has one for each prompt. With `pos=None` all positions are
+    kept, [pos, width], and all prompts need as many tokens. Means are taken in float64.
 
     Raises:
         UnknownHook: no such hook.
-        BadInput: a hook other than [batch, pos, width], or prompts without that position.
+        BadInput: a site other than [batch, pos, width], or prompts without that position.
     """
-    name = _stream_like(model, hook).name
-    means = [_mean(model, as_run(model, prompts), name, pos) for prompts in (positive, negative)]
+    place = _place(model, hook)
+    means = [_mean(model, as_run(model, prompts), place, pos) for prompts in (positive, negative)]
     if means[0].shape != means[1].shape:
         lengths = " and ".join(str(len(mean)) for mean in means)
         raise BadInput(f"the prompts have {lengths} tokens; to subtract position by position make them equally long")
     return (means[0] - means[1]).to(model.dtype)
 
 
-def _mean(model: HookedTransformer, run: Run, name: str, pos: int | Tensor | None) -> Tensor:
-    value = _activations(model, run, [name])[0].double()
+def _vectors(model: HookedTransformer, run: Run, places: Sequence[_Place]) -> list[Float[Tensor, "batch pos width"]]:
+    stored = record(model, run, [place.point.name for place in places])
+    values = [stored[place.point.name] for place in places]
+    return [value[place.index(value)] for place, value in zip(places, values, strict=True)]
+
+
+def _mean(model: HookedTransformer, run: Run, place: _Place, pos: int | Tensor | None) -> Tensor:
+    value = _vectors(model, run, [place])[0].double()
     if pos is not None:
         rows = Readout(pos=pos).positions(run).to(value.device)
         return value[torch.arange(len(value), device=value.device), rows[:, 0]].mean(0)
@@ -61,17 +114,7 @@ def _mean(model: HookedTransformer, run: Run, name: str, pos: int | Tensor | Non
     return value.mean(0)
 
 
-def _activations(model: HookedTransformer, run: Run, names: Sequence[str]) -> list[Tensor]:
-    _, seen = model.run_with_cache(
-        run.tokens,
-        attention_mask=run.attention_mask,
-        names_filter=list(names),
-        return_type=None,
-        return_cache_object=False,
-    )
-    return [seen[name] for name in names]
-
-
+@experiment
 @torch.no_grad()
 def relative_norm(
     model: HookedTransformer,
@@ -79,23 +122,39 @@ def relative_norm(
     vector: Float[Tensor, " width"],
     site: str = "resid_pre",
     *,
+    select: Mapping[str, int] | None = None,
     layers: Sequence[int] | None = None,
 ) -> Result:
     """The vector's length over that of the activation it is added to, for each layer and prompt.
 
     The latter is the median over real positions, since the first token's is often a hundred times that of others.
-    Streams grow from layer to layer, so one coefficient does not mean the same in all of them.
+    `select` says which head (`{"head": 1}` of "z"), where there are several. Streams grow from layer to layer, so one
+    coefficient does not mean the same in all of them.
     """
     run = as_run(model, prompts)
     labels = labels_of(model, site, ["layer"], run.tokens.shape[1], layers)
-    points = [_stream_like(model, at(site, layer).hook) for layer in labels["layer"]]
-    size = points[0].sizes[points[0].axes[-1]]
-    if len(vector) != size:
-        raise BadInput(f"the vector has {len(vector)} numbers; {points[0].name} has {size}")
-    norms = torch.stack([value.norm(dim=-1) for value in _activations(model, run, [point.name for point in points])])
+    sites = [at(site, layer, **(select or {})) for layer in labels["layer"]]
+    return relative_norms(model, run, vector, sites, axes={axis: list(one) for axis, one in labels.items()})
+
+
+@on_data
+@torch.no_grad()
+def relative_norms(
+    model: HookedTransformer,
+    run: Run,
+    vector: Float[Tensor, " width"],
+    sites: Sequence[Site],
+    *,
+    axes: Mapping[str, Sequence[int]],
+) -> Result:
+    """The same at each of some sites."""
+    places = [_place(model, site) for site in sites]
+    if len(vector) != places[0].width:
+        raise BadInput(f"the vector has {len(vector)} numbers; {places[0].point.name} has {places[0].width}")
+    norms = torch.stack([value.norm(dim=-1) for value in _vectors(model, run, places)])
     if run.attention_mask is not None:
         norms = norms.masked_fill(~run.attention_mask.bool(), torch.nan)
-    return Result(metric="relative_norm", axes=labels, values=vector.to(norms).norm() / norms.nanmedian(-1).values)
+    return Result(metric="relative_norm", axes=axes, values=vector.to(norms).norm() / norms.nanmedian(-1).values)
 
 
 # ------------------------------------------------------------------------------------------------------------- steering
@@ -107,67 +166,84 @@ Positions = int | Sequence[int] | slice | Tensor
 def steer(
     model: HookedTransformer,
     vector: Float[Tensor, "*pos width"],
-    hook: str,
+    hook: str | Site,
     *,
     coefficient: float = 1.0,
     positions: Positions | None = None,
 ) -> Iterator[HookedTransformer]:
-    """Within the `with` block, add `coefficient * vector` to the activation at `hook` ("resid_pre6", "mlp_out3", ...).
+    """Within the `with` block, add `coefficient * vector` to the activation at `hook`.
 
+    `hook` is a name ("resid_pre6", "mlp_out3"), or a site with one vector for each position (`at("z", 5, head=1)`).
     `positions` are counted from the start of each row, padding included, also while `model.generate` reads on with or
     without its cache: an index, a list, a tensor [batch] of one for each prompt, or a slice. None is every token that
     is read; `slice(n, None)` every one after the first n. A vector [pos, width] is added row i at position i.
 
     Raises:
         UnknownHook: no such hook.
-        BadInput: a hook other than [batch, pos, width], a vector of another width, a negative position.
+        BadInput: a site other than [batch, pos, width], a vector of another width, a negative position.
         HookDidNotFire: when the block ends, if no position was steered.
     """
-    point = _stream_like(model, hook)
-    wanted = _wanted(point, vector, positions)
-    past, steered = 0, False
+    place = _place(model, hook)
+    if vector.ndim not in (1, 2) or vector.shape[-1] != place.width:
+        came = list(vector.shape)
+        raise BadInput(f"{place.point.name} needs a vector of {place.width} numbers ({place.axis}), got {came}")
+    if vector.ndim == 2 and positions is not None:
+        raise BadInput("a vector [pos, width] says by itself where it is added; positions= is for one vector [width]")
+
+    def add(value: Tensor, places: Tensor) -> Tensor:
+        rows = vector.to(value)
+        rows = rows if rows.ndim == 1 else rows[places.clamp(max=len(rows) - 1)]
+        return value + coefficient * rows
+
+    with _changed(model, [place], slice(len(vector)) if vector.ndim == 2 else positions, add):
+        yield model
+
+
+@contextmanager
+def _changed(
+    model: HookedTransformer,
+    places: Sequence[_Place],
+    positions: Positions | None,
+    change: Callable[[Tensor, Tensor], Tensor],
+) -> Iterator[None]:
+    """Within the block, what is at some positions of the places is what `change` makes of it.
+
+    `change` is given vectors [batch, pos, width] and their positions [pos], counted as in `steer`.
+    """
+    wanted = _wanted(positions)
+    past, changed = 0, False
 
     def count(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
         nonlocal past
         cache = kwargs.get("past_kv_cache")
         past = 0 if cache is None else cache.length
 
-    def add(value: Tensor, hook: HookPoint) -> Tensor:
-        nonlocal steered
-        places = torch.arange(past, past + value.shape[1], device=value.device)
-        here = _here(wanted, places, len(value))
-        steered = steered or bool(here.any())
-        rows = vector.to(value)
-        rows = rows if rows.ndim == 1 else rows[places.clamp(max=len(rows) - 1)]
-        return value + coefficient * rows * here[..., None]
+    def write(place: _Place, value: Tensor) -> None:
+        nonlocal changed
+        seen = torch.arange(past, past + value.shape[1], device=value.device)
+        here = _here(wanted, seen, len(value))
+        changed = changed or bool(here.any())
+        index = place.index(value)
+        value[index] = torch.where(here[..., None], change(value[index], seen), value[index])
+
+    def writer(place: _Place) -> Callable[..., None]:
+        return lambda value, hook: write(place, value)
 
     counting = model.register_forward_pre_hook(count, with_kwargs=True)
     try:
-        with model.hooks(fwd_hooks=[(point.name, add)]):
-            yield model
+        with model.hooks(fwd_hooks=[(place.point.name, writer(place)) for place in places]):
+            yield
     finally:
         counting.remove()
-    if not steered:
-        raise HookDidNotFire(f"nothing was steered: no pass came by {point.name} at positions {positions}")
+    if not changed:
+        names = ", ".join(place.point.name for place in places[:3])
+        raise HookDidNotFire(f"nothing was changed: no pass came by {names} at positions {positions}")
 
 
-def _stream_like(model: HookedTransformer, hook: str) -> HookPoint:
-    """The hook point [batch, pos, width] of that name."""
-    (point,) = model.points(hook)
-    if len(point.axes) != 3 or point.axes[1] != "pos":
-        raise BadInput(f"a vector for each position needs a hook [batch, pos, width]; {point.name} is {point.axes}")
-    return point
-
-
-def _wanted(point: HookPoint, vector: Tensor, positions: Positions | None) -> slice | Int[Tensor, "rows n"]:
+def _wanted(positions: Positions | None) -> slice | Int[Tensor, "rows n"]:
     """A slice, or a tensor: [1, n] of positions for all prompts, [batch, 1] of one for each."""
-    size = point.sizes[point.axes[-1]]
-    if vector.ndim not in (1, 2) or vector.shape[-1] != size:
-        raise BadInput(f"{point.name} needs a vector of {size} numbers ({point.axes[-1]}), got {list(vector.shape)}")
-    if vector.ndim == 2 and positions is not None:
-        raise BadInput("a vector [pos, width] says by itself where it is added; positions= is for one vector [width]")
     if positions is None:
-        return slice(0, len(vector) if vector.ndim == 2 else None)
+        return slice(None)
     if isinstance(positions, slice):
         bounds = [bound for bound in (positions.start, positions.stop) if bound is not None]
         listed = torch.tensor(bounds, dtype=torch.long)
@@ -197,23 +273,32 @@ WRITERS = frozenset({"W_E", "W_pos", "W_token_type", "W_O", "b_O", "W_out", "b_o
 
 
 @contextmanager
-def ablate_directions(model: HookedTransformer, directions: Float[Tensor, "*n d_model"]) -> Iterator[HookedTransformer]:
+def ablate_directions(
+    model: HookedTransformer,
+    directions: Float[Tensor, "*n width"],
+    hook: str | Site | None = None,
+    *,
+    positions: Positions | None = None,
+) -> Iterator[HookedTransformer]:
     """Within the `with` block, no write to the stream has a component along the directions [n, d_model].
 
-    Writes are the embeddings and every attn_out and mlp_out, so that the stream has none at any place either.
+    Writes are the embeddings and every attn_out and mlp_out, so that the stream has none at any place either. With
+    `hook`, the activation there [batch, pos, width] loses its component along directions [n, width], and nothing else
+    does: a name, or a site such as `at("z", 5, head=1)`. `positions` as in `steer`.
 
     Raises:
-        BadInput: other directions than these, or a model whose norms write to the stream (norm_placement="post").
+        UnknownHook: no such hook.
+        BadInput: other directions or sites than these, a negative position, or, without `hook`, a model whose norms
+            write to the stream (norm_placement="post").
+        HookDidNotFire: when the block ends, if no pass came by.
     """
-    basis = _of_stream(model, directions)
-    if model.cfg.norm_placement == "post":
+    if hook is None and model.cfg.norm_placement == "post":
         raise BadInput("in this model the stream passes a norm after every addition, which writes all directions again")
-
-    def project(value: Tensor, hook: HookPoint) -> Tensor:
-        return _without(value, basis.to(value))
-
     written = ("hook_attn_out", "hook_mlp_out", "blocks.0.hook_resid_pre")
-    with model.hooks(fwd_hooks=[(lambda name: name.endswith(written), project)]):
+    names = [name for name in model.hook_dict if name.endswith(written)] if hook is None else [hook]
+    places = [_place(model, name) for name in names]
+    basis = _basis(directions, places[0].width, places[0].axis)
+    with _changed(model, places, positions, lambda value, _: _without(value, basis.to(value))):
         yield model
 
 
@@ -228,7 +313,7 @@ def orthogonalize(model: HookedTransformer, directions: Float[Tensor, "*n d_mode
         BadInput: other directions than these, or a model in which something between these weights and the stream could
             write them again; the message says what.
     """
-    basis = _of_stream(model, directions)
+    basis = _basis(directions, model.cfg.d_model, "d_model")
     between = {
         "a norm after every addition": model.cfg.norm_placement == "post",
         "a norm after attention and MLP": model.cfg.writes_normalized,
@@ -245,12 +330,12 @@ def orthogonalize(model: HookedTransformer, directions: Float[Tensor, "*n d_mode
     return edited
 
 
-def _of_stream(model: HookedTransformer, directions: Tensor) -> Float[Tensor, "n d_model"]:
-    """An orthonormal basis of directions of the stream."""
-    if directions.shape[-1] != model.cfg.d_model:
-        raise BadInput(f"directions must be [n, d_model={model.cfg.d_model}], got {list(directions.shape)}")
+def _basis(directions: Tensor, width: int, axis: str) -> Float[Tensor, "n width"]:
+    """An orthonormal basis of what the directions span, which are as wide as an axis."""
+    if directions.shape[-1] != width:
+        raise BadInput(f"directions must be [n, {axis}={width}], got {list(directions.shape)}")
     return orthonormal(directions)
 
 
-def _without(value: Tensor, basis: Float[Tensor, "n d_model"]) -> Tensor:
+def _without(value: Tensor, basis: Float[Tensor, "n width"]) -> Tensor:
     return value - value @ basis.T @ basis

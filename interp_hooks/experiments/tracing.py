@@ -11,7 +11,9 @@ off the inputs it knows; where there is a counterfactual prompt, `patch` is the 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -19,19 +21,22 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
+from interp_hooks.experiment import experiment
 from interp_hooks.experiments.metrics import Prob
-from interp_hooks.experiments.sweep import labels_of, layers_around, sweep
-from interp_hooks.interpreter import MEMORY
-from interp_hooks.interventions import Intervention, Prompts, Run, as_run, at
+from interp_hooks.experiments.sweep import labels_of, layers_around, on_model, sweep_runs
+from interp_hooks.interventions import Intervention, Prompts, Run, as_run
 from interp_hooks.model import HookedTransformer
 from interp_hooks.readout import MetricLike, Readout
+from interp_hooks.recording import record
 from interp_hooks.results import Result
+from interp_hooks.sites import at
 
 WINDOWS = {"attn_out": 10, "mlp_out": 10}  # layers restored together; of other sites one, as in the paper
 DEVIATIONS = 3.0  # the noise, in standard deviations of the subjects' embeddings
 Subject = str | Sequence[str] | Sequence[int] | Tensor
 
 
+@experiment
 @torch.no_grad()
 def causal_trace(
     model: HookedTransformer,
@@ -47,8 +52,9 @@ def causal_trace(
     generator: torch.Generator | None = None,
     positions: Mapping[str, int | Tensor] | None = None,
     layers: Sequence[int] | None = None,
-    max_memory: int = MEMORY,
+    max_memory: int | None = None,
     progress: bool = True,
+    save_to: str | Path | None = None,
 ) -> Result:
     """Restore `site` at every layer and position of a run whose subject is noise; values are means over `samples`.
 
@@ -68,20 +74,21 @@ def causal_trace(
     labels = labels_of(model, site, ["layer", "pos"], clean.tokens.shape[1], layers)
     columns = {pos: pos for pos in labels["pos"]} if positions is None else _resolved(clean, positions)
 
-    def run_at(sample: int, layer: int, pos: Any) -> Run:
+    def run_at(noised: Run, layer: int, pos: Any) -> Run:
         restored = [at(site, each, pos=columns[pos]) for each in layers_around(layer, window, model.cfg.n_layers)]
-        return _restored(model, clean, corrupt[sample], restored, severed)
+        return _restored(model, clean, noised, restored, severed)
 
-    return _averaged(
-        sweep(
-            model,
-            run_at,
-            Prob(_answer(model, clean)) if metric is None else metric,
-            over={"sample": range(samples), "layer": labels["layer"], "pos": list(columns)},
-            baselines={"clean": clean} | {f"corrupt {sample}": run for sample, run in enumerate(corrupt)},
-            max_memory=max_memory,
-            progress=progress,
-        )
+    return sweep_runs(
+        model,
+        [run_at(noised, layer, pos) for noised, layer, pos in itertools.product(corrupt, labels["layer"], columns)],
+        Prob(_answer(model, clean)) if metric is None else on_model(model, metric),
+        axes={"layer": list(labels["layer"]), "pos": list(columns)},
+        baselines={"clean": clean, "corrupt": corrupt},
+        scale=("corrupt", "clean"),
+        samples=samples,
+        max_memory=max_memory,
+        progress=progress,
+        save_to=save_to,
     )
 
 
@@ -93,18 +100,6 @@ def _window(site: str, window: int | None, severed: str | None) -> int:
     if window < 1:
         raise BadInput(f"window must be at least 1 layer, got {window}")
     return window
-
-
-def _averaged(result: Result) -> Result:
-    """The mean over samples, of values and of the corrupt baselines."""
-    corrupt = [scores for name, scores in result.baselines.items() if name != "clean"]
-    return Result(
-        metric=result.metric,
-        axes={axis: labels for axis, labels in result.axes.items() if axis != "sample"},
-        values=result.values.mean(0),
-        baselines={"clean": result.baselines["clean"], "corrupt": torch.stack(corrupt).mean(0)},
-        scale=("corrupt", "clean"),
-    )
 
 
 def _resolved(clean: Run, positions: Mapping[str, int | Tensor]) -> dict[str, Tensor]:
@@ -126,17 +121,9 @@ def _noised(
     generator: torch.Generator | None,
 ) -> list[Run]:
     """The clean run with other noise on the subject's embeddings in each sample."""
-    _, seen = model.run_with_cache(
-        clean.tokens,
-        attention_mask=clean.attention_mask,
-        return_type=None,
-        stop_at_layer=0,
-        names_filter="hook_embed",
-        return_cache_object=False,
-    )
     if samples < 1:
         raise BadInput(f"samples must be at least 1, got {samples}")
-    embed = seen["hook_embed"]
+    embed = record(model, clean, ["hook_embed"])["hook_embed"]
     std = DEVIATIONS * float(embed[subject].double().std()) if noise is None else noise
     if not std >= 0:
         raise BadInput(f"noise must be a standard deviation, at least 0, got {std}")

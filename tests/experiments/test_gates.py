@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from interp_hooks import Intervention, Run, ablate, at, evaluate, patch
+from interp_hooks import Intervention, Run, ablate, at, evaluate, patch, path_patch
 from tests.experiments.by_hand import OTHER, RTOL, THIRD, TOKENS
 from tests.experiments.gates import gate, linear, output, two_heads_or
 from tests.tiny import assert_close
@@ -94,6 +94,36 @@ def test_noising_misses_or_and_denoising_misses_and(
     assert close(result.recovered_fraction, recovered)
 
 
+@pytest.mark.parametrize("site", ["resid_pre", "v", "hook_embed"])
+@pytest.mark.parametrize("kind", ["and", "or"])
+def test_patching_some_inputs_is_reading_them(kind: Literal["and", "or"], site: str) -> None:
+    """All pairs of rows of the truth table of three inputs, and all sets of inputs to patch."""
+    table = torch.tensor(list(itertools.product((0, 1), repeat=3)))
+    base, source = table.repeat_interleave(8, 0), table.repeat(8, 1)
+    sets, layer = table[1:].bool(), None if site == "hook_embed" else 0
+    runs = [Run(base, [Intervention(at(site, layer, pos=some.nonzero()[:, 0].tolist()), Run(source))]) for some in sets]
+    mixed = [Run(torch.where(some, source, base)) for some in sets]
+    patched, read = (evaluate(gate(kind, 3), each, output) for each in (runs, mixed))
+    assert_close(patched, read, EXACT)
+
+
+@pytest.mark.parametrize("inputs", [2, 3])
+@pytest.mark.parametrize("kind", ["and", "or"])
+def test_a_gate_is_on_the_path_through_its_neuron(kind: Literal["and", "or"], inputs: int) -> None:
+    """Attention writes nothing that the logits read, so that with MLPs frozen it has no path to them."""
+    ones = torch.ones(1, inputs, dtype=torch.long)
+    for mlps, senders, receivers, recovered in (
+        ("recompute", at("z", 0), "logits", 1.0),
+        ("recompute", at("z", 0), at("mlp_in", 0), 1.0),
+        ("freeze", at("z", 0), "logits", 0.0),
+        ("freeze", at("hook_embed"), "logits", 0.0),
+        ("freeze", at("hook_embed"), at("v_input", 0), 1.0),
+        ("freeze", at("mlp_out", 0), "logits", 1.0),
+    ):
+        result = path_patch(gate(kind, inputs), ones, 0 * ones, output, senders, receivers, mlps=mlps, progress=False)
+        assert close(result.recovered_fraction, recovered)
+
+
 @pytest.mark.parametrize("kind", ["and", "or"])
 def test_the_attention_is_the_whole_gate(kind: Literal["and", "or"]) -> None:
     """At the last position, in either direction; what it writes elsewhere is never read."""
@@ -125,7 +155,7 @@ def test_effects_add_up_in_a_linear_model(site: str, over: tuple[str, ...], dire
     if site == "hook_embed":
         runs = [Run(base, [Intervention(at("hook_embed", pos=pos), Run(other))]) for pos in range(5)]
         *parts, whole, unpatched = evaluate(model, [*runs, Run(other), Run(base)], first_logits)
-        assert_close(sum(part - unpatched for part in parts), whole - unpatched, RTOL)
+        assert_close((torch.stack(parts) - unpatched).sum(0), whole - unpatched, RTOL)
         return
     parts = patch(model, TOKENS, OTHER, first_logits, site, over=over, direction=direction, progress=False)
     whole = patch(model, TOKENS, OTHER, first_logits, site, over=("layer",), direction=direction, progress=False)

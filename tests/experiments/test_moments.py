@@ -9,6 +9,7 @@ from interp_hooks import HookedTransformer, Intervention, LogitDiff, Run, ablate
 from interp_hooks.errors import BadInput
 from interp_hooks.experiments.ablation import mean_activations, noised_activations
 from interp_hooks.experiments.moments import moments
+from interp_hooks.recording import record
 from tests.experiments import gates
 from tests.experiments.by_hand import OTHER, RTOL, TOKENS, left_alone, model_of, value_at, word_tokenizer
 from tests.tiny import ARCHITECTURES, assert_close, build, hooked, random_tokens, unchecked_types
@@ -97,6 +98,23 @@ def test_padded_prompts_can_be_ablated() -> None:
     alone = evaluate(model, [run], LogitDiff(4, 7))
     both = ablate(model, texts, metric, over=("layer",), method="mean", reference=texts[:1], progress=False)
     assert_close(both.values[1, 1:], alone[0], RTOL)
+
+
+HOOKS = ["hook_embed", "blocks.0.attn.hook_pattern", Z, "blocks.2.hook_resid_post", "unembed.hook_out"]
+
+
+@pytest.mark.parametrize("last", range(len(HOOKS)))
+def test_what_is_recorded_is_what_the_run_has_there(last: int) -> None:
+    """Hooks before, in and after the blocks, in any order; nothing is computed that comes after all of them."""
+    model, mask = model_of("gpt2"), torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
+    run, wanted, seen = Run(TOKENS, (), mask), HOOKS[last::-1], []
+    with model.hooks(fwd_hooks=[(hook, lambda value, hook: seen.append(hook.name)) for hook in HOOKS]):
+        ours = record(model, run, wanted)
+    assert set(ours) == set(wanted)
+    for hook, value in ours.items():
+        assert_close(value, value_at(model, run, hook), RTOL)
+    layers = [-1, 0, 1, 2, 3]
+    assert seen == [hook for hook, layer in zip(HOOKS, layers, strict=True) if layer <= layers[last]]
 
 
 # --------------------------------------------------------------------------------------------------------------- groups

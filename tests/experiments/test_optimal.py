@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from interp_hooks import LogitDiff, LogProb, Run, ablate
+from interp_hooks import Intervention, LogitDiff, LogProb, Run, ablate, at, evaluate
 from interp_hooks.errors import BadInput, MetricError
+from interp_hooks.experiments import optimal
 from interp_hooks.experiments.metrics import KL, Accuracy, Loss, Rank
-from interp_hooks.experiments.optimal import optimal_ablation
+from interp_hooks.experiments.optimal import optimal_ablation, optimal_constants
 from tests.experiments import gates
 from tests.experiments.by_hand import OTHER, TOKENS, left_alone, model_of, value_at, word_tokenizer
 from tests.tiny import ARCHITECTURES, assert_close, build, hooked, random_tokens, unchecked_types
@@ -134,6 +135,124 @@ def test_padded_prompts_and_losses() -> None:
     again = optimal_ablation(model, texts, Loss(), "mlp_out", over=("layer",), steps=20, progress=False)
     assert torch.equal(ours.values, again.values)
 
+
+# ------------------------------------------------------------------------------------------------------------ constants
+
+Z2 = "blocks.2.attn.hook_z"
+
+
+def closest(aim: float) -> Any:
+    """Minus the squared distance of the output from a number."""
+    return lambda logits: -((logits[:, -1, 0] - aim) ** 2)
+
+
+def test_each_head_has_the_constant_that_is_best_for_it() -> None:
+    """In a linear net it brings the mean output to the aim, whose gap is another for every head."""
+    model = gates.linear()
+    constants = optimal_constants(model, SIX, closest(-2.0), layers=[2], prompts=TOKENS, steps=300, progress=False)
+    assert set(constants) == {Z2}
+    assert constants[Z2].shape == (2, 5, 4, 4)
+    z, final = value_at(model, Run(SIX), Z2)[:, -1], gates.output(model(SIX).detach())
+    for head in range(4):
+        writes = (model.blocks[2].attn.W_O[head] @ model.unembed.W_U[:, 0]).detach()
+        rest = final - z[:, head] @ writes
+        assert_close(constants[Z2][:, :, head] @ writes, (-2.0 - rest.mean()).expand(2, 5), 1e-4)
+
+
+def test_constants_are_a_source_on_other_prompts() -> None:
+    """For `ablate` and in a Run of one's own; one of them by itself on prompts of any number and length."""
+    model = model_of("gpt2")
+    options: dict[str, Any] = dict(steps=3, progress=False)
+    constants = optimal_constants(model, OTHER, closest(-2.0), prompts=SIX, **options)
+    ours = ablate(model, SIX, closeness, method=constants, progress=False)
+    direct = optimal_ablation(model, SIX, closeness, reference=OTHER, reference_metric=closest(-2.0), **options)
+    assert torch.equal(ours.values, direct.values)
+    where = at("z", 2, head=1)
+    (alone,) = evaluate(model, [Run(SIX, [Intervention(where, constants)])], closeness)
+    assert_close(alone, ours.values[2, 1], 1e-10)
+    few = Run(SIX[:3, :4], [Intervention(where, constants[Z2][0, 0, 1])])
+    own = optimal_constants(model, OTHER, closest(-2.0), prompts=few.tokens, **options)
+    (by_tensor, by_source) = evaluate(model, [few, Run(few.tokens, [Intervention(where, own)])], closeness)
+    assert_close(by_tensor, by_source, 1e-10)
+
+
+@pytest.mark.parametrize(
+    ("site", "over"), [("z", ("head",)), ("z", ("head", "pos")), ("pattern", ("query",)), ("mlp_out", ("layer",))]
+)
+def test_every_cell_is_learned_as_if_alone(site: str, over: tuple[str, ...]) -> None:
+    """Each constant, at its own place, is what a search in that cell alone finds."""
+    model = model_of("gpt2")
+    options: dict[str, Any] = dict(layers=[1], steps=3, progress=False)
+    together = optimal_constants(model, SIX, closeness, site, over=over, **options)
+    point = model.points(f"{site}1")[0]
+    size = {axis: point.sizes.get(axis, 5) for axis in over if axis != "layer"}
+    for cell in [dict.fromkeys(size, 0), {axis: n - 1 for axis, n in size.items()}]:
+        where = at(site, 1, **cell)
+        index = where.index(point, together[point.name])
+        search = optimal._search(model, Run(SIX), optimal._loss(model, closeness, None), point, "pos" in over)
+        alone = optimal._learn(search, optimal._selected(point, where, search.start)[None], 3, 0.1)[0]
+        expected = alone.expand_as(together[point.name])[index]
+        assert_close(together[point.name][index], expected, 1e-10)
+        start = search.start.expand_as(expected if not cell else together[point.name])
+        assert not torch.equal(expected, start if not cell else start[index]), "nothing was learned"
+
+
+def test_the_position_of_a_constant_matters() -> None:
+    """Only the last one is read after the last layer: others stay at the mean, which nothing can improve."""
+    model = model_of("gpt2")
+    constants = optimal_constants(model, SIX, closeness, over=("pos",), layers=[2], steps=5, progress=False)[Z2]
+    mean = value_at(model, Run(SIX), Z2).mean(0)
+    assert_close(constants[0, :4], mean[:4], 1e-10)
+    assert float((constants[0, 4] - mean[4]).abs().max()) > 1e-3
+    assert torch.equal(constants[0], constants[5])
+
+
+def test_padding_of_the_prompts_does_not_matter() -> None:
+    """Constants are as many as the prompts have columns, and those of real positions count."""
+    model = type(build())(build().cfg, word_tokenizer("a", "b", "c"))
+    model.load_state_dict(build().state_dict())
+    texts, hook = ["a b c", "c b"], "blocks.1.hook_mlp_out"
+    options: dict[str, Any] = dict(over=("layer",), layers=[1], steps=3, progress=False)
+    constants = optimal_constants(model, TOKENS, LogitDiff([1, 2], [3, 4]), "mlp_out", prompts=texts, **options)
+    assert constants[hook].shape == (2, 4, 12)
+    assert torch.equal(constants[hook], constants[hook][:1, :1].expand(2, 4, -1))
+
+
+@pytest.mark.parametrize("mutant", ["swapped", "doubled"])
+def test_constants_at_places_of_others_are_caught(mutant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = optimal._learn
+    wrong = {
+        "swapped": lambda *arguments: right(*arguments).flip(0),
+        "doubled": lambda search, chosen, *rest: right(search, chosen | chosen.roll(1, 0), *rest),
+    }
+    monkeypatch.setattr(optimal, "_learn", wrong[mutant])
+    with pytest.raises(AssertionError, match="relative difference"):
+        test_each_head_has_the_constant_that_is_best_for_it()
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "position by position": (
+        dict(over=("head", "pos"), prompts=SIX[:, :4]),
+        "needs prompts of 4 tokens; they have .*pos=5",
+    ),
+    "a pattern": (dict(site="pattern", prompts=SIX[:, :4]), "needs prompts of 4 tokens; they have .*query=5"),
+    "a run that does something": (dict(reference=Run(SIX, [Intervention(at("z", 0), 0.0)])), "without interventions"),
+    "batch size": (dict(batch_size=0), "batch_size >= 1"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_constants_that_would_not_fit_are_refused_before_they_are_learned(
+    what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes, message = REFUSED[what]
+    monkeypatch.setattr(optimal, "_learn", None)
+    arguments = dict(reference=SIX, metric=closeness, progress=False) | changes
+    with left_alone(model_of("gpt2")), unchecked_types(), pytest.raises(BadInput, match=message):
+        optimal_constants(model_of("gpt2"), **arguments)
+
+
+# ------------------------------------------------------------------------------------------------------------- mistakes
 
 MISTAKES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "rank": (dict(metric=Rank([1, 2])), MetricError, "no gradient"),

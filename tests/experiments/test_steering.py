@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from interp_hooks import HookedTransformer, LogitDiff, evaluate
+from interp_hooks import HookedTransformer, Intervention, LogitDiff, Site, at, evaluate
 from interp_hooks.errors import BadInput, HookDidNotFire, UnknownHook
 from interp_hooks.experiments import steering
 from interp_hooks.experiments.steering import (
@@ -76,6 +76,16 @@ def test_relative_norms() -> None:
         relative_norm(model, TOKENS, drawn(5))
 
 
+def test_relative_norms_of_heads() -> None:
+    model, vector = model_of("llama"), drawn(4)
+    result = relative_norm(model, TOKENS, vector, "z", select={"head": 1})
+    for layer in range(3):
+        norms = value_at(model, Run(TOKENS), f"blocks.{layer}.attn.hook_z")[:, :, 1].norm(dim=-1)
+        assert_close(result.values[layer], vector.norm() / norms.median(1).values, RTOL)
+    with pytest.raises(BadInput, match="select one index of head"):
+        relative_norm(model, TOKENS, vector, "z")
+
+
 def test_padding_does_not_count_in_relative_norms() -> None:
     model = HookedTransformer(build().cfg, word_tokenizer("a", "b", "c"))
     model.load_state_dict(build().state_dict())
@@ -126,6 +136,70 @@ def test_one_vector_for_each_position() -> None:
     assert_close(ours, added(model, "blocks.1.hook_resid_pre", change), RTOL)
 
 
+HEADS = [at("z", 1, head=2), at("z", 2, head=-1), at("k", 1, head=0), at("v", 0, head=1), at("q_input", 1, head=3)]
+
+
+def widened(model: HookedTransformer, site: Site, change: Tensor) -> tuple[str, Tensor]:
+    """A change [batch, pos, width] of a site, for its whole hook, with 0 elsewhere."""
+    (point,) = model.points(site.hook)
+    whole = torch.zeros(2, change.shape[1], *(point.sizes[axis] for axis in point.axes[2:]), dtype=torch.float64)
+    whole[:, :, site.select["head"]] = change
+    return point.name, whole
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("where", PLACES)
+def test_so_is_one_for_a_single_head(kind: str, where: str) -> None:
+    model = model_of(kind)
+    positions, places = PLACES[where]
+    for site in HEADS:
+        vector = drawn(model.points(site.hook)[0].sizes[model.points(site.hook)[0].axes[-1]])
+        change = torch.zeros(2, 5, len(vector), dtype=torch.float64)
+        for row, there in enumerate(places):
+            change[row, there] = 1.5 * vector
+        with left_alone(model):
+            with torch.no_grad(), steer(model, vector, site, coefficient=1.5, positions=positions) as steered:
+                ours = steered(TOKENS)
+            assert_close(ours, added(model, *widened(model, site, change)), RTOL)
+            one_for_all_keys = (site.hook, where) == (
+                "blocks.1.attn.hook_k",
+                "all",
+            )  # moves all scores of a query alike
+            assert one_for_all_keys or float((ours - logits(model)).abs().max()) > 1e-6, site
+
+
+def test_a_heads_vector_is_what_it_writes() -> None:
+    """z + v of head h is attn_out + v W_O[h]."""
+    model, vector = model_of("llama"), drawn(4)
+    with steer(model, vector, at("z", 1, head=2), positions=slice(1, None)):
+        ours = logits(model)
+    with steer(model, vector @ model.blocks[1].attn.W_O[2].detach(), "attn_out1", positions=slice(1, None)):
+        assert_close(ours, logits(model), RTOL)
+
+
+def test_a_heads_vector_is_a_difference_of_its_means() -> None:
+    model, site, hook = model_of("gpt2"), at("z", 1, head=2), "blocks.1.attn.hook_z"
+    here, there = (value_at(model, Run(tokens), hook)[:, :, 2] for tokens in (TOKENS, OTHER))
+    assert_close(steering_vector(model, TOKENS, OTHER, site), (here - there)[:, -1].mean(0), RTOL)
+    every = steering_vector(model, TOKENS, OTHER, site, pos=None)
+    assert_close(every, (here - there).mean(0), RTOL)
+    with steer(model, every, site):
+        ours = logits(model)
+    assert_close(ours, added(model, *widened(model, site, every.expand(2, -1, -1))), RTOL)
+
+
+def test_several_heads_at_once() -> None:
+    """One `with` in the other, also for heads of one hook."""
+    model, vectors = model_of("gpt2"), drawn(2, 4)
+    sites = [at("z", 1, head=0), at("z", 1, head=2)]
+    with steer(model, vectors[0], sites[0]), steer(model, vectors[1], sites[1], positions=3):
+        ours = logits(model)
+    hook, first = widened(model, sites[0], vectors[0].expand(2, 5, -1))
+    second = widened(model, sites[1], vectors[1].expand(2, 1, -1))[1]
+    first[:, 3:4] += second
+    assert_close(ours, added(model, hook, first), RTOL)
+
+
 def test_no_coefficient_no_change() -> None:
     model = model_of("gpt2")
     with steer(model, drawn(12), "resid_pre1", coefficient=0.0):
@@ -148,27 +222,41 @@ def test_without_norm_the_last_stream_shifts_logits_by_the_unembedded_vector() -
     assert_close(after - logits(model), (0.7 * vector @ model.W_U / scale).detach(), 1e-9)
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "latent", "experts", "alibi-windows"])
-@pytest.mark.parametrize("where", PLACES)
-def test_generation_steers_the_same_with_and_without_cache(kind: str, where: str) -> None:
-    """Positions of the tokens that are generated, too, as in full passes over everything that was written."""
-    model, vector = (model_of(kind) if kind in KINDS else hooked(kind)), drawn(12) * 5
-    positions, _ = PLACES[where]
+def check_generation(kind: str, where: str, hook: Any) -> None:
+    """With and without cache it reads and writes what full passes over everything that was written do."""
+    model = model_of(kind) if kind in KINDS else hooked(kind)
+    (point,) = model.points(hook.hook if isinstance(hook, Site) else hook)
+    positions, vector = PLACES[where][0], drawn(point.sizes[point.axes[-1]]) * 5
     prompt = TOKENS[:, :5] % 19  # what is generated is read again, and this model writes 19 tokens
     seen: list[Tensor] = []
 
     def watch(value: Tensor, hook: Any) -> None:
         seen.append(value)
 
-    with steer(model, vector, "resid_pre1", positions=positions):
-        with model.hooks(fwd_hooks=[("resid_pre1", watch)]):
+    with steer(model, vector, hook, positions=positions):
+        with model.hooks(fwd_hooks=[(point.name, watch)]):
             cached = model.generate(prompt, 4)
         pieces = torch.cat(seen, dim=1)
         assert torch.equal(cached, model.generate(prompt, 4, use_past_kv_cache=False))
         seen.clear()
-        with model.hooks(fwd_hooks=[("resid_pre1", watch)]):
+        with model.hooks(fwd_hooks=[(point.name, watch)]):
             logits(model, cached[:, :-1])
     assert_close(pieces, seen[0], 1e-9)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "latent", "experts", "alibi-windows"])
+@pytest.mark.parametrize("where", PLACES)
+def test_generation_steers_the_same_with_and_without_cache(kind: str, where: str) -> None:
+    """Positions of the tokens that are generated, too."""
+    check_generation(kind, where, "resid_pre1")
+
+
+@pytest.mark.parametrize("kind", ["llama", "latent", "alibi-windows"])
+@pytest.mark.parametrize("where", ["all", "list", "tensor", "from"])
+@pytest.mark.parametrize("name", ["z", "k"])
+def test_so_it_does_single_heads(name: str, where: str, kind: str) -> None:
+    """Also keys, which are read again from the cache."""
+    check_generation(kind, where, at(name, 1, head=1))
 
 
 def test_steering_changes_what_is_generated() -> None:
@@ -194,7 +282,22 @@ def test_the_engine_sees_it_too() -> None:
 
 MISTAKES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "hook": (dict(hook="resid_pr1"), UnknownHook, "Did you mean"),
-    "heads": (dict(hook="z1"), BadInput, "needs a hook \\[batch, pos, width\\]"),
+    "heads": (dict(hook="z1"), BadInput, "select one index of head, and nothing else, got {}"),
+    "several heads": (
+        dict(hook=at("z", 1, head=[0, 1])),
+        BadInput,
+        "select one index of head.*got {'head': \\(0, 1\\)}",
+    ),
+    "pos of a head": (dict(hook=at("z", 1, head=1, pos=2)), BadInput, "select one index of head, and nothing else"),
+    "pos of a stream": (dict(hook=at("resid_pre", 1, pos=2)), BadInput, "select nothing, got {'pos': 2}"),
+    "a number of a head": (dict(hook=at("z", 1, head=1, d_head=0)), BadInput, "and nothing else"),
+    "no such head": (dict(hook=at("z", 1, head=4)), BadInput, "head=4 is out of range: blocks.1.attn.hook_z has 4"),
+    "a pattern": (dict(hook=at("pattern", 1, head=1)), BadInput, "needs a hook \\[batch, pos, ..., width\\]"),
+    "width of a head": (
+        dict(hook=at("z", 1, head=1)),
+        BadInput,
+        "needs a vector of 4 numbers \\(d_head\\), got \\[12\\]",
+    ),
     "width": (dict(vector=drawn(5)), BadInput, "needs a vector of 12 numbers \\(d_model\\), got \\[5\\]"),
     "both": (dict(vector=drawn(2, 12), positions=1), BadInput, "says by itself where it is added"),
     "negative": (dict(positions=-1), BadInput, "moves the end of the row"),
@@ -202,7 +305,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "step": (dict(positions=slice(0, 4, 2)), BadInput, "without a step"),
     "float": (dict(positions=1.5), BadInput, "must be an int, a list of ints"),
     "batch": (dict(positions=torch.tensor([1, 2, 3])), BadInput, "one index for each of 2 prompts; got 3"),
-    "never": (dict(positions=[7]), HookDidNotFire, "nothing was steered.*positions \\[7\\]"),
+    "never": (dict(positions=[7]), HookDidNotFire, "nothing was changed.*positions \\[7\\]"),
 }
 
 
@@ -245,6 +348,54 @@ def test_the_stream_has_no_ablated_direction_anywhere(name: str) -> None:
     for point, value in seen.items():
         assert float((value @ directions.T).abs().max()) < 1e-10 * float(value.abs().max()), point
     assert not any(point.hooked for point in model.hook_points())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("hook", ["resid_pre1", "attn_out2", at("z", 1, head=2), at("v", 1, head=0)])
+def test_at_one_place_it_is_an_intervention_along_them(hook: Any, kind: str) -> None:
+    """At some positions, or at all of them; other places keep what they have."""
+    model = model_of(kind)
+    site = hook if isinstance(hook, Site) else Site(hook=model.points(hook)[0].name)
+    (point,) = model.points(site.hook)
+    directions = drawn(2, point.sizes[point.axes[-1]])
+    for positions in (None, [1, 4], torch.tensor([3, 4])):
+        with left_alone(model):
+            with ablate_directions(model, directions, hook, positions=positions):
+                ours = logits(model)
+            there = Site(hook=site.hook, select=dict(site.select) | ({} if positions is None else {"pos": positions}))
+            run = Run(TOKENS, [Intervention(there, 0.0, along=directions)])
+            assert_close(ours, evaluate(model, [run], lambda logits: logits)[0], RTOL)
+            assert float((ours - logits(model)).abs().max()) > 1e-6
+
+
+def test_every_write_at_some_positions() -> None:
+    """Until another position has read what the others have, the stream there is without the direction."""
+    model, direction = model_of("attn-only"), drawn(12)
+    with ablate_directions(model, direction, positions=slice(2, None)):
+        _, seen = model.run_with_cache(TOKENS, names_filter=lambda name: "resid" in name, return_cache_object=False)
+    for value in seen.values():
+        assert float((value[:, 2:] @ direction).abs().max()) < 1e-10
+        assert float((value[:, :2] @ direction).abs().min()) > 1e-6
+
+
+def test_directions_are_ablated_while_the_model_writes() -> None:
+    model, directions, prompt = model_of("llama"), drawn(2, 4), TOKENS[:, :5] % 19
+    with ablate_directions(model, directions, at("z", 1, head=1), positions=slice(6, None)):
+        assert torch.equal(model.generate(prompt, 4), model.generate(prompt, 4, use_past_kv_cache=False))
+    with (
+        pytest.raises(HookDidNotFire, match=r"nothing was changed: no pass came by .*at positions 7"),
+        ablate_directions(model, directions, at("z", 1, head=1), positions=7),
+    ):
+        logits(model)
+
+
+def test_a_place_in_a_model_of_norms_after_additions() -> None:
+    """What is refused for the stream as a whole can be done where one says."""
+    model, direction = hooked("post-norm"), drawn(hooked("post-norm").cfg.d_model)
+    tokens = random_tokens(2, 5, 19)
+    with ablate_directions(model, direction, "mlp_out1"):
+        _, seen = model.run_with_cache(tokens, names_filter="mlp_out1", return_cache_object=False)
+    assert float((seen["blocks.1.hook_mlp_out"] @ direction).abs().max()) < 1e-10
 
 
 @pytest.mark.parametrize("name", BY_WEIGHTS)
@@ -310,6 +461,8 @@ def test_an_embedding_norm_is_refused_too() -> None:
 
 
 def test_other_directions_are_refused() -> None:
+    with pytest.raises(BadInput, match=r"directions must be \[n, d_head=4\], got \[12\]"), _at_a_head(drawn(12)):
+        pass
     for wrong in (drawn(5), drawn(2, 5), torch.zeros(12), drawn(13, 12)):
         for ablation in (lambda: orthogonalize(model_of("gpt2"), wrong), lambda: _entered(wrong)):
             with pytest.raises(BadInput, match="direction"):
@@ -319,6 +472,10 @@ def test_other_directions_are_refused() -> None:
         ablate_directions(hooked("post-norm"), drawn(12)),
     ):
         pass
+
+
+def _at_a_head(directions: Tensor) -> Any:
+    return ablate_directions(model_of("gpt2"), directions, at("z", 1, head=1))
 
 
 def _entered(directions: Tensor) -> None:
@@ -346,3 +503,11 @@ def test_a_position_counted_from_the_pass_instead_of_the_row_is_caught(monkeypat
     monkeypatch.setattr(steering, "_here", lambda wanted, places, batch: right(wanted, places - places[0], batch))
     with pytest.raises(AssertionError):
         test_generation_steers_the_same_with_and_without_cache("gpt2", "from")
+
+
+def test_another_head_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(steering._Place, "index", lambda self, value: (slice(None), slice(None), 3))
+    with pytest.raises(AssertionError, match="relative difference"):
+        test_several_heads_at_once()
+    with pytest.raises(AssertionError, match="relative difference"):
+        test_at_one_place_it_is_an_intervention_along_them(at("z", 1, head=2), "gpt2")
