@@ -2,10 +2,10 @@
 
     python benchmarks/engine.py [--rounds 5] [--device cpu|cuda]
 
-On a random checkpoint of GPT-2 small's size `patch` (resid_pre, layer by position) and `attribution_patches` (all heads,
-MLPs and positions) are compared with a plain forward pass on the same prompts in the same run; memory is the peak
-beyond what the model and one forward pass had needed. The overhead of a run is measured on a model of a few thousand
-parameters, where arithmetic costs next to nothing.
+On a random checkpoint of GPT-2 small's size `patch` (resid_pre, layer by position) and `attribution_patches` (all
+heads, MLPs and positions) are compared with a plain forward pass on the same prompts in the same run; memory is the
+peak beyond what the model and one forward pass had needed. The overhead of a run is measured on a model of a few
+thousand parameters, where arithmetic costs next to nothing.
 """
 
 import argparse

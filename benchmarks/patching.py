@@ -5,9 +5,9 @@
 The checkpoint is GPT-2-small-sized with random weights; clean and corrupt prompts have 16 tokens. Peers run in virtual
 environments of their own, by turns with this package in one run, and must give the same numbers to 1e-3. They take one
 forward pass for each cell, so of the large grids they compute a part (`SAMPLED`), from which their time is scaled up;
-this package always computes all cells. The limit of the first grid is its floating-point operations after all sharing (layers from the patched one on, positions from the
-patched one on, of the last layer keys and values everywhere and the rest where the metric reads) over the machine's own
-rate of matrix products of that size, measured in between.
+this package always computes all cells. The limit of the first grid is its floating-point operations after all sharing
+(layers from the patched one on, positions from the patched one on, of the last layer keys and values everywhere and the
+rest where the metric reads) over the machine's own rate of matrix products of that size, measured in between.
 """
 
 import argparse

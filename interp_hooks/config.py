@@ -14,68 +14,24 @@ from typing import Any, Literal, get_args
 import torch
 
 from interp_hooks.errors import ConfigError, nearest
+from interp_hooks.experts_config import ExpertsConfig
 
 NormalizationType = Literal["LN", "LNPre", "RMS", "RMSPre"]
 NormPlacement = Literal["pre", "output", "pre_and_output", "post"]
 QKNorm = Literal["shared", "per_head", "all_heads"]
-PositionalEmbeddingType = Literal["standard", "sinusoidal", "rotary", "alibi", "none"]
+PositionalEmbeddingType = Literal["standard", "shortformer", "sinusoidal", "rotary", "alibi", "none"]
 AttentionDirection = Literal["causal", "bidirectional"]
-Activation = Literal[
-    "relu", "gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "quick_gelu", "silu", "relu2", "tanh", "xielu"
+Elementwise = Literal[
+    "relu", "gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "quick_gelu", "silu", "relu2", "tanh"
 ]
-RouterScores = Literal["softmax", "sigmoid", "sparsemixer"]
-GroupScore = Literal["max", "top2"]
+Activation = Literal[Elementwise, "xielu", "solu", "solu_ln", "gelu_ln"]
+InitMode = Literal["gpt2", "xavier_uniform", "xavier_normal", "kaiming_uniform", "kaiming_normal", "muP"]
 
+RESOLVED = (  # -1 and None are how people leave these unset
+    *("d_head", "n_heads", "n_key_value_heads", "d_mlp", "d_vocab_out", "rotary_dim", "attn_scale"),
+    *("attn_scores_soft_cap", "output_logits_soft_cap", "initializer_range"),
+)
 FOLDED = {"LN": "LNPre", "RMS": "RMSPre", "LNPre": "LNPre", "RMSPre": "RMSPre"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExpertsConfig:
-    """A mixture of experts in place of the MLP (Shazeer et al. 2017, arxiv.org/abs/1701.06538).
-
-    `layers` tells layer by layer whether it has experts. `scores` turn router logits into weights; the
-    `experts_per_token` highest are kept, after adding a learned bias with `biased_choice`, and only within the
-    `groups_kept` best of `n_groups` groups of experts (`group_score`: their best expert, or the sum of their best two).
-    Kept weights are divided by their sum with `normalize_weights` and multiplied by `weight_scale`. `d_shared` is the
-    width of an MLP that every token passes (0: none), times a sigmoid gate with `shared_gate`. `jitter` is the width
-    of the sparse mixer's comparison (Liu et al. 2024, arxiv.org/abs/2409.12136). `min_weight_sum` bounds the divisor.
-    With `precise_router` the router computes in float32 also where the rest is half precision.
-    """
-
-    n_experts: int
-    experts_per_token: int
-    d_expert: int
-    layers: tuple[bool, ...]
-    scores: RouterScores = "softmax"
-    normalize_weights: bool = True
-    weight_scale: float = 1.0
-    min_weight_sum: float = 0.0
-    biased_choice: bool = False
-    n_groups: int = 1
-    groups_kept: int = 1
-    group_score: GroupScore = "max"
-    jitter: float = 0.0
-    d_shared: int = 0
-    shared_gate: bool = False
-    precise_router: bool = False
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "layers", tuple(self.layers))
-        if not 0 < self.experts_per_token <= self.n_experts:
-            raise ConfigError(f"experts_per_token must be 1..n_experts={self.n_experts}, got {self.experts_per_token}")
-        if self.n_experts % self.n_groups or not 0 < self.groups_kept <= self.n_groups:
-            raise ConfigError(
-                f"n_groups={self.n_groups} must divide n_experts={self.n_experts} and be at least "
-                f"groups_kept={self.groups_kept}"
-            )
-        if self.experts_per_token > self.n_experts // self.n_groups * self.groups_kept:
-            raise ConfigError(
-                f"experts_per_token={self.experts_per_token} is more than groups_kept={self.groups_kept} groups of "
-                f"{self.n_experts // self.n_groups} experts have"
-            )
-        for field, choices in (("scores", RouterScores), ("group_score", GroupScore)):
-            if getattr(self, field) not in get_args(choices):
-                raise ConfigError(f"{field} must be one of {get_args(choices)}, got {getattr(self, field)!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,21 +45,30 @@ class HookedTransformerConfig:
     (None: not), `final_norm` what the unembedding reads. `qk_norm`
     normalizes queries and keys: each head with one gain for all ("shared") or its own ("per_head"), or all together.
 
-    Positions. `rotary_scaling` is a HuggingFace `rope_parameters` mapping plus `max_position_embeddings`; None means
-    unscaled frequencies. `rotary_layers` gives such a mapping, or None for no rotation, for every layer instead.
-    `alibi_slopes` are per head, subtracted per token of distance. `positions_offset` rows of `W_pos` come before
-    position 0. `window_sizes`: how many tokens a query sees in each layer, itself included (None: all).
+    Positions. "shortformer" adds learned positions to what queries and keys read, after the norm, instead of to the
+    stream (Press et al. 2021, arxiv.org/abs/2012.15832). `rotary_scaling` is a HuggingFace `rope_parameters` mapping
+    plus `max_position_embeddings`; None means unscaled frequencies. `rotary_layers` gives such a mapping, or None for
+    no rotation, for every layer instead. `alibi_slopes` are per head, subtracted per token of distance.
+    `positions_offset` rows of `W_pos` come before position 0. `window_sizes`: how many tokens a query sees in each
+    layer, itself included (None: all).
 
     Attention. `n_key_value_heads` below `n_heads` is grouped query attention. `attn_scale` divides the scores (default:
-    sqrt of `d_head`); `attn_log_scale=(beta, n)` multiplies queries by 1 + beta log(1 + floor(position / n)).
-    `qkv_clip` bounds values, and queries and keys (after `qk_norm`, where there is one).
-    `attn_sinks` adds a learned score per head to every softmax, which attends to nothing. `d_value` is the width of
-    values (default: `d_head`); `kv_latent` and `q_latent` are the widths of the low-rank streams of latent attention.
+    sqrt of `d_head`, or 1 without `use_attn_scale`); `attn_log_scale=(beta, n)` multiplies queries by
+    1 + beta log(1 + floor(position / n)). `qkv_clip` bounds values, and queries and keys (after `qk_norm`, where there
+    is one). `attn_sinks` adds a learned score per head to every softmax, which attends to nothing. `d_value` is the
+    width of values (default: `d_head`); `kv_latent` and `q_latent` are the widths of the low-rank streams of latent
+    attention.
 
-    MLP. `mlp_clamp` bounds both factors of a gated MLP and `mlp_linear_offset` is added to the linear one. `experts`
-    replaces the MLP of some layers. Multipliers: `embed_scale`, `residual_scale` (of what every sublayer writes),
-    `logits_scale`. A soft cap c turns x into c tanh(x / c); 0 is none. `mlm_head`: a dense layer, activation and norm
-    between the stream and the unembedding.
+    MLP. An `act_fn` that ends in "_ln" is followed by a LayerNorm over the neurons. `mlp_clamp` bounds both factors of
+    a gated MLP and `mlp_linear_offset` is added to the linear one. `experts` replaces the MLP of some layers.
+    Multipliers: `embed_scale`, `residual_scale` (of what every sublayer writes), `logits_scale`. A soft cap c turns x
+    into c tanh(x / c); 0 is none. `mlm_head`: a dense layer, activation and norm before the unembedding.
+
+    Beginning. `init_mode` and `initializer_range` are those of `interp_hooks.initialization`; without `init_weights`
+    weights hold whatever was in memory. `d_vocab` may be left to the tokenizer that the model is given, or that
+    `tokenizer_name` names. `use_hook_tokens` adds a hook point on token ids; the other `use_` flags of hooks say what a
+    caching run without a filter collects. `device=None` is the GPU if there is one. Where a number has a default that
+    depends on others, -1 and None mean unset, as 0 does.
 
     Raises:
         ConfigError: a size that does not fit the others, or an unknown choice.
@@ -112,7 +77,7 @@ class HookedTransformerConfig:
     n_layers: int
     d_model: int
     n_ctx: int
-    d_vocab: int
+    d_vocab: int = -1
     d_head: int = 0
     n_heads: int = 0
     n_key_value_heads: int = 0
@@ -141,6 +106,7 @@ class HookedTransformerConfig:
     alibi_slopes: tuple[float, ...] = ()
     window_sizes: tuple[int | None, ...] = ()
     attention_dir: AttentionDirection = "causal"
+    use_attn_scale: bool = True
     attn_scale: float = 0.0
     scale_attn_by_inverse_layer_idx: bool = False
     attn_log_scale: tuple[float, int] | None = None
@@ -164,19 +130,34 @@ class HookedTransformerConfig:
     output_logits_soft_cap: float = 0.0
     mlm_head: bool = False
     default_prepend_bos: bool = True
-    initializer_range: float = 0.02
+    init_weights: bool = True
+    init_mode: InitMode = "gpt2"
+    initializer_range: float = 0.0
     seed: int | None = None
+    use_attn_result: bool = False
+    use_split_qkv_input: bool = False
+    use_attn_in: bool = False
+    use_hook_mlp_in: bool = False
+    use_hook_tokens: bool = False
+    tokenizer_name: str | None = None
     model_name: str = "custom"
     original_architecture: str | None = None
     dtype: torch.dtype | str = torch.float32
-    device: torch.device | str = "cpu"
+    device: torch.device | str | None = "cpu"
 
     def __post_init__(self) -> None:
-        for field in ("n_layers", "d_model", "n_ctx", "d_vocab"):
+        for field in RESOLVED:
+            if getattr(self, field) in (None, -1):
+                self._set(field, 0)
+        for field in ("n_layers", "d_model", "n_ctx"):
             self._check_positive(field)
+        if self.d_vocab != -1:
+            self._check_positive("d_vocab")
+            self._resolve("d_vocab_out", self.d_vocab)
         self._resolve_heads()
-        self._resolve("d_vocab_out", self.d_vocab)
-        self._resolve("attn_scale", self.d_head**0.5)
+        self._resolve("attn_scale", self.d_head**0.5 if self.use_attn_scale else 1.0)
+        if not self.use_attn_scale and self.attn_scale != 1:
+            raise ConfigError(f"use_attn_scale=False contradicts attn_scale={self.attn_scale}")
         self._resolve("d_value", self.d_head)
         self._check_choice("normalization_type", NormalizationType, none_allowed=True)
         self._check_choice("norm_placement", NormPlacement)
@@ -194,8 +175,11 @@ class HookedTransformerConfig:
         self._resolve_rotary()
         self._resolve_layers()
         self._check_arrangement()
+        self._check_choice("init_mode", InitMode)
+        self._resolve("initializer_range", 0.8 / self.d_model**0.5 if self.init_mode == "gpt2" else 1.0)
         self._set("dtype", as_dtype(self.dtype))
-        self._set("device", torch.device(self.device))
+        found = "cuda" if torch.cuda.is_available() else "cpu"
+        self._set("device", torch.device(found if self.device is None else self.device))
 
     def _resolve_heads(self) -> None:
         if not self.d_head and not self.n_heads:
@@ -222,6 +206,8 @@ class HookedTransformerConfig:
             return
         self._resolve("d_mlp", 4 * self.d_model)
         self._check_choice("act_fn", Activation)
+        if self.normalizes_neurons and (self.gated_mlp or self.experts or self.mlm_head):
+            raise ConfigError(f"act_fn={self.act_fn!r} is for plain MLPs: no gated_mlp, no experts, no mlm_head")
 
     def _resolve_rotary(self) -> None:
         if self.positional_embedding_type != "rotary":
@@ -263,6 +249,8 @@ class HookedTransformerConfig:
             if self.parallel_attn_mlp or self.attn_only:
                 raise ConfigError("norm_placement='post' needs serial blocks with an MLP")
             self._set("final_norm", False)
+        if self.positional_embedding_type == "shortformer" and self.kv_latent:
+            raise ConfigError("latent attention (kv_latent) has one input for queries, keys and values: no shortformer")
 
     def _set(self, field: str, value: Any) -> None:
         object.__setattr__(self, field, value)
@@ -294,8 +282,9 @@ class HookedTransformerConfig:
         for key in values:
             if key not in known:
                 raise ConfigError(f"HookedTransformerConfig has no field {key!r}.{nearest(key, known)}")
+        values = _with_tuples(values)  # a list may be what a file made of a tuple
         if isinstance(experts := values.get("experts"), Mapping):
-            values = {**values, "experts": ExpertsConfig(**experts)}
+            values["experts"] = ExpertsConfig(**_with_tuples(experts))
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
@@ -338,6 +327,39 @@ class HookedTransformerConfig:
     def norm_is_folded(self) -> bool:
         return self.normalization_type in ("LNPre", "RMSPre", None)
 
+    @property
+    def adds_positions(self) -> bool:
+        """Whether positions are a part of the stream, as `hook_pos_embed` shows it."""
+        return self.positional_embedding_type in ("standard", "sinusoidal")
+
+    @property
+    def normalizes_neurons(self) -> bool:
+        """Whether a LayerNorm follows the activation function."""
+        return str(self.act_fn).endswith("_ln")
+
+    @property
+    def n_params(self) -> int:
+        """How many weights attention and MLPs have: no embeddings, biases or gains (arxiv.org/abs/2001.08361)."""
+        return sum(self._attention_weights + self._mlp_weights(layer) for layer in range(self.n_layers))
+
+    @property
+    def _attention_weights(self) -> int:
+        heads, groups, read, d_value = self.n_heads, self.n_key_value_heads, self.d_model, self.d_value
+        if not self.kv_latent:
+            return read * (heads + groups) * (self.d_head + d_value)
+        queries = read * self.q_latent + self.q_latent * heads * self.d_head or read * heads * self.d_head
+        latent = read * (self.kv_latent + self.rotary_dim)
+        return queries + latent + heads * (self.kv_latent * (self.d_head - self.rotary_dim + d_value) + d_value * read)
+
+    def _mlp_weights(self, layer: int) -> int:
+        matrices, experts = 2 + self.gated_mlp, self.experts
+        if self.attn_only:
+            return 0
+        if experts is None or not self.has_experts(layer):
+            return matrices * self.d_model * self.d_mlp
+        width = experts.n_experts * experts.d_expert + experts.d_shared
+        return self.d_model * (matrices * width + experts.n_experts + experts.shared_gate)
+
     def rotary_at(self, layer: int) -> Mapping[str, Any] | None:
         """The `rope_parameters` of a layer, or None if it does not rotate."""
         if self.positional_embedding_type != "rotary":
@@ -366,6 +388,10 @@ class HookedTransformerConfig:
     def attn_scale_at(self, layer: int) -> float:
         """What the attention scores of `layer` are divided by."""
         return self.attn_scale * (layer + 1 if self.scale_attn_by_inverse_layer_idx else 1)
+
+
+def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 def as_dtype(dtype: "torch.dtype | str") -> torch.dtype:

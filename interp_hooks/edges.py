@@ -28,6 +28,12 @@ SENDERS = ("attn.hook_z", "hook_attn_out", "hook_mlp_out")
 READERS = ("hook_q_input", "hook_k_input", "hook_v_input", "hook_attn_in", "hook_mlp_in")
 
 
+def embeddings(model: HookedTransformer) -> list[str]:
+    """The hooks whose values sum to the stream that enters the first layer (before a norm, if there is one)."""
+    apart = "hook_pos_embed" if model.cfg.positional_embedding_type == "shortformer" else None
+    return [hook for hook in EMBEDDINGS if hook in model.hook_dict and hook != apart]
+
+
 def check_edge(model: HookedTransformer, sender: str, reader: str) -> None:
     """Refuse hooks, by their full names, that cannot be the ends of an edge of this model.
 
@@ -37,7 +43,7 @@ def check_edge(model: HookedTransformer, sender: str, reader: str) -> None:
     if model.cfg.norm_placement == "post":
         raise BadInput("this model normalizes the stream itself (post-norm), so it is no sum of what parts add to it")
     entry = "blocks.0.hook_resid_pre"
-    summands = EMBEDDINGS if model.cfg.embed_norm_type is None else ()
+    summands = embeddings(model) if model.cfg.embed_norm_type is None else []
     if sender not in (entry, *summands) and not sender.endswith(SENDERS):
         raise BadInput(
             f"{sender} cannot send to one reader alone. Senders are what is added to the stream: z, attn_out or "

@@ -1,208 +1,50 @@
-"""Named places in a forward pass where anybody may look at the value, or put another in its stead.
+"""A module whose hook points, at any depth, are addressed by name: functions are attached to them for a pass, for a
+`with` block, or until `reset_hooks()`; or a pass is run for what goes through them.
 
-    class Attention(nn.Module):
-        self.hook_z = HookPoint("batch pos head d_head", head=4, d_head=16)
-        def forward(...): z = self.hook_z(z)
-
-A `HookPoint` is the identity until a function `fn(value, hook=point)` is attached. Functions run in the order they were
-attached; what one returns is what the next one sees, and None keeps the value. Each function gets its own copy, so
-that an in-place edit is an edit of this value and of nothing that was cached or is used elsewhere. Backward functions
-get the gradient with respect to the value as it leaves the point.
+    model.run_with_hooks(x, fwd_hooks=[("blocks.0.hook_resid_pre", fn)])
+    with model.hooks(bwd_hooks=[(lambda name: name.endswith("hook_z"), fn)]): ...
+    output, cache = model.run_with_cache(x, names_filter=["resid_post3", "z3"])
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from interp_hooks.errors import BadHookValue, BadInput, HookDidNotFire, UnknownHook, nearest
+from interp_hooks.caching import Caching, End, Keep
+from interp_hooks.errors import HookDidNotFire, UnknownHook, nearest
+from interp_hooks.hook_points import (
+    Direction,
+    Directions,
+    Hook,
+    HookFn,
+    HookPoint,
+    HookSpec,
+    NameFilter,
+    checked_directions,
+)
 from interp_hooks.names import get_act_name
 
 if TYPE_CHECKING:
     import pandas as pd
 
-HookFn = Callable[..., Tensor | None]
-Direction = Literal["fwd", "bwd"]
-NameFilter = str | Callable[[str], bool] | Iterable[str]
-HookSpec = tuple[NameFilter, HookFn]
-Attached = tuple[NameFilter, list["Hook"]]
 
-
-class Hook:
-    """One attached function; `remove()` takes exactly this one away.
-
-    `reached` counts the passes that came by: a forward function was called then, a backward one will be.
-    """
-
-    def __init__(self, point: HookPoint, fn: HookFn, direction: Direction, is_permanent: bool, watches: bool) -> None:
-        self.point, self.fn, self.direction = point, fn, direction
-        self.is_permanent, self.watches = is_permanent, watches
-        self.reached = 0
-
-    def remove(self) -> None:
-        if self in self.point.hooks:
-            self.point.hooks.remove(self)
-
-    def __call__(self, value: Tensor) -> Tensor:
-        """The value after this function: a watcher sees the tensor itself, anybody else gets a copy."""
-        if self.watches:
-            self.fn(value, hook=self.point)
-            return value
-        given = value.clone()
-        returned = self.fn(given, hook=self.point)
-        return given if returned is None else self.point.checked(returned, like=value)
-
-
-class HookPoint(nn.Module):
-    """The identity with a name and named axes.
-
-    `axes` names every dimension in order ("batch pos head d_head"); `sizes` gives those that the architecture fixes.
-    `collected` says whether a caching run without a filter keeps the value. `ctx` is a dict for hook functions that
-    want to remember something.
-    """
-
-    def __init__(self, axes: str = "", *, collected: bool = True, **sizes: int) -> None:
-        super().__init__()
-        self.axes = tuple(axes.split())
-        self.sizes = sizes
-        self.collected = collected
-        self.name = ""
-        self.hooks: list[Hook] = []
-        self.ctx: dict[Any, Any] = {}
-
-    @property
-    def hooked(self) -> bool:
-        """Whether any function, forward or backward, is attached."""
-        return bool(self.hooks)
-
-    def forward(self, value: Tensor) -> Tensor:
-        return self._run(value) if self.hooks else value
-
-    def expand(self, value: Tensor, **new_axis: int) -> Tensor:
-        """Give `value` the axis that it lacks (`head=8`) and run the hooks; without hooks return it as it came."""
-        if not self.hooks:
-            return value
-        if value.ndim < len(self.axes):
-            ((axis, size),) = new_axis.items()
-            dim = self.axes.index(axis)
-            value = value.unsqueeze(dim).expand(*value.shape[:dim], size, *value.shape[dim:])
-        return self._run(value)
-
-    def _run(self, value: Tensor) -> Tensor:
-        backward = []
-        for hook in tuple(self.hooks):
-            hook.reached += 1
-            if hook.direction == "fwd":
-                value = hook(value)
-            else:
-                backward.append(hook)
-        return self._listen_to_gradient(value, backward) if backward else value
-
-    def _listen_to_gradient(self, value: Tensor, backward: list[Hook]) -> Tensor:
-        if not (value.requires_grad and torch.is_grad_enabled()):
-            if all(hook.watches for hook in backward):
-                return value
-            raise HookDidNotFire(
-                f"a backward hook is attached to {self.name}, but its value needs no gradient, so that the hook would "
-                "never be called; enable gradients (torch.set_grad_enabled(True)) or remove the hook"
-            )
-        value = value.view_as(value)  # a graph node of its own, even where one tensor passes two points
-        for hook in backward:
-            value.register_hook(hook)
-        return value
-
-    def add_hook(
-        self,
-        hook: HookFn,
-        dir: Direction = "fwd",
-        is_permanent: bool = False,
-        prepend: bool = False,
-        *,
-        watches: bool = False,
-    ) -> Hook:
-        """Attach `hook(value, hook=point)` and return the handle that removes it.
-
-        `watches=True` promises that the function neither returns nor edits anything: it then sees the tensor itself
-        instead of a copy. A permanent hook survives `reset_hooks()`.
-
-        Raises:
-            ValueError: a direction other than "fwd" and "bwd".
-        """
-        if dir not in ("fwd", "bwd"):
-            raise ValueError(f"dir must be 'fwd' or 'bwd', got {dir!r}")
-        attached = Hook(self, hook, dir, is_permanent, watches)
-        self.hooks.insert(0 if prepend else len(self.hooks), attached)
-        return attached
-
-    def remove_hooks(self, dir: Literal["fwd", "bwd", "both"] = "both", including_permanent: bool = False) -> None:
-        """Detach all functions of a direction; permanent ones only if asked for."""
-        if dir not in ("fwd", "bwd", "both"):
-            raise ValueError(f"dir must be 'fwd', 'bwd' or 'both', got {dir!r}")
-        self.hooks[:] = [
-            hook
-            for hook in self.hooks
-            if (hook.is_permanent and not including_permanent) or dir not in ("both", hook.direction)
-        ]
-
-    def layer(self) -> int:
-        """The layer of a point inside `blocks.{layer}`.
-
-        Raises:
-            ValueError: the point is in no block.
-        """
-        parts = self.name.split(".")
-        if len(parts) < 3 or parts[0] != "blocks":
-            raise ValueError(f"{self.name!r} is in no block, so it has no layer")
-        return int(parts[1])
-
-    def checked(self, returned: object, like: Tensor) -> Tensor:
-        """`returned` if it can stand in for `like`.
-
-        Raises:
-            BadHookValue: not a tensor, or of another shape, dtype or device.
-        """
-        if not isinstance(returned, Tensor):
-            raise BadHookValue(
-                f"a hook on {self.name} returned {type(returned).__name__}; "
-                f"expected None (keep the value) or a tensor of shape {self.describe(like.shape)}"
-            )
-        for what in ("dtype", "device"):
-            came, expected = getattr(returned, what), getattr(like, what)
-            if came != expected:
-                raise BadHookValue(
-                    f"a hook on {self.name} returned a tensor of {what} {came}; expected {expected}: "
-                    "convert it with .to(value) before returning it"
-                )
-        if returned.shape != like.shape:
-            raise BadHookValue(
-                f"a hook on {self.name} returned shape {list(returned.shape)}; expected {self.describe(like.shape)}"
-            )
-        return returned
-
-    def describe(self, shape: Sequence[int]) -> str:
-        """'[batch=2, pos=5, d_model=16]', or the bare shape where the axes have no names."""
-        if len(self.axes) != len(shape):
-            return str(list(shape))
-        return "[" + ", ".join(f"{axis}={size}" for axis, size in zip(self.axes, shape, strict=True)) + "]"
-
-    def extra_repr(self) -> str:
-        return ", ".join(filter(None, (self.name, " ".join(self.axes))))
-
-
-class HookedRootModule(nn.Module):
+class HookedRootModule(nn.Module, Caching):
     """A module whose `HookPoint`s, at any depth, can be addressed by name.
 
     Subclass it, create the submodules, and call `self.setup()` at the end of `__init__`.
     """
 
     hook_dict: dict[str, HookPoint]
+    mod_dict: dict[str, nn.Module]
+    context_level: int = 0  # how many `hooks()` contexts are open
 
     def setup(self) -> None:
         """Name every hook point after its place in the module tree."""
+        self.mod_dict = {name: module for name, module in self.named_modules() if name}
         self.hook_dict = {name: module for name, module in self.named_modules() if isinstance(module, HookPoint)}
         for name, point in self.hook_dict.items():
             point.name = name
@@ -260,12 +102,38 @@ class HookedRootModule(nn.Module):
             )
         return found
 
+    def check_hooks_to_add(
+        self,
+        hook_point: HookPoint,
+        hook_point_name: str,
+        hook: HookFn,
+        dir: Direction = "fwd",
+        is_permanent: bool = False,
+        prepend: bool = False,
+    ) -> None:
+        """Override this to refuse a function, by raising, before anything is attached."""
+
+    def check_and_add_hook(
+        self,
+        hook_point: HookPoint,
+        hook_point_name: str,
+        hook: HookFn,
+        dir: Direction = "fwd",
+        is_permanent: bool = False,
+        level: int | None = None,
+        prepend: bool = False,
+    ) -> Hook:
+        """Attach a function to one point unless `check_hooks_to_add` refuses it."""
+        self.check_hooks_to_add(hook_point, hook_point_name, hook, dir, is_permanent, prepend)
+        return hook_point.add_hook(hook, dir, is_permanent, level, prepend)
+
     def add_hook(
         self,
         name: NameFilter,
         hook: HookFn,
         dir: Direction = "fwd",
         is_permanent: bool = False,
+        level: int | None = None,
         prepend: bool = False,
     ) -> list[Hook]:
         """Attach `hook(value, hook=point)` to one or more points until `reset_hooks()`.
@@ -273,23 +141,56 @@ class HookedRootModule(nn.Module):
         Raises:
             UnknownHook: nothing is selected.
         """
-        return [point.add_hook(hook, dir, is_permanent, prepend) for point in self.points(name)]
+        points = self.points(name)
+        for point in points:
+            self.check_hooks_to_add(point, point.name, hook, dir, is_permanent, prepend)
+        return [point.add_hook(hook, dir, is_permanent, level, prepend) for point in points]
+
+    def add_perma_hook(self, name: NameFilter, hook: HookFn, dir: Direction = "fwd") -> list[Hook]:
+        """Attach a function that only `including_permanent=True` detaches.
+
+        Raises:
+            UnknownHook: nothing is selected.
+        """
+        return self.add_hook(name, hook, dir, is_permanent=True)
+
+    def list_hooks(
+        self, name_filter: NameFilter | None = None, dir: Directions = "both", including_permanent: bool = True
+    ) -> dict[str, list[Hook]]:
+        """What is attached, by hook name; points without such functions are left out."""
+        dir = checked_directions(dir)
+        points = self.hook_points() if name_filter is None else self.points(name_filter)
+        among = {
+            point.name: [hook for hook in point.hooks if hook.is_among(dir, including_permanent, None)]
+            for point in points
+        }
+        return {name: hooks for name, hooks in among.items() if hooks}
+
+    def remove_all_hook_fns(
+        self, direction: Directions = "both", including_permanent: bool = False, level: int | None = None
+    ) -> None:
+        """Detach every function of a direction and of a level (None: any) that is not permanent."""
+        for point in self.hook_points():
+            point.remove_hooks(direction, including_permanent, level)
 
     def reset_hooks(
         self,
         clear_contexts: bool = True,
-        direction: Literal["fwd", "bwd", "both"] = "both",
+        direction: Directions = "both",
         including_permanent: bool = False,
+        level: int | None = None,
     ) -> None:
-        """Detach every function that is not permanent, and empty every `hook.ctx`."""
-        for point in self.hook_points():
-            point.remove_hooks(direction, including_permanent)
+        """`remove_all_hook_fns`, and empty every `hook.ctx`.
+
+        `level` 1 is what was attached by an outermost `hooks()` context, 2 by one inside of it, and so on.
+        """
+        self.remove_all_hook_fns(direction, including_permanent, level)
         if clear_contexts:
             self.clear_contexts()
 
     def clear_contexts(self) -> None:
         for point in self.hook_points():
-            point.ctx.clear()
+            point.clear_context()
 
     @contextmanager
     def hooks(
@@ -307,7 +208,7 @@ class HookedRootModule(nn.Module):
         Raises:
             UnknownHook: an entry that selects no hook point; nothing is attached then.
         """
-        with self._attached(fwd_hooks, bwd_hooks, reset_hooks_end, clear_contexts):
+        with self._attached(fwd_hooks, bwd_hooks, reset_hooks_end, clear_contexts, must_fire=False):
             yield self
 
     @contextmanager
@@ -317,22 +218,31 @@ class HookedRootModule(nn.Module):
         bwd_hooks: Sequence[HookSpec],
         reset_hooks_end: bool = True,
         clear_contexts: bool = False,
-        watches: bool = False,
-    ) -> Iterator[list[Attached]]:
-        """Attach, yield for each entry what was asked for and what was attached, detach."""
+        must_fire: bool = True,
+    ) -> Iterator[None]:
+        """`hooks`, at whose end every entry must have fired if `must_fire`."""
         directions: list[tuple[Direction, Sequence[HookSpec]]] = [("fwd", fwd_hooks), ("bwd", bwd_hooks)]
         planned: list[tuple[NameFilter, list[HookPoint], HookFn, Direction]] = [
             (wanted, self.points(wanted), fn, direction) for direction, specs in directions for wanted, fn in specs
         ]
-        attached: list[Attached] = [
-            (wanted, [point.add_hook(fn, direction, watches=watches) for point in points])
-            for wanted, points, fn, direction in planned
-        ]
+        for _, points, fn, direction in planned:
+            for point in () if isinstance(fn, Keep | End) else points:
+                self.check_hooks_to_add(point, point.name, fn, direction)
+        attached: list[tuple[NameFilter, list[Hook]]] = []
         finished = False
+        self.context_level += 1
         try:
-            yield attached
+            for wanted, points, fn, direction in planned:
+                watches = isinstance(fn, Keep | End)
+                level = self.context_level
+                hooks = [point.add_hook(fn, direction, level=level, watches=watches) for point in points]
+                attached.append((wanted, hooks))
+            yield
+            if must_fire:
+                _check_fired(attached)
             finished = True
         finally:
+            self.context_level -= 1
             if reset_hooks_end or not finished:
                 for _, hooks in attached:
                     for hook in hooks:
@@ -357,64 +267,11 @@ class HookedRootModule(nn.Module):
             UnknownHook: an entry that selects no hook point.
             HookDidNotFire: an entry none of whose points this pass came by (stopped early, started late).
         """
-        with self._attached(fwd_hooks, bwd_hooks, reset_hooks_end, clear_contexts) as attached:
-            output = self(*args, **kwargs)
-            _check_fired(attached)
-        return output
-
-    def run_with_cache(
-        self,
-        *args: Any,
-        names_filter: NameFilter | None = None,
-        device: torch.device | str | None = None,
-        remove_batch_dim: bool = False,
-        incl_bwd: bool = False,
-        reset_hooks_end: bool = True,
-        clear_contexts: bool = False,
-        **kwargs: Any,
-    ) -> tuple[Any, Mapping[str, Tensor]]:
-        """One forward pass, and the activations it went through, detached, by hook name in order of execution.
-
-        `names_filter` is a name, a collection of names, a predicate on names, or None for every collected point.
-        With `incl_bwd` the output must be a scalar; it is differentiated, and gradients appear as `<name>_grad`.
-
-        Raises:
-            UnknownHook: the filter selects nothing.
-            HookDidNotFire: this pass did not come by something that was named.
-            BadInput: `remove_batch_dim` with several prompts.
-        """
-        stored: dict[str, Tensor] = {}
-
-        def kept(value: Tensor) -> Tensor:
-            value = value.detach().to(device) if device is not None else value.detach()
-            if not remove_batch_dim:
-                return value
-            if value.shape[0] != 1:
-                raise BadInput(f"the batch axis can only be removed from a single prompt, got {value.shape[0]}")
-            return value[0]
-
-        def keep(value: Tensor, hook: HookPoint) -> None:
-            stored[hook.name] = kept(value)
-
-        def keep_gradient(gradient: Tensor, hook: HookPoint) -> None:
-            stored[f"{hook.name}_grad"] = kept(gradient)
-
-        if names_filter is None:
-            wanted: list[NameFilter] = [lambda name: self.hook_dict[name].collected]
-        elif isinstance(names_filter, str) or callable(names_filter):
-            wanted = [names_filter]
-        else:
-            wanted = [[point.name] for point in self.points(names_filter)]
-        forward, backward = [(one, keep) for one in wanted], [(one, keep_gradient) for one in wanted if incl_bwd]
-        with self._attached(forward, backward, reset_hooks_end, clear_contexts, watches=True) as attached:
-            output = self(*args, **kwargs)
-            if incl_bwd:
-                output.backward()
-            _check_fired(attached)
-        return output, stored
+        with self._attached(fwd_hooks, bwd_hooks, reset_hooks_end, clear_contexts):
+            return self(*args, **kwargs)
 
 
-def _check_fired(attached: list[Attached]) -> None:
+def _check_fired(attached: Sequence[tuple[NameFilter, Sequence[Hook]]]) -> None:
     for wanted, hooks in attached:
         if not any(hook.reached for hook in hooks):
             named = wanted if isinstance(wanted, str) else ", ".join(hook.point.name for hook in hooks[:3])

@@ -102,9 +102,10 @@ class Inputs:
         tokens = input[None] if input.ndim == 1 else input
         if tokens.ndim != 2 or tokens.numel() == 0:
             raise BadInput(f"token ids must be [batch, pos] with at least one token, got shape {list(input.shape)}")
-        low, high = int(tokens.min()), int(tokens.max())
-        if low < 0 or high >= self.cfg.d_vocab:
-            raise BadInput(f"token ids must be 0..{self.cfg.d_vocab - 1}, got {low if low < 0 else high}")
+        if not torch.compiler.is_compiling():  # compiled code cannot stop at a value; the embedding refuses it
+            low, high = int(tokens.min()), int(tokens.max())
+            if low < 0 or high >= self.cfg.d_vocab:
+                raise BadInput(f"token ids must be 0..{self.cfg.d_vocab - 1}, got {low if low < 0 else high}")
         return tokens.to(self.device, torch.long)
 
     def _checked_residual(self, input: Any) -> Float[Tensor, "batch pos d_model"]:
@@ -116,6 +117,18 @@ class Inputs:
         if input.dtype != self.dtype:
             raise BadInput(f"the residual stream is {input.dtype}, but this model computes in {self.dtype}")
         return input
+
+    def _checked_pos_embed(
+        self, given: Float[Tensor, "_ pos d_model"] | None, stream: Float[Tensor, "batch pos d_model"]
+    ) -> Float[Tensor, "batch pos d_model"] | None:
+        """What queries and keys of a pass that starts later are to add to its stream, if that is given."""
+        if given is None:
+            return None
+        if self.cfg.positional_embedding_type != "shortformer":
+            raise BadInput("shortformer_pos_embed needs a model with positional_embedding_type='shortformer'")
+        if given.shape[1:] != stream.shape[1:] or len(given) not in (1, len(stream)):
+            raise BadInput(f"shortformer_pos_embed must be {list(stream.shape)}, got {list(given.shape)}")
+        return given.to(stream).expand_as(stream)
 
     def _known(
         self,

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from interp_hooks.components.block import at_positions
 from interp_hooks.components.kv_cache import KeyValueCache
-from interp_hooks.errors import BadInput, MetricError
+from interp_hooks.errors import BadInput, HookDidNotFire, MetricError
 from interp_hooks.interventions import Recordings, Run
 from interp_hooks.model import HookedTransformer
 from interp_hooks.plans import Plan, Planner, batches
@@ -112,6 +112,9 @@ def evaluation(
     if len(shapes) > 1:
         raise MetricError(f"the metric gives tensors of different shapes for different runs: {sorted(shapes)}")
     ordered = [found[place] for place in range(len(runs))]
+    for run, (_, changed) in zip(runs, ordered, strict=True):
+        if len(changed) < len(run.interventions):
+            raise HookDidNotFire(f"no pass came by one of {[made.site.hook for made in run.interventions]}")
     return Evaluation(torch.stack([score for score, _ in ordered]), [changed for _, changed in ordered])
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -72,7 +71,7 @@ class Planner:
         self.model, self.readout = model, readout
         self.alone = not any(point.hooked for point in model.hook_points())
         self.causal = self.alone and model.cfg.attention_dir == "causal"
-        self.place = cache(self._place)
+        self._places: dict[str, Place] = {}
         self._reads: dict[Any, list[int]] = {}
 
     def plan(self, run: Run) -> Plan:
@@ -108,12 +107,17 @@ class Planner:
         scale = scale_hook(self.model, site.point.name)
         return [site, into] if scale is None else [site, into, self.place(scale)]
 
-    def _place(self, hook: str) -> Place:
-        point = self.model.points(hook)[0]
-        if point.name.startswith("blocks."):
-            layer = point.layer()
-            return Place(point, layer, point.name.removeprefix(f"blocks.{layer}."))
-        return Place(point, self.model.cfg.n_layers if point.name.startswith(AFTER_BLOCKS) else -1, point.name)
+    def place(self, hook: str) -> Place:
+        """Where a hook is, by its full or short name."""
+        if hook not in self._places:
+            point = self.model.points(hook)[0]
+            if point.name.startswith("blocks."):
+                layer = point.layer()
+                self._places[hook] = Place(point, layer, point.name.removeprefix(f"blocks.{layer}."))
+            else:
+                late = point.name.startswith(AFTER_BLOCKS)
+                self._places[hook] = Place(point, self.model.cfg.n_layers if late else -1, point.name)
+        return self._places[hook]
 
     def _positions_read(self, run: Run) -> list[int] | None:
         """The position that the metric reads of each prompt; None: all of them."""
@@ -164,8 +168,10 @@ class Planner:
 def batches(model: HookedTransformer, plans: Sequence[Plan], readout: Readout, max_memory: int) -> Iterator[list[int]]:
     """Which runs to compute together, in the order in which they join: as many on one prompt as fit."""
     groups: dict[Any, list[int]] = defaultdict(list)
+    carries_positions = model.cfg.positional_embedding_type == "shortformer"  # from the embeddings to every layer
     for place, plan in enumerate(plans):
-        groups[plan.run.prompt_key, plan.first, plan.late].append(place)
+        whole = carries_positions and plan.layer < 0
+        groups[plan.run.prompt_key, plan.first, plan.late, whole].append(place)
     for places in groups.values():
         places.sort(key=lambda place: (plans[place].joins, sorted(plans[place].known)))
         together = max(1, int(max_memory // _bytes(model, [plans[place] for place in places], readout)))

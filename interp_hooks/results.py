@@ -6,18 +6,27 @@ result.values [layer, pos, prompt]   result.mean [layer, pos]   result.table(): 
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp_hooks.archive import Json, Packing, Unpacking, read, write
 from interp_hooks.errors import BadInput
+from interp_hooks.model import HookedTransformer
+from interp_hooks.provenance import Record, made_by
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from interp_hooks.readout import MetricLike
+
+CALL, RESULT, PARTS = "call", "result", "parts"  # of a folder: files, and a folder of finished runs
 
 AGREE = 1e-6  # relative difference below which two baselines count as equal
 AT_ONCE = 2**22  # bootstrap means that are held at once; torch.quantile takes no more than 2**24
@@ -35,7 +44,8 @@ class Result:
     """Values [*axes, prompt] of a metric, with the labels of every axis.
 
     `baselines` are the metric's values [prompt] without the experiment, by name. `scale`, if given, names the two
-    baselines that count as 0 and as 1 in `recovered_fraction`.
+    baselines that count as 0 and as 1 in `recovered_fraction`. `changed` tells, for each cell in the table's order,
+    which of its interventions made a difference where they were made. `record` is how all this came about.
     """
 
     metric: str
@@ -43,6 +53,8 @@ class Result:
     values: Float[Tensor, "*grid prompt"]
     baselines: Mapping[str, Float[Tensor, " prompt"]] = field(default_factory=dict)
     scale: tuple[str, str] | None = None
+    changed: Sequence[Sequence[bool]] | None = field(default=None, repr=False)
+    record: Record | None = field(default=None, repr=False)
 
     @property
     def mean(self) -> Float[Tensor, "*grid"]:
@@ -59,10 +71,10 @@ class Result:
     def recovered_fraction(self) -> Float[Tensor, "*grid"]:
         """Where each cell lies between the two baselines of `scale`: (mean - zero) / (one - zero), of means.
 
-        All nan if the baselines agree, since nothing can then be recovered; `note` says so.
+        All nan with `nothing_to_recover`: if the baselines agree; `note` says so.
         """
         zero, one = (float(baseline.mean()) for baseline in self._scale())
-        if self.note:
+        if self.nothing_to_recover:
             return self.mean * float("nan")
         return (self.mean - zero) / (one - zero)
 
@@ -78,15 +90,21 @@ class Result:
         return fraction.masked_fill(_agree(zero, one), float("nan"))
 
     @property
+    def nothing_to_recover(self) -> bool:
+        """Whether there is a scale whose two baselines agree."""
+        return self.scale is not None and bool(_agree(*(baseline.mean() for baseline in self._scale())))
+
+    @property
     def note(self) -> str:
-        """Why `recovered_fraction` is nan, or ''."""
-        if self.scale is None:
-            return ""
-        zero, one = (baseline.mean() for baseline in self._scale())
-        if not bool(_agree(zero, one)):
-            return ""
-        names = " and ".join(self.scale)
-        return f"{names} give the same mean {self.metric} ({float(zero):.4g}), so there is no difference to recover"
+        """What may make the result meaningless, or '': equal baselines, interventions that all changed nothing."""
+        notes = []
+        if self.scale is not None and self.nothing_to_recover:
+            names, same = " and ".join(self.scale), float(self._scale()[0].mean())
+            notes.append(f"{names} give the same mean {self.metric} ({same:.4g}), so there is no difference to recover")
+        did = list(itertools.chain.from_iterable(self.changed or []))
+        if did and not any(did):
+            notes.append("no intervention changed anything: everywhere, what was put there was there already")
+        return "; ".join(notes)
 
     def interval(
         self,
@@ -111,7 +129,7 @@ class Result:
             raise BadInput(f"samples must be at least 1, got {samples}")
         scale = torch.stack(self._scale()).double().cpu() if recovered else None
         n = self.values.shape[-1]
-        if n == 1 or (recovered and self.note):
+        if n == 1 or (recovered and self.nothing_to_recover):
             return Interval(self.mean * float("nan"), self.mean * float("nan"))
         drawn = torch.randint(n, (samples, n), generator=generator)
         weights = torch.zeros(samples, n, dtype=torch.float64)
@@ -140,11 +158,12 @@ class Result:
         """A row for each cell: its labels, the mean over prompts, its standard error, and the recovered fraction.
 
         With `interval` (a level such as 0.95) also the ends of the bootstrap intervals: `lower` and `upper` of the
-        mean, `recovered_lower` and `recovered_upper` of the fraction.
+        mean, `recovered_lower` and `recovered_upper` of the fraction. Where it is known, `changed` tells whether any of
+        the cell's interventions made a difference.
         """
         import pandas as pd
 
-        cells = list(itertools.product(*self.axes.values()))
+        cells = self._cells
         columns: dict[str, Any] = {axis: [cell[i] for cell in cells] for i, axis in enumerate(self.axes)}
         columns[self.metric] = self.mean.flatten().tolist()
         columns["standard_error"] = self.standard_error.flatten().tolist()
@@ -157,13 +176,166 @@ class Result:
                 ends = self.interval(interval, samples, generator, recovered=True)
                 columns["recovered_lower"] = ends.lower.flatten().tolist()
                 columns["recovered_upper"] = ends.upper.flatten().tolist()
+        if self.changed is not None:
+            columns["changed"] = [any(did) for did in self.changed]
         return pd.DataFrame(columns)
+
+    @property
+    def _cells(self) -> list[tuple[Any, ...]]:
+        """The labels of every cell, in the table's order."""
+        return list(itertools.product(*self.axes.values()))
+
+    def interventions(self) -> pd.DataFrame:
+        """A row for each cell and each intervention made in it: where, what was put there, whether it changed anything.
+
+        `fired` is true in all rows, since what does not fire is an error.
+
+        Raises:
+            BadInput: a result of something else than interventions, an estimate by gradients, say.
+        """
+        import pandas as pd
+
+        if self.record is None or self.changed is None:
+            raise BadInput("this result does not come from interventions in runs, so there are none to list")
+        made = made_by(self.record.calls[0])
+        rows = [
+            dict(zip(self.axes, labels, strict=True)) | place | {"fired": True, "changed": did}
+            for labels, places, changed in zip(self._cells, made, self.changed, strict=False)
+            for place, did in zip(places, changed, strict=True)
+        ]
+        return pd.DataFrame(rows)
 
     def top(self, k: int = 10) -> pd.DataFrame:
         """The k rows of the table whose metric (recovered fraction, if there is one) is largest in size."""
         table = self.table()
         by = self.metric if self.scale is None else "recovered_fraction"
         return table.loc[table[by].abs().sort_values(ascending=False, kind="stable").index[:k]].reset_index(drop=True)
+
+    # ------------------------------------------------------------------------------------------------------- on disk
+
+    def save(self, folder: str | Path, *, overwrite: bool = False, model: HookedTransformer | None = None) -> None:
+        """Write the result and its record to a folder: `result.json` to read, tensors beside it.
+
+        The record has the interventions as data (of recorded activations, those that were used), tokens, the model's
+        name, revision, config and a hash of its weights, versions, the seed, and what was asked for as it was written.
+        With `overwrite` a result that is there is replaced; it stays until the new one is whole. `model` is needed if
+        the one that was used is gone.
+
+        Raises:
+            BadInput: the folder holds something; a label or argument that cannot be written; the model's weights, or a
+                tensor that the result was computed from, were changed since.
+        """
+        folder = Path(folder).absolute()
+        refuse_foreign(folder)
+        if folder.exists() and any(folder.iterdir()) and not overwrite:
+            raise BadInput(f"{folder} holds a result already; overwrite=True replaces it")
+        beside, old = (folder.with_name(f".{folder.name}.{name}") for name in ("saving", "replaced"))
+        for left in (beside, old) if folder.exists() else (beside,):
+            shutil.rmtree(left, ignore_errors=True)
+        beside.mkdir(parents=True)
+        kept = self if self.record is None else replace(self, record=self.record.kept(model))
+        if kept.record is not None:
+            write(beside, CALL, *kept.record.packed())
+        write(beside, RESULT, *kept.packed())
+        if folder.exists():
+            folder.rename(old)
+        beside.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+
+    def packed(self) -> tuple[dict[str, Json], dict[str, Tensor]]:
+        """The result as JSON and tensors, without its record but for what a reader wants to see of it."""
+        packing = Packing()
+        fields = {name: packing.pack(getattr(self, name)) for name in ("metric", "scale", "values")}
+        fields |= {"axes": packing.pack(dict(self.axes)), "baselines": packing.pack(dict(self.baselines))}
+        if self.changed is not None:
+            sizes = torch.tensor([len(did) for did in self.changed])
+            flat = torch.tensor(list(itertools.chain.from_iterable(self.changed)), dtype=torch.bool)
+            fields["changed"] = packing.pack([sizes, flat])
+        told: dict[str, Json] = {"experiment": None if self.record is None else self.record.calls[-1].function}
+        if self.record is not None:
+            told |= self.record.facts
+        return told | {"summary": self._summary(), "result": fields, "objects": packing.objects}, packing.tensors
+
+    def _summary(self) -> dict[str, Json]:
+        """For whoever opens the file."""
+        found = {
+            "metric": self.metric,
+            "axes": {axis: len(labels) for axis, labels in self.axes.items()},
+            "prompts": self.values.shape[-1],
+            "baselines": {name: str(float(scores.mean())) for name, scores in self.baselines.items()},
+            "note": self.note,
+        }
+        for name, place in (("lowest", self.mean.argmin()), ("highest", self.mean.argmax())):
+            cell = map(str, self._cells[int(place)])
+            found[name] = dict(zip(self.axes, cell, strict=True)) | {"mean": str(float(self.mean.flatten()[place]))}
+        return found
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Result:
+        """The result in a folder, on the CPU.
+
+        Raises:
+            BadInput: there is none, it is unfinished, or damaged.
+        """
+        folder = Path(folder)
+        if not (folder / f"{RESULT}.json").exists():
+            begun = (folder / f"{CALL}.json").exists()
+            there = "one that is not finished; Result.resume(folder, model) goes on with it" if begun else "none"
+            raise BadInput(f"expected a result in {folder}, found {there}")
+        document, tensors = read(folder, RESULT)
+        unpacking = Unpacking(document["objects"], tensors)
+        fields = {name: unpacking.unpack(packed) for name, packed in document["result"].items()}
+        if "changed" in fields:
+            sizes, flat = fields["changed"]
+            fields["changed"] = [did.tolist() for did in flat.split(sizes.tolist())]
+        return cls(**fields, record=_record(folder) if (folder / f"{CALL}.json").exists() else None)
+
+    def rerun(
+        self, model: HookedTransformer, metric: MetricLike | None = None, *, any_model: bool = False, **options: Any
+    ) -> Result:
+        """The same experiment once more: the interventions that were recorded, on the tokens that were recorded.
+
+        `metric` is another one, or the one that was a plain function. `any_model` allows another model, in which
+        recorded activations are still those of the first one. Other keyword arguments are `max_memory`, `progress` and
+        `save_to`, where the experiment has them.
+
+        Raises:
+            BadInput: another model, a result without record, or a metric of which only the name was kept.
+        """
+        if self.record is None:
+            raise BadInput("this result has no record of how it came about, so it cannot be computed again")
+        if not any_model:
+            self.record.model.refuse_others(model)
+        return self.record.again(model, metric, options)
+
+    @classmethod
+    def resume(
+        cls, folder: str | Path, model: HookedTransformer, metric: MetricLike | None = None, **options: Any
+    ) -> Result:
+        """Finish what was begun with `save_to=folder`; what was drawn at random then is not drawn again.
+
+        Raises:
+            BadInput: nothing was begun there, or what `rerun` refuses.
+        """
+        if not (Path(folder) / f"{CALL}.json").exists():
+            raise BadInput(f"nothing was begun in {folder}")
+        record = _record(Path(folder))
+        record.model.refuse_others(model)
+        return record.again(model, metric, {"save_to": folder} | options)
+
+
+def _record(folder: Path) -> Record:
+    return Record.unpacked(*read(folder, CALL))
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Raises BadInput if a folder holds what no result does."""
+    if folder.is_file():
+        raise BadInput(f"{folder} is a file; expected a folder, or nothing")
+    known = {f"{name}.{kind}" for name in (CALL, RESULT) for kind in ("json", "safetensors")}
+    known |= {PARTS, *(f"{name}.partial" for name in known)}
+    if foreign := [path.name for path in folder.glob("*") if path.name not in known]:
+        raise BadInput(f"{folder} holds something else than a result: {', '.join(sorted(foreign)[:3])}")
 
 
 def _agree(zero: Tensor, one: Tensor) -> Tensor:

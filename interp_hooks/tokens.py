@@ -1,167 +1,30 @@
-"""Strings to tokens and back, and which tokens begin and fill a row.
+"""The methods of a model that turn text into tokens and back; the rules are in `tokenization.py`.
 
-The BOS policy, in one place: a row begins with exactly one BOS token if `prepend_bos` is on, and with none if it is
-off, whatever the tokenizer would add by itself. Text that already begins with the BOS string does not get a second.
-Encoders with a masked-LM head read what their tokenizer encloses a text in ("[CLS] ... [SEP]") instead of a BOS.
-Rows of unequal length are filled with the padding token on `padding_side`; `encode` also gives the mask that tells
-real tokens from padding, so that nobody has to guess it from token ids.
+model.to_tokens(["Hi", "Hello you"], padding_side="left")        [batch, pos]
+model.to_str_tokens("Hello you")                                 ["<|endoftext|>", "Hello", " you"]
+model.get_token_position(" you", "Hello you")                    2
 """
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from interp_hooks.config import HookedTransformerConfig
-from interp_hooks.errors import BadInput, NoTokenizer, TokenError
+from interp_hooks.errors import BadInput, TokenError
+from interp_hooks.tokenization import PaddingSide, TextInterface, one_row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-PaddingSide = Literal["left", "right"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Encoded:
-    """Token ids, and True where a token is real; `real` is None if no row is padded."""
-
-    tokens: Int[Tensor, "batch pos"]
-    real: Bool[Tensor, "batch pos"] | None
-
-
-class TextInterface:
-    """A tokenizer with a policy. Without a tokenizer every method that needs one says so."""
-
-    def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase | None,
-        n_ctx: int,
-        prepend_bos: bool = True,
-        padding_side: PaddingSide = "right",
-        encloses: bool = False,
-    ) -> None:
-        self._tokenizer, self.n_ctx, self.encloses = tokenizer, n_ctx, encloses
-        self.padding_side = checked_side(padding_side)
-        self.prepend_bos = prepend_bos and (encloses or tokenizer is None or tokenizer.bos_token_id is not None)
-
-    @property
-    def tokenizer(self) -> Any:
-        """The HuggingFace tokenizer.
-
-        Raises:
-            NoTokenizer: the model has none.
-        """
-        if self._tokenizer is None:
-            raise NoTokenizer(
-                "this model has no tokenizer, so it reads token tensors [batch, pos] but no text; "
-                "pass tokenizer= when loading it to use strings"
-            )
-        return self._tokenizer
-
-    @property
-    def pad_id(self) -> int:
-        """The padding token: the tokenizer's own, else its EOS, else 0 (padding is masked, so the id is arbitrary)."""
-        return next((id for id in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id) if id is not None), 0)
-
-    @property
-    def eos_id(self) -> int | None:
-        """The tokenizer's EOS token, or None if there is none."""
-        return None if self._tokenizer is None else self.tokenizer.eos_token_id
-
-    def encode(
-        self,
-        text: str | Sequence[str],
-        prepend_bos: bool | None = None,
-        padding_side: PaddingSide | None = None,
-        truncate: bool = True,
-    ) -> Encoded:
-        """One row per string. `truncate` cuts rows to the model's context.
-
-        Raises:
-            NoTokenizer: the model has no tokenizer.
-            TokenError: no strings, a string without tokens, or a BOS asked of a tokenizer that has none.
-        """
-        texts = [text] if isinstance(text, str) else list(text)
-        if not texts:
-            raise TokenError("expected at least one string, got an empty list")
-        rows = [self._row(one, prepend_bos)[: self.n_ctx if truncate else None] for one in texts]
-        longest = max(map(len, rows))
-        left = (checked_side(padding_side) if padding_side else self.padding_side) == "left"
-        fill = [[self.pad_id] * (longest - len(row)) for row in rows] if min(map(len, rows)) < longest else None
-        if fill is None:
-            return Encoded(tokens=torch.tensor(rows), real=None)
-        padded = [pad + row if left else row + pad for pad, row in zip(fill, rows, strict=True)]
-        lengths = torch.tensor([len(row) for row in rows])[:, None]
-        places = torch.arange(longest).flip(0) if left else torch.arange(longest)
-        return Encoded(tokens=torch.tensor(padded), real=places < lengths)
-
-    def _row(self, text: str, prepend_bos: bool | None) -> list[int]:
-        if not isinstance(text, str):
-            raise TokenError(f"expected a string or a list of strings, got an item of type {type(text).__name__}")
-        begins = self.prepend_bos if prepend_bos is None else prepend_bos
-        ids = list(self.tokenizer.encode(text, add_special_tokens=begins and self.encloses))
-        bos = self.tokenizer.bos_token_id
-        if begins and not self.encloses:
-            if bos is None:
-                raise TokenError("prepend_bos=True, but the tokenizer has no BOS token; pass prepend_bos=False")
-            if not ids or ids[0] != bos:
-                ids.insert(0, bos)
-        if not ids:
-            raise TokenError(f"the text {text!r} has no tokens; give some text, or prepend_bos=True")
-        return ids
-
-    def real_tokens(
-        self, tokens: Int[Tensor, "batch pos"], padding_side: PaddingSide | None = None
-    ) -> Bool[Tensor, "batch pos"] | None:
-        """For left padding: True from the first token that is not padding on (the BOS counts as real).
-
-        Right padding needs no mask in a causal model, so None.
-        """
-        side = checked_side(padding_side) if padding_side else self.padding_side
-        if self._tokenizer is None or side == "right":
-            return None
-        is_pad = tokens == self.pad_id
-        leading = is_pad.int().cumprod(dim=1).bool()
-        if self.pad_id == self.tokenizer.bos_token_id and self.prepend_bos:
-            leading = leading & leading.roll(-1, dims=1)  # the last of the run is the BOS
-            leading[:, -1] = False
-        return None if not leading.any() else ~leading
-
-    def decode(self, tokens: Any) -> str | list[str]:
-        """The text of one row of token ids, or a list of texts for [batch, pos]."""
-        ids = _ids(tokens)
-        if ids and isinstance(ids[0], list):
-            return [str(self.decode(row)) for row in ids]
-        return self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
-
-    def pieces(self, tokens: Sequence[int]) -> list[str]:
-        """The text of every token by itself, with the space it begins with.
-
-        Some tokenizers drop a leading space at the start of a text, so each token is decoded after another copy of
-        itself.
-        """
-        alone = [str(self.decode([id])) for id in tokens]
-        twice = [str(self.decode([id, id])) for id in tokens]
-        return [both[len(one) :] or one for one, both in zip(alone, twice, strict=True)]
-
-    def single_id(self, text: str) -> int:
-        """The id of a text that is exactly one token.
-
-        Raises:
-            TokenError: it is none or several; the message shows the pieces.
-        """
-        ids = self.tokenizer.encode(text, add_special_tokens=False)
-        if len(ids) != 1:
-            pieces = " + ".join(repr(piece) for piece in self.pieces(ids)) or "nothing"
-            hint = "" if text.startswith(" ") else f" Inside a sentence words begin with a space: try {' ' + text!r}."
-            raise TokenError(f"{text!r} is {len(ids)} tokens ({pieces}); expected exactly one.{hint}")
-        return ids[0]
 
 
 class TextMethods:
@@ -179,6 +42,50 @@ class TextMethods:
     def tokenizer(self) -> PreTrainedTokenizerBase | None:
         return self.text._tokenizer
 
+    def set_tokenizer(
+        self, tokenizer: PreTrainedTokenizerBase, default_padding_side: PaddingSide | None = None
+    ) -> None:
+        """Read text with this tokenizer from now on, padded on its own side unless another is given.
+
+        Raises:
+            BadInput: not a HuggingFace tokenizer.
+        """
+        from transformers import PreTrainedTokenizerBase
+
+        if not isinstance(tokenizer, PreTrainedTokenizerBase):
+            raise BadInput(f"expected a tokenizer of transformers (AutoTokenizer), got {type(tokenizer).__name__}")
+        self.text = TextInterface(
+            tokenizer, self.cfg.n_ctx, self.cfg.default_prepend_bos, default_padding_side, self.cfg.mlm_head
+        )
+
+    @property
+    def tokenizer_prepends_bos(self) -> bool:
+        """Whether the tokenizer puts a BOS in front by itself; tokens don't differ by that.
+
+        Raises:
+            NoTokenizer: the model has none.
+        """
+        return self.text.tokenizer_prepends_bos
+
+    @property
+    def default_prepend_bos(self) -> bool:
+        """Whether text begins with a BOS where a call does not say; false where the tokenizer has none."""
+        return self.text.prepend_bos
+
+    @default_prepend_bos.setter
+    def default_prepend_bos(self, prepend_bos: bool) -> None:
+        self.text.prepend_bos = prepend_bos
+        self.cfg = self.cfg.replace(default_prepend_bos=prepend_bos)
+
+    @property
+    def default_padding_side(self) -> PaddingSide:
+        """Where rows are filled where a call does not say: `tokenizer.padding_side`."""
+        return self.text.padding_side
+
+    @default_padding_side.setter
+    def default_padding_side(self, padding_side: PaddingSide) -> None:
+        self.text.padding_side = padding_side
+
     def to_tokens(
         self,
         input: str | Sequence[str],
@@ -187,32 +94,82 @@ class TextMethods:
         move_to_device: bool = True,
         truncate: bool = True,
     ) -> Int[Tensor, "batch pos"]:
-        """Token ids, a row per string, beginning with exactly one BOS if `prepend_bos` (default: the model's)."""
+        """Token ids, a row per string, beginning with exactly one BOS if `prepend_bos` (default: the model's).
+
+        `padding_side` fills rows of unequal length, `truncate` cuts them to the model's context.
+
+        Raises:
+            NoTokenizer: the model has none.
+            TokenError: no strings, a string without tokens, or a BOS asked of a tokenizer that has none.
+        """
         tokens = self.text.encode(input, prepend_bos, padding_side, truncate).tokens
         return tokens.to(self.device) if move_to_device else tokens
 
     def to_string(self, tokens: Any) -> str | list[str]:
-        """The text of token ids: a string for [pos], a list for [batch, pos]."""
+        """The text of token ids: a string for [pos] or one id, a list for [batch, pos] or a list of rows.
+
+        Raises:
+            BadInput: not token ids, or of more axes.
+        """
         return self.text.decode(tokens)
 
-    def to_str_tokens(self, input: Any, prepend_bos: bool | None = None) -> list[Any]:
-        """The text of every token of a string or of ids [pos] or [1, pos]; for a list of strings, a list of those."""
+    def to_str_tokens(
+        self, input: Any, prepend_bos: bool | None = None, padding_side: PaddingSide | None = None
+    ) -> list[Any]:
+        """The text of every token of a string or of ids [pos] or [1, pos]; for a list of these, a list of lists.
+
+        `prepend_bos` is about strings. They are read one by one, so that nothing is padded, on whichever side.
+
+        Raises:
+            BadInput: not token ids, or several rows in one tensor.
+        """
         if isinstance(input, str):
-            return self.text.pieces(self.text.encode(input, prepend_bos).tokens[0].tolist())
-        if isinstance(input, list) and input and isinstance(input[0], str):
-            return [self.to_str_tokens(one, prepend_bos) for one in input]
-        ids = torch.as_tensor(input).squeeze(0)
-        if ids.ndim > 1:
-            raise BadInput(f"to_str_tokens takes one row of token ids, got shape {list(ids.shape)}")
-        return self.text.pieces(ids.reshape(-1).tolist())
+            return self.text.pieces(self.text.encode(input, prepend_bos, padding_side).tokens[0].tolist())
+        if isinstance(input, list | tuple) and any(not isinstance(one, Integral) for one in input):
+            return [self.to_str_tokens(one, prepend_bos, padding_side) for one in input]
+        return self.text.pieces(one_row(input))
 
     def to_single_token(self, string: str) -> int:
         """The id of a string that is exactly one token.
 
         Raises:
-            TokenError: it is several; the message shows which.
+            TokenError: it is several, which the message shows, or unknown.
         """
         return self.text.single_id(string)
+
+    def to_single_str_token(self, int_token: int) -> str:
+        """The text of one token id.
+
+        Raises:
+            BadInput: an id outside the vocabulary.
+        """
+        (id,) = one_row(int_token)
+        if not 0 <= id < self.cfg.d_vocab:
+            raise BadInput(f"token ids must be 0..{self.cfg.d_vocab - 1}, got {id}")
+        return self.text.pieces([id])[0]
+
+    def get_token_position(
+        self,
+        single_token: str | int | Int[Tensor, ""],
+        input: str | Int[Tensor, "*one pos"] | Int[np.ndarray, "*one pos"] | Sequence[Any],
+        mode: Literal["first", "last"] = "first",
+        prepend_bos: bool | None = None,
+        padding_side: PaddingSide | None = None,
+    ) -> int:
+        """Where a token occurs first, or last, in a prompt.
+
+        Raises:
+            TokenError: it does not occur, or is a string of several tokens.
+            BadInput: several prompts.
+        """
+        if mode not in ("first", "last"):
+            raise BadInput(f"mode must be 'first' or 'last', got {mode!r}")
+        wanted = self.to_single_token(single_token) if isinstance(single_token, str) else int(single_token)
+        text = isinstance(input, str)
+        row = one_row(self.text.encode(input, prepend_bos, padding_side).tokens if text else input)
+        if wanted not in row:
+            raise TokenError(f"{single_token!r} (token {wanted}) does not occur in the prompt, whose tokens are {row}")
+        return row.index(wanted) if mode == "first" else len(row) - 1 - row[::-1].index(wanted)
 
     def token_ids(self, tokens: Any) -> Int[Tensor, "*rest"]:
         """Answers as ids: an int, a one-token string, a list of either, or a tensor.
@@ -231,13 +188,21 @@ class TextMethods:
         return ids
 
 
-def checked_side(side: str) -> PaddingSide:
-    if side == "left" or side == "right":
-        return side
-    raise BadInput(f"padding_side must be 'left' or 'right', got {side!r}")
+@contextmanager
+def overridden_defaults(
+    model: TextMethods, prepend_bos: bool | None = None, padding_side: PaddingSide | None = None
+) -> Iterator[None]:
+    """Let a model have other `default_prepend_bos` and `default_padding_side` for the length of a `with` block.
 
-
-def _ids(tokens: Any) -> list[Any]:
-    """Token ids as (nested) lists of ints."""
-    ids = tokens if isinstance(tokens, list | tuple) else torch.as_tensor(tokens).tolist()
-    return [ids] if isinstance(ids, int) else list(ids)
+    Raises:
+        TokenError: a BOS asked of a tokenizer that has none.
+    """
+    before, model.text = model.text, copy.copy(model.text)
+    try:
+        if prepend_bos is not None:
+            model.text.prepend_bos = prepend_bos
+        if padding_side is not None:
+            model.text.padding_side = padding_side
+        yield
+    finally:
+        model.text = before

@@ -2,8 +2,9 @@
 
 import copy
 import dataclasses
+import json
 import pickle
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from interp_hooks import HookedTransformerConfig
 from interp_hooks.components.mlp import ACTIVATIONS
 from interp_hooks.config import Activation, as_dtype
 from interp_hooks.errors import ConfigError
-from tests.tiny import unchecked_types
+from tests.tiny import ARCHITECTURES, hooked, unchecked_types
 
 SIZES = dict(n_layers=2, d_model=12, n_ctx=8, d_vocab=11, n_heads=4, act_fn="relu")
 
@@ -64,6 +65,9 @@ def test_what_is_left_out_is_resolved(fields: dict[str, Any], resolved: dict[str
         (dict(rotary_scaling={"rope_type": "linear"}), "need positional_embedding_type='rotary'"),
         (dict(positional_embedding_type="rotary"), "rotary_dim=3 must be even and at most d_head=3"),
         (dict(positional_embedding_type="rotary", d_head=4, rotary_dim=6), "rotary_dim=6 must be even and at most"),
+        (dict(act_fn="solu_ln", gated_mlp=True), "act_fn='solu_ln' is for plain MLPs"),
+        (dict(positional_embedding_type="shortformer", kv_latent=4), r"latent attention .* no shortformer"),
+        (dict(init_mode="mup"), "init_mode must be one of .* Did you mean muP"),
         (dict(dtype=torch.int8), "dtype must be a floating torch dtype"),
         (dict(dtype="flaot32"), "dtype must be a floating torch dtype .* got 'flaot32'"),
     ],
@@ -103,6 +107,39 @@ def test_copies_are_equal(fields: dict[str, Any]) -> None:
     assert type(cfg.to_dict()["rotary_scaling"]) in (dict, type(None)), "plain values"
 
 
+@pytest.mark.parametrize("unset", [None, -1])
+def test_what_people_write_for_unset(unset: Any) -> None:
+    fields = ("n_key_value_heads", "d_mlp", "d_vocab_out", "rotary_dim", "attn_scale", "initializer_range")
+    with unchecked_types():
+        caps = dict.fromkeys(("attn_scores_soft_cap", "output_logits_soft_cap"), unset)
+        assert config(**dict.fromkeys(fields, unset), **caps) == config()
+        assert config(d_head=unset) == config()
+        assert config(n_heads=unset, d_head=3) == config(d_head=3)
+
+
+def test_unscaled_scores_and_a_device_to_be_found() -> None:
+    assert config(use_attn_scale=False).attn_scale == 1.0
+    with pytest.raises(ConfigError, match=r"use_attn_scale=False contradicts attn_scale=2.0"):
+        config(use_attn_scale=False, attn_scale=2.0)
+    assert config(device=None).device == torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_file_may_make_lists_of_tuples(name: str) -> None:
+    cfg = hooked(name).cfg
+    plain = json.loads(json.dumps(cfg.to_dict() | dict(dtype="float64", device="cpu")))
+    assert HookedTransformerConfig.from_dict(plain) == cfg
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_hidden_weights_are_counted(name: str) -> None:
+    model = hooked(name)
+    hidden = [(name, weight) for name, weight in model.named_parameters() if name.startswith("blocks.")]
+    expected = sum(weight.numel() for name, weight in hidden if name.rpartition(".")[2].startswith("W"))
+    assert model.cfg.n_params == expected
+    assert model.n_params_total == sum(weight.numel() for weight in model.parameters()) > expected
+
+
 def test_replacing_checks_again() -> None:
     with pytest.raises(ConfigError, match="n_key_value_heads=3"):
         config().replace(n_key_value_heads=3)
@@ -129,7 +166,7 @@ def test_the_scale_of_a_layer() -> None:
 
 
 def test_every_activation_that_may_be_named_exists() -> None:
-    assert {*ACTIVATIONS, "xielu"} == set(Activation.__args__)
+    assert {*ACTIVATIONS, "xielu", "solu_ln", "gelu_ln"} == set(get_args(Activation))
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """Hook points and the root module by themselves, on a small module that knows nothing of transformers."""
 
 import copy
+import functools
 import io
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 
 from interp_hooks import HookedRootModule, HookedTransformer, HookPoint
 from interp_hooks.errors import BadHookValue, HookDidNotFire, UnknownHook
+from interp_hooks.hook_points import HookFn
 from tests.tiny import unchecked_types
 
 
@@ -66,6 +69,7 @@ def hooked_points(model: HookedRootModule) -> list[str]:
 def test_points_are_named_after_their_place(toy: Toy) -> None:
     assert list(toy.hook_dict) == ["hook_first", "inner.hook_inside", "hook_last", "hook_hidden"]
     assert [point.name for point in toy.hook_points()] == list(toy.hook_dict)
+    assert toy.mod_dict == toy.hook_dict | {"inner": toy.inner}
 
 
 def test_the_table_lists_every_point(toy: Toy) -> None:
@@ -152,6 +156,51 @@ def test_the_hook_argument_is_the_point(toy: Toy) -> None:
     assert met == [toy.inner.hook_inside]
 
 
+class Adds:
+    """A hook function that is an object."""
+
+    def __call__(self, value: Tensor, point: HookPoint) -> Tensor:
+        assert point.name == "hook_first"
+        return value + 1
+
+
+def by_position_only(value: Tensor, hook: HookPoint, /) -> Tensor:
+    return value + len(hook.name) / 10
+
+
+def by_name_only(value: Tensor, *, hook: HookPoint) -> Tensor:
+    return value + len(hook.name) / 10
+
+
+def any_names(value: Tensor, **given: HookPoint) -> Tensor:
+    return value + len(given["hook"].name) / 10
+
+
+def with_options(value: Tensor, amount: float, hook: HookPoint) -> Tensor:
+    return value + amount * len(hook.name) / 10
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        lambda value, point: value + len(point.name) / 10,
+        lambda x, hook: x + len(hook.name) / 10,
+        functools.partial(with_options, amount=1.0),
+        functools.partial(lambda amount, value, _: value + amount, 1.0),
+        by_position_only,
+        by_name_only,
+        any_names,
+        Adds(),
+        Adds().__call__,
+    ],
+)
+def test_the_point_is_given_by_name_or_else_by_position(toy: Toy, fn: Callable[..., Tensor]) -> None:
+    assert torch.equal(toy.run_with_hooks(X, True, fwd_hooks=[("hook_first", fn)]), X + 1)
+    x = X.clone().requires_grad_()
+    toy.run_with_hooks(x, True, bwd_hooks=[("hook_first", fn)]).sum().backward()
+    assert torch.equal(x.grad, torch.full_like(X, 2.0))
+
+
 def test_one_function_on_several_points(toy: Toy) -> None:
     met: list[str] = []
     toy.run_with_hooks(X, fwd_hooks=[(lambda name: True, lambda value, hook: met.append(hook.name))])
@@ -202,6 +251,126 @@ def test_permanent_hooks_survive_a_reset(toy: Toy) -> None:
     assert torch.equal(toy(X, stop=True), X)
 
 
+def test_permanent_hooks_of_points_and_by_name(toy: Toy) -> None:
+    toy.add_perma_hook("hook_first", add(1))
+    toy.hook_first.add_perma_hook(lambda gradient, hook: gradient * 2, "bwd")
+    with toy.hooks(fwd_hooks=[("hook_first", add(10))]):
+        toy.reset_hooks()
+        x = X.clone().requires_grad_()
+        out = toy(x, stop=True)
+        out.sum().backward()
+    assert torch.equal(out, X + 1)
+    assert torch.equal(x.grad, torch.full_like(X, 2.0))
+    toy.remove_all_hook_fns("fwd", including_permanent=True)
+    assert [hook.direction for hook in toy.hook_first.hooks] == ["bwd"]
+
+
+def test_levels_tell_contexts_apart(toy: Toy) -> None:
+    toy.add_hook("hook_first", add(1))
+    with toy.hooks(fwd_hooks=[("hook_first", add(10))]):
+        with toy.hooks(fwd_hooks=[("hook_first", add(100))]):
+            assert [hook.context_level for hook in toy.hook_first.hooks] == [None, 1, 2]
+            toy.reset_hooks(level=2)
+            assert torch.equal(toy(X, stop=True), X + 11)
+        toy.add_hook("hook_first", add(1000), level=1)
+        toy.add_hook("hook_first", add(10000), is_permanent=True)
+        toy.remove_all_hook_fns(level=1, including_permanent=True)
+        assert torch.equal(toy(X, stop=True), X + 10001), "what has another level stays, permanent or not"
+    assert toy.context_level == 0
+
+
+def test_levels_are_left_by_exceptions_too(toy: Toy) -> None:
+    with unchecked_types(), pytest.raises(TypeError):
+        toy.run_with_hooks(X, fwd_hooks=[("hook_first", add(1)), ("hook_last", None)])
+    with pytest.raises(UnknownHook):
+        toy.run_with_hooks(X, fwd_hooks=[("no such", add(1))])
+    assert hooked_points(toy) == []
+    assert toy.context_level == 0
+
+
+def test_arguments_stand_in_the_fields_order(toy: Toy) -> None:
+    toy.add_hook("hook_first", lambda value, hook: value * 10, "fwd", True, 3)
+    toy.add_hook("hook_first", add(1), "fwd", False, None, True)
+    toy.hook_first.add_hook(add(2), "fwd", False, 3, True)
+    assert torch.equal(toy(X, stop=True), (X + 2 + 1) * 10)
+    assert [(hook.context_level, hook.is_permanent) for hook in toy.hook_first.hooks] == [
+        (3, False), (None, False), (3, True)
+    ]  # fmt: skip
+
+
+def test_what_is_attached_is_listed(toy: Toy) -> None:
+    plus, twice = add(1), add(2)
+    assert toy.list_hooks() == {}
+    toy.add_hook("hook_first", plus)
+    toy.add_hook("hook_first", twice, dir="bwd")
+    toy.add_perma_hook("hook_last", twice)
+    listed = {name: [hook.user_hook for hook in hooks] for name, hooks in toy.list_hooks().items()}
+    assert listed == {"hook_first": [plus, twice], "hook_last": [twice]}
+    assert list(toy.list_hooks(including_permanent=False)) == ["hook_first"]
+    assert list(toy.list_hooks("hook_last")) == list(toy.list_hooks(lambda name: "last" in name)) == ["hook_last"]
+    (backward,) = toy.list_hooks(["hook_first", "hook_last"], dir="bwd")["hook_first"]
+    backward.remove()
+    assert [hook.fn for hook in toy.hook_first.fwd_hooks] == [plus]
+    assert toy.hook_first.bwd_hooks == []
+    with pytest.raises(UnknownHook, match="hook_first"):
+        toy.list_hooks("hook_frist")
+    with unchecked_types(), pytest.raises(ValueError, match="'fwd', 'bwd' or 'both', got 'forward'"):
+        toy.list_hooks(dir="forward")
+
+
+def test_a_point_tells_and_forgets_by_direction_and_level(toy: Toy) -> None:
+    point = toy.hook_first
+    assert not point.has_hooks()
+    point.add_hook(add(1), level=2)
+    point.add_perma_hook(add(1), "bwd")
+    told = [
+        point.has_hooks(*asked) for asked in (("fwd",), ("bwd",), ("bwd", False), ("both", True, 2), ("bwd", True, 2))
+    ]
+    assert told == [True, True, False, True, False]
+    point.remove_hooks(level=1)
+    assert len(point.hooks) == 2
+    point.remove_hooks()
+    assert [hook.direction for hook in point.hooks] == ["bwd"]
+    point.remove_hooks("bwd")
+    assert len(point.hooks) == 1, "permanent"
+    point.remove_hooks("both", including_permanent=True)
+    assert not point.has_hooks()
+    for call in (point.has_hooks, point.remove_hooks):
+        with unchecked_types(), pytest.raises(ValueError, match="'fwd', 'bwd' or 'both', got 'backward'"):
+            call("backward")
+
+
+class Guarded(Toy):
+    """Refuses functions that would edit its last value."""
+
+    def check_hooks_to_add(
+        self, hook_point: HookPoint, hook_point_name: str, hook: HookFn, *args: Any, **kwargs: Any
+    ) -> None:
+        assert hook_point.name == hook_point_name
+        if hook_point_name == "hook_last":
+            raise PermissionError(hook_point_name)
+
+
+def test_a_module_may_refuse_functions() -> None:
+    guarded = Guarded()
+    for call in (
+        lambda: guarded.add_hook("hook_last", add(1)),
+        lambda: guarded.add_hook(lambda name: True, add(1)),
+        lambda: guarded.add_perma_hook("hook_last", add(1)),
+        lambda: guarded.check_and_add_hook(guarded.hook_last, "hook_last", add(1)),
+        lambda: guarded.run_with_hooks(X, fwd_hooks=[("hook_first", add(1)), ("hook_last", add(1))]),
+        lambda: guarded.run_with_hooks(X, bwd_hooks=[("hook_last", add(1))]),
+        lambda: guarded.hooks(fwd_hooks=[("hook_last", add(1))]).__enter__(),
+    ):
+        with pytest.raises(PermissionError, match="hook_last"):
+            call()
+        assert hooked_points(guarded) == []
+    guarded.check_and_add_hook(guarded.hook_first, "hook_first", add(1), "fwd", True, 4)
+    assert [(hook.is_permanent, hook.context_level) for hook in guarded.hook_first.hooks] == [(True, 4)]
+    _, cache = guarded.run_with_cache(X)
+    assert "hook_last" in cache, "looking is free"
+
+
 def test_reset_may_take_one_direction(toy: Toy) -> None:
     toy.add_hook("hook_first", add(1))
     toy.add_hook("hook_first", lambda gradient, hook: gradient * 2, dir="bwd")
@@ -239,8 +408,12 @@ def test_context_dicts_live_until_cleared(toy: Toy) -> None:
     toy.run_with_hooks(X, fwd_hooks=[("hook_last", remember)], clear_contexts=True)
     assert toy.hook_first.ctx == toy.hook_last.ctx == {}
     toy.run_with_hooks(X, fwd_hooks=[("hook_first", remember)])
+    kept = toy.hook_first.ctx
+    toy.reset_hooks(clear_contexts=False)
+    assert toy.hook_first.ctx is kept
     toy.reset_hooks()
     assert toy.hook_first.ctx == {}
+    assert kept == {"sum": 21.0}, "who holds the old one keeps what it says"
 
 
 def test_layer_of_a_point() -> None:
@@ -328,21 +501,6 @@ def test_a_backward_hook_sees_the_value_as_it_leaves_the_point(toy: Toy) -> None
     assert torch.equal(x.grad, torch.full_like(X, 5.0))
 
 
-def test_cached_gradients_are_those_of_autograd(toy: Toy) -> None:
-    x = X.clone().requires_grad_()
-    _, cache = SummingToy().run_with_cache(x, incl_bwd=True)
-    assert list(cache)[:3] == ["hook_first", "inner.hook_inside", "hook_last"]
-    assert torch.equal(cache["hook_last_grad"], torch.ones_like(X))
-    assert torch.equal(cache["inner.hook_inside_grad"], 4 * X)
-    assert torch.equal(cache["hook_first_grad"], 8 * X)
-    assert not any(value.requires_grad for value in cache.values())
-
-
-class SummingToy(Toy):
-    def forward(self, x: Tensor, stop: bool = False) -> Tensor:
-        return super().forward(x, stop).sum()
-
-
 @pytest.mark.parametrize("name", ["inner.hook_inside", "hook_first"])
 def test_a_backward_hook_where_no_gradient_flows_is_told(toy: Toy, name: str) -> None:
     """Also where the value is a leaf that would need a gradient if one were computed."""
@@ -397,36 +555,6 @@ def test_starting_behind_a_hook_is_told(plain: HookedTransformer) -> None:
     for name in ("hook_embed", "blocks.1.hook_resid_post"):
         with pytest.raises(HookDidNotFire, match=name):
             plain.run_with_hooks(stream, start_at_layer=2, fwd_hooks=[(name, add(0))])
-
-
-# ------------------------------------------------------------------------------------------------------------- caching
-
-
-def test_a_cache_holds_the_values_by_name_in_order(toy: Toy) -> None:
-    out, cache = toy.run_with_cache(X)
-    assert list(cache) == ["hook_first", "inner.hook_inside", "hook_last"], "hook_hidden is not collected by default"
-    assert torch.equal(cache["inner.hook_inside"], 2 * X)
-    assert torch.equal(cache["hook_last"], out)
-    _, everything = toy.run_with_cache(X, names_filter=lambda name: True)
-    assert "hook_hidden" in everything
-
-
-def test_what_is_cached_is_detached(toy: Toy) -> None:
-    _, cache = toy.run_with_cache(X.clone().requires_grad_())
-    assert not any(value.requires_grad for value in cache.values())
-
-
-def test_a_cache_sees_what_other_hooks_left(toy: Toy) -> None:
-    with toy.hooks(fwd_hooks=[("hook_first", add(1))]):
-        _, cache = toy.run_with_cache(X)
-    assert torch.equal(cache["hook_first"], X + 1)
-
-
-def test_removing_the_batch_axis_of_several_prompts_is_refused(toy: Toy) -> None:
-    _, cache = toy.run_with_cache(X[:1], remove_batch_dim=True)
-    assert list(cache["hook_first"].shape) == [3]
-    with pytest.raises(ValueError, match="batch"):
-        toy.run_with_cache(X, remove_batch_dim=True)
 
 
 # ------------------------------------------------------------------------------------------------------------- copying

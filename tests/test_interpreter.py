@@ -1,23 +1,37 @@
 """Whatever the interpreter shares between runs, each run is what a full pass of its own, with plain hooks, gives.
 
-`contract` goes over every source and site, on four kinds of models; what is a check by itself is a function, so that
-the mutants at the end can be shown to fail on it.
+`contract` goes over every source and site on four kinds of models, `varied_runs` over all kinds in every way in which
+runs are evaluated; what is a check by itself is a function, so that the mutants at the end can be shown to fail on it.
+What is planned, recorded and sent along edges has its own files.
 """
 
-import dataclasses
-from collections.abc import Callable, Sequence
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-import interp_hooks.interpreter as interpreter
-from interp_hooks import HookedTransformer, Intervention, LogitDiff, LogProb, Mean, Readout, Resample, Run, Site, at
+from interp_hooks import (
+    HookedTransformer,
+    Intervention,
+    LogitDiff,
+    LogProb,
+    Mean,
+    Readout,
+    Resample,
+    Run,
+    Site,
+    at,
+    interpreter,
+)
 from interp_hooks.components.attention import Visibility
+from interp_hooks.components.block import at_positions
+from interp_hooks.components.kv_cache import KeyValueCache
 from interp_hooks.errors import BadInput, HookDidNotFire, MetricError, UnknownHook
-from interp_hooks.interpreter import evaluate
-from interp_hooks.readout import Metric
+from interp_hooks.interpreter import Batch, Keeps, evaluate, evaluation
 from tests.experiments.by_hand import (
     KINDS,
     LACKS,
@@ -26,35 +40,21 @@ from tests.experiments.by_hand import (
     SITES,
     THIRD,
     TOKENS,
+    ByHand,
+    Reads,
+    agree,
+    all_logits,
     assert_same,
+    by_hand,
     left_alone,
     logits_of,
     model_of,
-    rows_counted,
     site,
     value_at,
     word_tokenizer,
 )
-from tests.tiny import assert_close, build, distance, random_tokens, unchecked_types
-
-
-def all_logits(logits: Tensor) -> Tensor:
-    """The metric that leaves nothing out."""
-    return logits
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Reads(Metric):
-    """A metric that returns all it may read."""
-
-    what: Readout
-
-    @property
-    def readout(self) -> Readout:
-        return self.what
-
-    def score(self, logits: Tensor) -> Tensor:
-        return logits
+from tests.test_plans import mixed_runs
+from tests.tiny import CUSTOM, assert_close, build, distance, unchecked_types
 
 
 def last_logit(logits: Tensor) -> Tensor:
@@ -124,40 +124,39 @@ SOURCES: dict[str, Callable[[HookedTransformer, str], Any]] = {
 }
 
 
-def contract(kind: str, source: str, names: Sequence[str] = SITES) -> None:
-    """Every site and selection, in one call, against a pass of its own; all logits, and those at one position."""
+EVERYWHERE, LAST = Readout(), Readout(pos=-1)
+
+
+def _fitting(model: HookedTransformer, hook: str, source: str) -> list[dict[str, Any]]:
+    """Selections by axes that the hook has; one value for each index of the last axis can't also be selected."""
+    point = model.hook_dict[hook]
+    without = {point.axes[-1]} if source == "tensor" else set[str]()
+    if point.sizes.get("head") == 1:  # one for all queries
+        without |= {"head"}
+    return [select for select in SELECTIONS if set(select) <= set(point.axes) - without]
+
+
+def contract(kind: str, source: str, names: Sequence[str] = SITES, part: int = 0, parts: int = 1) -> None:
+    """Every site and selection, or every n-th, in one call, against a pass of its own; all logits, and the last."""
     model = model_of(kind)
     made: dict[str, Any] = {}
     runs: list[Run] = []
     for name in names:
         hook = site(name, 0).hook
         assert (hook in model.hook_dict) == (name not in LACKS[kind]), name
-        if name in LACKS[kind]:
-            continue
-        fitting = [select for select in SELECTIONS if set(select) <= set(model.hook_dict[hook].axes)]
-        if source == "tensor":  # one value for each index of the last axis, which can't also be selected
-            fitting = [select for select in fitting if model.hook_dict[hook].axes[-1] not in select]
-        if kind in ("neox", "attn-only"):  # their attention is that of the other two; half is enough, and quicker
-            fitting = fitting[::2]
-        for number, select in enumerate(fitting):
+        for number, select in enumerate([] if name in LACKS[kind] else _fitting(model, hook, source)):
             where = site(name, number % 3, **select)
             if where.hook not in made:
                 made[where.hook] = SOURCES[source](model, where.hook)
             runs.append(Run(TOKENS, [Intervention(where, made[where.hook])]))
-    with unchecked_types():  # thousands of passes, whose types other tests check
-        known: dict[Any, Any] = {}
-        expected = torch.stack([logits_of(model, run, known) for run in runs])
-        for pos in (None, -1):
-            together = evaluate(model, runs, all_logits if pos is None else Reads(Readout(pos=pos)))
-            for run, ours, logits in zip(runs, together, expected, strict=True):
-                there = logits if pos is None else logits[:, pos]
-                assert_same(ours, there, (run.interventions[0].site, "read at", pos))
+    agree(model, runs[part % parts :: parts], [EVERYWHERE, LAST])
 
 
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_is_one_pass_with_plain_hooks(kind: str, source: str) -> None:
-    contract(kind, source)
+    """An eighth of the selections for each source and kind: together all of them, for every kind and every source."""
+    contract(kind, source, part=list(KINDS).index(kind) + list(SOURCES).index(source), parts=8)
 
 
 def several_at_once(kind: str) -> None:
@@ -176,13 +175,168 @@ def several_at_once(kind: str) -> None:
         Run(TOKENS, [Intervention(at("unembed.hook_out", pos=1), inner), Intervention(at("q", 2), 0.5)]),
         Run(TOKENS),
     ]
-    for run, ours in zip(runs, logits_together(model, runs), strict=True):
-        assert_same(ours, logits_of(model, run), runs.index(run))
+    agree(model, runs, [EVERYWHERE, LAST])
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_several_interventions_of_a_run(kind: str) -> None:
     several_at_once(kind)
+
+
+# ----------------------------------------------------------------------------- every kind, in every way of evaluation
+
+MORE_SITES = (
+    *("resid_post", "mlp_in", "k_input", "v_input", "rot_k", "blocks.{layer}.ln1.hook_scale"),
+    *("blocks.{layer}.ln2.hook_normalized", "blocks.{layer}.ln1_post.hook_scale", "blocks.{layer}.ln2_post.hook_scale"),
+    *("blocks.{layer}.hook_normalized_resid_post", "blocks.{layer}.mlp.hook_router_logits", "hook_token_type_embed"),
+)
+ALL_KINDS = list(LACKS)
+PROMPT = TOKENS % 19  # every token that follows another one is in the output vocabulary
+LEFT = torch.tensor([[0, 0, 0, 1, 1], [1, 1, 1, 1, 1]])
+RIGHT = torch.tensor([[1, 1, 0, 0, 0], [1, 1, 1, 1, 1]])
+MASKS = {"whole": None, "left": LEFT, "right": RIGHT}
+SOME_TOKENS = torch.tensor([[1, 18, 7], [0, 1, 7]])
+ALL_READOUTS = [
+    EVERYWHERE,
+    LAST,
+    Readout(pos=torch.tensor([4, 2])),
+    Readout(pos=3, tokens=SOME_TOKENS),
+    Readout(tokens=SOME_TOKENS),
+    Readout(next_tokens=True),
+]
+
+
+def varied_runs(kind: str) -> list[Run]:
+    """Sites, selections, sources, layers, masks and padding go round at different paces, so that all of them meet."""
+    model = model_of(kind)
+    runs = [Run(PROMPT, (), mask) for mask in MASKS.values()]
+    made: dict[Any, Any] = {}
+    for number, name in enumerate([*SITES, *MORE_SITES] * 2):
+        layer, source = (number + number // 7) % 3, list(SOURCES)[number % len(SOURCES)]
+        where = site(name.format(layer=layer), layer)
+        if where.hook not in model.hook_dict:
+            continue
+        fitting = _fitting(model, where.hook, source)
+        where = Site(hook=where.hook, select=fitting[(5 * number) % len(fitting)])
+        if (where.hook, source) not in made:
+            made[where.hook, source] = SOURCES[source](model, where.hook)
+        part = 0.3 if number % 4 == 0 and name != "attn_scores" else None  # some scores are infinite
+        intervention = Intervention(where, made[where.hook, source], mask=part)
+        runs.append(Run(PROMPT, [intervention], list(MASKS.values())[number % 7 % 3]))
+    return runs
+
+
+@functools.cache
+def _expected(kind: str) -> tuple[list[Run], list[ByHand]]:
+    runs, known = varied_runs(kind), dict[Any, Any]()
+    with unchecked_types():
+        return runs, [by_hand(model_of(kind), run, known) for run in runs]
+
+
+@contextlib.contextmanager
+def watched(model: HookedTransformer, hooks: Sequence[str]) -> Iterator[None]:
+    """Somebody looks at these hooks, which makes what they show explicit, and leaves less to share."""
+    seen: list[Tensor] = []
+    with model.hooks([(hook, lambda value, hook: seen.append(value)) for hook in hooks]):
+        yield
+    assert seen or not hooks
+
+
+WATCHED = {
+    "nobody looks": [],
+    "patterns are looked at": [f"pattern{layer}" for layer in range(3)],
+    "the embeddings are looked at": ["hook_embed"],
+}
+
+
+@pytest.mark.parametrize("kind", ALL_KINDS)
+def test_every_kind_reads_what_its_passes_give(kind: str) -> None:
+    """All logits, and one of the other readouts."""
+    runs, expected = _expected(kind)
+    another = ALL_READOUTS[1 + ALL_KINDS.index(kind) % (len(ALL_READOUTS) - 1)]
+    assert len(runs) > 30
+    agree(model_of(kind), runs, [EVERYWHERE, another], expected)
+
+
+@pytest.mark.parametrize("looking", WATCHED)
+@pytest.mark.parametrize("kind", ALL_KINDS)
+def test_every_kind_in_every_way(kind: str, looking: str) -> None:
+    """A third of the runs one at a time, the others with somebody looking."""
+    third = slice(list(WATCHED).index(looking), None, 3)
+    runs, expected = (everything[third] for everything in _expected(kind))
+    max_memory = 0 if looking == "nobody looks" else None
+    with watched(model_of(kind), WATCHED[looking]):
+        agree(model_of(kind), runs, [LAST], expected, max_memory=max_memory)
+
+
+@pytest.mark.parametrize("kind", ["llama", "output-norms"])
+def test_in_float32_it_is_as_close_as_float32_is(kind: str) -> None:
+    """Some roundings of 1e-7, three layers long, of logits whose parts cancel."""
+    model = build(**(CUSTOM | KINDS)[kind], dtype=torch.float32)
+    runs = [run for run in varied_runs(kind) if not any(isinstance(one.source, Mapping) for one in run.interventions)]
+    known: dict[Any, Any] = {}
+    with unchecked_types():
+        expected = [by_hand(model, run, known) for run in runs]
+    agree(model, runs, [EVERYWHERE, LAST], expected, within=1e-4)
+
+
+# ------------------------------------------------------------------------------------------------- what has changed
+
+
+def test_it_is_told_what_changed_a_value() -> None:
+    """Of each intervention in the order in which they are written, as that left the value for the next one."""
+    model = model_of("gpt2")
+    z, q = at("z", 1, head=1), at("q", 2, pos=4)
+    own = value_at(model, Run(TOKENS), "blocks.0.attn.hook_z")
+    runs = [
+        Run(TOKENS),
+        Run(TOKENS, [Intervention(z, 0.0), Intervention(z, 0.0)]),
+        Run(TOKENS, [Intervention(z, 0.0), Intervention(z, 1.0), Intervention(z, 1.0)]),
+        Run(TOKENS, [Intervention(at("mlp_out", 2), 1.0), Intervention(at("z", 0), own)]),
+        Run(TOKENS, [Intervention(at("z", 0), own), Intervention(at("mlp_out", 2), 1.0, mask=0.0)]),
+        Run(TOKENS, [Intervention(at("z", 0), Run(OTHER), into=at("q_input", 1)), Intervention(q, 1.0)]),
+        Run(TOKENS, [Intervention(at("z", 0), own, into=at("q_input", 1)), Intervention(q, 1.0, mask=0)]),
+        Run(TOKENS, [Intervention(at("pattern", 1, query=0), Run(OTHER))]),  # there is only one key to look at
+        Run(TOKENS, [Intervention(at("unembed.hook_out"), 1.0)]),
+    ]
+    told = [
+        *([], [True, False], [True, True, False], [True, False], [False, False], [True, True], [False, False]),
+        *([False], [True]),
+    ]
+    for max_memory in (0, None):
+        for readout in (EVERYWHERE, LAST):
+            assert evaluation(model, runs, Reads(readout), max_memory=max_memory).changed == told
+    agree(model, runs, [EVERYWHERE, LAST])
+
+
+def test_it_is_told_of_runs_that_reach_nothing() -> None:
+    """They change the value where it is, though nothing that is read."""
+    model = model_of("gpt2")
+    own = value_at(model, Run(TOKENS), "blocks.1.attn.hook_z")
+    sources = [0.0, own, own[:, 4], Run(OTHER), Mean(Run(OTHER))]
+    sites = [at("z", 1, pos=4)] * 5
+    runs = [Run(TOKENS, [Intervention(*made)]) for made in zip(sites, sources, strict=True) if made[1] is not own]
+    runs += [Run(TOKENS, [Intervention(at("z", 1, pos=4), Run(TOKENS))])]
+    scores, changed = evaluation(model, runs, Reads(Readout(pos=2)))
+    assert changed == [[True], [False], [True], [True], [False]]
+    for score in scores:
+        assert_same(score, scores[0])
+
+
+@pytest.mark.parametrize(
+    "intervention",
+    [
+        Intervention(at("z", 1, pos=4, head=9), 0.0),
+        Intervention(at("z", 1, pos=4), torch.zeros(3)),
+        Intervention(at("z", 1, pos=4), Run(OTHER[:, :4])),
+        Intervention(at("z", 1, pos=5), 0.0),
+        Intervention(at("z", 1, pos=4, query=1), 0.0),
+        Intervention(at("z", 1, pos=4), 0.0, mask=torch.zeros(3)),
+    ],
+)
+def test_mistakes_are_told_where_nothing_is_computed_too(intervention: Intervention) -> None:
+    with pytest.raises(BadInput):
+        evaluate(model_of("gpt2"), [Run(TOKENS, [intervention])], Reads(Readout(pos=2)))
 
 
 # ------------------------------------------------------------------------------------------------------- identities
@@ -269,23 +423,9 @@ def test_all_neurons_are_the_mlp(kind: str) -> None:
 # ------------------------------------------------------------------------------------------------------------- sharing
 
 
-def _mixed_runs() -> list[Run]:
-    """Runs of prompts of several lengths, masked and not, in an order that no grouping keeps."""
-    longer = random_tokens(batch=2, pos=8, d_vocab=23, seed=4)
-    mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
-    prompts = [(TOKENS, None), (longer, None), (TOKENS, mask), (OTHER, None)]
-    return [
-        Run(tokens, [Intervention(at(name, layer, pos=pos), source)] if layer >= 0 else (), mask)
-        for pos in (0, 3)
-        for layer in (2, 0, -1, 1)
-        for name, source in (("z", 0.1 * pos), ("resid_pre", 0.4), ("mlp_out", Mean(Run(longer))))
-        for tokens, mask in prompts
-    ]
-
-
 def keeps_order() -> None:
     """Runs of every prompt and layer, mixed in one call, come back in the order in which they were given."""
-    model, runs = model_of("gpt2"), _mixed_runs()
+    model, runs = model_of("gpt2"), mixed_runs()
     with unchecked_types():
         ours = evaluate(model, runs, last_logit)
         alone = torch.stack([last_logit(logits_of(model, run)) for run in runs])
@@ -297,153 +437,138 @@ def test_mixed_runs_keep_their_order() -> None:
     keeps_order()
 
 
-@pytest.mark.parametrize("max_memory", [0, 1, 60_000, 10**12])
+@pytest.mark.parametrize("max_memory", [0, 60_000])
 def test_memory_changes_no_result(max_memory: int) -> None:
     """At 60 kB a few runs fit together, and the last stack of each group is smaller than the others."""
-    model, runs = model_of("gpt2"), _mixed_runs()
-    with unchecked_types(), rows_counted(model, "blocks.2.hook_resid_post") as rows:
-        ours = evaluate(model, runs, last_logit, max_memory=max_memory)
-        default = evaluate(model, runs, last_logit)
+    model, runs = model_of("gpt2"), mixed_runs()
+    with unchecked_types():
+        ours, did = evaluation(model, runs, last_logit, max_memory=max_memory)
+        default, did_by_default = evaluation(model, runs, last_logit)
     assert_close(ours, default, RTOL)
-    largest = max(rows["blocks.2.hook_resid_post"])
-    assert largest > 2  # of the second call, two prompts for each run
+    assert did == did_by_default
 
 
-def _stacks(max_memory: int) -> list[int]:
-    """How many prompts went through the last layer together, for 12 runs on 2 prompts that start there."""
-    model = model_of("gpt2")
+def test_what_is_valid_alone_is_valid_together() -> None:
+    """One run touches a norm's statistics, another the input of a reader of that norm: no pass can do both."""
     runs = [
-        Run(TOKENS, [Intervention(at("z", 2, head=head), 0.1 * source)]) for head in range(4) for source in range(3)
+        Run(TOKENS, [Intervention(at("q_input", 1), 0.1)]),
+        Run(TOKENS, [Intervention(at("blocks.1.ln1.hook_scale"), 0.5)]),
+        Run(TOKENS, [Intervention(at("z", 0), Run(OTHER), into=at("v_input", 1))]),
     ]
-    with rows_counted(model, "blocks.2.hook_resid_post") as rows:
-        evaluate(model, runs, last_logit, max_memory=max_memory)
-    return rows["blocks.2.hook_resid_post"][1:]  # the first is the prompt without interventions
+    agree(model_of("gpt2"), runs, [EVERYWHERE, LAST])
 
 
-def test_memory_decides_how_many_runs_are_stacked() -> None:
-    assert _stacks(1) == [2] * 12
-    assert _stacks(10**12) == [24]
-    some = _stacks(60_000)
-    assert sum(some) == 24
-    assert 2 < max(some) < 24
+def _out_of_memory(monkeypatch: pytest.MonkeyPatch, above: int) -> list[int]:
+    """Have batches of more than so many runs run out of memory on the way; how many were tried at once."""
+    right, tried = Batch.execute, list[int]()
+
+    def execute(self: Batch) -> Any:
+        tried.append(len(self.plans))
+        given = right(self)
+        if len(self.plans) > above:
+            raise torch.OutOfMemoryError
+        return given
+
+    monkeypatch.setattr(Batch, "execute", execute)
+    return tried
 
 
-def test_a_larger_readout_or_a_pattern_leaves_less_room() -> None:
-    """Logits of all positions, and patterns, count as memory."""
+@pytest.mark.parametrize("above", [1, 3])
+def test_what_does_not_fit_is_halved(monkeypatch: pytest.MonkeyPatch, above: int) -> None:
+    """Same numbers in the same order, each run once, and nothing of what had been done half is left."""
+    model, runs = model_of("gpt2"), mixed_runs()
+    with unchecked_types():
+        expected = evaluation(model, runs, last_logit)
+        tried = _out_of_memory(monkeypatch, above)
+        ours = evaluation(model, runs, last_logit)
+    assert_close(ours.scores, expected.scores, RTOL)
+    assert ours.changed == expected.changed
+    assert max(tried) > above
+    assert sum(size for size in tried if size <= above) == len(runs)
+
+
+def test_a_run_that_does_not_fit_alone_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_of("gpt2")
-
-    def passes(name: str, metric: Any) -> int:
-        runs = [Run(TOKENS, [Intervention(at(name, 2, head=head % 4), 0.0)]) for head in range(12)]
-        with rows_counted(model, "blocks.2.hook_resid_post") as rows:
-            evaluate(model, runs, metric, max_memory=100_000)
-        return len(rows["blocks.2.hook_resid_post"])
-
-    fewest = passes("z", LogitDiff([1, 2], [3, 4]))
-    assert passes("pattern", LogitDiff([1, 2], [3, 4])) > fewest
-    assert passes("z", all_logits) > fewest
+    tried = _out_of_memory(monkeypatch, 0)
+    with left_alone(model), pytest.raises(torch.OutOfMemoryError):
+        evaluate(model, [Run(TOKENS, [Intervention(at("z", 1), float(number))]) for number in range(4)], last_logit)
+    assert tried == [4, 2, 1]
 
 
-EMBED, LAST = "hook_embed", "blocks.2.hook_resid_post"
+class _Kept(Keeps):
+    """Keeps everything in memory, and counts the batches."""
+
+    def __init__(self) -> None:
+        self.kept: dict[int, tuple[Tensor, list[bool]]] = {}
+        self.batches = 0
+
+    @property
+    def known(self) -> Mapping[int, tuple[Tensor, list[bool]]]:
+        return dict(self.kept)
+
+    def add(self, finished: Mapping[int, tuple[Tensor, list[bool]]]) -> None:
+        assert not set(finished) & set(self.kept), "no run is computed again"
+        self.kept |= finished
+        self.batches += 1
 
 
-def test_a_source_is_read_once() -> None:
-    """However many runs, and however many equal descriptions of it: one pass for the source, one for the prompt."""
-    model = model_of("gpt2")
-    runs = [
-        Run(TOKENS, [Intervention(at(name, layer, pos=pos), Run(OTHER))])
-        for name in ("z", "attn_out", "mlp_out")
-        for layer in range(3)
-        for pos in range(5)
-    ]
-    with rows_counted(model, EMBED, LAST) as rows:
-        evaluate(model, [Run(TOKENS), Run(OTHER), *runs], last_logit)
-    assert rows[EMBED] == [2, 2]
-    assert rows[LAST] == [2, 2, 90], "the two recorded to the end, and one stack for all"
+def test_what_was_finished_before_is_not_computed_again() -> None:
+    """Every batch is handed over as soon as it is done, and runs keep their places."""
+    model, runs = model_of("gpt2"), mixed_runs()
+    with unchecked_types():
+        expected = evaluation(model, runs, last_logit)
+        keeps, metrics = _Kept(), iter([last_logit] * 30 + [_failing])
+        with pytest.raises(ZeroDivisionError):
+            evaluation(model, runs, lambda logits: next(metrics)(logits), keeps=keeps, max_memory=60_000)
+        done = len(keeps.kept)
+        assert 0 < done <= 30
+        ours = evaluation(model, runs, last_logit, keeps=keeps)
+    assert len(keeps.kept) == len(runs)
+    assert_close(ours.scores, expected.scores, RTOL)
+    assert ours.changed == expected.changed
+    again = evaluation(model, runs, _failing, keeps=keeps)
+    assert torch.equal(again.scores, ours.scores)
 
 
-def test_sources_of_sources_are_read_once() -> None:
-    """Means and resamples of one run, and a run patched from it, share its pass."""
-    model = model_of("gpt2")
-    third = Run(THIRD)
-    inner = Run(OTHER, [Intervention(at("z", 0), third)])
-    sources = [inner, Mean(inner), Mean(inner, per_position=True), Resample(inner, torch.tensor([1, 0])), third]
-    runs = [Run(TOKENS, [Intervention(at("attn_out", 1), source)]) for source in sources]
-    with rows_counted(model, EMBED) as rows:
-        evaluate(model, runs * 2, last_logit)
-    assert rows[EMBED] == [2, 2, 2], "THIRD, OTHER patched from it, TOKENS"
+# ----------------------------------------------------------------------------------------------------------- gradients
 
 
-def test_sources_with_other_interventions_are_other_sources() -> None:
-    """Runs that differ in a place, a number, a tensor or an order are not taken for each other."""
-    model = model_of("gpt2")
-    order, reverse = torch.tensor([0, 1]), torch.tensor([1, 0])
-    inner = [
-        Run(OTHER, [Intervention(at("z", 0), 0.0)]),
-        Run(OTHER, [Intervention(at("z", 0), 1.0)]),
-        Run(OTHER, [Intervention(at("z", 0, head=1), 0.0)]),
-        Run(OTHER, [Intervention(at("z", 0, pos=1), 0.0)]),
-        Run(OTHER, [Intervention(at("z", 0, pos=[1]), 0.0), Intervention(at("v", 0), 0.5)]),
-        Run(OTHER, [Intervention(at("z", 0, pos=PER_PROMPT), 0.0)]),
-        Run(OTHER, [Intervention(at("z", 0, pos=PER_PROMPT - 1), 0.0)]),
-        Run(OTHER, [Intervention(at("z", 0), torch.ones(4, dtype=torch.float64))]),
-        Run(OTHER, [Intervention(at("z", 0), torch.zeros(4, dtype=torch.float64) - 1)]),
-        Run(OTHER, [Intervention(at("z", 0), Resample(Run(THIRD), order))]),
-        Run(OTHER, [Intervention(at("z", 0), Resample(Run(THIRD), reverse))]),
-        Run(OTHER, [Intervention(at("z", 0), Mean(Run(THIRD)))]),
-        Run(OTHER, [Intervention(at("z", 0), Mean(Run(THIRD), per_position=True))]),
-        Run(OTHER, (), torch.tensor([[0, 1, 1, 1, 1], [1, 1, 1, 1, 1]])),
-    ]
-    runs = [Run(TOKENS, [Intervention(at("attn_out", 1), source)]) for source in inner]
-    ours = logits_together(model, runs)
-    for number, run in enumerate(runs):
-        assert_same(ours[number], logits_of(model, run), number)
+def test_scores_have_the_gradient_of_their_masks_and_sources() -> None:
+    """Of several runs, stacked, that share them; with respect to the finite difference."""
+    model, metric = model_of("gpt2"), Reads(Readout(pos=-1, tokens=SOME_TOKENS))
+    mask = torch.tensor([0.3, 0.8], dtype=torch.float64)
+    source = torch.linspace(-1, 1, 4, dtype=torch.float64)
+    own = value_at(model, Run(TOKENS), "blocks.1.hook_resid_pre")
 
+    def score(mask: Tensor, source: Tensor) -> Tensor:
+        made = [
+            [Intervention(at("z", 1, head=[0, 2], pos=3), Run(OTHER), mask=mask[:, None])],
+            [Intervention(at("q", 0), source), Intervention(at("mlp_out", 1), Mean(Run(OTHER)), mask=mask[0])],
+            [Intervention(at("resid_pre", 1), own, mask=mask[1]), Intervention(at("z", 2, head=1), source)],
+            [Intervention(at("z", 0, head=1), Run(OTHER), into=at("v_input", 2, head=[1, 3]), mask=mask)],
+            [],
+        ]
+        weights = torch.arange(1.0, 6.0, dtype=torch.float64)
+        scores = evaluate(model, [Run(TOKENS, one) for one in made], metric)
+        return (scores.flatten(1).sum(1) * weights).sum()
 
-@pytest.mark.parametrize("layer", range(3))
-def test_no_run_starts_before_the_first_layer_it_touches(layer: int) -> None:
-    """Earlier layers see the prompt once, and the layer itself all the runs in one stack."""
-    model = model_of("gpt2")
-    runs = [
-        Run(TOKENS, [Intervention(at("z", layer, head=head), 0.0), Intervention(at("mlp_out", 2), 0.1)])
-        for head in range(4)
-    ]
-    blocks = [f"blocks.{at_layer}.hook_resid_post" for at_layer in range(3)]
-    with rows_counted(model, EMBED, *blocks) as rows:
-        evaluate(model, runs, last_logit)
-    assert rows[EMBED] == [2]
-    for at_layer, block in enumerate(blocks):
-        stacked = [count for count in rows[block] if count > 2]
-        assert stacked == ([] if at_layer < layer else [8])
-        assert rows[block].count(2) <= 1
-
-
-def test_nothing_is_run_again_for_a_run_without_interventions() -> None:
-    model = model_of("gpt2")
-    with rows_counted(model, EMBED, LAST) as rows:
-        first, second = logits_together(model, [Run(TOKENS), Run(TOKENS)])
-    assert rows == {EMBED: [2], LAST: [2]}
-    assert torch.equal(first, second)
-
-
-def test_only_what_is_read_is_unembedded() -> None:
-    """A metric of some tokens at one position makes no logits; one that reads a position makes those of one."""
-    model = model_of("gpt2")
-    runs = [Run(TOKENS, [Intervention(at("z", 2, head=head), 0.0)]) for head in range(4)]
-    with model.hooks(fwd_hooks=[("unembed.hook_out", lambda value, hook: shapes.append(list(value.shape)))]):
-        shapes: list[list[int]] = []
-        evaluate(model, runs, LogitDiff([1, 2], [3, 4]))
-        assert shapes == []
-        evaluate(model, runs, LogProb([1, 2]))
-        assert shapes == [[8, 1, 19]]
+    with left_alone(model):
+        asking = mask.clone().requires_grad_(), source.clone().requires_grad_()
+        gradients = torch.autograd.grad(score(*asking), asking)
+        assert all(weight.grad is None for weight in model.parameters())
+    step = 1e-5
+    for given, gradient in zip((mask, source), gradients, strict=True):
+        for place in range(len(given)):
+            moved = [given.clone(), given.clone()]
+            moved[0][place] += step
+            moved[1][place] -= step
+            up, down = (score(one, source) if given is mask else score(mask, one) for one in moved)
+            assert abs(float((up - down) / (2 * step) - gradient[place])) < 1e-6 * float(gradient.abs().max() + 1)
 
 
 # ------------------------------------------------------------------------------------------------------------- readout
 
 
-LEFT = torch.tensor([[0, 0, 0, 1, 1], [1, 1, 1, 1, 1]])
-RIGHT = torch.tensor([[1, 1, 0, 0, 0], [1, 1, 1, 1, 1]])
-MASKS = {"whole": None, "left": LEFT, "right": RIGHT}
-SOME_TOKENS = torch.tensor([[1, 18, 7], [0, 1, 7]])
 READOUTS = [Readout()] + [
     Readout(pos=pos, tokens=tokens)
     for pos in (0, 3, -1, -2, torch.tensor([4, 1]), torch.tensor([-1, 2]))
@@ -451,28 +576,13 @@ READOUTS = [Readout()] + [
 ]
 
 
-def part_of(logits: Tensor, readout: Readout, ends: list[int]) -> Tensor:
-    """What a readout reads of full logits; `ends` are how many tokens, padding included, end with a real one."""
-    rows = []
-    for row, one in enumerate(logits):
-        if readout.pos is not None:
-            pos = int(torch.as_tensor(readout.pos).expand(2)[row])
-            one = one[pos if pos >= 0 else ends[row] + pos]
-        rows.append(one if readout.tokens is None else one[..., readout.tokens[row]])
-    return torch.stack(rows)
-
-
 def reads_the_right_place(masked: str, readouts: list[Readout], *more: list[Intervention]) -> None:
     """A restricted readout is that part of the full logits, wherever the run is touched."""
     model, mask = model_of("gpt2"), MASKS[masked]
-    ends = [2 if masked == "right" else 5, 5]
     z = [at("z", 1, **select) for select in ({}, {"pos": 3}, {"pos": -1}, {"pos": LATE})]
     touched = [[], *([Intervention(one, value)] for one in z for value in (0.1, 0.2)), *more]
     runs = [Run(TOKENS, interventions, mask) for interventions in touched]
-    full = [logits_of(model, run) for run in runs]
-    for readout in readouts:
-        for run, ours, logits in zip(runs, evaluate(model, runs, Reads(readout)), full, strict=True):
-            assert_same(ours, part_of(logits, readout, ends), (run.interventions, readout))
+    agree(model, runs, readouts)
 
 
 @pytest.mark.parametrize("masked", MASKS)
@@ -510,38 +620,9 @@ def test_runs_touched_at_late_positions(masked: str, kind: str) -> None:
     sites = [site(name, layer, pos=pos) for name in names for layer in range(3) for pos in (3, -1, [2, 4], LATE)]
     sites += [at("pattern", layer, query=query) for layer in range(3) for query in (3, -1, [2, 4], LATE)]
     runs = [Run(TOKENS, [Intervention(one, sources[i % len(sources)])], mask) for i, one in enumerate(sites)]
+    runs = runs[(list(KINDS).index(kind) + list(MASKS).index(masked)) % 4 :: 4]
     runs.append(Run(TOKENS, [Intervention(sites[5], first), Intervention(sites[-2], changed)], mask))
-    ends = [2 if masked == "right" else 5, 5]
-    with unchecked_types():
-        known: dict[Any, Any] = {}
-        full = [logits_of(model, run, known) for run in runs]
-        for readout in (Readout(pos=-1), Readout(pos=3), Readout(pos=torch.tensor([4, 2]))):
-            for run, ours, logits in zip(runs, evaluate(model, runs, Reads(readout)), full, strict=True):
-                assert_same(ours, part_of(logits, readout, ends), (run.interventions, readout))
-
-
-@pytest.mark.parametrize(("pos", "first"), [(-1, 4), (4, 4), (3, 3), ([3, 4], 3), (LATE, 3)], ids=str)
-def test_only_positions_that_can_change_are_computed(pos: Any, first: int) -> None:
-    """From the first touched one on, rounded down to a quarter of the prompt."""
-    model = model_of("gpt2")
-    computed: list[int] = []
-    runs = [Run(TOKENS, [Intervention(at("z", 1, pos=pos, head=head), 0.0)]) for head in range(4)]
-    counter = model.blocks[1].register_forward_hook(lambda block, read, written: computed.append(written.shape[1]))
-    try:
-        evaluate(model, runs, Reads(Readout(pos=-1)))
-        touched, before = computed[-1], len(computed)
-        evaluate(model, runs, all_logits)
-    finally:
-        counter.remove()
-    assert 5 - first <= touched <= 5 - first + 1
-    assert computed[before:][-1] == 5, "every position is read"
-
-
-def test_a_model_that_looks_ahead_is_computed_whole() -> None:
-    model = build(attention_dir="bidirectional")
-    runs = [Run(TOKENS, [Intervention(at("z", layer, pos=4), Run(OTHER))]) for layer in range(3)]
-    for run, ours in zip(runs, evaluate(model, runs, Reads(Readout(pos=-1))), strict=True):
-        assert_same(ours, logits_of(model, run)[:, -1])
+    agree(model, runs, [Readout(pos=pos) for pos in (-1, 3, torch.tensor([4, 2]))])
 
 
 @pytest.mark.parametrize(("pos", "length"), [(3, 2), (3, 3), (4, 1)])
@@ -555,17 +636,21 @@ def test_a_shorter_source_is_refused_at_late_positions_too(pos: int, length: int
             evaluate(model_of("gpt2"), [run], Reads(Readout(pos=-1)))
 
 
-def test_ones_own_hooks_see_whole_prompts() -> None:
-    """A hook attached before may name positions; they mean the same in every run."""
+HOOKS_BEFORE = ["hook_embed", "attn_out1", "z2", "resid_post2", "ln_final.hook_normalized", "unembed.hook_out"]
+
+
+@pytest.mark.parametrize("name", HOOKS_BEFORE)
+def test_ones_own_hooks_see_whole_prompts(name: str) -> None:
+    """A hook attached before may name positions; they mean the same in every run, whatever is read."""
     model = build()
 
     def edit(value: Tensor, hook: Any) -> None:
         value[:, 0, 0] += 3.0
+        value[:, 3] -= 0.5
 
-    model.add_hook("attn_out1", edit)
-    runs = [Run(TOKENS, [Intervention(at("z", layer, pos=4), 0.0)]) for layer in range(3)]
-    for run, ours in zip(runs, evaluate(model, runs, Reads(Readout(pos=-1))), strict=True):
-        assert_same(ours, logits_of(model, run)[:, -1])
+    model.add_hook(name, edit)
+    runs = [Run(TOKENS), *(Run(TOKENS, [Intervention(at("z", layer, pos=4), 0.0)]) for layer in range(3))]
+    agree(model, runs, [LAST, Readout(pos=3), Readout(pos=0, tokens=SOME_TOKENS), EVERYWHERE])
 
 
 def test_the_metric_called_on_logits_reads_the_same() -> None:
@@ -790,24 +875,6 @@ def test_gradient_mode_is_restored(gradients: bool) -> None:
     assert not scores.requires_grad
 
 
-def test_inputs_are_left_as_they_were() -> None:
-    """Neither tokens nor recordings nor source tensors are written to."""
-    model = model_of("gpt2")
-    cache = model.run_with_cache(OTHER)[1]
-    before = {name: value.clone() for name, value in cache.items()}
-    tokens, new = TOKENS.clone(), torch.randn(2, 5, 4, 4, dtype=torch.float64)
-    kept = new.clone()
-    runs = [
-        Run(tokens, [Intervention(at("z", 1), cache), Intervention(at("z", 1, head=0), new[:, :, 0])]),
-        Run(tokens, [Intervention(at("z", 1), new), Intervention(at("z", 1, pos=0), 5.0)]),
-        Run(tokens, [Intervention(at("resid_pre", 1), cache), Intervention(at("resid_pre", 1, pos=0), 5.0)]),
-    ]
-    evaluate(model, runs, last_logit)
-    assert torch.equal(tokens, TOKENS)
-    assert torch.equal(new, kept)
-    assert all(torch.equal(value, before[name]) for name, value in cache.items())
-
-
 def test_ones_own_hooks_work_and_stay() -> None:
     """What was attached to the model before is part of it: it acts on every run, and is there afterwards."""
     model = build()
@@ -845,38 +912,6 @@ def test_half_precision_models_stay_in_their_dtype(dtype: torch.dtype) -> None:
 # ------------------------------------------------------------------------------------------------------------- mutants
 
 
-def _starts_elsewhere(monkeypatch: pytest.MonkeyPatch, layer_of: Callable[[HookedTransformer, Run, int], int]) -> None:
-    right = interpreter._starts
-
-    def starts(model: HookedTransformer, runs: list[Run], readout: Readout) -> list[interpreter.Start]:
-        return [
-            start._replace(layer=layer_of(model, run, start.layer))
-            for run, start in zip(runs, right(model, runs, readout), strict=True)
-        ]
-
-    monkeypatch.setattr(interpreter, "_starts", starts)
-
-
-def _starts_a_layer_late(monkeypatch: pytest.MonkeyPatch) -> None:
-    _starts_elsewhere(monkeypatch, lambda model, run, layer: min(layer + 1, model.cfg.n_layers))
-
-
-def _starts_where_the_last_intervention_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    def last(model: HookedTransformer, run: Run, layer: int) -> int:
-        return max((interpreter._layer(model, one.site.hook) for one in run.interventions), default=layer)
-
-    _starts_elsewhere(monkeypatch, last)
-
-
-def _mixes_up_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = interpreter._hooks
-
-    def hooks(touched: Any, stacked: int, *rest: Any) -> Any:
-        return right([(stacked - 1 - place, one) for place, one in touched], stacked, *rest)
-
-    monkeypatch.setattr(interpreter, "_hooks", hooks)
-
-
 def _forgets_the_mask(monkeypatch: pytest.MonkeyPatch) -> None:
     """In runs that do not begin with the tokens."""
     right = HookedTransformer.forward
@@ -890,17 +925,40 @@ def _forgets_the_mask(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _averages_padding(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = Mean.recorded_value
+    right = Mean.made_of
 
-    def recorded_value(self: Mean, value: Tensor, point: Any) -> Tensor:
-        unmasked = Mean(Run(self.run.tokens, self.run.interventions), self.per_position)
-        return right(unmasked, value, point)
+    def made_of(self: Mean, *arguments: Any) -> Tensor:
+        return right(Mean(self.run, self.per_position, ["bos"]), *arguments)
 
-    monkeypatch.setattr(Mean, "recorded_value", recorded_value)
+    monkeypatch.setattr(Mean, "made_of", made_of)
 
 
-def _keeps_every_prompt_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Resample, "recorded_value", lambda self, value, point: value)
+def _leaves_every_prompt_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Resample, "made_of", lambda self, value, point, model: value)
+
+
+def _mixes_up_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = Batch.execute
+
+    def execute(self: Batch) -> Any:
+        self.steps.reverse()
+        return right(self)
+
+    monkeypatch.setattr(Batch, "execute", execute)
+
+
+def _tells_changes_of_other_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = Batch.execute
+
+    def execute(self: Batch) -> Any:
+        logits, changed = right(self)
+        return logits, changed[::-1]
+
+    monkeypatch.setattr(Batch, "execute", execute)
+
+
+def _tells_changes_in_the_order_of_the_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("interp_hooks.interpreter.sorted", lambda things, **options: list(things), raising=False)
 
 
 def _reads_one_position_early(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -913,32 +971,24 @@ def _counts_back_from_the_padding(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Readout, "positions", lambda self, run: right(self, Run(run.tokens)))
 
 
-def _computes_too_few_positions(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = interpreter._first_position
+def _sees_the_keys_of_another_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = KeyValueCache.at
 
-    def late(model: HookedTransformer, run: Run, read_from: int) -> int:
-        return max(2, right(model, run, read_from))
+    def at_layer(self: KeyValueCache, layer: int) -> Any:
+        return tuple(part.flip(0) if self.frozen else part for part in right(self, layer))
 
-    monkeypatch.setattr(interpreter, "_first_position", late)
+    monkeypatch.setattr(KeyValueCache, "at", at_layer)
 
 
 def _sorts_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """And forgets to put their results back into the order in which the runs were given."""
-    right = interpreter._execute
-    monkeypatch.setattr(interpreter, "_execute", lambda *arguments: right(*arguments).flip(0))
+    right = Batch.execute
 
+    def execute(self: Batch) -> Any:
+        logits, changed = right(self)
+        return torch.cat(logits.chunk(len(self.plans))[::-1]), changed
 
-def _takes_all_prompts_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Run, "prompt_key", property(lambda self: tuple(self.tokens.shape)))
-
-
-def _drops_earlier_interventions(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = interpreter._by_layer
-
-    def by_layer(model: HookedTransformer, runs: list[Run]) -> Any:
-        return right(model, [dataclasses.replace(run, interventions=list(run.interventions)[-1:]) for run in runs])
-
-    monkeypatch.setattr(interpreter, "_by_layer", by_layer)
+    monkeypatch.setattr(Batch, "execute", execute)
 
 
 def _asks_the_last_layer_for_the_position_before(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -947,32 +997,54 @@ def _asks_the_last_layer_for_the_position_before(monkeypatch: pytest.MonkeyPatch
 
 
 def _lets_runs_join_with_another_position(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = interpreter.at_positions
-    monkeypatch.setattr(interpreter, "at_positions", lambda stream, rows: right(stream, (rows - 1).clamp(min=0)))
+    monkeypatch.setattr(interpreter, "at_positions", lambda stream, rows: at_positions(stream, (rows - 1).clamp(min=0)))
 
 
-def _forgets_the_interventions_of_sources(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Run, "key", Run.prompt_key)
+def _makes_all_of_every_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = Intervention.write
+
+    def write(self: Intervention, *arguments: Any) -> Tensor:
+        return right(Intervention(self.site, self.source, self.along), *arguments)
+
+    monkeypatch.setattr(Intervention, "write", write)
+
+
+def _known_reads(*readouts: Readout) -> Callable[[], None]:
+    def check() -> None:
+        runs, expected = _expected("gpt2")
+        agree(model_of("gpt2"), runs, readouts, expected)
+
+    return check
+
+
+def _late_runs() -> None:
+    sites = [at("q", 1, pos=pos) for pos in (2, 3)]
+    agree(model_of("gpt2"), [Run(TOKENS, [Intervention(one, 0.7)]) for one in sites], [LAST])
+
+
+def _several_that_change() -> None:
+    z = [at("z", 2), at("z", 0)]
+    own = value_at(model_of("gpt2"), Run(TOKENS), "blocks.0.attn.hook_z")
+    made = [[Intervention(z[0], 1.0), Intervention(z[1], own)], [Intervention(z[0], 1.0)]]
+    agree(model_of("gpt2"), [Run(TOKENS, one) for one in made], [EVERYWHERE])
 
 
 MUTANTS: list[tuple[Callable[[pytest.MonkeyPatch], None], Callable[[], None]]] = [
-    (_starts_a_layer_late, lambda: contract("gpt2", "run", ["z"])),
-    (_starts_where_the_last_intervention_is, lambda: several_at_once("gpt2")),
     (_mixes_up_rows, lambda: contract("llama", "recorded", ["q"])),
     (_mixes_up_rows, keeps_order),
     (_forgets_the_mask, lambda: padding_is_not_read(LEFT)),
     (_averages_padding, lambda: contract("neox", "mean of a masked run", ["mlp_out"])),
     (_averages_padding, lambda: padding_is_not_read(RIGHT)),
-    (_keeps_every_prompt_in_its_place, lambda: contract("gpt2", "resample", ["pattern"])),
+    (_leaves_every_prompt_in_its_place, lambda: contract("gpt2", "resample", ["pattern"])),
     (_reads_one_position_early, lambda: reads_the_right_place("whole", READOUTS)),
     (_counts_back_from_the_padding, lambda: reads_the_right_place("right", READOUTS)),
-    (_computes_too_few_positions, lambda: reads_the_right_place("whole", [Readout(pos=-1)])),
+    (_sees_the_keys_of_another_prompt, _late_runs),
     (_sorts_runs, keeps_order),
-    (_takes_all_prompts_for_one, keeps_order),
-    (_drops_earlier_interventions, lambda: several_at_once("attn-only")),
-    (_asks_the_last_layer_for_the_position_before, lambda: reads_the_right_place("whole", [Readout(pos=-1)])),
-    (_lets_runs_join_with_another_position, lambda: reads_the_right_place("whole", [Readout(pos=-1)])),
-    (_forgets_the_interventions_of_sources, lambda: several_at_once("gpt2")),
+    (_tells_changes_of_other_runs, _several_that_change),
+    (_tells_changes_in_the_order_of_the_pass, _several_that_change),
+    (_asks_the_last_layer_for_the_position_before, lambda: reads_the_right_place("whole", [LAST])),
+    (_lets_runs_join_with_another_position, lambda: reads_the_right_place("whole", [LAST])),
+    (_makes_all_of_every_change, _known_reads(EVERYWHERE)),
 ]
 
 
@@ -980,8 +1052,8 @@ MUTANTS: list[tuple[Callable[[pytest.MonkeyPatch], None], Callable[[], None]]] =
 def test_mutants_are_caught(
     mutate: Callable[[pytest.MonkeyPatch], None], check: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a late start has passed by raises by itself, which is as good as a wrong number."""
+    """What a mutant makes impossible raises by itself, which is as good as a wrong number."""
     check()
     mutate(monkeypatch)
-    with unchecked_types(), pytest.raises((AssertionError, HookDidNotFire, IndexError)):
+    with unchecked_types(), pytest.raises((AssertionError, HookDidNotFire, IndexError, KeyError)):
         check()

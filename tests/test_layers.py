@@ -17,29 +17,33 @@ PACKAGE = Path(interp_hooks.__file__).parent
 
 # Each may import those of earlier lines, and its own package.
 LAYERS = """
-    errors
-    config
-    names factored
-    hooks
-    cache
-    components
-    weights tokens
-    inputs generate
+    errors arrays losses frozen_norm tensor_files
+    names slices experts_config factored sampling
+    hook_points tokenization compat
+    config caching decomposition
+    hooks tokens direct_effects initialization
+    cache components checkpoints
+    generate grouping inputs weights
+    switches
     model
-    loading interventions results
-    readout
-    interpreter
+    loading sites training
+    interventions
+    readout edges
+    plans archive
+    recording provenance
+    interpreter results
+    experiment viz
     experiments analysis
-    patching viz
+    patching
     demo
     cli
 """
 RANK = {name: rank for rank, line in enumerate(LAYERS.split("\n")) for name in line.split()}
-ALLOWED = {("model", "loading")}  # HookedTransformer.from_pretrained and kin, inside the methods
-WHO_LOADS = {"loading", "model", "demo", "cli"}
+ALLOWED = {("checkpoints", "loading")}  # HookedTransformer.from_pretrained and kin, inside the methods
+WHO_LOADS = {"loading", "checkpoints", "demo", "cli"}
 
 PANDAS = {"hooks", "results", "experiments", "analysis", "patching", "viz", "demo", "cli"}  # where tables leave
-TRANSFORMERS = {"loading", "tokens", "components/positions"}
+TRANSFORMERS = {"loading", "tokens", "tokenization", "checkpoints", "components/positions"}
 
 
 def module_of(path: Path) -> str:
@@ -106,8 +110,8 @@ def test_no_architecture_is_named_outside_loading(path: Path) -> None:
     assert not re.findall(r"\w+(?:ForCausalLM|LMHeadModel|ForMaskedLM|ForConditionalGeneration)\b", source)
 
 
-def test_loading_is_imported_by_the_model_inside_a_few_methods_only() -> None:
-    tree = ast.parse((PACKAGE / "model.py").read_text(encoding="utf-8"))
+def test_loading_is_imported_inside_the_methods_of_checkpoints_only() -> None:
+    tree = ast.parse((PACKAGE / "checkpoints.py").read_text(encoding="utf-8"))
     methods = [
         function.name
         for function in ast.walk(tree)
@@ -115,7 +119,7 @@ def test_loading_is_imported_by_the_model_inside_a_few_methods_only() -> None:
         for node in ast.walk(function)
         if isinstance(node, ast.ImportFrom) and "interp_hooks.loading" in str(node.module)
     ]
-    assert set(methods) == {"from_pretrained", "from_state_dict", "to_hf", "verify"}
+    assert {"from_pretrained", "from_state_dict", "to_hf", "verify"} <= set(methods)
     assert not [node for node in tree.body if isinstance(node, ast.ImportFrom) and "loading" in str(node.module)]
 
 

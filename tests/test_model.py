@@ -2,17 +2,29 @@
 
 import copy
 import math
+import pickle
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from interp_hooks import HookedTransformer, HookedTransformerConfig, HookPoint, Output, lm_cross_entropy_loss
+from interp_hooks import (
+    HookedTransformer,
+    HookedTransformerConfig,
+    HookPoint,
+    KeyValueCache,
+    Output,
+    lm_cross_entropy_loss,
+)
 from interp_hooks.errors import (
     BadHookValue,
     BadInput,
+    CheckpointError,
     ConfigError,
     InterpHooksError,
     NoTokenizer,
@@ -142,35 +154,98 @@ def test_rows_do_not_see_each_other(plain: HookedTransformer, tokens: Tensor) ->
     assert_close(our_logits(plain, tokens)[1:], our_logits(plain, tokens[1:]), EXACT)
 
 
+@torch.no_grad()
+def test_arguments_come_in_the_order_of_the_field(square: HookedTransformer, tokens: Tensor) -> None:
+    stream, mask = square(tokens, stop_at_layer=1), torch.ones_like(tokens)
+    by_name = square(stream, "loss", start_at_layer=1, tokens=tokens)
+    assert torch.equal(square(stream, "loss", False, None, None, 1, tokens, None, mask, None, None), by_name)
+    logits = square(tokens)
+    assert torch.equal(square.loss_fn(logits, tokens, mask, per_token=True), square(tokens, "loss", True))
+
+
+# ---------------------------------------------------------------------------------------------------------- shortformer
+
+
+def shortformer_by_hand(model: HookedTransformer, tokens: Tensor, W_pos: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """The stream after the last block, and every pattern, from the weights alone; norms have no gain."""
+    pos, scale = tokens.shape[1], model.cfg.d_head**0.5
+    above = torch.ones(pos, pos).triu(1).bool()
+
+    def normalized(x: Tensor) -> Tensor:
+        x = x - x.mean(-1, keepdim=True)
+        return x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+
+    stream, patterns = model.embed.W_E[tokens], []
+    for block in model.blocks:
+        attn, mlp, plain = block.attn, block.mlp, normalized(stream)
+        placed = plain + W_pos[:pos]
+        q = torch.einsum("bpd,hdk->bhpk", placed, attn.W_Q) + attn.b_Q[:, None]
+        k = torch.einsum("bpd,hdk->bhpk", placed, attn.W_K) + attn.b_K[:, None]
+        v = torch.einsum("bpd,hdk->bhpk", plain, attn.W_V) + attn.b_V[:, None]
+        patterns.append((q @ k.mT / scale).masked_fill(above, -torch.inf).softmax(-1))
+        stream = stream + torch.einsum("bhpk,hkd->bpd", patterns[-1] @ v, attn.W_O) + attn.b_O
+        mid = torch.nn.functional.gelu(normalized(stream) @ mlp.W_in + mlp.b_in)
+        stream = stream + normalized(mid) @ mlp.W_out + mlp.b_out
+    return stream, patterns
+
+
+@pytest.fixture
+def shortformer() -> HookedTransformer:
+    return build(positional_embedding_type="shortformer", act_fn="gelu_ln", normalization_type="LNPre")
+
+
+@torch.no_grad()
+def test_positions_beside_the_stream(shortformer: HookedTransformer, tokens: Tensor) -> None:
+    """Added to what queries and keys read, after the norm, and to nothing else."""
+    expected, patterns = shortformer_by_hand(shortformer, tokens, shortformer.W_pos)
+    _, cache = shortformer.run_with_cache(tokens)
+    assert_close(cache["resid_post", -1], expected, EXACT)
+    for layer, pattern in enumerate(patterns):
+        assert_close(cache["pattern", layer], pattern, EXACT)
+    assert_close(cache["resid_pre", 0], cache["hook_embed"], EXACT)
+    assert_close(cache["hook_pos_embed"], shortformer.W_pos[:7].expand(2, -1, -1), EXACT)
+    assert not [name for name in shortformer.hook_dict if "attn_input" in name], "it would never fire"
+    elsewhere = shortformer_by_hand(shortformer, tokens, 2 * shortformer.W_pos)[0]
+    doubled = [("hook_pos_embed", lambda value, hook: 2 * value)]
+    stopped = shortformer.run_with_hooks(tokens, fwd_hooks=doubled, stop_at_layer=3)
+    assert_close(stopped, elsewhere, EXACT)
+    ungrouped = [
+        ("blocks.1.hook_q_input", lambda value, hook: value),
+        ("blocks.1.hook_k_input", lambda value, hook: None),
+    ]
+    assert_close(shortformer.run_with_hooks(tokens, fwd_hooks=ungrouped, stop_at_layer=3), expected, EXACT)
+
+
+@torch.no_grad()
+def test_a_late_start_knows_its_positions_or_is_given_some(shortformer: HookedTransformer, tokens: Tensor) -> None:
+    stream = shortformer(tokens, stop_at_layer=1)
+    assert torch.equal(shortformer(stream, start_at_layer=1), shortformer(tokens))
+    given = shortformer.W_pos[:7][None]
+    assert torch.equal(shortformer(stream, start_at_layer=1, shortformer_pos_embed=given), shortformer(tokens))
+    zero = [("hook_pos_embed", lambda value, hook: 0 * value)]
+    start = shortformer.run_with_hooks(tokens, fwd_hooks=zero, stop_at_layer=1)
+    assert_close(
+        shortformer(start, start_at_layer=1, shortformer_pos_embed=0 * given),
+        shortformer.run_with_hooks(tokens, fwd_hooks=zero),
+        EXACT,
+    )
+    cache = KeyValueCache()
+    parts = [shortformer(tokens[:, :4], past_kv_cache=cache), shortformer(tokens[:, 4:], past_kv_cache=cache)]
+    assert_close(torch.cat(parts, 1), shortformer(tokens), EXACT)
+    for model, options, said in (
+        (shortformer, dict(shortformer_pos_embed=given), "for passes with start_at_layer="),
+        (
+            shortformer,
+            dict(start_at_layer=1, shortformer_pos_embed=given[:, 1:]),
+            r"must be \[2, 7, 12\], got \[1, 6, 12\]",
+        ),
+        (build(), dict(start_at_layer=1, shortformer_pos_embed=given), "needs a model with positional_embedding_type"),
+    ):
+        with unchecked_types(), pytest.raises(BadInput, match=said):
+            model(stream if "start_at_layer" in options else tokens, **options)
+
+
 # ------------------------------------------------------------------------------------------------- what it is made of
-
-
-def test_initial_weights() -> None:
-    model = HookedTransformer(HookedTransformerConfig(**SMALL | dict(d_model=64, seed=1, initializer_range=0.5)))
-    for name, weight in model.named_parameters():
-        kind = name.rpartition(".")[2]
-        if kind.startswith("W_"):
-            # a standard deviation estimated from at least 64 * 6 numbers, within 6 standard errors
-            assert abs(float(weight.detach().std()) / 0.5 - 1) < 6 / math.sqrt(2 * weight.numel()), name
-        else:
-            assert bool((weight == (1.0 if kind == "w" else 0.0)).all()), name
-
-
-def test_a_seed_gives_the_same_weights_and_leaves_the_global_generator_alone() -> None:
-    state = torch.random.get_rng_state()
-    one, other = (HookedTransformer(SMALL | dict(seed=3)) for _ in range(2))
-    assert torch.equal(torch.random.get_rng_state(), state)
-    for (name, weight), twin in zip(one.named_parameters(), other.parameters(), strict=True):
-        assert torch.equal(weight, twin), name
-    assert not torch.equal(HookedTransformer(SMALL | dict(seed=4)).W_E, one.W_E)
-
-
-def test_without_a_seed_the_global_generator_counts() -> None:
-    torch.manual_seed(5)
-    one = HookedTransformer(SMALL)
-    assert not torch.equal(one.W_E, HookedTransformer(SMALL).W_E)
-    torch.manual_seed(5)
-    assert torch.equal(one.W_E, HookedTransformer(SMALL).W_E)
 
 
 def test_a_config_may_be_a_dict() -> None:
@@ -185,6 +260,68 @@ def test_dtype_and_device_follow_the_model() -> None:
     assert model.to(torch.bfloat16).cfg.dtype == model.dtype == torch.bfloat16
     assert model(torch.tensor([[1, 2]])).dtype == torch.bfloat16
     assert model.to("meta").cfg.device == model.device == torch.device("meta")
+
+
+def test_moves_return_the_model_and_print_nothing(own: HookedTransformer, capsys: pytest.CaptureFixture[str]) -> None:
+    assert own.cpu() is own.to("cpu", print_details=True) is own.to(torch.float32) is own.double() is own
+    assert own.cfg.dtype == torch.float64
+    assert capsys.readouterr().out == ""
+    if not torch.backends.mps.is_available():
+        with pytest.raises((RuntimeError, AssertionError)):
+            own.mps()
+
+
+def test_weights_may_stay_on_the_cpu() -> None:
+    model = HookedTransformer(SMALL | dict(device="meta"), move_to_device=False)
+    assert model.device == model.cfg.device == torch.device("cpu")
+
+
+def test_the_vocabulary_may_be_the_tokenizers(tmp_path: Path) -> None:
+    """Given as an object, or by name."""
+    sizes, tokenizer = SMALL | dict(d_vocab=-1), word_tokenizer()
+    with pytest.raises(ConfigError, match=r"expected d_vocab, or a tokenizer \(or tokenizer_name\)"):
+        HookedTransformer(sizes)
+    tokenizer.save_pretrained(tmp_path)
+    expected = max(tokenizer.get_vocab().values()) + 1
+    for model in (HookedTransformer(sizes, tokenizer), HookedTransformer(sizes | dict(tokenizer_name=str(tmp_path)))):
+        assert (model.cfg.d_vocab, model.cfg.d_vocab_out, len(model.W_E)) == (expected,) * 3
+        assert model.to_tokens("the cat").tolist() == HookedTransformer(sizes, tokenizer).to_tokens("the cat").tolist()
+    with pytest.raises(CheckpointError, match=r"the tokenizer .*nowhere.* cannot be read"):
+        HookedTransformer(sizes | dict(tokenizer_name=str(tmp_path / "nowhere")))
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_pickled_model_is_the_same(name: str) -> None:
+    model, tokens = hooked(name), random_tokens(d_vocab=19)
+    for twin in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+        assert twin.cfg == model.cfg
+        assert list(twin.hook_dict) == list(model.hook_dict)
+        assert twin.hook_dict["hook_embed"] is twin.hook_embed is not model.hook_embed
+        assert_close(our_logits(twin, tokens), our_logits(model, tokens), 1e-12)
+
+
+COMPILED = """
+import torch
+from interp_hooks import HookedTransformer
+sizes = dict(n_layers=1, d_model=16, n_ctx=16, d_vocab=29, n_heads=4, act_fn="gelu", seed=0)
+kinds = [{}, dict(positional_embedding_type="rotary", n_key_value_heads=2, gated_mlp=True, normalization_type="RMS")]
+tokens = torch.arange(10).reshape(2, 5)
+for kind in kinds:
+    model = HookedTransformer(sizes | kind).eval()
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    with torch.no_grad():
+        logits, loss = compiled(tokens, return_type="both")
+        assert torch.equal(logits, model(tokens))
+        assert torch.equal(loss, model(tokens, return_type="loss"))
+assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
+"""
+
+
+@pytest.mark.skipif(not torch._dynamo.is_dynamo_supported(), reason="torch.compile does not know this Python")
+def test_an_unhooked_model_compiles_in_one_graph() -> None:
+    """In a process of its own, since the type checks of these tests cannot be compiled."""
+    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, check=False)
+    assert not done.returncode, done.stderr[-3000:]
 
 
 @pytest.mark.parametrize("fields", [{}, dict(gated_mlp=True, n_key_value_heads=2), dict(attn_only=True)])
@@ -233,6 +370,36 @@ def test_flags_change_what_is_collected_and_nothing_else(
     assert torch.equal(our_logits(own, tokens), before)
     getattr(own, flag)(False)
     assert list(own.run_with_cache(tokens)[1]) == list(cache)
+
+
+def test_a_flag_of_the_config_is_that_switch(tokens: Tensor) -> None:
+    """And what has no such hook says so."""
+    model = build(use_attn_result=True, use_split_qkv_input=True)
+    _, cache = model.run_with_cache(tokens)
+    assert {"blocks.1.attn.hook_result", "blocks.1.hook_k_input"} <= set(cache)
+    assert "blocks.1.hook_mlp_in" not in cache
+    model.set_use_attn_result(False)
+    assert not model.cfg.use_attn_result
+    assert pickle.loads(pickle.dumps(model)).cfg.use_split_qkv_input
+    for fields, switch, missing in (
+        (dict(n_key_value_heads=2), "set_use_attn_in", "hook_attn_in"),
+        (dict(attn_only=True), "set_use_hook_mlp_in", "hook_mlp_in"),
+    ):
+        with pytest.raises(BadInput, match=f"this model has no {missing}"):
+            getattr(build(**fields), switch)(True)
+        getattr(build(**fields), switch)(False)
+
+
+def test_tokens_can_be_hooked_where_the_config_says_so(tokens: Tensor) -> None:
+    model = build(use_hook_tokens=True, d_vocab_out=23)
+    logits, cache = model.run_with_cache(tokens)
+    assert torch.equal(cache["hook_tokens"], tokens)
+    other = tokens.roll(1, dims=0)
+    swapped = model.run_with_hooks(tokens, fwd_hooks=[("hook_tokens", lambda value, hook: other)], return_type="both")
+    assert_close(swapped.logits, our_logits(model, other), EXACT)
+    assert_close(swapped.loss, model(other, return_type="loss"), EXACT)
+    assert "hook_tokens" not in build().hook_dict
+    assert_close(logits, our_logits(build(d_vocab_out=23), tokens), EXACT)
 
 
 def test_a_filter_collects_whatever_it_names(plain: HookedTransformer, tokens: Tensor) -> None:

@@ -43,6 +43,12 @@ from interp_hooks.errors import UnknownHook
         (("attn_out", 5), "blocks.5.hook_attn_out"),
         (("resid_mid", 5, "block"), "blocks.5.hook_resid_mid"),
         (("q", 2, "mlp"), "blocks.2.attn.hook_q"),  # the name decides where only one place makes sense
+        (("resid_pre", 3, "m"), "blocks.3.hook_resid_pre"),
+        (("attn_out", 3, "attn"), "blocks.3.hook_attn_out"),
+        (("k_input", 1, "a"), "blocks.1.hook_k_input"),
+        (("hook_q", 0), "blocks.0.attn.hook_q"),
+        (("hook_resid_pre", 0), "blocks.0.hook_resid_pre"),
+        (("hook_scale", 2, "ln1"), "blocks.2.ln1.hook_scale"),
         (("mlp_out0",), "blocks.0.hook_mlp_out"),
         (("rot_q4",), "blocks.4.attn.hook_rot_q"),
         (("resid_pre0",), "blocks.0.hook_resid_pre"),

@@ -1,7 +1,9 @@
 """Text to tokens and back: exactly one BOS where it is wanted, padding on the side asked for, and nothing lost."""
 
+import copy
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
@@ -9,22 +11,26 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from interp_hooks import HookedTransformer
 from interp_hooks.errors import BadInput, NoTokenizer, TokenError
-from interp_hooks.tokens import TextInterface
+from interp_hooks.tokens import TextInterface, overridden_defaults
 from tests.tiny import SHARED, assert_close, build, our_logits, unchecked_types
 
 WORDS = ["the", "cat", "sat", "on", "mat", "a", "dog", "ran"]
 
 
-def word_tokenizer(*, adds_bos: bool = False, bos: bool = True, pad: bool = False) -> PreTrainedTokenizerFast:
+def word_tokenizer(
+    *, adds_bos: bool = False, adds_eos: bool = False, bos: bool = True, pad: bool = False, **options: Any
+) -> PreTrainedTokenizerFast:
     """One token per word; with `adds_bos` the tokenizer itself puts a BOS in front, as Llama's does."""
     vocabulary = {word: number for number, word in enumerate(["<s>", "</s>", "<pad>", "<unk>", *WORDS])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.add_special_tokens([AddedToken(token, special=True) for token in ("<s>", "</s>", "<pad>")])
-    if adds_bos:
-        tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
-    special = {"bos_token": "<s>" if bos else None, "eos_token": "</s>", "unk_token": "<unk>"}
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>" if pad else None, **special)
+    template = "<s> " * adds_bos + "$A" + " </s>" * adds_eos
+    if adds_bos or adds_eos:
+        special = [("<s>", 0), ("</s>", 1)]
+        tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=special)
+    named = {"bos_token": "<s>" if bos else None, "eos_token": "</s>", "unk_token": "<unk>"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>" if pad else None, **named, **options)
 
 
 def text_model(tokenizer: Any, **options: Any) -> HookedTransformer:
@@ -56,6 +62,26 @@ def test_a_row_begins_with_exactly_one_bos(adds_bos: bool, text: str, prepend_bo
     assert model.to_tokens(text, prepend_bos=prepend_bos).tolist() == [ids]
 
 
+@pytest.mark.parametrize("adds_bos", [False, True])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_tokenizer_that_adds_an_eos_adds_none_here(adds_bos: bool, side: Any) -> None:
+    model = text_model(word_tokenizer(adds_bos=adds_bos, adds_eos=True, pad=True), default_padding_side=side)
+    assert model.tokenizer_prepends_bos is adds_bos
+    assert model.to_tokens("the cat").tolist() == [[0, THE, CAT]]
+    assert model.to_tokens("the cat", prepend_bos=False).tolist() == [[THE, CAT]]
+    assert model.to_single_token("cat") == CAT
+    padded = model.to_tokens(["the cat", "sat"], prepend_bos=False).tolist()
+    assert padded == [[THE, CAT], [SAT, 2] if side == "right" else [2, SAT]]
+
+
+@pytest.mark.parametrize("adds_bos", [False, True])
+def test_whether_the_tokenizer_itself_adds_a_bos_is_told(adds_bos: bool) -> None:
+    assert text_model(word_tokenizer(adds_bos=adds_bos)).tokenizer_prepends_bos is adds_bos
+    assert text_model(word_tokenizer(bos=False)).tokenizer_prepends_bos is False
+    with pytest.raises(NoTokenizer):
+        build().tokenizer_prepends_bos  # noqa: B018
+
+
 @pytest.mark.parametrize("default", [False, True])
 def test_the_models_default_holds_where_nothing_is_said(default: bool) -> None:
     cfg = build().cfg.replace(default_prepend_bos=default)
@@ -71,6 +97,48 @@ def test_a_tokenizer_without_bos() -> None:
         model.to_tokens("the cat", prepend_bos=True)
     with pytest.raises(TokenError, match="the text '' has no tokens"):
         model.to_tokens("")
+
+
+def test_the_default_may_be_changed() -> None:
+    model = text_model(word_tokenizer(adds_bos=True))
+    assert model.default_prepend_bos is True
+    model.default_prepend_bos = False
+    assert model.cfg.default_prepend_bos is False
+    assert model.to_tokens("the cat").tolist() == [[THE, CAT]]
+    assert torch.equal(our_logits(model, "the cat"), our_logits(model, torch.tensor([[THE, CAT]])))
+    assert len(model.to_str_tokens("the cat")) == 2
+    assert model.get_token_position("cat", "the cat") == 1
+    model.default_prepend_bos = True
+    assert model.to_tokens("the cat").tolist() == [[0, THE, CAT]]
+    without = text_model(word_tokenizer(bos=False))
+    with pytest.raises(TokenError, match="no BOS token"):
+        without.default_prepend_bos = True
+
+
+def test_defaults_may_differ_for_a_while() -> None:
+    model = text_model(word_tokenizer(pad=True))
+    with overridden_defaults(model, prepend_bos=False, padding_side="left"):
+        assert model.to_tokens(["the cat", "sat"]).tolist() == [[THE, CAT], [2, SAT]]
+        with overridden_defaults(model, prepend_bos=True):
+            assert model.to_tokens(["the cat", "sat"]).tolist() == [[0, THE, CAT], [2, 0, SAT]]
+        with pytest.raises(ZeroDivisionError), overridden_defaults(model, padding_side="right"):
+            raise ZeroDivisionError
+        assert (model.default_prepend_bos, model.default_padding_side) == (False, "left")
+    assert (model.default_prepend_bos, model.default_padding_side) == (True, "right")
+    assert model.to_tokens(["the cat", "sat"]).tolist() == [[0, THE, CAT], [0, SAT, 2]]
+
+
+def test_overriding_what_cannot_be_is_told_and_leaves_the_defaults() -> None:
+    model = text_model(word_tokenizer(bos=False))
+    with pytest.raises(TokenError, match="no BOS token"):
+        overridden_defaults(model, prepend_bos=True).__enter__()
+    with unchecked_types(), pytest.raises(BadInput, match="padding_side"):
+        overridden_defaults(model, prepend_bos=False, padding_side="middle").__enter__()
+    assert (model.default_prepend_bos, model.default_padding_side) == (False, "right")
+    untold = build()
+    with overridden_defaults(untold, prepend_bos=False, padding_side="left"):
+        assert (untold.default_prepend_bos, untold.default_padding_side) == (False, "left")
+    assert (untold.default_prepend_bos, untold.default_padding_side) == (True, "right")
 
 
 def test_a_forward_pass_reads_text_as_to_tokens_does() -> None:
@@ -98,6 +166,25 @@ def test_rows_are_filled_on_the_side_asked_for(pad: bool) -> None:
             assert row == (ids + padding if side == "right" else padding + ids)
     left = text_model(word_tokenizer(pad=pad), default_padding_side="left")
     assert torch.equal(left.to_tokens(TEXTS), tokens), "the model's default"
+
+
+def test_the_side_is_the_tokenizers_also_when_it_changes() -> None:
+    model, tokenizer = build(), word_tokenizer(pad=True, padding_side="left")
+    left, right = [[0, THE, CAT], [2, 0, SAT]], [[0, THE, CAT], [0, SAT, 2]]
+    model.set_tokenizer(tokenizer)
+    assert model.tokenizer is tokenizer
+    assert model.default_padding_side == "left"
+    assert model.to_tokens(["the cat", "sat"]).tolist() == left
+    tokenizer.padding_side = "right"
+    assert model.to_tokens(["the cat", "sat"]).tolist() == right
+    model.default_padding_side = "left"
+    assert model.to_tokens(["the cat", "sat"]).tolist() == left
+    assert model.tokenizer.padding_side == "left"
+    assert tokenizer.padding_side == "right", "a side of the model's own is nobody else's"
+    model.tokenizer.padding_side = "right"
+    assert model.to_tokens(["the cat", "sat"]).tolist() == right
+    assert model.to_tokens(["the cat", "sat"], padding_side="left").tolist() == left
+    assert model.default_padding_side == "right", "an argument changes no default"
 
 
 @pytest.mark.parametrize("pad", [False, True])
@@ -176,6 +263,60 @@ def test_single_tokens() -> None:
         model.to_single_token("")
 
 
+def test_an_unknown_word_is_no_single_token() -> None:
+    model = text_model(word_tokenizer())
+    assert model.to_single_token("<unk>") == 3
+    with pytest.raises(TokenError, match="does not know 'zebra'; it reads the unknown token 3"):
+        model.to_single_token("zebra")
+    assert model.to_tokens("the zebra").tolist() == [[0, THE, 3]], "in a prompt it is read as what it is"
+
+
+@pytest.mark.parametrize("given", [CAT, np.int64(CAT), torch.tensor(CAT), torch.tensor([CAT])])
+def test_the_string_of_a_single_token(given: Any) -> None:
+    with unchecked_types():
+        assert text_model(word_tokenizer()).to_single_str_token(given) == " cat"
+
+
+@pytest.mark.parametrize("wrong", [-1, 23, True, 2.0, "cat"])
+def test_what_is_no_single_token_id(wrong: Any) -> None:
+    with unchecked_types(), pytest.raises(BadInput, match="token ids"):
+        text_model(word_tokenizer()).to_single_str_token(wrong)
+
+
+PROMPT = [0, THE, CAT, SAT, THE, CAT]
+
+
+@pytest.mark.parametrize("wanted", ["cat", CAT, torch.tensor(CAT)])
+@pytest.mark.parametrize(
+    "prompt",
+    ["the cat sat the cat", PROMPT, [PROMPT], torch.tensor(PROMPT), torch.tensor([PROMPT]), np.array(PROMPT)],
+)
+def test_where_a_token_is(wanted: Any, prompt: Any) -> None:
+    model = text_model(word_tokenizer(adds_bos=True))
+    assert model.get_token_position(wanted, prompt) == 2
+    assert model.get_token_position(wanted, prompt, "first") == 2
+    assert model.get_token_position(wanted, prompt, mode="last") == 5
+    without_bos = model.get_token_position(wanted, prompt, prepend_bos=False, padding_side="left")
+    assert without_bos == (1 if isinstance(prompt, str) else 2), "the argument is about text"
+
+
+def test_where_a_token_is_not() -> None:
+    model = text_model(word_tokenizer())
+    for wanted in ("mat", 8):
+        with pytest.raises(TokenError, match=r"\(token 8\) does not occur in the prompt, whose tokens are \[0, 4, 5\]"):
+            model.get_token_position(wanted, "the cat")
+    with pytest.raises(TokenError, match="expected exactly one"):
+        model.get_token_position("the cat", "the cat")
+    with pytest.raises(BadInput, match="one row of token ids, got 2 rows"):
+        model.get_token_position("cat", torch.tensor([[4, 5], [5, 4]]))
+    with unchecked_types(), pytest.raises(BadInput, match="mode must be 'first' or 'last', got 'all'"):
+        model.get_token_position("cat", "the cat", "all")
+
+
+def test_where_a_token_is_needs_no_tokenizer_for_ids() -> None:
+    assert build().get_token_position(7, torch.tensor([3, 7, 7]), "last") == 2
+
+
 @pytest.mark.parametrize(
     ("answer", "ids"),
     [("cat", CAT), (["cat", "the"], [CAT, THE]), (5, 5), ([5, "the"], [5, THE]), (("cat",), [CAT]),
@@ -183,6 +324,96 @@ def test_single_tokens() -> None:
 )  # fmt: skip
 def test_answers_as_ids(answer: Any, ids: Any) -> None:
     assert text_model(word_tokenizer()).token_ids(answer).tolist() == ids
+
+
+# ------------------------------------------------------------------------------------------- every form of token ids
+
+
+@pytest.mark.parametrize(
+    ("ids", "text"),
+    [
+        ([THE, CAT], "the cat"),
+        ((THE, CAT), "the cat"),
+        (torch.tensor([THE, CAT]), "the cat"),
+        (np.array([THE, CAT]), "the cat"),
+        ([torch.tensor(THE), np.int64(CAT)], "the cat"),
+        (CAT, "cat"),
+        (torch.tensor(CAT), "cat"),
+        (torch.tensor([[THE, CAT]]), ["the cat"]),
+        (np.array([[THE, CAT], [CAT, SAT]]), ["the cat", "cat sat"]),
+        ([[THE, CAT], [SAT]], ["the cat", "sat"]),
+        ([torch.tensor([THE, CAT]), torch.tensor([SAT])], ["the cat", "sat"]),
+        (torch.tensor([THE, CAT], dtype=torch.int32), "the cat"),
+    ],
+)
+def test_ids_as_text(ids: Any, text: Any) -> None:
+    assert text_model(word_tokenizer()).to_string(ids) == text
+
+
+@pytest.mark.parametrize(
+    ("ids", "pieces"),
+    [
+        ([THE, CAT], [" the", " cat"]),
+        (torch.tensor([THE, CAT]), [" the", " cat"]),
+        (np.array([THE, CAT]), [" the", " cat"]),
+        (torch.tensor([[THE, CAT]]), [" the", " cat"]),
+        (np.array([[THE, CAT]]), [" the", " cat"]),
+        (torch.tensor(CAT), [" cat"]),
+        ([torch.tensor([THE, CAT]), np.array([SAT])], [[" the", " cat"], [" sat"]]),
+        ([[THE, CAT], [SAT]], [[" the", " cat"], [" sat"]]),
+        (["the cat", torch.tensor([[SAT]])], [[" <s>", " the", " cat"], [" sat"]]),
+    ],
+)
+def test_ids_as_pieces(ids: Any, pieces: Any) -> None:
+    """Every word has the space that stands before it inside a text."""
+    assert text_model(word_tokenizer()).to_str_tokens(ids) == pieces
+
+
+def test_texts_are_read_one_by_one() -> None:
+    model = text_model(word_tokenizer(pad=True))
+    assert model.to_str_tokens(["the cat", "sat"]) == [[" <s>", " the", " cat"], [" <s>", " sat"]]
+    assert model.to_str_tokens(["the cat", "sat"], False, "left") == [[" the", " cat"], [" sat"]]
+    assert len(model.to_str_tokens("the cat " * 10)) == model.cfg.n_ctx, "cut as to_tokens cuts"
+
+
+@pytest.mark.parametrize(
+    "wrong", [torch.tensor([1.0]), torch.tensor([True]), torch.zeros(0, dtype=torch.bool), torch.zeros(1, 1, 1, dtype=torch.long), {4: 5}, [4, "cat"],
+              [[THE], [[CAT], [SAT]]]]
+)  # fmt: skip
+def test_what_are_no_ids(wrong: Any) -> None:
+    with unchecked_types(), pytest.raises(BadInput, match="token ids"):
+        text_model(word_tokenizer()).to_string(wrong)
+
+
+# ------------------------------------------------------------------------------------------------- another tokenizer
+
+
+def test_a_tokenizer_may_be_set_later() -> None:
+    model = build()
+    model.set_tokenizer(word_tokenizer(pad=True), default_padding_side="left")
+    assert model.to_tokens(["the cat", "sat"]).tolist() == [[0, THE, CAT], [2, 0, SAT]]
+    model.set_tokenizer(word_tokenizer(bos=False))
+    assert model.to_tokens("the cat").tolist() == [[THE, CAT]]
+    assert model.default_prepend_bos is False
+    model.set_tokenizer(word_tokenizer(adds_bos=True))
+    assert model.to_tokens("the cat").tolist() == [[0, THE, CAT]], "a model reads a BOS where there is one"
+    for wrong, options in (("gpt2", {}), (None, {}), (word_tokenizer(), {"default_padding_side": "middle"})):
+        with unchecked_types(), pytest.raises(BadInput):
+            model.set_tokenizer(wrong, **options)
+    assert model.to_tokens("the cat").tolist() == [[0, THE, CAT]]
+
+
+def test_a_model_that_wants_no_bos_wants_none_of_another_tokenizer() -> None:
+    model = HookedTransformer(build().cfg.replace(default_prepend_bos=False), word_tokenizer())
+    model.set_tokenizer(word_tokenizer(adds_bos=True))
+    assert model.to_tokens("the cat").tolist() == [[THE, CAT]]
+    assert copy.deepcopy(model).to_tokens("the cat", prepend_bos=True).tolist() == [[0, THE, CAT]]
+
+
+def test_tokens_lie_where_the_model_is_unless_told() -> None:
+    model = text_model(word_tokenizer()).to("meta")
+    assert model.to_tokens("the cat").device.type == "meta"
+    assert model.to_tokens("the cat", move_to_device=False).tolist() == [[0, THE, CAT]]
 
 
 # ------------------------------------------------------------------------------------------------------- no tokenizer
@@ -259,7 +490,7 @@ def test_pieces(gpt2_like: HookedTransformer) -> None:
     assert gpt2_like.to_str_tokens(torch.tensor([[15496, 995]])) == ["Hello", " world"]
     assert gpt2_like.to_str_tokens([15496, 995]) == ["Hello", " world"]
     assert gpt2_like.to_str_tokens(["Hello", " world"], prepend_bos=False) == [["Hello"], [" world"]]
-    with pytest.raises(BadInput, match=r"one row of token ids, got shape \[2, 2\]"):
+    with pytest.raises(BadInput, match="one row of token ids, got 2 rows"):
         gpt2_like.to_str_tokens(torch.zeros(2, 2, dtype=torch.long))
 
 

@@ -178,6 +178,8 @@ CUSTOM: dict[str, dict[str, Any]] = {
     "folded": dict(normalization_type="LNPre"),
     "no-norm": dict(normalization_type=None, positional_embedding_type="none", gated_mlp=True),
     "attn-only": dict(attn_only=True, normalization_type="RMSPre"),
+    "solu": dict(act_fn="solu_ln"),
+    "shortformer": dict(positional_embedding_type="shortformer", act_fn="gelu_ln", normalization_type="LNPre"),
     "bidirectional": dict(attention_dir="bidirectional", n_key_value_heads=1),
     "adjacent-pairs": dict(positional_embedding_type="rotary", rotary_dim=2, rotary_adjacent_pairs=True),
     "alibi-windows": dict(

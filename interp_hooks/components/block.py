@@ -3,6 +3,7 @@
     serial     resid_pre --ln1--> attn --> (+) = resid_mid --ln2--> mlp --> (+) = resid_post
     parallel   resid_pre --ln1--> attn --> (+) <-- mlp <--ln2-- resid_pre,   (+) = resid_post    (ln2 may be ln1)
     attn_only  resid_pre --ln1--> attn --> (+) = resid_post
+    shortformer          positions are added to what queries and keys read, after ln1
     post       resid_pre --> attn --> (+) = resid_mid --ln1--> (+) = resid_post --ln2--> the next block
                                                      `--> mlp --^
 
@@ -108,19 +109,21 @@ class TransformerBlock(nn.Module):
         extend: Extend | None = None,
         only: Int[Tensor, "batch n"] | None = None,
         known: Known = NOTHING,
+        pos_embed: Float[Tensor, "batch pos d_model"] | None = None,
     ) -> Float[Tensor, "batch _ d_model"]:
         """The stream after this block; for `extend` see `AttentionCore.forward`.
 
-        With `only`, the stream at these positions of each row: nothing else is computed, unless somebody looks inside.
-        What is `known` passes its hook point as if it had been computed.
+        `pos_embed` is added to what queries and keys read. With `only`, the stream at these positions of each row:
+        nothing else is computed, unless somebody looks inside. What is `known` passes its hook point as if it had been
+        computed.
         """
         if only is not None:
             if self.is_post or any(point.hooked for point in self.points):
-                return at_positions(self(resid_pre, rotation, visibility, extend, known=known), only)
+                return at_positions(self(resid_pre, rotation, visibility, extend, None, known, pos_embed), only)
             visibility, known = visibility.only(only), known.at(only)
         resid_pre = self.hook_resid_pre(resid_pre)
         reads_stream = known.z is None or (self.parallel and known.mlp_out is None)
-        readings = self._readings(resid_pre) if reads_stream else None
+        readings = self._readings(resid_pre, pos_embed) if reads_stream else None
         z = known.z
         if z is None:
             assert readings is not None
@@ -156,7 +159,7 @@ class TransformerBlock(nn.Module):
     def _scaled(self, written: Tensor) -> Tensor:
         return written if self.residual_scale == 1 else written * self.residual_scale
 
-    def _readings(self, resid_pre: Tensor) -> Readings:
+    def _readings(self, resid_pre: Tensor, pos_embed: Tensor | None) -> Readings:
         """One normalization serves every reader of the same stream; a reader whose input is hooked has its own."""
         streams = self._attention_streams(resid_pre)
         mlp_in = self.hook_mlp_in(resid_pre) if self.parallel else None
@@ -170,6 +173,10 @@ class TransformerBlock(nn.Module):
             q, k, v = streams
             attention_reads = (ln1.fused(q), ln1.fused(k), ln1.fused(v))
             mlp_reads = None if sharing is None else ln1.fused(sharing)
+        if pos_embed is not None:
+            q, k, v = attention_reads
+            q, k = (x + (pos_embed if x.ndim == 3 else pos_embed[:, :, None]) for x in (q, k))
+            attention_reads = (q, k, v)
         if mlp_in is None:
             return Readings(attention_reads, None)
         return Readings(attention_reads, mlp_reads if self.shared_norm else self.ln2(mlp_in))

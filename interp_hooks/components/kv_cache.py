@@ -2,9 +2,10 @@
 
     layer -> keys [batch, capacity, head, d_head], values [batch, capacity, head, d_value];   `length` tokens are filled
 
-Keys are stored as the scores use them (normalized, rotated), so nothing is ever rotated twice. Room grows by doubling:
-a step of decoding writes one column and copies nothing else. A pass writes beyond `length` and moves it only when it
-has finished, so that an exception in between leaves the cache as it was.
+Keys are stored as the scores use them (normalized, rotated), so nothing is ever rotated twice. Room is made for
+`capacity` tokens at once and grows by doubling: a step of decoding writes one column and copies nothing else. A pass
+writes beyond `length` and moves it only when it has finished, so that an exception in between leaves the cache as it
+was.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from interp_hooks.config import HookedTransformerConfig
 from interp_hooks.errors import BadInput
 
 Extend = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -26,14 +28,28 @@ class KeyValueCache:
 
     `real` tells which of the tokens read are no padding (None: all), `rotated_for` how many real tokens each row had
     when its keys were rotated. While `frozen`, passes read it and leave it as it is: many continuations can share it.
+    `capacity` is how many tokens to make room for from the start, `batch_size` the prompts that it is for (None: any).
     """
 
-    def __init__(self) -> None:
-        self.length = 0
+    def __init__(self, capacity: int = 0, batch_size: int | None = None) -> None:
+        self.capacity, self.batch_size, self.length = capacity, batch_size, 0
         self.real: Bool[Tensor, "batch past"] | None = None
         self.rotated_for: Int[Tensor, " rows"] | None = None
         self.frozen = False
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
+
+    @classmethod
+    def init_cache(
+        cls, cfg: HookedTransformerConfig, device: torch.device | str | None = None, batch_size: int = 1
+    ) -> KeyValueCache:
+        """An empty one for `batch_size` prompts; it lies where the layers compute, so `device` changes nothing.
+
+        Raises:
+            BadInput: a model that is not causal.
+        """
+        if cfg.attention_dir != "causal":
+            raise BadInput("a key/value cache needs a causal model: in this one, earlier tokens see later ones")
+        return cls(batch_size=batch_size)
 
     def freeze(self) -> None:
         """From now on passes do not extend it."""
@@ -51,38 +67,46 @@ class KeyValueCache:
         Raises:
             BadInput: the passes that filled the cache did not come by that layer.
         """
-        if layer not in self._layers:
-            raise BadInput(f"this key/value cache holds {self.length} tokens, but not in layer {layer}")
-        keys, values = self._layers[layer]
+        keys, values = self._stored(layer)
         return keys[:, : self.length], values[:, : self.length]
 
-    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    def _stored(self, layer: int) -> tuple[Tensor, Tensor]:
+        """The same with the room behind."""
+        if layer not in self._layers:
+            raise BadInput(f"this key/value cache holds {self.length} tokens, but not in layer {layer}")
+        return self._layers[layer]
+
+    def extend(
+        self, layer: int, keys: Float[Tensor, "batch pos head d_head"], values: Float[Tensor, "batch pos head d_value"]
+    ) -> tuple[Float[Tensor, "batch key head d_head"], Float[Tensor, "batch key head d_value"]]:
         """All keys and values of `layer`, the given ones last; `commit` makes them stay.
 
         Raises:
-            BadInput: another number of prompts than the cache holds.
+            BadInput: another number of prompts, or another dtype, than the cache holds.
         """
-        past = self.at(layer) if self.length else (keys[:, :0], values[:, :0])
-        if len(past[0]) != len(keys):
-            raise BadInput(f"past_kv_cache holds {len(past[0])} prompts, got {len(keys)}")
+        stored = self._stored(layer) if self.length else (keys[:, :0], values[:, :0])
+        holds = len(stored[0]) if self.length else self.batch_size
+        if holds not in (None, len(keys)):
+            raise BadInput(f"past_kv_cache holds {holds} prompts, got {len(keys)}")
+        if stored[0].dtype != keys.dtype:
+            raise BadInput(f"past_kv_cache holds {stored[0].dtype}, but this model computes in {keys.dtype}")
+        past, end = self.length, self.length + keys.shape[1]
         if self.frozen or torch.is_grad_enabled():  # a graph may hold what was read before
-            both = torch.cat((past[0], keys), dim=1), torch.cat((past[1], values), dim=1)
+            whole = torch.cat((stored[0][:, :past], keys), dim=1), torch.cat((stored[1][:, :past], values), dim=1)
             if not self.frozen:
-                self._layers[layer] = both
-            return both
-        end = self.length + keys.shape[1]
-        stored = self._layers[layer] if self.length else (None, None)
-        all_keys, all_values = self._with_room(stored[0], keys, end), self._with_room(stored[1], values, end)
-        all_keys[:, self.length : end], all_values[:, self.length : end] = keys, values
-        self._layers[layer] = all_keys, all_values
-        return all_keys[:, :end], all_values[:, :end]
+                self._layers[layer] = whole
+            return whole
+        if stored[0].shape[1] < end:
+            stored = self._moved(stored[0], end), self._moved(stored[1], end)
+            self._layers[layer] = stored
+        stored[0][:, past:end], stored[1][:, past:end] = keys, values
+        return stored[0][:, :end], stored[1][:, :end]
 
-    def _with_room(self, stored: Tensor | None, like: Tensor, end: int) -> Tensor:
-        if stored is not None and stored.shape[1] >= end:
-            return stored
-        room = like.new_empty(like.shape[0], end if stored is None else max(end, 2 * stored.shape[1]), *like.shape[2:])
-        if stored is not None:
-            room[:, : self.length] = stored[:, : self.length]
+    def _moved(self, stored: Float[Tensor, "batch key head d"], end: int) -> Float[Tensor, "batch room head d"]:
+        """The same where there is room for `end` tokens or more."""
+        tokens = max(end, self.capacity, 2 * stored.shape[1])
+        room = stored.new_empty(stored.shape[0], tokens, *stored.shape[2:])
+        room[:, : self.length] = stored[:, : self.length]
         return room
 
     def commit(

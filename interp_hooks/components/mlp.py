@@ -1,44 +1,23 @@
 """The feed-forward layer, plain or gated.
 
 plain:  pre = x W_in + b_in                                        post = act(pre)
+"_ln":  pre = x W_in + b_in,   mid = act(pre)                      post = LayerNorm(mid)
 gated:  pre = x W_gate + b_gate,  pre_linear = x W_in + b_in       post = act(pre) * pre_linear
 out = post W_out + b_out
 """
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from interp_hooks.components.activations import ACTIVATIONS
+from interp_hooks.components.norm import Norm
 from interp_hooks.components.weights import TRANSPOSED, linear, parameter
 from interp_hooks.config import HookedTransformerConfig
 from interp_hooks.hooks import HookPoint
-
-_gelu_tanh = partial(F.gelu, approximate="tanh")
-
-
-def _quick_gelu(x: Tensor) -> Tensor:  # no lambda, so that models can be pickled
-    return x * torch.sigmoid(1.702 * x)
-
-
-def _relu2(x: Tensor) -> Tensor:
-    return F.relu(x).square()
-
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": F.relu,
-    "gelu": F.gelu,
-    "gelu_new": _gelu_tanh,  # three published names of one formula
-    "gelu_fast": _gelu_tanh,
-    "gelu_pytorch_tanh": _gelu_tanh,
-    "quick_gelu": _quick_gelu,
-    "silu": F.silu,
-    "relu2": _relu2,
-    "tanh": torch.tanh,
-}
 
 
 class XIELU(nn.Module):
@@ -60,8 +39,8 @@ class XIELU(nn.Module):
 
 
 def activation(cfg: HookedTransformerConfig) -> Callable[[Tensor], Tensor]:
-    """The activation function that the config names; a module if it has parameters."""
-    return XIELU() if cfg.act_fn == "xielu" else ACTIVATIONS[str(cfg.act_fn)]
+    """The activation function that the config names, without a norm after it; a module if it has parameters."""
+    return XIELU() if cfg.act_fn == "xielu" else ACTIVATIONS[str(cfg.act_fn).removesuffix("_ln")]
 
 
 class Gating:
@@ -77,7 +56,9 @@ class Gating:
 
 
 class MLP(nn.Module):
-    """The plain feed-forward layer."""
+    """The plain feed-forward layer; its neurons may pass a LayerNorm, as after SoLU."""
+
+    ln: Norm | None
 
     def __init__(self, cfg: HookedTransformerConfig, width: int) -> None:
         super().__init__()
@@ -85,11 +66,18 @@ class MLP(nn.Module):
         self.W_in, self.b_in = parameter(cfg.d_model, width, lies=TRANSPOSED), parameter(width)
         self.W_out, self.b_out = parameter(width, cfg.d_model, lies=TRANSPOSED), parameter(cfg.d_model)
         self.hook_pre = HookPoint("batch pos neuron", neuron=width)
+        self.ln = None
+        if cfg.normalizes_neurons:
+            self.hook_mid = HookPoint("batch pos neuron", neuron=width)
+            kind = "LN" if cfg.normalization_type == "LN" else "LNPre"
+            self.ln = Norm(kind, (width,), cfg.eps, axes="batch pos neuron")
         self.hook_post = HookPoint("batch pos neuron", neuron=width)
 
     def forward(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
-        post = self.hook_post(self.act_fn(self.hook_pre(linear(x, self.W_in, self.b_in))))
-        return linear(post, self.W_out, self.b_out)
+        post = self.act_fn(self.hook_pre(linear(x, self.W_in, self.b_in)))
+        if self.ln is not None:
+            post = self.ln(self.hook_mid(post))
+        return linear(self.hook_post(post), self.W_out, self.b_out)
 
 
 class GatedMLP(nn.Module):

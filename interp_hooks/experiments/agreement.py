@@ -13,11 +13,12 @@ from torch import Tensor
 
 from interp_hooks.errors import BadInput
 from interp_hooks.experiments.sweep import paired_runs
-from interp_hooks.interpreter import MEMORY, evaluate
-from interp_hooks.interventions import Intervention, Prompts, Run, at
+from interp_hooks.interpreter import evaluate
+from interp_hooks.interventions import Intervention, Prompts, Run
 from interp_hooks.model import HookedTransformer
 from interp_hooks.readout import Metric, MetricLike
 from interp_hooks.results import AGREE, Result
+from interp_hooks.sites import at
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,7 +88,7 @@ def agreement(
     *,
     cells: int = 64,
     generator: torch.Generator | None = None,
-    max_memory: int = MEMORY,
+    max_memory: int | None = None,
     progress: bool = True,
 ) -> Agreement:
     """Patch `cells` random cells of an estimate of `patch` (all, if it has no more), and compare the effects.

@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
+from interp_hooks.experiment import experiment, on_data
 from interp_hooks.experiments.gradients import (
     Differentiable,
     Hooks,
@@ -29,7 +30,7 @@ from interp_hooks.experiments.gradients import (
     recorded,
     summed,
 )
-from interp_hooks.experiments.sweep import Direction, directed_runs, labels_of
+from interp_hooks.experiments.sweep import Direction, directed_runs, labels_of, on_model
 from interp_hooks.hooks import HookPoint
 from interp_hooks.interventions import Prompts, Recording, Run
 from interp_hooks.model import HookedTransformer
@@ -40,6 +41,7 @@ from interp_hooks.results import Result
 QUERIES, KEYS = ("q", "rot_q", "q_input"), ("k", "rot_k", "k_input")  # sites that act through the pattern alone
 
 
+@experiment
 def attribution_patch(
     model: HookedTransformer,
     clean: Prompts,
@@ -70,6 +72,7 @@ def attribution_patch(
     )[site]
 
 
+@experiment
 def attribution_patches(
     model: HookedTransformer,
     clean: Prompts,
@@ -96,6 +99,33 @@ def attribution_patches(
         MetricError: the metric is not one number for each prompt, or cannot be differentiated.
     """
     base, source, scale, _ = directed_runs(model, clean, corrupt, direction)
+    return estimated(
+        model,
+        base,
+        source,
+        on_model(model, metric),
+        sites,
+        scale=scale,
+        qk_fix=qk_fix,
+        grad_drop=grad_drop,
+        layers=layers,
+    )
+
+
+@on_data
+def estimated(
+    model: HookedTransformer,
+    base: Run,
+    source: Run,
+    metric: MetricLike,
+    sites: Mapping[str, Sequence[str]],
+    *,
+    scale: tuple[str, str],
+    qk_fix: bool,
+    grad_drop: bool,
+    layers: Sequence[int] | None,
+) -> dict[str, Result]:
+    """`attribution_patches` of the base run with values of the source; `scale` are their names."""
     if grad_drop and model.cfg.n_layers < 2:
         raise BadInput("grad_drop leaves out one other layer at a time, but this model has a single one")
     plans = {site: _plan(model, site, over, base, layers, qk_fix) for site, over in sites.items()}

@@ -19,21 +19,25 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp_hooks.components.weights import write_per_head
-from interp_hooks.interventions import Recording, Run, Site
+from interp_hooks.edges import EMBEDDINGS, embeddings
+from interp_hooks.interventions import Recording, Run
 from interp_hooks.model import HookedTransformer
+from interp_hooks.sites import Site
 
 MLPs = Literal["recompute", "freeze"]
 
-EMBEDDINGS = ("hook_embed", "hook_pos_embed", "hook_token_type_embed")
-ADDED = ("attn.hook_z", "hook_attn_out", "hook_mlp_out")
 ATTENTION_INPUTS = ("hook_q_input", "hook_k_input", "hook_v_input", "hook_attn_in")
 
 
 class Senders(NamedTuple):
-    """Sites that send together, and the first layer in which they do (-1: the embeddings)."""
+    """Sites that send together."""
 
     sites: list[Site]
-    layer: int
+
+    @property
+    def layer(self) -> int:
+        """The first layer in which they do (-1: the embeddings)."""
+        return min(layer_of(site.hook) for site in self.sites)
 
     def at(self, hook: str) -> list[Site]:
         """Those at this hook."""
@@ -89,6 +93,15 @@ class FrozenRun:
             recordings.append({hook: _at_rows(value, rows) for hook, value in stored.items()})
         base, other = recordings
         return cls(model=model, tokens=runs[0].tokens, base=base, other=other, wanted=wanted, mlps=mlps, rows=rows)
+
+    def differ(self, senders: Senders) -> list[bool]:
+        """For each of the sites, whether it has another value in the other run, at the positions that are read."""
+        found = []
+        for site in senders.sites:
+            chosen = _at_rows(places(self.model, [site], self.tokens), self.rows)
+            differs = self.base[site.hook] != self.other[site.hook]
+            found.append(bool((differs & chosen.to(differs.device)).any()))
+        return found
 
     @property
     def final_streams(self) -> tuple[Tensor, Tensor]:
@@ -167,7 +180,7 @@ class FrozenRun:
         return (block.ln2_post(block.mlp(normed)) * block.residual_scale).unflatten(0, mlp_in.shape[:2])
 
     def _embedding_change(self, every: Sequence[Senders]) -> Tensor:
-        hooks = [hook for hook in EMBEDDINGS if hook in self.model.hook_dict]
+        hooks = embeddings(self.model)
         parts = [self._sent(hook, self._copies(hook, len(every)), every) for hook in hooks]
         return self.model.ln_embed(torch.stack(parts).sum(0)) - self.base[_stream(self.model, 0)]
 

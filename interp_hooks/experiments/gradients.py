@@ -18,16 +18,21 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp_hooks.errors import BadInput, MetricError
+from interp_hooks.experiment import experiment, on_data
+from interp_hooks.experiments.sweep import on_model
 from interp_hooks.hooks import HookPoint
-from interp_hooks.interpreter import AFTER_BLOCKS
-from interp_hooks.interventions import Intervention, Prompts, Recording, Run, Site, Source, as_run, at
+from interp_hooks.interventions import Intervention, Prompts, Recordings, Run, Source, as_run
 from interp_hooks.model import HookedTransformer
+from interp_hooks.plans import AFTER_BLOCKS
 from interp_hooks.readout import MetricLike, metric_name, reading
+from interp_hooks.recording import record
 from interp_hooks.results import Result
+from interp_hooks.sites import Site, at
 
 Hooks = Sequence[tuple[str, Callable[..., Tensor | None]]]
 
 
+@experiment
 def integrated_gradients(
     model: HookedTransformer,
     prompts: Prompts,
@@ -54,9 +59,11 @@ def integrated_gradients(
     """
     if steps < 1:
         raise BadInput(f"steps must be at least 1, got {steps}")
-    return _along_path(model, prompts, metric, site, baseline, over, [(step + 0.5) / steps for step in range(steps)])
+    fractions = [(step + 0.5) / steps for step in range(steps)]
+    return gradients_along_path(model, as_run(model, prompts), on_model(model, metric), site, baseline, over, fractions)
 
 
+@experiment
 def gradient_x_input(
     model: HookedTransformer, prompts: Prompts, metric: MetricLike, site: Site | str, *, over: Sequence[str] = ("pos",)
 ) -> Result:
@@ -68,12 +75,13 @@ def gradient_x_input(
         BadInput: a site or axis that does not exist.
         MetricError: the metric is not one number for each prompt, or cannot be differentiated.
     """
-    return _along_path(model, prompts, metric, site, 0.0, over, [1.0])
+    return gradients_along_path(model, as_run(model, prompts), on_model(model, metric), site, 0.0, over, [1.0])
 
 
-def _along_path(
+@on_data
+def gradients_along_path(
     model: HookedTransformer,
-    prompts: Prompts,
+    run: Run,
     metric: MetricLike,
     site: Site | str,
     baseline: Source,
@@ -81,7 +89,7 @@ def _along_path(
     fractions: Sequence[float],
 ) -> Result:
     """(x - x') times the mean gradient at x' + fraction (x - x')."""
-    run, site = as_run(model, prompts), site if isinstance(site, Site) else at(site)
+    site = site if isinstance(site, Site) else at(site)
     (point,) = model.points(site.hook)
     checked_axes(point, over)
     original, x = recorded(model, run, metric, [point.name])
@@ -111,16 +119,9 @@ def _along_path(
 
 def _changed(model: HookedTransformer, x: Tensor, point: HookPoint, intervention: Intervention) -> Tensor:
     """The activation x once the intervention is made."""
-    recordings: dict[object, Recording] = {}
+    recordings = Recordings(model)
     if (source := intervention.source_run) is not None:
-        if source.interventions:
-            raise BadInput("a baseline run must have no interventions of its own; pass its activations as a cache")
-        recordings[source.key] = model.run_with_cache(
-            source.tokens,
-            attention_mask=source.attention_mask,
-            names_filter=[point.name],
-            return_cache_object=False,
-        )[1]
+        recordings.runs[source.key] = record(model, source, point.name)
     changed = x.clone()
     with torch.no_grad():
         intervention.write(changed, point, recordings)

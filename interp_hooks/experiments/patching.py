@@ -10,16 +10,18 @@ Denoising finds what is sufficient, noising what is necessary; the two differ wh
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from interp_hooks.experiment import experiment
 from interp_hooks.experiments.sweep import Direction, directed_runs, sweep_site
-from interp_hooks.interpreter import MEMORY
 from interp_hooks.interventions import Prompts
 from interp_hooks.model import HookedTransformer
 from interp_hooks.readout import MetricLike
 from interp_hooks.results import Result
 
 
+@experiment
 def patch(
     model: HookedTransformer,
     clean: Prompts,
@@ -32,15 +34,16 @@ def patch(
     window: int = 1,
     direction: Direction = "denoise",
     layers: Sequence[int] | None = None,
-    max_memory: int = MEMORY,
+    max_memory: int | None = None,
     progress: bool = True,
+    save_to: str | Path | None = None,
 ) -> Result:
     """Patch `site` (a short hook name: "resid_pre", "attn_out", "z", "post", ...) at every cell of the axes `over`.
 
     Axes are "layer" and those of the hook ("pos", "head", "query", "key", "neuron"); what is not swept over is patched
     as a whole, so `over=("layer", "head")` patches a head at all positions. `select` fixes an axis instead: an index, a
     list, or a tensor of one index for each prompt (`select={"pos": subject_positions}`). Several sites are patched
-    together, and so are the `window` layers around each one. `layers` restricts the sweep.
+    together, and so are the `window` layers around each one. `layers` restricts the sweep; `save_to` as in `sweep`.
 
     Raises:
         BadInput: prompts that do not correspond token by token, an axis or layer that does not exist.
@@ -61,4 +64,5 @@ def patch(
         scale=scale,
         max_memory=max_memory,
         progress=progress,
+        save_to=save_to,
     )

@@ -23,28 +23,28 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
+from interp_hooks.edges import SENDERS, embeddings
 from interp_hooks.errors import BadInput, HookConflict, MetricError
+from interp_hooks.experiment import experiment, on_data
 from interp_hooks.experiments.frozen import (
-    ADDED,
     ATTENTION_INPUTS,
-    EMBEDDINGS,
     FrozenRun,
     MLPs,
     Senders,
-    layer_of,
     places,
 )
-from interp_hooks.experiments.sweep import Direction, directed_runs, labels_of
-from interp_hooks.interpreter import MEMORY, evaluate
-from interp_hooks.interventions import Intervention, Prompts, Run, Site, at
+from interp_hooks.experiments.sweep import Direction, directed_runs, labels_of, on_model
+from interp_hooks.interpreter import Evaluation, evaluate, free_memory
+from interp_hooks.interventions import Intervention, Prompts, Run
 from interp_hooks.model import HookedTransformer
-from interp_hooks.readout import Metric, MetricLike, checked_score, metric_name, reading
+from interp_hooks.readout import MetricLike, checked_score, metric_name, reading
 from interp_hooks.results import Result
+from interp_hooks.sites import Site, at
 
 Sites = Site | Sequence[Site]
 
 
-@torch.no_grad()
+@experiment
 def path_patch(
     model: HookedTransformer,
     clean: Prompts,
@@ -57,7 +57,7 @@ def path_patch(
     mlps: MLPs = "recompute",
     direction: Direction = "denoise",
     layers: Sequence[int] | None = None,
-    max_memory: int = MEMORY,
+    max_memory: int | None = None,
     progress: bool = True,
 ) -> Result:
     """Patch the paths from senders to receivers, one set of senders at a time.
@@ -78,42 +78,65 @@ def path_patch(
         MetricError: the metric does not give a number for each prompt.
     """
     _check_options(model, mlps)
-    base, other, names, _ = directed_runs(model, clean, corrupt, direction)
+    base, other, scale, _ = directed_runs(model, clean, corrupt, direction)
     axes, cells = _cells(model, senders, over, layers, base.tokens.shape[1])
-    received = _receivers(model, receivers)
+    return patch_paths(
+        model,
+        [Run(base.tokens, [Intervention(site, other) for site in cell], base.attention_mask) for cell in cells],
+        on_model(model, metric),
+        axes=axes,
+        baselines=dict(zip(scale, (base, other), strict=True)),
+        scale=scale,
+        receivers=_receivers(model, receivers),
+        mlps=mlps,
+        max_memory=max_memory,
+        progress=progress,
+    )
+
+
+@on_data
+@torch.no_grad()
+def patch_paths(
+    model: HookedTransformer,
+    runs: Sequence[Run],
+    metric: MetricLike,
+    *,
+    axes: Mapping[str, Sequence[Any]],
+    baselines: Mapping[str, Run],
+    scale: tuple[str, str],
+    receivers: Sequence[Site] | None,
+    mlps: MLPs,
+    max_memory: int | None = None,
+    progress: bool = True,
+) -> Result:
+    """What the interventions of each run change by the paths to the receivers (None: the logits), and by no others.
+
+    `scale` names the base among the baselines, and what the senders' values are taken from.
+    """
+    base, other = (baselines[name] for name in scale)
+    cells = [Senders([made.site for made in run.interventions]) for run in runs]
     order = sorted(range(len(cells)), key=lambda cell: cells[cell].layer)
     paths = Paths(
         model=model,
         runs=(base, other),
         every=[cells[cell] for cell in order],
-        metric=metric.on(model) if isinstance(metric, Metric) else metric,
+        metric=metric,
         mlps=mlps,
-        max_memory=max_memory,
+        max_memory=free_memory(model) if max_memory is None else max_memory,
         progress=progress,
     )
-    scores = paths.to_logits() if received is None else paths.to_inputs(received)
-    return _result(metric, axes, order, scores, names)
-
-
-def _result(
-    metric: MetricLike,
-    axes: Mapping[str, Sequence[Any]],
-    order: Sequence[int],
-    scores: Float[Tensor, "run ..."],
-    names: tuple[str, str],
-) -> Result:
-    """The labelled grid of scores, which come in another order, after those of the two unpatched runs."""
+    scores, changed = paths.to_logits() if receivers is None else paths.to_inputs(receivers)
     if scores.ndim > 2:
         raise MetricError(f"the metric must give one number for each prompt, got shape {list(scores.shape[1:])}")
     scores = scores.reshape(len(scores), -1)  # one number for all prompts counts as one prompt
-    values = torch.empty_like(scores[2:])
-    values[order] = scores[2:]
+    back = sorted(range(len(cells)), key=order.__getitem__)
     return Result(
         metric=metric_name(metric),
         axes=axes,
-        values=values.reshape(*map(len, axes.values()), -1),
-        baselines=dict(zip(names, scores[:2], strict=True)),
-        scale=names,
+        values=scores[2:][back].reshape(*map(len, axes.values()), -1),
+        baselines=dict(zip(scale, scores[:2], strict=True)),
+        scale=scale,
+        changed=[changed[cell] for cell in back],
     )
 
 
@@ -136,8 +159,8 @@ def _cells(
     over: Sequence[str],
     layers: Sequence[int] | None,
     length: int,
-) -> tuple[Mapping[str, Sequence[Any]], list[Senders]]:
-    """The axes of the result, and the senders of every cell of its grid."""
+) -> tuple[Mapping[str, Sequence[Any]], list[list[Site]]]:
+    """The axes of the result, and the sites that send together in every cell of its grid."""
     if isinstance(senders, str):
         labels = labels_of(model, senders, list(over) if "layer" in over else ["layer", *over], length, layers)
         grid = [dict(zip(labels, cell, strict=True)) for cell in itertools.product(*labels.values())]
@@ -150,16 +173,16 @@ def _cells(
     return {}, [_senders(model, senders)]
 
 
-def _senders(model: HookedTransformer, sites: Sites) -> Senders:
-    """Sites that send together."""
+def _senders(model: HookedTransformer, sites: Sites) -> list[Site]:
+    """Sites that send together, by their full names."""
     named = [_with_full_name(model, site) for site in _as_sites(sites, "senders")]
     for site in named:
-        if site.hook not in EMBEDDINGS and not site.hook.endswith(ADDED):
+        if site.hook not in embeddings(model) and not site.hook.endswith(SENDERS):
             raise BadInput(
                 f"{site.hook} cannot be a sender. Senders are what is added to the stream: z, attn_out or mlp_out of "
-                f"a layer, {', '.join(EMBEDDINGS)}"
+                f"a layer, {', '.join(embeddings(model))}"
             )
-    return Senders(named, min(layer_of(site.hook) for site in named))
+    return named
 
 
 def _receivers(model: HookedTransformer, receivers: str | Sites) -> list[Site] | None:
@@ -208,8 +231,11 @@ class Paths:
     max_memory: int
     progress: bool
 
-    def to_logits(self) -> Float[Tensor, "run ..."]:
-        """Scores of the base run, the other run and all senders: final streams, unembedded where the metric reads."""
+    def to_logits(self) -> Evaluation:
+        """Scores of the base run, the other run and all senders: final streams, unembedded where the metric reads.
+
+        And, of the senders, which sites have another value in the other run.
+        """
         base, (readout, score) = self.runs[0], reading(self.model, self.metric)
         rows = None if readout.pos is None else readout.positions(base)
         frozen = FrozenRun.record(self.model, self.runs, self.every, ["logits"], self.mlps, rows)
@@ -221,9 +247,9 @@ class Paths:
         scores = [scored(stream) for stream in frozen.final_streams]
         for together in self._together(frozen):
             scores += [scored(stream) for stream in frozen.inputs(together)["logits"]]
-        return torch.stack(scores)
+        return Evaluation(torch.stack(scores), [frozen.differ(senders) for senders in self.every])
 
-    def to_inputs(self, receivers: Sequence[Site]) -> Float[Tensor, "run ..."]:
+    def to_inputs(self, receivers: Sequence[Site]) -> Evaluation:
         """The same where the inputs noted down are what the receivers read in a run for each of the senders."""
         model, base = self.model, self.runs[0]
         read = torch.stack([places(model, [site], base.tokens).flatten(2).any(2) for site in receivers]).any(0)
@@ -247,7 +273,7 @@ class Paths:
             noted = frozen.inputs(together)
             received = [run_of(place, noted) for place in range(len(together))]
             scores.append(evaluate(model, received, self.metric, max_memory=self.max_memory))
-        return torch.cat(scores)
+        return Evaluation(torch.cat(scores), [frozen.differ(senders) for senders in self.every])
 
     def _together(self, frozen: FrozenRun) -> Iterator[Sequence[Senders]]:
         """The senders to compute at once: as many as fit."""

@@ -11,21 +11,24 @@ arxiv.org/abs/2303.02536, who search for the directions by gradient descent: dem
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
+from interp_hooks.experiment import experiment
 from interp_hooks.experiments.sweep import Direction, directed_runs, labels_of, sweep
-from interp_hooks.interpreter import MEMORY
-from interp_hooks.interventions import Intervention, Prompts, Run, at
+from interp_hooks.interventions import Intervention, Prompts, Run
 from interp_hooks.model import HookedTransformer
 from interp_hooks.readout import MetricLike
 from interp_hooks.results import Result
+from interp_hooks.sites import at
 
 Directions = Float[Tensor, "*n width"]
 
 
+@experiment
 def patch_along(
     model: HookedTransformer,
     clean: Prompts,
@@ -37,8 +40,9 @@ def patch_along(
     over: Sequence[str] = ("layer", "pos"),
     direction: Direction = "denoise",
     layers: Sequence[int] | None = None,
-    max_memory: int = MEMORY,
+    max_memory: int | None = None,
     progress: bool = True,
+    save_to: str | Path | None = None,
 ) -> Result:
     """`patch` with only the component of `site` along some directions [n, width], `width` being its last axis.
 
@@ -70,4 +74,5 @@ def patch_along(
         scale=scale,
         max_memory=max_memory,
         progress=progress,
+        save_to=save_to,
     )

@@ -12,19 +12,23 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from interp_hooks.errors import BadInput, MetricError
-from interp_hooks.interpreter import MEMORY, evaluate
-from interp_hooks.interventions import Intervention, Prompts, Run, Source, as_run, at
+from interp_hooks.experiment import Parts, experiment, on_data
+from interp_hooks.interpreter import evaluation
+from interp_hooks.interventions import Intervention, Prompts, Run, Source, as_run
 from interp_hooks.model import HookedTransformer
-from interp_hooks.readout import MetricLike, metric_name
+from interp_hooks.readout import Metric, MetricLike, metric_name
 from interp_hooks.results import Result
+from interp_hooks.sites import at
 
 
+@experiment
 def sweep(
     model: HookedTransformer,
     run_at: Callable[..., Run],
@@ -33,35 +37,78 @@ def sweep(
     over: Mapping[str, Sequence[Any]],
     baselines: Mapping[str, Run] | None = None,
     scale: tuple[str, str] | None = None,
-    max_memory: int = MEMORY,
+    max_memory: int | None = None,
     progress: bool = True,
+    save_to: str | Path | None = None,
 ) -> Result:
     """Evaluate `run_at(**cell)` for every cell of the grid `over`, and the baselines, sharing what they have in common.
 
-    `scale` names the baselines that count as 0 and 1 in the result's `recovered_fraction`.
+    `scale` names the baselines that count as 0 and 1 in the result's `recovered_fraction`. With `save_to`, a folder,
+    every batch of runs is kept there as it is finished, and in the end the result: the same call made again goes on
+    where a killed one was, and gives the result if it is there.
 
     Raises:
-        BadInput: an empty axis, or a run that does not fit the model.
+        BadInput: an empty axis, a run that does not fit the model, a folder that holds something else.
         MetricError: the metric does not give a number for each prompt.
     """
     empty = [axis for axis, labels in over.items() if len(labels) == 0]
     if empty or not over:
         raise BadInput(f"nothing to sweep over: {', '.join(empty) or 'no axis'} has no values")
     cells = [dict(zip(over, labels, strict=True)) for labels in itertools.product(*over.values())]
-    baselines = dict(baselines or {})
-    runs = [*baselines.values(), *(run_at(**cell) for cell in cells)]
-    scores = evaluate(model, runs, metric, max_memory=max_memory, progress=progress)
-    if scores.ndim == 1:
-        scores = scores[:, None]  # one number for all prompts counts as one prompt
-    if scores.ndim != 2:
+    return sweep_runs(
+        model,
+        [run_at(**cell) for cell in cells],
+        on_model(model, metric),
+        axes={axis: list(labels) for axis, labels in over.items()},
+        baselines=dict(baselines or {}),
+        scale=scale,
+        max_memory=max_memory,
+        progress=progress,
+        save_to=save_to,
+    )
+
+
+@on_data
+def sweep_runs(
+    model: HookedTransformer,
+    runs: Sequence[Run],
+    metric: MetricLike,
+    *,
+    axes: Mapping[str, Sequence[Any]],
+    baselines: Mapping[str, Run | Sequence[Run]],
+    scale: tuple[str, str] | None,
+    samples: int = 1,
+    max_memory: int | None = None,
+    progress: bool = True,
+    save_to: str | Path | None = None,
+) -> Result:
+    """Evaluate the runs of all cells of a grid: those of the first of `samples`, then those of the second, ...
+
+    Values are means over samples, and so is a baseline that is given as several runs.
+    """
+    several = {name: [one] if isinstance(one, Run) else list(one) for name, one in baselines.items()}
+    every = [*itertools.chain.from_iterable(several.values()), *runs]
+    keeps = None if save_to is None else Parts(save_to, model.device)
+    scores, changed = evaluation(model, every, metric, max_memory=max_memory, progress=progress, keeps=keeps)
+    if scores.ndim > 2:
         raise MetricError(f"the metric must give one number for each prompt, got shape {list(scores.shape[1:])}")
+    scores = scores.reshape(len(scores), -1)  # one number for all prompts counts as one prompt
+    *parts, cells = scores.split([*map(len, several.values()), len(runs)])
+    grid = [len(labels) for labels in axes.values()]
+    made, n_cells = changed[-len(runs) :], len(runs) // samples
     return Result(
         metric=metric_name(metric),
-        axes={axis: list(labels) for axis, labels in over.items()},
-        values=scores[len(baselines) :].reshape(*(len(labels) for labels in over.values()), -1),
-        baselines=dict(zip(baselines, scores, strict=False)),
+        axes=axes,
+        values=cells.reshape(samples, *grid, -1).mean(0),
+        baselines={name: part.mean(0) for name, part in zip(several, parts, strict=True)},
         scale=scale,
+        changed=[[any(did) for did in zip(*made[cell::n_cells], strict=True)] for cell in range(n_cells)],
     )
+
+
+def on_model(model: HookedTransformer, metric: MetricLike) -> MetricLike:
+    """A metric with nothing left to look up; a plain function as it is."""
+    return metric.on(model) if isinstance(metric, Metric) else metric
 
 
 def sweep_site(

@@ -6,7 +6,8 @@
     fold_value_biases        rows of a pattern sum to one, so value biases are a constant: they move into b_O
     refactor_factored_...    W_Q, W_K (and W_V, W_O) become an even SVD split of their product
 
-Everything happens in place, one tensor at a time, and in float32 where the weights are half precision.
+Everything happens in place, one tensor at a time, and in float32 where the weights are half precision. Whether a step
+suits a model is known before any weight is changed.
 """
 
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from interp_hooks.components.moe import MoE
 from interp_hooks.components.norm import NoNorm, Norm
 from interp_hooks.config import FOLDED
 from interp_hooks.errors import ConfigError
+from interp_hooks.factored import FactoredMatrix
 from interp_hooks.model import HookedTransformer
 
 
@@ -38,41 +40,55 @@ class Processing:
 
 @torch.no_grad()
 def process(model: HookedTransformer, processing: Processing) -> list[str]:
-    """Apply the steps and tell, a line each, which were applied and which could not be.
+    """Apply the steps and tell, a line each, which are applied, now or before, and which could not be.
 
     Raises:
-        ConfigError: `refactor_factored_attn_matrices` for rotary or grouped heads, whose products are not one matrix.
+        ConfigError: `refactor_factored_attn_matrices` of heads whose products are not one matrix; nothing is changed.
     """
-    report = []
-    for step, run in STEPS.items():
-        if getattr(processing, step):
-            skipped = run(model)
-            report.append(f"{step}: skipped, {skipped}" if skipped else f"{step}: applied")
-        else:
-            report.append(f"{step}: not asked for")
-    return report
+    asked = [name for name in STEPS if getattr(processing, name)]
+    obstacles = {name: STEPS[name].obstacle(model) for name in asked}
+    for name in asked:
+        if obstacles[name] is None:
+            STEPS[name].run(model)
+    told = {name: f"skipped, {why}" if why else "applied" for name, why in obstacles.items()}
+    told |= {name: "applied" for name in STEPS if f"{name}: applied" in model.processing_report()}  # before
+    return [f"{name}: {told.get(name, 'not asked for')}" for name in STEPS]
 
 
-def fold_ln(model: HookedTransformer) -> str | None:
-    """Fold the gain and bias of every norm that is only read into the weights that read its output."""
+def _nothing_to_fold(model: HookedTransformer) -> str | None:
     if model.cfg.norm_is_folded:
         return f"normalization_type={model.cfg.normalization_type} has no gain to fold"
     if model.cfg.norm_placement == "post":
         return "a post-norm's output is the stream itself, not only what the next weights read"
+    if model.cfg.positional_embedding_type == "shortformer":
+        return "positions are added to what queries and keys read between the norm and the weights"
+    return None
+
+
+def fold_ln(model: HookedTransformer, centre: bool = True) -> None:
+    """Fold the gain and bias of every norm that is only read into the weights that read its output.
+
+    What reads a LayerNorm also loses its mean over d_model, which nothing reads, unless `centre` is False.
+    """
     if model.cfg.reads_normalized:
         for block in model.blocks:
             attention = _readers_of_attention(block.attn)
             mlp = [] if model.cfg.attn_only else _readers_of_mlp(block.mlp)
             if model.cfg.parallel_shared_norm:
-                _fold(block.ln1, attention + mlp)
+                _fold(block.ln1, attention + mlp, centre)
             else:
-                _fold(block.ln1, attention)
+                _fold(block.ln1, attention, centre)
                 if mlp:
-                    _fold(block.ln2, mlp)
+                    _fold(block.ln2, mlp, centre)
+    for block in [] if model.cfg.attn_only else model.blocks:
+        _fold_neurons(block.mlp, centre)
+    reader, head = (model.W_U, model.b_U, 0), model.mlm_head
+    if head is not None:
+        _fold(head.ln, [reader], centre)
+        reader = (head.W, head.b, 0)
     if model.cfg.final_norm:
-        _fold(model.ln_final, [(model.W_U, model.b_U, 0)])
+        _fold(model.ln_final, [reader], centre)
     model.cfg = model.cfg.replace(normalization_type=FOLDED[str(model.cfg.normalization_type)])
-    return None
 
 
 Reader = tuple[Tensor, Tensor, int]
@@ -98,7 +114,7 @@ def _readers_of_mlp(mlp: MLP | GatedMLP | MoE) -> list[Reader]:
     return [(mlp.W_router, mlp.b_router, 0), *gate, (experts.W_in, experts.b_in, 1), *shared, *shared_gate]
 
 
-def _fold(norm: Norm | NoNorm, readers: list[Reader]) -> None:
+def _fold(norm: Norm | NoNorm, readers: list[Reader], centre: bool) -> None:
     """Move a norm's gain and bias into its readers; then it has neither."""
     assert isinstance(norm, Norm)
     precise = torch.promote_types(readers[0][0].dtype, torch.float32)
@@ -113,21 +129,33 @@ def _fold(norm: Norm | NoNorm, readers: list[Reader]) -> None:
             def scale(w: Tensor, axis: int = axis) -> Tensor:
                 if gain is not None:
                     w.mul_(gain.view([-1 if dim == axis else 1 for dim in range(w.ndim)]))
-                return w.sub_(w.mean(axis, keepdim=True)) if norm.kind == "LN" else w
+                return w.sub_(w.mean(axis, keepdim=True)) if norm.kind == "LN" and centre else w
 
             _edit(part, scale)
     norm.kind, norm.w, norm.b = FOLDED[norm.kind], None, None
 
 
-def center_writing_weights(model: HookedTransformer) -> str | None:
+def _fold_neurons(mlp: MLP | GatedMLP | MoE, centre: bool) -> None:
+    """Fold the norm that some MLPs have after their activation function."""
+    if isinstance(mlp, MoE) and mlp.shared is not None:
+        _fold_neurons(mlp.shared, centre)
+    if isinstance(mlp, MLP) and mlp.ln is not None:
+        _fold(mlp.ln, [(mlp.W_out, mlp.b_out, 0)], centre)
+
+
+def _cannot_centre(model: HookedTransformer) -> str | None:
+    if not model.cfg.centres_residual:
+        return "only a stream that every reader sees through a LayerNorm can lose its mean"
+    if model.cfg.embed_norm_type is not None:
+        return "the embeddings pass a norm of their own, whose gain and bias are not centred"
+    if model.cfg.positional_embedding_type == "sinusoidal":
+        return "sinusoidal positions are no weights that could be centred"
+    return None
+
+
+def center_writing_weights(model: HookedTransformer) -> None:
     """Subtract from every writer of the residual stream its mean over d_model."""
     cfg = model.cfg
-    if not cfg.centres_residual:
-        return "only a stream that every reader sees through a LayerNorm can lose its mean"
-    if cfg.embed_norm_type is not None:
-        return "the embeddings pass a norm of their own, whose gain and bias are not centred"
-    if cfg.positional_embedding_type == "sinusoidal":
-        return "sinusoidal positions are no weights that could be centred"
     writers = [model.W_E] + ([model.W_pos] if cfg.positional_embedding_type == "standard" else [])
     if cfg.n_token_types:
         writers.append(model.token_type_embed.W_token_type)
@@ -138,7 +166,6 @@ def center_writing_weights(model: HookedTransformer) -> str | None:
     for writer in writers:
         for part in _parts(writer):
             _edit(part, lambda w: w.sub_(w.mean(-1, keepdim=True)))
-    return None
 
 
 def _writers_of_mlp(mlp: MLP | GatedMLP | MoE) -> list[Tensor]:
@@ -148,24 +175,29 @@ def _writers_of_mlp(mlp: MLP | GatedMLP | MoE) -> list[Tensor]:
     return [mlp.experts.W_out, mlp.experts.b_out, *shared]
 
 
-def center_unembed(model: HookedTransformer) -> str | None:
+def _logits_have_a_mean(model: HookedTransformer) -> str | None:
+    return "a soft cap on the logits does not ignore their mean" if model.cfg.output_logits_soft_cap else None
+
+
+def center_unembed(model: HookedTransformer) -> None:
     """Subtract from W_U and b_U their mean over the vocabulary."""
-    if model.cfg.output_logits_soft_cap:
-        return "a soft cap on the logits does not ignore their mean"
     for part in _parts(model.W_U):
         _edit(part, lambda w: w.sub_(w.mean(-1, keepdim=True)))
     _edit(model.b_U, lambda b: b.sub_(b.mean()))
-    return None
 
 
-def fold_value_biases(model: HookedTransformer) -> str | None:
-    """Move what b_V adds to every head's output into b_O."""
+def _values_are_no_constant(model: HookedTransformer) -> str | None:
     if model.cfg.attn_sinks:
         return "with attention sinks the rows of a pattern do not sum to one"
     if model.cfg.qkv_clip:
         return "values are clipped after their bias is added"
     if model.cfg.kv_latent:
         return "latent attention has no value biases"
+    return None
+
+
+def fold_value_biases(model: HookedTransformer) -> None:
+    """Move what b_V adds to every head's output into b_O."""
     for block in model.blocks:
         attn = block.attn
         assert isinstance(attn, Attention)
@@ -174,53 +206,61 @@ def fold_value_biases(model: HookedTransformer) -> str | None:
         added = torch.einsum("hk,hkd->d", b_V.to(precise), attn.W_O.to(precise))
         _edit(attn.b_O, lambda b, added=added: b.add_(added))
         attn.b_V.zero_()
-    return None
 
 
-def refactor_factored_attn_matrices(model: HookedTransformer) -> str | None:
+def _refuse_what_has_no_single_matrix(model: HookedTransformer) -> None:
+    cfg = model.cfg
+    weights = (weight for block in model.blocks for weight in block.attn.parameters())
+    obstacles = {
+        "rotary models have no single matrix W_Q W_K^T per head": cfg.positional_embedding_type == "rotary",
+        "queries and keys that are normalized, clipped or read from a latent have no product W_Q W_K^T": (
+            cfg.qk_norm or cfg.qkv_clip or cfg.kv_latent
+        ),
+        "query heads share keys, so that W_K cannot follow each W_Q": cfg.n_key_value_heads != cfg.n_heads,
+        f"heads (d_head={cfg.d_head}, d_value={cfg.d_value}) that are wider than d_model={cfg.d_model} have no such "
+        "split": max(cfg.d_head, cfg.d_value) > cfg.d_model,
+        "attention has weights that are not finite, and so no singular values": not all(
+            bool(weight.isfinite().all()) for weight in weights
+        ),
+    }
+    for why, is_so in obstacles.items():
+        if is_so:
+            raise ConfigError(f"refactor_factored_attn_matrices: {why}")
+
+
+def refactor_factored_attn_matrices(model: HookedTransformer) -> None:
     """Split W_Q W_K^T (biases included) evenly between W_Q and W_K, and make the rows of W_O orthonormal."""
-    if model.cfg.positional_embedding_type == "rotary":
-        raise ConfigError("refactor_factored_attn_matrices: rotary models have no single matrix W_Q W_K^T per head")
-    if model.cfg.qk_norm or model.cfg.qkv_clip or model.cfg.kv_latent:
-        raise ConfigError(
-            "refactor_factored_attn_matrices: queries and keys that are normalized, clipped or read from a latent have "
-            "no product W_Q W_K^T"
-        )
-    if model.cfg.n_key_value_heads != model.cfg.n_heads:
-        raise ConfigError("refactor_factored_attn_matrices: query heads share keys, so that W_K cannot follow each W_Q")
     for block in model.blocks:
         attn = block.attn
         assert isinstance(attn, Attention)
         query = torch.cat((attn.W_Q, attn.b_Q[:, None]), dim=1).double()  # head d_model+1 d_head
         key = torch.cat((attn.W_K, attn.b_K[:, None]), dim=1).double()
-        left, root, right = _svd_of_product(query, key.mT)
-        query, key = left * root.sqrt()[:, None], right * root.sqrt()[:, None]
-        for weight, bias, split in ((attn.W_Q, attn.b_Q, query), (attn.W_K, attn.b_K, key)):
+        query, even_key = FactoredMatrix(query, key.mT).make_even().pair
+        for weight, bias, split in ((attn.W_Q, attn.b_Q, query), (attn.W_K, attn.b_K, even_key.mT)):
             weight.copy_(split[:, :-1])
             bias.copy_(split[:, -1])
         value = torch.cat((attn.W_V, attn.b_V[:, None]), dim=1).double()
-        left, root, right = _svd_of_product(value, attn.W_O.double())
-        value = left * root[:, None]
+        U, S, V = FactoredMatrix(value, attn.W_O.double()).svd()
+        value = U * S[:, None]
         attn.W_V.copy_(value[:, :-1])
         attn.b_V.copy_(value[:, -1])
-        attn.W_O.copy_(right.mT)
-    return None
+        attn.W_O.copy_(V.mT)
 
 
-def _svd_of_product(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """U, S, V of a @ b for tall a and wide b, without forming the product."""
-    q_a, r_a = torch.linalg.qr(a)
-    q_b, r_b = torch.linalg.qr(b.mT)
-    u, s, vh = torch.linalg.svd(r_a @ r_b.mT)
-    return q_a @ u, s, q_b @ vh.mT
+@dataclass(frozen=True)
+class Step:
+    """A change of weights, and what tells beforehand why a model is left as it is (None: it is not)."""
+
+    run: Callable[[HookedTransformer], None]
+    obstacle: Callable[[HookedTransformer], str | None]
 
 
-STEPS: dict[str, Callable[[HookedTransformer], str | None]] = {
-    "fold_ln": fold_ln,
-    "center_writing_weights": center_writing_weights,
-    "center_unembed": center_unembed,
-    "fold_value_biases": fold_value_biases,
-    "refactor_factored_attn_matrices": refactor_factored_attn_matrices,
+STEPS = {
+    "fold_ln": Step(fold_ln, _nothing_to_fold),
+    "center_writing_weights": Step(center_writing_weights, _cannot_centre),
+    "center_unembed": Step(center_unembed, _logits_have_a_mean),
+    "fold_value_biases": Step(fold_value_biases, _values_are_no_constant),
+    "refactor_factored_attn_matrices": Step(refactor_factored_attn_matrices, _refuse_what_has_no_single_matrix),
 }
 
 

@@ -75,6 +75,7 @@ def load_pretrained(cls: type[HookedTransformer], options: LoadOptions, processi
         model = cls(cfg, tokenizer, options.default_padding_side)
     adopt(model, family, text_half(state), n_layers_there, _device(options), owned)
     model.hf_config = hf_config
+    model.revision = getattr(hf_config, "_commit_hash", None) or options.revision
     model._report = process(model, processing)
     return model.eval()
 

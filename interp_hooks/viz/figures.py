@@ -136,7 +136,7 @@ def _elsewhere(result: Result) -> str:
 
 def _shown(result: Result, value: Value | None) -> tuple[Tensor, str, float]:
     """The cells to draw, their name with its unit, and the least size that gets the full colour."""
-    defined = result.scale is not None and not result.note
+    defined = result.scale is not None and not result.nothing_to_recover
     value = value or ("recovered_fraction" if defined else "mean")
     metric = metric_title(result.metric)
     if value == "mean":
@@ -144,7 +144,7 @@ def _shown(result: Result, value: Value | None) -> tuple[Tensor, str, float]:
     if value == "change":
         return result.mean - _reference(result), f"change of {metric}", 0.0
     if value == "recovered_fraction":
-        if result.note:
+        if result.nothing_to_recover:
             raise BadInput(f"the recovered fraction is not defined: {result.note}; use value='mean'")
         return result.recovered_fraction, metric_title(value), SMALLEST_FRACTION
     raise BadInput(f"value must be one of {', '.join(map(repr, get_args(Value)))}, got {value!r}")

@@ -1,21 +1,25 @@
 """Runs as one would write them out with plain hooks: the slow, obvious way that the interpreter has to agree with.
 
 Every run is a full forward pass of its own, every source is computed anew, and a selection is a mask over the whole
-activation. Nothing here calls the code under test beyond the plain values that describe a run.
+activation. `agree` alone, which compares, calls the code under test.
 """
 
 import contextlib
+import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import tokenizers
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from interp_hooks import HookedTransformer, HookPoint, Mean, Resample, Run, Site, at
-from tests.tiny import assert_close, build, random_tokens
+from interp_hooks import HookedTransformer, HookPoint, Intervention, Mean, Readout, Resample, Run, Site, at
+from interp_hooks.interpreter import evaluation
+from interp_hooks.readout import Metric
+from tests.tiny import CUSTOM, assert_close, build, random_tokens, unchecked_types
 
 RTOL = 1e-10  # of the largest value: float64, and stacked runs or another kernel may sum in another order
 
@@ -40,6 +44,16 @@ LACKS: dict[str, set[str]] = {
     "llama": {"hook_pos_embed"},
     "neox": {"hook_pos_embed", "resid_mid"},
     "attn-only": {"rot_q", "resid_mid", "mlp_out", "pre", "post"},
+    "no-norm": {"rot_q", "hook_pos_embed", "ln_final.hook_normalized"},
+    "bidirectional": {"rot_q"},
+    "alibi-windows": {"rot_q", "hook_pos_embed"},
+    "sinks-capped": {"rot_q"},
+    "score-cap-clipped": {"rot_q"},
+    "output-norms": {"hook_pos_embed"},  # and layer 1 has no rotation
+    "shared-norm": {"hook_pos_embed", "resid_mid"},
+    "post-norm": {"rot_q", "ln_final.hook_normalized"},
+    "experts": {"rot_q"},  # and layers 1 and 2 have experts in place of neurons
+    "latent": {"hook_pos_embed", "q_input"},
 }
 
 TOKENS, OTHER, THIRD = (random_tokens(batch=2, pos=5, d_vocab=23, seed=seed) for seed in range(3))
@@ -48,7 +62,7 @@ TOKENS, OTHER, THIRD = (random_tokens(batch=2, pos=5, d_vocab=23, seed=seed) for
 @functools.cache
 def model_of(kind: str) -> HookedTransformer:
     """A model of that kind in float64 with random parameters; built once, so nobody may change it."""
-    return build(**KINDS[kind])
+    return build(**(CUSTOM | KINDS)[kind])
 
 
 def site(name: str, layer: int, **select: Any) -> Site:
@@ -67,35 +81,118 @@ def put(value: Tensor, axes: Sequence[str], select: Mapping[str, Any], new: Tens
             chosen &= along == (wanted % size).view(-1, *[1] * (value.ndim - 1))
         else:
             listed = [wanted] if isinstance(wanted, int) else wanted
-            chosen &= sum(along == one % size for one in listed).bool()
+            chosen &= torch.isin(along, torch.tensor([one % size for one in listed]))
     return torch.where(chosen, new, value)
+
+
+class ByHand(NamedTuple):
+    """What one full forward pass gave: whether each intervention changed a value, and what was watched."""
+
+    logits: Tensor
+    changed: list[bool]
+    seen: dict[str, Tensor]
 
 
 def logits_of(model: HookedTransformer, run: Run, known: dict[Any, Any] | None = None) -> Tensor:
     """The logits of a run, as one full forward pass. `known` keeps what sources were found to be, to save time."""
-    return _pass(model, run, None, {} if known is None else known)[0]
+    return by_hand(model, run, {} if known is None else known).logits
 
 
 def value_at(model: HookedTransformer, run: Run, hook: str) -> Tensor:
     """The activation that a run has at a hook, after the run's own interventions there."""
-    return _pass(model, run, hook, {})[1]
+    return by_hand(model, run, {}, hook).seen[hook]
 
 
-def _pass(model: HookedTransformer, run: Run, watched: str | None, known: dict[Any, Any]) -> tuple[Tensor, Any]:
+def by_hand(model: HookedTransformer, run: Run, known: dict[Any, Any], *watched: str) -> ByHand:
     seen: dict[str, Tensor] = {}
+    changed = [False] * len(run.interventions)
     hooks: list[tuple[str, Callable[..., Any]]] = []
-    for one in run.interventions:
+    for number, one in enumerate(run.interventions):
         new = source_of(model, one.source, one.site.hook, known)
-        hooks.append((one.site.hook, _writer(new, one.site.select)))
-    if watched is not None:
-        hooks.append((watched, lambda value, hook: seen.update(value=value)))
+        acts = [(one.site.hook, _writer(new, one))] if one.into is None else _edge(model, one, new, known)
+        hooks += [(hook, _compared(act, changed, number)) for hook, act in acts]
+    hooks += [(hook, lambda value, hook: seen.update({hook.name: value})) for hook in watched]
     with torch.no_grad():
         logits = model.run_with_hooks(run.tokens, fwd_hooks=hooks, attention_mask=run.attention_mask)
-    return logits, seen.get("value")
+    return ByHand(logits, changed, seen)
 
 
-def _writer(new: Any, select: Mapping[str, Any]) -> Callable[..., Tensor]:
-    return lambda value, hook: put(value, hook.axes, select, new)
+def _compared(act: Callable[..., Tensor | None], changed: list[bool], number: int) -> Callable[..., Tensor | None]:
+    def fn(value: Tensor, hook: HookPoint) -> Tensor | None:
+        new = act(value, hook)
+        if new is not None:
+            changed[number] = not torch.equal(new, value)
+        return new
+
+    return fn
+
+
+def _writer(new: Any, one: Intervention) -> Callable[..., Tensor]:
+    def act(value: Tensor, hook: HookPoint) -> Tensor:
+        there = torch.as_tensor(new, dtype=value.dtype)
+        if one.mask is not None:
+            there = value + torch.as_tensor(one.mask, dtype=value.dtype) * (there - value)
+        return put(value, hook.axes, one.site.select, there)
+
+    return act
+
+
+def _edge(model: HookedTransformer, one: Intervention, new: Any, known: dict[Any, Any]) -> list[tuple[str, Any]]:
+    """Note what the sender writes here and in the source; add the difference to what the reader reads."""
+    assert one.into is not None
+    hook, into, noted = one.site.hook, one.into, dict[str, Tensor]()
+    scale = hook.replace("attn.hook_z", "ln1_post.hook_scale")
+    normalized = scale != hook and scale in model.hook_dict
+    constant = not isinstance(one.source, Run | Resample | Mapping)  # which is normalized as this run is
+    of_source = source_of(model, one.source, scale, known) if normalized and not constant else None
+
+    def note(value: Tensor, hook: HookPoint) -> None:
+        there = torch.as_tensor(new, dtype=value.dtype)
+        noted["old"], noted["new"] = value, put(value, hook.axes, one.site.select, there)
+
+    def note_scale(value: Tensor, hook: HookPoint) -> None:
+        noted["old scale"], noted["new scale"] = value, value if of_source is None else of_source
+
+    def add(value: Tensor, hook: HookPoint) -> Tensor:
+        change = written(model, one.site.hook, noted["new"], noted.get("new scale"))
+        change = change - written(model, one.site.hook, noted["old"], noted.get("old scale"))
+        if "new scale" in noted:  # only what is selected, although the other heads' shares have another scale now
+            axes = ("batch", "pos", "head", "d_model")
+            change = put(torch.zeros_like(change), axes, one.site.select, change)
+        if "pos" in into.select:
+            change = put(torch.zeros_like(change), ("batch", "pos"), {"pos": into.select["pos"]}, change)
+        senders, readers = _several(one.site, change.shape[2]), _several(into, value.shape[2])
+        weight = torch.as_tensor(1.0 if one.mask is None else one.mask).expand(len(senders), len(readers))
+        value = value.clone()
+        for s, sender in enumerate(senders):
+            for r, reader in enumerate(readers):
+                if "head" in hook.axes:
+                    value[:, :, reader] += weight[s, r] * change[:, :, sender]
+                elif r == 0:
+                    value += weight[s, 0] * change[:, :, sender]
+        return value
+
+    return [(hook, note), *([(scale, note_scale)] if normalized else []), (into.hook, add)]
+
+
+def _several(site: Site, size: int) -> list[int]:
+    wanted = site.select.get("head", tuple(range(size)))
+    return [wanted] if isinstance(wanted, int) else list(wanted)
+
+
+@torch.no_grad()
+def written(model: HookedTransformer, hook: str, value: Tensor, scale: Tensor | None) -> Tensor:
+    """What a sender adds to the stream, for each of its heads [batch, pos, head, d_model], but for a norm's bias."""
+    if not hook.endswith("hook_z"):
+        return value[:, :, None]
+    block = model.blocks[int(hook.split(".")[1])]
+    shares = torch.stack([value[:, :, head] @ block.attn.W_O[head] for head in range(value.shape[2])], dim=2)
+    if scale is not None:
+        shares = shares + block.attn.b_O / value.shape[2]
+        if block.ln1_post.kind == "LN":
+            shares = shares - shares.mean(-1, keepdim=True)
+        shares = shares / scale[:, :, None] * (block.ln1_post.w + model.cfg.norm_gain_offset)
+    return shares * model.cfg.residual_scale
 
 
 def source_of(model: HookedTransformer, source: Any, hook: str, known: dict[Any, Any]) -> Any:
@@ -106,23 +203,31 @@ def source_of(model: HookedTransformer, source: Any, hook: str, known: dict[Any,
         return source
     if (source, hook) not in known:
         run = source if isinstance(source, Run) else source.run
-        value = _pass(model, run, hook, known)[1]
+        value = by_hand(model, run, known, hook).seen[hook]
         if isinstance(source, Resample):
             value = torch.stack([value[int(row)] for row in source.order])
         if isinstance(source, Mean):
-            value = _mean(value, source, model.hook_dict[hook])
+            value = _mean(model, value, source, model.hook_dict[hook])
         known[source, hook] = value
     return known[source, hook]
 
 
-def _mean(value: Tensor, source: Mean, point: HookPoint) -> Tensor:
-    mask = source.run.attention_mask
+def _mean(model: HookedTransformer, value: Tensor, source: Mean, point: HookPoint) -> Tensor:
+    run, mask = source.run, source.run.attention_mask
     if point.axes[1] != "pos":
-        return sum(value.unbind(0)) / len(value)
-    real = torch.ones(value.shape[:2], dtype=torch.bool) if mask is None else mask.bool()
+        return value.mean(0)
+    counted = torch.ones(value.shape[:2], dtype=torch.bool)
+    if mask is not None and "padding" in source.exclude:
+        counted = mask.bool()
     if source.per_position:
-        return torch.stack([value[real[:, pos], pos].mean(0) for pos in range(value.shape[1])])
-    return value[real].mean(0)
+        return torch.stack([value[counted[:, pos], pos].mean(0) for pos in range(value.shape[1])])
+    if model.tokenizer is not None and "bos" in source.exclude:
+        for row, tokens in enumerate(run.tokens):
+            begins = 0 if mask is None else int(mask[row].argmax())
+            if tokens[begins] == model.tokenizer.bos_token_id:
+                counted = counted.clone()
+                counted[row, begins] = False
+    return value[counted].mean(0)
 
 
 @contextlib.contextmanager
@@ -135,6 +240,22 @@ def rows_counted(model: HookedTransformer, *hooks: str) -> Iterator[dict[str, li
 
     with model.hooks(fwd_hooks=[(hook, count) for hook in hooks]):
         yield counts
+
+
+@contextlib.contextmanager
+def shapes_counted(model: HookedTransformer, *modules: str) -> Iterator[dict[str, list[tuple[int, int]]]]:
+    """For each of these modules, (rows, positions) of what it gives whenever it is called; no hook point is hooked."""
+    shapes: dict[str, list[tuple[int, int]]] = {module: [] for module in modules}
+
+    def counting(module: str) -> Callable[..., None]:
+        return lambda called, read, given: shapes[module].append((given.shape[0], given.shape[1]))
+
+    handles = [model.get_submodule(module).register_forward_hook(counting(module)) for module in modules]
+    try:
+        yield shapes
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextlib.contextmanager
@@ -153,10 +274,79 @@ def left_alone(model: HookedTransformer) -> Iterator[None]:
         assert torch.equal(model(TOKENS), logits)
 
 
-def assert_same(ours: Tensor, theirs: Tensor, where: object = "") -> None:
+# ---------------------------------------------------------------------------------------------- what a metric reads
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Reads(Metric):
+    """A metric that returns all it may read."""
+
+    what: Readout
+
+    @property
+    def readout(self) -> Readout:
+        return self.what
+
+    def score(self, logits: Tensor) -> Tensor:
+        return logits
+
+
+def all_logits(logits: Tensor) -> Tensor:
+    """The metric that leaves nothing out."""
+    return logits
+
+
+def part_of(logits: Tensor, readout: Readout, run: Run) -> Tensor:
+    """What a readout reads of a run's full logits."""
+    batch, length = run.tokens.shape
+    real = torch.ones(batch, length) if run.attention_mask is None else run.attention_mask
+    if readout.next_tokens:
+        return _next_log_probs(logits, run.tokens, real)
+    rows = []
+    for row, one in enumerate(logits):
+        if readout.pos is not None:
+            pos = int(torch.as_tensor(readout.pos).expand(batch)[row])
+            end = int(real[row].nonzero().max()) + 1  # how many tokens, padding included, end with a real one
+            one = one[pos if pos >= 0 else end + pos]
+        rows.append(one if readout.tokens is None else one[..., readout.tokens[row]])
+    return torch.stack(rows)
+
+
+def _next_log_probs(logits: Tensor, tokens: Tensor, real: Tensor) -> Tensor:
+    pairs = torch.zeros(len(tokens), tokens.shape[1] - 1, 2, dtype=logits.dtype)
+    for row, pos in itertools.product(range(len(tokens)), range(tokens.shape[1] - 1)):
+        if real[row, pos] and real[row, pos + 1]:
+            pairs[row, pos, 0] = logits[row, pos].log_softmax(-1)[tokens[row, pos + 1]]
+            pairs[row, pos, 1] = 1.0
+    return pairs
+
+
+def agree(
+    model: HookedTransformer,
+    runs: Sequence[Run],
+    readouts: Sequence[Readout],
+    expected: Sequence[ByHand] | None = None,
+    within: float = RTOL,
+    **options: Any,
+) -> None:
+    """Evaluated in one call, every run gives that part of its own pass's logits, and has changed what that changed.
+
+    Types are not checked on the way: these are thousands of passes.
+    """
+    known: dict[Any, Any] = {}
+    with unchecked_types():
+        expected = [by_hand(model, run, known) for run in runs] if expected is None else expected
+        for readout in readouts:
+            scores, changed = evaluation(model, runs, Reads(readout), **options)
+            for run, score, did, alone in zip(runs, scores, changed, expected, strict=True):
+                assert_same(score, part_of(alone.logits, readout, run), (run, readout), within)
+                assert did == alone.changed, (run, readout)
+
+
+def assert_same(ours: Tensor, theirs: Tensor, where: object = "", within: float = RTOL) -> None:
     """Equal to rounding."""
     try:
-        assert_close(ours, theirs, RTOL)
+        assert_close(ours, theirs, within)
     except AssertionError as error:
         raise AssertionError(f"{where}: {error}") from None
 

@@ -26,6 +26,10 @@ FOLDABLE: dict[str, dict[str, Any]] = {
     "parallel": dict(parallel_attn_mlp=True),
     "grouped rotary": dict(n_key_value_heads=2, positional_embedding_type="rotary", normalization_type="RMS"),
     "bidirectional": dict(attention_dir="bidirectional"),
+    "norm of neurons": dict(act_fn="solu_ln"),
+    "norm of neurons, rms": dict(act_fn="solu_ln", normalization_type="RMS"),
+    "masked-LM head": dict(mlm_head=True),
+    "shortformer": dict(positional_embedding_type="shortformer"),
 }
 
 
@@ -223,6 +227,15 @@ def test_a_gain_is_folded_with_its_offset() -> None:
     assert torch.equal(model.blocks[1].attn.W_Q, untouched.blocks[1].attn.W_Q * gain[None, :, None])
 
 
+def test_a_norm_of_neurons_is_folded_into_what_they_write() -> None:
+    model, untouched = build(act_fn="solu_ln"), build(act_fn="solu_ln")
+    process(model, only("fold_ln"))
+    mlp, before = model.blocks[1].mlp, untouched.blocks[1].mlp
+    scaled = before.W_out * before.ln.w[:, None]
+    assert_close(mlp.W_out, scaled - scaled.mean(0), EXACT)
+    assert_close(mlp.b_out, before.b_out + before.ln.b @ before.W_out, EXACT)
+
+
 def test_router_and_shared_gate_are_readers_too() -> None:
     model, untouched = build(**CUSTOM["experts"]), build(**CUSTOM["experts"])
     process(model, only("fold_ln"))
@@ -238,6 +251,7 @@ SKIPPED: dict[str, tuple[str, dict[str, Any]]] = {
     "normalization_type=RMSPre has no gain to fold": ("fold_ln", dict(normalization_type="RMSPre")),
     "normalization_type=None has no gain to fold": ("fold_ln", dict(normalization_type=None)),
     "a post-norm's output is the stream itself": ("fold_ln", CUSTOM["post-norm"]),
+    "positions are added to what queries and keys read": ("fold_ln", dict(positional_embedding_type="shortformer")),
     "only a stream that every reader sees through a LayerNorm": (
         "center_writing_weights",
         dict(normalization_type="RMS"),

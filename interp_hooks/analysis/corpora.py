@@ -1,0 +1,141 @@
+"""Texts as rows of tokens, all of one length, as a language model is trained and measured on.
+
+    BOS | text 1 ... text 1 EOS text 2 ...      each row is full, a text may begin in one and end in a later one
+    BOS | ... text 2 EOS text 3 ...             what is left at the end and fills no row is dropped
+
+Texts are read one by one, and only as many as are needed: nothing of a corpus has to fit in memory but its rows. A
+tokenizer here is one of transformers'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from interp_hooks.errors import BadInput, TokenError, nearest
+
+Texts = Iterable[str] | Iterable[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """A data set on the HuggingFace hub, and the column that holds its texts."""
+
+    path: str
+    config: str | None = None
+    column: str = "text"
+
+
+CORPORA = {
+    "wiki": Corpus(path="Salesforce/wikitext", config="wikitext-2-v1"),
+    "owt": Corpus(path="stas/openwebtext-10k"),
+    "pile": Corpus(path="NeelNanda/pile-10k"),
+    "code": Corpus(path="codeparrot/codeparrot-valid-v2-near-dedup", column="content"),
+}
+
+
+def corpus_texts(name: str) -> Iterator[str]:
+    """The texts of a corpus of the hub ("wiki", "owt", "pile", "code"), in its own order.
+
+    Raises:
+        BadInput: an unknown corpus.
+        ImportError: the package `datasets` is not installed.
+    """
+    if name not in CORPORA:
+        raise BadInput(f"there is no corpus {name!r}; there are {', '.join(CORPORA)}.{nearest(name, CORPORA)}")
+    try:
+        from datasets import load_dataset  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise ImportError(f"the corpus {name!r} comes from the hub: pip install datasets, or give texts") from error
+    corpus = CORPORA[name]
+    return (str(row[corpus.column]) for row in load_dataset(corpus.path, corpus.config, split="train"))
+
+
+def token_rows(
+    texts: Texts,
+    tokenizer: Any,
+    max_length: int = 1024,
+    column_name: str = "text",
+    add_bos_token: bool = True,
+) -> Iterator[Int[Tensor, " pos"]]:
+    """Full rows of `max_length` tokens, BOS included; texts are strings or mappings with a column of them.
+
+    Raises:
+        TokenError: the tokenizer has no EOS, or no BOS where rows are to begin with one.
+    """
+    eos, bos = tokenizer.eos_token_id, tokenizer.bos_token_id
+    if eos is None or (add_bos_token and bos is None):
+        raise TokenError("the tokenizer needs an EOS token to part texts, and a BOS token unless add_bos_token=False")
+    begins = [bos] if add_bos_token else []
+    if max_length <= len(begins):
+        raise BadInput(f"max_length={max_length} leaves no room for text")
+    waiting: list[Any] = []
+    for number, text in enumerate(texts):
+        text = text if isinstance(text, str) else text[column_name]
+        waiting += [eos] * (number > 0) + list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        room = max_length - len(begins)
+        full = len(waiting) // room * room
+        for start in range(0, full, room):
+            yield torch.tensor(begins + waiting[start : start + room])
+        waiting = waiting[full:]
+
+
+@dataclass(frozen=True, eq=False)
+class TokenRows(Dataset):
+    """Rows of tokens as torch's and HuggingFace's loaders know them: `rows[3]["tokens"]`, `rows["tokens"]`."""
+
+    tokens: Int[Tensor, "row pos"]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, str):
+            if index != "tokens":
+                raise KeyError(f"rows have only the column 'tokens', got {index!r}")
+            return self.tokens
+        return {"tokens": self.tokens[index]}
+
+
+def tokenize_and_concatenate(
+    dataset: Texts,
+    tokenizer: Any,
+    streaming: bool = False,
+    max_length: int = 1024,
+    column_name: str = "text",
+    add_bos_token: bool = True,
+    num_proc: int | None = None,
+) -> TokenRows:
+    """All full rows of `token_rows`; `streaming` and `num_proc` say how others go about it and change nothing here.
+
+    Raises:
+        BadInput: the texts do not fill one row.
+    """
+    rows = list(token_rows(dataset, tokenizer, max_length, column_name, add_bos_token))
+    if not rows:
+        raise BadInput(f"these texts do not fill a row of {max_length} tokens; give more text or a smaller max_length")
+    return TokenRows(torch.stack(rows))
+
+
+def _data_loader(name: str) -> Callable[..., DataLoader]:
+    def make_data_loader(
+        tokenizer: Any, batch_size: int = 8, max_length: int = 1024, rows: int | None = None
+    ) -> DataLoader:
+        texts = token_rows(corpus_texts(name), tokenizer, max_length)
+        return DataLoader(TokenRows(torch.stack(list(islice(texts, rows)))), batch_size=batch_size, drop_last=True)
+
+    make_data_loader.__doc__ = f"Batches of the first `rows` rows (default: all) of the corpus {name!r}, in its order."
+    return make_data_loader
+
+
+make_wiki_data_loader = _data_loader("wiki")
+make_owt_data_loader = _data_loader("owt")
+make_pile_data_loader = _data_loader("pile")
+make_code_data_loader = _data_loader("code")

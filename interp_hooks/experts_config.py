@@ -1,0 +1,58 @@
+"""What a mixture of experts is, as one frozen value."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from interp_hooks.errors import ConfigError
+
+RouterScores = Literal["softmax", "sigmoid", "sparsemixer"]
+GroupScore = Literal["max", "top2"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertsConfig:
+    """A mixture of experts in place of the MLP (Shazeer et al. 2017, arxiv.org/abs/1701.06538).
+
+    `layers` tells layer by layer whether it has experts. `scores` turn router logits into weights; the
+    `experts_per_token` highest are kept, after adding a learned bias with `biased_choice`, and only within the
+    `groups_kept` best of `n_groups` groups of experts (`group_score`: their best expert, or the sum of their best two).
+    Kept weights are divided by their sum with `normalize_weights` and multiplied by `weight_scale`. `d_shared` is the
+    width of an MLP that every token passes (0: none), times a sigmoid gate with `shared_gate`. `jitter` is the width
+    of the sparse mixer's comparison (Liu et al. 2024, arxiv.org/abs/2409.12136). `min_weight_sum` bounds the divisor.
+    With `precise_router` the router computes in float32 also where the rest is half precision.
+    """
+
+    n_experts: int
+    experts_per_token: int
+    d_expert: int
+    layers: tuple[bool, ...]
+    scores: RouterScores = "softmax"
+    normalize_weights: bool = True
+    weight_scale: float = 1.0
+    min_weight_sum: float = 0.0
+    biased_choice: bool = False
+    n_groups: int = 1
+    groups_kept: int = 1
+    group_score: GroupScore = "max"
+    jitter: float = 0.0
+    d_shared: int = 0
+    shared_gate: bool = False
+    precise_router: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", tuple(self.layers))
+        if not 0 < self.experts_per_token <= self.n_experts:
+            raise ConfigError(f"experts_per_token must be 1..n_experts={self.n_experts}, got {self.experts_per_token}")
+        if self.n_experts % self.n_groups or not 0 < self.groups_kept <= self.n_groups:
+            raise ConfigError(
+                f"n_groups={self.n_groups} must divide n_experts={self.n_experts} and be at least "
+                f"groups_kept={self.groups_kept}"
+            )
+        if self.experts_per_token > self.n_experts // self.n_groups * self.groups_kept:
+            raise ConfigError(
+                f"experts_per_token={self.experts_per_token} is more than groups_kept={self.groups_kept} groups of "
+                f"{self.n_experts // self.n_groups} experts have"
+            )
+        for field, choices in (("scores", RouterScores), ("group_score", GroupScore)):
+            if getattr(self, field) not in get_args(choices):
+                raise ConfigError(f"{field} must be one of {get_args(choices)}, got {getattr(self, field)!r}")

@@ -1,0 +1,90 @@
+"""How a part of the residual stream is read: through norms that keep the scale of the run, which makes them linear.
+
+    a FrozenNorm     x -> (x - mean x) / scale * w        without the mean for RMS, without w where it is folded
+    a Reading        one such norm after the other, then maybe directions p to project onto
+
+Neuron n adds a_n W_out[n], so that through a norm it is a_n / scale * (W_out[n] - mean) * w, and projected
+a_n / scale * W_out[n] . (p w - mean(p w)): what depends on the position is a number for each neuron, never a vector.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def centred(x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
+    """Without the mean over the last axis."""
+    return x - x.mean(-1, keepdim=True)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FrozenNorm:
+    """A norm with its scale as it was at some places of a run; `bias` is what it adds once, to no part."""
+
+    scale: Float[Tensor, "*place 1"]
+    centres: bool
+    gain: Float[Tensor, " d_model"] | None
+    bias: Float[Tensor, " d_model"] | None
+
+    def __call__(self, parts: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
+        """What becomes of parts of its input, [..., *place, d_model] or one for all places, without the bias."""
+        return (self.unscaled(parts) / self.scale).to(parts.dtype)
+
+    def unscaled(self, rows: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
+        """All of it but the division by the scale."""
+        rows = rows.to(torch.promote_types(rows.dtype, self.scale.dtype))
+        rows = centred(rows) if self.centres else rows
+        return rows if self.gain is None else rows * self.gain
+
+    def pulled_back(self, onto: Float[Tensor, "*out d_model"]) -> Float[Tensor, "*out d_model"]:
+        """Directions onto which rows project as `unscaled(rows)` project onto `onto`."""
+        onto = onto.to(torch.promote_types(onto.dtype, self.scale.dtype))
+        onto = onto if self.gain is None else onto * self.gain
+        return centred(onto) if self.centres else onto
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reading:
+    """What a reader makes of a vector that somebody adds to the stream: norms in turn, then directions, if any."""
+
+    norms: tuple[FrozenNorm, ...] = ()
+    onto: Float[Tensor, "d_model *out"] | None = None
+
+    def after(self, norms: tuple[FrozenNorm, ...]) -> Reading:
+        """The same reader of what passes these norms before."""
+        return replace(self, norms=norms + self.norms)
+
+    @property
+    def bias(self) -> Float[Tensor, "*out"] | None:
+        """What the last norm adds to the sum of all parts."""
+        bias = self.norms[-1].bias if self.norms else None
+        return bias if bias is None or self.onto is None else bias @ self.onto.to(bias)
+
+    def of(self, parts: Float[Tensor, "... d_model"]) -> Float[Tensor, "..."]:
+        """Parts as they are read: [..., d_model], or with directions [..., out]."""
+        for norm in self.norms:
+            parts = norm(parts)
+        return parts if self.onto is None else parts @ self.onto.to(parts)
+
+    def of_neurons(
+        self, post: Float[Tensor, "*place neuron"], W_out: Float[Tensor, "neuron d_model"]
+    ) -> Float[Tensor, "neuron ..."]:
+        """What each neuron's vector `post[..., n, None] * W_out[n]` is read as; with directions no vector is made."""
+        dtype, written = post.dtype, W_out
+        for norm in self.norms:
+            post = post / norm.scale
+            if self.onto is None:
+                written = norm.unscaled(written)
+        if self.onto is None:
+            return (post[..., None] * written).movedim(-2, 0).to(dtype)
+        onto = self.onto.to(W_out).movedim(0, -1)
+        for norm in reversed(self.norms):
+            onto = norm.pulled_back(onto)
+        projected = W_out.to(onto.dtype) @ onto.movedim(-1, 0)
+        if onto.ndim == 1:
+            return (post * projected).movedim(-1, 0).to(dtype)
+        return (post[..., None] * projected).movedim(-2, 0).to(dtype)

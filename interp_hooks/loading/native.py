@@ -1,0 +1,158 @@
+"""Folders of this package's own: a model as it is, weights processed or edited, in four files at most.
+
+    hooked_transformer.json          the config, and what processing had been done
+    hooked_transformer.safetensors   the state dict
+    tokenizer.json, ...              the tokenizer, if the model has one, as transformers writes it
+
+A folder with a config.json is a HuggingFace checkpoint, and never taken for one of these.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from interp_hooks.config import HookedTransformerConfig
+from interp_hooks.errors import BadInput, CheckpointError, ConfigError, WeightMismatch, nearest
+from interp_hooks.loading.folding import Processing, process
+from interp_hooks.loading.formats import TRANSFORMER_LENS, from_checkpoint
+from interp_hooks.loading.load import LoadOptions
+from interp_hooks.loading.source import TOKENIZER_FILES
+from interp_hooks.model import HookedTransformer
+from interp_hooks.tensor_files import write_tensors
+from interp_hooks.tokens import PaddingSide
+
+FORMAT = 1
+CONFIG, WEIGHTS = "hooked_transformer.json", "hooked_transformer.safetensors"
+
+
+def is_native(name: str) -> bool:
+    """Whether `name` is a folder that `save` wrote."""
+    folder = Path(name).expanduser()
+    return (folder / CONFIG).is_file() and not (folder / "config.json").exists()
+
+
+def save(model: HookedTransformer, folder: Path) -> None:
+    """The work of `HookedTransformer.save_pretrained`; raises as it says."""
+    folder = folder.expanduser()
+    if (folder / "config.json").exists():
+        raise CheckpointError(f"{str(folder)!r} holds a HuggingFace checkpoint (config.json); save to another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    config = model.cfg.to_dict() | {"dtype": str(model.dtype).removeprefix("torch.")}
+    del config["device"]  # where it happens to be
+    description = {
+        "format": FORMAT,
+        "config": config,
+        "padding_side": model.text.padding_side,
+        "processing": model.processing_report(),
+    }
+    write_tensors(folder / WEIGHTS, model.state_dict())
+    (folder / CONFIG).write_text(json.dumps(description, indent=2), encoding="utf-8")
+    if model.tokenizer is not None:
+        model.tokenizer.save_pretrained(folder)
+
+
+def load(
+    options: LoadOptions,
+    processing: Processing,
+    dtype: torch.dtype | str | None,
+    padding_side: PaddingSide | None,
+) -> HookedTransformer:
+    """The work of `HookedTransformer.from_pretrained` for a folder that `save` wrote.
+
+    The dtype and the padding side that were saved count unless others are given.
+
+    Raises:
+        CheckpointError: files that are missing, damaged or of a later format.
+        BadInput: options that only conversion has.
+    """
+    folder = Path(options.name).expanduser()
+    for name in ("n_ctx", "first_n_layers", "revision", "ignore_config", "hf_kwargs"):
+        if given := getattr(options, name):
+            given = ", ".join(given) if name == "hf_kwargs" else f"{name}={given!r}"
+            raise BadInput(f"{options.name!r} was saved as it is and is not converted, so it takes no {given}")
+    description = _description(folder)
+    cfg = _config(folder, description["config"])
+    if options.default_prepend_bos is not None:
+        cfg = cfg.replace(default_prepend_bos=options.default_prepend_bos)
+    has_tokenizer = any((folder / name).exists() for name in TOKENIZER_FILES)
+    tokenizer = options.tokenizer or (read_tokenizer(str(folder)) if has_tokenizer else None)
+    model = from_checkpoint(folder / WEIGHTS, cfg, tokenizer, dtype=dtype, device=options.device)
+    model.text.padding_side = padding_side or description["padding_side"]
+    done = {line.partition(":")[0] for line in description["processing"] if line.endswith(": applied")}
+    model._report = process(model, replace(processing, **dict.fromkeys(done, False)))
+    model._report = [f"{step}: applied" if (step := line.partition(":")[0]) in done else line for line in model._report]
+    return model
+
+
+def _description(folder: Path) -> dict[str, Any]:
+    try:
+        description = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{str(folder / CONFIG)!r} cannot be read: {error}") from error
+    if description.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{str(folder)!r} was saved in format {description.get('format')}, and this version reads {FORMAT}: "
+            "install a later interp_hooks"
+        )
+    return description
+
+
+def _config(folder: Path, fields: Mapping[str, Any]) -> HookedTransformerConfig:
+    try:
+        return HookedTransformerConfig.from_dict(fields)
+    except ConfigError as error:
+        raise CheckpointError(f"the config in {str(folder / CONFIG)!r} does not fit this version: {error}") from error
+
+
+def read_tokenizer(name: str) -> Any:
+    """The tokenizer of a folder or hub id.
+
+    Raises:
+        CheckpointError: there is none, or it cannot be read.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except Exception as error:  # a broken file can make the tokenizers' own library raise anything
+        raise CheckpointError(
+            f"the tokenizer {name!r} cannot be read ({type(error).__name__}: {str(error).splitlines()[0]}); pass a "
+            "tokenizer= instead"
+        ) from error
+
+
+def own_weights(model: HookedTransformer, state: Mapping[str, Any], strict: bool) -> dict[str, Tensor]:
+    """What of a state dict is for this model, under its own names.
+
+    Raises:
+        WeightMismatch: what `strict` forbids, or a tensor of another shape.
+    """
+    there = model.state_dict()
+    ignored = re.compile("|".join(TRANSFORMER_LENS.ignored_weights))
+    own = {_own_name(key, there): tensor for key, tensor in state.items() if key in there or not ignored.fullmatch(key)}
+    left, missing = [key for key in own if key not in there], [key for key in there if key not in own]
+    if strict and (left or missing):
+        raise WeightMismatch(
+            " and ".join(
+                f"{what} {len(names)} weights ({', '.join(names[:5])}{', ...' * (len(names) > 5)})"
+                for what, names in (("the state dict lacks", missing), ("this model has no place for", left))
+                if names
+            )
+            + (nearest(left[0], missing) if left else "")
+        )
+    for key, tensor in own.items():
+        if key in there and tensor.shape != there[key].shape:
+            raise WeightMismatch(f"{key} has shape {list(tensor.shape)}, expected {list(there[key].shape)}")
+    return own
+
+
+def _own_name(key: str, there: Mapping[str, Tensor]) -> str:
+    """TransformerLens writes grouped keys and values as blocks.0.attn._W_K."""
+    grouped = re.sub(r"\.attn\._([Wb]_[KV])$", r".attn.\1", key)
+    return grouped if grouped in there else key
