@@ -108,9 +108,9 @@ class Caching:
     ) -> AbstractContextManager[None]: ...
 
     def has_output(self, *args: Any, **kwargs: Any) -> bool:
-        """Whether `forward(*args, **kwargs)` returns anything; override it where that is up to an argument.
+        """Whether `forward(*args, **kwargs)` returns or fills anything; override it where that is up to an argument.
 
-        What returns nothing is run for its hooks alone, so that `run_with_cache` ends it behind the last value wanted.
+        What does not is run for its hooks alone, so that `run_with_cache` ends it behind the last value wanted.
         """
         return True
 

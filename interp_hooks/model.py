@@ -340,11 +340,13 @@ class HookedTransformer(Checkpoints, HookedRootModule, StackedWeights, Inputs, T
         )
         return output, ActivationCache(stored, self, not remove_batch_dim) if return_cache_object else stored
 
-    def has_output(self, *args: Any, return_type: Any = "logits", stop_at_layer: int | None = None, **_: Any) -> bool:
-        """Whether `forward` returns anything for these arguments."""
+    def has_output(
+        self, *args: Any, return_type: Any = "logits", stop_at_layer: int | None = None, **rest: Any
+    ) -> bool:
+        """Whether `forward` returns anything, or fills a cache, for these arguments."""
         given = dict(zip(FORWARD_ARGUMENTS, args, strict=False))
-        output, stop = given.get("return_type", return_type), given.get("stop_at_layer", stop_at_layer)
-        return output is not None or stop is not None
+        given = {"return_type": return_type, "stop_at_layer": stop_at_layer} | rest | given
+        return any(given.get(one) is not None for one in ("return_type", "stop_at_layer", "past_kv_cache"))
 
 
 FORWARD_ARGUMENTS = tuple(inspect.signature(HookedTransformer.forward).parameters)[1:]

@@ -267,7 +267,8 @@ import torch
 from interp_hooks import HookedTransformer, Result
 torch.set_num_threads(1)
 result = Result.load({str(tmp_path / "result")!r})
-again = result.rerun(HookedTransformer.from_pretrained("ioi-tiny"), progress=False)
+model = HookedTransformer.from_pretrained("ioi-tiny")
+again = result.rerun(model, progress=False)
 assert torch.equal(again.values, result.values)
 again.save({str(tmp_path / "again")!r})
 """
