@@ -8,6 +8,7 @@ Both write the same tokens, which is checked first.
 
 import argparse
 import statistics
+from typing import Any
 
 import torch
 from common import MODELS, by_turns, checkpoint, ratio
@@ -20,7 +21,7 @@ SHAPES = ((1, 32), (4, 64), (4, 256))
 
 def generate(name: str, rounds: int, new: int, device: str) -> None:
     folder = str(checkpoint(name))
-    hf = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa").eval().to(device)
+    hf: Any = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa").eval().to(device)
     ours = HookedTransformer.from_pretrained_no_processing(folder, device=device)
     length = dict(max_new_tokens=new, min_new_tokens=new)
     print(f"\n{name}: {new} new tokens, {rounds} rounds, {torch.get_num_threads()} threads, {device}")

@@ -121,18 +121,20 @@ class Edge:
         assert self.made.into is not None
         if self.change is None:
             raise BadInput(f"{point.name} reads the stream before {self.made.site.hook} writes to it")
-        heads = _heads(self.made.into, point) if "head" in point.axes else [0]
+        heads = _heads(self.made.into, point)
         weight = self._weight(len(heads), value)
         received = torch.einsum("bpsd,sr->bprd", self.change.to(value), weight)
         chosen = torch.zeros(value.shape[:2], dtype=torch.bool, device=value.device)
         positions = Site(hook=point.name, select={k: v for k, v in self.made.into.select.items() if k == "pos"})
         chosen[positions.index(point, value, self.first)[:2]] = True
         received = torch.where(chosen[..., None, None], received, 0.0)
-        if "head" in point.axes:
-            value[:, :, heads] += received
-        else:
-            value += received[:, :, 0]
-        return (received != 0).any()
+        if "head" not in point.axes:
+            heads, received = slice(None), received[:, :, 0]
+        before = value[:, :, heads]
+        after = before + received
+        changed = (after != before).any()
+        value[:, :, heads] = after
+        return changed
 
     def _weight(self, readers: int, like: Tensor) -> Float[Tensor, "sender reader"]:
         assert self.change is not None
@@ -148,18 +150,21 @@ class Edge:
 
 
 def _heads(site: Site, point: HookPoint) -> list[int]:
-    """The heads that a site selects.
+    """The heads that a site selects; 0 where the hook has none.
 
     Raises:
-        BadInput: another axis than heads and positions is selected, or heads of each prompt's own.
+        BadInput: another axis than heads and positions is selected, heads of each prompt's own, or one twice.
     """
-    wanted: Any = site.select.get("head", tuple(range(point.sizes["head"])))
-    if isinstance(wanted, Tensor) or set(site.select) - {"head", "pos"}:
+    n_heads = point.sizes["head"] if "head" in point.axes else 1
+    wanted: Any = site.select.get("head", tuple(range(n_heads)))
+    if isinstance(wanted, Tensor) or set(site.select) - ({"head", "pos"} & set(point.axes)):
         raise BadInput(
             f"an edge's ends are selected by head= (an int or a list) and pos=, got {dict(site.select)} for {site.hook}"
         )
-    n_heads = point.sizes["head"]
     listed = [wanted] if isinstance(wanted, int) else list(wanted)
     if outside := [head for head in listed if not -n_heads <= head < n_heads]:
         raise BadInput(f"head={outside[0]} is out of range: {point.name} has {n_heads} along head")
-    return [head % n_heads for head in listed]
+    heads = [head % n_heads for head in listed]
+    if len(set(heads)) < len(heads):
+        raise BadInput(f"head={listed} names a head of {point.name} twice")
+    return heads

@@ -73,9 +73,17 @@ class Mean:
     per_position: bool = False
     exclude: Sequence[Excluded] = ("bos", "padding")
 
+    def __post_init__(self) -> None:
+        if isinstance(self.exclude, str) or set(self.exclude) - {"bos", "padding"}:
+            raise BadInput(f"exclude is a list of 'bos' and 'padding', got {self.exclude!r}")
+
     @property
     def key(self) -> tuple[Any, ...]:
         return ("mean", self.per_position, tuple(self.exclude), self.run.key)
+
+    def pooled(self, point: HookPoint) -> tuple[int, ...]:
+        """The dims over which the mean is taken."""
+        return (0,) if self.per_position or point.axes[1] != "pos" else (0, 1)
 
     def made_of(self, value: Tensor, point: HookPoint, model: HookedTransformer) -> Tensor:
         precise = value.double()
@@ -84,7 +92,7 @@ class Mean:
         exclude = set(self.exclude) - ({"bos"} if self.per_position else set())
         counted = counted_positions(model, self.run, exclude).to(value.device)
         counted = counted.reshape(*counted.shape, *[1] * (value.ndim - 2))
-        dims = (0,) if self.per_position else (0, 1)
+        dims = self.pooled(point)
         total = torch.where(counted, precise, 0.0).sum(dims, keepdim=True)
         return (total / counted.double().sum(dims, keepdim=True)).to(value.dtype)
 
@@ -236,10 +244,9 @@ class Intervention:
         other = recordings.of(self.source, point).to(value.device)
         along = next((dim for dim, axis in enumerate(point.axes) if axis in POSITIONS), 0)
         expected = [size + (first if dim == along else 0) for dim, size in enumerate(value.shape)]
-        one_for_all = isinstance(self.source, Mean)
-        if not all(
-            came == size or (came == 1 and one_for_all) for came, size in zip(other.shape, expected, strict=True)
-        ):
+        one_for_all = self.source.pooled(point) if isinstance(self.source, Mean) else ()
+        fitting = [1 if dim in one_for_all else size for dim, size in enumerate(expected)]
+        if list(other.shape) != fitting:
             raise BadInput(
                 f"cannot patch {point.name}: the source has {point.describe(other.shape)}, the run "
                 f"{point.describe(expected)}. Both need as many prompts and tokens; align the prompts so that they "

@@ -34,6 +34,11 @@ OF_QUERIES = ("hook_q_input", "attn.hook_q", "attn.hook_rot_q", "attn.hook_attn_
 AT_ITS_POSITION = (*AFTER_Z, *MLP, *AFTER_MLP, *OF_QUERIES)  # what reaches other positions through later layers alone
 
 
+def is_after_blocks(hook: str) -> bool:
+    """Whether a hook, by its full name, comes after the last block."""
+    return hook.startswith(AFTER_BLOCKS)
+
+
 class Place(NamedTuple):
     """A hook that a run touches: its point, its layer (-1 before the blocks, n_layers after), its name in the block."""
 
@@ -51,6 +56,7 @@ class Plan:
     first: int = 0
     known: frozenset[str] = frozenset()
     late: int = 0
+    norms: frozenset[str] = frozenset()
     reaches: bool = True
     looked_at: bool = False
 
@@ -71,6 +77,7 @@ class Planner:
         self.model, self.readout = model, readout
         self.alone = not any(point.hooked for point in model.hook_points())
         self.causal = self.alone and model.cfg.attention_dir == "causal"
+        self.watched_at_the_end = any(point.hooked for point in model.hook_points() if is_after_blocks(point.name))
         self._places: dict[str, Place] = {}
         self._reads: dict[Any, list[int]] = {}
 
@@ -93,7 +100,8 @@ class Planner:
             layer=layer,
             first=self._first_position(run, min(reads or [0])) if cut and self.causal else 0,
             known=self._known([place.name for place in places if place.layer == layer], layer),
-            late=max(0, last - n_layers + 2),
+            late=2 if self.watched_at_the_end else max(0, last - n_layers + 2),
+            norms=frozenset(place.point.name for place in places if place.name.startswith("ln1.")),
             looked_at=any(place.name.endswith(("hook_pattern", "hook_attn_scores")) for place in places),
         )
 
@@ -115,8 +123,8 @@ class Planner:
                 layer = point.layer()
                 self._places[hook] = Place(point, layer, point.name.removeprefix(f"blocks.{layer}."))
             else:
-                late = point.name.startswith(AFTER_BLOCKS)
-                self._places[hook] = Place(point, self.model.cfg.n_layers if late else -1, point.name)
+                layer = self.model.cfg.n_layers if is_after_blocks(point.name) else -1
+                self._places[hook] = Place(point, layer, point.name)
         return self._places[hook]
 
     def _positions_read(self, run: Run) -> list[int] | None:
@@ -130,7 +138,9 @@ class Planner:
     def _first_position(self, run: Run, read_from: int) -> int:
         """A position before which a run neither changes anything nor is read."""
         length = run.tokens.shape[1]
-        touched = [made.site.first_position(self.place(made.site.hook).point, length) for made in run.interventions]
+        sites = [made.site for made in run.interventions]
+        sites += [made.into for made in run.interventions if made.into is not None and "pos" in made.into.select]
+        touched = [site.first_position(self.place(site.hook).point, length) for site in sites]
         step = -(-length // PREFIXES)
         return max(0, min(*touched, read_from)) // step * step
 
@@ -171,7 +181,7 @@ def batches(model: HookedTransformer, plans: Sequence[Plan], readout: Readout, m
     carries_positions = model.cfg.positional_embedding_type == "shortformer"  # from the embeddings to every layer
     for place, plan in enumerate(plans):
         whole = carries_positions and plan.layer < 0
-        groups[plan.run.prompt_key, plan.first, plan.late, whole].append(place)
+        groups[plan.run.prompt_key, plan.first, plan.late, plan.norms, whole].append(place)
     for places in groups.values():
         places.sort(key=lambda place: (plans[place].joins, sorted(plans[place].known)))
         together = max(1, int(max_memory // _bytes(model, [plans[place] for place in places], readout)))

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from interp_hooks.components.kv_cache import KeyValueCache
 from interp_hooks.edges import Edge
+from interp_hooks.errors import HookDidNotFire
 from interp_hooks.hooks import HookPoint
 from interp_hooks.interventions import Intervention, Recording, Recordings, Run
 from interp_hooks.model import HookedTransformer
@@ -67,7 +68,7 @@ def hook_functions(
 
     def function(todo: list[tuple[int, Step]]) -> Callable[..., Tensor]:
         def act(value: Tensor, hook: HookPoint) -> Tensor:
-            rows = value.chunk(len(steps))
+            rows = value.unflatten(0, (len(steps), -1))
             for row, step in todo:
                 did = step.act(rows[row], hook)
                 if did is not None and changed is not None:
@@ -146,7 +147,8 @@ def _recorded(planner: Planner, wanted: Wanted, prefixes: Mapping[Any, KeyValueC
     for key, (run, hooks) in wanted.items():
         last = max(planner.place(hook).layer for hook in hooks)
         steps = steps_of(planner, run, recordings)
-        with model.hooks(hook_functions([steps], range(-1, last + 1))) if steps else nullcontext():
+        changed: list[dict[int, Tensor]] = [{}]
+        with model.hooks(hook_functions([steps], range(-1, last + 1), changed)) if steps else nullcontext():
             recordings.runs[key] = model.run_with_cache(
                 run.tokens,
                 attention_mask=run.attention_mask,
@@ -156,6 +158,9 @@ def _recorded(planner: Planner, wanted: Wanted, prefixes: Mapping[Any, KeyValueC
                 names_filter=hooks,
                 return_cache_object=False,
             )[1]
+        later = {step.made for step in steps if step.layer > last}
+        if silent := [step.hook for step in steps if step.made not in changed[0].keys() | later]:
+            raise HookDidNotFire(f"the pass over a source never came by {silent[0]}, where it has an intervention")
     return recordings
 
 

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from interp_hooks import HookedTransformer, Intervention, LogitDiff, Mean, Readout, Resample, Run, Site, at
-from interp_hooks.edges import EMBEDDINGS, READERS, Edge, check_edge, scale_hook
+from interp_hooks.edges import READERS, Edge, check_edge, embeddings, scale_hook
 from interp_hooks.errors import BadInput, UnknownHook
 from interp_hooks.experiments.gradients import differentiable
 from interp_hooks.hooks import HookPoint
 from interp_hooks.interpreter import evaluate, evaluation
 from tests.experiments.by_hand import (
+    ALSO,
     KINDS,
     OTHER,
     RTOL,
@@ -40,6 +41,7 @@ ADDITIVE: dict[str, dict[str, Any]] = {
     **KINDS,
     **{kind: CUSTOM[kind] for kind in ("no-norm", "bidirectional", "alibi-windows", "sinks-capped", "output-norms")},
     **{kind: CUSTOM[kind] for kind in ("only-output-norms", "shared-norm", "experts")},
+    "shortformer": ALSO["shortformer"],
     "gemma2": CUSTOM["output-norms"] | CAPPED | dict(rotary_layers=(), gated_mlp=True),
     "output-biases": dict(norm_placement="pre_and_output", normalization_type="LN", n_key_value_heads=2),
     "parallel-grouped": dict(parallel_attn_mlp=True, parallel_shared_norm=True, n_key_value_heads=1),
@@ -129,7 +131,7 @@ def various_edges(kind: str) -> list[Run]:
         if not model.cfg.parallel_attn_mlp:
             made += [edge(at("z", 1), at("mlp_in", 1)), edge(at("attn_out", 2), at("mlp_in", 2), Mean(CLEAN))]
     if model.cfg.embed_norm_type is None:
-        made += [edge(hook, at("k_input", 1)) for hook in EMBEDDINGS if hook in model.hook_dict]
+        made += [edge(hook, at("k_input", 1)) for hook in embeddings(model)]
     runs = [Run(TOKENS, [one], MASKED.attention_mask if number % 3 == 0 else None) for number, one in enumerate(made)]
     runs += [
         Run(TOKENS, [made[0], made[1], made[2]]),
@@ -419,6 +421,7 @@ REFUSED: dict[str, tuple[str, Intervention, str]] = {
     "its own MLP": ("gpt2", edge(at("mlp_out", 1), at("mlp_in", 1)), "blocks.1.hook_mlp_in reads the stream before"),
     "parallel MLP": ("neox", edge(at("z", 1), at("mlp_in", 1)), "blocks.1.hook_mlp_in reads the stream before"),
     "post-norm": ("post-norm", edge(Z0, Q1), "normalizes the stream itself"),
+    "positions beside the stream": ("shortformer", edge("hook_pos_embed", Q1), "hook_pos_embed cannot send"),
     "normalized embeddings": (
         "only-output-norms",
         edge("hook_embed", Q1),

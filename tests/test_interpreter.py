@@ -33,6 +33,7 @@ from interp_hooks.components.kv_cache import KeyValueCache
 from interp_hooks.errors import BadInput, HookDidNotFire, MetricError, UnknownHook
 from interp_hooks.interpreter import Batch, Keeps, evaluate, evaluation
 from tests.experiments.by_hand import (
+    ALSO,
     KINDS,
     LACKS,
     OTHER,
@@ -54,7 +55,7 @@ from tests.experiments.by_hand import (
     word_tokenizer,
 )
 from tests.test_plans import mixed_runs
-from tests.tiny import CUSTOM, assert_close, build, distance, unchecked_types
+from tests.tiny import assert_close, build, distance, unchecked_types
 
 
 def last_logit(logits: Tensor) -> Tensor:
@@ -272,7 +273,7 @@ def test_every_kind_in_every_way(kind: str, looking: str) -> None:
 @pytest.mark.parametrize("kind", ["llama", "output-norms"])
 def test_in_float32_it_is_as_close_as_float32_is(kind: str) -> None:
     """Some roundings of 1e-7, three layers long, of logits whose parts cancel."""
-    model = build(**(CUSTOM | KINDS)[kind], dtype=torch.float32)
+    model = build(**(ALSO | KINDS)[kind], dtype=torch.float32)
     runs = [run for run in varied_runs(kind) if not any(isinstance(one.source, Mapping) for one in run.interventions)]
     known: dict[Any, Any] = {}
     with unchecked_types():
@@ -796,6 +797,18 @@ BAD: dict[str, tuple[list[Intervention], Any, type[Exception], str]] = {
         BadInput,
         "query=4",
     ),
+    "mean of one position": (
+        [GOOD, Intervention(at("z", 1), Mean(Run(OTHER[:, :1]), per_position=True))],
+        last_logit,
+        BadInput,
+        "pos=1",
+    ),
+    "mean of patterns of one token": (
+        [GOOD, Intervention(at("pattern", 1), Mean(Run(OTHER[:, :1])))],
+        last_logit,
+        BadInput,
+        "query=1",
+    ),
     "resample of too few": (
         [GOOD, Intervention(at("z", 1), Resample(Run(OTHER), torch.tensor([0])))],
         last_logit,
@@ -972,12 +985,14 @@ def _counts_back_from_the_padding(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _sees_the_keys_of_another_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = KeyValueCache.at
+    right = KeyValueCache.prefix
 
-    def at_layer(self: KeyValueCache, layer: int) -> Any:
-        return tuple(part.flip(0) if self.frozen else part for part in right(self, layer))
+    def prefix(self: KeyValueCache, *arguments: Any) -> KeyValueCache:
+        part = right(self, *arguments)
+        part._layers = {layer: (keys.flip(0), values.flip(0)) for layer, (keys, values) in part._layers.items()}
+        return part
 
-    monkeypatch.setattr(KeyValueCache, "at", at_layer)
+    monkeypatch.setattr(KeyValueCache, "prefix", prefix)
 
 
 def _sorts_runs(monkeypatch: pytest.MonkeyPatch) -> None:

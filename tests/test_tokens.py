@@ -377,8 +377,9 @@ def test_texts_are_read_one_by_one() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [torch.tensor([1.0]), torch.tensor([True]), torch.zeros(0, dtype=torch.bool), torch.zeros(1, 1, 1, dtype=torch.long), {4: 5}, [4, "cat"],
-              [[THE], [[CAT], [SAT]]]]
+    "wrong",
+    [torch.tensor([1.0]), torch.tensor([True]), torch.zeros(0, dtype=torch.bool), {4: 5}, [4, "cat"],
+     torch.zeros(1, 1, 1, dtype=torch.long), [[THE], [[CAT], [SAT]]]],
 )  # fmt: skip
 def test_what_are_no_ids(wrong: Any) -> None:
     with unchecked_types(), pytest.raises(BadInput, match="token ids"):

@@ -35,6 +35,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "neox": dict(positional_embedding_type="rotary", rotary_dim=2, parallel_attn_mlp=True),
     "attn-only": dict(attn_only=True),
 }
+ALSO: dict[str, dict[str, Any]] = CUSTOM | {"shortformer": dict(positional_embedding_type="shortformer")}
 SITES = (
     *("resid_pre", "resid_mid", "attn_out", "mlp_out", "q", "k", "v", "rot_q", "z", "pattern", "attn_scores", "result"),
     *("pre", "post", "q_input", "hook_embed", "hook_pos_embed", "ln_final.hook_normalized", "unembed.hook_out"),
@@ -54,6 +55,7 @@ LACKS: dict[str, set[str]] = {
     "post-norm": {"rot_q", "ln_final.hook_normalized"},
     "experts": {"rot_q"},  # and layers 1 and 2 have experts in place of neurons
     "latent": {"hook_pos_embed", "q_input"},
+    "shortformer": {"rot_q"},
 }
 
 TOKENS, OTHER, THIRD = (random_tokens(batch=2, pos=5, d_vocab=23, seed=seed) for seed in range(3))
@@ -62,7 +64,7 @@ TOKENS, OTHER, THIRD = (random_tokens(batch=2, pos=5, d_vocab=23, seed=seed) for
 @functools.cache
 def model_of(kind: str) -> HookedTransformer:
     """A model of that kind in float64 with random parameters; built once, so nobody may change it."""
-    return build(**(CUSTOM | KINDS)[kind])
+    return build(**(ALSO | KINDS)[kind])
 
 
 def site(name: str, layer: int, **select: Any) -> Site:
