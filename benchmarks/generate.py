@@ -21,7 +21,8 @@ SHAPES = ((1, 32), (4, 64), (4, 256))
 
 def generate(name: str, rounds: int, new: int, device: str) -> None:
     folder = str(checkpoint(name))
-    hf: Any = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa").eval().to(device)
+    hf: Any = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa")
+    hf.eval().to(device)
     ours = HookedTransformer.from_pretrained_no_processing(folder, device=device)
     length = dict(max_new_tokens=new, min_new_tokens=new)
     print(f"\n{name}: {new} new tokens, {rounds} rounds, {torch.get_num_threads()} threads, {device}")

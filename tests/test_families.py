@@ -200,7 +200,7 @@ def test_greedy_generation(name: str) -> None:
         attended = torch.ones_like(tokens) if mask is None else mask.long()
         theirs = hf.generate(tokens, attention_mask=attended, max_new_tokens=6, do_sample=False)
         for use_cache in (True, False):
-            ours = model.generate(tokens, 6, attention_mask=mask, use_past_kv_cache=use_cache)
+            ours = model.generate(tokens, 6, do_sample=False, attention_mask=mask, use_past_kv_cache=use_cache)
             assert torch.equal(ours, theirs)
 
 

@@ -90,4 +90,5 @@ def test_decoding_across_the_original_context(rope_type: str) -> None:
         whole = our_logits(model, torch.cat((tokens, more), dim=1))
         assert_close(our_logits(model, more, past_kv_cache=cache), whole[:, -3:], FLOAT32)
     start = tokens[:, : ORIGINAL_CONTEXT - 2]
-    assert torch.equal(model.generate(start, 6), model.generate(start, 6, use_past_kv_cache=False))
+    greedy = {"do_sample": False, "use_past_kv_cache": False}
+    assert torch.equal(model.generate(start, 6, do_sample=False), model.generate(start, 6, **greedy))

@@ -235,9 +235,9 @@ def check_generation(kind: str, where: str, hook: Any) -> None:
 
     with steer(model, vector, hook, positions=positions):
         with model.hooks(fwd_hooks=[(point.name, watch)]):
-            cached = model.generate(prompt, 4)
+            cached = model.generate(prompt, 4, do_sample=False)
         pieces = torch.cat(seen, dim=1)
-        assert torch.equal(cached, model.generate(prompt, 4, use_past_kv_cache=False))
+        assert torch.equal(cached, model.generate(prompt, 4, do_sample=False, use_past_kv_cache=False))
         seen.clear()
         with model.hooks(fwd_hooks=[(point.name, watch)]):
             logits(model, cached[:, :-1])
@@ -265,9 +265,9 @@ def test_steering_changes_what_is_generated() -> None:
     wanted = 6
     vector = (model.W_U[:, wanted] - model.W_U.mean(1)).detach()
     with steer(model, vector, "resid_post2", coefficient=100.0):
-        assert model.generate(TOKENS[:, :3], 4)[:, 3:].tolist() == [[wanted] * 4] * 2
+        assert model.generate(TOKENS[:, :3], 4, do_sample=False)[:, 3:].tolist() == [[wanted] * 4] * 2
     with steer(model, vector, "resid_post2", coefficient=100.0, positions=[2, 4]):
-        out = model.generate(TOKENS[:, :3], 4)[:, 3:]
+        out = model.generate(TOKENS[:, :3], 4, do_sample=False)[:, 3:]
     assert out[:, [0, 2]].tolist() == [[wanted] * 2] * 2
     assert not (out[:, [1, 3]] == wanted).all()
 
@@ -381,7 +381,10 @@ def test_every_write_at_some_positions() -> None:
 def test_directions_are_ablated_while_the_model_writes() -> None:
     model, directions, prompt = model_of("llama"), drawn(2, 4), TOKENS[:, :5] % 19
     with ablate_directions(model, directions, at("z", 1, head=1), positions=slice(6, None)):
-        assert torch.equal(model.generate(prompt, 4), model.generate(prompt, 4, use_past_kv_cache=False))
+        assert torch.equal(
+            model.generate(prompt, 4, do_sample=False),
+            model.generate(prompt, 4, do_sample=False, use_past_kv_cache=False),
+        )
     with (
         pytest.raises(HookDidNotFire, match=r"nothing was changed: no pass came by .*at positions 7"),
         ablate_directions(model, directions, at("z", 1, head=1), positions=7),
