@@ -30,7 +30,7 @@ READERS = ("hook_q_input", "hook_k_input", "hook_v_input", "hook_attn_in", "hook
 
 def embeddings(model: HookedTransformer) -> list[str]:
     """The hooks whose values sum to the stream that enters the first layer (before a norm, if there is one)."""
-    apart = "hook_pos_embed" if model.cfg.positional_embedding_type == "shortformer" else None
+    apart = None if model.cfg.adds_positions else "hook_pos_embed"
     return [hook for hook in EMBEDDINGS if hook in model.hook_dict and hook != apart]
 
 

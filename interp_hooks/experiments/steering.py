@@ -306,7 +306,7 @@ def ablate_directions(
 def orthogonalize(model: HookedTransformer, directions: Float[Tensor, "*n d_model"]) -> HookedTransformer:
     """A copy of the model that cannot write the directions [n, d_model]: exactly `ablate_directions`, by weights.
 
-    Every row of W_E, W_pos, W_O and W_out and every b_O and b_out, experts' included, loses its component along them,
+    Every row of W_E, W_pos (where it is added to the stream), W_O and W_out and every b_O and b_out, experts' included, loses its component along them,
     in at least float32. W_U stays as it is, also where the checkpoint tied it to W_E.
 
     Raises:
@@ -322,9 +322,9 @@ def orthogonalize(model: HookedTransformer, directions: Float[Tensor, "*n d_mode
     }
     if found := [what for what, there in between.items() if there]:
         raise BadInput(f"this model has {found[0]}, so that no weights keep a direction from the stream")
-    edited = copy.deepcopy(model)
+    edited, writers = copy.deepcopy(model), WRITERS if model.cfg.adds_positions else WRITERS - {"W_pos"}
     for name, weight in edited.named_parameters():
-        if name.rpartition(".")[2] in WRITERS:
+        if name.rpartition(".")[2] in writers:
             precise = weight.to(torch.promote_types(weight.dtype, torch.float32))
             weight.copy_(_without(precise, basis.to(precise)))
     return edited
