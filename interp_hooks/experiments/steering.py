@@ -306,8 +306,8 @@ def ablate_directions(
 def orthogonalize(model: HookedTransformer, directions: Float[Tensor, "*n d_model"]) -> HookedTransformer:
     """A copy of the model that cannot write the directions [n, d_model]: exactly `ablate_directions`, by weights.
 
-    Every row of W_E, W_pos (where it is added to the stream), W_O and W_out and every b_O and b_out, experts' included, loses its component along them,
-    in at least float32. W_U stays as it is, also where the checkpoint tied it to W_E.
+    Every row of W_E, W_pos (where it is added to the stream), W_O and W_out and every b_O and b_out, experts' included,
+    loses its component along them, in at least float32. W_U stays as it is, also where the checkpoint tied it to W_E.
 
     Raises:
         BadInput: other directions than these, or a model in which something between these weights and the stream could
