@@ -58,7 +58,8 @@ def from_checkpoint(
         model = HookedTransformer(config, tokenizer)
     weights = found.family.weights or _own_names(model)
     family = dataclasses.replace(found.family, weights=weights)
-    adopt(model, family, dict(found.state), config.n_layers, torch.device(device or default_device()), owned)
+    state = _biases_before_the_product(found.state)
+    adopt(model, family, state, config.n_layers, torch.device(device or default_device()), owned)
     return model.eval()
 
 
@@ -240,6 +241,21 @@ LENS_REQUIRES: dict[str, tuple[Any, ...]] = {
 }
 
 # ------------------------------------------------------------------------------------------------------------ tables
+
+
+def _biases_before_the_product(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict in which `b_in` of gated MLPs is added before the product with the gate, as it is here.
+
+    TransformerLens, which has no `b_gate`, adds it after the product: what it writes is then a part of `b_out`.
+    """
+    state = dict(state)
+    for name in [name for name in state if name.endswith("mlp.b_in")]:
+        parent = name.removesuffix("b_in")
+        if parent + "W_gate" in state and parent + "b_gate" not in state and bool(state[name].any()):
+            written = state[name].double() @ state[parent + "W_out"].double()
+            state[parent + "b_out"] = (state[parent + "b_out"].double() + written).to(state[name].dtype)
+            state[name] = torch.zeros_like(state[name])
+    return state
 
 
 def _own_names(model: HookedTransformer) -> Table:

@@ -356,6 +356,7 @@ def test_transformer_lens(theirs: dict[str, Any], fields: dict[str, Any]) -> Non
         with torch.no_grad():
             for block in reference.blocks:
                 block.mlp.b_gate.zero_()  # which TransformerLens does not have
+                block.mlp.b_in.zero_()  # which it adds elsewhere
     settings, state = LENS | theirs, lens_state(reference)
     before = {name: tensor.clone() for name, tensor in state.items()}
     model = from_checkpoint(state, settings)
@@ -510,3 +511,18 @@ def test_the_models_own_constructor_reads_them_too() -> None:
     model = HookedTransformer.from_state_dict(state, original.cfg)
     tokens = random_tokens(d_vocab=23)
     assert torch.equal(our_logits(model, tokens), our_logits(original, tokens))
+
+
+@torch.no_grad()
+def test_a_bias_that_transformer_lens_adds_after_the_product_with_the_gate() -> None:
+    """Its gated MLP is (act(x W_gate) * (x W_in) + b_in) W_out + b_out."""
+    model = build(gated_mlp=True, act_fn="silu", n_layers=1)
+    state = {name: value.clone() for name, value in model.state_dict().items() if not name.endswith("b_gate")}
+    loaded = HookedTransformer.from_state_dict(state, model.cfg)
+    assert bool(state["blocks.0.mlp.b_in"].any()), "the given state dict stays as it is"
+    x = torch.linspace(-1, 1, 3 * model.cfg.d_model, dtype=torch.float64).reshape(1, 3, -1)
+    W_gate, W_in, W_out, b_in, b_out = (
+        state[f"blocks.0.mlp.{name}"] for name in ("W_gate", "W_in", "W_out", "b_in", "b_out")
+    )
+    expected = (torch.nn.functional.silu(x @ W_gate) * (x @ W_in) + b_in) @ W_out + b_out
+    assert_close(loaded.blocks[0].mlp(x), expected, 1e-12)
