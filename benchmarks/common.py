@@ -36,6 +36,12 @@ def checkpoint(name: str, dtype: torch.dtype = torch.float32) -> Path:
     return folder
 
 
+def finished() -> None:
+    """Wait for what was given to a GPU, if one is in use."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
 def by_turns(candidates: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
     """Seconds of every candidate in every round; within a round they run one after the other, after one warm-up."""
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
@@ -43,6 +49,7 @@ def by_turns(candidates: dict[str, Callable[[], object]], rounds: int) -> dict[s
         for name, run in candidates.items():
             start = time.perf_counter()
             run()
+            finished()
             if warm:
                 seconds[name].append(time.perf_counter() - start)
     return seconds

@@ -4,12 +4,14 @@
 
 On a random checkpoint of GPT-2 small's size `patch` (resid_pre, layer by position) and `attribution_patches` (all
 heads, MLPs and positions) are compared with a plain forward pass on the same prompts in the same run; memory is the
-peak beyond what the model and one forward pass had needed. The overhead of a run is measured on a model of a few
-thousand parameters, where arithmetic costs next to nothing.
+peak beyond what was in use before (on Linux's count of resident memory, or the GPU's own). The overhead of a run is
+measured on a model of a few thousand parameters, where arithmetic costs next to nothing.
 """
 
 import argparse
-import resource
+import ctypes
+from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from common import by_turns, checkpoint, ratio
@@ -32,11 +34,22 @@ GROWTH = {  # what grows: (prompts, positions in a prompt, positions that are pa
 }
 
 
-def peak(device: str) -> float:
-    """Bytes at the peak so far."""
+def megabytes(work: Callable[[], object], device: str) -> float:
+    """The most memory that it needs at a time, beyond what is in use already."""
     if device == "cuda":
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        work()
+        return (torch.cuda.max_memory_allocated() - before) / 1e6
+    ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back to the system
+    Path("/proc/self/clear_refs").write_text("5")  # the highest mark falls back to what is in use
+
+    def resident(field: str) -> float:
+        return int(Path("/proc/self/status").read_text().split(field)[1].split()[0]) * 1.024e-3
+
+    before = resident("VmRSS:")
+    work()
+    return resident("VmHWM:") - before
 
 
 def pairs(model: HookedTransformer, prompts: int, positions: int) -> tuple[torch.Tensor, torch.Tensor, LogitDiff]:
@@ -50,7 +63,9 @@ def pairs(model: HookedTransformer, prompts: int, positions: int) -> tuple[torch
 def growth(model: HookedTransformer, rounds: int, device: str) -> None:
     """A table for each way to grow: time for each cell over that of a forward pass, and memory."""
     n_layers = model.cfg.n_layers
-    print(f"{'grows':<8}{'prompts':>8}{'length':>8}{'cells':>7}{'cell / forward':>16}{'peak, MB more':>15}")
+    print(
+        f"{'grows':<8}{'prompts':>8}{'length':>8}{'cells':>7}{'cell / forward':>16}{'forward, MB':>13}{'sweep, MB':>11}"
+    )
     for what, sizes in GROWTH.items():
         for prompts, length, patched in sizes:
             clean, corrupt, metric = pairs(model, prompts, length)
@@ -65,13 +80,13 @@ def growth(model: HookedTransformer, rounds: int, device: str) -> None:
                 ]
                 return evaluate(model, runs, metric)
 
-            before = peak(device)
-            seconds = by_turns({"forward": lambda corrupt=corrupt: model(corrupt), "sweep": sweep}, rounds)
+            work: dict[str, Callable[[], object]] = {"forward": lambda corrupt=corrupt: model(corrupt), "sweep": sweep}
+            seconds = by_turns(work, rounds)
+            peak = {name: megabytes(run, device) for name, run in work.items()}
             cells = n_layers * patched
-            more = (peak(device) - before) / 1e6
             print(
                 f"{what:<8}{prompts:>8}{length:>8}{cells:>7}{ratio(seconds, 'sweep', 'forward') / cells:>16.2f}"
-                f"{more:>15.0f}",
+                f"{peak['forward']:>13.0f}{peak['sweep']:>11.0f}",
                 flush=True,
             )
 

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 
 import torch
-from common import checkpoint
+from common import checkpoint, finished
 from peers import PEERS, Peer
 
 from interp_hooks import HookedTransformer, LogitDiff, patch, path_patch
@@ -49,19 +49,20 @@ def grids(model: HookedTransformer, prompts: int) -> dict[str, Callable[[], torc
     }
 
 
-def seconds_of(work: Callable[[], object], device: str) -> float:
-    """How long it takes, on a GPU until it has finished."""
+def seconds_of(work: Callable[[], object]) -> float:
+    """How long it takes."""
+    finished()
     start = time.perf_counter()
     work()
-    if device == "cuda":
-        torch.cuda.synchronize()
+    finished()
     return time.perf_counter() - start
 
 
 def matmul_rate(rows: int, width: int, device: str) -> float:
     """Floating-point operations per second of this machine's matrix products, at the size of an MLP's."""
     a, b = torch.randn(rows, width, device=device), torch.randn(width, 4 * width, device=device)
-    return 10 * 2 * rows * width * 4 * width / seconds_of(lambda: [a @ b for _ in range(10)], device)
+    a @ b  # warms up
+    return 10 * 2 * rows * width * 4 * width / seconds_of(lambda: [a @ b for _ in range(10)])
 
 
 def operations(model: HookedTransformer, prompts: int) -> float:
@@ -90,7 +91,7 @@ def main(prompts: int, rounds: int, wanted: list[str], with_peers: bool, device:
         stride, seconds = SAMPLED.get(grid, 1), 0.0
         values = ours[grid]().flatten()  # also warms up
         for _ in range(rounds):
-            seconds = seconds_of(ours[grid], device)
+            seconds = seconds_of(ours[grid])
             for name, peer in peers.items():
                 for_a_cell, numbers = peer.compute(grid, stride)
                 difference = (values[::stride].cpu() - torch.tensor(numbers)).abs().max().item()

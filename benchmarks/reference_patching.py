@@ -72,8 +72,8 @@ def metric(logits):
     return (logits[:, -1, 3] - logits[:, -1, 5]).mean() + 0.1 * logits[..., 7].sum()
 
 
-def load(name: str, processed: bool):
-    """TransformerLens' HookedTransformer with all of its processing by default, or none."""
+def load(name: str, processed: bool | dict[str, bool]):
+    """TransformerLens' HookedTransformer with all of its processing by default, none, or these steps."""
     from transformer_lens import HookedTransformer, HookedTransformerConfig
     from transformer_lens.pretrained.weight_conversions import convert_gpt2_weights, convert_llama_weights
 
@@ -89,10 +89,12 @@ def load(name: str, processed: bool):
     }[name]  # fmt: skip
     sizes = dict(n_layers=LAYERS, n_heads=HEADS, d_model=D_MODEL, d_head=D_MODEL // HEADS, d_mlp=D_MLP, n_ctx=N_CTX)
     cfg = HookedTransformerConfig(**sizes, d_vocab=D_VOCAB, device="cpu", **details)
-    steps = ("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases")
+    if isinstance(processed, bool):
+        steps = ("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases")
+        processed = dict.fromkeys(steps, processed)
     model = HookedTransformer(cfg)
     hf = AutoModelForCausalLM.from_pretrained(FOLDER / name)
-    model.load_and_process_state_dict(convert(hf, cfg), **dict.fromkeys(steps, processed))
+    model.load_and_process_state_dict(convert(hf, cfg), **processed)
     model.set_use_attn_result(True)
     return model
 

@@ -229,7 +229,12 @@ def _refuse_what_has_no_single_matrix(model: HookedTransformer) -> None:
 
 
 def refactor_factored_attn_matrices(model: HookedTransformer) -> None:
-    """Split W_Q W_K^T (biases included) evenly between W_Q and W_K, and make the rows of W_O orthonormal."""
+    """Split W_Q W_K^T (biases included) evenly between W_Q and W_K, and make the rows of W_O orthonormal.
+
+    Biases of values are folded before, if they can be.
+    """
+    if _values_are_no_constant(model) is None:
+        fold_value_biases(model)
     for block in model.blocks:
         attn = block.attn
         assert isinstance(attn, Attention)
