@@ -27,7 +27,7 @@ RUNS = [
     "model.run_with_hooks(tokens, fwd_hooks=[('blocks.1.attn.hook_z', lambda z, hook: z * 0.5)])",
     "model.run_with_hooks(tokens, fwd_hooks=[(lambda name: name.endswith('resid_mid'), lambda x, hook: x.flip(0))])",
     "model.run_with_hooks(tokens, fwd_hooks=[(get_act_name('pattern', 0), lambda p, hook: p.roll(1, 1))])",
-    "list(model.run_with_cache(tokens, names_filter=lambda name: name.endswith('attn.hook_q'), pos_slice=-1)[1].values())",
+    "list(model.run_with_cache(tokens, names_filter=lambda n: n.endswith('attn.hook_q'), pos_slice=-1)[1].values())",
     "list(model.run_with_cache(tokens, names_filter='blocks.0.hook_resid_post', pos_slice=(1, 3))[1].values())",
     "list(model.run_with_cache(tokens[:1], names_filter=['hook_embed'], remove_batch_dim=True)[1].values())",
 ]
@@ -149,15 +149,14 @@ WEIGHTS = [
 
 
 def fingerprints(weights: dict[str, Tensor], signs: bool) -> dict[str, Tensor]:
-    """Four sums of every tensor over the root of its size, each with other weights; of absolute values without signs."""
+    """Four sums of every tensor over the root of its size, with different weights; of absolute values if not `signs`."""
     found = {}
     for name, weight in weights.items():
         values = weight.detach().double().flatten()
         values = values if signs else values.abs()
         at = torch.arange(len(values), dtype=torch.float64)
-        found[name] = (
-            torch.stack([values @ (at * step + step).sin() for step in (0.7, 1.1, 1.9, 2.3)]) / len(values) ** 0.5
-        )
+        sums = [values @ (at * step + step).sin() for step in (0.7, 1.1, 1.9, 2.3)]
+        found[name] = torch.stack(sums) / len(values) ** 0.5
     return found
 
 
