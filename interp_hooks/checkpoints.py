@@ -59,6 +59,9 @@ class Checkpoints:
         n_ctx: int | None = None,
         first_n_layers: int | None = None,
         revision: str | None = None,
+        checkpoint_index: int | None = None,
+        checkpoint_value: int | None = None,
+        checkpoint_label: int | None = None,
         default_prepend_bos: bool | None = None,
         default_padding_side: PaddingSide | None = None,
         ignore_config: Sequence[str] = (),
@@ -70,7 +73,12 @@ class Checkpoints:
         is then only a name. The processing flags change the weights but no probability; what was applied or could
         not be is told by `processing_report()`. `dtype` is float32 by default, `device` the GPU if there is one, or
         the CPU without `move_to_device`. `ignore_config` names configuration attributes that the converter does not
-        know and that you know to be harmless. Other keyword arguments go to `transformers`.
+        know and that you know to be harmless. Texts are padded on the tokenizer's own side unless
+        `default_padding_side` says another. Other keyword arguments go to `transformers`.
+
+        `checkpoint_value` is a step of the training of a Pythia or Stanford CRFM model, `checkpoint_index` counts those
+        of which there is a checkpoint (`interp_hooks.loading.training_steps` lists them); `checkpoint_label` is another
+        name of `checkpoint_value`.
 
         A folder of `save_pretrained` loads likewise; there `dtype` and padding side are by default those that were
         saved, and no step is applied that had been applied before.
@@ -80,9 +88,19 @@ class Checkpoints:
         """
         from interp_hooks.loading import native
         from interp_hooks.loading.load import LoadOptions, Processing, load_pretrained
+        from interp_hooks.loading.training_steps import step_revision
 
         if n_devices != 1:
             raise BadInput(f"n_devices={n_devices}: to spread a model, pass device_map='auto' (or a map of devices)")
+        steps = [one for one in (checkpoint_index, checkpoint_value, checkpoint_label) if one is not None]
+        if steps:
+            if len(steps) > 1 or revision is not None or hf_model is not None:
+                raise BadInput(
+                    "checkpoint_index, checkpoint_value (or checkpoint_label), revision and hf_model each say which "
+                    "weights to take: give one of them"
+                )
+            step = checkpoint_label if checkpoint_value is None else checkpoint_value
+            revision = step_revision(model_name, index=checkpoint_index, step=step)
         processing = Processing(
             fold_ln=fold_ln,
             center_writing_weights=center_writing_weights,
@@ -100,7 +118,7 @@ class Checkpoints:
             first_n_layers=first_n_layers,
             revision=revision,
             default_prepend_bos=default_prepend_bos,
-            default_padding_side=default_padding_side or "right",
+            default_padding_side=default_padding_side,
             ignore_config=tuple(ignore_config),
             hf_kwargs=hf_kwargs,
         )
@@ -121,18 +139,25 @@ class Checkpoints:
         checkpoint: Mapping[str, Any] | str,
         cfg: HookedTransformerConfig | Mapping[str, Any] | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
+        *,
+        dtype: torch.dtype | str | None = None,
+        device: torch.device | str | None = None,
+        ignore_config: Sequence[str] = (),
     ) -> Self:
         """A model from weights that are in no HuggingFace format, given as a mapping or as a file that holds one.
 
         Recognised are state dicts with this package's own keys ("blocks.0.attn.W_Q", as TransformerLens saved them
-        too), with a `cfg`; nanoGPT checkpoints, which bring their own; and minGPT state dicts, with a `cfg`.
+        too), with a `cfg`; nanoGPT checkpoints, which bring their own; and minGPT state dicts, with a `cfg`. A mapping
+        as `cfg` may be what TransformerLens' `cfg.to_dict()` gave. `dtype` is that of the config unless given, `device`
+        the GPU if there is one; `ignore_config` names settings that are not known here and that change nothing.
 
         Raises:
             CheckpointError: none of these, or weights that do not fit the config.
         """
         from interp_hooks.loading.formats import from_checkpoint
 
-        return cast("Any", from_checkpoint(checkpoint, cfg, tokenizer))
+        options = dict[str, Any](dtype=dtype, device=device, ignore_config=ignore_config)
+        return cast("Any", from_checkpoint(checkpoint, cfg, tokenizer, **options))
 
     def processing_report(self) -> list[str]:
         """One line for each processing step: applied, or skipped and why."""
@@ -152,11 +177,13 @@ class Checkpoints:
         """Copy weights into this model, or, if some do not fit, none.
 
         Keys are those of `state_dict()`. Attention masks and rotary tables of old files are passed over, and grouped
-        keys may have the names that TransformerLens gives them. Without `strict`, keys may be missing or left over;
-        which are is returned.
+        keys may have the names that TransformerLens gives them. A gated MLP without `b_gate` is TransformerLens': its
+        `b_in` is added after the product there, so that what it writes goes into `b_out`. Without `strict`, keys may
+        be missing or left over; which are is returned.
 
         Raises:
-            WeightMismatch: keys left over or missing, or a tensor of another shape.
+            WeightMismatch: keys left over or missing, a tensor of another shape, or such a `b_in` without W_out or
+                b_out.
         """
         from interp_hooks.loading.native import own_weights
 

@@ -6,13 +6,15 @@ always numbers afterwards); nothing mutates it later. Sizes are counts, `rotary_
 """
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 
+from interp_hooks.compat.config_fields import KNOWN, in_our_words
 from interp_hooks.errors import ConfigError, nearest
 from interp_hooks.experts_config import ExpertsConfig
 
@@ -32,8 +34,26 @@ RESOLVED = (  # -1 and None are how people leave these unset
     *("attn_scores_soft_cap", "output_logits_soft_cap", "initializer_range"),
 )
 FOLDED = {"LN": "LNPre", "RMS": "RMSPre", "LNPre": "LNPre", "RMSPre": "RMSPre"}
+C = TypeVar("C")
 
 
+def _named_as_elsewhere(cls: type[C]) -> type[C]:
+    """Let a config be made with the names that TransformerLens has for its fields, and tell names that nobody knows."""
+    init: Callable[..., None] = cls.__init__
+    known = {field.name for field in dataclasses.fields(cls)}  # pyright: ignore[reportArgumentType]
+
+    @functools.wraps(init)
+    def __init__(self: C, **fields: Any) -> None:
+        for name in fields:
+            if name not in known and name not in KNOWN:
+                raise ConfigError(f"HookedTransformerConfig has no field {name!r}.{nearest(name, {*known, *KNOWN})}")
+        init(self, **in_our_words(fields))
+
+    setattr(cls, "__init__", __init__)  # noqa: B010
+    return cls
+
+
+@_named_as_elsewhere
 @dataclass(frozen=True, kw_only=True)
 class HookedTransformerConfig:
     """The architecture of a `HookedTransformer`.
@@ -70,8 +90,11 @@ class HookedTransformerConfig:
     caching run without a filter collects. `device=None` is the GPU if there is one. Where a number has a default that
     depends on others, -1 and None mean unset, as 0 does.
 
+    Fields that TransformerLens has and that are called otherwise here (`use_local_attn`, `post_embedding_ln`, ...) are
+    taken too, and become these; `interp_hooks.compat.config_fields` is the table.
+
     Raises:
-        ConfigError: a size that does not fit the others, or an unknown choice.
+        ConfigError: a size that does not fit the others, an unknown field or choice, or one that is not implemented.
     """
 
     n_layers: int
@@ -273,15 +296,11 @@ class HookedTransformerConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "HookedTransformerConfig":
-        """Build from a mapping of field names; an unknown name is an error that suggests the nearest.
+        """Build from a mapping of field names; lists may stand for tuples.
 
         Raises:
-            ConfigError: a key that is no field.
+            ConfigError: as the constructor.
         """
-        known = {field.name for field in dataclasses.fields(cls)}
-        for key in values:
-            if key not in known:
-                raise ConfigError(f"HookedTransformerConfig has no field {key!r}.{nearest(key, known)}")
         values = _with_tuples(values)  # a list may be what a file made of a tuple
         if isinstance(experts := values.get("experts"), Mapping):
             values["experts"] = ExpertsConfig(**_with_tuples(experts))

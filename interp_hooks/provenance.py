@@ -43,7 +43,12 @@ from interp_hooks.model import HookedTransformer
 from interp_hooks.sites import Site
 
 NO_PART = ("model", "max_memory", "progress", "save_to")  # arguments on which no number depends
-NO_MATTER = ("model_name", "original_architecture", "seed", "initializer_range", "device")  # of a config, once loaded
+NO_MATTER = (  # of a config, once the weights are there
+    *("model_name", "original_architecture", "tokenizer_name", "device"),
+    *("seed", "init_mode", "initializer_range", "init_weights"),
+    *("use_attn_result", "use_split_qkv_input", "use_attn_in", "use_hook_mlp_in", "use_hook_tokens"),
+    "use_attn_scale",  # attn_scale says what comes of it
+)
 EXPERIMENTS: dict[str, Callable[..., Any]] = {}  # those that can be called again, by name
 
 

@@ -4,6 +4,7 @@ Each check has a process of its own, since what is imported under a name stays s
 """
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from interp_hooks import compat
 
 SCRIPTS = sorted((Path(__file__).parent / "compat").glob("*.py"))
+README = Path(__file__).parents[1] / "README.md"
 INSTALL = "from interp_hooks import compat; compat.install()\n"
 
 
@@ -24,6 +26,13 @@ def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def check(code: str) -> None:
     done = run(INSTALL + code)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_readme_tells_how() -> None:
+    blocks = re.findall(r"```text\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+    (example,) = (block for block in blocks if "compat.install()" in block)
+    done = run(f"{example}\nimport interp_hooks\nassert type(model) is interp_hooks.HookedTransformer")
     assert done.returncode == 0, done.stderr
 
 
@@ -41,7 +50,8 @@ def test_every_alias_resolves() -> None:
 import importlib
 for path, table in compat.MODULES.items():
     module = importlib.import_module(f"transformer_lens.{path}" if path else "transformer_lens")
-    assert module.__all__ and set(module.__all__) <= set(dir(module))
+    assert set(module.__all__) <= set(dir(module))
+    assert bool(module.__all__) != (path == "tools")
     for name in module.__all__:
         home, ours = (table, name) if isinstance(table, str) else table[name].split(":")
         assert getattr(module, name) is getattr(importlib.import_module(home), ours), (path, name)
@@ -85,7 +95,11 @@ inspect.getmodule(compat.install)  # asks every module for its file
         ("from transformer_lens import HookedTransfomer", "ImportError", "Did you mean HookedTransformer"),
         ("from transformer_lens.utils import to_nump", "ImportError", "Did you mean to_numpy?"),
         ("import transformer_lens.utls", "ImportError", "Did you mean utils"),
-        ("from transformer_lens.model_bridge.sources import x", "ImportError", "transformer_lens.model_bridge."),
+        (
+            "from transformer_lens.model_bridge.sources import x",
+            "ImportError",
+            "model_bridge: checkpoints are converted by",
+        ),
         ("from transformer_lens.utils import print_gpu_mem", "ImportError", "use torch.cuda.memory_allocated()"),
         ("from transformer_lens import TransformerBridge", "ImportError", "converts every family"),
     ],
@@ -116,6 +130,87 @@ def test_the_real_one_is_not_replaced(tmp_path: Path) -> None:
 import sys; sys.path.insert(0, {str(tmp_path)!r})
 import transformer_lens
 assert not hasattr(transformer_lens, "name"), "one that is only installed is not imported any more"
+""")
+
+
+# What TransformerLens 3.9.0 has in these modules, but for what it imports from others.
+EXPORTED = {
+    "": """
+        ActivationCache BertNextSentencePrediction FactoredMatrix HookedAudioEncoder HookedEncoder HookedEncoderDecoder
+        HookedRootModule HookedTransformer HookedTransformerConfig SVDInterpreter TransformerBridgeConfig
+        TransformerLensKeyValueCache TransformerLensKeyValueCacheEntry cache components config conversion_utils evals
+        factories head_detector hook_points lit loading loading_from_pretrained model_bridge patching pretrained
+        supported_models tools train utilities utils weight_processing
+    """,
+    "utils": """
+        LocallyOverridenDefaults ModelWithCfg SOFTCAP_DISABLED SUPPORTED_ACTIVATIONS Slice SliceInput TypedModuleList
+        USE_DEFAULT_VALUE activation_functions addmm aliases apply_softcap architectures attention attribute_utils
+        calc_fan_in_and_fan_out calculate_available_device_cuda_memory check_structure clear_huggingface_cache
+        components_utils composition_scores count_unique_devices defaults_utils
+        determine_available_memory_for_available_devices devices download_file_from_hf exploratory_utils
+        filter_dict_by_prefix find_embedding_device gelu_fast gelu_new get_act_name get_attention_mask
+        get_best_available_cuda_device get_best_available_device get_corner get_cumsum_along_dim get_dataset get_device
+        get_device_for_block_index get_input_with_manually_prepended_bos get_matrix_corner get_nested_attr
+        get_offset_position_ids get_rotary_pct_from_config get_tokenizer_with_bos get_tokens_with_bos_removed gpu_utils
+        heterogeneous_config hf_utils init_kaiming_normal_ init_kaiming_uniform_ init_xavier_normal_
+        init_xavier_uniform_ initialization_utils is_library_available is_lower_triangular is_square keep_single_column
+        library_utils lm_accuracy lm_cross_entropy_loss lm_utils logits_to_df logits_utils matrix
+        move_to_and_update_config multi_gpu override_or_use_default_value parameter_swap print_gpu_mem quantization
+        remove_batch_dim repeat_along_head_dimension resolve_device_map sample_logits select_compatible_kwargs
+        set_nested_attr slice softcap_enabled solu sort_devices_based_on_available_memory temporarily_swap_parameter
+        tensors test_prompt to_numpy tokenize_and_concatenate tokenize_utils transpose typed_module_list warn_if_mps
+    """,
+    "components": """
+        AbstractAttention Attention BertBlock BertEmbed BertMLMHead BertNSPHead BertPooler Embed GatedMLP
+        GroupedQueryAttention LayerNorm LayerNormPre MLP MoE PosEmbed RMSNorm RMSNormPre T5Attention T5Block
+        TokenTypeEmbed TransformerBlock Unembed
+    """,
+    "hook_points": "HookFunction HookIntrospectionMixin HookPoint HookedRootModule LensHandle NamesFilter",
+    "loading_from_pretrained": """
+        MODEL_ALIASES OFFICIAL_MODEL_NAMES PYTHIA_CHECKPOINTS PYTHIA_V0_CHECKPOINTS STANFORD_CRFM_CHECKPOINTS
+        get_checkpoint_labels get_num_params_of_pretrained get_official_model_name get_pretrained_model_config
+        get_pretrained_state_dict make_model_alias_map
+    """,
+}
+
+
+def test_every_name_is_there_or_says_what_to_do_instead() -> None:
+    check(f"""
+import importlib
+there = 0
+for path, names in {EXPORTED!r}.items():
+    module = importlib.import_module(f"transformer_lens.{{path}}" if path else "transformer_lens")
+    for name in names.split():
+        try:
+            getattr(module, name)
+            there += 1
+        except AttributeError as error:
+            assert name in compat.ABSENT, name
+            assert f"no counterpart of {{module.__name__}}.{{name}}: {{compat.ABSENT[name]}}" in str(error)
+assert there > 50
+""")
+
+
+def test_names_under_their_old_paths() -> None:
+    check("""
+import torch
+from transformer_lens import HookedTransformer
+from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
+from transformer_lens.config import HookedTransformerConfig
+from transformer_lens.hook_points import HookedRootModule, HookPoint
+from transformer_lens.loading_from_pretrained import get_checkpoint_labels
+from transformer_lens.utils import LocallyOverridenDefaults
+model = HookedTransformer.from_pretrained("ioi-tiny")
+assert isinstance(model, HookedRootModule) and isinstance(model.hook_embed, HookPoint)
+assert isinstance(model.cfg, HookedTransformerConfig)
+texts, bos = [" Mary", " Mary went"], model.tokenizer.bos_token_id
+with LocallyOverridenDefaults(model, prepend_bos=False, padding_side="left"):
+    short, long = model.to_tokens(texts)
+    assert bos not in long and short[-1] == long[0]
+short, long = model.to_tokens(texts)
+assert short[0] == long[0] == bos and short[1] == long[1]
+labels, kind = get_checkpoint_labels("pythia-70m")
+assert kind == "step" and labels[-1] == 143_000 and len(labels) == 154
 """)
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import inspect
 import json
 import pickle
 from typing import Any, get_args
@@ -9,7 +10,7 @@ from typing import Any, get_args
 import pytest
 import torch
 
-from interp_hooks import HookedTransformerConfig
+from interp_hooks import HookedTransformer, HookedTransformerConfig
 from interp_hooks.components.mlp import ACTIVATIONS
 from interp_hooks.config import Activation, as_dtype
 from interp_hooks.errors import ConfigError
@@ -181,3 +182,94 @@ def test_dtypes_by_name(given: Any, dtype: torch.dtype) -> None:
 def test_what_is_no_floating_dtype(given: Any) -> None:
     with pytest.raises(ConfigError):
         as_dtype(given)
+
+
+# ------------------------------------------------------------------------------------- names that TransformerLens has
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        (
+            dict(use_local_attn=True, window_size=3, attn_types=["global", "local"]),
+            dict(window_sizes=(None, 3)),
+        ),
+        (dict(use_local_attn=False, window_size=None, attn_types=None), {}),
+        (dict(final_rms=True, normalization_type="RMS"), dict(normalization_type="RMS")),
+        (dict(final_rms=True, normalization_type="RMSPre"), dict(normalization_type="RMSPre")),
+        (dict(final_rms=False), {}),
+        (
+            dict(post_embedding_ln=True, positional_embedding_type="rotary", d_head=4),
+            dict(embed_norm_type="LN", positional_embedding_type="rotary", d_head=4),
+        ),
+        (
+            dict(post_embedding_ln=True, positional_embedding_type="shortformer"),
+            dict(embed_norm_type="LN", positional_embedding_type="shortformer"),
+        ),
+        (dict(use_normalization_before_and_after=True), dict(norm_placement="pre_and_output")),
+        (dict(use_attention_sinks=True, clip_qkv=2.0), dict(attn_sinks=True, qkv_clip=2.0)),
+        (dict(use_attn_scale=False), dict(attn_scale=1.0, use_attn_scale=False)),
+        (dict(use_attn_scale=True, attn_scale=-1.0), dict(attn_scale=3**0.5)),
+        (dict(n_devices=1, num_experts=None, n_params=7, trust_remote_code=False, from_checkpoint=False), {}),
+    ],
+)
+def test_fields_that_are_called_otherwise_elsewhere(theirs: dict[str, Any], ours: dict[str, Any]) -> None:
+    cfg = config(**theirs)
+    assert cfg == config(**ours)
+    assert cfg == HookedTransformerConfig.from_dict(SIZES | theirs) == cfg.replace()
+    assert HookedTransformer(SIZES | theirs).cfg == cfg
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        (dict(use_local_attn=True), "use_local_attn=True needs window_size, and attn_types"),
+        (dict(use_local_attn=True, window_size=3), "use_local_attn=True needs window_size, and attn_types"),
+        (dict(use_local_attn=True, window_size=3, attn_types=["local"]), "window_sizes must have 2 entries, got 1"),
+        (dict(use_local_attn=True, window_size=3, attn_types=["local", "near"]), "attn_types .* got 'near'"),
+        (
+            dict(use_local_attn=True, window_size=3, attn_types=["local"] * 2, window_sizes=(3, 4)),
+            r"window_sizes=\(3, 4\) contradicts .* window_sizes=\(3, 3\)",
+        ),
+        (dict(window_size=3), "window_size and local attn_types mean nothing without use_local_attn=True"),
+        (dict(attn_types=["local", "global"]), "mean nothing without use_local_attn=True"),
+        (dict(final_rms=True), "final_rms=True is not implemented where normalization_type='LN'"),
+        (dict(final_rms=True, normalization_type="LNPre"), "final_rms=True is not implemented"),
+        (dict(post_embedding_ln=True), "post_embedding_ln=True is not implemented where .*'standard'"),
+        (dict(attention_dir="both"), "attention_dir must be one of 'causal', 'bidirectional', got 'both'"),
+        (dict(init_mode="zeros"), "init_mode must be one of"),
+        (dict(ungroup_grouped_query_attention=True), r"set_ungroup_grouped_query_attention\(True\)"),
+        (dict(n_devices=2), "n_devices=2 is not implemented: load with device_map="),
+        (dict(use_qk_norm=True), "use_qk_norm=True is not implemented: give qk_norm='shared'"),
+        (dict(num_experts=4), r"num_experts=4 is not implemented: give experts=ExpertsConfig"),
+        (dict(window=3), "has no field 'window'. Did you mean .*window_size"),
+    ],
+)
+@pytest.mark.parametrize("make", [config, lambda **fields: HookedTransformer(SIZES | fields)])
+def test_fields_that_would_be_ignored_are_refused(make: Any, fields: dict[str, Any], said: str) -> None:
+    with unchecked_types(), pytest.raises(ConfigError, match=said):
+        make(**fields)
+
+
+def test_fields_mean_what_they_say() -> None:
+    """Those that no other test of this file reads back: in the weights, the hook points, or the pattern."""
+    assert torch.equal(HookedTransformer(SIZES | dict(seed=3)).W_E, HookedTransformer(SIZES | dict(seed=3)).W_E)
+    kaiming = HookedTransformer(SIZES | dict(seed=3, init_mode="kaiming_uniform"))
+    assert not torch.equal(kaiming.W_E, HookedTransformer(SIZES | dict(seed=3)).W_E)
+    assert "hook_tokens" in HookedTransformer(SIZES | dict(use_hook_tokens=True)).hook_dict
+    assert "hook_tokens" not in HookedTransformer(SIZES).hook_dict
+    tokens = torch.tensor([[1, 2, 3, 4]])
+    seen = {}
+    kinds = {"causal": {}, "bidirectional": dict(attention_dir="bidirectional")}
+    kinds["local"] = dict(use_local_attn=True, window_size=2, attn_types=["local", "global"])
+    for name, fields in kinds.items():
+        _, cache = HookedTransformer(SIZES | fields).run_with_cache(tokens)
+        seen[name] = cache["pattern", 0][0, 0] > 0
+    here, all_seen = torch.arange(4), torch.ones(4, 4).bool()
+    assert torch.equal(seen["causal"], all_seen.tril())
+    assert torch.equal(seen["bidirectional"], all_seen)
+    assert torch.equal(seen["local"], all_seen.tril() & (here[:, None] - here < 2))
+
+
+def test_help_shows_the_fields() -> None:
+    assert [*inspect.signature(HookedTransformerConfig).parameters][:3] == ["n_layers", "d_model", "n_ctx"]

@@ -40,6 +40,7 @@ from interp_hooks import (
 from interp_hooks.errors import BadInput
 from interp_hooks.provenance import Identity
 from tests.experiments.by_hand import OTHER, RTOL, TOKENS, model_of
+from tests.test_tokens import word_tokenizer
 from tests.tiny import assert_close, build
 
 DIFF = LogitDiff([4, 11], [7, 2])
@@ -381,6 +382,35 @@ def test_another_config(tmp_path: Path) -> None:
     other = build(attn_scale=3.0)
     with pytest.raises(BadInput, match=r"this model has attn_scale=3\.0, the one of the result 2\.0"):
         Result.load(tmp_path / "result").rerun(other)
+
+
+HARMLESS: dict[str, Any] = dict(
+    model_name="twin",
+    original_architecture="GPT2LMHeadModel",
+    tokenizer_name="gpt2",
+    seed=7,
+    init_mode="kaiming_normal",
+    initializer_range=0.5,
+    init_weights=False,
+    use_attn_result=True,
+    use_split_qkv_input=True,
+    use_attn_in=True,
+    use_hook_mlp_in=True,
+    use_hook_tokens=True,
+    use_attn_scale=False,
+)
+
+
+@pytest.mark.parametrize("field", HARMLESS)
+def test_fields_that_change_no_number(field: str, tmp_path: Path) -> None:
+    """Where a config came from, how weights began, and what a caching run collects."""
+    model = build(attn_scale=1.0)
+    result = EXPERIMENTS["patch"](model)
+    result.save(tmp_path / "result")
+    twin = HookedTransformer(model.cfg.replace(**{field: HARMLESS[field]}), word_tokenizer())
+    twin.load_state_dict(model.state_dict())
+    assert getattr(twin.cfg, field) != getattr(model.cfg, field)
+    assert_same_result(Result.load(tmp_path / "result").rerun(twin), result)
 
 
 def difference(logits: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ tensor without a place.
 
 import dataclasses
 import pickle
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +24,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from interp_hooks.compat.config_fields import KNOWN, in_our_words
 from interp_hooks.config import HookedTransformerConfig
-from interp_hooks.errors import CheckpointError, ConfigError, UnsupportedConfig, nearest
+from interp_hooks.errors import CheckpointError, ConfigError, UnsupportedConfig, WeightMismatch, nearest
 from interp_hooks.loading.guard import Family
 from interp_hooks.loading.load import adopt, default_device
 from interp_hooks.loading.rules import Table
@@ -58,7 +60,7 @@ def from_checkpoint(
         model = HookedTransformer(config, tokenizer)
     weights = found.family.weights or _own_names(model)
     family = dataclasses.replace(found.family, weights=weights)
-    state = _biases_before_the_product(found.state)
+    state = with_gate_biases(found.state)
     adopt(model, family, state, config.n_layers, torch.device(device or default_device()), owned)
     return model.eval()
 
@@ -184,88 +186,79 @@ def _lens_fields(settings: Mapping[str, Any], ignore_config: Sequence[str]) -> d
     Raises:
         UnsupportedConfig: a setting that is not known, or not implemented with this value.
     """
-    ours = {field.name for field in dataclasses.fields(HookedTransformerConfig)}
-    for name, value in settings.items():
-        accounted = name in ours or name in LENS_TRANSLATED or name in LENS_HARMLESS or name in ignore_config
-        if not accounted and (name not in LENS_REQUIRES or value not in LENS_REQUIRES[name]):
-            known = [*ours, *LENS_TRANSLATED, *LENS_REQUIRES]
-            raise UnsupportedConfig(
-                f"the config sets {name}={value!r}, which interp_hooks does not implement; loading it anyway could "
-                f"give different logits. If you know that it changes nothing, pass ignore_config=[{name!r}]."
-                f"{'' if name in LENS_REQUIRES else nearest(name, known)}"
-            )
-    fields = {name: value for name, value in settings.items() if name in ours and not _unset(name, value)}
-    fields.pop("device", None)  # where the weights once were
-    if fields.get("attn_only"):
-        fields.pop("d_mlp", None)
+    settings = {
+        name: value
+        for name, value in settings.items()
+        if not (name in ignore_config or name in LENS_HARMLESS or _unset(name, value))
+    }
+    if settings.get("attn_only"):
+        settings.pop("d_mlp", None)
     if not settings.get("use_attn_scale", True):
-        fields["attn_scale"] = 1.0
-    if settings.get("use_local_attn"):
-        window, kinds = settings["window_size"], settings["attn_types"]
-        fields["window_sizes"] = tuple(window if kind == "local" else None for kind in kinds)
-    if settings.get("use_normalization_before_and_after"):
-        fields["norm_placement"] = "pre_and_output"
-    if settings.get("final_rms") and fields.get("normalization_type", "LN") in ("LN", "LNPre"):
+        settings.pop("attn_scale", None)
+    try:
+        fields = in_our_words(settings)
+    except ConfigError as error:
         raise UnsupportedConfig(
-            "the config sets final_rms=True: a last norm that is unlike the others is not implemented"
+            f"the config sets {error}. Loading it anyway could give different logits. If you know that it changes "
+            "nothing, name it in ignore_config"
+        ) from error
+    ours = {field.name for field in dataclasses.fields(HookedTransformerConfig)}
+    for name in fields.keys() - ours:
+        raise UnsupportedConfig(
+            f"the config sets {name}={fields[name]!r}, which interp_hooks does not implement; loading it anyway could "
+            f"give different logits. If you know that it changes nothing, pass ignore_config=[{name!r}]."
+            f"{nearest(name, (*ours, *KNOWN))}"
         )
     return fields
 
 
 def _unset(name: str, value: Any) -> bool:
     """Whether TransformerLens means its default by this value."""
-    return (value is None and name != "normalization_type") or (isinstance(value, int | float) and value == -1)
+    return (value is None and name != "normalization_type") or (isinstance(value, int | float) and bool(value == -1))
 
 
-LENS_TRANSLATED = (
-    *("use_attn_scale", "use_local_attn", "window_size", "attn_types", "use_normalization_before_and_after"),
-    "final_rms",  # says nothing new where all norms are RMSNorms
-)
-LENS_HARMLESS = (
-    *("use_attn_result", "use_split_qkv_input", "use_hook_mlp_in", "use_attn_in", "use_hook_tokens"),  # hooks
-    *("from_checkpoint", "checkpoint_index", "checkpoint_label_type", "checkpoint_value"),  # where it came from
-    *("tokenizer_name", "tokenizer_prepends_bos", "trust_remote_code", "decoder_start_token_id"),  # its tokenizer
-    *("init_weights", "init_mode", "n_devices", "n_params", "tie_word_embeddings"),  # how it began, where it lay
-    "ungroup_grouped_query_attention",  # how it is computed
-    *(f"NTK_by_parts_{what}" for what in ("low_freq_factor", "high_freq_factor", "factor")),  # without effect unless
-    *("NTK_original_ctx_len", "relative_attention_max_distance", "relative_attention_num_buckets", "experts_per_token"),
-    "norm_topk_prob",  # ... what is refused below is set
-)
-LENS_REQUIRES: dict[str, tuple[Any, ...]] = {
-    "use_NTK_by_parts_rope": (False, None),
-    "rotary_base_local": (None,),
-    "use_qk_norm": (False, None),
-    "post_embedding_ln": (False, None),
-    "num_experts": (None, 0),
-    "load_in_4bit": (False, None),
-}
+# Where the weights once were, and how they were computed with.
+LENS_HARMLESS = ("device", "n_devices", "tie_word_embeddings", "ungroup_grouped_query_attention")
 
 # ------------------------------------------------------------------------------------------------------------ tables
 
 
-def _biases_before_the_product(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict in which `b_in` of gated MLPs is added before the product with the gate, as it is here.
+def with_gate_biases(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict in which every gated MLP has a `b_gate`, and its `b_in` is added before the product with the gate.
 
-    TransformerLens, which has no `b_gate`, adds it after the product: what it writes is then a part of `b_out`.
+    TransformerLens, which has no `b_gate`, adds `b_in` after the product: what it writes is then a part of `b_out`.
+
+    Raises:
+        WeightMismatch: there is such a `b_in`, but not the W_out and b_out that say what it writes.
     """
     state = dict(state)
-    for name in [name for name in state if name.endswith("mlp.b_in")]:
-        parent = name.removesuffix("b_in")
-        if parent + "W_gate" in state and parent + "b_gate" not in state and bool(state[name].any()):
-            written = state[name].double() @ state[parent + "W_out"].double()
-            state[parent + "b_out"] = (state[parent + "b_out"].double() + written).to(state[name].dtype)
-            state[name] = torch.zeros_like(state[name])
+    for parent in [name.removesuffix("W_gate") for name in state if name.endswith("mlp.W_gate")]:
+        b_gate, b_in, W_out, b_out = (parent + leaf for leaf in ("b_gate", "b_in", "W_out", "b_out"))
+        if b_gate in state or b_in not in state:
+            continue
+        bias = state[b_in]
+        state[b_gate] = torch.zeros_like(bias)
+        if not bool(bias.any()):
+            continue
+        if W_out not in state or b_out not in state:
+            raise WeightMismatch(
+                f"there is a {b_in} and no {b_gate}, as TransformerLens has it, which adds {b_in} after the product "
+                f"with the gate: give {W_out} and {b_out} too, so that what it writes can be added to {b_out}"
+            )
+        state[b_out] = (state[b_out].double() + bias.double() @ state[W_out].double()).to(bias.dtype)
+        state[b_in] = torch.zeros_like(bias)
     return state
 
 
+def lens_name(name: str) -> str:
+    """What TransformerLens calls a parameter of ours; it has another name where keys and values are grouped."""
+    return re.sub(r"\.attn\.([Wb]_[KV])$", r".attn._\1", re.sub("^ln_embed", "embed.ln", name))
+
+
 def _own_names(model: HookedTransformer) -> Table:
-    """Every parameter under its own name; TransformerLens has another where keys are grouped, and no bias of gates."""
-    table: dict[str, str | None] = {}
-    for name, _ in model.named_parameters():
-        parent, _, leaf = name.rpartition(".")
-        other = f" or {parent}._{leaf}" if leaf in ("W_K", "W_V", "b_K", "b_V") else ""
-        table[name] = f"{name}{other}" + ("?" if leaf == "b_gate" else "")
-    return table
+    """Every parameter under its own name, or the other one that TransformerLens has for it."""
+    names = [name for name, _ in model.named_parameters()]
+    return {name: name if lens_name(name) == name else f"{name} or {lens_name(name)}" for name in names}
 
 
 TRANSFORMER_LENS = Family(

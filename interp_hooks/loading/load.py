@@ -49,7 +49,7 @@ class LoadOptions:
     first_n_layers: int | None = None
     revision: str | None = None
     default_prepend_bos: bool | None = None
-    default_padding_side: PaddingSide = "right"
+    default_padding_side: PaddingSide | None = None
     ignore_config: tuple[str, ...] = ()
     hf_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
@@ -57,7 +57,7 @@ class LoadOptions:
 def load_pretrained(cls: type[HookedTransformer], options: LoadOptions, processing: Processing) -> HookedTransformer:
     """The work of `HookedTransformer.from_pretrained`; raises as it says."""
     _refuse_unknown(options)
-    owned = options.hf_model is None
+    owned, revision = options.hf_model is None, None
     if owned:
         source = Source(name=options.name, revision=options.revision, hf_kwargs=options.hf_kwargs)
         hf_config = source.config()
@@ -65,6 +65,7 @@ def load_pretrained(cls: type[HookedTransformer], options: LoadOptions, processi
         cfg, n_layers_there = _our_config(family, hf_config, options)
         tokenizer = options.tokenizer or source.tokenizer()
         state = _load_state(source.location, hf_config, family, options)
+        revision = source.commit() or options.revision
     else:
         hf_config = copy.deepcopy(options.hf_model.config)
         family = family_of(hf_config, type(options.hf_model).__name__)
@@ -72,10 +73,10 @@ def load_pretrained(cls: type[HookedTransformer], options: LoadOptions, processi
         tokenizer, state = options.tokenizer, dict(options.hf_model.state_dict())
     _refuse_quantised(state, options.name)
     with torch.device("meta"):
-        model = cls(cfg, tokenizer, options.default_padding_side)
+        model = cls(cfg, tokenizer, default_padding_side=options.default_padding_side)
     adopt(model, family, text_half(state), n_layers_there, _device(options), owned)
     model.hf_config = hf_config
-    model.revision = getattr(hf_config, "_commit_hash", None) or options.revision
+    model.revision = revision
     model._report = process(model, processing)
     return model.eval()
 

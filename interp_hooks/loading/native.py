@@ -20,7 +20,7 @@ from torch import Tensor
 from interp_hooks.config import HookedTransformerConfig
 from interp_hooks.errors import BadInput, CheckpointError, ConfigError, WeightMismatch, nearest
 from interp_hooks.loading.folding import Processing, process
-from interp_hooks.loading.formats import TRANSFORMER_LENS, from_checkpoint
+from interp_hooks.loading.formats import TRANSFORMER_LENS, from_checkpoint, lens_name, with_gate_biases
 from interp_hooks.loading.load import LoadOptions
 from interp_hooks.loading.source import TOKENIZER_FILES
 from interp_hooks.model import HookedTransformer
@@ -135,7 +135,13 @@ def own_weights(model: HookedTransformer, state: Mapping[str, Any], strict: bool
     """
     there = model.state_dict()
     ignored = re.compile("|".join(TRANSFORMER_LENS.ignored_weights))
-    own = {_own_name(key, there): tensor for key, tensor in state.items() if key in there or not ignored.fullmatch(key)}
+    theirs = {lens_name(key): key for key in there}
+    own = {
+        key if key in there else theirs.get(key, key): tensor
+        for key, tensor in state.items()
+        if key in there or not ignored.fullmatch(key)
+    }
+    own = with_gate_biases(own) if model.cfg.gated_mlp else own
     left, missing = [key for key in own if key not in there], [key for key in there if key not in own]
     if strict and (left or missing):
         raise WeightMismatch(
@@ -150,9 +156,3 @@ def own_weights(model: HookedTransformer, state: Mapping[str, Any], strict: bool
         if key in there and tensor.shape != there[key].shape:
             raise WeightMismatch(f"{key} has shape {list(tensor.shape)}, expected {list(there[key].shape)}")
     return own
-
-
-def _own_name(key: str, there: Mapping[str, Tensor]) -> str:
-    """TransformerLens writes grouped keys and values as blocks.0.attn._W_K."""
-    grouped = re.sub(r"\.attn\._([Wb]_[KV])$", r".attn.\1", key)
-    return grouped if grouped in there else key

@@ -15,9 +15,19 @@ from interp_hooks.errors import CheckpointError, UnsupportedArchitecture, neares
 ALIASES = {
     "gpt2-small": "openai-community/gpt2",
     **{f"gpt2-{size}": f"openai-community/gpt2-{size}" for size in ("medium", "large", "xl")},
+    **{f"pythia-{size}": f"EleutherAI/pythia-{size}" for size in ("14m", "31m")},
     **{
-        f"pythia-{size}": f"EleutherAI/pythia-{size}"
-        for size in ("14m", "31m", "70m", "160m", "410m", "1b", "1.4b", "2.8b", "6.9b", "12b")
+        f"pythia-{size}{kind}": f"EleutherAI/pythia-{size}{kind}"
+        for size in ("70m", "160m", "410m", "1b", "1.4b", "2.8b", "6.9b", "12b")
+        for kind in ("", "-deduped", "-v0", "-deduped-v0")
+    },
+    **{
+        f"stanford-gpt2-{size}-{letter}": f"stanford-crfm/{name}-gpt2-{size}-x{seed}"
+        for size, names in {
+            "small": ("alias", "battlestar", "caprica", "darkmatter", "expanse"),
+            "medium": ("arwen", "beren", "celebrimbor", "durin", "eowyn"),
+        }.items()
+        for letter, name, seed in zip("abcde", names, (21, 49, 81, 343, 777), strict=True)
     },
     "distilgpt2": "distilbert/distilgpt2",
     "distillgpt2": "distilbert/distilgpt2",
@@ -67,6 +77,16 @@ class Source:
                 f"the hub did not give a config for {self.location!r} ({why})."
                 f"{nearest(self.name, [*bundled(), *ALIASES])}"
             ) from error
+
+    def commit(self) -> str | None:
+        """The hub's commit whose config was downloaded; None for a folder."""
+        from transformers.utils.hub import cached_file, extract_commit_hash
+
+        if Path(self.location).is_dir():
+            return None
+        where = {name: self.hf_kwargs[name] for name in ("cache_dir", "subfolder") if name in self.hf_kwargs}
+        file = cached_file(self.location, "config.json", revision=self.revision, local_files_only=True, **where)
+        return extract_commit_hash(file, None)
 
     def tokenizer(self) -> Any:
         """The checkpoint's tokenizer, or None if it comes without one.

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -224,7 +225,7 @@ def test_min_gpt_of_2020() -> None:
     assert_same(from_checkpoint(reference.state_dict(), settings, dtype="float64"), reference)
 
 
-# What TransformerLens's config of a small model looks like, its own defaults included.
+# What `cfg.to_dict()` of TransformerLens 3.9.0 gives for a small model: all of its fields.
 LENS = dict(
     n_layers=2,
     d_model=12,
@@ -285,6 +286,34 @@ LENS = dict(
     output_logits_soft_cap=-1.0,
     use_NTK_by_parts_rope=False,
     use_normalization_before_and_after=False,
+    uses_rms_norm=False,
+    layer_norm_folding=False,
+    use_qk_norm=False,
+    clip_qkv=None,
+    use_logn_attn=False,
+    train_seq_length=None,
+    use_dynamic_ntk_rope=False,
+    rotary_base_local=None,
+    rotary_scaling_factor=1.0,
+    quantization_method=None,
+    relative_attention_max_distance=None,
+    relative_attention_num_buckets=None,
+    decoder_start_token_id=None,
+    tie_word_embeddings=False,
+    NTK_by_parts_low_freq_factor=1.0,
+    NTK_by_parts_high_freq_factor=4.0,
+    NTK_by_parts_factor=8.0,
+    NTK_original_ctx_len=8192,
+    use_yarn_rope=False,
+    yarn_factor=1.0,
+    yarn_attention_factor=1.0,
+    yarn_beta_fast=32.0,
+    yarn_beta_slow=1.0,
+    yarn_original_max_position_embeddings=4096,
+    yarn_truncate=True,
+    yarn_global_attn_only=False,
+    use_attention_sinks=False,
+    norm_topk_prob=False,
 )
 
 
@@ -302,6 +331,8 @@ def lens_state(model: HookedTransformer) -> dict[str, Tensor]:
     for layer in range(model.cfg.n_layers):
         state[f"blocks.{layer}.attn.mask"] = torch.ones(10, 10).tril().bool()
         state[f"blocks.{layer}.attn.IGNORE"] = torch.tensor(-torch.inf)
+        if model.cfg.embed_norm_type:
+            state |= {f"embed.ln.{leaf}": state.pop(f"ln_embed.{leaf}") for leaf in "wb" if f"ln_embed.{leaf}" in state}
         if model.cfg.n_key_value_heads != model.cfg.n_heads:
             for leaf in ("W_K", "W_V", "b_K", "b_V"):
                 state[f"blocks.{layer}.attn._{leaf}"] = state.pop(f"blocks.{layer}.attn.{leaf}")
@@ -347,6 +378,18 @@ def lens_state(model: HookedTransformer) -> dict[str, Tensor]:
             ),
         ),
         (dict(use_normalization_before_and_after=True), dict(norm_placement="pre_and_output")),
+        (
+            dict(post_embedding_ln=True, positional_embedding_type="rotary", rotary_dim=2),
+            dict(embed_norm_type="LN", positional_embedding_type="rotary", rotary_dim=2),
+        ),
+        (dict(use_attention_sinks=True, clip_qkv=0.5), dict(attn_sinks=True, qkv_clip=0.5)),
+        (
+            dict(normalization_type="RMSPre", uses_rms_norm=True, layer_norm_folding=True, final_rms=True),
+            dict(normalization_type="RMSPre"),
+        ),
+        (dict(attn_only=True, d_mlp=48), dict(attn_only=True, d_mlp=0)),
+        (dict(attn_scale=np.float64(2.0), initializer_range=np.float64(0.23)), {}),
+        (dict(device="mps", n_devices=2, tie_word_embeddings=True, n_params=2112, checkpoint_value=512), {}),
     ],
     ids=lambda case: "-".join(case) or "defaults",
 )
@@ -470,7 +513,16 @@ def test_settings_are_needed_and_all_accounted_for() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (dict(num_experts=4), "sets num_experts=4"),
+        (dict(num_experts=4, experts_per_token=2), "sets num_experts=4.*experts=ExpertsConfig"),
+        (dict(use_yarn_rope=True), "sets use_yarn_rope=True.*rotary_scaling="),
+        (dict(use_dynamic_ntk_rope=True), "sets use_dynamic_ntk_rope=True"),
+        (dict(use_logn_attn=True), "sets use_logn_attn=True"),
+        (dict(rotary_base_local=10_000), "sets rotary_base_local=10000.*rotary_layers"),
+        (dict(rotary_scaling_factor=8.0), "sets rotary_scaling_factor=8.0.*'linear'"),
+        (dict(quantization_method="mxfp4"), "sets quantization_method='mxfp4'"),
+        (dict(load_in_4bit=True), "sets load_in_4bit=True"),
+        (dict(uses_rms_norm=True), "uses_rms_norm=True contradicts normalization_type='LN'"),
+        (dict(layer_norm_folding=True), "layer_norm_folding=True contradicts normalization_type='LN'"),
         (dict(post_embedding_ln=True), "sets post_embedding_ln=True"),
         (dict(use_qk_norm=True), "sets use_qk_norm=True"),
         (dict(use_NTK_by_parts_rope=True), "sets use_NTK_by_parts_rope=True"),
@@ -526,3 +578,14 @@ def test_a_bias_that_transformer_lens_adds_after_the_product_with_the_gate() -> 
     )
     expected = (torch.nn.functional.silu(x @ W_gate) * (x @ W_in) + b_in) @ W_out + b_out
     assert_close(loaded.blocks[0].mlp(x), expected, 1e-12)
+
+
+def test_a_setting_that_is_known_to_be_harmless() -> None:
+    reference, settings = ours(), LENS | dict(use_qk_norm=True, new_in_4=1)
+    state = lens_state(reference)
+    with pytest.raises(UnsupportedConfig, match="ignore_config"):
+        HookedTransformer.from_state_dict(state, settings)
+    model = HookedTransformer.from_state_dict(
+        state, settings, ignore_config=["use_qk_norm", "new_in_4"], dtype="float64", device="cpu"
+    )
+    assert_same(model, reference)

@@ -19,6 +19,8 @@ from interp_hooks.errors import (
     UnsupportedConfig,
     WeightMismatch,
 )
+from tests.test_families import build as build_family
+from tests.test_tokens import word_tokenizer
 from tests.tiny import (
     D_VOCAB,
     FAMILY_CONFIGS,
@@ -121,6 +123,36 @@ def test_the_loaded_model_is_in_evaluation_mode_and_says_what_was_done() -> None
 def test_a_checkpoint_without_tokenizer_reads_tokens(tmp_path: Path) -> None:
     shared_hf("gpt2").save_pretrained(tmp_path)
     assert HookedTransformer.from_pretrained(str(tmp_path)).tokenizer is None
+
+
+@pytest.mark.parametrize(
+    ("name", "begins"),
+    [
+        *((name, False) for name in ("neox", "bloom", "qwen2", "qwen3", "phi")),
+        *((name, True) for name in ("gpt2", "llama", "opt", "gptj")),
+    ],
+)
+def test_whether_texts_begin_with_a_bos(name: str, begins: bool) -> None:
+    """As in TransformerLens 3.9.0 where the tokenizer has one."""
+    hf = shared_hf(name) if name in FAMILY_CONFIGS else build_family(name)
+    tokenizer, bos, the = word_tokenizer(), 0, 4
+    model = HookedTransformer.from_pretrained("tiny", hf_model=hf, tokenizer=tokenizer)
+    assert model.to_tokens("the").tolist() == [[bos, the] if begins else [the]]
+    model = HookedTransformer.from_pretrained("tiny", hf_model=hf, tokenizer=tokenizer, default_prepend_bos=not begins)
+    assert model.to_tokens("the").tolist() == [[the] if begins else [bos, the]]
+
+
+@pytest.mark.parametrize("own", ["left", "right"])
+@pytest.mark.parametrize("given", ["left", "right", None])
+def test_texts_are_padded_as_the_tokenizer_does_unless_told(own: Any, given: Any) -> None:
+    tokenizer = word_tokenizer(pad=True, padding_side=own)
+    model = HookedTransformer.from_pretrained(
+        "tiny", hf_model=shared_hf("gpt2"), tokenizer=tokenizer, default_padding_side=given
+    )
+    bos, pad, the, cat = 0, 2, 4, 5
+    expected = {"left": [pad, bos, the], "right": [bos, the, pad]}[given or own]
+    assert model.to_tokens(["the cat", "the"]).tolist() == [[bos, the, cat], expected]
+    assert tokenizer.padding_side == own
 
 
 # ------------------------------------------------------------------------------------------------------------- sizes

@@ -220,3 +220,50 @@ def test_a_converted_model_loads_its_own_state_dict() -> None:
     redraw(twin, seed=8)
     twin.load_state_dict(model.state_dict())
     assert_same(twin, model)
+
+
+# TransformerLens' gated MLP is (act(x W_gate) * (x W_in) + b_in) W_out + b_out: it has no b_gate.
+
+
+def lens_mlp(state: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    W_gate, W_in, W_out, b_in, b_out = (
+        state[f"blocks.1.mlp.{leaf}"] for leaf in ("W_gate", "W_in", "W_out", "b_in", "b_out")
+    )
+    return (torch.nn.functional.silu(x @ W_gate) * (x @ W_in) + b_in) @ W_out + b_out
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@torch.no_grad()
+def test_a_gated_state_dict_of_transformer_lens(strict: bool) -> None:
+    model, other = (build(gated_mlp=True, act_fn="silu", seed=seed) for seed in (0, 3))
+    theirs = {name: weight.clone() for name, weight in other.state_dict().items() if not name.endswith("b_gate")}
+    found = model.load_state_dict(theirs, strict=strict)
+    assert (found.missing_keys, found.unexpected_keys) == ([], [])
+    x = torch.linspace(-1, 1, 36, dtype=torch.float64).reshape(1, 3, 12)
+    assert_close(model.blocks[1].mlp(x), lens_mlp(theirs, x), 1e-12)
+    assert bool(theirs["blocks.1.mlp.b_in"].any()), "the given state dict stays as it is"
+
+
+@torch.no_grad()
+def test_some_weights_of_a_gated_mlp() -> None:
+    """Of our own they are taken as they are; a bias of TransformerLens' needs the weights that tell what it writes."""
+    model, state = build(gated_mlp=True), dict(build(gated_mlp=True, seed=3).state_dict())
+    before = copy.deepcopy(model.state_dict())
+    name = "blocks.1.mlp.b_in"
+    theirs = {one: state[one] for one in (name, "blocks.1.mlp.W_gate", "blocks.1.mlp.W_in")}
+    with pytest.raises(WeightMismatch, match=r"a blocks.1.mlp.b_in and no blocks.1.mlp.b_gate, as TransformerLens"):
+        model.load_state_dict(theirs, strict=False)
+    assert all(torch.equal(weight, before[one]) for one, weight in model.state_dict().items())
+    model.load_state_dict({name: state[name]}, strict=False)
+    model.load_state_dict(theirs | {"blocks.1.mlp.b_gate": state["blocks.1.mlp.b_gate"]}, strict=False)
+    assert torch.equal(model.blocks[1].mlp.b_in, state[name])
+    assert torch.equal(model.blocks[1].mlp.b_out, before["blocks.1.mlp.b_out"])
+
+
+def test_the_embedding_norm_of_transformer_lens() -> None:
+    fields = dict(post_embedding_ln=True, positional_embedding_type="rotary")
+    model, other = build(**fields), build(seed=3, **fields)
+    theirs = {name.replace("ln_embed.", "embed.ln."): weight for name, weight in other.state_dict().items()}
+    assert "embed.ln.w" in theirs
+    model.load_state_dict(theirs)
+    assert_same(model, other)

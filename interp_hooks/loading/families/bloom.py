@@ -37,6 +37,7 @@ def _bloom_config(hf: Any) -> dict[str, Any]:
         act_fn="gelu_new",
         eps=hf.layer_norm_epsilon,
         embed_norm_type="LN",
+        default_prepend_bos=False,
         **_alibi(hf.n_head),
     )
 

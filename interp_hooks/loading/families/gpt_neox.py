@@ -21,6 +21,7 @@ def _config(hf: Any) -> dict[str, Any]:
         act_fn=activation(hf.hidden_act),
         eps=hf.layer_norm_eps,
         parallel_attn_mlp=hf.use_parallel_residual,
+        default_prepend_bos=False,
         **rotary(hf, hf.hidden_size // hf.num_attention_heads),
     )
 

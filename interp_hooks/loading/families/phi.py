@@ -12,7 +12,8 @@ from interp_hooks.loading.guard import Family
 
 def _config(hf: Any) -> dict[str, Any]:
     normed = dict(qk_norm="shared", qk_norm_type="LN") if hf.qk_layernorm else {}
-    return layer_norm_config(hf, hf.layer_norm_eps) | normed | dict(parallel_attn_mlp=True, parallel_shared_norm=True)
+    arranged = dict(parallel_attn_mlp=True, parallel_shared_norm=True, default_prepend_bos=False)
+    return layer_norm_config(hf, hf.layer_norm_eps) | normed | arranged
 
 
 _LAYER = "model.layers.{i}"

@@ -19,7 +19,7 @@ QWEN2 = replace(
     LLAMA,
     model_type="qwen2",
     name="Qwen 1.5, 2, 2.5",
-    config=lambda hf: LLAMA.config(hf) | dict(window_sizes=windows(hf)),
+    config=lambda hf: LLAMA.config(hf) | dict(window_sizes=windows(hf), default_prepend_bos=False),
     ignored_config=(
         *LLAMA.ignored_config,
         "use_sliding_window",  # layer_types say what comes of these two

@@ -16,6 +16,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
+from interp_hooks.compat.absent import ABSENT
 from interp_hooks.errors import nearest
 
 NAME = "transformer_lens"
@@ -34,7 +35,10 @@ _FACTORED = _of("factored", "FactoredMatrix")
 _KEYS_AND_VALUES = _of(
     "components.kv_cache", HookedTransformerKeyValueCache="KeyValueCache", TransformerLensKeyValueCache="KeyValueCache"
 )
-_LOADING = _of("loading.source", get_official_model_name="locate")
+_LOADING = {
+    **_of("loading.source", get_official_model_name="locate"),
+    **_of("loading.training_steps", get_checkpoint_labels="checkpoint_labels"),
+}
 _MODEL = _of("model", "HookedTransformer")
 _ROOT_MODULE = _of("hooks", "HookedRootModule")
 _SVD = _of("analysis.svd", "SVDInterpreter")
@@ -50,6 +54,7 @@ _UTILITIES = {
     **_of("names", "get_act_name"),
     **_of("sampling", "sample_logits"),
     **_of("slices", "Slice", "SliceInput"),
+    **_of("tokens", LocallyOverridenDefaults="overridden_defaults"),
 }
 
 # Submodule -> name -> where it is here. A string is a module of ours whose `__all__` has the same names there.
@@ -61,6 +66,8 @@ MODULES: dict[str, Mapping[str, str] | str] = {
     "HookedTransformer": {**_MODEL, **_of("model", "Output")},
     "HookedTransformerConfig": _CONFIG,
     "SVDInterpreter": _SVD,
+    "cache": _KEYS_AND_VALUES,
+    "cache.key_value_cache": _KEYS_AND_VALUES,
     "components": {
         **_of(
             "components.attention", "Attention", AbstractAttention="AttentionCore", GroupedQueryAttention="Attention"
@@ -71,6 +78,7 @@ MODULES: dict[str, Mapping[str, str] | str] = {
         **_of("components.moe", "MoE"),
         **_of("components.positions", PosEmbed="LearnedPositions"),
     },
+    "config": _CONFIG,
     "evals": {
         **_of("analysis.corpora", *(f"make_{name}_data_loader" for name in ("wiki", "owt", "pile", "code"))),
         **_of("analysis.evals", "evaluate", "evaluate_on_dataset", "induction_loss", "sanity_check"),
@@ -82,33 +90,22 @@ MODULES: dict[str, Mapping[str, str] | str] = {
         *(f"get_{kind}_head_detection_pattern" for kind in ("previous_token", "duplicate_token", "induction")),
         "get_supported_heads",
     ),
-    "hook_points": {**_of("hook_points", "HookPoint", LensHandle="Hook"), **_ROOT_MODULE},
+    "hook_points": {
+        **_of("hook_points", "HookPoint", HookFunction="HookFn", LensHandle="Hook", NamesFilter="NameFilter"),
+        **_ROOT_MODULE,
+    },
     "loading": _LOADING,
     "loading_from_pretrained": _LOADING,
     "past_key_value_caching": _KEYS_AND_VALUES,
     "patching": "interp_hooks.patching",
+    "tools": {},
+    "tools.analysis": {
+        **_of("analysis.residual", "DirectLogitAttribution", "direct_logit_attribution"),
+        **_of("patching", "get_act_patch_direct_path", "get_act_patch_direct_path_all_sources"),
+    },
     "train": _of("training", "HookedTransformerTrainConfig", "train"),
     "utilities": _UTILITIES,
     "utils": _UTILITIES,
-}
-
-# What is left out on purpose, and what to do instead.
-ABSENT = {
-    **dict.fromkeys(
-        ("LayerNorm", "LayerNormPre", "RMSNorm", "RMSNormPre"),
-        "interp_hooks.components.norm.Norm is all of them; its `kind` tells which",
-    ),
-    **dict.fromkeys(
-        ("OFFICIAL_MODEL_NAMES", "MODEL_ALIASES", "DEFAULT_MODEL_ALIASES"),
-        "checkpoints are not listed: HookedTransformer.from_pretrained takes any folder or hub id of a known family",
-    ),
-    "HookedEncoder": "HookedTransformer.from_pretrained loads encoders too",
-    "HookedEncoderDecoder": "encoder-decoder models are not converted",
-    "TransformerBridge": "HookedTransformer.from_pretrained converts every family",
-    "get_dataset": "use datasets.load_dataset, or interp_hooks.analysis.corpora.corpus_texts",
-    "get_pretrained_model_config": "use HookedTransformer.from_pretrained(name).cfg",
-    "mmlu_eval": "use an evaluation harness; model(tokens, logits_pos=-1) gives what it needs",
-    "print_gpu_mem": "use torch.cuda.memory_allocated()",
 }
 
 

@@ -1,0 +1,62 @@
+"""Checkpoints that were kept while a model was trained: the steps that the hub has, and their revisions.
+
+    Pythia (arxiv.org/abs/2304.01373)          "step3000"        0, 1, 2, 4, ..., 512, 1000, 2000, ..., 143000
+    its first version, ...-v0                  "step3000"        1000, 2000, ..., 143000
+    Stanford CRFM's GPT-2s (Mistral, 2021)     "checkpoint-300"  every 10th to 100, 50th to 2000, 100th to 20000,
+                                                                 1000th to 400000
+
+The facts are those of the hub; nothing is looked up.
+"""
+
+from collections.abc import Sequence
+
+from interp_hooks.errors import BadInput, CheckpointError
+from interp_hooks.loading.source import locate
+
+EVERY_THOUSANDTH = range(1000, 143_001, 1000)
+KEPT: dict[tuple[str, str], tuple[str, Sequence[int]]] = {  # (beginning, end) of a hub id -> (revision, steps)
+    ("EleutherAI/pythia-", "-v0"): ("step{}", EVERY_THOUSANDTH),
+    ("EleutherAI/pythia-", ""): ("step{}", (0, *(2**power for power in range(10)), *EVERY_THOUSANDTH)),
+    ("stanford-crfm/", ""): (
+        "checkpoint-{}",
+        (*range(0, 100, 10), *range(100, 2000, 50), *range(2000, 20_000, 100), *range(20_000, 400_001, 1000)),
+    ),
+}
+
+
+def checkpoint_labels(model_name: str) -> tuple[list[int], str]:
+    """The steps at which checkpoints of a model were kept, and what they count: "step".
+
+    Raises:
+        CheckpointError: none are known.
+    """
+    return list(_kept(model_name)[1]), "step"
+
+
+def step_revision(model_name: str, *, index: int | None = None, step: int | None = None) -> str:
+    """The revision of a model that holds the checkpoint of a step, or of the one at `index` among its steps.
+
+    Raises:
+        CheckpointError: none are known of this model.
+        BadInput: there is no such one.
+    """
+    revision, steps = _kept(model_name)
+    if step is None:
+        if index is None or not -len(steps) <= index < len(steps):
+            raise BadInput(f"checkpoint_index must be 0..{len(steps) - 1} for {model_name!r}, got {index}")
+        return revision.format(steps[index])
+    if step not in steps:
+        closest = min(steps, key=lambda kept: abs(kept - step))
+        raise BadInput(f"{model_name!r} has no checkpoint of step {step}; the nearest is {closest}")
+    return revision.format(step)
+
+
+def _kept(model_name: str) -> tuple[str, Sequence[int]]:
+    name = locate(model_name)
+    for (beginning, end), kept in KEPT.items():
+        if name.startswith(beginning) and name.endswith(end):
+            return kept
+    raise CheckpointError(
+        f"no checkpoints of the training of {model_name!r} are known (they are of EleutherAI/pythia-... and "
+        "stanford-crfm/...); if its repository has them as branches or tags, pass revision="
+    )
