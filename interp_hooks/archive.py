@@ -15,7 +15,6 @@ import hashlib
 import importlib
 import json
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
@@ -34,6 +33,7 @@ from interp_hooks.interventions import Intervention, Mean, Resample, Run
 from interp_hooks.names import get_act_name
 from interp_hooks.readout import Metric
 from interp_hooks.sites import Site
+from interp_hooks.tensor_files import write_tensors, write_text
 
 Json = Any
 
@@ -261,9 +261,7 @@ def hash_of(tensors: Mapping[str, Tensor], text: str = "") -> str:
 def write(folder: Path, name: str, document: Mapping[str, Json], tensors: Mapping[str, Tensor]) -> None:
     """Write `name`.safetensors and then `name`.json, whose presence says that both are whole."""
     write_tensors(folder / f"{name}.safetensors", tensors)
-    partial = folder / f"{name}.json.partial"
-    partial.write_text(_lines(document), encoding="utf-8")
-    _move(partial, folder / f"{name}.json")
+    write_text(folder / f"{name}.json", _lines(document))
 
 
 def read(folder: Path, name: str) -> tuple[dict[str, Json], dict[str, Tensor]]:
@@ -286,27 +284,6 @@ def read_document(folder: Path, name: str) -> dict[str, Json]:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BadInput(f"{path} cannot be read: {error}") from error
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a file that is there as a whole or not at all."""
-    there: set[int] = set()
-    apart: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        whole = tensor.contiguous()
-        memory = whole.untyped_storage()
-        shares = memory.data_ptr() in there or memory.nbytes() != whole.nbytes
-        apart[name] = whole.clone() if shares else whole
-        there.add(memory.data_ptr())
-    partial = path.with_name(f"{path.name}.partial")
-    save_file(apart, partial)
-    _move(partial, path)
-
-
-def _move(partial: Path, path: Path) -> None:
-    with partial.open("rb+") as file:
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def _lines(document: Mapping[str, Json]) -> str:

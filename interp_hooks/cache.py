@@ -19,8 +19,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from interp_hooks.arguments import as_device, checked
 from interp_hooks.direct_effects import DirectEffects
 from interp_hooks.errors import BadInput, UnknownHook, nearest
+from interp_hooks.hooks import HookedRootModule
 from interp_hooks.names import get_act_name
 from interp_hooks.slices import Slice, SliceInput
 from interp_hooks.tensor_files import write_tensors
@@ -97,6 +99,7 @@ class ActivationCache(DirectEffects):
 
     def to(self, device: torch.device | str) -> ActivationCache:
         """This cache with all activations on another device, in place; arithmetic happens where they lie."""
+        device = as_device(device)
         self.cache_dict = {name: value.to(device) for name, value in self.cache_dict.items()}
         return self
 
@@ -137,6 +140,7 @@ class ActivationCache(DirectEffects):
         cache._n_layers = self._n_layers
         return cache
 
+    @checked
     def stack_activation(
         self, activation_name: str, layer: int | None = -1, sublayer_type: str | None = None
     ) -> Tensor:
@@ -162,6 +166,7 @@ class ActivationCache(DirectEffects):
 
     # -------------------------------------------------------------------------------------------------------- on disk
 
+    @checked
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write all activations to a safetensors file, by hook name.
 
@@ -175,14 +180,17 @@ class ActivationCache(DirectEffects):
         write_tensors(path, self.cache_dict, {name: json.dumps(value) for name, value in told.items()})
 
     @classmethod
-    def load(cls, path: str | Path, model: Any = None, device: torch.device | str = "cpu") -> ActivationCache:
+    @checked
+    def load(
+        cls, path: str | Path, model: HookedRootModule | None = None, device: torch.device | str = "cpu"
+    ) -> ActivationCache:
         """The cache in a file; `model` is the one that it is of, without which it is a mapping.
 
         Raises:
             BadInput: no file of a cache, or one of a model that is built otherwise.
         """
         try:
-            with safe_open(path, "pt", str(device)) as file:
+            with safe_open(path, "pt", str(as_device(device))) as file:
                 metadata = {name: json.loads(value) for name, value in (file.metadata() or {}).items()}
                 activations = {name: file.get_tensor(name) for name in metadata["names"]}
             cache = cls(activations, model, metadata["has_batch_dim"])

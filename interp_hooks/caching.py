@@ -14,11 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from interp_hooks.arguments import as_device
 from interp_hooks.errors import BadInput
-from interp_hooks.hook_points import Direction, Hook, HookPoint, HookSpec, NameFilter
+from interp_hooks.hook_points import POSITIONS, Direction, Hook, HookPoint, HookSpec, NameFilter
 from interp_hooks.slices import Slice, SliceInput
-
-POSITIONS = ("pos", "query")  # the axes that `pos_slice` is about; patterns are sliced by query
 
 
 @dataclass(frozen=True)
@@ -131,6 +130,7 @@ class Caching:
             UnknownHook: a name that is no hook point, or no name.
         """
         cache = {} if cache is None else cache
+        device = None if device is None else as_device(device)
         if names_filter is None:
             wanted: list[NameFilter] = [lambda name: self.hook_dict[name].collected]
         elif isinstance(names_filter, str) or callable(names_filter):

@@ -24,10 +24,16 @@ from interp_hooks.errors import BadInput
 from interp_hooks.frozen_norm import FrozenNorm, Reading
 from interp_hooks.slices import Slice, SliceInput
 
-CENTRED = ("LN", "LNPre")  # the kinds of norm that subtract the mean
+EMBEDDINGS = ("hook_embed", "hook_pos_embed", "hook_token_type_embed")
 
 Rows = tuple[list[str], Float[Tensor, "_row ..."]]
 """Labelled parts."""
+
+
+def embeddings(model: Any) -> list[str]:
+    """The hooks whose values sum to the stream that enters the first layer (before a norm, if there is one)."""
+    apart = None if model.cfg.adds_positions else "hook_pos_embed"
+    return [hook for hook in EMBEDDINGS if hook in model.hook_dict and hook != apart]
 
 
 class Decomposition(Mapping[str, Tensor]):
@@ -241,9 +247,7 @@ class Decomposition(Mapping[str, Tensor]):
         model = self.known_model
         if model.cfg.embed_norm_type is not None:
             return {"embed": "blocks.0.hook_resid_pre"}
-        added = [""] + ["pos_"] * (model.cfg.positional_embedding_type != "shortformer") + ["token_type_"]
-        names = {f"{kind}embed": f"hook_{kind}embed" for kind in added}
-        return {label: name for label, name in names.items() if name in model.hook_dict}
+        return {name.removeprefix("hook_"): name for name in embeddings(model)}
 
     def _stored(self, names: Mapping[str, str], pos: Slice, reading: Reading) -> Rows:
         """Activations by label, as they are read."""
@@ -303,9 +307,7 @@ class Decomposition(Mapping[str, Tensor]):
         """That norm at some positions of the run; none if nothing is normalized."""
         if norm.kind is None:
             return ()
-        scale = self._at(f"{hook}.hook_scale", pos)
-        gain, bias = (None if weight is None else weight.detach().to(scale.device) for weight in (norm.gain, norm.b))
-        return (FrozenNorm(scale=scale, centres=norm.kind in CENTRED, gain=gain, bias=bias),)
+        return (FrozenNorm.of(norm, self._at(f"{hook}.hook_scale", pos)),)
 
     def _norm_reading(self, layer: int, mlp_input: bool, pos: Slice) -> tuple[FrozenNorm, ...]:
         """The norm through which a layer reads the stream."""

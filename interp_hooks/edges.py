@@ -16,22 +16,17 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp_hooks.components.norm import Norm
+from interp_hooks.decomposition import embeddings
 from interp_hooks.errors import BadInput
+from interp_hooks.frozen_norm import FrozenNorm
 from interp_hooks.hooks import HookPoint
 from interp_hooks.interventions import Intervention, Mean, Recordings
 from interp_hooks.model import HookedTransformer
 from interp_hooks.sites import Site
 
-EMBEDDINGS = ("hook_embed", "hook_pos_embed", "hook_token_type_embed")
 SENDERS = ("attn.hook_z", "hook_attn_out", "hook_mlp_out")
-READERS = ("hook_q_input", "hook_k_input", "hook_v_input", "hook_attn_in", "hook_mlp_in")
-
-
-def embeddings(model: HookedTransformer) -> list[str]:
-    """The hooks whose values sum to the stream that enters the first layer (before a norm, if there is one)."""
-    apart = None if model.cfg.adds_positions else "hook_pos_embed"
-    return [hook for hook in EMBEDDINGS if hook in model.hook_dict and hook != apart]
+ATTENTION_INPUTS = ("hook_q_input", "hook_k_input", "hook_v_input", "hook_attn_in")
+READERS = (*ATTENTION_INPUTS, "hook_mlp_in")
 
 
 def check_edge(model: HookedTransformer, sender: str, reader: str) -> None:
@@ -104,13 +99,8 @@ class Edge:
     def _shares(self, layer: int, z: Tensor, scale: Tensor) -> Float[Tensor, "batch pos head d_model"]:
         """What each head adds to the stream when the norm divides by `scale`."""
         block = self.model.blocks[layer]
-        norm, heads = block.ln1_post, z.shape[2]
-        assert isinstance(norm, Norm)
-        written = torch.einsum("bphk,hkd->bphd", z, block.attn.W_O) + block.attn.b_O / heads
-        if norm.kind in ("LN", "LNPre"):
-            written = written - written.mean(-1, keepdim=True)
-        shares = (written / scale[:, :, None]).to(z.dtype)
-        return (shares if norm.gain is None else shares * norm.gain) * block.residual_scale
+        written = torch.einsum("bphk,hkd->bphd", z, block.attn.W_O) + block.attn.b_O / z.shape[2]
+        return FrozenNorm.of(block.ln1_post, scale[:, :, None])(written) * block.residual_scale
 
     def receive(self, value: Tensor, point: HookPoint) -> Bool[Tensor, ""]:
         """At the reader: change its input; whether that made a difference.

@@ -25,11 +25,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from interp_hooks.archive import read_document, write, write_tensors
+from interp_hooks.archive import read_document, write
+from interp_hooks.arguments import check_arguments
 from interp_hooks.errors import BadInput
 from interp_hooks.interpreter import Keeps
 from interp_hooks.provenance import EXPERIMENTS, Call, Record, asked
 from interp_hooks.results import CALL, PARTS, RESULT, Result, refuse_foreign
+from interp_hooks.tensor_files import write_tensors
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -39,13 +41,15 @@ OnData = TypeVar("OnData", Result, dict[str, Result])
 def experiment(function: Callable[P, R]) -> Callable[P, R]:
     """What a user calls: results of `on_data` functions within it keep its name and its arguments, too.
 
-    Experiments that it is made of are not noted.
+    Experiments that it is made of are not noted. What its annotations rule out is refused, as by `checked`.
     """
     signature = inspect.signature(function)
 
     @functools.wraps(function)
     def called(*args: P.args, **kwargs: P.kwargs) -> R:
-        call = Call.of(_name(function), _arguments(signature, args, kwargs)).told
+        arguments = _arguments(signature, args, kwargs)
+        check_arguments(function, arguments)
+        call = Call.of(_name(function), arguments).told
         before = asked.set(asked.get() or (call,))
         try:
             return function(*args, **kwargs)

@@ -10,10 +10,13 @@ a_n / scale * W_out[n] . (p w - mean(p w)): what depends on the position is a nu
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+CENTRED = ("LN", "LNPre")  # the kinds of norm that subtract the mean
 
 
 def centred(x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
@@ -29,6 +32,12 @@ class FrozenNorm:
     centres: bool
     gain: Float[Tensor, " d_model"] | None
     bias: Float[Tensor, " d_model"] | None
+
+    @classmethod
+    def of(cls, norm: Any, scale: Float[Tensor, "*place 1"]) -> FrozenNorm:
+        """A norm of the model with this scale."""
+        gain, bias = (None if weight is None else weight.detach().to(scale.device) for weight in (norm.gain, norm.b))
+        return cls(scale=scale, centres=norm.kind in CENTRED, gain=gain, bias=bias)
 
     def __call__(self, parts: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
         """What becomes of parts of its input, [..., *place, d_model] or one for all places, without the bias."""

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
+from interp_hooks.arguments import checked
 from interp_hooks.components.kv_cache import KeyValueCache
 from interp_hooks.components.positions import DEPENDS_ON_LENGTH, RotaryPositions
 from interp_hooks.config import HookedTransformerConfig
@@ -104,8 +105,9 @@ class Generation:
         """Where tokens go."""
 
     @abstractmethod
-    def _checked_tokens(self, input: Any) -> Int[Tensor, "batch pos"]: ...
+    def checked_tokens(self, input: Any) -> Int[Tensor, "batch pos"]: ...
 
+    @checked
     def generate(
         self,
         input: Prompts = "",
@@ -158,6 +160,7 @@ class Generation:
             return Generated(rows.tokens.contiguous(), tuple(kept) if output_logits else None)
         return rows.tokens.contiguous() if tokenizer is None else _as_given(input, rows.texts(tokenizer))
 
+    @checked
     def generate_stream(
         self,
         input: Prompts = "",
@@ -243,11 +246,11 @@ class Generation:
     ) -> Rows:
         """The prompts, checked, with room for what is to come."""
         if isinstance(input, Tensor):
-            tokens = self._checked_tokens(input)
+            tokens = self.checked_tokens(input)
             real = self.text.real_tokens(tokens, padding_side or "left")
         else:
             encoded = self.text.encode(input, prepend_bos, padding_side or "left")
-            tokens, real = self._checked_tokens(encoded.tokens), encoded.real
+            tokens, real = self.checked_tokens(encoded.tokens), encoded.real
         if attention_mask is not None:
             real = attention_mask.bool()
         real = torch.ones_like(tokens, dtype=torch.bool) if real is None else real.to(tokens.device)

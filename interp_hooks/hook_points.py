@@ -19,13 +19,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from interp_hooks.errors import BadHookValue, HookDidNotFire
+from interp_hooks.arguments import told
+from interp_hooks.errors import BadHookValue, BadInput, HookDidNotFire
 
 HookFn = Callable[..., Tensor | None]
 Direction = Literal["fwd", "bwd"]
 Directions = Literal["fwd", "bwd", "both"]
 NameFilter = str | Callable[[str], bool] | Iterable[str]
 HookSpec = tuple[NameFilter, HookFn]
+
+POSITIONS = ("pos", "query")  # the axes along tokens; in a causal model what is at one depends on no later token
 
 
 class Hook:
@@ -76,10 +79,22 @@ class Hook:
 
 
 def _takes_hook(fn: HookFn) -> bool:
-    """Whether the second argument can be given as `hook=`; otherwise it is given by position."""
-    parameters = signature(fn).parameters
+    """Whether the second argument can be given as `hook=`; otherwise it is given by position.
+
+    Raises:
+        BadInput: no function of two arguments.
+    """
+    if not callable(fn):
+        raise BadInput(f"a hook must be a function of (value, hook), got {told(fn)}")
+    taken = signature(fn)
+    parameters = taken.parameters
     named = "hook" in parameters and parameters["hook"].kind is not Parameter.POSITIONAL_ONLY
-    return named or any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values())
+    by_name = named or any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values())
+    try:
+        taken.bind(None, hook=None) if by_name else taken.bind(None, None)
+    except TypeError as error:
+        raise BadInput(f"a hook must be a function of (value, hook), got one of {taken}") from error
+    return by_name
 
 
 class HookPoint(nn.Module):
@@ -165,10 +180,10 @@ class HookPoint(nn.Module):
         `reset_hooks()`; `level` is a mark by which `reset_hooks(level=...)` finds it.
 
         Raises:
-            ValueError: a direction other than "fwd" and "bwd".
+            BadInput: a direction other than "fwd" and "bwd", or no function of (value, hook).
         """
         if dir not in ("fwd", "bwd"):
-            raise ValueError(f"dir must be 'fwd' or 'bwd', got {dir!r}")
+            raise BadInput(f"dir must be 'fwd' or 'bwd', got {dir!r}")
         attached = Hook(self, hook, dir, is_permanent, level, watches)
         self.hooks.insert(0 if prepend else len(self.hooks), attached)
         return attached
@@ -197,11 +212,11 @@ class HookPoint(nn.Module):
         """The layer of a point inside `blocks.{layer}`.
 
         Raises:
-            ValueError: the point is in no block.
+            BadInput: the point is in no block.
         """
         parts = self.name.split(".")
         if len(parts) < 3 or parts[0] != "blocks":
-            raise ValueError(f"{self.name!r} is in no block, so it has no layer")
+            raise BadInput(f"{self.name!r} is in no block, so it has no layer")
         return int(parts[1])
 
     def checked(self, returned: object, like: Tensor) -> Tensor:
@@ -241,4 +256,4 @@ class HookPoint(nn.Module):
 def checked_directions(dir: str) -> Directions:
     if dir == "fwd" or dir == "bwd" or dir == "both":
         return dir
-    raise ValueError(f"dir must be 'fwd', 'bwd' or 'both', got {dir!r}")
+    raise BadInput(f"dir must be 'fwd', 'bwd' or 'both', got {dir!r}")

@@ -8,14 +8,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from interp_hooks.arguments import told
 from interp_hooks.caching import Caching, End, Keep
-from interp_hooks.errors import HookDidNotFire, UnknownHook, nearest
+from interp_hooks.errors import BadInput, HookDidNotFire, UnknownHook, nearest
 from interp_hooks.hook_points import (
     Direction,
     Directions,
@@ -86,6 +87,8 @@ class HookedRootModule(nn.Module, Caching):
                     f"the filter function selects none of the {len(self.hook_dict)} hook points ({examples}, ...)"
                 )
             return found
+        if not isinstance(wanted, Iterable):
+            raise UnknownHook(f"hooks are selected by a name, several names or a function of names, got {told(wanted)}")
         names = list(wanted)
         if not names:
             raise UnknownHook("the list of hook names is empty; pass None to select every hook point")
@@ -221,7 +224,10 @@ class HookedRootModule(nn.Module, Caching):
         must_fire: bool = True,
     ) -> Iterator[None]:
         """`hooks`, at whose end every entry must have fired if `must_fire`."""
-        directions: list[tuple[Direction, Sequence[HookSpec]]] = [("fwd", fwd_hooks), ("bwd", bwd_hooks)]
+        directions: list[tuple[Direction, Sequence[HookSpec]]] = [
+            ("fwd", _pairs("fwd_hooks", fwd_hooks)),
+            ("bwd", _pairs("bwd_hooks", bwd_hooks)),
+        ]
         planned: list[tuple[NameFilter, list[HookPoint], HookFn, Direction]] = [
             (wanted, self.points(wanted), fn, direction) for direction, specs in directions for wanted, fn in specs
         ]
@@ -269,6 +275,21 @@ class HookedRootModule(nn.Module, Caching):
         """
         with self._attached(fwd_hooks, bwd_hooks, reset_hooks_end, clear_contexts):
             return self(*args, **kwargs)
+
+
+def _pairs(argument: str, specs: Any) -> list[HookSpec]:
+    """The entries of `fwd_hooks` or `bwd_hooks`.
+
+    Raises:
+        BadInput: one that is no pair.
+    """
+    if not isinstance(specs, Iterable) or isinstance(specs, str):
+        raise BadInput(f"{argument} must be a list of (name, function), got {told(specs)}")
+    pairs = list(specs)
+    for pair in pairs:
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise BadInput(f"{argument} must be a list of (name, function), got an entry {told(pair)}")
+    return pairs
 
 
 def _check_fired(attached: Sequence[tuple[NameFilter, Sequence[Hook]]]) -> None:

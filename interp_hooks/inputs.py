@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from interp_hooks.arguments import told, told_shape
 from interp_hooks.components.block import NOTHING, Known
 from interp_hooks.components.kv_cache import KeyValueCache
 from interp_hooks.config import HookedTransformerConfig
@@ -60,7 +62,13 @@ class Inputs:
             BadInput: a position outside the prompt, or per-row positions for another number of prompts.
         """
         batch, length = like.shape[:2]
-        index = torch.as_tensor(where, device=like.device)
+        try:
+            index = torch.as_tensor(where)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise BadInput(f"positions must be an int, a list or a tensor [batch, n], got {told(where)}") from error
+        if index.is_meta or (index.numel() and index.is_floating_point()):
+            raise BadInput(f"positions must be integers, got {told(where)}")
+        index = index.to(like.device)
         index = index.reshape(1, -1) if index.ndim < 2 else index
         if index.shape[0] not in (1, batch) or index.ndim != 2:
             raise BadInput(f"positions per row must be [batch={batch}, n], got {list(index.shape)}")
@@ -82,7 +90,7 @@ class Inputs:
             real = None if encoded.real is None else encoded.real.to(self.device)
             tokens = encoded.tokens.to(self.device)
         else:
-            tokens = self._checked_tokens(input)
+            tokens = self.checked_tokens(input)
             past = cache is not None and cache.length
             real = None if past or attention_mask is not None else self.text.real_tokens(tokens, padding_side)
         length = tokens.shape[1] + (0 if cache is None else cache.length)
@@ -91,14 +99,21 @@ class Inputs:
         return Prompt(tokens, self._real(real if attention_mask is None else attention_mask, tokens.shape, cache))
 
     def _checked_cache(self, cache: KeyValueCache | None) -> KeyValueCache | None:
+        if not isinstance(cache, KeyValueCache | None):
+            raise BadInput(f"past_kv_cache must be a KeyValueCache, got {told(cache)}")
         if cache is not None and self.cfg.attention_dir != "causal":
             raise BadInput("past_kv_cache needs a causal model: in this one, earlier tokens see later ones")
         return cache
 
-    def _checked_tokens(self, input: Any) -> Int[Tensor, "batch pos"]:
-        if not isinstance(input, Tensor) or input.is_floating_point() or input.dtype == torch.bool:
-            came = f"a {input.dtype} tensor" if isinstance(input, Tensor) else type(input).__name__
-            raise BadInput(f"expected text or an integer tensor of token ids [batch, pos], got {came}")
+    def checked_tokens(self, input: Any) -> Int[Tensor, "batch pos"]:
+        """Token ids on the model's device, if they are some.
+
+        Raises:
+            BadInput: no integers [batch, pos] or [pos], or one outside the vocabulary.
+        """
+        if not isinstance(input, Tensor) or input.is_floating_point() or input.dtype == torch.bool or input.is_meta:
+            hint = "; a stream needs start_at_layer=" if isinstance(input, Tensor) and input.ndim == 3 else ""
+            raise BadInput(f"expected text or an integer tensor of token ids [batch, pos], got {told(input)}{hint}")
         tokens = input[None] if input.ndim == 1 else input
         if tokens.ndim != 2 or tokens.numel() == 0:
             raise BadInput(f"token ids must be [batch, pos] with at least one token, got shape {list(input.shape)}")
@@ -110,13 +125,22 @@ class Inputs:
 
     def _checked_residual(self, input: Any) -> Float[Tensor, "batch pos d_model"]:
         if not isinstance(input, Tensor) or input.ndim != 3 or input.shape[2] != self.cfg.d_model:
-            came = list(input.shape) if isinstance(input, Tensor) else type(input).__name__
             raise BadInput(
-                f"start_at_layer needs a residual stream [batch, pos, d_model={self.cfg.d_model}] as input, got {came}"
+                f"start_at_layer needs a residual stream [batch, pos, d_model={self.cfg.d_model}] as input, "
+                f"got {told_shape(input)}"
             )
+        if input.is_meta:
+            raise BadInput(f"the residual stream has no numbers: it is {told(input)}")
         if input.dtype != self.dtype:
             raise BadInput(f"the residual stream is {input.dtype}, but this model computes in {self.dtype}")
         return input
+
+    def _checked_tokens_of(self, tokens: Any, stream: Float[Tensor, "batch pos d_model"]) -> Int[Tensor, "batch pos"]:
+        """The tokens that a stream is of."""
+        checked = self.checked_tokens(tokens)
+        if checked.shape != stream.shape[:2]:
+            raise BadInput(f"tokens must be those of the stream, {list(stream.shape[:2])}, got {list(checked.shape)}")
+        return checked
 
     def _checked_pos_embed(
         self, given: Float[Tensor, "_ pos d_model"] | None, stream: Float[Tensor, "batch pos d_model"]
@@ -139,6 +163,8 @@ class Inputs:
         cache: KeyValueCache | None,
     ) -> Known:
         """What of the first layer is given, if there is such a layer and it fits."""
+        if not isinstance(known, Mapping | None):
+            raise BadInput(f"known= must be a mapping, got {told(known)}")
         if not known:
             return NOTHING
         if start_at_layer is None or not layers or (cache is not None and not cache.frozen):
@@ -151,9 +177,9 @@ class Inputs:
         if cfg.attn_only:
             del shapes["mlp_out"]
         for name, value in known.items():
-            if name not in shapes or list(value.shape) != shapes[name]:
+            if name not in shapes or not isinstance(value, Tensor) or list(value.shape) != shapes[name]:
                 fitting = ", ".join(f"{one} {shape}" for one, shape in shapes.items())
-                raise BadInput(f"known= may hold {fitting}; got {name} {list(value.shape)}")
+                raise BadInput(f"known= may hold {fitting}; got {name} {told_shape(value)}")
         return Known(**known)
 
     def _real(
@@ -164,6 +190,8 @@ class Inputs:
         past, known = (0, None) if cache is None else (cache.length, cache.real)
         if attention_mask is None and known is None:
             return None
+        if attention_mask is not None:
+            _check_mask(attention_mask)
         given = torch.ones(batch, pos) if attention_mask is None else attention_mask
         if list(given.shape) == [batch, pos] and past:
             before = torch.ones(batch, past) if known is None else known
@@ -186,7 +214,17 @@ class Inputs:
     def _layer(self, argument: str, layer: int) -> int:
         """A layer as 0..n_layers; negative counts from the end."""
         n_layers = self.cfg.n_layers
+        if not isinstance(layer, Integral):
+            raise BadInput(f"{argument} must be an int, got {told(layer)}")
         resolved = layer + n_layers if layer < 0 else layer
         if not 0 <= resolved <= n_layers:
             raise BadInput(f"{argument}={layer} is out of range for a model of {n_layers} layers")
         return resolved
+
+
+def _check_mask(mask: Any) -> None:
+    """Raises BadInput for what is no tensor of zeros and ones, such as a mask that is to be added to scores."""
+    if not isinstance(mask, Tensor) or mask.is_meta:
+        raise BadInput(f"attention_mask must be a tensor [batch, pos], got {told(mask)}")
+    if mask.dtype != torch.bool and not bool(((mask == 0) | (mask == 1)).all()):
+        raise BadInput("attention_mask must be 1 for real tokens and 0 for padding; it holds other numbers")

@@ -25,6 +25,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
+from interp_hooks.arguments import checked, told
 from interp_hooks.components.block import at_positions
 from interp_hooks.components.kv_cache import KeyValueCache
 from interp_hooks.errors import BadInput, HookDidNotFire, MetricError
@@ -57,6 +58,7 @@ class Keeps(ABC):
         """Keep those of a batch."""
 
 
+@checked
 def evaluate(
     model: HookedTransformer,
     runs: Sequence[Run],
@@ -93,6 +95,10 @@ def evaluation(
     runs = list(runs)
     if not runs:
         raise BadInput("expected at least one run, got none")
+    if other := [one for one in runs if not isinstance(one, Run)]:
+        raise BadInput(f"expected runs, got {told(other[0])}")
+    if empty := [run.tokens for run in runs if run.tokens.is_meta]:
+        raise BadInput(f"tokens of a run must be on a device with memory, got {told(empty[0])}")
     if max_memory is None:
         max_memory = free_memory(model)
     known = {} if keeps is None else keeps.known
@@ -162,7 +168,6 @@ class Batch:
     ) -> None:
         self.model, self.readout, self.plans, self.earlier = planner.model, planner.readout, plans, earlier
         self.run, self.first = plans[0].run, plans[0].first
-        self.recordings = recordings
         self.unchanged = recordings.runs.get(left_alone(self.run).key, {})
         self.steps = [steps_of(planner, plan.run, recordings, plan.first) for plan in plans]
         self.changed: list[dict[int, Tensor]] = [{} for _ in plans]

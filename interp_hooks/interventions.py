@@ -26,10 +26,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from interp_hooks.arguments import told, told_shape
 from interp_hooks.errors import BadInput, UnknownHook
-from interp_hooks.hooks import HookPoint
+from interp_hooks.hook_points import POSITIONS, HookPoint
 from interp_hooks.model import HookedTransformer
-from interp_hooks.sites import POSITIONS, Site
+from interp_hooks.sites import Site
 
 Recording = Mapping[str, Tensor]
 Excluded = Literal["bos", "padding"]
@@ -44,6 +45,17 @@ class Run:
     tokens: Int[Tensor, "batch pos"]
     interventions: Sequence[Intervention] = ()
     attention_mask: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        tokens = self.tokens
+        if not isinstance(tokens, Tensor) or tokens.ndim != 2 or tokens.is_floating_point():
+            raise BadInput(f"tokens of a Run must be integers [batch, pos], got {told(tokens)}")
+        made = self.interventions
+        if not isinstance(made, Sequence) or not all(isinstance(one, Intervention) for one in made):
+            raise BadInput(f"interventions of a Run must be a list of Intervention, got {told(made)}")
+        mask = self.attention_mask
+        if mask is not None and not (isinstance(mask, Tensor) and mask.shape == tokens.shape):
+            raise BadInput(f"attention_mask must be [batch, pos] = {list(tokens.shape)}, got {told_shape(mask)}")
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -74,7 +86,9 @@ class Mean:
     exclude: Sequence[Excluded] = ("bos", "padding")
 
     def __post_init__(self) -> None:
-        if isinstance(self.exclude, str) or set(self.exclude) - {"bos", "padding"}:
+        _check_run(self.run)
+        listed = isinstance(self.exclude, Collection) and not isinstance(self.exclude, str)
+        if not listed or set(self.exclude) - {"bos", "padding"}:
             raise BadInput(f"exclude is a list of 'bos' and 'padding', got {self.exclude!r}")
 
     @property
@@ -103,6 +117,11 @@ class Resample:
 
     run: Run
     order: Int[Tensor, " batch"]
+
+    def __post_init__(self) -> None:
+        _check_run(self.run)
+        if not isinstance(self.order, Tensor) or self.order.ndim != 1 or self.order.is_floating_point():
+            raise BadInput(f"order must be a tensor of prompts [batch], integers, got {told(self.order)}")
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -171,6 +190,14 @@ class Intervention:
     mask: float | Tensor | None = None
 
     def __post_init__(self) -> None:
+        for name, one in (("site", self.site), ("into", self.into)):
+            if not (isinstance(one, Site) or (one is None and name == "into")):
+                raise BadInput(f"{name} must be a Site, as at(hook, layer) gives it, got {told(one)}")
+        if not isinstance(self.source, int | float | Tensor | Mapping | Run | Mean | Resample) or _empty(self.source):
+            sources = "a number, a tensor, activations, a Run, its Mean or a Resample"
+            raise BadInput(f"source must be {sources}, got {told(self.source)}")
+        if not isinstance(self.mask, int | float | Tensor | None) or _empty(self.mask):
+            raise BadInput(f"mask must be a number or a tensor, got {told(self.mask)}")
         if self.basis is not None and self.into is not None:
             raise BadInput("along= and into= cannot be combined: an edge carries all that its sender writes")
 
@@ -257,12 +284,24 @@ class Intervention:
         return other.expand_as(value)
 
 
+def _check_run(run: object) -> None:
+    if not isinstance(run, Run):
+        raise BadInput(f"run must be a Run, got {told(run)}")
+
+
+def _empty(value: object) -> bool:
+    """Whether it is a tensor without numbers."""
+    return isinstance(value, Tensor) and value.is_meta
+
+
 def orthonormal(directions: Float[Tensor, "*n width"]) -> Float[Tensor, "n width"]:
     """An orthonormal basis, in float64, of what the directions span: those of [n, width], or a single one [width].
 
     Raises:
         BadInput: no direction, one that is zero or not finite, or directions that depend on each other.
     """
+    if not isinstance(directions, Tensor) or directions.ndim not in (1, 2) or directions.is_meta:
+        raise BadInput(f"directions must be a tensor [n, width] or [width], got {told(directions)}")
     rows = directions.detach().double().reshape(-1, directions.shape[-1])
     if not len(rows) or len(rows) > rows.shape[1] or not bool(rows.isfinite().all()):
         raise BadInput(f"expected 1 to {rows.shape[1]} finite directions [n, width], got {list(directions.shape)}")
@@ -299,7 +338,7 @@ def counted_positions(model: HookedTransformer, run: Run, exclude: Collection[Ex
 def as_run(model: HookedTransformer, prompts: Prompts) -> Run:
     """A run on text or on token ids [batch, pos], with its padding masked."""
     if isinstance(prompts, Tensor):
-        tokens = (prompts if prompts.ndim == 2 else prompts[None]).to(model.device)
+        tokens = model.checked_tokens(prompts)
         return Run(tokens, (), model.text.real_tokens(tokens))
     encoded = model.text.encode(prompts, truncate=False)
     mask = None if encoded.real is None else encoded.real.to(model.device)

@@ -5,6 +5,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from interp_hooks.arguments import told
+from interp_hooks.errors import BadInput
+
 
 def lm_cross_entropy_loss(
     logits: Float[Tensor, "batch pos d_vocab"],
@@ -16,7 +19,13 @@ def lm_cross_entropy_loss(
 
     With `attention_mask`, a prediction counts if both its token and the next one are real; others are 0 in the
     per-token form.
+
+    Raises:
+        BadInput: tokens or a mask of another shape than the logits.
     """
+    check_predicted(logits, tokens)
+    if attention_mask is not None and not (isinstance(attention_mask, Tensor) and attention_mask.shape == tokens.shape):
+        raise BadInput(f"attention_mask must be [batch, pos] = {list(tokens.shape)}, got {told(attention_mask)}")
     precise = torch.promote_types(logits.dtype, torch.float32)
     losses = F.cross_entropy(logits[:, :-1].transpose(1, 2).to(precise), tokens[:, 1:], reduction="none")
     if attention_mask is None:
@@ -25,3 +34,11 @@ def lm_cross_entropy_loss(
     counted = real[:, :-1] & real[:, 1:]
     losses = losses.where(counted, losses.new_zeros(()))
     return losses if per_token else losses.sum() / counted.sum()
+
+
+def check_predicted(logits: object, tokens: object) -> None:
+    """Raises BadInput unless there is a token for each row of logits [batch, pos, d_vocab]."""
+    if not isinstance(logits, Tensor) or logits.ndim != 3:
+        raise BadInput(f"logits must be a tensor [batch, pos, d_vocab], got {told(logits)}")
+    if not isinstance(tokens, Tensor) or tokens.is_floating_point() or tokens.shape != logits.shape[:2]:
+        raise BadInput(f"tokens must be integers [batch, pos] = {list(logits.shape[:2])}, got {told(tokens)}")

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from interp_hooks.arguments import told
 from interp_hooks.cache import ActivationCache
 from interp_hooks.checkpoints import Checkpoints, named_tokenizer
 from interp_hooks.components.attention import Visibility
@@ -65,11 +66,13 @@ class HookedTransformer(Checkpoints, HookedRootModule, StackedWeights, Inputs, T
         self,
         cfg: HookedTransformerConfig | Mapping[str, Any],
         tokenizer: PreTrainedTokenizerBase | None = None,
-        default_padding_side: PaddingSide = "right",
         move_to_device: bool = True,
+        default_padding_side: PaddingSide | None = None,
     ) -> None:
         super().__init__()
         on_meta = torch.get_default_device().type == "meta"  # somebody else fills this model, and has a tokenizer
+        if not isinstance(cfg, HookedTransformerConfig | Mapping):
+            raise ConfigError(f"cfg must be a HookedTransformerConfig or a mapping of its fields, got {told(cfg)}")
         cfg = cfg if isinstance(cfg, HookedTransformerConfig) else HookedTransformerConfig.from_dict(cfg)
         if tokenizer is None and cfg.tokenizer_name is not None and not on_meta:
             tokenizer = named_tokenizer(cfg.tokenizer_name)
@@ -193,6 +196,7 @@ class HookedTransformer(Checkpoints, HookedRootModule, StackedWeights, Inputs, T
             residual, pos_embed = self._embed(cast("Tensor", prompt.tokens), positions[:, past:], token_type_ids)
         else:
             residual = self._checked_residual(input)
+            tokens = None if tokens is None else self._checked_tokens_of(tokens, residual)
             prompt = Prompt(tokens, self._real(attention_mask, residual.shape, cache))
             positions = self._positions(prompt.real, past + residual.shape[1])
             pos_embed = self._checked_pos_embed(shortformer_pos_embed, residual)

@@ -6,6 +6,9 @@ blocks.{layer}.{sublayer}.hook_{name}      get_act_name("q", 3)  = "blocks.3.att
 
 import re
 
+from interp_hooks.arguments import told
+from interp_hooks.errors import BadInput
+
 ALIASES = {
     "attn": "pattern",
     "attn_logits": "attn_scores",
@@ -31,7 +34,12 @@ def get_act_name(name: str, layer: int | str | None = None, layer_type: str | No
     A full name is returned as it is; "hook_" before a short one is dropped. The name decides the sublayer where only
     one makes sense; `layer_type` ("a", "m", "attn", "mlp", "ln1", ...) decides otherwise. `scale` and `normalized`
     without a layer are the final norm's.
+
+    Raises:
+        BadInput: a name that is no text.
     """
+    if not isinstance(name, str):
+        raise BadInput(f"a hook is named by text, got {told(name)}")
     if layer is None and layer_type is None and ("." in name or name.startswith("hook_")):
         return name
     short = _SHORT.fullmatch(name)

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
+from interp_hooks.arguments import checked
 from interp_hooks.cache import ActivationCache
 from interp_hooks.errors import BadInput
 from interp_hooks.experiments.sweep import labels_of
@@ -49,6 +50,8 @@ __all__ = [
     "get_act_patch_attn_head_v_by_pos",
     "get_act_patch_attn_out",
     "get_act_patch_block_every",
+    "get_act_patch_direct_path",
+    "get_act_patch_direct_path_all_sources",
     "get_act_patch_mlp_out",
     "get_act_patch_resid_mid",
     "get_act_patch_resid_pre",
@@ -68,6 +71,7 @@ ActPatch = Callable[..., Tensor]
 def _act_patch(hook: str, *axes: str) -> ActPatch:
     """Patch `hook` at every index of `axes`, which are also the axes of the result."""
 
+    @checked
     def get_act_patch(
         model: HookedTransformer,
         corrupted_tokens: Int[Tensor, "batch pos"],
@@ -105,6 +109,7 @@ get_act_patch_attn_head_pattern_all_pos = _act_patch("pattern", "layer", "head")
 def _every(doc: str, *patches: ActPatch) -> ActPatch:
     """Several patches of the same axes, stacked along a first axis."""
 
+    @checked
     def get_act_patch_every(
         model: HookedTransformer,
         corrupted_tokens: Int[Tensor, "batch pos"],
@@ -149,6 +154,74 @@ get_act_patch_block_every = _every(
 )
 
 
+# -------------------------------------------------------------------------------------------- from a head to a head
+
+Component = Literal["q", "k", "v"]
+
+
+@checked
+def get_act_patch_direct_path(
+    model: HookedTransformer,
+    corrupted_tokens: Int[Tensor, "batch pos"],
+    clean_cache: ActivationCache,
+    corrupted_cache: ActivationCache,
+    patching_metric: PatchingMetric,
+    src_layer: int,
+    src_head: int,
+    component: Component = "q",
+    verbose: bool = True,
+) -> Tensor:
+    """Patch what one head writes for one later head's queries, keys or values alone: [layer, head].
+
+    Layers up to the head's own are 0. The receiver's norm is computed anew from its changed input, so that nothing of
+    `corrupted_cache` is needed.
+    """
+    sources = [(src_layer, src_head)]
+    return _direct_paths(model, corrupted_tokens, clean_cache, patching_metric, sources, component, verbose)[0]
+
+
+@checked
+def get_act_patch_direct_path_all_sources(
+    model: HookedTransformer,
+    corrupted_tokens: Int[Tensor, "batch pos"],
+    clean_cache: ActivationCache,
+    corrupted_cache: ActivationCache,
+    patching_metric: PatchingMetric,
+    component: Component = "q",
+    verbose: bool = True,
+) -> Tensor:
+    """The same for every head: [source's layer, source's head, layer, head]."""
+    sources = list(itertools.product(range(model.cfg.n_layers), range(model.cfg.n_heads)))
+    found = _direct_paths(model, corrupted_tokens, clean_cache, patching_metric, sources, component, verbose)
+    return found.unflatten(0, (model.cfg.n_layers, model.cfg.n_heads))
+
+
+def _direct_paths(
+    model: HookedTransformer,
+    tokens: Int[Tensor, "batch pos"],
+    clean_cache: ActivationCache,
+    metric: PatchingMetric,
+    sources: Sequence[tuple[int, int]],
+    component: Component,
+    progress: bool,
+) -> Float[Tensor, "source layer head ..."]:
+    """The metric for every later head that reads a source's clean output."""
+    n_layers, reader = model.cfg.n_layers, f"{component}_input"
+    n_heads = model.points(get_act_name(reader, 0))[0].sizes["head"]
+    cells, runs = [], []
+    for place, (src_layer, src_head) in enumerate(sources):
+        sender = at("z", src_layer, head=src_head)
+        for layer, head in itertools.product(range(src_layer + 1, n_layers), range(n_heads)):
+            cells.append((place, layer, head))
+            runs.append(Run(tokens, [Intervention(sender, clean_cache, into=at(reader, layer, head=head))]))
+    if not runs:
+        raise BadInput(f"no layer of this model comes after layer {max(layer for layer, _ in sources)}")
+    scores = evaluate(model, runs, metric, progress=progress)
+    found = scores.new_zeros(len(sources), n_layers, n_heads, *scores.shape[1:])
+    found[tuple(torch.tensor(cells).T)] = scores
+    return found
+
+
 # ------------------------------------------------------------------------------------------------- with a setter
 
 PatchSetter = Callable[[Tensor, Sequence[int], Tensor], Tensor]
@@ -156,6 +229,7 @@ PatchSetter = Callable[[Tensor, Sequence[int], Tensor], Tensor]
 
 
 @torch.no_grad()
+@checked
 def generic_activation_patch(
     model: HookedTransformer,
     corrupted_tokens: Int[Tensor, "batch pos"],
@@ -216,6 +290,7 @@ def _ranges(model: HookedTransformer, activation: str, tokens: Tensor, axes: lis
     return [sizes[axis] for axis in axes]
 
 
+@checked
 def make_df_from_ranges(column_max_ranges: Sequence[int], column_names: Sequence[str]) -> pd.DataFrame:
     """A row for every combination of 0..n-1 of each column."""
     import pandas as pd

@@ -5,12 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp_hooks.arguments import told
 from interp_hooks.components.block import at_positions
 from interp_hooks.errors import BadInput, MetricError
 from interp_hooks.interventions import Run
@@ -48,6 +50,9 @@ class Readout:
             BadInput: outside the prompt or in its padding, or for another number of prompts.
         """
         batch, length = run.tokens.shape
+        integral = isinstance(self.pos, Integral) or (isinstance(self.pos, Tensor) and not self.pos.is_floating_point())
+        if not integral:
+            raise BadInput(f"pos must be an int or a tensor [batch] of integers, got {told(self.pos)}")
         device = run.tokens.device
         real = run.real
         ends = (real * torch.arange(1, length + 1, device=device)).amax(1)
@@ -127,6 +132,8 @@ MetricLike = Metric | Callable[[Tensor], Tensor]
 
 def reading(model: HookedTransformer, metric: MetricLike) -> tuple[Readout, Callable[[Tensor], Tensor]]:
     """What a metric reads of a model's logits, and how it scores that; a plain function reads all of them."""
+    if not callable(metric):
+        raise MetricError(f"the metric must be a Metric or a function of logits, got {told(metric)}")
     if not isinstance(metric, Metric):
         return Readout(), metric
     metric = metric.on(model)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from interp_hooks.arguments import checked
 from interp_hooks.components.kv_cache import KeyValueCache
 from interp_hooks.edges import Edge
 from interp_hooks.errors import HookDidNotFire
@@ -55,11 +56,12 @@ def _writer(made: Intervention, recordings: Recordings, first: int) -> Callable[
 
 
 def hook_functions(
-    steps: Sequence[Sequence[Step]],
-    layers: range,
-    changed: Sequence[dict[int, Tensor]] | None = None,
+    steps: Sequence[Sequence[Step]], layers: range, changed: Sequence[dict[int, Tensor]]
 ) -> list[tuple[str, Callable[..., Tensor]]]:
-    """One hook function for each place that is touched in these layers, which serves all the stacked runs."""
+    """One hook function for each place that is touched in these layers, which serves all the stacked runs.
+
+    Of each run it is put down in `changed`, by intervention, whether that made a difference.
+    """
     by_hook: dict[str, list[tuple[int, Step]]] = defaultdict(list)
     for row, of_run in enumerate(steps):
         for step in of_run:
@@ -71,7 +73,7 @@ def hook_functions(
             rows = value.unflatten(0, (len(steps), -1))
             for row, step in todo:
                 did = step.act(rows[row], hook)
-                if did is not None and changed is not None:
+                if did is not None:
                     changed[row][step.made] = did
             return value
 
@@ -89,6 +91,7 @@ def left_alone(run: Run) -> Run:
 
 
 @torch.no_grad()
+@checked
 def record(model: HookedTransformer, run: Run, hooks: str | Iterable[str]) -> Recording:
     """The activations that a run, with its interventions, has at some hooks, by their full names.
 
@@ -97,8 +100,8 @@ def record(model: HookedTransformer, run: Run, hooks: str | Iterable[str]) -> Re
     """
     planner = Planner(model, Readout())
     wanted: Wanted = {}
-    for hook in [hooks] if isinstance(hooks, str) else hooks:
-        _want(planner, wanted, run, hook)
+    for point in model.points(hooks):
+        _want(planner, wanted, run, point.name)
     return _recorded(planner, wanted, {}).runs[run.key]
 
 

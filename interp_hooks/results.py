@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp_hooks.archive import Json, Packing, Unpacking, read, write
+from interp_hooks.arguments import checked
 from interp_hooks.errors import BadInput
 from interp_hooks.model import HookedTransformer
 from interp_hooks.provenance import Record, made_by
@@ -106,6 +107,7 @@ class Result:
             notes.append("no intervention changed anything: everywhere, what was put there was there already")
         return "; ".join(notes)
 
+    @checked
     def interval(
         self,
         level: float = 0.95,
@@ -152,6 +154,7 @@ class Result:
         zero, one = (self.baselines[name] for name in self.scale)
         return zero, one
 
+    @checked
     def table(
         self, interval: float | None = None, samples: int = 1000, generator: torch.Generator | None = None
     ) -> pd.DataFrame:
@@ -205,14 +208,22 @@ class Result:
         ]
         return pd.DataFrame(rows)
 
+    @checked
     def top(self, k: int = 10) -> pd.DataFrame:
-        """The k rows of the table whose metric (recovered fraction, if there is one) is largest in size."""
+        """The k rows of the table whose metric (recovered fraction, if there is one) is largest in size.
+
+        Raises:
+            BadInput: a `k` below 1.
+        """
+        if k < 1:
+            raise BadInput(f"k must be at least 1, got {k}")
         table = self.table()
         by = self.metric if self.scale is None else "recovered_fraction"
         return table.loc[table[by].abs().sort_values(ascending=False, kind="stable").index[:k]].reset_index(drop=True)
 
     # ------------------------------------------------------------------------------------------------------- on disk
 
+    @checked
     def save(self, folder: str | Path, *, overwrite: bool = False, model: HookedTransformer | None = None) -> None:
         """Write the result and its record to a folder: `result.json` to read, tensors beside it.
 
@@ -271,6 +282,7 @@ class Result:
         return found
 
     @classmethod
+    @checked
     def load(cls, folder: str | Path) -> Result:
         """The result in a folder, on the CPU.
 
@@ -290,6 +302,7 @@ class Result:
             fields["changed"] = [did.tolist() for did in flat.split(sizes.tolist())]
         return cls(**fields, record=_record(folder) if (folder / f"{CALL}.json").exists() else None)
 
+    @checked
     def rerun(
         self, model: HookedTransformer, metric: MetricLike | None = None, *, any_model: bool = False, **options: Any
     ) -> Result:
@@ -309,6 +322,7 @@ class Result:
         return self.record.again(model, metric, options)
 
     @classmethod
+    @checked
     def resume(
         cls, folder: str | Path, model: HookedTransformer, metric: MetricLike | None = None, **options: Any
     ) -> Result:

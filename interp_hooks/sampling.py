@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from interp_hooks.arguments import checked
 from interp_hooks.errors import BadInput
 
 
@@ -113,6 +114,7 @@ def token_counts(
     return counts.scatter_add(-1, tokens.clamp(max=d_vocab), seen)[..., :-1]
 
 
+@checked
 def sample_logits(
     final_logits: Float[Tensor, "*batch d_vocab"],
     top_k: int | None = None,

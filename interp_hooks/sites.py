@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from interp_hooks.arguments import checked
 from interp_hooks.errors import BadInput
-from interp_hooks.hooks import HookPoint
+from interp_hooks.hook_points import POSITIONS, HookPoint
 from interp_hooks.names import get_act_name
 
 Index = int | tuple[int, ...] | Tensor
-POSITIONS = ("pos", "query")  # the axes along which a causal model never looks back from the future
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +97,8 @@ class Site:
 
 def _as_index(axis: str, wanted: Any) -> Index:
     """An int, a tuple of ints, or a tensor of one index for each prompt."""
-    if isinstance(wanted, Tensor) and wanted.ndim == 1 and len(wanted) and not wanted.is_floating_point():
+    integers = isinstance(wanted, Tensor) and not (wanted.is_floating_point() or wanted.is_meta)
+    if integers and wanted.ndim == 1 and len(wanted):
         return wanted.long().cpu()
     try:
         if not isinstance(wanted, Tensor):
@@ -113,6 +114,7 @@ def _as_index(axis: str, wanted: Any) -> Index:
     )
 
 
+@checked
 def at(hook: str, layer: int | None = None, **select: Any) -> Site:
     """A site by full or short hook name: `at("z", 5, head=1, pos=-1)`, `at("blocks.3.hook_resid_pre")`.
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from interp_hooks.arguments import told
 from interp_hooks.errors import BadInput
 
 
@@ -102,9 +103,12 @@ def _range(given: tuple[int | None, ...] | slice) -> slice:
 
 
 def _listed(given: Any) -> np.ndarray:
-    listed = np.asarray(given.detach().cpu() if isinstance(given, Tensor) else given)
+    try:
+        listed = np.asarray(given.detach().cpu() if isinstance(given, Tensor) else given)
+    except (NotImplementedError, ValueError) as error:  # a tensor without numbers, rows of unequal length
+        raise BadInput(f"expected an index, a range, a list of indices or a mask, got {told(given)}") from error
     listed = listed.astype(np.int64) if listed.size == 0 else listed
     masks = listed.dtype == bool and listed.ndim == 1
     if listed.ndim > 1 or not (masks or np.issubdtype(listed.dtype, np.integer)):
-        raise BadInput(f"expected an index, a tuple for a range, a list of indices, a mask or None, got {given!r}")
+        raise BadInput(f"expected an index, a tuple for a range, a list of indices, a mask or None, got {told(given)}")
     return listed

@@ -1,4 +1,4 @@
-"""Safetensors files that are there as a whole or not at all."""
+"""Files that are there as a whole or not at all, of tensors (safetensors) and of text."""
 
 import os
 from collections.abc import Mapping
@@ -18,8 +18,23 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         shares = memory.data_ptr() in there or memory.nbytes() != whole.nbytes
         apart[name] = whole.clone() if shares else whole
         there.add(memory.data_ptr())
-    partial = path.with_name(f"{path.name}.partial")
+    partial = _beside(path)
     save_file(apart, partial, None if metadata is None else dict(metadata))
+    _move(partial, path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text in place of what `path` was."""
+    partial = _beside(path)
+    partial.write_text(text, encoding="utf-8")
+    _move(partial, path)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.partial")
+
+
+def _move(partial: Path, path: Path) -> None:
     with partial.open("rb+") as file:
         os.fsync(file.fileno())
     partial.replace(path)

@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from interp_hooks.arguments import told
 from interp_hooks.errors import BadInput, NoTokenizer, TokenError
 
 if TYPE_CHECKING:
@@ -127,6 +128,8 @@ class TextInterface:
             NoTokenizer: the model has no tokenizer.
             TokenError: no strings, a string without tokens, or a BOS asked of a tokenizer that has none.
         """
+        if not isinstance(text, str | Sequence):
+            raise TokenError(f"expected a string or a list of strings, got {told(text)}")
         texts = [text] if isinstance(text, str) else list(text)
         if not texts:
             raise TokenError("expected at least one string, got an empty list")
@@ -143,7 +146,7 @@ class TextInterface:
 
     def _row(self, text: str, prepend_bos: bool | None) -> list[int]:
         if not isinstance(text, str):
-            raise TokenError(f"expected a string or a list of strings, got an item of type {type(text).__name__}")
+            raise TokenError(f"expected a string or a list of strings, got an item of type {told(text)}")
         begins = self.prepend_bos if prepend_bos is None else prepend_bos
         ids = list(self.tokenizer.encode(text, add_special_tokens=begins and self.encloses))
         bos = self.tokenizer.bos_token_id
@@ -216,18 +219,20 @@ def listed_ids(tokens: Any) -> Any:
     """Token ids as an int, a list of ints, or a list of such lists.
 
     Raises:
-        BadInput: anything else.
+        BadInput: anything else, or a negative one.
     """
     if isinstance(tokens, list | tuple):
         return [listed_ids(one) for one in tokens]
-    if isinstance(tokens, Integral) and not isinstance(tokens, bool):
+    if isinstance(tokens, Integral) and not isinstance(tokens, bool) and int(tokens) >= 0:
         return int(tokens)
     if isinstance(tokens, Tensor | np.ndarray):
         ids = torch.as_tensor(tokens)
-        if ids.ndim > 2 or ids.is_floating_point() or ids.dtype == torch.bool:
-            raise BadInput(f"token ids are integers [pos] or [batch, pos], got {ids.dtype} {list(ids.shape)}")
+        if ids.ndim > 2 or ids.is_floating_point() or ids.dtype == torch.bool or ids.is_meta:
+            raise BadInput(f"token ids are integers [pos] or [batch, pos], got {told(ids)}")
+        if ids.numel() and int(ids.min()) < 0:
+            raise BadInput(f"token ids are not negative, got {int(ids.min())}")
         return ids.tolist()
-    raise BadInput(f"expected token ids, got {type(tokens).__name__}")
+    raise BadInput(f"expected token ids, got {told(tokens)}")
 
 
 def one_row(tokens: Any) -> list[int]:

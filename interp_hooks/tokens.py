@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from interp_hooks.arguments import checked, told
 from interp_hooks.config import HookedTransformerConfig
 from interp_hooks.errors import BadInput, TokenError
 from interp_hooks.tokenization import PaddingSide, TextInterface, one_row
@@ -42,6 +43,7 @@ class TextMethods:
     def tokenizer(self) -> PreTrainedTokenizerBase | None:
         return self.text._tokenizer
 
+    @checked
     def set_tokenizer(
         self, tokenizer: PreTrainedTokenizerBase, default_padding_side: PaddingSide | None = None
     ) -> None:
@@ -86,6 +88,7 @@ class TextMethods:
     def default_padding_side(self, padding_side: PaddingSide) -> None:
         self.text.padding_side = padding_side
 
+    @checked
     def to_tokens(
         self,
         input: str | Sequence[str],
@@ -129,6 +132,7 @@ class TextMethods:
             return [self.to_str_tokens(one, prepend_bos, padding_side) for one in input]
         return self.text.pieces(one_row(input))
 
+    @checked
     def to_single_token(self, string: str) -> int:
         """The id of a string that is exactly one token.
 
@@ -143,11 +147,15 @@ class TextMethods:
         Raises:
             BadInput: an id outside the vocabulary.
         """
-        (id,) = one_row(int_token)
+        ids = one_row(int_token)
+        if len(ids) != 1:
+            raise BadInput(f"expected a single token id, got {len(ids)}: {ids}")
+        (id,) = ids
         if not 0 <= id < self.cfg.d_vocab:
             raise BadInput(f"token ids must be 0..{self.cfg.d_vocab - 1}, got {id}")
         return self.text.pieces([id])[0]
 
+    @checked
     def get_token_position(
         self,
         single_token: str | int | Int[Tensor, ""],
@@ -182,7 +190,13 @@ class TextMethods:
             tokens = self.to_single_token(tokens)
         elif isinstance(tokens, list | tuple):
             tokens = [self.to_single_token(token) if isinstance(token, str) else token for token in tokens]
-        ids = torch.as_tensor(tokens, device=self.device, dtype=torch.long)
+        try:
+            ids = torch.as_tensor(tokens)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise BadInput(f"expected token ids or one-token strings, got {told(tokens)}") from error
+        if ids.is_meta or (ids.numel() and ids.is_floating_point()):
+            raise BadInput(f"token ids are integers, got {told(tokens)}")
+        ids = ids.to(self.device, torch.long)
         if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < self.cfg.d_vocab_out:
             raise BadInput(f"token ids must be 0..{self.cfg.d_vocab_out - 1}, got {ids.flatten().tolist()}")
         return ids

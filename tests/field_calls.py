@@ -149,7 +149,7 @@ WEIGHTS = [
 
 
 def fingerprints(weights: dict[str, Tensor], signs: bool) -> dict[str, Tensor]:
-    """Four sums of every tensor over the root of its size, with different weights; of absolute values if not `signs`."""
+    """Four sums of every tensor over the root of its size, with other weights; without `signs` of absolutes."""
     found = {}
     for name, weight in weights.items():
         values = weight.detach().double().flatten()

@@ -28,6 +28,7 @@ from interp_hooks import (
     Resample,
     Run,
     at,
+    tensor_files,
 )
 from interp_hooks import archive as module
 from interp_hooks.archive import Packing, Randomness, Unkept, Unpacking, digest_of, fields_of, read, write
@@ -292,7 +293,7 @@ def test_damaged_files_are_told(damaged: str, left: int, tmp_path: Path) -> None
 
 def test_a_file_is_there_as_a_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     there_and_back([torch.ones(2)], tmp_path)
-    monkeypatch.setattr(module, "_move", lambda partial, path: 1 / 0)
+    monkeypatch.setattr(tensor_files, "_move", lambda partial, path: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write(tmp_path, "value", {"value": 3}, {})
     document, tensors = read(tmp_path, "value")

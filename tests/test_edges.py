@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from interp_hooks import HookedTransformer, Intervention, LogitDiff, Mean, Readout, Resample, Run, Site, at
-from interp_hooks.edges import READERS, Edge, check_edge, embeddings, scale_hook
+from interp_hooks.decomposition import embeddings
+from interp_hooks.edges import READERS, Edge, check_edge, scale_hook
 from interp_hooks.errors import BadInput, UnknownHook
 from interp_hooks.experiments.gradients import differentiable
 from interp_hooks.hooks import HookPoint

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from interp_hooks import HookedRootModule, HookedTransformer, HookPoint
-from interp_hooks.errors import BadHookValue, HookDidNotFire, UnknownHook
+from interp_hooks.errors import BadHookValue, BadInput, HookDidNotFire, UnknownHook
 from interp_hooks.hook_points import HookFn
 from tests.tiny import unchecked_types
 
@@ -280,7 +280,7 @@ def test_levels_tell_contexts_apart(toy: Toy) -> None:
 
 
 def test_levels_are_left_by_exceptions_too(toy: Toy) -> None:
-    with unchecked_types(), pytest.raises(TypeError):
+    with unchecked_types(), pytest.raises(BadInput, match="a function of"):
         toy.run_with_hooks(X, fwd_hooks=[("hook_first", add(1)), ("hook_last", None)])
     with pytest.raises(UnknownHook):
         toy.run_with_hooks(X, fwd_hooks=[("no such", add(1))])

@@ -694,7 +694,7 @@ def test_padding_is_not_read(mask: Tensor) -> None:
 
 def test_padding_that_the_model_finds_by_itself_is_not_read() -> None:
     """A left-padding model masks padding tokens without being told; a run that starts at a layer must agree."""
-    model = HookedTransformer(build().cfg, word_tokenizer(), "left")
+    model = HookedTransformer(build().cfg, word_tokenizer(), default_padding_side="left")
     model.load_state_dict(build().state_dict())
     tokens = torch.tensor([[1, 1, 0, 7, 8], [0, 5, 6, 7, 8]])
     runs = [Run(tokens, [Intervention(at("z", layer, head=1), 0.0)]) for layer in range(3)]

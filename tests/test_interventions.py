@@ -81,7 +81,7 @@ def test_runs_with_equal_content_are_the_same() -> None:
 
 
 def _with_words(side: str = "right") -> HookedTransformer:
-    model = HookedTransformer(build().cfg, word_tokenizer("a", "b", "c"), side)
+    model = HookedTransformer(build().cfg, word_tokenizer("a", "b", "c"), default_padding_side=side)
     model.load_state_dict(build().state_dict())
     return model
 

@@ -17,7 +17,9 @@ PACKAGE = Path(interp_hooks.__file__).parent
 
 # Each may import those of earlier lines, and its own package.
 LAYERS = """
-    errors arrays losses frozen_norm tensor_files
+    errors
+    arguments
+    arrays losses frozen_norm tensor_files
     names slices experts_config factored sampling
     hook_points tokenization compat
     config caching decomposition

@@ -35,6 +35,7 @@ EVERY: dict[str, Sequence[str]] = {
     "attn_head_all_pos_every": [f"attn_head_{what}_all_pos" for what in ("out", "q", "k", "v", "pattern")],
     "attn_head_by_pos_every": [f"attn_head_{what}_by_pos" for what in ("out", "q", "k", "v", "pattern")],
 }
+DIRECT = ["direct_path", "direct_path_all_sources"]
 
 
 def metric(logits: Tensor) -> Tensor:
@@ -82,8 +83,8 @@ def shape(model: HookedTransformer, name: str) -> list[int]:
 
 def test_all_functions_are_compared() -> None:
     named = [name for name in patching.__all__ if name.startswith("get_act_patch")]
-    assert sorted(named) == sorted(f"get_act_patch_{name}" for name in (*GRIDS, *EVERY))
-    assert all(get(name).__doc__ for name in (*GRIDS, *EVERY))
+    assert sorted(named) == sorted(f"get_act_patch_{name}" for name in (*GRIDS, *EVERY, *DIRECT))
+    assert all(get(name).__doc__ for name in (*GRIDS, *EVERY, *DIRECT))
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
@@ -96,6 +97,50 @@ def test_it_is_a_loop_of_plain_hooks(name: str, kind: str) -> None:
     assert list(ours.shape) == shape(model, name)
     with unchecked_types():
         assert_close(ours, by_loop(model, cache, name), RTOL)
+
+
+def direct_path_by_hand(model: HookedTransformer, source: tuple[int, int], to: tuple[int, int], what: str) -> Tensor:
+    """What the source writes in the other run goes into one head's input, and into nothing else."""
+    (src_layer, src_head), (layer, head) = source, to
+    with torch.no_grad():
+        caches = [model.run_with_cache(tokens)[1] for tokens in (OTHER, TOKENS)]
+        clean, corrupted = (cache["z", src_layer][:, :, src_head] for cache in caches)
+        written = (clean - corrupted) @ model.W_O[src_layer, src_head]
+
+        def receive(value: Tensor, hook: Any) -> Tensor:
+            value[:, :, head] += written
+            return value
+
+        return metric(model.run_with_hooks(TOKENS, fwd_hooks=[(f"blocks.{layer}.hook_{what}_input", receive)]))
+
+
+@pytest.mark.parametrize("component", ["q", "k", "v"])
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_direct_paths(kind: str, component: Any) -> None:
+    """Every later head receives what one head writes; grouped keys and values are received by their groups."""
+    model = model_of(kind)
+    cache = clean_cache(model)
+    heads = model.cfg.n_heads if component == "q" else model.cfg.n_key_value_heads
+    arguments = (model, TOKENS, cache, cache, metric)
+    with left_alone(model):
+        one = patching.get_act_patch_direct_path(*arguments, 0, 2, component, verbose=False)
+        each = patching.get_act_patch_direct_path_all_sources(*arguments, component, verbose=False)
+    assert one.shape == (3, heads)
+    assert each.shape == (3, model.cfg.n_heads, 3, heads)
+    assert_close(each[0, 2], one, RTOL)
+    for src_layer, layer, head in itertools.product(range(3), range(3), range(heads)):
+        if layer <= src_layer:
+            assert each[src_layer, 1, layer, head] == 0
+        else:
+            by_hand = direct_path_by_hand(model, (src_layer, 1), (layer, head), component)
+            assert_close(each[src_layer, 1, layer, head], by_hand, RTOL)
+
+
+def test_a_direct_path_needs_a_later_layer() -> None:
+    model = model_of("gpt2")
+    cache = clean_cache(model)
+    with pytest.raises(BadInput, match="no layer of this model comes after layer 2"):
+        patching.get_act_patch_direct_path(model, TOKENS, cache, cache, metric, 2, 0, verbose=False)
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])

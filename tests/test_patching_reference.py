@@ -82,7 +82,8 @@ def assert_near(ours: Tensor, theirs: Tensor) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_every_name_has_a_number(case: str) -> None:
     stored = {key.split("/")[1] for key in NUMBERS if key.startswith(f"{case}/")}
-    assert stored == {*patching.__all__, "unpatched"}
+    exact = {name for name in patching.__all__ if "direct_path" in name}  # the peer holds the receiver's norm fixed
+    assert stored == {*patching.__all__, "unpatched"} - exact
 
 
 @pytest.mark.parametrize("case", CASES)

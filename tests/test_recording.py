@@ -221,8 +221,8 @@ def test_steps_come_in_the_order_in_which_they_are_written() -> None:
     steps = steps_of(planner, run, Recordings(model))
     z0, z1, q2 = "blocks.0.attn.hook_z", "blocks.1.attn.hook_z", "blocks.2.hook_q_input"
     assert [(step.made, step.hook, step.layer) for step in steps] == [(0, z1, 1), (1, z0, 0), (1, q2, 2), (2, z1, 1)]
-    assert [hook for hook, _ in hook_functions([steps], range(1, 3))] == [z1, q2]
-    assert hook_functions([steps], range(3, 4)) == []
+    assert [hook for hook, _ in hook_functions([steps], range(1, 3), [{}])] == [z1, q2]
+    assert hook_functions([steps], range(3, 4), [{}]) == []
 
 
 def test_one_function_serves_the_stacked_runs() -> None:
@@ -287,8 +287,8 @@ def _leaves_every_prompt_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _mixes_up_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    def functions(steps: Any, layers: range, changed: Any = None) -> Any:
-        return hook_functions(steps[::-1], layers, None if changed is None else changed[::-1])
+    def functions(steps: Any, layers: range, changed: Any) -> Any:
+        return hook_functions(steps[::-1], layers, changed[::-1])
 
     monkeypatch.setattr("interp_hooks.interpreter.hook_functions", functions)
 

@@ -8,11 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp_hooks.arguments import checked
 from interp_hooks.errors import BadInput
 from interp_hooks.model import HookedTransformer
 
 
 @torch.no_grad()
+@checked
 def answer_ranks(
     prompt: str,
     answer: str | Sequence[str],
@@ -28,10 +30,12 @@ def answer_ranks(
     compared. `print_details` also prints logits, probabilities and the `top_k` likeliest tokens.
 
     Raises:
-        BadInput: no answer, or a model that is not causal.
+        BadInput: no answer, a negative `top_k`, or a model that is not causal.
     """
     if model.cfg.attention_dir != "causal":
         raise BadInput("this model is not causal, so that what follows a prompt is nothing that it predicts")
+    if top_k < 0:
+        raise BadInput(f"top_k must be at least 0, got {top_k}")
     answers = [answer] if isinstance(answer, str) else list(answer)
     if not answers:
         raise BadInput("expected at least one answer, got an empty list")

@@ -14,7 +14,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp_hooks.analysis.corpora import CORPORA, Texts, corpus_texts, token_rows
+from interp_hooks.arguments import checked
 from interp_hooks.errors import BadInput, TokenError
+from interp_hooks.losses import check_predicted
 from interp_hooks.model import HookedTransformer
 
 PARAGRAPH = (
@@ -24,15 +26,22 @@ PARAGRAPH = (
 )
 
 
+@checked
 def lm_accuracy(
     logits: Float[Tensor, "batch pos d_vocab"], tokens: Int[Tensor, "batch pos"], per_token: bool = False
 ) -> Float[Tensor, ""] | Bool[Tensor, "batch pos-1"]:
-    """How often the likeliest token is the one that comes next: the share, or for every token but the first whether."""
+    """How often the likeliest token is the one that comes next: the share, or for every token but the first whether.
+
+    Raises:
+        BadInput: tokens of another shape than the logits.
+    """
+    check_predicted(logits, tokens)
     right = logits[:, :-1].argmax(-1) == tokens[:, 1:]
     return right if per_token else right.float().mean()
 
 
 @torch.no_grad()
+@checked
 def sanity_check(model: HookedTransformer) -> Float[Tensor, ""]:
     """The loss on some plain English: below 5 for a language model that works, above 7 where something is wrong."""
     return model(PARAGRAPH, return_type="loss")
@@ -42,6 +51,7 @@ def sanity_check(model: HookedTransformer) -> Float[Tensor, ""]:
 
 
 @torch.no_grad()
+@checked
 def evaluate_on_dataset(
     model: HookedTransformer,
     data_loader: Iterable[Mapping[str, Tensor]],
@@ -63,6 +73,7 @@ def evaluate_on_dataset(
     return total / count
 
 
+@checked
 def evaluate_on_texts(
     model: HookedTransformer,
     texts: Texts,
@@ -87,6 +98,7 @@ def evaluate_on_texts(
     return evaluate_on_dataset(model, (batch for some in ([first], batches) for batch in some), truncate)
 
 
+@checked
 def evaluate(
     model: HookedTransformer,
     truncate: int | None = 100,
@@ -112,7 +124,7 @@ def _groups(rows: Iterator[Tensor], size: int) -> Iterator[list[Tensor]]:
 
 
 def _check_device(model: HookedTransformer, device: Any) -> None:
-    if device is not None and torch.device(device).type != model.device.type:
+    if device is not None and str(device).partition(":")[0] != model.device.type:
         raise BadInput(f"this model is on {model.device}, so it is not evaluated on {device}; use model.to(...)")
 
 
@@ -120,6 +132,7 @@ def _check_device(model: HookedTransformer, device: Any) -> None:
 
 
 @torch.no_grad()
+@checked
 def induction_loss(
     model: HookedTransformer,
     tokenizer: Any = None,
@@ -140,6 +153,8 @@ def induction_loss(
         TokenError: `prepend_bos` without a BOS token.
     """
     _check_device(model, device)
+    if batch_size < 1:
+        raise BadInput(f"batch_size must be at least 1, got {batch_size}")
     tokenizer = tokenizer or model.tokenizer
     bos: Any = None if tokenizer is None else tokenizer.bos_token_id
     if prepend_bos and bos is None:

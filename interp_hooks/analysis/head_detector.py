@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp_hooks.arguments import checked
 from interp_hooks.cache import ActivationCache
 from interp_hooks.errors import BadInput, nearest
 from interp_hooks.model import HookedTransformer
@@ -31,6 +32,7 @@ Heads = Sequence[tuple[int, int]] | Mapping[int, Sequence[int]]
 
 
 @torch.no_grad()
+@checked
 def detect_head(
     model: HookedTransformer,
     seq: str | Sequence[str] | Int[Tensor, "*batch pos"],

@@ -7,17 +7,18 @@ unembeds the stream of every layer through the final norm, whose statistics are 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp_hooks.arguments import checked
 from interp_hooks.cache import ActivationCache
 from interp_hooks.errors import BadInput
-from interp_hooks.interventions import Prompts, as_run
+from interp_hooks.interventions import Prompts, Run, as_run
 from interp_hooks.model import HookedTransformer
 from interp_hooks.readout import Readout, for_each_prompt
 from interp_hooks.results import Result
@@ -26,50 +27,100 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+Unit = Literal["component", "layer", "head"]
+READ = {  # what each unit is made of
+    "component": ("embed", "0.hook_resid_pre", "hook_attn_out", "hook_mlp_out", "ln_final.hook_scale"),
+    "layer": ("hook_resid_pre", "hook_resid_mid", "hook_resid_post", "ln_final.hook_scale"),
+    "head": ("hook_z", "hook_resid_post", "ln1_post.hook_scale", "ln_final.hook_scale"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DirectLogitAttribution(Result):
+    """A `Result` whose only axis is the part."""
+
+    @property
+    def attribution(self) -> Float[Tensor, "part prompt"]:
+        """The direct effect of each part."""
+        return self.values
+
+    @property
+    def labels(self) -> list[str]:
+        """The names of the parts."""
+        return list(*self.axes.values())
+
+
 @torch.no_grad()
+@checked
 def direct_logit_attribution(
     model: HookedTransformer,
-    prompts: Prompts,
-    answer: Any,
-    wrong: Any = None,
+    input: Prompts | None = None,
+    answer_tokens: Any = None,
+    incorrect_tokens: Any = None,
     *,
-    unit: Literal["component", "head"] = "component",
+    unit: Unit = "component",
     pos: int | Tensor = -1,
-) -> Result:
-    """The direct effect of each part on logit[answer] (minus logit[wrong], if given) at one position of each prompt.
+    cache: ActivationCache | None = None,
+) -> DirectLogitAttribution:
+    """The direct effect of each part on the answer's logit (minus the incorrect one's), at one position of each prompt.
 
     Parts are embeddings and sublayers (`unit="component"`: "embed", "0_attn_out", "0_mlp_out", ...) or heads ("L0H3",
     ..., and "remainder" for everything else). The last part, "bias", is what the final norm's bias and b_U add. Parts
-    sum to the logit (difference), which is the baseline "model". Use a difference, or a centred unembedding: a part
-    that raises all logits alike has an effect here and none on any probability.
+    sum to the logit (difference), which is the baseline "model". With `unit="layer"` the rows are the stream before
+    each sublayer, "0_pre", "0_mid", ..., "final_post", which do not sum: "final_post" and "bias" alone are the model's.
+    Use a difference, or a centred unembedding: a part that raises all logits alike has an effect here and none on any
+    probability. With `cache`, of all positions, the model is not run.
 
     Raises:
-        BadInput: an unknown unit, a position outside the prompts, answers that do not fit them.
+        BadInput: an unknown unit, a position outside the prompts, answers that do not fit them, neither prompts nor a
+            cache, or a cache without what is read.
     """
-    if unit not in ("component", "head"):
-        raise BadInput(f"unit must be 'component' or 'head', got {unit!r}")
+    if unit not in READ:
+        raise BadInput(f"unit must be 'component', 'layer' or 'head', got {unit!r}")
+    if answer_tokens is None:
+        raise BadInput("answer_tokens is needed: the token, for all prompts or for each, whose logit is split")
+    here = _cache_here(model, input, cache, pos, READ[unit])
+    answer, wrong = (
+        None if one is None else _per_prompt(model, here, one) for one in (answer_tokens, incorrect_tokens)
+    )
     if unit == "component":
-        names = ("embed", "0.hook_resid_pre", "hook_attn_out", "hook_mlp_out", "ln_final.hook_scale")
+        parts, labels = here.decompose_resid(return_labels=True)
+    elif unit == "layer":
+        parts, labels = here.accumulated_resid(incl_mid=True, return_labels=True)
     else:
-        names = ("hook_z", "hook_resid_post", "ln1_post.hook_scale", "ln_final.hook_scale")
-    cache = cache_at(model, prompts, pos, lambda name: name.endswith(names))
-    answer, wrong = _per_prompt(model, cache, answer), None if wrong is None else _per_prompt(model, cache, wrong)
-    if unit == "component":
-        parts, labels = cache.decompose_resid(return_labels=True)
-    else:
-        parts, labels = cache.stack_head_results(return_labels=True, incl_remainder=True)
-    effects = cache.logit_attrs(parts, answer, wrong, include_bias=True)[..., 0]
-    return Result(
+        parts, labels = here.stack_head_results(return_labels=True, incl_remainder=True)
+    effects = here.logit_attrs(parts, answer, wrong, include_bias=True)[..., 0]
+    return DirectLogitAttribution(
         metric="logit" if wrong is None else "logit_diff",
         axes={unit: [*labels, "bias"]},
         values=effects,
-        baselines={"model": effects.sum(0)},
+        baselines={"model": effects[-2:].sum(0) if unit == "layer" else effects.sum(0)},
     )
 
 
 def _per_prompt(model: HookedTransformer, cache: ActivationCache, answers: Any) -> Tensor:
     """Answers as one token id for each prompt; a single one serves all."""
     return for_each_prompt(model.token_ids(answers).reshape(-1), len(next(iter(cache.values()))), "answer")
+
+
+def _cache_here(
+    model: HookedTransformer,
+    prompts: Prompts | None,
+    cache: ActivationCache | None,
+    pos: int | Tensor,
+    names: tuple[str, ...],
+) -> ActivationCache:
+    """The activations whose names end so at one position of each prompt, of a run or from a cache."""
+    if cache is None and prompts is not None:
+        return cache_at(model, prompts, pos, lambda name: name.endswith(names))
+    if cache is None or prompts is not None:
+        raise BadInput("give either prompts to run or cache=, the activations of a run")
+    stored = {name: value for name, value in cache.items() if name.endswith(names)}
+    stored = stored if cache.has_batch_dim else {name: value[None] for name, value in stored.items()}
+    if not stored:
+        raise BadInput(f"the cache has nothing that ends with one of {', '.join(names)}")
+    batch, length = next(iter(stored.values())).shape[:2]
+    return _at(model, stored, Readout(pos=pos).positions(Run(torch.zeros(batch, length, dtype=torch.long))))
 
 
 def cache_at(
@@ -85,8 +136,14 @@ def cache_at(
         names_filter=names_filter,
         return_cache_object=False,
     )
-    each = torch.arange(len(rows), device=rows.device)[:, None]
-    return ActivationCache({name: value[each, rows] for name, value in stored.items()}, model)
+    return _at(model, stored, rows)
+
+
+def _at(model: HookedTransformer, stored: Mapping[str, Tensor], rows: Int[Tensor, "batch 1"]) -> ActivationCache:
+    each = torch.arange(len(rows))[:, None]
+    return ActivationCache(
+        {name: value[each.to(value.device), rows.to(value.device)] for name, value in stored.items()}, model
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -124,6 +181,7 @@ class LogitLens:
 
 
 @torch.no_grad()
+@checked
 def logit_lens(
     model: HookedTransformer, prompts: Prompts, *, pos: int | Tensor = -1, incl_mid: bool = False
 ) -> LogitLens:

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp_hooks.arguments import checked
 from interp_hooks.components.mlp import MLP, GatedMLP
 from interp_hooks.config import HookedTransformerConfig
 from interp_hooks.errors import BadInput
@@ -31,6 +32,7 @@ class SVDInterpreter:
         return self.model.cfg
 
     @torch.no_grad()
+    @checked
     def get_singular_vectors(
         self, vector_type: VectorType, layer_index: int, num_vectors: int = 10, head_index: int | None = None
     ) -> Float[Tensor, "d_vocab 1 num_vectors"]:

@@ -12,7 +12,7 @@ three can disagree in sign, so say which one was used. `experiments.optimal` lea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from interp_hooks.arguments import checked
 from interp_hooks.errors import BadInput
 from interp_hooks.experiment import experiment
 from interp_hooks.experiments.moments import (
@@ -115,6 +116,7 @@ def _named(
 
 
 @torch.no_grad()
+@checked
 def mean_activations(
     model: HookedTransformer,
     prompts: Prompts | Run,
@@ -122,8 +124,8 @@ def mean_activations(
     *,
     reference: Prompts | Run | None = None,
     per_position: bool = False,
-    groups: Sequence[Any] | Tensor | None = None,
-    reference_groups: Sequence[Any] | Tensor | None = None,
+    groups: Sequence[Hashable] | Tensor | None = None,
+    reference_groups: Sequence[Hashable] | Tensor | None = None,
     exclude: Sequence[Excluded] = ("bos", "padding"),
     layers: Sequence[int] | None = None,
     batch_size: int = 32,
@@ -162,6 +164,7 @@ def mean_activations(
 
 
 @torch.no_grad()
+@checked
 def noised_activations(
     model: HookedTransformer,
     prompts: Prompts | Run,
@@ -181,8 +184,8 @@ def noised_activations(
     Raises:
         BadInput: a negative std, or activations that are not finite (masked attention scores).
     """
-    if std is not None and std < 0:
-        raise BadInput(f"std must not be negative, got {std}")
+    if std is not None and not std >= 0:
+        raise BadInput(f"std must not be negative, nor nan, got {std}")
     run = plain_run(model, prompts)
     points = _points(model, site, run, layers)
     other = run if reference is None else plain_run(model, reference)
@@ -211,7 +214,10 @@ def _points(model: HookedTransformer, site: str, run: Run, layers: Sequence[int]
 
 
 def _group_ids(
-    n: int, n_reference: int, groups: Sequence[Any] | Tensor | None, reference_groups: Sequence[Any] | Tensor | None
+    n: int,
+    n_reference: int,
+    groups: Sequence[Hashable] | Tensor | None,
+    reference_groups: Sequence[Hashable] | Tensor | None,
 ) -> tuple[Int[Tensor, " batch"], Int[Tensor, " reference"]]:
     """The group of every prompt and of every reference prompt, numbered; one for all if there are none."""
     if groups is None and reference_groups is None:

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp_hooks.arguments import checked
 from interp_hooks.errors import BadInput
 from interp_hooks.experiments.sweep import paired_runs
 from interp_hooks.interpreter import evaluate
@@ -78,6 +79,7 @@ class Agreement:
         )
 
 
+@checked
 def agreement(
     model: HookedTransformer,
     clean: Prompts,

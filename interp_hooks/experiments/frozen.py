@@ -19,14 +19,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp_hooks.components.weights import write_per_head
-from interp_hooks.edges import EMBEDDINGS, embeddings
+from interp_hooks.decomposition import EMBEDDINGS, embeddings
+from interp_hooks.edges import ATTENTION_INPUTS
 from interp_hooks.interventions import Recording, Run
 from interp_hooks.model import HookedTransformer
+from interp_hooks.recording import stream_hook
 from interp_hooks.sites import Site
 
 MLPs = Literal["recompute", "freeze"]
-
-ATTENTION_INPUTS = ("hook_q_input", "hook_k_input", "hook_v_input", "hook_attn_in")
 
 
 class Senders(NamedTuple):
@@ -81,7 +81,7 @@ class FrozenRun:
         kept = {block + what for block in blocks for what in ("resid_pre", "attn_out", "mlp_out")}
         kept |= {hook.replace("hook_attn_out", "attn.hook_z") for hook in sent}
         kept |= set(EMBEDDINGS) if first < 0 else set()
-        final, recordings = _stream(model, model.cfg.n_layers), []
+        final, recordings = stream_hook(model, model.cfg.n_layers), []
         for run, names in zip(runs, (kept, sent), strict=True):
             _, stored = model.run_with_cache(
                 run.tokens,
@@ -106,7 +106,7 @@ class FrozenRun:
     @property
     def final_streams(self) -> tuple[Tensor, Tensor]:
         """The stream [batch, n, d_model] after the last block in the base and in the other run."""
-        final = _stream(self.model, self.model.cfg.n_layers)
+        final = stream_hook(self.model, self.model.cfg.n_layers)
         return self.base[final], self.other[final]
 
     def inputs(self, every: Sequence[Senders]) -> dict[str, Float[Tensor, "senders batch n d_model"]]:
@@ -117,7 +117,7 @@ class FrozenRun:
         embedding = [senders for senders in every if senders.layer < 0]
         shift = self._embedding_change(embedding) if embedding else None
         for layer in range(max(0, every[0].layer), last + 1):
-            entering = self.base[_stream(self.model, layer)]
+            entering = self.base[stream_hook(self.model, layer)]
             if shift is not None:
                 shift = shift.to(entering.device)
                 noted |= dict.fromkeys(self._readers(layer), entering + shift)
@@ -154,7 +154,7 @@ class FrozenRun:
         written = self._sent(name + "mlp_out", frozen if self.mlps == "freeze" else self._mlp(layer, mlp_in), every)
         if not block.is_post:
             return mid_shift + (written - mlp_out)
-        following = self.base[_stream(self.model, layer + 1)]
+        following = self.base[stream_hook(self.model, layer + 1)]
         return block.ln2(mlp_in + written).to(following.device) - following
 
     def _attention_change(self, layer: int, every: Sequence[Senders]) -> Tensor | float:
@@ -182,7 +182,7 @@ class FrozenRun:
     def _embedding_change(self, every: Sequence[Senders]) -> Tensor:
         hooks = embeddings(self.model)
         parts = [self._sent(hook, self._copies(hook, len(every)), every) for hook in hooks]
-        return self.model.ln_embed(torch.stack(parts).sum(0)) - self.base[_stream(self.model, 0)]
+        return self.model.ln_embed(torch.stack(parts).sum(0)) - self.base[stream_hook(self.model, 0)]
 
     def _copies(self, hook: str, copies: int) -> Tensor:
         value = self.base[hook]
@@ -211,14 +211,6 @@ def places(model: HookedTransformer, sites: Sequence[Site], tokens: Tensor) -> B
     for site in sites:
         chosen[site.index(point, chosen)] = True
     return chosen
-
-
-def _stream(model: HookedTransformer, layer: int) -> str:
-    """The hook that shows the stream as it enters a layer, or after the last one."""
-    last = model.cfg.n_layers - 1
-    if layer <= last:
-        return f"blocks.{layer}.hook_resid_pre"
-    return f"blocks.{last}.hook_{'normalized_' if model.cfg.norm_placement == 'post' else ''}resid_post"
 
 
 def _at_rows(value: Tensor, rows: Tensor | None) -> Tensor:

@@ -50,6 +50,11 @@ def _column(answers: Answers, role: str) -> Int[Tensor, "batch 1"]:
     return ids.reshape(-1, 1).long()
 
 
+def _check_pairs(answer: Tensor, wrong: Tensor) -> None:
+    if len(answer) != len(wrong):
+        raise BadInput(f"got {len(answer)} answers but {len(wrong)} wrong answers; expected one of each per prompt")
+
+
 def _log_probs(logits: Float[Tensor, "batch d_vocab"]) -> Float[Tensor, "batch d_vocab"]:
     """At least in float32: in half precision neighbouring log-probabilities are the same number."""
     return logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
@@ -71,14 +76,14 @@ class LogitDiff(Metric):
 
     def on(self, model: HookedTransformer) -> LogitDiff:
         answer, wrong = model.token_ids(self.answer).reshape(-1), model.token_ids(self.wrong).reshape(-1)
-        if len(answer) != len(wrong):
-            raise BadInput(f"got {len(answer)} answers but {len(wrong)} wrong answers; expected one of each per prompt")
+        _check_pairs(answer, wrong)
         return replace(self, answer=answer, wrong=wrong)
 
     @property
     def readout(self) -> Readout:
-        tokens = torch.cat((_column(self.answer, "answer"), _column(self.wrong, "wrong")), dim=1)
-        return Readout(pos=self.pos, tokens=tokens)
+        answer, wrong = _column(self.answer, "answer"), _column(self.wrong, "wrong")
+        _check_pairs(answer, wrong)
+        return Readout(pos=self.pos, tokens=torch.cat((answer, wrong), dim=1))
 
     def score(self, logits: Float[Tensor, "batch 2"]) -> Float[Tensor, " batch"]:
         return logits[:, 0] - logits[:, 1]
@@ -147,7 +152,7 @@ class Accuracy(_OfAnswer):
     def on(self, model: HookedTransformer) -> Accuracy:
         answer, among = model.token_ids(self.answer).reshape(-1), self.among
         if among is not None:
-            nested = not isinstance(among, Tensor) and any(isinstance(one, list | tuple) for one in among)
+            nested = isinstance(among, list | tuple) and any(isinstance(one, list | tuple) for one in among)
             among = torch.stack([model.token_ids(row) for row in among]) if nested else model.token_ids(among)
         return replace(self, answer=answer, among=among)
 

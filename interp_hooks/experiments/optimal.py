@@ -13,6 +13,7 @@ Zero and mean ablation also measure the damage done by what they put in place; t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -24,6 +25,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm import tqdm
 
+from interp_hooks.arguments import checked
 from interp_hooks.errors import BadInput, MetricError
 from interp_hooks.experiment import experiment
 from interp_hooks.experiments.ablation import ablate
@@ -84,6 +86,7 @@ def optimal_ablation(
     return ablate(model, prompts, metric, site, method=constants, max_memory=max_memory, save_to=save_to, **cells)
 
 
+@checked
 def optimal_constants(
     model: HookedTransformer,
     reference: Prompts | Run,
@@ -113,8 +116,8 @@ def optimal_constants(
             position (and for patterns), prompts of other lengths than the reference's.
         MetricError: a metric that has no gradient, such as Rank and Accuracy.
     """
-    if steps < 0 or lr <= 0 or batch_size < 1:
-        raise BadInput(f"expected steps >= 0, lr > 0 and batch_size >= 1, got {steps}, {lr} and {batch_size}")
+    if steps < 0 or not 0 < lr < math.inf or batch_size < 1:
+        raise BadInput(f"expected steps >= 0, a finite lr > 0 and batch_size >= 1, got {steps}, {lr} and {batch_size}")
     other = plain_run(model, reference)
     run = other if prompts is None else plain_run(model, prompts)
     loss = _loss(model, metric, minimize)

@@ -23,16 +23,11 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from interp_hooks.edges import SENDERS, embeddings
+from interp_hooks.decomposition import embeddings
+from interp_hooks.edges import ATTENTION_INPUTS, READERS, SENDERS
 from interp_hooks.errors import BadInput, HookConflict, MetricError
 from interp_hooks.experiment import experiment, on_data
-from interp_hooks.experiments.frozen import (
-    ATTENTION_INPUTS,
-    FrozenRun,
-    MLPs,
-    Senders,
-    places,
-)
+from interp_hooks.experiments.frozen import FrozenRun, MLPs, Senders, places
 from interp_hooks.experiments.sweep import Direction, directed_runs, labels_of, on_model
 from interp_hooks.interpreter import Evaluation, evaluate, free_memory
 from interp_hooks.interventions import Intervention, Prompts, Run
@@ -191,7 +186,7 @@ def _receivers(model: HookedTransformer, receivers: str | Sites) -> list[Site] |
         return None
     sites = _as_sites(receivers, "receivers other than 'logits'")
     for site in sites:
-        if not site.hook.endswith((*ATTENTION_INPUTS, "hook_mlp_in")):
+        if not site.hook.endswith(READERS):
             raise BadInput(
                 f"{site.hook} cannot be a receiver. Receivers are what reads the stream: q_input, k_input, v_input or "
                 "mlp_in of a layer, or 'logits'"

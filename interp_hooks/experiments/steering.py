@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from interp_hooks.arguments import checked
 from interp_hooks.errors import BadInput, HookDidNotFire
 from interp_hooks.experiment import experiment, on_data
 from interp_hooks.experiments.sweep import labels_of
@@ -77,6 +78,7 @@ def _place(model: HookedTransformer, hook: str | Site) -> _Place:
 
 
 @torch.no_grad()
+@checked
 def steering_vector(
     model: HookedTransformer, positive: Prompts, negative: Prompts, hook: str | Site, *, pos: int | Tensor | None = -1
 ) -> Float[Tensor, "*pos width"]:
@@ -163,6 +165,7 @@ Positions = int | Sequence[int] | slice | Tensor
 
 
 @contextmanager
+@checked
 def steer(
     model: HookedTransformer,
     vector: Float[Tensor, "*pos width"],
@@ -273,6 +276,7 @@ WRITERS = frozenset({"W_E", "W_pos", "W_token_type", "W_O", "b_O", "W_out", "b_o
 
 
 @contextmanager
+@checked
 def ablate_directions(
     model: HookedTransformer,
     directions: Float[Tensor, "*n width"],
@@ -303,6 +307,7 @@ def ablate_directions(
 
 
 @torch.no_grad()
+@checked
 def orthogonalize(model: HookedTransformer, directions: Float[Tensor, "*n d_model"]) -> HookedTransformer:
     """A copy of the model that cannot write the directions [n, d_model]: exactly `ablate_directions`, by weights.
 

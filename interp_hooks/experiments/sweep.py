@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor
 
 from interp_hooks.errors import BadInput, MetricError
 from interp_hooks.experiment import Parts, experiment, on_data
@@ -54,6 +53,8 @@ def sweep(
     empty = [axis for axis, labels in over.items() if len(labels) == 0]
     if empty or not over:
         raise BadInput(f"nothing to sweep over: {', '.join(empty) or 'no axis'} has no values")
+    if missing := [name for name in scale or () if name not in (baselines or {})]:
+        raise BadInput(f"scale names {missing[0]!r}, which is none of the baselines: {', '.join(baselines or {})}")
     cells = [dict(zip(over, labels, strict=True)) for labels in itertools.product(*over.values())]
     return sweep_runs(
         model,
@@ -193,7 +194,7 @@ def paired_runs(model: HookedTransformer, first: Prompts, second: Prompts, names
     runs = as_run(model, first), as_run(model, second)
     if len(runs[0].tokens) != len(runs[1].tokens):
         raise BadInput(f"got {len(runs[0].tokens)} {names[0]} prompts but {len(runs[1].tokens)} {names[1]} prompts")
-    lengths = [_lengths(run) for run in runs]
+    lengths = [run.real.sum(1) for run in runs]
     if not torch.equal(*lengths):
         row = int((lengths[0] != lengths[1]).nonzero()[0])
         raise BadInput(
@@ -202,12 +203,6 @@ def paired_runs(model: HookedTransformer, first: Prompts, second: Prompts, names
             "same number of tokens; model.to_str_tokens(prompt) shows them"
         )
     return runs
-
-
-def _lengths(run: Run) -> Tensor:
-    if run.attention_mask is not None:
-        return run.attention_mask.sum(1)
-    return torch.full((len(run.tokens),), run.tokens.shape[1])
 
 
 def labels_of(

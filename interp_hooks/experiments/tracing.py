@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from interp_hooks.arguments import checked
 from interp_hooks.errors import BadInput
 from interp_hooks.experiment import experiment
 from interp_hooks.experiments.metrics import Prob
@@ -151,6 +152,7 @@ def _restored(model: HookedTransformer, clean: Run, corrupt: Run, sites: Sequenc
 # ------------------------------------------------------------------------------------------------------------- subjects
 
 
+@checked
 def subject_tokens(model: HookedTransformer, prompts: Prompts, subject: Subject) -> Bool[Tensor, "batch pos"]:
     """True at the tokens of the subject, which is given as text, as positions, or as such a mask itself.
 
@@ -207,6 +209,5 @@ def _places(model: HookedTransformer, run: Run, row: int, text: str, subject: st
     end = begin + len(subject)
     spans = encoded["offset_mapping"]
     touching = [i for i, (first, last) in enumerate(spans) if first < end and last > begin]
-    real = torch.ones(run.tokens.shape[1], dtype=torch.bool) if run.attention_mask is None else run.attention_mask[row]
-    places = real.nonzero()[:, 0][-len(spans) :]  # a BOS that was put in front has no span
+    places = run.real[row].nonzero()[:, 0][-len(spans) :]  # a BOS that was put in front has no span
     return places[touching]

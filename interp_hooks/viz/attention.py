@@ -7,11 +7,13 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 from torch import Tensor
 
+from interp_hooks.arguments import checked
 from interp_hooks.errors import BadInput
 from interp_hooks.viz.style import FAINT, SEQUENTIAL, axis_title, colour_bar, figure, gaps, plot_height, words_below
 from interp_hooks.viz.tokens import escaped, ticks, visible
 
 
+@checked
 def attention_pattern(pattern: Tensor, tokens: Sequence[str], *, title: str | None = None) -> go.Figure:
     """The pattern [query, key] of one head on one prompt: a row is what one token attends to, and sums to 1.
 

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 import plotly.graph_objects as go
 from torch import Tensor
 
+from interp_hooks.arguments import checked
 from interp_hooks.errors import BadInput, nearest
 from interp_hooks.results import Result
 from interp_hooks.viz.style import (
@@ -38,6 +39,7 @@ SMALLEST_FRACTION = 0.1  # a map of recovered fractions spans at least +-this, s
 NUMBERS_UP_TO = 20  # columns; narrower cells have no room for their number
 
 
+@checked
 def heatmap(
     result: Result, value: Value | None = None, *, labels: Labels | None = None, title: str | None = None
 ) -> go.Figure:
@@ -82,6 +84,7 @@ def heatmap(
     )
 
 
+@checked
 def bars(result: Result, *, top: int | None = None, title: str | None = None) -> go.Figure:
     """A bar for each entry of a result with one axis, with the standard error over prompts.
 

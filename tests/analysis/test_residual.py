@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from interp_hooks import (
+    ActivationCache,
     HookedTransformer,
     Intervention,
     LogitDiff,
@@ -40,6 +41,12 @@ def model(request: pytest.FixtureRequest) -> HookedTransformer:
 
 
 # ------------------------------------------------------------------------------------------ direct logit attribution
+
+
+def cached(model: Model, names: Any = None, prompt: int | None = None) -> ActivationCache:
+    tokens = TOKENS if prompt is None else TOKENS[prompt : prompt + 1]
+    with torch.no_grad():
+        return model.run_with_cache(tokens, names_filter=names)[1]
 
 
 @pytest.mark.parametrize("unit", ["component", "head"])
@@ -128,6 +135,35 @@ def test_processing_of_weights_moves_no_effect(name: str) -> None:
     assert_close(theirs.values, ours.values, RTOL)
 
 
+def test_streams_are_read_as_they_grow(model: Model) -> None:
+    """The last one, with the bias, gives the model's logit; every row is what the frozen norm makes of that stream."""
+    result = direct_logit_attribution(model, TOKENS, RIGHT, unit="layer")
+    mid = ["{}_pre", "{}_mid"] if "blocks.0.hook_resid_mid" in model.hook_dict else ["{}_pre"]
+    assert result.labels == [*(one.format(layer) for layer in range(3) for one in mid), "final_post", "bias"]
+    for label, row in zip(result.labels[:-2], result.attribution, strict=False):
+        stream = value_at(model, Run(TOKENS), "blocks.{}.hook_resid_{}".format(*label.split("_")))
+        assert_close(row, _direct(model, stream, torch.tensor(RIGHT)), RTOL)
+    logit = logits_of(model, Run(TOKENS))[BATCH, -1, torch.tensor(RIGHT)]
+    assert_close(result.values[-2:].sum(0), logit, RTOL)
+    assert_close(result.baselines["model"], logit, RTOL)
+
+
+@pytest.mark.parametrize("unit", ["component", "layer", "head"])
+@pytest.mark.parametrize("pos", POSITIONS, ids=str)
+def test_a_cache_is_as_good_as_a_run(unit: Any, pos: Any) -> None:
+    model = build()
+    ran = direct_logit_attribution(model, TOKENS, RIGHT, WRONG, unit=unit, pos=pos)
+    read = direct_logit_attribution(model, None, RIGHT, WRONG, unit=unit, pos=pos, cache=cached(model))
+    assert_close(read.values, ran.values, RTOL)
+    assert read.labels == ran.labels
+    one = cached(model, prompt=0).remove_batch_dim()
+    if isinstance(pos, int):
+        first = direct_logit_attribution(model, answer_tokens=RIGHT[0], unit=unit, pos=pos, cache=one)
+        assert_close(
+            first.values, direct_logit_attribution(model, TOKENS[:1], RIGHT[0], unit=unit, pos=pos).values, RTOL
+        )
+
+
 def test_one_answer_serves_all_prompts() -> None:
     model = build()
     one, each = (direct_logit_attribution(model, TOKENS, answers, 2) for answers in (4, [4, 4]))
@@ -137,7 +173,7 @@ def test_one_answer_serves_all_prompts() -> None:
 def test_text_and_padding() -> None:
     """Each prompt is read at its last real token, as it is alone."""
     for side in ("left", "right"):
-        model = HookedTransformer(build().cfg, word_tokenizer("a", "b", "c", "yes", "no"), side)
+        model = HookedTransformer(build().cfg, word_tokenizer("a", "b", "c", "yes", "no"), default_padding_side=side)
         model.load_state_dict(build().state_dict())
         for unit in ("component", "head"):
             together = direct_logit_attribution(model, ["a b c", "c"], ["yes", "no"], ["no", "yes"], unit=unit)
@@ -149,19 +185,23 @@ def test_text_and_padding() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(unit="layer"), "'component' or 'head', got 'layer'"),
+        (dict(unit="neuron"), "'component', 'layer' or 'head', got 'neuron'"),
         (dict(pos=5), "position 5 is out of range"),
         (dict(pos=torch.tensor([0, 1, 2])), ""),
-        (dict(answer=[1, 2, 3]), "one answer for each of 2 prompts, or one for all, got 3"),
-        (dict(wrong=[1, 2, 3]), "one answer for each of 2 prompts, or one for all, got 3"),
-        (dict(answer=19), r"token ids must be 0\.\.18"),
-        (dict(prompts=TOKENS + 23), r"token ids must be 0\.\.22"),
+        (dict(answer_tokens=[1, 2, 3]), "one answer for each of 2 prompts, or one for all, got 3"),
+        (dict(incorrect_tokens=[1, 2, 3]), "one answer for each of 2 prompts, or one for all, got 3"),
+        (dict(answer_tokens=19), r"token ids must be 0\.\.18"),
+        (dict(answer_tokens=None), "answer_tokens is needed"),
+        (dict(input=None), "either prompts to run or cache="),
+        (dict(cache=cached(build())), "either prompts to run or cache="),
+        (dict(input=None, cache=cached(build(), "blocks.0.hook_resid_mid")), "nothing that ends with"),
+        (dict(input=TOKENS + 23), r"token ids must be 0\.\.22"),
     ],
     ids=str,
 )
 def test_mistakes_are_told_and_leave_the_model_alone(changes: dict[str, Any], message: str) -> None:
     model = build()
-    arguments = dict(prompts=TOKENS, answer=RIGHT) | changes
+    arguments = dict(input=TOKENS, answer_tokens=RIGHT) | changes
     with left_alone(model), unchecked_types(), pytest.raises(BadInput, match=message or None):
         direct_logit_attribution(model, **arguments)
 
@@ -238,7 +278,7 @@ def test_the_table_is_a_row_for_each_point() -> None:
 
 def test_text_and_padding_in_the_lens() -> None:
     for side in ("left", "right"):
-        model = HookedTransformer(build().cfg, word_tokenizer("a", "b", "c", "yes"), side)
+        model = HookedTransformer(build().cfg, word_tokenizer("a", "b", "c", "yes"), default_padding_side=side)
         model.load_state_dict(build().state_dict())
         together = logit_lens(model, ["a b c", "c"])
         alone = [logit_lens(model, text).log_probs for text in ("a b c", "c")]

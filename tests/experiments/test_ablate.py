@@ -84,7 +84,7 @@ def test_the_mean_of_two_prompts_is_their_midpoint() -> None:
 def test_a_mean_leaves_padding_and_bos_out() -> None:
     """Reference prompts of several lengths, as text: their mean is that over real tokens."""
     for side in ("left", "right"):
-        model = HookedTransformer(build().cfg, word_tokenizer("a", "b", "c"), side)
+        model = HookedTransformer(build().cfg, word_tokenizer("a", "b", "c"), default_padding_side=side)
         model.load_state_dict(build().state_dict())
         result = ablate(
             model, TOKENS, DIFF, "mlp_out", method="mean", over=("layer",), reference=["a b c", "c"], progress=False

@@ -305,7 +305,7 @@ def test_the_model_is_left_alone(options: dict[str, bool]) -> None:
 @pytest.mark.parametrize("options", [{}, dict(qk_fix=True), dict(grad_drop=True)], ids=str)
 def test_pairs_of_several_lengths(side: Any, options: dict[str, bool]) -> None:
     """Each pair gives what it gives alone, read at its own last token."""
-    model = HookedTransformer(build().cfg, word_tokenizer("a", "b", "c", "yes", "no"), side)
+    model = HookedTransformer(build().cfg, word_tokenizer("a", "b", "c", "yes", "no"), default_padding_side=side)
     model.load_state_dict(build().state_dict())
     clean, corrupt = ["a b c", "c"], ["b b a", "a"]
 

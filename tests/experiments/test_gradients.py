@@ -171,7 +171,7 @@ def test_gradient_x_input_is_a_step_of_the_same_path() -> None:
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_prompts_of_several_lengths(side: Any) -> None:
-    model = HookedTransformer(build().cfg, word_tokenizer("a", "b", "c", "yes", "no"), side)
+    model = HookedTransformer(build().cfg, word_tokenizer("a", "b", "c", "yes", "no"), default_padding_side=side)
     model.load_state_dict(build().state_dict())
     both = integrated_gradients(model, ["a b c", "c"], LogitDiff("yes", "no"), at("z", 1), over=("head",), steps=2)
     alone = [

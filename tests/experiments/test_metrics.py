@@ -264,7 +264,7 @@ def test_the_loss_is_the_models_own(name: str) -> None:
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padding_has_no_loss(side: Any) -> None:
     """Each prompt's loss is what it is alone, also with a hook behind the blocks, where logits are computed in full."""
-    model = HookedTransformer(build().cfg, word_tokenizer("yes", "no", "maybe"), side)
+    model = HookedTransformer(build().cfg, word_tokenizer("yes", "no", "maybe"), default_padding_side=side)
     model.load_state_dict(build().state_dict())
     texts = ["yes no maybe no", "no yes"]
     run = as_run(model, texts)

@@ -20,7 +20,7 @@ Z = "blocks.1.attn.hook_z"
 
 
 def with_words(side: Any = "right") -> HookedTransformer:
-    model = HookedTransformer(build().cfg, word_tokenizer("a", "b", "c"), side)
+    model = HookedTransformer(build().cfg, word_tokenizer("a", "b", "c"), default_padding_side=side)
     model.load_state_dict(build().state_dict())
     return model
 

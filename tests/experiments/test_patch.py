@@ -126,7 +126,7 @@ def test_a_late_position_is_patched_where_it_stands() -> None:
 
 
 def _with_words(side: str = "right") -> HookedTransformer:
-    model = HookedTransformer(build().cfg, word_tokenizer("a", "b", "c", "yes", "no"), side)
+    model = HookedTransformer(build().cfg, word_tokenizer("a", "b", "c", "yes", "no"), default_padding_side=side)
     model.load_state_dict(build().state_dict())
     return model
 

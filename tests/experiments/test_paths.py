@@ -158,7 +158,7 @@ def test_other_sweeps_other_metrics_and_little_memory(receivers: Any) -> None:
 
 
 def _with_words(side: str) -> HookedTransformer:
-    model = HookedTransformer(build().cfg, word_tokenizer("a", "b", "c", "yes", "no"), side)
+    model = HookedTransformer(build().cfg, word_tokenizer("a", "b", "c", "yes", "no"), default_padding_side=side)
     model.load_state_dict(build().state_dict())
     return model
 
@@ -355,7 +355,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "direction": (dict(direction="both"), BadInput, "'denoise' or 'noise'"),
     "no senders": (dict(senders=[]), BadInput, "senders must be one or more sites"),
     "no senders at all": (dict(senders={}), BadInput, "the mapping is empty"),
-    "names for sites": (dict(senders=["z0"]), BadInput, r"senders must be one or more sites.*\['z0'\]"),
+    "names for sites": (dict(senders=["z0"]), BadInput, r"senders must be .*a list of Sites.*\['z0'\]"),
     "a pattern sends nothing": (dict(senders="pattern"), BadInput, "hook_pattern cannot be a sender.*z, attn_out"),
     "unknown sender": (dict(senders=at("zz", 0)), UnknownHook, "zz"),
     "layer": (dict(layers=[3]), BadInput, "layer 3 is out of range"),

@@ -51,7 +51,7 @@ def test_a_vector_is_a_difference_of_means() -> None:
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_the_last_position_is_the_last_real_token(side: Any) -> None:
-    model = HookedTransformer(build().cfg, word_tokenizer("a", "b", "c"), side)
+    model = HookedTransformer(build().cfg, word_tokenizer("a", "b", "c"), default_padding_side=side)
     model.load_state_dict(build().state_dict())
     both = steering_vector(model, ["a b c", "b"], ["a"], "mlp_out1")
     parts = [steering_vector(model, [text], ["a"], "mlp_out1") for text in ("a b c", "b")]

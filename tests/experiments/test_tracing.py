@@ -175,7 +175,7 @@ def test_named_positions() -> None:
 def with_words(side: str = "right") -> HookedTransformer:
     cfg = build().cfg
     words = ("the", "tower", "Eiffel", "is", "in", "a", "towering")
-    model = HookedTransformer(cfg, word_tokenizer(*words), side)
+    model = HookedTransformer(cfg, word_tokenizer(*words), default_padding_side=side)
     model.load_state_dict(build().state_dict())
     return model
 
