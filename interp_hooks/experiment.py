@@ -35,7 +35,7 @@ from interp_hooks.tensor_files import write_tensors
 
 P = ParamSpec("P")
 R = TypeVar("R")
-OnData = TypeVar("OnData", Result, dict[str, Result])
+OnData = TypeVar("OnData", bound=Result | dict[str, Result])
 
 
 def experiment(function: Callable[P, R]) -> Callable[P, R]:

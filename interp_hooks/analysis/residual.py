@@ -7,7 +7,7 @@ unembeds the stream of every layer through the final norm, whose statistics are 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from interp_hooks.arguments import checked
 from interp_hooks.cache import ActivationCache
 from interp_hooks.errors import BadInput
+from interp_hooks.experiment import experiment, on_data
 from interp_hooks.interventions import Prompts, Run, as_run
 from interp_hooks.model import HookedTransformer
 from interp_hooks.readout import Readout, for_each_prompt
@@ -50,8 +51,7 @@ class DirectLogitAttribution(Result):
         return list(*self.axes.values())
 
 
-@torch.no_grad()
-@checked
+@experiment
 def direct_logit_attribution(
     model: HookedTransformer,
     input: Prompts | None = None,
@@ -69,7 +69,7 @@ def direct_logit_attribution(
     sum to the logit (difference), which is the baseline "model". With `unit="layer"` the rows are the stream before
     each sublayer, "0_pre", "0_mid", ..., "final_post", which do not sum: "final_post" and "bias" alone are the model's.
     Use a difference, or a centred unembedding: a part that raises all logits alike has an effect here and none on any
-    probability. With `cache`, of all positions, the model is not run.
+    probability. With `cache`, of all positions, the model is not run, and the result cannot be run again.
 
     Raises:
         BadInput: an unknown unit, a position outside the prompts, answers that do not fit them, neither prompts nor a
@@ -79,17 +79,41 @@ def direct_logit_attribution(
         raise BadInput(f"unit must be 'component', 'layer' or 'head', got {unit!r}")
     if answer_tokens is None:
         raise BadInput("answer_tokens is needed: the token, for all prompts or for each, whose logit is split")
-    here = _cache_here(model, input, cache, pos, READ[unit])
-    answer, wrong = (
-        None if one is None else _per_prompt(model, here, one) for one in (answer_tokens, incorrect_tokens)
-    )
+    answer = model.token_ids(answer_tokens).reshape(-1)
+    wrong = None if incorrect_tokens is None else model.token_ids(incorrect_tokens).reshape(-1)
+    if cache is None and input is not None:
+        return attributed(model, as_run(model, input), answer, wrong, unit, pos)
+    if cache is None or input is not None:
+        raise BadInput("give either prompts to run or cache=, the activations of a run")
+    return _attribution(_read_from(cache, pos, READ[unit]), answer, wrong, unit)
+
+
+@on_data
+def attributed(
+    model: HookedTransformer,
+    run: Run,
+    answer: Int[Tensor, " answer"],
+    wrong: Int[Tensor, " wrong"] | None,
+    unit: Unit,
+    pos: int | Tensor,
+) -> DirectLogitAttribution:
+    """`direct_logit_attribution` of a run."""
+    return _attribution(cache_at(model, run, pos, READ[unit]), answer, wrong, unit)
+
+
+@torch.no_grad()
+def _attribution(cache: ActivationCache, answer: Tensor, wrong: Tensor | None, unit: Unit) -> DirectLogitAttribution:
+    """What each part in the cache, of one position, does to the logits."""
+    prompts = len(next(iter(cache.values())))
+    answer = for_each_prompt(answer, prompts, "answer")
+    wrong = None if wrong is None else for_each_prompt(wrong, prompts, "answer")
     if unit == "component":
-        parts, labels = here.decompose_resid(return_labels=True)
+        parts, labels = cache.decompose_resid(return_labels=True)
     elif unit == "layer":
-        parts, labels = here.accumulated_resid(incl_mid=True, return_labels=True)
+        parts, labels = cache.accumulated_resid(incl_mid=True, return_labels=True)
     else:
-        parts, labels = here.stack_head_results(return_labels=True, incl_remainder=True)
-    effects = here.logit_attrs(parts, answer, wrong, include_bias=True)[..., 0]
+        parts, labels = cache.stack_head_results(return_labels=True, incl_remainder=True)
+    effects = cache.logit_attrs(parts, answer, wrong, include_bias=True)[..., 0]
     return DirectLogitAttribution(
         metric="logit" if wrong is None else "logit_diff",
         axes={unit: [*labels, "bias"]},
@@ -98,45 +122,28 @@ def direct_logit_attribution(
     )
 
 
-def _per_prompt(model: HookedTransformer, cache: ActivationCache, answers: Any) -> Tensor:
-    """Answers as one token id for each prompt; a single one serves all."""
-    return for_each_prompt(model.token_ids(answers).reshape(-1), len(next(iter(cache.values()))), "answer")
+def cache_at(model: HookedTransformer, run: Run, pos: int | Tensor, names: tuple[str, ...]) -> ActivationCache:
+    """The activations whose names end so at one position of each prompt, kept as a position axis of length 1."""
+    rows = Readout(pos=pos).positions(run)
+    with torch.no_grad():
+        _, stored = model.run_with_cache(
+            run.tokens,
+            attention_mask=run.attention_mask,
+            return_type=None,
+            names_filter=lambda name: name.endswith(names),
+            return_cache_object=False,
+        )
+    return _at(model, stored, rows)
 
 
-def _cache_here(
-    model: HookedTransformer,
-    prompts: Prompts | None,
-    cache: ActivationCache | None,
-    pos: int | Tensor,
-    names: tuple[str, ...],
-) -> ActivationCache:
-    """The activations whose names end so at one position of each prompt, of a run or from a cache."""
-    if cache is None and prompts is not None:
-        return cache_at(model, prompts, pos, lambda name: name.endswith(names))
-    if cache is None or prompts is not None:
-        raise BadInput("give either prompts to run or cache=, the activations of a run")
+def _read_from(cache: ActivationCache, pos: int | Tensor, names: tuple[str, ...]) -> ActivationCache:
+    """The same from a cache of all positions."""
     stored = {name: value for name, value in cache.items() if name.endswith(names)}
     stored = stored if cache.has_batch_dim else {name: value[None] for name, value in stored.items()}
     if not stored:
         raise BadInput(f"the cache has nothing that ends with one of {', '.join(names)}")
     batch, length = next(iter(stored.values())).shape[:2]
-    return _at(model, stored, Readout(pos=pos).positions(Run(torch.zeros(batch, length, dtype=torch.long))))
-
-
-def cache_at(
-    model: HookedTransformer, prompts: Prompts, pos: int | Tensor, names_filter: Callable[[str], bool]
-) -> ActivationCache:
-    """The activations at one position of each prompt, kept as a position axis of length 1."""
-    run = as_run(model, prompts)
-    rows = Readout(pos=pos).positions(run)
-    _, stored = model.run_with_cache(
-        run.tokens,
-        attention_mask=run.attention_mask,
-        return_type=None,
-        names_filter=names_filter,
-        return_cache_object=False,
-    )
-    return _at(model, stored, rows)
+    return _at(cache.known_model, stored, Readout(pos=pos).positions(Run(torch.zeros(batch, length, dtype=torch.long))))
 
 
 def _at(model: HookedTransformer, stored: Mapping[str, Tensor], rows: Int[Tensor, "batch 1"]) -> ActivationCache:
@@ -190,8 +197,7 @@ def logit_lens(
     Points are "0_pre" (the embeddings), ..., "final_post" (the model's own prediction); `incl_mid` adds those between
     attention and MLP.
     """
-    names = ("hook_resid_pre", "hook_resid_mid", "resid_post")
-    cache = cache_at(model, prompts, pos, lambda name: name.endswith(names))
+    cache = cache_at(model, as_run(model, prompts), pos, ("hook_resid_pre", "hook_resid_mid", "resid_post"))
     streams, labels = cache.accumulated_resid(apply_ln=True, incl_mid=incl_mid, return_labels=True)
     streams = streams[:, :, 0]
     logits = model.unembed(streams if model.mlm_head is None else model.mlm_head(streams))

@@ -1,5 +1,6 @@
 """Direct effects sum to the model's own logits, and the lens ends at the model's own prediction."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,13 +12,16 @@ from interp_hooks import (
     HookedTransformer,
     Intervention,
     LogitDiff,
+    Result,
     Run,
     Site,
     at,
     direct_logit_attribution,
     evaluate,
+    ioi_pairs,
     logit_lens,
 )
+from interp_hooks.analysis.residual import DirectLogitAttribution
 from interp_hooks.errors import BadInput
 from tests.experiments.by_hand import KINDS, OTHER, RTOL, TOKENS, left_alone, logits_of, value_at, word_tokenizer
 from tests.tiny import CUSTOM, assert_close, build, distance, fresh_hf, hooked, unchecked_types
@@ -162,6 +166,21 @@ def test_a_cache_is_as_good_as_a_run(unit: Any, pos: Any) -> None:
         assert_close(
             first.values, direct_logit_attribution(model, TOKENS[:1], RIGHT[0], unit=unit, pos=pos).values, RTOL
         )
+
+
+def test_it_is_kept_and_computed_again(tmp_path: Path) -> None:
+    model = HookedTransformer.from_pretrained("ioi-tiny", device="cpu")
+    pairs = ioi_pairs(model, 3)
+    result = direct_logit_attribution(model, pairs.clean, pairs.answer, pairs.wrong, unit="head")
+    result.save(tmp_path / "heads")
+    again = Result.load(tmp_path / "heads").rerun(model)
+    assert isinstance(again, DirectLogitAttribution)
+    assert torch.equal(again.attribution, result.attribution)
+    assert again.labels == result.labels
+    with torch.no_grad():
+        cache = model.run_with_cache(pairs.clean)[1]
+    with pytest.raises(BadInput, match="no record"):
+        direct_logit_attribution(model, None, pairs.answer, cache=cache).rerun(model)
 
 
 def test_one_answer_serves_all_prompts() -> None:
