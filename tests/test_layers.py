@@ -36,7 +36,7 @@ LAYERS = """
     interpreter results
     experiment viz
     experiments analysis
-    patching
+    patching tasks known
     demo
     cli
 """

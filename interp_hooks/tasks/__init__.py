@@ -1,0 +1,32 @@
+"""Tasks: pairs of prompts that differ where it matters, with the answers that tell whether a model can do it.
+
+`templates.py` has tasks in words, for any tokenizer; `symbols.py` has tasks in tokens, for models without one.
+"""
+
+from interp_hooks.tasks.symbols import brackets, induction, key_value_recall, modular_addition
+from interp_hooks.tasks.task import ProbDiff, Task
+from interp_hooks.tasks.templates import (
+    acronyms,
+    agreement,
+    capitals,
+    docstring,
+    gendered_pronoun,
+    greater_than,
+    ioi,
+)
+
+__all__ = [
+    "ProbDiff",
+    "Task",
+    "acronyms",
+    "agreement",
+    "brackets",
+    "capitals",
+    "docstring",
+    "gendered_pronoun",
+    "greater_than",
+    "induction",
+    "ioi",
+    "key_value_recall",
+    "modular_addition",
+]
