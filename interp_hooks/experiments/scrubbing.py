@@ -1,0 +1,290 @@
+"""Causal scrubbing: a claim about what a model computes, tested by exchanging everything that the claim says is of no
+consequence (Chan et al. 2022, "Causal Scrubbing").
+
+A hypothesis is a tree of nodes. Each stands for parts of the model, and says through which feature of the input alone
+their value matters to the node above; what else a node reads is taken from another datum altogether:
+
+    scrub(node, rows)      the value that, as is claimed, is as good as the node's on these rows
+        leaf               its value on those rows themselves
+        else               its value on `other` rows, with those of each child c put in: scrub(c, rows with c's feature)
+
+The scrubbed model is one `Run`: children that are leaves are a `Resample` of one pass over the data, inner ones are
+Runs that serve as sources. So each inner node costs one pass, however many paths lead through it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from interp_hooks.errors import BadInput, nearest
+from interp_hooks.experiment import experiment, on_data
+from interp_hooks.interpreter import evaluate
+from interp_hooks.interventions import Intervention, Prompts, Resample, Run, as_run
+from interp_hooks.model import HookedTransformer
+from interp_hooks.readout import MetricLike, metric_name
+from interp_hooks.results import Result
+from interp_hooks.sites import Site
+
+EXACT, ANYTHING, TOGETHER = "exact", "anything", "anything together"
+SAMPLERS = (EXACT, ANYTHING, TOGETHER)
+Feature = Callable[[Tensor], Tensor] | Tensor
+ALONE = 0.5  # the share of rows with a feature of their own beyond which sampling by it says little
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """What some parts of the model stand for.
+
+    `sites` are these parts: hooks, heads, positions, inputs of heads ("q_input", ...); with `along` their component
+    along these directions alone. `feature` names what of the input their value depends on, as far as the node above is
+    concerned: "exact" the row itself, "anything" nothing, "anything together" nothing, with one drawn row for all nodes
+    that say so, or a feature that is passed to `scrub`. `children` are the nodes whose values matter here. `into` are
+    the readers that see the node's value (by default all that come after it); `excluding` are parts that keep the value
+    of the other datum, though children come before them, so that no path leads through them.
+    """
+
+    sites: Sequence[Site] = ()
+    feature: str = ANYTHING
+    children: Sequence[str] = ()
+    into: Sequence[Site] = ()
+    excluding: Sequence[Site] = ()
+    along: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hypothesis:
+    """Nodes by name; `root` is the model's output and has no sites. A node may be the child of several others.
+
+    Raises:
+        BadInput: a child that is no node, a cycle, a node without sites, or one that nothing leads to.
+    """
+
+    nodes: Mapping[str, Node]
+    root: str = "output"
+
+    def __post_init__(self) -> None:
+        if self.root not in self.nodes:
+            raise BadInput(f"there is no node {self.root!r} to be the root; there are {', '.join(self.nodes)}")
+        for name, node in self.nodes.items():
+            for child in node.children:
+                if child not in self.nodes:
+                    raise BadInput(f"{name!r} has the child {child!r}, which is no node.{nearest(child, self.nodes)}")
+            if bool(node.sites) == (name == self.root):
+                raise BadInput(
+                    f"the root {name!r} is the model's output, which has no sites"
+                    if node.sites
+                    else f"node {name!r} has no sites: say which parts of the model it stands for"
+                )
+        reached = set(self._walk(self.root, ()))
+        if lost := [name for name in self.nodes if name not in reached]:
+            raise BadInput(f"no path leads from the root {self.root!r} to node {lost[0]!r}")
+
+    def _walk(self, name: str, above: tuple[str, ...]) -> Iterator[str]:
+        if name in above:
+            raise BadInput(f"the hypothesis has a cycle: {' -> '.join((*above[above.index(name) :], name))}")
+        yield name
+        for child in self.nodes[name].children:
+            yield from self._walk(child, (*above, name))
+
+    def only(self, name: str) -> Hypothesis:
+        """Only that node's claim: all others are exact."""
+        nodes = {one: node if one == name else replace(node, feature=EXACT) for one, node in self.nodes.items()}
+        return Hypothesis(nodes=nodes, root=self.root)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; `from_json` reads it."""
+
+        def plain(value: Any) -> Any:
+            if isinstance(value, Site):
+                return {"hook": value.hook, "select": {axis: plain(index) for axis, index in value.select.items()}}
+            if isinstance(value, Tensor):
+                return value.tolist()
+            return [plain(one) for one in value] if isinstance(value, list | tuple) else value
+
+        nodes = {name: {key: plain(one) for key, one in vars(node).items()} for name, node in self.nodes.items()}
+        return {"root": self.root, "nodes": nodes}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Hypothesis:
+        """What `to_json` gave."""
+
+        def node(fields: Mapping[str, Any]) -> Node:
+            sites = {key: [Site(**one) for one in fields[key]] for key in ("sites", "into", "excluding")}
+            along = fields["along"] if fields["along"] is None else torch.tensor(fields["along"], dtype=torch.float64)
+            return Node(**{**fields, **sites, "along": along})
+
+        return cls(root=data["root"], nodes={name: node(fields) for name, fields in data["nodes"].items()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scrubbed(Result):
+    """A `Result` with a row for the whole hypothesis and, if asked for, one for each node's claim alone.
+
+    Baselines are "model" and "random" (the model's answers to other rows than those that are asked about); between them
+    lies `recovered_fraction`. `classes` has the sizes of the classes of rows that each feature makes.
+    """
+
+    classes: Mapping[str, Int[Tensor, " class"]] = field(default_factory=dict)
+
+    @property
+    def note(self) -> str:
+        """What may make the result meaningless, or ''."""
+        notes = [super().note] if super().note else []
+        for feature, sizes in self.classes.items():
+            alone = float((sizes == 1).sum() / sizes.sum())
+            if alone > ALONE:
+                notes.append(
+                    f"{alone:.0%} of the rows have a {feature!r} of their own, so sampling by it changes little"
+                )
+        return "; ".join(notes)
+
+
+@experiment
+def scrub(
+    model: HookedTransformer,
+    hypothesis: Hypothesis,
+    dataset: Prompts,
+    metric: MetricLike,
+    features: Mapping[str, Feature] | None = None,
+    *,
+    each: bool = False,
+    generator: torch.Generator | None = None,
+    max_memory: int | None = None,
+) -> Scrubbed:
+    """How much of what the model does is left if all is exchanged that the hypothesis says is of no consequence.
+
+    `dataset` are prompts of equal length; the metric's answers, one for each of them, stay theirs. `features` gives for
+    each name a tensor [prompt] or [prompt, n], or a function from tokens [prompt, pos] to one: rows with equal features
+    are exchanged for each other, drawn with replacement, themselves included. With `each` every node's claim is also
+    tested alone. Values are [hypothesis, prompt].
+
+    Raises:
+        BadInput: prompts of different lengths, an unknown feature or one that does not fit, or parts of a node that
+            come before those of its children.
+    """
+    run = as_run(model, dataset)
+    if not bool(run.real.all()):
+        raise BadInput("scrubbing exchanges activations position by position; expected prompts of equal length")
+    known = {name: _classes(name, feature, run.tokens) for name, feature in (features or {}).items()}
+    for name, node in hypothesis.nodes.items():
+        if node.feature not in (*SAMPLERS, *known):
+            raise BadInput(
+                f"node {name!r} depends on {node.feature!r}, which is no feature that was passed, nor one of "
+                f"{', '.join(SAMPLERS)}.{nearest(node.feature, (*SAMPLERS, *known))}"
+            )
+    _check_order(model, hypothesis, run)
+    names = [name for name in hypothesis.nodes if name != hypothesis.root] if each else []
+    sampler = _Sampler(run, known, generator)
+    whole = [sampler.scrubbed(hypothesis)]
+    alone = [sampler.scrubbed(hypothesis.only(name), exact=set(hypothesis.nodes) - {name}) for name in names]
+    found = scrubbed_runs(
+        model, [*whole, *alone], ["all", *names], run, sampler.draw(ANYTHING, run), metric, max_memory
+    )
+    used = {node.feature for node in hypothesis.nodes.values()} & set(known)
+    return replace(found, classes={name: torch.bincount(known[name]) for name in sorted(used)})
+
+
+@on_data
+def scrubbed_runs(
+    model: HookedTransformer,
+    runs: Sequence[Run],
+    names: Sequence[str],
+    plain: Run,
+    shuffled: Int[Tensor, " prompt"],
+    metric: MetricLike,
+    max_memory: int | None = None,
+) -> Scrubbed:
+    """The metric of scrubbed runs, between the model's own and that of its answers to other rows."""
+    other = Run(plain.tokens[shuffled.to(plain.tokens.device)])
+    scores = evaluate(model, [*runs, plain, other], metric, max_memory=max_memory)
+    return Scrubbed(
+        metric=metric_name(metric),
+        axes={"hypothesis": list(names)},
+        values=scores[:-2],
+        baselines={"model": scores[-2], "random": scores[-1]},
+        scale=("random", "model"),
+    )
+
+
+class _Sampler:
+    """Draws rows, and builds the scrubbed run of a hypothesis from them."""
+
+    def __init__(self, run: Run, classes: Mapping[str, Tensor], generator: torch.Generator | None) -> None:
+        self.run, self.classes, self.generator = run, classes, generator
+        self.together: Tensor | None = None
+
+    def scrubbed(self, hypothesis: Hypothesis, exact: set[str] | None = None) -> Run:
+        """The model's output as claimed; nodes in `exact` read all else from the row itself."""
+        self.together = None
+        rows = torch.arange(len(self.run.tokens))
+        return self._run(hypothesis, hypothesis.root, rows, exact or set())
+
+    def _run(self, hypothesis: Hypothesis, name: str, rows: Tensor, exact: set[str]) -> Run:
+        node = hypothesis.nodes[name]
+        other = self.draw(EXACT if name in exact else ANYTHING, self.run, rows)
+        made = [Intervention(site, Resample(self.run, other)) for site in node.excluding]
+        for child in node.children:
+            below = hypothesis.nodes[child]
+            drawn = self.draw(below.feature, self.run, rows)
+            source = self._run(hypothesis, child, drawn, exact) if below.children else Resample(self.run, drawn)
+            for site in below.sites:
+                made += [Intervention(site, source, along=below.along, into=into) for into in below.into or (None,)]
+        return Run(self.run.tokens[other.to(self.run.tokens.device)], made)
+
+    def draw(self, feature: str, run: Run, rows: Tensor | None = None) -> Int[Tensor, " prompt"]:
+        """For each of some rows (default: all) one that agrees with it in a feature."""
+        n = len(run.tokens)
+        rows = torch.arange(n) if rows is None else rows
+        if feature == EXACT:
+            return rows
+        if feature == TOGETHER:
+            if self.together is None:
+                self.together = torch.randint(n, (n,), generator=self.generator)
+            return self.together
+        if feature == ANYTHING:
+            return torch.randint(n, (len(rows),), generator=self.generator)
+        classes = self.classes[feature]
+        order, sizes = classes.argsort(stable=True), torch.bincount(classes)
+        starts, wanted = sizes.cumsum(0) - sizes, classes[rows]
+        within = (torch.rand(len(rows), generator=self.generator, dtype=torch.float64) * sizes[wanted]).long()
+        return order[starts[wanted] + within]
+
+
+def _classes(name: str, feature: Feature, tokens: Tensor) -> Int[Tensor, " prompt"]:
+    """For each row the number of its class, of rows with equal features.
+
+    Raises:
+        BadInput: not a tensor [prompt] or [prompt, n], or a name that is taken.
+    """
+    if name in SAMPLERS:
+        raise BadInput(f"{name!r} says how rows are drawn; call the feature something else")
+    values = feature if isinstance(feature, Tensor) else feature(tokens)
+    if not isinstance(values, Tensor) or values.ndim not in (1, 2) or len(values) != len(tokens):
+        came = list(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        raise BadInput(f"feature {name!r} must be a tensor [{len(tokens)}] or [{len(tokens)}, n], got {came}")
+    return values.cpu().unique(dim=0, return_inverse=True)[1]
+
+
+def _check_order(model: HookedTransformer, hypothesis: Hypothesis, run: Run) -> None:
+    """Refuse nodes whose parts a pass comes by before those of a child, and sites that do not exist."""
+    sites = [site for node in hypothesis.nodes.values() for site in (*node.sites, *node.into, *node.excluding)]
+    if moving := [site for site in sites if any(isinstance(index, Tensor) for index in site.select.values())]:
+        raise BadInput(
+            f"{moving[0].hook} is selected by an index of each prompt's own, which exchanged rows do not share"
+        )
+    hooks = {model.points(site.hook)[0].name for site in sites}
+    with torch.no_grad():
+        seen = model.run_with_cache(run.tokens[:1], names_filter=lambda name: name in hooks, return_cache_object=False)
+    order = {name: place for place, name in enumerate(seen[1])}
+    for name, node in hypothesis.nodes.items():
+        for child in node.children if node.sites else ():
+            first = min(order[model.points(site.hook)[0].name] for site in hypothesis.nodes[child].sites)
+            last = max(order[model.points(site.hook)[0].name] for site in node.sites)
+            if first >= last:
+                raise BadInput(f"node {child!r} comes after {name!r} in the model, so it cannot be one of its inputs")

@@ -1,0 +1,344 @@
+"""Causal scrubbing against its definition, path by path with plain hooks, and on sums whose errors are known."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from interp_hooks import HookedTransformer, HookedTransformerConfig, LogitDiff, Result, at
+from interp_hooks.errors import BadInput, UnknownHook
+from interp_hooks.experiments.scrubbing import ANYTHING, EXACT, TOGETHER, Hypothesis, Node, _Sampler, scrub
+from interp_hooks.interventions import Run
+from tests.experiments.by_hand import RTOL, left_alone, model_of, word_tokenizer
+from tests.tiny import assert_close, build, random_tokens, unchecked_types
+
+# ------------------------------------------------------------------------------------------------- sums of the input
+
+
+def adder(*heads: Mapping[int, int]) -> HookedTransformer:
+    """Reads digits at positions 0 to 2; each head adds its multiple of them to the only logit at position 3."""
+    n_pos, strong = 4, 40.0
+    cfg = HookedTransformerConfig(
+        n_layers=1, d_model=2 + n_pos, n_ctx=n_pos, n_heads=len(heads), d_head=n_pos, d_vocab=11, d_vocab_out=1,
+        attn_only=True, normalization_type=None, attn_scale=1.0, dtype="float64", device="cpu", init_weights=False,
+    )  # fmt: skip
+    model = HookedTransformer(cfg)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.zero_()
+        model.W_E[:10, 0] = torch.arange(10.0, dtype=torch.float64)
+        model.W_pos[:, 2:] = torch.eye(n_pos, dtype=torch.float64)
+        model.W_U[1, 0] = 1.0
+        attn = model.blocks[0].attn
+        for head, factors in enumerate(heads):
+            total = sum(map(abs, factors.values()))
+            scores = torch.full((n_pos,), -strong, dtype=torch.float64)
+            for pos, factor in factors.items():
+                scores[pos] = torch.tensor(abs(factor) / total).double().log()
+            attn.W_Q[head, 2:, :] = torch.eye(n_pos, dtype=torch.float64)
+            attn.b_Q[head] = 0.0
+            attn.W_K[head, 2:, 3] = scores
+            attn.W_V[head, 0, 0] = 1.0
+            attn.W_O[head, 0, 1] = total * (1 if min(factors.values()) > 0 else -1)
+    return model
+
+
+def digits(n: int) -> Tensor:
+    drawn = torch.randint(10, (n, 3), generator=torch.Generator().manual_seed(5))
+    return torch.cat((drawn, torch.full((n, 1), 10)), dim=1)
+
+
+def head(which: int) -> Any:
+    return at("z", 0, head=which)
+
+
+X0, X1 = (lambda tokens: tokens[:, 0]), (lambda tokens: tokens[:, 1])
+MEAN_DIFFERENCE = 3.3  # of two digits: E|x - x'|
+
+
+@pytest.mark.parametrize(
+    ("heads", "true", "nodes", "error"),
+    [
+        ([{0: 2}, {0: 3}], (5, 0, 0), {"a": ([0], "x0")}, 9.9),
+        ([{0: 1, 2: 1}, {1: 1}, {2: -1}], (1, 1, 0), {"a": ([0], "x0"), "b": ([1, 2], "x1")}, 3.3),
+        ([{0: 1, 1: 1}, {1: 1}], (1, 2, 0), {"a": ([0], "x0"), "b": ([1], EXACT)}, 3.3),
+        ([{0: 2}, {1: 1}], (2, 1, 0), {"a": ([0], "x0"), "b": ([1], "x1")}, 0.0),
+        ([{0: 2}, {1: 1}], (2, 1, 0), {"a": ([0], "x0"), "b": ([1], "x0")}, 3.3),
+    ],
+)
+def test_errors_of_sums(heads: Any, true: tuple[int, ...], nodes: Any, error: float) -> None:
+    """The mean error of the scrubbed output is what arithmetic says it is."""
+    model, tokens = adder(*heads), digits(20000)
+    labels = (tokens[:, :3] * torch.tensor(true)).sum(1).double()
+
+    def metric(logits: Tensor) -> Tensor:
+        return (logits[:, -1, 0] - labels).abs()
+
+    with torch.no_grad():
+        assert float(metric(model(tokens)).max()) < 1e-10
+    claims = {name: Node(sites=[head(one) for one in which], feature=what) for name, (which, what) in nodes.items()}
+    hypothesis = Hypothesis(nodes={"output": Node(children=list(claims)), **claims})
+    result = scrub(model, hypothesis, tokens, metric, {"x0": X0, "x1": X1}, generator=torch.Generator().manual_seed(1))
+    assert abs(result.mean.item() - error) < 0.03 * max(error, 1e-8)
+    recovered = 1 - result.mean.item() / result.baselines["random"].mean().item()
+    assert abs(result.recovered_fraction.item() - recovered) < 1e-10
+
+
+# ------------------------------------------------------------------------------------------------- the definition
+
+TOKENS = random_tokens(12, 5, 23)
+FEATURES = {"first": lambda tokens: tokens[:, :1] % 3, "parity": TOKENS.sum(1) % 2}
+METRIC = LogitDiff(3, 5)
+DEEP = Hypothesis(
+    nodes={
+        "output": Node(children=["late", "mlp"]),
+        "late": Node(sites=[at("z", 2, head=[1, 2])], feature="first", children=["early", "mlp"]),
+        "mlp": Node(sites=[at("mlp_out", 1, pos=[1, 4])], feature="parity", children=["early"]),
+        "early": Node(sites=[at("z", 0, head=0), at("resid_pre", 0, pos=0)], feature="parity"),
+    }
+)
+EXCLUDING = Hypothesis(
+    nodes={
+        "output": Node(children=["query", "value"], excluding=[at("mlp_out", 0), at("z", 1, head=2)]),
+        "query": Node(sites=[at("q", 2, head=3)], feature=TOGETHER, children=["early"]),
+        "value": Node(sites=[at("v", 2, head=1)], feature="first", children=["early"], excluding=[at("mlp_out", 1)]),
+        "early": Node(sites=[at("attn_out", 0)], feature=TOGETHER),
+    }
+)
+
+
+def row_of(model: HookedTransformer, hypothesis: Hypothesis, name: str, tree: Any, row: int) -> dict[str, Tensor]:
+    """Every activation in the pass of one row that a node's value is read from, with plain hooks."""
+    other, below = tree
+    node = hypothesis.nodes[name]
+    hooks: list[Any] = []
+
+    def put(site: Any, value: Tensor) -> None:
+        def fn(there: Tensor, hook: Any) -> Tensor:
+            index = site.index(hook, there)
+            there[index] = value[index]
+            return there
+
+        hooks.append((model.points(site.hook)[0].name, fn))
+
+    for site in node.excluding:
+        put(site, all_of(model, TOKENS[other[row], None], [])[model.points(site.hook)[0].name])
+    for child, (rows, subtree) in below:
+        kept = (
+            all_of(model, TOKENS[rows[row], None], [])
+            if subtree is None
+            else row_of(model, hypothesis, child, subtree, row)
+        )
+        for site in hypothesis.nodes[child].sites:
+            put(site, kept[model.points(site.hook)[0].name])
+    return all_of(model, TOKENS[other[row], None], hooks)
+
+
+def all_of(model: HookedTransformer, tokens: Tensor, hooks: Sequence[Any]) -> dict[str, Tensor]:
+    with torch.no_grad(), model.hooks(hooks):
+        logits, cache = model.run_with_cache(tokens)
+    return {**cache, "logits": logits}
+
+
+def tree_of(sampler: _Sampler, hypothesis: Hypothesis, name: str, rows: Tensor, exact: bool = False) -> Any:
+    """Which rows each node is read on, drawn in the order in which the definition names them."""
+    node = hypothesis.nodes[name]
+    other = sampler.draw(EXACT if exact else ANYTHING, sampler.run, rows)
+    below = []
+    for child in node.children:
+        drawn = sampler.draw(hypothesis.nodes[child].feature, sampler.run, rows)
+        inner = hypothesis.nodes[child].children
+        below.append((child, (drawn, tree_of(sampler, hypothesis, child, drawn, exact) if inner else None)))
+    return other, below
+
+
+@pytest.mark.parametrize("hypothesis", [DEEP, EXCLUDING], ids=["deep", "excluding"])
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_it_is_the_definition_path_by_path(kind: str, hypothesis: Hypothesis) -> None:
+    model = model_of(kind)
+    classes = {name: (one if isinstance(one, Tensor) else one(TOKENS)) for name, one in FEATURES.items()}
+    classes = {name: one.unique(dim=0, return_inverse=True)[1] for name, one in classes.items()}
+    sampler = _Sampler(Run(TOKENS), classes, torch.Generator().manual_seed(3))
+    tree = tree_of(sampler, hypothesis, "output", torch.arange(12))
+    with unchecked_types():
+        logits = [row_of(model, hypothesis, "output", tree, row)["logits"][0, -1] for row in range(12)]
+    expected = torch.stack([one[3] - one[5] for one in logits])
+    with left_alone(model):
+        ours = scrub(model, hypothesis, TOKENS, METRIC, FEATURES, generator=torch.Generator().manual_seed(3))
+    assert_close(ours.values[0], expected, RTOL)
+    assert list(ours.axes["hypothesis"]) == ["all"]
+
+
+def test_nothing_exchanged_changes_nothing() -> None:
+    """Bit by bit, each claim alone as well; the model's own score and that of shuffled answers are the ends."""
+    model = model_of("gpt2")
+    nodes = {name: Node(**{**vars(node), "feature": EXACT}) for name, node in DEEP.nodes.items()}
+    result = scrub(model, Hypothesis(nodes=nodes), TOKENS, METRIC, each=True, generator=torch.Generator())
+    with torch.no_grad():
+        logits = model(TOKENS)[:, -1]
+    assert_close(result.baselines["model"], logits[:, 3] - logits[:, 5], RTOL)
+    assert set(result.baselines["random"].tolist()) <= set(result.baselines["model"].tolist())
+    same = Hypothesis(nodes={"output": Node(children=["all"]), "all": Node(sites=[at("resid_post", 2)], feature=EXACT)})
+    plain = scrub(model, same, TOKENS, METRIC)
+    assert torch.equal(plain.values[0], plain.baselines["model"])
+
+
+def test_a_claim_alone() -> None:
+    """All other nodes, and what they read, are the row's own."""
+    model = model_of("gpt2")
+    result = scrub(model, DEEP, TOKENS, METRIC, FEATURES, each=True, generator=torch.Generator().manual_seed(3))
+    assert list(result.axes["hypothesis"]) == ["all", "late", "mlp", "early"]
+    assert not torch.equal(result.values[2], result.baselines["model"])
+    embeddings = Node(sites=[at("resid_pre", 0)], feature=EXACT)
+    all_that_is_read = Hypothesis(nodes={"output": Node(children=["embeddings"]), "embeddings": embeddings})
+    assert_close(scrub(model, all_that_is_read, TOKENS, METRIC).values[0], result.baselines["model"], RTOL)
+
+
+def test_along_directions_the_rest_is_another_rows() -> None:
+    """A component along all directions is the whole; along none that the model reads, nothing."""
+    model = model_of("gpt2")
+    site, whole = at("resid_pre", 1), torch.eye(12, dtype=torch.float64)
+
+    def scrubbed(along: Tensor | None) -> Tensor:
+        nodes = {"output": Node(children=["part"]), "part": Node(sites=[site], feature=EXACT, along=along)}
+        seed = torch.Generator().manual_seed(2)
+        return scrub(model, Hypothesis(nodes=nodes), TOKENS, METRIC, generator=seed).values[0]
+
+    assert_close(scrubbed(whole), scrubbed(None), RTOL)
+    assert not torch.allclose(scrubbed(whole[:3]), scrubbed(None))
+
+
+def test_into_is_seen_by_that_reader_alone() -> None:
+    """With all else at the other row, one head's keys get what the embeddings of the row are."""
+    model = model_of("gpt2")
+    nodes = {
+        "output": Node(children=["embeddings"]),
+        "embeddings": Node(sites=[at("resid_pre", 0)], into=[at("k_input", 1, head=2)], feature=EXACT),
+    }
+    result = scrub(model, Hypothesis(nodes=nodes), TOKENS, METRIC, generator=torch.Generator().manual_seed(2))
+    other = torch.randint(12, (12,), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        own, theirs = (model.run_with_cache(tokens)[1]["resid_pre", 0] for tokens in (TOKENS, TOKENS[other]))
+
+        def receive(value: Tensor, hook: Any) -> Tensor:
+            value[:, :, 2] += own - theirs
+            return value
+
+        logits = model.run_with_hooks(TOKENS[other], fwd_hooks=[("blocks.1.hook_k_input", receive)])[:, -1]
+    assert_close(result.values[0], logits[:, 3] - logits[:, 5], RTOL)
+
+
+# ---------------------------------------------------------------------------------------------------------- sampling
+
+
+def test_rows_are_drawn_within_their_class_and_evenly() -> None:
+    classes = torch.tensor([0, 1, 0, 2, 0, 1])
+    sampler = _Sampler(Run(random_tokens(6, 3, 5)), {"kind": classes}, torch.Generator().manual_seed(0))
+    drawn = torch.stack([sampler.draw("kind", sampler.run) for _ in range(3000)])
+    assert torch.equal(classes[drawn], classes.expand(3000, -1))
+    for row, size in enumerate([3, 2, 3, 1, 3, 2]):
+        counts = torch.bincount(drawn[:, row], minlength=6)[classes == classes[row]]
+        assert float((counts - 3000 / size).abs().max()) < 5 * (3000 / size) ** 0.5
+    anything = torch.stack([sampler.draw(ANYTHING, sampler.run) for _ in range(3000)])
+    assert len(anything.unique()) == 6
+    assert torch.equal(sampler.draw(TOGETHER, sampler.run), sampler.draw(TOGETHER, sampler.run))
+
+
+def test_classes_of_one_row_are_told() -> None:
+    model = model_of("gpt2")
+    nodes = {"output": Node(children=["a"]), "a": Node(sites=[at("z", 1)], feature="all")}
+    result = scrub(model, Hypothesis(nodes=nodes), TOKENS, METRIC, {"all": TOKENS, "unused": TOKENS[:, 0]})
+    assert list(result.classes) == ["all"]
+    assert result.classes["all"].tolist() == [1] * 12
+    assert "100% of the rows have a 'all' of their own" in result.note
+    nodes["a"] = Node(sites=[at("z", 1)], feature="parity")
+    fine = scrub(model, Hypothesis(nodes=nodes), TOKENS, METRIC, FEATURES)
+    assert fine.note == ""
+    assert sum(fine.classes["parity"].tolist()) == 12
+
+
+def test_it_is_data(tmp_path: Path) -> None:
+    """A hypothesis goes through JSON, and a result through a folder."""
+    model = HookedTransformer.from_pretrained("ioi-tiny", device="cpu")
+    read = Hypothesis.from_json(json.loads(json.dumps(DEEP.to_json())))
+    assert read.to_json() == DEEP.to_json()
+    tokens = random_tokens(6, 5, 100)
+    results = [
+        scrub(model, one, tokens, METRIC, {"first": tokens[:, 0] % 2, "parity": tokens[:, 1] % 2}, generator=seed)
+        for one, seed in ((DEEP, torch.Generator().manual_seed(1)), (read, torch.Generator().manual_seed(1)))
+    ]
+    assert torch.equal(results[0].values, results[1].values)
+    results[0].save(tmp_path / "scrubbed", model=model)
+    again = Result.load(tmp_path / "scrubbed").rerun(model)
+    assert torch.equal(again.values, results[0].values)
+
+
+# ------------------------------------------------------------------------------------------------------------ mistakes
+
+
+@pytest.mark.parametrize(
+    ("nodes", "message"),
+    [
+        ({"a": Node(sites=[head(0)])}, "no node 'output' to be the root; there are a"),
+        (
+            {"output": Node(children=["heads"]), "head": Node(sites=[head(0)])},
+            "child 'heads', which is no node. Did you mean head",
+        ),
+        ({"output": Node(children=["a"]), "a": Node()}, "node 'a' has no sites"),
+        ({"output": Node(sites=[head(0)])}, "the root 'output' is the model's output"),
+        ({"output": Node(), "a": Node(sites=[head(0)])}, "no path leads from the root 'output' to node 'a'"),
+        (
+            {
+                "output": Node(children=["a"]),
+                "a": Node(sites=[head(0)], children=["b"]),
+                "b": Node(sites=[head(0)], children=["a"]),
+            },
+            "has a cycle: a -> b -> a",
+        ),
+    ],
+)
+def test_ill_formed_hypotheses_are_refused(nodes: dict[str, Node], message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        Hypothesis(nodes=nodes)
+
+
+@pytest.mark.parametrize(
+    ("node", "features", "error", "message"),
+    [
+        (
+            dict(feature="parities"),
+            FEATURES,
+            BadInput,
+            "depends on 'parities', which is no feature.*Did you mean parity",
+        ),
+        (
+            dict(feature="x"),
+            {"x": TOKENS[:3]},
+            BadInput,
+            r"feature 'x' must be a tensor \[12\] or \[12, n\], got \[3, 5\]",
+        ),
+        (dict(feature="x"), {"x": lambda tokens: 3}, BadInput, "feature 'x' must be a tensor .*got int"),
+        (dict(), {EXACT: TOKENS[:, 0]}, BadInput, "'exact' says how rows are drawn"),
+        (dict(sites=[at("zz", 1)]), {}, UnknownHook, "zz"),
+        (dict(sites=[at("z", 1, pos=torch.arange(12) % 5)]), {}, BadInput, "each prompt's own"),
+        (dict(children=["late"]), {}, BadInput, "node 'late' comes after 'a' in the model"),
+    ],
+)
+def test_mistakes_are_told(node: dict[str, Any], features: Any, error: type[Exception], message: str) -> None:
+    model = model_of("gpt2")
+    nodes = {"output": Node(children=["a"]), "a": Node(**dict(sites=[at("z", 1)]) | node)}
+    if "children" in node:
+        nodes["late"] = Node(sites=[at("mlp_out", 1)])
+    with left_alone(model), unchecked_types(), pytest.raises(error, match=message):
+        scrub(model, Hypothesis(nodes=nodes), TOKENS, METRIC, features)
+
+
+def test_prompts_of_different_lengths_are_refused() -> None:
+    model = HookedTransformer(build().cfg, word_tokenizer("a", "b", "c"))
+    hypothesis = Hypothesis(nodes={"output": Node(children=["a"]), "a": Node(sites=[at("z", 1)])})
+    with pytest.raises(BadInput, match="prompts of equal length"):
+        scrub(model, hypothesis, ["a b", "c"], METRIC)
