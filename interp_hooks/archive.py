@@ -150,8 +150,8 @@ class Packing:
         for tag, kind in KINDS.items():
             if isinstance(value, kind.type):
                 return {tag: self.pack(kind.written(value))}
-        if hasattr(value, "to_json"):
-            return self.pack(value.to_json())
+        if (to_json := getattr(value, "to_json", None)) is not None:
+            return self.pack(to_json())
         if callable(value):
             return {"function": name_of(value)}
         raise BadInput(f"a {type(value).__name__} cannot be saved: {value!r:.80}; use numbers, text, lists or tensors")

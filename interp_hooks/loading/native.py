@@ -22,7 +22,7 @@ from interp_hooks.errors import BadInput, CheckpointError, ConfigError, WeightMi
 from interp_hooks.loading.folding import Processing, process
 from interp_hooks.loading.formats import TRANSFORMER_LENS, from_checkpoint, lens_name, with_gate_biases
 from interp_hooks.loading.load import LoadOptions
-from interp_hooks.loading.source import TOKENIZER_FILES
+from interp_hooks.loading.source import TOKENIZER_FILES, bundled
 from interp_hooks.model import HookedTransformer
 from interp_hooks.tensor_files import write_tensors
 from interp_hooks.tokens import PaddingSide
@@ -32,9 +32,13 @@ CONFIG, WEIGHTS = "hooked_transformer.json", "hooked_transformer.safetensors"
 
 
 def is_native(name: str) -> bool:
-    """Whether `name` is a folder that `save` wrote."""
-    folder = Path(name).expanduser()
+    """Whether `name` is a folder that `save` wrote, or the name of a bundled one."""
+    folder = _folder(name)
     return (folder / CONFIG).is_file() and not (folder / "config.json").exists()
+
+
+def _folder(name: str) -> Path:
+    return bundled().get(name, Path(name).expanduser())
 
 
 def save(model: HookedTransformer, folder: Path) -> None:
@@ -71,7 +75,7 @@ def load(
         CheckpointError: files that are missing, damaged or of a later format.
         BadInput: options that only conversion has.
     """
-    folder = Path(options.name).expanduser()
+    folder = _folder(options.name)
     for name in ("n_ctx", "first_n_layers", "revision", "ignore_config", "hf_kwargs"):
         if given := getattr(options, name):
             given = ", ".join(given) if name == "hf_kwargs" else f"{name}={given!r}"

@@ -109,9 +109,9 @@ class Source:
 
 
 def bundled() -> dict[str, Path]:
-    """The checkpoints that come with the package, by name."""
+    """The checkpoints that come with the package, by name: HuggingFace's and native ones."""
     root = Path(str(files("interp_hooks"))) / "pretrained"
-    return {config.parent.name: config.parent for config in sorted(root.glob("*/config.json"))}
+    return {folder.name: folder for folder in sorted(root.iterdir()) if folder.is_dir()}
 
 
 def locate(name: str) -> str:

@@ -310,8 +310,12 @@ def test_a_config_that_cannot_be_expressed() -> None:
 def test_names_of_bundled_models_come_from_the_package() -> None:
     from interp_hooks.loading.source import bundled
 
+    assert set(bundled()) == {"ioi-tiny", "induction-1l", "induction-2l"}
     for name, folder in bundled().items():
-        assert (folder / "config.json").exists(), name
+        model = HookedTransformer.from_pretrained(name, device="cpu")
+        assert model.cfg.model_name == name
+        assert (folder / "README.md").exists()
+        assert sum(file.stat().st_size for file in folder.iterdir()) < 2.2e6
 
 
 def test_vocabulary_is_not_rounded() -> None:

@@ -1,0 +1,164 @@
+"""Does a circuit C of the model M have everything that matters, and nothing that doesn't? F is the metric of a circuit.
+
+    completeness   F(C without K) - F(M without K): near 0 for every K if nothing that matters is missing
+    minimality     F(C without K and v) - F(C without K): far from 0 for some K if v is needed
+
+A circuit may be faithful and fail both: of two parts that do the same it has one, or both and one is idle. Wang et al.
+2022, arxiv.org/abs/2211.00593.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp_hooks.arguments import checked
+from interp_hooks.errors import BadInput
+from interp_hooks.experiments.faithfulness import Evaluator
+from interp_hooks.experiments.graph import Circuit
+from interp_hooks.experiments.masked_edges import Ablation
+from interp_hooks.interventions import Prompts, Source
+from interp_hooks.model import HookedTransformer
+from interp_hooks.readout import MetricLike
+from interp_hooks.results import Result
+
+
+@checked
+def random_subsets(circuit: Circuit, count: int, generator: torch.Generator | None = None) -> dict[str, Circuit]:
+    """`count` random sets of the circuit's edges, each edge in half of them: "random 0", ...
+
+    Raises:
+        BadInput: an empty circuit, or no count.
+    """
+    _refuse_empty(circuit, count=count)
+    listed, device = circuit.listed, generator.device if generator else None
+    drawn = torch.rand(count, len(listed), generator=generator, device=device) < 0.5
+    return {f"random {i}": circuit.only(listed[j] for j in row.nonzero()[:, 0].tolist()) for i, row in enumerate(drawn)}
+
+
+@checked
+def node_subsets(circuit: Circuit) -> dict[str, Circuit]:
+    """For each head and MLP of the circuit, by name, its edges that begin or end there.
+
+    Raises:
+        BadInput: an empty circuit.
+    """
+    _refuse_empty(circuit)
+    return {node: circuit.at_node(node) for node in circuit.nodes if node not in ("input", "logits")}
+
+
+def _refuse_empty(circuit: Circuit, count: int = 1) -> None:
+    if not len(circuit) or count < 1:
+        raise BadInput(f"expected a circuit with edges to choose from, and a count, got {len(circuit)} and {count}")
+
+
+@checked
+def completeness(
+    model: HookedTransformer,
+    circuit: Circuit,
+    clean: Prompts,
+    corrupt: Prompts | None,
+    metric: MetricLike,
+    *,
+    subsets: Mapping[str, Circuit] | None = None,
+    ablation: Ablation | Source = "corrupt",
+) -> Result:
+    """F(C without K) - F(M without K) for sets K of edges, by name: a result with the axis "removed".
+
+    Without `subsets`, K is nothing and each node of the circuit. A class of nodes is the union of theirs;
+    `random_subsets` and `greedy_subset` give others. Near 0 everywhere is good; a K with a large value shows that the
+    model has something in place of K that the circuit lacks.
+
+    Raises:
+        BadInput: an empty circuit, or a subset that has other edges; else as `circuit_metric`.
+    """
+    evaluator = Evaluator(model, clean, corrupt, metric, ablation)
+    subsets = _checked_subsets(circuit, {"nothing": circuit.only([]), **node_subsets(circuit)}, subsets)
+    return Result(
+        metric=evaluator.metric, axes={"removed": list(subsets)}, values=_gaps(evaluator, circuit, [*subsets.values()])
+    )
+
+
+def _gaps(evaluator: Evaluator, circuit: Circuit, subsets: Sequence[Circuit]) -> Float[Tensor, "subset prompt"]:
+    full = evaluator.graph.circuit()
+    pairs = [whole - removed for whole in (circuit, full) for removed in subsets]
+    of_circuit, of_model = evaluator.edges.of_circuits(pairs).split(len(subsets))
+    return of_circuit - of_model
+
+
+def _checked_subsets(
+    circuit: Circuit, default: Mapping[str, Circuit], subsets: Mapping[str, Circuit] | None
+) -> dict[str, Circuit]:
+    chosen = dict(default if subsets is None else subsets)
+    _refuse_empty(circuit, count=len(chosen))
+    if other := [name for name, subset in chosen.items() if not subset <= circuit]:
+        raise BadInput(f"the subset {other[0]!r} has edges that are not in the circuit")
+    return chosen
+
+
+@checked
+def greedy_subset(
+    model: HookedTransformer,
+    circuit: Circuit,
+    clean: Prompts,
+    corrupt: Prompts | None,
+    metric: MetricLike,
+    *,
+    parts: Mapping[str, Circuit] | None = None,
+    ablation: Ablation | Source = "corrupt",
+) -> dict[str, Circuit]:
+    """The set K for which the circuit is least complete, found greedily, by the names of its parts ("a0.h1 + m0").
+
+    To K is added, one after the other, the part with which |F(C without K) - F(M without K)|, of means over prompts, is
+    largest, as long as that grows. Parts are, by default, the circuit's nodes.
+
+    Raises:
+        BadInput: as `completeness`.
+    """
+    evaluator = Evaluator(model, clean, corrupt, metric, ablation)
+    left = _checked_subsets(circuit, node_subsets(circuit), parts)
+    removed, names = circuit.only([]), list[str]()
+    largest = float(_gaps(evaluator, circuit, [removed]).mean().abs())
+    while left:
+        gaps = _gaps(evaluator, circuit, [removed | part for part in left.values()]).mean(1).abs()
+        if float(gaps.max()) <= largest:
+            break
+        largest, name = float(gaps.max()), list(left)[int(gaps.argmax())]
+        removed, names = removed | left.pop(name), [*names, name]
+    return {" + ".join(names) or "nothing": removed}
+
+
+@checked
+def minimality(
+    model: HookedTransformer,
+    circuit: Circuit,
+    clean: Prompts,
+    corrupt: Prompts | None,
+    metric: MetricLike,
+    *,
+    parts: Mapping[str, Circuit] | None = None,
+    subsets: Mapping[str, Circuit] | None = None,
+    ablation: Ablation | Source = "corrupt",
+) -> Result:
+    """F(C without K and v) - F(C without K) for every part v of the circuit: a result with the axis "part".
+
+    Of the sets K in `subsets`, of which only edges outside v are removed at first, each part's is the one for which the
+    mean over prompts is largest by size. Parts are, by default, the circuit's nodes, and K nothing and each node. A
+    part with a value near 0 is idle.
+
+    Raises:
+        BadInput: as `completeness`.
+    """
+    evaluator = Evaluator(model, clean, corrupt, metric, ablation)
+    nodes = node_subsets(circuit)
+    parts = _checked_subsets(circuit, nodes, parts)
+    subsets = _checked_subsets(circuit, {"nothing": circuit.only([]), **nodes}, subsets)
+    found = []
+    for part in parts.values():
+        without = [circuit - (removed - part) for removed in subsets.values()]
+        before, after = evaluator.edges.of_circuits([*without, *(one - part for one in without)]).split(len(subsets))
+        found.append((after - before)[int((after - before).mean(1).abs().argmax())])
+    return Result(metric=evaluator.metric, axes={"part": list(parts)}, values=torch.stack(found))

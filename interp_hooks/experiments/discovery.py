@@ -1,0 +1,281 @@
+"""Finding circuits: how much does each edge of the graph matter?
+
+    eap               (written elsewhere - written here) * dm/d(reader's input)     all edges from one backward pass
+    eap_ig            the same with the gradient's mean on the way to the corrupt embeddings
+    mask_gradient     dm/d(mask of the edge) at 0, which is what eap computes, from masks themselves
+    node_attribution  the same for what heads and MLPs write, as a score of the edges between them
+    acdc              removes edges one by one, last ones first, as long as the metric stays
+
+A score is how much worse the metric gets, in its own units and as a mean over prompts, when the edge alone takes its
+corrupt value: positive for an edge that helps. "Worse" is lower, and higher for a metric with `lower_is_better`.
+
+EAP: Syed, Rager and Conmy 2023, arxiv.org/abs/2310.10348. EAP-IG: Hanna, Pezzelle and Belinkov 2024,
+arxiv.org/abs/2403.17806. ACDC: Conmy et al. 2023, arxiv.org/abs/2304.14997.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from tqdm import tqdm
+
+from interp_hooks.arguments import checked
+from interp_hooks.edges import scale_hook
+from interp_hooks.errors import BadInput
+from interp_hooks.experiments.gradients import Hooks, differentiable, finite
+from interp_hooks.experiments.graph import Circuit, EdgeName
+from interp_hooks.experiments.masked_edges import Ablation, MaskedEdges, ablated_runs, better
+from interp_hooks.experiments.sweep import on_model
+from interp_hooks.hook_points import HookPoint
+from interp_hooks.interventions import Prompts, Source
+from interp_hooks.model import HookedTransformer
+from interp_hooks.readout import MetricLike
+
+Rule = Literal["midpoint", "left"]
+AT_ONCE = 32  # removals that are tried together at most
+
+
+def _masked(
+    model: HookedTransformer,
+    clean: Prompts,
+    corrupt: Prompts | None,
+    metric: MetricLike,
+    ablation: Ablation | Source,
+) -> MaskedEdges:
+    run, source = ablated_runs(model, clean, corrupt, ablation)
+    return MaskedEdges(model, run, source, on_model(model, metric))
+
+
+# -------------------------------------------------------------------------------------------------------- by gradients
+
+
+@checked
+def eap(
+    model: HookedTransformer,
+    clean: Prompts,
+    corrupt: Prompts | None,
+    metric: MetricLike,
+    *,
+    ablation: Ablation | Source = "corrupt",
+) -> Circuit:
+    """Edge attribution patching: all edges, scored by a corrupt and a clean forward pass and one backward pass.
+
+    `ablation` says what an edge's corrupt value is: its writer's in the corrupt run, 0 ("zero"), its mean over the
+    corrupt prompts and their positions ("mean") or over the prompts alone ("position_mean"), or any source.
+
+    A metric that is at its best in the clean run, as the divergence from it, has no gradient there: use `eap_ig`.
+
+    Raises:
+        BadInput: prompts that do not correspond, or a model without such a graph (`ComputationGraph`).
+        MetricError: a metric that cannot be differentiated.
+    """
+    edges = _masked(model, clean, corrupt, metric, ablation)
+    return edges.graph.scored(_attributions(edges, metric, [1.0]))
+
+
+@checked
+def eap_ig(
+    model: HookedTransformer,
+    clean: Prompts,
+    corrupt: Prompts | None,
+    metric: MetricLike,
+    *,
+    steps: int = 5,
+    rule: Rule = "midpoint",
+    ablation: Ablation | Source = "corrupt",
+) -> Circuit:
+    """`eap` with the mean of the gradients at `steps` points between the corrupt embeddings and the clean ones.
+
+    With the midpoint rule the points lie at (k + 1/2) / steps of the way, with "left" at k / steps, which takes in the
+    corrupt end alone, as the published code does. The scores of all edges from "input" sum to the difference of the
+    metric between both ends, but for the error of the rule.
+
+    Raises:
+        BadInput, MetricError: as `eap`, and for fewer steps than 1 or an unknown rule.
+    """
+    offsets = {"midpoint": 0.5, "left": 0.0}
+    if rule not in offsets or steps < 1:
+        raise BadInput(f"expected at least 1 step and the rule 'midpoint' or 'left', got {steps} and {rule!r}")
+    fractions = [(step + offsets[rule]) / steps for step in range(steps)]
+    edges = _masked(model, clean, corrupt, metric, ablation)
+    return edges.graph.scored(_attributions(edges, metric, fractions))
+
+
+def _attributions(edges: MaskedEdges, metric: MetricLike, fractions: Sequence[float]) -> Float[Tensor, "writer reader"]:
+    """The change of what is written times the mean gradient at these fractions of the way to the clean embeddings."""
+    metric = on_model(edges.model, metric)
+    changes = None if list(fractions) == [1.0] else edges.changes
+    total = torch.zeros(edges.graph.exists.shape, dtype=torch.float64, device=edges.model.device)
+    for fraction in fractions:
+        found, changes = _at_fraction(edges, metric, fraction, changes)
+        total += found
+    return -better(metric) * finite(total, "the attribution of an edge") / len(fractions)
+
+
+def _at_fraction(
+    edges: MaskedEdges, metric: MetricLike, fraction: float, changes: Tensor | None
+) -> tuple[Float[Tensor, "writer reader"], Float[Tensor, "batch pos writer d_model"]]:
+    """The sum over positions, and mean over prompts, of change times gradient; the changes are found if not given."""
+    graph, written = edges.graph, dict[str, Tensor]()
+
+    def note(value: Tensor, hook: HookPoint) -> None:
+        written[hook.name] = value.detach()
+
+    hooks: Hooks = [(name, note) for name in edges.written]
+    if changes is not None:
+        hooks = [(graph.writer_parts[0].hook, _moved((1 - fraction) * changes[:, :, 0]))]
+    done = differentiable(edges.model, edges.run, metric, [part.hook for part in graph.reader_parts], hooks)
+    gradients = done.gradients()
+    with torch.no_grad():
+        changes = edges.changes_from(written) if changes is None else changes
+        scores = torch.zeros(graph.exists.shape, dtype=torch.float64, device=changes.device)
+        for part in graph.reader_parts:
+            gradient = gradients[part.hook].to(changes)
+            gradient = gradient if gradient.ndim == 4 else gradient[:, :, None]
+            scores[: part.seen, part.places] = (changes[:, :, : part.seen] @ gradient.mT).sum(
+                (0, 1), dtype=torch.float64
+            )
+    return scores / len(done.scores), changes
+
+
+def _moved(change: Tensor) -> Callable[..., Tensor]:
+    return lambda value, hook: value + change.to(value)
+
+
+@checked
+def mask_gradient(
+    model: HookedTransformer,
+    clean: Prompts,
+    corrupt: Prompts | None,
+    metric: MetricLike,
+    *,
+    ablation: Ablation | Source = "corrupt",
+) -> Circuit:
+    """All edges, scored by the gradient with respect to how much of each edge is corrupted, at none: equal to `eap`.
+
+    (As in Miller, Chughtai and Saunders 2024, arxiv.org/abs/2407.08734.)
+
+    Raises:
+        BadInput, MetricError: as `eap`.
+    """
+    edges = _masked(model, clean, corrupt, metric, ablation)
+    masks = torch.zeros(1, *edges.graph.exists.shape, dtype=model.dtype, device=model.device, requires_grad=True)
+    scores = edges.scores(masks)
+    with torch.enable_grad():
+        (gradient,) = torch.autograd.grad(scores.mean(), masks)
+    return edges.graph.scored(-better(metric) * finite(gradient[0], "the gradient of a mask"))
+
+
+@checked
+def node_attribution(
+    model: HookedTransformer,
+    clean: Prompts,
+    corrupt: Prompts | None,
+    metric: MetricLike,
+    *,
+    absolute: bool = True,
+    ablation: Ablation | Source = "corrupt",
+) -> Circuit:
+    """All edges, each with the lower score of its two ends, so that the top edges are those between the top nodes.
+
+    A node's score is the attribution of what it writes, the sum of `eap` over all edges that begin there; with
+    `absolute` its size. "input" and "logits" are in every circuit and count as the highest. Where heads share keys and
+    values, an edge into these has the score of the best of them.
+
+    Raises:
+        BadInput, MetricError: as `eap`.
+    """
+    edges = _masked(model, clean, corrupt, metric, ablation)
+    graph = edges.graph
+    nodes = _attributions(edges, metric, [1.0]).sum(1)
+    nodes = nodes.abs() if absolute else nodes
+    nodes[0] = nodes.max()
+    scores = {**dict(zip(graph.writers, nodes.tolist(), strict=True)), "logits": float(nodes.max())}
+    of_readers = nodes.new_tensor([max(scores[node] for node in graph.nodes_of(reader)) for reader in graph.readers])
+    return graph.scored(torch.minimum(nodes[:, None], of_readers))
+
+
+# ---------------------------------------------------------------------------------------------------------- by removal
+
+
+@checked
+def acdc(
+    model: HookedTransformer,
+    clean: Prompts,
+    corrupt: Prompts | None,
+    metric: MetricLike,
+    threshold: float,
+    *,
+    start: Circuit | None = None,
+    ablation: Ablation | Source = "corrupt",
+    progress: bool = False,
+) -> Circuit:
+    """Automatic circuit discovery: the edges whose removal makes the mean metric worse by `threshold` or more.
+
+    Readers are visited from the logits back, and of each the writers from the last to the first; an edge that may go
+    is removed for good. Scores are what the metric lost when the edge was tried. `start`, all edges by default, may be
+    what a quicker method found: `eap(...).top(500, absolute=True)`. An edge into a node that no longer leads anywhere
+    is removed untried.
+
+    With all edges to start from, a pass begins at the layer of the reader that is visited; edges are tried together as
+    if each were removed, and those after one that stays are tried again.
+
+    Raises:
+        BadInput: a threshold that is not above 0, an empty start, or one of another graph; else as `eap`.
+    """
+    edges = _masked(model, clean, corrupt, metric, ablation)
+    circuit = edges.graph.circuit() if start is None else start
+    if not threshold > 0:
+        raise BadInput(f"threshold must be above 0, got {threshold}: at 0 edges that do nothing would stay")
+    if not len(circuit):
+        raise BadInput("start has no edges, so there is nothing to remove")
+    sign, scores = better(metric), dict[EdgeName, float]()
+    current, kept = sign * float(edges.of_circuits([circuit]).double().mean()), circuit.kept
+    readers = edges.graph.readers
+    for reader in tqdm(range(len(readers))[::-1], disable=not progress, unit="reader"):
+        if readers[reader] != "logits" and not _leads_on(edges, kept, reader):
+            kept[:, reader] = False
+            continue
+        current, stayed = _thinned(edges, kept, reader, current, threshold, sign)
+        scores |= {(edges.graph.writers[writer], readers[reader]): loss for writer, loss in stayed.items()}
+    return Circuit(graph=edges.graph, edges=frozenset(scores), scores=scores)
+
+
+def _leads_on(edges: MaskedEdges, kept: Bool[Tensor, "writer reader"], reader: int) -> bool:
+    """Whether an edge begins at a node that a reader is an input of, or at a head that is normalized with that node."""
+    graph = edges.graph
+    nodes = [graph.writer_index[node] for node in graph.nodes_of(graph.readers[reader])]
+    (part,) = [part for part in graph.writer_parts if nodes[0] in part.rows]
+    return bool(kept[nodes if scale_hook(edges.model, part.hook) is None else part.rows].any())
+
+
+def _thinned(
+    edges: MaskedEdges, kept: Bool[Tensor, "writer reader"], reader: int, current: float, threshold: float, sign: int
+) -> tuple[float, dict[int, float]]:
+    """Remove a reader's edges from `kept` where that costs little; the metric then, and what those that stay are worth.
+
+    The metric is taken times `sign`, so that high is good.
+    """
+    waiting, together = kept[:, reader].nonzero()[:, 0].tolist()[::-1], 1
+    stayed: dict[int, float] = {}
+    while waiting:
+        tried = waiting[:together]
+        without = kept.repeat(len(tried), 1, 1)
+        for place, writer in enumerate(tried):
+            without[place:, writer, reader] = False
+        values = [current, *(sign * edges.of_kept(without).double().mean(1)).tolist()]
+        losses = [before - after for before, after in itertools.pairwise(values)]
+        removed = next((place for place, loss in enumerate(losses) if loss >= threshold), len(tried))
+        kept[tried[:removed], reader] = False
+        current = values[removed]
+        waiting = waiting[removed:]
+        together = min(2 * together, AT_ONCE)
+        if removed < len(tried):
+            stayed[waiting.pop(0)] = losses[removed]
+            together = 1
+    return current, stayed

@@ -1,0 +1,233 @@
+"""The graph against the order of a forward pass, circuits against sets, and what is refused."""
+
+import itertools
+import json
+import random
+
+import pytest
+import torch
+
+from interp_hooks import Circuit, ComputationGraph, HookPoint
+from interp_hooks.errors import BadInput
+from interp_hooks.experiments.graph import EdgeName, Layout
+from tests.experiments.by_hand import ALSO, KINDS, TOKENS, model_of
+from tests.tiny import unchecked_types
+
+WITHOUT = {"post-norm": "no sum", "latent": "latent attention"}
+HAS_GRAPH = [kind for kind in dict.fromkeys([*KINDS, *ALSO]) if kind not in WITHOUT]
+SMALL = ComputationGraph(Layout(n_layers=2, n_heads=2, n_key_value_heads=1))
+GPT2_SMALL = ComputationGraph(Layout(n_layers=12, n_heads=12, n_key_value_heads=12))
+
+
+def some(graph: ComputationGraph, seed: int, share: float = 0.5, scored: bool = False) -> Circuit:
+    """A random circuit."""
+    rng = random.Random(seed)
+    edges = frozenset(edge for edge in graph.edges if rng.random() < share)
+    return Circuit(graph=graph, edges=edges, scores={edge: rng.gauss(0, 1) for edge in edges} if scored else None)
+
+
+# --------------------------------------------------------------------------------------------------------- the graph
+
+
+@pytest.mark.parametrize("kind", HAS_GRAPH)
+def test_an_edge_leads_from_what_a_pass_comes_by_earlier(kind: str) -> None:
+    model, order = model_of(kind), list[str]()
+    graph = ComputationGraph(model)
+    parts = {part.hook: part for part in [*graph.writer_parts, *graph.reader_parts]}
+
+    def note(value: torch.Tensor, hook: HookPoint) -> None:
+        order.append(hook.name)
+        heads = value.shape[2] if "head" in hook.axes else 1
+        assert len(parts[hook.name].names) == heads
+
+    model.run_with_hooks(TOKENS, fwd_hooks=[(hook, note) for hook in parts])
+    assert sorted(order) == sorted(parts)
+    expected = {
+        (writer, reader)
+        for sender, receiver in itertools.product(graph.writer_parts, graph.reader_parts)
+        if order.index(sender.hook) < order.index(receiver.hook)
+        for writer, reader in itertools.product(sender.names, receiver.names)
+    }
+    assert set(graph.edges) == expected
+    assert len(graph) == len(graph.edges) == len(expected)
+
+
+def test_gpt2_small_has_the_published_numbers() -> None:
+    """157 writers and 32491 edges, as in the code of EAP."""
+    assert len(GPT2_SMALL.writers) == 157
+    assert len(GPT2_SMALL) == 32491
+
+
+def test_names() -> None:
+    assert SMALL.writers == ["input", "a0.h0", "a0.h1", "m0", "a1.h0", "a1.h1", "m1"]
+    first = ["a0.h0<q>", "a0.h1<q>", "a0.h0<k>", "a0.h0<v>", "m0"]
+    assert SMALL.readers == [*first, *(name.replace("0.", "1.").replace("m0", "m1") for name in first), "logits"]
+    assert SMALL.nodes_of("a1.h0<k>") == ["a1.h0", "a1.h1"]
+    assert SMALL.nodes_of("a1.h1<q>") == ["a1.h1"]
+    assert SMALL.nodes_of("m0") == ["m0"]
+    assert SMALL.edge("a0.h1->a1.h0<k>") == ("a0.h1", "a1.h0<k>")
+
+
+def test_parallel_layers_and_layers_without_mlp() -> None:
+    parallel = ComputationGraph(Layout(n_layers=1, n_heads=1, n_key_value_heads=1, parallel=True))
+    assert ("a0.h0", "m0") not in parallel.edges
+    alone = ComputationGraph(Layout(n_layers=1, n_heads=1, n_key_value_heads=1, attn_only=True))
+    assert alone.nodes == ["input", "a0.h0", "logits"]
+
+
+@pytest.mark.parametrize("kind", WITHOUT)
+def test_what_has_no_graph_is_refused(kind: str) -> None:
+    with pytest.raises(BadInput, match=WITHOUT[kind]):
+        ComputationGraph(model_of(kind))
+
+
+@pytest.mark.parametrize(
+    ("edge", "message"),
+    [
+        ("a0.h7->logits", "no writer 'a0.h7'. Did you mean"),
+        ("a0.h1->a1.h1<k>", "no reader 'a1.h1<k>'. Did you mean .*a1.h0<k>"),
+        ("a1.h0->m0", "m0 reads the stream before a1.h0 writes"),
+        ("a0.h0->a0.h1<q>", "reads the stream before"),
+        ("m0", "as 'a0.h1->m1', got 'm0'"),
+        (("input", "m0", "m1"), "an edge is"),
+        (3, "an edge is"),
+    ],
+)
+def test_an_edge_that_does_not_exist_is_refused(edge: object, message: str) -> None:
+    with pytest.raises(BadInput, match=message), unchecked_types():
+        SMALL.circuit([edge])  # pyright: ignore[reportArgumentType]
+
+
+# ---------------------------------------------------------------------------------------------------------- circuits
+
+
+def test_circuits_are_sets() -> None:
+    a, b = some(SMALL, 0), some(SMALL, 1)
+    for ours, expected in ((a | b, a.edges | b.edges), (a & b, a.edges & b.edges), (a - b, a.edges - b.edges)):
+        assert ours.edges == expected
+    assert a & b <= a <= a | b
+    assert not a <= b
+    assert a == Circuit(graph=SMALL, edges=a.edges, scores=dict.fromkeys(a.edges, 1.0))
+    assert len({a, b, some(SMALL, 0)}) == 2
+    assert "input->logits" in SMALL.circuit()
+    assert len(SMALL.circuit([])) == 0
+
+
+def test_scores_go_with_edges() -> None:
+    a, b = some(SMALL, 0, scored=True), some(SMALL, 1, scored=True)
+    assert a.scores is not None
+    assert b.scores is not None
+    assert (a | b).scores == {**b.scores, **a.scores}
+    assert (a - b).scores == {edge: a.scores[edge] for edge in a.edges - b.edges}
+    assert (a | some(SMALL, 1)).scores is None
+
+
+def test_the_matrix_of_a_circuit() -> None:
+    circuit = some(SMALL, 3)
+    kept = {(SMALL.writers[writer], SMALL.readers[reader]) for writer, reader in circuit.kept.nonzero().tolist()}
+    assert kept == circuit.edges
+    matrix = torch.randn(SMALL.exists.shape, generator=torch.Generator().manual_seed(0))
+    scored = SMALL.scored(matrix)
+    assert scored == SMALL.circuit()
+    assert scored.scores is not None
+    edge = ("m0", "a1.h0<v>")
+    assert scored.scores[edge] == float(matrix[SMALL.writers.index("m0"), SMALL.readers.index("a1.h0<v>")])
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_top(absolute: bool) -> None:
+    circuit = some(SMALL, 5, scored=True)
+    assert circuit.scores is not None
+    ranked = sorted(circuit.scores.values(), key=lambda score: abs(score) if absolute else score, reverse=True)
+    for n in (0, 1, 7, len(circuit)):
+        top = circuit.top(n, absolute=absolute)
+        assert top.scores is not None
+        assert sorted(top.scores.values()) == sorted(ranked[:n])
+
+
+def test_equal_scores_come_in_the_order_of_the_graph() -> None:
+    circuit = SMALL.scored(torch.zeros(SMALL.exists.shape))
+    assert circuit.top(3).listed == SMALL.edges[:3]
+
+
+def paths(graph: ComputationGraph, edges: frozenset[EdgeName], node: str = "input") -> list[list[EdgeName]]:
+    """All paths to the logits, by trying every edge."""
+    if node == "logits":
+        return [[]]
+    found = []
+    for writer, reader in edges:
+        if writer == node:
+            for after in graph.nodes_of(reader):
+                found += [[(writer, reader), *rest] for rest in paths(graph, edges, after)]
+    return found
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_pruning_keeps_what_is_on_a_path(seed: int) -> None:
+    circuit = some(SMALL, seed, share=0.3, scored=True)
+    on_a_path = set(itertools.chain.from_iterable(paths(SMALL, circuit.edges)))
+    assert circuit.pruned().edges == on_a_path
+    assert circuit.pruned().pruned() == circuit.pruned()
+
+
+def test_of_all_edges_none_is_pruned_and_of_a_dead_end_all() -> None:
+    assert SMALL.circuit().pruned() == SMALL.circuit()
+    assert len(SMALL.circuit(["input->a0.h0<v>", "a0.h0->m0", "a1.h0->logits"]).pruned()) == 0
+
+
+def test_nodes() -> None:
+    circuit = SMALL.circuit(["input->a0.h1<q>", "m0->a1.h0<k>"])
+    assert circuit.nodes == ["input", "a0.h1", "m0", "a1.h0", "a1.h1"]
+    assert circuit.at_node("a1.h1").edges == {("m0", "a1.h0<k>")}
+    between = SMALL.circuit_of_nodes(["m0"])
+    assert between.edges == {("input", "m0"), ("input", "logits"), ("m0", "logits")}
+    for ask in (lambda: SMALL.circuit_of_nodes(["m7"]), lambda: circuit.at_node("m7")):
+        with pytest.raises(BadInput, match=r"no node 'm7'\. Did you mean"):
+            ask()
+
+
+@pytest.mark.parametrize("scored", [False, True])
+def test_json_there_and_back(scored: bool) -> None:
+    circuit = some(SMALL, 8, scored=scored)
+    back = Circuit.from_json(circuit.to_json())
+    assert back == circuit
+    assert back.scores == circuit.scores
+    assert back.to_json() == circuit.to_json()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", json.dumps({"graph": {"layers": 2}, "edges": [], "scores": None})])
+def test_other_json_is_refused(text: str) -> None:
+    with pytest.raises(BadInput, match="as to_json writes it"):
+        Circuit.from_json(text)
+
+
+def test_json_with_an_edge_that_does_not_exist_is_refused() -> None:
+    document = json.loads(some(SMALL, 0).to_json())
+    document["edges"][0] = "m9->logits"
+    with pytest.raises(BadInput, match="no writer 'm9'"):
+        Circuit.from_json(json.dumps(document))
+
+
+def test_the_table_has_the_largest_scores_first() -> None:
+    circuit = some(SMALL, 2, scored=True)
+    table = circuit.table()
+    assert list(table.columns) == ["writer", "reader", "score"]
+    assert table["score"].abs().is_monotonic_decreasing
+    rows = zip(table["writer"], table["reader"], strict=True)
+    assert dict(zip(rows, table["score"], strict=True)) == circuit.scores
+    assert list(some(SMALL, 2).table().columns) == ["writer", "reader"]
+
+
+def test_bad_circuits_are_refused() -> None:
+    edges = frozenset({("input", "m0")})
+    with pytest.raises(BadInput, match="a score for each of 1 edges, got 0"):
+        Circuit(graph=SMALL, edges=edges, scores={})
+    with pytest.raises(BadInput, match="score of input->m0 is nan"):
+        Circuit(graph=SMALL, edges=edges, scores={("input", "m0"): float("nan")})
+    with pytest.raises(BadInput, match="different graphs"):
+        SMALL.circuit() & GPT2_SMALL.circuit([])
+    with pytest.raises(BadInput, match="no scores to rank"):
+        SMALL.circuit().top(1)
+    for n in (-1, len(SMALL) + 1):
+        with pytest.raises(BadInput, match=f"n must be 0 to {len(SMALL)}"):
+            SMALL.scored(torch.zeros(SMALL.exists.shape)).top(n)
