@@ -58,6 +58,7 @@ _HOMES = {
         "random_circuit",
         "roc_auc",
     ],
+    "interp_hooks.experiments.scrubbing": ["Hypothesis", "Node", "scrub"],
     "interp_hooks.experiments.completeness": [
         "completeness",
         "greedy_subset",
