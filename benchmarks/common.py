@@ -1,5 +1,6 @@
-"""What the benchmarks share: random checkpoints, and timing by turns."""
+"""What the benchmarks share: random checkpoints, timing by turns, and peak memory."""
 
+import ctypes
 import statistics
 import time
 from collections.abc import Callable
@@ -58,3 +59,21 @@ def by_turns(candidates: dict[str, Callable[[], object]], rounds: int) -> dict[s
 def ratio(seconds: dict[str, list[float]], a: str, b: str) -> float:
     """The median over rounds of a's time divided by b's in the same round."""
     return statistics.median(x / y for x, y in zip(seconds[a], seconds[b], strict=True))
+
+
+def megabytes(work: Callable[[], object], device: str) -> float:
+    """The most memory that it needs at a time, beyond what is in use already."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        work()
+        return (torch.cuda.max_memory_allocated() - before) / 1e6
+    ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back to the system
+    Path("/proc/self/clear_refs").write_text("5")  # the highest mark falls back to what is in use
+
+    def resident(field: str) -> float:
+        return int(Path("/proc/self/status").read_text().split(field)[1].split()[0]) * 1.024e-3
+
+    before = resident("VmRSS:")
+    work()
+    return resident("VmHWM:") - before

@@ -9,12 +9,10 @@ measured on a model of a few thousand parameters, where arithmetic costs next to
 """
 
 import argparse
-import ctypes
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
-from common import by_turns, checkpoint, ratio
+from common import by_turns, checkpoint, megabytes, ratio
 
 from interp_hooks import (
     HookedTransformer,
@@ -32,24 +30,6 @@ GROWTH = {  # what grows: (prompts, positions in a prompt, positions that are pa
     "length": [(1, 16, 4), (1, 64, 4), (1, 128, 4), (1, 256, 4), (1, 512, 4)],
     "batch": [(1, 32, 4), (4, 32, 4), (16, 32, 4), (64, 32, 4)],
 }
-
-
-def megabytes(work: Callable[[], object], device: str) -> float:
-    """The most memory that it needs at a time, beyond what is in use already."""
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        work()
-        return (torch.cuda.max_memory_allocated() - before) / 1e6
-    ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back to the system
-    Path("/proc/self/clear_refs").write_text("5")  # the highest mark falls back to what is in use
-
-    def resident(field: str) -> float:
-        return int(Path("/proc/self/status").read_text().split(field)[1].split()[0]) * 1.024e-3
-
-    before = resident("VmRSS:")
-    work()
-    return resident("VmHWM:") - before
 
 
 def pairs(model: HookedTransformer, prompts: int, positions: int) -> tuple[torch.Tensor, torch.Tensor, LogitDiff]:
