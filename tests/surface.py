@@ -745,8 +745,8 @@ ANALYSIS = [
     ),
     Row(
         "transformer_lens.evals.mmlu_eval",
-        "tests/test_surface_values.py::test_what_has_no_counterpart_says_so",
-        "use an evaluation harness",
+        "tests/analysis/test_mmlu.py::test_questions_are_asked_one_by_one",
+        "a prompt has a BOS where the model's prompts do",
     ),
 ]
 

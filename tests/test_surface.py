@@ -15,7 +15,6 @@ NOT_HERE = {
     "transformer_lens.HookedEncoder",
     "transformer_lens.HookedEncoderDecoder",
     "transformer_lens.components.LayerNorm",
-    "transformer_lens.evals.mmlu_eval",
 }
 
 

@@ -352,7 +352,6 @@ def test_loss_and_accuracy_by_hand() -> None:
         ("HookedEncoder", "from_pretrained loads encoders too"),
         ("HookedEncoderDecoder", "encoder-decoder models are not converted"),
         ("components.LayerNorm", "interp_hooks.components.norm.Norm"),
-        ("evals.mmlu_eval", "use an evaluation harness"),
     ],
 )
 def test_what_has_no_counterpart_says_so(name: str, said: str) -> None:

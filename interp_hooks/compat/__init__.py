@@ -82,6 +82,7 @@ MODULES: dict[str, Mapping[str, str] | str] = {
     "evals": {
         **_of("analysis.corpora", *(f"make_{name}_data_loader" for name in ("wiki", "owt", "pile", "code"))),
         **_of("analysis.evals", "evaluate", "evaluate_on_dataset", "induction_loss", "sanity_check"),
+        **_of("analysis.mmlu", "mmlu_eval"),
         **_of("experiments.ioi_dataset", "IOIDataset", "ioi_eval"),
     },
     "head_detector": _of(

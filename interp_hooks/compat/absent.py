@@ -85,7 +85,6 @@ ABSENT = {
     "lit": "there is no integration of LIT",
     "logits_to_df": "use test_prompt, or logits.topk(k) with model.to_str_tokens",
     "make_model_alias_map": "get_official_model_name resolves one name",
-    "mmlu_eval": "use an evaluation harness; model(tokens, logits_pos=-1) gives what it needs",
     "override_or_use_default_value": "use `default if override is None else override`",
     "print_gpu_mem": "use torch.cuda.memory_allocated()",
     "remove_batch_dim": "use x.squeeze(0)",
