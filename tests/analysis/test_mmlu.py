@@ -35,19 +35,13 @@ def by_hand(model: HookedTransformer, asked: Any) -> bool:
     lines += [f"{letter}. {choice}" for letter, choice in zip("ABCD", asked["choices"], strict=False)]
     with torch.no_grad():
         logits = model("\n".join([*lines, "Answer:"]))[0, -1]
-    vocabulary = model.tokenizer.get_vocab()
-    letters = [
-        vocabulary.get(f"\u0120{letter}", vocabulary[letter]) for letter in "ABCD"
-    ]  # with a space, if there is one
+    letters = [model.tokenizer.get_vocab()[f"\u0120{letter}"] for letter in "ABCD"]  # with a space in front
     scores = [logits[one].item() for one in letters[: len(asked["choices"])]]
     return scores.index(max(scores)) == asked["answer"]
 
 
 def test_questions_are_asked_one_by_one(model: HookedTransformer) -> None:
     right = [by_hand(model, asked) for asked in QUESTIONS]
-    spaced = [f"\u0120{letter}" in model.tokenizer.get_vocab() for letter in "ABCD"]
-    assert any(spaced)
-    assert not all(spaced)
     found = mmlu_eval(model, questions=QUESTIONS)
     assert found["num_correct"] == sum(right)
     assert found["num_total"] == 5
