@@ -304,6 +304,8 @@ class HookedTransformerConfig:
         values = _with_tuples(values)  # a list may be what a file made of a tuple
         if isinstance(experts := values.get("experts"), Mapping):
             values["experts"] = ExpertsConfig(**_with_tuples(experts))
+        if missing := [name for name in ("n_layers", "d_model", "n_ctx") if name not in values]:
+            raise ConfigError(f"a config needs n_layers, d_model and n_ctx; got none for {', '.join(missing)}")
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:

@@ -273,3 +273,11 @@ def test_fields_mean_what_they_say() -> None:
 
 def test_help_shows_the_fields() -> None:
     assert [*inspect.signature(HookedTransformerConfig).parameters][:3] == ["n_layers", "d_model", "n_ctx"]
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"), [({}, "n_layers, d_model, n_ctx"), (dict(n_layers=2, n_ctx=4), "d_model")]
+)
+def test_sizes_that_are_missing_are_named(given: dict[str, Any], missing: str) -> None:
+    with pytest.raises(ConfigError, match=f"got none for {missing}$"):
+        HookedTransformer(given)
