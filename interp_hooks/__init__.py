@@ -66,7 +66,7 @@ _HOMES = {
         "node_subsets",
         "random_subsets",
     ],
-    "interp_hooks.experiments.tasks": ["PromptPairs", "ioi_pairs"],
+    "interp_hooks.experiments.tasks.ioi_text": ["PromptPairs", "ioi_pairs"],
     "interp_hooks.experiments.ioi_dataset": ["IOIDataset", "ioi_eval"],
     "interp_hooks.known.compiler": ["compile_program"],
     "interp_hooks.known.system": ["KnownModel"],

@@ -21,7 +21,7 @@ from interp_hooks import __version__
 from interp_hooks.analysis.residual import direct_logit_attribution
 from interp_hooks.experiments.metrics import LogitDiff
 from interp_hooks.experiments.patching import patch
-from interp_hooks.experiments.tasks import PromptPairs, ioi_pairs
+from interp_hooks.experiments.tasks.ioi_text import PromptPairs, ioi_pairs
 from interp_hooks.model import HookedTransformer
 from interp_hooks.results import Result
 from interp_hooks.viz.attention import attention_pattern

@@ -36,7 +36,7 @@ LAYERS = """
     interpreter results
     experiment viz
     experiments analysis
-    patching tasks known
+    patching known
     demo
     cli
 """

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from interp_hooks.errors import BadInput, TokenError
-from interp_hooks.experiments.tasks import IOI_TEMPLATES, NAMES, OBJECTS, PLACES
+from interp_hooks.experiments.tasks.ioi_text import IOI_TEMPLATES, NAMES, OBJECTS, PLACES
 from interp_hooks.model import HookedTransformer
 
 _SLOT = re.compile(r"\[(\w+)\]")

@@ -11,7 +11,7 @@ from tokenizers import processors
 from interp_hooks import HookedTransformer
 from interp_hooks.errors import BadInput, TokenError
 from interp_hooks.experiments.ioi_dataset import IOIDataset, ioi_eval
-from interp_hooks.experiments.tasks import IOI_TEMPLATES, NAMES, OBJECTS, PLACES
+from interp_hooks.experiments.tasks.ioi_text import IOI_TEMPLATES, NAMES, OBJECTS, PLACES
 from tests.experiments.by_hand import word_tokenizer
 from tests.tiny import build, redraw
 

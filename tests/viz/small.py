@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from interp_hooks import Result
-from interp_hooks.experiments.tasks import ioi_prompts
+from interp_hooks.experiments.tasks.ioi_text import ioi_prompts
 from tests.tiny import redraw
 
 HOSTILE = (

@@ -1,11 +1,12 @@
 """Tasks: pairs of prompts that differ where it matters, with the answers that tell whether a model can do it.
 
-`templates.py` has tasks in words, for any tokenizer; `symbols.py` has tasks in tokens, for models without one.
+`templates.py` has tasks in words, for any tokenizer, `symbols.py` tasks in tokens, for models without one;
+`ioi_text.py` has the sentences that `ioi-tiny` was trained on.
 """
 
-from interp_hooks.tasks.symbols import brackets, induction, key_value_recall, modular_addition
-from interp_hooks.tasks.task import ProbDiff, Task
-from interp_hooks.tasks.templates import (
+from interp_hooks.experiments.tasks.symbols import brackets, induction, key_value_recall, modular_addition
+from interp_hooks.experiments.tasks.task import ProbDiff, Task
+from interp_hooks.experiments.tasks.templates import (
     acronyms,
     agreement,
     capitals,

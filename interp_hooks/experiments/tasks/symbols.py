@@ -14,7 +14,7 @@ from torch import Tensor
 
 from interp_hooks.errors import BadInput
 from interp_hooks.experiments.metrics import LogitDiff
-from interp_hooks.tasks.task import LogitMargin, Task
+from interp_hooks.experiments.tasks.task import LogitMargin, Task
 
 START, PAD, END, OPEN, CLOSE = range(5)
 UNBALANCED, BALANCED = range(2)

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from interp_hooks import tasks
 from interp_hooks.errors import BadInput
-from interp_hooks.tasks import symbols
+from interp_hooks.experiments import tasks
+from interp_hooks.experiments.tasks import symbols
 
 
 def rows(task: tasks.Task) -> Any:
