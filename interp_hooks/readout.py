@@ -140,6 +140,11 @@ def reading(model: HookedTransformer, metric: MetricLike) -> tuple[Readout, Call
     return metric.readout, metric.score
 
 
+def better(metric: MetricLike) -> int:
+    """1 if a high metric is good, -1 if a low one is; of plain functions the high one."""
+    return -1 if isinstance(metric, Metric) and metric.lower_is_better else 1
+
+
 def metric_name(metric: MetricLike) -> str:
     """What a metric is called in results."""
     return metric.name if isinstance(metric, Metric) else getattr(metric, "__name__", "metric")

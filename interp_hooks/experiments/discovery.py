@@ -29,12 +29,12 @@ from interp_hooks.edges import scale_hook
 from interp_hooks.errors import BadInput
 from interp_hooks.experiments.gradients import Hooks, differentiable, finite
 from interp_hooks.experiments.graph import Circuit, EdgeName
-from interp_hooks.experiments.masked_edges import Ablation, MaskedEdges, ablated_runs, better
+from interp_hooks.experiments.masked_edges import Ablation, MaskedEdges, ablated_runs
 from interp_hooks.experiments.sweep import on_model
 from interp_hooks.hook_points import HookPoint
 from interp_hooks.interventions import Prompts, Source
 from interp_hooks.model import HookedTransformer
-from interp_hooks.readout import MetricLike
+from interp_hooks.readout import MetricLike, better
 
 Rule = Literal["midpoint", "left"]
 AT_ONCE = 32  # removals that are tried together at most

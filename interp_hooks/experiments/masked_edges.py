@@ -25,7 +25,7 @@ from interp_hooks.hook_points import HookPoint
 from interp_hooks.interpreter import free_memory
 from interp_hooks.interventions import Intervention, Mean, Prompts, Recording, Recordings, Run, Source, as_run
 from interp_hooks.model import HookedTransformer
-from interp_hooks.readout import Metric, MetricLike, checked_score, reading
+from interp_hooks.readout import MetricLike, checked_score, reading
 from interp_hooks.recording import record
 from interp_hooks.sites import at
 
@@ -51,11 +51,6 @@ def ablated_runs(
     if ablation == "corrupt":
         return paired_runs(model, clean, corrupt, ("clean", "corrupt"))
     return as_run(model, clean), Mean(as_run(model, corrupt), per_position=ablation == "position_mean")
-
-
-def better(metric: MetricLike) -> int:
-    """1 if a high metric is good, -1 if a low one is; of plain functions the high one."""
-    return -1 if isinstance(metric, Metric) and metric.lower_is_better else 1
 
 
 class MaskedEdges:

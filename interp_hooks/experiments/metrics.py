@@ -1,6 +1,8 @@
 """Metrics as values: what they read, and the number they make of it for each prompt.
 
     LogitDiff   logit[answer] - logit[wrong]          two tokens at one position
+    LogitMargin logit[answer] - the largest of wrong  some tokens at one position
+    ProbDiff    summed p of some tokens - of others   all tokens at one position
     LogProb     log p(answer), in nats                all tokens at one position
     Prob        p(answer)                             all tokens at one position
     Rank        how many tokens are likelier          all tokens at one position
@@ -87,6 +89,44 @@ class LogitDiff(Metric):
 
     def score(self, logits: Float[Tensor, "batch 2"]) -> Float[Tensor, " batch"]:
         return logits[:, 0] - logits[:, 1]
+
+
+@dataclass(frozen=True, eq=False)
+class LogitMargin(Metric):
+    """logit[answer] - the largest logit[wrong] at one position; `wrong` is [batch, n]."""
+
+    answer: Int[Tensor, " batch"]
+    wrong: Int[Tensor, "batch n"]
+    pos: int | Tensor = -1
+    name = "logit_margin"
+
+    @property
+    def readout(self) -> Readout:
+        return Readout(pos=self.pos, tokens=torch.cat((self.answer[:, None], self.wrong), dim=1))
+
+    def score(self, logits: Float[Tensor, "batch answers"]) -> Float[Tensor, " batch"]:
+        return logits[:, 0] - logits[:, 1:].amax(1)
+
+
+@dataclass(frozen=True, eq=False)
+class ProbDiff(Metric):
+    """The summed probabilities of some tokens minus those of others, at one position.
+
+    `signs` [batch, n] is 1, -1 or 0 for each of `tokens` [n].
+    """
+
+    tokens: Int[Tensor, " n"]
+    signs: Float[Tensor, "batch n"]
+    pos: int | Tensor = -1
+    name = "prob_diff"
+
+    @property
+    def readout(self) -> Readout:
+        return Readout(pos=self.pos)
+
+    def score(self, logits: Float[Tensor, "batch d_vocab"]) -> Float[Tensor, " batch"]:
+        probs = logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+        return (probs[:, self.tokens.to(probs.device)] * self.signs.to(probs)).sum(1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,7 +34,7 @@ from interp_hooks.experiments.sweep import labels_of
 from interp_hooks.hooks import HookPoint
 from interp_hooks.interventions import Prompts, Recording, Run
 from interp_hooks.model import HookedTransformer
-from interp_hooks.readout import Metric, MetricLike, Readout, reading
+from interp_hooks.readout import MetricLike, Readout, better, reading
 from interp_hooks.recording import record
 from interp_hooks.results import Result
 from interp_hooks.sites import Site, at
@@ -153,8 +153,8 @@ class _Loss:
 
 def _loss(model: HookedTransformer, metric: MetricLike, minimize: bool | None) -> _Loss:
     readout, score = reading(model, metric)
-    lower = isinstance(metric, Metric) and metric.lower_is_better
-    return _Loss(readout=readout, score=score, sign=1 if (lower if minimize is None else minimize) else -1)
+    minimize = better(metric) < 0 if minimize is None else minimize
+    return _Loss(readout=readout, score=score, sign=1 if minimize else -1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -183,9 +183,7 @@ def scrub(
     sampler = _Sampler(run, known, generator)
     whole = [sampler.scrubbed(hypothesis)]
     alone = [sampler.scrubbed(hypothesis.only(name), exact=set(hypothesis.nodes) - {name}) for name in names]
-    found = scrubbed_runs(
-        model, [*whole, *alone], ["all", *names], run, sampler.draw(ANYTHING, run), metric, max_memory
-    )
+    found = scrubbed_runs(model, [*whole, *alone], ["all", *names], run, sampler.draw(ANYTHING), metric, max_memory)
     used = {node.feature for node in hypothesis.nodes.values()} & set(known)
     return replace(found, classes={name: torch.bincount(known[name]) for name in sorted(used)})
 
@@ -227,19 +225,19 @@ class _Sampler:
 
     def _run(self, hypothesis: Hypothesis, name: str, rows: Tensor, exact: set[str]) -> Run:
         node = hypothesis.nodes[name]
-        other = self.draw(EXACT if name in exact else ANYTHING, self.run, rows)
+        other = self.draw(EXACT if name in exact else ANYTHING, rows)
         made = [Intervention(site, Resample(self.run, other)) for site in node.excluding]
         for child in node.children:
             below = hypothesis.nodes[child]
-            drawn = self.draw(below.feature, self.run, rows)
+            drawn = self.draw(below.feature, rows)
             source = self._run(hypothesis, child, drawn, exact) if below.children else Resample(self.run, drawn)
             for site in below.sites:
                 made += [Intervention(site, source, along=below.along, into=into) for into in below.into or (None,)]
         return Run(self.run.tokens[other.to(self.run.tokens.device)], made)
 
-    def draw(self, feature: str, run: Run, rows: Tensor | None = None) -> Int[Tensor, " prompt"]:
+    def draw(self, feature: str, rows: Tensor | None = None) -> Int[Tensor, " prompt"]:
         """For each of some rows (default: all) one that agrees with it in a feature."""
-        n = len(run.tokens)
+        n = len(self.run.tokens)
         rows = torch.arange(n) if rows is None else rows
         if feature == EXACT:
             return rows

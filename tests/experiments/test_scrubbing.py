@@ -147,10 +147,10 @@ def all_of(model: HookedTransformer, tokens: Tensor, hooks: Sequence[Any]) -> di
 def tree_of(sampler: _Sampler, hypothesis: Hypothesis, name: str, rows: Tensor, exact: bool = False) -> Any:
     """Which rows each node is read on, drawn in the order in which the definition names them."""
     node = hypothesis.nodes[name]
-    other = sampler.draw(EXACT if exact else ANYTHING, sampler.run, rows)
+    other = sampler.draw(EXACT if exact else ANYTHING, rows)
     below = []
     for child in node.children:
-        drawn = sampler.draw(hypothesis.nodes[child].feature, sampler.run, rows)
+        drawn = sampler.draw(hypothesis.nodes[child].feature, rows)
         inner = hypothesis.nodes[child].children
         below.append((child, (drawn, tree_of(sampler, hypothesis, child, drawn, exact) if inner else None)))
     return other, below
@@ -238,14 +238,14 @@ def test_into_is_seen_by_that_reader_alone() -> None:
 def test_rows_are_drawn_within_their_class_and_evenly() -> None:
     classes = torch.tensor([0, 1, 0, 2, 0, 1])
     sampler = _Sampler(Run(random_tokens(6, 3, 5)), {"kind": classes}, torch.Generator().manual_seed(0))
-    drawn = torch.stack([sampler.draw("kind", sampler.run) for _ in range(3000)])
+    drawn = torch.stack([sampler.draw("kind") for _ in range(3000)])
     assert torch.equal(classes[drawn], classes.expand(3000, -1))
     for row, size in enumerate([3, 2, 3, 1, 3, 2]):
         counts = torch.bincount(drawn[:, row], minlength=6)[classes == classes[row]]
         assert float((counts - 3000 / size).abs().max()) < 5 * (3000 / size) ** 0.5
-    anything = torch.stack([sampler.draw(ANYTHING, sampler.run) for _ in range(3000)])
+    anything = torch.stack([sampler.draw(ANYTHING) for _ in range(3000)])
     assert len(anything.unique()) == 6
-    assert torch.equal(sampler.draw(TOGETHER, sampler.run), sampler.draw(TOGETHER, sampler.run))
+    assert torch.equal(sampler.draw(TOGETHER), sampler.draw(TOGETHER))
 
 
 def test_classes_of_one_row_are_told() -> None:

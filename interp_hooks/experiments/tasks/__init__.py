@@ -5,7 +5,7 @@
 """
 
 from interp_hooks.experiments.tasks.symbols import brackets, induction, key_value_recall, modular_addition
-from interp_hooks.experiments.tasks.task import ProbDiff, Task
+from interp_hooks.experiments.tasks.task import Task
 from interp_hooks.experiments.tasks.templates import (
     acronyms,
     agreement,
@@ -17,7 +17,6 @@ from interp_hooks.experiments.tasks.templates import (
 )
 
 __all__ = [
-    "ProbDiff",
     "Task",
     "acronyms",
     "agreement",

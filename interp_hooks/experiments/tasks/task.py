@@ -13,56 +13,18 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from interp_hooks.errors import BadInput, TokenError
-from interp_hooks.experiments.metrics import LogitDiff
+from interp_hooks.experiments.metrics import LogitDiff, LogitMargin
 from interp_hooks.interpreter import evaluate
 from interp_hooks.interventions import Prompts, as_run
 from interp_hooks.model import HookedTransformer
-from interp_hooks.readout import Metric, Readout
+from interp_hooks.readout import Metric
 from interp_hooks.results import Result
 
 TRIES = 50  # drawn prompts for each one that is asked for, before giving up
-
-
-@dataclass(frozen=True, eq=False)
-class LogitMargin(Metric):
-    """logit[answer] - the largest logit[wrong] at one position; `wrong` is [batch, n]."""
-
-    answer: Int[Tensor, " batch"]
-    wrong: Int[Tensor, "batch n"]
-    pos: int | Tensor = -1
-    name = "logit_margin"
-
-    @property
-    def readout(self) -> Readout:
-        return Readout(pos=self.pos, tokens=torch.cat((self.answer[:, None], self.wrong), dim=1))
-
-    def score(self, logits: Float[Tensor, "batch answers"]) -> Float[Tensor, " batch"]:
-        return logits[:, 0] - logits[:, 1:].amax(1)
-
-
-@dataclass(frozen=True, eq=False)
-class ProbDiff(Metric):
-    """The summed probabilities of some tokens minus those of others, at one position.
-
-    `signs` [batch, n] is 1, -1 or 0 for each of `tokens` [n].
-    """
-
-    tokens: Int[Tensor, " n"]
-    signs: Float[Tensor, "batch n"]
-    pos: int | Tensor = -1
-    name = "prob_diff"
-
-    @property
-    def readout(self) -> Readout:
-        return Readout(pos=self.pos)
-
-    def score(self, logits: Float[Tensor, "batch d_vocab"]) -> Float[Tensor, " batch"]:
-        probs = logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
-        return (probs[:, self.tokens.to(probs.device)] * self.signs.to(probs)).sum(1)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

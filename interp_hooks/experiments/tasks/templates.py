@@ -20,8 +20,9 @@ from typing import Literal
 import torch
 
 from interp_hooks.errors import BadInput, TokenError
+from interp_hooks.experiments.metrics import ProbDiff
 from interp_hooks.experiments.tasks.ioi_text import IOI_TEMPLATES, NAMES, OBJECTS, PLACES
-from interp_hooks.experiments.tasks.task import Candidate, Piece, ProbDiff, Task, task_in_words
+from interp_hooks.experiments.tasks.task import Candidate, Piece, Task, task_in_words
 from interp_hooks.model import HookedTransformer
 
 # ------------------------------------------------------------------------------------- indirect object identification

@@ -11,8 +11,8 @@ from transformers import PreTrainedTokenizerBase
 from interp_hooks import HookedTransformer, HookedTransformerConfig, Run, evaluate
 from interp_hooks.errors import BadInput, TokenError
 from interp_hooks.experiments import tasks
+from interp_hooks.experiments.metrics import LogitMargin
 from interp_hooks.experiments.tasks.ioi_text import NAMES
-from interp_hooks.experiments.tasks.task import LogitMargin
 from interp_hooks.experiments.tasks.templates import CAPITALS, WOMEN, IOICorruption
 from tests.experiments.by_hand import word_tokenizer
 from tests.tiny import assert_close, build, unchecked_types
