@@ -28,6 +28,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
     from typing_extensions import Self
 
+NO_PROCESSING: dict[str, Any] = dict.fromkeys(
+    (
+        *("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases"),
+        "refactor_factored_attn_matrices",
+    ),
+    False,
+)
+
 
 class Checkpoints:
     """Loading and saving."""

@@ -86,9 +86,9 @@ class HookedTransformerConfig:
 
     Beginning. `init_mode` and `initializer_range` are those of `interp_hooks.initialization`; without `init_weights`
     weights hold whatever was in memory. `d_vocab` may be left to the tokenizer that the model is given, or that
-    `tokenizer_name` names. `use_hook_tokens` adds a hook point on token ids; the other `use_` flags of hooks say what a
-    caching run without a filter collects. `device=None` is the GPU if there is one. Where a number has a default that
-    depends on others, -1 and None mean unset, as 0 does.
+    `tokenizer_name` names; `tokenizer_prepends_bos` is found out from it. `use_hook_tokens` adds a hook point on token
+    ids; the other `use_` flags of hooks say what a caching run without a filter collects. `device=None` is the GPU if
+    there is one. Where a number has a default that depends on others, -1 and None mean unset, as 0 does.
 
     Fields that TransformerLens has and that are called otherwise here (`use_local_attn`, `post_embedding_ln`, ...) are
     taken too, and become these; `interp_hooks.compat.config_fields` is the table.
@@ -163,6 +163,7 @@ class HookedTransformerConfig:
     use_hook_mlp_in: bool = False
     use_hook_tokens: bool = False
     tokenizer_name: str | None = None
+    tokenizer_prepends_bos: bool | None = None
     model_name: str = "custom"
     original_architecture: str | None = None
     dtype: torch.dtype | str = torch.float32

@@ -34,7 +34,7 @@ from interp_hooks.initialization import initialize
 from interp_hooks.inputs import Inputs, Prompt
 from interp_hooks.losses import lm_cross_entropy_loss
 from interp_hooks.switches import Switches
-from interp_hooks.tokens import PaddingSide, TextInterface, TextMethods
+from interp_hooks.tokens import PaddingSide, TextMethods
 from interp_hooks.weights import StackedWeights
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class HookedTransformer(Checkpoints, HookedRootModule, StackedWeights, Inputs, T
                 raise ConfigError("expected d_vocab, or a tokenizer (or tokenizer_name) to take it from; got neither")
             cfg = cfg.replace(d_vocab=max(tokenizer.get_vocab().values()) + 1)
         self.cfg = cfg
-        self.text = TextInterface(tokenizer, cfg.n_ctx, cfg.default_prepend_bos, default_padding_side, cfg.mlm_head)
+        self._read_text_with(tokenizer, default_padding_side)
         if self.cfg.use_hook_tokens:
             self.hook_tokens = HookPoint("batch pos")
         self.embed = Embed(self.cfg)

@@ -56,9 +56,16 @@ class TextMethods:
 
         if not isinstance(tokenizer, PreTrainedTokenizerBase):
             raise BadInput(f"expected a tokenizer of transformers (AutoTokenizer), got {type(tokenizer).__name__}")
+        self._read_text_with(tokenizer, default_padding_side)
+
+    def _read_text_with(
+        self, tokenizer: PreTrainedTokenizerBase | None, default_padding_side: PaddingSide | None
+    ) -> None:
         self.text = TextInterface(
             tokenizer, self.cfg.n_ctx, self.cfg.default_prepend_bos, default_padding_side, self.cfg.mlm_head
         )
+        if tokenizer is not None:
+            self.cfg = self.cfg.replace(tokenizer_prepends_bos=self.text.tokenizer_prepends_bos)
 
     @property
     def tokenizer_prepends_bos(self) -> bool:

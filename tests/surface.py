@@ -151,7 +151,7 @@ LOADING = [
     Row(
         "cfg.tokenizer_prepends_bos",
         "tests/test_tokens.py::test_whether_the_tokenizer_itself_adds_a_bos_is_told",
-        "`model.tokenizer_prepends_bos`",
+        "`model.tokenizer_prepends_bos` too",
     ),
     Row(
         "model.process_weights_(fold_ln, center_writing_weights, center_unembed, refactor_factored_attn_matrices)",
@@ -203,8 +203,8 @@ LOADING = [
     ),
     Row(
         "transformer_lens.HookedEncoder",
-        "tests/test_families.py::test_logits_in_float64",
-        "`HookedTransformer.from_pretrained` loads BERT, DistilBERT and RoBERTa",
+        "tests/test_compat.py::test_encoders_under_their_other_name",
+        "a `HookedTransformer`, which loads BERT, DistilBERT and RoBERTa itself; its `to_tokens` gives token ids alone",
     ),
     Row(
         "transformer_lens.HookedEncoderDecoder",
@@ -804,7 +804,7 @@ COMPAT = [
     ),
     Row(
         "transformer_lens.components.LayerNorm",
-        "tests/test_surface_values.py::test_what_has_no_counterpart_says_so",
+        "tests/test_compat.py::test_norms_by_their_kinds",
         "`interp_hooks.components.norm.Norm` is every kind of norm",
     ),
     Row(

@@ -222,3 +222,60 @@ def test_nothing_is_absent_and_there() -> None:
 def test_installing_is_asked_for() -> None:
     done = run("import interp_hooks, sys; interp_hooks.HookedTransformer; assert 'transformer_lens' not in sys.modules")
     assert done.returncode == 0, done.stderr
+
+
+def test_encoders_under_their_other_name(tmp_path: Path) -> None:
+    """Logits and the words at [MASK] are HuggingFace's own."""
+    check(f"""
+import torch
+from transformers import BertConfig, BertForMaskedLM, BertTokenizer
+from transformer_lens import HookedEncoder, HookedTransformer
+words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "sat", "on", "a", "mat"]
+tokenizer = BertTokenizer(vocab={{word: id for id, word in enumerate(words)}})
+torch.manual_seed(0)
+sizes = dict(hidden_size=12, num_hidden_layers=2, num_attention_heads=3, intermediate_size=20, vocab_size=len(words))
+hf = BertForMaskedLM(BertConfig(**sizes, initializer_range=0.7, attn_implementation="eager")).eval()
+hf.save_pretrained({str(tmp_path)!r}); tokenizer.save_pretrained({str(tmp_path)!r})
+model = HookedEncoder.from_pretrained({str(tmp_path)!r})
+assert isinstance(model, HookedTransformer)
+batch = tokenizer([["the cat", "sat on"], ["a mat", "a"]], padding=True, return_tensors="pt")
+theirs = hf(**batch).logits
+ours = model(batch.input_ids, token_type_ids=batch.token_type_ids, one_zero_attention_mask=batch.attention_mask)
+real = batch.attention_mask.bool()
+torch.testing.assert_close(ours[real], theirs[real], rtol=1e-4, atol=1e-4)
+assert model(batch.input_ids, None) is None
+def at_masks(text):
+    tokens = tokenizer(text, return_tensors="pt").input_ids
+    return [words[id] for id in hf(tokens).logits[tokens == 4].argmax(-1)]
+(word,) = at_masks("the [MASK] sat")
+assert model("the [MASK] sat", return_type="predictions") == word
+first, second = at_masks("the [MASK] [MASK] on")
+two = ["Prediction 0: " + first, "Prediction 1: " + second]
+assert model("the [MASK] [MASK] on", return_type="predictions") == two
+_, cache = model.run_with_cache("the cat", return_type="logits")
+assert "blocks.1.hook_normalized_resid_post" in cache
+try:
+    model("the cat", return_type="predictions")
+except ValueError as error:
+    assert "made at [MASK] tokens" in str(error)
+else:
+    raise AssertionError
+""")
+
+
+def test_norms_by_their_kinds() -> None:
+    check("""
+import torch
+from transformer_lens import HookedTransformer
+from transformer_lens.components import LayerNorm, LayerNormPre, RMSNorm, RMSNormPre
+sizes = dict(n_layers=1, d_model=6, n_ctx=4, d_head=3, d_vocab=5, act_fn="relu")
+model = HookedTransformer(sizes)
+assert isinstance(model.ln_final, LayerNorm) and not isinstance(model.ln_final, LayerNormPre | RMSNorm)
+x = torch.randn(2, 3, 6)
+torch.testing.assert_close(LayerNorm(model.cfg)(x), torch.nn.functional.layer_norm(x, (6,)))
+torch.testing.assert_close(RMSNorm(model.cfg, 6)(x), x / (x.pow(2).mean(-1, keepdim=True) + model.cfg.eps).sqrt())
+torch.testing.assert_close(LayerNormPre(model.cfg, 3)(x[..., :3]), torch.nn.functional.layer_norm(x[..., :3], (3,)))
+assert dict(RMSNormPre(model.cfg).named_parameters()) == {}
+model.process_weights_(fold_ln=True)
+assert isinstance(model.ln_final, LayerNormPre) and not isinstance(model.ln_final, LayerNorm)
+""")

@@ -33,15 +33,19 @@ LAYERS = """
     readout edges
     plans archive
     recording provenance
-    interpreter results
-    experiment viz
+    interpreter folders
+    results
+    experiment
     experiments analysis
-    patching known
+    patching known viz
     demo
     cli
 """
 RANK = {name: rank for rank, line in enumerate(LAYERS.split("\n")) for name in line.split()}
-ALLOWED = {("checkpoints", "loading")}  # HookedTransformer.from_pretrained and kin, inside the methods
+ALLOWED = {
+    ("checkpoints", "loading"),  # HookedTransformer.from_pretrained and kin, inside the methods
+    *(("compat", home) for home in ("checkpoints", "components", "config", "initialization", "model")),  # its classes
+}
 WHO_LOADS = {"loading", "checkpoints", "demo", "cli"}
 
 PANDAS = {"hooks", "results", "experiments", "analysis", "patching", "viz", "demo", "cli"}  # where tables leave

@@ -11,10 +11,7 @@ from tests.surface import Row, markdown, missing, parsed, rows, taken
 ROOT = Path(__file__).parents[1]
 
 NOT_HERE = {
-    "cfg.tokenizer_prepends_bos",
-    "transformer_lens.HookedEncoder",
     "transformer_lens.HookedEncoderDecoder",
-    "transformer_lens.components.LayerNorm",
 }
 
 

@@ -349,9 +349,9 @@ def test_loss_and_accuracy_by_hand() -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("HookedEncoder", "from_pretrained loads encoders too"),
-        ("HookedEncoderDecoder", "encoder-decoder models are not converted"),
-        ("components.LayerNorm", "interp_hooks.components.norm.Norm"),
+        ("HookedEncoderDecoder", "no part here has cross-attention"),
+        ("HookedAudioEncoder", "and no others"),
+        ("components.BertPooler", "encoders with a masked language model's head, and no others"),
     ],
 )
 def test_what_has_no_counterpart_says_so(name: str, said: str) -> None:

@@ -76,8 +76,12 @@ def test_a_tokenizer_that_adds_an_eos_adds_none_here(adds_bos: bool, side: Any) 
 
 @pytest.mark.parametrize("adds_bos", [False, True])
 def test_whether_the_tokenizer_itself_adds_a_bos_is_told(adds_bos: bool) -> None:
-    assert text_model(word_tokenizer(adds_bos=adds_bos)).tokenizer_prepends_bos is adds_bos
+    model = text_model(word_tokenizer(adds_bos=adds_bos))
+    assert model.tokenizer_prepends_bos is model.cfg.tokenizer_prepends_bos is adds_bos
+    model.set_tokenizer(word_tokenizer(adds_bos=not adds_bos))
+    assert model.tokenizer_prepends_bos is model.cfg.tokenizer_prepends_bos is not adds_bos
     assert text_model(word_tokenizer(bos=False)).tokenizer_prepends_bos is False
+    assert build().cfg.tokenizer_prepends_bos is None
     with pytest.raises(NoTokenizer):
         build().tokenizer_prepends_bos  # noqa: B018
 

@@ -31,6 +31,7 @@ def _of(home: str, *names: str, **renamed: str) -> dict[str, str]:
 
 _CACHE = _of("cache", "ActivationCache")
 _CONFIG = _of("config", "HookedTransformerConfig")
+_ENCODER = _of("compat.classes", "HookedEncoder")
 _FACTORED = _of("factored", "FactoredMatrix")
 _KEYS_AND_VALUES = _of(
     "components.kv_cache", HookedTransformerKeyValueCache="KeyValueCache", TransformerLensKeyValueCache="KeyValueCache"
@@ -59,9 +60,10 @@ _UTILITIES = {
 
 # Submodule -> name -> where it is here. A string is a module of ours whose `__all__` has the same names there.
 MODULES: dict[str, Mapping[str, str] | str] = {
-    "": {**_CACHE, **_CONFIG, **_FACTORED, **_KEYS_AND_VALUES, **_MODEL, **_ROOT_MODULE, **_SVD},
+    "": {**_CACHE, **_CONFIG, **_ENCODER, **_FACTORED, **_KEYS_AND_VALUES, **_MODEL, **_ROOT_MODULE, **_SVD},
     "ActivationCache": _CACHE,
     "FactoredMatrix": _FACTORED,
+    "HookedEncoder": _ENCODER,
     "HookedRootModule": _ROOT_MODULE,
     "HookedTransformer": {**_MODEL, **_of("model", "Output")},
     "HookedTransformerConfig": _CONFIG,
@@ -72,6 +74,7 @@ MODULES: dict[str, Mapping[str, str] | str] = {
         **_of(
             "components.attention", "Attention", AbstractAttention="AttentionCore", GroupedQueryAttention="Attention"
         ),
+        **_of("compat.classes", "LayerNorm", "LayerNormPre", "RMSNorm", "RMSNormPre"),
         **_of("components.block", "TransformerBlock"),
         **_of("components.embed", "Embed", "TokenTypeEmbed", "Unembed", BertMLMHead="MLMHead"),
         **_of("components.mlp", "GatedMLP", "MLP"),

@@ -52,10 +52,6 @@ ABSENT = {
         ("SOFTCAP_DISABLED", "apply_softcap", "softcap_enabled"), "a soft cap c is c * tanh(x / c); 0 is none"
     ),
     **dict.fromkeys(
-        ("LayerNorm", "LayerNormPre", "RMSNorm", "RMSNormPre"),
-        "interp_hooks.components.norm.Norm is all of them; its `kind` tells which",
-    ),
-    **dict.fromkeys(
         ("OFFICIAL_MODEL_NAMES", "MODEL_ALIASES", "DEFAULT_MODEL_ALIASES"),
         "checkpoints are not listed: HookedTransformer.from_pretrained takes any folder or hub id of a known family",
     ),
@@ -73,8 +69,7 @@ ABSENT = {
     "get_num_params_of_pretrained": "use HookedTransformer.from_pretrained(name).cfg.n_params",
     "get_pretrained_state_dict": "use HookedTransformer.from_pretrained_no_processing(name).state_dict()",
     "get_rotary_pct_from_config": "rotary_dim of a config says how many of d_head rotate",
-    "HookedEncoder": "HookedTransformer.from_pretrained loads encoders too",
-    "HookedEncoderDecoder": "encoder-decoder models are not converted",
+    "HookedEncoderDecoder": "encoder-decoders (T5) are not converted: no part here has cross-attention",
     "TransformerBridge": "HookedTransformer.from_pretrained converts every family",
     "get_dataset": "use datasets.load_dataset, or interp_hooks.analysis.corpora.corpus_texts",
     "get_pretrained_model_config": "use HookedTransformer.from_pretrained(name).cfg",

@@ -17,7 +17,7 @@ from interp_hooks.errors import ConfigError
 
 DROPPED = (
     *("from_checkpoint", "checkpoint_index", "checkpoint_label_type", "checkpoint_value"),  # where weights came from
-    *("n_params", "tokenizer_prepends_bos", "trust_remote_code"),  # found out here, or not needed
+    *("n_params", "trust_remote_code"),  # found out here, or not needed
     *("train_seq_length", "experts_per_token", "norm_topk_prob", "decoder_start_token_id"),  # only if refused
     *("relative_attention_max_distance", "relative_attention_num_buckets", "NTK_original_ctx_len"),
     *(f"NTK_by_parts_{what}" for what in ("low_freq_factor", "high_freq_factor", "factor")),

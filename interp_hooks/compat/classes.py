@@ -1,0 +1,98 @@
+"""Classes of TransformerLens that are one class here, with the arguments they had there.
+
+`HookedTransformer` is encoders too, and `Norm` is every norm: these add what code written for the others calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, cast
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from interp_hooks.checkpoints import NO_PROCESSING
+from interp_hooks.components.norm import Norm
+from interp_hooks.config import HookedTransformerConfig, NormalizationType
+from interp_hooks.errors import BadInput
+from interp_hooks.initialization import initialize
+from interp_hooks.model import HookedTransformer
+
+
+class HookedEncoder(HookedTransformer):
+    """A `HookedTransformer` loaded as it is, whose `return_type` may be "predictions": the words at [MASK] tokens."""
+
+    @classmethod
+    def from_pretrained(cls, model_name: str, **kwargs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """`HookedTransformer.from_pretrained`, by default without processing."""
+        return super().from_pretrained(model_name, **(NO_PROCESSING | kwargs))
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        input: str | Sequence[str] | Tensor,
+        return_type: str | None = "logits",
+        token_type_ids: Int[Tensor, "batch pos"] | None = None,
+        one_zero_attention_mask: Int[Tensor, "batch pos"] | None = None,
+        **rest: Any,
+    ) -> Any:
+        """As `HookedTransformer.forward`; `one_zero_attention_mask` is its `attention_mask`.
+
+        `return_type="predictions"` gives the most likely word at the one [MASK] token of the input, or, where there are
+        more, a list "Prediction 0: word", "Prediction 1: word", ...
+
+        Raises:
+            BadInput: as there, or predictions for an input without a [MASK].
+        """
+        rest["token_type_ids"] = token_type_ids
+        if one_zero_attention_mask is not None:
+            rest["attention_mask"] = one_zero_attention_mask
+        if return_type != "predictions":
+            return super().forward(input, cast("Any", return_type), **rest)
+        tokens = input if isinstance(input, Tensor) else self.to_tokens(input)
+        tokenizer = self.text.tokenizer
+        at_mask = tokens == tokenizer.mask_token_id
+        if not bool(at_mask.any()):
+            raise BadInput(f"predictions are made at {tokenizer.mask_token} tokens; the input has none")
+        logits = super().forward(input, "logits", **rest)
+        words = [tokenizer.decode([token]) for token in logits[at_mask].argmax(-1).tolist()]
+        return words[0] if len(words) == 1 else [f"Prediction {i}: {word}" for i, word in enumerate(words)]
+
+
+class _OneKind(type):
+    """`isinstance` tells a `Norm` by its kind, which changes when a model is folded."""
+
+    kind: NormalizationType
+
+    def __instancecheck__(cls, instance: Any) -> bool:
+        return isinstance(instance, Norm) and instance.kind == cls.kind
+
+    def __call__(cls, cfg: HookedTransformerConfig, length: int | None = None) -> Norm:
+        norm = Norm(cls.kind, (length or cfg.d_model,), cfg.eps, gain_offset=cfg.norm_gain_offset)
+        with torch.no_grad():
+            initialize(norm, cfg.init_mode, 0.0, None, cfg.norm_gain_offset)
+        return norm
+
+
+class LayerNorm(metaclass=_OneKind):
+    """`LayerNorm(cfg, length=None)`: a `Norm` with mean, gain and bias."""
+
+    kind: ClassVar[NormalizationType] = "LN"
+
+
+class LayerNormPre(metaclass=_OneKind):
+    """A LayerNorm without gain and bias, which folding moved into the weights."""
+
+    kind: ClassVar[NormalizationType] = "LNPre"
+
+
+class RMSNorm(metaclass=_OneKind):
+    """Without mean and bias."""
+
+    kind: ClassVar[NormalizationType] = "RMS"
+
+
+class RMSNormPre(metaclass=_OneKind):
+    """Without mean, gain and bias."""
+
+    kind: ClassVar[NormalizationType] = "RMSPre"
