@@ -88,6 +88,26 @@ def test_errors_of_sums(heads: Any, true: tuple[int, ...], nodes: Any, error: fl
     assert abs(result.recovered_fraction.item() - recovered) < 1e-10
 
 
+def test_labels_that_leave_out_an_input_are_as_wrong_when_it_is_another_rows() -> None:
+    """Heads 2 x0 + x1 and 3 x1, against 2 x0 + 3 x1: the first one's x1 is left over, and 4.5 on average."""
+    model, tokens = adder({0: 2, 1: 1}, {1: 3}), digits(20000)
+    labels = (tokens[:, :3] * torch.tensor([2, 3, 0])).sum(1).double()
+    nodes = {"a": Node(sites=[head(0)], feature="x0"), "b": Node(sites=[head(1)], feature="x1")}
+    hypothesis = Hypothesis(nodes={"output": Node(children=["a", "b"]), **nodes})
+    errors = scrub(
+        model,
+        hypothesis,
+        tokens,
+        lambda logits: (logits[:, -1, 0] - labels).abs(),
+        {"x0": X0, "x1": X1},
+        generator=torch.Generator().manual_seed(1),
+    )
+    assert errors.mean.item() == pytest.approx(4.5, rel=0.02)
+    own = errors.baselines["model"]
+    assert torch.allclose(own, tokens[:, 1].double(), atol=1e-10)
+    assert not torch.allclose(errors.values[0], own), "each row's is another row's x1"
+
+
 # ------------------------------------------------------------------------------------------------- the definition
 
 TOKENS = random_tokens(12, 5, 23)
