@@ -46,7 +46,9 @@ class Node:
     concerned: "exact" the row itself, "anything" nothing, "anything together" nothing, with one drawn row for all nodes
     that say so, or a feature that is passed to `scrub`. `children` are the nodes whose values matter here. `into` are
     the readers that see the node's value (by default all that come after it); `excluding` are parts that keep the value
-    of the other datum, though children come before them, so that no path leads through them.
+    of the other datum, though children come before them, so that no path leads through them. `pool` bounds how many
+    different draws are made for nodes of this feature and pool where they ask for the same: rows with these features.
+    Then they share draws, and agree with each other more than the hypothesis says; None draws anew for each.
     """
 
     sites: Sequence[Site] = ()
@@ -55,6 +57,7 @@ class Node:
     into: Sequence[Site] = ()
     excluding: Sequence[Site] = ()
     along: Tensor | None = None
+    pool: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +65,7 @@ class Hypothesis:
     """Nodes by name; `root` is the model's output and has no sites. A node may be the child of several others.
 
     Raises:
-        BadInput: a child that is no node, a cycle, a node without sites, or one that nothing leads to.
+        BadInput: a child that is no node, a cycle, a node without sites, one that nothing leads to, or a pool below 1.
     """
 
     nodes: Mapping[str, Node]
@@ -81,6 +84,8 @@ class Hypothesis:
                     if node.sites
                     else f"node {name!r} has no sites: say which parts of the model it stands for"
                 )
+            if node.pool is not None and node.pool < 1:
+                raise BadInput(f"node {name!r}: a pool holds at least 1 draw, got {node.pool}; None is no pool")
         reached = set(self._walk(self.root, ()))
         if lost := [name for name in self.nodes if name not in reached]:
             raise BadInput(f"no path leads from the root {self.root!r} to node {lost[0]!r}")
@@ -115,7 +120,9 @@ class Hypothesis:
         """What `to_json` gave."""
 
         def node(fields: Mapping[str, Any]) -> Node:
-            sites = {key: [Site(**one) for one in fields[key]] for key in ("sites", "into", "excluding")}
+            sites: dict[str, Any] = {
+                key: [Site(**one) for one in fields[key]] for key in ("sites", "into", "excluding")
+            }
             along = fields["along"] if fields["along"] is None else torch.tensor(fields["along"], dtype=torch.float64)
             return Node(**{**fields, **sites, "along": along})
 
@@ -215,11 +222,11 @@ class _Sampler:
 
     def __init__(self, run: Run, classes: Mapping[str, Tensor], generator: torch.Generator | None) -> None:
         self.run, self.classes, self.generator = run, classes, generator
-        self.together: Tensor | None = None
+        self.pools: dict[Any, list[Tensor]] = {}
 
     def scrubbed(self, hypothesis: Hypothesis, exact: set[str] | None = None) -> Run:
         """The model's output as claimed; nodes in `exact` read all else from the row itself."""
-        self.together = None
+        self.pools = {}
         rows = torch.arange(len(self.run.tokens))
         return self._run(hypothesis, hypothesis.root, rows, exact or set())
 
@@ -229,28 +236,36 @@ class _Sampler:
         made = [Intervention(site, Resample(self.run, other)) for site in node.excluding]
         for child in node.children:
             below = hypothesis.nodes[child]
-            drawn = self.draw(below.feature, rows)
+            drawn = self.draw(below.feature, rows, below.pool)
             source = self._run(hypothesis, child, drawn, exact) if below.children else Resample(self.run, drawn)
             for site in below.sites:
                 made += [Intervention(site, source, along=below.along, into=into) for into in below.into or (None,)]
         return Run(self.run.tokens[other.to(self.run.tokens.device)], made)
 
-    def draw(self, feature: str, rows: Tensor | None = None) -> Int[Tensor, " prompt"]:
-        """For each of some rows (default: all) one that agrees with it in a feature."""
-        n = len(self.run.tokens)
-        rows = torch.arange(n) if rows is None else rows
+    def draw(self, feature: str, rows: Tensor | None = None, pool: int | None = None) -> Int[Tensor, " prompt"]:
+        """For each of some rows (default: all) one that agrees with it in a feature; from a pool of draws, if asked."""
+        rows = torch.arange(len(self.run.tokens)) if rows is None else rows
         if feature == EXACT:
             return rows
-        if feature == TOGETHER:
-            if self.together is None:
-                self.together = torch.randint(n, (n,), generator=self.generator)
-            return self.together
-        if feature == ANYTHING:
-            return torch.randint(n, (len(rows),), generator=self.generator)
+        pool = 1 if feature == TOGETHER else pool
+        wanted = self.classes[feature][rows] if feature in self.classes else torch.zeros_like(rows)
+        if pool is None:
+            return self._drawn(feature, wanted)
+        draws = self.pools.setdefault((feature, pool, tuple(wanted.tolist())), [])
+        if len(draws) < pool:
+            draws.append(self._drawn(feature, wanted))
+            return draws[-1]
+        return draws[int(torch.randint(pool, (), generator=self.generator))]
+
+    def _drawn(self, feature: str, wanted: Int[Tensor, " prompt"]) -> Int[Tensor, " prompt"]:
+        """Rows of the wanted classes of a feature, each as likely as the others."""
+        n = len(self.run.tokens)
+        if feature not in self.classes:
+            return torch.randint(n, (len(wanted),), generator=self.generator)
         classes = self.classes[feature]
         order, sizes = classes.argsort(stable=True), torch.bincount(classes)
-        starts, wanted = sizes.cumsum(0) - sizes, classes[rows]
-        within = (torch.rand(len(rows), generator=self.generator, dtype=torch.float64) * sizes[wanted]).long()
+        starts = sizes.cumsum(0) - sizes
+        within = (torch.rand(len(wanted), generator=self.generator, dtype=torch.float64) * sizes[wanted]).long()
         return order[starts[wanted] + within]
 
 

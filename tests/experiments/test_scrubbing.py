@@ -129,6 +129,15 @@ EXCLUDING = Hypothesis(
         "early": Node(sites=[at("attn_out", 0)], feature=TOGETHER),
     }
 )
+POOLED = Hypothesis(
+    nodes={
+        "output": Node(children=["query", "value", "mlp"]),
+        "query": Node(sites=[at("q", 2, head=3)], feature=EXACT, children=["early"]),
+        "value": Node(sites=[at("v", 2, head=1)], feature=EXACT, children=["early"]),
+        "mlp": Node(sites=[at("mlp_out", 2)], feature=EXACT, children=["early"]),
+        "early": Node(sites=[at("attn_out", 0)], feature="parity", pool=2),
+    }
+)
 
 
 def row_of(model: HookedTransformer, hypothesis: Hypothesis, name: str, tree: Any, row: int) -> dict[str, Tensor]:
@@ -170,13 +179,13 @@ def tree_of(sampler: _Sampler, hypothesis: Hypothesis, name: str, rows: Tensor, 
     other = sampler.draw(EXACT if exact else ANYTHING, rows)
     below = []
     for child in node.children:
-        drawn = sampler.draw(hypothesis.nodes[child].feature, rows)
+        drawn = sampler.draw(hypothesis.nodes[child].feature, rows, hypothesis.nodes[child].pool)
         inner = hypothesis.nodes[child].children
         below.append((child, (drawn, tree_of(sampler, hypothesis, child, drawn, exact) if inner else None)))
     return other, below
 
 
-@pytest.mark.parametrize("hypothesis", [DEEP, EXCLUDING], ids=["deep", "excluding"])
+@pytest.mark.parametrize("hypothesis", [DEEP, EXCLUDING, POOLED], ids=["deep", "excluding", "pooled"])
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 def test_it_is_the_definition_path_by_path(kind: str, hypothesis: Hypothesis) -> None:
     model = model_of(kind)
@@ -268,6 +277,19 @@ def test_rows_are_drawn_within_their_class_and_evenly() -> None:
     assert torch.equal(sampler.draw(TOGETHER), sampler.draw(TOGETHER))
 
 
+def test_a_pool_holds_so_many_draws_of_what_agrees() -> None:
+    classes = torch.arange(40) % 2
+    sampler = _Sampler(Run(torch.zeros(40, 1, dtype=torch.long)), {"odd": classes}, torch.Generator().manual_seed(0))
+    rows = torch.arange(40)
+    draws = {tuple(sampler.draw("odd", rows, pool=3).tolist()) for _ in range(50)}
+    assert len(draws) == 3
+    assert all(torch.equal(classes[list(draw)], classes) for draw in draws)
+    others = {tuple(sampler.draw("odd", rows.flip(0), pool=3).tolist()) for _ in range(50)}
+    assert len(others) == 3
+    assert not draws & others, "of rows with other features"
+    assert len({tuple(sampler.draw("odd", rows).tolist()) for _ in range(50)}) == 50
+
+
 def test_classes_of_one_row_are_told() -> None:
     model = model_of("gpt2")
     nodes = {"output": Node(children=["a"]), "a": Node(sites=[at("z", 1)], feature="all")}
@@ -309,6 +331,7 @@ def test_it_is_data(tmp_path: Path) -> None:
             "child 'heads', which is no node. Did you mean head",
         ),
         ({"output": Node(children=["a"]), "a": Node()}, "node 'a' has no sites"),
+        ({"output": Node(children=["a"]), "a": Node(sites=[head(0)], pool=0)}, "a pool holds at least 1 draw, got 0"),
         ({"output": Node(sites=[head(0)])}, "the root 'output' is the model's output"),
         ({"output": Node(), "a": Node(sites=[head(0)])}, "no path leads from the root 'output' to node 'a'"),
         (
