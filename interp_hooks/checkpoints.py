@@ -84,12 +84,14 @@ class Checkpoints:
         know and that you know to be harmless. Texts are padded on the tokenizer's own side unless
         `default_padding_side` says another. Other keyword arguments go to `transformers`.
 
-        `checkpoint_value` is a step of the training of a Pythia or Stanford CRFM model, `checkpoint_index` counts those
-        of which there is a checkpoint (`interp_hooks.loading.training_steps` lists them); `checkpoint_label` is another
-        name of `checkpoint_value`.
+        `checkpoint_value` is a step of the training of a Pythia or Stanford CRFM model or of the bundled "mod-add",
+        `checkpoint_index` counts those of which there is a checkpoint (`checkpoint_labels(model_name)` of
+        `interp_hooks.loading.training_steps` lists them); `checkpoint_label` is another name of `checkpoint_value`.
 
         A folder of `save_pretrained` loads likewise; there `dtype` and padding side are by default those that were
-        saved, and no step is applied that had been applied before.
+        saved, and no step is applied that had been applied before. Checkpoints of a training of your own are models
+        saved in that folder as "step0", "step500", ...: `model.save_pretrained(f"{folder}/step{step}")` while it goes
+        on, and `model.save_pretrained(folder)` at the end.
 
         Raises:
             CheckpointError: not found, not a checkpoint, or not convertible; the message says which and what to do.
@@ -137,9 +139,7 @@ class Checkpoints:
     @classmethod
     def from_pretrained_no_processing(cls, model_name: str, **kwargs: Any) -> Self:
         """`from_pretrained` with every processing step off: the checkpoint's own weights, and its own logits."""
-        steps = ("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases")
-        off: dict[str, Any] = dict.fromkeys((*steps, "refactor_factored_attn_matrices"), False)
-        return cls.from_pretrained(model_name, **(off | kwargs))
+        return cls.from_pretrained(model_name, **(NO_PROCESSING | kwargs))
 
     @classmethod
     def from_state_dict(

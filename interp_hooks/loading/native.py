@@ -3,6 +3,7 @@
     hooked_transformer.json          the config, and what processing had been done
     hooked_transformer.safetensors   the state dict
     tokenizer.json, ...              the tokenizer, if the model has one, as transformers writes it
+    step500/, ...                    such folders of earlier steps of its training, if any were saved there
 
 A folder with a config.json is a HuggingFace checkpoint, and never taken for one of these.
 """
@@ -41,6 +42,14 @@ def _folder(name: str) -> Path:
     return bundled().get(name, Path(name).expanduser())
 
 
+def kept_steps(name: str) -> list[int]:
+    """The steps of training whose models were saved within this one's folder, as step0, step500, ...; lowest first."""
+    folder = _folder(name)
+    inside = [item.name for item in folder.iterdir()] if is_native(name) else []
+    steps = [int(inner.removeprefix("step")) for inner in inside if re.fullmatch(r"step\d+", inner)]
+    return sorted(step for step in steps if is_native(str(folder / f"step{step}")))
+
+
 def save(model: HookedTransformer, folder: Path) -> None:
     """The work of `HookedTransformer.save_pretrained`; raises as it says."""
     folder = folder.expanduser()
@@ -69,13 +78,16 @@ def load(
 ) -> HookedTransformer:
     """The work of `HookedTransformer.from_pretrained` for a folder that `save` wrote.
 
-    The dtype and the padding side that were saved count unless others are given.
+    The dtype and the padding side that were saved count unless others are given. A revision is the name of one of the
+    steps kept in the folder.
 
     Raises:
         CheckpointError: files that are missing, damaged or of a later format.
         BadInput: options that only conversion has.
     """
-    folder = _folder(options.name)
+    folder, revision = _folder(options.name), options.revision
+    if revision in {f"step{step}" for step in kept_steps(options.name)}:
+        folder, options = folder / str(revision), replace(options, revision=None)
     for name in ("n_ctx", "first_n_layers", "revision", "ignore_config", "hf_kwargs"):
         if given := getattr(options, name):
             given = ", ".join(given) if name == "hf_kwargs" else f"{name}={given!r}"
@@ -89,6 +101,7 @@ def load(
     model = from_checkpoint(folder / WEIGHTS, cfg, tokenizer, dtype=dtype, device=options.device)
     model.text.padding_side = padding_side or description["padding_side"]
     done = {line.partition(":")[0] for line in description["processing"] if line.endswith(": applied")}
+    model.revision = revision
     model._report = process(model, replace(processing, **dict.fromkeys(done, False)))
     model._report = [f"{step}: applied" if (step := line.partition(":")[0]) in done else line for line in model._report]
     return model

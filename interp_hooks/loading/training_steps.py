@@ -1,16 +1,18 @@
-"""Checkpoints that were kept while a model was trained: the steps that the hub has, and their revisions.
+"""Checkpoints that were kept while a model was trained: their steps, and the revisions under which they are found.
 
     Pythia (arxiv.org/abs/2304.01373)          "step3000"        0, 1, 2, 4, ..., 512, 1000, 2000, ..., 143000
     its first version, ...-v0                  "step3000"        1000, 2000, ..., 143000
     Stanford CRFM's GPT-2s (Mistral, 2021)     "checkpoint-300"  every 10th to 100, 50th to 2000, 100th to 20000,
                                                                  1000th to 400000
+    a folder of save_pretrained                "step500"         those of which there is such a folder in it
 
-The facts are those of the hub; nothing is looked up.
+The facts about the first three are those of the hub; nothing is looked up.
 """
 
 from collections.abc import Sequence
 
 from interp_hooks.errors import BadInput, CheckpointError
+from interp_hooks.loading.native import is_native, kept_steps
 from interp_hooks.loading.source import locate
 
 EVERY_THOUSANDTH = range(1000, 143_001, 1000)
@@ -52,11 +54,14 @@ def step_revision(model_name: str, *, index: int | None = None, step: int | None
 
 
 def _kept(model_name: str) -> tuple[str, Sequence[int]]:
-    name = locate(model_name)
+    if steps := kept_steps(model_name):
+        return "step{}", steps
+    name = model_name if is_native(model_name) else locate(model_name)
     for (beginning, end), kept in KEPT.items():
         if name.startswith(beginning) and name.endswith(end):
             return kept
     raise CheckpointError(
-        f"no checkpoints of the training of {model_name!r} are known (they are of EleutherAI/pythia-... and "
-        "stanford-crfm/...); if its repository has them as branches or tags, pass revision="
+        f"no checkpoints of the training of {model_name!r} are known (they are of EleutherAI/pythia-..., of "
+        "stanford-crfm/... and of folders with models saved as step0, step500, ...); if its repository has them as "
+        "branches or tags, pass revision="
     )

@@ -12,7 +12,7 @@ from interp_hooks import HookedTransformer
 from interp_hooks.errors import BadInput, CheckpointError
 from interp_hooks.loading.training_steps import checkpoint_labels
 from tests.test_tokens import word_tokenizer
-from tests.tiny import FAMILY_CONFIGS, build_hf, fresh_hf
+from tests.tiny import FAMILY_CONFIGS, build, build_hf, fresh_hf
 
 SHAS = {"main": "a" * 40, "step0": "b" * 40, "step512": "c" * 40, "step143000": "d" * 40}
 
@@ -107,3 +107,61 @@ def test_a_checkpoint_that_is_not_there_is_told(asked: dict[str, Any], said: str
 def test_a_model_object_is_one_checkpoint_already() -> None:
     with pytest.raises(BadInput, match="hf_model each say which weights to take"):
         HookedTransformer.from_pretrained("pythia-70m", hf_model=fresh_hf("neox"), checkpoint_index=0)
+
+
+# ------------------------------------------------------------------------------------------------ folders of one's own
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> tuple[Path, dict[int, HookedTransformer]]:
+    """A saved model, three of its training saved within its folder, and folders that only look like it."""
+    models = {step: build(seed=seed) for seed, step in enumerate((0, 50, 1000))}
+    models[1000].save_pretrained(tmp_path)
+    for step, model in models.items():
+        model.save_pretrained(tmp_path / f"step{step}")
+    models[0].save_pretrained(tmp_path / "step007")
+    models[0].save_pretrained(tmp_path / "steps20")
+    (tmp_path / "step30").mkdir()
+    return tmp_path, models
+
+
+@pytest.mark.parametrize(
+    ("asked", "step"),
+    [
+        ({}, 1000),
+        (dict(checkpoint_index=0), 0),
+        (dict(checkpoint_index=1), 50),
+        (dict(checkpoint_index=-1), 1000),
+        (dict(checkpoint_value=50), 50),
+        (dict(checkpoint_label=0), 0),
+        (dict(revision="step50"), 50),
+    ],
+    ids=str,
+)
+def test_a_step_is_a_folder_in_the_folder(asked: dict[str, Any], step: int, trained: Any) -> None:
+    folder, models = trained
+    assert checkpoint_labels(str(folder)) == ([0, 50, 1000], "step")
+    model = HookedTransformer.from_pretrained_no_processing(str(folder), device="cpu", **asked)
+    assert torch.equal(model.W_E, models[step].W_E)
+    assert model.revision == (f"step{step}" if asked else None)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (dict(checkpoint_index=3), r"checkpoint_index must be 0\.\.2"),
+        (dict(checkpoint_value=900), r"no checkpoint of step 900; the nearest is 1000"),
+        (dict(revision="step30"), "it takes no revision='step30'"),
+        (dict(revision="steps20"), "it takes no revision='steps20'"),
+        (dict(revision="../other"), "it takes no revision='../other'"),
+    ],
+    ids=str,
+)
+def test_a_folder_that_was_not_saved_is_told(asked: dict[str, Any], said: str, trained: Any) -> None:
+    with pytest.raises(BadInput, match=said):
+        HookedTransformer.from_pretrained(str(trained[0]), **asked)
+
+
+def test_a_folder_without_steps_is_told(trained: Any) -> None:
+    with pytest.raises(CheckpointError, match=r"no checkpoints of the training of .*step50' are known"):
+        HookedTransformer.from_pretrained(str(trained[0] / "step50"), checkpoint_index=0)
