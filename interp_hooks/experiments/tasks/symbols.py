@@ -157,10 +157,10 @@ def brackets(n: int, *, length: int = 20, near_misses: float = 0.5, seed: int = 
     """Whether brackets are balanced: half of the prompts are, each paired with one that is not.
 
     Tokens: START ( ... ) END, every prompt of `length` brackets, which is even. The answer is read at START, position
-    0, from two classes, UNBALANCED and BALANCED. An unbalanced prompt is a near miss with probability `near_misses`:
-    one bracket of a balanced one turned (the count is off), or a balanced prefix (the count is right, and a suffix has
-    more "(" than ")"); else its brackets are drawn at random. Templates: 0 balanced, 1 turned bracket, 2 turned prefix,
-    3 random. Position: "start".
+    0, from two classes, UNBALANCED and BALANCED. An unbalanced prompt is a near miss with probability `near_misses`,
+    of either kind: one bracket of a balanced one is turned (the count is off), or two are exchanged (the count is
+    right, and a suffix has more "(" than ")"); else its brackets are drawn at random. Templates: 0 balanced, 1 one
+    turned, 2 two exchanged, 3 random. Position: "start".
 
     Raises:
         BadInput: an odd length, or a probability outside 0..1.
@@ -170,16 +170,19 @@ def brackets(n: int, *, length: int = 20, near_misses: float = 0.5, seed: int = 
     if length % 2 or not 0 <= near_misses <= 1:
         raise BadInput(f"expected an even length and near_misses in 0..1, got {length} and {near_misses}")
     generator = _generator(seed)
-    pairs = [_pair(length, near_misses, generator) for _ in range(n)]
+    good = balanced_rows(n, length, generator)
+    bad = torch.stack(
+        (good, one_turned(good, generator), two_exchanged(good, generator), unbalanced_rows(n, length, generator))
+    )
+    is_near, is_turned = (torch.rand(2, n, generator=generator) < torch.tensor([[near_misses], [0.5]])).unbind()
+    kind = torch.where(is_near, torch.where(is_turned, 1, 2), 3)
+    bad = bad[kind, torch.arange(n)]
     swapped = torch.arange(n) % 2 == 1
-    rows = [(bad, good) if swap else (good, bad) for (good, bad, _), swap in zip(pairs, swapped.tolist(), strict=True)]
-    clean, corrupt = (torch.stack(side) for side in zip(*rows, strict=True))
     answer = torch.where(swapped, UNBALANCED, BALANCED)
-    kind = torch.tensor([kind for *_, kind in pairs])
     return Task(
         name="brackets",
-        clean=_enclosed(clean),
-        corrupt=_enclosed(corrupt),
+        clean=enclosed(torch.where(swapped[:, None], bad, good)),
+        corrupt=enclosed(torch.where(swapped[:, None], good, bad)),
         answer=answer,
         wrong=(1 - answer)[:, None],
         metric=LogitDiff(answer, 1 - answer, pos=0),
@@ -204,37 +207,65 @@ def horizon_is_kept(tokens: Int[Tensor, "prompt pos"]) -> Bool[Tensor, " prompt"
     return (elevation(tokens) >= 0).all(1)
 
 
+def starts_open(tokens: Int[Tensor, "prompt pos"]) -> Bool[Tensor, " prompt"]:
+    """The first bracket is "("."""
+    first = ((tokens == OPEN) | (tokens == CLOSE)).long().argmax(1, keepdim=True)
+    return tokens.gather(1, first)[:, 0] == OPEN
+
+
 def is_balanced(tokens: Int[Tensor, "prompt pos"]) -> Bool[Tensor, " prompt"]:
     return count_is_right(tokens) & horizon_is_kept(tokens)
 
 
-def _enclosed(rows: Int[Tensor, "prompt length"]) -> Int[Tensor, "prompt pos"]:
-    ends = torch.full((len(rows), 1), START), torch.full((len(rows), 1), END)
-    return torch.cat((ends[0], rows, ends[1]), dim=1)
+def enclosed(rows: Int[Tensor, "prompt length"]) -> Int[Tensor, "prompt pos"]:
+    """Rows of brackets between START and END."""
+    start, end = (torch.full((len(rows), 1), token) for token in (START, END))
+    return torch.cat((start, rows, end), dim=1)
 
 
-def _pair(length: int, near_misses: float, generator: torch.Generator) -> tuple[Tensor, Tensor, int]:
-    """A balanced row, one that is not, and how that was made."""
-    good = _balanced(length, generator)
-    if torch.rand((), generator=generator) >= near_misses:
-        bad = good
-        while bool(is_balanced(bad[None])):
-            bad = torch.where(torch.rand(length, generator=generator) < 0.5, OPEN, CLOSE)
-        return good, bad, 3
-    bad = good.clone()
-    if torch.rand((), generator=generator) < 0.5:
-        place = int(torch.randint(length, (), generator=generator))
-        bad[place] = OPEN + CLOSE - bad[place]
-        return good, bad, 1
-    depth = (good == OPEN).long().cumsum(0) - (good == CLOSE).long().cumsum(0)
-    stop = int((depth == 0).nonzero()[0]) + 1  # the first balanced prefix
-    bad[:stop] = OPEN + CLOSE - bad[:stop]
-    return good, bad, 2
-
-
-def _balanced(length: int, generator: torch.Generator) -> Int[Tensor, " length"]:
-    """A random row of matching brackets, all as likely: with one more ")" just one rotation is balanced before it."""
-    order = torch.randperm(length + 1, generator=generator)
+def balanced_rows(n: int, length: int, generator: torch.Generator) -> Int[Tensor, "{n} {length}"]:
+    """Random rows of matching brackets, all as likely: with one more ")" just one rotation is balanced before it."""
+    order = torch.rand(n, length + 1, generator=generator).argsort(dim=1)
     steps = torch.where(order < length // 2, 1, -1)
-    lowest = int(steps.cumsum(0).argmin())
-    return torch.where(steps.roll(-(lowest + 1))[:-1] == 1, OPEN, CLOSE)
+    begin = steps.cumsum(1).argmin(1, keepdim=True) + 1  # after the first of the lowest points
+    places = (begin + torch.arange(length)) % (length + 1)
+    return torch.where(steps.gather(1, places) == 1, OPEN, CLOSE)
+
+
+def unbalanced_rows(n: int, length: int, generator: torch.Generator) -> Int[Tensor, "{n} {length}"]:
+    """Rows of brackets that were drawn at random and do not match."""
+    rows = torch.randint(OPEN, CLOSE + 1, (n, length), generator=generator)
+    while bool((again := is_balanced(rows)).any()):
+        rows[again] = torch.randint(OPEN, CLOSE + 1, (int(again.sum()), length), generator=generator)
+    return rows
+
+
+def one_turned(rows: Int[Tensor, "prompt length"], generator: torch.Generator) -> Int[Tensor, "prompt length"]:
+    """Near misses of the count: balanced rows in which one bracket is turned round."""
+    place = torch.randint(rows.shape[1], (len(rows), 1), generator=generator)
+    return rows.scatter(1, place, OPEN + CLOSE - rows.gather(1, place))
+
+
+def two_exchanged(rows: Int[Tensor, "prompt length"], generator: torch.Generator) -> Int[Tensor, "prompt length"]:
+    """Near misses of the horizon: balanced rows in which a "(" and a later ")" have changed places.
+
+    At some point between the two not more than one bracket was open, so that there is one too few now.
+    """
+    is_open, places = rows == OPEN, torch.arange(rows.shape[1])
+    depth = torch.where(is_open, 1, -1).cumsum(1)
+    between = _one_of(depth[:, :-1] <= 1, generator)
+    opened = _one_of(is_open & (places <= between), generator)
+    closed = _one_of(~is_open & (places > between), generator)
+    return rows.scatter(1, opened, CLOSE).scatter(1, closed, OPEN)
+
+
+def one_left_out(rows: Int[Tensor, "prompt length"], generator: torch.Generator) -> Int[Tensor, "prompt rest"]:
+    """Near misses of odd length: balanced rows without one of their brackets."""
+    left_out = torch.randint(rows.shape[1], (len(rows), 1), generator=generator)
+    places = torch.arange(rows.shape[1] - 1).expand(len(rows), -1)
+    return rows.gather(1, places + (places >= left_out))
+
+
+def _one_of(allowed: Bool[Tensor, "prompt length"], generator: torch.Generator) -> Int[Tensor, "prompt 1"]:
+    """For each row one of the places that are allowed, all as likely."""
+    return torch.where(allowed, torch.rand(allowed.shape, generator=generator), -1.0).argmax(1, keepdim=True)

@@ -91,6 +91,7 @@ def test_brackets() -> None:
             assert sum(one != two for one, two in zip(clean, corrupt, strict=True)) == 1
         if kind == 2:
             assert other[-1] == 0 > min(other)
+            assert sum(one != two for one, two in zip(clean, corrupt, strict=True)) == 2
     assert kinds[0] == 100
     assert min(kinds) > 10
 
@@ -105,6 +106,36 @@ def test_features_of_brackets() -> None:
         assert symbols.count_is_right(tokens).tolist() == [count]
         assert symbols.horizon_is_kept(tokens).tolist() == [horizon]
         assert symbols.is_balanced(tokens).tolist() == [count and horizon]
+        assert symbols.starts_open(symbols.enclosed(tokens)).tolist() == [text[0] == "("]
+
+
+def text_of(row: Tensor) -> str:
+    return "".join({symbols.OPEN: "(", symbols.CLOSE: ")"}[token] for token in row.tolist())
+
+
+def test_all_near_misses_of_a_row_are_drawn() -> None:
+    """Of all rows that one change can make of (())(), those of each kind, and no others."""
+    row = torch.tensor([[symbols.OPEN if one == "(" else symbols.CLOSE for one in "(())()"]]).expand(400, -1)
+    generator = torch.Generator().manual_seed(0)
+    turned = {"(())()"[:i] + "()"["(())()"[i] == "("] + "(())()"[i + 1 :] for i in range(6)}
+    assert {text_of(one) for one in symbols.one_turned(row, generator)} == turned
+    left_out = {"(())()"[:i] + "(())()"[i + 1 :] for i in range(6)}
+    assert {text_of(one) for one in symbols.one_left_out(row, generator)} == left_out
+    exchanged = set()
+    for i, j in itertools.combinations(range(6), 2):
+        one = list("(())()")
+        one[i], one[j] = one[j], one[i]
+        heights = list(itertools.accumulate(1 if bracket == "(" else -1 for bracket in one))
+        exchanged |= {"".join(one)} if min(heights) < 0 else set()
+    assert {text_of(one) for one in symbols.two_exchanged(row, generator)} == exchanged
+
+
+def test_random_rows_that_do_not_match() -> None:
+    """All of four brackets but the two that match; of odd length all."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = {text_of(one) for one in symbols.unbalanced_rows(400, 4, generator)}
+    assert drawn == {"".join(one) for one in itertools.product("()", repeat=4)} - {"(())", "()()"}
+    assert len({text_of(one) for one in symbols.unbalanced_rows(200, 3, generator)}) == 8
 
 
 def test_all_balanced_rows_are_drawn() -> None:
