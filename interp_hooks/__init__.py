@@ -79,6 +79,7 @@ _HOMES = {
     "interp_hooks.experiments.tasks.ioi_text": ["PromptPairs", "ioi_pairs"],
     "interp_hooks.experiments.ioi_dataset": ["IOIDataset", "ioi_eval"],
     "interp_hooks.known.compiler": ["compile_program"],
+    "interp_hooks.known.superposition": ["superposition"],
     "interp_hooks.known.system": ["KnownModel"],
     "interp_hooks.analysis.residual": ["LogitLens", "direct_logit_attribution", "logit_lens"],
     "interp_hooks.analysis.answers": ["test_prompt"],
@@ -87,6 +88,7 @@ _HOMES = {
     "interp_hooks.analysis.svd": ["SVDInterpreter"],
     "interp_hooks.viz.figures": ["bars", "heatmap"],
     "interp_hooks.viz.attention": ["attention_pattern"],
+    "interp_hooks.viz.circuits": ["circuit_figure"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

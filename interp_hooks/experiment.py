@@ -28,14 +28,15 @@ from torch import Tensor
 from interp_hooks.archive import read_document, write
 from interp_hooks.arguments import check_arguments
 from interp_hooks.errors import BadInput
+from interp_hooks.folders import CALL, PARTS, RESULT, refuse_foreign
 from interp_hooks.interpreter import Keeps
 from interp_hooks.provenance import EXPERIMENTS, Call, Record, asked
-from interp_hooks.results import CALL, PARTS, RESULT, Result, refuse_foreign
+from interp_hooks.results import Result
 from interp_hooks.tensor_files import write_tensors
 
 P = ParamSpec("P")
 R = TypeVar("R")
-OnData = TypeVar("OnData", bound=Result | dict[str, Result])
+OnData = TypeVar("OnData")  # a result, several by name, or what else has a record
 
 
 def experiment(function: Callable[P, R]) -> Callable[P, R]:

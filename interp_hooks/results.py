@@ -6,7 +6,6 @@ result.values [layer, pos, prompt]   result.mean [layer, pos]   result.table(): 
 from __future__ import annotations
 
 import itertools
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import Tensor
 from interp_hooks.archive import Json, Packing, Unpacking, read, write
 from interp_hooks.arguments import checked
 from interp_hooks.errors import BadInput
+from interp_hooks.folders import CALL, RESULT, record_in, replacing
 from interp_hooks.model import HookedTransformer
 from interp_hooks.provenance import Record, made_by
 
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from interp_hooks.readout import MetricLike
-
-CALL, RESULT, PARTS = "call", "result", "parts"  # of a folder: files, and a folder of finished runs
 
 AGREE = 1e-6  # relative difference below which two baselines count as equal
 AT_ONCE = 2**22  # bootstrap means that are held at once; torch.quantile takes no more than 2**24
@@ -236,22 +234,11 @@ class Result:
             BadInput: the folder holds something; a label or argument that cannot be written; the model's weights, or a
                 tensor that the result was computed from, were changed since.
         """
-        folder = Path(folder).absolute()
-        refuse_foreign(folder)
-        if folder.exists() and any(folder.iterdir()) and not overwrite:
-            raise BadInput(f"{folder} holds a result already; overwrite=True replaces it")
-        beside, old = (folder.with_name(f".{folder.name}.{name}") for name in ("saving", "replaced"))
-        for left in (beside, old) if folder.exists() else (beside,):
-            shutil.rmtree(left, ignore_errors=True)
-        beside.mkdir(parents=True)
-        kept = self if self.record is None else replace(self, record=self.record.kept(model))
-        if kept.record is not None:
-            write(beside, CALL, *kept.record.packed())
-        write(beside, RESULT, *kept.packed())
-        if folder.exists():
-            folder.rename(old)
-        beside.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
+        with replacing(folder, RESULT, overwrite) as beside:
+            kept = self if self.record is None else replace(self, record=self.record.kept(model))
+            if kept.record is not None:
+                write(beside, CALL, *kept.record.packed())
+            write(beside, RESULT, *kept.packed())
 
     def packed(self) -> tuple[dict[str, Json], dict[str, Tensor]]:
         """The result as JSON and tensors, without its record but for what a reader wants to see of it."""
@@ -300,7 +287,7 @@ class Result:
         if "changed" in fields:
             sizes, flat = fields["changed"]
             fields["changed"] = [did.tolist() for did in flat.split(sizes.tolist())]
-        return cls(**fields, record=_record(folder) if (folder / f"{CALL}.json").exists() else None)
+        return cls(**fields, record=record_in(folder))
 
     @checked
     def rerun(
@@ -333,23 +320,10 @@ class Result:
         """
         if not (Path(folder) / f"{CALL}.json").exists():
             raise BadInput(f"nothing was begun in {folder}")
-        record = _record(Path(folder))
+        record = record_in(Path(folder))
+        assert record is not None
         record.model.refuse_others(model)
         return record.again(model, metric, {"save_to": folder} | options)
-
-
-def _record(folder: Path) -> Record:
-    return Record.unpacked(*read(folder, CALL))
-
-
-def refuse_foreign(folder: Path) -> None:
-    """Raises BadInput if a folder holds what no result does."""
-    if folder.is_file():
-        raise BadInput(f"{folder} is a file; expected a folder, or nothing")
-    known = {f"{name}.{kind}" for name in (CALL, RESULT) for kind in ("json", "safetensors")}
-    known |= {PARTS, *(f"{name}.partial" for name in known)}
-    if foreign := [path.name for path in folder.glob("*") if path.name not in known]:
-        raise BadInput(f"{folder} holds something else than a result: {', '.join(sorted(foreign)[:3])}")
 
 
 def _agree(zero: Tensor, one: Tensor) -> Tensor:

@@ -12,17 +12,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp_hooks.arguments import checked
 from interp_hooks.errors import BadInput
-from interp_hooks.experiments.faithfulness import Evaluator
-from interp_hooks.experiments.graph import Circuit
-from interp_hooks.experiments.masked_edges import Ablation
-from interp_hooks.interventions import Prompts, Source
+from interp_hooks.experiment import experiment, on_data
+from interp_hooks.experiments.graph import Circuit, ComputationGraph
+from interp_hooks.experiments.masked_edges import Ablation, MaskedEdges, Positions, setting, stacked
+from interp_hooks.interventions import Prompts, Run, Source
 from interp_hooks.model import HookedTransformer
-from interp_hooks.readout import MetricLike
+from interp_hooks.readout import MetricLike, metric_name
 from interp_hooks.results import Result
 
 
@@ -55,7 +55,7 @@ def _refuse_empty(circuit: Circuit, count: int = 1) -> None:
         raise BadInput(f"expected a circuit with edges to choose from, and a count, got {len(circuit)} and {count}")
 
 
-@checked
+@experiment
 def completeness(
     model: HookedTransformer,
     circuit: Circuit,
@@ -65,6 +65,7 @@ def completeness(
     *,
     subsets: Mapping[str, Circuit] | None = None,
     ablation: Ablation | Source = "corrupt",
+    positions: Positions | None = None,
 ) -> Result:
     """F(C without K) - F(M without K) for sets K of edges, by name: a result with the axis "removed".
 
@@ -75,17 +76,35 @@ def completeness(
     Raises:
         BadInput: an empty circuit, or a subset that has other edges; else as `circuit_metric`.
     """
-    evaluator = Evaluator(model, clean, corrupt, metric, ablation)
+    data = setting(model, clean, corrupt, metric, ablation, positions)
+    graph = ComputationGraph(model, data.positions or ())
+    (of_circuit,) = stacked(graph, [circuit])
     subsets = _checked_subsets(circuit, {"nothing": circuit.only([]), **node_subsets(circuit)}, subsets)
-    return Result(
-        metric=evaluator.metric, axes={"removed": list(subsets)}, values=_gaps(evaluator, circuit, [*subsets.values()])
-    )
+    return gaps_without(model, *data, of_circuit, list(subsets), stacked(graph, subsets.values()))
 
 
-def _gaps(evaluator: Evaluator, circuit: Circuit, subsets: Sequence[Circuit]) -> Float[Tensor, "subset prompt"]:
-    full = evaluator.graph.circuit()
-    pairs = [whole - removed for whole in (circuit, full) for removed in subsets]
-    of_circuit, of_model = evaluator.edges.of_circuits(pairs).split(len(subsets))
+@on_data
+def gaps_without(
+    model: HookedTransformer,
+    run: Run,
+    source: Source,
+    metric: MetricLike,
+    positions: Mapping[str, int | Tensor] | None,
+    circuit: Bool[Tensor, "writer reader"],
+    names: Sequence[str],
+    removed: Bool[Tensor, "subset writer reader"],
+) -> Result:
+    """What lacks in the circuit when these sets of edges are removed from it, and from the model."""
+    edges = MaskedEdges(model, run, source, metric, positions)
+    values = _gaps(edges, circuit, removed)
+    return Result(metric=metric_name(metric), axes={"removed": list(names)}, values=values)
+
+
+def _gaps(
+    edges: MaskedEdges, circuit: Bool[Tensor, "writer reader"], removed: Bool[Tensor, "subset writer reader"]
+) -> Float[Tensor, "subset prompt"]:
+    pairs = torch.cat([whole & ~removed for whole in (circuit, edges.graph.exists)])
+    of_circuit, of_model = edges.of_kept(pairs).split(len(removed))
     return of_circuit - of_model
 
 
@@ -99,7 +118,7 @@ def _checked_subsets(
     return chosen
 
 
-@checked
+@experiment
 def greedy_subset(
     model: HookedTransformer,
     circuit: Circuit,
@@ -109,6 +128,7 @@ def greedy_subset(
     *,
     parts: Mapping[str, Circuit] | None = None,
     ablation: Ablation | Source = "corrupt",
+    positions: Positions | None = None,
 ) -> dict[str, Circuit]:
     """The set K for which the circuit is least complete, found greedily, by the names of its parts ("a0.h1 + m0").
 
@@ -118,12 +138,14 @@ def greedy_subset(
     Raises:
         BadInput: as `completeness`.
     """
-    evaluator = Evaluator(model, clean, corrupt, metric, ablation)
+    edges = MaskedEdges(model, *setting(model, clean, corrupt, metric, ablation, positions))
+    (of_circuit,) = stacked(edges.graph, [circuit])
     left = _checked_subsets(circuit, node_subsets(circuit), parts)
     removed, names = circuit.only([]), list[str]()
-    largest = float(_gaps(evaluator, circuit, [removed]).mean().abs())
+    largest = float(_gaps(edges, of_circuit, removed.kept[None]).mean().abs())
     while left:
-        gaps = _gaps(evaluator, circuit, [removed | part for part in left.values()]).mean(1).abs()
+        larger = stacked(edges.graph, [removed | part for part in left.values()])
+        gaps = _gaps(edges, of_circuit, larger).mean(1).abs()
         if float(gaps.max()) <= largest:
             break
         largest, name = float(gaps.max()), list(left)[int(gaps.argmax())]
@@ -131,7 +153,7 @@ def greedy_subset(
     return {" + ".join(names) or "nothing": removed}
 
 
-@checked
+@experiment
 def minimality(
     model: HookedTransformer,
     circuit: Circuit,
@@ -142,6 +164,7 @@ def minimality(
     parts: Mapping[str, Circuit] | None = None,
     subsets: Mapping[str, Circuit] | None = None,
     ablation: Ablation | Source = "corrupt",
+    positions: Positions | None = None,
 ) -> Result:
     """F(C without K and v) - F(C without K) for every part v of the circuit: a result with the axis "part".
 
@@ -152,13 +175,31 @@ def minimality(
     Raises:
         BadInput: as `completeness`.
     """
-    evaluator = Evaluator(model, clean, corrupt, metric, ablation)
-    nodes = node_subsets(circuit)
+    data = setting(model, clean, corrupt, metric, ablation, positions)
+    graph = ComputationGraph(model, data.positions or ())
+    (of_circuit,), nodes = stacked(graph, [circuit]), node_subsets(circuit)
     parts = _checked_subsets(circuit, nodes, parts)
     subsets = _checked_subsets(circuit, {"nothing": circuit.only([]), **nodes}, subsets)
-    found = []
-    for part in parts.values():
-        without = [circuit - (removed - part) for removed in subsets.values()]
-        before, after = evaluator.edges.of_circuits([*without, *(one - part for one in without)]).split(len(subsets))
+    of_parts, of_subsets = (stacked(graph, some.values()) for some in (parts, subsets))
+    return losses_without(model, *data, of_circuit, list(parts), of_parts, of_subsets)
+
+
+@on_data
+def losses_without(
+    model: HookedTransformer,
+    run: Run,
+    source: Source,
+    metric: MetricLike,
+    positions: Mapping[str, int | Tensor] | None,
+    circuit: Bool[Tensor, "writer reader"],
+    names: Sequence[str],
+    parts: Bool[Tensor, "part writer reader"],
+    subsets: Bool[Tensor, "subset writer reader"],
+) -> Result:
+    """What removing each part costs when one of the sets, the one with which that is most, is removed already."""
+    edges, found = MaskedEdges(model, run, source, metric, positions), []
+    for part in parts:
+        without = circuit & ~(subsets & ~part)
+        before, after = edges.of_kept(torch.cat([without, without & ~part])).split(len(subsets))
         found.append((after - before)[int((after - before).mean(1).abs().argmax())])
-    return Result(metric=evaluator.metric, axes={"part": list(parts)}, values=torch.stack(found))
+    return Result(metric=metric_name(metric), axes={"part": list(names)}, values=torch.stack(found))

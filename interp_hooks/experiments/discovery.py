@@ -16,7 +16,7 @@ arxiv.org/abs/2403.17806. ACDC: Conmy et al. 2023, arxiv.org/abs/2304.14997.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -24,15 +24,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm import tqdm
 
-from interp_hooks.arguments import checked
 from interp_hooks.edges import scale_hook
 from interp_hooks.errors import BadInput
+from interp_hooks.experiment import experiment, on_data
 from interp_hooks.experiments.gradients import Hooks, differentiable, finite
-from interp_hooks.experiments.graph import Circuit, EdgeName
-from interp_hooks.experiments.masked_edges import Ablation, MaskedEdges, ablated_runs
-from interp_hooks.experiments.sweep import on_model
+from interp_hooks.experiments.graph import Circuit, ComputationGraph, EdgeName
+from interp_hooks.experiments.masked_edges import Ablation, MaskedEdges, Positions, setting, stacked
 from interp_hooks.hook_points import HookPoint
-from interp_hooks.interventions import Prompts, Source
+from interp_hooks.interventions import Prompts, Run, Source
 from interp_hooks.model import HookedTransformer
 from interp_hooks.readout import MetricLike, better
 
@@ -40,21 +39,10 @@ Rule = Literal["midpoint", "left"]
 AT_ONCE = 32  # removals that are tried together at most
 
 
-def _masked(
-    model: HookedTransformer,
-    clean: Prompts,
-    corrupt: Prompts | None,
-    metric: MetricLike,
-    ablation: Ablation | Source,
-) -> MaskedEdges:
-    run, source = ablated_runs(model, clean, corrupt, ablation)
-    return MaskedEdges(model, run, source, on_model(model, metric))
-
-
 # -------------------------------------------------------------------------------------------------------- by gradients
 
 
-@checked
+@experiment
 def eap(
     model: HookedTransformer,
     clean: Prompts,
@@ -62,23 +50,27 @@ def eap(
     metric: MetricLike,
     *,
     ablation: Ablation | Source = "corrupt",
+    positions: Positions | None = None,
 ) -> Circuit:
     """Edge attribution patching: all edges, scored by a corrupt and a clean forward pass and one backward pass.
 
     `ablation` says what an edge's corrupt value is: its writer's in the corrupt run, 0 ("zero"), its mean over the
     corrupt prompts and their positions ("mean") or over the prompts alone ("position_mean"), or any source.
 
+    With `positions`, each edge has a score at each of them and one at the "rest": token positions as ints, or by name,
+    as an int or a tensor [prompt], a negative one from the last real token. Their sum is the score without positions.
+
     A metric that is at its best in the clean run, as the divergence from it, has no gradient there: use `eap_ig`.
 
     Raises:
-        BadInput: prompts that do not correspond, or a model without such a graph (`ComputationGraph`).
+        BadInput: prompts that do not correspond, a model without such a graph (`ComputationGraph`), or positions
+            outside a prompt.
         MetricError: a metric that cannot be differentiated.
     """
-    edges = _masked(model, clean, corrupt, metric, ablation)
-    return edges.graph.scored(_attributions(edges, metric, [1.0]))
+    return edge_attributions(model, *setting(model, clean, corrupt, metric, ablation, positions), [1.0])
 
 
-@checked
+@experiment
 def eap_ig(
     model: HookedTransformer,
     clean: Prompts,
@@ -88,6 +80,7 @@ def eap_ig(
     steps: int = 5,
     rule: Rule = "midpoint",
     ablation: Ablation | Source = "corrupt",
+    positions: Positions | None = None,
 ) -> Circuit:
     """`eap` with the mean of the gradients at `steps` points between the corrupt embeddings and the clean ones.
 
@@ -102,13 +95,25 @@ def eap_ig(
     if rule not in offsets or steps < 1:
         raise BadInput(f"expected at least 1 step and the rule 'midpoint' or 'left', got {steps} and {rule!r}")
     fractions = [(step + offsets[rule]) / steps for step in range(steps)]
-    edges = _masked(model, clean, corrupt, metric, ablation)
+    return edge_attributions(model, *setting(model, clean, corrupt, metric, ablation, positions), fractions)
+
+
+@on_data
+def edge_attributions(
+    model: HookedTransformer,
+    run: Run,
+    source: Source,
+    metric: MetricLike,
+    positions: Mapping[str, int | Tensor] | None,
+    fractions: Sequence[float],
+) -> Circuit:
+    """All edges, with the mean of the gradients at these fractions of the way to the clean embeddings."""
+    edges = MaskedEdges(model, run, source, metric, positions)
     return edges.graph.scored(_attributions(edges, metric, fractions))
 
 
 def _attributions(edges: MaskedEdges, metric: MetricLike, fractions: Sequence[float]) -> Float[Tensor, "writer reader"]:
     """The change of what is written times the mean gradient at these fractions of the way to the clean embeddings."""
-    metric = on_model(edges.model, metric)
     changes = None if list(fractions) == [1.0] else edges.changes
     total = torch.zeros(edges.graph.exists.shape, dtype=torch.float64, device=edges.model.device)
     for fraction in fractions:
@@ -137,9 +142,7 @@ def _at_fraction(
         for part in graph.reader_parts:
             gradient = gradients[part.hook].to(changes)
             gradient = gradient if gradient.ndim == 4 else gradient[:, :, None]
-            scores[: part.seen, part.places] = (changes[:, :, : part.seen] @ gradient.mT).sum(
-                (0, 1), dtype=torch.float64
-            )
+            scores[: part.seen, part.places] = edges.summed(changes[:, :, : part.seen] @ gradient.mT)
     return scores / len(done.scores), changes
 
 
@@ -147,7 +150,7 @@ def _moved(change: Tensor) -> Callable[..., Tensor]:
     return lambda value, hook: value + change.to(value)
 
 
-@checked
+@experiment
 def mask_gradient(
     model: HookedTransformer,
     clean: Prompts,
@@ -155,6 +158,7 @@ def mask_gradient(
     metric: MetricLike,
     *,
     ablation: Ablation | Source = "corrupt",
+    positions: Positions | None = None,
 ) -> Circuit:
     """All edges, scored by the gradient with respect to how much of each edge is corrupted, at none: equal to `eap`.
 
@@ -163,7 +167,19 @@ def mask_gradient(
     Raises:
         BadInput, MetricError: as `eap`.
     """
-    edges = _masked(model, clean, corrupt, metric, ablation)
+    return mask_gradients(model, *setting(model, clean, corrupt, metric, ablation, positions))
+
+
+@on_data
+def mask_gradients(
+    model: HookedTransformer,
+    run: Run,
+    source: Source,
+    metric: MetricLike,
+    positions: Mapping[str, int | Tensor] | None,
+) -> Circuit:
+    """All edges, with the gradient with respect to their masks."""
+    edges = MaskedEdges(model, run, source, metric, positions)
     masks = torch.zeros(1, *edges.graph.exists.shape, dtype=model.dtype, device=model.device, requires_grad=True)
     scores = edges.scores(masks)
     with torch.enable_grad():
@@ -171,7 +187,7 @@ def mask_gradient(
     return edges.graph.scored(-better(metric) * finite(gradient[0], "the gradient of a mask"))
 
 
-@checked
+@experiment
 def node_attribution(
     model: HookedTransformer,
     clean: Prompts,
@@ -180,30 +196,47 @@ def node_attribution(
     *,
     absolute: bool = True,
     ablation: Ablation | Source = "corrupt",
+    positions: Positions | None = None,
 ) -> Circuit:
     """All edges, each with the lower score of its two ends, so that the top edges are those between the top nodes.
 
     A node's score is the attribution of what it writes, the sum of `eap` over all edges that begin there; with
     `absolute` its size. "input" and "logits" are in every circuit and count as the highest. Where heads share keys and
-    values, an edge into these has the score of the best of them.
+    values, an edge into these has the score of the best of them; of nodes at positions, one into keys or values has
+    that of the best position.
 
     Raises:
         BadInput, MetricError: as `eap`.
     """
-    edges = _masked(model, clean, corrupt, metric, ablation)
-    graph = edges.graph
-    nodes = _attributions(edges, metric, [1.0]).sum(1)
+    return node_attributions(model, *setting(model, clean, corrupt, metric, ablation, positions), absolute)
+
+
+@on_data
+def node_attributions(
+    model: HookedTransformer,
+    run: Run,
+    source: Source,
+    metric: MetricLike,
+    positions: Mapping[str, int | Tensor] | None,
+    absolute: bool,
+) -> Circuit:
+    """All edges, with the lower score of their ends."""
+    edges = MaskedEdges(model, run, source, metric, positions)
+    graph, labels = edges.graph, edges.graph.layout.labels
+    of_edges, at = _attributions(edges, metric, [1.0]), graph.reader_labels.to(model.device)
+    nodes = of_edges.new_zeros(len(graph.writers), len(labels)).index_add_(1, at, of_edges)
     nodes = nodes.abs() if absolute else nodes
-    nodes[0] = nodes.max()
-    scores = {**dict(zip(graph.writers, nodes.tolist(), strict=True)), "logits": float(nodes.max())}
-    of_readers = nodes.new_tensor([max(scores[node] for node in graph.nodes_of(reader)) for reader in graph.readers])
-    return graph.scored(torch.minimum(nodes[:, None], of_readers))
+    nodes[0] = best = nodes.max()
+    scores = dict(zip(itertools.product(graph.writers, labels), nodes.flatten().tolist(), strict=True))
+    scores |= {("logits", label): float(best) for label in labels}
+    of_readers = [max(scores[outlet] for outlet in graph.outlets(reader)) for reader in graph.readers]
+    return graph.scored(torch.minimum(nodes[:, at], nodes.new_tensor(of_readers)))
 
 
 # ---------------------------------------------------------------------------------------------------------- by removal
 
 
-@checked
+@experiment
 def acdc(
     model: HookedTransformer,
     clean: Prompts,
@@ -213,6 +246,7 @@ def acdc(
     *,
     start: Circuit | None = None,
     ablation: Ablation | Source = "corrupt",
+    positions: Positions | None = None,
     progress: bool = False,
 ) -> Circuit:
     """Automatic circuit discovery: the edges whose removal makes the mean metric worse by `threshold` or more.
@@ -228,17 +262,34 @@ def acdc(
     Raises:
         BadInput: a threshold that is not above 0, an empty start, or one of another graph; else as `eap`.
     """
-    edges = _masked(model, clean, corrupt, metric, ablation)
-    circuit = edges.graph.circuit() if start is None else start
     if not threshold > 0:
         raise BadInput(f"threshold must be above 0, got {threshold}: at 0 edges that do nothing would stay")
-    if not len(circuit):
+    if start is not None and not len(start):
         raise BadInput("start has no edges, so there is nothing to remove")
+    data = setting(model, clean, corrupt, metric, ablation, positions)
+    kept = None if start is None else stacked(ComputationGraph(model, data.positions or ()), [start])[0]
+    return edges_that_matter(model, *data, threshold, kept, progress)
+
+
+@on_data
+def edges_that_matter(
+    model: HookedTransformer,
+    run: Run,
+    source: Source,
+    metric: MetricLike,
+    positions: Mapping[str, int | Tensor] | None,
+    threshold: float,
+    kept: Bool[Tensor, "writer reader"] | None,
+    progress: bool = False,
+) -> Circuit:
+    """Those that are left of `kept`, or of all edges, when all others have been removed."""
+    edges = MaskedEdges(model, run, source, metric, positions)
+    kept = (edges.graph.exists if kept is None else kept).clone()
     sign, scores = better(metric), dict[EdgeName, float]()
-    current, kept = sign * float(edges.of_circuits([circuit]).double().mean()), circuit.kept
+    current = sign * float(edges.of_kept(kept[None]).double().mean())
     readers = edges.graph.readers
     for reader in tqdm(range(len(readers))[::-1], disable=not progress, unit="reader"):
-        if readers[reader] != "logits" and not _leads_on(edges, kept, reader):
+        if not _leads_on(edges, kept, reader):
             kept[:, reader] = False
             continue
         current, stayed = _thinned(edges, kept, reader, current, threshold, sign)
@@ -247,11 +298,20 @@ def acdc(
 
 
 def _leads_on(edges: MaskedEdges, kept: Bool[Tensor, "writer reader"], reader: int) -> bool:
-    """Whether an edge begins at a node that a reader is an input of, or at a head that is normalized with that node."""
+    """Whether an edge begins where a reader's input may come out, or at a head that is normalized with that node.
+
+    The logits lead on.
+    """
     graph = edges.graph
-    nodes = [graph.writer_index[node] for node in graph.nodes_of(graph.readers[reader])]
-    (part,) = [part for part in graph.writer_parts if nodes[0] in part.rows]
-    return bool(kept[nodes if scale_hook(edges.model, part.hook) is None else part.rows].any())
+    for node, label in graph.outlets(graph.readers[reader]):
+        if node == "logits":
+            return True
+        row = graph.writer_index[node]
+        (part,) = [part for part in graph.writer_parts if row in part.rows]
+        rows = [row] if scale_hook(edges.model, part.hook) is None else part.rows
+        if kept[rows][:, graph.reader_labels == graph.layout.labels.index(label)].any():
+            return True
+    return False
 
 
 def _thinned(

@@ -16,15 +16,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp_hooks.arguments import checked
 from interp_hooks.errors import BadInput
+from interp_hooks.experiment import experiment, on_data
 from interp_hooks.experiments.graph import Circuit, ComputationGraph
-from interp_hooks.experiments.masked_edges import Ablation, MaskedEdges, ablated_runs
-from interp_hooks.experiments.sweep import on_model
-from interp_hooks.interventions import Prompts, Source
+from interp_hooks.experiments.masked_edges import Ablation, MaskedEdges, Positions, Setting, setting, stacked
+from interp_hooks.interventions import Prompts, Run, Source
 from interp_hooks.model import HookedTransformer
 from interp_hooks.readout import MetricLike, metric_name
 from interp_hooks.results import Result
@@ -32,34 +32,35 @@ from interp_hooks.results import Result
 GRID = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
-class Evaluator:
-    """Evaluates circuits of one model, on one set of prompts."""
+@on_data
+def circuit_values(
+    model: HookedTransformer,
+    run: Run,
+    source: Source,
+    metric: MetricLike,
+    positions: Mapping[str, int | Tensor] | None,
+    axis: str,
+    labels: Sequence[Any],
+    kept: Bool[Tensor, "circuit writer reader"],
+) -> Result:
+    """The metric of circuits by which edges they have, between that of no edge and that of the model."""
+    edges = MaskedEdges(model, run, source, metric, positions)
+    ends = torch.stack([torch.zeros_like(edges.graph.exists), edges.graph.exists])
+    empty, whole, *values = edges.of_kept(torch.cat([ends, kept]))
+    return Result(
+        metric=metric_name(metric),
+        axes={axis: list(labels)},
+        values=torch.stack(values),
+        baselines={"empty": empty, "model": whole},
+        scale=("empty", "model"),
+    )
 
-    def __init__(
-        self,
-        model: HookedTransformer,
-        clean: Prompts,
-        corrupt: Prompts | None,
-        metric: MetricLike,
-        ablation: Ablation | Source,
-    ) -> None:
-        run, source = ablated_runs(model, clean, corrupt, ablation)
-        self.edges = MaskedEdges(model, run, source, on_model(model, metric))
-        self.graph, self.metric = self.edges.graph, metric_name(metric)
 
-    def result(self, axis: str, circuits: Mapping[Any, Circuit]) -> Result:
-        """The metric of circuits by label, between that of no edge and that of the model."""
-        if not circuits:
-            raise BadInput("expected at least one circuit, got none")
-        every = [self.graph.circuit([]), self.graph.circuit(), *circuits.values()]
-        empty, model, *values = self.edges.of_circuits(every)
-        return Result(
-            metric=self.metric,
-            axes={axis: list(circuits)},
-            values=torch.stack(values),
-            baselines={"empty": empty, "model": model},
-            scale=("empty", "model"),
-        )
+def _values(model: HookedTransformer, data: Setting, axis: str, circuits: Mapping[Any, Circuit]) -> Result:
+    if not circuits:
+        raise BadInput("expected at least one circuit, got none")
+    kept = stacked(ComputationGraph(model, data.positions or ()), circuits.values())
+    return circuit_values(model, *data, axis, list(circuits), kept)
 
 
 @checked
@@ -71,20 +72,22 @@ def circuit_metric(
     metric: MetricLike,
     *,
     ablation: Ablation | Source = "corrupt",
+    positions: Positions | None = None,
 ) -> Float[Tensor, " prompt"]:
     """The metric on the clean prompts if every edge outside the circuit carries its ablated value.
 
-    All edges give the model, none gives the corrupt run. It takes a pass over the source of the ablated values, if
-    there is one, and one over the circuit.
+    All edges give the model, none gives the corrupt run. A circuit that tells positions apart needs `positions`, those
+    of `discovery.eap`, which say where they are in these prompts. It takes a pass over the source of the ablated
+    values, if there is one, and one over the circuit.
 
     Raises:
         BadInput: a circuit of another graph, or prompts that do not correspond.
         MetricError: the metric is not one number for each prompt, or nan.
     """
-    return Evaluator(model, clean, corrupt, metric, ablation).edges.of_circuits([circuit])[0]
+    return MaskedEdges(model, *setting(model, clean, corrupt, metric, ablation, positions)).of_circuits([circuit])[0]
 
 
-@checked
+@experiment
 def faithfulness(
     model: HookedTransformer,
     circuits: Circuit | Mapping[str, Circuit],
@@ -93,6 +96,7 @@ def faithfulness(
     metric: MetricLike,
     *,
     ablation: Ablation | Source = "corrupt",
+    positions: Positions | None = None,
 ) -> Result:
     """The metric of one circuit, or several by name: a result with the axis "circuit".
 
@@ -104,13 +108,13 @@ def faithfulness(
         BadInput, MetricError: as `circuit_metric`.
     """
     named = {"circuit": circuits} if isinstance(circuits, Circuit) else circuits
-    return Evaluator(model, clean, corrupt, metric, ablation).result("circuit", named)
+    return _values(model, setting(model, clean, corrupt, metric, ablation, positions), "circuit", named)
 
 
 # --------------------------------------------------------------------------------------------------- rankings of edges
 
 
-@checked
+@experiment
 def faithfulness_curve(
     model: HookedTransformer,
     ranking: Circuit,
@@ -122,6 +126,7 @@ def faithfulness_curve(
     absolute: bool = False,
     prune: bool = True,
     ablation: Ablation | Source = "corrupt",
+    positions: Positions | None = None,
 ) -> Result:
     """The metric of the top edges of a ranking, for several fractions of all edges: a result with the axis "fraction".
 
@@ -139,7 +144,7 @@ def faithfulness_curve(
     _check_fractions(fractions)
     chosen = {fraction: ranking.top(round(fraction * total), absolute=absolute) for fraction in fractions}
     circuits = {fraction: top.pruned() if prune else top for fraction, top in chosen.items()}
-    return Evaluator(model, clean, corrupt, metric, ablation).result("fraction", circuits)
+    return _values(model, setting(model, clean, corrupt, metric, ablation, positions), "fraction", circuits)
 
 
 def _check_fractions(fractions: Sequence[float]) -> None:
@@ -219,7 +224,7 @@ class RandomBaseline(NamedTuple):
     upper: float
 
 
-@checked
+@experiment
 def random_baseline(
     model: HookedTransformer,
     n_edges: int,
@@ -232,6 +237,7 @@ def random_baseline(
     resamples: int = 1000,
     generator: torch.Generator | None = None,
     ablation: Ablation | Source = "corrupt",
+    positions: Positions | None = None,
 ) -> RandomBaseline:
     """The faithfulness of random circuits of as many edges, what a circuit has to be better than.
 
@@ -242,9 +248,10 @@ def random_baseline(
     """
     if samples < 1 or resamples < 1 or not 0 < level < 1:
         raise BadInput(f"expected samples and a level between 0 and 1, got {samples}, {resamples} and {level}")
-    evaluator = Evaluator(model, clean, corrupt, metric, ablation)
-    drawn = {sample: random_circuit(evaluator.graph, n_edges, generator) for sample in range(samples)}
-    result = evaluator.result("sample", drawn)
+    data = setting(model, clean, corrupt, metric, ablation, positions)
+    graph = ComputationGraph(model, data.positions or ())
+    drawn = {sample: random_circuit(graph, n_edges, generator) for sample in range(samples)}
+    result = _values(model, data, "sample", drawn)
 
     def weights(n: int) -> Float[Tensor, "resample n"]:
         places = torch.randint(n, (resamples, n), generator=generator, device=generator.device if generator else None)

@@ -6,6 +6,9 @@
 
 Writers add to the stream, readers read it, and a reader reads what all writers before it have added: there is an edge
 from each of these. Under grouped attention <k> and <v> are numbered by key/value head.
+
+A graph may tell token positions apart. What is written at a position is read there, so an edge lies at one: its reader
+is "a1.h0<k>@S2", or "a1.h0<k>@rest" for all positions without a name.
 """
 
 from __future__ import annotations
@@ -13,126 +16,54 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from interp_hooks.archive import Json, read, write
 from interp_hooks.arguments import checked, told
-from interp_hooks.edges import check_edge
 from interp_hooks.errors import BadInput, nearest
+from interp_hooks.experiments.layout import ARROW, AT, Layout, parts_of
+from interp_hooks.folders import CALL, record_in, replacing
 from interp_hooks.model import HookedTransformer
+from interp_hooks.provenance import Record
+from interp_hooks.readout import MetricLike
 
 if TYPE_CHECKING:
     import pandas as pd
 
 EdgeName = tuple[str, str]
-ARROW = "->"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layout:
-    """What the graph of a model depends on. In parallel blocks an MLP does not read its own layer's heads."""
-
-    n_layers: int
-    n_heads: int
-    n_key_value_heads: int
-    attn_only: bool = False
-    parallel: bool = False
-
-    @classmethod
-    def of(cls, model: HookedTransformer) -> Layout:
-        """The layout of a model.
-
-        Raises:
-            BadInput: its stream is no sum of what is written, or its heads have no inputs of their own.
-        """
-        cfg, last = model.cfg, f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
-        check_edge(model, "blocks.0.hook_resid_pre", last)
-        if "blocks.0.hook_q_input" not in model.hook_dict:
-            raise BadInput(
-                "this model compresses keys and values into one vector for all heads (latent attention), so its heads "
-                "have no inputs of their own that edges could lead into; patch its heads as nodes instead"
-            )
-        return cls(
-            n_layers=cfg.n_layers,
-            n_heads=model.hook_dict["blocks.0.hook_q_input"].sizes["head"],
-            n_key_value_heads=model.hook_dict["blocks.0.hook_k_input"].sizes["head"],
-            attn_only=cfg.attn_only,
-            parallel=cfg.parallel_attn_mlp,
-        )
-
-
-class Part(NamedTuple):
-    """The writers, or readers, that share a hook: `names` stand at `start` and after in the list of all of them.
-
-    Of readers, `seen` is how many writers, the first ones, they read.
-    """
-
-    hook: str
-    layer: int
-    names: tuple[str, ...]
-    start: int
-    seen: int = 0
-
-    @property
-    def places(self) -> slice:
-        return slice(self.start, self.start + len(self.names))
-
-    @property
-    def rows(self) -> list[int]:
-        return list(range(self.start, self.start + len(self.names)))
+CIRCUIT = "circuit"  # of a folder: the files that hold one
 
 
 class ComputationGraph:
     """Writers, readers and edges of a model whose stream is a sum, in the order in which a pass comes by them.
 
-    Each reader reads a number of writers, the first ones: `exists` [writer, reader] tells which pairs are edges.
+    Each reader reads a number of writers, the first ones: `exists` [writer, reader] tells which pairs are edges. With
+    `positions`, names of token positions, every reader is there once for each of them and once for the "rest". Where
+    they are in a prompt is said where prompts are: `eap(..., positions={"S1": 3, "S2": places})`.
 
     Raises:
-        BadInput: a post-norm model, whose stream is no sum, or one with latent attention.
+        BadInput: a post-norm model, whose stream is no sum, or one with latent attention; a name for two positions.
     """
 
     @checked
-    def __init__(self, model: HookedTransformer | Layout) -> None:
-        self.layout = layout = model if isinstance(model, Layout) else Layout.of(model)
-        self.writer_parts: list[Part] = []
-        self.reader_parts: list[Part] = []
-        self._write("blocks.0.hook_resid_pre", 0, ["input"])
-        for layer in range(layout.n_layers):
-            self._add_layer(layer)
-        last = layout.n_layers - 1
-        self._read(f"blocks.{last}.hook_resid_post", last, ["logits"])
-        self.writers = [name for part in self.writer_parts for name in part.names]
-        self.readers = [name for part in self.reader_parts for name in part.names]
+    def __init__(
+        self, model: HookedTransformer | Layout, positions: Sequence[str | int] | Mapping[str, Any] = ()
+    ) -> None:
+        layout, named = model if isinstance(model, Layout) else Layout.of(model), tuple(map(str, positions))
+        self.layout = replace(layout, positions=named) if named else layout
+        self.writer_parts, self.reader_parts = parts_of(self.layout)
+        self.writers = [name for part in self.writer_parts for name in part.every]
+        self.readers = [name for part in self.reader_parts for name in part.every]
         self.writer_index = {name: place for place, name in enumerate(self.writers)}
         self.reader_index = {name: place for place, name in enumerate(self.readers)}
-        seen = torch.tensor([part.seen for part in self.reader_parts for _ in part.names])
+        seen = torch.tensor([part.seen for part in self.reader_parts for _ in part.every])
         self.exists: Bool[Tensor, "writer reader"] = torch.arange(len(self.writers))[:, None] < seen
-
-    def _add_layer(self, layer: int) -> None:
-        layout, block = self.layout, f"blocks.{layer}"
-        heads = [f"a{layer}.h{head}" for head in range(layout.n_heads)]
-        self._read(f"{block}.hook_q_input", layer, [f"{head}<q>" for head in heads])
-        for what in "kv":
-            groups = [f"{head}<{what}>" for head in heads[: layout.n_key_value_heads]]
-            self._read(f"{block}.hook_{what}_input", layer, groups)
-        if layout.parallel and not layout.attn_only:
-            self._read(f"{block}.hook_mlp_in", layer, [f"m{layer}"])
-        self._write(f"{block}.attn.hook_z", layer, heads)
-        if not layout.attn_only:
-            if not layout.parallel:
-                self._read(f"{block}.hook_mlp_in", layer, [f"m{layer}"])
-            self._write(f"{block}.hook_mlp_out", layer, [f"m{layer}"])
-
-    def _write(self, hook: str, layer: int, names: Sequence[str]) -> None:
-        self.writer_parts.append(Part(hook, layer, tuple(names), _count(self.writer_parts)))
-
-    def _read(self, hook: str, layer: int, names: Sequence[str]) -> None:
-        parts = self.reader_parts
-        parts.append(Part(hook, layer, tuple(names), _count(parts), seen=_count(self.writer_parts)))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ComputationGraph) and self.layout == other.layout
@@ -145,7 +76,10 @@ class ComputationGraph:
         return int(self.exists.sum())
 
     def __repr__(self) -> str:
-        return f"ComputationGraph({len(self.writers)} writers, {len(self.readers)} readers, {len(self)} edges)"
+        named = self.layout.positions
+        at_positions = f", at {', '.join(self.layout.labels)}" if named else ""
+        counts = f"{len(self.writers)} writers, {len(self.readers)} readers, {len(self)} edges"
+        return f"ComputationGraph({counts}{at_positions})"
 
     @property
     def edges(self) -> list[EdgeName]:
@@ -159,12 +93,23 @@ class ComputationGraph:
 
     def nodes_of(self, reader: str) -> list[str]:
         """The nodes that a reader is an input of: one, or all the heads that share a key/value head."""
-        name, bracket, what = reader.partition("<")
+        name, bracket, what = reader.partition(AT)[0].partition("<")
         if not bracket or what == "q>":
             return [name]
         layer, _, group = name.partition(".h")
         size = self.layout.n_heads // self.layout.n_key_value_heads
         return [f"{layer}.h{head}" for head in range(int(group) * size, (int(group) + 1) * size)]
+
+    def outlets(self, reader: str) -> list[tuple[str, str]]:
+        """Where what it reads may come out: nodes, each with a position; of keys and values, which are moved, any."""
+        name, _, label = reader.partition(AT)
+        labels = self.layout.labels if name.endswith(("<k>", "<v>")) else (label,)
+        return list(itertools.product(self.nodes_of(reader), labels))
+
+    @property
+    def reader_labels(self) -> Int[Tensor, " reader"]:
+        """For each reader which of `layout.labels` it is at."""
+        return torch.arange(len(self.readers)) % len(self.layout.labels)
 
     def edge(self, edge: str | EdgeName) -> EdgeName:
         """An edge, given as such or as it is written.
@@ -214,13 +159,12 @@ class ComputationGraph:
         return Circuit(graph=self, edges=frozenset(by_edge), scores=by_edge)
 
 
-def _count(parts: Sequence[Part]) -> int:
-    return sum(len(part.names) for part in parts)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Circuit:
     """A set of edges of a graph, maybe with a score for each. Circuits are equal if graph and edges are.
+
+    `record` is how the scores came about, or which edges there are: the call that did it, with which model and prompts.
+    What is made of such a circuit (`top`, `a - b`, ...) keeps it; it doesn't tell what was chosen.
 
     `a | b`, `a & b` and `a - b` are circuits of the same graph, `a <= b` says whether b has all edges of a; scores are
     those of a, and of b for edges that a does not have.
@@ -232,6 +176,7 @@ class Circuit:
     graph: ComputationGraph
     edges: frozenset[EdgeName]
     scores: Mapping[EdgeName, float] | None = field(default=None, compare=False, repr=False)
+    record: Record | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "edges", frozenset(map(self.graph.edge, self.edges)))
@@ -251,7 +196,7 @@ class Circuit:
         self._refuse_other_graph(other)
         scored = self.scores is not None and other.scores is not None
         merged = {**(other.scores or {}), **(self.scores or {})} if scored else None
-        return Circuit(graph=self.graph, edges=self.edges | other.edges, scores=merged)
+        return Circuit(graph=self.graph, edges=self.edges | other.edges, scores=merged, record=self.record)
 
     def __and__(self, other: Circuit) -> Circuit:
         self._refuse_other_graph(other)
@@ -273,7 +218,7 @@ class Circuit:
         """Those of its edges that are listed, with their scores."""
         kept = self.edges.intersection(edges)
         scores = None if self.scores is None else {edge: self.scores[edge] for edge in kept}
-        return Circuit(graph=self.graph, edges=kept, scores=scores)
+        return Circuit(graph=self.graph, edges=kept, scores=scores, record=self.record)
 
     @property
     def listed(self) -> list[EdgeName]:
@@ -330,34 +275,53 @@ class Circuit:
         A head or MLP that is fed by nothing goes too, although its biases may write something; and where the heads of a
         layer are normalized together, those that go may have had a share in the norm's scale.
         """
-        listed = self.listed
-        reached, useful = {"input"}, {"logits"}
+        graph, listed = self.graph, self.listed
+        reached, useful = ({(node, label) for label in graph.layout.labels} for node in ("input", "logits"))
+        places = {reader: {*graph.outlets(reader)} for _, reader in listed}
         for writer, reader in listed:
-            if writer in reached:
-                reached.update(self.graph.nodes_of(reader))
+            if (writer, reader.partition(AT)[2]) in reached:
+                reached |= places[reader]
         for writer, reader in reversed(listed):
-            if useful.intersection(self.graph.nodes_of(reader)):
-                useful.add(writer)
+            if useful & places[reader]:
+                useful.add((writer, reader.partition(AT)[2]))
         return self.only(
-            edge for edge in listed if edge[0] in reached and useful.intersection(self.graph.nodes_of(edge[1]))
+            (writer, reader)
+            for writer, reader in listed
+            if (writer, reader.partition(AT)[2]) in reached and useful & places[reader]
         )
 
+    def without_positions(self) -> Circuit:
+        """The same edges in the graph that doesn't tell positions apart, each with the sum of its scores."""
+        graph = ComputationGraph(replace(self.graph.layout, positions=()))
+        merged = {(writer, reader): (writer, reader.partition(AT)[0]) for writer, reader in self.listed}
+        scores = None if self.scores is None else dict.fromkeys(merged.values(), 0.0)
+        for edge, score in (self.scores or {}).items():
+            assert scores is not None
+            scores[merged[edge]] += score
+        return Circuit(graph=graph, edges=frozenset(merged.values()), scores=scores, record=self.record)
+
     def table(self) -> pd.DataFrame:
-        """A row for each edge: writer, reader and, if there are scores, the score; largest by size first."""
+        """A row for each edge: writer, reader, position and score if there are any; largest by size first."""
         import pandas as pd
 
         listed = self.listed
-        columns: dict[str, Any] = {"writer": [edge[0] for edge in listed], "reader": [edge[1] for edge in listed]}
+        readers = [reader.partition(AT) for _, reader in listed]
+        columns: dict[str, Any] = {"writer": [edge[0] for edge in listed], "reader": [reader[0] for reader in readers]}
+        if self.graph.layout.positions:
+            columns["position"] = [reader[2] for reader in readers]
         if self.scores is None:
             return pd.DataFrame(columns)
         table = pd.DataFrame(columns | {"score": [self.scores[edge] for edge in listed]})
         return table.sort_values("score", key=abs, ascending=False, kind="stable").reset_index(drop=True)
 
     def to_json(self) -> str:
-        """The graph's layout and the edges, with scores if there are any, as JSON."""
-        edges = [ARROW.join(edge) for edge in self.listed]
-        scores = None if self.scores is None else [self.scores[edge] for edge in self.listed]
-        return json.dumps({"graph": asdict(self.graph.layout), "edges": edges, "scores": scores})
+        """The graph's layout and the edges, with scores if there are any, as JSON; `save` keeps the record, too."""
+        return json.dumps(self._document())
+
+    def _document(self) -> dict[str, Json]:
+        listed = self.listed
+        scores = None if self.scores is None else [self.scores[edge] for edge in listed]
+        return {"graph": asdict(self.graph.layout), "edges": [ARROW.join(edge) for edge in listed], "scores": scores}
 
     @classmethod
     @checked
@@ -369,9 +333,58 @@ class Circuit:
         """
         try:
             document = json.loads(text)
-            graph = ComputationGraph(Layout(**document["graph"]))
+            layout = document["graph"]
+            graph = ComputationGraph(Layout(**layout | {"positions": tuple(layout.get("positions", ()))}))
             edges, scores = [graph.edge(edge) for edge in document["edges"]], document["scores"]
             by_edge = None if scores is None else dict(zip(edges, scores, strict=True))
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
             raise BadInput(f"expected a circuit as to_json writes it: {error}") from error
         return cls(graph=graph, edges=frozenset(edges), scores=by_edge)
+
+    # -------------------------------------------------------------------------------------------- how it came about
+
+    @checked
+    def rerun(self, model: HookedTransformer, metric: MetricLike | None = None, *, any_model: bool = False) -> Circuit:
+        """What the recorded call gives now: all edges of it, whatever has been chosen from them since.
+
+        `metric` is another one, or the one that was a plain function. `any_model` allows another model.
+
+        Raises:
+            BadInput: another model, a circuit without record, or a metric of which only the name was kept.
+        """
+        if self.record is None:
+            raise BadInput("this circuit has no record of how it came about, so it cannot be computed again")
+        if not any_model:
+            self.record.model.refuse_others(model)
+        return self.record.again(model, metric, {})
+
+    @checked
+    def save(self, folder: str | Path, *, overwrite: bool = False, model: HookedTransformer | None = None) -> None:
+        """Write the circuit to a folder, with its record if it has one: `circuit.json` to read, the call beside it.
+
+        With `overwrite` a circuit that is there is replaced. `model` is needed if the one that was used is gone.
+
+        Raises:
+            BadInput: the folder holds something; an argument of the call that cannot be written; the model's weights,
+                or a tensor among the arguments, were changed since.
+        """
+        with replacing(folder, CIRCUIT, overwrite) as beside:
+            record = None if self.record is None else self.record.kept(model)
+            if record is not None:
+                write(beside, CALL, *record.packed())
+            write(beside, CIRCUIT, {**({} if record is None else record.facts), "circuit": self._document()}, {})
+
+    @classmethod
+    @checked
+    def load(cls, folder: str | Path) -> Circuit:
+        """The circuit in a folder, with its record.
+
+        Raises:
+            BadInput: there is none, or it is damaged.
+        """
+        folder = Path(folder)
+        if not (folder / f"{CIRCUIT}.json").exists():
+            raise BadInput(f"expected a circuit in {folder}, as circuit.save() writes it, found none")
+        document, _ = read(folder, CIRCUIT)
+        found = cls.from_json(json.dumps(document.get("circuit")))
+        return replace(found, record=record_in(folder))

@@ -5,31 +5,35 @@
 It is what `Intervention(writer, source, into=reader, mask=...)` does for one pair of hooks, with all writers stacked:
 one product for each hook that reads. Several masks are passed one below the other, and a pass begins at the first
 layer that it changes; what is written before that is the same in all of them.
+
+Where readers are told apart by position, each position of a prompt has the masks of its own readers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp_hooks.edges import Edge, scale_hook
 from interp_hooks.errors import BadInput, MetricError
-from interp_hooks.experiments.graph import Circuit, ComputationGraph, Part
-from interp_hooks.experiments.sweep import paired_runs
+from interp_hooks.experiments.graph import Circuit, ComputationGraph
+from interp_hooks.experiments.layout import Part
+from interp_hooks.experiments.sweep import on_model, paired_runs
 from interp_hooks.hook_points import HookPoint
 from interp_hooks.interpreter import free_memory
 from interp_hooks.interventions import Intervention, Mean, Prompts, Recording, Recordings, Run, Source, as_run
 from interp_hooks.model import HookedTransformer
-from interp_hooks.readout import MetricLike, checked_score, reading
+from interp_hooks.readout import MetricLike, Readout, checked_score, reading
 from interp_hooks.recording import record
 from interp_hooks.sites import at
 
 Ablation = Literal["corrupt", "zero", "mean", "position_mean"]
+Positions = Mapping[str, int | Tensor] | Sequence[int]
 
 
 def ablated_runs(
@@ -53,12 +57,82 @@ def ablated_runs(
     return as_run(model, clean), Mean(as_run(model, corrupt), per_position=ablation == "position_mean")
 
 
+class Setting(NamedTuple):
+    """What edges are ablated in, with nothing left to look up: arguments of experiments on data."""
+
+    run: Run
+    source: Source
+    metric: MetricLike
+    positions: Mapping[str, int | Tensor] | None
+
+
+def setting(
+    model: HookedTransformer,
+    clean: Prompts,
+    corrupt: Prompts | None,
+    metric: MetricLike,
+    ablation: Ablation | Source,
+    positions: Positions | None,
+) -> Setting:
+    """The setting that users describe; raises as `ablated_runs`."""
+    run, source = ablated_runs(model, clean, corrupt, ablation)
+    if positions is not None and not isinstance(positions, Mapping):
+        positions = {str(pos): pos for pos in positions}
+    return Setting(run, source, on_model(model, metric), positions)
+
+
+def label_places(run: Run, positions: Mapping[str, int | Tensor]) -> Int[Tensor, "batch pos"]:
+    """For each token the number of the position that it is at, len(positions) for the rest.
+
+    Raises:
+        BadInput: a position outside a prompt, or two that are the same token of a prompt.
+    """
+    rest = len(positions)
+    places = torch.full(run.tokens.shape, rest, device=run.tokens.device)
+    for number, (label, pos) in enumerate(positions.items()):
+        index = Readout(pos=pos).positions(run)
+        taken = places.gather(1, index)[:, 0]
+        if bool((taken != rest).any()):
+            row = int((taken != rest).nonzero()[0])
+            raise BadInput(
+                f"the positions {list(positions)[int(taken[row])]!r} and {label!r} are the same token of prompt {row}; "
+                "a token can have one of these names"
+            )
+        places.scatter_(1, index, number)
+    return places
+
+
+def stacked(graph: ComputationGraph, circuits: Iterable[Circuit]) -> Bool[Tensor, "circuit writer reader"]:
+    """Which edges of the graph each of the circuits has.
+
+    Raises:
+        BadInput: one of another graph.
+    """
+    for circuit in circuits:
+        named = circuit.graph.layout.positions
+        if named and not graph.layout.positions:
+            raise BadInput(
+                f"the circuit tells positions apart: say where {', '.join(named)} are in these prompts with positions="
+            )
+        if circuit.graph != graph:
+            raise BadInput(f"the circuit is of {circuit.graph}, the model's is {graph}")
+    return torch.stack([circuit.kept for circuit in circuits])
+
+
 class MaskedEdges:
     """Passes over one run in which edges take values of a source, and what all of them have in common."""
 
-    def __init__(self, model: HookedTransformer, run: Run, source: Source, metric: MetricLike) -> None:
+    def __init__(
+        self,
+        model: HookedTransformer,
+        run: Run,
+        source: Source,
+        metric: MetricLike,
+        positions: Mapping[str, int | Tensor] | None = None,
+    ) -> None:
         self.model, self.run, self.source = model, run, source
-        self.graph = ComputationGraph(model)
+        self.graph = ComputationGraph(model, positions or ())
+        self.places = label_places(run, positions) if positions else torch.zeros(1, 1, dtype=torch.long)
         self.readout, self._score = reading(model, metric)
         self.recordings = Recordings(model)
         other = Intervention(at("blocks.0.hook_resid_pre"), source).source_run
@@ -102,15 +176,19 @@ class MaskedEdges:
         with torch.no_grad():
             return self.changes_from(self.unchanged)
 
+    def summed(self, products: Float[Tensor, "batch pos writer name"]) -> Float[Tensor, "writer reader"]:
+        """The sum over prompts and tokens, by the position that the readers of these names are at."""
+        at = torch.nn.functional.one_hot(self.places.to(products.device), len(self.graph.layout.labels))
+        at = at.double().expand(*products.shape[:2], -1)
+        return torch.einsum("bpwn,bpl->wnl", products.double(), at).flatten(1)
+
     def of_circuits(self, circuits: Sequence[Circuit]) -> Float[Tensor, "circuit prompt"]:
         """The metric where nothing but the edges of a circuit is as in the run.
 
         Raises:
-            BadInput: a circuit of another model's graph.
+            BadInput: a circuit of another graph.
         """
-        if other := [circuit.graph for circuit in circuits if circuit.graph != self.graph]:
-            raise BadInput(f"the circuit is of {other[0]}, the model's is {self.graph}")
-        return self.of_kept(torch.stack([circuit.kept for circuit in circuits]))
+        return self.of_kept(stacked(self.graph, circuits))
 
     def of_kept(self, kept: Bool[Tensor, "circuit writer reader"]) -> Float[Tensor, "circuit prompt"]:
         """The same for circuits by which edges they have."""
@@ -202,7 +280,10 @@ class _Pass:
     def _receiving(self, part: Part) -> Callable[..., Tensor]:
         def act(value: Tensor, hook: HookPoint) -> Tensor:
             assert self.changes is not None
-            weight = self.masks[:, self.rows, part.places].to(value).mT[:, None, None]
+            masks = self.masks[:, self.rows, part.places].to(value).unflatten(-1, (len(part.names), len(part.labels)))
+            weight = masks[..., self.edges.places.to(value.device)].permute(
+                0, 3, 4, 2, 1
+            )  # circuit batch pos reader row
             received = (weight @ self.changes[:, :, :, : len(self.rows)].to(value)).flatten(0, 1)
             return value + (received if "head" in hook.axes else received[:, :, 0])
 

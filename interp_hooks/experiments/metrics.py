@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp_hooks.errors import BadInput
+from interp_hooks.errors import BadInput, MetricError
 from interp_hooks.interpreter import evaluate
 from interp_hooks.interventions import Prompts, Run, as_run
 from interp_hooks.model import HookedTransformer
@@ -234,7 +234,31 @@ class _LogProbs(Metric):
         return Readout(pos=self.pos)
 
     def score(self, logits: Float[Tensor, "batch d_vocab"]) -> Float[Tensor, "batch d_vocab"]:
-        return _log_probs(logits)
+        return _log_probs(_refuse_no_distribution(logits))
+
+
+def _refuse_no_distribution(logits: Float[Tensor, "batch d_vocab"]) -> Float[Tensor, "batch d_vocab"]:
+    """Logits of several tokens as they are.
+
+    Raises:
+        MetricError: for every prompt they are no distribution's: one is so far above the others that its token has
+            all the probability, as far as float32 can tell, or they are 0 but for a single 1 (or for none).
+    """
+    if logits.shape[-1] == 1 or not logits.numel():
+        return logits
+    precise = torch.finfo(torch.float32).eps
+    saturated = (_log_probs(logits).amax(-1) > -precise).all()
+    largest, *others = logits.double().abs().sort(-1, descending=True).values.unbind(-1)
+    one, none = (largest - 1).abs() <= 1e-3, largest <= 1e-3
+    codes = (one | none).all() & one.any() & (torch.stack(others) <= 1e-3).all()
+    if not bool(saturated | codes):
+        return logits
+    what = "one token has a probability of 1 to float precision" if bool(saturated) else "logits are 0 but for a 1"
+    raise MetricError(
+        f"KL has nothing to compare: in the reference, {what} for every prompt, so that a divergence says how the "
+        "logits are scaled and not what the model computes, as in models whose weights were written by hand. Use "
+        "LogitDiff, LogitMargin or the task's own metric, which read logits as they are"
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,6 +267,9 @@ class KL(Metric):
 
     `reference` are prompts or a Run, which are read at the same position (of each its own, if it is negative), or
     logits or log-probabilities [batch, d_vocab]. One row serves all prompts. A tensor of integers are token ids.
+
+    Raises:
+        MetricError: a model whose answers to the reference are no distributions: one-hot, for every prompt.
     """
 
     reference: Prompts | Run

@@ -1,5 +1,7 @@
 """Scores of edges against masks, patching and sums that must come out, and circuits that are known."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,7 +32,7 @@ from interp_hooks.errors import BadInput, MetricError
 from interp_hooks.experiments.discovery import AT_ONCE
 from tests.experiments.by_hand import OTHER, TOKENS, left_alone, model_of, shapes_counted
 from tests.experiments.gates import gate, induction, linear, output, two_heads_or
-from tests.experiments.test_faithfulness import SOURCES, as_run, logits_sum
+from tests.experiments.test_faithfulness import POSITIONS, SOURCES, TOKENS_AT, as_run, logits_sum
 from tests.experiments.test_graph import HAS_GRAPH, some
 from tests.tiny import assert_close, unchecked_types
 
@@ -127,6 +129,111 @@ def test_integrated_edges_from_the_input_sum_to_the_whole_difference(kind: str) 
     ]
     assert errors[1] < 2e-2 * abs(whole)
     assert errors[1] < errors[0]
+
+
+# ------------------------------------------------------------------------------------------------------- by position
+
+
+METHODS: dict[str, Any] = {"eap": eap, "eap_ig": eap_ig, "mask_gradient": mask_gradient}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "neox", "attn-only", "output-norms"])
+def test_scores_at_positions_sum_to_those_without(kind: str, method: str) -> None:
+    model, find = model_of(kind), METHODS[method]
+    plain = find(model, TOKENS, OTHER, logits_sum)
+    placed = find(model, TOKENS, OTHER, logits_sum, positions=POSITIONS)
+    assert placed == ComputationGraph(model, POSITIONS).circuit()
+    sums = dict.fromkeys(plain.graph.edges, 0.0)
+    for (writer, reader), score in placed.scores.items():
+        sums[writer, reader.partition("@")[0]] += score
+    expected = scores_of(plain)
+    assert_close(torch.tensor([sums[edge] for edge in plain.graph.edges], dtype=torch.float64), expected, WITHIN)
+    assert placed.without_positions() == plain
+    assert_close(scores_of(placed.without_positions()), expected, WITHIN)
+
+
+@pytest.mark.parametrize("method", ["eap", "mask_gradient"])
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "output-norms"])
+def test_a_score_at_a_position_is_the_gradient_of_one_mask(kind: str, method: str) -> None:
+    """Of an intervention on the readers of one hook at one token of each prompt."""
+    model = model_of(kind)
+    ours = METHODS[method](model, TOKENS, OTHER, logits_sum, positions=POSITIONS)
+    writers, readers = ours.graph.writer_parts[1], ours.graph.reader_parts[-3]
+    assert writers.hook.endswith("z")
+    for label, tokens in TOKENS_AT.items():
+        mask = torch.zeros(len(writers.names), len(readers.names), dtype=torch.float64, requires_grad=True)
+        made = [
+            Intervention(at(writers.hook), Run(OTHER), into=at(readers.hook, pos=torch.tensor(one)), mask=mask)
+            for one in tokens
+        ]
+        (gradient,) = torch.autograd.grad(evaluate(model, [Run(TOKENS, made)], logits_sum).mean(), mask)
+        found = [[ours.scores[writer, f"{reader}@{label}"] for reader in readers.names] for writer in writers.names]
+        assert_close(torch.tensor(found, dtype=torch.float64), -gradient, WITHIN)
+
+
+def test_nodes_at_positions() -> None:
+    """A node counts at each position by itself; keys and values may come out anywhere."""
+    model = model_of("gpt2")
+    edges = eap(model, TOKENS, OTHER, DIFF, positions=POSITIONS).scores
+    ours = node_attribution(model, TOKENS, OTHER, DIFF, positions=POSITIONS).scores
+    assert edges is not None
+    assert ours is not None
+
+    def node(name: str, label: str) -> float:
+        return abs(
+            sum(score for (writer, reader), score in edges.items() if (writer, reader[-len(label) :]) == (name, label))
+        )
+
+    assert abs(ours["a1.h2", "logits@end"] - node("a1.h2", "end")) < WITHIN
+    assert abs(ours["input", "a2.h3<q>@end"] - node("a2.h3", "end")) < WITHIN
+    assert abs(ours["a0.h1", "m1@b"] - min(node("a0.h1", "b"), node("m1", "b"))) < WITHIN
+    best = max(node("a1.h3", label) for label in TOKENS_AT)
+    assert abs(ours["input", "a1.h3<v>@a"] - best) < WITHIN
+    assert ours["input", "logits@a"] == max(ours.values())
+
+
+def test_acdc_finds_where_induction_happens() -> None:
+    """BOS A B C D A B: the word after the first B is copied to the end, found by the B in front of it."""
+    model = induction()
+    clean, corrupt, metric = induction_prompts()
+    positions = {"B": 2, "C": 3, "end": -1}
+    found = acdc(model, clean, corrupt, metric, 0.1, positions=positions)
+    reads = ["input->a0.h0<v>@B", "input->a1.h0<q>@end", "input->a1.h0<v>@C", "a0.h0->a1.h0<k>@C", "a1.h0->logits@end"]
+    assert found == ComputationGraph(model, positions).circuit(reads)
+    assert found.pruned() == found
+    ranking = eap_ig(model, clean, corrupt, metric, steps=20, positions=positions)
+    assert ranking.top(len(found), absolute=True) == found
+
+
+# ------------------------------------------------------------------------------------------------------------- records
+
+
+def test_a_circuit_knows_how_it_came_about(tmp_path: Path) -> None:
+    model = model_of("gpt2")
+    start = eap(model, TOKENS, OTHER, DIFF).top(30)
+    for name, found in {
+        "eap": eap(model, TOKENS, OTHER, DIFF, positions=POSITIONS),
+        "eap_ig": eap_ig(model, TOKENS, OTHER, DIFF, steps=2),
+        "mask_gradient": mask_gradient(model, TOKENS, OTHER, DIFF),
+        "node_attribution": node_attribution(model, TOKENS, OTHER, DIFF),
+        "acdc": acdc(model, TOKENS, OTHER, DIFF, 1e-3, start=start),
+    }.items():
+        found.save(tmp_path / name)
+        loaded = Circuit.load(tmp_path / name)
+        assert loaded == found
+        assert loaded.scores == found.scores
+        assert loaded.record is not None
+        assert loaded.record.calls[-1].function == f"experiments.discovery.{name}"
+        again = loaded.top(3).rerun(model)
+        assert again == found
+        assert again.scores == found.scores
+    call = Circuit.load(tmp_path / "acdc").record.calls[-1].arguments  # pyright: ignore[reportOptionalMemberAccess]
+    assert call["threshold"] == 1e-3
+    assert Circuit.from_json(call["start"]) == start
+    assert json.loads((tmp_path / "acdc" / "circuit.json").read_text())["model"]["weights"]
+    with pytest.raises(BadInput, match="this model has"):
+        start.rerun(model_of("llama"))
 
 
 def test_the_rules_of_integration() -> None:
@@ -325,6 +432,10 @@ def test_bad_input_is_refused() -> None:
     refused("start has no edges", lambda: acdc(model, TOKENS, OTHER, DIFF, 0.1, start=graph.circuit([])))
     other = ComputationGraph(model_of("llama")).circuit()
     refused("the circuit is of", lambda: acdc(model, TOKENS, OTHER, DIFF, 0.1, start=other))
+    placed = ComputationGraph(model, ["a"]).circuit()
+    refused("say where a are in these prompts", lambda: acdc(model, TOKENS, OTHER, DIFF, 0.1, start=placed))
+    refused("out of range", lambda: eap(model, TOKENS, OTHER, DIFF, positions={"a": 9}))
+    refused("cannot be called 'rest'", lambda: eap(model, TOKENS, OTHER, DIFF, positions={"rest": 1}))
     refused("needs corrupt prompts", lambda: eap(model, TOKENS, None, DIFF))
     refused("one number for each prompt", lambda: eap(model, TOKENS, OTHER, lambda logits: logits), MetricError)
     refused("no gradient", lambda: eap(model, TOKENS, OTHER, lambda x: x.argmax(-1).sum(-1).double()), MetricError)

@@ -1,6 +1,7 @@
 """Circuits against the edges they are made of, one forward pass each, and curves and counts worked out by hand."""
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,17 +21,19 @@ from interp_hooks import (
     Run,
     at,
     circuit_metric,
+    completeness,
     curve_areas,
     eap,
     faithfulness,
     faithfulness_curve,
+    minimality,
     random_baseline,
     random_circuit,
     roc_auc,
 )
 from interp_hooks.errors import BadInput, MetricError
 from interp_hooks.experiments.faithfulness import GRID
-from interp_hooks.experiments.graph import Layout
+from interp_hooks.experiments.layout import Layout
 from interp_hooks.experiments.masked_edges import MaskedEdges
 from tests.experiments.by_hand import (
     OTHER,
@@ -75,6 +78,24 @@ def as_run(circuit: Circuit, source: Any) -> Run:
         for sender, reader in itertools.product(graph.writer_parts, graph.reader_parts)
         if bool(removed[sender.places, reader.places].any())
     ]
+    return Run(TOKENS, made)
+
+
+POSITIONS: dict[str, Any] = {"a": 1, "b": torch.tensor([3, 2]), "end": -1}
+TOKENS_AT = {"a": [[1, 1]], "b": [[3, 2]], "end": [[4, 4]], "rest": [[0, 0], [2, 3]]}  # of each prompt, by hand
+
+
+def as_run_by_position(circuit: Circuit, source: Any) -> Run:
+    """The same for a circuit at `POSITIONS`, with interventions for each token."""
+    graph = circuit.graph
+    removed = graph.circuit() - circuit
+    made = []
+    for sender, reader in itertools.product(graph.writer_parts, graph.reader_parts):
+        for label, tokens in TOKENS_AT.items():
+            pairs = [[(writer, f"{name}@{label}") for name in reader.names] for writer in sender.names]
+            mask = torch.tensor([[float(pair in removed.edges) for pair in row] for row in pairs]).double()
+            into = [at(reader.hook, pos=torch.tensor(token)) for token in tokens]
+            made += [Intervention(at(sender.hook), source, into=one, mask=mask) for one in into if bool(mask.any())]
     return Run(TOKENS, made)
 
 
@@ -157,6 +178,103 @@ def test_prompts_of_several_lengths(side: Any) -> None:
         both = circuit_metric(model, circuit, clean, corrupt, metric)
         alone = [circuit_metric(model, circuit, *pair, metric) for pair in zip(clean, corrupt, strict=True)]
         assert_close(both, torch.cat(alone), WITHIN)
+
+
+# -------------------------------------------------------------------------------------------------------- by position
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "neox", "output-norms", "bidirectional"])
+def test_a_circuit_with_positions_is_its_edges_token_by_token(kind: str, source: str) -> None:
+    model = model_of(kind)
+    circuit = some(ComputationGraph(model, POSITIONS), seed=2)
+    with unchecked_types():
+        expected = logits_sum(logits_of(model, as_run_by_position(circuit, SOURCES[source])))
+        ours = circuit_metric(model, circuit, TOKENS, OTHER, logits_sum, ablation=SOURCES[source], positions=POSITIONS)
+    assert_close(ours, expected, WITHIN)
+
+
+@pytest.mark.parametrize("edge", ["a0.h1->a2.h3<k>@b", "input->m1@rest", "m0->logits@end", "a1.h2->a2.h0<v>@a"])
+def test_one_edge_at_one_position(edge: str) -> None:
+    """Beginning at a later layer, with a metric that reads one position, as a result of one circuit."""
+    model = model_of("gpt2")
+    circuit = without(ComputationGraph(model, POSITIONS), edge)
+    expected = DIFF(logits_of(model, as_run_by_position(circuit, Run(OTHER))))
+    result = faithfulness(model, circuit, TOKENS, OTHER, DIFF, positions=POSITIONS)
+    assert_close(result.values[0], expected, WITHIN)
+    assert not torch.equal(result.values[0], result.baselines["model"])
+
+
+def test_with_an_edge_at_all_positions_positions_do_not_matter() -> None:
+    model = model_of("llama")
+    plain = some(ComputationGraph(model), 3)
+    graph = ComputationGraph(model, POSITIONS)
+    everywhere = graph.circuit([(w, f"{r}@{label}") for w, r in plain.edges for label in graph.layout.labels])
+    assert len(everywhere) == 4 * len(plain)
+    expected = circuit_metric(model, plain, TOKENS, OTHER, logits_sum)
+    assert_close(circuit_metric(model, everywhere, TOKENS, OTHER, logits_sum, positions=POSITIONS), expected, WITHIN)
+    with torch.no_grad():
+        clean, corrupt = (logits_sum(model(tokens)) for tokens in (TOKENS, OTHER))
+    found = faithfulness(model, everywhere, TOKENS, OTHER, logits_sum, positions=POSITIONS)
+    assert_close(found.baselines["model"], clean, WITHIN)
+    assert_close(found.baselines["empty"], corrupt, WITHIN)
+
+
+def test_positions_as_a_list_are_their_own_names() -> None:
+    model = model_of("gpt2")
+    circuit = some(ComputationGraph(model, [1, 3]), 0)
+    ours = circuit_metric(model, circuit, TOKENS, OTHER, DIFF, positions=[1, 3])
+    assert_close(ours, circuit_metric(model, circuit, TOKENS, OTHER, DIFF, positions={"1": 1, "3": 3}), 0.0)
+
+
+def test_positions_that_do_not_fit_are_refused() -> None:
+    model = model_of("gpt2")
+    circuit = some(ComputationGraph(model, POSITIONS), 0)
+    plain = some(ComputationGraph(model), 0)
+    for message, one, positions in (
+        ("say where a, b, end are in these prompts with positions=", circuit, None),
+        (
+            r"the circuit is of .*, at a, b, end, rest\), the model's is .*, at a, end, rest\)",
+            circuit,
+            {"a": 1, "end": -1},
+        ),
+        ("the circuit is of", plain, POSITIONS),
+        ("'b' and 'end' are the same token of prompt 1", circuit, POSITIONS | {"b": torch.tensor([3, 4])}),
+        ("position 5 is out of range", circuit, POSITIONS | {"a": 5}),
+        ("expected one position for each of 2 prompts", circuit, POSITIONS | {"a": torch.tensor([1, 1, 1])}),
+    ):
+        with pytest.raises(BadInput, match=message):
+            faithfulness(model, one, TOKENS, OTHER, DIFF, positions=positions)
+
+
+# ------------------------------------------------------------------------------------------------------------- records
+
+
+def test_results_know_how_they_came_about(tmp_path: Path) -> None:
+    """Saved, loaded and computed again they are the same; the call is kept as it was written."""
+    model = model_of("gpt2")
+    ranking = eap(model, TOKENS, OTHER, DIFF, positions=POSITIONS)
+    circuit = ranking.top(40)
+    generator = torch.Generator().manual_seed(0)
+    data: Any = (TOKENS, OTHER, DIFF)
+    for name, result in {
+        "faithfulness.faithfulness": faithfulness(model, circuit, *data, positions=POSITIONS),
+        "faithfulness.faithfulness_curve": faithfulness_curve(model, ranking, *data, positions=POSITIONS),
+        "faithfulness.random_baseline": random_baseline(
+            model, 30, *data, samples=3, generator=generator, positions=POSITIONS
+        ).result,
+        "completeness.completeness": completeness(model, circuit, *data, positions=POSITIONS),
+        "completeness.minimality": minimality(model, circuit, *data, positions=POSITIONS),
+    }.items():
+        result.save(tmp_path / name)
+        loaded = Result.load(tmp_path / name)
+        assert loaded.record is not None
+        assert loaded.record.calls[-1].function == f"experiments.{name}"
+        assert torch.equal(loaded.record.calls[0].arguments["run"].tokens, TOKENS)
+        again = loaded.rerun(model)
+        assert torch.equal(again.values, result.values)
+        assert again.axes == result.axes
+        assert {*again.baselines} == {*result.baselines}
 
 
 def test_the_micro_model() -> None:

@@ -3,13 +3,16 @@
 import itertools
 import json
 import random
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from interp_hooks import Circuit, ComputationGraph, HookPoint
+from interp_hooks import Circuit, ComputationGraph, HookPoint, Result
 from interp_hooks.errors import BadInput
-from interp_hooks.experiments.graph import EdgeName, Layout
+from interp_hooks.experiments.graph import EdgeName
+from interp_hooks.experiments.layout import Layout
 from tests.experiments.by_hand import ALSO, KINDS, TOKENS, model_of
 from tests.tiny import unchecked_types
 
@@ -96,6 +99,86 @@ def test_what_has_no_graph_is_refused(kind: str) -> None:
 def test_an_edge_that_does_not_exist_is_refused(edge: object, message: str) -> None:
     with pytest.raises(BadInput, match=message), unchecked_types():
         SMALL.circuit([edge])  # pyright: ignore[reportArgumentType]
+
+
+# --------------------------------------------------------------------------------------------------------- positions
+
+PLACED = ComputationGraph(SMALL.layout, ["S1", "S2"])
+
+
+def test_with_positions_every_edge_is_there_once_for_each_and_for_the_rest() -> None:
+    expected = {(w, f"{r}@{label}") for w, r in SMALL.edges for label in ("S1", "S2", "rest")}
+    assert set(PLACED.edges) == expected
+    assert len(PLACED) == 3 * len(SMALL)
+    assert PLACED.readers[:4] == ["a0.h0<q>@S1", "a0.h0<q>@S2", "a0.h0<q>@rest", "a0.h1<q>@S1"]
+    assert PLACED.nodes == SMALL.nodes
+    assert PLACED.nodes_of("a1.h0<k>@S2") == ["a1.h0", "a1.h1"]
+    assert PLACED.edge("m0->a1.h0<k>@S2") == ("m0", "a1.h0<k>@S2")
+    of_model = ComputationGraph(model_of("gpt2"), ["S1", "S2"])
+    assert of_model == ComputationGraph(of_model.layout) != ComputationGraph(model_of("gpt2"))
+    assert SMALL != PLACED != ComputationGraph(SMALL.layout, ["S2", "S1"])
+    assert "at S1, S2, rest" in repr(PLACED)
+
+
+def test_keys_and_values_come_out_anywhere_and_all_else_where_it_is_read() -> None:
+    assert PLACED.outlets("a1.h1<q>@S2") == [("a1.h1", "S2")]
+    assert PLACED.outlets("m0@rest") == [("m0", "rest")]
+    everywhere = {(head, label) for head in ("a1.h0", "a1.h1") for label in ("S1", "S2", "rest")}
+    assert set(PLACED.outlets("a1.h0<v>@S1")) == everywhere
+
+
+@pytest.mark.parametrize(
+    ("positions", "message"),
+    [
+        (["S1", "S1"], "positions of different names, got S1, S1"),
+        (["rest"], "cannot be called 'rest'"),
+        ([""], "cannot be called ''"),
+        (["a@b"], "cannot be called 'a@b'"),
+        (["a->b"], "cannot be called 'a->b'"),
+        ([1.5], "positions must be"),
+    ],
+)
+def test_positions_that_cannot_be_told_apart_are_refused(positions: list[Any], message: str) -> None:
+    with pytest.raises(BadInput, match=message), unchecked_types():
+        ComputationGraph(SMALL.layout, positions)
+
+
+def test_a_reader_without_its_position_is_refused() -> None:
+    with pytest.raises(BadInput, match=r"no reader 'a1\.h0<k>'\. Did you mean .*a1.h0<k>@S1"):
+        PLACED.circuit(["input->a1.h0<k>"])
+    with pytest.raises(BadInput, match="different graphs"):
+        PLACED.circuit() - SMALL.circuit()
+
+
+def test_pruning_knows_that_only_keys_and_values_move() -> None:
+    moved = ["input->a0.h0<v>@S1", "a0.h0->m0@S2", "m0->logits@S2"]
+    assert PLACED.circuit(moved).pruned() == PLACED.circuit(moved)
+    for stuck in ("a0.h0<q>@S1", "m0@S1"):
+        node = stuck.partition("<")[0].partition("@")[0]
+        assert len(PLACED.circuit([f"input->{stuck}", f"{node}->logits@S2"]).pruned()) == 0
+        assert len(PLACED.circuit([f"input->{stuck}", f"{node}->logits@S1"]).pruned()) == 2
+
+
+def test_without_positions_scores_are_summed() -> None:
+    circuit = some(PLACED, 4, scored=True)
+    assert circuit.scores is not None
+    merged = circuit.without_positions()
+    assert merged.graph == SMALL
+    assert merged.edges == {(writer, reader.split("@")[0]) for writer, reader in circuit.edges}
+    edge = ("input", "a0.h0<q>")
+    alike = [score for (w, r), score in circuit.scores.items() if (w, r.split("@")[0]) == edge]
+    assert merged.scores is not None
+    assert merged.scores[edge] == pytest.approx(sum(alike))
+    assert some(SMALL, 2, scored=True).without_positions() == some(SMALL, 2)
+    assert some(PLACED, 4).without_positions().scores is None
+
+
+def test_the_table_tells_the_position() -> None:
+    circuit = some(PLACED, 2, scored=True)
+    table = circuit.table()
+    assert list(table.columns) == ["writer", "reader", "position", "score"]
+    rows = zip(table["writer"], table["reader"] + "@" + table["position"], strict=True)
+    assert dict(zip(rows, table["score"], strict=True)) == circuit.scores
 
 
 # ---------------------------------------------------------------------------------------------------------- circuits
@@ -186,9 +269,10 @@ def test_nodes() -> None:
             ask()
 
 
+@pytest.mark.parametrize("graph", [SMALL, PLACED], ids=["plain", "placed"])
 @pytest.mark.parametrize("scored", [False, True])
-def test_json_there_and_back(scored: bool) -> None:
-    circuit = some(SMALL, 8, scored=scored)
+def test_json_there_and_back(scored: bool, graph: ComputationGraph) -> None:
+    circuit = some(graph, 8, scored=scored)
     back = Circuit.from_json(circuit.to_json())
     assert back == circuit
     assert back.scores == circuit.scores
@@ -206,6 +290,48 @@ def test_json_with_an_edge_that_does_not_exist_is_refused() -> None:
     document["edges"][0] = "m9->logits"
     with pytest.raises(BadInput, match="no writer 'm9'"):
         Circuit.from_json(json.dumps(document))
+
+
+@pytest.mark.parametrize("graph", [SMALL, PLACED], ids=["plain", "placed"])
+def test_saved_and_loaded(graph: ComputationGraph, tmp_path: Path) -> None:
+    circuit = some(graph, 8, scored=True)
+    circuit.save(tmp_path / "circuit")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["circuit"]
+    back = Circuit.load(tmp_path / "circuit")
+    assert back == circuit
+    assert back.scores == circuit.scores
+    assert back.record is None
+    with pytest.raises(BadInput, match="no record"):
+        back.rerun(model_of("gpt2"))
+
+
+def test_saving_overwrites_only_what_it_may(tmp_path: Path) -> None:
+    first, second = some(SMALL, 0), some(SMALL, 1, scored=True)
+    first.save(tmp_path)
+    with pytest.raises(BadInput, match="holds a circuit already; overwrite=True replaces it"):
+        second.save(tmp_path)
+    assert Circuit.load(tmp_path) == first
+    second.save(tmp_path, overwrite=True)
+    assert Circuit.load(tmp_path).scores == second.scores
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(BadInput, match=r"something else than a circuit: notes\.txt"):
+        first.save(tmp_path, overwrite=True)
+    result = Result(metric="one", axes={"x": [0]}, values=torch.ones(1, 1))
+    result.save(tmp_path / "result")
+    with pytest.raises(BadInput, match=r"something else than a circuit: result\.json"):
+        first.save(tmp_path / "result", overwrite=True)
+    with pytest.raises(BadInput, match="something else than a result"):
+        result.save(tmp_path, overwrite=True)
+
+
+def test_what_cannot_be_loaded_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"expected a circuit in .*, found none"):
+        Circuit.load(tmp_path)
+    some(SMALL, 0).save(tmp_path)
+    for text, message in (("{", "cannot be read"), ("{}", "as to_json writes it")):
+        (tmp_path / "circuit.json").write_text(text)
+        with pytest.raises(BadInput, match=message):
+            Circuit.load(tmp_path)
 
 
 def test_the_table_has_the_largest_scores_first() -> None:
