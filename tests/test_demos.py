@@ -27,11 +27,24 @@ def test_it_runs(demo: Path, tmp_path: Path):
     }
 
 
-def test_what_scrubbing_recovers_is_what_the_readme_says(tmp_path: Path):
-    """Of the best head, of both, and of the two others."""
-    demo = next(demo for demo in DEMOS if demo.stem == "scrubbing_induction")
+@pytest.mark.parametrize(
+    ("name", "claims", "told"),
+    [
+        (  # the best head, both, and the two others
+            "scrubbing_induction",
+            (0, 2, 3),
+            r"one head that tells what was before: (\d+)% recovered; both of them: (\d+)%; the two others: (\d+)%",
+        ),
+        (  # count; horizon, then count; both, then exchanged
+            "brackets",
+            (1, 2, 3),
+            r"of the horizon: (\d+)% recovered; if the latter may know .* too: (\d+)%; the two exchanged: (\d+)%",
+        ),
+    ],
+)
+def test_what_scrubbing_recovers_is_what_the_readme_says(tmp_path: Path, name: str, claims: tuple[int, ...], told: str):
+    demo = next(demo for demo in DEMOS if demo.stem == name)
     done = subprocess.run([sys.executable, demo], cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    table = re.findall(r"^ *(.*\S) +-?[\d.]+ +([\d.]+) +[\d.]+ +[\d.]+$", done.stdout, re.MULTILINE)
-    one, _, both, others, _ = (round(100 * float(recovered)) for _, recovered in table)
-    told = re.findall(r"one head that tells what was before:\n(\d+)%.*both of them: (\d+)%.*others: (\d+)%", README)
-    assert [tuple(map(int, figures)) for figures in told] == [(one, both, others)]
+    table = re.findall(r"^ *.*\S +-?[\d.]+ +([\d.]+) +[\d.]+ +[\d.]+$", done.stdout, re.MULTILINE)
+    figures = [round(100 * float(table[claim])) for claim in claims]
+    assert [list(map(int, one)) for one in re.findall(told, " ".join(README.split()))] == [figures]
