@@ -160,6 +160,7 @@ def scrub(
     metric: MetricLike,
     features: Mapping[str, Feature] | None = None,
     *,
+    source: Prompts | None = None,
     each: bool = False,
     generator: torch.Generator | None = None,
     max_memory: int | None = None,
@@ -168,16 +169,17 @@ def scrub(
 
     `dataset` are prompts of equal length; the metric's answers, one for each of them, stay theirs. `features` gives for
     each name a tensor [prompt] or [prompt, n], or a function from tokens [prompt, pos] to one: rows with equal features
-    are exchanged for each other, drawn with replacement, themselves included. With `each` every node's claim is also
-    tested alone. Values are [hypothesis, prompt].
+    are exchanged for each other, drawn with replacement, themselves included. `source` are other prompts to draw from,
+    as long as these; a feature that is a tensor then has rows for the dataset's and after them for the source's. With
+    `each` every node's claim is also tested alone. Values are [hypothesis, prompt].
 
     Raises:
-        BadInput: prompts of different lengths, an unknown feature or one that does not fit, or parts of a node that
-            come before those of its children.
+        BadInput: prompts of different lengths, an unknown feature or one that does not fit, a prompt that no prompt of
+            the source shares a feature with, or parts of a node that come before those of its children.
     """
-    run = as_run(model, dataset)
-    if not bool(run.real.all()):
-        raise BadInput("scrubbing exchanges activations position by position; expected prompts of equal length")
+    plain = as_run(model, dataset)
+    run, n = (plain, 0) if source is None else (_joined(plain, as_run(model, source)), len(plain.tokens))
+    _refuse_padding(plain)
     known = {name: _classes(name, feature, run.tokens) for name, feature in (features or {}).items()}
     for name, node in hypothesis.nodes.items():
         if node.feature not in (*SAMPLERS, *known):
@@ -187,12 +189,16 @@ def scrub(
             )
     _check_order(model, hypothesis, run)
     names = [name for name in hypothesis.nodes if name != hypothesis.root] if each else []
-    sampler = _Sampler(run, known, generator)
-    whole = [sampler.scrubbed(hypothesis)]
-    alone = [sampler.scrubbed(hypothesis.only(name), exact=set(hypothesis.nodes) - {name}) for name in names]
-    found = scrubbed_runs(model, [*whole, *alone], ["all", *names], run, sampler.draw(ANYTHING), metric, max_memory)
     used = {node.feature for node in hypothesis.nodes.values()} & set(known)
-    return replace(found, classes={name: torch.bincount(known[name]) for name in sorted(used)})
+    for name in sorted(used):
+        if len(alone := (~torch.isin(known[name][:n], known[name][n:])).nonzero()):
+            raise BadInput(f"no prompt of the source has the {name!r} of prompt {int(alone[0])}; scrub without it")
+    sampler = _Sampler(run, known, generator, n)
+    whole = [sampler.scrubbed(hypothesis)]
+    each_alone = [sampler.scrubbed(hypothesis.only(name), exact=set(hypothesis.nodes) - {name}) for name in names]
+    other = Run(run.tokens[sampler.draw(ANYTHING).to(run.tokens.device)])
+    found = scrubbed_runs(model, [*whole, *each_alone], ["all", *names], plain, other, metric, max_memory)
+    return replace(found, classes={name: torch.bincount(known[name][n:]) for name in sorted(used)})
 
 
 @on_data
@@ -201,12 +207,11 @@ def scrubbed_runs(
     runs: Sequence[Run],
     names: Sequence[str],
     plain: Run,
-    shuffled: Int[Tensor, " prompt"],
+    other: Run,
     metric: MetricLike,
     max_memory: int | None = None,
 ) -> Scrubbed:
     """The metric of scrubbed runs, between the model's own and that of its answers to other rows."""
-    other = Run(plain.tokens[shuffled.to(plain.tokens.device)])
     scores = evaluate(model, [*runs, plain, other], metric, max_memory=max_memory)
     return Scrubbed(
         metric=metric_name(metric),
@@ -218,17 +223,20 @@ def scrubbed_runs(
 
 
 class _Sampler:
-    """Draws rows, and builds the scrubbed run of a hypothesis from them."""
+    """Draws rows, and builds the scrubbed run of a hypothesis from them.
 
-    def __init__(self, run: Run, classes: Mapping[str, Tensor], generator: torch.Generator | None) -> None:
+    The first `n` rows are asked about, and the others are drawn from; if `n` is 0, all are both.
+    """
+
+    def __init__(self, run: Run, classes: Mapping[str, Tensor], generator: torch.Generator | None, n: int = 0) -> None:
         self.run, self.classes, self.generator = run, classes, generator
+        self.asked, self.first = torch.arange(n or len(run.tokens)), n
         self.pools: dict[Any, list[Tensor]] = {}
 
     def scrubbed(self, hypothesis: Hypothesis, exact: set[str] | None = None) -> Run:
         """The model's output as claimed; nodes in `exact` read all else from the row itself."""
         self.pools = {}
-        rows = torch.arange(len(self.run.tokens))
-        return self._run(hypothesis, hypothesis.root, rows, exact or set())
+        return self._run(hypothesis, hypothesis.root, self.asked, exact or set())
 
     def _run(self, hypothesis: Hypothesis, name: str, rows: Tensor, exact: set[str]) -> Run:
         node = hypothesis.nodes[name]
@@ -243,8 +251,8 @@ class _Sampler:
         return Run(self.run.tokens[other.to(self.run.tokens.device)], made)
 
     def draw(self, feature: str, rows: Tensor | None = None, pool: int | None = None) -> Int[Tensor, " prompt"]:
-        """For each of some rows (default: all) one that agrees with it in a feature; from a pool of draws, if asked."""
-        rows = torch.arange(len(self.run.tokens)) if rows is None else rows
+        """For each of some rows (default: those asked about) one that agrees with it in a feature, maybe of a pool."""
+        rows = self.asked if rows is None else rows
         if feature == EXACT:
             return rows
         pool = 1 if feature == TOGETHER else pool
@@ -259,14 +267,31 @@ class _Sampler:
 
     def _drawn(self, feature: str, wanted: Int[Tensor, " prompt"]) -> Int[Tensor, " prompt"]:
         """Rows of the wanted classes of a feature, each as likely as the others."""
-        n = len(self.run.tokens)
         if feature not in self.classes:
-            return torch.randint(n, (len(wanted),), generator=self.generator)
-        classes = self.classes[feature]
-        order, sizes = classes.argsort(stable=True), torch.bincount(classes)
+            return torch.randint(self.first, len(self.run.tokens), (len(wanted),), generator=self.generator)
+        classes = self.classes[feature][self.first :]
+        order, sizes = classes.argsort(stable=True), torch.bincount(classes, minlength=int(wanted.max()) + 1)
         starts = sizes.cumsum(0) - sizes
         within = (torch.rand(len(wanted), generator=self.generator, dtype=torch.float64) * sizes[wanted]).long()
-        return order[starts[wanted] + within]
+        return self.first + order[starts[wanted] + within]
+
+
+def _refuse_padding(run: Run) -> None:
+    if not bool(run.real.all()):
+        raise BadInput("scrubbing exchanges activations position by position; expected prompts of equal length")
+
+
+def _joined(plain: Run, source: Run) -> Run:
+    """The prompts of both.
+
+    Raises:
+        BadInput: they are not of the same length.
+    """
+    _refuse_padding(source)
+    if plain.tokens.shape[1] != source.tokens.shape[1]:
+        lengths = plain.tokens.shape[1], source.tokens.shape[1]
+        raise BadInput(f"expected a source of prompts as long as the dataset's {lengths[0]} tokens, got {lengths[1]}")
+    return Run(torch.cat((plain.tokens, source.tokens.to(plain.tokens.device))))
 
 
 def _classes(name: str, feature: Feature, tokens: Tensor) -> Int[Tensor, " prompt"]:

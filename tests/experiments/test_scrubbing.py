@@ -140,7 +140,9 @@ POOLED = Hypothesis(
 )
 
 
-def row_of(model: HookedTransformer, hypothesis: Hypothesis, name: str, tree: Any, row: int) -> dict[str, Tensor]:
+def row_of(
+    model: HookedTransformer, hypothesis: Hypothesis, name: str, tree: Any, row: int, tokens: Tensor = TOKENS
+) -> dict[str, Tensor]:
     """Every activation in the pass of one row that a node's value is read from, with plain hooks."""
     other, below = tree
     node = hypothesis.nodes[name]
@@ -155,16 +157,16 @@ def row_of(model: HookedTransformer, hypothesis: Hypothesis, name: str, tree: An
         hooks.append((model.points(site.hook)[0].name, fn))
 
     for site in node.excluding:
-        put(site, all_of(model, TOKENS[other[row], None], [])[model.points(site.hook)[0].name])
+        put(site, all_of(model, tokens[other[row], None], [])[model.points(site.hook)[0].name])
     for child, (rows, subtree) in below:
         kept = (
-            all_of(model, TOKENS[rows[row], None], [])
+            all_of(model, tokens[rows[row], None], [])
             if subtree is None
-            else row_of(model, hypothesis, child, subtree, row)
+            else row_of(model, hypothesis, child, subtree, row, tokens)
         )
         for site in hypothesis.nodes[child].sites:
             put(site, kept[model.points(site.hook)[0].name])
-    return all_of(model, TOKENS[other[row], None], hooks)
+    return all_of(model, tokens[other[row], None], hooks)
 
 
 def all_of(model: HookedTransformer, tokens: Tensor, hooks: Sequence[Any]) -> dict[str, Tensor]:
@@ -277,6 +279,39 @@ def test_rows_are_drawn_within_their_class_and_evenly() -> None:
     assert torch.equal(sampler.draw(TOGETHER), sampler.draw(TOGETHER))
 
 
+def test_rows_may_be_drawn_from_other_prompts(tmp_path: Path) -> None:
+    """The same as scrubbing both together and looking at the first ones, with the same draws."""
+    model, n, source = model_of("gpt2"), len(TOKENS), random_tokens(20, 5, 23, seed=9)
+    tokens = torch.cat((TOKENS, source))
+    features = {"first": FEATURES["first"], "parity": tokens.sum(1) % 2}
+    classes = {name: (one if isinstance(one, Tensor) else one(tokens)) for name, one in features.items()}
+    classes = {name: one.unique(dim=0, return_inverse=True)[1] for name, one in classes.items()}
+    sampler = _Sampler(Run(tokens), classes, torch.Generator().manual_seed(3), n)
+    drawn = [sampler.draw(feature) for feature in (ANYTHING, "first", "parity") for _ in range(30)]
+    assert all(int(rows.min()) >= n for rows in drawn)
+    assert {int(row) for row in torch.cat(drawn)} == set(range(n, n + 20))
+    assert all(torch.equal(classes["parity"][sampler.draw("parity")], classes["parity"][:n]) for _ in range(9))
+    generator = torch.Generator().manual_seed(3)
+    with left_alone(model):
+        ours = scrub(model, DEEP, TOKENS, METRIC, features, source=source, generator=generator)
+    expected = [row_of_both(model, tokens, classes, n, row) for row in range(n)]
+    assert_close(ours.values[0], torch.stack(expected), RTOL)
+    assert ours.classes["parity"].sum() == 20
+    own = METRIC.on(model)(model(TOKENS)).detach()
+    assert_close(ours.baselines["model"], own, RTOL)
+    ours.save(tmp_path / "saved", model=model)
+    assert torch.equal(Result.load(tmp_path / "saved").rerun(model).values, ours.values)
+
+
+def row_of_both(model: HookedTransformer, tokens: Tensor, classes: Mapping[str, Tensor], n: int, row: int) -> Tensor:
+    """The metric of one row under DEEP, path by path, drawn as `scrub` draws."""
+    sampler = _Sampler(Run(tokens), classes, torch.Generator().manual_seed(3), n)
+    tree = tree_of(sampler, DEEP, "output", torch.arange(n))
+    with unchecked_types():
+        logits = row_of(model, DEEP, "output", tree, row, tokens)["logits"][0, -1]
+    return logits[3] - logits[5]
+
+
 def test_a_pool_holds_so_many_draws_of_what_agrees() -> None:
     classes = torch.arange(40) % 2
     sampler = _Sampler(Run(torch.zeros(40, 1, dtype=torch.long)), {"odd": classes}, torch.Generator().manual_seed(0))
@@ -385,3 +420,18 @@ def test_prompts_of_different_lengths_are_refused() -> None:
     hypothesis = Hypothesis(nodes={"output": Node(children=["a"]), "a": Node(sites=[at("z", 1)])})
     with pytest.raises(BadInput, match="prompts of equal length"):
         scrub(model, hypothesis, ["a b", "c"], METRIC)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (random_tokens(9, 4, 23), "a source of prompts as long as the dataset's 5 tokens, got 4"),
+        (Run(random_tokens(9, 5, 23), attention_mask=torch.ones(9, 5).tril(3)), "expected prompts of equal length"),
+        (torch.full((3, 5), 7), "no prompt of the source has the 'first' of prompt"),
+    ],
+)
+def test_a_source_that_cannot_be_drawn_from_is_refused(source: Any, message: str) -> None:
+    model = model_of("gpt2")
+    features = FEATURES | {"parity": lambda tokens: tokens.sum(1) * 0}
+    with left_alone(model), pytest.raises(BadInput, match=message):
+        scrub(model, DEEP, TOKENS, METRIC, features, source=source)
