@@ -1,6 +1,6 @@
 """Circuit discovery: how well methods find known circuits, and what they cost.
 
-    python benchmarks/circuits.py [--rounds 5] [--without-speed] [--without-truth] [--device cpu]
+    python benchmarks/circuits.py [--rounds 5] [--without-speed] [--without-truth] [--without-peers] [--device cpu]
 
 For every model whose circuit is known, the area under the ROC curve of each method's scores, by size, against the edges
 along which the clean and corrupt runs differ (`patching_circuit`): 1 is a perfect ranking. Attributions are of the
@@ -9,16 +9,22 @@ those of the clean run, and ranks an edge by the largest threshold at which it i
 
 Then, on a random checkpoint of GPT-2 small's size with 8 prompts of 16 tokens, the time of EAP over all 32,491 edges
 relative to a forward and backward pass, that of running a circuit relative to a forward pass, and peak memory beyond
-what was in use before.
+what was in use before. Peers do the same in virtual environments of their own, and must give the same numbers; they are
+slow, so that one round is all they get.
 """
 
 import argparse
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from common import by_turns, checkpoint, megabytes, ratio
+from peer_circuits import tasks
+from peers import Peer
 from torch import Tensor
 
 from interp_hooks import (
@@ -46,6 +52,10 @@ KNOWN: dict[str, Callable[[], KnownModel]] = {
     "planted neuron": planted.planted_neuron,
     "planted fact": planted.planted_fact,
     **programs.PROGRAMS,
+}
+PEERS = {  # name: (what to install, what it is in peer_circuits.py)
+    "auto-circuit 1.0.1": ("auto-circuit==1.0.1 transformer-lens==2.18.0 attrs datasets<4 pyarrow<21", "auto-circuit"),
+    "TransformerLens 4.3.0": ("transformer-lens==4.3.0", "bridge"),
 }
 THRESHOLDS = torch.logspace(-5, 1, 13).tolist()
 
@@ -96,12 +106,12 @@ def truth() -> None:
         print(f"| {name} | {len(graph)}, {len(true)} | " + " | ".join(areas) + " |", flush=True)
 
 
-def speed(rounds: int, device: str) -> None:
-    model = HookedTransformer.from_pretrained(str(checkpoint("gpt2-small-sized")), device=device)
-    generator = torch.Generator().manual_seed(0)
-    clean, corrupt = torch.randint(0, model.cfg.d_vocab, (2, 8, 16), generator=generator).to(device)
-    metric = LogitDiff(*torch.randint(0, model.cfg.d_vocab, (2, 8), generator=generator))
-    circuit = random_circuit(ComputationGraph(model), 1000, generator)
+def speed(rounds: int, device: str, with_peers: bool) -> None:
+    folder = checkpoint("gpt2-small-sized")
+    model = HookedTransformer.from_pretrained(str(folder), device=device)
+    (clean, corrupt), answers = tasks(model.cfg.d_vocab)
+    clean, corrupt, metric = clean.to(device), corrupt.to(device), LogitDiff(*answers)
+    circuit = random_circuit(ComputationGraph(model), 1000, torch.Generator().manual_seed(0))
 
     def forward() -> torch.Tensor:
         with torch.no_grad():
@@ -124,6 +134,36 @@ def speed(rounds: int, device: str) -> None:
     print(f"EAP, all {len(ComputationGraph(model))} edges / forward and backward: ", end="")
     print(f"{ratio(seconds, 'EAP', 'forward and backward'):.1f}, {megabytes(work['EAP'], device):.0f} MB")
     print(f"a circuit of {len(circuit)} edges / forward: {ratio(seconds, 'circuit', 'forward'):.1f}")
+    for name in PEERS if with_peers else ():
+        against(name, folder, model, circuit, work)
+
+
+def against(
+    name: str, folder: Path, model: HookedTransformer, circuit: Circuit, work: dict[str, Callable[[], Any]]
+) -> None:
+    """How many times as long a peer takes, and that it finds the same numbers."""
+    requirements, kind = PEERS[name]
+    peer = Peer(requirements, "peer_circuits.py", kind, folder)
+    kept: dict[str, list[str]] = {}
+    for writer, reader in circuit.listed:
+        kept.setdefault(reader, []).append(writer)
+    for what, request in (("EAP", None), ("circuit", kept)):
+        start = time.perf_counter()
+        ours = work[what]()
+        seconds = time.perf_counter() - start
+        for_peer, theirs = peer.ask(request)
+        if request is None:
+            if kind == "bridge":  # from the corrupt run towards the clean one
+                (clean, corrupt), answers = tasks(model.cfg.d_vocab)
+                ours = eap(model, corrupt, clean, LogitDiff(*answers))
+            scores = {f"{writer}->{reader}": score for (writer, reader), score in ours.scores.items()}
+            assert scores.keys() == theirs.keys()
+            differences = [abs(scores[edge] - theirs[edge]) for edge in scores]
+        else:
+            for_peer *= len(ours) / len(theirs)
+            differences = [abs(one - another) for one, another in zip(ours.tolist(), theirs, strict=False)]
+        print(f"{what}: {name} takes {for_peer / seconds:.1f} times as long", end="; ")
+        print(f"largest difference {max(differences):.1e}")
 
 
 if __name__ == "__main__":
@@ -131,10 +171,11 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--without-speed", action="store_true")
     parser.add_argument("--without-truth", action="store_true")
+    parser.add_argument("--without-peers", action="store_true")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     if not arguments.without_truth:
         truth()
     if not arguments.without_speed:
-        speed(arguments.rounds, arguments.device)
+        speed(arguments.rounds, arguments.device, not arguments.without_peers)

@@ -84,7 +84,10 @@ def main(prompts: int, rounds: int, wanted: list[str], with_peers: bool, device:
     folder = checkpoint("gpt2-small-sized")
     model = HookedTransformer.from_pretrained(str(folder), device=device)
     ours = grids(model, prompts)
-    peers = {name: Peer(name, folder, prompts, POSITIONS, device) for name in PEERS} if with_peers else {}
+    peers = {
+        name: Peer(requirement, "peer_transformer_lens.py", kind, folder, prompts, POSITIONS, device)
+        for name, (requirement, kind) in (PEERS.items() if with_peers else ())
+    }
     print(f"{prompts} prompts x {POSITIONS} tokens, {device}, {torch.get_num_threads()} threads, medians of {rounds}")
     for grid in wanted or ours:
         ratios: dict[str, list[float]] = {name: [] for name in (*peers, "limit")}
@@ -93,7 +96,7 @@ def main(prompts: int, rounds: int, wanted: list[str], with_peers: bool, device:
         for _ in range(rounds):
             seconds = seconds_of(ours[grid])
             for name, peer in peers.items():
-                for_a_cell, numbers = peer.compute(grid, stride)
+                for_a_cell, numbers = peer.ask([grid, stride])
                 difference = (values[::stride].cpu() - torch.tensor(numbers)).abs().max().item()
                 assert difference < 1e-3, f"{name} gives other numbers for {grid}: {difference}"
                 ratios[name].append(for_a_cell * len(values) / seconds)

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).parent
 PEERS = {  # name: (what to install, which model)
@@ -13,27 +14,26 @@ PEERS = {  # name: (what to install, which model)
 TORCH = next(line for line in (HERE.parent / "constraints.txt").read_text().splitlines() if line.startswith("torch=="))
 
 
-def environment(requirement: str) -> Path:
-    """The interpreter of a virtual environment that has the requirement, with the torch that the tests run with."""
-    folder = HERE / "environments" / requirement.replace("==", "-")
+def environment(requirements: str) -> Path:
+    """The interpreter of a virtual environment that has the requirements, with the torch that the tests run with."""
+    wanted = requirements.split()
+    folder = HERE / "environments" / wanted[0].replace("==", "-")
     python = folder / "bin" / "python"
     if not (folder / "installed").exists():
-        print(f"installing {requirement} into {folder}", file=sys.stderr)
+        print(f"installing {requirements} into {folder}", file=sys.stderr)
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        for wanted in (TORCH, requirement):  # torch first: what follows is content with it
-            subprocess.run([python, "-m", "pip", "install", "--quiet", wanted], check=True)
+        for step in ([TORCH], wanted):  # torch first: what follows is content with it
+            subprocess.run([python, "-m", "pip", "install", "--quiet", *step], check=True)
         (folder / "installed").touch()
     return python
 
 
 class Peer:
-    """A process that computes grids on a checkpoint."""
+    """A script that runs in the environment of a peer and answers requests, a line of JSON each."""
 
-    def __init__(self, name: str, folder: Path, prompts: int, positions: int, device: str = "cpu") -> None:
-        requirement, kind = PEERS[name]
-        script = HERE / "peer_transformer_lens.py"
+    def __init__(self, requirements: str, script: str, *arguments: object) -> None:
         self.process = subprocess.Popen(
-            [environment(requirement), script, kind, folder, str(prompts), str(positions), device],
+            [environment(requirements), HERE / script, *map(str, arguments)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -41,13 +41,12 @@ class Peer:
         )
         self._line()
 
-    def compute(self, grid: str, stride: int = 1) -> tuple[float, list[float]]:
-        """Seconds for each cell, and the numbers of every stride-th one, which are all that are computed."""
+    def ask(self, request: object) -> Any:
         assert self.process.stdin is not None
-        print(json.dumps([grid, stride]), file=self.process.stdin, flush=True)
-        return tuple(self._line())
+        print(json.dumps(request), file=self.process.stdin, flush=True)
+        return self._line()
 
-    def _line(self) -> list[float]:
+    def _line(self) -> Any:
         """The next JSON line; anything else that the peer prints is passed over."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
