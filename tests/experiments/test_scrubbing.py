@@ -420,13 +420,14 @@ def test_prompts_of_different_lengths_are_refused() -> None:
     hypothesis = Hypothesis(nodes={"output": Node(children=["a"]), "a": Node(sites=[at("z", 1)])})
     with pytest.raises(BadInput, match="prompts of equal length"):
         scrub(model, hypothesis, ["a b", "c"], METRIC)
+    with pytest.raises(BadInput, match="prompts of equal length"):
+        scrub(model, hypothesis, ["a b", "b c"], METRIC, source=["a b", "c"])
 
 
 @pytest.mark.parametrize(
     ("source", "message"),
     [
         (random_tokens(9, 4, 23), "a source of prompts as long as the dataset's 5 tokens, got 4"),
-        (Run(random_tokens(9, 5, 23), attention_mask=torch.ones(9, 5).tril(3)), "expected prompts of equal length"),
         (torch.full((3, 5), 7), "no prompt of the source has the 'first' of prompt"),
     ],
 )
