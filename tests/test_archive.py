@@ -248,7 +248,7 @@ def test_names_in_a_file_run_nothing(name: str) -> None:
     assert Unpacking([{name: {}}], {}).unpack({"ref": 0}) == Unkept(name=name)
 
 
-@pytest.mark.parametrize("value", [object(), 1j, {"a": {1}}], ids=repr)
+@pytest.mark.parametrize("value", [object(), 1j, {"a": {1}}], ids=lambda value: type(value).__name__)
 def test_what_cannot_be_saved_is_told(value: Any) -> None:
     with pytest.raises(BadInput, match=r"(object|complex|set) cannot be saved"):
         Packing(value).pack(value)

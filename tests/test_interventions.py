@@ -188,12 +188,12 @@ def _written(intervention: Intervention, first: int = 0) -> tuple[Tensor, bool]:
     [
         ({}, 0.25),
         ({"head": 1}, torch.tensor(0.25)),
-        ({"pos": 2}, torch.rand(4, 1)),
+        ({"pos": 2}, torch.linspace(0, 1, 4)[:, None]),
         ({"head": [0, 2]}, torch.tensor([[0.5], [0.25]])),
-        ({"pos": torch.tensor([1, 4])}, torch.rand(2, 1, 1)),
-        ({}, torch.rand(2, 5, 1, 1)),
+        ({"pos": torch.tensor([1, 4])}, torch.tensor([0.3, 0.8])[:, None, None]),
+        ({}, torch.linspace(0, 1, 10).reshape(2, 5, 1, 1)),
     ],
-    ids=str,
+    ids=["all", "a head", "a position", "heads", "positions of each", "prompt by position"],
 )
 def test_a_mask_is_the_part_of_the_way_that_is_gone(select: dict[str, Any], mask: Any) -> None:
     """It broadcasts to the selected part, and cut prompts get the same there."""
