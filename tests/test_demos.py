@@ -17,7 +17,7 @@ def test_there_are_demos():
 
 @pytest.mark.parametrize("demo", DEMOS, ids=lambda path: path.stem)
 def test_it_runs(demo: Path, tmp_path: Path):
-    done = subprocess.run([sys.executable, demo], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, demo], cwd=tmp_path, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr
     written = {item.name for item in tmp_path.iterdir()}
@@ -44,7 +44,23 @@ def test_it_runs(demo: Path, tmp_path: Path):
 )
 def test_what_scrubbing_recovers_is_what_the_readme_says(tmp_path: Path, name: str, claims: tuple[int, ...], told: str):
     demo = next(demo for demo in DEMOS if demo.stem == name)
-    done = subprocess.run([sys.executable, demo], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, demo], cwd=tmp_path, capture_output=True, text=True, timeout=900)
     table = re.findall(r"^ *.*\S +-?[\d.]+ +([\d.]+) +[\d.]+ +[\d.]+$", done.stdout, re.MULTILINE)
     figures = [round(100 * float(table[claim])) for claim in claims]
     assert [list(map(int, one)) for one in re.findall(told, " ".join(README.split()))] == [figures]
+
+
+def test_the_circuit_of_ioi_is_what_the_readme_says(tmp_path: Path):
+    demo = next(demo for demo in DEMOS if demo.stem == "ioi_circuit")
+    out = subprocess.run([sys.executable, demo], cwd=tmp_path, capture_output=True, text=True, timeout=900).stdout
+    edges, left = re.findall(r"^ +S2->IO +size .* (\d+) +([\d.]+) +[\d.]+ +[\d.]+ +[\d.]+$", out, re.MULTILINE)[0]
+    (of_all,) = re.findall(r"of (\d+) edges; measured", out)
+    (gap,) = re.findall(r"^ +ABC greedy: .* ([\d.]+)$", out, re.MULTILINE)
+    movers = r"^L2H3, L2H2, L2H1 +{} +[\d.]+ +[\d.]+ +([\d.]+) "
+    repaired = [re.findall(movers.format(method), out, re.MULTILINE)[0] for method in ("resample", "zero")]
+    told = re.findall(
+        r"(\d+) of (\d+) edges keep (\d+)% .* incomplete by (\d+) logits; .* self-repair, (\d+)% .* and (\d+)% under",
+        " ".join(README.split()),
+    )
+    percent = [str(round(100 * float(share))) for share in (left, *repaired)]
+    assert told == [(edges, of_all, percent[0], str(round(float(gap))), *percent[1:])]
