@@ -58,9 +58,11 @@ class Readout:
         ends = (real * torch.arange(1, length + 1, device=device)).amax(1)
         pos = for_each_prompt(torch.as_tensor(self.pos, device=device).reshape(-1), batch, "position")
         resolved = torch.where(pos < 0, ends + pos, pos)[:, None]
-        inside = ((resolved >= 0) & (resolved < length)).all()
-        if not bool(inside) or not bool((real.gather(1, resolved)[:, 0] | (pos >= 0)).all()):
+        if not bool(((resolved >= 0) & (resolved < length)).all()):
             raise BadInput(f"position {self.pos} is out of range for prompts of {length} tokens")
+        if len(padding := (~real.gather(1, resolved)[:, 0]).nonzero()):
+            row = int(padding[0])
+            raise BadInput(f"position {int(pos[row])} is padding in prompt {row}; positions count padding on the left")
         return resolved
 
     def select(self, logits: Float[Tensor, "batch pos d_vocab"], run: Run) -> Tensor:

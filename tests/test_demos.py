@@ -33,7 +33,7 @@ def test_it_runs(demo: Path, tmp_path: Path):
         (  # the best head, both, and the two others
             "scrubbing_induction",
             (0, 2, 3),
-            r"one head that tells what was before: (\d+)% recovered; both of them: (\d+)%; the two others: (\d+)%",
+            r"One head that tells what was before: (\d+)% recovered; both of them: (\d+)%; the two others: (\d+)%",
         ),
         (  # count; horizon, then count; both, then exchanged
             "brackets",
@@ -59,7 +59,7 @@ def test_the_circuit_of_ioi_is_what_the_readme_says(tmp_path: Path):
     movers = r"^L2H3, L2H2, L2H1 +{} +[\d.]+ +[\d.]+ +([\d.]+) "
     repaired = [re.findall(movers.format(method), out, re.MULTILINE)[0] for method in ("resample", "zero")]
     told = re.findall(
-        r"(\d+) of (\d+) edges keep (\d+)% .* incomplete by (\d+) logits; .* self-repair, (\d+)% .* and (\d+)% under",
+        r"(\d+) of (\d+) edges keep (\d+)% .* incomplete by (\d+) logits\. .* self-repair, (\d+)% .* and (\d+)% under",
         " ".join(README.split()),
     )
     percent = [str(round(100 * float(share))) for share in (left, *repaired)]

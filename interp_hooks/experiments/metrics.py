@@ -234,30 +234,25 @@ class _LogProbs(Metric):
         return Readout(pos=self.pos)
 
     def score(self, logits: Float[Tensor, "batch d_vocab"]) -> Float[Tensor, "batch d_vocab"]:
-        return _log_probs(_refuse_no_distribution(logits))
+        return _log_probs(_refuse_codes(logits))
 
 
-def _refuse_no_distribution(logits: Float[Tensor, "batch d_vocab"]) -> Float[Tensor, "batch d_vocab"]:
+def _refuse_codes(logits: Float[Tensor, "batch d_vocab"]) -> Float[Tensor, "batch d_vocab"]:
     """Logits of several tokens as they are.
 
     Raises:
-        MetricError: for every prompt they are no distribution's: one is so far above the others that its token has
-            all the probability, as far as float32 can tell, or they are 0 but for a single 1 (or for none).
+        MetricError: for every prompt they are 0 but for a single 1 (or for none): a code, and no distribution's logits.
     """
     if logits.shape[-1] == 1 or not logits.numel():
         return logits
-    precise = torch.finfo(torch.float32).eps
-    saturated = (_log_probs(logits).amax(-1) > -precise).all()
     largest, *others = logits.double().abs().sort(-1, descending=True).values.unbind(-1)
     one, none = (largest - 1).abs() <= 1e-3, largest <= 1e-3
-    codes = (one | none).all() & one.any() & (torch.stack(others) <= 1e-3).all()
-    if not bool(saturated | codes):
+    if not bool((one | none).all() & one.any() & (torch.stack(others) <= 1e-3).all()):
         return logits
-    what = "one token has a probability of 1 to float precision" if bool(saturated) else "logits are 0 but for a 1"
     raise MetricError(
-        f"KL has nothing to compare: in the reference, {what} for every prompt, so that a divergence says how the "
-        "logits are scaled and not what the model computes, as in models whose weights were written by hand. Use "
-        "LogitDiff, LogitMargin or the task's own metric, which read logits as they are"
+        "KL has nothing to compare: in the reference, logits are 0 but for a 1 for every prompt, as in models whose "
+        "weights were written by hand, so that a divergence says how they are scaled and not what the model computes. "
+        "Use LogitDiff, LogitMargin or the task's own metric, which read logits as they are"
     )
 
 
@@ -269,7 +264,7 @@ class KL(Metric):
     logits or log-probabilities [batch, d_vocab]. One row serves all prompts. A tensor of integers are token ids.
 
     Raises:
-        MetricError: a model whose answers to the reference are no distributions: one-hot, for every prompt.
+        MetricError: a model whose logits are one-hot for every prompt of the reference: codes, and no distribution's.
     """
 
     reference: Prompts | Run

@@ -25,7 +25,7 @@ def circuits() -> ModuleType:
 
 def test_all_known_models_are_listed(circuits: ModuleType) -> None:
     assert [row[0] for row in ROWS] == list(circuits.KNOWN)
-    assert len(ROWS) == 10
+    assert len(ROWS) == 11
     assert f"| {' | '.join(circuits.METHODS)} |" in README
 
 
