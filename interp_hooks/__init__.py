@@ -68,7 +68,8 @@ _HOMES = {
         "random_circuit",
         "roc_auc",
     ],
-    "interp_hooks.experiments.scrubbing": ["Hypothesis", "Node", "scrub"],
+    "interp_hooks.experiments.hypotheses": ["Hypothesis", "Node"],
+    "interp_hooks.experiments.scrubbing": ["scrub"],
     "interp_hooks.experiments.completeness": [
         "completeness",
         "greedy_subset",

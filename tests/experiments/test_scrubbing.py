@@ -1,6 +1,5 @@
 """Causal scrubbing against its definition, path by path with plain hooks, and on sums whose errors are known."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,11 @@ from torch import Tensor
 
 from interp_hooks import HookedTransformer, HookedTransformerConfig, LogitDiff, Result, at
 from interp_hooks.errors import BadInput, UnknownHook
-from interp_hooks.experiments.scrubbing import ANYTHING, EXACT, TOGETHER, Hypothesis, Node, _Sampler, scrub
+from interp_hooks.experiments.hypotheses import ANYTHING, EXACT, TOGETHER, Hypothesis, Node
+from interp_hooks.experiments.scrubbing import _Sampler, scrub
 from interp_hooks.interventions import Run
 from tests.experiments.by_hand import RTOL, left_alone, model_of, word_tokenizer
-from tests.tiny import assert_close, build, random_tokens, unchecked_types
+from tests.tiny import CUSTOM, assert_close, build, random_tokens, unchecked_types
 
 # ------------------------------------------------------------------------------------------------- sums of the input
 
@@ -325,25 +325,36 @@ def test_a_pool_holds_so_many_draws_of_what_agrees() -> None:
     assert len({tuple(sampler.draw("odd", rows).tolist()) for _ in range(50)}) == 50
 
 
-def test_classes_of_one_row_are_told() -> None:
+def test_classes_so_small_that_rows_are_drawn_for_themselves_are_told() -> None:
     model = model_of("gpt2")
-    nodes = {"output": Node(children=["a"]), "a": Node(sites=[at("z", 1)], feature="all")}
-    result = scrub(model, Hypothesis(nodes=nodes), TOKENS, METRIC, {"all": TOKENS, "unused": TOKENS[:, 0]})
-    assert list(result.classes) == ["all"]
-    assert result.classes["all"].tolist() == [1] * 12
-    assert "100% of the rows have a 'all' of their own" in result.note
-    nodes["a"] = Node(sites=[at("z", 1)], feature="parity")
-    fine = scrub(model, Hypothesis(nodes=nodes), TOKENS, METRIC, FEATURES)
+    hypothesis = Hypothesis(
+        nodes={"output": Node(children=["a"]), "a": Node(sites=[at("z", 1)], feature="pairs")},
+    )
+    pairs = torch.arange(12) // 2
+    sampler = _Sampler(Run(TOKENS), {"pairs": pairs}, torch.Generator().manual_seed(0))
+    drawn = torch.stack([sampler.draw("pairs") for _ in range(2000)])
+    assert float((drawn == torch.arange(12)).double().mean()) == pytest.approx(0.5, abs=0.02)
+    with pytest.warns(UserWarning, match="'pairs' are so small that 50% of the rows drawn"):
+        result = scrub(model, hypothesis, TOKENS, METRIC, {"pairs": pairs, "unused": TOKENS})
+    assert list(result.classes) == ["pairs"]
+    assert result.classes["pairs"].tolist() == [2] * 6
+    assert "50% of the rows drawn by it are the row itself" in result.note
+    fine = scrub(model, hypothesis, TOKENS, METRIC, {"pairs": pairs // 2})
     assert fine.note == ""
-    assert sum(fine.classes["parity"].tolist()) == 12
+    others = scrub(
+        model, hypothesis, TOKENS, METRIC, {"pairs": pairs.repeat(2)}, source=random_tokens(12, 5, 23, seed=9)
+    )
+    assert others.note == ""
 
 
 def test_it_is_data(tmp_path: Path) -> None:
     """A hypothesis goes through JSON, and a result through a folder."""
     model = HookedTransformer.from_pretrained("ioi-tiny", device="cpu")
-    read = Hypothesis.from_json(json.loads(json.dumps(DEEP.to_json())))
+    read = Hypothesis.from_json(DEEP.to_json())
     assert read.to_json() == DEEP.to_json()
-    tokens = random_tokens(6, 5, 100)
+    assert read.nodes["late"].sites == DEEP.nodes["late"].sites
+    assert read.nodes["mlp"].children == ["early"]
+    tokens = random_tokens(12, 5, 100)
     results = [
         scrub(model, one, tokens, METRIC, {"first": tokens[:, 0] % 2, "parity": tokens[:, 1] % 2}, generator=seed)
         for one, seed in ((DEEP, torch.Generator().manual_seed(1)), (read, torch.Generator().manual_seed(1)))
@@ -366,8 +377,13 @@ def test_it_is_data(tmp_path: Path) -> None:
             "child 'heads', which is no node. Did you mean head",
         ),
         ({"output": Node(children=["a"]), "a": Node()}, "node 'a' has no sites"),
-        ({"output": Node(children=["a"]), "a": Node(sites=[head(0)], pool=0)}, "a pool holds at least 1 draw, got 0"),
         ({"output": Node(sites=[head(0)])}, "the root 'output' is the model's output"),
+        ({"output": Node(into=[head(0)])}, "the root 'output' is the model's output"),
+        ({"output": Node(along=torch.eye(2))}, "the root 'output' is the model's output"),
+        ({"output": Node(feature="parity")}, "the root 'output' is the model's output"),
+        ({"output": Node(pool=2)}, "the root 'output' is the model's output"),
+        ([Node()], "nodes must be a mapping from text to a Node, got list"),
+        ({"output": {"children": []}}, "nodes must be a mapping from text to a Node, got dict"),
         ({"output": Node(), "a": Node(sites=[head(0)])}, "no path leads from the root 'output' to node 'a'"),
         (
             {
@@ -379,9 +395,65 @@ def test_it_is_data(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_ill_formed_hypotheses_are_refused(nodes: dict[str, Node], message: str) -> None:
-    with pytest.raises(BadInput, match=message):
+def test_ill_formed_hypotheses_are_refused(nodes: Any, message: str) -> None:
+    with unchecked_types(), pytest.raises(BadInput, match=message):
         Hypothesis(nodes=nodes)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (dict(sites=["z1"]), r"sites must be a list of Sites, got list \['z1'\]"),
+        (dict(sites="z1"), "sites must be a list of Sites, got 'z1'"),
+        (dict(into=[3]), "into must be a list of Sites"),
+        (dict(excluding=None), "excluding must be a list of Sites, got NoneType"),
+        (dict(feature=None), "feature must be text, got NoneType"),
+        (dict(feature=FEATURES["first"]), "feature must be text, got function"),
+        (dict(along=[1.0]), "along must be a tensor"),
+        (dict(pool="2"), "pool must be an int.*, got '2'"),
+        (dict(pool=2.5), "pool must be an int.*, got float 2.5"),
+        (dict(pool=0), "a pool holds at least 1 draw, got 0"),
+        (dict(children="a"), "children must be a list of different names of nodes, got 'a'"),
+        (dict(children=["a", "b", "a"]), r"children must be a list of different names .*\['a', 'b', 'a'\]"),
+        (dict(sites=[head(0)], excluding=[head(1)]), "this node has no children"),
+    ],
+)
+def test_nodes_of_other_kinds_are_refused(fields: dict[str, Any], message: str) -> None:
+    with unchecked_types(), pytest.raises(BadInput, match=message):
+        Node(**fields)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        '{"root": "output"}',
+        '{"nodes": [], "root": "output"}',
+        '{"nodes": {"output": {}}, "root": "output", "leaf": 1}',
+        '{"nodes": {"output": {"childs": []}}}',
+        '{"nodes": {"output": {"sites": [{"hok": "z"}]}}}',
+        '{"nodes": {"output": {"children": ["a"]}}}',
+        '{"nodes": {"output": {"along": [[1.0], [1.0, 2.0]]}}}',
+    ],
+)
+def test_what_is_no_hypothesis_in_json_is_refused(text: str) -> None:
+    with pytest.raises(BadInput, match="expected a hypothesis as to_json writes it: "):
+        Hypothesis.from_json(text)
+
+
+def test_what_a_node_in_json_leaves_out_is_the_default() -> None:
+    text = """{"nodes": {"output": {"children": ["a"]}, "a": {"sites": [{"hook": "blocks.1.hook_mlp_out"}]}}}"""
+    read = Hypothesis.from_json(text)
+    assert read.root == "output"
+    assert vars(read.nodes["a"]) == vars(Node(sites=[at("mlp_out", 1)]))
+
+
+def test_a_single_site_is_a_list_of_one() -> None:
+    site, reader = at("resid_pre", 0), at("q_input", 1)
+    with unchecked_types():
+        node = Node(sites=site, into=reader)  # pyright: ignore[reportArgumentType]
+    assert vars(node) == vars(Node(sites=[site], into=[reader]))
 
 
 @pytest.mark.parametrize(
@@ -403,16 +475,163 @@ def test_ill_formed_hypotheses_are_refused(nodes: dict[str, Node], message: str)
         (dict(), {EXACT: TOKENS[:, 0]}, BadInput, "'exact' says how rows are drawn"),
         (dict(sites=[at("zz", 1)]), {}, UnknownHook, "zz"),
         (dict(sites=[at("z", 1, pos=torch.arange(12) % 5)]), {}, BadInput, "each prompt's own"),
-        (dict(children=["late"]), {}, BadInput, "node 'late' comes after 'a' in the model"),
+        (dict(feature="x"), {"x": torch.tensor([0.0] * 11 + [float("nan")])}, BadInput, "feature 'x' must be finite"),
+        (dict(feature="x"), {"x": lambda tokens: tokens / 0}, BadInput, "feature 'x' must be finite"),
+        (dict(sites=[at("z", 1, pos=7)]), {}, BadInput, "pos=7 is out of range"),
     ],
 )
 def test_mistakes_are_told(node: dict[str, Any], features: Any, error: type[Exception], message: str) -> None:
     model = model_of("gpt2")
-    nodes = {"output": Node(children=["a"]), "a": Node(**dict(sites=[at("z", 1)]) | node)}
-    if "children" in node:
-        nodes["late"] = Node(sites=[at("mlp_out", 1)])
+    fields: dict[str, Any] = {"sites": [at("z", 1)]} | node
+    nodes = {"output": Node(children=["a"]), "a": Node(**fields)}
     with left_alone(model), unchecked_types(), pytest.raises(error, match=message):
         scrub(model, Hypothesis(nodes=nodes), TOKENS, METRIC, features)
+
+
+@pytest.mark.parametrize(
+    ("kind", "above", "below", "message"),
+    [
+        ("gpt2", at("z", 1), dict(sites=[at("mlp_out", 1)]), "node 'b': .*1.hook_mlp_out can reach node 'a'"),
+        ("gpt2", at("z", 1), dict(sites=[at("z", 0), at("z", 2)]), "node 'b': .*blocks.2.attn.hook_z can"),
+        ("gpt2", at("z", 1, head=1), dict(sites=[at("q", 1, head=0)]), "node 'b': .*blocks.1.attn.hook_q can"),
+        ("gpt2", at("k", 1), dict(sites=[at("q", 1)]), "node 'b': .*blocks.1.attn.hook_q can"),
+        ("gpt2", at("z", 1, pos=1), dict(sites=[at("z", 0, pos=3)]), "node 'b': .*blocks.0.attn.hook_z can"),
+        ("gpt2", at("z", 1, pos=[0, 1]), dict(sites=[at("z", 0, pos=-2)]), "node 'b': .*blocks.0.attn.hook_z can"),
+        ("gpt2", at("mlp_out", 1, pos=3), dict(sites=[at("z", 1, pos=1)]), "node 'b': .*blocks.1.attn.hook_z can"),
+        ("gpt2", at("pattern", 1, query=2), dict(sites=[at("k", 1, pos=3)]), "node 'b': .*blocks.1.attn.hook_k can"),
+        ("gpt2", at("z", 1), dict(sites=[at("z", 0)], into=[at("q_input", 2)]), "into blocks.2.hook_q_input can"),
+        ("gpt2", at("z", 1), dict(sites=[at("z", 0)], into=[at("mlp_in", 1)]), "into blocks.1.hook_mlp_in can"),
+        ("neox", at("mlp_out", 0), dict(sites=[at("z", 0)]), "node 'b': .*blocks.0.attn.hook_z can"),
+    ],
+)
+def test_children_that_cannot_reach_their_node_are_refused(
+    kind: str, above: Any, below: dict[str, Any], message: str
+) -> None:
+    """In the order of a pass, across parallel parts, heads, positions and readers."""
+    model = model_of(kind)
+    nodes = {"output": Node(children=["a"]), "a": Node(sites=[above], children=["b"]), "b": Node(**below)}
+    with left_alone(model), pytest.raises(BadInput, match=message):
+        scrub(model, Hypothesis(nodes=nodes), TOKENS, METRIC)
+
+
+@pytest.mark.parametrize(
+    ("kind", "above", "below"),
+    [
+        ("gpt2", at("z", 1, pos=3), dict(sites=[at("z", 0, pos=3)])),
+        ("gpt2", at("z", 1, pos=3), dict(sites=[at("z", 0, pos=1)])),
+        ("gpt2", at("z", 1, head=1), dict(sites=[at("q", 1, head=1)])),
+        ("gpt2", at("pattern", 1, query=3), dict(sites=[at("k", 1, pos=3)])),
+        ("gpt2", at("z", 2), dict(sites=[at("z", 0)], into=[at("mlp_in", 1)])),
+        ("gpt2", at("z", 1), dict(sites=[at("resid_pre", 1)], along=torch.eye(12)[:2])),
+        ("gpt2", at("z", 1), dict(sites=[at("z", 1, head=1)])),
+        ("neox", at("mlp_out", 1), dict(sites=[at("z", 0)])),
+        ("bidirectional", at("z", 1, pos=1), dict(sites=[at("z", 0, pos=3)])),
+    ],
+)
+def test_children_that_reach_their_node_matter(kind: str, above: Any, below: dict[str, Any]) -> None:
+    """Whether they are exact or not makes a difference."""
+    model = model_of(kind)
+
+    def scrubbed(feature: str) -> Tensor:
+        a, b = Node(sites=[above], feature=EXACT, children=["b"]), Node(**below, feature=feature)
+        hypothesis = Hypothesis(nodes={"output": Node(children=["a"]), "a": a, "b": b})
+        metric = lambda logits: logits.square().sum((1, 2))  # noqa: E731
+        return scrub(model, hypothesis, TOKENS, metric, generator=torch.Generator().manual_seed(1)).values
+
+    assert not torch.allclose(scrubbed(EXACT), scrubbed(ANYTHING))
+
+
+@pytest.mark.parametrize("kind", list(CUSTOM))
+def test_ways_are_found_in_every_kind_of_model(kind: str) -> None:
+    """From the embeddings, and from queries, keys and values, through attention and MLP on, unless blocked."""
+    model, tokens = model_of(kind), TOKENS[:1]
+    chain = (
+        [at("resid_pre", 0)],
+        [at(one, 1) for one in "qkv"],
+        [at("z", 1)],
+        [at("attn_out", 1)],
+        [at("resid_post", 1)],
+    )
+    chain = [*chain, [at("resid_post", 2)]] if model.cfg.attn_only else [*chain, [at("mlp_out", 2)]]
+    nodes = {"output": Node(children=[str(len(chain) - 1)])}
+    for place, sites in enumerate(chain):
+        nodes[str(place)] = Node(sites=sites, children=[str(place - 1)] if place else [], feature=EXACT)
+    scrub(model, Hypothesis(nodes=nodes), tokens, METRIC)
+    del nodes["1"]
+    nodes["2"] = Node(sites=chain[2], children=["0"], excluding=chain[1])
+    with pytest.raises(BadInput, match=r"node '0': nothing .* can reach node '2'"):
+        scrub(model, Hypothesis(nodes=nodes), tokens, METRIC)
+
+
+def test_excluded_parts_must_be_before_the_node_and_leave_a_way() -> None:
+    model = model_of("gpt2")
+
+    def refused(message: str, *excluding: Any) -> None:
+        a = Node(sites=[at("z", 1)], children=["b"], excluding=excluding)
+        nodes = {"output": Node(children=["a"]), "a": a, "b": Node(sites=[at("z", 0)])}
+        with pytest.raises(BadInput, match=message):
+            scrub(model, Hypothesis(nodes=nodes), TOKENS, METRIC)
+
+    refused("excluding= of 'a': .*blocks.1.hook_mlp_out can reach node 'a'", at("mlp_out", 0), at("mlp_out", 1))
+    refused("pos=9 is out of range", at("mlp_out", 0, pos=9))
+    refused("node 'b': .*blocks.0.attn.hook_z can reach node 'a'", at("resid_pre", 1))
+
+
+LEFT, RIGHT = torch.eye(12, dtype=torch.float64).split(6)
+READER = at("q_input", 2, head=[0, 1])
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "refused"),
+    [
+        (dict(sites=[at("z", 1)]), dict(sites=[at("z", 1)]), True),
+        (dict(sites=[at("z", 1)]), dict(sites=[at("blocks.1.attn.hook_z", head=2)]), True),
+        (dict(sites=[at("z", 1, pos=-1)]), dict(sites=[at("z", 0), at("z", 1, head=0, pos=4)]), True),
+        (dict(sites=[at("z", 0)], into=[READER]), dict(sites=[at("z", 0)], into=[at("q_input", 2, head=1)]), True),
+        (dict(sites=[at("resid_pre", 1)], along=LEFT), dict(sites=[at("resid_pre", 1)], along=LEFT[:2]), True),
+        (dict(sites=[at("resid_pre", 1)], along=LEFT), dict(sites=[at("resid_pre", 1)]), True),
+        (dict(sites=[at("z", 0), at("z", 0, head=1)]), dict(sites=[at("z", 1)]), True),
+        (dict(sites=[at("resid_pre", 1)], along=LEFT), dict(sites=[at("resid_pre", 1)], along=RIGHT), False),
+        (dict(sites=[at("z", 0)], into=[READER]), dict(sites=[at("z", 0)], into=[at("q_input", 2, head=2)]), False),
+        (dict(sites=[at("z", 1, head=1)]), dict(sites=[at("z", 1, head=[0, 2])]), False),
+        (dict(sites=[at("z", 1, pos=1)]), dict(sites=[at("z", 1, pos=-1)]), False),
+    ],
+)
+def test_children_of_a_node_do_not_overlap(one: dict[str, Any], two: dict[str, Any], refused: bool) -> None:
+    """Or the last one would win; where they don't, either order gives the same."""
+    model = model_of("gpt2")
+
+    def scrubbed(*children: str) -> Tensor:
+        nodes = {"output": Node(children=children), "one": Node(**one, feature=EXACT), "two": Node(**two)}
+        seed = torch.Generator().manual_seed(1)
+        return scrub(model, Hypothesis(nodes=nodes), TOKENS[:1], METRIC, source=TOKENS[2:3], generator=seed).values
+
+    if refused:
+        with pytest.raises(BadInput, match="children of 'output' overlap"):
+            scrubbed("one", "two")
+    else:
+        assert_close(scrubbed("one", "two"), scrubbed("two", "one"), RTOL)
+
+
+def test_nothing_matters() -> None:
+    """A root alone is the answers to other rows."""
+    model = model_of("gpt2")
+    seed = torch.Generator().manual_seed(2)
+    result = scrub(model, Hypothesis(nodes={"output": Node()}), TOKENS, METRIC, generator=seed, each=True)
+    other = torch.randint(12, (12,), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        logits = model(TOKENS[other])[:, -1]
+    assert_close(result.values, (logits[:, 3] - logits[:, 5])[None], RTOL)
+
+
+def test_what_changed_nothing_is_told() -> None:
+    """Of a single row that can only be exchanged for itself."""
+    hypothesis = Hypothesis(nodes={"output": Node(children=["a"]), "a": Node(sites=[at("z", 1)])})
+    result = scrub(model_of("gpt2"), hypothesis, TOKENS[:1], METRIC)
+    assert "no intervention changed anything" in result.note
+    assert result.interventions()["changed"].tolist() == [False]
+    other = scrub(model_of("gpt2"), hypothesis, TOKENS[:1], METRIC, source=TOKENS[1:])
+    assert other.changed == [[True]]
 
 
 def test_prompts_of_different_lengths_are_refused() -> None:
