@@ -278,4 +278,13 @@ torch.testing.assert_close(LayerNormPre(model.cfg, 3)(x[..., :3]), torch.nn.func
 assert dict(RMSNormPre(model.cfg).named_parameters()) == {}
 model.process_weights_(fold_ln=True)
 assert isinstance(model.ln_final, LayerNormPre) and not isinstance(model.ln_final, LayerNorm)
+from interp_hooks.errors import BadInput
+for wrong, told in (((None,), "cfg must be"), ((model.cfg, -1), "length must be at least 1, got -1"),
+                    ((model.cfg, 0), "length must be at least 1, got 0"), ((model.cfg, "6"), "length must be an int")):
+    try:
+        LayerNorm(*wrong)
+    except BadInput as error:
+        assert told in str(error), error
+    else:
+        raise AssertionError(wrong)
 """)

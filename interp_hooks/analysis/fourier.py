@@ -14,8 +14,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp_hooks.arguments import checked
+from interp_hooks.arguments import checked, fits, told
 from interp_hooks.errors import BadInput
+
+SAME = 1e-12  # numbers that differ by less than this part of them are the same but for rounding
 
 
 @checked
@@ -56,13 +58,13 @@ def along_sums(logits: Float[Tensor, "a b out"], frequencies: Sequence[int]) -> 
     Frequency 0 is what is the same for all a and b. Adding up all frequencies gives what depends on a + b mod p alone.
 
     Raises:
-        BadInput: not as many a as b, or a frequency outside 0..p//2.
+        BadInput: none, or not as many a as b, or a frequency outside 0..p//2.
     """
     p = _residues(logits)
-    _check_frequencies(frequencies, p)
+    chosen = torch.tensor(_checked_frequencies(frequencies, p), dtype=torch.long)
     sums = (torch.arange(p)[:, None] + torch.arange(p)) % p
     of_sum = torch.stack([logits[sums == one].double().mean(0) for one in range(p)])  # [a + b mod p, out]
-    basis = fourier_basis(p)[torch.isin(_frequency_of_wave(p), torch.tensor(frequencies))].to(logits.device)
+    basis = fourier_basis(p)[torch.isin(_frequency_of_wave(p), chosen)].to(logits.device)
     return (basis.T @ (basis @ of_sum)).to(logits.dtype)[sums]
 
 
@@ -83,12 +85,14 @@ def cosines(logits: Float[Tensor, "a b c"]) -> Cosines:
     """How much of `logits` is cos(w_k (a + b - c)), for each frequency k: an adder by waves has large ones for a few.
 
     Raises:
-        BadInput: other than as many a, b and c.
+        BadInput: other than as many a, b and c, or the same for every c, which leaves no variance to explain.
     """
     p = _residues(logits)
     if logits.shape[2] != p:
         raise BadInput(f"expected logits [a, b, c] of p = {p} residues each, got {list(logits.shape)}")
     centred = logits.double() - logits.double().mean(2, keepdim=True)
+    if not centred.abs().max() > SAME * logits.double().abs().max():
+        raise BadInput("these logits [a, b, c] do not depend on c, so there is nothing that waves could explain")
     places = torch.arange(p, device=logits.device)
     distance = (places[:, None, None] + places[:, None] - places) % p
     mean = torch.zeros(p, dtype=torch.float64, device=logits.device)
@@ -107,11 +111,12 @@ def _frequency_of_wave(p: int) -> Tensor:
 
 
 def _residues(logits: Tensor) -> int:
-    if logits.shape[0] != logits.shape[1]:
+    if not 0 < logits.shape[0] == logits.shape[1]:
         raise BadInput(f"expected logits [a, b, out] for all pairs of p residues, got {list(logits.shape)}")
     return len(logits)
 
 
-def _check_frequencies(frequencies: Sequence[int], p: int) -> None:
-    if unknown := [one for one in frequencies if not 0 <= one <= p // 2]:
-        raise BadInput(f"frequencies of {p} residues are 0..{p // 2}, got {unknown[0]}")
+def _checked_frequencies(frequencies: Sequence[int], p: int) -> list[int]:
+    if unknown := [one for one in frequencies if not fits(one, int) or not 0 <= one <= p // 2]:
+        raise BadInput(f"frequencies of {p} residues are ints 0..{p // 2}, got {told(unknown[0])}")
+    return [int(one) for one in frequencies]

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from interp_hooks.arguments import checked
 from interp_hooks.checkpoints import NO_PROCESSING
 from interp_hooks.components.norm import Norm
 from interp_hooks.config import HookedTransformerConfig, NormalizationType
@@ -67,7 +68,10 @@ class _OneKind(type):
     def __instancecheck__(cls, instance: Any) -> bool:
         return isinstance(instance, Norm) and instance.kind == cls.kind
 
+    @checked
     def __call__(cls, cfg: HookedTransformerConfig, length: int | None = None) -> Norm:
+        if length is not None and length < 1:
+            raise BadInput(f"length must be at least 1, got {length}")
         norm = Norm(cls.kind, (length or cfg.d_model,), cfg.eps, gain_offset=cfg.norm_gain_offset)
         with torch.no_grad():
             initialize(norm, cfg.init_mode, 0.0, None, cfg.norm_gain_offset)

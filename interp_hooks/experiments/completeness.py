@@ -18,7 +18,7 @@ from torch import Tensor
 from interp_hooks.arguments import checked
 from interp_hooks.errors import BadInput
 from interp_hooks.experiment import experiment, on_data
-from interp_hooks.experiments.graph import Circuit, ComputationGraph
+from interp_hooks.experiments.graph import Circuit
 from interp_hooks.experiments.masked_edges import Ablation, MaskedEdges, Positions, setting, stacked
 from interp_hooks.interventions import Prompts, Run, Source
 from interp_hooks.model import HookedTransformer
@@ -33,7 +33,9 @@ def random_subsets(circuit: Circuit, count: int, generator: torch.Generator | No
     Raises:
         BadInput: an empty circuit, or no count.
     """
-    _refuse_empty(circuit, count=count)
+    _refuse_empty(circuit)
+    if count < 1:
+        raise BadInput(f"count must be at least 1, got {count}")
     listed, device = circuit.listed, generator.device if generator else None
     drawn = torch.rand(count, len(listed), generator=generator, device=device) < 0.5
     return {f"random {i}": circuit.only(listed[j] for j in row.nonzero()[:, 0].tolist()) for i, row in enumerate(drawn)}
@@ -50,9 +52,9 @@ def node_subsets(circuit: Circuit) -> dict[str, Circuit]:
     return {node: circuit.at_node(node) for node in circuit.nodes if node not in ("input", "logits")}
 
 
-def _refuse_empty(circuit: Circuit, count: int = 1) -> None:
-    if not len(circuit) or count < 1:
-        raise BadInput(f"expected a circuit with edges to choose from, and a count, got {len(circuit)} and {count}")
+def _refuse_empty(circuit: Circuit) -> None:
+    if not len(circuit):
+        raise BadInput("expected a circuit with edges to choose from, got one without")
 
 
 @experiment
@@ -77,7 +79,7 @@ def completeness(
         BadInput: an empty circuit, or a subset that has other edges; else as `circuit_metric`.
     """
     data = setting(model, clean, corrupt, metric, ablation, positions)
-    graph = ComputationGraph(model, data.positions or ())
+    graph = data.graph(model)
     (of_circuit,) = stacked(graph, [circuit])
     subsets = _checked_subsets(circuit, {"nothing": circuit.only([]), **node_subsets(circuit)}, subsets)
     return gaps_without(model, *data, of_circuit, list(subsets), stacked(graph, subsets.values()))
@@ -111,8 +113,10 @@ def _gaps(
 def _checked_subsets(
     circuit: Circuit, default: Mapping[str, Circuit], subsets: Mapping[str, Circuit] | None
 ) -> dict[str, Circuit]:
+    _refuse_empty(circuit)
     chosen = dict(default if subsets is None else subsets)
-    _refuse_empty(circuit, count=len(chosen))
+    if not chosen:
+        raise BadInput("expected at least one set of the circuit's edges, got none")
     if other := [name for name, subset in chosen.items() if not subset <= circuit]:
         raise BadInput(f"the subset {other[0]!r} has edges that are not in the circuit")
     return chosen
@@ -176,7 +180,7 @@ def minimality(
         BadInput: as `completeness`.
     """
     data = setting(model, clean, corrupt, metric, ablation, positions)
-    graph = ComputationGraph(model, data.positions or ())
+    graph = data.graph(model)
     (of_circuit,), nodes = stacked(graph, [circuit]), node_subsets(circuit)
     parts = _checked_subsets(circuit, nodes, parts)
     subsets = _checked_subsets(circuit, {"nothing": circuit.only([]), **nodes}, subsets)

@@ -25,18 +25,19 @@ from torch import Tensor
 from tqdm import tqdm
 
 from interp_hooks.edges import scale_hook
-from interp_hooks.errors import BadInput
+from interp_hooks.errors import BadInput, MetricError
 from interp_hooks.experiment import experiment, on_data
 from interp_hooks.experiments.gradients import Hooks, differentiable, finite
-from interp_hooks.experiments.graph import Circuit, ComputationGraph, EdgeName
+from interp_hooks.experiments.graph import Circuit, EdgeName
 from interp_hooks.experiments.masked_edges import Ablation, MaskedEdges, Positions, setting, stacked
 from interp_hooks.hook_points import HookPoint
 from interp_hooks.interventions import Prompts, Run, Source
 from interp_hooks.model import HookedTransformer
-from interp_hooks.readout import MetricLike, better
+from interp_hooks.readout import MetricLike, better, metric_name
 
 Rule = Literal["midpoint", "left"]
 AT_ONCE = 32  # removals that are tried together at most
+ROUNDING = 100  # roundings that may add up in a score
 
 
 # -------------------------------------------------------------------------------------------------------- by gradients
@@ -55,19 +56,21 @@ def eap(
     """Edge attribution patching: all edges, scored by a corrupt and a clean forward pass and one backward pass.
 
     `ablation` says what an edge's corrupt value is: its writer's in the corrupt run, 0 ("zero"), its mean over the
-    corrupt prompts and their positions ("mean") or over the prompts alone ("position_mean"), or any source.
+    corrupt prompts and their positions ("mean") or over the prompts alone ("position_mean": all of one length), or any
+    source.
 
     With `positions`, each edge has a score at each of them and one at the "rest": token positions as ints, or by name,
     as an int or a tensor [prompt], a negative one from the last real token. Their sum is the score without positions.
 
-    A metric that is at its best in the clean run, as the divergence from it, has no gradient there: use `eap_ig`.
+    A metric that is at its best in the clean run, as the divergence from it, has no gradient there: it is refused where
+    scores would be rounding errors alone. `eap_ig` can do with it.
 
     Raises:
         BadInput: prompts that do not correspond, a model without such a graph (`ComputationGraph`), or positions
             outside a prompt.
-        MetricError: a metric that cannot be differentiated.
+        MetricError: a metric that cannot be differentiated, or is flat in the clean run.
     """
-    return edge_attributions(model, *setting(model, clean, corrupt, metric, ablation, positions), [1.0])
+    return edge_attributions(model, *setting(model, clean, corrupt, metric, ablation, positions))
 
 
 @experiment
@@ -105,21 +108,47 @@ def edge_attributions(
     source: Source,
     metric: MetricLike,
     positions: Mapping[str, int | Tensor] | None,
-    fractions: Sequence[float],
+    fractions: Sequence[float] | None = None,
 ) -> Circuit:
-    """All edges, with the mean of the gradients at these fractions of the way to the clean embeddings."""
+    """All edges, with the mean gradient at these fractions of the way to the clean embeddings, or that at its end."""
     edges = MaskedEdges(model, run, source, metric, positions)
     return edges.graph.scored(_attributions(edges, metric, fractions))
 
 
-def _attributions(edges: MaskedEdges, metric: MetricLike, fractions: Sequence[float]) -> Float[Tensor, "writer reader"]:
-    """The change of what is written times the mean gradient at these fractions of the way to the clean embeddings."""
-    changes = None if list(fractions) == [1.0] else edges.changes
+def _attributions(
+    edges: MaskedEdges, metric: MetricLike, fractions: Sequence[float] | None = None
+) -> Float[Tensor, "writer reader"]:
+    """The change of what is written times the mean gradient at these fractions of the way to the clean embeddings.
+
+    Without fractions it is the gradient of the run left alone, and the same pass tells the change.
+    """
+    changes, points = (None, [1.0]) if fractions is None else (edges.changes, fractions)
     total = torch.zeros(edges.graph.exists.shape, dtype=torch.float64, device=edges.model.device)
-    for fraction in fractions:
+    for fraction in points:
         found, changes = _at_fraction(edges, metric, fraction, changes)
         total += found
-    return -better(metric) * finite(total, "the attribution of an edge") / len(fractions)
+    return _losses(edges, metric, total / len(points), "the attribution of an edge")
+
+
+def _losses(
+    edges: MaskedEdges, metric: MetricLike, gains: Float[Tensor, "writer reader"], what: str
+) -> Float[Tensor, "writer reader"]:
+    """How much worse the metric gets, from how much higher.
+
+    Raises:
+        MetricError: values that are not finite, or rounding errors beside what all edges together change.
+    """
+    largest = float(finite(gains, what).abs().max())
+    noise = ROUNDING * torch.finfo(torch.promote_types(edges.model.dtype, torch.float32)).eps
+    if largest < noise:  # so small scores are rare, and the passes that tell what they mean are not for all
+        ends = torch.stack([torch.zeros_like(edges.graph.exists), edges.graph.exists])
+        change = float(edges.of_kept(ends).double().mean(1).diff().abs())
+        if change > noise and largest < noise * change:  # else there is no effect to find
+            raise MetricError(
+                f"{metric_name(metric)} is flat in the clean run: all edges together change it by {change:.2g}, but no "
+                f"score is above {largest:.1g}. A divergence from that run, least there, is; use eap_ig or acdc"
+            )
+    return -better(metric) * gains
 
 
 def _at_fraction(
@@ -182,9 +211,14 @@ def mask_gradients(
     edges = MaskedEdges(model, run, source, metric, positions)
     masks = torch.zeros(1, *edges.graph.exists.shape, dtype=model.dtype, device=model.device, requires_grad=True)
     scores = edges.scores(masks)
+    if not scores.requires_grad:
+        raise MetricError(
+            f"{metric_name(metric)} has no gradient with respect to masks of edges: it counts or ranks, or is computed "
+            "outside torch; use acdc instead, or another metric"
+        )
     with torch.enable_grad():
         (gradient,) = torch.autograd.grad(scores.mean(), masks)
-    return edges.graph.scored(-better(metric) * finite(gradient[0], "the gradient of a mask"))
+    return edges.graph.scored(_losses(edges, metric, gradient[0], "the gradient of a mask"))
 
 
 @experiment
@@ -223,7 +257,7 @@ def node_attributions(
     """All edges, with the lower score of their ends."""
     edges = MaskedEdges(model, run, source, metric, positions)
     graph, labels = edges.graph, edges.graph.layout.labels
-    of_edges, at = _attributions(edges, metric, [1.0]), graph.reader_labels.to(model.device)
+    of_edges, at = _attributions(edges, metric), graph.reader_labels.to(model.device)
     nodes = of_edges.new_zeros(len(graph.writers), len(labels)).index_add_(1, at, of_edges)
     nodes = nodes.abs() if absolute else nodes
     nodes[0] = best = nodes.max()
@@ -267,7 +301,7 @@ def acdc(
     if start is not None and not len(start):
         raise BadInput("start has no edges, so there is nothing to remove")
     data = setting(model, clean, corrupt, metric, ablation, positions)
-    kept = None if start is None else stacked(ComputationGraph(model, data.positions or ()), [start])[0]
+    kept = None if start is None else stacked(data.graph(model), [start])[0]
     return edges_that_matter(model, *data, threshold, kept, progress)
 
 

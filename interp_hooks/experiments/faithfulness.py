@@ -59,7 +59,7 @@ def circuit_values(
 def _values(model: HookedTransformer, data: Setting, axis: str, circuits: Mapping[Any, Circuit]) -> Result:
     if not circuits:
         raise BadInput("expected at least one circuit, got none")
-    kept = stacked(ComputationGraph(model, data.positions or ()), circuits.values())
+    kept = stacked(data.graph(model), circuits.values())
     return circuit_values(model, *data, axis, list(circuits), kept)
 
 
@@ -153,6 +153,11 @@ def _check_fractions(fractions: Sequence[float]) -> None:
         raise BadInput(f"fractions must ascend from 0 to at most 1, got {listed}")
 
 
+def _refuse_no_difference(result: Result) -> None:
+    if result.nothing_to_recover:
+        raise BadInput(f"no circuit is more or less faithful than another here: {result.note}")
+
+
 class Areas(NamedTuple):
     """Of a curve f(k): `cpr`, the integral of f, and `cmd`, that of |1 - f|."""
 
@@ -168,11 +173,13 @@ def curve_areas(curve: Result) -> Areas:
     on the usual grid.
 
     Raises:
-        BadInput: a result without the axis "fraction" (as `faithfulness_curve` gives it), or with a single fraction.
+        BadInput: a result without the axis "fraction" (as `faithfulness_curve` gives it), with a single fraction, or of
+            a model whose metric is that of no edge.
     """
     if list(curve.axes) != ["fraction"] or len(curve.axes["fraction"]) < 2:
         came = dict(curve.axes)
         raise BadInput(f"expected what faithfulness_curve gives, at two fractions or more, got a result with {came}")
+    _refuse_no_difference(curve)
     fractions = torch.tensor(list(curve.axes["fraction"]), dtype=torch.float64)
     recovered = curve.recovered_fraction.double().cpu()
     return Areas(*(float(torch.trapezoid(y, fractions)) for y in (recovered, (1 - recovered).abs())))
@@ -244,14 +251,16 @@ def random_baseline(
     The interval is a bootstrap one, for which circuits and prompts are drawn with replacement `resamples` times.
 
     Raises:
-        BadInput: fewer than 1 sample, or a level outside 0..1; else as `circuit_metric` and `random_circuit`.
+        BadInput: fewer than 1 sample, a level outside 0..1, or a model whose metric is that of no edge; else as
+            `circuit_metric` and `random_circuit`.
     """
     if samples < 1 or resamples < 1 or not 0 < level < 1:
         raise BadInput(f"expected samples and a level between 0 and 1, got {samples}, {resamples} and {level}")
     data = setting(model, clean, corrupt, metric, ablation, positions)
-    graph = ComputationGraph(model, data.positions or ())
+    graph = data.graph(model)
     drawn = {sample: random_circuit(graph, n_edges, generator) for sample in range(samples)}
     result = _values(model, data, "sample", drawn)
+    _refuse_no_difference(result)
 
     def weights(n: int) -> Float[Tensor, "resample n"]:
         places = torch.randint(n, (resamples, n), generator=generator, device=generator.device if generator else None)

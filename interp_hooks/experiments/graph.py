@@ -25,9 +25,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp_hooks.archive import Json, read, write
-from interp_hooks.arguments import checked, told
+from interp_hooks.arguments import checked, fits, told, told_shape
 from interp_hooks.errors import BadInput, nearest
-from interp_hooks.experiments.layout import ARROW, AT, Layout, parts_of
+from interp_hooks.experiments.layout import ARROW, Layout, Reader, parts_of, position_number
 from interp_hooks.folders import CALL, record_in, replacing
 from interp_hooks.model import HookedTransformer
 from interp_hooks.provenance import Record
@@ -55,15 +55,17 @@ class ComputationGraph:
     def __init__(
         self, model: HookedTransformer | Layout, positions: Sequence[str | int] | Mapping[str, Any] = ()
     ) -> None:
-        layout, named = model if isinstance(model, Layout) else Layout.of(model), tuple(map(str, positions))
+        layout = model if isinstance(model, Layout) else Layout.of(model)
+        named = tuple(name if isinstance(name, str) else str(position_number(name)) for name in positions)
         self.layout = replace(layout, positions=named) if named else layout
         self.writer_parts, self.reader_parts = parts_of(self.layout)
         self.writers = [name for part in self.writer_parts for name in part.every]
         self.readers = [name for part in self.reader_parts for name in part.every]
         self.writer_index = {name: place for place, name in enumerate(self.writers)}
         self.reader_index = {name: place for place, name in enumerate(self.readers)}
-        seen = torch.tensor([part.seen for part in self.reader_parts for _ in part.every])
-        self.exists: Bool[Tensor, "writer reader"] = torch.arange(len(self.writers))[:, None] < seen
+        self._seen = [part.seen for part in self.reader_parts for _ in part.every]
+        first = torch.arange(len(self.writers))[:, None]
+        self.exists: Bool[Tensor, "writer reader"] = first < torch.tensor(self._seen)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ComputationGraph) and self.layout == other.layout
@@ -93,17 +95,17 @@ class ComputationGraph:
 
     def nodes_of(self, reader: str) -> list[str]:
         """The nodes that a reader is an input of: one, or all the heads that share a key/value head."""
-        name, bracket, what = reader.partition(AT)[0].partition("<")
-        if not bracket or what == "q>":
-            return [name]
-        layer, _, group = name.partition(".h")
+        read = Reader.of(reader)
+        if not read.moves:
+            return [read.node]
+        layer, _, group = read.node.partition(".h")
         size = self.layout.n_heads // self.layout.n_key_value_heads
         return [f"{layer}.h{head}" for head in range(int(group) * size, (int(group) + 1) * size)]
 
     def outlets(self, reader: str) -> list[tuple[str, str]]:
         """Where what it reads may come out: nodes, each with a position; of keys and values, which are moved, any."""
-        name, _, label = reader.partition(AT)
-        labels = self.layout.labels if name.endswith(("<k>", "<v>")) else (label,)
+        read = Reader.of(reader)
+        labels = self.layout.labels if read.moves else (read.label,)
         return list(itertools.product(self.nodes_of(reader), labels))
 
     @property
@@ -124,17 +126,19 @@ class ComputationGraph:
         for name, what, known in ((writer, "writer", self.writer_index), (reader, "reader", self.reader_index)):
             if name not in known:
                 raise BadInput(f"this model has no {what} {name!r}.{nearest(name, known)}")
-        if not self.exists[self.writer_index[writer], self.reader_index[reader]]:
+        if self.writer_index[writer] >= self._seen[self.reader_index[reader]]:
             raise BadInput(
                 f"there is no edge {writer}{ARROW}{reader}: {reader} reads the stream before {writer} writes"
             )
         return writer, reader
 
+    @checked
     def circuit(self, edges: Iterable[str | EdgeName] | None = None) -> Circuit:
         """The circuit of these edges; of all by default."""
         listed = self.edges if edges is None else [self.edge(edge) for edge in edges]
         return Circuit(graph=self, edges=frozenset(listed))
 
+    @checked
     def circuit_of_nodes(self, nodes: Iterable[str]) -> Circuit:
         """All edges between these nodes, "input" and "logits".
 
@@ -149,8 +153,15 @@ class ComputationGraph:
         ]
         return Circuit(graph=self, edges=frozenset(found))
 
+    @checked
     def scored(self, scores: Float[Tensor, "writer reader"]) -> Circuit:
-        """All edges, with their scores from a matrix."""
+        """All edges, with their scores from a matrix.
+
+        Raises:
+            BadInput: one of another shape, or nan for an edge.
+        """
+        if scores.shape != self.exists.shape:
+            raise BadInput(f"expected scores [writer, reader] = {list(self.exists.shape)}, got {told_shape(scores)}")
         columns = scores.detach().double().T.tolist()
         by_edge = {
             (self.writers[writer], self.readers[reader]): columns[reader][writer]
@@ -169,8 +180,10 @@ class Circuit:
     `a | b`, `a & b` and `a - b` are circuits of the same graph, `a <= b` says whether b has all edges of a; scores are
     those of a, and of b for edges that a does not have.
 
+    Edges, in scores too, may be given as they are written.
+
     Raises:
-        BadInput: an edge that does not exist, or scores of other edges than these.
+        BadInput: an edge that does not exist, scores of other edges than these, or one that is no number.
     """
 
     graph: ComputationGraph
@@ -179,12 +192,9 @@ class Circuit:
     record: Record | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "edges", frozenset(map(self.graph.edge, self.edges)))
-        if self.scores is not None:
-            if self.edges != self.scores.keys():
-                raise BadInput(f"expected a score for each of {len(self.edges)} edges, got {len(self.scores)} scores")
-            if unfit := [edge for edge, score in self.scores.items() if score != score]:
-                raise BadInput(f"the score of {ARROW.join(unfit[0])} is nan")
+        edges, scores = _in_graph(self.graph, self.edges, self.scores)
+        object.__setattr__(self, "edges", edges)
+        object.__setattr__(self, "scores", scores)
 
     def __len__(self) -> int:
         return len(self.edges)
@@ -193,30 +203,36 @@ class Circuit:
         return self.graph.edge(edge) in self.edges
 
     def __or__(self, other: Circuit) -> Circuit:
-        self._refuse_other_graph(other)
-        scored = self.scores is not None and other.scores is not None
-        merged = {**(other.scores or {}), **(self.scores or {})} if scored else None
-        return Circuit(graph=self.graph, edges=self.edges | other.edges, scores=merged, record=self.record)
+        edges, merged = self.edges | self._edges_of(other), None
+        if self.scores is not None and other.scores is not None:
+            merged = {**other.scores, **self.scores}
+        return Circuit(graph=self.graph, edges=edges, scores=merged, record=self.record)
 
     def __and__(self, other: Circuit) -> Circuit:
-        self._refuse_other_graph(other)
-        return self.only(self.edges & other.edges)
+        return self.only(self._edges_of(other) & self.edges)
 
     def __sub__(self, other: Circuit) -> Circuit:
-        self._refuse_other_graph(other)
-        return self.only(self.edges - other.edges)
+        return self.only(self.edges - self._edges_of(other))
 
     def __le__(self, other: Circuit) -> bool:
-        self._refuse_other_graph(other)
-        return self.edges <= other.edges
+        return self.edges <= self._edges_of(other)
 
-    def _refuse_other_graph(self, other: Circuit) -> None:
+    def _edges_of(self, other: Circuit) -> frozenset[EdgeName]:
+        """Those of a circuit of the same graph; anything else is refused."""
+        if not isinstance(other, Circuit):
+            raise BadInput(f"expected another circuit, as graph.circuit(edges) makes one, got {told(other)}")
         if self.graph != other.graph:
             raise BadInput(f"these circuits are of different graphs: {self.graph} and {other.graph}")
+        return other.edges
 
-    def only(self, edges: Iterable[EdgeName]) -> Circuit:
-        """Those of its edges that are listed, with their scores."""
-        kept = self.edges.intersection(edges)
+    @checked
+    def only(self, edges: Iterable[str | EdgeName]) -> Circuit:
+        """Those of its edges that are listed, with their scores.
+
+        Raises:
+            BadInput: an edge that the graph does not have.
+        """
+        kept = self.edges.intersection(map(self.graph.edge, edges))
         scores = None if self.scores is None else {edge: self.scores[edge] for edge in kept}
         return Circuit(graph=self.graph, edges=kept, scores=scores, record=self.record)
 
@@ -277,23 +293,20 @@ class Circuit:
         """
         graph, listed = self.graph, self.listed
         reached, useful = ({(node, label) for label in graph.layout.labels} for node in ("input", "logits"))
-        places = {reader: {*graph.outlets(reader)} for _, reader in listed}
-        for writer, reader in listed:
-            if (writer, reader.partition(AT)[2]) in reached:
-                reached |= places[reader]
-        for writer, reader in reversed(listed):
-            if useful & places[reader]:
-                useful.add((writer, reader.partition(AT)[2]))
-        return self.only(
-            (writer, reader)
-            for writer, reader in listed
-            if (writer, reader.partition(AT)[2]) in reached and useful & places[reader]
-        )
+        begins = {edge: (edge[0], Reader.of(edge[1]).label) for edge in listed}
+        ends = {reader: {*graph.outlets(reader)} for reader in {reader for _, reader in listed}}
+        for edge in listed:
+            if begins[edge] in reached:
+                reached |= ends[edge[1]]
+        for edge in reversed(listed):
+            if useful & ends[edge[1]]:
+                useful.add(begins[edge])
+        return self.only(edge for edge in listed if begins[edge] in reached and useful & ends[edge[1]])
 
     def without_positions(self) -> Circuit:
         """The same edges in the graph that doesn't tell positions apart, each with the sum of its scores."""
         graph = ComputationGraph(replace(self.graph.layout, positions=()))
-        merged = {(writer, reader): (writer, reader.partition(AT)[0]) for writer, reader in self.listed}
+        merged = {(writer, reader): (writer, Reader.of(reader).everywhere) for writer, reader in self.listed}
         scores = None if self.scores is None else dict.fromkeys(merged.values(), 0.0)
         for edge, score in (self.scores or {}).items():
             assert scores is not None
@@ -305,10 +318,13 @@ class Circuit:
         import pandas as pd
 
         listed = self.listed
-        readers = [reader.partition(AT) for _, reader in listed]
-        columns: dict[str, Any] = {"writer": [edge[0] for edge in listed], "reader": [reader[0] for reader in readers]}
+        readers = [Reader.of(reader) for _, reader in listed]
+        columns: dict[str, Any] = {
+            "writer": [edge[0] for edge in listed],
+            "reader": [read.everywhere for read in readers],
+        }
         if self.graph.layout.positions:
-            columns["position"] = [reader[2] for reader in readers]
+            columns["position"] = [read.label for read in readers]
         if self.scores is None:
             return pd.DataFrame(columns)
         table = pd.DataFrame(columns | {"score": [self.scores[edge] for edge in listed]})
@@ -337,9 +353,9 @@ class Circuit:
             graph = ComputationGraph(Layout(**layout | {"positions": tuple(layout.get("positions", ()))}))
             edges, scores = [graph.edge(edge) for edge in document["edges"]], document["scores"]
             by_edge = None if scores is None else dict(zip(edges, scores, strict=True))
-        except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
+            return cls(graph=graph, edges=frozenset(edges), scores=by_edge)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise BadInput(f"expected a circuit as to_json writes it: {error}") from error
-        return cls(graph=graph, edges=frozenset(edges), scores=by_edge)
 
     # -------------------------------------------------------------------------------------------- how it came about
 
@@ -388,3 +404,21 @@ class Circuit:
         document, _ = read(folder, CIRCUIT)
         found = cls.from_json(json.dumps(document.get("circuit")))
         return replace(found, record=record_in(folder))
+
+
+@checked
+def _in_graph(
+    graph: ComputationGraph, edges: Iterable[str | EdgeName], scores: Mapping[Any, Any] | None
+) -> tuple[frozenset[EdgeName], dict[EdgeName, float] | None]:
+    """The edges of a graph, and their scores, by names that are checked."""
+    found = frozenset(map(graph.edge, edges))
+    if scores is None:
+        return found, None
+    by_edge = {graph.edge(edge): score for edge, score in scores.items()}
+    if found != by_edge.keys():
+        raise BadInput(f"expected a score for each of {len(found)} edges, got {len(by_edge)} scores")
+    if unfit := [edge for edge, score in by_edge.items() if not fits(score, float) or score != score]:
+        score = by_edge[unfit[0]]
+        came = "nan" if fits(score, float) else f"no number but {told(score)}"
+        raise BadInput(f"the score of {ARROW.join(unfit[0])} is {came}")
+    return found, by_edge

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from interp_hooks.arguments import fits, told
 from interp_hooks.edges import check_edge
 from interp_hooks.errors import BadInput
 from interp_hooks.model import HookedTransformer
@@ -18,12 +19,36 @@ from interp_hooks.model import HookedTransformer
 ARROW, AT, REST = "->", "@", "rest"
 
 
+class Reader(NamedTuple):
+    """What a reader's name says: "a1.h0<k>@S2" reads for node "a1.h0", into "k", at "S2"; "" is what it doesn't say."""
+
+    node: str
+    into: str
+    label: str
+
+    @classmethod
+    def of(cls, name: str) -> Reader:
+        everywhere, _, label = name.partition(AT)
+        node, _, into = everywhere.partition("<")
+        return cls(node, into.removesuffix(">"), label)
+
+    @property
+    def everywhere(self) -> str:
+        """Its name without the position."""
+        return f"{self.node}<{self.into}>" if self.into else self.node
+
+    @property
+    def moves(self) -> bool:
+        """Whether it reads keys or values, which come out at any position, and of all heads that share them."""
+        return self.into in ("k", "v")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Layout:
     """What the graph of a model depends on. `positions` are names of token positions that readers are told apart by.
 
     Raises:
-        BadInput: a position that is named twice, or as nothing can be named.
+        BadInput: sizes that no model has, or a position that is named twice, or as nothing can be named.
     """
 
     n_layers: int
@@ -34,6 +59,11 @@ class Layout:
     positions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for name in ("n_layers", "n_heads", "n_key_value_heads"):
+            if not fits(size := getattr(self, name), int) or size < 1:
+                raise BadInput(f"{name} must be an int of at least 1, got {told(size)}")
+        if self.n_heads % self.n_key_value_heads:
+            raise BadInput(f"{self.n_heads} heads cannot share {self.n_key_value_heads} key/value heads evenly")
         if len(set(self.positions)) < len(self.positions):
             raise BadInput(f"expected positions of different names, got {', '.join(self.positions)}")
         if unfit := [name for name in self.positions if name in ("", REST) or AT in name or ARROW in name]:
@@ -68,6 +98,17 @@ class Layout:
             attn_only=cfg.attn_only,
             parallel=cfg.parallel_attn_mlp,
         )
+
+
+def position_number(position: object) -> int:
+    """A position that is given as a number.
+
+    Raises:
+        BadInput: something else.
+    """
+    if isinstance(position, bool) or not fits(position, int):
+        raise BadInput(f"expected a position as an int, got {told(position)}")
+    return int(position)  # pyright: ignore[reportArgumentType]
 
 
 class Part(NamedTuple):

@@ -22,7 +22,7 @@ from torch import Tensor
 from interp_hooks.edges import Edge, scale_hook
 from interp_hooks.errors import BadInput, MetricError
 from interp_hooks.experiments.graph import Circuit, ComputationGraph
-from interp_hooks.experiments.layout import Part
+from interp_hooks.experiments.layout import Part, position_number
 from interp_hooks.experiments.sweep import on_model, paired_runs
 from interp_hooks.hook_points import HookPoint
 from interp_hooks.interpreter import free_memory
@@ -42,7 +42,8 @@ def ablated_runs(
     """The clean run, and where ablated edges take their values from.
 
     Raises:
-        BadInput: an unknown ablation, corrupt prompts that are missing, or that do not correspond to the clean ones.
+        BadInput: an unknown ablation, corrupt prompts that are missing, or that do not correspond to the clean ones;
+            means by position of prompts that are not all of one length.
     """
     if not isinstance(ablation, str):
         return as_run(model, clean), ablation
@@ -54,7 +55,14 @@ def ablated_runs(
         raise BadInput(f"ablation={ablation!r} needs corrupt prompts")
     if ablation == "corrupt":
         return paired_runs(model, clean, corrupt, ("clean", "corrupt"))
-    return as_run(model, clean), Mean(as_run(model, corrupt), per_position=ablation == "position_mean")
+    run, other = as_run(model, clean), as_run(model, corrupt)
+    by_position = ablation == "position_mean"
+    if by_position and len({tuple(row) for one in (run, other) for row in one.real.tolist()}) > 1:
+        raise BadInput(
+            "ablation='position_mean' needs clean and corrupt prompts all of one length: of others, positions do not "
+            "correspond; use 'mean', or prompts of one template"
+        )
+    return run, Mean(other, per_position=by_position)
 
 
 class Setting(NamedTuple):
@@ -65,6 +73,10 @@ class Setting(NamedTuple):
     metric: MetricLike
     positions: Mapping[str, int | Tensor] | None
 
+    def graph(self, model: HookedTransformer) -> ComputationGraph:
+        """The model's graph, with these positions told apart."""
+        return ComputationGraph(model, self.positions or ())
+
 
 def setting(
     model: HookedTransformer,
@@ -74,10 +86,17 @@ def setting(
     ablation: Ablation | Source,
     positions: Positions | None,
 ) -> Setting:
-    """The setting that users describe; raises as `ablated_runs`."""
+    """The setting that users describe.
+
+    Raises:
+        BadInput: as `ablated_runs`, or a list of positions that are no ints or not all different.
+    """
     run, source = ablated_runs(model, clean, corrupt, ablation)
     if positions is not None and not isinstance(positions, Mapping):
-        positions = {str(pos): pos for pos in positions}
+        numbers = [position_number(pos) for pos in positions]
+        positions = {str(pos): pos for pos in numbers}
+        if len(positions) < len(numbers):
+            raise BadInput(f"expected positions that are all different, got {numbers}")
     return Setting(run, source, on_model(model, metric), positions)
 
 
@@ -197,10 +216,11 @@ class MaskedEdges:
     def scores(self, masks: Float[Tensor, "circuit writer reader"]) -> Float[Tensor, "circuit prompt"]:
         """The metric with each of these masks: 0 leaves an edge as it is, 1 replaces what it carries.
 
-        It can be differentiated with respect to masks that require a gradient.
+        It can be differentiated with respect to masks that require a gradient. One number for all prompts counts as one
+        prompt, as everywhere.
 
         Raises:
-            MetricError: the metric is not one number for each prompt, or nan.
+            MetricError: the metric gives another number of numbers, or nan.
         """
         cfg, (batch, length) = self.model.cfg, self.run.tokens.shape
         vectors = 2 * len(self.graph.writers) + 6 * (cfg.n_heads + 2 * cfg.n_key_value_heads)
@@ -227,8 +247,9 @@ class MaskedEdges:
         )
         logits = (self.readout.read if reads is None else self.readout.read_there)(self.model, stream, run)
         scores = [checked_score(self._score(one), "a circuit") for one in logits.chunk(copies)]
-        if scores[0].ndim > 1:
-            raise MetricError(f"the metric must give one number for each prompt, got shape {list(scores[0].shape)}")
+        if scores[0].ndim > 1 or scores[0].numel() not in (1, len(run.tokens)):
+            expected = f"one number for each prompt, of which there are {len(run.tokens)}, or one for all"
+            raise MetricError(f"the metric must give {expected}, got shape {list(scores[0].shape)}")
         return torch.stack([score.reshape(-1) for score in scores])
 
 

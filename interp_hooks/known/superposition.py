@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp_hooks.arguments import checked
+from interp_hooks.arguments import checked, told_shape
 from interp_hooks.errors import BadInput
 
 BATCH, MEASURED_ON = 1024, 65_536
@@ -59,8 +59,15 @@ class Superposition:
         """|W|^2 / n_hidden, where |W|^2 is about how many features are represented."""
         return self.W.square().sum((-2, -1)) / self.W.shape[-2]
 
+    @checked
     def __call__(self, features: Float[Tensor, "*batch n_features"]) -> Float[Tensor, "*batch instance n_features"]:
-        """What each model makes of the same inputs."""
+        """What each model makes of the same inputs.
+
+        Raises:
+            BadInput: inputs of another width.
+        """
+        if features.shape[-1:] != self.W.shape[-1:]:
+            raise BadInput(f"expected inputs [..., n_features] of {self.W.shape[-1]}, got {told_shape(features)}")
         return _reconstructed(self.W, self.b, features[..., None, :])
 
 
@@ -82,7 +89,8 @@ def superposition(
     Small ones take seconds (Adam; its rate falls from 0.01 to 0). The same seed gives the same models.
 
     Raises:
-        BadInput: sizes or steps below 1, probabilities outside 0..1, or importances that are negative or too many.
+        BadInput: sizes or steps below 1, probabilities outside 0..1, or importances that are negative, infinite or too
+            many.
     """
     for name, value in (("n_features", n_features), ("n_hidden", n_hidden), ("steps", steps)):
         if value < 1:
@@ -91,8 +99,8 @@ def superposition(
     if not len(probabilities) or not ((probabilities > 0) & (probabilities <= 1)).all():
         raise BadInput(f"expected probabilities above 0 and up to 1, got {probability}")
     weights = torch.ones(n_features) if importance is None else torch.as_tensor(importance, dtype=torch.float32).cpu()
-    if weights.shape != (n_features,) or not (weights >= 0).all():
-        raise BadInput(f"expected {n_features} importances of 0 or more, got {importance}")
+    if weights.shape != (n_features,) or not ((weights >= 0) & weights.isfinite()).all():
+        raise BadInput(f"expected {n_features} finite importances of 0 or more, got {importance}")
     generator = torch.Generator().manual_seed(seed)
     W, b = _trained(probabilities, weights, n_hidden, steps, generator)
     with torch.no_grad():

@@ -12,6 +12,7 @@ each has a column, and what a head moves from one to another is a thin line betw
 from __future__ import annotations
 
 import itertools
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ import plotly.graph_objects as go
 from interp_hooks.arguments import checked
 from interp_hooks.errors import BadInput
 from interp_hooks.experiments.graph import Circuit, EdgeName
-from interp_hooks.experiments.layout import ARROW, AT
+from interp_hooks.experiments.layout import ARROW, AT, Reader
 from interp_hooks.viz.style import FAINT, INK, NEGATIVE, PAPER, POSITIVE, figure
 from interp_hooks.viz.tokens import escaped, ticks
 
@@ -69,7 +70,8 @@ def circuit_figure(circuit: Circuit, *, top: int | None = None, title: str | Non
     every head that reads them. `top` draws the edges with the largest scores by size alone.
 
     Raises:
-        BadInput: no edges, a `top` below 1 or of a circuit without scores, or more edges than can be told apart.
+        BadInput: no edges, a `top` below 1 or of a circuit without scores, more edges than can be told apart, or an
+            infinite score.
     """
     if top is not None and top < 1:
         raise BadInput(f"top must be at least 1, got {top}")
@@ -79,6 +81,11 @@ def circuit_figure(circuit: Circuit, *, top: int | None = None, title: str | Non
     if len(drawn) > MOST_EDGES:
         some = "circuit.at_node(name) or circuit.pruned()" if circuit.scores is None else "top=50"
         raise BadInput(f"of {len(drawn)} edges none could be seen; {MOST_EDGES} can be drawn: try {some}")
+    if infinite := [edge for edge, score in (drawn.scores or {}).items() if not math.isfinite(score)]:
+        raise BadInput(
+            f"the score of {ARROW.join(infinite[0])} is infinite, so no width can show it; pass "
+            "circuit.graph.circuit(circuit.edges) to draw the edges alone"
+        )
     places = _Places.of(drawn)
     curves = _curves(drawn, places)
     traces = [*_moved(drawn, places), *_lines(curves), _hover(curves), *_legend(curves)]
@@ -155,20 +162,15 @@ def _layer(node: str) -> int:
 
 def _ends(circuit: Circuit, edge: EdgeName) -> list[Box]:
     """The box that an edge leaves, and those that it enters."""
-    label = edge[1].partition(AT)[2]
+    label = Reader.of(edge[1]).label
     return [(edge[0], label), *((node, label) for node in circuit.graph.nodes_of(edge[1]))]
-
-
-def _into(reader: str) -> str:
-    name = reader.partition(AT)[0]
-    return name[-2] if name.endswith(">") else ""
 
 
 def _curves(circuit: Circuit, places: _Places) -> list[Curve]:
     """Small scores first, so that large ones are drawn over them."""
     found = []
     for edge in circuit.listed:
-        score, into = None if circuit.scores is None else circuit.scores[edge], _into(edge[1])
+        score, into = None if circuit.scores is None else circuit.scores[edge], Reader.of(edge[1]).into
         begin, *ends = (places.of_box[box] for box in _ends(circuit, edge))
         for end in ends:
             port = Point(end.x + PORTS[into], end.y - HALF_BOX)
@@ -236,7 +238,7 @@ def _colour(score: float | None) -> str:
 
 def _moved(circuit: Circuit, places: _Places) -> list[go.Scatter]:
     """From where a head's keys and values are read to where its output is."""
-    reads = {box for edge in circuit.edges if _into(edge[1]) in ("k", "v") for box in _ends(circuit, edge)[1:]}
+    reads = {box for edge in circuit.edges if Reader.of(edge[1]).moves for box in _ends(circuit, edge)[1:]}
     writes = {_ends(circuit, edge)[0] for edge in circuit.edges}
     pairs = [(a, b) for a, b in itertools.product(sorted(reads), sorted(writes)) if a[0] == b[0] and a != b]
     lines = [_sagging(places.of_box[a], places.of_box[b]) for a, b in pairs]

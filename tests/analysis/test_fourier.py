@@ -1,6 +1,7 @@
 """Waves over residues, against sums written out and logits whose waves are known."""
 
 import math
+from typing import Any, cast
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from interp_hooks.analysis.fourier import along_sums, cosines, fourier_basis, fourier_power
 from interp_hooks.errors import BadInput
+from tests.tiny import unchecked_types
 
 
 def adder(p: int, coefficients: dict[int, float]) -> Tensor:
@@ -67,6 +69,9 @@ def test_the_part_along_sums_is_the_projection_on_the_two_waves_of_a_plus_b() ->
     found = along_sums(logits, [k])
     assert torch.allclose(found, part)
     assert torch.allclose(along_sums(found, [k]), found)
+    with unchecked_types():
+        assert torch.equal(along_sums(logits, torch.tensor([k])), found)  # pyright: ignore[reportArgumentType]
+    assert along_sums(logits, []).abs().max() == 0
     assert along_sums(found, [1, 3]).abs().max() < 1e-12
     assert torch.allclose(along_sums(logits, [0]), logits.mean((0, 1)).expand(p, p, 4))
 
@@ -110,11 +115,17 @@ def test_what_other_waves_do_is_not_explained() -> None:
     [
         (lambda: fourier_basis(0), "p must be at least 1, got 0"),
         (lambda: along_sums(torch.zeros(3, 4, 5), [0]), r"all pairs of p residues, got \[3, 4, 5\]"),
-        (lambda: along_sums(torch.zeros(7, 7, 5), [4]), r"frequencies of 7 residues are 0\.\.3, got 4"),
+        (lambda: along_sums(torch.zeros(7, 7, 5), [4]), r"frequencies of 7 residues are ints 0\.\.3, got int 4"),
+        (lambda: along_sums(torch.zeros(7, 7, 5), cast("Any", torch.tensor([0.5]))), r"are ints 0\.\.3"),
+        (lambda: along_sums(torch.zeros(0, 0, 5), [0]), r"all pairs of p residues, got \[0, 0, 5\]"),
+        (lambda: cosines(torch.zeros(0, 0, 0)), r"all pairs of p residues, got \[0, 0, 0\]"),
+        (lambda: cosines(torch.full((5, 5, 5), 0.1)), "do not depend on c"),
+        (lambda: cosines(torch.zeros(5, 5, 5)), "do not depend on c"),
+        (lambda: cosines(noise(5, 5, 1).expand(5, 5, 5)), "do not depend on c"),
         (lambda: cosines(torch.zeros(7, 7, 5)), r"p = 7 residues each, got \[7, 7, 5\]"),
         (lambda: cosines(torch.zeros(6, 7, 7)), r"all pairs of p residues, got \[6, 7, 7\]"),
     ],
 )
 def test_what_has_no_such_waves_is_told(call, said: str) -> None:
-    with pytest.raises(BadInput, match=said):
+    with pytest.raises(BadInput, match=said), unchecked_types():
         call()

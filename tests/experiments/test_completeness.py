@@ -120,8 +120,10 @@ def test_bad_input_is_refused() -> None:
     for function in (completeness, minimality):
         with pytest.raises(BadInput, match="'other' has edges that are not in the circuit"):
             function(model, circuit, TOKENS, OTHER, DIFF, subsets={"other": more})
-        with pytest.raises(BadInput, match="a circuit with edges"):
+        with pytest.raises(BadInput, match="at least one set of the circuit's edges, got none"):
             function(model, circuit, TOKENS, OTHER, DIFF, subsets={})
-    for ask in (lambda: node_subsets(empty), lambda: random_subsets(empty, 2), lambda: random_subsets(circuit, 0)):
+    for ask in (lambda: node_subsets(empty), lambda: random_subsets(empty, 2)):
         with pytest.raises(BadInput, match="a circuit with edges"), unchecked_types():
             ask()
+    with pytest.raises(BadInput, match="count must be at least 1, got 0"):
+        random_subsets(circuit, 0)

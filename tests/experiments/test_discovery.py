@@ -1,5 +1,6 @@
 """Scores of edges against masks, patching and sums that must come out, and circuits that are known."""
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -286,6 +287,30 @@ def test_a_low_metric_that_is_good_turns_the_scores_around() -> None:
         )
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_scores_that_are_rounding_errors_are_no_ranking(dtype: torch.dtype) -> None:
+    """The divergence from the clean run is least there. On the way to the corrupt one it has a gradient."""
+    model = copy.deepcopy(model_of("gpt2")).to(dtype)
+    for method in (eap, mask_gradient, node_attribution):
+        with pytest.raises(MetricError, match=r"kl_nats is flat in the clean run.*use eap_ig"):
+            method(model, TOKENS, OTHER, KL(TOKENS))
+    found = eap_ig(model, TOKENS, OTHER, KL(TOKENS), steps=20)
+    with torch.no_grad():
+        clean, corrupt = (model(tokens)[:, -1].log_softmax(-1) for tokens in (TOKENS, OTHER))
+    divergence = (clean.exp() * (clean - corrupt)).sum(-1).mean()
+    assert abs(total(found, writer="input") - float(divergence)) < 0.01 * float(divergence)
+
+
+def test_small_units_and_no_effect_at_all_are_no_rounding_errors() -> None:
+    model = model_of("gpt2")
+    plain = scores_of(eap(model, TOKENS, OTHER, logits_sum))
+    for method in (eap, mask_gradient):
+        small = scores_of(method(model, TOKENS, OTHER, lambda logits: 1e-18 * logits_sum(logits)))
+        assert_close(1e18 * small, plain, WITHIN)
+        assert scores_of(method(model, TOKENS, TOKENS, logits_sum)).abs().max() < 1e-12
+        assert scores_of(method(model, TOKENS, TOKENS, KL(TOKENS))).abs().max() < 1e-12
+
+
 def test_eap_takes_two_passes() -> None:
     model = model_of("gpt2")
     with shapes_counted(model, "blocks.0") as shapes:
@@ -438,4 +463,7 @@ def test_bad_input_is_refused() -> None:
     refused("cannot be called 'rest'", lambda: eap(model, TOKENS, OTHER, DIFF, positions={"rest": 1}))
     refused("needs corrupt prompts", lambda: eap(model, TOKENS, None, DIFF))
     refused("one number for each prompt", lambda: eap(model, TOKENS, OTHER, lambda logits: logits), MetricError)
-    refused("no gradient", lambda: eap(model, TOKENS, OTHER, lambda x: x.argmax(-1).sum(-1).double()), MetricError)
+    for method in (eap, mask_gradient):
+        counts: Any = lambda x: x.argmax(-1).sum(-1).double()  # noqa: E731
+        refused("no gradient", lambda find=method: find(model, TOKENS, OTHER, counts), MetricError)
+    refused("different, got", lambda: eap(model, TOKENS, OTHER, DIFF, positions=[3, 3]))

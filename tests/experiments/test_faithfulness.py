@@ -180,6 +180,17 @@ def test_prompts_of_several_lengths(side: Any) -> None:
         assert_close(both, torch.cat(alone), WITHIN)
 
 
+def test_means_by_position_are_of_prompts_of_one_length() -> None:
+    """Columns of padded prompts are other positions on the left than on the right."""
+    model = HookedTransformer(build().cfg, word_tokenizer("a", "b", "c", "yes", "no"))
+    graph, metric, ablation = ComputationGraph(model), LogitDiff("yes", "no"), "position_mean"
+    for clean, corrupt in ((["a b c", "c"], ["b a c", "a"]), (["a b", "c b"], ["b a c", "a"]), (["a"], ["b a"])):
+        with pytest.raises(BadInput, match="needs clean and corrupt prompts all of one length"):
+            circuit_metric(model, graph.circuit([]), clean, corrupt, metric, ablation=ablation)
+    of_one = circuit_metric(model, graph.circuit([]), ["a b", "c b"], ["b a", "a c", "c c"], metric, ablation=ablation)
+    assert of_one.shape == (2,)
+
+
 # -------------------------------------------------------------------------------------------------------- by position
 
 
@@ -226,6 +237,10 @@ def test_positions_as_a_list_are_their_own_names() -> None:
     ours = circuit_metric(model, circuit, TOKENS, OTHER, DIFF, positions=[1, 3])
     assert_close(ours, circuit_metric(model, circuit, TOKENS, OTHER, DIFF, positions={"1": 1, "3": 3}), 0.0)
 
+    numbers: Any = torch.tensor([1, 3])
+    with unchecked_types():
+        assert_close(circuit_metric(model, circuit, TOKENS, OTHER, DIFF, positions=numbers), ours, 0.0)
+
 
 def test_positions_that_do_not_fit_are_refused() -> None:
     model = model_of("gpt2")
@@ -239,6 +254,8 @@ def test_positions_that_do_not_fit_are_refused() -> None:
             {"a": 1, "end": -1},
         ),
         ("the circuit is of", plain, POSITIONS),
+        (r"positions that are all different, got \[3, 3\]", circuit, [3, 3]),
+        ("a position as an int, got bool True", circuit, [True]),
         ("'b' and 'end' are the same token of prompt 1", circuit, POSITIONS | {"b": torch.tensor([3, 4])}),
         ("position 5 is out of range", circuit, POSITIONS | {"a": 5}),
         ("expected one position for each of 2 prompts", circuit, POSITIONS | {"a": torch.tensor([1, 1, 1])}),
@@ -431,6 +448,10 @@ def test_bad_input_is_refused() -> None:
     refused("ablation must be 'corrupt'", lambda: circuit_metric(model, full, TOKENS, OTHER, DIFF, ablation="men"))  # pyright: ignore[reportArgumentType]
     refused("has 5 tokens in clean but 4", lambda: circuit_metric(model, full, TOKENS, OTHER[:, 1:], DIFF))
     refused("one number for each prompt", lambda: circuit_metric(model, full, TOKENS, OTHER, lambda x: x), MetricError)
+    three: Any = lambda logits: logits[0, 0, :3]  # noqa: E731
+    refused(
+        "of which there are 2, .*got shape .3.", lambda: circuit_metric(model, full, TOKENS, OTHER, three), MetricError
+    )
     refused("at least one circuit", lambda: faithfulness(model, {}, TOKENS, OTHER, DIFF))
     refused("a score for each of the 262", lambda: faithfulness_curve(model, true, TOKENS, OTHER, DIFF))
     for fractions in ([], [0.5, 0.1], [0.5, 2.0]):
@@ -442,6 +463,25 @@ def test_bad_input_is_refused() -> None:
     refused("n_edges must be 0 to 262, got 263", lambda: random_circuit(graph, 263))
     refused("expected samples", lambda: random_baseline(model, 3, TOKENS, OTHER, DIFF, samples=0))
     refused("must be a", lambda: circuit_metric(model, "all", TOKENS, OTHER, DIFF))  # pyright: ignore[reportArgumentType]
+
+
+def test_where_no_edge_matters_nothing_is_faithful() -> None:
+    """Clean and corrupt prompts are the same."""
+    model = model_of("gpt2")
+    ranking = eap(model, TOKENS, OTHER, DIFF)
+    curve = faithfulness_curve(model, ranking, TOKENS, TOKENS, DIFF)
+    for ask in (lambda: curve_areas(curve), lambda: random_baseline(model, 3, TOKENS, TOKENS, DIFF, samples=2)):
+        with pytest.raises(BadInput, match="empty and model give the same mean logit_diff"):
+            ask()
+
+
+def test_one_number_for_all_prompts_counts_as_one_prompt() -> None:
+    model = model_of("gpt2")
+    circuit = some(ComputationGraph(model), 0)
+    ours = faithfulness(model, circuit, TOKENS, OTHER, lambda logits: logits_sum(logits).mean())
+    of_each = faithfulness(model, circuit, TOKENS, OTHER, logits_sum)
+    assert ours.values.shape == (1, 1)
+    assert_close(ours.recovered_fraction, of_each.recovered_fraction, WITHIN)
 
 
 def test_a_metric_that_is_low_where_all_is_well() -> None:

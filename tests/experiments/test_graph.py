@@ -12,7 +12,7 @@ import torch
 from interp_hooks import Circuit, ComputationGraph, HookPoint, Result
 from interp_hooks.errors import BadInput
 from interp_hooks.experiments.graph import EdgeName
-from interp_hooks.experiments.layout import Layout
+from interp_hooks.experiments.layout import Layout, Reader
 from tests.experiments.by_hand import ALSO, KINDS, TOKENS, model_of
 from tests.tiny import unchecked_types
 
@@ -71,6 +71,34 @@ def test_names() -> None:
     assert SMALL.edge("a0.h1->a1.h0<k>") == ("a0.h1", "a1.h0<k>")
 
 
+@pytest.mark.parametrize(
+    ("name", "read", "everywhere", "moves"),
+    [
+        ("a1.h0<k>@S2", ("a1.h0", "k", "S2"), "a1.h0<k>", True),
+        ("a10.h11<q>", ("a10.h11", "q", ""), "a10.h11<q>", False),
+        ("m3@<b>", ("m3", "", "<b>"), "m3", False),
+        ("logits", ("logits", "", ""), "logits", False),
+    ],
+)
+def test_what_the_name_of_a_reader_says(name: str, read: tuple[str, str, str], everywhere: str, moves: bool) -> None:
+    assert Reader.of(name) == read
+    assert (Reader.of(name).everywhere, Reader.of(name).moves) == (everywhere, moves)
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        (dict(n_layers=-3), "n_layers must be an int of at least 1, got int -3"),
+        (dict(n_heads=0), "n_heads must be an int of at least 1, got int 0"),
+        (dict(n_heads=1.5), "n_heads must be an int of at least 1, got float 1.5"),
+        (dict(n_heads=4, n_key_value_heads=3), "4 heads cannot share 3 key/value heads evenly"),
+    ],
+)
+def test_sizes_that_no_model_has_are_refused(size: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadInput, match=message), unchecked_types():
+        Layout(**dict[str, Any](n_layers=2, n_heads=2, n_key_value_heads=1) | size)
+
+
 def test_parallel_layers_and_layers_without_mlp() -> None:
     parallel = ComputationGraph(Layout(n_layers=1, n_heads=1, n_key_value_heads=1, parallel=True))
     assert ("a0.h0", "m0") not in parallel.edges
@@ -118,6 +146,9 @@ def test_with_positions_every_edge_is_there_once_for_each_and_for_the_rest() -> 
     assert of_model == ComputationGraph(of_model.layout) != ComputationGraph(model_of("gpt2"))
     assert SMALL != PLACED != ComputationGraph(SMALL.layout, ["S2", "S1"])
     assert "at S1, S2, rest" in repr(PLACED)
+    numbers: Any = torch.tensor([3, -1])
+    with unchecked_types():
+        assert ComputationGraph(SMALL.layout, numbers).layout.positions == ("3", "-1")
 
 
 def test_keys_and_values_come_out_anywhere_and_all_else_where_it_is_read() -> None:
@@ -136,6 +167,9 @@ def test_keys_and_values_come_out_anywhere_and_all_else_where_it_is_read() -> No
         (["a@b"], "cannot be called 'a@b'"),
         (["a->b"], "cannot be called 'a->b'"),
         ([1.5], "positions must be"),
+        ([3, "3"], "positions of different names, got 3, 3"),
+        ([True], "a position as an int, got bool True"),
+        (torch.tensor([1.5]), "a position as an int"),
     ],
 )
 def test_positions_that_cannot_be_told_apart_are_refused(positions: list[Any], message: str) -> None:
@@ -203,6 +237,41 @@ def test_scores_go_with_edges() -> None:
     assert (a | b).scores == {**b.scores, **a.scores}
     assert (a - b).scores == {edge: a.scores[edge] for edge in a.edges - b.edges}
     assert (a | some(SMALL, 1)).scores is None
+
+
+def test_edges_are_chosen_by_any_spelling() -> None:
+    """Those that the graph has not are refused, those that the circuit has not are left out."""
+    circuit = SMALL.circuit(["input->m0", "m0->logits"])
+    assert circuit.only(["input->m0", ("input", "m1")]).edges == {("input", "m0")}
+    for edge in ("nope", "m0->m0"):
+        with pytest.raises(BadInput):
+            circuit.only([edge])
+    with unchecked_types():
+        named = Circuit(graph=SMALL, edges=frozenset(["input->m0"]), scores={"input->m0": 2})  # pyright: ignore[reportArgumentType]
+    assert (named.edges, named.scores) == ({("input", "m0")}, {("input", "m0"): 2})
+
+
+def test_what_is_no_circuit_is_refused() -> None:
+    circuit, edges = SMALL.circuit(["input->m0"]), {("input", "m0")}
+    operators: list[Any] = [lambda a, b: a | b, lambda a, b: a & b, lambda a, b: a - b, lambda a, b: a <= b]
+    for combined in operators:
+        with pytest.raises(BadInput, match=r"expected another circuit, .* got set"), unchecked_types():
+            combined(circuit, edges)
+    wrong: list[tuple[str, dict[str, Any]]] = [
+        ("graph must be a ComputationGraph", dict(graph=model_of("gpt2"), edges=edges)),
+        ("edges must be a list", dict(graph=SMALL, edges=3)),
+        ("scores must be a mapping", dict(graph=SMALL, edges=edges, scores=[1.0])),
+    ]
+    for message, arguments in wrong:
+        with pytest.raises(BadInput, match=message), unchecked_types():
+            Circuit(**arguments)
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (7, 12), (8, 11), (7,)])
+def test_a_matrix_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
+    assert SMALL.exists.shape == (7, 11)
+    with pytest.raises(BadInput, match=r"scores.* \[writer"), unchecked_types():
+        SMALL.scored(torch.zeros(shape))
 
 
 def test_the_matrix_of_a_circuit() -> None:
@@ -285,6 +354,28 @@ def test_other_json_is_refused(text: str) -> None:
         Circuit.from_json(text)
 
 
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("scores", [1.0]),
+        ("scores", ["a", "b"]),
+        ("scores", [None, 1.0]),
+        ("scores", 3),
+        ("edges", 3),
+        ("edges", [["input", "m0"], ["m0", "logits"]]),
+        ("graph", dict(n_layers=-3, n_heads=2, n_key_value_heads=2)),
+        ("graph", dict(n_layers=2, n_heads=4, n_key_value_heads=3)),
+        ("graph", dict(n_layers="2", n_heads=4, n_key_value_heads=4)),
+        ("graph", dict(n_layers=2, n_heads=2, n_key_value_heads=2, positions=[1])),
+    ],
+)
+def test_json_that_was_changed_by_hand_is_refused(part: str, value: Any) -> None:
+    circuit = Circuit(graph=SMALL, edges=frozenset([("input", "m0"), ("m0", "logits")]))
+    document = json.loads(circuit.to_json())
+    with pytest.raises(BadInput, match="as to_json writes it"), unchecked_types():
+        Circuit.from_json(json.dumps(document | {part: value}))
+
+
 def test_json_with_an_edge_that_does_not_exist_is_refused() -> None:
     document = json.loads(some(SMALL, 0).to_json())
     document["edges"][0] = "m9->logits"
@@ -348,8 +439,10 @@ def test_bad_circuits_are_refused() -> None:
     edges = frozenset({("input", "m0")})
     with pytest.raises(BadInput, match="a score for each of 1 edges, got 0"):
         Circuit(graph=SMALL, edges=edges, scores={})
-    with pytest.raises(BadInput, match="score of input->m0 is nan"):
-        Circuit(graph=SMALL, edges=edges, scores={("input", "m0"): float("nan")})
+    wrong: list[tuple[Any, str]] = [(float("nan"), "nan"), ("a", "no number but 'a'"), (None, "no number but NoneType")]
+    for score, told in wrong:
+        with pytest.raises(BadInput, match=f"score of input->m0 is {told}"), unchecked_types():
+            Circuit(graph=SMALL, edges=edges, scores={("input", "m0"): score})
     with pytest.raises(BadInput, match="different graphs"):
         SMALL.circuit() & GPT2_SMALL.circuit([])
     with pytest.raises(BadInput, match="no scores to rank"):

@@ -8,6 +8,7 @@ import torch
 from interp_hooks import superposition
 from interp_hooks.errors import BadInput
 from interp_hooks.known.superposition import Superposition
+from tests.tiny import unchecked_types
 
 
 def of_columns(*columns: tuple[float, ...]) -> Superposition:
@@ -118,8 +119,9 @@ def test_a_seed_gives_the_same_models_and_leaves_the_global_generator_alone() ->
         (dict(probability=0.0), "probabilities above 0 and up to 1, got 0.0"),
         (dict(probability=[0.5, 1.5]), r"probabilities above 0 and up to 1, got \[0.5, 1.5\]"),
         (dict(probability=[]), "expected probabilities"),
-        (dict(probability=0.5, importance=[1.0, 1.0]), "expected 3 importances"),
+        (dict(probability=0.5, importance=[1.0, 1.0]), "expected 3 finite importances"),
         (dict(probability=0.5, importance=[1.0, -1.0, 1.0]), "importances of 0 or more"),
+        (dict(probability=0.5, importance=[math.inf] * 3), "3 finite importances of 0 or more"),
         (dict(probability=0.5, steps=0), "steps must be at least 1, got 0"),
     ],
     ids=str,
@@ -127,3 +129,10 @@ def test_a_seed_gives_the_same_models_and_leaves_the_global_generator_alone() ->
 def test_what_cannot_be_trained_is_told(wrong: dict, said: str) -> None:
     with pytest.raises(BadInput, match=said):
         superposition(3, 2, **wrong)
+
+
+def test_inputs_of_another_width_are_told() -> None:
+    toy = of_columns((1.0, 0.0), (0.0, 3.0), (1.0, 1.0))
+    for features in (torch.zeros(4, 2), torch.zeros(4, 1), torch.tensor(1.0)):
+        with pytest.raises(BadInput, match=r"n_features.* 3, got|must be a tensor"), unchecked_types():
+            toy(features)

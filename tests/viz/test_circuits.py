@@ -1,6 +1,7 @@
 """Figures of circuits: every edge is drawn once, between its boxes, as its score says."""
 
 import itertools
+import math
 import random
 from typing import Any
 
@@ -172,6 +173,7 @@ def test_what_cannot_be_drawn_is_refused() -> None:
     for message, circuit, top in (
         ("no edges", GRAPH.circuit([]), None),
         ("top must be at least 1, got 0", scored(), 0),
+        ("score of input->m0 is infinite", scored({"input->m0": math.inf, "m0->logits": 1.0}), None),
         (rf"of {MOST_EDGES + 1} edges none could be seen; {MOST_EDGES} can be drawn: try .*pruned", many(1), None),
     ):
         with pytest.raises(BadInput, match=message):
