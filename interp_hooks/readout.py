@@ -34,7 +34,8 @@ def for_each_prompt(values: Tensor, batch: int, what: str) -> Tensor:
 class Readout:
     """Which logits a metric reads: a position of each prompt (None: all), and tokens of each prompt (None: all).
 
-    `pos` is an int or a tensor [batch]; a negative one counts back from the last real token. `tokens` is [batch, n].
+    `pos` is an int or a tensor [batch]; a negative one counts back from the last real token, others count from the
+    first, padding included, and may lie in it. `tokens` is [batch, n].
     `next_tokens` reads what every position says about the token that follows, [batch, pos-1, 2]: its log-probability in
     nats, and 1 (0 where one of the two is padding, with a log-probability of 0).
     """
@@ -47,7 +48,8 @@ class Readout:
         """The position as one non-negative index for each prompt.
 
         Raises:
-            BadInput: outside the prompt or in its padding, or for another number of prompts.
+            BadInput: outside the prompts' tensor, before the first token of a prompt if it counts from the end, or for
+                another number of prompts.
         """
         batch, length = run.tokens.shape
         integral = isinstance(self.pos, Integral) or (isinstance(self.pos, Tensor) and not self.pos.is_floating_point())
@@ -58,11 +60,9 @@ class Readout:
         ends = (real * torch.arange(1, length + 1, device=device)).amax(1)
         pos = for_each_prompt(torch.as_tensor(self.pos, device=device).reshape(-1), batch, "position")
         resolved = torch.where(pos < 0, ends + pos, pos)[:, None]
-        if not bool(((resolved >= 0) & (resolved < length)).all()):
+        inside = ((resolved >= 0) & (resolved < length)).all()
+        if not bool(inside) or not bool((real.gather(1, resolved)[:, 0] | (pos >= 0)).all()):
             raise BadInput(f"position {self.pos} is out of range for prompts of {length} tokens")
-        if len(padding := (~real.gather(1, resolved)[:, 0]).nonzero()):
-            row = int(padding[0])
-            raise BadInput(f"position {int(pos[row])} is padding in prompt {row}; positions count padding on the left")
         return resolved
 
     def select(self, logits: Float[Tensor, "batch pos d_vocab"], run: Run) -> Tensor:

@@ -3,7 +3,9 @@
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -15,12 +17,23 @@ def test_there_are_demos():
     assert DEMOS
 
 
+@cache
+def run(demo: Path) -> tuple[subprocess.CompletedProcess[str], set[str]]:
+    """What it says, and the files that it leaves; run once for all tests."""
+    with TemporaryDirectory() as folder:
+        done = subprocess.run([sys.executable, demo], cwd=folder, capture_output=True, text=True, timeout=900)
+        return done, {item.name for item in Path(folder).iterdir()}
+
+
+def said_by(name: str) -> str:
+    return run(next(demo for demo in DEMOS if demo.stem == name))[0].stdout
+
+
 @pytest.mark.parametrize("demo", DEMOS, ids=lambda path: path.stem)
-def test_it_runs(demo: Path, tmp_path: Path):
-    done = subprocess.run([sys.executable, demo], cwd=tmp_path, capture_output=True, text=True, timeout=900)
+def test_it_runs(demo: Path):
+    done, written = run(demo)
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr
-    written = {item.name for item in tmp_path.iterdir()}
     assert written
     assert {name for name in written if name.endswith(".html")} == {
         word.rstrip(",") for word in done.stdout.split() if word.rstrip(",").endswith(".html")
@@ -42,17 +55,14 @@ def test_it_runs(demo: Path, tmp_path: Path):
         ),
     ],
 )
-def test_what_scrubbing_recovers_is_what_the_readme_says(tmp_path: Path, name: str, claims: tuple[int, ...], told: str):
-    demo = next(demo for demo in DEMOS if demo.stem == name)
-    done = subprocess.run([sys.executable, demo], cwd=tmp_path, capture_output=True, text=True, timeout=900)
-    table = re.findall(r"^ *.*\S +-?[\d.]+ +([\d.]+) +[\d.]+ +[\d.]+$", done.stdout, re.MULTILINE)
+def test_what_scrubbing_recovers_is_what_the_readme_says(name: str, claims: tuple[int, ...], told: str):
+    table = re.findall(r"^ *.*\S +-?[\d.]+ +([\d.]+) +[\d.]+ +[\d.]+$", said_by(name), re.MULTILINE)
     figures = [round(100 * float(table[claim])) for claim in claims]
     assert [list(map(int, one)) for one in re.findall(told, " ".join(README.split()))] == [figures]
 
 
-def test_the_circuit_of_ioi_is_what_the_readme_says(tmp_path: Path):
-    demo = next(demo for demo in DEMOS if demo.stem == "ioi_circuit")
-    out = subprocess.run([sys.executable, demo], cwd=tmp_path, capture_output=True, text=True, timeout=900).stdout
+def test_the_circuit_of_ioi_is_what_the_readme_says():
+    out = said_by("ioi_circuit")
     edges, left = re.findall(r"^ +S2->IO +size .* (\d+) +([\d.]+) +[\d.]+ +[\d.]+ +[\d.]+$", out, re.MULTILINE)[0]
     (of_all,) = re.findall(r"of (\d+) edges; measured", out)
     (gap,) = re.findall(r"^ +ABC greedy: .* ([\d.]+)$", out, re.MULTILINE)

@@ -104,12 +104,16 @@ def label_places(run: Run, positions: Mapping[str, int | Tensor]) -> Int[Tensor,
     """For each token the number of the position that it is at, len(positions) for the rest.
 
     Raises:
-        BadInput: a position outside a prompt, or two that are the same token of a prompt.
+        BadInput: a position outside a prompt or in its padding, or two that are the same token of a prompt.
     """
     rest = len(positions)
     places = torch.full(run.tokens.shape, rest, device=run.tokens.device)
     for number, (label, pos) in enumerate(positions.items()):
         index = Readout(pos=pos).positions(run)
+        if len(padding := (~run.real.gather(1, index)[:, 0]).nonzero()):
+            raise BadInput(
+                f"the position {label!r} is padding in prompt {int(padding[0])}; count from the end, as in -1"
+            )
         taken = places.gather(1, index)[:, 0]
         if bool((taken != rest).any()):
             row = int((taken != rest).nonzero()[0])

@@ -31,11 +31,11 @@ from interp_hooks import (
 )
 from interp_hooks.errors import BadInput, MetricError
 from interp_hooks.experiments.discovery import AT_ONCE
-from tests.experiments.by_hand import OTHER, TOKENS, left_alone, model_of, shapes_counted
+from tests.experiments.by_hand import OTHER, TOKENS, left_alone, model_of, shapes_counted, word_tokenizer
 from tests.experiments.gates import gate, induction, linear, output, two_heads_or
 from tests.experiments.test_faithfulness import POSITIONS, SOURCES, TOKENS_AT, as_run, logits_sum
 from tests.experiments.test_graph import HAS_GRAPH, some
-from tests.tiny import assert_close, unchecked_types
+from tests.tiny import assert_close, build, unchecked_types
 
 DIFF = LogitDiff([4, 11], [7, 2])
 WITHIN = 1e-10
@@ -467,3 +467,12 @@ def test_bad_input_is_refused() -> None:
         counts: Any = lambda x: x.argmax(-1).sum(-1).double()  # noqa: E731
         refused("no gradient", lambda find=method: find(model, TOKENS, OTHER, counts), MetricError)
     refused("different, got", lambda: eap(model, TOKENS, OTHER, DIFF, positions=[3, 3]))
+
+
+@pytest.mark.parametrize(("side", "pos"), [("right", 2), ("left", 0)])
+def test_a_position_in_the_padding_is_refused(side: Any, pos: int) -> None:
+    model = HookedTransformer(build().cfg, word_tokenizer("yes", "no", "maybe"), default_padding_side=side)
+    clean, corrupt = ["yes no maybe", "yes"], ["no no maybe", "no"]
+    with pytest.raises(BadInput, match="the position 'there' is padding in prompt 1"):
+        eap(model, clean, corrupt, LogitDiff(3, 4), positions={"there": pos})
+    eap(model, clean, corrupt, LogitDiff(3, 4), positions={"there": -1})

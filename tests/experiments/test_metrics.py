@@ -466,15 +466,3 @@ def test_what_is_no_metric(metric: Any, message: str) -> None:
     ):
         with left_alone(model_of("gpt2")), pytest.raises(MetricError, match=message):
             experiment()
-
-
-@pytest.mark.parametrize(("side", "pos", "row"), [("right", 2, 1), ("left", 0, 1), ("left", torch.tensor([0, 1]), 1)])
-def test_a_position_in_the_padding_is_refused(side: Any, pos: Any, row: int) -> None:
-    model = HookedTransformer(build().cfg, word_tokenizer("yes", "no", "maybe"), default_padding_side=side)
-    run = as_run(model, ["yes no maybe", "yes"])
-    assert run.tokens.shape[0] == 2
-    where = int(pos if isinstance(pos, int) else pos[row])
-    with pytest.raises(BadInput, match=f"position {where} is padding in prompt {row}"):
-        evaluate(model, [run], LogProb([3, 3], pos=pos))
-    kept = evaluate(model, [run], LogProb([3, 3], pos=-1))
-    assert kept.shape == (1, 2)
