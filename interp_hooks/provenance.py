@@ -298,8 +298,16 @@ class Record:
             return replace(self, model=Identity.of(model))
         return self if isinstance(self.model, Identity) else replace(self, model=self.model.identity())
 
-    def again(self, model: HookedTransformer, metric: Any, options: Mapping[str, Any]) -> Any:
-        """The result of the call on data, made now."""
+    def again(
+        self, model: HookedTransformer, metric: Any, options: Mapping[str, Any], *, any_model: bool = False
+    ) -> Any:
+        """The result of the call on data, made now.
+
+        Raises:
+            BadInput: another model, unless `any_model` allows it, or what `Call.again` refuses.
+        """
+        if not any_model:
+            self.model.refuse_others(model)
         before = asked.set(self.calls[1:])
         try:
             found = self.calls[0].on(model.device).again(model, metric, options)

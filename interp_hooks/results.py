@@ -304,9 +304,7 @@ class Result:
         """
         if self.record is None:
             raise BadInput("this result has no record of how it came about, so it cannot be computed again")
-        if not any_model:
-            self.record.model.refuse_others(model)
-        return self.record.again(model, metric, options)
+        return self.record.again(model, metric, options, any_model=any_model)
 
     @classmethod
     @checked
@@ -322,7 +320,6 @@ class Result:
             raise BadInput(f"nothing was begun in {folder}")
         record = record_in(Path(folder))
         assert record is not None
-        record.model.refuse_others(model)
         return record.again(model, metric, {"save_to": folder} | options)
 
 

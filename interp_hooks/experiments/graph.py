@@ -370,9 +370,7 @@ class Circuit:
         """
         if self.record is None:
             raise BadInput("this circuit has no record of how it came about, so it cannot be computed again")
-        if not any_model:
-            self.record.model.refuse_others(model)
-        return self.record.again(model, metric, {})
+        return self.record.again(model, metric, {}, any_model=any_model)
 
     @checked
     def save(self, folder: str | Path, *, overwrite: bool = False, model: HookedTransformer | None = None) -> None:
