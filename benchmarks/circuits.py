@@ -28,23 +28,10 @@ from peer_circuits import tasks
 from peers import Peer
 from torch import Tensor
 
-from interp_hooks import (
-    Circuit,
-    ComputationGraph,
-    HookedTransformer,
-    LogitDiff,
-    Metric,
-    Readout,
-    acdc,
-    circuit_metric,
-    eap,
-    eap_ig,
-    node_attribution,
-    random_circuit,
-    roc_auc,
-)
-from interp_hooks.known import handmade, planted, programs
-from interp_hooks.known.system import KnownModel
+from interp_hooks import Circuit, ComputationGraph, HookedTransformer, LogitDiff, Metric, Readout, acdc, eap, eap_ig
+from interp_hooks.circuits import circuit_metric, node_attribution, random_circuit, roc_auc
+from interp_hooks.ground_truth import handmade, planted, programs
+from interp_hooks.ground_truth.system import KnownModel
 
 KNOWN: dict[str, Callable[[], KnownModel]] = {
     "AND gate": handmade.and_gate,

@@ -27,9 +27,9 @@ from interp_hooks import (
     direct_logit_attribution,
     patch,
     scrub,
+    tasks,
 )
-from interp_hooks.experiments import tasks
-from interp_hooks.experiments.tasks import symbols
+from interp_hooks.tasks import symbols
 
 LENGTH, PROMPTS = 40, 1000
 COLUMNS = ["count heads; horizon heads", "logprob_nats", "recovered", "from", "to"]

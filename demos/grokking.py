@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from interp_hooks import HookedTransformer
-from interp_hooks.analysis.fourier import along_sums, cosines, fourier_basis, fourier_power
-from interp_hooks.experiments.tasks import modular_addition
 from interp_hooks.loading.training_steps import checkpoint_labels
+from interp_hooks.studies.fourier import along_sums, cosines, fourier_basis, fourier_power
+from interp_hooks.tasks import modular_addition
 
 P, TRAINED_ON = 53, 0.4
 

@@ -19,21 +19,23 @@ from interp_hooks import (
     Result,
     at,
     circuit_figure,
-    completeness,
-    curve_areas,
     detect_head,
     direct_logit_attribution,
     eap_ig,
     faithfulness,
+    path_patch,
+    tasks,
+)
+from interp_hooks.circuits import (
+    completeness,
+    curve_areas,
     faithfulness_curve,
     greedy_subset,
-    mean_activations,
     minimality,
-    path_patch,
     random_baseline,
     random_subsets,
 )
-from interp_hooks.experiments import tasks
+from interp_hooks.experiments import mean_activations
 
 PROMPTS, MANY = 64, 256  # for circuits, and for heads
 FRACTIONS = (0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.1, 0.12, 0.16, 0.2, 0.3, 0.5, 1.0)

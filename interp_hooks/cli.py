@@ -79,11 +79,11 @@ def _at_least(least: int) -> Callable[[str], int]:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    from interp_hooks.viz.report import check_destination
+    from interp_hooks.views.report import check_destination
 
     check_destination(arguments.out)
-    from interp_hooks.demo import ioi_report, summary
-    from interp_hooks.model import HookedTransformer
+    from interp_hooks.model.transformer import HookedTransformer
+    from interp_hooks.views.demo import ioi_report, summary
 
     model = HookedTransformer.from_pretrained(arguments.model)
     report = ioi_report(model, prompts=arguments.prompts, seed=arguments.seed, progress=sys.stderr.isatty())

@@ -23,10 +23,10 @@ from interp_hooks import (
     HookedTransformerConfig,
     HookPoint,
     KeyValueCache,
-    Slice,
-    SVDInterpreter,
     compat,
 )
+from interp_hooks.hooks import Slice
+from interp_hooks.studies import SVDInterpreter
 
 HEAD = """# The surface that users of HookedTransformer type
 
@@ -45,9 +45,9 @@ RECEIVERS: dict[str, Any] = {
     "svd": SVDInterpreter,
     "slice": Slice(),
     "compat": compat,
-    "patching": import_module("interp_hooks.patching"),
-    "evals": import_module("interp_hooks.analysis.evals"),
-    "head_detector": import_module("interp_hooks.analysis.head_detector"),
+    "patching": import_module("interp_hooks.compat.patching"),
+    "evals": import_module("interp_hooks.corpus.evals"),
+    "head_detector": import_module("interp_hooks.studies.heads"),
 }
 
 
@@ -138,19 +138,21 @@ LOADING = [
         "HookedTransformerConfig(n_layers, d_model, n_ctx, d_vocab, d_head, n_heads, n_key_value_heads, d_mlp, act_fn, "
         "normalization_type, positional_embedding_type, attn_only, parallel_attn_mlp, gated_mlp, rotary_dim, "
         "rotary_base, eps, d_vocab_out, attention_dir, dtype)",
-        "tests/test_config.py::test_what_is_left_out_is_resolved",
+        "tests/model/test_config.py::test_what_is_left_out_is_resolved",
         "frozen: `cfg.replace(...)` gives another; only by name",
     ),
     Row(
         "HookedTransformerConfig(init_mode, init_weights, initializer_range, seed)",
-        "tests/test_initialization.py::test_every_mode_has_its_spread",
+        "tests/model/test_initialization.py::test_every_mode_has_its_spread",
         "a seed leaves the global generator alone",
     ),
-    Row("cfg.to_dict", "tests/test_config.py::test_copies_are_equal", typed="cfg.to_dict(), cfg.from_dict(values)"),
-    Row("cfg.n_params", "tests/test_config.py::test_hidden_weights_are_counted"),
+    Row(
+        "cfg.to_dict", "tests/model/test_config.py::test_copies_are_equal", typed="cfg.to_dict(), cfg.from_dict(values)"
+    ),
+    Row("cfg.n_params", "tests/model/test_config.py::test_hidden_weights_are_counted"),
     Row(
         "cfg.tokenizer_prepends_bos",
-        "tests/test_tokens.py::test_whether_the_tokenizer_itself_adds_a_bos_is_told",
+        "tests/model/test_tokens.py::test_whether_the_tokenizer_itself_adds_a_bos_is_told",
         "`model.tokenizer_prepends_bos` too",
     ),
     Row(
@@ -183,27 +185,27 @@ LOADING = [
     ),
     Row(
         "HookedTransformer.from_pretrained",
-        "tests/test_devices.py::test_quantised_weights_are_refused_with_what_to_do",
+        "tests/model/test_devices.py::test_quantised_weights_are_refused_with_what_to_do",
         "refused, with the way to dequantise them",
         typed="quantised weights, `hf_model=` in 4 bits",
     ),
-    Row("model.state_dict", "tests/test_weights.py::test_state_dict_keys_and_shapes_are_the_fields"),
+    Row("model.state_dict", "tests/model/test_weights.py::test_state_dict_keys_and_shapes_are_the_fields"),
     Row(
         "model.to",
-        "tests/test_model.py::test_dtype_and_device_follow_the_model",
+        "tests/model/test_model.py::test_dtype_and_device_follow_the_model",
         "the config follows; nothing is printed",
     ),
-    Row("model.cpu", "tests/test_model.py::test_moves_return_the_model_and_print_nothing"),
-    Row("model.cuda", "tests/test_devices.py::test_a_model_with_a_gpu_computes_what_it_does_without"),
-    Row("model.mps", "tests/test_model.py::test_moves_return_the_model_and_print_nothing"),
+    Row("model.cpu", "tests/model/test_model.py::test_moves_return_the_model_and_print_nothing"),
+    Row("model.cuda", "tests/model/test_devices.py::test_a_model_with_a_gpu_computes_what_it_does_without"),
+    Row("model.mps", "tests/model/test_model.py::test_moves_return_the_model_and_print_nothing"),
     Row(
         "model.forward",
-        "tests/test_model.py::test_an_unhooked_model_compiles_in_one_graph",
+        "tests/model/test_model.py::test_an_unhooked_model_compiles_in_one_graph",
         typed="torch.compile(model)",
     ),
     Row(
         "transformer_lens.HookedEncoder",
-        "tests/test_compat.py::test_encoders_under_their_other_name",
+        "tests/compat/test_compat.py::test_encoders_under_their_other_name",
         "a `HookedTransformer`, which loads BERT, DistilBERT and RoBERTa itself; its `to_tokens` gives token ids alone",
     ),
     Row(
@@ -215,128 +217,131 @@ LOADING = [
         "HookedTransformerTrainConfig(num_epochs, batch_size, lr, seed, momentum, max_grad_norm, weight_decay, "
         "optimizer_name, device, warmup_steps, save_every, save_dir, wandb, wandb_project_name, print_every, "
         "max_steps)",
-        "tests/test_training.py::test_warmup_and_clipping",
+        "tests/model/test_training.py::test_warmup_and_clipping",
     ),
-    Row("train(model, config, dataset)", "tests/test_training.py::test_optimizers"),
+    Row("train(model, config, dataset)", "tests/model/test_training.py::test_optimizers"),
 ]
 
 TOKENS = [
     Row(
         "model.to_tokens(input, prepend_bos, padding_side, move_to_device, truncate)",
-        "tests/test_tokens.py::test_a_row_begins_with_exactly_one_bos",
+        "tests/model/test_tokens.py::test_a_row_begins_with_exactly_one_bos",
         "exactly one BOS, whatever the tokenizer adds",
     ),
-    Row("model.to_string(tokens)", "tests/test_tokens.py::test_ids_as_text"),
+    Row("model.to_string(tokens)", "tests/model/test_tokens.py::test_ids_as_text"),
     Row(
         "model.to_str_tokens(input, prepend_bos, padding_side)",
-        "tests/test_tokens.py::test_ids_as_pieces",
+        "tests/model/test_tokens.py::test_ids_as_pieces",
         "pieces keep the space that decoding one token drops",
     ),
-    Row("model.to_single_token(string)", "tests/test_tokens.py::test_single_tokens"),
-    Row("model.to_single_str_token(int_token)", "tests/test_tokens.py::test_the_string_of_a_single_token"),
+    Row("model.to_single_token(string)", "tests/model/test_tokens.py::test_single_tokens"),
+    Row("model.to_single_str_token(int_token)", "tests/model/test_tokens.py::test_the_string_of_a_single_token"),
     Row(
         "model.get_token_position(single_token, input, mode, prepend_bos, padding_side)",
-        "tests/test_tokens.py::test_where_a_token_is",
+        "tests/model/test_tokens.py::test_where_a_token_is",
     ),
     Row(
         "model.tokens_to_residual_directions(tokens)",
-        "tests/test_weights.py::test_directions_are_columns_of_the_unembedding",
+        "tests/model/test_weights.py::test_directions_are_columns_of_the_unembedding",
         "times `cfg.logits_scale`, where a model has one",
     ),
     Row(
         "model.set_tokenizer(tokenizer, default_padding_side)",
-        "tests/test_tokens.py::test_a_tokenizer_may_be_set_later",
+        "tests/model/test_tokens.py::test_a_tokenizer_may_be_set_later",
     ),
-    Row("model.tokenizer", "tests/test_tokens.py::test_a_tokenizer_may_be_set_later"),
+    Row("model.tokenizer", "tests/model/test_tokens.py::test_a_tokenizer_may_be_set_later"),
     Row(
         "model.default_prepend_bos",
-        "tests/test_tokens.py::test_the_default_may_be_changed",
+        "tests/model/test_tokens.py::test_the_default_may_be_changed",
         "false where the tokenizer has no BOS",
     ),
-    Row("model.default_padding_side", "tests/test_tokens.py::test_rows_are_filled_on_the_side_asked_for"),
+    Row("model.default_padding_side", "tests/model/test_tokens.py::test_rows_are_filled_on_the_side_asked_for"),
 ]
 
 PASSES = [
     Row(
         "model.forward(input, return_type, loss_per_token)",
-        "tests/test_model.py::test_the_loss_is_the_mean_of_next_token_losses",
+        "tests/model/test_model.py::test_the_loss_is_the_mean_of_next_token_losses",
         "the loss leaves padding out",
     ),
     Row(
         "transformer_lens.HookedTransformer.Output(logits, loss)",
-        "tests/test_model.py::test_the_loss_is_the_mean_of_next_token_losses",
+        "tests/model/test_model.py::test_the_loss_is_the_mean_of_next_token_losses",
         typed='model.forward(return_type="both") gives Output(logits, loss)',
     ),
-    Row("model.forward(prepend_bos)", "tests/test_tokens.py::test_a_forward_pass_reads_text_as_to_tokens_does"),
+    Row("model.forward(prepend_bos)", "tests/model/test_tokens.py::test_a_forward_pass_reads_text_as_to_tokens_does"),
     Row(
         "model.forward(padding_side, attention_mask)",
-        "tests/test_tokens.py::test_padded_text_gives_each_prompts_own_logits",
+        "tests/model/test_tokens.py::test_padded_text_gives_each_prompts_own_logits",
     ),
     Row(
         "model.forward(start_at_layer, stop_at_layer)",
-        "tests/test_identities.py::test_identity",
+        "tests/model/test_identities.py::test_identity",
     ),
-    Row("model.forward(tokens)", "tests/test_model.py::test_a_late_start_knows_the_tokens_if_told"),
-    Row("model.forward(shortformer_pos_embed)", "tests/test_model.py::test_positions_beside_the_stream"),
+    Row("model.forward(tokens)", "tests/model/test_model.py::test_a_late_start_knows_the_tokens_if_told"),
+    Row("model.forward(shortformer_pos_embed)", "tests/model/test_model.py::test_positions_beside_the_stream"),
     Row(
         "model.forward(past_kv_cache)",
-        "tests/components/test_kv_cache.py::test_passes_over_parts_are_the_pass_over_the_whole",
+        "tests/model/components/test_kv_cache.py::test_passes_over_parts_are_the_pass_over_the_whole",
         "an exception leaves the cache as it was",
     ),
     Row(
-        "model.loss_fn(logits, tokens, per_token)", "tests/test_model.py::test_arguments_come_in_the_order_of_the_field"
+        "model.loss_fn(logits, tokens, per_token)",
+        "tests/model/test_model.py::test_arguments_come_in_the_order_of_the_field",
     ),
-    Row("past.init_cache(cfg, device, batch_size)", "tests/test_generate.py::test_an_empty_cache_for_some_prompts"),
-    Row("past.freeze", "tests/components/test_kv_cache.py::test_a_frozen_cache_is_read_and_stays_as_it_is"),
+    Row(
+        "past.init_cache(cfg, device, batch_size)", "tests/model/test_generate.py::test_an_empty_cache_for_some_prompts"
+    ),
+    Row("past.freeze", "tests/model/components/test_kv_cache.py::test_a_frozen_cache_is_read_and_stays_as_it_is"),
     Row(
         "past.unfreeze",
-        "tests/components/test_kv_cache.py::test_a_frozen_cache_is_read_and_stays_as_it_is",
+        "tests/model/components/test_kv_cache.py::test_a_frozen_cache_is_read_and_stays_as_it_is",
         "keys are kept as they are read, rotated once",
     ),
     Row(
         "model.generate(input, max_new_tokens, stop_at_eos, eos_token_id, do_sample, top_k, temperature, freq_penalty, "
         "use_past_kv_cache)",
-        "tests/test_generate.py::test_sampling_is_a_loop_of_full_passes_and_draws",
+        "tests/model/test_generate.py::test_sampling_is_a_loop_of_full_passes_and_draws",
         "one row is unembedded, keys are rotated once; ended rows are filled with the first end",
     ),
-    Row("model.generate(top_p)", "tests/test_sampling.py::test_the_distribution_in_closed_form"),
-    Row("model.generate(prepend_bos, padding_side)", "tests/test_generate.py::test_prepend_bos"),
+    Row("model.generate(top_p)", "tests/model/test_sampling.py::test_the_distribution_in_closed_form"),
+    Row("model.generate(prepend_bos, padding_side)", "tests/model/test_generate.py::test_prepend_bos"),
     Row(
         "model.generate(return_type)",
-        "tests/test_generate.py::test_the_return_type",
+        "tests/model/test_generate.py::test_the_return_type",
         "texts are without special tokens",
     ),
-    Row("model.generate(verbose)", "tests/test_generate.py::test_a_bar_shows_how_far_it_is"),
+    Row("model.generate(verbose)", "tests/model/test_generate.py::test_a_bar_shows_how_far_it_is"),
     Row(
         "model.generate(output_logits)",
-        "tests/test_generate.py::test_the_logits_of_every_step_are_given_on_request",
+        "tests/model/test_generate.py::test_the_logits_of_every_step_are_given_on_request",
     ),
     Row(
         "model.generate_stream(input, max_new_tokens, max_tokens_per_yield, stop_at_eos, eos_token_id, do_sample, "
         "top_k, top_p, temperature, freq_penalty, use_past_kv_cache, prepend_bos, padding_side, return_type, verbose)",
-        "tests/test_generate.py::test_pieces_are_what_is_generated",
+        "tests/model/test_generate.py::test_pieces_are_what_is_generated",
     ),
 ]
 
 HOOKS = [
     Row(
         "model.run_with_hooks(fwd_hooks, bwd_hooks, reset_hooks_end, clear_contexts)",
-        "tests/test_hooks.py::test_functions_run_in_the_order_written_each_on_the_others_value",
+        "tests/hooks/test_hooks.py::test_functions_run_in_the_order_written_each_on_the_others_value",
         "a hook that the pass does not come by is an error; only one's own hooks are removed",
     ),
     Row(
         "model.run_with_cache(return_cache_object, remove_batch_dim)",
-        "tests/test_caching.py::test_removing_the_batch_axis_of_several_prompts_is_refused",
+        "tests/hooks/test_caching.py::test_removing_the_batch_axis_of_several_prompts_is_refused",
     ),
     Row(
         "model.run_with_cache(names_filter)",
-        "tests/test_caching.py::test_a_cache_holds_the_values_by_name_in_order",
+        "tests/hooks/test_caching.py::test_a_cache_holds_the_values_by_name_in_order",
         "short names, tuples and sets too; what matches nothing is an error",
     ),
-    Row("model.run_with_cache(device)", "tests/test_caching.py::test_a_cache_lies_on_the_device_asked_for"),
+    Row("model.run_with_cache(device)", "tests/hooks/test_caching.py::test_a_cache_lies_on_the_device_asked_for"),
     Row(
         "model.run_with_cache(incl_bwd)",
-        "tests/test_caching.py::test_cached_gradients_are_those_of_autograd",
+        "tests/hooks/test_caching.py::test_cached_gradients_are_those_of_autograd",
         "also a function of the output, which gives the number to differentiate",
     ),
     Row(
@@ -345,119 +350,119 @@ HOOKS = [
     ),
     Row(
         "model.run_with_cache(pos_slice)",
-        "tests/test_caching.py::test_positions_are_chosen_and_a_single_one_keeps_its_axis",
+        "tests/hooks/test_caching.py::test_positions_are_chosen_and_a_single_one_keeps_its_axis",
         "scores and patterns are sliced by query",
     ),
     Row(
         "model.hooks(fwd_hooks, bwd_hooks, reset_hooks_end, clear_contexts)",
-        "tests/test_hooks.py::test_contexts_nest_and_each_takes_its_own_away",
+        "tests/hooks/test_hooks.py::test_contexts_nest_and_each_takes_its_own_away",
         "an exception leaves nothing behind, also with `reset_hooks_end=False`",
     ),
     Row(
         "model.add_hook(name, hook, dir, is_permanent, level, prepend)",
-        "tests/test_hooks.py::test_arguments_stand_in_the_fields_order",
+        "tests/hooks/test_hooks.py::test_arguments_stand_in_the_fields_order",
         "returns handles",
     ),
     Row(
         "model.add_perma_hook(name, hook, dir)",
-        "tests/test_hooks.py::test_permanent_hooks_of_points_and_by_name",
+        "tests/hooks/test_hooks.py::test_permanent_hooks_of_points_and_by_name",
     ),
     Row(
         "model.reset_hooks(clear_contexts, direction, including_permanent, level)",
-        "tests/test_hooks.py::test_reset_may_take_one_direction",
+        "tests/hooks/test_hooks.py::test_reset_may_take_one_direction",
     ),
     Row(
         "model.remove_all_hook_fns(direction, including_permanent, level)",
-        "tests/test_hooks.py::test_levels_tell_contexts_apart",
+        "tests/hooks/test_hooks.py::test_levels_tell_contexts_apart",
     ),
-    Row("model.clear_contexts", "tests/test_hooks.py::test_context_dicts_live_until_cleared"),
+    Row("model.clear_contexts", "tests/hooks/test_hooks.py::test_context_dicts_live_until_cleared"),
     Row(
         "model.check_hooks_to_add(hook_point, hook_point_name, hook, dir, is_permanent, prepend)",
-        "tests/test_hooks.py::test_a_module_may_refuse_functions",
+        "tests/hooks/test_hooks.py::test_a_module_may_refuse_functions",
         "a method to override; no flag makes it refuse",
     ),
     Row(
         "model.check_and_add_hook(hook_point, hook_point_name, hook, dir, is_permanent, level, prepend)",
-        "tests/test_hooks.py::test_a_module_may_refuse_functions",
+        "tests/hooks/test_hooks.py::test_a_module_may_refuse_functions",
     ),
-    Row("model.hook_points", "tests/test_hooks.py::test_points_are_named_after_their_place"),
-    Row("model.list_hooks", "tests/test_hooks.py::test_what_is_attached_is_listed"),
+    Row("model.hook_points", "tests/hooks/test_hooks.py::test_points_are_named_after_their_place"),
+    Row("model.list_hooks", "tests/hooks/test_hooks.py::test_what_is_attached_is_listed"),
     Row(
         "model.add_caching_hooks(names_filter, incl_bwd, device, remove_batch_dim, cache)",
-        "tests/test_caching.py::test_caching_hooks_fill_the_dict_that_is_given",
+        "tests/hooks/test_caching.py::test_caching_hooks_fill_the_dict_that_is_given",
     ),
     Row(
         "model.get_caching_hooks(names_filter, incl_bwd, device, remove_batch_dim, cache, pos_slice)",
-        "tests/test_caching.py::test_hooks_may_be_had_without_being_attached",
+        "tests/hooks/test_caching.py::test_hooks_may_be_had_without_being_attached",
     ),
     Row(
         "model.cache_all(cache, incl_bwd, device, remove_batch_dim)",
-        "tests/test_caching.py::test_caching_all_and_some",
+        "tests/hooks/test_caching.py::test_caching_all_and_some",
     ),
     Row(
         "model.cache_some(cache, names, incl_bwd, device, remove_batch_dim)",
-        "tests/test_caching.py::test_caching_all_and_some",
+        "tests/hooks/test_caching.py::test_caching_all_and_some",
     ),
     Row(
         "hook.add_hook(hook, dir, is_permanent, level, prepend)",
-        "tests/test_hooks.py::test_arguments_stand_in_the_fields_order",
+        "tests/hooks/test_hooks.py::test_arguments_stand_in_the_fields_order",
         "the function gets a copy, so that an edit in place is safe",
     ),
-    Row("hook.add_perma_hook(hook, dir)", "tests/test_hooks.py::test_permanent_hooks_of_points_and_by_name"),
+    Row("hook.add_perma_hook(hook, dir)", "tests/hooks/test_hooks.py::test_permanent_hooks_of_points_and_by_name"),
     Row(
         "hook.remove_hooks(dir, including_permanent, level)",
-        "tests/test_hooks.py::test_a_point_tells_and_forgets_by_direction_and_level",
+        "tests/hooks/test_hooks.py::test_a_point_tells_and_forgets_by_direction_and_level",
     ),
-    Row("hook.fwd_hooks", "tests/test_hooks.py::test_what_is_attached_is_listed"),
-    Row("hook.bwd_hooks", "tests/test_hooks.py::test_what_is_attached_is_listed"),
-    Row("hook.name", "tests/test_hooks.py::test_the_hook_argument_is_the_point"),
-    Row("hook.ctx", "tests/test_hooks.py::test_context_dicts_live_until_cleared"),
-    Row("hook.clear_context", "tests/test_hooks.py::test_context_dicts_live_until_cleared"),
-    Row("hook.layer", "tests/test_hooks.py::test_layer_of_a_point"),
+    Row("hook.fwd_hooks", "tests/hooks/test_hooks.py::test_what_is_attached_is_listed"),
+    Row("hook.bwd_hooks", "tests/hooks/test_hooks.py::test_what_is_attached_is_listed"),
+    Row("hook.name", "tests/hooks/test_hooks.py::test_the_hook_argument_is_the_point"),
+    Row("hook.ctx", "tests/hooks/test_hooks.py::test_context_dicts_live_until_cleared"),
+    Row("hook.clear_context", "tests/hooks/test_hooks.py::test_context_dicts_live_until_cleared"),
+    Row("hook.layer", "tests/hooks/test_hooks.py::test_layer_of_a_point"),
     Row(
         "model.set_use_attn_result(use_attn_result)",
-        "tests/test_model.py::test_flags_change_what_is_collected_and_nothing_else",
+        "tests/model/test_model.py::test_flags_change_what_is_collected_and_nothing_else",
         "`hook_result` exists anyway; the flag says whether an unfiltered cache holds it",
     ),
     Row(
         "model.set_use_split_qkv_input(use_split_qkv_input)",
-        "tests/test_model.py::test_flags_change_what_is_collected_and_nothing_else",
+        "tests/model/test_model.py::test_flags_change_what_is_collected_and_nothing_else",
         "likewise",
     ),
     Row(
         "model.set_use_hook_mlp_in(use_hook_mlp_in)",
-        "tests/test_model.py::test_flags_change_what_is_collected_and_nothing_else",
+        "tests/model/test_model.py::test_flags_change_what_is_collected_and_nothing_else",
         "likewise",
     ),
     Row(
         "model.set_use_attn_in(use_attn_in)",
-        "tests/test_model.py::test_flags_change_what_is_collected_and_nothing_else",
+        "tests/model/test_model.py::test_flags_change_what_is_collected_and_nothing_else",
         "likewise; under grouped attention there is no `hook_attn_in`",
     ),
     Row(
         "model.set_ungroup_grouped_query_attention(ungroup_grouped_query_attention)",
-        "tests/test_grouping.py::test_the_same_function_with_every_head_apart",
+        "tests/model/test_grouping.py::test_the_same_function_with_every_head_apart",
         "the weights are repeated, so that every head's own can be edited",
     ),
     Row(
         "HookedTransformerConfig(use_hook_tokens)",
-        "tests/test_model.py::test_tokens_can_be_hooked_where_the_config_says_so",
+        "tests/model/test_model.py::test_tokens_can_be_hooked_where_the_config_says_so",
     ),
     Row(
         "model.hook_table",
-        "tests/test_hook_contract.py::test_shapes_are_the_fields",
+        "tests/hooks/test_hook_contract.py::test_shapes_are_the_fields",
         "no point that cannot fire; `ln1` fires once a pass; `unembed.hook_out` is after the soft cap",
         typed="hook names, shapes and order, `blocks.0.attn.hook_z` [batch, pos, head, d_head] ...",
     ),
     Row(
         "model.hook_table",
-        "tests/test_identities.py::test_identity",
+        "tests/model/test_identities.py::test_identity",
         "in every family: `attn_out` of OLMo 2 and 3 is after the post-norm",
         typed="`resid_pre` + `attn_out` = `resid_mid`, `resid_mid` + `mlp_out` = `resid_post`",
     ),
     Row(
         "model.hook_table",
-        "tests/components/test_moe.py::test_every_token_by_hand",
+        "tests/model/components/test_moe.py::test_every_token_by_hand",
         "[batch, pos, expert], what each token gives each expert, editable; `mlp.experts.hook_pre` has an axis of "
         "experts and is the gate's; there is no `hook_expert_indices`",
         typed="`mlp.hook_expert_weights`, `mlp.experts.{e}.hook_pre` ...",
@@ -465,31 +470,38 @@ HOOKS = [
 ]
 
 CACHE = [
-    Row("cache.__getitem__(key)", "tests/test_cache.py::test_keys", "a wrong key names the nearest", 'cache["q", 0]'),
+    Row(
+        "cache.__getitem__(key)",
+        "tests/model/cache/test_cache.py::test_keys",
+        "a wrong key names the nearest",
+        'cache["q", 0]',
+    ),
     Row(
         "cache.__getitem__",
-        "tests/test_cache.py::test_keys",
+        "tests/model/cache/test_cache.py::test_keys",
         "the last layer, while `layer=-1` of methods that stack is all layers",
         typed='cache["resid_post", -1]',
     ),
     Row(
         "cache.__getitem__",
-        "tests/test_cache.py::test_keys",
+        "tests/model/cache/test_cache.py::test_keys",
         typed='cache["scale", 0, "ln1"], cache["scale0ln1"], cache["post", 0, "m"]',
     ),
     Row(
         "cache.__getitem__",
-        "tests/test_cache.py::test_keys",
+        "tests/model/cache/test_cache.py::test_keys",
         typed='cache["scale"], cache["normalized", None], cache["embed"], cache["attn", 0]',
     ),
     Row(
         "cache.__getitem__",
-        "tests/test_cache.py::test_keys",
+        "tests/model/cache/test_cache.py::test_keys",
         'an error there: `cache["mlp_out0"]`, `cache["resid_pre0"]`, `key in cache`, `cache.get(key)`',
         typed="cache keys with underscores",
     ),
     Row(
-        "cache.keys", "tests/test_cache.py::test_it_is_a_mapping", typed="cache.keys(), .values(), .items(), len(cache)"
+        "cache.keys",
+        "tests/model/cache/test_cache.py::test_it_is_a_mapping",
+        typed="cache.keys(), .values(), .items(), len(cache)",
     ),
     Row(
         "cache.accumulated_resid(layer, incl_mid, apply_ln, pos_slice, mlp_input, return_labels)",
@@ -498,7 +510,7 @@ CACHE = [
     ),
     Row(
         "cache.accumulated_resid(return_labels)",
-        "tests/test_decomposition.py::test_accumulated_streams",
+        "tests/model/cache/test_decomposition.py::test_accumulated_streams",
         typed="labels `0_pre`, `0_mid`, `final_post`",
     ),
     Row(
@@ -508,7 +520,7 @@ CACHE = [
     ),
     Row(
         "cache.decompose_resid(return_labels)",
-        "tests/test_decomposition.py::test_parts_sum_to_the_stream",
+        "tests/model/cache/test_decomposition.py::test_parts_sum_to_the_stream",
         'one part "embed" where embeddings are normalized together',
         typed="labels `embed`, `pos_embed`, `0_attn_out`, `0_mlp_out`",
     ),
@@ -519,133 +531,140 @@ CACHE = [
     ),
     Row(
         "cache.stack_head_results(return_labels)",
-        "tests/test_decomposition.py::test_heads_and_remainder_sum_to_the_stream",
+        "tests/model/cache/test_decomposition.py::test_heads_and_remainder_sum_to_the_stream",
         typed="labels `L0H3`, `remainder`",
     ),
     Row(
         "cache.stack_neuron_results(layer, pos_slice, neuron_slice, return_labels, incl_remainder, apply_ln, "
         "project_output_onto)",
-        "tests/test_decomposition.py::test_neuron_and_position_slices",
+        "tests/model/cache/test_decomposition.py::test_neuron_and_position_slices",
         "[.., d_mlp, d_model] is never made where it is projected",
     ),
     Row(
         "cache.stack_neuron_results(return_labels)",
-        "tests/test_decomposition.py::test_every_neuron_is_what_its_row_of_W_out_adds",
+        "tests/model/cache/test_decomposition.py::test_every_neuron_is_what_its_row_of_W_out_adds",
         typed="labels `L0N3`",
     ),
     Row(
         "cache.get_neuron_results(layer, neuron_slice, pos_slice, project_output_onto)",
-        "tests/test_decomposition.py::test_one_projected_neuron",
+        "tests/model/cache/test_decomposition.py::test_one_projected_neuron",
     ),
     Row(
         "cache.stack_activation(activation_name, layer, sublayer_type)",
-        "tests/test_cache.py::test_one_activation_of_every_layer",
+        "tests/model/cache/test_cache.py::test_one_activation_of_every_layer",
     ),
     Row(
         "cache.get_full_resid_decomposition(layer, mlp_input, expand_neurons, apply_ln, pos_slice, return_labels, "
         "project_output_onto)",
-        "tests/test_decomposition.py::test_rows_of_the_full_decomposition",
+        "tests/model/cache/test_decomposition.py::test_rows_of_the_full_decomposition",
         typed="cache.get_full_resid_decomposition(layer, mlp_input, expand_neurons, apply_ln, pos_slice, "
         "return_labels, project_output_onto), labels `L0H3`, `L0N3`, `embed`, `pos_embed`, `bias`",
     ),
     Row(
         "cache.apply_ln_to_stack(residual_stack, layer, mlp_input, pos_slice, batch_slice, has_batch_dim)",
-        "tests/test_direct_effects.py::test_the_scale_is_that_of_the_norm_that_reads_the_layer",
+        "tests/model/cache/test_direct_effects.py::test_the_scale_is_that_of_the_norm_that_reads_the_layer",
         "the norm's gain is applied too, if it is not folded",
     ),
     Row(
         "cache.apply_ln_to_stack(recompute_ln)",
-        "tests/test_direct_effects.py::test_recomputed_statistics_take_each_row_for_a_stream",
+        "tests/model/cache/test_direct_effects.py::test_recomputed_statistics_take_each_row_for_a_stream",
         "before every layer, not the last norm alone",
     ),
     Row(
         "cache.logit_attrs(residual_stack, tokens, incorrect_tokens, pos_slice, batch_slice, has_batch_dim)",
-        "tests/test_direct_effects.py::test_rows_are_parts_times_a_column_of_W_U",
+        "tests/model/cache/test_direct_effects.py::test_rows_are_parts_times_a_column_of_W_U",
         "`include_bias=True` adds the constant, so that rows sum to the logit",
     ),
     Row("cache.compute_head_results", "tests/test_surface_values.py::test_head_results_are_put_into_the_cache"),
-    Row("cache.apply_slice_to_batch_dim(batch_slice)", "tests/test_cache.py::test_a_cache_of_some_prompts"),
-    Row("cache.remove_batch_dim", "tests/test_cache.py::test_a_single_prompt_loses_its_batch_axis"),
-    Row("cache.to(device)", "tests/test_cache.py::test_moving_moves_this_cache"),
-    Row("cache.toggle_autodiff(mode)", "tests/test_cache.py::test_gradients_are_turned_off_and_on_for_everything"),
+    Row("cache.apply_slice_to_batch_dim(batch_slice)", "tests/model/cache/test_cache.py::test_a_cache_of_some_prompts"),
+    Row("cache.remove_batch_dim", "tests/model/cache/test_cache.py::test_a_single_prompt_loses_its_batch_axis"),
+    Row("cache.to(device)", "tests/model/cache/test_cache.py::test_moving_moves_this_cache"),
+    Row(
+        "cache.toggle_autodiff(mode)",
+        "tests/model/cache/test_cache.py::test_gradients_are_turned_off_and_on_for_everything",
+    ),
     Row(
         "cache.save(path)",
-        "tests/test_cache.py::test_the_file_is_safetensors_by_hook_name",
+        "tests/model/cache/test_cache.py::test_the_file_is_safetensors_by_hook_name",
         "safetensors, by hook name",
         typed="cache.save(path), ActivationCache.load(path, model)",
     ),
-    Row("cache.cache_dict", "tests/test_cache.py::test_keys"),
-    Row("cache.model", "tests/test_cache.py::test_a_cache_of_some_prompts"),
-    Row("cache.has_batch_dim", "tests/test_cache.py::test_a_single_prompt_loses_its_batch_axis"),
+    Row("cache.cache_dict", "tests/model/cache/test_cache.py::test_keys"),
+    Row("cache.model", "tests/model/cache/test_cache.py::test_a_cache_of_some_prompts"),
+    Row("cache.has_batch_dim", "tests/model/cache/test_cache.py::test_a_single_prompt_loses_its_batch_axis"),
 ]
 
 NAMES = [
     Row(
         "get_act_name(name, layer, layer_type)",
-        "tests/test_names.py::test_short_names",
+        "tests/hooks/test_names.py::test_short_names",
         "a short name with `hook_` in front is read without it",
         typed='get_act_name("blocks.0.attn.hook_z"), full names',
     ),
     Row(
         "get_act_name",
-        "tests/test_names.py::test_short_names",
+        "tests/hooks/test_names.py::test_short_names",
         "names with underscores too: `rot_q4`, `mlp_out0`, `attn_scores0`",
         typed='get_act_name("k6"), ("scale4ln1")',
     ),
     Row(
         "get_act_name",
-        "tests/test_names.py::test_short_names",
+        "tests/hooks/test_names.py::test_short_names",
         typed='get_act_name("attn", 0), "attn_logits", "key", "query", "value", "mlp_pre", "mlp_mid", "mlp_post"',
     ),
     Row(
         "get_act_name",
-        "tests/test_names.py::test_short_names",
+        "tests/hooks/test_names.py::test_short_names",
         "a name that has only one place is sent there: `resid_pre` is never in the MLP",
         typed='get_act_name("post", 0, "m"), ("normalized", 27, "ln2"), ("resid_mid", 5, "block")',
     ),
-    Row("get_act_name", "tests/test_names.py::test_short_names", typed='get_act_name("scale"), of the final norm'),
-    Row("Slice(input_slice)", "tests/test_slices.py::test_a_choice_on_every_axis", "masks and negative steps too"),
-    Row("slice.apply(tensor, dim)", "tests/test_slices.py::test_a_choice_on_every_axis"),
-    Row("slice.indices(max_ctx)", "tests/test_slices.py::test_a_choice_on_every_axis"),
-    Row("slice.unwrap(slice_input)", "tests/test_slices.py::test_a_choice_on_every_axis"),
+    Row(
+        "get_act_name", "tests/hooks/test_names.py::test_short_names", typed='get_act_name("scale"), of the final norm'
+    ),
+    Row(
+        "Slice(input_slice)", "tests/hooks/test_slices.py::test_a_choice_on_every_axis", "masks and negative steps too"
+    ),
+    Row("slice.apply(tensor, dim)", "tests/hooks/test_slices.py::test_a_choice_on_every_axis"),
+    Row("slice.indices(max_ctx)", "tests/hooks/test_slices.py::test_a_choice_on_every_axis"),
+    Row("slice.unwrap(slice_input)", "tests/hooks/test_slices.py::test_a_choice_on_every_axis"),
 ]
 
 WEIGHTS = [
     *(
-        Row(f"model.{name}", "tests/test_weights.py::test_each_slice_is_the_layers_weight")
+        Row(f"model.{name}", "tests/model/test_weights.py::test_each_slice_is_the_layers_weight")
         for name in ("W_E", "W_U", "b_U", "W_pos", "W_Q", "W_O", "W_in", "W_out", "b_Q", "b_O", "b_in", "b_out")
     ),
     *(
         Row(
             f"model.{name}",
-            "tests/test_weights.py::test_shared_keys_are_repeated_for_each_query_head",
+            "tests/model/test_weights.py::test_shared_keys_are_repeated_for_each_query_head",
             "repeated for each query head",
         )
         for name in ("W_K", "W_V", "b_K", "b_V")
     ),
-    Row("model.W_E_pos", "tests/test_weights.py::test_embeddings_and_positions_in_one"),
-    Row("model.W_gate", "tests/test_weights.py::test_a_gated_model_has_a_gate", "AttributeError without a gate"),
-    Row("model.QK", "tests/test_weights.py::test_circuits_are_those_of_each_head"),
-    Row("model.OV", "tests/test_weights.py::test_circuits_are_those_of_each_head"),
+    Row("model.W_E_pos", "tests/model/test_weights.py::test_embeddings_and_positions_in_one"),
+    Row("model.W_gate", "tests/model/test_weights.py::test_a_gated_model_has_a_gate", "AttributeError without a gate"),
+    Row("model.QK", "tests/model/test_weights.py::test_circuits_are_those_of_each_head"),
+    Row("model.OV", "tests/model/test_weights.py::test_circuits_are_those_of_each_head"),
     Row(
         "model.accumulated_bias(layer, mlp_input, include_mlp_biases)",
-        "tests/test_weights.py::test_accumulated_biases_are_the_stream_without_weights",
+        "tests/model/test_weights.py::test_accumulated_biases_are_the_stream_without_weights",
     ),
-    Row("model.all_composition_scores(mode)", "tests/test_weights.py::test_composition_scores"),
-    Row("model.all_head_labels", "tests/test_weights.py::test_labels_are_in_the_order_of_the_scores"),
-    Row("model.n_params_total", "tests/test_weights.py::test_all_parameters_are_counted"),
+    Row("model.all_composition_scores(mode)", "tests/model/test_weights.py::test_composition_scores"),
+    Row("model.all_head_labels", "tests/model/test_weights.py::test_labels_are_in_the_order_of_the_scores"),
+    Row("model.n_params_total", "tests/model/test_weights.py::test_all_parameters_are_counted"),
     Row(
         "svd.get_singular_vectors(vector_type, layer_index, num_vectors, head_index)",
-        "tests/analysis/test_svd.py::test_what_a_head_writes",
+        "tests/studies/test_svd.py::test_what_a_head_writes",
         "the gain of a norm that is not folded counts in `w_in`",
     ),
     *(
-        Row(f"M.{name}", "tests/test_factored.py::test_what_it_is")
+        Row(f"M.{name}", "tests/model/test_factored.py::test_what_it_is")
         for name in ("A", "B", "AB", "T", "ndim", "shape", "pair", "ldim", "mdim", "rdim", "has_leading_dims")
     ),
-    Row("M.BA", "tests/test_factored.py::test_eigenvalues_are_those_of_the_matrix_that_are_not_zero"),
+    Row("M.BA", "tests/model/test_factored.py::test_eigenvalues_are_those_of_the_matrix_that_are_not_zero"),
     *(
-        Row(f"M.{name}", "tests/test_factored.py::test_singular_values_and_vectors", differs)
+        Row(f"M.{name}", "tests/model/test_factored.py::test_singular_values_and_vectors", differs)
         for name, differs in {
             "svd": "as many values as the matrix can have",
             "U": "",
@@ -654,20 +673,20 @@ WEIGHTS = [
             "Vh": "warns: it is V, and not its transpose",
         }.items()
     ),
-    Row("M.eigenvalues", "tests/test_factored.py::test_eigenvalues_are_those_of_the_matrix_that_are_not_zero"),
-    Row("M.norm", "tests/test_factored.py::test_norm"),
-    Row("M.make_even", "tests/test_factored.py::test_an_even_split"),
-    Row("M.get_corner(k)", "tests/test_factored.py::test_a_corner"),
-    Row("M.collapse_l", "tests/test_factored.py::test_collapsing_keeps_the_norm_of_products"),
-    Row("M.collapse_r", "tests/test_factored.py::test_collapsing_keeps_the_norm_of_products"),
-    Row("M.unsqueeze(dim)", "tests/test_factored.py::test_a_new_axis"),
-    Row("M.__matmul__(other)", "tests/test_factored.py::test_times_a_matrix", typed="M @ matrix"),
-    Row("M.__rmatmul__(other)", "tests/test_factored.py::test_times_a_vector", typed="M @ vector, vector @ M"),
-    Row("M.__matmul__(other)", "tests/test_factored.py::test_times_another_factored_matrix", typed="M @ M"),
-    Row("M.__mul__(scalar)", "tests/test_factored.py::test_times_a_number", typed="M * scalar, scalar * M"),
+    Row("M.eigenvalues", "tests/model/test_factored.py::test_eigenvalues_are_those_of_the_matrix_that_are_not_zero"),
+    Row("M.norm", "tests/model/test_factored.py::test_norm"),
+    Row("M.make_even", "tests/model/test_factored.py::test_an_even_split"),
+    Row("M.get_corner(k)", "tests/model/test_factored.py::test_a_corner"),
+    Row("M.collapse_l", "tests/model/test_factored.py::test_collapsing_keeps_the_norm_of_products"),
+    Row("M.collapse_r", "tests/model/test_factored.py::test_collapsing_keeps_the_norm_of_products"),
+    Row("M.unsqueeze(dim)", "tests/model/test_factored.py::test_a_new_axis"),
+    Row("M.__matmul__(other)", "tests/model/test_factored.py::test_times_a_matrix", typed="M @ matrix"),
+    Row("M.__rmatmul__(other)", "tests/model/test_factored.py::test_times_a_vector", typed="M @ vector, vector @ M"),
+    Row("M.__matmul__(other)", "tests/model/test_factored.py::test_times_another_factored_matrix", typed="M @ M"),
+    Row("M.__mul__(scalar)", "tests/model/test_factored.py::test_times_a_number", typed="M * scalar, scalar * M"),
     Row(
         "M.__getitem__(index)",
-        "tests/test_factored.py::test_parts_are_those_of_the_matrix",
+        "tests/model/test_factored.py::test_parts_are_those_of_the_matrix",
         "an int in place of rows or columns keeps the axis",
         typed="M[index]",
     ),
@@ -676,76 +695,76 @@ WEIGHTS = [
 ANALYSIS = [
     Row(
         "detect_head(model, seq, detection_pattern, heads, cache, exclude_bos, exclude_current_token, error_measure)",
-        "tests/analysis/test_head_detector.py::test_every_head_by_its_formula",
+        "tests/studies/test_heads.py::test_every_head_by_its_formula",
         "a list of prompts is averaged with all options; exclusions change neither pattern nor cache",
     ),
     Row(
         "head_detector.get_previous_token_head_detection_pattern(tokens)",
-        "tests/analysis/test_head_detector.py::test_patterns_by_hand",
+        "tests/studies/test_heads.py::test_patterns_by_hand",
         typed="`previous_token_head`",
     ),
     Row(
         "head_detector.get_duplicate_token_head_detection_pattern(tokens)",
-        "tests/analysis/test_head_detector.py::test_patterns_by_hand",
+        "tests/studies/test_heads.py::test_patterns_by_hand",
         typed="`duplicate_token_head`",
     ),
     Row(
         "head_detector.get_induction_head_detection_pattern(tokens)",
-        "tests/analysis/test_head_detector.py::test_patterns_by_hand",
+        "tests/studies/test_heads.py::test_patterns_by_hand",
         typed="`induction_head`",
     ),
     Row(
         "direct_logit_attribution(model, input, answer_tokens, incorrect_tokens, unit, pos, cache)",
-        "tests/analysis/test_residual.py::test_every_component_is_in_its_row",
+        "tests/studies/test_lenses.py::test_every_component_is_in_its_row",
         "has a row for the biases, so that parts sum to the logit; `.top(k)` is a DataFrame",
     ),
     Row(
         "patching.get_act_patch_direct_path(model, corrupted_tokens, clean_cache, corrupted_cache, patching_metric, "
         "src_layer, src_head, component)",
-        "tests/test_patching.py::test_direct_paths",
+        "tests/compat/test_patching.py::test_direct_paths",
         "exact: the receiver's norm is computed anew; keys and values are received by group",
     ),
     Row(
         "patching.get_act_patch_direct_path_all_sources(model, corrupted_tokens, clean_cache, corrupted_cache, "
         "patching_metric, component)",
-        "tests/test_patching.py::test_direct_paths",
+        "tests/compat/test_patching.py::test_direct_paths",
         "likewise",
     ),
     Row(
         "patching.generic_activation_patch(model, corrupted_tokens, clean_cache, patching_metric, patch_setter, "
         "activation_name, index_axis_names, index_df, return_index_df)",
-        "tests/test_patching_reference.py::test_it_is_the_peers",
+        "tests/compat/test_patching_reference.py::test_it_is_the_peers",
         "cells share work instead of running one pass each",
         typed="patching.generic_activation_patch(...) and all of `get_act_patch_*`",
     ),
-    Row("evals.sanity_check(model)", "tests/analysis/test_evals.py::test_sanity_check", "another text"),
+    Row("evals.sanity_check(model)", "tests/corpus/test_evals.py::test_sanity_check", "another text"),
     Row(
         "evals.evaluate(model, truncate, batch_size, tokenizer)",
-        "tests/analysis/test_evals.py::test_texts",
+        "tests/corpus/test_evals.py::test_texts",
         "every token counts alike",
     ),
     Row(
         "evals.evaluate_on_dataset(model, data_loader, truncate, device)",
-        "tests/analysis/test_evals.py::test_every_token_counts_alike",
+        "tests/corpus/test_evals.py::test_every_token_counts_alike",
     ),
     Row(
         "evals.induction_loss(model, tokenizer, batch_size, subseq_len, prepend_bos, device)",
-        "tests/analysis/test_evals.py::test_what_is_read_and_what_is_counted",
+        "tests/corpus/test_evals.py::test_what_is_read_and_what_is_counted",
         "the BOS is an additional token; tokens are drawn without replacement",
         typed="induction_loss(model, tokenizer, batch_size, subseq_len, prepend_bos, device)",
     ),
     Row(
         "IOIDataset(tokenizer, templates, names, nouns, num_samples, symmetric, prepend_bos)",
-        "tests/experiments/test_ioi_dataset.py::test_samples_by_hand",
+        "tests/compat/test_ioi_dataset.py::test_samples_by_hand",
         "`seed=` draws apart from the global generator",
     ),
     Row(
         "ioi_eval(model, dataset, batch_size, num_samples, tokenizer, symmetric)",
-        "tests/experiments/test_ioi_dataset.py::test_ioi_by_hand",
+        "tests/compat/test_ioi_dataset.py::test_ioi_by_hand",
     ),
     Row(
         "transformer_lens.evals.mmlu_eval",
-        "tests/analysis/test_mmlu.py::test_questions_are_asked_one_by_one",
+        "tests/compat/test_mmlu.py::test_questions_are_asked_one_by_one",
         "a prompt has a BOS where the model's prompts do",
     ),
 ]
@@ -753,39 +772,43 @@ ANALYSIS = [
 HELPERS = [
     Row(
         "test_prompt(prompt, answer, model, prepend_space_to_answer, print_details, prepend_bos, top_k)",
-        "tests/analysis/test_answers.py::test_every_token_of_an_answer_has_a_rank",
+        "tests/compat/test_answers.py::test_every_token_of_an_answer_has_a_rank",
         "also returns the ranks",
     ),
-    Row("to_numpy(values)", "tests/test_arrays.py::test_tensors_leave_their_graph_and_keep_their_dtype"),
-    Row("get_corner(tensor, n)", "tests/test_arrays.py::test_corner"),
+    Row("to_numpy(values)", "tests/views/test_arrays.py::test_tensors_leave_their_graph_and_keep_their_dtype"),
+    Row("get_corner(tensor, n)", "tests/views/test_arrays.py::test_corner"),
     Row(
         "lm_cross_entropy_loss(logits, tokens, attention_mask, per_token)",
         "tests/test_surface_values.py::test_loss_and_accuracy_by_hand",
         "half-precision logits are read in float32",
     ),
-    Row("lm_accuracy(logits, tokens, per_token)", "tests/analysis/test_evals.py::test_accuracy"),
-    Row("gelu_new", "tests/components/test_activations.py::test_gelu", typed="gelu_new(input)"),
-    Row("transformer_lens.utils.gelu_fast", "tests/components/test_activations.py::test_gelu"),
-    Row("solu", "tests/components/test_activations.py::test_solu_is_over_neurons", typed="solu(input)"),
+    Row("lm_accuracy(logits, tokens, per_token)", "tests/corpus/test_evals.py::test_accuracy"),
+    Row("gelu_new", "tests/model/components/test_activations.py::test_gelu", typed="gelu_new(input)"),
+    Row("transformer_lens.utils.gelu_fast", "tests/model/components/test_activations.py::test_gelu"),
+    Row("solu", "tests/model/components/test_activations.py::test_solu_is_over_neurons", typed="solu(input)"),
     Row(
         "sample_logits(final_logits, top_k, top_p, temperature, freq_penalty, tokens)",
-        "tests/test_sampling.py::test_draws_have_these_frequencies",
+        "tests/model/test_sampling.py::test_draws_have_these_frequencies",
     ),
     Row(
         "transformer_lens.utils.tokenize_and_concatenate(dataset, tokenizer, streaming, max_length, column_name, "
         "add_bos_token)",
-        "tests/analysis/test_corpora.py::test_rows_by_hand",
+        "tests/corpus/test_texts.py::test_rows_by_hand",
     ),
     Row(
         "transformer_lens.utils.composition_scores(left, right, broadcast_dims)",
-        "tests/test_factored.py::test_scores_of_all_pairs",
+        "tests/model/test_factored.py::test_scores_of_all_pairs",
     ),
 ]
 
 COMPAT = [
-    Row("compat.install", "tests/test_compat.py::test_the_real_one_is_not_replaced", typed="import transformer_lens"),
+    Row(
+        "compat.install",
+        "tests/compat/test_compat.py::test_the_real_one_is_not_replaced",
+        typed="import transformer_lens",
+    ),
     *(
-        Row(f"transformer_lens.{name}", "tests/test_compat.py::test_every_alias_resolves")
+        Row(f"transformer_lens.{name}", "tests/compat/test_compat.py::test_every_alias_resolves")
         for name in (
             "utils.get_act_name",
             "patching.get_act_patch_resid_pre",
@@ -804,12 +827,12 @@ COMPAT = [
     ),
     Row(
         "transformer_lens.components.LayerNorm",
-        "tests/test_compat.py::test_norms_by_their_kinds",
-        "`interp_hooks.components.norm.Norm` is every kind of norm",
+        "tests/compat/test_compat.py::test_norms_by_their_kinds",
+        "`interp_hooks.model.components.norm.Norm` is every kind of norm",
     ),
     Row(
         "transformer_lens.loading_from_pretrained.get_official_model_name",
-        "tests/test_compat.py::test_ways_to_import",
+        "tests/compat/test_compat.py::test_ways_to_import",
         "any name is taken for a hub id",
     ),
 ]

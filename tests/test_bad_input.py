@@ -35,14 +35,14 @@ from interp_hooks import (
     Resample,
     Result,
     Run,
-    Slice,
-    SVDInterpreter,
     at,
     evaluate,
     patching,
     record,
 )
 from interp_hooks.errors import InterpHooksError
+from interp_hooks.hooks import Slice
+from interp_hooks.studies import SVDInterpreter
 from tests.tiny import unchecked_types
 
 # --------------------------------------------------------------------------------------------------------- good things

@@ -16,7 +16,7 @@ from interp_hooks.cli import main
 from interp_hooks.loading import parity
 from interp_hooks.loading.families import FAMILIES
 from interp_hooks.loading.listing import markdown
-from tests.viz.small import save_checkpoint
+from tests.views.small import save_checkpoint
 
 
 @pytest.fixture(scope="module")

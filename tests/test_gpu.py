@@ -35,10 +35,10 @@ from interp_hooks import (
     steer,
     steering_vector,
 )
-from interp_hooks.interpreter import evaluation
+from interp_hooks.interventions.engine import evaluation
 from tests.experiments.by_hand import all_logits, model_of
+from tests.interventions.test_engine import ALL_KINDS, varied_runs
 from tests.test_families import member
-from tests.test_interpreter import ALL_KINDS, varied_runs
 from tests.tiny import assert_close, build, convert, distance, random_tokens, unchecked_types
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

@@ -1,113 +1,59 @@
 """What may import what, read from the source, and what importing the package costs."""
 
-import ast
 import importlib
 import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import interp_hooks
+from tests.house import EXCEPTION, PACKAGE, ROOMS, import_graph, imported, levels, module_of, of_rooms, sources
 
-PACKAGE = Path(interp_hooks.__file__).parent
-
-# Each may import those of earlier lines, and its own package.
-LAYERS = """
-    errors
-    arguments
-    arrays losses frozen_norm tensor_files
-    names slices experts_config factored sampling
-    hook_points tokenization compat
-    config caching decomposition
-    hooks tokens direct_effects initialization
-    cache components checkpoints
-    generate grouping inputs weights
-    switches
-    model
-    loading sites training
-    interventions
-    readout edges
-    plans archive
-    recording provenance
-    interpreter folders
-    results
-    experiment
-    experiments analysis
-    patching known viz
-    demo
-    cli
-"""
-RANK = {name: rank for rank, line in enumerate(LAYERS.split("\n")) for name in line.split()}
-ALLOWED = {
-    ("checkpoints", "loading"),  # HookedTransformer.from_pretrained and kin, inside the methods
-    *(("compat", home) for home in ("checkpoints", "components", "config", "initialization", "model")),  # its classes
-}
-WHO_LOADS = {"loading", "checkpoints", "demo", "cli"}
-
-PANDAS = {"hooks", "results", "experiments", "analysis", "patching", "viz", "demo", "cli"}  # where tables leave
-TRANSFORMERS = {"loading", "tokens", "tokenization", "checkpoints", "components/positions"}
+SOURCES = sources()
+PANDAS = {"hooks", "experiments", "circuits", "studies", "ground_truth", "corpus", "compat", "views", "cli"}  # tables
+TRANSFORMERS = {"loading", "model.tokens", "model.tokenization", "model.checkpoints", "model.components.positions"}
+TRANSFORMERS |= {"model.transformer"}  # for the type checker
 
 
-def module_of(path: Path) -> str:
-    """'loading/load' for interp_hooks/loading/load.py."""
-    return path.relative_to(PACKAGE).with_suffix("").as_posix()
+def check_imports_point_down(graph: dict[str, set[str]]) -> None:
+    for module, others in graph.items():
+        room = module.split(".")[0]
+        assert room in ROOMS, f"{module}: a new room has its place in ROOMS; a new module belongs into a room"
+        for other in others:
+            assert ROOMS.index(other.split(".")[0]) <= ROOMS.index(room), f"{module} must not import {other}"
 
 
-def imports(path: Path) -> Iterator[tuple[str, bool]]:
-    """Every dotted name that a file imports at any depth, and whether only for the type checker."""
-
-    def walk(node: ast.AST, typing_only: bool) -> Iterator[tuple[str, bool]]:
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            typing_only = True
-        if isinstance(node, ast.Import):
-            yield from ((alias.name, typing_only) for alias in node.names)
-        if isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: imports are absolute"
-            yield from ((f"{node.module}.{alias.name}", typing_only) for alias in node.names)
-        for child in ast.iter_child_nodes(node):
-            yield from walk(child, typing_only)
-
-    return walk(ast.parse(path.read_text(encoding="utf-8")), False)
+def test_imports_point_down_the_list_of_rooms() -> None:
+    check_imports_point_down(import_graph())
 
 
-SOURCES = [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"]
+def test_there_is_no_circle() -> None:
+    graph = import_graph()
+    assert max(levels(graph).values()) <= 23
+    assert max(levels(of_rooms(graph)).values()) <= 12
 
 
-def check_imports_point_one_way(path: Path) -> None:
-    own = module_of(path).split("/")[0]
-    assert own in RANK, f"say in LAYERS where {own} stands"
-    for name, _ in imports(path):
-        parts = name.split(".")
-        if parts[0] != "interp_hooks" or parts[1] == "__version__" or parts[1] == own:
-            continue
-        assert parts[1] in RANK, f"{path}: what is {name}?"
-        if (own, parts[1]) not in ALLOWED:
-            assert RANK[parts[1]] < RANK[own], f"{path} must not import {name}"
-        if parts[1] == "loading":
-            assert own in WHO_LOADS, f"{path} must not import {name}"
-
-
-@pytest.mark.parametrize("path", SOURCES, ids=module_of)
-def test_imports_point_one_way(path: Path) -> None:
-    check_imports_point_one_way(path)
+def test_few_entries_stand_at_the_top() -> None:
+    entries = {path.name for path in PACKAGE.iterdir() if not path.name.startswith("_")} - {"py.typed"}
+    assert entries <= {*ROOMS, "cli.py", "pretrained"}
+    assert len(entries) <= 16
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=module_of)
 def test_big_packages_stay_where_they_are_needed(path: Path) -> None:
     module = module_of(path)
-    own = module.split("/")[0]
-    for name, typing_only in imports(path):
+    room = module.split(".")[0]
+    for name in imported(path.read_text(encoding="utf-8")):
         package = name.split(".")[0]
         if package == "transformers":
-            assert {own, module} & TRANSFORMERS or (module == "model" and typing_only), f"{path} imports {name}"
+            assert {room, module} & TRANSFORMERS, f"{path} imports {name}"
         elif package == "plotly":
-            assert own == "viz", f"{path} imports {name}"
+            assert room == "views", f"{path} imports {name}"
         elif package == "pandas":
-            assert own in PANDAS, f"{path} imports {name}"
+            assert room in PANDAS, f"{path} imports {name}"
 
 
 @pytest.mark.parametrize("path", [path for path in SOURCES if "loading" not in path.parts], ids=module_of)
@@ -116,35 +62,39 @@ def test_no_architecture_is_named_outside_loading(path: Path) -> None:
     assert not re.findall(r"\w+(?:ForCausalLM|LMHeadModel|ForMaskedLM|ForConditionalGeneration)\b", source)
 
 
-def test_loading_is_imported_inside_the_methods_of_checkpoints_only() -> None:
-    tree = ast.parse((PACKAGE / "checkpoints.py").read_text(encoding="utf-8"))
-    methods = [
-        function.name
-        for function in ast.walk(tree)
-        if isinstance(function, ast.FunctionDef)
-        for node in ast.walk(function)
-        if isinstance(node, ast.ImportFrom) and "interp_hooks.loading" in str(node.module)
-    ]
-    assert {"from_pretrained", "from_state_dict", "to_hf", "verify"} <= set(methods)
-    assert not [node for node in tree.body if isinstance(node, ast.ImportFrom) and "loading" in str(node.module)]
+def test_the_exception_is_made_inside_functions_only() -> None:
+    """`HookedTransformer` is imported without `loading`."""
+    module, room = EXCEPTION
+    path = PACKAGE / f"{module.replace('.', '/')}.py"
+    assert [name for name in imported(path.read_text(encoding="utf-8")) if name.startswith(f"interp_hooks.{room}")]
+    code = "import sys, interp_hooks\ninterp_hooks.HookedTransformer\n"
+    code += f"out['loaded'] = [name for name in sys.modules if name.startswith('interp_hooks.{room}')]"
+    assert in_a_fresh_process(code)["loaded"] == []
 
 
 @pytest.mark.parametrize(
     "source",
     [
-        "from interp_hooks.model import HookedTransformer",
+        "from interp_hooks.model.transformer import HookedTransformer",
         "def f():\n    import interp_hooks.loading.load",
-        "if TYPE_CHECKING:\n    from interp_hooks.cache import ActivationCache",
+        "if TYPE_CHECKING:\n    from interp_hooks.model.cache import ActivationCache",
     ],
 )
-def test_a_wrong_import_is_found(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules[__name__], "PACKAGE", tmp_path)
-    path = tmp_path / "names.py"
-    path.write_text("from interp_hooks.errors import BadInput\nimport re")
-    check_imports_point_one_way(path)
-    path.write_text(source)
+def test_a_wrong_import_is_found(source: str, tmp_path: Path) -> None:
+    for room in ("errors", "hooks", "model", "loading"):
+        (tmp_path / room).mkdir()
+        (tmp_path / room / "__init__.py").write_text("")
+    (tmp_path / "model" / "transformer.py").write_text("")
+    (tmp_path / "hooks" / "names.py").write_text("from interp_hooks.errors import BadInput\nimport re")
+    check_imports_point_down(import_graph(tmp_path))
+    (tmp_path / "hooks" / "names.py").write_text(source)
     with pytest.raises(AssertionError, match="must not import"):
-        check_imports_point_one_way(path)
+        check_imports_point_down(import_graph(tmp_path))
+
+
+def test_a_circle_is_found() -> None:
+    with pytest.raises(ValueError, match="a -> b -> a"):
+        levels({"a": {"b"}, "b": {"a"}})
 
 
 # ------------------------------------------------------------------------------------------------------- what it costs
@@ -197,14 +147,52 @@ def test_public_names_resolve_and_are_documented(name: str) -> None:
     documented = value if callable(value) else type(value)
     assert str(documented.__doc__).strip()
     assert not str(documented.__doc__).startswith(f"{name}("), "a docstring of its own, not the one dataclasses write"
-    home = importlib.import_module(interp_hooks._HOME_OF[name])
-    assert getattr(home, name) is value
 
 
-def test_public_names_are_listed_once_and_by_dir() -> None:
-    listed = [name for names in interp_hooks._HOMES.values() for name in names]
-    assert len(listed) == len(set(listed))
+def test_public_names_are_few_and_listed_once() -> None:
+    listed = [name for homes in interp_hooks.SUBJECTS.values() for names in homes.values() for name in names]
+    assert len(listed) == len(set(listed)) <= 70
     assert set(listed) == set(interp_hooks.__all__) <= set(dir(interp_hooks))
+
+
+@pytest.mark.parametrize("name", interp_hooks.__all__)
+def test_public_names_are_in_their_rooms_too(name: str) -> None:
+    homes = {one: home for found in interp_hooks.SUBJECTS.values() for home, names in found.items() for one in names}
+    room = importlib.import_module(f"interp_hooks.{homes[name].split('.')[0]}")
+    assert name in room.__all__
+    assert getattr(room, name) is getattr(interp_hooks, name)
+
+
+@pytest.mark.parametrize("room", interp_hooks.ROOMS)
+def test_rooms_are_reached_and_their_names_resolve(room: str) -> None:
+    module = getattr(interp_hooks, room)
+    assert module.__doc__
+    for name in module.__all__ if hasattr(module, "__all__") else ():
+        assert getattr(module, name).__doc__, name
+
+
+@pytest.mark.parametrize("name", interp_hooks.MOVED_NAMES)
+def test_names_that_moved_say_where(name: str) -> None:
+    room = f"interp_hooks.{interp_hooks.MOVED_NAMES[name]}"
+    with pytest.warns(FutureWarning, match=f"{name} has moved: from {room} import {name}"):
+        value = getattr(interp_hooks, name)
+    assert value is getattr(importlib.import_module(room), name)
+
+
+@pytest.mark.parametrize("old", [*interp_hooks.MOVED_MODULES, "known.handmade", "experiments.tasks.symbols"])
+def test_modules_that_moved_are_the_modules_themselves(old: str) -> None:
+    code = f"""
+import importlib, warnings
+with warnings.catch_warnings(record=True) as told:
+    warnings.simplefilter("always")
+    old = importlib.import_module("interp_hooks.{old}")
+new = importlib.import_module("interp_hooks.{interp_hooks.today(old)}")
+out["same"] = old is new and new.__spec__.name == new.__name__
+out["told"] = [str(one.message) for one in told]
+"""
+    found = in_a_fresh_process(code)
+    assert found["same"]
+    assert any(f"import interp_hooks.{interp_hooks.today(old)}" in one for one in found["told"])
 
 
 def test_an_unknown_public_name_is_told() -> None:

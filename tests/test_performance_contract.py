@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile
 
-import interp_hooks.components.mlp as mlp_module
+import interp_hooks.model.components.mlp as mlp_module
 from interp_hooks import HookedTransformer
 from tests.tiny import FAMILY_CONFIGS, build, random_tokens, shared_hf, unchecked_types
 

@@ -15,15 +15,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from interp_hooks import (
-    FactoredMatrix,
-    HookedTransformer,
-    Slice,
-    get_act_name,
-    lm_accuracy,
-    lm_cross_entropy_loss,
-)
+from interp_hooks import FactoredMatrix, HookedTransformer
+from interp_hooks.corpus import lm_accuracy
 from interp_hooks.errors import ConfigError
+from interp_hooks.hooks import Slice, get_act_name
+from interp_hooks.model import lm_cross_entropy_loss
 from tests.field_calls import CACHE, RUNS, VARIANTS, WEIGHTS, fingerprints, flattened
 
 DATA = Path(__file__).parent / "data"

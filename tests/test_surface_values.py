@@ -15,9 +15,11 @@ import torch
 from torch import Tensor
 
 import interp_hooks.loading.load as load_module
-from interp_hooks import ActivationCache, HookedTransformer, lm_accuracy, lm_cross_entropy_loss
+from interp_hooks import ActivationCache, HookedTransformer
+from interp_hooks.corpus import lm_accuracy
 from interp_hooks.errors import BadInput, ConfigError
-from tests.test_tokens import CAT, SAT, THE, word_tokenizer
+from interp_hooks.model import lm_cross_entropy_loss
+from tests.model.test_tokens import CAT, SAT, THE, word_tokenizer
 from tests.tiny import assert_close, build, fresh_hf, hf_logits, log_probs, our_logits, random_tokens, shared_hf
 
 EXACT = 1e-10  # sums of a few dozen float64 numbers

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from interp_hooks import HookedTransformer, HookedTransformerConfig
-from interp_hooks.experiments.tasks import symbols
+from interp_hooks.tasks import symbols
 
 OUT = Path(__file__).parents[1] / "interp_hooks" / "pretrained" / "brackets"
 LONGEST = 40

@@ -23,7 +23,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from interp_hooks.experiments.tasks.ioi_text import IOI_TEMPLATES, NAMES, OBJECTS, PLACES, IOIPrompt, ioi_prompt
+from interp_hooks.tasks.ioi_text import IOI_TEMPLATES, NAMES, OBJECTS, PLACES, IOIPrompt, ioi_prompt
 
 OUT = Path(__file__).parents[1] / "interp_hooks" / "pretrained" / "ioi-tiny"
 BOS = "<|endoftext|>"
@@ -428,7 +428,7 @@ enough for a full activation-patching sweep to take seconds, trained well enough
 `GPT2LMHeadModel`: {layers} layers, {heads} heads of width {head_width}, residual width {width}, MLP width {inner},
 {positions} positions, gelu_new, tied embeddings, {parameters:,} parameters in float32. The tokenizer is a
 byte-level BPE with {vocabulary} tokens that can write any text; every name, place and object of
-`interp_hooks.experiments.tasks.ioi_text`, with its leading space, is one token.
+`interp_hooks.tasks.ioi_text`, with its leading space, is one token.
 
 ## Training data
 

@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from interp_hooks import HookedTransformer, HookedTransformerConfig
-from interp_hooks.analysis.fourier import cosines
-from interp_hooks.experiments.tasks import modular_addition
 from interp_hooks.loading.training_steps import checkpoint_labels
+from interp_hooks.studies.fourier import cosines
+from interp_hooks.tasks import modular_addition
 
 FOLDER = Path(__file__).parents[1] / "interp_hooks" / "pretrained" / "mod-add"
 P, SHARE = 53, 0.4

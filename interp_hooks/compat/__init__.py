@@ -16,10 +16,16 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
+from interp_hooks import lazily
 from interp_hooks.compat.absent import ABSENT
 from interp_hooks.errors import nearest
 
 NAME = "transformer_lens"
+
+__getattr__, __all__ = lazily(
+    __name__, {"answers": ["test_prompt"], "ioi_dataset": ["IOIDataset", "ioi_eval"], "mmlu": ["mmlu_eval"]}
+)
+__all__ += ["install"]
 
 
 def _of(home: str, *names: str, **renamed: str) -> dict[str, str]:
@@ -29,33 +35,35 @@ def _of(home: str, *names: str, **renamed: str) -> dict[str, str]:
     }
 
 
-_CACHE = _of("cache", "ActivationCache")
-_CONFIG = _of("config", "HookedTransformerConfig")
+_CACHE = _of("model.cache.activation_cache", "ActivationCache")
+_CONFIG = _of("model.config", "HookedTransformerConfig")
 _ENCODER = _of("compat.classes", "HookedEncoder")
-_FACTORED = _of("factored", "FactoredMatrix")
+_FACTORED = _of("model.factored", "FactoredMatrix")
 _KEYS_AND_VALUES = _of(
-    "components.kv_cache", HookedTransformerKeyValueCache="KeyValueCache", TransformerLensKeyValueCache="KeyValueCache"
+    "model.components.kv_cache",
+    HookedTransformerKeyValueCache="KeyValueCache",
+    TransformerLensKeyValueCache="KeyValueCache",
 )
 _LOADING = {
     **_of("loading.source", get_official_model_name="locate"),
     **_of("loading.training_steps", get_checkpoint_labels="checkpoint_labels"),
 }
-_MODEL = _of("model", "HookedTransformer")
-_ROOT_MODULE = _of("hooks", "HookedRootModule")
-_SVD = _of("analysis.svd", "SVDInterpreter")
+_MODEL = _of("model.transformer", "HookedTransformer")
+_ROOT_MODULE = _of("hooks.root_module", "HookedRootModule")
+_SVD = _of("studies.svd", "SVDInterpreter")
 _UTILITIES = {
-    **_of("analysis.answers", "test_prompt"),
-    **_of("analysis.corpora", "tokenize_and_concatenate"),
-    **_of("analysis.evals", "lm_accuracy"),
-    **_of("arrays", "get_corner", "to_numpy"),
-    **_of("components.activations", "gelu_fast", "gelu_new", "solu"),
-    **_of("factored", "composition_scores"),
+    **_of("compat.answers", "test_prompt"),
+    **_of("corpus.texts", "tokenize_and_concatenate"),
+    **_of("corpus.evals", "lm_accuracy"),
+    **_of("views.arrays", "get_corner", "to_numpy"),
+    **_of("model.components.activations", "gelu_fast", "gelu_new", "solu"),
+    **_of("model.factored", "composition_scores"),
     **_of("loading.load", get_device="default_device"),
-    **_of("losses", "lm_cross_entropy_loss"),
-    **_of("names", "get_act_name"),
-    **_of("sampling", "sample_logits"),
-    **_of("slices", "Slice", "SliceInput"),
-    **_of("tokens", LocallyOverridenDefaults="overridden_defaults"),
+    **_of("model.losses", "lm_cross_entropy_loss"),
+    **_of("hooks.names", "get_act_name"),
+    **_of("model.sampling", "sample_logits"),
+    **_of("hooks.slices", "Slice", "SliceInput"),
+    **_of("model.tokens", LocallyOverridenDefaults="overridden_defaults"),
 }
 
 # Submodule -> name -> where it is here. A string is a module of ours whose `__all__` has the same names there.
@@ -65,49 +73,52 @@ MODULES: dict[str, Mapping[str, str] | str] = {
     "FactoredMatrix": _FACTORED,
     "HookedEncoder": _ENCODER,
     "HookedRootModule": _ROOT_MODULE,
-    "HookedTransformer": {**_MODEL, **_of("model", "Output")},
+    "HookedTransformer": {**_MODEL, **_of("model.transformer", "Output")},
     "HookedTransformerConfig": _CONFIG,
     "SVDInterpreter": _SVD,
     "cache": _KEYS_AND_VALUES,
     "cache.key_value_cache": _KEYS_AND_VALUES,
     "components": {
         **_of(
-            "components.attention", "Attention", AbstractAttention="AttentionCore", GroupedQueryAttention="Attention"
+            "model.components.attention",
+            "Attention",
+            AbstractAttention="AttentionCore",
+            GroupedQueryAttention="Attention",
         ),
         **_of("compat.classes", "LayerNorm", "LayerNormPre", "RMSNorm", "RMSNormPre"),
-        **_of("components.block", "TransformerBlock"),
-        **_of("components.embed", "Embed", "TokenTypeEmbed", "Unembed", BertMLMHead="MLMHead"),
-        **_of("components.mlp", "GatedMLP", "MLP"),
-        **_of("components.moe", "MoE"),
-        **_of("components.positions", PosEmbed="LearnedPositions"),
+        **_of("model.components.block", "TransformerBlock"),
+        **_of("model.components.embed", "Embed", "TokenTypeEmbed", "Unembed", BertMLMHead="MLMHead"),
+        **_of("model.components.mlp", "GatedMLP", "MLP"),
+        **_of("model.components.moe", "MoE"),
+        **_of("model.components.positions", PosEmbed="LearnedPositions"),
     },
     "config": _CONFIG,
     "evals": {
-        **_of("analysis.corpora", *(f"make_{name}_data_loader" for name in ("wiki", "owt", "pile", "code"))),
-        **_of("analysis.evals", "evaluate", "evaluate_on_dataset", "induction_loss", "sanity_check"),
-        **_of("analysis.mmlu", "mmlu_eval"),
-        **_of("experiments.ioi_dataset", "IOIDataset", "ioi_eval"),
+        **_of("corpus.texts", *(f"make_{name}_data_loader" for name in ("wiki", "owt", "pile", "code"))),
+        **_of("corpus.evals", "evaluate", "evaluate_on_dataset", "induction_loss", "sanity_check"),
+        **_of("compat.mmlu", "mmlu_eval"),
+        **_of("compat.ioi_dataset", "IOIDataset", "ioi_eval"),
     },
     "head_detector": _of(
-        "analysis.head_detector",
+        "studies.heads",
         *("ErrorMeasure", "HEAD_NAMES", "HeadName", "compute_head_attention_similarity_score", "detect_head"),
         *(f"get_{kind}_head_detection_pattern" for kind in ("previous_token", "duplicate_token", "induction")),
         "get_supported_heads",
     ),
     "hook_points": {
-        **_of("hook_points", "HookPoint", HookFunction="HookFn", LensHandle="Hook", NamesFilter="NameFilter"),
+        **_of("hooks.points", "HookPoint", HookFunction="HookFn", LensHandle="Hook", NamesFilter="NameFilter"),
         **_ROOT_MODULE,
     },
     "loading": _LOADING,
     "loading_from_pretrained": _LOADING,
     "past_key_value_caching": _KEYS_AND_VALUES,
-    "patching": "interp_hooks.patching",
+    "patching": "interp_hooks.compat.patching",
     "tools": {},
     "tools.analysis": {
-        **_of("analysis.residual", "DirectLogitAttribution", "direct_logit_attribution"),
-        **_of("patching", "get_act_patch_direct_path", "get_act_patch_direct_path_all_sources"),
+        **_of("studies.lenses", "DirectLogitAttribution", "direct_logit_attribution"),
+        **_of("compat.patching", "get_act_patch_direct_path", "get_act_patch_direct_path_all_sources"),
     },
-    "train": _of("training", "HookedTransformerTrainConfig", "train"),
+    "train": _of("model.training", "HookedTransformerTrainConfig", "train"),
     "utilities": _UTILITIES,
     "utils": _UTILITIES,
 }

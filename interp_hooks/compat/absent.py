@@ -71,7 +71,7 @@ ABSENT = {
     "get_rotary_pct_from_config": "rotary_dim of a config says how many of d_head rotate",
     "HookedEncoderDecoder": "encoder-decoders (T5) are not converted: no part here has cross-attention",
     "TransformerBridge": "HookedTransformer.from_pretrained converts every family",
-    "get_dataset": "use datasets.load_dataset, or interp_hooks.analysis.corpora.corpus_texts",
+    "get_dataset": "use datasets.load_dataset, or interp_hooks.corpus.texts.corpus_texts",
     "get_pretrained_model_config": "use HookedTransformer.from_pretrained(name).cfg",
     "is_library_available": "use importlib.util.find_spec",
     "is_lower_triangular": "use torch.equal(x, x.tril())",

@@ -12,13 +12,13 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from interp_hooks.arguments import checked
-from interp_hooks.checkpoints import NO_PROCESSING
-from interp_hooks.components.norm import Norm
-from interp_hooks.config import HookedTransformerConfig, NormalizationType
 from interp_hooks.errors import BadInput
-from interp_hooks.initialization import initialize
-from interp_hooks.model import HookedTransformer
+from interp_hooks.errors.arguments import checked
+from interp_hooks.model.checkpoints import NO_PROCESSING
+from interp_hooks.model.components.norm import Norm
+from interp_hooks.model.config import HookedTransformerConfig, NormalizationType
+from interp_hooks.model.initialization import initialize
+from interp_hooks.model.transformer import HookedTransformer
 
 
 class HookedEncoder(HookedTransformer):

@@ -20,9 +20,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from interp_hooks.arguments import checked
 from interp_hooks.errors import BadInput
-from interp_hooks.experiment import experiment
+from interp_hooks.errors.arguments import checked
 from interp_hooks.experiments.moments import (
     Moments,
     is_pooled,
@@ -31,13 +30,14 @@ from interp_hooks.experiments.moments import (
     position_dim,
     stretched,
 )
-from interp_hooks.experiments.sweep import labels_of, sweep_site
-from interp_hooks.hooks import HookPoint
-from interp_hooks.interventions import Excluded, Prompts, Recording, Resample, Run, Source, as_run
-from interp_hooks.model import HookedTransformer
-from interp_hooks.readout import MetricLike
-from interp_hooks.recording import record
-from interp_hooks.results import Result
+from interp_hooks.experiments.results.experiment import experiment
+from interp_hooks.experiments.results.result import Result
+from interp_hooks.experiments.sweeps import labels_of, sweep_site
+from interp_hooks.hooks.root_module import HookPoint
+from interp_hooks.interventions.readout import MetricLike
+from interp_hooks.interventions.recording import record
+from interp_hooks.interventions.runs import Excluded, Prompts, Recording, Resample, Run, Source, as_run
+from interp_hooks.model.transformer import HookedTransformer
 
 Method = Literal["zero", "mean", "position_mean", "resample", "noise"]
 

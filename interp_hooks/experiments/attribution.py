@@ -20,7 +20,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
-from interp_hooks.experiment import experiment, on_data
 from interp_hooks.experiments.gradients import (
     Differentiable,
     Hooks,
@@ -30,13 +29,14 @@ from interp_hooks.experiments.gradients import (
     recorded,
     summed,
 )
-from interp_hooks.experiments.sweep import Direction, directed_runs, labels_of, on_model
-from interp_hooks.hooks import HookPoint
-from interp_hooks.interventions import Prompts, Recording, Run
-from interp_hooks.model import HookedTransformer
-from interp_hooks.names import get_act_name
-from interp_hooks.readout import MetricLike, metric_name
-from interp_hooks.results import Result
+from interp_hooks.experiments.results.experiment import experiment, on_data
+from interp_hooks.experiments.results.result import Result
+from interp_hooks.experiments.sweeps import Direction, directed_runs, labels_of, on_model
+from interp_hooks.hooks.names import get_act_name
+from interp_hooks.hooks.root_module import HookPoint
+from interp_hooks.interventions.readout import MetricLike, metric_name
+from interp_hooks.interventions.runs import Prompts, Recording, Run
+from interp_hooks.model.transformer import HookedTransformer
 
 QUERIES, KEYS = ("q", "rot_q", "q_input"), ("k", "rot_k", "k_input")  # sites that act through the pattern alone
 

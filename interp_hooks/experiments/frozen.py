@@ -18,13 +18,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp_hooks.components.weights import write_per_head
-from interp_hooks.decomposition import EMBEDDINGS, embeddings
-from interp_hooks.edges import ATTENTION_INPUTS
-from interp_hooks.interventions import Recording, Run
-from interp_hooks.model import HookedTransformer
-from interp_hooks.recording import stream_hook
-from interp_hooks.sites import Site
+from interp_hooks.interventions.edges import ATTENTION_INPUTS
+from interp_hooks.interventions.recording import stream_hook
+from interp_hooks.interventions.runs import Recording, Run
+from interp_hooks.interventions.sites import Site
+from interp_hooks.model.cache.decomposition import EMBEDDINGS, embeddings
+from interp_hooks.model.components.weights import write_per_head
+from interp_hooks.model.transformer import HookedTransformer
 
 MLPs = Literal["recompute", "freeze"]
 

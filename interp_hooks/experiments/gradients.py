@@ -18,16 +18,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp_hooks.errors import BadInput, MetricError
-from interp_hooks.experiment import experiment, on_data
-from interp_hooks.experiments.sweep import on_model
-from interp_hooks.hooks import HookPoint
-from interp_hooks.interventions import Intervention, Prompts, Recordings, Run, Source, as_run
-from interp_hooks.model import HookedTransformer
-from interp_hooks.plans import AFTER_BLOCKS
-from interp_hooks.readout import MetricLike, metric_name, reading
-from interp_hooks.recording import record
-from interp_hooks.results import Result
-from interp_hooks.sites import Site, at
+from interp_hooks.experiments.results.experiment import experiment, on_data
+from interp_hooks.experiments.results.result import Result
+from interp_hooks.experiments.sweeps import on_model
+from interp_hooks.hooks.root_module import HookPoint
+from interp_hooks.interventions.plans import AFTER_BLOCKS
+from interp_hooks.interventions.readout import MetricLike, metric_name, reading
+from interp_hooks.interventions.recording import record
+from interp_hooks.interventions.runs import Intervention, Prompts, Recordings, Run, Source, as_run
+from interp_hooks.interventions.sites import Site, at
+from interp_hooks.model.transformer import HookedTransformer
 
 Hooks = Sequence[tuple[str, Callable[..., Tensor | None]]]
 

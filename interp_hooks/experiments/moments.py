@@ -14,10 +14,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
-from interp_hooks.hook_points import POSITIONS, HookPoint
-from interp_hooks.interventions import Excluded, Prompts, Run, as_run, counted_positions
-from interp_hooks.model import HookedTransformer
-from interp_hooks.recording import record
+from interp_hooks.hooks.points import POSITIONS, HookPoint
+from interp_hooks.interventions.recording import record
+from interp_hooks.interventions.runs import Excluded, Prompts, Run, as_run, counted_positions
+from interp_hooks.model.transformer import HookedTransformer
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,19 +25,19 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm import tqdm
 
-from interp_hooks.arguments import checked
 from interp_hooks.errors import BadInput, MetricError
-from interp_hooks.experiment import experiment
+from interp_hooks.errors.arguments import checked
 from interp_hooks.experiments.ablation import ablate
 from interp_hooks.experiments.moments import is_pooled, moments, plain_run, stretched
-from interp_hooks.experiments.sweep import labels_of
-from interp_hooks.hooks import HookPoint
-from interp_hooks.interventions import Prompts, Recording, Run
-from interp_hooks.model import HookedTransformer
-from interp_hooks.readout import MetricLike, Readout, better, reading
-from interp_hooks.recording import record
-from interp_hooks.results import Result
-from interp_hooks.sites import Site, at
+from interp_hooks.experiments.results.experiment import experiment
+from interp_hooks.experiments.results.result import Result
+from interp_hooks.experiments.sweeps import labels_of
+from interp_hooks.hooks.root_module import HookPoint
+from interp_hooks.interventions.readout import MetricLike, Readout, better, reading
+from interp_hooks.interventions.recording import record
+from interp_hooks.interventions.runs import Prompts, Recording, Run
+from interp_hooks.interventions.sites import Site, at
+from interp_hooks.model.transformer import HookedTransformer
 
 
 @experiment

@@ -13,12 +13,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from interp_hooks.experiment import experiment
-from interp_hooks.experiments.sweep import Direction, directed_runs, sweep_site
-from interp_hooks.interventions import Prompts
-from interp_hooks.model import HookedTransformer
-from interp_hooks.readout import MetricLike
-from interp_hooks.results import Result
+from interp_hooks.experiments.results.experiment import experiment
+from interp_hooks.experiments.results.result import Result
+from interp_hooks.experiments.sweeps import Direction, directed_runs, sweep_site
+from interp_hooks.interventions.readout import MetricLike
+from interp_hooks.interventions.runs import Prompts
+from interp_hooks.model.transformer import HookedTransformer
 
 
 @experiment

@@ -23,18 +23,18 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from interp_hooks.decomposition import embeddings
-from interp_hooks.edges import ATTENTION_INPUTS, READERS, SENDERS
 from interp_hooks.errors import BadInput, HookConflict, MetricError
-from interp_hooks.experiment import experiment, on_data
 from interp_hooks.experiments.frozen import FrozenRun, MLPs, Senders, places
-from interp_hooks.experiments.sweep import Direction, directed_runs, labels_of, on_model
-from interp_hooks.interpreter import Evaluation, evaluate, free_memory
-from interp_hooks.interventions import Intervention, Prompts, Run
-from interp_hooks.model import HookedTransformer
-from interp_hooks.readout import MetricLike, checked_score, metric_name, reading
-from interp_hooks.results import Result
-from interp_hooks.sites import Site, at
+from interp_hooks.experiments.results.experiment import experiment, on_data
+from interp_hooks.experiments.results.result import Result
+from interp_hooks.experiments.sweeps import Direction, directed_runs, labels_of, on_model
+from interp_hooks.interventions.edges import ATTENTION_INPUTS, READERS, SENDERS
+from interp_hooks.interventions.engine import Evaluation, evaluate, free_memory
+from interp_hooks.interventions.readout import MetricLike, checked_score, metric_name, reading
+from interp_hooks.interventions.runs import Intervention, Prompts, Run
+from interp_hooks.interventions.sites import Site, at
+from interp_hooks.model.cache.decomposition import embeddings
+from interp_hooks.model.transformer import HookedTransformer
 
 Sites = Site | Sequence[Site]
 

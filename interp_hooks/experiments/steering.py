@@ -22,17 +22,17 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp_hooks.arguments import checked
 from interp_hooks.errors import BadInput, HookDidNotFire
-from interp_hooks.experiment import experiment, on_data
-from interp_hooks.experiments.sweep import labels_of
-from interp_hooks.hooks import HookPoint
-from interp_hooks.interventions import Prompts, Run, as_run, orthonormal
-from interp_hooks.model import HookedTransformer
-from interp_hooks.readout import Readout
-from interp_hooks.recording import record
-from interp_hooks.results import Result
-from interp_hooks.sites import Site, at
+from interp_hooks.errors.arguments import checked
+from interp_hooks.experiments.results.experiment import experiment, on_data
+from interp_hooks.experiments.results.result import Result
+from interp_hooks.experiments.sweeps import labels_of
+from interp_hooks.hooks.root_module import HookPoint
+from interp_hooks.interventions.readout import Readout
+from interp_hooks.interventions.recording import record
+from interp_hooks.interventions.runs import Prompts, Run, as_run, orthonormal
+from interp_hooks.interventions.sites import Site, at
+from interp_hooks.model.transformer import HookedTransformer
 
 # --------------------------------------------------------------------------------------------------------------- places
 

@@ -17,13 +17,13 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from interp_hooks.experiment import experiment
-from interp_hooks.experiments.sweep import Direction, directed_runs, labels_of, sweep
-from interp_hooks.interventions import Intervention, Prompts, Run
-from interp_hooks.model import HookedTransformer
-from interp_hooks.readout import MetricLike
-from interp_hooks.results import Result
-from interp_hooks.sites import at
+from interp_hooks.experiments.results.experiment import experiment
+from interp_hooks.experiments.results.result import Result
+from interp_hooks.experiments.sweeps import Direction, directed_runs, labels_of, sweep
+from interp_hooks.interventions.readout import MetricLike
+from interp_hooks.interventions.runs import Intervention, Prompts, Run
+from interp_hooks.interventions.sites import at
+from interp_hooks.model.transformer import HookedTransformer
 
 Directions = Float[Tensor, "*n width"]
 

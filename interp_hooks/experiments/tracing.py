@@ -20,17 +20,17 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from interp_hooks.arguments import checked
 from interp_hooks.errors import BadInput
-from interp_hooks.experiment import experiment
-from interp_hooks.experiments.metrics import Prob
-from interp_hooks.experiments.sweep import labels_of, layers_around, on_model, sweep_runs
-from interp_hooks.interventions import Intervention, Prompts, Run, as_run
-from interp_hooks.model import HookedTransformer
-from interp_hooks.readout import MetricLike, Readout
-from interp_hooks.recording import record
-from interp_hooks.results import Result
-from interp_hooks.sites import at
+from interp_hooks.errors.arguments import checked
+from interp_hooks.experiments.results.experiment import experiment
+from interp_hooks.experiments.results.result import Result
+from interp_hooks.experiments.sweeps import labels_of, layers_around, on_model, sweep_runs
+from interp_hooks.interventions.metrics import Prob
+from interp_hooks.interventions.readout import MetricLike, Readout
+from interp_hooks.interventions.recording import record
+from interp_hooks.interventions.runs import Intervention, Prompts, Run, as_run
+from interp_hooks.interventions.sites import at
+from interp_hooks.model.transformer import HookedTransformer
 
 WINDOWS = {"attn_out": 10, "mlp_out": 10}  # layers restored together; of other sites one, as in the paper
 DEVIATIONS = 3.0  # the noise, in standard deviations of the subjects' embeddings

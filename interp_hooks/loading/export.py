@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from interp_hooks.components.norm import Norm
 from interp_hooks.errors import CheckpointError
 from interp_hooks.loading.families import FAMILIES
 from interp_hooks.loading.rules import Rule, axis_sizes, rules
-from interp_hooks.model import HookedTransformer
+from interp_hooks.model.components.norm import Norm
+from interp_hooks.model.transformer import HookedTransformer
 
 
 @torch.no_grad()

@@ -16,15 +16,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from interp_hooks.components.attention import Attention
-from interp_hooks.components.latent import LatentAttention
-from interp_hooks.components.mlp import MLP, GatedMLP
-from interp_hooks.components.moe import MoE
-from interp_hooks.components.norm import NoNorm, Norm
-from interp_hooks.config import FOLDED
 from interp_hooks.errors import ConfigError
-from interp_hooks.factored import FactoredMatrix
-from interp_hooks.model import HookedTransformer
+from interp_hooks.model.components.attention import Attention
+from interp_hooks.model.components.latent import LatentAttention
+from interp_hooks.model.components.mlp import MLP, GatedMLP
+from interp_hooks.model.components.moe import MoE
+from interp_hooks.model.components.norm import NoNorm, Norm
+from interp_hooks.model.config import FOLDED
+from interp_hooks.model.factored import FactoredMatrix
+from interp_hooks.model.transformer import HookedTransformer
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,13 +24,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from interp_hooks.compat.config_fields import KNOWN, in_our_words
-from interp_hooks.config import HookedTransformerConfig
 from interp_hooks.errors import CheckpointError, ConfigError, UnsupportedConfig, WeightMismatch, nearest
 from interp_hooks.loading.guard import Family
 from interp_hooks.loading.load import adopt, default_device
 from interp_hooks.loading.rules import Table
-from interp_hooks.model import HookedTransformer
+from interp_hooks.model.config import HookedTransformerConfig
+from interp_hooks.model.field_names import KNOWN, in_our_words
+from interp_hooks.model.transformer import HookedTransformer
 
 
 def from_checkpoint(

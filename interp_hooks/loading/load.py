@@ -16,8 +16,6 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from interp_hooks.components.weights import lies_like
-from interp_hooks.config import HookedTransformerConfig, as_dtype
 from interp_hooks.errors import (
     BadInput,
     CheckpointError,
@@ -32,8 +30,10 @@ from interp_hooks.loading.folding import Processing, process
 from interp_hooks.loading.guard import Family
 from interp_hooks.loading.rules import Rule, axis_sizes, rules
 from interp_hooks.loading.source import Source
-from interp_hooks.model import HookedTransformer
-from interp_hooks.tokens import PaddingSide
+from interp_hooks.model.components.weights import lies_like
+from interp_hooks.model.config import HookedTransformerConfig, as_dtype
+from interp_hooks.model.tokens import PaddingSide
+from interp_hooks.model.transformer import HookedTransformer
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,15 +18,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp_hooks.config import HookedTransformerConfig
 from interp_hooks.errors import BadInput, CheckpointError, ConfigError, WeightMismatch, nearest
 from interp_hooks.loading.folding import Processing, process
 from interp_hooks.loading.formats import TRANSFORMER_LENS, from_checkpoint, lens_name, with_gate_biases
 from interp_hooks.loading.load import LoadOptions
 from interp_hooks.loading.source import TOKENIZER_FILES, bundled
-from interp_hooks.model import HookedTransformer
-from interp_hooks.tensor_files import write_tensors
-from interp_hooks.tokens import PaddingSide
+from interp_hooks.model.config import HookedTransformerConfig
+from interp_hooks.model.tensor_files import write_tensors
+from interp_hooks.model.tokens import PaddingSide
+from interp_hooks.model.transformer import HookedTransformer
 
 FORMAT = 1
 CONFIG, WEIGHTS = "hooked_transformer.json", "hooked_transformer.safetensors"

@@ -16,12 +16,12 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from interp_hooks.components.attention import AttentionCore
-from interp_hooks.config import as_dtype
 from interp_hooks.errors import BadInput
 from interp_hooks.loading.load import family_of
 from interp_hooks.loading.source import Source
-from interp_hooks.model import HookedTransformer
+from interp_hooks.model.components.attention import AttentionCore
+from interp_hooks.model.config import as_dtype
+from interp_hooks.model.transformer import HookedTransformer
 
 TEXT = (
     "When Mary and John went to the store, John gave a drink to Mary. The old lighthouse had been empty for 40 years, "

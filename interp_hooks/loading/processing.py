@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from interp_hooks.components.norm import Norm
-from interp_hooks.config import FOLDED, HookedTransformerConfig
 from interp_hooks.errors import CheckpointError, ConfigError
 from interp_hooks.loading.folding import STEPS, Processing, fold_ln, process
 from interp_hooks.loading.formats import COMPILED, TRANSFORMER_LENS, from_checkpoint, recognise
-from interp_hooks.model import HookedTransformer
+from interp_hooks.model.components.norm import Norm
+from interp_hooks.model.config import FOLDED, HookedTransformerConfig
+from interp_hooks.model.transformer import HookedTransformer
 
 StateDict = Mapping[str, Tensor]
 

@@ -26,8 +26,8 @@ import torch
 from einops import EinopsError, rearrange
 from torch import Tensor
 
-from interp_hooks.config import HookedTransformerConfig
 from interp_hooks.errors import WeightMismatch
+from interp_hooks.model.config import HookedTransformerConfig
 
 Table = dict[str, str | None]
 

@@ -17,8 +17,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from interp_hooks import HookedTransformer, HookPoint, Intervention, Mean, Readout, Resample, Run, Site, at
-from interp_hooks.interpreter import evaluation
-from interp_hooks.readout import Metric
+from interp_hooks.interventions.engine import evaluation
+from interp_hooks.interventions.readout import Metric
 from tests.tiny import CUSTOM, assert_close, build, random_tokens, unchecked_types
 
 RTOL = 1e-10  # of the largest value: float64, and stacked runs or another kernel may sum in another order

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from interp_hooks import HookedTransformer
-from interp_hooks.known import handmade
+from interp_hooks.ground_truth import handmade
 from tests.tiny import build
 
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from interp_hooks import HookedTransformer, HookPoint, LogitDiff, LogProb, Result, at, patch
 from interp_hooks.errors import BadInput, MetricError, UnknownHook
-from interp_hooks.experiments.agreement import Agreement, agreement
 from interp_hooks.experiments.attribution import attribution_patch, attribution_patches
+from interp_hooks.experiments.estimates import Agreement, agreement
 from tests.experiments.by_hand import OTHER, RTOL, TOKENS, left_alone, model_of, put, rows_counted, word_tokenizer
 from tests.experiments.gates import gate, linear, output
 from tests.tiny import ARCHITECTURES, assert_close, build, distance, hooked, unchecked_types

@@ -9,7 +9,7 @@ from interp_hooks import HookedTransformer, Intervention, LogitDiff, Run, ablate
 from interp_hooks.errors import BadInput
 from interp_hooks.experiments.ablation import mean_activations, noised_activations
 from interp_hooks.experiments.moments import moments
-from interp_hooks.recording import record
+from interp_hooks.interventions.recording import record
 from tests.experiments import gates
 from tests.experiments.by_hand import OTHER, RTOL, TOKENS, left_alone, model_of, value_at, word_tokenizer
 from tests.tiny import ARCHITECTURES, assert_close, build, hooked, random_tokens, unchecked_types

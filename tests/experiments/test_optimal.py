@@ -9,8 +9,8 @@ from torch import Tensor
 from interp_hooks import Intervention, LogitDiff, LogProb, Run, ablate, at, evaluate
 from interp_hooks.errors import BadInput, MetricError
 from interp_hooks.experiments import optimal
-from interp_hooks.experiments.metrics import KL, Accuracy, Loss, Rank
 from interp_hooks.experiments.optimal import optimal_ablation, optimal_constants
+from interp_hooks.interventions.metrics import KL, Accuracy, Loss, Rank
 from tests.experiments import gates
 from tests.experiments.by_hand import OTHER, TOKENS, left_alone, model_of, value_at, word_tokenizer
 from tests.tiny import ARCHITECTURES, assert_close, build, hooked, random_tokens, unchecked_types

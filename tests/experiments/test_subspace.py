@@ -9,7 +9,7 @@ from torch import Tensor
 from interp_hooks import Intervention, LogitDiff, Run, at, evaluate, patch, sweep
 from interp_hooks.errors import BadInput
 from interp_hooks.experiments.subspace import patch_along
-from interp_hooks.interventions import orthonormal, swapped
+from interp_hooks.interventions.runs import orthonormal, swapped
 from tests.experiments.by_hand import OTHER, RTOL, TOKENS, left_alone, logits_of, model_of, value_at
 from tests.experiments.gates import linear
 from tests.tiny import assert_close, unchecked_types
@@ -162,6 +162,6 @@ def test_mistakes_are_told_and_leave_the_model_alone(what: str) -> None:
 
 
 def test_a_basis_that_is_not_orthonormal_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("interp_hooks.interventions.orthonormal", lambda directions: directions.reshape(-1, 12))
+    monkeypatch.setattr("interp_hooks.interventions.runs.orthonormal", lambda directions: directions.reshape(-1, 12))
     with pytest.raises(AssertionError, match="relative difference"):
         test_an_interchange_is_the_patch_of_the_swapped_value(*SITES[0])

@@ -9,8 +9,8 @@ from torch import Tensor
 from interp_hooks import HookedTransformer, LogitDiff, Run
 from interp_hooks.errors import BadInput, UnknownHook
 from interp_hooks.experiments import tracing
-from interp_hooks.experiments.metrics import Prob
 from interp_hooks.experiments.tracing import causal_trace, subject_tokens
+from interp_hooks.interventions.metrics import Prob
 from tests.experiments.by_hand import RTOL, TOKENS, left_alone, logits_of, model_of, word_tokenizer
 from tests.tiny import CUSTOM, assert_close, build, hooked, unchecked_types
 

@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from interp_hooks import HookedTransformer, HookedTransformerConfig
-from interp_hooks.config import ExpertsConfig
 from interp_hooks.errors import CheckpointError, ConfigError, UnsupportedConfig, WeightMismatch
 from interp_hooks.loading.formats import from_checkpoint
+from interp_hooks.model.config import ExpertsConfig
 from tests.tiny import assert_close, build, our_logits, random_tokens, redraw, unchecked_types
 
 SIZES = dict(n_layer=2, n_head=3, n_embd=12, vocab_size=23, block_size=10)

@@ -19,8 +19,8 @@ from interp_hooks.errors import (
     UnsupportedConfig,
     WeightMismatch,
 )
+from tests.model.test_tokens import word_tokenizer
 from tests.test_families import build as build_family
-from tests.test_tokens import word_tokenizer
 from tests.tiny import (
     D_VOCAB,
     FAMILY_CONFIGS,

@@ -11,7 +11,7 @@ import torch
 from interp_hooks import HookedTransformer
 from interp_hooks.errors import BadInput, CheckpointError, WeightMismatch
 from interp_hooks.loading.native import CONFIG, WEIGHTS
-from tests.test_tokens import word_tokenizer
+from tests.model.test_tokens import word_tokenizer
 from tests.tiny import (
     ARCHITECTURES,
     assert_close,

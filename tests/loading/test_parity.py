@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from interp_hooks import HookedTransformer
-from interp_hooks.components.attention import AttentionCore
-from interp_hooks.components.block import TransformerBlock
-from interp_hooks.components.moe import Experts
 from interp_hooks.errors import BadInput, CheckpointError, ConfigError
 from interp_hooks.loading.parity import TOLERANCE, Report, invariants, verify, verify_checkpoint
+from interp_hooks.model.components.attention import AttentionCore
+from interp_hooks.model.components.block import TransformerBlock
+from interp_hooks.model.components.moe import Experts
 from tests.test_families import build as build_member
 from tests.test_families import member
 from tests.tiny import FAMILY_CONFIGS, build_hf, convert, fresh_hf, hooked, random_tokens, shared_hf
-from tests.viz.small import save_checkpoint
+from tests.views.small import save_checkpoint
 
 TOKENS = random_tokens(batch=2, pos=9)
 MEMBERS = ["gpt2", "neox", "llama", "mixtral", "deepseek-v3", "gpt-oss", "bert", "olmo2"]

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from interp_hooks import HookedTransformer
-from interp_hooks.components.norm import Norm
 from interp_hooks.errors import CheckpointError, ConfigError, WeightMismatch
 from interp_hooks.loading.folding import STEPS, Processing, process
 from interp_hooks.loading.processing import fold_layer_norm, load_and_process, one_step
+from interp_hooks.model.components.norm import Norm
 from tests.tiny import CUSTOM, assert_close, build, log_probs, our_logits, random_tokens, redraw
 
 EXACT = 1e-9  # of log-probabilities, in float64

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from interp_hooks import HookedTransformer
 from interp_hooks.errors import BadInput, CheckpointError
 from interp_hooks.loading.training_steps import checkpoint_labels
-from tests.test_tokens import word_tokenizer
+from tests.model.test_tokens import word_tokenizer
 from tests.tiny import FAMILY_CONFIGS, build, build_hf, fresh_hf
 
 SHAS = {"main": "a" * 40, "step0": "b" * 40, "step512": "c" * 40, "step143000": "d" * 40}

@@ -7,11 +7,11 @@ ERNIE 4.5 (Baidu 2025) scores with a softmax. Some layers are dense, the others 
 from dataclasses import replace
 from typing import Any
 
-from interp_hooks.config import ExpertsConfig
 from interp_hooks.loading.families.llama import LLAMA
 from interp_hooks.loading.families.moe import LAYER, TRAINING_ONLY, expert_weights, shared_expert_weights
 from interp_hooks.loading.families.qwen import QK_NORM
 from interp_hooks.loading.families.shared import head_width, rotary, windows
+from interp_hooks.model.config import ExpertsConfig
 
 
 def _experts(hf: Any) -> ExpertsConfig:

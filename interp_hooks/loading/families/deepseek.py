@@ -8,11 +8,11 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from interp_hooks.config import ExpertsConfig
 from interp_hooks.loading.families.llama import LLAMA
 from interp_hooks.loading.families.moe import expert_weights, shared_expert_weights
 from interp_hooks.loading.families.shared import activation, rotary
 from interp_hooks.loading.guard import Family
+from interp_hooks.model.config import ExpertsConfig
 
 
 def _config(hf: Any) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from interp_hooks.config import ExpertsConfig
 from interp_hooks.loading.rules import Table
+from interp_hooks.model.config import ExpertsConfig
 
 LAYER = "model.layers.{i}"
 _OURS = "blocks.{i}.mlp"

@@ -5,11 +5,11 @@ Qwen3 (Yang et al. 2025) without it but with normalized queries and keys. Some l
 from dataclasses import replace
 from typing import Any
 
-from interp_hooks.config import ExpertsConfig
 from interp_hooks.loading.families.llama import LLAMA
 from interp_hooks.loading.families.moe import LAYER, TRAINING_ONLY, expert_weights, shared_expert_weights
 from interp_hooks.loading.families.qwen import QK_NORM
 from interp_hooks.loading.families.shared import windows
+from interp_hooks.model.config import ExpertsConfig
 
 
 def _experts(hf: Any) -> ExpertsConfig:

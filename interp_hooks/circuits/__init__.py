@@ -1,0 +1,27 @@
+"""Which edges matter? Graphs, circuits, how they are found, and how claims about them are tested."""
+
+from interp_hooks import lazily
+
+__getattr__, __all__ = lazily(
+    __name__,
+    {
+        "graph": ["Circuit", "ComputationGraph"],
+        "discovery": ["acdc", "eap", "eap_ig", "mask_gradient", "node_attribution"],
+        "measures": [
+            "circuit_metric",
+            "curve_areas",
+            "faithfulness",
+            "faithfulness_curve",
+            "random_baseline",
+            "random_circuit",
+            "roc_auc",
+        ],
+        "subsets": ["completeness", "greedy_subset", "minimality", "node_subsets", "random_subsets"],
+        "hypotheses": ["Hypothesis", "Node"],
+        "scrubbing": ["scrub"],
+    },
+)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,315 @@
+"""Passes in which any edges take what their writers write elsewhere, all of them at once.
+
+    reader's input += sum over writers of  mask[writer, reader] * (written in the source - written in this pass)
+
+It is what `Intervention(writer, source, into=reader, mask=...)` does for one pair of hooks, with all writers stacked:
+one product for each hook that reads. Several masks are passed one below the other, and a pass begins at the first
+layer that it changes; what is written before that is the same in all of them.
+
+Where readers are told apart by position, each position of a prompt has the masks of its own readers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from interp_hooks.circuits.graph import Circuit, ComputationGraph
+from interp_hooks.circuits.layout import Part, position_number
+from interp_hooks.errors import BadInput, MetricError
+from interp_hooks.experiments.sweeps import on_model, paired_runs
+from interp_hooks.hooks.points import HookPoint
+from interp_hooks.interventions.edges import Edge, scale_hook
+from interp_hooks.interventions.engine import free_memory
+from interp_hooks.interventions.readout import MetricLike, Readout, checked_score, reading
+from interp_hooks.interventions.recording import record
+from interp_hooks.interventions.runs import Intervention, Mean, Prompts, Recording, Recordings, Run, Source, as_run
+from interp_hooks.interventions.sites import at
+from interp_hooks.model.transformer import HookedTransformer
+
+Ablation = Literal["corrupt", "zero", "mean", "position_mean"]
+Positions = Mapping[str, int | Tensor] | Sequence[int]
+
+
+def ablated_runs(
+    model: HookedTransformer, clean: Prompts, corrupt: Prompts | None, ablation: Ablation | Source
+) -> tuple[Run, Source]:
+    """The clean run, and where ablated edges take their values from.
+
+    Raises:
+        BadInput: an unknown ablation, corrupt prompts that are missing, or that do not correspond to the clean ones;
+            means by position of prompts that are not all of one length.
+    """
+    if not isinstance(ablation, str):
+        return as_run(model, clean), ablation
+    if ablation not in get_args(Ablation):
+        raise BadInput(f"ablation must be {', '.join(map(repr, get_args(Ablation)))} or a source, got {ablation!r}")
+    if ablation == "zero":
+        return as_run(model, clean), 0.0
+    if corrupt is None:
+        raise BadInput(f"ablation={ablation!r} needs corrupt prompts")
+    if ablation == "corrupt":
+        return paired_runs(model, clean, corrupt, ("clean", "corrupt"))
+    run, other = as_run(model, clean), as_run(model, corrupt)
+    by_position = ablation == "position_mean"
+    if by_position and len({tuple(row) for one in (run, other) for row in one.real.tolist()}) > 1:
+        raise BadInput(
+            "ablation='position_mean' needs clean and corrupt prompts all of one length: of others, positions do not "
+            "correspond; use 'mean', or prompts of one template"
+        )
+    return run, Mean(other, per_position=by_position)
+
+
+class Setting(NamedTuple):
+    """What edges are ablated in, with nothing left to look up: arguments of experiments on data."""
+
+    run: Run
+    source: Source
+    metric: MetricLike
+    positions: Mapping[str, int | Tensor] | None
+
+    def graph(self, model: HookedTransformer) -> ComputationGraph:
+        """The model's graph, with these positions told apart."""
+        return ComputationGraph(model, self.positions or ())
+
+
+def setting(
+    model: HookedTransformer,
+    clean: Prompts,
+    corrupt: Prompts | None,
+    metric: MetricLike,
+    ablation: Ablation | Source,
+    positions: Positions | None,
+) -> Setting:
+    """The setting that users describe.
+
+    Raises:
+        BadInput: as `ablated_runs`, or a list of positions that are no ints or not all different.
+    """
+    run, source = ablated_runs(model, clean, corrupt, ablation)
+    if positions is not None and not isinstance(positions, Mapping):
+        numbers = [position_number(pos) for pos in positions]
+        positions = {str(pos): pos for pos in numbers}
+        if len(positions) < len(numbers):
+            raise BadInput(f"expected positions that are all different, got {numbers}")
+    return Setting(run, source, on_model(model, metric), positions)
+
+
+def label_places(run: Run, positions: Mapping[str, int | Tensor]) -> Int[Tensor, "batch pos"]:
+    """For each token the number of the position that it is at, len(positions) for the rest.
+
+    Raises:
+        BadInput: a position outside a prompt or in its padding, or two that are the same token of a prompt.
+    """
+    rest = len(positions)
+    places = torch.full(run.tokens.shape, rest, device=run.tokens.device)
+    for number, (label, pos) in enumerate(positions.items()):
+        index = Readout(pos=pos).positions(run)
+        if len(padding := (~run.real.gather(1, index)[:, 0]).nonzero()):
+            raise BadInput(
+                f"the position {label!r} is padding in prompt {int(padding[0])}; count from the end, as in -1"
+            )
+        taken = places.gather(1, index)[:, 0]
+        if bool((taken != rest).any()):
+            row = int((taken != rest).nonzero()[0])
+            raise BadInput(
+                f"the positions {list(positions)[int(taken[row])]!r} and {label!r} are the same token of prompt {row}; "
+                "a token can have one of these names"
+            )
+        places.scatter_(1, index, number)
+    return places
+
+
+def stacked(graph: ComputationGraph, circuits: Iterable[Circuit]) -> Bool[Tensor, "circuit writer reader"]:
+    """Which edges of the graph each of the circuits has.
+
+    Raises:
+        BadInput: one of another graph.
+    """
+    for circuit in circuits:
+        named = circuit.graph.layout.positions
+        if named and not graph.layout.positions:
+            raise BadInput(
+                f"the circuit tells positions apart: say where {', '.join(named)} are in these prompts with positions="
+            )
+        if circuit.graph != graph:
+            raise BadInput(f"the circuit is of {circuit.graph}, the model's is {graph}")
+    return torch.stack([circuit.kept for circuit in circuits])
+
+
+class MaskedEdges:
+    """Passes over one run in which edges take values of a source, and what all of them have in common."""
+
+    def __init__(
+        self,
+        model: HookedTransformer,
+        run: Run,
+        source: Source,
+        metric: MetricLike,
+        positions: Mapping[str, int | Tensor] | None = None,
+    ) -> None:
+        self.model, self.run, self.source = model, run, source
+        self.graph = ComputationGraph(model, positions or ())
+        self.places = label_places(run, positions) if positions else torch.zeros(1, 1, dtype=torch.long)
+        self.readout, self._score = reading(model, metric)
+        self.recordings = Recordings(model)
+        other = Intervention(at("blocks.0.hook_resid_pre"), source).source_run
+        if other is not None:
+            self.recordings.runs[other.key] = record(model, other, self.written)
+
+    @property
+    def written(self) -> list[str]:
+        """The hooks that show what writers write."""
+        hooks = [part.hook for part in self.graph.writer_parts]
+        return [*hooks, *filter(None, (scale_hook(self.model, hook) for hook in hooks))]
+
+    def edges_of(self, part: Part, copies: int) -> list[Edge]:
+        """For each copy of the prompts, what takes note of the change in what some writers write."""
+        last = self.graph.reader_parts[-1].hook
+        made = Intervention(at(part.hook), self.source, into=at(last))
+        return [Edge(self.model, made, self.recordings, 0) for _ in range(copies)]
+
+    def changes_from(self, values: Recording) -> Float[Tensor, "batch pos writer d_model"]:
+        """What every writer writes in the source, less what it writes in a pass with these values at `written`."""
+        changes = []
+        for part in self.graph.writer_parts:
+            (edge,) = self.edges_of(part, 1)
+            edge.send(values[part.hook], self.model.hook_dict[part.hook])
+            scale = scale_hook(self.model, part.hook)
+            if scale is not None:
+                edge.send_normalized(values[scale], self.model.hook_dict[scale])
+            assert edge.change is not None
+            changes.append(edge.change.to(self.model.device))
+        return torch.cat(changes, dim=2)
+
+    @cached_property
+    def unchanged(self) -> Recording:
+        """The run left alone: what is written, and the stream as it enters each layer."""
+        streams = [f"blocks.{layer}.hook_resid_pre" for layer in range(self.model.cfg.n_layers)]
+        return record(self.model, self.run, [*self.written, *streams])
+
+    @cached_property
+    def changes(self) -> Float[Tensor, "batch pos writer d_model"]:
+        """`changes_from` the run left alone."""
+        with torch.no_grad():
+            return self.changes_from(self.unchanged)
+
+    def summed(self, products: Float[Tensor, "batch pos writer name"]) -> Float[Tensor, "writer reader"]:
+        """The sum over prompts and tokens, by the position that the readers of these names are at."""
+        at = torch.nn.functional.one_hot(self.places.to(products.device), len(self.graph.layout.labels))
+        at = at.double().expand(*products.shape[:2], -1)
+        return torch.einsum("bpwn,bpl->wnl", products.double(), at).flatten(1)
+
+    def of_circuits(self, circuits: Sequence[Circuit]) -> Float[Tensor, "circuit prompt"]:
+        """The metric where nothing but the edges of a circuit is as in the run.
+
+        Raises:
+            BadInput: a circuit of another graph.
+        """
+        return self.of_kept(stacked(self.graph, circuits))
+
+    def of_kept(self, kept: Bool[Tensor, "circuit writer reader"]) -> Float[Tensor, "circuit prompt"]:
+        """The same for circuits by which edges they have."""
+        return self.scores((self.graph.exists & ~kept).to(self.model.dtype))
+
+    def scores(self, masks: Float[Tensor, "circuit writer reader"]) -> Float[Tensor, "circuit prompt"]:
+        """The metric with each of these masks: 0 leaves an edge as it is, 1 replaces what it carries.
+
+        It can be differentiated with respect to masks that require a gradient. One number for all prompts counts as one
+        prompt, as everywhere.
+
+        Raises:
+            MetricError: the metric gives another number of numbers, or nan.
+        """
+        cfg, (batch, length) = self.model.cfg, self.run.tokens.shape
+        vectors = 2 * len(self.graph.writers) + 6 * (cfg.n_heads + 2 * cfg.n_key_value_heads)
+        one = batch * length * vectors * cfg.d_model * torch.finfo(self.model.dtype).bits // 8
+        together = max(1, free_memory(self.model) // one)
+        with torch.set_grad_enabled(masks.requires_grad):
+            return torch.cat([self._scores(some) for some in masks.split(int(together))])
+
+    def _scores(self, masks: Float[Tensor, "circuit writer reader"]) -> Float[Tensor, "circuit prompt"]:
+        copies, run, n_layers = len(masks), self.run, self.model.cfg.n_layers
+        done = _Pass(self, masks)
+        reads = None if self.readout.pos is None else self.readout.positions(run)
+        arguments: dict[str, Any] = {} if reads is None else {"logits_pos": reads.repeat(copies, 1)}
+        entering = run.tokens
+        if done.start:
+            entering = self.unchanged[f"blocks.{done.start}.hook_resid_pre"]
+            arguments["start_at_layer"] = done.start
+        stream = self.model.run_with_hooks(
+            entering.repeat(copies, *[1] * (entering.ndim - 1)),
+            attention_mask=None if run.attention_mask is None else run.attention_mask.repeat(copies, 1),
+            fwd_hooks=done.hooks,
+            stop_at_layer=n_layers,
+            **arguments,
+        )
+        logits = (self.readout.read if reads is None else self.readout.read_there)(self.model, stream, run)
+        scores = [checked_score(self._score(one), "a circuit") for one in logits.chunk(copies)]
+        if scores[0].ndim > 1 or scores[0].numel() not in (1, len(run.tokens)):
+            expected = f"one number for each prompt, of which there are {len(run.tokens)}, or one for all"
+            raise MetricError(f"the metric must give {expected}, got shape {list(scores[0].shape)}")
+        return torch.stack([score.reshape(-1) for score in scores])
+
+
+class _Pass:
+    """What hooks do during one pass over copies of the prompts, one for each mask."""
+
+    def __init__(self, edges: MaskedEdges, masks: Float[Tensor, "circuit writer reader"]) -> None:
+        self.edges, self.masks, graph = edges, masks, edges.graph
+        touched = graph.exists if masks.requires_grad else (masks != 0).any(0)
+        readers = [part for part in graph.reader_parts if bool(touched[:, part.places].any())]
+        writers = [part for part in graph.writer_parts if bool(touched[part.places].any())]
+        self.start = min((part.layer for part in readers), default=0)
+        self.room = sum(len(part.names) for part in writers)
+        self.rows: list[int] = []  # the writers of `changes`, which has room for all of them
+        self.changes: Float[Tensor, "circuit batch pos writer d_model"] | None = None
+        if early := [row for part in writers if part.layer < self.start for row in part.rows]:
+            self._add(early, edges.changes[:, :, early].expand(len(masks), -1, -1, -1, -1))
+        sending = [hook for part in writers if part.layer >= self.start for hook in self._sending(part)]
+        self.hooks = [*sending, *((part.hook, self._receiving(part)) for part in readers)]
+
+    def _add(self, rows: Sequence[int], change: Float[Tensor, "circuit batch pos writer d_model"]) -> None:
+        """Take note of what reaches readers from these writers; in place unless it is to be differentiated."""
+        before = len(self.rows)
+        self.rows.extend(rows)
+        if self.masks.requires_grad:
+            self.changes = change if self.changes is None else torch.cat((self.changes.to(change), change), dim=3)
+            return
+        if self.changes is None:
+            self.changes = change.new_empty(*change.shape[:3], self.room, change.shape[4])
+        self.changes[:, :, :, before : len(self.rows)] = change
+
+    def _sending(self, part: Part) -> list[tuple[str, Callable[..., None]]]:
+        """At the hook of some writers, and at the norm after it if there is one."""
+        copies = self.edges.edges_of(part, len(self.masks))
+
+        def noted(send: Callable[[Edge], Callable[..., None]], last: bool) -> Callable[..., None]:
+            def act(value: Tensor, hook: HookPoint) -> None:
+                for edge, rows in zip(copies, value.unflatten(0, (len(copies), -1)), strict=True):
+                    send(edge)(rows, hook)
+                if last:
+                    self._add(part.rows, torch.stack([edge.change for edge in copies if edge.change is not None]))
+
+            return act
+
+        scale = scale_hook(self.edges.model, part.hook)
+        written = (part.hook, noted(lambda edge: edge.send, scale is None))
+        return [written] if scale is None else [written, (scale, noted(lambda edge: edge.send_normalized, True))]
+
+    def _receiving(self, part: Part) -> Callable[..., Tensor]:
+        def act(value: Tensor, hook: HookPoint) -> Tensor:
+            assert self.changes is not None
+            masks = self.masks[:, self.rows, part.places].to(value).unflatten(-1, (len(part.names), len(part.labels)))
+            weight = masks[..., self.edges.places.to(value.device)].permute(
+                0, 3, 4, 2, 1
+            )  # circuit batch pos reader row
+            received = (weight @ self.changes[:, :, :, : len(self.rows)].to(value)).flatten(0, 1)
+            return value + (received if "head" in hook.axes else received[:, :, 0])
+
+        return act

@@ -1,0 +1,274 @@
+"""Is this the circuit? The metric F of a circuit C alone, everything outside it ablated, beside that of the model M.
+
+    faithfulness   (F(C) - F(empty)) / (F(M) - F(empty)), of means over prompts: 1 if nothing outside is needed
+    curve          the same for the top edges of a ranking, from 0.1 % of them to all: areas CPR and CMD
+    random         the same for random circuits of as many edges
+    roc_auc        how well scores tell the edges of a known circuit from all others
+
+Faithfulness: Wang et al. 2022, arxiv.org/abs/2211.00593. The areas: Mueller et al. 2025, arxiv.org/abs/2504.13151. What
+"ablated" means changes the numbers (Miller, Chughtai and Saunders 2024, arxiv.org/abs/2407.08734): `ablation` is that
+of `discovery.eap`. `completeness` has what a faithful circuit may still fail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from interp_hooks.circuits.graph import Circuit, ComputationGraph
+from interp_hooks.circuits.masked_edges import Ablation, MaskedEdges, Positions, Setting, setting, stacked
+from interp_hooks.errors import BadInput
+from interp_hooks.errors.arguments import checked
+from interp_hooks.experiments.results.experiment import experiment, on_data
+from interp_hooks.experiments.results.result import Result
+from interp_hooks.interventions.readout import MetricLike, metric_name
+from interp_hooks.interventions.runs import Prompts, Run, Source
+from interp_hooks.model.transformer import HookedTransformer
+
+GRID = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+
+
+@on_data
+def circuit_values(
+    model: HookedTransformer,
+    run: Run,
+    source: Source,
+    metric: MetricLike,
+    positions: Mapping[str, int | Tensor] | None,
+    axis: str,
+    labels: Sequence[Any],
+    kept: Bool[Tensor, "circuit writer reader"],
+) -> Result:
+    """The metric of circuits by which edges they have, between that of no edge and that of the model."""
+    edges = MaskedEdges(model, run, source, metric, positions)
+    ends = torch.stack([torch.zeros_like(edges.graph.exists), edges.graph.exists])
+    empty, whole, *values = edges.of_kept(torch.cat([ends, kept]))
+    return Result(
+        metric=metric_name(metric),
+        axes={axis: list(labels)},
+        values=torch.stack(values),
+        baselines={"empty": empty, "model": whole},
+        scale=("empty", "model"),
+    )
+
+
+def _values(model: HookedTransformer, data: Setting, axis: str, circuits: Mapping[Any, Circuit]) -> Result:
+    if not circuits:
+        raise BadInput("expected at least one circuit, got none")
+    kept = stacked(data.graph(model), circuits.values())
+    return circuit_values(model, *data, axis, list(circuits), kept)
+
+
+@checked
+def circuit_metric(
+    model: HookedTransformer,
+    circuit: Circuit,
+    clean: Prompts,
+    corrupt: Prompts | None,
+    metric: MetricLike,
+    *,
+    ablation: Ablation | Source = "corrupt",
+    positions: Positions | None = None,
+) -> Float[Tensor, " prompt"]:
+    """The metric on the clean prompts if every edge outside the circuit carries its ablated value.
+
+    All edges give the model, none gives the corrupt run. A circuit that tells positions apart needs `positions`, those
+    of `discovery.eap`, which say where they are in these prompts. It takes a pass over the source of the ablated
+    values, if there is one, and one over the circuit.
+
+    Raises:
+        BadInput: a circuit of another graph, or prompts that do not correspond.
+        MetricError: the metric is not one number for each prompt, or nan.
+    """
+    return MaskedEdges(model, *setting(model, clean, corrupt, metric, ablation, positions)).of_circuits([circuit])[0]
+
+
+@experiment
+def faithfulness(
+    model: HookedTransformer,
+    circuits: Circuit | Mapping[str, Circuit],
+    clean: Prompts,
+    corrupt: Prompts | None,
+    metric: MetricLike,
+    *,
+    ablation: Ablation | Source = "corrupt",
+    positions: Positions | None = None,
+) -> Result:
+    """The metric of one circuit, or several by name: a result with the axis "circuit".
+
+    `recovered_fraction` is the normalised faithfulness, a ratio of means over prompts, 0 for no edge and 1 for the
+    model; `interval(recovered=True)` gives its bootstrap interval. The raw one is `values`, beside the baselines
+    "model" and "empty".
+
+    Raises:
+        BadInput, MetricError: as `circuit_metric`.
+    """
+    named = {"circuit": circuits} if isinstance(circuits, Circuit) else circuits
+    return _values(model, setting(model, clean, corrupt, metric, ablation, positions), "circuit", named)
+
+
+# --------------------------------------------------------------------------------------------------- rankings of edges
+
+
+@experiment
+def faithfulness_curve(
+    model: HookedTransformer,
+    ranking: Circuit,
+    clean: Prompts,
+    corrupt: Prompts | None,
+    metric: MetricLike,
+    *,
+    fractions: Sequence[float] = GRID,
+    absolute: bool = False,
+    prune: bool = True,
+    ablation: Ablation | Source = "corrupt",
+    positions: Positions | None = None,
+) -> Result:
+    """The metric of the top edges of a ranking, for several fractions of all edges: a result with the axis "fraction".
+
+    `ranking` has a score for every edge, the highest of which (with `absolute` the largest) come first; dead ends are
+    removed from what is chosen, unless `prune` is off. `curve_areas` of the result sums it up: CPR of a ranking by
+    score, CMD of one by size.
+
+    Raises:
+        BadInput: a ranking that lacks edges or scores, or fractions that do not ascend from 0 to 1; else as
+            `circuit_metric`.
+    """
+    total = len(ranking.graph)
+    if len(ranking) < total:
+        raise BadInput(f"ranking must have a score for each of the {total} edges of its graph, got {len(ranking)}")
+    _check_fractions(fractions)
+    chosen = {fraction: ranking.top(round(fraction * total), absolute=absolute) for fraction in fractions}
+    circuits = {fraction: top.pruned() if prune else top for fraction, top in chosen.items()}
+    return _values(model, setting(model, clean, corrupt, metric, ablation, positions), "fraction", circuits)
+
+
+def _check_fractions(fractions: Sequence[float]) -> None:
+    listed = list(fractions)
+    if not listed or listed != sorted(set(listed)) or not 0 <= listed[0] <= listed[-1] <= 1:
+        raise BadInput(f"fractions must ascend from 0 to at most 1, got {listed}")
+
+
+def _refuse_no_difference(result: Result) -> None:
+    if result.nothing_to_recover:
+        raise BadInput(f"no circuit is more or less faithful than another here: {result.note}")
+
+
+class Areas(NamedTuple):
+    """Of a curve f(k): `cpr`, the integral of f, and `cmd`, that of |1 - f|."""
+
+    cpr: float
+    cmd: float
+
+
+@checked
+def curve_areas(curve: Result) -> Areas:
+    """The areas under the faithfulness f(k) over fractions k of edges, and between it and 1, by the trapezoid rule.
+
+    k is not on a logarithmic scale, and what is left of the first fraction does not count: f = 1 gives a `cpr` of 0.999
+    on the usual grid.
+
+    Raises:
+        BadInput: a result without the axis "fraction" (as `faithfulness_curve` gives it), with a single fraction, or of
+            a model whose metric is that of no edge.
+    """
+    if list(curve.axes) != ["fraction"] or len(curve.axes["fraction"]) < 2:
+        came = dict(curve.axes)
+        raise BadInput(f"expected what faithfulness_curve gives, at two fractions or more, got a result with {came}")
+    _refuse_no_difference(curve)
+    fractions = torch.tensor(list(curve.axes["fraction"]), dtype=torch.float64)
+    recovered = curve.recovered_fraction.double().cpu()
+    return Areas(*(float(torch.trapezoid(y, fractions)) for y in (recovered, (1 - recovered).abs())))
+
+
+@checked
+def roc_auc(ranking: Circuit, true: Circuit, *, absolute: bool = False) -> float:
+    """The chance that an edge of the true circuit has a higher score than another edge; equal scores count half.
+
+    With `absolute` it is the size of scores. 1 is a perfect ranking, 0.5 one by chance.
+
+    Raises:
+        BadInput: a ranking without scores for all edges, or a true circuit of none or all of them.
+    """
+    total = len(ranking.graph)
+    if ranking.graph != true.graph or len(ranking) < total or ranking.scores is None:
+        raise BadInput(f"ranking must have a score for each of {total} edges of the true circuit's graph")
+    if not 0 < len(true) < total:
+        raise BadInput(f"the true circuit has {len(true)} of {total} edges, so there is nothing to tell apart")
+    listed = ranking.listed
+    scores = torch.tensor([ranking.scores[edge] for edge in listed], dtype=torch.float64)
+    positive = torch.tensor([edge in true.edges for edge in listed])
+    _, place, count = (scores.abs() if absolute else scores).unique(return_inverse=True, return_counts=True)
+    rank = count.cumsum(0) - (count.double() - 1) / 2  # the mean rank, from 1, of all edges with that score
+    n, rest = len(true), total - len(true)
+    return float((rank[place][positive].sum() - n * (n + 1) / 2) / (n * rest))
+
+
+@checked
+def random_circuit(graph: ComputationGraph, n_edges: int, generator: torch.Generator | None = None) -> Circuit:
+    """A circuit of that many edges, drawn uniformly from all edges of the graph.
+
+    Raises:
+        BadInput: more edges than there are, or fewer than none.
+    """
+    edges = graph.edges
+    if not 0 <= n_edges <= len(edges):
+        raise BadInput(f"n_edges must be 0 to {len(edges)}, got {n_edges}")
+    drawn = torch.randperm(len(edges), generator=generator, device=generator.device if generator else None)
+    return graph.circuit([edges[place] for place in drawn[:n_edges].tolist()])
+
+
+class RandomBaseline(NamedTuple):
+    """Random circuits: `result` with the axis "sample", the mean of their faithfulness, and the interval of that."""
+
+    result: Result
+    mean: float
+    lower: float
+    upper: float
+
+
+@experiment
+def random_baseline(
+    model: HookedTransformer,
+    n_edges: int,
+    clean: Prompts,
+    corrupt: Prompts | None,
+    metric: MetricLike,
+    *,
+    samples: int = 20,
+    level: float = 0.95,
+    resamples: int = 1000,
+    generator: torch.Generator | None = None,
+    ablation: Ablation | Source = "corrupt",
+    positions: Positions | None = None,
+) -> RandomBaseline:
+    """The faithfulness of random circuits of as many edges, what a circuit has to be better than.
+
+    The interval is a bootstrap one, for which circuits and prompts are drawn with replacement `resamples` times.
+
+    Raises:
+        BadInput: fewer than 1 sample, a level outside 0..1, or a model whose metric is that of no edge; else as
+            `circuit_metric` and `random_circuit`.
+    """
+    if samples < 1 or resamples < 1 or not 0 < level < 1:
+        raise BadInput(f"expected samples and a level between 0 and 1, got {samples}, {resamples} and {level}")
+    data = setting(model, clean, corrupt, metric, ablation, positions)
+    graph = data.graph(model)
+    drawn = {sample: random_circuit(graph, n_edges, generator) for sample in range(samples)}
+    result = _values(model, data, "sample", drawn)
+    _refuse_no_difference(result)
+
+    def weights(n: int) -> Float[Tensor, "resample n"]:
+        places = torch.randint(n, (resamples, n), generator=generator, device=generator.device if generator else None)
+        return torch.nn.functional.one_hot(places, n).double().mean(1).cpu()
+
+    values = result.values.double().cpu()
+    empty, full = (result.baselines[name].double().cpu() for name in ("empty", "model"))
+    of_circuits, of_prompts = weights(samples), weights(values.shape[1])
+    means, empty, full = ((of_circuits @ values) * of_prompts).sum(1), of_prompts @ empty, of_prompts @ full
+    ends = ((means - empty) / (full - empty)).quantile(torch.tensor([(1 - level) / 2, (1 + level) / 2]).double())
+    return RandomBaseline(result, float(result.recovered_fraction.mean()), *ends.tolist())

@@ -1,0 +1,71 @@
+"""What a model makes of an answer that one has in mind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp_hooks.errors import BadInput
+from interp_hooks.errors.arguments import checked
+from interp_hooks.model.transformer import HookedTransformer
+
+
+@torch.no_grad()
+@checked
+def answer_ranks(
+    prompt: str,
+    answer: str | Sequence[str],
+    model: HookedTransformer,
+    prepend_space_to_answer: bool = True,
+    print_details: bool = True,
+    prepend_bos: bool | None = None,
+    top_k: int = 10,
+) -> list[tuple[str, int]]:
+    """Print and return how highly the model ranks an answer after a prompt: (token, rank), 0 for the likeliest.
+
+    An answer of several tokens has a rank for each, given those before it; of several answers only first tokens are
+    compared. `print_details` also prints logits, probabilities and the `top_k` likeliest tokens.
+
+    Raises:
+        BadInput: no answer, a negative `top_k`, or a model that is not causal.
+    """
+    if model.cfg.attention_dir != "causal":
+        raise BadInput("this model is not causal, so that what follows a prompt is nothing that it predicts")
+    if top_k < 0:
+        raise BadInput(f"top_k must be at least 0, got {top_k}")
+    answers = [answer] if isinstance(answer, str) else list(answer)
+    if not answers:
+        raise BadInput("expected at least one answer, got an empty list")
+    if prepend_space_to_answer:
+        answers = [one if one.startswith(" ") else f" {one}" for one in answers]
+    ids = [model.to_tokens(one, prepend_bos=False)[0] for one in answers]
+    before = model.to_tokens(prompt, prepend_bos=prepend_bos)[0]
+    wanted = ids[0] if len(ids) == 1 else torch.stack([one[0] for one in ids])
+    read = torch.cat((before, wanted[:-1])) if len(ids) == 1 else before
+    places = list(range(len(before) - 1, len(read)))  # one for each token of the only answer, or one for all answers
+    logits = model(read[None], logits_pos=places)[0].expand(len(wanted), -1)
+    own = logits.gather(1, wanted[:, None])
+    pieces = [str(piece) for piece in model.to_str_tokens(wanted)]
+    ranks = list(zip(pieces, (logits > own).sum(1).tolist(), strict=True))
+    if print_details:
+        print("Tokenized prompt:", model.to_str_tokens(before))
+        print("Tokenized answers:" if len(ids) > 1 else "Tokenized answer:", *(model.to_str_tokens(one) for one in ids))
+        for row, token in enumerate(wanted.tolist()):
+            print(f"Answer token  rank {ranks[row][1]:<6} {_described(model, logits[row], token)}")
+            if row == len(wanted) - 1 or len(ids) == 1:
+                for place, likely in enumerate(logits[row].topk(min(top_k, logits.shape[1])).indices.tolist()):
+                    print(f"Likeliest     rank {place:<6} {_described(model, logits[row], likely)}")
+    print("Ranks of the answer tokens:", ranks)
+    return ranks
+
+
+test_prompt = answer_ranks  # as tutorials call it
+vars(test_prompt)["__test__"] = False  # pytest would take a function of that name for a test
+
+
+def _described(model: HookedTransformer, logits: Float[Tensor, " d_vocab"], token: int) -> str:
+    (piece,) = model.to_str_tokens([token])
+    return f"logit {logits[token].item():6.2f}  prob {logits.softmax(-1)[token].item():7.2%}  |{piece}|"

@@ -1,0 +1,177 @@
+"""IOI sentences with their answer, as a torch data set, and how a model does on them.
+
+"... John gave a ring to Mary" has IO " Mary" and S " John". In a template [A] is the indirect object, which ends it,
+and [B] the subject. Any other name in brackets is a slot for one of the nouns of that name, the same wherever it
+appears.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from interp_hooks.errors import BadInput, TokenError
+from interp_hooks.model.transformer import HookedTransformer
+from interp_hooks.tasks.ioi_text import IOI_TEMPLATES, NAMES, OBJECTS, PLACES
+
+_SLOT = re.compile(r"\[(\w+)\]")
+
+
+class IOIDataset(Dataset):
+    """Prompts drawn independently and uniformly from templates, pairs of names, and nouns.
+
+    An item holds token ids: "prompt", the whole sentence (after a BOS, if `prepend_bos`), which ends with "IO", and
+    "S". `samples` holds the same as text. With `symmetric` every other sample is the one before with its names
+    exchanged. Without `seed` it is drawn from Python's global generator.
+
+    Raises:
+        BadInput: a template that lacks [A] or [B], does not end with [A], or has a slot without nouns; fewer than two
+            names; an odd number of symmetric samples.
+        TokenError: a BOS asked of a tokenizer that has none.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        templates: Sequence[str] | None = None,
+        names: Sequence[str] | None = None,
+        nouns: Mapping[str, Sequence[str]] | None = None,
+        num_samples: int = 1000,
+        symmetric: bool = False,
+        prepend_bos: bool = True,
+        seed: int | None = None,
+    ) -> None:
+        if prepend_bos and tokenizer.bos_token_id is None:
+            raise TokenError("prepend_bos=True, but the tokenizer has no BOS token; pass prepend_bos=False")
+        if num_samples < 1 or (symmetric and num_samples % 2):
+            raise BadInput(f"num_samples must be positive, and even if symmetric, got {num_samples}")
+        self.tokenizer, self.prepend_bos = tokenizer, prepend_bos
+        self.templates = self.get_default_templates() if templates is None else list(templates)
+        self.names = self.get_default_names() if names is None else list(names)
+        self.nouns = self.get_default_nouns() if nouns is None else {slot: list(nouns[slot]) for slot in nouns}
+        self._check()
+        rng = random.Random(random.getrandbits(64) if seed is None else seed)
+        self.samples: list[dict[str, str]] = []
+        while len(self.samples) < num_samples:
+            self.samples += self._drawn(rng, symmetric)
+
+    def _check(self) -> None:
+        if len(set(self.names)) < 2 or len(set(self.names)) < len(self.names):
+            raise BadInput(f"names must be at least 2 different names, got {self.names}")
+        if not self.templates or not all(self.nouns.values()):
+            raise BadInput("templates and every list of nouns must offer at least one choice")
+        for template in self.templates:
+            slots = set(_SLOT.findall(template))
+            if not {"A", "B"} <= slots or not template.endswith(" [A]"):
+                raise BadInput(f"a template names [A] and [B] and ends with ' [A]', got {template!r}")
+            if unknown := slots - {"A", "B", *self.nouns}:
+                raise BadInput(
+                    f"the template {template!r} has the slot [{unknown.pop()}], for which there are no nouns"
+                )
+
+    def _drawn(self, rng: random.Random, symmetric: bool) -> list[dict[str, str]]:
+        template = rng.choice(self.templates)
+        words = {slot: rng.choice(nouns) for slot, nouns in self.nouns.items()}
+        io, s = rng.sample(self.names, 2)
+        pairs = [(io, s), (s, io)] if symmetric else [(io, s)]
+        return [
+            {
+                "text": _SLOT.sub(lambda slot, a=a, b=b: (words | {"A": a, "B": b})[slot[1]], template),
+                "IO": f" {a}",
+                "S": f" {b}",
+            }
+            for a, b in pairs
+        ]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> dict[str, Int[Tensor, " pos"]]:
+        sample = self.samples[index]
+        ids = {key: self.tokenizer.encode(text, add_special_tokens=False) for key, text in sample.items()}
+        begins = [self.tokenizer.bos_token_id] if self.prepend_bos else []
+        return {
+            "prompt": torch.tensor(begins + ids["text"]),
+            "IO": torch.tensor(ids["IO"]),
+            "S": torch.tensor(ids["S"]),
+        }
+
+    @staticmethod
+    def get_default_names() -> list[str]:
+        """Those of the package's IOI task."""
+        return list(NAMES)
+
+    @staticmethod
+    def get_default_templates() -> list[str]:
+        """Those of the package's IOI task, each with IO introduced first and with S introduced first."""
+        orders = ({"A": "[A]", "B": "[B]"}, {"A": "[B]", "B": "[A]"})
+        rest = {"S": " [B]", "PLACE": " [PLACE]", "OBJECT": " [OBJECT]"}
+        return [
+            template.format_map(rest | {slot: f" {name}" for slot, name in order.items()}) + " [A]"
+            for template in IOI_TEMPLATES
+            for order in orders
+        ]
+
+    @staticmethod
+    def get_default_nouns() -> dict[str, list[str]]:
+        """Those of the package's IOI task."""
+        return {"PLACE": list(PLACES), "OBJECT": list(OBJECTS)}
+
+
+@torch.no_grad()
+def ioi_eval(
+    model: HookedTransformer,
+    dataset: IOIDataset | Sequence[Mapping[str, Tensor]] | None = None,
+    batch_size: int = 8,
+    num_samples: int = 1000,
+    tokenizer: Any = None,
+    symmetric: bool = False,
+) -> dict[str, float]:
+    """Mean logit(IO) - logit(S) ("Logit Difference"), and how often it is positive ("Accuracy").
+
+    Read where the two names' tokens begin to differ, given what they share. Without a `dataset`, an `IOIDataset` of
+    `num_samples`. An item's "prompt" ends with its "IO".
+
+    Raises:
+        BadInput: no samples, or a model that is not causal.
+        TokenError: a prompt that does not end with its name, or names of which one begins the other.
+    """
+    if model.cfg.attention_dir != "causal":
+        raise BadInput("ioi_eval needs a causal model: this one sees the name that it is asked for")
+    if dataset is None:
+        sizes: dict[str, Any] = dict(num_samples=num_samples, symmetric=symmetric, prepend_bos=model.text.prepend_bos)
+        dataset = IOIDataset(tokenizer or model.text.tokenizer, **sizes)
+    samples = [dataset[index] for index in range(len(dataset))]
+    if not samples:
+        raise BadInput("the data set is empty")
+    groups = [samples[start : start + batch_size] for start in range(0, len(samples), batch_size)]
+    diffs = torch.cat([_name_logit_diffs(model, group) for group in groups])
+    return {"Logit Difference": diffs.mean().item(), "Accuracy": (diffs > 0).double().mean().item()}
+
+
+def _name_logit_diffs(model: HookedTransformer, samples: Sequence[Mapping[str, Tensor]]) -> Float[Tensor, " batch"]:
+    width = max(len(sample["prompt"]) for sample in samples)
+    tokens = torch.zeros(len(samples), width, dtype=torch.long)
+    real = torch.zeros_like(tokens)
+    read_at, io, s = [], [], []
+    for row, sample in enumerate(samples):
+        prompt, names = sample["prompt"], (sample["IO"].tolist(), sample["S"].tolist())
+        if prompt[-len(names[0]) :].tolist() != names[0]:
+            raise TokenError(f"sample {row} of this batch does not end with the tokens of its IO, {names[0]}")
+        shared = next((at for at, (one, other) in enumerate(zip(*names, strict=False)) if one != other), None)
+        if shared is None:
+            raise TokenError(f"one name's tokens begin the other's, so that no token tells them apart: {names}")
+        tokens[row, : len(prompt)], real[row, : len(prompt)] = prompt, 1
+        read_at.append(len(prompt) - len(names[0]) + shared - 1)
+        io.append(names[0][shared])
+        s.append(names[1][shared])
+    logits = model(tokens, attention_mask=real, logits_pos=torch.tensor(read_at)[:, None])[:, 0]
+    rows = torch.arange(len(samples))
+    return (logits[rows, io] - logits[rows, s]).double().cpu()

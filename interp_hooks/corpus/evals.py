@@ -1,0 +1,188 @@
+"""How well a model does what language models are made for: predict text, and repeat what it read.
+
+Losses are in nats per token. What is random takes a `torch.Generator`; nothing is downloaded unless texts are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from interp_hooks.corpus.texts import CORPORA, Texts, corpus_texts, token_rows
+from interp_hooks.errors import BadInput, TokenError
+from interp_hooks.errors.arguments import checked
+from interp_hooks.model.losses import check_predicted
+from interp_hooks.model.transformer import HookedTransformer
+
+PARAGRAPH = (
+    "For a long time nobody could say why the water in the harbour rose and fell twice a day. Then somebody noticed "
+    "that the highest water came with the full moon and with the new one, and within a few years the tables that "
+    "sailors kept could be computed instead of remembered."
+)
+
+
+@checked
+def lm_accuracy(
+    logits: Float[Tensor, "batch pos d_vocab"], tokens: Int[Tensor, "batch pos"], per_token: bool = False
+) -> Float[Tensor, ""] | Bool[Tensor, "batch pos-1"]:
+    """How often the likeliest token is the one that comes next: the share, or for every token but the first whether.
+
+    Raises:
+        BadInput: tokens of another shape than the logits.
+    """
+    check_predicted(logits, tokens)
+    right = logits[:, :-1].argmax(-1) == tokens[:, 1:]
+    return right if per_token else right.float().mean()
+
+
+@torch.no_grad()
+@checked
+def sanity_check(model: HookedTransformer) -> Float[Tensor, ""]:
+    """The loss on some plain English: below 5 for a language model that works, above 7 where something is wrong."""
+    return model(PARAGRAPH, return_type="loss")
+
+
+# ------------------------------------------------------------------------------------------------------------ text
+
+
+@torch.no_grad()
+@checked
+def evaluate_on_dataset(
+    model: HookedTransformer,
+    data_loader: Iterable[Mapping[str, Tensor]],
+    truncate: int | None = 100,
+    device: Any = None,
+) -> float:
+    """The mean loss over the first `truncate` batches (None: all) of {"tokens": [batch, pos]}, every token alike.
+
+    Raises:
+        BadInput: no batches, or a device other than the model's.
+    """
+    _check_device(model, device)
+    total, count = 0.0, 0
+    for batch in islice(data_loader, truncate):
+        losses = model(batch["tokens"], return_type="loss", loss_per_token=True)
+        total, count = total + losses.double().sum().item(), count + losses.numel()
+    if not count:
+        raise BadInput("there is no batch of at least two tokens to evaluate on")
+    return total / count
+
+
+@checked
+def evaluate_on_texts(
+    model: HookedTransformer,
+    texts: Texts,
+    truncate: int | None = 100,
+    batch_size: int = 8,
+    tokenizer: Any = None,
+    max_length: int | None = None,
+) -> float:
+    """The mean loss on texts, put one after the other in rows of `max_length` tokens (default: n_ctx, at most 1024).
+
+    At most `truncate` batches of rows are read (None: all); the last one may be smaller.
+
+    Raises:
+        BadInput: the texts do not fill one row.
+    """
+    length = min(1024, model.cfg.n_ctx) if max_length is None else max_length
+    rows = token_rows(texts, tokenizer or model.text.tokenizer, length, add_bos_token=model.text.prepend_bos)
+    batches = ({"tokens": torch.stack(group)} for group in _groups(rows, batch_size))
+    first = next(batches, None)
+    if first is None:
+        raise BadInput(f"these texts do not fill a row of {length} tokens; give more text or a smaller max_length")
+    return evaluate_on_dataset(model, (batch for some in ([first], batches) for batch in some), truncate)
+
+
+@checked
+def evaluate(
+    model: HookedTransformer,
+    truncate: int | None = 100,
+    batch_size: int = 8,
+    tokenizer: Any = None,
+    texts: Mapping[str, Texts] | None = None,
+) -> dict[str, float]:
+    """`evaluate_on_texts` of several corpora, by "<name>_loss"; without `texts`, of those of the hub in `CORPORA`.
+
+    Raises:
+        ImportError: the package `datasets`, which downloads them, is not installed.
+    """
+    corpora = {name: corpus_texts(name) for name in CORPORA} if texts is None else texts
+    return {
+        f"{name}_loss": evaluate_on_texts(model, corpus, truncate, batch_size, tokenizer)
+        for name, corpus in corpora.items()
+    }
+
+
+def _groups(rows: Iterator[Tensor], size: int) -> Iterator[list[Tensor]]:
+    while group := list(islice(rows, size)):
+        yield group
+
+
+def _check_device(model: HookedTransformer, device: Any) -> None:
+    if device is not None and str(device).partition(":")[0] != model.device.type:
+        raise BadInput(f"this model is on {model.device}, so it is not evaluated on {device}; use model.to(...)")
+
+
+# ------------------------------------------------------------------------------------------------------ repetition
+
+
+@torch.no_grad()
+@checked
+def induction_loss(
+    model: HookedTransformer,
+    tokenizer: Any = None,
+    batch_size: int = 4,
+    subseq_len: int = 384,
+    prepend_bos: bool | None = None,
+    device: Any = None,
+    *,
+    generator: torch.Generator | None = None,
+) -> Float[Tensor, ""]:
+    """The loss on the second half of BOS, x_1 ... x_n, x_1 ... x_n, from its second token on; near 0 with induction.
+
+    Each row draws n = `subseq_len` different ordinary tokens. The BOS is an additional token; by default rows have one
+    if the model's prompts do and the tokenizer knows it.
+
+    Raises:
+        BadInput: two copies do not fit into the context, or the vocabulary has too few tokens.
+        TokenError: `prepend_bos` without a BOS token.
+    """
+    _check_device(model, device)
+    if batch_size < 1:
+        raise BadInput(f"batch_size must be at least 1, got {batch_size}")
+    tokenizer = tokenizer or model.tokenizer
+    bos: Any = None if tokenizer is None else tokenizer.bos_token_id
+    if prepend_bos and bos is None:
+        raise TokenError("prepend_bos=True needs a tokenizer with a BOS token")
+    wanted = model.text.prepend_bos if prepend_bos is None else prepend_bos
+    begins: list[int] = [bos] if wanted and bos is not None else []
+    first = len(begins) + subseq_len  # position of the second x_1, which predicts the second x_2
+    if subseq_len < 2 or first + subseq_len > model.cfg.n_ctx:
+        most = (model.cfg.n_ctx - len(begins)) // 2
+        raise BadInput(f"subseq_len must be 2..{most}, so that two copies fit into n_ctx; got {subseq_len}")
+    half = _different_tokens(model, tokenizer, batch_size, subseq_len, generator)
+    tokens = torch.cat((torch.tensor(begins, dtype=torch.long).expand(batch_size, -1), half, half), dim=1)
+    return model(tokens, return_type="loss", loss_per_token=True)[:, first:].mean()
+
+
+def _different_tokens(
+    model: HookedTransformer,
+    tokenizer: Any,
+    rows: int,
+    length: int,
+    generator: torch.Generator | None,
+) -> Int[Tensor, "batch pos"]:
+    """Rows of tokens that the model reads and writes and that mean nothing special, none of them twice in a row."""
+    known = min(model.cfg.d_vocab, model.cfg.d_vocab_out)
+    special: Sequence[int] = () if tokenizer is None else tokenizer.all_special_ids
+    known = known if tokenizer is None else min(known, len(tokenizer))
+    ordinary = torch.tensor([id for id in range(known) if id not in set(special)])
+    if len(ordinary) < length:
+        raise BadInput(f"the vocabulary has {len(ordinary)} ordinary tokens, fewer than subseq_len={length}")
+    drawn = [torch.randperm(len(ordinary), generator=generator)[:length] for _ in range(rows)]
+    return ordinary[torch.stack(drawn)]

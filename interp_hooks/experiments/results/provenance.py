@@ -1,0 +1,348 @@
+"""How a result came about: the calls that led to it, and the model that they were made with.
+
+    asked       patch(clean="When Mary ...", corrupt=..., site="z")       as the user wrote it
+    on data     sweep_runs(runs=[Run(tokens, [Intervention(...)]), ...])  the same with nothing left to look up or draw
+
+The latter can be made again anywhere, by its function's name. What a record holds is alive and not copied; it becomes
+data when it is saved.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import platform
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from importlib.metadata import version
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from interp_hooks import __version__
+from interp_hooks.errors import BadInput
+from interp_hooks.experiments.results.archive import (
+    Json,
+    Packing,
+    Randomness,
+    Unkept,
+    Unpacking,
+    current_name,
+    digest_of,
+    everything_in,
+    fields_of,
+    hash_of,
+    name_of,
+)
+from interp_hooks.interventions.runs import Intervention, Mean, Resample, Run, Source
+from interp_hooks.interventions.sites import Site
+from interp_hooks.model.transformer import HookedTransformer
+
+NO_PART = ("model", "max_memory", "progress", "save_to")  # arguments on which no number depends
+NO_MATTER = (  # of a config, once the weights are there
+    *("model_name", "original_architecture", "tokenizer_name", "tokenizer_prepends_bos", "device"),
+    *("seed", "init_mode", "initializer_range", "init_weights"),
+    *("use_attn_result", "use_split_qkv_input", "use_attn_in", "use_hook_mlp_in", "use_hook_tokens"),
+    "use_attn_scale",  # attn_scale says what comes of it
+)
+EXPERIMENTS: dict[str, Callable[..., Any]] = {}  # those that can be called again, by name
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Call:
+    """A function of this package, by its name within it, and its arguments but for the model and for what only speeds.
+
+    Generators are kept in the state that they had.
+    """
+
+    function: str
+    arguments: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, function: str, arguments: Mapping[str, Any]) -> Call:
+        kept = {name: value for name, value in arguments.items() if name not in NO_PART}
+        return cls(
+            function=function,
+            arguments={
+                name: Randomness.of(value) if isinstance(value, torch.Generator) else value
+                for name, value in kept.items()
+            },
+        )
+
+    @property
+    def told(self) -> Call:
+        """The same to be read but not called again: of functions, which may hold a model, only their names."""
+        named = {
+            name: Unkept(name=name_of(value)) if isinstance(value, FunctionType) else value
+            for name, value in self.arguments.items()
+        }
+        return replace(self, arguments=named)
+
+    def again(self, model: HookedTransformer, metric: Any, options: Mapping[str, Any]) -> Any:
+        """What the function returns now.
+
+        Raises:
+            BadInput: its metric was not kept, or there is no such function any more.
+        """
+        module = f"interp_hooks.{self.function.rpartition('.')[0]}"
+        importlib.import_module(module)
+        if self.function not in EXPERIMENTS:
+            raise BadInput(f"this version has no experiment {self.function}; the result says which version has")
+        arguments = {**self.arguments, **({} if metric is None else {"metric": metric}), **options}
+        if lost := [value for value in arguments.values() if isinstance(value, Unkept)]:
+            raise BadInput(f"{lost[0].name} is a function, of which only the name was kept; pass it as metric=")
+        return EXPERIMENTS[self.function](model=model, **arguments)
+
+    def on(self, device: torch.device) -> Call:
+        """The same with its runs on a device."""
+        runs = [one for one in everything_in(self.arguments) if isinstance(one, Run)]
+        if all(run.tokens.device == device for run in runs):
+            return self
+        packing = Packing(self.arguments)
+        packed = packing.pack(dict(self.arguments))
+        moved = Unpacking(packing.objects, packing.tensors, device).unpack(packed)
+        alive = {name: value for name, value in self.arguments.items() if name == "metric"}  # maybe a function
+        return Call(function=self.function, arguments=moved | alive)
+
+
+asked: ContextVar[tuple[Call, ...]] = ContextVar("asked", default=())  # the user's call that is being answered, or none
+
+
+# ------------------------------------------------------------------------------------------------------- interventions
+
+
+def made_by(call: Call) -> list[list[dict[str, Any]]]:
+    """For every run of an experiment, its interventions in words: where, and what is put there."""
+    names = {
+        one.key: name
+        for name, baseline in call.arguments["baselines"].items()
+        for one in ([baseline] if isinstance(baseline, Run) else baseline)
+    }
+    return [[_in_words(made, names) for made in run.interventions] for run in call.arguments["runs"]]
+
+
+def _in_words(made: Intervention, names: Mapping[Any, str]) -> dict[str, Any]:
+    told = {"hook": made.site.hook, "selection": _selection(made.site), "source": _source(made.source, names)}
+    if made.into is not None:
+        told["into"] = f"{made.into.hook} {_selection(made.into)}".strip()
+    if made.along is not None:
+        told["along"] = f"{made.along.numel() // made.along.shape[-1]} directions"
+    return told
+
+
+def _selection(site: Site) -> str:
+    listed = {axis: index.tolist() if isinstance(index, Tensor) else index for axis, index in site.select.items()}
+    return ", ".join(f"{axis}={index}" for axis, index in listed.items())
+
+
+def _source(source: Source, names: Mapping[Any, str]) -> str:
+    if isinstance(source, Run):
+        return names.get(source.key, f"another run with {len(source.interventions)} interventions")
+    if isinstance(source, Mean | Resample):
+        return f"{type(source).__name__.lower()} of {_source(source.run, names)}"
+    if isinstance(source, Tensor):
+        return f"a tensor {list(source.shape)}"
+    return "recorded activations" if isinstance(source, Mapping) else str(source)
+
+
+# ------------------------------------------------------------------------------------------------------------ the model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """Which model it was: `weights` is the sha256 of all names, dtypes, shapes and numbers."""
+
+    name: str
+    revision: str | None
+    dtype: str
+    device: str
+    weights: str
+    config: Mapping[str, Json]
+
+    @classmethod
+    def of(cls, model: HookedTransformer) -> Identity:
+        return cls(
+            name=model.cfg.model_name,
+            revision=model.revision,
+            dtype=str(model.dtype),
+            device=str(model.device),
+            weights=weights_hash(model),
+            config=config_of(model),
+        )
+
+    def refuse_others(self, model: HookedTransformer) -> None:
+        """Raises BadInput if the model computes something else."""
+        config = config_of(model)
+        for name in (self.config.keys() | config.keys()) - {*NO_MATTER}:
+            if self.config.get(name) != config.get(name):
+                raise BadInput(
+                    f"this model has {name}={config.get(name)!r}, the one of the result {self.config.get(name)!r}; "
+                    "any_model=True runs it nevertheless"
+                )
+        if weights_hash(model) != self.weights:
+            raise BadInput(
+                f"this model's weights are not those of the result ({self.name}); any_model=True runs it nevertheless"
+            )
+
+
+def weights_hash(model: HookedTransformer) -> str:
+    """The sha256 of all weights: names, dtypes, shapes and numbers."""
+    return hash_of(dict(sorted(model.state_dict().items())))
+
+
+def config_of(model: HookedTransformer) -> dict[str, Json]:
+    """The model's config as JSON."""
+    return _plain(model.cfg)
+
+
+def _plain(value: Any) -> Json:
+    if dataclasses.is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+
+
+class Alive:
+    """A model that was used, as long as it is there and as it was.
+
+    (Weights edited through `.data` leave no trace, and count as they are when the result is saved.)
+    """
+
+    def __init__(self, model: HookedTransformer) -> None:
+        self._model = weakref.ref(model)
+        self._state = _state(model.parameters())
+
+    def identity(self) -> Identity:
+        """Which model it was.
+
+        Raises:
+            BadInput: it is gone, or its weights have changed since.
+        """
+        model = self._model()
+        if model is None:
+            raise BadInput("the model of this result is gone, so its weights are unknown; pass it again as model=")
+        if _state(model.parameters()) != self._state:
+            raise BadInput(
+                "the model's weights were changed since this result was computed, so it cannot say what they were; "
+                "pass a model with the old weights as model="
+            )
+        return Identity.of(model)
+
+    def refuse_others(self, model: HookedTransformer) -> None:
+        """Raises BadInput if the model computes something else, or if nothing to compare with is left."""
+        if self._model() is not model or _state(model.parameters()) != self._state:
+            self.identity().refuse_others(model)
+
+
+def _state(tensors: Iterable[Tensor]) -> list[tuple[int, int]]:
+    """What changes when tensors do: where they are, and how often they were written to."""
+    return [(tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in tensors]
+
+
+def _tensors(call: Call) -> Iterator[Tensor]:
+    return (one for one in everything_in(call.arguments) if isinstance(one, Tensor))
+
+
+# -------------------------------------------------------------------------------------------------------------- records
+
+
+def versions() -> dict[str, str]:
+    """Of what computes the numbers."""
+    installed = {name: version(name) for name in ("torch", "transformers")}
+    return {"interp_hooks": __version__, **installed, "python": platform.python_version()}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Record:
+    """The calls that led to a result: the one on data, then the user's; `part` is its key among several results.
+
+    `seed` is that of torch's global generator. `made` is the time in ISO 8601.
+    """
+
+    calls: tuple[Call, ...]
+    model: Alive | Identity
+    part: str | None
+    made: str
+    seed: int
+    versions: Mapping[str, str]
+    inputs: Sequence[tuple[int, int]] | None = None
+
+    @classmethod
+    def of(cls, model: HookedTransformer, calls: tuple[Call, ...]) -> Record:
+        return cls(
+            calls=calls,
+            model=Alive(model),
+            part=None,
+            made=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            seed=torch.initial_seed(),
+            versions=versions(),
+            inputs=_state(_tensors(calls[0])),
+        )
+
+    def kept(self, model: HookedTransformer | None = None) -> Record:
+        """The same with the model's identity, which `model` has if the one that was used is gone.
+
+        Raises:
+            BadInput: the model or a tensor among the arguments is no longer what it was.
+        """
+        if self.inputs is not None and _state(_tensors(self.calls[0])) != list(self.inputs):
+            raise BadInput("a tensor that this result was computed from was changed since; give experiments a copy")
+        if model is not None:
+            return replace(self, model=Identity.of(model))
+        return self if isinstance(self.model, Identity) else replace(self, model=self.model.identity())
+
+    def again(
+        self, model: HookedTransformer, metric: Any, options: Mapping[str, Any], *, any_model: bool = False
+    ) -> Any:
+        """The result of the call on data, made now.
+
+        Raises:
+            BadInput: another model, unless `any_model` allows it, or what `Call.again` refuses.
+        """
+        if not any_model:
+            self.model.refuse_others(model)
+        before = asked.set(self.calls[1:])
+        try:
+            found = self.calls[0].on(model.device).again(model, metric, options)
+        finally:
+            asked.reset(before)
+        return found if self.part is None else found[self.part]
+
+    @property
+    def facts(self) -> dict[str, Json]:
+        """When, with what, and on which model, once its identity is known."""
+        assert isinstance(self.model, Identity)
+        told = {"made": self.made, "seed": self.seed, "part": self.part, "versions": dict(self.versions)}
+        return told | {"model": fields_of(self.model)}
+
+    def packed(self) -> tuple[dict[str, Json], dict[str, Tensor]]:
+        """As JSON and tensors, once the model's identity is known."""
+        packing = Packing(*(call.arguments for call in self.calls))
+        calls = [{call.function: packing.pack(dict(call.arguments))} for call in self.calls]
+        digests = {name: digest_of(value) for name, value in self.calls[0].arguments.items()}
+        return self.facts | {"digests": digests, "calls": calls, "objects": packing.objects}, packing.tensors
+
+    @classmethod
+    def unpacked(cls, document: Mapping[str, Json], tensors: Mapping[str, Tensor]) -> Record:
+        """From what `packed` gave."""
+        unpacking = Unpacking(document["objects"], tensors)
+        calls = [(name, unpacking.unpack(packed)) for call in document["calls"] for name, packed in call.items()]
+        return cls(
+            calls=tuple(
+                Call(function=current_name(f"interp_hooks.{name}").partition(".")[2], arguments=arguments)
+                for name, arguments in calls
+            ),
+            model=Identity(**document["model"]),
+            part=document["part"],
+            made=document["made"],
+            seed=document["seed"],
+            versions=document["versions"],
+        )

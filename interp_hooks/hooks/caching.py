@@ -1,0 +1,242 @@
+"""What a caching run does at a hook point: keep the value, and end the pass once nothing is left to keep.
+
+keep = Keep({}, pos_slice=Slice(-1))       # a hook function, which only looks: keep.cache[hook.name] = value[:, -1:]
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from interp_hooks.errors import BadInput
+from interp_hooks.errors.arguments import as_device
+from interp_hooks.hooks.points import POSITIONS, Direction, Hook, HookPoint, HookSpec, NameFilter
+from interp_hooks.hooks.slices import Slice, SliceInput
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Store each value, detached, under its point's name and `suffix`.
+
+    `pos_slice` chooses positions (a single one keeps the axis); a value without positions is stored whole.
+
+    Raises:
+        BadInput: a position outside the prompt, positions of a value whose axes have no names, or
+            `remove_batch_dim` with several prompts.
+    """
+
+    cache: dict[str, Tensor]
+    device: torch.device | str | None = None
+    remove_batch_dim: bool = False
+    pos_slice: Slice = field(default_factory=Slice)
+    suffix: str = ""
+
+    def __call__(self, value: Tensor, hook: HookPoint) -> None:
+        self.cache[hook.name + self.suffix] = self.batched(self.sliced(value.detach(), hook)).to(self.device)
+
+    def sliced(self, value: Tensor, hook: HookPoint) -> Tensor:
+        if self.pos_slice.mode == "identity":
+            return value
+        if len(hook.axes) != value.ndim:
+            raise BadInput(f"pos_slice needs to know which axis of {hook.name} is 'pos'; HookPoint(axes) names them")
+        for dim, axis in enumerate(hook.axes):
+            if axis in POSITIONS:
+                return self.pos_slice.apply(value, dim).clone()  # no view, which would hold all positions
+        return value
+
+    def batched(self, value: Tensor) -> Tensor:
+        if not self.remove_batch_dim:
+            return value
+        if value.shape[0] != 1:
+            raise BadInput(f"the batch axis can only be removed from a single prompt, got {value.shape[0]}")
+        return value[0]
+
+
+class Ended(Exception):
+    """Raised in the midst of a pass by its `End`, for whoever started that pass."""
+
+    def __init__(self, by: End) -> None:
+        self.by = by
+
+
+class End:
+    """End the pass once all `points` have come by, if `others`, who also listen, have been served too.
+
+    Raises:
+        Ended: then.
+    """
+
+    def __init__(self, points: Collection[HookPoint], others: Collection[Hook]) -> None:
+        self.left = {point.name for point in points}
+        self.before = {other: other.reached for other in others}
+
+    def __call__(self, value: Tensor, hook: HookPoint) -> None:
+        self.left.discard(hook.name)
+        if not self.left and all(
+            other.direction == "fwd" and other.reached > reached for other, reached in self.before.items()
+        ):
+            raise Ended(self)
+
+
+class Caching:
+    """The caching methods of a `HookedRootModule`."""
+
+    hook_dict: dict[str, HookPoint]
+    __call__: Callable[..., Any]
+
+    @abstractmethod
+    def hook_points(self) -> list[HookPoint]: ...
+
+    @abstractmethod
+    def points(self, wanted: NameFilter) -> list[HookPoint]: ...
+
+    @abstractmethod
+    def _attached(
+        self,
+        fwd_hooks: Sequence[HookSpec],
+        bwd_hooks: Sequence[HookSpec],
+        reset_hooks_end: bool = True,
+        clear_contexts: bool = False,
+        must_fire: bool = True,
+    ) -> AbstractContextManager[None]: ...
+
+    def has_output(self, *args: Any, **kwargs: Any) -> bool:
+        """Whether `forward(*args, **kwargs)` returns or fills anything; override it where that is up to an argument.
+
+        What does not is run for its hooks alone, so that `run_with_cache` ends it behind the last value wanted.
+        """
+        return True
+
+    def get_caching_hooks(
+        self,
+        names_filter: NameFilter | None = None,
+        incl_bwd: bool = False,
+        device: torch.device | str | None = None,
+        remove_batch_dim: bool = False,
+        cache: dict[str, Tensor] | None = None,
+        pos_slice: SliceInput = None,
+    ) -> tuple[dict[str, Tensor], list[HookSpec], list[HookSpec]]:
+        """A dict, and the `fwd_hooks` and `bwd_hooks` that fill it; arguments as those of `run_with_cache`.
+
+        Within `hooks(fwd_hooks, bwd_hooks)`, whatever number is differentiated leaves its gradients in the dict.
+
+        Raises:
+            UnknownHook: a name that is no hook point, or no name.
+        """
+        cache = {} if cache is None else cache
+        device = None if device is None else as_device(device)
+        if names_filter is None:
+            wanted: list[NameFilter] = [lambda name: self.hook_dict[name].collected]
+        elif isinstance(names_filter, str) or callable(names_filter):
+            wanted = [names_filter]
+        else:
+            wanted = [point.name for point in self.points(names_filter)]
+        keep, keep_gradient = (
+            Keep(cache, device, remove_batch_dim, Slice.unwrap(pos_slice), suffix) for suffix in ("", "_grad")
+        )
+        return cache, [(one, keep) for one in wanted], [(one, keep_gradient) for one in wanted if incl_bwd]
+
+    def add_caching_hooks(
+        self,
+        names_filter: NameFilter | None = None,
+        incl_bwd: bool = False,
+        device: torch.device | str | None = None,
+        remove_batch_dim: bool = False,
+        cache: dict[str, Tensor] | None = None,
+    ) -> dict[str, Tensor]:
+        """Have every pass from now to `reset_hooks()` fill a dict with its activations, and return that dict.
+
+        Raises:
+            UnknownHook: the filter selects nothing.
+        """
+        cache, forward, backward = self.get_caching_hooks(names_filter, incl_bwd, device, remove_batch_dim, cache)
+        directions: list[tuple[Direction, list[HookSpec]]] = [("fwd", forward), ("bwd", backward)]
+        for direction, specs in directions:
+            for wanted, keep in specs:
+                for point in self.points(wanted):
+                    point.add_hook(keep, direction, watches=True)
+        return cache
+
+    def cache_all(
+        self,
+        cache: dict[str, Tensor] | None,
+        incl_bwd: bool = False,
+        device: torch.device | str | None = None,
+        remove_batch_dim: bool = False,
+    ) -> dict[str, Tensor]:
+        """`add_caching_hooks` of every collected point."""
+        return self.add_caching_hooks(None, incl_bwd, device, remove_batch_dim, cache)
+
+    def cache_some(
+        self,
+        cache: dict[str, Tensor] | None,
+        names: NameFilter,
+        incl_bwd: bool = False,
+        device: torch.device | str | None = None,
+        remove_batch_dim: bool = False,
+    ) -> dict[str, Tensor]:
+        """`add_caching_hooks` of some points."""
+        return self.add_caching_hooks(names, incl_bwd, device, remove_batch_dim, cache)
+
+    def run_with_cache(
+        self,
+        *args: Any,
+        names_filter: NameFilter | None = None,
+        device: torch.device | str | None = None,
+        remove_batch_dim: bool = False,
+        incl_bwd: bool | Callable[[Any], Tensor] = False,
+        reset_hooks_end: bool = True,
+        clear_contexts: bool = False,
+        pos_slice: SliceInput = None,
+        **kwargs: Any,
+    ) -> tuple[Any, Mapping[str, Tensor]]:
+        """One forward pass, and the activations it went through, detached, by hook name in order of execution.
+
+        `names_filter` is a name, a collection of names, a predicate on names, or None for every collected point.
+        With `incl_bwd` the output, or the number that `incl_bwd(output)` makes of it, is differentiated, and gradients
+        appear as `<name>_grad`. `pos_slice` keeps some positions; a single one keeps the axis. A pass without an
+        output (`has_output`) is ended behind the last value that somebody waits for.
+
+        Raises:
+            UnknownHook: the filter selects nothing.
+            HookDidNotFire: this pass did not come by something that was named.
+            BadInput: `remove_batch_dim` with several prompts, or `incl_bwd` of what is not one number.
+        """
+        cache, forward, backward = self.get_caching_hooks(
+            names_filter, bool(incl_bwd), device, remove_batch_dim, None, pos_slice
+        )
+        may_end = reset_hooks_end and not incl_bwd and not self.has_output(*args, **kwargs)
+        end = self._end(forward) if may_end else None
+        watchers = forward if end is None else [*forward, *((wanted, end) for wanted, _ in forward)]
+        with self._attached(watchers, backward, reset_hooks_end, clear_contexts):
+            try:
+                output = self(*args, **kwargs)
+            except Ended as ended:
+                if ended.by is not end:
+                    raise
+                output = None
+            if incl_bwd:
+                _differentiate(incl_bwd(output) if callable(incl_bwd) else output)
+        return output, cache
+
+    def _end(self, forward: Sequence[HookSpec]) -> End:
+        points = [point for wanted, _ in forward for point in self.points(wanted)]
+        return End(points, [hook for point in self.hook_points() for hook in point.hooks])
+
+
+def _differentiate(number: Any) -> None:
+    if not isinstance(number, Tensor) or number.numel() != 1:
+        came = f"shape {list(number.shape)}" if isinstance(number, Tensor) else type(number).__name__
+        raise BadInput(
+            f"incl_bwd differentiates one number, got {came}; have the pass return one (return_type='loss'), or pass "
+            "a function of its output, incl_bwd=lambda output: ..."
+        )
+    if not number.requires_grad:
+        raise BadInput("incl_bwd needs gradients, which are off: torch.set_grad_enabled(True)")
+    number.backward()

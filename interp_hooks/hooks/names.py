@@ -1,0 +1,61 @@
+"""The grammar of hook names: short forms that people type, and the full names they stand for.
+
+blocks.{layer}.{sublayer}.hook_{name}      get_act_name("q", 3)  = "blocks.3.attn.hook_q"
+                                           get_act_name("mlp_out0") = "blocks.0.hook_mlp_out"
+"""
+
+import re
+
+from interp_hooks.errors import BadInput
+from interp_hooks.errors.arguments import told
+
+ALIASES = {
+    "attn": "pattern",
+    "attn_logits": "attn_scores",
+    "key": "k",
+    "query": "q",
+    "value": "v",
+    "mlp_pre": "pre",
+    "mlp_mid": "mid",
+    "mlp_post": "post",
+}
+SUBLAYER_ALIASES = {"a": "attn", "m": "mlp", "b": "", "block": "", "blocks": "", "attention": "attn"}
+ATTENTION_NAMES = {"q", "k", "v", "z", "rot_q", "rot_k", "result", "pattern", "attn_scores"}
+MLP_NAMES = {"pre", "post", "mid", "pre_linear"}
+BLOCK_NAMES = {"resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"}
+BLOCK_NAMES |= {"attn_in", "mlp_in", "q_input", "k_input", "v_input"}
+
+_SHORT = re.compile(r"([a-z_]+?)_?(\d+)([a-z]?.*)")
+
+
+def get_act_name(name: str, layer: int | str | None = None, layer_type: str | None = None) -> str:
+    """The full hook name for a short one: ("k", 6) or "k6", ("scale", 4, "ln1") or "scale4ln1", "embed".
+
+    A full name is returned as it is; "hook_" before a short one is dropped. The name decides the sublayer where only
+    one makes sense; `layer_type` ("a", "m", "attn", "mlp", "ln1", ...) decides otherwise. `scale` and `normalized`
+    without a layer are the final norm's.
+
+    Raises:
+        BadInput: a name that is no text.
+    """
+    if not isinstance(name, str):
+        raise BadInput(f"a hook is named by text, got {told(name)}")
+    if layer is None and layer_type is None and ("." in name or name.startswith("hook_")):
+        return name
+    short = _SHORT.fullmatch(name)
+    if short:
+        name, layer, layer_type = short[1], int(short[2]), short[3] or layer_type
+    name = name.removeprefix("hook_")
+    name = ALIASES.get(name, name)
+    if name in ATTENTION_NAMES:
+        sublayer = "attn"
+    elif name in MLP_NAMES:
+        sublayer = "mlp"
+    elif name in BLOCK_NAMES:
+        sublayer = ""
+    else:
+        sublayer = SUBLAYER_ALIASES.get(layer_type or "", layer_type or "")
+    if layer is None and name in ("scale", "normalized"):
+        sublayer = "ln_final"
+    place = ["" if layer is None else f"blocks.{layer}", sublayer, f"hook_{name}"]
+    return ".".join(filter(None, place))

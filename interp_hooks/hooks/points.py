@@ -1,0 +1,259 @@
+"""Named places in a forward pass where anybody may look at the value, or put another in its stead.
+
+    class Attention(nn.Module):
+        self.hook_z = HookPoint("batch pos head d_head", head=4, d_head=16)
+        def forward(...): z = self.hook_z(z)
+
+A `HookPoint` is the identity until a function `fn(value, hook=point)` is attached. Functions run in the order they were
+attached; what one returns is what the next one sees, and None keeps the value. Each function gets its own copy, so
+that an in-place edit is an edit of this value and of nothing that was cached or is used elsewhere. Backward functions
+get the gradient with respect to the value as it leaves the point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from inspect import Parameter, signature
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from interp_hooks.errors import BadHookValue, BadInput, HookDidNotFire
+from interp_hooks.errors.arguments import told
+
+HookFn = Callable[..., Tensor | None]
+Direction = Literal["fwd", "bwd"]
+Directions = Literal["fwd", "bwd", "both"]
+NameFilter = str | Callable[[str], bool] | Iterable[str]
+HookSpec = tuple[NameFilter, HookFn]
+
+POSITIONS = ("pos", "query")  # the axes along tokens; in a causal model what is at one depends on no later token
+
+
+class Hook:
+    """One attached function; `remove()` takes exactly this one away.
+
+    `reached` counts the passes that came by: a forward function was called then, a backward one will be.
+    `context_level` is how deep in `hooks()` contexts it was attached, None outside of them.
+    """
+
+    def __init__(
+        self,
+        point: HookPoint,
+        fn: HookFn,
+        direction: Direction,
+        is_permanent: bool = False,
+        context_level: int | None = None,
+        watches: bool = False,
+    ) -> None:
+        self.point, self.fn, self.direction = point, fn, direction
+        self.is_permanent, self.context_level, self.watches = is_permanent, context_level, watches
+        self.by_name = watches or _takes_hook(fn)
+        self.reached = 0
+
+    @property
+    def user_hook(self) -> HookFn:
+        return self.fn
+
+    def is_among(self, dir: Directions, including_permanent: bool, level: int | None) -> bool:
+        """Whether it is of this direction and of this level (None: of any)."""
+        return (
+            dir in ("both", self.direction)
+            and (including_permanent or not self.is_permanent)
+            and level in (None, self.context_level)
+        )
+
+    def remove(self) -> None:
+        if self in self.point.hooks:
+            self.point.hooks.remove(self)
+
+    def __call__(self, value: Tensor) -> Tensor:
+        """The value after this function: a watcher sees the tensor itself, anybody else gets a copy."""
+        if self.watches:
+            self.fn(value, hook=self.point)
+            return value
+        given = value.clone()
+        returned = self.fn(given, hook=self.point) if self.by_name else self.fn(given, self.point)
+        return given if returned is None else self.point.checked(returned, like=value)
+
+
+def _takes_hook(fn: HookFn) -> bool:
+    """Whether the second argument can be given as `hook=`; otherwise it is given by position.
+
+    Raises:
+        BadInput: no function of two arguments.
+    """
+    if not callable(fn):
+        raise BadInput(f"a hook must be a function of (value, hook), got {told(fn)}")
+    taken = signature(fn)
+    parameters = taken.parameters
+    named = "hook" in parameters and parameters["hook"].kind is not Parameter.POSITIONAL_ONLY
+    by_name = named or any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values())
+    try:
+        taken.bind(None, hook=None) if by_name else taken.bind(None, None)
+    except TypeError as error:
+        raise BadInput(f"a hook must be a function of (value, hook), got one of {taken}") from error
+    return by_name
+
+
+class HookPoint(nn.Module):
+    """The identity with a name and named axes.
+
+    `axes` names every dimension in order ("batch pos head d_head"); `sizes` gives those that the architecture fixes.
+    `collected` says whether a caching run without a filter keeps the value. `ctx` is a dict for hook functions that
+    want to remember something.
+    """
+
+    def __init__(self, axes: str = "", *, collected: bool = True, **sizes: int) -> None:
+        super().__init__()
+        self.axes = tuple(axes.split())
+        self.sizes = sizes
+        self.collected = collected
+        self.name = ""
+        self.hooks: list[Hook] = []
+        self.ctx: dict[Any, Any] = {}
+
+    @property
+    def hooked(self) -> bool:
+        """Whether any function, forward or backward, is attached."""
+        return bool(self.hooks)
+
+    @property
+    def fwd_hooks(self) -> list[Hook]:
+        return [hook for hook in self.hooks if hook.direction == "fwd"]
+
+    @property
+    def bwd_hooks(self) -> list[Hook]:
+        return [hook for hook in self.hooks if hook.direction == "bwd"]
+
+    def forward(self, value: Tensor) -> Tensor:
+        return self._run(value) if self.hooks else value
+
+    def expand(self, value: Tensor, **new_axis: int) -> Tensor:
+        """Give `value` the axis that it lacks (`head=8`) and run the hooks; without hooks return it as it came."""
+        if not self.hooks:
+            return value
+        if value.ndim < len(self.axes):
+            ((axis, size),) = new_axis.items()
+            dim = self.axes.index(axis)
+            value = value.unsqueeze(dim).expand(*value.shape[:dim], size, *value.shape[dim:])
+        return self._run(value)
+
+    def _run(self, value: Tensor) -> Tensor:
+        backward = []
+        for hook in tuple(self.hooks):
+            hook.reached += 1
+            if hook.direction == "fwd":
+                value = hook(value)
+            else:
+                backward.append(hook)
+        return self._listen_to_gradient(value, backward) if backward else value
+
+    def _listen_to_gradient(self, value: Tensor, backward: list[Hook]) -> Tensor:
+        if not (value.requires_grad and torch.is_grad_enabled()):
+            if all(hook.watches for hook in backward):
+                return value
+            raise HookDidNotFire(
+                f"a backward hook is attached to {self.name}, but its value needs no gradient, so that the hook would "
+                "never be called; enable gradients (torch.set_grad_enabled(True)) or remove the hook"
+            )
+        value = value.view_as(value)  # a graph node of its own, even where one tensor passes two points
+        for hook in backward:
+            value.register_hook(hook)
+        return value
+
+    def add_hook(
+        self,
+        hook: HookFn,
+        dir: Direction = "fwd",
+        is_permanent: bool = False,
+        level: int | None = None,
+        prepend: bool = False,
+        *,
+        watches: bool = False,
+    ) -> Hook:
+        """Attach `hook(value, hook=point)` and return the handle that removes it.
+
+        A second argument of another name gets the point by position. `watches=True` promises that the function neither
+        returns nor edits anything: it then sees the tensor itself instead of a copy. A permanent hook survives
+        `reset_hooks()`; `level` is a mark by which `reset_hooks(level=...)` finds it.
+
+        Raises:
+            BadInput: a direction other than "fwd" and "bwd", or no function of (value, hook).
+        """
+        if dir not in ("fwd", "bwd"):
+            raise BadInput(f"dir must be 'fwd' or 'bwd', got {dir!r}")
+        attached = Hook(self, hook, dir, is_permanent, level, watches)
+        self.hooks.insert(0 if prepend else len(self.hooks), attached)
+        return attached
+
+    def add_perma_hook(self, hook: HookFn, dir: Direction = "fwd") -> Hook:
+        """Attach a function that only `including_permanent=True` detaches."""
+        return self.add_hook(hook, dir, is_permanent=True)
+
+    def has_hooks(self, dir: Directions = "both", including_permanent: bool = True, level: int | None = None) -> bool:
+        """Whether a function of this direction, and of this level (None: any), is attached."""
+        dir = checked_directions(dir)
+        return any(hook.is_among(dir, including_permanent, level) for hook in self.hooks)
+
+    def remove_hooks(
+        self, dir: Directions = "fwd", including_permanent: bool = False, level: int | None = None
+    ) -> None:
+        """Detach the functions of a direction, or of both, and of a level (None: any); permanent ones only if asked."""
+        dir = checked_directions(dir)
+        self.hooks[:] = [hook for hook in self.hooks if not hook.is_among(dir, including_permanent, level)]
+
+    def clear_context(self) -> None:
+        """Give the point a new, empty `ctx`."""
+        self.ctx = {}
+
+    def layer(self) -> int:
+        """The layer of a point inside `blocks.{layer}`.
+
+        Raises:
+            BadInput: the point is in no block.
+        """
+        parts = self.name.split(".")
+        if len(parts) < 3 or parts[0] != "blocks":
+            raise BadInput(f"{self.name!r} is in no block, so it has no layer")
+        return int(parts[1])
+
+    def checked(self, returned: object, like: Tensor) -> Tensor:
+        """`returned` if it can stand in for `like`.
+
+        Raises:
+            BadHookValue: not a tensor, or of another shape, dtype or device.
+        """
+        if not isinstance(returned, Tensor):
+            raise BadHookValue(
+                f"a hook on {self.name} returned {type(returned).__name__}; "
+                f"expected None (keep the value) or a tensor of shape {self.describe(like.shape)}"
+            )
+        for what in ("dtype", "device"):
+            came, expected = getattr(returned, what), getattr(like, what)
+            if came != expected:
+                raise BadHookValue(
+                    f"a hook on {self.name} returned a tensor of {what} {came}; expected {expected}: "
+                    "convert it with .to(value) before returning it"
+                )
+        if returned.shape != like.shape:
+            raise BadHookValue(
+                f"a hook on {self.name} returned shape {list(returned.shape)}; expected {self.describe(like.shape)}"
+            )
+        return returned
+
+    def describe(self, shape: Sequence[int]) -> str:
+        """'[batch=2, pos=5, d_model=16]', or the bare shape where the axes have no names."""
+        if len(self.axes) != len(shape):
+            return str(list(shape))
+        return "[" + ", ".join(f"{axis}={size}" for axis, size in zip(self.axes, shape, strict=True)) + "]"
+
+    def extra_repr(self) -> str:
+        return ", ".join(filter(None, (self.name, " ".join(self.axes))))
+
+
+def checked_directions(dir: str) -> Directions:
+    if dir == "fwd" or dir == "bwd" or dir == "both":
+        return dir
+    raise BadInput(f"dir must be 'fwd', 'bwd' or 'both', got {dir!r}")

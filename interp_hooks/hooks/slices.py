@@ -1,0 +1,114 @@
+"""Which entries of an axis: one, a range, some, or all.
+
+2  -1                        one entry; the axis goes away
+(1, 5)  (0, 9, 2)  slice     a range, as Python's slice(1, 5)
+[4, 1]  array  tensor        these entries, or a mask of the axis' length
+None                         all
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from numbers import Integral
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from interp_hooks.errors import BadInput
+from interp_hooks.errors.arguments import told
+
+
+class Slice:
+    """One choice of entries, to be applied to any axis of any tensor.
+
+    Raises:
+        BadInput: nothing that names entries of an axis.
+    """
+
+    slice: Any
+    mode: Literal["int", "slice", "array", "identity"]
+
+    def __init__(self, input_slice: SliceInput = None) -> None:
+        if isinstance(input_slice, Slice):
+            self.slice, self.mode = input_slice.slice, input_slice.mode
+        elif input_slice is None:
+            self.slice, self.mode = slice(None), "identity"
+        elif isinstance(input_slice, Integral) and not isinstance(input_slice, bool):
+            self.slice, self.mode = int(input_slice), "int"
+        elif isinstance(input_slice, tuple | slice):
+            self.slice, self.mode = _range(input_slice), "slice"
+        else:
+            self.slice, self.mode = _listed(input_slice), "array"
+            if self.slice.ndim == 0:
+                self.slice, self.mode = int(self.slice), "int"
+
+    @classmethod
+    def unwrap(cls, slice_input: SliceInput) -> Slice:
+        """The same choice, but a single entry keeps its axis."""
+        chosen = cls(slice_input)
+        return cls([chosen.slice]) if chosen.mode == "int" else chosen
+
+    def apply(self, tensor: Tensor, dim: int = 0) -> Tensor:
+        """The chosen entries of one axis, in the order given; a range shares memory with the tensor.
+
+        Raises:
+            BadInput: an entry outside the axis.
+        """
+        if self.mode == "identity":
+            return tensor
+        if self.mode == "slice" and (self.slice.step or 1) > 0:
+            return tensor[(slice(None),) * (dim % tensor.ndim) + (self.slice,)]
+        chosen = self.indices(tensor.shape[dim])
+        if self.mode == "int":
+            return tensor.select(dim, int(chosen[0]))
+        return tensor.index_select(dim, torch.as_tensor(chosen.copy(), device=tensor.device))
+
+    def indices(self, max_ctx: int | None = None) -> np.ndarray:
+        """Which entries of an axis of `max_ctx` are chosen; a single one is told as it was given.
+
+        Raises:
+            BadInput: an entry outside the axis; no `max_ctx` for more than a single entry.
+        """
+        if max_ctx is None:
+            if self.mode != "int":
+                raise BadInput(f"max_ctx, the size of the axis, is needed to tell the entries of {self}")
+            return np.array([self.slice])
+        if self.mode in ("slice", "identity"):
+            return np.arange(max_ctx)[self.slice]
+        chosen = np.atleast_1d(self.slice)
+        if chosen.dtype == bool:
+            if len(chosen) != max_ctx:
+                raise BadInput(f"a mask of {len(chosen)} entries does not fit an axis of {max_ctx}")
+            return np.flatnonzero(chosen)
+        if outside := [int(one) for one in chosen if not -max_ctx <= one < max_ctx]:
+            raise BadInput(f"position (or prompt, or neuron) {outside[0]} is out of range for an axis of {max_ctx}")
+        return chosen if self.mode == "int" else chosen % max_ctx
+
+    def __repr__(self) -> str:
+        return f"Slice({self.slice!r}, mode={self.mode!r})"
+
+
+SliceInput = int | tuple[int | None, ...] | Sequence[int] | Sequence[bool] | np.ndarray | Tensor | slice | Slice | None
+
+
+def _range(given: tuple[int | None, ...] | slice) -> slice:
+    try:
+        chosen = slice(*given) if isinstance(given, tuple) else given
+        chosen.indices(0)
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"a range is (stop,), (start, stop) or (start, stop, step), got {given!r}: {error}") from error
+    return chosen
+
+
+def _listed(given: Any) -> np.ndarray:
+    try:
+        listed = np.asarray(given.detach().cpu() if isinstance(given, Tensor) else given)
+    except (NotImplementedError, ValueError) as error:  # a tensor without numbers, rows of unequal length
+        raise BadInput(f"expected an index, a range, a list of indices or a mask, got {told(given)}") from error
+    listed = listed.astype(np.int64) if listed.size == 0 else listed
+    masks = listed.dtype == bool and listed.ndim == 1
+    if listed.ndim > 1 or not (masks or np.issubdtype(listed.dtype, np.integer)):
+        raise BadInput(f"expected an index, a tuple for a range, a list of indices, a mask or None, got {told(given)}")
+    return listed

@@ -1,0 +1,19 @@
+"""Where, what to put there, who sees it: interventions as plain values, and the engine that runs them."""
+
+from interp_hooks import lazily
+
+__getattr__, __all__ = lazily(
+    __name__,
+    {
+        "sites": ["Site", "at"],
+        "runs": ["Intervention", "Mean", "Resample", "Run"],
+        "recording": ["record"],
+        "engine": ["evaluate"],
+        "readout": ["Metric", "Readout"],
+        "metrics": ["Accuracy", "KL", "LogProb", "LogitDiff", "LogitMargin", "Loss", "Prob", "ProbDiff", "Rank"],
+    },
+)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,168 @@
+"""What a metric reads of a run, so that nothing else has to be computed, and the number it makes of it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from numbers import Integral
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp_hooks.errors import BadInput, MetricError
+from interp_hooks.errors.arguments import told
+from interp_hooks.interventions.runs import Run
+from interp_hooks.model.components.block import at_positions
+from interp_hooks.model.transformer import HookedTransformer
+
+
+def for_each_prompt(values: Tensor, batch: int, what: str) -> Tensor:
+    """One row of `values` for each prompt; a single one serves all.
+
+    Raises:
+        BadInput: another number of rows.
+    """
+    if len(values) not in (1, batch):
+        raise BadInput(f"expected one {what} for each of {batch} prompts, or one for all, got {len(values)}")
+    return values.expand(batch, *values.shape[1:])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Readout:
+    """Which logits a metric reads: a position of each prompt (None: all), and tokens of each prompt (None: all).
+
+    `pos` is an int or a tensor [batch]; a negative one counts back from the last real token, others count from the
+    first, padding included, and may lie in it. `tokens` is [batch, n].
+    `next_tokens` reads what every position says about the token that follows, [batch, pos-1, 2]: its log-probability in
+    nats, and 1 (0 where one of the two is padding, with a log-probability of 0).
+    """
+
+    pos: int | Tensor | None = None
+    tokens: Int[Tensor, "batch n"] | None = None
+    next_tokens: bool = False
+
+    def positions(self, run: Run) -> Int[Tensor, "batch 1"]:
+        """The position as one non-negative index for each prompt.
+
+        Raises:
+            BadInput: outside the prompts' tensor, before the first token of a prompt if it counts from the end, or for
+                another number of prompts.
+        """
+        batch, length = run.tokens.shape
+        integral = isinstance(self.pos, Integral) or (isinstance(self.pos, Tensor) and not self.pos.is_floating_point())
+        if not integral:
+            raise BadInput(f"pos must be an int or a tensor [batch] of integers, got {told(self.pos)}")
+        device = run.tokens.device
+        real = run.real
+        ends = (real * torch.arange(1, length + 1, device=device)).amax(1)
+        pos = for_each_prompt(torch.as_tensor(self.pos, device=device).reshape(-1), batch, "position")
+        resolved = torch.where(pos < 0, ends + pos, pos)[:, None]
+        inside = ((resolved >= 0) & (resolved < length)).all()
+        if not bool(inside) or not bool((real.gather(1, resolved)[:, 0] | (pos >= 0)).all()):
+            raise BadInput(f"position {self.pos} is out of range for prompts of {length} tokens")
+        return resolved
+
+    def select(self, logits: Float[Tensor, "batch pos d_vocab"], run: Run) -> Tensor:
+        """The part of a run's full logits that is read."""
+        if self.next_tokens:
+            return _next_log_probs(logits[:, :-1], run)
+        if self.pos is not None:
+            logits = at_positions(logits, self.positions(run))
+        if self.tokens is not None:
+            logits = logits.gather(-1, self._tokens(run, logits)[:, None].expand(-1, logits.shape[1], -1))
+        return logits if self.pos is None else logits[:, 0]
+
+    def read(self, model: HookedTransformer, stream: Float[Tensor, "rows pos d_model"], run: Run) -> Tensor:
+        """The same from the final stream of copies of the run's prompts, stacked."""
+        if self.pos is not None:
+            stream = at_positions(stream, self.positions(run).repeat(len(stream) // len(run.tokens), 1))
+        return self.read_there(model, stream, run)
+
+    def read_there(self, model: HookedTransformer, stream: Float[Tensor, "rows read d_model"], run: Run) -> Tensor:
+        """The same from a stream that holds the positions that are read, and no others."""
+        if self.next_tokens:
+            return _next_log_probs(model.logits(stream[:, :-1]), run)
+        tokens = None if self.tokens is None else self._tokens(run, stream).repeat(len(stream) // len(run.tokens), 1)
+        logits = model.logits(stream, tokens)
+        return logits if self.pos is None else logits[:, 0]
+
+    def _tokens(self, run: Run, like: Tensor) -> Int[Tensor, "batch n"]:
+        assert self.tokens is not None
+        return for_each_prompt(self.tokens.to(like.device), len(run.tokens), "answer")
+
+
+def _next_log_probs(logits: Float[Tensor, "rows before d_vocab"], run: Run) -> Float[Tensor, "rows before 2"]:
+    """What the tokens that follow get, at least in float32, for copies of the run's prompts, stacked."""
+    copies = len(logits) // len(run.tokens)
+    following = run.tokens[:, 1:].to(logits.device)
+    counted = (run.real[:, :-1] & run.real[:, 1:]).to(logits.device).repeat(copies, 1)
+    precise = logits.to(torch.promote_types(logits.dtype, torch.float32)).transpose(1, 2)
+    log_probs = -F.cross_entropy(precise, following.repeat(copies, 1), reduction="none")
+    return torch.stack((log_probs.masked_fill(~counted, 0.0), counted.to(log_probs)), dim=-1)
+
+
+class Metric(ABC):
+    """A number for each prompt, computed from the logits that `readout` names. `name` has the unit in it."""
+
+    name: str = "metric"
+    lower_is_better: bool = False
+
+    @property
+    @abstractmethod
+    def readout(self) -> Readout:
+        """What is read of the logits; nothing else needs to be computed."""
+
+    @abstractmethod
+    def score(self, logits: Tensor) -> Float[Tensor, " batch"]:
+        """One number for each prompt, from what `readout` selects."""
+
+    def on(self, model: HookedTransformer) -> Metric:
+        """The same metric with its tokens looked up in, and checked against, the model's vocabulary."""
+        return self
+
+    def __call__(self, logits: Float[Tensor, "batch pos d_vocab"]) -> Float[Tensor, " batch"]:
+        """One number for each prompt, from full logits of prompts without padding."""
+        positions_only = torch.zeros(logits.shape[:2], dtype=torch.long, device=logits.device)
+        return self.score(self.readout.select(logits, Run(positions_only)))
+
+
+MetricLike = Metric | Callable[[Tensor], Tensor]
+
+
+def reading(model: HookedTransformer, metric: MetricLike) -> tuple[Readout, Callable[[Tensor], Tensor]]:
+    """What a metric reads of a model's logits, and how it scores that; a plain function reads all of them."""
+    if not callable(metric):
+        raise MetricError(f"the metric must be a Metric or a function of logits, got {told(metric)}")
+    if not isinstance(metric, Metric):
+        return Readout(), metric
+    metric = metric.on(model)
+    return metric.readout, metric.score
+
+
+def better(metric: MetricLike) -> int:
+    """1 if a high metric is good, -1 if a low one is; of plain functions the high one."""
+    return -1 if isinstance(metric, Metric) and metric.lower_is_better else 1
+
+
+def metric_name(metric: MetricLike) -> str:
+    """What a metric is called in results."""
+    return metric.name if isinstance(metric, Metric) else getattr(metric, "__name__", "metric")
+
+
+def checked_score(score: object, what: str) -> Tensor:
+    """What a metric gave, as a tensor of floats.
+
+    Raises:
+        MetricError: no tensor, or nan; `what` says of which run.
+    """
+    if not isinstance(score, Tensor):
+        raise MetricError(f"the metric must return a tensor (a number for each prompt), got {type(score).__name__}")
+    if bool(score.isnan().any()):
+        raise MetricError(
+            f"the metric gives nan for {what}: {score.tolist()}. Look for infinite logits on both sides of a "
+            "difference, a division by zero, or an intervention that overflows"
+        )
+    return score if score.is_floating_point() else score.float()

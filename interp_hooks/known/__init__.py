@@ -1,1 +1,0 @@
-"""Models whose circuits are known exactly, to test methods on: written by hand, or compiled from small programs."""

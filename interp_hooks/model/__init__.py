@@ -1,0 +1,22 @@
+"""The uniform transformer: its config, its parts, its text, its weights, and the cache of a pass."""
+
+from interp_hooks import lazily
+
+__getattr__, __all__ = lazily(
+    __name__,
+    {
+        "transformer": ["HookedTransformer", "Output"],
+        "config": ["ExpertsConfig", "HookedTransformerConfig"],
+        "cache.activation_cache": ["ActivationCache"],
+        "components.kv_cache": ["KeyValueCache"],
+        "components.activations": ["gelu_new", "solu"],
+        "factored": ["FactoredMatrix", "composition_scores"],
+        "losses": ["lm_cross_entropy_loss"],
+        "sampling": ["sample_logits"],
+        "training": ["HookedTransformerTrainConfig", "train"],
+    },
+)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,145 @@
+"""What the norm that reads a part of the stream makes of it, and what the part then does to the logits."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp_hooks.errors import BadInput
+from interp_hooks.hooks.slices import Slice, SliceInput
+from interp_hooks.model.cache.decomposition import Decomposition
+
+
+class DirectEffects(Decomposition):
+    """Norms and unembedding of parts of the stream, with the norms' scales as they were in the run."""
+
+    def apply_ln_to_stack(
+        self,
+        residual_stack: Float[Tensor, "*parts_and_place d_model"],
+        layer: int | None = None,
+        mlp_input: bool = False,
+        pos_slice: SliceInput = None,
+        batch_slice: SliceInput = None,
+        has_batch_dim: bool = True,
+        recompute_ln: bool = False,
+    ) -> Float[Tensor, "*parts_and_place_out d_model"]:
+        """What the norm that reads `layer` (the final one by default) makes of parts of its input.
+
+        Centred (LayerNorm), divided by the scale of this run, times the gain if it is not folded. The bias is left out,
+        since it belongs to no part. The stack is [part, batch, pos, d_model], or with fewer or more axes for parts. It
+        has been through `pos_slice` already, and goes through `batch_slice` here; with `has_batch_dim=False` it is of
+        one prompt, which `batch_slice` tells. `recompute_ln` takes each row for a whole stream, as a logit lens does:
+        it gets the statistics that it has by itself, and the bias.
+
+        Raises:
+            BadInput: a stack that does not fit the cached scale.
+        """
+        layer = self._layer(layer, mlp_input)
+        norm = self.known_model.norm_reading(layer, mlp_input)
+        stack = self._chosen_prompts(residual_stack, pos_slice, batch_slice, has_batch_dim)
+        if recompute_ln or norm.kind is None:
+            return norm.fused(stack)
+        (frozen,) = self._norm_reading(layer, mlp_input, Slice(pos_slice))
+        scale = frozen.scale
+        if self.has_batch_dim:
+            scale = Slice(batch_slice if has_batch_dim else self._one_prompt(batch_slice)).apply(scale, 0)
+        place = scale.shape[:-1]
+        if list(stack.shape[-1 - len(place) : -1]) != list(place):
+            raise BadInput(
+                f"a stack of shape {list(stack.shape)} does not end in the places of this norm's scale and d_model: "
+                f"expected [..., {', '.join(map(str, (*place, stack.shape[-1])))}]; the stack must have been through "
+                "pos_slice, and has_batch_dim tell whether it has an axis of prompts"
+            )
+        return replace(frozen, scale=scale)(stack)
+
+    def logit_attrs(
+        self,
+        residual_stack: Float[Tensor, "*parts_and_place d_model"],
+        tokens: Any,
+        incorrect_tokens: Any = None,
+        pos_slice: SliceInput = None,
+        batch_slice: SliceInput = None,
+        has_batch_dim: bool = True,
+        include_bias: bool = False,
+    ) -> Float[Tensor, "..."]:
+        """The direct effect of every part of the final stream on a logit, or on a difference of two logits.
+
+        Stack and slices are as in `apply_ln_to_stack`. `tokens` (and `incorrect_tokens`) are a token, a string, or one
+        for each prompt, or for each prompt and position [batch, pos], of what is returned. The effects of a full
+        decomposition sum to the logit minus a constant; `include_bias` adds that constant (the final norm's bias and
+        b_U) as a last row, so that the rows sum to the logit (before its soft cap, if the model has one).
+
+        Raises:
+            BadInput: a model with a masked-LM head, whose activation function lies between stream and logits; tokens
+                that don't fit the stack.
+        """
+        if self.known_model.cfg.mlm_head:
+            raise BadInput("a masked-LM head is not linear, so that a logit is no sum over parts of the stream")
+        parts = self.apply_ln_to_stack(residual_stack, None, False, pos_slice, batch_slice, has_batch_dim)
+        axes = ["batch"] * (self.has_batch_dim and has_batch_dim and Slice(batch_slice).mode != "int")
+        axes += ["pos"] * (Slice(pos_slice).mode != "int")
+        place = dict(zip(axes, parts.shape[-1 - len(axes) : -1], strict=True))
+        directions, constants = self._logit_directions(tokens, place)
+        if incorrect_tokens is not None:
+            wrong_directions, wrong_constants = self._logit_directions(incorrect_tokens, place)
+            directions, constants = directions - wrong_directions, constants - wrong_constants
+        effects = (parts * directions.to(parts.device)).sum(-1)
+        if include_bias:
+            effects = torch.cat((effects, constants.to(effects).expand_as(effects[:1])))
+        return effects
+
+    def _chosen_prompts(
+        self, stack: Tensor, pos_slice: SliceInput, batch_slice: SliceInput, has_batch_dim: bool
+    ) -> Tensor:
+        """The stack of the prompts that `batch_slice` chooses."""
+        chosen = Slice(batch_slice)
+        if chosen.mode == "identity" or not has_batch_dim:
+            return stack
+        if not self.has_batch_dim:
+            raise BadInput("batch_slice needs an axis of prompts, which this cache has lost (remove_batch_dim)")
+        batch_axis = -2 if Slice(pos_slice).mode == "int" else -3
+        prompts = len(next(iter(self.values())))
+        if stack.ndim <= -batch_axis or stack.shape[batch_axis] != prompts:
+            raise BadInput(
+                f"batch_slice chooses among the {prompts} prompts of this cache, but the stack has shape "
+                f"{list(stack.shape)}; pass parts at all prompts, or has_batch_dim=False for parts at one"
+            )
+        return chosen.apply(stack, batch_axis)
+
+    def _one_prompt(self, batch_slice: SliceInput) -> Slice:
+        """Which prompt a stack without an axis of prompts is of."""
+        chosen, prompts = Slice(batch_slice), len(next(iter(self.values())))
+        if chosen.mode == "int":
+            return chosen
+        if chosen.mode == "identity" and prompts == 1:
+            return Slice(0)
+        raise BadInput(f"has_batch_dim=False needs batch_slice to be one of the {prompts} prompts, got {batch_slice!r}")
+
+    def _logit_directions(
+        self, tokens: Any, place: dict[str, int]
+    ) -> tuple[Float[Tensor, "*rest d_model"], Float[Tensor, "*rest"]]:
+        """Per token its column of W_U, and the constant that the final norm's bias and b_U add to its logit."""
+        model = self.known_model
+        ids, scale = _placed(model.token_ids(tokens), place), model.cfg.logits_scale
+        directions = model.W_U.detach().T[ids] * scale
+        bias, constants = model.ln_final.b, model.b_U.detach()[ids] * scale
+        return directions, constants if bias is None else constants + directions @ bias.detach()
+
+
+def _placed(ids: Int[Tensor, "*given"], place: dict[str, int]) -> Int[Tensor, "*places"]:
+    """Tokens for one, each prompt, or each prompt and position, with an axis for each of `place`."""
+    if ids.numel() == 1:
+        return ids.reshape(())
+    named = ["batch", "pos"] if ids.ndim == 2 else [next(iter(place), "batch")]
+    sizes = dict(zip(named, ids.shape, strict=False))
+    if ids.ndim > 2 or any(size not in (1, place.get(axis, 1)) for axis, size in sizes.items()):
+        expected = ", ".join(f"{axis}={size}" for axis, size in place.items())
+        raise BadInput(
+            f"expected one token, one for each prompt, or one for each prompt and position of the stack [{expected}], "
+            f"got shape {list(ids.shape)}"
+        )
+    return ids.reshape([sizes.get(axis, 1) for axis in place])

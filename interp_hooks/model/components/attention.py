@@ -1,0 +1,251 @@
+"""Multi-head attention, with grouped keys and values, in one fused kernel unless somebody looks inside.
+
+    q, k, v --norm, rotate--> scores = q k / attn_scale --cap, alibi, mask, softmax--> pattern --> z = pattern v
+    out = z W_O + b_O
+
+Scores and patterns (the only tensors of size pos x pos) are made only while hooked, or for a soft cap, which no fused
+kernel knows; so are per-head results. A sink (`hook_sink`: its score) takes a share of every softmax and gives nothing,
+so that rows of the pattern sum to less than one. Where q, k and v come from is the business of the two final classes:
+`Attention` projects the stream, `LatentAttention` (in `latent.py`) a low-rank summary of it.
+"""
+
+from abc import abstractmethod
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from interp_hooks.hooks.root_module import HookPoint
+from interp_hooks.model.components.kv_cache import Extend
+from interp_hooks.model.components.norm import head_norm
+from interp_hooks.model.components.positions import Rotation, rotate
+from interp_hooks.model.components.weights import (
+    READER_PER_HEAD,
+    WRITER_PER_HEAD,
+    parameter,
+    read_per_head,
+    write_per_head,
+)
+from interp_hooks.model.config import HookedTransformerConfig
+
+Inputs = tuple[Tensor, Tensor, Tensor]
+"""What queries, keys and values read, normalized: one stream each, or one per head."""
+
+
+class Visibility:
+    """Which keys each query sees. Dense masks are made at most once a pass, and only if a kernel needs them.
+
+    The queries are the last `queries` of `keys` tokens, or only `rows` [batch, n] of those; `real` tells which tokens
+    are no padding, `positions` where they stand. A padding query sees itself, so that every row of every pattern sums
+    to one.
+    """
+
+    def __init__(
+        self,
+        queries: int,
+        keys: int,
+        causal: bool,
+        real: Bool[Tensor, "batch key"] | None,
+        positions: Int[Tensor, "rows key"],
+        rows: Int[Tensor, "batch n"] | None = None,
+    ) -> None:
+        self.queries, self.keys, self.causal, self.real, self.positions = queries, keys, causal, real, positions
+        self.rows = rows
+        self._windowed: dict[int, Bool[Tensor, "rows 1 query key"]] = {}
+
+    def to(self, device: torch.device) -> "Visibility":
+        """The same on another device."""
+        if self.positions.device == device:
+            return self
+        real = None if self.real is None else self.real.to(device)
+        rows = None if self.rows is None else self.rows.to(device)
+        return Visibility(self.queries, self.keys, self.causal, real, self.positions.to(device), rows)
+
+    def only(self, rows: Int[Tensor, "batch n"]) -> "Visibility":
+        """What some of the queries see."""
+        rows = rows.to(self.positions.device)
+        return Visibility(self.queries, self.keys, self.causal, self.real, self.positions, rows)
+
+    def needs_mask(self, window: int | None) -> bool:
+        """Whether a kernel that knows "causal" and "everything" needs the dense mask."""
+        cuts = window is not None and window < self.keys
+        everything = self.queries == self.keys and self.rows is None
+        return cuts or self.real is not None or (self.causal and not everything)
+
+    def mask(self, window: int | None) -> Bool[Tensor, "rows 1 query key"]:
+        """True where a query may look; through a window it sees the last `window` tokens, itself included."""
+        if window is None or window >= self.keys:
+            return self.dense
+        if window not in self._windowed:
+            self._windowed[window] = self.dense & self._rows_of(self._every.triu(self.keys - self.queries - window + 1))
+        return self._windowed[window]
+
+    def _rows_of(self, square: Tensor) -> Tensor:
+        """[query, key] or [rows, 1, query, key], of the queries that are asked for."""
+        if self.rows is None:
+            return square
+        square = square.expand(len(self.rows), 1, -1, -1)
+        return square.gather(2, self.rows[:, None, :, None].expand(-1, -1, -1, self.keys))
+
+    @cached_property
+    def _every(self) -> Bool[Tensor, "query key"]:
+        return torch.ones(self.queries, self.keys, dtype=torch.bool, device=self.positions.device)
+
+    @cached_property
+    def dense(self) -> Bool[Tensor, "rows 1 query key"]:
+        """What a query without a window sees."""
+        every, past = self._every, self.keys - self.queries
+        seen = (every.tril(past) if self.causal else every)[None, None]
+        if self.real is not None:
+            itself = every.tril(past) & every.triu(past)
+            seen = seen & self.real[:, None, None, :] | itself
+        return self._rows_of(seen)
+
+    @cached_property
+    def distance(self) -> Int[Tensor, "rows 1 query key"]:
+        """How many positions a key stands before a query."""
+        return self._rows_of((self.positions[:, -self.queries :, None] - self.positions[:, None, :])[:, None])
+
+
+class AttentionCore(nn.Module):
+    """What every attention layer does with queries, keys and values. Abstract."""
+
+    def __init__(self, cfg: HookedTransformerConfig, layer: int) -> None:
+        super().__init__()
+        heads, groups = cfg.n_heads, cfg.n_key_value_heads
+        self.queries_per_key = heads // groups
+        self.scale, self.soft_cap = cfg.attn_scale_at(layer), cfg.attn_scores_soft_cap
+        self.window = cfg.window_at(layer)
+        self.slopes = cfg.alibi_slopes
+        self.rotary_adjacent_pairs = cfg.rotary_adjacent_pairs
+        self.W_O = parameter(heads, cfg.d_value, cfg.d_model, lies=WRITER_PER_HEAD)
+        self.b_O = parameter(cfg.d_model)
+        self.hook_q = HookPoint("batch pos head d_head", head=heads, d_head=cfg.d_head)
+        self.hook_k = HookPoint("batch pos head d_head", head=groups, d_head=cfg.d_head)
+        self.hook_v = HookPoint("batch pos head d_head", head=groups, d_head=cfg.d_value)
+        if cfg.rotary_at(layer) is not None:
+            self.hook_rot_q = HookPoint("batch pos head d_head", head=heads, d_head=cfg.d_head)
+            self.hook_rot_k = HookPoint("batch pos head d_head", head=groups, d_head=cfg.d_head)
+        self.hook_attn_scores = HookPoint("batch head query key", head=heads)
+        self.hook_pattern = HookPoint("batch head query key", head=heads)
+        self.sinks = parameter(heads) if cfg.attn_sinks else None
+        if cfg.attn_sinks:
+            self.hook_sink = HookPoint("batch head query", head=heads)
+        self.hook_z = HookPoint("batch pos head d_head", head=heads, d_head=cfg.d_value)
+        self.hook_result = HookPoint("batch pos head d_model", collected=False, head=heads, d_model=cfg.d_model)
+
+    @abstractmethod
+    def queries_keys_values(self, inputs: Inputs, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
+        """[batch, pos, head, d_head] each, as the scores and the mixing of values use them."""
+
+    def forward(
+        self, inputs: Inputs, rotation: Rotation | None, visibility: Visibility, extend: Extend | None = None
+    ) -> Float[Tensor, "batch query head d_value"]:
+        """What each head mixes from the values. With `extend`, queries see keys and values of earlier tokens too."""
+        q, k, v = self.queries_keys_values(inputs, rotation)
+        if visibility.rows is not None:
+            q = q.gather(1, visibility.rows[..., None, None].expand(-1, -1, *q.shape[2:]))
+        if extend is not None:
+            k, v = extend(k, v)
+        return (self._explicit if self._explicitly() else self._fused)(q, k, v, visibility)
+
+    def write(self, z: Float[Tensor, "batch query head d_value"]) -> Float[Tensor, "batch query d_model"]:
+        """What all heads together write."""
+        z = self.hook_z(z)
+        if self.hook_result.hooked:
+            result = self.hook_result(torch.einsum("bphk,hkd->bphd", z, self.W_O))
+            return result.sum(2) + self.b_O
+        return write_per_head(z, self.W_O, self.b_O)
+
+    def _explicitly(self) -> bool:
+        looked_at = self.hook_attn_scores.hooked or self.hook_pattern.hooked
+        return looked_at or self.soft_cap > 0 or (self.sinks is not None and self.hook_sink.hooked)
+
+    def _fused(self, q: Tensor, k: Tensor, v: Tensor, visibility: Visibility) -> Float[Tensor, "batch pos head d_head"]:
+        biased = bool(self.slopes) or self.sinks is not None
+        masked = biased or visibility.needs_mask(self.window)
+        mask = visibility.mask(self.window) if masked else None
+        if biased:
+            assert mask is not None
+            mask = q.new_zeros(mask.shape).masked_fill(~mask, -torch.inf) + self._alibi(visibility, q.dtype)
+        if self.sinks is not None:  # one more key, which scores as much as the sink and has nothing to give
+            assert mask is not None
+            k, v = (torch.cat((x, x.new_zeros(x.shape[0], 1, *x.shape[2:])), dim=1) for x in (k, v))
+            rows, _, queries, keys = mask.shape
+            sink = self.sinks[:, None, None].expand(rows, -1, queries, 1)
+            mask = torch.cat((mask.expand(-1, len(self.sinks), -1, keys), sink), dim=-1)
+        z = F.scaled_dot_product_attention(
+            q.transpose(1, 2),
+            k.transpose(1, 2),
+            v.transpose(1, 2),
+            attn_mask=mask,
+            is_causal=visibility.causal and not masked,
+            scale=1 / self.scale,
+            enable_gqa=self.queries_per_key > 1,
+        )
+        return z.transpose(1, 2)
+
+    def _alibi(self, visibility: Visibility, dtype: torch.dtype) -> Tensor | float:
+        """What is added to the scores: the less, the further back (Press et al. 2021, arxiv.org/abs/2108.12409)."""
+        if not self.slopes:
+            return 0.0
+        slopes = torch.tensor(self.slopes, device=visibility.positions.device)
+        return (-slopes[:, None, None] * visibility.distance).to(dtype)
+
+    def _explicit(
+        self, q: Tensor, k: Tensor, v: Tensor, visibility: Visibility
+    ) -> Float[Tensor, "batch pos head d_head"]:
+        k = k.repeat_interleave(self.queries_per_key, dim=2)
+        v = v.repeat_interleave(self.queries_per_key, dim=2)
+        scores = torch.einsum("bqhk,bphk->bhqp", q, k) / self.scale
+        if self.soft_cap:
+            scores = self.soft_cap * torch.tanh(scores / self.soft_cap)
+        scores = scores + self._alibi(visibility, scores.dtype)
+        scores = self.hook_attn_scores(scores.masked_fill(~visibility.mask(self.window), -torch.inf))
+        precise = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        if self.sinks is None:
+            pattern = precise.softmax(-1)
+        else:
+            sink = self.hook_sink(self.sinks[:, None].expand(*precise.shape[:3]))
+            pattern = torch.cat((precise, sink[..., None].to(precise.dtype)), dim=-1).softmax(-1)[..., :-1]
+        pattern = self.hook_pattern(pattern.to(v.dtype))
+        return torch.einsum("bhqp,bphk->bqhk", pattern, v)
+
+
+class Attention(AttentionCore):
+    """Attention whose queries, keys and values are linear maps of the stream, one per head (or group of heads)."""
+
+    def __init__(self, cfg: HookedTransformerConfig, layer: int) -> None:
+        super().__init__(cfg, layer)
+        heads, groups, d_model, d_head = cfg.n_heads, cfg.n_key_value_heads, cfg.d_model, cfg.d_head
+        self.W_Q = parameter(heads, d_model, d_head, lies=READER_PER_HEAD)
+        self.W_K = parameter(groups, d_model, d_head, lies=READER_PER_HEAD)
+        self.W_V = parameter(groups, d_model, cfg.d_value, lies=READER_PER_HEAD)
+        self.b_Q, self.b_K = parameter(heads, d_head), parameter(groups, d_head)
+        self.b_V = parameter(groups, cfg.d_value)
+        self.clip = cfg.qkv_clip
+        self.q_norm, self.k_norm = head_norm(cfg, heads), head_norm(cfg, groups)
+        self.normalizes, self.norm_after_rotary = cfg.qk_norm is not None, cfg.qk_norm_after_rotary
+
+    def queries_keys_values(self, inputs: Inputs, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Projected, normalized and rotated, in the order that the config names."""
+        q = read_per_head(inputs[0], self.W_Q, self.b_Q)
+        k = read_per_head(inputs[1], self.W_K, self.b_K)
+        v = read_per_head(inputs[2], self.W_V, self.b_V)
+        if not self.normalizes:
+            q, k = self._clipped(q), self._clipped(k)
+        q, k, v = self.hook_q(q), self.hook_k(k), self.hook_v(self._clipped(v))
+        if self.normalizes and not self.norm_after_rotary:
+            q, k = self._clipped(self.q_norm(q)), self._clipped(self.k_norm(k))
+        if rotation is not None:
+            q = rotate(q, rotation, self.rotary_adjacent_pairs)
+            q = self.hook_rot_q(q if rotation.query_scale is None else q * rotation.query_scale)
+            k = self.hook_rot_k(rotate(k, rotation, self.rotary_adjacent_pairs))
+        if self.norm_after_rotary:
+            q, k = self.q_norm(q), self.k_norm(k)
+        return q, k, v
+
+    def _clipped(self, x: Tensor) -> Tensor:
+        return x.clamp(-self.clip, self.clip) if self.clip else x

@@ -1,0 +1,196 @@
+"""One transformer block: what reads the residual stream, and what is added to it.
+
+    serial     resid_pre --ln1--> attn --> (+) = resid_mid --ln2--> mlp --> (+) = resid_post
+    parallel   resid_pre --ln1--> attn --> (+) <-- mlp <--ln2-- resid_pre,   (+) = resid_post    (ln2 may be ln1)
+    attn_only  resid_pre --ln1--> attn --> (+) = resid_post
+    shortformer          positions are added to what queries and keys read, after ln1
+    post       resid_pre --> attn --> (+) = resid_mid --ln1--> (+) = resid_post --ln2--> the next block
+                                                     `--> mlp --^
+
+What attention and MLP write may pass a norm (`ln1_post`, `ln2_post`) and a multiplier before it is added; `attn_out`
+and `mlp_out` are what is added. The inputs of queries, keys and values can be hooked head by head (`hook_q_input`,
+...): the stream before the norm, with a head axis that exists only while hooked.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from interp_hooks.hooks.root_module import HookPoint
+from interp_hooks.model.components.attention import Attention, Inputs, Visibility
+from interp_hooks.model.components.kv_cache import Extend
+from interp_hooks.model.components.latent import LatentAttention
+from interp_hooks.model.components.mlp import mlp
+from interp_hooks.model.components.moe import MoE
+from interp_hooks.model.components.norm import NoNorm, norm
+from interp_hooks.model.components.positions import Rotation
+from interp_hooks.model.config import HookedTransformerConfig
+
+
+class Readings(NamedTuple):
+    """The stream as attention and a parallel MLP read it, normalized."""
+
+    attention: Inputs
+    mlp: Tensor | None
+
+
+class Known(NamedTuple):
+    """What a block need not compute: what its heads mix from the values, what its MLP adds to the stream."""
+
+    z: Float[Tensor, "batch pos head d_value"] | None = None
+    mlp_out: Float[Tensor, "batch pos d_model"] | None = None
+
+    def at(self, rows: Int[Tensor, "batch n"]) -> "Known":
+        """The same at positions of each row's own."""
+        return Known(*(None if value is None else at_positions(value, rows) for value in self))
+
+
+NOTHING = Known()
+
+
+def at_positions(value: Float[Tensor, "batch pos ..."], rows: Int[Tensor, "batch n"]) -> Float[Tensor, "batch n ..."]:
+    """Each row's value at positions of its own."""
+    rows = rows.to(value.device).reshape(*rows.shape, *[1] * (value.ndim - 2))
+    return value.gather(1, rows.expand(-1, -1, *value.shape[2:]))
+
+
+class TransformerBlock(nn.Module):
+    """Attention and MLP around the residual stream, in the arrangement that the config names."""
+
+    def __init__(self, cfg: HookedTransformerConfig, layer: int) -> None:
+        super().__init__()
+        heads, groups, d_model = cfg.n_heads, cfg.n_key_value_heads, cfg.d_model
+        self.heads, self.groups, self.attn_only, self.parallel = heads, groups, cfg.attn_only, cfg.parallel_attn_mlp
+        self.is_post = cfg.norm_placement == "post"
+        self.shared_norm, self.residual_scale = cfg.parallel_shared_norm, cfg.residual_scale
+        self.per_head_inputs = not cfg.kv_latent  # latent attention has one input for all heads
+        self.hook_resid_pre = HookPoint("batch pos d_model", d_model=d_model)
+        if self.per_head_inputs:
+            if heads == groups:  # one stream per head for all three readers needs as many key as query heads
+                self.hook_attn_in = HookPoint("batch pos head d_model", collected=False, head=heads, d_model=d_model)
+            self.hook_q_input = HookPoint("batch pos head d_model", collected=False, head=heads, d_model=d_model)
+            self.hook_k_input = HookPoint("batch pos head d_model", collected=False, head=groups, d_model=d_model)
+            self.hook_v_input = HookPoint("batch pos head d_model", collected=False, head=groups, d_model=d_model)
+        kind = cfg.normalization_type if cfg.reads_normalized or self.is_post else None
+        self.ln1 = norm(cfg, kind)
+        self.attn = (LatentAttention if cfg.kv_latent else Attention)(cfg, layer)
+        self.ln1_post = norm(cfg, cfg.output_norm_type)
+        self.hook_attn_out = HookPoint("batch pos d_model", d_model=d_model)
+        if not cfg.attn_only:
+            if not cfg.parallel_attn_mlp:
+                self.hook_resid_mid = HookPoint("batch pos d_model", d_model=d_model)
+            self.hook_mlp_in = HookPoint("batch pos d_model", collected=False, d_model=d_model)
+            self.ln2 = NoNorm() if cfg.parallel_shared_norm else norm(cfg, kind)
+            experts = cfg.experts if cfg.has_experts(layer) else None
+            self.mlp = mlp(cfg, cfg.d_mlp) if experts is None else MoE(cfg, experts)
+            self.ln2_post = norm(cfg, cfg.output_norm_type)
+            self.hook_mlp_out = HookPoint("batch pos d_model", d_model=d_model)
+        self.hook_resid_post = HookPoint("batch pos d_model", d_model=d_model)
+        if self.is_post:
+            self.hook_normalized_resid_post = HookPoint("batch pos d_model", d_model=d_model)
+
+    @property
+    def points(self) -> list[HookPoint]:
+        """Every hook point of this block."""
+        return [part for part in self.modules() if isinstance(part, HookPoint)]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights live and the arithmetic happens."""
+        return self.attn.W_O.device
+
+    def forward(
+        self,
+        resid_pre: Float[Tensor, "batch pos d_model"],
+        rotation: Rotation | None,
+        visibility: Visibility,
+        extend: Extend | None = None,
+        only: Int[Tensor, "batch n"] | None = None,
+        known: Known = NOTHING,
+        pos_embed: Float[Tensor, "batch pos d_model"] | None = None,
+    ) -> Float[Tensor, "batch _ d_model"]:
+        """The stream after this block; for `extend` see `AttentionCore.forward`.
+
+        `pos_embed` is added to what queries and keys read. With `only`, the stream at these positions of each row:
+        nothing else is computed, unless somebody looks inside. What is `known` passes its hook point as if it had been
+        computed.
+        """
+        if only is not None:
+            if self.is_post or any(point.hooked for point in self.points):
+                return at_positions(self(resid_pre, rotation, visibility, extend, None, known, pos_embed), only)
+            visibility, known = visibility.only(only), known.at(only)
+        resid_pre = self.hook_resid_pre(resid_pre)
+        reads_stream = known.z is None or (self.parallel and known.mlp_out is None)
+        readings = self._readings(resid_pre, pos_embed) if reads_stream else None
+        z = known.z
+        if z is None:
+            assert readings is not None
+            z = self.attn(readings.attention, rotation, visibility, extend)
+        if only is not None:
+            resid_pre = at_positions(resid_pre, only)
+        if self.is_post:
+            return self._post(resid_pre, z, known.mlp_out)
+        attn_out = self.hook_attn_out(self._scaled(self.ln1_post(self.attn.write(z))))
+        resid_mid = resid_pre + attn_out
+        if self.attn_only:
+            return self.hook_resid_post(resid_mid)
+        if not self.parallel:
+            resid_mid = self.hook_resid_mid(resid_mid)
+        mlp_out = known.mlp_out
+        if mlp_out is None:
+            mlp_out = self._scaled(self.ln2_post(self.mlp(self._mlp_reads(resid_mid, readings, only))))
+        return self.hook_resid_post(resid_mid + self.hook_mlp_out(mlp_out))
+
+    def _mlp_reads(self, resid_mid: Tensor, readings: Readings | None, only: Tensor | None) -> Tensor:
+        if not self.parallel:
+            return self.ln2(self.hook_mlp_in(resid_mid))
+        assert readings is not None
+        assert readings.mlp is not None
+        return readings.mlp if only is None else at_positions(readings.mlp, only)
+
+    def _post(self, resid_pre: Tensor, z: Tensor, mlp_out: Tensor | None) -> Tensor:
+        attn_out = self.hook_attn_out(self.attn.write(z))
+        normed = self.ln1(self.hook_resid_mid(resid_pre + attn_out))
+        mlp_out = self.hook_mlp_out(self.mlp(self.hook_mlp_in(normed)) if mlp_out is None else mlp_out)
+        return self.hook_normalized_resid_post(self.ln2(self.hook_resid_post(normed + mlp_out)))
+
+    def _scaled(self, written: Tensor) -> Tensor:
+        return written if self.residual_scale == 1 else written * self.residual_scale
+
+    def _readings(self, resid_pre: Tensor, pos_embed: Tensor | None) -> Readings:
+        """One normalization serves every reader of the same stream; a reader whose input is hooked has its own."""
+        streams = self._attention_streams(resid_pre)
+        mlp_in = self.hook_mlp_in(resid_pre) if self.parallel else None
+        sharing = mlp_in if self.shared_norm else None
+        ln1 = _AS_IT_IS if self.is_post else self.ln1
+        if all(stream is resid_pre for stream in (*streams, sharing) if stream is not None):
+            mlp_reads = normalized = ln1(resid_pre)
+            attention_reads = (normalized, normalized, normalized)
+        else:
+            ln1.show(resid_pre)
+            q, k, v = streams
+            attention_reads = (ln1.fused(q), ln1.fused(k), ln1.fused(v))
+            mlp_reads = None if sharing is None else ln1.fused(sharing)
+        if pos_embed is not None:
+            q, k, v = attention_reads
+            q, k = (x + (pos_embed if x.ndim == 3 else pos_embed[:, :, None]) for x in (q, k))
+            attention_reads = (q, k, v)
+        if mlp_in is None:
+            return Readings(attention_reads, None)
+        return Readings(attention_reads, mlp_reads if self.shared_norm else self.ln2(mlp_in))
+
+    def _attention_streams(self, resid_pre: Tensor) -> Inputs:
+        """What queries, keys and values read: the stream itself, unless somebody hooks the inputs of single heads."""
+        if not self.per_head_inputs:
+            return resid_pre, resid_pre, resid_pre
+        stream = resid_pre if self.heads != self.groups else self.hook_attn_in.expand(resid_pre, head=self.heads)
+        return (
+            self.hook_q_input.expand(stream, head=self.heads),
+            self.hook_k_input.expand(stream, head=self.groups),
+            self.hook_v_input.expand(stream, head=self.groups),
+        )
+
+
+_AS_IT_IS = NoNorm()

@@ -1,0 +1,140 @@
+"""Keys and values of the tokens that a model has read, so that it can read on without reading them again.
+
+    layer -> keys [batch, capacity, head, d_head], values [batch, capacity, head, d_value];   `length` tokens are filled
+
+Keys are stored as the scores use them (normalized, rotated), so nothing is ever rotated twice. Room is made for
+`capacity` tokens at once and grows by doubling: a step of decoding writes one column and copies nothing else. A pass
+writes beyond `length` and moves it only when it has finished, so that an exception in between leaves the cache as it
+was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from interp_hooks.errors import BadInput
+from interp_hooks.model.config import HookedTransformerConfig
+
+Extend = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Takes keys and values of the tokens that a pass reads, gives those of all tokens up to there."""
+
+
+class KeyValueCache:
+    """What `HookedTransformer.forward(..., past_kv_cache=)` reads and extends. A new one is empty.
+
+    `real` tells which of the tokens read are no padding (None: all), `rotated_for` how many real tokens each row had
+    when its keys were rotated. While `frozen`, passes read it and leave it as it is: many continuations can share it.
+    `capacity` is how many tokens to make room for from the start, `batch_size` the prompts that it is for (None: any).
+    """
+
+    def __init__(self, capacity: int = 0, batch_size: int | None = None) -> None:
+        self.capacity, self.batch_size, self.length = capacity, batch_size, 0
+        self.real: Bool[Tensor, "batch past"] | None = None
+        self.rotated_for: Int[Tensor, " rows"] | None = None
+        self.frozen = False
+        self._layers: dict[int, tuple[Tensor, Tensor]] = {}
+
+    @classmethod
+    def init_cache(
+        cls, cfg: HookedTransformerConfig, device: torch.device | str | None = None, batch_size: int = 1
+    ) -> KeyValueCache:
+        """An empty one for `batch_size` prompts; it lies where the layers compute, so `device` changes nothing.
+
+        Raises:
+            BadInput: a model that is not causal.
+        """
+        if cfg.attention_dir != "causal":
+            raise BadInput("a key/value cache needs a causal model: in this one, earlier tokens see later ones")
+        return cls(batch_size=batch_size)
+
+    def freeze(self) -> None:
+        """From now on passes do not extend it."""
+        self.frozen = True
+
+    def unfreeze(self) -> None:
+        """From now on passes extend it again."""
+        self.frozen = False
+
+    def at(
+        self, layer: int
+    ) -> tuple[Float[Tensor, "batch past head d_head"], Float[Tensor, "batch past head d_value"]]:
+        """Keys and values of a layer.
+
+        Raises:
+            BadInput: the passes that filled the cache did not come by that layer.
+        """
+        keys, values = self._stored(layer)
+        return keys[:, : self.length], values[:, : self.length]
+
+    def _stored(self, layer: int) -> tuple[Tensor, Tensor]:
+        """The same with the room behind."""
+        if layer not in self._layers:
+            raise BadInput(f"this key/value cache holds {self.length} tokens, but not in layer {layer}")
+        return self._layers[layer]
+
+    def extend(
+        self, layer: int, keys: Float[Tensor, "batch pos head d_head"], values: Float[Tensor, "batch pos head d_value"]
+    ) -> tuple[Float[Tensor, "batch key head d_head"], Float[Tensor, "batch key head d_value"]]:
+        """All keys and values of `layer`, the given ones last; `commit` makes them stay.
+
+        Raises:
+            BadInput: another number of prompts, or another dtype, than the cache holds.
+        """
+        stored = self._stored(layer) if self.length else (keys[:, :0], values[:, :0])
+        holds = len(stored[0]) if self.length else self.batch_size
+        if holds not in (None, len(keys)):
+            raise BadInput(f"past_kv_cache holds {holds} prompts, got {len(keys)}")
+        if stored[0].dtype != keys.dtype:
+            raise BadInput(f"past_kv_cache holds {stored[0].dtype}, but this model computes in {keys.dtype}")
+        past, end = self.length, self.length + keys.shape[1]
+        if self.frozen or torch.is_grad_enabled():  # a graph may hold what was read before
+            whole = torch.cat((stored[0][:, :past], keys), dim=1), torch.cat((stored[1][:, :past], values), dim=1)
+            if not self.frozen:
+                self._layers[layer] = whole
+            return whole
+        if stored[0].shape[1] < end:
+            stored = self._moved(stored[0], end), self._moved(stored[1], end)
+            self._layers[layer] = stored
+        stored[0][:, past:end], stored[1][:, past:end] = keys, values
+        return stored[0][:, :end], stored[1][:, :end]
+
+    def _moved(self, stored: Float[Tensor, "batch key head d"], end: int) -> Float[Tensor, "batch room head d"]:
+        """The same where there is room for `end` tokens or more."""
+        tokens = max(end, self.capacity, 2 * stored.shape[1])
+        room = stored.new_empty(stored.shape[0], tokens, *stored.shape[2:])
+        room[:, : self.length] = stored[:, : self.length]
+        return room
+
+    def commit(
+        self, layers: Iterable[int], tokens: int, real: Bool[Tensor, "batch key"] | None, lengths: Int[Tensor, " rows"]
+    ) -> None:
+        """Keep what a pass through `layers` over `tokens` more tokens wrote; other layers lack these and are dropped.
+
+        `real` and `lengths` (real tokens) are of old and new.
+        """
+        if not self.frozen:
+            self._layers = {layer: self._layers[layer] for layer in layers}
+            self.length, self.real, self.rotated_for = self.length + tokens, real, lengths
+
+    def prefix(self, tokens: int, copies: int = 1, layers: Container[int] | None = None) -> KeyValueCache:
+        """A frozen cache of the first `tokens` tokens (of some layers), all prompts `copies` times one below the other.
+
+        Raises:
+            BadInput: more tokens than there are.
+        """
+        if not 0 <= tokens <= self.length:
+            raise BadInput(f"this key/value cache holds {self.length} tokens, so it has no first {tokens}")
+        part = KeyValueCache()
+        part.length, part.frozen = tokens, True
+        part.rotated_for = None if self.rotated_for is None else self.rotated_for.repeat(copies)
+        part.real = None if self.real is None else self.real[:, :tokens].repeat(copies, 1)
+        part._layers = {
+            there: (keys[:, :tokens].repeat(copies, 1, 1, 1), values[:, :tokens].repeat(copies, 1, 1, 1))
+            for there, (keys, values) in self._layers.items()
+            if layers is None or there in layers
+        }
+        return part

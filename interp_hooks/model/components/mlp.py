@@ -1,0 +1,105 @@
+"""The feed-forward layer, plain or gated.
+
+plain:  pre = x W_in + b_in                                        post = act(pre)
+"_ln":  pre = x W_in + b_in,   mid = act(pre)                      post = LayerNorm(mid)
+gated:  pre = x W_gate + b_gate,  pre_linear = x W_in + b_in       post = act(pre) * pre_linear
+out = post W_out + b_out
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from interp_hooks.hooks.root_module import HookPoint
+from interp_hooks.model.components.activations import ACTIVATIONS
+from interp_hooks.model.components.norm import Norm
+from interp_hooks.model.components.weights import TRANSPOSED, linear, parameter
+from interp_hooks.model.config import HookedTransformerConfig
+
+
+class XIELU(nn.Module):
+    """A parabola for positive, an integrated exponential for negative values (arxiv.org/abs/2411.13010).
+
+    Its two curvatures are the softplus of learned numbers, the negative one at least beta.
+    """
+
+    beta, floor = 0.5, -1e-6
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alpha_p, self.alpha_n = parameter(1), parameter(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        positive, negative = F.softplus(self.alpha_p), self.beta + F.softplus(self.alpha_n)
+        below = (torch.expm1(x.clamp(max=self.floor)) - x) * negative + self.beta * x
+        return torch.where(x > 0, positive * x * x + self.beta * x, below)
+
+
+def activation(cfg: HookedTransformerConfig) -> Callable[[Tensor], Tensor]:
+    """The activation function that the config names, without a norm after it; a module if it has parameters."""
+    return XIELU() if cfg.act_fn == "xielu" else ACTIVATIONS[str(cfg.act_fn).removesuffix("_ln")]
+
+
+class Gating:
+    """post = act(pre) * pre_linear; some models bound both factors and add to the linear one before."""
+
+    def __init__(self, cfg: HookedTransformerConfig) -> None:
+        self.act_fn, self.clamp, self.offset = ACTIVATIONS[str(cfg.act_fn)], cfg.mlp_clamp, cfg.mlp_linear_offset
+
+    def __call__(self, pre: Tensor, pre_linear: Tensor) -> Tensor:
+        if self.clamp:
+            pre, pre_linear = pre.clamp(max=self.clamp), pre_linear.clamp(-self.clamp, self.clamp)
+        return self.act_fn(pre) * (pre_linear + self.offset if self.offset else pre_linear)
+
+
+class MLP(nn.Module):
+    """The plain feed-forward layer; its neurons may pass a LayerNorm, as after SoLU."""
+
+    ln: Norm | None
+
+    def __init__(self, cfg: HookedTransformerConfig, width: int) -> None:
+        super().__init__()
+        self.act_fn = activation(cfg)
+        self.W_in, self.b_in = parameter(cfg.d_model, width, lies=TRANSPOSED), parameter(width)
+        self.W_out, self.b_out = parameter(width, cfg.d_model, lies=TRANSPOSED), parameter(cfg.d_model)
+        self.hook_pre = HookPoint("batch pos neuron", neuron=width)
+        self.ln = None
+        if cfg.normalizes_neurons:
+            self.hook_mid = HookPoint("batch pos neuron", neuron=width)
+            kind = "LN" if cfg.normalization_type == "LN" else "LNPre"
+            self.ln = Norm(kind, (width,), cfg.eps, axes="batch pos neuron")
+        self.hook_post = HookPoint("batch pos neuron", neuron=width)
+
+    def forward(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+        post = self.act_fn(self.hook_pre(linear(x, self.W_in, self.b_in)))
+        if self.ln is not None:
+            post = self.ln(self.hook_mid(post))
+        return linear(self.hook_post(post), self.W_out, self.b_out)
+
+
+class GatedMLP(nn.Module):
+    """The feed-forward layer whose neurons multiply an activated gate with a linear part (arxiv.org/abs/2002.05202)."""
+
+    def __init__(self, cfg: HookedTransformerConfig, width: int) -> None:
+        super().__init__()
+        self.gating = Gating(cfg)
+        self.W_gate, self.b_gate = parameter(cfg.d_model, width, lies=TRANSPOSED), parameter(width)
+        self.W_in, self.b_in = parameter(cfg.d_model, width, lies=TRANSPOSED), parameter(width)
+        self.W_out, self.b_out = parameter(width, cfg.d_model, lies=TRANSPOSED), parameter(cfg.d_model)
+        self.hook_pre = HookPoint("batch pos neuron", neuron=width)
+        self.hook_pre_linear = HookPoint("batch pos neuron", neuron=width)
+        self.hook_post = HookPoint("batch pos neuron", neuron=width)
+
+    def forward(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+        pre = self.hook_pre(linear(x, self.W_gate, self.b_gate))
+        pre_linear = self.hook_pre_linear(linear(x, self.W_in, self.b_in))
+        post = self.hook_post(self.gating(pre, pre_linear))
+        return linear(post, self.W_out, self.b_out)
+
+
+def mlp(cfg: HookedTransformerConfig, width: int) -> MLP | GatedMLP:
+    """A feed-forward layer of the kind that the config names, `width` neurons wide."""
+    return (GatedMLP if cfg.gated_mlp else MLP)(cfg, width)

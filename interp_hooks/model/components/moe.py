@@ -1,0 +1,173 @@
+"""A mixture of experts in place of the MLP: a router weights a few experts per token, and their outputs are summed.
+
+    router logits = x W_router + b_router   --scores, choice-->   weights [.., expert], zero for experts not chosen
+    experts.hook_out[e] = weights[e] * expert_e(x)                out = sum over e (+ an MLP shared by all tokens)
+
+Every hook has an axis over all experts. Unless somebody looks inside the experts, only chosen ones are computed. While
+a hook of `experts` is in use all are, for every token: what an expert that was not chosen computes shows in its neurons
+and, with weight zero, adds nothing.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from interp_hooks.hooks.root_module import HookPoint
+from interp_hooks.model.components.mlp import Gating, activation, mlp
+from interp_hooks.model.components.weights import TRANSPOSED, TRANSPOSED_PER_EXPERT, linear, parameter
+from interp_hooks.model.config import ExpertsConfig, HookedTransformerConfig
+
+
+class Router:
+    """Turns router logits [token, expert] into weights, zero for every expert that a token does not pass."""
+
+    def __init__(self, experts: ExpertsConfig) -> None:
+        self.experts, self.route = experts, ROUTES[experts.scores]
+
+    def __call__(self, logits: Tensor, choice_bias: Tensor | None) -> Float[Tensor, "... expert"]:
+        precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return self.route(precise, choice_bias, self.experts).to(logits.dtype)
+
+
+def _best_of(scores: Tensor, choice_bias: Tensor | None, experts: ExpertsConfig) -> Tensor:
+    """Keep the highest scores, within the best groups of experts; normalize and scale them."""
+    choice = scores if choice_bias is None else scores + choice_bias
+    if experts.n_groups > 1:
+        grouped = choice.unflatten(-1, (experts.n_groups, -1))
+        best = grouped.topk(2, dim=-1).values.sum(-1) if experts.group_score == "top2" else grouped.amax(-1)
+        kept = torch.zeros_like(best, dtype=torch.bool)
+        kept = kept.scatter(-1, best.topk(experts.groups_kept, dim=-1).indices, True)
+        choice = grouped.masked_fill(~kept[..., None], -torch.inf).flatten(-2)
+    chosen = choice.topk(experts.experts_per_token, dim=-1).indices
+    weights = scores.gather(-1, chosen)
+    if experts.normalize_weights:
+        weights = weights / weights.sum(-1, keepdim=True).clamp(min=experts.min_weight_sum)
+    return torch.zeros_like(scores).scatter(-1, chosen, weights * experts.weight_scale)
+
+
+def _softmax(logits: Tensor, choice_bias: Tensor | None, experts: ExpertsConfig) -> Tensor:
+    return _best_of(logits.softmax(-1), choice_bias, experts)
+
+
+def _sigmoid(logits: Tensor, choice_bias: Tensor | None, experts: ExpertsConfig) -> Tensor:
+    return _best_of(logits.sigmoid(), choice_bias, experts)
+
+
+def _sparse_mixer(logits: Tensor, choice_bias: Tensor | None, experts: ExpertsConfig) -> Tensor:
+    """One expert after the other: the best of those left, weighted by a softmax over all that are nearly as good."""
+    left, weights = logits, torch.zeros_like(logits)
+    for _ in range(experts.experts_per_token):
+        best, chosen = left.max(-1, keepdim=True)
+        far = (best - logits) / logits.abs().clamp(min=best) > 2 * experts.jitter
+        weight = left.masked_fill(far, -torch.inf).softmax(-1).gather(-1, chosen)
+        weights = weights.scatter(-1, chosen, weight)
+        left = left.scatter(-1, chosen, -torch.inf)
+    return weights
+
+
+ROUTES: dict[str, Callable[[Tensor, Tensor | None, ExpertsConfig], Tensor]] = {
+    "softmax": _softmax,
+    "sigmoid": _sigmoid,
+    "sparsemixer": _sparse_mixer,
+}
+
+
+class Experts(nn.Module):
+    """MLPs side by side, each with weights of its own, stacked along an axis `expert`."""
+
+    def __init__(self, cfg: HookedTransformerConfig, count: int, width: int) -> None:
+        super().__init__()
+        d_model, self.gated = cfg.d_model, cfg.gated_mlp
+        self.act_fn: Callable[..., Tensor] = Gating(cfg) if self.gated else activation(cfg)
+        if self.gated:
+            self.W_gate = parameter(count, d_model, width, lies=TRANSPOSED_PER_EXPERT)
+            self.b_gate = parameter(count, width)
+        self.W_in, self.b_in = parameter(count, d_model, width, lies=TRANSPOSED_PER_EXPERT), parameter(count, width)
+        self.W_out, self.b_out = parameter(count, width, d_model, lies=TRANSPOSED_PER_EXPERT), parameter(count, d_model)
+        sizes = {"collected": False, "expert": count}
+        self.hook_pre = HookPoint("batch pos expert neuron", neuron=width, **sizes)
+        if self.gated:
+            self.hook_pre_linear = HookPoint("batch pos expert neuron", neuron=width, **sizes)
+        self.hook_post = HookPoint("batch pos expert neuron", neuron=width, **sizes)
+        self.hook_out = HookPoint("batch pos expert d_model", d_model=d_model, **sizes)
+
+    def forward(
+        self, x: Float[Tensor, "batch pos d_model"], weights: Float[Tensor, "batch pos expert"]
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """The weighted sum of what the experts write."""
+        points = [self.hook_pre, self.hook_post, self.hook_out] + ([self.hook_pre_linear] if self.gated else [])
+        return (self._all if any(point.hooked for point in points) else self._chosen)(x, weights)
+
+    def _chosen(self, x: Tensor, weights: Tensor) -> Tensor:
+        """Each expert on the tokens that it has a weight for."""
+        tokens, weights = x.flatten(0, 1), weights.flatten(0, 1)
+        out = torch.zeros_like(tokens)
+        for expert in weights.ne(0).any(0).nonzero()[:, 0].tolist():
+            rows = weights[:, expert].nonzero()[:, 0]
+            read = tokens[rows]
+            pre = F.linear(read, self.W_in[expert].T, self.b_in[expert])
+            if self.gated:
+                post = self.act_fn(F.linear(read, self.W_gate[expert].T, self.b_gate[expert]), pre)
+            else:
+                post = self.act_fn(pre)
+            written = F.linear(post, self.W_out[expert].T, self.b_out[expert])
+            out = out.index_add(0, rows, (written * weights[rows, expert, None]).to(out.dtype))
+        return out.view_as(x)
+
+    def _all(self, x: Tensor, weights: Tensor) -> Tensor:
+        """Every expert on every token."""
+        pre = torch.einsum("bpd,edm->bpem", x, self.W_in) + self.b_in
+        if self.gated:
+            gate = self.hook_pre(torch.einsum("bpd,edm->bpem", x, self.W_gate) + self.b_gate)
+            post = self.act_fn(gate, self.hook_pre_linear(pre))
+        else:
+            post = self.act_fn(self.hook_pre(pre))
+        written = torch.einsum("bpem,emd->bped", self.hook_post(post), self.W_out) + self.b_out
+        return self.hook_out((written * weights[..., None]).to(x.dtype)).sum(2)
+
+
+class MoE(nn.Module):
+    """A router, its experts, and perhaps an MLP that every token passes (`shared`), times a gate."""
+
+    def __init__(self, cfg: HookedTransformerConfig, experts: ExpertsConfig) -> None:
+        super().__init__()
+        count, d_model = experts.n_experts, cfg.d_model
+        self.route, self.precise_router = Router(experts), experts.precise_router
+        self.W_router, self.b_router = parameter(d_model, count, lies=TRANSPOSED), parameter(count)
+        self.choice_bias = parameter(count) if experts.biased_choice else None
+        self.experts = Experts(cfg, count, experts.d_expert)
+        self.shared = mlp(cfg, experts.d_shared) if experts.d_shared else None
+        self.has_shared_gate = experts.shared_gate
+        if experts.shared_gate:
+            self.W_shared_gate, self.b_shared_gate = parameter(d_model, 1, lies=TRANSPOSED), parameter(1)
+        self.hook_router_logits = HookPoint("batch pos expert", expert=count)
+        self.hook_expert_weights = HookPoint("batch pos expert", expert=count)
+        if experts.d_shared:
+            self.hook_shared_out = HookPoint("batch pos d_model", d_model=d_model)
+
+    def forward(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+        logits = self.hook_router_logits(self._router_logits(x))
+        out = self.experts(x, self.hook_expert_weights(self.route(logits, self.choice_bias)))
+        if self.shared is None:
+            return out
+        shared = self.shared(x)
+        if self.has_shared_gate:
+            shared = torch.sigmoid(linear(x, self.W_shared_gate, self.b_shared_gate)) * shared
+        return out + self.hook_shared_out(shared)
+
+    def _router_logits(self, x: Tensor) -> Float[Tensor, "batch pos expert"]:
+        parts = (x, self.W_router, self.b_router)
+        if self.precise_router:
+            parts = tuple(part.to(torch.promote_types(x.dtype, torch.float32)) for part in parts)
+        return linear(*parts)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "MoE":
+        """A cast to half precision leaves the choice bias in float32: rounded, it would choose other experts."""
+        before = None if self.choice_bias is None else self.choice_bias.detach()
+        super()._apply(fn, recurse)
+        if before is not None and self.choice_bias is not None and self.choice_bias.dtype.itemsize < 4:
+            self.choice_bias.data = before.to(self.choice_bias.device, torch.float32)
+        return self

@@ -1,0 +1,138 @@
+"""LayerNorm and RMSNorm, with or without their gain and bias, or no normalization.
+
+    scale      = sqrt(mean((x - mean)^2) + eps)      RMS: without the mean        hook_scale
+    normalized = (x - mean) / scale                                              hook_normalized
+    output     = normalized * (w + gain_offset) + b  without gain: normalized
+
+Unhooked it is one fused kernel. The statistics are computed in float32 for half-precision models.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from interp_hooks.errors import HookConflict
+from interp_hooks.hooks.root_module import HookPoint
+from interp_hooks.model.components.weights import parameter
+from interp_hooks.model.config import HookedTransformerConfig, NormalizationType
+
+
+class Norm(nn.Module):
+    """One normalization over the last axes of its input, as many as `over` has; `kind` as in the config.
+
+    `gain` is the shape of gain and bias (default: `over`), `sizes` those of axes before the last.
+    """
+
+    w: nn.Parameter | None
+    b: nn.Parameter | None
+
+    def __init__(
+        self,
+        kind: NormalizationType,
+        over: tuple[int, ...],
+        eps: float,
+        *,
+        gain: tuple[int, ...] | None = None,
+        gain_offset: float = 0.0,
+        axes: str = "batch pos d_model",
+        **sizes: int,
+    ) -> None:
+        super().__init__()
+        self.kind, self.over, self.eps, self.gain_offset = kind, over, eps, gain_offset
+        gain = gain or over
+        self.register_parameter("w", parameter(*gain) if kind in ("LN", "RMS") else None)
+        self.register_parameter("b", parameter(*gain) if kind == "LN" else None)
+        names = axes.split()
+        scale_sizes = sizes | dict.fromkeys(names[-len(over) : -1], 1) | {"scale": 1}
+        self.hook_scale = HookPoint(" ".join([*names[:-1], "scale"]), collected=True, **scale_sizes)
+        self.hook_normalized = HookPoint(axes, collected=True, **{names[-1]: over[-1]} | sizes)
+
+    @property
+    def gain(self) -> Tensor | None:
+        """What the normalized value is multiplied by."""
+        return self.w if self.w is None or not self.gain_offset else self.w + self.gain_offset
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not (self.hook_scale.hooked or self.hook_normalized.hooked):
+            return self.fused(x)
+        centred, scale = self.statistics(x)
+        normalized = self.hook_normalized(centred / self.hook_scale(scale)).to(x.dtype)
+        if (gain := self.gain) is not None:
+            normalized = normalized * gain
+        return normalized if self.b is None else normalized + self.b
+
+    def fused(self, x: Tensor) -> Tensor:
+        """The same values in one kernel; hooks don't fire."""
+        w, b = self.gain, self.b
+        separate = w if w is not None and w.shape != self.over else None  # more gains than the kernel normalizes over
+        kernel_w, kernel_b = (w, b) if separate is None else (None, None)
+        if self.kind in ("LN", "LNPre"):
+            x = F.layer_norm(x, self.over, kernel_w, kernel_b, self.eps)
+        else:
+            x = F.rms_norm(x, self.over, kernel_w, self.eps)
+        if separate is None:
+            return x
+        return x * separate if b is None else x * separate + b
+
+    def statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What is divided (centred unless RMS) and what it is divided by, at least in float32."""
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        axes = tuple(range(-len(self.over), 0))
+        if self.kind in ("LN", "LNPre"):
+            x = x - x.mean(axes, keepdim=True)
+        return x, (x.pow(2).mean(axes, keepdim=True) + self.eps).sqrt()
+
+    def show(self, x: Tensor) -> None:
+        """Let the hooks see the statistics of a stream whose readers are hooked one by one.
+
+        Raises:
+            HookConflict: a hook changed them, or waits for their gradient; the readers have inputs of their own, which
+                such a change can't reach.
+        """
+        if not (self.hook_scale.hooked or self.hook_normalized.hooked):
+            return
+        centred, scale = self.statistics(x)
+        for point, value in ((self.hook_scale, scale), (self.hook_normalized, centred / scale)):
+            listening = any(hook.direction == "bwd" and not hook.watches for hook in point.hooks)
+            if listening or not torch.allclose(point(value), value, rtol=0, atol=0, equal_nan=True):
+                raise HookConflict(
+                    f"a hook changes {point.name}, or waits for its gradient, in a pass in which a reader's input "
+                    "(hook_q_input, hook_k_input, hook_v_input, hook_attn_in, or hook_mlp_in of a parallel block with "
+                    "one norm) is hooked too. Each reader then has a stream and statistics of its own; hook those "
+                    "inputs, or drop one of the two hooks"
+                )
+
+
+class NoNorm(nn.Module):
+    """Nothing is normalized, so there is nothing to hook."""
+
+    w = b = gain = kind = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+    fused = forward
+
+    def show(self, x: Tensor) -> None:
+        pass
+
+
+def norm(cfg: HookedTransformerConfig, kind: NormalizationType | None) -> Norm | NoNorm:
+    """A normalization over `d_model` of that kind, or none."""
+    return NoNorm() if kind is None else Norm(kind, (cfg.d_model,), cfg.eps, gain_offset=cfg.norm_gain_offset)
+
+
+def head_norm(cfg: HookedTransformerConfig, heads: int) -> Norm | NoNorm:
+    """The normalization of queries or keys [batch, pos, head, d_head] that `cfg.qk_norm` asks for."""
+    if cfg.qk_norm is None or cfg.qk_norm_type is None:
+        return NoNorm()
+    every = (heads, cfg.d_head)
+    return Norm(
+        cfg.qk_norm_type,
+        every if cfg.qk_norm == "all_heads" else (cfg.d_head,),
+        cfg.eps,
+        gain=(cfg.d_head,) if cfg.qk_norm == "shared" else every,
+        gain_offset=cfg.norm_gain_offset,
+        axes="batch pos head d_head",
+        head=heads,
+    )

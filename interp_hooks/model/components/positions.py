@@ -1,0 +1,178 @@
+"""Where a token stands: vectors added to the stream, or rotations of queries and keys.
+
+A rotary embedding turns pair f of a head's dimensions by the angle position * inv_freq[f] (Su et al. 2021,
+arxiv.org/abs/2104.09864), so that a score depends on the distance of query and key alone. The angles of a forward pass
+are computed once for all layers that share frequencies. Scaled frequencies (linear, dynamic, yarn, longrope, llama3,
+...) come from the initialisers of `transformers`, which are looked up only when a config asks for one.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from interp_hooks.errors import BadInput, ConfigError, nearest
+from interp_hooks.model.components.weights import parameter
+from interp_hooks.model.config import HookedTransformerConfig
+
+DEPENDS_ON_LENGTH = ("dynamic", "longrope")
+
+
+class LearnedPositions(nn.Module):
+    """One vector per position; some models keep `offset` rows before that of position 0."""
+
+    def __init__(self, cfg: HookedTransformerConfig) -> None:
+        super().__init__()
+        self.offset = cfg.positions_offset
+        self.W_pos = parameter(self.offset + cfg.n_ctx, cfg.d_model)
+
+    def forward(self, positions: Int[Tensor, "rows pos"], batch: int) -> Float[Tensor, "batch pos d_model"]:
+        return self.W_pos[positions + self.offset].expand(batch, -1, -1)
+
+
+class SinusoidalPositions(nn.Module):
+    """Fixed vectors: sines of falling frequencies, then their cosines (Vaswani et al. 2017, arxiv.org/abs/1706.03762).
+
+    It has no weights.
+    """
+
+    def __init__(self, cfg: HookedTransformerConfig) -> None:
+        super().__init__()
+        self.offset, self.d_model = cfg.positions_offset, cfg.d_model
+
+    def forward(self, positions: Int[Tensor, "rows pos"], batch: int) -> Float[Tensor, "batch pos d_model"]:
+        half = self.d_model // 2
+        steps = torch.arange(half, dtype=torch.float32, device=positions.device)
+        frequencies = torch.exp(steps * -(math.log(10000) / (half - 1)))
+        angles = (positions + self.offset)[..., None].float() * frequencies
+        vectors = torch.cat((angles.sin(), angles.cos(), angles.new_zeros(*angles.shape[:2], self.d_model % 2)), dim=-1)
+        return vectors.expand(batch, -1, -1)
+
+
+class Rotation(NamedTuple):
+    """Cosine and sine of every angle of a pass, [rows pos 1 pair]; rows is 1 where all prompts share positions.
+
+    `query_scale` [rows pos 1 1] is what rotated queries are multiplied by.
+    """
+
+    cos: Tensor
+    sin: Tensor
+    query_scale: Tensor | None = None
+
+    def to(self, device: torch.device) -> "Rotation":
+        """The same on another device."""
+        scale = None if self.query_scale is None else self.query_scale.to(device)
+        return Rotation(self.cos.to(device), self.sin.to(device), scale)
+
+
+class RotaryPositions(nn.Module):
+    """Turns positions into the rotations of a forward pass, one for each kind of layer. It has no weights."""
+
+    def __init__(self, cfg: HookedTransformerConfig) -> None:
+        super().__init__()
+        self.dim, self.d_head, self.turn = cfg.rotary_dim, cfg.d_head, -1.0 if cfg.rotary_reversed else 1.0
+        self.log_scale = cfg.attn_log_scale
+        self.kinds = [dict(rope) for rope in cfg.rotary_kinds]
+        ropes = [cfg.rotary_at(layer) for layer in range(cfg.n_layers)]
+        self.kind_of_layer = [None if rope is None else self.kinds.index(dict(rope)) for rope in ropes]
+
+    def forward(self, positions: Int[Tensor, "rows pos"], dtype: torch.dtype) -> list[Rotation | None]:
+        """The rotation of every layer, None where a layer has none."""
+        rotations = [self._rotation(rope, positions, dtype) for rope in self.kinds]
+        return [None if kind is None else rotations[kind] for kind in self.kind_of_layer]
+
+    def _rotation(self, rope: Mapping[str, Any], positions: Int[Tensor, "rows pos"], dtype: torch.dtype) -> Rotation:
+        precise = torch.promote_types(dtype, torch.float32)
+        inv_freq, factor = self.frequencies(rope, positions)
+        angles = positions[..., None].to(precise) * inv_freq.to(positions.device, precise)[:, None]  # rows pos pair
+        cos, sin = (angles.cos() * factor).to(dtype), (angles.sin() * (factor * self.turn)).to(dtype)
+        scale = None if self.log_scale is None else log_scale(positions, *self.log_scale).to(dtype)
+        return Rotation(cos.unsqueeze(2), sin.unsqueeze(2), scale)
+
+    def frequencies(
+        self, rope: Mapping[str, Any], positions: Int[Tensor, "rows pos"]
+    ) -> tuple[Float[Tensor, "_ pair"], float]:
+        """Angle per position of every pair (one row if all are alike), and what sine and cosine are multiplied by."""
+        if rope["rope_type"] == "default":
+            pairs = torch.arange(0, self.dim, 2, dtype=torch.float32, device=positions.device)
+            return 1.0 / rope["rope_theta"] ** (pairs[None] / self.dim), 1.0
+        width = self.d_head if "partial_rotary_factor" in rope else self.dim
+        if rope["rope_type"] not in DEPENDS_ON_LENGTH:
+            inv_freq, factor = scaled_frequencies(rope, width, None, positions.device)
+            return inv_freq[None], factor
+        lengths = regime(rope, positions.amax(1) + 1).tolist()
+        found = {length: scaled_frequencies(rope, width, length, positions.device) for length in {*lengths}}
+        return torch.stack([found[length][0] for length in lengths]), found[lengths[0]][1]
+
+    def refuse_other_keys(self, read: Int[Tensor, " #rows"], total: Int[Tensor, " #rows"]) -> None:
+        """Raise if keys that were rotated for texts of `read` tokens do not serve texts of `total` tokens."""
+        if self.turns_anew(read, total):
+            raise BadInput(
+                "this model's rotary frequencies depend on how long the text is, and the keys in past_kv_cache were "
+                "rotated for a shorter one. Read all tokens again with a new cache"
+            )
+
+    def turns_anew(self, read: Int[Tensor, " #rows"], total: Int[Tensor, " #rows"]) -> bool:
+        """Whether going on from `read` to `total` tokens changes frequencies, so that old keys do not fit new ones."""
+        ropes = [rope for rope in self.kinds if rope["rope_type"] in DEPENDS_ON_LENGTH]
+        return any(bool((regime(rope, read) != regime(rope, total)).any()) for rope in ropes)
+
+
+def regime(rope: Mapping[str, Any], lengths: Int[Tensor, " rows"]) -> Int[Tensor, " rows"]:
+    """The length by which frequencies are chosen: within the original context, all lengths are alike."""
+    if rope["rope_type"] == "dynamic":
+        return lengths.clamp(min=rope["max_position_embeddings"])
+    original = rope.get("original_max_position_embeddings") or rope["max_position_embeddings"]
+    return torch.where(lengths > original, original + 1, original)
+
+
+def scaled_frequencies(
+    scaling: Mapping[str, Any], width: int, length: int | None, device: torch.device
+) -> tuple[Float[Tensor, " pair"], float]:
+    """Frequencies of heads of that width by the initialiser that `transformers` has for `scaling["rope_type"]`.
+
+    `length` is that of the text, for scalings that depend on it.
+
+    Raises:
+        ConfigError: a rope type that the installed transformers does not have.
+    """
+    from transformers import PretrainedConfig
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    rope_type = scaling["rope_type"]
+    if rope_type not in ROPE_INIT_FUNCTIONS:
+        raise ConfigError(
+            f"the installed transformers has no rotary scaling {rope_type!r}; it has {', '.join(ROPE_INIT_FUNCTIONS)}."
+            f"{nearest(rope_type, ROPE_INIT_FUNCTIONS)}"
+        )
+    rope = {key: value for key, value in scaling.items() if key != "max_position_embeddings"}
+    config = PretrainedConfig()
+    config.head_dim = config.hidden_size = width  # some initialisers ask for one, some for the other
+    config.num_attention_heads, config.max_position_embeddings = 1, scaling["max_position_embeddings"]
+    config.rope_parameters = rope
+    inv_freq, factor = ROPE_INIT_FUNCTIONS[rope_type](config, device, seq_len=length)
+    return inv_freq, factor
+
+
+def rotate(
+    x: Float[Tensor, "batch pos head d_head"], rotation: Rotation, adjacent_pairs: bool
+) -> Float[Tensor, "batch pos head d_head"]:
+    """Turn the first 2 * pair dimensions of every head; pairs are (i, i + half), or (2i, 2i + 1) if adjacent."""
+    cos, sin = rotation.cos, rotation.sin
+    width = 2 * cos.shape[-1]
+    turned, kept = x[..., :width], x[..., width:]
+    if adjacent_pairs:
+        first, second = turned[..., 0::2], turned[..., 1::2]
+        turned = torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-1).flatten(-2)
+    else:
+        first, second = turned.chunk(2, dim=-1)
+        turned = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    return turned if kept.shape[-1] == 0 else torch.cat((turned, kept), dim=-1)
+
+
+def log_scale(positions: Int[Tensor, "rows pos"], beta: float, original: int) -> Float[Tensor, "rows pos 1 1"]:
+    """What queries far beyond the original context are multiplied by: 1 + beta log(1 + floor(position / original))."""
+    return (1 + beta * torch.log1p(torch.floor(positions / original)))[..., None, None]

@@ -1,0 +1,431 @@
+"""What a transformer is, as one frozen value.
+
+Every quirk of a published architecture is a field here, so that no other module needs to know which checkpoint a model
+came from. The constructor resolves and checks everything once (`n_key_value_heads`, `d_mlp`, `rotary_dim` ... are
+always numbers afterwards); nothing mutates it later. Sizes are counts, `rotary_base` is the usual theta.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal, TypeVar, get_args
+
+import torch
+
+from interp_hooks.errors import ConfigError, nearest
+from interp_hooks.model.experts_config import ExpertsConfig
+from interp_hooks.model.field_names import KNOWN, in_our_words
+
+NormalizationType = Literal["LN", "LNPre", "RMS", "RMSPre"]
+NormPlacement = Literal["pre", "output", "pre_and_output", "post"]
+QKNorm = Literal["shared", "per_head", "all_heads"]
+PositionalEmbeddingType = Literal["standard", "shortformer", "sinusoidal", "rotary", "alibi", "none"]
+AttentionDirection = Literal["causal", "bidirectional"]
+Elementwise = Literal[
+    "relu", "gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "quick_gelu", "silu", "relu2", "tanh"
+]
+Activation = Literal[Elementwise, "xielu", "solu", "solu_ln", "gelu_ln"]
+InitMode = Literal["gpt2", "xavier_uniform", "xavier_normal", "kaiming_uniform", "kaiming_normal", "muP"]
+
+RESOLVED = (  # -1 and None are how people leave these unset
+    *("d_head", "n_heads", "n_key_value_heads", "d_mlp", "d_vocab_out", "rotary_dim", "attn_scale"),
+    *("attn_scores_soft_cap", "output_logits_soft_cap", "initializer_range"),
+)
+FOLDED = {"LN": "LNPre", "RMS": "RMSPre", "LNPre": "LNPre", "RMSPre": "RMSPre"}
+C = TypeVar("C")
+
+
+def _named_as_elsewhere(cls: type[C]) -> type[C]:
+    """Let a config be made with the names that TransformerLens has for its fields, and tell names that nobody knows."""
+    init: Callable[..., None] = cls.__init__
+    known = {field.name for field in dataclasses.fields(cls)}  # pyright: ignore[reportArgumentType]
+
+    @functools.wraps(init)
+    def __init__(self: C, **fields: Any) -> None:
+        for name in fields:
+            if name not in known and name not in KNOWN:
+                raise ConfigError(f"HookedTransformerConfig has no field {name!r}.{nearest(name, {*known, *KNOWN})}")
+        init(self, **in_our_words(fields))
+
+    setattr(cls, "__init__", __init__)  # noqa: B010
+    return cls
+
+
+@_named_as_elsewhere
+@dataclass(frozen=True, kw_only=True)
+class HookedTransformerConfig:
+    """The architecture of a `HookedTransformer`.
+
+    Norms. `normalization_type`: "LN" and "RMS" have a gain (and LN a bias), "LNPre" and "RMSPre" have neither, or had
+    them folded into the next weights; None is no normalization. `norm_gain_offset` is added to every gain.
+    `norm_placement`: what a sublayer reads ("pre"), writes ("output") or both is normalized, or the stream after each
+    addition ("post"); `output_norm_type` is the kind of an output's norm. `embed_norm_type` normalizes the embeddings
+    (None: not), `final_norm` what the unembedding reads. `qk_norm`
+    normalizes queries and keys: each head with one gain for all ("shared") or its own ("per_head"), or all together.
+
+    Positions. "shortformer" adds learned positions to what queries and keys read, after the norm, instead of to the
+    stream (Press et al. 2021, arxiv.org/abs/2012.15832). `rotary_scaling` is a HuggingFace `rope_parameters` mapping
+    plus `max_position_embeddings`; None means unscaled frequencies. `rotary_layers` gives such a mapping, or None for
+    no rotation, for every layer instead. `alibi_slopes` are per head, subtracted per token of distance.
+    `positions_offset` rows of `W_pos` come before position 0. `window_sizes`: how many tokens a query sees in each
+    layer, itself included (None: all).
+
+    Attention. `n_key_value_heads` below `n_heads` is grouped query attention. `attn_scale` divides the scores (default:
+    sqrt of `d_head`, or 1 without `use_attn_scale`); `attn_log_scale=(beta, n)` multiplies queries by
+    1 + beta log(1 + floor(position / n)). `qkv_clip` bounds values, and queries and keys (after `qk_norm`, where there
+    is one). `attn_sinks` adds a learned score per head to every softmax, which attends to nothing. `d_value` is the
+    width of values (default: `d_head`); `kv_latent` and `q_latent` are the widths of the low-rank streams of latent
+    attention.
+
+    MLP. An `act_fn` that ends in "_ln" is followed by a LayerNorm over the neurons. `mlp_clamp` bounds both factors of
+    a gated MLP and `mlp_linear_offset` is added to the linear one. `experts` replaces the MLP of some layers.
+    Multipliers: `embed_scale`, `residual_scale` (of what every sublayer writes), `logits_scale`. A soft cap c turns x
+    into c tanh(x / c); 0 is none. `mlm_head`: a dense layer, activation and norm before the unembedding.
+
+    Beginning. `init_mode` and `initializer_range` are those of `interp_hooks.model.initialization`; without
+    `init_weights` weights hold whatever was in memory. `d_vocab` may be left to the tokenizer that the model is given,
+    or that `tokenizer_name` names; `tokenizer_prepends_bos` is found out from it. `use_hook_tokens` adds a hook point
+    on token ids; the other `use_` flags of hooks say what a caching run without a filter collects. `device=None` is the
+    GPU if
+    there is one. Where a number has a default that depends on others, -1 and None mean unset, as 0 does.
+
+    Fields that TransformerLens has and that are called otherwise here (`use_local_attn`, `post_embedding_ln`, ...) are
+    taken too, and become these; `interp_hooks.model.field_names` is the table.
+
+    Raises:
+        ConfigError: a size that does not fit the others, an unknown field or choice, or one that is not implemented.
+    """
+
+    n_layers: int
+    d_model: int
+    n_ctx: int
+    d_vocab: int = -1
+    d_head: int = 0
+    n_heads: int = 0
+    n_key_value_heads: int = 0
+    d_mlp: int = 0
+    d_vocab_out: int = 0
+    act_fn: Activation | None = None
+    normalization_type: NormalizationType | None = "LN"
+    eps: float = 1e-5
+    norm_gain_offset: float = 0.0
+    norm_placement: NormPlacement = "pre"
+    final_norm: bool = True
+    output_norm_type: NormalizationType | None = None
+    embed_norm_type: NormalizationType | None = None
+    qk_norm: QKNorm | None = None
+    qk_norm_type: NormalizationType | None = None
+    qk_norm_after_rotary: bool = False
+    positional_embedding_type: PositionalEmbeddingType = "standard"
+    positions_offset: int = 0
+    n_token_types: int = 0
+    rotary_dim: int = 0
+    rotary_base: float = 10000.0
+    rotary_adjacent_pairs: bool = False
+    rotary_reversed: bool = False
+    rotary_scaling: Mapping[str, Any] | None = None
+    rotary_layers: tuple[Mapping[str, Any] | None, ...] = ()
+    alibi_slopes: tuple[float, ...] = ()
+    window_sizes: tuple[int | None, ...] = ()
+    attention_dir: AttentionDirection = "causal"
+    use_attn_scale: bool = True
+    attn_scale: float = 0.0
+    scale_attn_by_inverse_layer_idx: bool = False
+    attn_log_scale: tuple[float, int] | None = None
+    attn_scores_soft_cap: float = 0.0
+    attn_sinks: bool = False
+    qkv_clip: float = 0.0
+    d_value: int = 0
+    kv_latent: int = 0
+    q_latent: int = 0
+    latent_eps: float = 1e-6
+    attn_only: bool = False
+    parallel_attn_mlp: bool = False
+    parallel_shared_norm: bool = False
+    gated_mlp: bool = False
+    mlp_clamp: float = 0.0
+    mlp_linear_offset: float = 0.0
+    experts: ExpertsConfig | None = None
+    embed_scale: float = 1.0
+    residual_scale: float = 1.0
+    logits_scale: float = 1.0
+    output_logits_soft_cap: float = 0.0
+    mlm_head: bool = False
+    default_prepend_bos: bool = True
+    init_weights: bool = True
+    init_mode: InitMode = "gpt2"
+    initializer_range: float = 0.0
+    seed: int | None = None
+    use_attn_result: bool = False
+    use_split_qkv_input: bool = False
+    use_attn_in: bool = False
+    use_hook_mlp_in: bool = False
+    use_hook_tokens: bool = False
+    tokenizer_name: str | None = None
+    tokenizer_prepends_bos: bool | None = None
+    model_name: str = "custom"
+    original_architecture: str | None = None
+    dtype: torch.dtype | str = torch.float32
+    device: torch.device | str | None = "cpu"
+
+    def __post_init__(self) -> None:
+        for field in RESOLVED:
+            if getattr(self, field) in (None, -1):
+                self._set(field, 0)
+        for field in ("n_layers", "d_model", "n_ctx"):
+            self._check_positive(field)
+        if self.d_vocab != -1:
+            self._check_positive("d_vocab")
+            self._resolve("d_vocab_out", self.d_vocab)
+        self._resolve_heads()
+        self._resolve("attn_scale", self.d_head**0.5 if self.use_attn_scale else 1.0)
+        if not self.use_attn_scale and self.attn_scale != 1:
+            raise ConfigError(f"use_attn_scale=False contradicts attn_scale={self.attn_scale}")
+        self._resolve("d_value", self.d_head)
+        self._check_choice("normalization_type", NormalizationType, none_allowed=True)
+        self._check_choice("norm_placement", NormPlacement)
+        if self.writes_normalized and self.output_norm_type is None:
+            self._set("output_norm_type", self.normalization_type)
+        self._check_choice("output_norm_type", NormalizationType, none_allowed=True)
+        self._check_choice("embed_norm_type", NormalizationType, none_allowed=True)
+        self._check_choice("qk_norm", QKNorm, none_allowed=True)
+        self._check_choice("qk_norm_type", NormalizationType, none_allowed=True)
+        if (self.qk_norm is None) != (self.qk_norm_type is None):
+            raise ConfigError(f"qk_norm={self.qk_norm!r} needs a qk_norm_type, and the other way round")
+        self._check_choice("positional_embedding_type", PositionalEmbeddingType)
+        self._check_choice("attention_dir", AttentionDirection)
+        self._resolve_mlp()
+        self._resolve_rotary()
+        self._resolve_layers()
+        self._check_arrangement()
+        self._check_choice("init_mode", InitMode)
+        self._resolve("initializer_range", 0.8 / self.d_model**0.5 if self.init_mode == "gpt2" else 1.0)
+        self._set("dtype", as_dtype(self.dtype))
+        found = "cuda" if torch.cuda.is_available() else "cpu"
+        self._set("device", torch.device(found if self.device is None else self.device))
+
+    def _resolve_heads(self) -> None:
+        if not self.d_head and not self.n_heads:
+            raise ConfigError("expected n_heads or d_head (or both), got neither")
+        if not self.n_heads and self.d_model % self.d_head:
+            raise ConfigError(f"n_heads is not given and d_head={self.d_head} does not divide d_model={self.d_model}")
+        if not self.d_head and self.d_model % self.n_heads:
+            raise ConfigError(f"d_head is not given and n_heads={self.n_heads} does not divide d_model={self.d_model}")
+        self._resolve("n_heads", self.d_model // (self.d_head or 1))
+        self._resolve("d_head", self.d_model // self.n_heads)
+        self._resolve("n_key_value_heads", self.n_heads)
+        if self.kv_latent and self.n_key_value_heads != self.n_heads:
+            raise ConfigError("latent attention (kv_latent) has as many key/value heads as query heads")
+        if self.n_heads % self.n_key_value_heads:
+            raise ConfigError(
+                f"n_key_value_heads={self.n_key_value_heads} does not divide n_heads={self.n_heads}: "
+                "every key/value head serves the same number of query heads"
+            )
+
+    def _resolve_mlp(self) -> None:
+        if self.attn_only:
+            if self.d_mlp or self.gated_mlp or self.parallel_attn_mlp or self.experts:
+                raise ConfigError("attn_only=True excludes d_mlp, gated_mlp, parallel_attn_mlp and experts")
+            return
+        self._resolve("d_mlp", 4 * self.d_model)
+        self._check_choice("act_fn", Activation)
+        if self.normalizes_neurons and (self.gated_mlp or self.experts or self.mlm_head):
+            raise ConfigError(f"act_fn={self.act_fn!r} is for plain MLPs: no gated_mlp, no experts, no mlm_head")
+
+    def _resolve_rotary(self) -> None:
+        if self.positional_embedding_type != "rotary":
+            if self.rotary_dim or self.rotary_scaling is not None or self.rotary_layers:
+                raise ConfigError(
+                    "rotary_dim, rotary_scaling and rotary_layers need positional_embedding_type='rotary'"
+                )
+            return
+        self._resolve("rotary_dim", self.d_head)
+        if self.rotary_dim % 2 or self.rotary_dim > self.d_head:
+            raise ConfigError(f"rotary_dim={self.rotary_dim} must be even and at most d_head={self.d_head}")
+        if self.rotary_scaling is not None:
+            self._set("rotary_scaling", MappingProxyType(dict(self.rotary_scaling)))
+
+    def _resolve_layers(self) -> None:
+        """Facts per layer or head become tuples of the right length."""
+        if self.rotary_layers:
+            frozen = (None if rope is None else MappingProxyType(dict(rope)) for rope in self.rotary_layers)
+            self._set("rotary_layers", tuple(frozen))
+        if self.positional_embedding_type == "alibi" and not self.alibi_slopes:
+            raise ConfigError("positional_embedding_type='alibi' needs alibi_slopes, one for each head")
+        self._set("alibi_slopes", tuple(self.alibi_slopes))
+        self._set("window_sizes", tuple(self.window_sizes))
+        lengths = {"rotary_layers": self.n_layers, "window_sizes": self.n_layers, "alibi_slopes": self.n_heads}
+        for field, length in lengths.items():
+            if len(getattr(self, field)) not in (0, length):
+                raise ConfigError(f"{field} must have {length} entries, got {len(getattr(self, field))}")
+        if self.experts is not None and len(self.experts.layers) != self.n_layers:
+            raise ConfigError(f"experts.layers must have {self.n_layers} entries, got {len(self.experts.layers)}")
+        for size in self.window_sizes:
+            if size is not None and size < 1:
+                raise ConfigError(f"window_sizes must be positive or None, got {size}")
+
+    def _check_arrangement(self) -> None:
+        """Refuse combinations of norms and blocks that no block is arranged in."""
+        if self.parallel_shared_norm and not self.parallel_attn_mlp:
+            raise ConfigError("parallel_shared_norm needs parallel_attn_mlp")
+        if self.norm_placement == "post":
+            if self.parallel_attn_mlp or self.attn_only:
+                raise ConfigError("norm_placement='post' needs serial blocks with an MLP")
+            self._set("final_norm", False)
+        if self.positional_embedding_type == "shortformer" and self.kv_latent:
+            raise ConfigError("latent attention (kv_latent) has one input for queries, keys and values: no shortformer")
+
+    def _set(self, field: str, value: Any) -> None:
+        object.__setattr__(self, field, value)
+
+    def _resolve(self, field: str, default: float) -> None:
+        """Fill an unset (zero or None) number with its default and refuse a negative one."""
+        self._set(field, getattr(self, field) or default)
+        self._check_positive(field)
+
+    def _check_positive(self, field: str) -> None:
+        if not getattr(self, field) > 0:
+            raise ConfigError(f"{field} must be positive, got {getattr(self, field)!r}")
+
+    def _check_choice(self, field: str, choices: Any, none_allowed: bool = False) -> None:
+        value, known = getattr(self, field), get_args(choices)
+        if value in known or (value is None and none_allowed):
+            return
+        listed = ", ".join(map(repr, (*known, None) if none_allowed else known))
+        raise ConfigError(f"{field} must be one of {listed}, got {value!r}.{nearest(str(value), known)}")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "HookedTransformerConfig":
+        """Build from a mapping of field names; lists may stand for tuples.
+
+        Raises:
+            ConfigError: as the constructor.
+        """
+        values = _with_tuples(values)  # a list may be what a file made of a tuple
+        if isinstance(experts := values.get("experts"), Mapping):
+            values["experts"] = ExpertsConfig(**_with_tuples(experts))
+        if missing := [name for name in ("n_layers", "d_model", "n_ctx") if name not in values]:
+            raise ConfigError(f"a config needs n_layers, d_model and n_ctx; got none for {', '.join(missing)}")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as a plain dict that `from_dict` accepts."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        thawed = {
+            "rotary_scaling": None if self.rotary_scaling is None else dict(self.rotary_scaling),
+            "rotary_layers": tuple(None if rope is None else dict(rope) for rope in self.rotary_layers),
+            "experts": None if self.experts is None else dataclasses.asdict(self.experts),
+        }
+        return values | thawed
+
+    def replace(self, **changes: Any) -> "HookedTransformerConfig":
+        """A copy with some fields changed and everything checked again."""
+        return dataclasses.replace(self, **changes)
+
+    def __getstate__(self) -> dict[str, Any]:  # a MappingProxyType neither pickles nor deep-copies
+        return self.to_dict()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for field, value in HookedTransformerConfig.from_dict(state).__dict__.items():
+            self._set(field, value)
+
+    @property
+    def centres_residual(self) -> bool:
+        """Whether every reader of the residual stream subtracts its mean, so that writers may be centred."""
+        return self.normalization_type in ("LN", "LNPre") and self.norm_placement == "pre" and self.final_norm
+
+    @property
+    def reads_normalized(self) -> bool:
+        """Whether attention and MLP read the stream through a norm (otherwise they read it as it is)."""
+        return self.norm_placement in ("pre", "pre_and_output")
+
+    @property
+    def writes_normalized(self) -> bool:
+        """Whether what attention and MLP write passes a norm of its own."""
+        return self.norm_placement in ("output", "pre_and_output")
+
+    @property
+    def norm_is_folded(self) -> bool:
+        return self.normalization_type in ("LNPre", "RMSPre", None)
+
+    @property
+    def adds_positions(self) -> bool:
+        """Whether positions are a part of the stream, as `hook_pos_embed` shows it."""
+        return self.positional_embedding_type in ("standard", "sinusoidal")
+
+    @property
+    def normalizes_neurons(self) -> bool:
+        """Whether a LayerNorm follows the activation function."""
+        return str(self.act_fn).endswith("_ln")
+
+    @property
+    def n_params(self) -> int:
+        """How many weights attention and MLPs have: no embeddings, biases or gains (arxiv.org/abs/2001.08361)."""
+        return sum(self._attention_weights + self._mlp_weights(layer) for layer in range(self.n_layers))
+
+    @property
+    def _attention_weights(self) -> int:
+        heads, groups, read, d_value = self.n_heads, self.n_key_value_heads, self.d_model, self.d_value
+        if not self.kv_latent:
+            return read * (heads + groups) * (self.d_head + d_value)
+        queries = read * self.q_latent + self.q_latent * heads * self.d_head or read * heads * self.d_head
+        latent = read * (self.kv_latent + self.rotary_dim)
+        return queries + latent + heads * (self.kv_latent * (self.d_head - self.rotary_dim + d_value) + d_value * read)
+
+    def _mlp_weights(self, layer: int) -> int:
+        matrices, experts = 2 + self.gated_mlp, self.experts
+        if self.attn_only:
+            return 0
+        if experts is None or not self.has_experts(layer):
+            return matrices * self.d_model * self.d_mlp
+        width = experts.n_experts * experts.d_expert + experts.d_shared
+        return self.d_model * (matrices * width + experts.n_experts + experts.shared_gate)
+
+    def rotary_at(self, layer: int) -> Mapping[str, Any] | None:
+        """The `rope_parameters` of a layer, or None if it does not rotate."""
+        if self.positional_embedding_type != "rotary":
+            return None
+        if self.rotary_layers:
+            return self.rotary_layers[layer]
+        return self.rotary_scaling or MappingProxyType({"rope_type": "default", "rope_theta": self.rotary_base})
+
+    @property
+    def rotary_kinds(self) -> tuple[Mapping[str, Any], ...]:
+        """The different `rope_parameters` of all layers."""
+        kinds: list[Mapping[str, Any]] = []
+        for layer in range(self.n_layers):
+            rope = self.rotary_at(layer)
+            if rope is not None and rope not in kinds:
+                kinds.append(rope)
+        return tuple(kinds)
+
+    def window_at(self, layer: int) -> int | None:
+        """How many tokens a query of `layer` sees, itself included; None for all."""
+        return self.window_sizes[layer] if self.window_sizes else None
+
+    def has_experts(self, layer: int) -> bool:
+        return self.experts is not None and self.experts.layers[layer]
+
+    def attn_scale_at(self, layer: int) -> float:
+        """What the attention scores of `layer` are divided by."""
+        return self.attn_scale * (layer + 1 if self.scale_attn_by_inverse_layer_idx else 1)
+
+
+def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+
+def as_dtype(dtype: "torch.dtype | str") -> torch.dtype:
+    """'float32', 'bfloat16', ... or a torch.dtype, as a floating torch.dtype.
+
+    Raises:
+        ConfigError: not the name of a floating dtype.
+    """
+    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+    if (
+        not isinstance(found, torch.dtype) or not found.is_floating_point or found.itemsize < 2
+    ):  # 8 bits compute nothing
+        raise ConfigError(f"dtype must be a floating torch dtype such as torch.float32 or 'bfloat16', got {dtype!r}")
+    return found

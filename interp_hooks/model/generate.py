@@ -1,0 +1,319 @@
+"""Decoding: draw the next token, write it at the right end, again and again.
+
+    prompts [batch, pos] --pass--> logits of the last position --Sampling--> one token per row --+
+       ^------------------------------ written at the right end <--------------------------------+
+
+With a key/value cache the prompt is read once and every step reads one token; only the last position is unembedded.
+Rows of a batch are padded on the left, so that all of them go on at the right end.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from tqdm import tqdm
+
+from interp_hooks.errors import BadInput
+from interp_hooks.errors.arguments import checked
+from interp_hooks.model.components.kv_cache import KeyValueCache
+from interp_hooks.model.components.positions import DEPENDS_ON_LENGTH, RotaryPositions
+from interp_hooks.model.config import HookedTransformerConfig
+from interp_hooks.model.sampling import Sampling, token_counts
+from interp_hooks.model.tokens import PaddingSide, TextInterface
+
+GenerationReturn = Literal["input", "str", "tokens"]
+Prompts = str | Sequence[str] | Int[Tensor, "*batch pos"]
+
+
+class Generated(NamedTuple):
+    """What `generate(..., output_logits=True)` returns; `logits` are those of each step, as the model gave them."""
+
+    sequences: Int[Tensor, "batch pos"]
+    logits: tuple[Float[Tensor, "batch d_vocab"], ...] | None
+
+
+class Rows:
+    """Prompts and what is written behind them, in room for `new` more tokens.
+
+    `real` is False for padding. A row ends with the first of the tokens `ends` that is written; what comes after it is
+    only there to fill the batch.
+    """
+
+    def __init__(
+        self, prompts: Int[Tensor, "batch pos"], real: Bool[Tensor, "batch pos"], new: int, ends: Sequence[int]
+    ) -> None:
+        batch, self.prompt = prompts.shape
+        self.length, self.new, self.room = self.prompt, new, self.prompt + new
+        self.ends = torch.tensor(ends, dtype=torch.long, device=prompts.device)
+        self.ended = torch.zeros(batch, dtype=torch.bool, device=prompts.device)
+        self._tokens = torch.cat((prompts, prompts.new_zeros(batch, new)), dim=1)
+        self._real = torch.cat((real, real.new_ones(batch, new)), dim=1)
+
+    @property
+    def tokens(self) -> Int[Tensor, "batch pos"]:
+        """All that is written."""
+        return self._tokens[:, : self.length]
+
+    @property
+    def real(self) -> Bool[Tensor, "batch pos"]:
+        """Which of it is no padding."""
+        return self._real[:, : self.length]
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left to write."""
+        return self.length == self.room or (len(self.ends) > 0 and bool(self.ended.all()))
+
+    def write(self, chosen: Int[Tensor, " batch"]) -> None:
+        """Another token at the right end of every row; one that has ended is filled with the first end."""
+        chosen = chosen.to(self._tokens.device)
+        if len(self.ends):
+            chosen = chosen.where(~self.ended, self.ends[0])
+            self.ended |= torch.isin(chosen, self.ends)
+        self._tokens[:, self.length] = chosen
+        self.length += 1
+
+    def texts(self, tokenizer: Any) -> list[str]:
+        """Every row up to its end, without padding and special tokens."""
+        told = self.real.clone()
+        if len(self.ends):
+            ends = torch.isin(self.tokens[:, self.prompt :], self.ends).int()
+            told[:, self.prompt :] = ends.cumsum(1) - ends == 0
+        return [
+            tokenizer.decode(row[there].tolist(), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            for row, there in zip(self.tokens, told, strict=True)
+        ]
+
+
+class Generation:
+    """The decoding methods of a model."""
+
+    cfg: HookedTransformerConfig
+    text: TextInterface
+    rotary: RotaryPositions | None
+    __call__: Callable[..., Any]
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where tokens go."""
+
+    @abstractmethod
+    def checked_tokens(self, input: Any) -> Int[Tensor, "batch pos"]: ...
+
+    @checked
+    def generate(
+        self,
+        input: Prompts = "",
+        max_new_tokens: int = 10,
+        stop_at_eos: bool = True,
+        eos_token_id: int | Sequence[int] | None = None,
+        do_sample: bool = True,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        temperature: float = 1.0,
+        freq_penalty: float = 0.0,
+        use_past_kv_cache: bool = True,
+        prepend_bos: bool | None = None,
+        padding_side: PaddingSide | None = None,
+        return_type: GenerationReturn = "input",
+        verbose: bool = True,
+        *,
+        attention_mask: Tensor | None = None,
+        output_logits: bool = False,
+        return_dict_in_generate: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> Any:
+        """The prompts and up to `max_new_tokens` more tokens, drawn by the rule of `Sampling` (padding is not counted).
+
+        Without `do_sample`, or at temperature 0, each is the most likely one. `eos_token_id` (default: the tokenizer's,
+        if there is one) ends a row, which is then filled with its first id; decoding stops when all rows have ended.
+        `return_type`: "tokens" [batch, pos]; "str", up to the end and without special tokens, a list if the input is
+        one or has several rows; or "input", the kind that was given; `output_logits` or `return_dict_in_generate` give
+        a `Generated` instead. `attention_mask` [batch, pos] marks the real tokens of a batch that is padded on the
+        left; `padding_side="right"` says that token ids have no padding. `verbose` shows a progress bar. Hooks fire at
+        every step: on the whole prompt, then on one token (or on all again without `use_past_kv_cache`).
+
+        Raises:
+            BadInput: a model that is not causal, no room left in `n_ctx`, a padded right end, or a bad sampling rule.
+            NoTokenizer: text, but no tokenizer.
+        """
+        if return_type not in get_args(GenerationReturn):
+            raise BadInput(f"return_type must be 'input', 'str' or 'tokens', got {return_type!r}")
+        as_text = return_type == "str" or (return_type == "input" and not isinstance(input, Tensor))
+        rule = _rule(do_sample, top_k, top_p, temperature, freq_penalty)
+        ends = self._eos_ids(stop_at_eos, eos_token_id)
+        rows = self._rows(input, max_new_tokens, ends, prepend_bos, padding_side, attention_mask)
+        as_object = output_logits or return_dict_in_generate
+        tokenizer = self.text.tokenizer if as_text and not as_object else None  # missing: told before anything is read
+        kept: list[Tensor] = []
+        for logits in self._steps(rows, rule, use_past_kv_cache, generator, verbose):
+            if output_logits:
+                kept.append(logits)
+        if as_object:
+            return Generated(rows.tokens.contiguous(), tuple(kept) if output_logits else None)
+        return rows.tokens.contiguous() if tokenizer is None else _as_given(input, rows.texts(tokenizer))
+
+    @checked
+    def generate_stream(
+        self,
+        input: Prompts = "",
+        max_new_tokens: int = 10,
+        max_tokens_per_yield: int = 25,
+        stop_at_eos: bool = True,
+        eos_token_id: int | Sequence[int] | None = None,
+        do_sample: bool = True,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        temperature: float = 1.0,
+        freq_penalty: float = 0.0,
+        use_past_kv_cache: bool = True,
+        prepend_bos: bool | None = None,
+        padding_side: PaddingSide | None = None,
+        return_type: GenerationReturn = "input",
+        verbose: bool = True,
+        *,
+        attention_mask: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Iterator[Any]:
+        """What `generate` returns, piece by piece: whenever `max_tokens_per_yield` more tokens are there.
+
+        The first piece begins with the prompt, whose tokens count. A piece is token ids [batch, n] ("tokens", and
+        "input" whatever was given), or with "str" the text that became certain, "" if a character is not yet complete.
+        Mistakes are told by this call, before the first piece.
+
+        Raises:
+            BadInput: as `generate`.
+            NoTokenizer: text, but no tokenizer.
+        """
+        if return_type not in get_args(GenerationReturn):
+            raise BadInput(f"return_type must be 'input', 'str' or 'tokens', got {return_type!r}")
+        if max_tokens_per_yield < 1:
+            raise BadInput(f"max_tokens_per_yield must be at least 1, got {max_tokens_per_yield}")
+        rule = _rule(do_sample, top_k, top_p, temperature, freq_penalty)
+        ends = self._eos_ids(stop_at_eos, eos_token_id)
+        rows = self._rows(input, max_new_tokens, ends, prepend_bos, padding_side, attention_mask)
+        steps = self._steps(rows, rule, use_past_kv_cache, generator, verbose)
+        ready = _whenever(max_tokens_per_yield, rows, steps)
+        if return_type != "str":
+            return (rows.tokens[:, first:].clone() for first in ready)
+        return (_as_given(input, pieces) for pieces in _text_pieces(rows, ready, self.text.tokenizer))
+
+    def _steps(
+        self, rows: Rows, rule: Sampling, use_cache: bool, generator: torch.Generator | None, verbose: bool
+    ) -> Iterator[Float[Tensor, "batch d_vocab"]]:
+        """Write token after token; the logits that each was drawn from."""
+        cache = KeyValueCache(rows.room) if use_cache else None
+        with tqdm(total=rows.new, disable=not verbose) as bar:
+            while not rows.complete:
+                if cache is not None and self._must_read_again(rows.real):
+                    cache = KeyValueCache(rows.room)
+                logits = self._step(rows, cache)
+                counts = token_counts(rows.tokens, logits.shape[-1], rows.real) if rule.counts_tokens else None
+                rows.write(rule.draw(logits, None if counts is None else counts.to(logits.device), generator))
+                bar.update()
+                yield logits
+
+    @torch.no_grad()
+    def _step(self, rows: Rows, cache: KeyValueCache | None) -> Float[Tensor, "batch d_vocab"]:
+        """Read what is not in the cache; the logits of the next token."""
+        read = 0 if cache is None else cache.length
+        last = None if rows.length - read == 1 else -1
+        mask = None if read else rows.real
+        return self(rows.tokens[:, read:], attention_mask=mask, logits_pos=last, past_kv_cache=cache)[:, -1]
+
+    def _must_read_again(self, real: Bool[Tensor, "batch pos"]) -> bool:
+        """Whether the newest token changes the rotary frequencies of all."""
+        if self.rotary is None or not any(rope["rope_type"] in DEPENDS_ON_LENGTH for rope in self.rotary.kinds):
+            return False
+        total = real.sum(1)
+        return self.rotary.turns_anew(total - 1, total)
+
+    def _rows(
+        self,
+        input: Any,
+        max_new_tokens: int,
+        ends: Sequence[int],
+        prepend_bos: bool | None,
+        padding_side: PaddingSide | None,
+        attention_mask: Tensor | None,
+    ) -> Rows:
+        """The prompts, checked, with room for what is to come."""
+        if isinstance(input, Tensor):
+            tokens = self.checked_tokens(input)
+            real = self.text.real_tokens(tokens, padding_side or "left")
+        else:
+            encoded = self.text.encode(input, prepend_bos, padding_side or "left")
+            tokens, real = self.checked_tokens(encoded.tokens), encoded.real
+        if attention_mask is not None:
+            real = attention_mask.bool()
+        real = torch.ones_like(tokens, dtype=torch.bool) if real is None else real.to(tokens.device)
+        if real.shape != tokens.shape:
+            raise BadInput(f"attention_mask must be [batch, pos] = {list(tokens.shape)}, got {list(real.shape)}")
+        trailing = attention_mask is None and bool((tokens[:, -1] == self._only_pads()).any())
+        if trailing or not bool(real[:, -1].all()):
+            raise BadInput("generate continues every row at its right end: pad on the left")
+        self._check_room(tokens.shape[1], max_new_tokens)
+        return Rows(tokens, real, max_new_tokens, ends)
+
+    def _only_pads(self) -> int:
+        """The token that can only be padding, -1 if there is none: many tokenizers pad with their BOS or EOS."""
+        tokenizer: Any = self.text._tokenizer
+        pad = None if tokenizer is None else tokenizer.pad_token_id
+        return -1 if tokenizer is None or pad in (None, tokenizer.bos_token_id, tokenizer.eos_token_id) else pad
+
+    def _check_room(self, length: int, max_new_tokens: int) -> None:
+        if self.cfg.attention_dir != "causal":
+            raise BadInput("generate needs a causal model; this one reads in both directions")
+        if max_new_tokens < 1:
+            raise BadInput(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+        if length + max_new_tokens > self.cfg.n_ctx:
+            raise BadInput(
+                f"{length} tokens and {max_new_tokens} new ones do not fit into this model's n_ctx={self.cfg.n_ctx}"
+            )
+
+    def _eos_ids(self, stop_at_eos: bool, eos_token_id: int | Sequence[int] | None) -> list[int]:
+        if not stop_at_eos:
+            return []
+        if eos_token_id is None:
+            eos_token_id = self.text.eos_id
+        if eos_token_id is None:
+            return []
+        return [eos_token_id] if isinstance(eos_token_id, int) else list(eos_token_id)
+
+
+def _rule(do_sample: bool, top_k: int | None, top_p: float | None, temperature: float, freq_penalty: float) -> Sampling:
+    rule = Sampling(top_k=top_k, top_p=top_p, temperature=temperature, freq_penalty=freq_penalty)
+    return rule if do_sample else replace(rule, temperature=0.0)
+
+
+def _as_given(input: Any, texts: list[str]) -> str | list[str]:
+    """One text by itself, unless a list was given."""
+    return texts[0] if len(texts) == 1 and isinstance(input, str | Tensor) else texts
+
+
+def _whenever(tokens: int, rows: Rows, steps: Iterator[Any]) -> Iterator[int]:
+    """Take steps; whenever that many tokens are there that were not told, and at the end, the first of them."""
+    told = 0
+    for _ in steps:
+        if rows.length - told >= tokens:
+            yield told
+            told = rows.length
+    if told < rows.length:
+        yield told
+
+
+def _text_pieces(rows: Rows, ready: Iterator[int], tokenizer: Any) -> Iterator[list[str]]:
+    """What became certain of the text of every row; half a character, which decodes to U+FFFD, waits for the rest."""
+    told = [""] * len(rows.tokens)
+    for _ in ready:
+        texts = rows.texts(tokenizer)
+        certain = texts if rows.complete else [text.rstrip("\ufffd") for text in texts]
+        yield [text[len(before) :] for text, before in zip(certain, told, strict=True)]
+        told = certain

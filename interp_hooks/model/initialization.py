@@ -1,0 +1,67 @@
+"""Weights to begin training with: matrices drawn around zero, biases zero, gains one.
+
+    gpt2               normal, standard deviation r                    r defaults to 0.8 / sqrt(d_model)
+    xavier_normal      normal, r sqrt(2 / (fan_in + fan_out))          Glorot & Bengio 2010
+    xavier_uniform     uniform within r sqrt(6 / (fan_in + fan_out))
+    kaiming_normal     normal, r sqrt(2 / fan_in)                      He et al. 2015, arxiv.org/abs/1502.01852
+    kaiming_uniform    uniform within r sqrt(6 / fan_in)
+    muP                normal, r / sqrt(fan_in); r for embeddings, r / fan_in for the unembedding
+                                                                       Yang et al. 2022, arxiv.org/abs/2203.03466
+
+r is `cfg.initializer_range`, 1 by default but for gpt2. Fans are those of the whole linear map: W_Q reads d_model
+numbers and writes n_heads * d_head, W_O the other way round; a table of embeddings reads one number for each row.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from interp_hooks.model.config import InitMode
+
+EMBEDDINGS = ("W_E", "W_pos", "W_token_type")
+# Where training of xIELU begins (arxiv.org/abs/2411.13010): both curvatures 0.8, as what softplus is taken of.
+CURVATURES = {"alpha_p": math.log(math.expm1(0.8)), "alpha_n": math.log(math.expm1(0.3))}
+
+
+@torch.no_grad()
+def initialize(
+    model: nn.Module, mode: InitMode, initializer_range: float, seed: int | None, gain_offset: float = 0.0
+) -> None:
+    """Draw all weights anew; the same for a seed on every device and in every dtype.
+
+    Without a seed torch's global generator counts; with one it is left alone. Gains become 1 - `gain_offset`.
+    """
+    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    for name, weight in model.named_parameters():
+        kind = name.rpartition(".")[2]
+        if kind.startswith("W"):
+            deviation = initializer_range * relative_deviation(mode, kind, *fans(name, weight))
+            bound = deviation * math.sqrt(3)  # the variance of a uniform distribution is a third of its bound's square
+            drawn = torch.empty(weight.shape, dtype=torch.float32, device="cpu")
+            if mode.endswith("uniform"):
+                drawn.uniform_(-bound, bound, generator=generator)
+            else:
+                drawn.normal_(0.0, deviation, generator=generator)
+            weight.copy_(drawn)
+        else:
+            weight.fill_(1.0 - gain_offset if kind == "w" else CURVATURES.get(kind, 0.0))
+
+
+def relative_deviation(mode: InitMode, kind: str, fan_in: int, fan_out: int) -> float:
+    """The standard deviation of a weight whose name in its layer is `kind`, where `initializer_range` is 1."""
+    if mode.startswith("xavier"):
+        return math.sqrt(2 / (fan_in + fan_out))
+    if mode.startswith("kaiming"):
+        return math.sqrt(2 / fan_in)
+    if mode == "gpt2" or kind in EMBEDDINGS:
+        return 1.0
+    return 1 / fan_in if kind == "W_U" else 1 / math.sqrt(fan_in)
+
+
+def fans(name: str, weight: Tensor) -> tuple[int, int]:
+    """How many numbers the linear map of a weight reads, and how many it writes."""
+    *heads, inner, outer = weight.shape
+    if not heads or ".experts." in name:  # each expert is a map of its own
+        return inner, outer
+    return (heads[0] * inner, outer) if name.endswith("W_O") else (inner, heads[0] * outer)

@@ -1,0 +1,230 @@
+"""What a pass is given, checked: text, token ids or a stream, which tokens are real, where they stand.
+
+Everything that `HookedTransformer.forward` is told is refused here if it does not fit, before anything is computed.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from numbers import Integral
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from interp_hooks.errors import BadInput
+from interp_hooks.errors.arguments import told, told_shape
+from interp_hooks.model.components.block import NOTHING, Known
+from interp_hooks.model.components.kv_cache import KeyValueCache
+from interp_hooks.model.config import HookedTransformerConfig
+from interp_hooks.model.tokens import TextInterface
+
+
+class Prompt(NamedTuple):
+    """What a pass reads: token ids (None if it starts at a layer without them) and, if padded, which are real."""
+
+    tokens: Int[Tensor, "batch pos"] | None
+    real: Bool[Tensor, "batch pos"] | None
+
+
+class Inputs:
+    """How a model reads its arguments."""
+
+    cfg: HookedTransformerConfig
+    text: TextInterface
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where tokens go."""
+
+    @property
+    @abstractmethod
+    def dtype(self) -> torch.dtype:
+        """What a stream must be in."""
+
+    def _read_at(
+        self, where: int | Sequence[int] | Tensor, stream: Tensor, stop: int, return_type: str | None
+    ) -> Int[Tensor, "batch n"]:
+        """The positions of `logits_pos`, if they can be all that is computed of the last layer."""
+        if stop < self.cfg.n_layers:
+            raise BadInput(f"logits_pos needs a pass through all {self.cfg.n_layers} layers; this one stops at {stop}")
+        if return_type in ("loss", "both"):
+            raise BadInput("logits_pos leaves out positions that a loss needs; use return_type='logits'")
+        return self._rows_at(where, stream)
+
+    def _rows_at(self, where: int | Sequence[int] | Tensor, like: Tensor) -> Int[Tensor, "batch n"]:
+        """Positions to read as one row of non-negative indices for each prompt of `like` [batch, pos, ...].
+
+        Raises:
+            BadInput: a position outside the prompt, or per-row positions for another number of prompts.
+        """
+        batch, length = like.shape[:2]
+        try:
+            index = torch.as_tensor(where)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise BadInput(f"positions must be an int, a list or a tensor [batch, n], got {told(where)}") from error
+        if index.is_meta or (index.numel() and index.is_floating_point()):
+            raise BadInput(f"positions must be integers, got {told(where)}")
+        index = index.to(like.device)
+        index = index.reshape(1, -1) if index.ndim < 2 else index
+        if index.shape[0] not in (1, batch) or index.ndim != 2:
+            raise BadInput(f"positions per row must be [batch={batch}, n], got {list(index.shape)}")
+        if index.numel() and not (-length <= int(index.min()) and int(index.max()) < length):
+            raise BadInput(f"position {index.flatten().tolist()} is out of range for prompts of {length} tokens")
+        return (index % length).expand(batch, -1)
+
+    def _read(
+        self,
+        input: Any,
+        prepend_bos: Any,
+        padding_side: Any,
+        attention_mask: Tensor | None,
+        cache: KeyValueCache | None,
+    ) -> Prompt:
+        """Text or token ids, checked, on the model's device."""
+        if isinstance(input, str) or (isinstance(input, Sequence) and input and isinstance(input[0], str)):
+            encoded = self.text.encode(input, prepend_bos, padding_side)
+            real = None if encoded.real is None else encoded.real.to(self.device)
+            tokens = encoded.tokens.to(self.device)
+        else:
+            tokens = self.checked_tokens(input)
+            past = cache is not None and cache.length
+            real = None if past or attention_mask is not None else self.text.real_tokens(tokens, padding_side)
+        length = tokens.shape[1] + (0 if cache is None else cache.length)
+        if length > self.cfg.n_ctx:
+            raise BadInput(f"the prompt has {length} tokens, but this model reads at most n_ctx={self.cfg.n_ctx}")
+        return Prompt(tokens, self._real(real if attention_mask is None else attention_mask, tokens.shape, cache))
+
+    def _checked_cache(self, cache: KeyValueCache | None) -> KeyValueCache | None:
+        if not isinstance(cache, KeyValueCache | None):
+            raise BadInput(f"past_kv_cache must be a KeyValueCache, got {told(cache)}")
+        if cache is not None and self.cfg.attention_dir != "causal":
+            raise BadInput("past_kv_cache needs a causal model: in this one, earlier tokens see later ones")
+        return cache
+
+    def checked_tokens(self, input: Any) -> Int[Tensor, "batch pos"]:
+        """Token ids on the model's device, if they are some.
+
+        Raises:
+            BadInput: no integers [batch, pos] or [pos], or one outside the vocabulary.
+        """
+        if not isinstance(input, Tensor) or input.is_floating_point() or input.dtype == torch.bool or input.is_meta:
+            hint = "; a stream needs start_at_layer=" if isinstance(input, Tensor) and input.ndim == 3 else ""
+            raise BadInput(f"expected text or an integer tensor of token ids [batch, pos], got {told(input)}{hint}")
+        tokens = input[None] if input.ndim == 1 else input
+        if tokens.ndim != 2 or tokens.numel() == 0:
+            raise BadInput(f"token ids must be [batch, pos] with at least one token, got shape {list(input.shape)}")
+        if not torch.compiler.is_compiling():  # compiled code cannot stop at a value; the embedding refuses it
+            low, high = int(tokens.min()), int(tokens.max())
+            if low < 0 or high >= self.cfg.d_vocab:
+                raise BadInput(f"token ids must be 0..{self.cfg.d_vocab - 1}, got {low if low < 0 else high}")
+        return tokens.to(self.device, torch.long)
+
+    def _checked_residual(self, input: Any) -> Float[Tensor, "batch pos d_model"]:
+        if not isinstance(input, Tensor) or input.ndim != 3 or input.shape[2] != self.cfg.d_model:
+            raise BadInput(
+                f"start_at_layer needs a residual stream [batch, pos, d_model={self.cfg.d_model}] as input, "
+                f"got {told_shape(input)}"
+            )
+        if input.is_meta:
+            raise BadInput(f"the residual stream has no numbers: it is {told(input)}")
+        if input.dtype != self.dtype:
+            raise BadInput(f"the residual stream is {input.dtype}, but this model computes in {self.dtype}")
+        return input
+
+    def _checked_tokens_of(self, tokens: Any, stream: Float[Tensor, "batch pos d_model"]) -> Int[Tensor, "batch pos"]:
+        """The tokens that a stream is of."""
+        checked = self.checked_tokens(tokens)
+        if checked.shape != stream.shape[:2]:
+            raise BadInput(f"tokens must be those of the stream, {list(stream.shape[:2])}, got {list(checked.shape)}")
+        return checked
+
+    def _checked_pos_embed(
+        self, given: Float[Tensor, "_ pos d_model"] | None, stream: Float[Tensor, "batch pos d_model"]
+    ) -> Float[Tensor, "batch pos d_model"] | None:
+        """What queries and keys of a pass that starts later are to add to its stream, if that is given."""
+        if given is None:
+            return None
+        if self.cfg.positional_embedding_type != "shortformer":
+            raise BadInput("shortformer_pos_embed needs a model with positional_embedding_type='shortformer'")
+        if given.shape[1:] != stream.shape[1:] or len(given) not in (1, len(stream)):
+            raise BadInput(f"shortformer_pos_embed must be {list(stream.shape)}, got {list(given.shape)}")
+        return given.to(stream).expand_as(stream)
+
+    def _known(
+        self,
+        known: Mapping[str, Tensor] | None,
+        start_at_layer: int | None,
+        layers: range,
+        stream: Tensor,
+        cache: KeyValueCache | None,
+    ) -> Known:
+        """What of the first layer is given, if there is such a layer and it fits."""
+        if not isinstance(known, Mapping | None):
+            raise BadInput(f"known= must be a mapping, got {told(known)}")
+        if not known:
+            return NOTHING
+        if start_at_layer is None or not layers or (cache is not None and not cache.frozen):
+            raise BadInput(
+                "known= is about the layer at which a pass starts: it needs start_at_layer=, that layer within the "
+                "pass, and no key/value cache that would have to be extended"
+            )
+        cfg = self.cfg
+        shapes = {"z": [*stream.shape[:2], cfg.n_heads, cfg.d_value], "mlp_out": list(stream.shape)}
+        if cfg.attn_only:
+            del shapes["mlp_out"]
+        for name, value in known.items():
+            if name not in shapes or not isinstance(value, Tensor) or list(value.shape) != shapes[name]:
+                fitting = ", ".join(f"{one} {shape}" for one, shape in shapes.items())
+                raise BadInput(f"known= may hold {fitting}; got {name} {told_shape(value)}")
+        return Known(**known)
+
+    def _real(
+        self, attention_mask: Tensor | None, shape: Sequence[int], cache: KeyValueCache | None
+    ) -> Bool[Tensor, "batch key"] | None:
+        """The mask of cached and given tokens as booleans, or None if nothing is padding."""
+        batch, pos = shape[:2]
+        past, known = (0, None) if cache is None else (cache.length, cache.real)
+        if attention_mask is None and known is None:
+            return None
+        if attention_mask is not None:
+            _check_mask(attention_mask)
+        given = torch.ones(batch, pos) if attention_mask is None else attention_mask
+        if list(given.shape) == [batch, pos] and past:
+            before = torch.ones(batch, past) if known is None else known
+            if len(before) != batch:
+                raise BadInput(f"past_kv_cache holds {len(before)} prompts, got {batch}")
+            given = torch.cat((before.to(self.device).bool(), given.to(self.device).bool()), dim=1)
+        if list(given.shape) != [batch, past + pos]:
+            raise BadInput(f"attention_mask must be [batch, pos] = {[batch, past + pos]}, got {list(given.shape)}")
+        real = given.to(self.device).bool()
+        if not bool(real.any(dim=1).all()):
+            raise BadInput("attention_mask leaves a row without any real token")
+        return None if bool(real.all()) else real
+
+    def _positions(self, real: Bool[Tensor, "batch key"] | None, length: int) -> Int[Tensor, "rows key"]:
+        """Where each token stands among the real ones; one row for all prompts if nothing is padding."""
+        if real is not None:
+            return (real.long().cumsum(1) - 1).clamp(min=0)
+        return torch.arange(length, device=self.device)[None]
+
+    def _layer(self, argument: str, layer: int) -> int:
+        """A layer as 0..n_layers; negative counts from the end."""
+        n_layers = self.cfg.n_layers
+        if not isinstance(layer, Integral):
+            raise BadInput(f"{argument} must be an int, got {told(layer)}")
+        resolved = layer + n_layers if layer < 0 else layer
+        if not 0 <= resolved <= n_layers:
+            raise BadInput(f"{argument}={layer} is out of range for a model of {n_layers} layers")
+        return resolved
+
+
+def _check_mask(mask: Any) -> None:
+    """Raises BadInput for what is no tensor of zeros and ones, such as a mask that is to be added to scores."""
+    if not isinstance(mask, Tensor) or mask.is_meta:
+        raise BadInput(f"attention_mask must be a tensor [batch, pos], got {told(mask)}")
+    if mask.dtype != torch.bool and not bool(((mask == 0) | (mask == 1)).all()):
+        raise BadInput("attention_mask must be 1 for real tokens and 0 for padding; it holds other numbers")

@@ -1,0 +1,44 @@
+"""How wrong logits are about the next token."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from interp_hooks.errors import BadInput
+from interp_hooks.errors.arguments import told
+
+
+def lm_cross_entropy_loss(
+    logits: Float[Tensor, "batch pos d_vocab"],
+    tokens: Int[Tensor, "batch pos"],
+    attention_mask: Bool[Tensor, "batch pos"] | Int[Tensor, "batch pos"] | None = None,
+    per_token: bool = False,
+) -> Tensor:
+    """Cross-entropy of every next token in nats, at least in float32: the mean, or [batch, pos-1].
+
+    With `attention_mask`, a prediction counts if both its token and the next one are real; others are 0 in the
+    per-token form.
+
+    Raises:
+        BadInput: tokens or a mask of another shape than the logits.
+    """
+    check_predicted(logits, tokens)
+    if attention_mask is not None and not (isinstance(attention_mask, Tensor) and attention_mask.shape == tokens.shape):
+        raise BadInput(f"attention_mask must be [batch, pos] = {list(tokens.shape)}, got {told(attention_mask)}")
+    precise = torch.promote_types(logits.dtype, torch.float32)
+    losses = F.cross_entropy(logits[:, :-1].transpose(1, 2).to(precise), tokens[:, 1:], reduction="none")
+    if attention_mask is None:
+        return losses if per_token else losses.mean()
+    real = attention_mask.to(losses.device).bool()
+    counted = real[:, :-1] & real[:, 1:]
+    losses = losses.where(counted, losses.new_zeros(()))
+    return losses if per_token else losses.sum() / counted.sum()
+
+
+def check_predicted(logits: object, tokens: object) -> None:
+    """Raises BadInput unless there is a token for each row of logits [batch, pos, d_vocab]."""
+    if not isinstance(logits, Tensor) or logits.ndim != 3:
+        raise BadInput(f"logits must be a tensor [batch, pos, d_vocab], got {told(logits)}")
+    if not isinstance(tokens, Tensor) or tokens.is_floating_point() or tokens.shape != logits.shape[:2]:
+        raise BadInput(f"tokens must be integers [batch, pos] = {list(logits.shape[:2])}, got {told(tokens)}")

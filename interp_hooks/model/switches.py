@@ -1,0 +1,74 @@
+"""What of a model may be switched while it is used: what a caching run collects by itself, and whether keys are shared.
+
+No switch is needed to hook anything; `run_with_cache(names_filter=...)` collects whatever it names.
+"""
+
+from collections.abc import Callable, Sequence
+
+from interp_hooks.errors import BadInput
+from interp_hooks.hooks.points import HookPoint
+from interp_hooks.model.components.block import TransformerBlock
+from interp_hooks.model.config import HookedTransformerConfig
+from interp_hooks.model.grouping import regroup, ungroup
+
+COLLECTS = {  # what a caching run without a filter collects only where the config says so
+    "use_attn_result": ("hook_result",),
+    "use_split_qkv_input": ("hook_q_input", "hook_k_input", "hook_v_input"),
+    "use_attn_in": ("hook_attn_in",),
+    "use_hook_mlp_in": ("hook_mlp_in",),
+}
+
+
+class Switches:
+    """The `set_` methods of a model; what they set is in its config."""
+
+    cfg: HookedTransformerConfig
+    blocks: Sequence[TransformerBlock]
+    hook_points: Callable[[], list[HookPoint]]
+    setup: Callable[[], None]
+    _groups: int | None = None  # of keys and values, before they were ungrouped
+
+    def set_as_configured(self) -> None:
+        """Collect what the config says."""
+        for flag in COLLECTS:
+            if getattr(self.cfg, flag):
+                self._collect(flag, True)
+
+    def _collect(self, flag: str, collected: bool) -> None:
+        points = [point for point in self.hook_points() if point.name.rpartition(".")[2] in COLLECTS[flag]]
+        if collected and not points:
+            raise BadInput(f"{flag}: this model has no {', '.join(COLLECTS[flag])}; hook_table() lists what it has")
+        for point in points:
+            point.collected = collected
+        self.cfg = self.cfg.replace(**{flag: collected})
+
+    def set_use_attn_result(self, use_attn_result: bool) -> None:
+        """Whether a caching run without a filter collects what each head writes (`hook_result`)."""
+        self._collect("use_attn_result", use_attn_result)
+
+    def set_use_split_qkv_input(self, use_split_qkv_input: bool) -> None:
+        """Whether a caching run without a filter collects `hook_q_input`, `hook_k_input` and `hook_v_input`."""
+        self._collect("use_split_qkv_input", use_split_qkv_input)
+
+    def set_use_attn_in(self, use_attn_in: bool) -> None:
+        """Whether a caching run without a filter collects `hook_attn_in`, which grouped query attention lacks."""
+        self._collect("use_attn_in", use_attn_in)
+
+    def set_use_hook_mlp_in(self, use_hook_mlp_in: bool) -> None:
+        """Whether a caching run without a filter collects `hook_mlp_in`."""
+        self._collect("use_hook_mlp_in", use_hook_mlp_in)
+
+    def set_ungroup_grouped_query_attention(self, ungroup_grouped_query_attention: bool) -> None:
+        """Whether query heads that share keys and values get copies of their own, of weights and in hooks.
+
+        The config's `n_key_value_heads` follows.
+
+        Raises:
+            BadInput: copies that have been edited differently cannot be shared again.
+        """
+        heads, groups = self.cfg.n_heads, self.cfg.n_key_value_heads
+        if ungroup_grouped_query_attention and groups != heads:
+            self.cfg, self._groups = ungroup(self.blocks, self.cfg), groups
+        elif not ungroup_grouped_query_attention and self._groups is not None:
+            self.cfg, self._groups = regroup(self.blocks, self.cfg, self._groups), None
+        self.setup()

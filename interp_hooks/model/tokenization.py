@@ -1,0 +1,248 @@
+"""Strings to tokens and back, and which tokens begin and fill a row.
+
+The BOS policy, in one place: a row begins with exactly one BOS token if `prepend_bos` is on, and with none if it is
+off, whatever the tokenizer would add by itself. Text that already begins with the BOS string does not get a second.
+Encoders with a masked-LM head read what their tokenizer encloses a text in ("[CLS] ... [SEP]") instead of a BOS.
+Rows of unequal length are filled with the padding token on `padding_side`; `encode` also gives the mask that tells
+real tokens from padding, so that nobody has to guess it from token ids.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Integral
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from interp_hooks.errors import BadInput, NoTokenizer, TokenError
+from interp_hooks.errors.arguments import told
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+PaddingSide = Literal["left", "right"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """Token ids, and True where a token is real; `real` is None if no row is padded."""
+
+    tokens: Int[Tensor, "batch pos"]
+    real: Bool[Tensor, "batch pos"] | None
+
+
+class TextInterface:
+    """A tokenizer with a policy. Without a tokenizer every method that needs one says so.
+
+    The side on which rows are padded is the tokenizer's own `padding_side`, also when that is changed later. A
+    `padding_side` that differs goes to a copy of the tokenizer, so that nobody else's changes.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase | None,
+        n_ctx: int,
+        prepend_bos: bool = True,
+        padding_side: PaddingSide | None = "right",
+        encloses: bool = False,
+    ) -> None:
+        self._tokenizer, self.n_ctx, self.encloses = tokenizer, n_ctx, encloses
+        self._side_without_tokenizer: PaddingSide = "right"
+        if padding_side is not None:
+            self.padding_side = padding_side
+        self._prepend_bos = prepend_bos and self._has_bos
+
+    @property
+    def tokenizer(self) -> Any:
+        """The HuggingFace tokenizer.
+
+        Raises:
+            NoTokenizer: the model has none.
+        """
+        if self._tokenizer is None:
+            raise NoTokenizer(
+                "this model has no tokenizer, so it reads token tensors [batch, pos] but no text; "
+                "pass tokenizer= when loading it to use strings"
+            )
+        return self._tokenizer
+
+    @property
+    def _has_bos(self) -> bool:
+        return self.encloses or self._tokenizer is None or self._tokenizer.bos_token_id is not None
+
+    @property
+    def prepend_bos(self) -> bool:
+        return self._prepend_bos
+
+    @prepend_bos.setter
+    def prepend_bos(self, prepend_bos: bool) -> None:
+        if prepend_bos and not self._has_bos:
+            raise TokenError("prepend_bos=True, but the tokenizer has no BOS token")
+        self._prepend_bos = prepend_bos
+
+    @property
+    def padding_side(self) -> PaddingSide:
+        if self._tokenizer is None:
+            return self._side_without_tokenizer
+        return checked_side(self._tokenizer.padding_side)
+
+    @padding_side.setter
+    def padding_side(self, side: PaddingSide) -> None:
+        self._side_without_tokenizer = checked_side(side)
+        if self._tokenizer is not None and self._tokenizer.padding_side != side:
+            self._tokenizer = copy.copy(self._tokenizer)
+            self._tokenizer.padding_side = side
+
+    @property
+    def tokenizer_prepends_bos(self) -> bool:
+        """Whether the tokenizer puts a BOS in front by itself; rows don't differ by that."""
+        bare, enclosed = (self.tokenizer.encode("a", add_special_tokens=special) for special in (False, True))
+        return enclosed != bare and enclosed[:1] == [self.tokenizer.bos_token_id]
+
+    @property
+    def pad_id(self) -> int:
+        """The padding token: the tokenizer's own, else its EOS, else 0 (padding is masked, so the id is arbitrary)."""
+        return next((id for id in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id) if id is not None), 0)
+
+    @property
+    def eos_id(self) -> int | None:
+        """The tokenizer's EOS token, or None if there is none."""
+        return None if self._tokenizer is None else self.tokenizer.eos_token_id
+
+    def encode(
+        self,
+        text: str | Sequence[str],
+        prepend_bos: bool | None = None,
+        padding_side: PaddingSide | None = None,
+        truncate: bool = True,
+    ) -> Encoded:
+        """One row per string. `truncate` cuts rows to the model's context.
+
+        Raises:
+            NoTokenizer: the model has no tokenizer.
+            TokenError: no strings, a string without tokens, or a BOS asked of a tokenizer that has none.
+        """
+        if not isinstance(text, str | Sequence):
+            raise TokenError(f"expected a string or a list of strings, got {told(text)}")
+        texts = [text] if isinstance(text, str) else list(text)
+        if not texts:
+            raise TokenError("expected at least one string, got an empty list")
+        rows = [self._row(one, prepend_bos)[: self.n_ctx if truncate else None] for one in texts]
+        longest = max(map(len, rows))
+        left = (checked_side(padding_side) if padding_side else self.padding_side) == "left"
+        fill = [[self.pad_id] * (longest - len(row)) for row in rows] if min(map(len, rows)) < longest else None
+        if fill is None:
+            return Encoded(tokens=torch.tensor(rows), real=None)
+        padded = [pad + row if left else row + pad for pad, row in zip(fill, rows, strict=True)]
+        lengths = torch.tensor([len(row) for row in rows])[:, None]
+        places = torch.arange(longest).flip(0) if left else torch.arange(longest)
+        return Encoded(tokens=torch.tensor(padded), real=places < lengths)
+
+    def _row(self, text: str, prepend_bos: bool | None) -> list[int]:
+        if not isinstance(text, str):
+            raise TokenError(f"expected a string or a list of strings, got an item of type {told(text)}")
+        begins = self.prepend_bos if prepend_bos is None else prepend_bos
+        ids = list(self.tokenizer.encode(text, add_special_tokens=begins and self.encloses))
+        bos = self.tokenizer.bos_token_id
+        if begins and not self.encloses:
+            if bos is None:
+                raise TokenError("prepend_bos=True, but the tokenizer has no BOS token; pass prepend_bos=False")
+            if not ids or ids[0] != bos:
+                ids.insert(0, bos)
+        if not ids:
+            raise TokenError(f"the text {text!r} has no tokens; give some text, or prepend_bos=True")
+        return ids
+
+    def real_tokens(
+        self, tokens: Int[Tensor, "batch pos"], padding_side: PaddingSide | None = None
+    ) -> Bool[Tensor, "batch pos"] | None:
+        """For left padding: True from the first token that is not padding on (the BOS counts as real).
+
+        Right padding needs no mask in a causal model, so None.
+        """
+        side = checked_side(padding_side) if padding_side else self.padding_side
+        if self._tokenizer is None or side == "right":
+            return None
+        is_pad = tokens == self.pad_id
+        leading = is_pad.int().cumprod(dim=1).bool()
+        if self.pad_id == self.tokenizer.bos_token_id and self.prepend_bos:
+            leading = leading & leading.roll(-1, dims=1)  # the last of the run is the BOS
+            leading[:, -1] = False
+        return None if not leading.any() else ~leading
+
+    def decode(self, tokens: Any) -> str | list[str]:
+        """The text of one row of token ids, or a list of texts for several rows."""
+        ids = listed_ids(tokens)
+        if isinstance(ids, list) and any(isinstance(row, list) for row in ids):
+            return [str(self.decode(one_row(row))) for row in ids]
+        return self.tokenizer.decode(one_row(ids), clean_up_tokenization_spaces=False)
+
+    def pieces(self, tokens: Sequence[int]) -> list[str]:
+        """The text of every token by itself, with the space it begins with.
+
+        Some tokenizers drop a leading space at the start of a text, so each token is decoded after another copy of
+        itself.
+        """
+        alone = [str(self.decode([id])) for id in tokens]
+        twice = [str(self.decode([id, id])) for id in tokens]
+        return [both[len(one) :] or one for one, both in zip(alone, twice, strict=True)]
+
+    def single_id(self, text: str) -> int:
+        """The id of a text that is exactly one token.
+
+        Raises:
+            TokenError: it is none or several, whose pieces the message shows, or unknown.
+        """
+        ids = self.tokenizer.encode(text, add_special_tokens=False)
+        if len(ids) != 1:
+            pieces = " + ".join(repr(piece) for piece in self.pieces(ids)) or "nothing"
+            hint = "" if text.startswith(" ") else f" Inside a sentence words begin with a space: try {' ' + text!r}."
+            raise TokenError(f"{text!r} is {len(ids)} tokens ({pieces}); expected exactly one.{hint}")
+        if ids[0] == self.tokenizer.unk_token_id and text.strip() != self.tokenizer.unk_token:
+            raise TokenError(f"the tokenizer does not know {text!r}; it reads the unknown token {ids[0]} instead")
+        return ids[0]
+
+
+def checked_side(side: str) -> PaddingSide:
+    if side == "left" or side == "right":
+        return side
+    raise BadInput(f"padding_side must be 'left' or 'right', got {side!r}")
+
+
+def listed_ids(tokens: Any) -> Any:
+    """Token ids as an int, a list of ints, or a list of such lists.
+
+    Raises:
+        BadInput: anything else, or a negative one.
+    """
+    if isinstance(tokens, list | tuple):
+        return [listed_ids(one) for one in tokens]
+    if isinstance(tokens, Integral) and not isinstance(tokens, bool) and int(tokens) >= 0:
+        return int(tokens)
+    if isinstance(tokens, Tensor | np.ndarray):
+        ids = torch.as_tensor(tokens)
+        if ids.ndim > 2 or ids.is_floating_point() or ids.dtype == torch.bool or ids.is_meta:
+            raise BadInput(f"token ids are integers [pos] or [batch, pos], got {told(ids)}")
+        if ids.numel() and int(ids.min()) < 0:
+            raise BadInput(f"token ids are not negative, got {int(ids.min())}")
+        return ids.tolist()
+    raise BadInput(f"expected token ids, got {told(tokens)}")
+
+
+def one_row(tokens: Any) -> list[int]:
+    """One row of token ids, given as such, as [1, pos], or as a single id.
+
+    Raises:
+        BadInput: not token ids, or several rows.
+    """
+    ids = listed_ids(tokens)
+    row = [ids] if isinstance(ids, int) else ids[0] if len(ids) == 1 and isinstance(ids[0], list) else ids
+    if any(isinstance(one, list) for one in row):
+        raise BadInput(f"expected one row of token ids, got {len(row)} rows")
+    return row

@@ -1,0 +1,229 @@
+"""The methods of a model that turn text into tokens and back; the rules are in `tokenization.py`.
+
+model.to_tokens(["Hi", "Hello you"], padding_side="left")        [batch, pos]
+model.to_str_tokens("Hello you")                                 ["<|endoftext|>", "Hello", " you"]
+model.get_token_position(" you", "Hello you")                    2
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from numbers import Integral
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from interp_hooks.errors import BadInput, TokenError
+from interp_hooks.errors.arguments import checked, told
+from interp_hooks.model.config import HookedTransformerConfig
+from interp_hooks.model.tokenization import PaddingSide, TextInterface, one_row
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class TextMethods:
+    """The methods of a model that turn text into tokens and back."""
+
+    text: TextInterface
+    cfg: HookedTransformerConfig
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where tokens go."""
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase | None:
+        return self.text._tokenizer
+
+    @checked
+    def set_tokenizer(
+        self, tokenizer: PreTrainedTokenizerBase, default_padding_side: PaddingSide | None = None
+    ) -> None:
+        """Read text with this tokenizer from now on, padded on its own side unless another is given.
+
+        Raises:
+            BadInput: not a HuggingFace tokenizer.
+        """
+        from transformers import PreTrainedTokenizerBase
+
+        if not isinstance(tokenizer, PreTrainedTokenizerBase):
+            raise BadInput(f"expected a tokenizer of transformers (AutoTokenizer), got {type(tokenizer).__name__}")
+        self._read_text_with(tokenizer, default_padding_side)
+
+    def _read_text_with(
+        self, tokenizer: PreTrainedTokenizerBase | None, default_padding_side: PaddingSide | None
+    ) -> None:
+        self.text = TextInterface(
+            tokenizer, self.cfg.n_ctx, self.cfg.default_prepend_bos, default_padding_side, self.cfg.mlm_head
+        )
+        if tokenizer is not None:
+            self.cfg = self.cfg.replace(tokenizer_prepends_bos=self.text.tokenizer_prepends_bos)
+
+    @property
+    def tokenizer_prepends_bos(self) -> bool:
+        """Whether the tokenizer puts a BOS in front by itself; tokens don't differ by that.
+
+        Raises:
+            NoTokenizer: the model has none.
+        """
+        return self.text.tokenizer_prepends_bos
+
+    @property
+    def default_prepend_bos(self) -> bool:
+        """Whether text begins with a BOS where a call does not say; false where the tokenizer has none."""
+        return self.text.prepend_bos
+
+    @default_prepend_bos.setter
+    def default_prepend_bos(self, prepend_bos: bool) -> None:
+        self.text.prepend_bos = prepend_bos
+        self.cfg = self.cfg.replace(default_prepend_bos=prepend_bos)
+
+    @property
+    def default_padding_side(self) -> PaddingSide:
+        """Where rows are filled where a call does not say: `tokenizer.padding_side`."""
+        return self.text.padding_side
+
+    @default_padding_side.setter
+    def default_padding_side(self, padding_side: PaddingSide) -> None:
+        self.text.padding_side = padding_side
+
+    @checked
+    def to_tokens(
+        self,
+        input: str | Sequence[str],
+        prepend_bos: bool | None = None,
+        padding_side: PaddingSide | None = None,
+        move_to_device: bool = True,
+        truncate: bool = True,
+    ) -> Int[Tensor, "batch pos"]:
+        """Token ids, a row per string, beginning with exactly one BOS if `prepend_bos` (default: the model's).
+
+        `padding_side` fills rows of unequal length, `truncate` cuts them to the model's context.
+
+        Raises:
+            NoTokenizer: the model has none.
+            TokenError: no strings, a string without tokens, or a BOS asked of a tokenizer that has none.
+        """
+        tokens = self.text.encode(input, prepend_bos, padding_side, truncate).tokens
+        return tokens.to(self.device) if move_to_device else tokens
+
+    def to_string(self, tokens: Any) -> str | list[str]:
+        """The text of token ids: a string for [pos] or one id, a list for [batch, pos] or a list of rows.
+
+        Raises:
+            BadInput: not token ids, or of more axes.
+        """
+        return self.text.decode(tokens)
+
+    def to_str_tokens(
+        self, input: Any, prepend_bos: bool | None = None, padding_side: PaddingSide | None = None
+    ) -> list[Any]:
+        """The text of every token of a string or of ids [pos] or [1, pos]; for a list of these, a list of lists.
+
+        `prepend_bos` is about strings. They are read one by one, so that nothing is padded, on whichever side.
+
+        Raises:
+            BadInput: not token ids, or several rows in one tensor.
+        """
+        if isinstance(input, str):
+            return self.text.pieces(self.text.encode(input, prepend_bos, padding_side).tokens[0].tolist())
+        if isinstance(input, list | tuple) and any(not isinstance(one, Integral) for one in input):
+            return [self.to_str_tokens(one, prepend_bos, padding_side) for one in input]
+        return self.text.pieces(one_row(input))
+
+    @checked
+    def to_single_token(self, string: str) -> int:
+        """The id of a string that is exactly one token.
+
+        Raises:
+            TokenError: it is several, which the message shows, or unknown.
+        """
+        return self.text.single_id(string)
+
+    def to_single_str_token(self, int_token: int) -> str:
+        """The text of one token id.
+
+        Raises:
+            BadInput: an id outside the vocabulary.
+        """
+        ids = one_row(int_token)
+        if len(ids) != 1:
+            raise BadInput(f"expected a single token id, got {len(ids)}: {ids}")
+        (id,) = ids
+        if not 0 <= id < self.cfg.d_vocab:
+            raise BadInput(f"token ids must be 0..{self.cfg.d_vocab - 1}, got {id}")
+        return self.text.pieces([id])[0]
+
+    @checked
+    def get_token_position(
+        self,
+        single_token: str | int | Int[Tensor, ""],
+        input: str | Int[Tensor, "*one pos"] | Int[np.ndarray, "*one pos"] | Sequence[Any],
+        mode: Literal["first", "last"] = "first",
+        prepend_bos: bool | None = None,
+        padding_side: PaddingSide | None = None,
+    ) -> int:
+        """Where a token occurs first, or last, in a prompt.
+
+        Raises:
+            TokenError: it does not occur, or is a string of several tokens.
+            BadInput: several prompts.
+        """
+        if mode not in ("first", "last"):
+            raise BadInput(f"mode must be 'first' or 'last', got {mode!r}")
+        wanted = self.to_single_token(single_token) if isinstance(single_token, str) else int(single_token)
+        text = isinstance(input, str)
+        row = one_row(self.text.encode(input, prepend_bos, padding_side).tokens if text else input)
+        if wanted not in row:
+            raise TokenError(f"{single_token!r} (token {wanted}) does not occur in the prompt, whose tokens are {row}")
+        return row.index(wanted) if mode == "first" else len(row) - 1 - row[::-1].index(wanted)
+
+    def token_ids(self, tokens: Any) -> Int[Tensor, "*rest"]:
+        """Answers as ids: an int, a one-token string, a list of either, or a tensor.
+
+        Raises:
+            TokenError: a string that is not one token.
+            BadInput: an id outside the output vocabulary.
+        """
+        if isinstance(tokens, str):
+            tokens = self.to_single_token(tokens)
+        elif isinstance(tokens, list | tuple):
+            tokens = [self.to_single_token(token) if isinstance(token, str) else token for token in tokens]
+        try:
+            ids = torch.as_tensor(tokens)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise BadInput(f"expected token ids or one-token strings, got {told(tokens)}") from error
+        if ids.is_meta or (ids.numel() and ids.is_floating_point()):
+            raise BadInput(f"token ids are integers, got {told(tokens)}")
+        ids = ids.to(self.device, torch.long)
+        if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < self.cfg.d_vocab_out:
+            raise BadInput(f"token ids must be 0..{self.cfg.d_vocab_out - 1}, got {ids.flatten().tolist()}")
+        return ids
+
+
+@contextmanager
+def overridden_defaults(
+    model: TextMethods, prepend_bos: bool | None = None, padding_side: PaddingSide | None = None
+) -> Iterator[None]:
+    """Let a model have other `default_prepend_bos` and `default_padding_side` for the length of a `with` block.
+
+    Raises:
+        TokenError: a BOS asked of a tokenizer that has none.
+    """
+    before, model.text = model.text, copy.copy(model.text)
+    try:
+        if prepend_bos is not None:
+            model.text.prepend_bos = prepend_bos
+        if padding_side is not None:
+            model.text.padding_side = padding_side
+        yield
+    finally:
+        model.text = before

@@ -1,0 +1,208 @@
+"""All layers' weights in one tensor each, as formulas want them: `model.W_Q[layer, head]` is [d_model, d_head].
+
+Every access stacks, which copies; in a loop, read it once. Keys and values that several query heads share are repeated,
+so that `model.W_K[layer, head]` is what that query head attends with.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp_hooks.errors import BadInput
+from interp_hooks.model.components.block import TransformerBlock
+from interp_hooks.model.components.embed import Embed, Unembed
+from interp_hooks.model.components.moe import MoE
+from interp_hooks.model.components.positions import LearnedPositions
+from interp_hooks.model.config import HookedTransformerConfig
+from interp_hooks.model.factored import FactoredMatrix, composition_scores
+
+Composition = Literal["Q", "K", "V"]
+
+
+class StackedWeights:
+    """The weight properties of a model that has `cfg`, `blocks`, `embed`, `unembed` and maybe `pos_embed`."""
+
+    cfg: HookedTransformerConfig
+    embed: Embed
+    pos_embed: LearnedPositions
+    blocks: Sequence[TransformerBlock]
+    unembed: Unembed
+    parameters: Callable[..., Any]
+    token_ids: Callable[[Any], Tensor]
+
+    def _stack(self, name: str) -> Tensor:
+        return torch.stack([block.get_parameter(name) for block in self.blocks])
+
+    def _stack_per_query_head(self, name: str) -> Tensor:
+        return self._stack(name).repeat_interleave(self.cfg.n_heads // self.cfg.n_key_value_heads, dim=1)
+
+    @property
+    def W_E(self) -> Float[Tensor, "d_vocab d_model"]:
+        return self.embed.W_E
+
+    @property
+    def W_pos(self) -> Float[Tensor, "n_ctx d_model"]:
+        """Raises AttributeError for models without learned positions."""
+        return self.pos_embed.W_pos
+
+    @property
+    def W_E_pos(self) -> Float[Tensor, "d_vocab_and_n_ctx d_model"]:
+        """Tokens and then positions: everything that is embedded. Raises AttributeError as `W_pos`."""
+        return torch.cat((self.W_E, self.W_pos))
+
+    @property
+    def W_U(self) -> Float[Tensor, "d_model d_vocab_out"]:
+        return self.unembed.W_U
+
+    @property
+    def b_U(self) -> Float[Tensor, " d_vocab_out"]:
+        return self.unembed.b_U
+
+    @property
+    def W_Q(self) -> Float[Tensor, "n_layers n_heads d_model d_head"]:
+        return self._stack("attn.W_Q")
+
+    @property
+    def W_K(self) -> Float[Tensor, "n_layers n_heads d_model d_head"]:
+        return self._stack_per_query_head("attn.W_K")
+
+    @property
+    def W_V(self) -> Float[Tensor, "n_layers n_heads d_model d_head"]:
+        return self._stack_per_query_head("attn.W_V")
+
+    @property
+    def W_O(self) -> Float[Tensor, "n_layers n_heads d_head d_model"]:
+        return self._stack("attn.W_O")
+
+    @property
+    def b_Q(self) -> Float[Tensor, "n_layers n_heads d_head"]:
+        return self._stack("attn.b_Q")
+
+    @property
+    def b_K(self) -> Float[Tensor, "n_layers n_heads d_head"]:
+        return self._stack_per_query_head("attn.b_K")
+
+    @property
+    def b_V(self) -> Float[Tensor, "n_layers n_heads d_head"]:
+        return self._stack_per_query_head("attn.b_V")
+
+    @property
+    def b_O(self) -> Float[Tensor, "n_layers d_model"]:
+        return self._stack("attn.b_O")
+
+    @property
+    def W_in(self) -> Float[Tensor, "n_layers d_model d_mlp"]:
+        return self._stack("mlp.W_in")
+
+    @property
+    def W_gate(self) -> Float[Tensor, "n_layers d_model d_mlp"]:
+        """Raises AttributeError for models whose MLP is not gated."""
+        return self._stack("mlp.W_gate")
+
+    @property
+    def W_out(self) -> Float[Tensor, "n_layers d_mlp d_model"]:
+        return self._stack("mlp.W_out")
+
+    @property
+    def b_in(self) -> Float[Tensor, "n_layers d_mlp"]:
+        return self._stack("mlp.b_in")
+
+    @property
+    def b_out(self) -> Float[Tensor, "n_layers d_model"]:
+        return self._stack("mlp.b_out")
+
+    @property
+    def QK(self) -> FactoredMatrix:
+        """W_Q W_K^T of every head, [n_layers, n_heads, d_model, d_model], query times key.
+
+        With rotary positions this is what a query makes of its own position, since it turns with the distance. Latent
+        attention has none: AttributeError.
+        """
+        return FactoredMatrix(self.W_Q, self.W_K.mT)
+
+    @property
+    def OV(self) -> FactoredMatrix:
+        """W_V W_O of every head, [n_layers, n_heads, d_model, d_model]. Raises AttributeError as `QK`."""
+        return FactoredMatrix(self.W_V, self.W_O)
+
+    @torch.no_grad()
+    def all_composition_scores(self, mode: Composition) -> Float[Tensor, "n_layers n_heads n_layers n_heads"]:
+        """How much of what each head writes is in what each head of a later layer reads, for its Q, K or V.
+
+        [writer's layer and head, reader's layer and head], zero unless the reader is in a later layer; both pairs of
+        axes are in the order of `all_head_labels()`. See `composition_scores`; fold norms before, since gains count.
+
+        Raises:
+            BadInput: another mode.
+        """
+        if mode not in get_args(Composition):
+            raise BadInput(f"mode must be 'Q', 'K' or 'V', got {mode!r}")
+        writers = self.OV
+        readers = writers if mode == "V" else self.QK if mode == "Q" else self.QK.T
+        layers, heads = writers.shape[:2]
+        by_layer = [readers[layer] for layer in range(layers)]
+        precise = torch.promote_types(writers.A.dtype, torch.float32)
+        scores = torch.zeros(layers, heads, layers, heads, dtype=precise, device=writers.A.device)
+        for layer in range(layers):
+            writer = writers[layer]
+            for later in range(layer + 1, layers):
+                scores[layer, :, later] = composition_scores(writer, by_layer[later])
+        return scores
+
+    def all_head_labels(self) -> list[str]:
+        """The names of all heads, layer by layer: "L0H0", "L0H1", ..."""
+        return [f"L{layer}H{head}" for layer in range(self.cfg.n_layers) for head in range(self.cfg.n_heads)]
+
+    def accumulated_bias(
+        self, layer: int, mlp_input: bool = False, include_mlp_biases: bool = True
+    ) -> Float[Tensor, " d_model"]:
+        """What b_O and b_out of the layers before `layer` (0..n_layers) add to the stream, whatever the tokens.
+
+        `mlp_input` adds b_O of `layer` itself, if its MLP reads what its attention wrote. Value biases reach the stream
+        too, through W_O; `fold_value_biases` moves them into b_O.
+
+        Raises:
+            BadInput: a layer out of range, or biases that are no constant part of the stream: those that a norm or a
+                router's weights come after.
+        """
+        if not 0 <= layer <= self.cfg.n_layers - mlp_input:
+            raise BadInput(f"layer must be 0..{self.cfg.n_layers - mlp_input} with mlp_input={mlp_input}, got {layer}")
+        if mlp_input and self.cfg.attn_only:
+            raise BadInput("mlp_input=True needs a layer with an MLP, and this model has attention only")
+        if self.cfg.writes_normalized or self.cfg.norm_placement == "post":
+            raise BadInput("what a sublayer writes is normalized in this model, so that its biases add no constant")
+        with_mlps = include_mlp_biases and not self.cfg.attn_only
+        total = torch.zeros_like(self.blocks[0].attn.b_O)
+        for block in self.blocks[:layer]:
+            total = total + block.attn.b_O
+            if with_mlps and isinstance(block.mlp, MoE):
+                raise BadInput("the router decides how much of its experts' biases is added: include_mlp_biases=False")
+            if with_mlps:
+                total = total + block.mlp.get_parameter("b_out")
+        if mlp_input and not self.cfg.parallel_attn_mlp:
+            total = total + self.blocks[layer].attn.b_O
+        return total * self.cfg.residual_scale
+
+    def tokens_to_residual_directions(self, tokens: Any) -> Float[Tensor, "*rest d_model"]:
+        """The directions of the final stream that, after the final norm, give these tokens' logits (less b_U).
+
+        `tokens` are an id, a string that is one token, or a tensor or list of several. One token, also as a tensor of
+        one element, has the shape [d_model]. They are columns of W_U, so fold the norm's gain into it before.
+
+        Raises:
+            TokenError: a string that is not one token.
+            BadInput: an id outside the output vocabulary.
+        """
+        ids = self.token_ids(tokens)
+        return self.W_U.T[ids.squeeze() if ids.numel() == 1 else ids] * self.cfg.logits_scale
+
+    @property
+    def n_params_total(self) -> int:
+        """How many numbers all parameters have, with biases that the checkpoint lacks and that are zero.
+
+        `cfg.n_params` counts the weights of attention and MLPs only.
+        """
+        return sum(weight.numel() for weight in self.parameters())

@@ -1,0 +1,16 @@
+"""What is this part for? Lenses, heads, directions."""
+
+from interp_hooks import lazily
+
+__getattr__, __all__ = lazily(
+    __name__,
+    {
+        "lenses": ["LogitLens", "direct_logit_attribution", "logit_lens"],
+        "heads": ["detect_head"],
+        "svd": ["SVDInterpreter"],
+    },
+)
+
+
+def __dir__() -> list[str]:
+    return __all__

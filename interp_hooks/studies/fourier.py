@@ -1,0 +1,122 @@
+"""Waves over the residues mod p, in which models that add modulo p compute (Nanda et al. 2023, arXiv 2301.05217).
+
+    power       how much of a table with a row for each residue lies on each frequency: an embedding, say
+    along_sums  the part of logits [a, b, c] that depends on a + b mod p, through some frequencies
+    cosines     how much of logits [a, b, c] is a sum of waves cos(w_k (a + b - c)), w_k = 2 pi k / p
+
+Frequency 0 is the constant; the others are 1 to p // 2, each with a cosine and a sine.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp_hooks.errors import BadInput
+from interp_hooks.errors.arguments import checked, fits, told
+
+SAME = 1e-12  # numbers that differ by less than this part of them are the same but for rounding
+
+
+@checked
+def fourier_basis(p: int) -> Float[Tensor, "wave residue"]:
+    """Orthonormal waves over 0..p-1 as rows: the constant, cos 1, sin 1, cos 2, sin 2, ...; float64.
+
+    An even p ends with cos p/2, whose sine is 0 everywhere.
+
+    Raises:
+        BadInput: p below 1.
+    """
+    if p < 1:
+        raise BadInput(f"p must be at least 1, got {p}")
+    residues = torch.arange(p)
+    angles = 2 * torch.pi / p * (torch.arange(1, p // 2 + 1)[:, None] * residues % p).double()
+    waves = torch.stack((angles.cos(), angles.sin()), dim=1).flatten(0, 1)[: p - 1]
+    basis = torch.cat((torch.ones(1, p, dtype=torch.float64), waves))
+    return basis / basis.norm(dim=1, keepdim=True)
+
+
+@checked
+def fourier_power(values: Float[Tensor, "residue *rest"]) -> Float[Tensor, " frequency"]:
+    """The square of what lies on each frequency 0..p//2 along the first axis, summed over all others.
+
+    Their sum is the sum of the squared values. `fourier_power(model.W_E[:p])` shows the frequencies that a model uses.
+    """
+    p = len(values)
+    on_waves = (fourier_basis(p).to(values.device) @ values.double().reshape(p, -1)).square().sum(1)
+    return torch.zeros(p // 2 + 1, device=values.device, dtype=on_waves.dtype).index_add(
+        0, _frequency_of_wave(p).to(values.device), on_waves
+    )
+
+
+@checked
+def along_sums(logits: Float[Tensor, "a b out"], frequencies: Sequence[int]) -> Float[Tensor, "a b out"]:
+    """The part of `logits` on cos(w_k (a + b)) and sin(w_k (a + b)), w_k = 2 pi k / p: an orthogonal projection.
+
+    Frequency 0 is what is the same for all a and b. Adding up all frequencies gives what depends on a + b mod p alone.
+
+    Raises:
+        BadInput: none, or not as many a as b, or a frequency outside 0..p//2.
+    """
+    p = _residues(logits)
+    chosen = torch.tensor(_checked_frequencies(frequencies, p), dtype=torch.long)
+    sums = (torch.arange(p)[:, None] + torch.arange(p)) % p
+    of_sum = torch.stack([logits[sums == one].double().mean(0) for one in range(p)])  # [a + b mod p, out]
+    basis = fourier_basis(p)[torch.isin(_frequency_of_wave(p), chosen)].to(logits.device)
+    return (basis.T @ (basis @ of_sum)).to(logits.dtype)[sums]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Cosines:
+    """logits[a, b, c] as a sum over frequencies k = 1..p//2 of coefficient[k] cos(w_k (a + b - c)).
+
+    `coefficient` and `explained_variance` have an entry for each frequency, that of 0 being 0. Variance is that over
+    the outputs c, averaged over a and b: what changes a softmax. The cosines are orthogonal, so shares add up.
+    """
+
+    coefficient: Float[Tensor, " frequency"]
+    explained_variance: Float[Tensor, " frequency"]
+
+
+@checked
+def cosines(logits: Float[Tensor, "a b c"]) -> Cosines:
+    """How much of `logits` is cos(w_k (a + b - c)), for each frequency k: an adder by waves has large ones for a few.
+
+    Raises:
+        BadInput: other than as many a, b and c, or the same for every c, which leaves no variance to explain.
+    """
+    p = _residues(logits)
+    if logits.shape[2] != p:
+        raise BadInput(f"expected logits [a, b, c] of p = {p} residues each, got {list(logits.shape)}")
+    centred = logits.double() - logits.double().mean(2, keepdim=True)
+    if not centred.abs().max() > SAME * logits.double().abs().max():
+        raise BadInput("these logits [a, b, c] do not depend on c, so there is nothing that waves could explain")
+    places = torch.arange(p, device=logits.device)
+    distance = (places[:, None, None] + places[:, None] - places) % p
+    mean = torch.zeros(p, dtype=torch.float64, device=logits.device)
+    mean = mean.index_add(0, distance.flatten(), centred.flatten()) / p**2  # of all logits whose a + b - c is the same
+    waves = 2 * torch.pi / p * (torch.arange(1, p // 2 + 1, device=logits.device)[:, None] * places % p).double()
+    size = waves.cos().square().sum(1)
+    coefficient = (waves.cos() @ mean) / size
+    explained = coefficient.square() * size * p**2 / centred.square().sum()
+    nothing = torch.zeros(1, dtype=torch.float64, device=logits.device)
+    return Cosines(coefficient=torch.cat((nothing, coefficient)), explained_variance=torch.cat((nothing, explained)))
+
+
+def _frequency_of_wave(p: int) -> Tensor:
+    """Of each row of the basis."""
+    return (torch.arange(p) + 1) // 2
+
+
+def _residues(logits: Tensor) -> int:
+    if not 0 < logits.shape[0] == logits.shape[1]:
+        raise BadInput(f"expected logits [a, b, out] for all pairs of p residues, got {list(logits.shape)}")
+    return len(logits)
+
+
+def _checked_frequencies(frequencies: Sequence[int], p: int) -> list[int]:
+    if unknown := [one for one in frequencies if not fits(one, int) or not 0 <= one <= p // 2]:
+        raise BadInput(f"frequencies of {p} residues are ints 0..{p // 2}, got {told(unknown[0])}")
+    return [int(one) for one in frequencies]

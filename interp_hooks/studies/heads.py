@@ -1,0 +1,212 @@
+"""Which heads attend where a head of some kind would: attention patterns scored against a pattern P [query, key].
+
+    previous_token_head     P is 1 at the token before
+    duplicate_token_head    at every earlier copy of the query's token
+    induction_head          right after every earlier copy
+
+    "mul"    sum(A * P) / sum(A)          the share of a head's attention that falls where P is 1
+    "abs"    1 - sum(|A - P|) / pos       1 where the two are equal, -1 where no query attends as P says
+
+Both leave out what is excluded: attention to the first position (`exclude_bos`), each token's attention to itself
+(`exclude_current_token`).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp_hooks.errors import BadInput, nearest
+from interp_hooks.errors.arguments import checked
+from interp_hooks.hooks.names import get_act_name
+from interp_hooks.model.cache.activation_cache import ActivationCache
+from interp_hooks.model.transformer import HookedTransformer
+
+HeadName = Literal["previous_token_head", "duplicate_token_head", "induction_head"]
+HEAD_NAMES: list[HeadName] = list(get_args(HeadName))
+ErrorMeasure = Literal["abs", "mul"]
+Heads = Sequence[tuple[int, int]] | Mapping[int, Sequence[int]]
+"""(layer, head) pairs, or the heads of each layer."""
+
+
+@torch.no_grad()
+@checked
+def detect_head(
+    model: HookedTransformer,
+    seq: str | Sequence[str] | Int[Tensor, "*batch pos"],
+    detection_pattern: HeadName | Float[Tensor, "pos pos"],
+    heads: Heads | None = None,
+    cache: ActivationCache | None = None,
+    *,
+    exclude_bos: bool = False,
+    exclude_current_token: bool = False,
+    error_measure: ErrorMeasure = "mul",
+) -> Float[Tensor, "layer head"]:
+    """The score of every head (or of `heads`, others are -1) against a named or a given pattern, averaged over prompts.
+
+    `cache` holds the patterns of the only prompt, which then is not run. A head that attends to nothing but what is
+    excluded scores nan with "mul".
+
+    Raises:
+        BadInput: an unknown pattern, measure or head, a pattern that does not fit, or a cache beside several prompts.
+    """
+    if error_measure not in get_args(ErrorMeasure):
+        raise BadInput(f"error_measure must be 'mul' or 'abs', got {error_measure!r}")
+    if isinstance(detection_pattern, str) and detection_pattern not in HEAD_NAMES:
+        raise BadInput(
+            f"there is no pattern {detection_pattern!r}; give one of {', '.join(HEAD_NAMES)}, or a tensor [pos, pos]."
+            f"{nearest(detection_pattern, HEAD_NAMES)}"
+        )
+    chosen, prompts = _chosen(model, heads), _prompts(model, seq)
+    if cache is not None and len(prompts) > 1:
+        raise BadInput(f"a cache holds the patterns of one prompt, got {len(prompts)} prompts; leave out cache=")
+    scores = torch.zeros(model.cfg.n_layers, model.cfg.n_heads, dtype=torch.promote_types(model.dtype, torch.float32))
+    for tokens in prompts:
+        expected = _expected(model, tokens, detection_pattern)
+        for layer, attention in _attention(model, tokens, cache, list(chosen)).items():
+            wanted = expected.to(attention.device)
+            found = _similarity(attention, wanted, exclude_bos, exclude_current_token, error_measure)
+            scores[layer] += found.to(scores) / len(prompts)
+    for layer in range(model.cfg.n_layers):
+        left_out = [head for head in range(model.cfg.n_heads) if head not in chosen.get(layer, ())]
+        scores[layer, left_out] = -1.0
+    return scores
+
+
+def _prompts(model: HookedTransformer, seq: str | Sequence[str] | Tensor) -> list[Int[Tensor, "1 pos"]]:
+    """Each prompt by itself, so that none is padded."""
+    if isinstance(seq, Tensor):
+        return [row[None].to(model.device) for row in seq.reshape(-1, seq.shape[-1])]
+    prompts = [model.to_tokens(one) for one in ([seq] if isinstance(seq, str) else seq)]
+    if not prompts:
+        raise BadInput("expected at least one prompt, got an empty list")
+    return prompts
+
+
+def _chosen(model: HookedTransformer, heads: Heads | None) -> dict[int, list[int]]:
+    if heads is None:
+        return {layer: list(range(model.cfg.n_heads)) for layer in range(model.cfg.n_layers)}
+    if isinstance(heads, Mapping):
+        heads = [(layer, head) for layer, listed in heads.items() for head in listed]
+    chosen: dict[int, list[int]] = {}
+    for layer, head in heads:
+        if not (0 <= layer < model.cfg.n_layers and 0 <= head < model.cfg.n_heads):
+            raise BadInput(
+                f"there is no head {head} in layer {layer}: this model has layers 0..{model.cfg.n_layers - 1} of heads "
+                f"0..{model.cfg.n_heads - 1}"
+            )
+        chosen.setdefault(layer, []).append(head)
+    if not chosen:
+        raise BadInput("heads is empty; leave it out to score every head")
+    return chosen
+
+
+def _expected(
+    model: HookedTransformer, tokens: Int[Tensor, "1 pos"], pattern: str | Tensor
+) -> Float[Tensor, "pos pos"]:
+    expected = PATTERNS[pattern](tokens) if isinstance(pattern, str) else pattern.to(tokens.device)
+    length = tokens.shape[1]
+    if list(expected.shape) != [length, length]:
+        raise BadInput(
+            f"the pattern must be [query, key] = {[length, length]} as the prompt, got {list(expected.shape)}"
+        )
+    if model.cfg.attention_dir == "causal" and bool(expected.triu(1).any()):
+        raise BadInput("the pattern asks for attention to later tokens, which a causal model cannot pay; use .tril()")
+    return expected
+
+
+def _attention(
+    model: HookedTransformer, tokens: Int[Tensor, "1 pos"], cache: ActivationCache | None, layers: Sequence[int]
+) -> dict[int, Float[Tensor, "head query key"]]:
+    """The patterns of a prompt in some layers."""
+    if cache is None:
+        names = [get_act_name("pattern", layer) for layer in layers]
+        _, cache = model.run_with_cache(tokens, names_filter=names, stop_at_layer=max(layers) + 1)
+    assert cache is not None
+    found: dict[int, Tensor] = {}
+    for layer in layers:
+        pattern = cache["pattern", layer]
+        expected = [model.cfg.n_heads, tokens.shape[1], tokens.shape[1]]
+        if list(pattern.shape) not in (expected, [1, *expected]):
+            raise BadInput(f"the cache must hold patterns {expected} of this prompt, got {list(pattern.shape)}")
+        found[layer] = pattern.reshape(expected)
+    return found
+
+
+def _similarity(
+    attention: Float[Tensor, "*head query key"],
+    expected: Float[Tensor, "query key"],
+    exclude_bos: bool,
+    exclude_current_token: bool,
+    error_measure: ErrorMeasure,
+) -> Float[Tensor, "*head"]:
+    precise = torch.promote_types(attention.dtype, torch.float32)
+    counted = torch.ones_like(expected, dtype=precise)
+    if exclude_bos:
+        counted[:, 0] = 0.0
+    if exclude_current_token:
+        counted.fill_diagonal_(0.0)
+    attention, expected = attention * counted, expected * counted
+    if error_measure == "mul":
+        return (attention * expected).sum((-2, -1)) / attention.sum((-2, -1))
+    return 1.0 - (attention - expected).abs().sum((-2, -1)) / len(expected)
+
+
+def compute_head_attention_similarity_score(
+    attention_pattern: Float[Tensor, "query key"],
+    detection_pattern: Float[Tensor, "query key"],
+    *,
+    exclude_bos: bool = False,
+    exclude_current_token: bool = False,
+    error_measure: ErrorMeasure = "mul",
+) -> float:
+    """The score of one head's attention; neither pattern is changed.
+
+    Raises:
+        BadInput: patterns that are not square, or an unknown measure.
+    """
+    if attention_pattern.shape[0] != attention_pattern.shape[1]:
+        raise BadInput(f"an attention pattern is square, got {list(attention_pattern.shape)}")
+    if error_measure not in get_args(ErrorMeasure):
+        raise BadInput(f"error_measure must be 'mul' or 'abs', got {error_measure!r}")
+    score = _similarity(attention_pattern, detection_pattern, exclude_bos, exclude_current_token, error_measure)
+    return score.item()
+
+
+def get_supported_heads() -> None:
+    """Print the names of the patterns that `detect_head` knows."""
+    print(f"Supported heads: {', '.join(HEAD_NAMES)}")
+
+
+def _row(tokens: Int[Tensor, "*batch pos"]) -> Int[Tensor, " pos"]:
+    if tokens.ndim > 2 or (tokens.ndim == 2 and len(tokens) != 1):
+        raise BadInput(f"a detection pattern is of one prompt, tokens [pos] or [1, pos], got {list(tokens.shape)}")
+    return tokens.reshape(-1)
+
+
+def get_previous_token_head_detection_pattern(tokens: Int[Tensor, "*batch pos"]) -> Float[Tensor, "pos pos"]:
+    """1 where the key stands right before the query."""
+    return torch.ones(len(_row(tokens)) - 1, device=tokens.device).diag(-1)
+
+
+def get_duplicate_token_head_detection_pattern(tokens: Int[Tensor, "*batch pos"]) -> Float[Tensor, "pos pos"]:
+    """1 where the key is an earlier copy of the query's token."""
+    row = _row(tokens)
+    return (row[:, None] == row).tril(-1).float()
+
+
+def get_induction_head_detection_pattern(tokens: Int[Tensor, "*batch pos"]) -> Float[Tensor, "pos pos"]:
+    """1 where the token before the key is an earlier copy of the query's token."""
+    row = _row(tokens)
+    after = torch.zeros(len(row), len(row), dtype=torch.bool, device=row.device)
+    after[:, 1:] = (row[:, None] == row)[:, :-1]
+    return after.tril().float()
+
+
+PATTERNS: dict[str, Callable[[Tensor], Tensor]] = {
+    "previous_token_head": get_previous_token_head_detection_pattern,
+    "duplicate_token_head": get_duplicate_token_head_detection_pattern,
+    "induction_head": get_induction_head_detection_pattern,
+}

@@ -1,0 +1,204 @@
+"""What each part of the model writes towards an answer, and what the stream already says at each layer.
+
+Direct logit attribution splits a logit (difference) into the parts of the final stream, with the final norm's scale as
+it was in the run: exact for logits, and blind to what later layers do with a part. The logit lens (nostalgebraist 2020)
+unembeds the stream of every layer through the final norm, whose statistics are recomputed each time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp_hooks.errors import BadInput
+from interp_hooks.errors.arguments import checked
+from interp_hooks.experiments.results.experiment import experiment, on_data
+from interp_hooks.experiments.results.result import Result
+from interp_hooks.interventions.readout import Readout, for_each_prompt
+from interp_hooks.interventions.runs import Prompts, Run, as_run
+from interp_hooks.model.cache.activation_cache import ActivationCache
+from interp_hooks.model.transformer import HookedTransformer
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+Unit = Literal["component", "layer", "head"]
+READ = {  # what each unit is made of
+    "component": ("embed", "0.hook_resid_pre", "hook_attn_out", "hook_mlp_out", "ln_final.hook_scale"),
+    "layer": ("hook_resid_pre", "hook_resid_mid", "hook_resid_post", "ln_final.hook_scale"),
+    "head": ("hook_z", "hook_resid_post", "ln1_post.hook_scale", "ln_final.hook_scale"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DirectLogitAttribution(Result):
+    """A `Result` whose only axis is the part."""
+
+    @property
+    def attribution(self) -> Float[Tensor, "part prompt"]:
+        """The direct effect of each part."""
+        return self.values
+
+    @property
+    def labels(self) -> list[str]:
+        """The names of the parts."""
+        return list(*self.axes.values())
+
+
+@experiment
+def direct_logit_attribution(
+    model: HookedTransformer,
+    input: Prompts | None = None,
+    answer_tokens: Any = None,
+    incorrect_tokens: Any = None,
+    *,
+    unit: Unit = "component",
+    pos: int | Tensor = -1,
+    cache: ActivationCache | None = None,
+) -> DirectLogitAttribution:
+    """The direct effect of each part on the answer's logit (minus the incorrect one's), at one position of each prompt.
+
+    Parts are embeddings and sublayers (`unit="component"`: "embed", "0_attn_out", "0_mlp_out", ...) or heads ("L0H3",
+    ..., and "remainder" for everything else). The last part, "bias", is what the final norm's bias and b_U add. Parts
+    sum to the logit (difference), which is the baseline "model". With `unit="layer"` the rows are the stream before
+    each sublayer, "0_pre", "0_mid", ..., "final_post", which do not sum: "final_post" and "bias" alone are the model's.
+    Use a difference, or a centred unembedding: a part that raises all logits alike has an effect here and none on any
+    probability. With `cache`, of all positions, the model is not run, and the result cannot be run again.
+
+    Raises:
+        BadInput: an unknown unit, a position outside the prompts, answers that do not fit them, neither prompts nor a
+            cache, or a cache without what is read.
+    """
+    if unit not in READ:
+        raise BadInput(f"unit must be 'component', 'layer' or 'head', got {unit!r}")
+    if answer_tokens is None:
+        raise BadInput("answer_tokens is needed: the token, for all prompts or for each, whose logit is split")
+    answer = model.token_ids(answer_tokens).reshape(-1)
+    wrong = None if incorrect_tokens is None else model.token_ids(incorrect_tokens).reshape(-1)
+    if cache is None and input is not None:
+        return attributed(model, as_run(model, input), answer, wrong, unit, pos)
+    if cache is None or input is not None:
+        raise BadInput("give either prompts to run or cache=, the activations of a run")
+    return _attribution(_read_from(cache, pos, READ[unit]), answer, wrong, unit)
+
+
+@on_data
+def attributed(
+    model: HookedTransformer,
+    run: Run,
+    answer: Int[Tensor, " answer"],
+    wrong: Int[Tensor, " wrong"] | None,
+    unit: Unit,
+    pos: int | Tensor,
+) -> DirectLogitAttribution:
+    """`direct_logit_attribution` of a run."""
+    return _attribution(cache_at(model, run, pos, READ[unit]), answer, wrong, unit)
+
+
+@torch.no_grad()
+def _attribution(cache: ActivationCache, answer: Tensor, wrong: Tensor | None, unit: Unit) -> DirectLogitAttribution:
+    """What each part in the cache, of one position, does to the logits."""
+    prompts = len(next(iter(cache.values())))
+    answer = for_each_prompt(answer, prompts, "answer")
+    wrong = None if wrong is None else for_each_prompt(wrong, prompts, "answer")
+    if unit == "component":
+        parts, labels = cache.decompose_resid(return_labels=True)
+    elif unit == "layer":
+        parts, labels = cache.accumulated_resid(incl_mid=True, return_labels=True)
+    else:
+        parts, labels = cache.stack_head_results(return_labels=True, incl_remainder=True)
+    effects = cache.logit_attrs(parts, answer, wrong, include_bias=True)[..., 0]
+    return DirectLogitAttribution(
+        metric="logit" if wrong is None else "logit_diff",
+        axes={unit: [*labels, "bias"]},
+        values=effects,
+        baselines={"model": effects[-2:].sum(0) if unit == "layer" else effects.sum(0)},
+    )
+
+
+def cache_at(model: HookedTransformer, run: Run, pos: int | Tensor, names: tuple[str, ...]) -> ActivationCache:
+    """The activations whose names end so at one position of each prompt, kept as a position axis of length 1."""
+    rows = Readout(pos=pos).positions(run)
+    with torch.no_grad():
+        _, stored = model.run_with_cache(
+            run.tokens,
+            attention_mask=run.attention_mask,
+            return_type=None,
+            names_filter=lambda name: name.endswith(names),
+            return_cache_object=False,
+        )
+    return _at(model, stored, rows)
+
+
+def _read_from(cache: ActivationCache, pos: int | Tensor, names: tuple[str, ...]) -> ActivationCache:
+    """The same from a cache of all positions."""
+    stored = {name: value for name, value in cache.items() if name.endswith(names)}
+    stored = stored if cache.has_batch_dim else {name: value[None] for name, value in stored.items()}
+    if not stored:
+        raise BadInput(f"the cache has nothing that ends with one of {', '.join(names)}")
+    batch, length = next(iter(stored.values())).shape[:2]
+    return _at(cache.known_model, stored, Readout(pos=pos).positions(Run(torch.zeros(batch, length, dtype=torch.long))))
+
+
+def _at(model: HookedTransformer, stored: Mapping[str, Tensor], rows: Int[Tensor, "batch 1"]) -> ActivationCache:
+    each = torch.arange(len(rows))[:, None]
+    return ActivationCache(
+        {name: value[each.to(value.device), rows.to(value.device)] for name, value in stored.items()}, model
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LogitLens:
+    """Log-probabilities [point, prompt, token] that the stream gives at each point, and the points' labels."""
+
+    labels: list[str]
+    log_probs: Float[Tensor, "point prompt d_vocab"]
+    model: HookedTransformer
+
+    @property
+    def kl(self) -> Float[Tensor, "point prompt"]:
+        """KL(final || point) in nats: how far each point is from the model's own prediction."""
+        final = self.log_probs[-1]
+        return (final.exp() * (final - self.log_probs)).sum(-1)
+
+    def log_prob(self, answer: Any) -> Float[Tensor, "point prompt"]:
+        """The log-probability of an answer for each prompt (or one for all), in nats."""
+        ids = for_each_prompt(self.model.token_ids(answer).reshape(-1), self.log_probs.shape[1], "answer")
+        return self.log_probs.gather(-1, ids.expand(len(self.labels), -1)[..., None])[..., 0]
+
+    def rank(self, answer: Any) -> Tensor:
+        """How many tokens each point finds likelier than the answer: [point, prompt], 0 is the top."""
+        return (self.log_probs > self.log_prob(answer)[..., None]).sum(-1)
+
+    def table(self, answer: Any = None) -> pd.DataFrame:
+        """A row for each point, means over prompts; with `answer` also its log-probability and rank."""
+        import pandas as pd
+
+        columns: dict[str, Any] = {"point": self.labels, "kl_nats": self.kl.mean(-1).tolist()}
+        if answer is not None:
+            columns["logprob_nats"] = self.log_prob(answer).mean(-1).tolist()
+            columns["rank"] = self.rank(answer).float().mean(-1).tolist()
+        return pd.DataFrame(columns)
+
+
+@torch.no_grad()
+@checked
+def logit_lens(
+    model: HookedTransformer, prompts: Prompts, *, pos: int | Tensor = -1, incl_mid: bool = False
+) -> LogitLens:
+    """What the stream would predict at each layer if the model stopped there, at one position of each prompt.
+
+    Points are "0_pre" (the embeddings), ..., "final_post" (the model's own prediction); `incl_mid` adds those between
+    attention and MLP.
+    """
+    cache = cache_at(model, as_run(model, prompts), pos, ("hook_resid_pre", "hook_resid_mid", "resid_post"))
+    streams, labels = cache.accumulated_resid(apply_ln=True, incl_mid=incl_mid, return_labels=True)
+    streams = streams[:, :, 0]
+    logits = model.unembed(streams if model.mlm_head is None else model.mlm_head(streams))
+    return LogitLens(labels=labels, log_probs=logits.log_softmax(-1), model=model)

@@ -1,0 +1,86 @@
+"""What the singular vectors of a weight say in words: each, unembedded, is a logit for every token.
+
+OV      what a head writes, W_V W_O             w_out   what the neurons of a layer write
+w_in    what the neurons of a layer read        (Millidge and Black 2022, "The singular value decompositions of
+                                                transformer weight matrices are highly interpretable")
+"""
+
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp_hooks.errors import BadInput
+from interp_hooks.errors.arguments import checked
+from interp_hooks.model.components.mlp import MLP, GatedMLP
+from interp_hooks.model.config import HookedTransformerConfig
+from interp_hooks.model.transformer import HookedTransformer
+
+VectorType = Literal["OV", "w_in", "w_out"]
+
+
+class SVDInterpreter:
+    """Reads the singular vectors of a model's weights, of which folding norms before is part of the meaning."""
+
+    def __init__(self, model: HookedTransformer) -> None:
+        self.model = model
+
+    @property
+    def cfg(self) -> HookedTransformerConfig:
+        return self.model.cfg
+
+    @torch.no_grad()
+    @checked
+    def get_singular_vectors(
+        self, vector_type: VectorType, layer_index: int, num_vectors: int = 10, head_index: int | None = None
+    ) -> Float[Tensor, "d_vocab 1 num_vectors"]:
+        """The unembedded singular vectors on the side of the stream, that of the largest singular value first.
+
+        The sign of a vector is arbitrary: its lowest tokens say as much as its highest. `w_in` (in a gated MLP: the
+        linear part) is multiplied with its norm's gain, if that is not folded. `head_index` is for "OV".
+
+        Raises:
+            BadInput: a layer, head or number of vectors that there is not, or an MLP that is no single matrix.
+        """
+        if vector_type not in get_args(VectorType):
+            raise BadInput(f"vector_type must be 'OV', 'w_in' or 'w_out', got {vector_type!r}")
+        self._check("layer_index", layer_index, self.cfg.n_layers)
+        if vector_type == "OV":
+            if head_index is None:
+                raise BadInput("vector_type='OV' needs a head_index")
+            self._check("head_index", head_index, self.cfg.n_heads)
+            vectors = self.model.OV[layer_index, head_index].V
+        elif head_index is not None:
+            raise BadInput(f"vector_type={vector_type!r} is of a whole layer, and has no head_index")
+        else:
+            weight = WRITES_OR_READS[vector_type](self.model, layer_index)
+            precise = weight.to(torch.promote_types(weight.dtype, torch.float32))
+            vectors = torch.linalg.svd(precise, full_matrices=False).Vh.mT
+        if not 1 <= num_vectors <= vectors.shape[1]:
+            raise BadInput(f"num_vectors must be 1..{vectors.shape[1]} for {vector_type}, got {num_vectors}")
+        return (self.model.W_U.to(vectors.dtype).T @ vectors[:, :num_vectors])[:, None]
+
+    def _check(self, name: str, value: int, count: int) -> None:
+        if not 0 <= value < count:
+            raise BadInput(f"{name} must be 0..{count - 1}, got {value}")
+
+
+def _mlp(model: HookedTransformer, layer: int) -> MLP | GatedMLP:
+    mlp = None if model.cfg.attn_only else model.blocks[layer].mlp
+    if not isinstance(mlp, MLP | GatedMLP):
+        raise BadInput(f"layer {layer} has no MLP with one W_in and one W_out")
+    return mlp
+
+
+def _reads(model: HookedTransformer, layer: int) -> Float[Tensor, "d_mlp d_model"]:
+    W_in, gain = _mlp(model, layer).W_in, model.norm_reading(layer, mlp=True).gain
+    return W_in.T if gain is None else W_in.T * gain
+
+
+def _writes(model: HookedTransformer, layer: int) -> Float[Tensor, "d_mlp d_model"]:
+    return _mlp(model, layer).W_out
+
+
+WRITES_OR_READS: dict[str, Callable[[HookedTransformer, int], Tensor]] = {"w_in": _reads, "w_out": _writes}

@@ -1,0 +1,17 @@
+"""Pictures and pages over results."""
+
+from interp_hooks import lazily
+
+__getattr__, __all__ = lazily(
+    __name__,
+    {
+        "figures": ["bars", "heatmap"],
+        "attention": ["attention_pattern"],
+        "circuits": ["circuit_figure"],
+        "arrays": ["get_corner", "to_numpy"],
+    },
+)
+
+
+def __dir__() -> list[str]:
+    return __all__

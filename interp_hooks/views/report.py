@@ -1,0 +1,177 @@
+"""One HTML file with everything in it: text, tables, figures, and plotly.js once.
+
+The file names no outside address and its content policy forbids all, so it opens offline and tells nobody. Figures lie
+in it as JSON that no browser takes for markup; all text is escaped. It appears under its name only when complete.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
+
+from interp_hooks.errors import BadInput
+from interp_hooks.views.style import FAINT, FONT, INK, POSITIVE
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
+
+STYLE = f"""
+:root {{ color-scheme: light; }}
+body {{ margin: 0; background: #fff; color: {INK}; font: 16px/1.6 {FONT}; }}
+main {{ max-width: 940px; margin: 0 auto; padding: 40px 24px 72px; }}
+h1 {{ font-size: 1.9rem; line-height: 1.25; margin: 0 0 32px; font-weight: 650; }}
+h2 {{ font-size: 1.25rem; line-height: 1.35; margin: 0 0 10px; font-weight: 600; }}
+section {{ padding: 30px 0; border-top: 1px solid {FAINT}; }}
+p {{ margin: 0 0 12px; max-width: 74ch; }}
+.figure {{ width: 100%; margin-top: 18px; }}
+.scroll {{ overflow-x: auto; margin-top: 14px; }}
+table {{ border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }}
+th, td {{ text-align: left; padding: 5px 28px 5px 0; border-bottom: 1px solid {FAINT}; vertical-align: top; }}
+th {{ font-weight: 600; }}
+.number {{ text-align: right; }}
+pre {{ background: #f6f8fa; border-left: 3px solid {POSITIVE}; padding: 12px 16px; overflow-x: auto; }}
+pre {{ font-size: .9rem; }}
+noscript p {{ color: #b2182b; }}
+@media print {{ section {{ break-inside: avoid; }} }}
+"""
+
+DRAW = """
+for (const source of document.querySelectorAll("script[type='application/json']")) {
+  const figure = JSON.parse(source.textContent);
+  const buttons = [["toImage"], ["zoom2d", "pan2d", "resetScale2d"]];
+  const nothingOutside = {displaylogo: false, showSendToCloud: false, plotlyServerURL: ""};
+  const options = {responsive: true, modeBarButtons: buttons, ...nothingOutside};
+  Plotly.newPlot(source.previousElementSibling, figure.data, figure.layout, options);
+}
+"""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Section:
+    """A heading, plain text (paragraphs are separated by empty lines), and what stands below them."""
+
+    heading: str
+    text: str = ""
+    figure: go.Figure | None = None
+    table: pd.DataFrame | None = None
+    code: str = ""
+
+
+def check_destination(path: str | os.PathLike[str]) -> Path:
+    """Where a report for `path` would be written, links followed; leaves an existing file as it is.
+
+    Raises:
+        BadInput: it could not be written there, and why.
+    """
+    place = Path(os.path.realpath(Path(path).expanduser()))
+    if not place.parent.is_dir():
+        raise BadInput(f"cannot write {str(path)!r}: there is no folder {str(place.parent)!r}; create it first")
+    if os.path.exists(place) and not os.path.isfile(place):
+        raise BadInput(
+            f"cannot write {str(path)!r}: it is no ordinary file; give the name of a file, as in report.html"
+        )
+    if os.path.exists(place) and not os.access(place, os.W_OK):
+        raise BadInput(f"cannot write {str(path)!r}: the file is there and write-protected")
+    with _incomplete(path, place) as part:
+        part.touch()
+    return place
+
+
+def write_report(path: str | os.PathLike[str], title: str, sections: Iterable[Section]) -> Path:
+    """Write a self-contained HTML report and return where it lies. An existing file is replaced by the complete one.
+
+    Raises:
+        BadInput: `path` cannot be written.
+    """
+    place = check_destination(path)
+    page = render(title, sections)
+    with _incomplete(path, place) as part:
+        part.write_text(page, encoding="utf-8")
+        os.replace(part, place)
+    return place
+
+
+@contextmanager
+def _incomplete(path: str | os.PathLike[str], place: Path) -> Iterator[Path]:
+    """A file beside `place`, so that it can take its place in one step; gone afterwards."""
+    part = place.with_name(f".{place.name}.{os.getpid()}.part")
+    try:
+        try:
+            yield part
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise BadInput(f"cannot write {str(path)!r}: {error.strerror or error}") from error
+
+
+def render(title: str, sections: Iterable[Section]) -> str:
+    """The report as one string of HTML."""
+    body = "\n".join(_section(section) for section in sections)
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{html.escape(title)}</title>
+<style>{STYLE}</style>
+</head>
+<body>
+<main>
+<h1>{html.escape(title)}</h1>
+<noscript><p>JavaScript is switched off, so the figures are missing; text and tables are complete.</p></noscript>
+{body}
+</main>
+<script>{get_plotlyjs()}</script>
+<script>{DRAW}</script>
+</body>
+</html>
+"""
+
+
+def _section(section: Section) -> str:
+    paragraphs = [part.strip() for part in section.text.split("\n\n") if part.strip()]
+    parts = [f"<h2>{html.escape(section.heading)}</h2>", *(f"<p>{html.escape(part)}</p>" for part in paragraphs)]
+    if section.code:
+        parts.append(f"<pre>{html.escape(section.code)}</pre>")
+    if section.table is not None:
+        parts.append(_table(section.table))
+    if section.figure is not None:
+        parts.append(f'<div class="figure" role="img" aria-label="{html.escape(section.heading)}"></div>')
+        parts.append(f'<script type="application/json">{_json(section.figure)}</script>')
+    return "<section>\n" + "\n".join(parts) + "\n</section>"
+
+
+def _json(figure: go.Figure) -> str:
+    """The figure as JSON without a character that HTML gives a meaning to."""
+    text = json.dumps(json.loads(str(figure.to_json())), separators=(",", ":"))  # ASCII only
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _table(table: pd.DataFrame) -> str:
+    rows = [_row("th", table.columns, [kind.kind in "fiu" for kind in table.dtypes])]
+    rows += [_row("td", row, [isinstance(cell, float | int) for cell in row]) for row in table.itertuples(index=False)]
+    return f'<div class="scroll"><table>{"".join(rows)}</table></div>'
+
+
+def _row(tag: str, cells: Iterable[Any], numeric: Iterable[bool]) -> str:
+    shown = []
+    for cell, number in zip(cells, numeric, strict=True):
+        kind = ' class="number"' if number else ""
+        shown.append(f"<{tag}{kind}>{html.escape(_cell(cell))}</{tag}>")
+    return f"<tr>{''.join(shown)}</tr>"
+
+
+def _cell(cell: Any) -> str:
+    return f"{cell:.3f}" if isinstance(cell, float) else str(cell)

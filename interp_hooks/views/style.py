@@ -1,0 +1,114 @@
+"""What all figures share: colours, fonts, spacing, and the words for axes and metrics.
+
+Blue is towards the answer (positive), red away from it (negative), white is exactly 0. Everything is handed to each
+figure as its own template, so plotly's global settings are neither read nor changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import plotly.graph_objects as go
+
+from interp_hooks.views.tokens import escaped
+
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+INK, FAINT, PAPER = "#24292f", "#d8dee4", "#ffffff"
+POSITIVE, NEGATIVE = "#2166ac", "#b2182b"
+DIVERGING = [[0.0, NEGATIVE], [0.25, "#ef8a62"], [0.5, PAPER], [0.75, "#67a9cf"], [1.0, POSITIVE]]
+SEQUENTIAL = [[0.0, PAPER], [0.5, "#67a9cf"], [1.0, "#08306b"]]
+
+NO_BUTTONS = ("sendChartToCloud", "select2d", "lasso2d")  # the first uploads the chart to plotly's server
+TOKEN_AXES = ("pos", "query", "key")
+AXIS_TITLES = {
+    "pos": "token position",
+    "query": "query (the token that attends)",
+    "key": "key (the token attended to)",
+}
+METRIC_TITLES = {
+    "logit": "logit (nats)",
+    "logit_diff": "logit difference (nats)",
+    "logprob_nats": "log-probability (nats)",
+    "recovered_fraction": "recovered fraction",
+}
+
+ROW, FEWEST_PIXELS, MOST_PIXELS = 34, 190, 900  # height of a row, and of the rows together
+
+
+def axis_title(axis: str) -> str:
+    return AXIS_TITLES.get(axis, axis.replace("_", " "))
+
+
+def metric_title(metric: str) -> str:
+    return METRIC_TITLES.get(metric, metric.replace("_", " "))
+
+
+def plot_height(rows: int, row: int = ROW) -> int:
+    """Pixels for so many rows, without what stands around them."""
+    return min(max(rows * row, FEWEST_PIXELS), MOST_PIXELS)
+
+
+def words_below(count: int) -> dict[str, Any]:
+    """Axis settings for so many words under columns."""
+    return dict(tickangle=-45) if count <= 32 else dict(tickangle=-90, tickfont=dict(size=10))
+
+
+def gaps(rows: int, columns: int) -> dict[str, int]:
+    """A thin line between cells that are wide enough to leave room for it."""
+    return dict(xgap=int(columns <= 100), ygap=int(rows <= 100))
+
+
+def colour_bar(title: str) -> dict[str, Any]:
+    return dict(title=dict(text=escaped(title), side="right"), thickness=12, outlinewidth=0, ticks="", len=1.0)
+
+
+def figure(
+    trace: Any,
+    *,
+    title: str | None,
+    height: int,
+    x_title: str,
+    y_title: str,
+    xaxis: Mapping[str, Any],
+    yaxis: Mapping[str, Any],
+    background: str = PAPER,
+) -> go.Figure:
+    """A figure of one trace in the house style; titles are shown literally. `height` is that of the plot itself."""
+    heading = {} if title is None else dict(title=dict(text=escaped(title), x=0, xref="paper", font=dict(size=15)))
+    top = 34 if title is None else 60  # room for the buttons
+    return go.Figure(
+        trace,
+        layout=dict(
+            template=_template(),
+            height=height + top + 90,
+            margin=dict(l=60, r=20, t=top, b=60),
+            plot_bgcolor=background,
+            bargap=0.3,
+            modebar=dict(remove=list(NO_BUTTONS)),
+            xaxis=dict(title=dict(text=escaped(x_title)), **xaxis),
+            yaxis=dict(title=dict(text=escaped(y_title)), autorange="reversed", **yaxis),
+            **heading,
+        ),
+    )
+
+
+def _template() -> go.layout.Template:
+    axis = dict(
+        automargin=True,
+        showgrid=False,
+        zeroline=False,
+        ticks="",
+        ticklabelstandoff=5,
+        title=dict(standoff=12),
+        gridcolor=FAINT,
+    )
+    return go.layout.Template(
+        layout=dict(
+            font=dict(family=FONT, size=12, color=INK),
+            paper_bgcolor=PAPER,
+            xaxis=axis,
+            yaxis=axis,
+            hoverlabel=dict(bgcolor=PAPER, bordercolor=FAINT, font=dict(family=FONT, color=INK), align="left"),
+        )
+    )

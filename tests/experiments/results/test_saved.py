@@ -1,0 +1,36 @@
+"""What version 0.1 saved is still read, and can be computed again with the same numbers."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from interp_hooks import Circuit, HookedTransformer, Result
+
+SAVED = Path(__file__).parents[2] / "data" / "saved"
+
+
+@pytest.fixture(scope="module")
+def model() -> HookedTransformer:
+    return HookedTransformer.from_pretrained("ioi-tiny", device="cpu")
+
+
+def test_all_kinds_are_here() -> None:
+    kinds = {path.name: (path / "circuit.json").exists() for path in SAVED.iterdir()}
+    assert len(kinds) == 8
+    assert sum(kinds.values()) == 2
+
+
+@pytest.mark.parametrize("folder", sorted(SAVED.iterdir()), ids=lambda folder: folder.name)
+def test_loads_and_runs_again(folder: Path, model: HookedTransformer) -> None:
+    if (folder / "circuit.json").exists():
+        circuit = Circuit.load(folder)
+        again = circuit.rerun(model)
+        assert circuit <= again
+        assert circuit.scores is not None
+        assert again.scores is not None
+        for edge, score in circuit.scores.items():
+            assert again.scores[edge] == pytest.approx(score, rel=1e-4, abs=1e-6)
+    else:
+        result = Result.load(folder)
+        torch.testing.assert_close(result.rerun(model).values, result.values, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,351 @@
+"""Direct effects sum to the model's own logits, and the lens ends at the model's own prediction."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from interp_hooks import (
+    ActivationCache,
+    HookedTransformer,
+    Intervention,
+    LogitDiff,
+    Result,
+    Run,
+    Site,
+    at,
+    direct_logit_attribution,
+    evaluate,
+    ioi_pairs,
+    logit_lens,
+)
+from interp_hooks.errors import BadInput
+from interp_hooks.studies.lenses import DirectLogitAttribution
+from tests.experiments.by_hand import KINDS, OTHER, RTOL, TOKENS, left_alone, logits_of, value_at, word_tokenizer
+from tests.tiny import CUSTOM, assert_close, build, distance, fresh_hf, hooked, unchecked_types
+
+MODELS: dict[str, dict[str, Any]] = KINDS | {
+    "folded": dict(normalization_type="LNPre"),
+    "folded-rms": dict(normalization_type="RMSPre", positional_embedding_type="none"),
+    "rms": dict(normalization_type="RMS"),
+    "no-norm": dict(normalization_type=None),
+    "bidirectional": dict(attention_dir="bidirectional"),
+}
+RIGHT, WRONG = [4, 11], [7, 2]
+BATCH = torch.arange(2)
+POSITIONS: list[Any] = [-1, 2, torch.tensor([4, 1])]
+Model = HookedTransformer
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def model(request: pytest.FixtureRequest) -> HookedTransformer:
+    return build(**MODELS[request.param])
+
+
+# ------------------------------------------------------------------------------------------ direct logit attribution
+
+
+def cached(model: Model, names: Any = None, prompt: int | None = None) -> ActivationCache:
+    tokens = TOKENS if prompt is None else TOKENS[prompt : prompt + 1]
+    with torch.no_grad():
+        return model.run_with_cache(tokens, names_filter=names)[1]
+
+
+@pytest.mark.parametrize("unit", ["component", "head"])
+@pytest.mark.parametrize("pos", POSITIONS, ids=str)
+def test_effects_sum_to_the_logit(model: Model, unit: Any, pos: Any) -> None:
+    logits = logits_of(model, Run(TOKENS))[BATCH, pos]
+    right, wrong = logits[BATCH, torch.tensor(RIGHT)], logits[BATCH, torch.tensor(WRONG)]
+    single = direct_logit_attribution(model, TOKENS, RIGHT, unit=unit, pos=pos)
+    assert single.metric == "logit"
+    assert_close(single.values.sum(0), right, RTOL)
+    assert_close(single.baselines["model"], right, RTOL)
+    difference = direct_logit_attribution(model, TOKENS, RIGHT, WRONG, unit=unit, pos=pos)
+    assert difference.metric == "logit_diff"
+    assert_close(difference.values.sum(0), right - wrong, RTOL)
+    assert_close(difference.baselines["model"], right - wrong, RTOL)
+
+
+def _direct(model: Model, part: Tensor, tokens: Tensor) -> Tensor:
+    """(part - mean) / scale * w @ W_U[:, token] at the last position, with the scale of the run."""
+    part = part[:, -1]
+    if model.cfg.centres_residual:
+        part = part - part.mean(-1, keepdim=True)
+    if model.cfg.normalization_type is not None:
+        part = part / value_at(model, Run(TOKENS), "ln_final.hook_scale")[:, -1]
+    if model.ln_final.w is not None:
+        part = part * model.ln_final.w
+    return (part * (model.W_U.T[tokens])).sum(-1).detach()
+
+
+def test_every_component_is_in_its_row(model: Model) -> None:
+    result = direct_logit_attribution(model, TOKENS, RIGHT)
+    rows = dict(zip(result.axes["component"], result.values, strict=True))
+    hooks = {"embed": "hook_embed", "pos_embed": "hook_pos_embed"}
+    hooks |= {
+        f"{layer}_{part}_out": f"blocks.{layer}.hook_{part}_out" for layer in range(3) for part in ("attn", "mlp")
+    }
+    hooks = {label: hook for label, hook in hooks.items() if hook in model.hook_dict}
+    assert list(rows) == [*hooks, "bias"]
+    for label, hook in hooks.items():
+        assert_close(rows[label], _direct(model, value_at(model, Run(TOKENS), hook), torch.tensor(RIGHT)), RTOL)
+    constant = model.b_U[RIGHT]
+    if model.ln_final.b is not None:
+        constant = constant + model.ln_final.b @ model.W_U[:, RIGHT]
+    assert_close(rows["bias"], constant.detach(), RTOL)
+
+
+def test_every_head_is_in_its_row(model: Model) -> None:
+    """Heads of one layer sum to its attention, less b_O, which is in the remainder."""
+    result = direct_logit_attribution(model, TOKENS, RIGHT, unit="head")
+    rows = dict(zip(result.axes["head"], result.values, strict=True))
+    assert list(rows) == [*(f"L{layer}H{head}" for layer in range(3) for head in range(4)), "remainder", "bias"]
+    components = direct_logit_attribution(model, TOKENS, RIGHT)
+    by_name = dict(zip(components.axes["component"], components.values, strict=True))
+    for layer in range(3):
+        results = value_at(model, Run(TOKENS), f"blocks.{layer}.attn.hook_result")
+        for head in range(4):
+            assert_close(rows[f"L{layer}H{head}"], _direct(model, results[:, :, head], torch.tensor(RIGHT)), RTOL)
+        b_O = _direct(model, model.blocks[layer].attn.b_O.expand(2, 1, -1), torch.tensor(RIGHT))
+        heads = sum(rows[f"L{layer}H{head}"] for head in range(4))
+        assert_close(heads + b_O, by_name[f"{layer}_attn_out"], RTOL)
+    assert torch.equal(rows["bias"], by_name["bias"])
+
+
+@pytest.mark.parametrize("part", ["attn_out", "mlp_out"])
+def test_what_the_last_layer_writes_is_lost_when_ablated(part: str) -> None:
+    """With the final scale held, the effect of zeroing what nothing later reads is minus its direct effect."""
+    model = build(parallel_attn_mlp=True)  # so that the MLP does not read the attention of its own layer
+    rows = direct_logit_attribution(model, TOKENS, RIGHT, WRONG)
+    row = rows.values[rows.axes["component"].index(f"2_{part}")]
+    ablated = Intervention(at(part, 2), 0.0)
+    held = Intervention(Site(hook="ln_final.hook_scale"), Run(TOKENS))
+    runs = [Run(TOKENS), Run(TOKENS, [ablated, held]), Run(TOKENS, [ablated])]
+    before, frozen, free = evaluate(model, runs, LogitDiff(RIGHT, WRONG))
+    assert_close(frozen - before, -row, RTOL)
+    assert distance(free - before, -row) > 1e-3, "the scale of the norm changes too, unless it is held"
+
+
+@pytest.mark.parametrize("name", ["gpt2", "neox", "llama-biases"])
+def test_processing_of_weights_moves_no_effect(name: str) -> None:
+    """Folding gains and centring change neither a component's part of a logit difference nor the bias row."""
+    load = HookedTransformer.from_pretrained, HookedTransformer.from_pretrained_no_processing
+    processed, raw = (one("tiny", hf_model=fresh_hf(name), dtype=torch.float64) for one in load)
+    assert raw.cfg.normalization_type != processed.cfg.normalization_type
+    ours, theirs = (direct_logit_attribution(model, TOKENS, RIGHT, WRONG) for model in (raw, processed))
+    assert ours.axes == theirs.axes
+    assert_close(theirs.values, ours.values, RTOL)
+
+
+def test_streams_are_read_as_they_grow(model: Model) -> None:
+    """The last one, with the bias, gives the model's logit; every row is what the frozen norm makes of that stream."""
+    result = direct_logit_attribution(model, TOKENS, RIGHT, unit="layer")
+    mid = ["{}_pre", "{}_mid"] if "blocks.0.hook_resid_mid" in model.hook_dict else ["{}_pre"]
+    assert result.labels == [*(one.format(layer) for layer in range(3) for one in mid), "final_post", "bias"]
+    for label, row in zip(result.labels[:-2], result.attribution, strict=False):
+        stream = value_at(model, Run(TOKENS), "blocks.{}.hook_resid_{}".format(*label.split("_")))
+        assert_close(row, _direct(model, stream, torch.tensor(RIGHT)), RTOL)
+    logit = logits_of(model, Run(TOKENS))[BATCH, -1, torch.tensor(RIGHT)]
+    assert_close(result.values[-2:].sum(0), logit, RTOL)
+    assert_close(result.baselines["model"], logit, RTOL)
+
+
+@pytest.mark.parametrize("unit", ["component", "layer", "head"])
+@pytest.mark.parametrize("pos", POSITIONS, ids=str)
+def test_a_cache_is_as_good_as_a_run(unit: Any, pos: Any) -> None:
+    model = build()
+    ran = direct_logit_attribution(model, TOKENS, RIGHT, WRONG, unit=unit, pos=pos)
+    read = direct_logit_attribution(model, None, RIGHT, WRONG, unit=unit, pos=pos, cache=cached(model))
+    assert_close(read.values, ran.values, RTOL)
+    assert read.labels == ran.labels
+    one = cached(model, prompt=0).remove_batch_dim()
+    if isinstance(pos, int):
+        first = direct_logit_attribution(model, answer_tokens=RIGHT[0], unit=unit, pos=pos, cache=one)
+        assert_close(
+            first.values, direct_logit_attribution(model, TOKENS[:1], RIGHT[0], unit=unit, pos=pos).values, RTOL
+        )
+
+
+def test_it_is_kept_and_computed_again(tmp_path: Path) -> None:
+    model = HookedTransformer.from_pretrained("ioi-tiny", device="cpu")
+    pairs = ioi_pairs(model, 3)
+    result = direct_logit_attribution(model, pairs.clean, pairs.answer, pairs.wrong, unit="head")
+    result.save(tmp_path / "heads")
+    again = Result.load(tmp_path / "heads").rerun(model)
+    assert isinstance(again, DirectLogitAttribution)
+    assert torch.equal(again.attribution, result.attribution)
+    assert again.labels == result.labels
+    with torch.no_grad():
+        cache = model.run_with_cache(pairs.clean)[1]
+    with pytest.raises(BadInput, match="no record"):
+        direct_logit_attribution(model, None, pairs.answer, cache=cache).rerun(model)
+
+
+def test_one_answer_serves_all_prompts() -> None:
+    model = build()
+    one, each = (direct_logit_attribution(model, TOKENS, answers, 2) for answers in (4, [4, 4]))
+    assert torch.equal(one.values, each.values)
+
+
+def test_text_and_padding() -> None:
+    """Each prompt is read at its last real token, as it is alone."""
+    for side in ("left", "right"):
+        model = HookedTransformer(build().cfg, word_tokenizer("a", "b", "c", "yes", "no"), default_padding_side=side)
+        model.load_state_dict(build().state_dict())
+        for unit in ("component", "head"):
+            together = direct_logit_attribution(model, ["a b c", "c"], ["yes", "no"], ["no", "yes"], unit=unit)
+            first = direct_logit_attribution(model, "a b c", "yes", "no", unit=unit)
+            second = direct_logit_attribution(model, "c", "no", "yes", unit=unit)
+            assert_close(together.values, torch.cat((first.values, second.values), -1), RTOL)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(unit="neuron"), "'component', 'layer' or 'head', got 'neuron'"),
+        (dict(pos=5), "position 5 is out of range"),
+        (dict(pos=torch.tensor([0, 1, 2])), ""),
+        (dict(answer_tokens=[1, 2, 3]), "one answer for each of 2 prompts, or one for all, got 3"),
+        (dict(incorrect_tokens=[1, 2, 3]), "one answer for each of 2 prompts, or one for all, got 3"),
+        (dict(answer_tokens=19), r"token ids must be 0\.\.18"),
+        (dict(answer_tokens=None), "answer_tokens is needed"),
+        (dict(input=None), "either prompts to run or cache="),
+        (dict(cache=cached(build())), "either prompts to run or cache="),
+        (dict(input=None, cache=cached(build(), "blocks.0.hook_resid_mid")), "nothing that ends with"),
+        (dict(input=TOKENS + 23), r"token ids must be 0\.\.22"),
+    ],
+    ids=str,
+)
+def test_mistakes_are_told_and_leave_the_model_alone(changes: dict[str, Any], message: str) -> None:
+    model = build()
+    arguments = dict(input=TOKENS, answer_tokens=RIGHT) | changes
+    with left_alone(model), unchecked_types(), pytest.raises(BadInput, match=message or None):
+        direct_logit_attribution(model, **arguments)
+
+
+# ---------------------------------------------------------------------------------------------------------- logit lens
+
+
+@pytest.mark.parametrize("pos", POSITIONS, ids=str)
+def test_the_lens_ends_at_the_prediction(model: Model, pos: Any) -> None:
+    lens = logit_lens(model, TOKENS, pos=pos)
+    assert lens.labels == ["0_pre", "1_pre", "2_pre", "final_post"]
+    assert_close(lens.log_probs[-1], logits_of(model, Run(TOKENS))[BATCH, pos].log_softmax(-1), RTOL)
+    assert not lens.kl[-1].any()
+    assert bool((lens.kl[:-1] > 0).all())
+    assert_close(lens.log_probs.exp().sum(-1), torch.ones(4, 2), RTOL)
+
+
+def test_each_point_is_the_model_stopped_there(model: Model) -> None:
+    """The stream of that layer, through the final norm with its own statistics, and the unembedding."""
+    lens = logit_lens(model, TOKENS, incl_mid=True)
+    for label, log_probs in zip(lens.labels, lens.log_probs, strict=True):
+        layer, point = label.split("_")
+        hook = "blocks.2.hook_resid_post" if layer == "final" else f"blocks.{layer}.hook_resid_{point}"
+        with torch.no_grad():
+            logits = model.unembed(model.ln_final(value_at(model, Run(TOKENS), hook)))
+        assert_close(log_probs, logits[:, -1].log_softmax(-1), RTOL)
+    middle = "blocks.0.hook_resid_mid" in model.hook_dict
+    assert [label for label in lens.labels if label.endswith("mid")] == (["0_mid", "1_mid", "2_mid"] if middle else [])
+
+
+@pytest.mark.parametrize("stops_at", [0, 1, 2])
+def test_a_model_that_stops_early_says_so(stops_at: int) -> None:
+    """Layers that write nothing leave the prediction where it was."""
+    model = build()
+    with torch.no_grad():
+        for block in model.blocks[stops_at:]:
+            for weight in (block.attn.W_O, block.attn.b_O, block.mlp.W_out, block.mlp.b_out):
+                weight.zero_()
+    lens = logit_lens(model, TOKENS)
+    for point, log_probs in enumerate(lens.log_probs):
+        if point >= stops_at:
+            assert_close(log_probs, lens.log_probs[-1], RTOL)
+            assert float(lens.kl[point].abs().max()) < RTOL
+        else:
+            assert float(lens.kl[point].min()) > 1e-6
+
+
+def test_kl_log_prob_and_rank() -> None:
+    model = build()
+    lens = logit_lens(model, TOKENS)
+    final = lens.log_probs[-1]
+    for point, log_probs in enumerate(lens.log_probs):
+        expected = torch.nn.functional.kl_div(log_probs, final, reduction="none", log_target=True).sum(-1)
+        assert_close(lens.kl[point] + 1, expected + 1, RTOL)
+    for row in range(2):
+        for answer in (3, RIGHT):
+            token = answer if isinstance(answer, int) else answer[row]
+            assert torch.equal(lens.log_prob(answer)[:, row], lens.log_probs[:, row, token])
+            likelier = (lens.log_probs[:, row] > lens.log_probs[:, row, token, None]).sum(-1)
+            assert torch.equal(lens.rank(answer)[:, row], likelier)
+    top = final.argmax(-1).tolist()
+    assert lens.rank(top)[-1].tolist() == [0, 0]
+
+
+def test_the_table_is_a_row_for_each_point() -> None:
+    lens = logit_lens(build(), TOKENS)
+    assert list(lens.table().columns) == ["point", "kl_nats"]
+    table = lens.table(RIGHT)
+    assert table["point"].tolist() == lens.labels
+    assert table["kl_nats"].tolist() == pytest.approx(lens.kl.mean(-1).tolist())
+    assert table["logprob_nats"].tolist() == pytest.approx(lens.log_prob(RIGHT).mean(-1).tolist())
+    assert table["rank"].tolist() == pytest.approx(lens.rank(RIGHT).double().mean(-1).tolist())
+
+
+def test_text_and_padding_in_the_lens() -> None:
+    for side in ("left", "right"):
+        model = HookedTransformer(build().cfg, word_tokenizer("a", "b", "c", "yes"), default_padding_side=side)
+        model.load_state_dict(build().state_dict())
+        together = logit_lens(model, ["a b c", "c"])
+        alone = [logit_lens(model, text).log_probs for text in ("a b c", "c")]
+        assert_close(together.log_probs, torch.cat(alone, 1), RTOL)
+        assert torch.equal(together.log_prob("yes"), together.log_prob(model.to_single_token("yes")))
+
+
+@pytest.mark.parametrize("answers", [[1, 2, 3], [19, 1], 19], ids=str)
+def test_answers_that_do_not_fit_the_lens(answers: Any) -> None:
+    with unchecked_types(), pytest.raises(BadInput):
+        logit_lens(build(), TOKENS).log_prob(answers)
+
+
+def test_a_position_outside_the_prompt() -> None:
+    model = build()
+    with left_alone(model), pytest.raises(BadInput, match="position -6 is out of range"):
+        logit_lens(model, OTHER, pos=-6)
+
+
+# -------------------------------------------------------------------------------------------------- every architecture
+
+ADDITIVE = [name for name in CUSTOM if name != "post-norm"]
+IN_VOCABULARY = TOKENS % 19
+
+
+@pytest.mark.parametrize("unit", ["component", "head"])
+@pytest.mark.parametrize("name", ADDITIVE)
+def test_effects_sum_to_the_logit_in_every_architecture(name: str, unit: Any) -> None:
+    """Multiplied by `logits_scale`, before the soft cap; norms of outputs with the scales of the run."""
+    model = hooked(name)
+    logits = logits_of(model, Run(IN_VOCABULARY))[BATCH, -1]
+    if cap := model.cfg.output_logits_soft_cap:
+        logits = cap * torch.atanh(logits / cap)
+    right, wrong = logits[BATCH, torch.tensor(RIGHT)], logits[BATCH, torch.tensor(WRONG)]
+    result = direct_logit_attribution(model, IN_VOCABULARY, RIGHT, WRONG, unit=unit)
+    assert_close(result.values.sum(0), right - wrong, RTOL)
+    assert_close(result.baselines["model"], right - wrong, RTOL)
+
+
+@pytest.mark.parametrize("name", CUSTOM)
+def test_the_lens_ends_at_the_prediction_in_every_architecture(name: str) -> None:
+    model = hooked(name)
+    lens = logit_lens(model, IN_VOCABULARY)
+    assert_close(lens.log_probs[-1], logits_of(model, Run(IN_VOCABULARY))[BATCH, -1].log_softmax(-1), RTOL)
+
+
+@pytest.mark.parametrize("unit", ["component", "head"])
+def test_a_post_norm_model_has_no_direct_effects(unit: Any) -> None:
+    model = hooked("post-norm")
+    with left_alone(model), pytest.raises(BadInput, match="is no sum of what was written"):
+        direct_logit_attribution(model, IN_VOCABULARY, RIGHT, unit=unit)

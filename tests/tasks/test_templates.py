@@ -1,0 +1,203 @@
+"""Tasks in words: what is labelled stands where the label says, answers are tokens, and pairs differ where claimed."""
+
+import re
+from collections.abc import Callable
+from typing import Any, get_args
+
+import pytest
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from interp_hooks import HookedTransformer, HookedTransformerConfig, Run, evaluate, tasks
+from interp_hooks.errors import BadInput, TokenError
+from interp_hooks.interventions.metrics import LogitMargin
+from interp_hooks.tasks.ioi_text import NAMES
+from interp_hooks.tasks.templates import CAPITALS, WOMEN, IOICorruption
+from tests.experiments.by_hand import word_tokenizer
+from tests.tiny import assert_close, build, unchecked_types
+
+IN_WORDS: list[Callable[..., tasks.Task]] = [
+    tasks.ioi,
+    tasks.greater_than,
+    tasks.gendered_pronoun,
+    tasks.docstring,
+    tasks.acronyms,
+    tasks.capitals,
+    tasks.agreement,
+]
+SIZES = dict(n_layers=1, d_model=8, n_ctx=128, n_heads=2, d_mlp=8, act_fn="gelu", seed=0)
+
+
+@pytest.fixture(scope="module")
+def reader(gpt2_tokenizer: PreTrainedTokenizerBase) -> HookedTransformer:
+    return HookedTransformer(HookedTransformerConfig(**SIZES, d_vocab=50257), gpt2_tokenizer)
+
+
+def token_at(model: HookedTransformer, prompts: Any, row: int, pos: torch.Tensor) -> str:
+    return model.to_string(model.to_tokens(prompts)[row, pos[row]])
+
+
+@pytest.mark.parametrize("task", IN_WORDS)
+def test_pairs_are_of_equal_length_and_answers_are_tokens(reader: HookedTransformer, task: Any) -> None:
+    found = task(reader, 12)
+    assert len(found) == len(found.clean) == len(found.corrupt) == 12
+    for row in range(12):
+        clean, corrupt = (reader.to_tokens(side[row])[0] for side in (found.clean, found.corrupt))
+        assert len(clean) == len(corrupt)
+        assert not torch.equal(clean, corrupt)
+        for answer in (found.answer[row], *found.wrong[row]):
+            with_answer = reader.to_tokens(found.clean[row] + reader.to_string(answer[None]))[0]
+            assert torch.equal(with_answer, torch.cat((clean, answer[None])))
+        assert found.answer[row] not in found.wrong[row]
+        assert found.positions["end"][row] == len(clean) - 1
+    assert len(set(found.clean)) > 8
+
+
+@pytest.mark.parametrize("task", IN_WORDS)
+def test_a_seed_draws_the_same_again(reader: HookedTransformer, task: Any) -> None:
+    one, again, other = task(reader, 5, seed=3), task(reader, 5, seed=3), task(reader, 5, seed=4)
+    assert one.clean == again.clean
+    assert one.corrupt == again.corrupt
+    assert torch.equal(one.answer, again.answer)
+    assert one.clean != other.clean
+
+
+def test_ioi_is_what_it_says(reader: HookedTransformer) -> None:
+    task = tasks.ioi(reader, 40)
+    orders = set()
+    for row, prompt in enumerate(task.clean):
+        io, s1, s2 = (token_at(reader, task.clean, row, task.positions[label]) for label in ("IO", "S1", "S2"))
+        names = [" " + word for word in re.findall(r"\w+", prompt) if word in NAMES]
+        assert sorted(names) == sorted([io, s1, s2])
+        assert s1 == s2 != io
+        assert reader.to_string(task.answer[row, None]) == io
+        assert reader.to_string(task.wrong[row]) == s1
+        orders.add(bool(task.positions["IO"][row] < task.positions["S1"][row]))
+    assert orders == {True, False}
+    assert len(task.template.unique()) > 10
+
+
+CHANGED = {
+    "S2->IO": ["S2"],
+    "S2->RAND": ["S2"],
+    "IO->RAND": ["IO"],
+    "S1->RAND": ["S1"],
+    "S->RAND": ["S1", "S2"],
+    "IO<->S1": ["IO", "S1"],
+    "ABC": ["IO", "S1", "S2"],
+}
+
+
+@pytest.mark.parametrize("corruption", get_args(IOICorruption))
+def test_corruptions_change_what_they_name(reader: HookedTransformer, corruption: Any) -> None:
+    task = tasks.ioi(reader, 6, corruption=corruption, templates=[0, 3])
+    for row in range(6):
+        clean, corrupt = (reader.to_tokens(side[row])[0] for side in (task.clean, task.corrupt))
+        changed = (clean != corrupt).nonzero()[:, 0].tolist()
+        assert changed == sorted(int(task.positions[label][row]) for label in CHANGED[corruption])
+        if corruption == "S2->IO":
+            assert corrupt[task.positions["S2"][row]] == task.answer[row]
+        if corruption == "ABC":
+            assert len({int(corrupt[task.positions[label][row]]) for label in CHANGED["ABC"]}) == 3
+
+
+def test_greater_than_sums_the_years(reader: HookedTransformer) -> None:
+    """p(later) - p(not later), over all endings that are tokens."""
+    task = tasks.greater_than(reader, 4)
+    scores = evaluate(reader, [Run(reader.to_tokens(task.clean))], task.metric)[0]
+    with torch.no_grad():
+        probs = reader(task.clean)[:, -1].softmax(-1)
+    for row, prompt in enumerate(task.clean):
+        (century, year), (last,) = re.findall(r"(\d\d)(\d\d) to", prompt)[0], re.findall(r"(\d\d)$", prompt)
+        assert century == last
+        endings = [(ending, reader.to_tokens(f"the year 17{ending:02}")[0]) for ending in range(100)]
+        by_hand = sum(
+            (1 if ending > int(year) else -1) * probs[row, ids[-1]]
+            for ending, ids in endings
+            if len(ids) == len(reader.to_tokens("the year 17")[0]) + 1
+        )
+        assert abs(scores[row] - by_hand) < 1e-6
+        assert task.corrupt[row] == prompt.replace(f"{century}{year} to", f"{century}01 to")
+
+
+def test_answers_by_rule(reader: HookedTransformer) -> None:
+    def answers(task: tasks.Task) -> list[str]:
+        return [reader.to_string(one[None]) for one in task.answer]
+
+    pronouns = tasks.gendered_pronoun(reader, 8)
+    named = [token_at(reader, pronouns.clean, row, pronouns.positions["name"])[1:] for row in range(8)]
+    assert answers(pronouns) == [" she" if name in WOMEN else " he" for name in named]
+    facts = tasks.capitals(reader, 8)
+    country = [token_at(reader, facts.clean, row, facts.positions["country"])[1:] for row in range(8)]
+    assert answers(facts) == [" " + CAPITALS[name] for name in country]
+    letters = tasks.acronyms(reader, 8)
+    assert answers(letters) == [re.findall(r"[A-Z]", prompt)[3] for prompt in letters.clean]
+    verbs = tasks.agreement(reader, 8)
+    assert answers(verbs) == [" are" if prompt.split()[1].endswith("s") else " is" for prompt in verbs.clean]
+    documented = tasks.docstring(reader, 8)
+    assert isinstance(documented.metric, LogitMargin)
+    for row, prompt in enumerate(documented.clean):
+        arguments = re.findall(r"\w+", prompt.split("(")[1].split(")")[0])[1:]
+        assert answers(documented)[row] == " " + arguments[4]
+        assert re.findall(r":param (\w+)", prompt) == arguments[2:4]
+        assert {reader.to_string(one[None])[1:] for one in documented.wrong[row]} == set(arguments) - {arguments[4]}
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_positions_count_padding(gpt2_tokenizer: PreTrainedTokenizerBase, side: Any) -> None:
+    cfg = HookedTransformerConfig(**SIZES, d_vocab=50257)
+    model = HookedTransformer(cfg, gpt2_tokenizer, default_padding_side=side)
+    task = tasks.ioi(model, 8)
+    assert len({len(model.to_tokens(prompt)[0]) for prompt in task.clean}) > 1
+    for row in range(8):
+        assert token_at(model, task.clean, row, task.positions["S2"]) == model.to_string(task.wrong[row])
+        assert token_at(model, task.clean, row, task.positions["end"]) in (" to", " it to")
+
+
+def test_a_trained_model_does_its_task() -> None:
+    model = HookedTransformer.from_pretrained("ioi-tiny", device="cpu")
+    result = tasks.ioi(model, 32).check(model)
+    accuracy, difference = result.mean.tolist()
+    assert accuracy == 1.0
+    assert difference > 3
+    low, high = (ends[1].item() for ends in result.interval(generator=torch.Generator().manual_seed(0)))
+    assert 0 < low < difference < high
+
+
+def test_a_tokenizer_of_words_is_enough() -> None:
+    """Words that it does not have are no tokens of their own: what cannot be told apart is left out and counted."""
+    names = ["Alice", "Bob", "Carl", "Emma", "Fred", "Helen"]
+    words = ["When", "and", "went", "to", "the", ",", "gave", "a"]
+    tokenizer = word_tokenizer(*names, *words)
+    model = HookedTransformer(build().cfg.replace(d_vocab=60, d_vocab_out=60, n_ctx=40), tokenizer)
+    task = tasks.ioi(model, 5, templates=[0], names=names)
+    assert len(task) == 5
+    assert {model.to_string(one[None]).strip() for one in task.answer} <= set(names)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda model: tasks.ioi(model, 0), BadInput, "n must be at least 1, got 0"),
+        (lambda model: tasks.ioi(model, 2, corruption="S3"), BadInput, "corruption must be one of S2->IO, .*got 'S3'"),
+        (lambda model: tasks.ioi(model, 2, templates=[99]), BadInput, "there is no template 99; there are 0 to 15"),
+        (lambda model: tasks.ioi(model, 2, names=["Mary", "John"]), BadInput, "at least 5 different names, got 2"),
+        (
+            lambda model: tasks.ioi(model, 2, names=["Xaviera", "Quillonius", "Zbigniew", "Wolfram", "Przemek"]),
+            TokenError,
+            r"only 0 of 2 prompts of 'ioi' fit this model's tokenizer \(.* is not one token\)",
+        ),
+    ],
+)
+def test_mistakes_are_told(reader: HookedTransformer, call: Any, error: type[Exception], message: str) -> None:
+    with unchecked_types(), pytest.raises(error, match=message):
+        call(reader)
+
+
+def test_the_margin_is_over_the_best_distractor() -> None:
+    metric = LogitMargin(torch.tensor([1, 2]), torch.tensor([[0, 3], [0, 1]]))
+    logits = torch.tensor([[0.5, 2.0, 9.0, 1.5], [4.0, 1.0, 2.5, 9.0]])
+    read = torch.stack([logits[0, [1, 0, 3]], logits[1, [2, 0, 1]]])
+    assert_close(metric.score(read), torch.tensor([0.5, -1.5]), 1e-6)
+    assert metric.readout.tokens is not None
+    assert metric.readout.tokens.tolist() == [[1, 0, 3], [2, 0, 1]]
