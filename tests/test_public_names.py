@@ -1,0 +1,49 @@
+"""Every public name is documented with an example, and the example runs.
+
+An example is a part of the docstring in the interpreter's form, `>>> result = patch(model, ...)`, which may use any
+public name, `torch`, and what `world` holds. Output that is written down is compared.
+"""
+
+import doctest
+import inspect
+from typing import Any
+
+import pytest
+import torch
+
+import interp_hooks
+
+FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+
+
+@pytest.fixture(scope="module")
+def world() -> dict[str, Any]:
+    """A model with a known task: prompts, counterfactual prompts, and the metric that tells them apart."""
+    model = interp_hooks.HookedTransformer.from_pretrained("ioi-tiny", device="cpu")
+    pairs = interp_hooks.ioi_pairs(model, 4)
+    named = {name: getattr(interp_hooks, name) for name in interp_hooks.__all__}
+    return named | {
+        "torch": torch,
+        "model": model,
+        "pairs": pairs,
+        "clean": pairs.clean,
+        "corrupt": pairs.corrupt,
+        "metric": interp_hooks.LogitDiff(pairs.answer, pairs.wrong),
+    }
+
+
+def examples_of(value: Any) -> list[doctest.Example]:
+    return doctest.DocTestParser().get_examples(inspect.getdoc(value) or "")
+
+
+@pytest.mark.parametrize("name", interp_hooks.__all__)
+def test_the_example_runs(name: str, world: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    value = getattr(interp_hooks, name)
+    examples = examples_of(value)
+    assert examples, f"the docstring of {name} has no example"
+    assert any(name in example.source for example in examples), f"the example of {name} does not use it"
+    test = doctest.DocTest(examples, dict(world), name, inspect.getsourcefile(value), 0, None)
+    told: list[str] = []
+    results = doctest.DocTestRunner(optionflags=FLAGS).run(test, out=told.append)
+    assert results.failed == 0, "".join(told)
