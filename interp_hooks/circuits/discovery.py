@@ -30,9 +30,8 @@ from interp_hooks.errors import BadInput, MetricError
 from interp_hooks.experiments.gradients import Hooks, differentiable, finite
 from interp_hooks.experiments.results.experiment import experiment, on_data
 from interp_hooks.hooks.points import HookPoint
-from interp_hooks.interventions.edges import scale_hook
 from interp_hooks.interventions.readout import MetricLike, better, metric_name
-from interp_hooks.interventions.runs import Prompts, Run, Source
+from interp_hooks.interventions.runs import Prompts, Run, SourceLike
 from interp_hooks.model.transformer import HookedTransformer
 
 Rule = Literal["midpoint", "left"]
@@ -50,7 +49,7 @@ def eap(
     corrupt: Prompts | None,
     metric: MetricLike,
     *,
-    ablation: Ablation | Source = "corrupt",
+    ablation: Ablation | SourceLike = "corrupt",
     positions: Positions | None = None,
 ) -> Circuit:
     """Edge attribution patching: all edges, scored by a corrupt and a clean forward pass and one backward pass.
@@ -82,7 +81,7 @@ def eap_ig(
     *,
     steps: int = 5,
     rule: Rule = "midpoint",
-    ablation: Ablation | Source = "corrupt",
+    ablation: Ablation | SourceLike = "corrupt",
     positions: Positions | None = None,
 ) -> Circuit:
     """`eap` with the mean of the gradients at `steps` points between the corrupt embeddings and the clean ones.
@@ -105,7 +104,7 @@ def eap_ig(
 def edge_attributions(
     model: HookedTransformer,
     run: Run,
-    source: Source,
+    source: SourceLike,
     metric: MetricLike,
     positions: Mapping[str, int | Tensor] | None,
     fractions: Sequence[float] | None = None,
@@ -186,7 +185,7 @@ def mask_gradient(
     corrupt: Prompts | None,
     metric: MetricLike,
     *,
-    ablation: Ablation | Source = "corrupt",
+    ablation: Ablation | SourceLike = "corrupt",
     positions: Positions | None = None,
 ) -> Circuit:
     """All edges, scored by the gradient with respect to how much of each edge is corrupted, at none: equal to `eap`.
@@ -203,7 +202,7 @@ def mask_gradient(
 def mask_gradients(
     model: HookedTransformer,
     run: Run,
-    source: Source,
+    source: SourceLike,
     metric: MetricLike,
     positions: Mapping[str, int | Tensor] | None,
 ) -> Circuit:
@@ -229,7 +228,7 @@ def node_attribution(
     metric: MetricLike,
     *,
     absolute: bool = True,
-    ablation: Ablation | Source = "corrupt",
+    ablation: Ablation | SourceLike = "corrupt",
     positions: Positions | None = None,
 ) -> Circuit:
     """All edges, each with the lower score of its two ends, so that the top edges are those between the top nodes.
@@ -249,7 +248,7 @@ def node_attribution(
 def node_attributions(
     model: HookedTransformer,
     run: Run,
-    source: Source,
+    source: SourceLike,
     metric: MetricLike,
     positions: Mapping[str, int | Tensor] | None,
     absolute: bool,
@@ -279,7 +278,7 @@ def acdc(
     threshold: float,
     *,
     start: Circuit | None = None,
-    ablation: Ablation | Source = "corrupt",
+    ablation: Ablation | SourceLike = "corrupt",
     positions: Positions | None = None,
     progress: bool = False,
 ) -> Circuit:
@@ -309,7 +308,7 @@ def acdc(
 def edges_that_matter(
     model: HookedTransformer,
     run: Run,
-    source: Source,
+    source: SourceLike,
     metric: MetricLike,
     positions: Mapping[str, int | Tensor] | None,
     threshold: float,
@@ -342,7 +341,7 @@ def _leads_on(edges: MaskedEdges, kept: Bool[Tensor, "writer reader"], reader: i
             return True
         row = graph.writer_index[node]
         (part,) = [part for part in graph.writer_parts if row in part.rows]
-        rows = [row] if scale_hook(edges.model, part.hook) is None else part.rows
+        rows = [row] if edges.stream.scale_of(part.hook) is None else part.rows
         if kept[rows][:, graph.reader_labels == graph.layout.labels.index(label)].any():
             return True
     return False

@@ -24,8 +24,8 @@ from interp_hooks.errors import BadInput, nearest
 from interp_hooks.errors.arguments import check_arguments, checked, told
 from interp_hooks.hooks.points import POSITIONS
 from interp_hooks.interventions.recording import record
-from interp_hooks.interventions.runs import Intervention, Recording, Run, Source
-from interp_hooks.interventions.sites import Site
+from interp_hooks.interventions.runs import Intervention, Run, SourceLike
+from interp_hooks.interventions.sites import Recording, Site
 from interp_hooks.model.transformer import HookedTransformer
 
 EXACT, ANYTHING, TOGETHER = "exact", "anything", "anything together"
@@ -105,7 +105,7 @@ class Hypothesis:
         for child in self.nodes[name].children:
             yield from self._walk(child, (*above, name))
 
-    def put(self, name: str, source: Callable[[str], Source]) -> Iterator[tuple[str, Intervention]]:
+    def put(self, name: str, source: Callable[[str], SourceLike]) -> Iterator[tuple[str, Intervention]]:
         """Each child of a node, and what puts the child's value, from a source for it, at one of its sites."""
         for child in self.nodes[name].children:
             below, value = self.nodes[child], source(child)

@@ -7,13 +7,13 @@ In parallel blocks an MLP reads before its own layer's heads write. With positio
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import fits, told
-from interp_hooks.interventions.edges import check_edge
+from interp_hooks.model.stream import INPUT, Stop, Stream, between_ends, block_stops
 from interp_hooks.model.transformer import HookedTransformer
 
 ARROW, AT, REST = "->", "@", "rest"
@@ -84,8 +84,8 @@ class Layout:
         Raises:
             BadInput: its stream is no sum of what is written, or its heads have no inputs of their own.
         """
-        cfg, last = model.cfg, f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
-        check_edge(model, "blocks.0.hook_resid_pre", last)
+        cfg, stream = model.cfg, Stream(model)
+        stream.check_edge(INPUT, stream.stops[-1].hook)
         if "blocks.0.hook_q_input" not in model.hook_dict:
             raise BadInput(
                 "this model compresses keys and values into one vector for all heads (latent attention), so its heads "
@@ -145,9 +145,9 @@ def parts_of(layout: Layout) -> tuple[list[Part], list[Part]]:
     readers: list[Part] = []
     for does, hook, layer, names in _in_order(layout):
         if does == "write":
-            writers.append(Part(hook, layer, tuple(names), _end(writers)))
+            writers.append(Part(hook, layer, names, _end(writers)))
         else:
-            readers.append(Part(hook, layer, tuple(names), _end(readers), _end(writers), layout.labels))
+            readers.append(Part(hook, layer, names, _end(readers), _end(writers), layout.labels))
     return writers, readers
 
 
@@ -155,25 +155,8 @@ def _end(parts: Sequence[Part]) -> int:
     return parts[-1].places.stop if parts else 0
 
 
-Stop = tuple[Literal["write", "read"], str, int, Sequence[str]]
-
-
-def _in_order(layout: Layout) -> Iterator[Stop]:
-    """What a pass comes by: a hook, its layer, and the names of what writes or reads there."""
-    yield "write", "blocks.0.hook_resid_pre", 0, ["input"]
-    for layer in range(layout.n_layers):
-        block = f"blocks.{layer}"
-        heads = [f"a{layer}.h{head}" for head in range(layout.n_heads)]
-        groups = heads[: layout.n_key_value_heads]
-        for what, several in (("q", heads), ("k", groups), ("v", groups)):
-            yield "read", f"{block}.hook_{what}_input", layer, [f"{head}<{what}>" for head in several]
-        reads_mlp: Stop = ("read", f"{block}.hook_mlp_in", layer, [f"m{layer}"])
-        if layout.parallel and not layout.attn_only:
-            yield reads_mlp
-        yield "write", f"{block}.attn.hook_z", layer, heads
-        if not layout.attn_only:
-            if not layout.parallel:
-                yield reads_mlp
-            yield "write", f"{block}.hook_mlp_out", layer, [f"m{layer}"]
-    last = layout.n_layers - 1
-    yield "read", f"blocks.{last}.hook_resid_post", last, ["logits"]
+def _in_order(layout: Layout) -> list[Stop]:
+    """What a pass comes by, of parts that are no sums of others."""
+    sizes = (layout.n_heads, layout.n_key_value_heads, layout.attn_only, layout.parallel)
+    blocks = [stop for layer in range(layout.n_layers) for stop in block_stops(layer, *sizes)]
+    return [stop for stop in between_ends(layout.n_layers, blocks) if stop.names]

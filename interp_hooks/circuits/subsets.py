@@ -22,7 +22,7 @@ from interp_hooks.errors.arguments import checked
 from interp_hooks.experiments.results.experiment import experiment, on_data
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.interventions.readout import MetricLike, metric_name
-from interp_hooks.interventions.runs import Prompts, Run, Source
+from interp_hooks.interventions.runs import Prompts, Run, SourceLike
 from interp_hooks.model.transformer import HookedTransformer
 
 
@@ -66,7 +66,7 @@ def completeness(
     metric: MetricLike,
     *,
     subsets: Mapping[str, Circuit] | None = None,
-    ablation: Ablation | Source = "corrupt",
+    ablation: Ablation | SourceLike = "corrupt",
     positions: Positions | None = None,
 ) -> Result:
     """F(C without K) - F(M without K) for sets K of edges, by name: a result with the axis "removed".
@@ -89,7 +89,7 @@ def completeness(
 def gaps_without(
     model: HookedTransformer,
     run: Run,
-    source: Source,
+    source: SourceLike,
     metric: MetricLike,
     positions: Mapping[str, int | Tensor] | None,
     circuit: Bool[Tensor, "writer reader"],
@@ -131,7 +131,7 @@ def greedy_subset(
     metric: MetricLike,
     *,
     parts: Mapping[str, Circuit] | None = None,
-    ablation: Ablation | Source = "corrupt",
+    ablation: Ablation | SourceLike = "corrupt",
     positions: Positions | None = None,
 ) -> dict[str, Circuit]:
     """The set K for which the circuit is least complete, found greedily, by the names of its parts ("a0.h1 + m0").
@@ -167,7 +167,7 @@ def minimality(
     *,
     parts: Mapping[str, Circuit] | None = None,
     subsets: Mapping[str, Circuit] | None = None,
-    ablation: Ablation | Source = "corrupt",
+    ablation: Ablation | SourceLike = "corrupt",
     positions: Positions | None = None,
 ) -> Result:
     """F(C without K and v) - F(C without K) for every part v of the circuit: a result with the axis "part".
@@ -192,7 +192,7 @@ def minimality(
 def losses_without(
     model: HookedTransformer,
     run: Run,
-    source: Source,
+    source: SourceLike,
     metric: MetricLike,
     positions: Mapping[str, int | Tensor] | None,
     circuit: Bool[Tensor, "writer reader"],
