@@ -141,7 +141,6 @@ def test_a_mean_is_precise() -> None:
 def test_resampling_by_the_identity_is_no_resampling(hook: str) -> None:
     model = model_of("gpt2")
     value = value_at(model, Run(TOKENS), hook)
-    point = model.hook_dict[hook]
     assert torch.equal(Resample(Run(TOKENS), torch.arange(2)).made_of(value), value)
     swapped = Resample(Run(TOKENS), torch.tensor([1, 0])).made_of(value)
     assert torch.equal(swapped, value.flip(0))
