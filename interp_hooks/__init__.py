@@ -68,7 +68,7 @@ SUBJECTS: dict[str, dict[str, list[str]]] = {
         "circuits.hypotheses": ["Hypothesis", "Node"],
         "circuits.scrubbing": ["scrub"],
     },
-    "tasks": {"tasks.task": ["Task"], "tasks.ioi_text": ["ioi_pairs"]},
+    "tasks": {"experiments.task": ["Task"], "tasks.ioi_text": ["ioi_pairs"]},
     "studies": {
         "studies.lenses": ["direct_logit_attribution", "logit_lens"],
         "studies.heads": ["detect_head"],

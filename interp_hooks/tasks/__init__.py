@@ -4,9 +4,9 @@
 `ioi_text.py` has the sentences that `ioi-tiny` was trained on.
 """
 
+from interp_hooks.experiments.task import Task
 from interp_hooks.tasks.ioi_text import PromptPairs, ioi_pairs
 from interp_hooks.tasks.symbols import brackets, induction, key_value_recall, modular_addition
-from interp_hooks.tasks.task import Task
 from interp_hooks.tasks.templates import (
     acronyms,
     agreement,

@@ -13,8 +13,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
+from interp_hooks.experiments.task import Task
 from interp_hooks.interventions.metrics import LogitDiff, LogitMargin
-from interp_hooks.tasks.task import Task
 
 START, PAD, END, OPEN, CLOSE = range(5)
 UNBALANCED, BALANCED = range(2)

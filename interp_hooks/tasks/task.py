@@ -8,57 +8,17 @@ what was left out is counted by reason.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Int
-from torch import Tensor
 
 from interp_hooks.errors import BadInput, TokenError
-from interp_hooks.experiments.results.result import Result
-from interp_hooks.interventions.engine import evaluate
+from interp_hooks.experiments.task import Task
 from interp_hooks.interventions.metrics import LogitDiff, LogitMargin
-from interp_hooks.interventions.readout import Metric
-from interp_hooks.interventions.runs import Prompts, as_run
 from interp_hooks.model.transformer import HookedTransformer
 
 TRIES = 50  # drawn prompts for each one that is asked for, before giving up
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Task:
-    """Pairs of prompts of equal length, pair by pair, and their answers.
-
-    `clean` and `corrupt` are prompts as experiments take them: texts, or token ids [prompt, pos]. `answer` [prompt] is
-    right after the clean prompt, `wrong` [prompt, n] are the distractors (the first is right after the corrupt prompt
-    where that has an answer). `metric` is positive where the model prefers the answer. `positions` are token positions
-    by label [prompt] ("end" is the last token), in `model.to_tokens(clean)`. `template` numbers the pattern of each
-    prompt. `left_out` counts drawn prompts that were not used, by reason.
-    """
-
-    name: str
-    clean: Prompts
-    corrupt: Prompts
-    answer: Int[Tensor, " prompt"]
-    wrong: Int[Tensor, "prompt n"]
-    metric: Metric
-    positions: Mapping[str, Int[Tensor, " prompt"]]
-    template: Int[Tensor, " prompt"]
-    left_out: Mapping[str, int] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.answer)
-
-    def check(self, model: HookedTransformer) -> Result:
-        """How the model does, [2, prompt]: "accuracy", 1 where the metric is positive, and the metric itself.
-
-        `check(model).table()` shows means, `.interval()` how sure they are.
-        """
-        scores = evaluate(model, [as_run(model, self.clean)], self.metric)[0]
-        values = torch.stack(((scores > 0).to(scores), scores))
-        return Result(metric=self.metric.name, axes={"measure": ["accuracy", self.metric.name]}, values=values)
 
 
 class Piece(NamedTuple):

@@ -20,10 +20,11 @@ from typing import Literal
 import torch
 
 from interp_hooks.errors import BadInput, TokenError
+from interp_hooks.experiments.task import Task
 from interp_hooks.interventions.metrics import ProbDiff
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.tasks.ioi_text import IOI_TEMPLATES, NAMES, OBJECTS, PLACES
-from interp_hooks.tasks.task import Candidate, Piece, Task, task_in_words
+from interp_hooks.tasks.task import Candidate, Piece, task_in_words
 
 # ------------------------------------------------------------------------------------- indirect object identification
 
