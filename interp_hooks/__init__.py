@@ -123,6 +123,7 @@ MOVED_MODULES = {
     "experiments.scrubbing": "circuits.scrubbing",
     "experiments.sweep": "experiments.sweeps",
     "experiments.tasks": "tasks",
+    "experiments.tasks.task": "tasks.in_words",
     "hook_points": "hooks.points",
     "known": "ground_truth",
     "patching": "compat.patching",

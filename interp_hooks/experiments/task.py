@@ -34,7 +34,7 @@ class Task:
         positions        token positions by label, each [prompt], in `model.to_tokens(clean)`; "end" is the last token
         labels           a name for each token position, for figures: the token itself where all clean prompts have the
                          same, else that of the first prompt in angle brackets; empty if prompts differ in length
-        template         which sentence pattern each prompt has, [prompt]; None if all have the same
+        template         which sentence pattern each prompt has, [prompt]; 0 by default
         left_out         how many prompts were drawn and not used, by reason
 
     A task that asks at several positions has `answer` and `wrong` as ids [prompt, pos], equal where nothing is asked.
@@ -55,6 +55,13 @@ class Task:
     template: Int[Tensor, " prompt"] | None = None
     left_out: Mapping[str, int] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.template is None:
+            object.__setattr__(self, "template", torch.zeros(len(self), dtype=torch.long))
+        if not self.labels and isinstance(self.clean, Tensor):
+            rows = self.clean.tolist()
+            object.__setattr__(self, "labels", position_labels(rows, rows[0]))
+
     def __len__(self) -> int:
         return len(self.answer)
 
@@ -66,3 +73,14 @@ class Task:
         scores = evaluate(model, [as_run(model, self.clean)], self.metric)[0]
         values = torch.stack(((scores > 0).to(scores), scores))
         return Result(metric=self.metric.name, axes={"measure": ["accuracy", self.metric.name]}, values=values)
+
+
+def position_labels(rows: Sequence[Sequence[int]], first: Sequence[Any]) -> list[str]:
+    """Name each position of some prompts after the token that the first prompt has there.
+
+    Angle brackets mark the positions where prompts differ. Prompts of several lengths have no names.
+    """
+    if len(set(map(len, rows))) != 1:
+        return []
+    varies = [len(set(column)) > 1 for column in zip(*rows, strict=True)]
+    return [f"<{token}>" if differ else f"{token}" for token, differ in zip(first, varies, strict=True)]
