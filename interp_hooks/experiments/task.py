@@ -15,6 +15,7 @@ from torch import Tensor
 
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.interventions.engine import evaluate
+from interp_hooks.interventions.metrics import LogitDiff, LogitMargin
 from interp_hooks.interventions.readout import Metric
 from interp_hooks.interventions.runs import Prompts, as_run
 from interp_hooks.model.transformer import HookedTransformer
@@ -73,6 +74,11 @@ class Task:
         scores = evaluate(model, [as_run(model, self.clean)], self.metric)[0]
         values = torch.stack(((scores > 0).to(scores), scores))
         return Result(metric=self.metric.name, axes={"measure": ["accuracy", self.metric.name]}, values=values)
+
+
+def comparison(answer: Int[Tensor, " prompt"], wrong: Int[Tensor, "prompt n"]) -> Metric:
+    """The answer's logit minus the wrong one's, or minus the largest where there are several wrong ones."""
+    return LogitDiff(answer, wrong[:, 0]) if wrong.shape[1] == 1 else LogitMargin(answer, wrong)
 
 
 def position_labels(rows: Sequence[Sequence[int]], first: Sequence[Any]) -> list[str]:

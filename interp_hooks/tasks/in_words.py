@@ -21,8 +21,8 @@ from typing import NamedTuple
 import torch
 
 from interp_hooks.errors import BadInput, TokenError
-from interp_hooks.experiments.task import Task, position_labels
-from interp_hooks.interventions.metrics import LogitDiff, LogitMargin
+from interp_hooks.experiments.task import Task, comparison, position_labels
+from interp_hooks.interventions.metrics import LogitDiff
 from interp_hooks.model.transformer import HookedTransformer
 
 TRIES = 50  # drawn pairs for each one that is asked for, before giving up
@@ -132,9 +132,8 @@ def task_in_words(
     shift = torch.tensor([longest - len(one.ids) if left else 0 for one in kept])
     labels = set.intersection(*(set(one.positions) for one in kept))
     ids = torch.tensor([one.answers for one in kept])
-    answer, wrong = ids[:, 0], ids[:, 1:]
-    metric = LogitDiff(answer, wrong[:, 0]) if wrong.shape[1] == 1 else LogitMargin(answer, wrong)
-    candidates = [one.candidate for one in kept]
+    answer, wrong, candidates = ids[:, 0], ids[:, 1:], [one.candidate for one in kept]
+    metric = comparison(answer, wrong)
     if answers_as_text:
         answer, wrong = [one.answer for one in candidates], [one.wrong[0] for one in candidates]
         metric = LogitDiff(answer, wrong)
