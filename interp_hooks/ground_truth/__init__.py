@@ -1,4 +1,4 @@
-"""Models whose circuit is known, to check methods against."""
+"""Models whose circuit is certain, because it was built in: what methods that look for circuits are checked against."""
 
 from interp_hooks import lazily
 
@@ -7,7 +7,7 @@ __getattr__, __all__ = lazily(
     {
         "compiler": ["compile_program"],
         "superposition": ["superposition"],
-        "system": ["KnownModel"],
+        "system": ["GroundTruth", "KnownModel"],
     },
 )
 

@@ -85,9 +85,9 @@ def induction(n: int, d_vocab: int, *, length: int = 10, bos: int | None = 0, se
 def key_value_recall(n: int, n_keys: int, n_values: int, *, pairs: int = 4, seed: int = 0) -> Task:
     """Keys, each followed by its value, then one of the keys again: the answer is its value.
 
-    Tokens: 0 is BOS, keys are 1..n_keys, and the next `n_values` tokens are values. No key and no value comes twice in a
-    prompt. The corrupt prompt asks for another of its keys. Positions: "key" and "value" of the pair that is asked for,
-    "end".
+    Tokens: 0 is BOS, keys are 1..n_keys, and the next `n_values` tokens are values. In a prompt all keys differ, and so
+    do all values. The corrupt prompt asks for another of its keys. Positions: "key" and "value" of the pair that is
+    asked for, "end".
 
     Raises:
         BadInput: too few keys or values for as many pairs.
