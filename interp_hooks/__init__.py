@@ -126,6 +126,7 @@ MOVED_MODULES = {
     "experiments.tasks.task": "tasks.in_words",
     "hook_points": "hooks.points",
     "known": "ground_truth",
+    "known.superposition": "ground_truth.toy_models",
     "patching": "compat.patching",
     "viz": "views",
 }

@@ -6,7 +6,7 @@ __getattr__, __all__ = lazily(
     __name__,
     {
         "compiler": ["compile_program"],
-        "superposition": ["superposition"],
+        "toy_models": ["superposition"],
         "system": ["GroundTruth", "KnownModel"],
     },
 )
