@@ -31,9 +31,9 @@ from torch import Tensor
 from interp_hooks import Circuit, ComputationGraph, HookedTransformer, LogitDiff, Metric, Readout, acdc, eap, eap_ig
 from interp_hooks.circuits import circuit_metric, node_attribution, random_circuit, roc_auc
 from interp_hooks.ground_truth import handmade, planted, programs
-from interp_hooks.ground_truth.system import KnownModel
+from interp_hooks.ground_truth.system import GroundTruth
 
-KNOWN: dict[str, Callable[[], KnownModel]] = {
+KNOWN: dict[str, Callable[[], GroundTruth]] = {
     "AND gate": handmade.and_gate,
     "OR gate": lambda: handmade.token_gate("or"),
     "micro-model": handmade.micro_model,
@@ -65,7 +65,7 @@ class Moved(Metric):
         return (logits - self.logits).square().mean((1, 2)).sqrt()
 
 
-def by_acdc(known: KnownModel) -> Circuit:
+def by_acdc(known: GroundTruth) -> Circuit:
     """All edges, each scored by the largest threshold at which ACDC keeps it."""
     task, graph = known.task, ComputationGraph(known.model)
     scores = dict.fromkeys(graph.edges, 0.0)
@@ -77,7 +77,7 @@ def by_acdc(known: KnownModel) -> Circuit:
     return Circuit(graph=graph, edges=frozenset(scores), scores=scores)
 
 
-METHODS: dict[str, Callable[[KnownModel], Circuit]] = {
+METHODS: dict[str, Callable[[GroundTruth], Circuit]] = {
     "EAP": lambda known: eap(known.model, known.task.clean, known.task.corrupt, known.task.metric),
     "EAP-IG": lambda known: eap_ig(known.model, known.task.clean, known.task.corrupt, known.task.metric, steps=10),
     "nodes": lambda known: node_attribution(known.model, known.task.clean, known.task.corrupt, known.task.metric),
