@@ -28,7 +28,7 @@ SUBJECTS: dict[str, dict[str, list[str]]] = {
         "hooks.root_module": ["HookedRootModule"],
     },
     "interventions": {
-        "interventions.sites": ["Site", "at"],
+        "interventions.sites": ["Site", "Source", "at"],
         "interventions.runs": ["Intervention", "Mean", "Resample", "Run"],
         "interventions.recording": ["record"],
         "interventions.engine": ["evaluate"],
@@ -49,8 +49,7 @@ SUBJECTS: dict[str, dict[str, list[str]]] = {
     },
     "experiments": {
         "experiments.results.result": ["Result"],
-        "experiments.sweeps": ["sweep"],
-        "experiments.patching": ["patch"],
+        "experiments.patching": ["patch", "sweep"],
         "experiments.ablation": ["ablate"],
         "experiments.optimal": ["optimal_ablation"],
         "experiments.paths": ["path_patch"],
@@ -121,7 +120,7 @@ MOVED_MODULES = {
     "experiments.ioi_dataset": "compat.ioi_dataset",
     "experiments.metrics": "interventions.metrics",
     "experiments.scrubbing": "circuits.scrubbing",
-    "experiments.sweep": "experiments.sweeps",
+    "experiments.sweep": "experiments.patching",
     "experiments.tasks": "tasks",
     "experiments.tasks.task": "tasks.in_words",
     "hook_points": "hooks.points",

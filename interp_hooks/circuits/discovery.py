@@ -28,10 +28,10 @@ from interp_hooks.circuits.graph import Circuit, EdgeName
 from interp_hooks.circuits.masked_edges import Ablation, MaskedEdges, Positions, setting, stacked
 from interp_hooks.errors import BadInput, MetricError
 from interp_hooks.experiments.gradients import Hooks, differentiable, finite
-from interp_hooks.experiments.results.experiment import experiment, on_data
+from interp_hooks.experiments.results.record import experiment, on_data
 from interp_hooks.hooks.points import HookPoint
 from interp_hooks.interventions.readout import MetricLike, better, metric_name
-from interp_hooks.interventions.runs import Prompts, Run, SourceLike
+from interp_hooks.interventions.runs import PromptsLike, Run, SourceLike
 from interp_hooks.model.transformer import HookedTransformer
 
 Rule = Literal["midpoint", "left"]
@@ -45,8 +45,8 @@ ROUNDING = 100  # roundings that may add up in a score
 @experiment
 def eap(
     model: HookedTransformer,
-    clean: Prompts,
-    corrupt: Prompts | None,
+    clean: PromptsLike,
+    corrupt: PromptsLike | None,
     metric: MetricLike,
     *,
     ablation: Ablation | SourceLike = "corrupt",
@@ -75,8 +75,8 @@ def eap(
 @experiment
 def eap_ig(
     model: HookedTransformer,
-    clean: Prompts,
-    corrupt: Prompts | None,
+    clean: PromptsLike,
+    corrupt: PromptsLike | None,
     metric: MetricLike,
     *,
     steps: int = 5,
@@ -181,8 +181,8 @@ def _moved(change: Tensor) -> Callable[..., Tensor]:
 @experiment
 def mask_gradient(
     model: HookedTransformer,
-    clean: Prompts,
-    corrupt: Prompts | None,
+    clean: PromptsLike,
+    corrupt: PromptsLike | None,
     metric: MetricLike,
     *,
     ablation: Ablation | SourceLike = "corrupt",
@@ -223,8 +223,8 @@ def mask_gradients(
 @experiment
 def node_attribution(
     model: HookedTransformer,
-    clean: Prompts,
-    corrupt: Prompts | None,
+    clean: PromptsLike,
+    corrupt: PromptsLike | None,
     metric: MetricLike,
     *,
     absolute: bool = True,
@@ -272,8 +272,8 @@ def node_attributions(
 @experiment
 def acdc(
     model: HookedTransformer,
-    clean: Prompts,
-    corrupt: Prompts | None,
+    clean: PromptsLike,
+    corrupt: PromptsLike | None,
     metric: MetricLike,
     threshold: float,
     *,

@@ -27,9 +27,8 @@ from torch import Tensor
 from interp_hooks.circuits.layout import ARROW, Layout, Reader, parts_of, position_number
 from interp_hooks.errors import BadInput, nearest
 from interp_hooks.errors.arguments import checked, fits, told, told_shape
-from interp_hooks.experiments.results.archive import Json, read, write
-from interp_hooks.experiments.results.folders import CALL, record_in, replacing
-from interp_hooks.experiments.results.provenance import Record
+from interp_hooks.experiments.results.archive import CALL, Json, read, replacing, write
+from interp_hooks.experiments.results.record import Record, record_in
 from interp_hooks.interventions.readout import MetricLike
 from interp_hooks.model.transformer import HookedTransformer
 

@@ -22,13 +22,13 @@ from torch import Tensor
 from interp_hooks.circuits.graph import Circuit, ComputationGraph
 from interp_hooks.circuits.layout import Part, position_number
 from interp_hooks.errors import BadInput, MetricError
-from interp_hooks.experiments.sweeps import on_model, paired_runs
+from interp_hooks.experiments.patching import paired_runs
 from interp_hooks.hooks.points import HookPoint
 from interp_hooks.interventions.edges import Edge
 from interp_hooks.interventions.engine import free_memory
 from interp_hooks.interventions.readout import MetricLike, Readout, checked_score, reading
 from interp_hooks.interventions.recording import record
-from interp_hooks.interventions.runs import Intervention, Mean, Prompts, Run, SourceLike, as_run, as_source
+from interp_hooks.interventions.runs import Intervention, Mean, PromptsLike, Run, SourceLike, as_run, as_source
 from interp_hooks.interventions.sites import Recording, Recordings, at
 from interp_hooks.model.stream import Stream
 from interp_hooks.model.transformer import HookedTransformer
@@ -38,7 +38,7 @@ Positions = Mapping[str, int | Tensor] | Sequence[int]
 
 
 def ablated_runs(
-    model: HookedTransformer, clean: Prompts, corrupt: Prompts | None, ablation: Ablation | SourceLike
+    model: HookedTransformer, clean: PromptsLike, corrupt: PromptsLike | None, ablation: Ablation | SourceLike
 ) -> tuple[Run, SourceLike]:
     """The clean run, and where ablated edges take their values from.
 
@@ -81,8 +81,8 @@ class Setting(NamedTuple):
 
 def setting(
     model: HookedTransformer,
-    clean: Prompts,
-    corrupt: Prompts | None,
+    clean: PromptsLike,
+    corrupt: PromptsLike | None,
     metric: MetricLike,
     ablation: Ablation | SourceLike,
     positions: Positions | None,
@@ -98,7 +98,7 @@ def setting(
         positions = {str(pos): pos for pos in numbers}
         if len(positions) < len(numbers):
             raise BadInput(f"expected positions that are all different, got {numbers}")
-    return Setting(run, source, on_model(model, metric), positions)
+    return Setting(run, source, metric, positions)
 
 
 def label_places(run: Run, positions: Mapping[str, int | Tensor]) -> Int[Tensor, "batch pos"]:

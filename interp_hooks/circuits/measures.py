@@ -23,10 +23,10 @@ from interp_hooks.circuits.graph import Circuit, ComputationGraph
 from interp_hooks.circuits.masked_edges import Ablation, MaskedEdges, Positions, Setting, setting, stacked
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked
-from interp_hooks.experiments.results.experiment import experiment, on_data
+from interp_hooks.experiments.results.record import experiment, on_data
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.interventions.readout import MetricLike, metric_name
-from interp_hooks.interventions.runs import Prompts, Run, SourceLike
+from interp_hooks.interventions.runs import PromptsLike, Run, SourceLike
 from interp_hooks.model.transformer import HookedTransformer
 
 GRID = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -67,8 +67,8 @@ def _values(model: HookedTransformer, data: Setting, axis: str, circuits: Mappin
 def circuit_metric(
     model: HookedTransformer,
     circuit: Circuit,
-    clean: Prompts,
-    corrupt: Prompts | None,
+    clean: PromptsLike,
+    corrupt: PromptsLike | None,
     metric: MetricLike,
     *,
     ablation: Ablation | SourceLike = "corrupt",
@@ -91,8 +91,8 @@ def circuit_metric(
 def faithfulness(
     model: HookedTransformer,
     circuits: Circuit | Mapping[str, Circuit],
-    clean: Prompts,
-    corrupt: Prompts | None,
+    clean: PromptsLike,
+    corrupt: PromptsLike | None,
     metric: MetricLike,
     *,
     ablation: Ablation | SourceLike = "corrupt",
@@ -118,8 +118,8 @@ def faithfulness(
 def faithfulness_curve(
     model: HookedTransformer,
     ranking: Circuit,
-    clean: Prompts,
-    corrupt: Prompts | None,
+    clean: PromptsLike,
+    corrupt: PromptsLike | None,
     metric: MetricLike,
     *,
     fractions: Sequence[float] = GRID,
@@ -235,8 +235,8 @@ class RandomBaseline(NamedTuple):
 def random_baseline(
     model: HookedTransformer,
     n_edges: int,
-    clean: Prompts,
-    corrupt: Prompts | None,
+    clean: PromptsLike,
+    corrupt: PromptsLike | None,
     metric: MetricLike,
     *,
     samples: int = 20,

@@ -26,11 +26,11 @@ from torch import Tensor
 
 from interp_hooks.circuits.hypotheses import ANYTHING, EXACT, TOGETHER, Hypothesis, check_parts
 from interp_hooks.errors import BadInput, nearest
-from interp_hooks.experiments.results.experiment import experiment
+from interp_hooks.experiments.patching import sweep_runs
+from interp_hooks.experiments.results.record import experiment
 from interp_hooks.experiments.results.result import Result
-from interp_hooks.experiments.sweeps import on_model, sweep_runs
 from interp_hooks.interventions.readout import MetricLike
-from interp_hooks.interventions.runs import Intervention, Prompts, Resample, Run, as_run
+from interp_hooks.interventions.runs import Intervention, PromptsLike, Resample, Run, as_run
 from interp_hooks.model.transformer import HookedTransformer
 
 SAMPLERS = (EXACT, ANYTHING, TOGETHER)
@@ -71,11 +71,11 @@ class Scrubbed(Result):
 def scrub(
     model: HookedTransformer,
     hypothesis: Hypothesis,
-    dataset: Prompts,
+    dataset: PromptsLike,
     metric: MetricLike,
     features: Mapping[str, Feature] | None = None,
     *,
-    source: Prompts | None = None,
+    source: PromptsLike | None = None,
     each: bool = False,
     generator: torch.Generator | None = None,
     max_memory: int | None = None,
@@ -116,7 +116,7 @@ def scrub(
     found = sweep_runs(
         model,
         [*whole, *each_alone],
-        on_model(model, metric),
+        metric,
         axes={"hypothesis": ["all", *names]},
         baselines={"model": plain, "random": other},
         scale=("random", "model"),

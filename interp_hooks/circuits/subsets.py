@@ -19,10 +19,10 @@ from interp_hooks.circuits.graph import Circuit
 from interp_hooks.circuits.masked_edges import Ablation, MaskedEdges, Positions, setting, stacked
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked
-from interp_hooks.experiments.results.experiment import experiment, on_data
+from interp_hooks.experiments.results.record import experiment, on_data
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.interventions.readout import MetricLike, metric_name
-from interp_hooks.interventions.runs import Prompts, Run, SourceLike
+from interp_hooks.interventions.runs import PromptsLike, Run, SourceLike
 from interp_hooks.model.transformer import HookedTransformer
 
 
@@ -61,8 +61,8 @@ def _refuse_empty(circuit: Circuit) -> None:
 def completeness(
     model: HookedTransformer,
     circuit: Circuit,
-    clean: Prompts,
-    corrupt: Prompts | None,
+    clean: PromptsLike,
+    corrupt: PromptsLike | None,
     metric: MetricLike,
     *,
     subsets: Mapping[str, Circuit] | None = None,
@@ -126,8 +126,8 @@ def _checked_subsets(
 def greedy_subset(
     model: HookedTransformer,
     circuit: Circuit,
-    clean: Prompts,
-    corrupt: Prompts | None,
+    clean: PromptsLike,
+    corrupt: PromptsLike | None,
     metric: MetricLike,
     *,
     parts: Mapping[str, Circuit] | None = None,
@@ -161,8 +161,8 @@ def greedy_subset(
 def minimality(
     model: HookedTransformer,
     circuit: Circuit,
-    clean: Prompts,
-    corrupt: Prompts | None,
+    clean: PromptsLike,
+    corrupt: PromptsLike | None,
     metric: MetricLike,
     *,
     parts: Mapping[str, Circuit] | None = None,

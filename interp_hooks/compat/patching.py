@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked
-from interp_hooks.experiments.sweeps import labels_of
+from interp_hooks.experiments.patching import labels_of
 from interp_hooks.hooks.names import get_act_name
 from interp_hooks.hooks.root_module import HookPoint
 from interp_hooks.interventions.engine import evaluate

@@ -6,8 +6,7 @@ __getattr__, __all__ = lazily(
     __name__,
     {
         "results.result": ["Result"],
-        "sweeps": ["sweep"],
-        "patching": ["patch"],
+        "patching": ["patch", "sweep"],
         "ablation": ["ablate", "mean_activations", "noised_activations"],
         "optimal": ["optimal_ablation", "optimal_constants"],
         "paths": ["path_patch"],

@@ -12,7 +12,7 @@ three can disagree in sign, so say which one was used. `experiments.optimal` lea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,17 +26,16 @@ from interp_hooks.experiments.moments import (
     Moments,
     is_pooled,
     moments,
-    plain_run,
     position_dim,
     stretched,
 )
-from interp_hooks.experiments.results.experiment import experiment
+from interp_hooks.experiments.patching import Positions, labels_of, sweep_site
+from interp_hooks.experiments.results.record import experiment
 from interp_hooks.experiments.results.result import Result
-from interp_hooks.experiments.sweeps import labels_of, sweep_site
 from interp_hooks.hooks.root_module import HookPoint
 from interp_hooks.interventions.readout import MetricLike
 from interp_hooks.interventions.recording import record
-from interp_hooks.interventions.runs import Excluded, Prompts, Resample, Run, SourceLike, as_run
+from interp_hooks.interventions.runs import OF_TASK, Excluded, PromptsLike, Resample, Run, SourceLike, as_run
 from interp_hooks.interventions.sites import Recording
 from interp_hooks.model.transformer import HookedTransformer
 
@@ -46,20 +45,24 @@ Method = Literal["zero", "mean", "position_mean", "resample", "noise"]
 @experiment
 def ablate(
     model: HookedTransformer,
-    prompts: Prompts,
-    metric: MetricLike,
+    prompts: PromptsLike,
+    metric: MetricLike = OF_TASK,
     site: str = "z",
     *,
     method: Method | SourceLike = "zero",
     over: Sequence[str] = ("layer", "head"),
-    reference: Prompts | None = None,
+    select: Mapping[str, Any] | None = None,
+    positions: Positions | None = OF_TASK,
+    reference: PromptsLike | None = None,
     generator: torch.Generator | None = None,
     layers: Sequence[int] | None = None,
     max_memory: int | None = None,
     progress: bool = True,
     save_to: str | Path | None = None,
 ) -> Result:
-    """Ablate `site` at every cell of the axes `over`, as `patch` understands them; the baseline is "original".
+    """Ablate `site` at every cell of the axes `over`; the baseline is "original".
+
+    `over`, `select` and `positions` are understood as by `patch`, and prompts and metric may come as a `Task`.
 
     `method` is a name, or any source: what `mean_activations`, `noised_activations` and `optimal_constants` give, say.
     `reference` are the prompts whose activations the named methods use; the default, `prompts` themselves, lets each
@@ -69,6 +72,8 @@ def ablate(
 
     Raises:
         BadInput: an unknown method, or a reference that does not fit.
+
+    >>> lost = ablate(model, clean, metric, "z", over=("layer", "head"), method="mean", progress=False)
     """
     run = as_run(model, prompts)
     if isinstance(method, str):
@@ -84,6 +89,8 @@ def ablate(
         source,
         metric,
         over=over,
+        select=select,
+        positions=positions,
         layers=layers,
         baselines={"original": run},
         max_memory=max_memory,
@@ -96,7 +103,7 @@ def _named(
     model: HookedTransformer,
     method: str,
     run: Run,
-    reference: Prompts | None,
+    reference: PromptsLike | None,
     site: str,
     layers: Sequence[int] | None,
     generator: torch.Generator | None,
@@ -120,10 +127,10 @@ def _named(
 @checked
 def mean_activations(
     model: HookedTransformer,
-    prompts: Prompts | Run,
+    prompts: PromptsLike,
     site: str,
     *,
-    reference: Prompts | Run | None = None,
+    reference: PromptsLike | None = None,
     per_position: bool = False,
     groups: Sequence[Hashable] | Tensor | None = None,
     reference_groups: Sequence[Hashable] | Tensor | None = None,
@@ -142,8 +149,8 @@ def mean_activations(
     Raises:
         BadInput: labels that don't fit; position by position, prompts of other lengths; nothing to take a mean of.
     """
-    run = plain_run(model, prompts)
-    other = run if reference is None else plain_run(model, reference)
+    run = as_run(model, prompts)
+    other = run if reference is None else as_run(model, reference)
     reference_groups = groups if reference is None and reference_groups is None else reference_groups
     own, members = _group_ids(len(run.tokens), len(other.tokens), groups, reference_groups)
     points = _points(model, site, run, layers)
@@ -168,11 +175,11 @@ def mean_activations(
 @checked
 def noised_activations(
     model: HookedTransformer,
-    prompts: Prompts | Run,
+    prompts: PromptsLike,
     site: str,
     *,
     std: float | None = None,
-    reference: Prompts | Run | None = None,
+    reference: PromptsLike | None = None,
     generator: torch.Generator | None = None,
     layers: Sequence[int] | None = None,
     batch_size: int = 32,
@@ -187,9 +194,9 @@ def noised_activations(
     """
     if std is not None and not std >= 0:
         raise BadInput(f"std must not be negative, nor nan, got {std}")
-    run = plain_run(model, prompts)
+    run = as_run(model, prompts)
     points = _points(model, site, run, layers)
-    other = run if reference is None else plain_run(model, reference)
+    other = run if reference is None else as_run(model, reference)
     found = {} if std is not None else moments(model, other, points, batch_size=batch_size)
     one_group = torch.zeros(len(run.tokens), dtype=torch.long)
     noise: dict[torch.Size, Tensor] = {}  # standard normal

@@ -29,13 +29,13 @@ from interp_hooks.experiments.gradients import (
     recorded,
     summed,
 )
-from interp_hooks.experiments.results.experiment import experiment, on_data
+from interp_hooks.experiments.patching import Direction, directed_runs, labels_of
+from interp_hooks.experiments.results.record import experiment, on_data
 from interp_hooks.experiments.results.result import Result
-from interp_hooks.experiments.sweeps import Direction, directed_runs, labels_of, on_model
 from interp_hooks.hooks.names import get_act_name
 from interp_hooks.hooks.root_module import HookPoint
 from interp_hooks.interventions.readout import MetricLike, metric_name
-from interp_hooks.interventions.runs import Prompts, Run
+from interp_hooks.interventions.runs import OF_TASK, PromptsLike, Run
 from interp_hooks.interventions.sites import Recording
 from interp_hooks.model.stream import Stream
 from interp_hooks.model.transformer import HookedTransformer
@@ -46,9 +46,9 @@ QUERIES, KEYS = ("q", "rot_q", "q_input"), ("k", "rot_k", "k_input")  # sites th
 @experiment
 def attribution_patch(
     model: HookedTransformer,
-    clean: Prompts,
-    corrupt: Prompts,
-    metric: MetricLike,
+    clean: PromptsLike,
+    corrupt: PromptsLike = OF_TASK,
+    metric: MetricLike = OF_TASK,
     site: str = "z",
     *,
     over: Sequence[str] = ("layer", "head"),
@@ -60,6 +60,8 @@ def attribution_patch(
     """Estimate `patch(model, clean, corrupt, metric, site, over=over, direction=direction)`: the same axes and scale.
 
     `attribution_patches` tells what `qk_fix` and `grad_drop` do and what is raised, and estimates more sites at once.
+
+    >>> estimate = attribution_patch(model, clean, corrupt, metric, "z", over=("layer", "head"))
     """
     return attribution_patches(
         model,
@@ -75,10 +77,11 @@ def attribution_patch(
 
 
 @experiment
+@on_data
 def attribution_patches(
     model: HookedTransformer,
-    clean: Prompts,
-    corrupt: Prompts,
+    clean: PromptsLike,
+    corrupt: PromptsLike,
     metric: MetricLike,
     sites: Mapping[str, Sequence[str]],
     *,
@@ -99,35 +102,10 @@ def attribution_patches(
         BadInput: prompts that do not correspond token by token, an axis or layer that does not exist; with `qk_fix`
             parts of a query or key, or heads that are normalized together; with `grad_drop` a model of one layer.
         MetricError: the metric is not one number for each prompt, or cannot be differentiated.
+
+    >>> estimates = attribution_patches(model, clean, corrupt, metric, {"z": ("layer", "head"), "mlp_out": ("layer",)})
     """
     base, source, scale, _ = directed_runs(model, clean, corrupt, direction)
-    return estimated(
-        model,
-        base,
-        source,
-        on_model(model, metric),
-        sites,
-        scale=scale,
-        qk_fix=qk_fix,
-        grad_drop=grad_drop,
-        layers=layers,
-    )
-
-
-@on_data
-def estimated(
-    model: HookedTransformer,
-    base: Run,
-    source: Run,
-    metric: MetricLike,
-    sites: Mapping[str, Sequence[str]],
-    *,
-    scale: tuple[str, str],
-    qk_fix: bool,
-    grad_drop: bool,
-    layers: Sequence[int] | None,
-) -> dict[str, Result]:
-    """`attribution_patches` of the base run with values of the source; `scale` are their names."""
     if grad_drop and model.cfg.n_layers < 2:
         raise BadInput("grad_drop leaves out one other layer at a time, but this model has a single one")
     plans = {site: _plan(model, site, over, base, layers, qk_fix) for site, over in sites.items()}

@@ -12,12 +12,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import checked
+from interp_hooks.experiments.patching import paired_runs
+from interp_hooks.experiments.results.record import experiment
 from interp_hooks.experiments.results.result import AGREE, Result
-from interp_hooks.experiments.sweeps import paired_runs
 from interp_hooks.interventions.engine import evaluate
 from interp_hooks.interventions.readout import Metric, MetricLike
-from interp_hooks.interventions.runs import Intervention, Prompts, Run
+from interp_hooks.interventions.runs import Intervention, PromptsLike, Run
 from interp_hooks.interventions.sites import at
 from interp_hooks.model.transformer import HookedTransformer
 
@@ -79,11 +79,11 @@ class Agreement:
         )
 
 
-@checked
+@experiment
 def agreement(
     model: HookedTransformer,
-    clean: Prompts,
-    corrupt: Prompts,
+    clean: PromptsLike,
+    corrupt: PromptsLike,
     metric: MetricLike,
     result: Result,
     site: str,
@@ -99,6 +99,10 @@ def agreement(
 
     Raises:
         BadInput: not such a result, or fewer than two cells.
+
+    >>> estimate = attribution_patch(model, clean, corrupt, metric, "z")
+    >>> print(agreement(model, clean, corrupt, metric, estimate, "z", cells=4, progress=False))
+    4 cells patched: ...
     """
     if result.scale not in (("corrupt", "clean"), ("clean", "corrupt")) or "layer" not in result.axes:
         raise BadInput("agreement compares an estimate of patch: a result of attribution_patch")

@@ -18,13 +18,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp_hooks.errors import BadInput, MetricError
-from interp_hooks.experiments.results.experiment import experiment, on_data
+from interp_hooks.experiments.results.record import experiment, on_data
 from interp_hooks.experiments.results.result import Result
-from interp_hooks.experiments.sweeps import on_model
 from interp_hooks.hooks.root_module import HookPoint
 from interp_hooks.interventions.readout import MetricLike, metric_name, reading
 from interp_hooks.interventions.recording import record
-from interp_hooks.interventions.runs import Intervention, Prompts, Run, SourceLike, as_run
+from interp_hooks.interventions.runs import OF_TASK, Intervention, PromptsLike, Run, SourceLike, as_run
 from interp_hooks.interventions.sites import Recordings, Site, at
 from interp_hooks.model.stream import Stage, Stream
 from interp_hooks.model.transformer import HookedTransformer
@@ -33,11 +32,12 @@ Hooks = Sequence[tuple[str, Callable[..., Tensor | None]]]
 
 
 @experiment
+@on_data
 def integrated_gradients(
     model: HookedTransformer,
-    prompts: Prompts,
-    metric: MetricLike,
-    site: Site | str,
+    prompts: PromptsLike,
+    metric: MetricLike = OF_TASK,
+    site: Site | str = "hook_embed",
     *,
     baseline: SourceLike = 0.0,
     steps: int = 20,
@@ -56,16 +56,24 @@ def integrated_gradients(
     Raises:
         BadInput: a site, axis or baseline that does not fit.
         MetricError: the metric is not one number for each prompt, or cannot be differentiated.
+
+    >>> by_token = integrated_gradients(model, clean, metric, "hook_embed", steps=2)
     """
     if steps < 1:
         raise BadInput(f"steps must be at least 1, got {steps}")
     fractions = [(step + 0.5) / steps for step in range(steps)]
-    return gradients_along_path(model, as_run(model, prompts), on_model(model, metric), site, baseline, over, fractions)
+    return _gradients_along_path(model, as_run(model, prompts), metric, site, baseline, over, fractions)
 
 
 @experiment
+@on_data
 def gradient_x_input(
-    model: HookedTransformer, prompts: Prompts, metric: MetricLike, site: Site | str, *, over: Sequence[str] = ("pos",)
+    model: HookedTransformer,
+    prompts: PromptsLike,
+    metric: MetricLike = OF_TASK,
+    site: Site | str = "hook_embed",
+    *,
+    over: Sequence[str] = ("pos",),
 ) -> Result:
     """The activation times the metric's gradient there: to first order, what the metric loses if it becomes 0.
 
@@ -74,12 +82,13 @@ def gradient_x_input(
     Raises:
         BadInput: a site or axis that does not exist.
         MetricError: the metric is not one number for each prompt, or cannot be differentiated.
+
+    >>> by_token = gradient_x_input(model, clean, metric, "hook_embed")
     """
-    return gradients_along_path(model, as_run(model, prompts), on_model(model, metric), site, 0.0, over, [1.0])
+    return _gradients_along_path(model, as_run(model, prompts), metric, site, 0.0, over, [1.0])
 
 
-@on_data
-def gradients_along_path(
+def _gradients_along_path(
     model: HookedTransformer,
     run: Run,
     metric: MetricLike,

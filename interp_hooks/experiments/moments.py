@@ -16,7 +16,7 @@ from torch import Tensor
 from interp_hooks.errors import BadInput
 from interp_hooks.hooks.points import POSITIONS, HookPoint
 from interp_hooks.interventions.recording import record
-from interp_hooks.interventions.runs import Excluded, Prompts, Run, as_run, counted_positions
+from interp_hooks.interventions.runs import Excluded, Run, counted_positions
 from interp_hooks.model.transformer import HookedTransformer
 
 
@@ -46,19 +46,6 @@ def position_dim(point: HookPoint) -> int:
 def is_pooled(point: HookPoint, per_position: bool) -> bool:
     """Whether means are taken over the hook's positions: never over queries, whose patterns differ in what they see."""
     return point.axes[position_dim(point)] == "pos" and not per_position
-
-
-def plain_run(model: HookedTransformer, prompts: Prompts | Run) -> Run:
-    """A run without interventions, such as a reference must be.
-
-    Raises:
-        BadInput: a run with some.
-    """
-    if not isinstance(prompts, Run):
-        return as_run(model, prompts)
-    if prompts.interventions:
-        raise BadInput("expected prompts, or a run without interventions: they would not be made")
-    return prompts
 
 
 @torch.no_grad()

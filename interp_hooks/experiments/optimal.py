@@ -28,14 +28,14 @@ from tqdm import tqdm
 from interp_hooks.errors import BadInput, MetricError
 from interp_hooks.errors.arguments import checked
 from interp_hooks.experiments.ablation import ablate
-from interp_hooks.experiments.moments import is_pooled, moments, plain_run, stretched
-from interp_hooks.experiments.results.experiment import experiment
+from interp_hooks.experiments.moments import is_pooled, moments, stretched
+from interp_hooks.experiments.patching import labels_of
+from interp_hooks.experiments.results.record import experiment
 from interp_hooks.experiments.results.result import Result
-from interp_hooks.experiments.sweeps import labels_of
 from interp_hooks.hooks.root_module import HookPoint
 from interp_hooks.interventions.readout import MetricLike, Readout, better, reading
 from interp_hooks.interventions.recording import record
-from interp_hooks.interventions.runs import Prompts, Run
+from interp_hooks.interventions.runs import OF_TASK, PromptsLike, Run, as_run
 from interp_hooks.interventions.sites import Recording, Site, at
 from interp_hooks.model.transformer import HookedTransformer
 
@@ -43,12 +43,12 @@ from interp_hooks.model.transformer import HookedTransformer
 @experiment
 def optimal_ablation(
     model: HookedTransformer,
-    prompts: Prompts,
-    metric: MetricLike,
+    prompts: PromptsLike,
+    metric: MetricLike = OF_TASK,
     site: str = "z",
     *,
     over: Sequence[str] = ("layer", "head"),
-    reference: Prompts | None = None,
+    reference: PromptsLike | None = None,
     reference_metric: MetricLike | None = None,
     minimize: bool | None = None,
     steps: int = 100,
@@ -67,6 +67,8 @@ def optimal_ablation(
     Raises:
         BadInput: only one of reference and reference_metric, or what `optimal_constants` refuses.
         MetricError: a metric that has no gradient, such as Rank and Accuracy.
+
+    >>> lost = optimal_ablation(model, clean, metric, "mlp_out", over=("layer",), steps=2, progress=False)
     """
     if (reference is None) != (reference_metric is None):
         raise BadInput("reference= and reference_metric= go together: a metric's answers belong to its prompts")
@@ -89,12 +91,12 @@ def optimal_ablation(
 @checked
 def optimal_constants(
     model: HookedTransformer,
-    reference: Prompts | Run,
+    reference: PromptsLike,
     metric: MetricLike,
     site: str = "z",
     *,
     over: Sequence[str] = ("layer", "head"),
-    prompts: Prompts | Run | None = None,
+    prompts: PromptsLike | None = None,
     minimize: bool | None = None,
     steps: int = 100,
     lr: float = 0.1,
@@ -118,8 +120,8 @@ def optimal_constants(
     """
     if steps < 0 or not 0 < lr < math.inf or batch_size < 1:
         raise BadInput(f"expected steps >= 0, a finite lr > 0 and batch_size >= 1, got {steps}, {lr} and {batch_size}")
-    other = plain_run(model, reference)
-    run = other if prompts is None else plain_run(model, prompts)
+    other = as_run(model, reference)
+    run = other if prompts is None else as_run(model, prompts)
     loss = _loss(model, metric, minimize)
     axes = ["layer", *(axis for axis in over if axis != "layer")]
     cells = labels_of(model, site, axes, other.tokens.shape[1], layers)

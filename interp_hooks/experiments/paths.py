@@ -25,12 +25,12 @@ from tqdm import tqdm
 
 from interp_hooks.errors import BadInput, HookConflict, MetricError
 from interp_hooks.experiments.frozen import FrozenRun, MLPs, Senders, places
-from interp_hooks.experiments.results.experiment import experiment, on_data
+from interp_hooks.experiments.patching import Direction, directed_runs, labels_of
+from interp_hooks.experiments.results.record import experiment, on_data
 from interp_hooks.experiments.results.result import Result
-from interp_hooks.experiments.sweeps import Direction, directed_runs, labels_of, on_model
 from interp_hooks.interventions.engine import Evaluation, evaluate, free_memory
 from interp_hooks.interventions.readout import MetricLike, checked_score, metric_name, reading
-from interp_hooks.interventions.runs import Intervention, Prompts, Run
+from interp_hooks.interventions.runs import OF_TASK, Intervention, PromptsLike, Run
 from interp_hooks.interventions.sites import Site, at
 from interp_hooks.model.stream import ATTENTION_INPUTS, INPUT, Stream
 from interp_hooks.model.transformer import HookedTransformer
@@ -41,9 +41,9 @@ Sites = Site | Sequence[Site]
 @experiment
 def path_patch(
     model: HookedTransformer,
-    clean: Prompts,
-    corrupt: Prompts,
-    metric: MetricLike,
+    clean: PromptsLike,
+    corrupt: PromptsLike = OF_TASK,
+    metric: MetricLike = OF_TASK,
     senders: str | Sites | Mapping[str, Sites] = "z",
     receivers: Literal["logits"] | Sites = "logits",
     *,
@@ -70,6 +70,8 @@ def path_patch(
         UnknownHook: a site that this model does not have.
         HookConflict: hooks are attached to the model; parts of the model run alone here and would pass them by.
         MetricError: the metric does not give a number for each prompt.
+
+    >>> direct = path_patch(model, clean, corrupt, metric, progress=False)  # every head to the logits
     """
     _check_options(model, mlps)
     base, other, scale, _ = directed_runs(model, clean, corrupt, direction)
@@ -77,7 +79,7 @@ def path_patch(
     return patch_paths(
         model,
         [Run(base.tokens, [Intervention(site, other) for site in cell], base.attention_mask) for cell in cells],
-        on_model(model, metric),
+        metric,
         axes=axes,
         baselines=dict(zip(scale, (base, other), strict=True)),
         scale=scale,

@@ -24,13 +24,13 @@ from torch import Tensor
 
 from interp_hooks.errors import BadInput, HookDidNotFire
 from interp_hooks.errors.arguments import checked
-from interp_hooks.experiments.results.experiment import experiment, on_data
+from interp_hooks.experiments.patching import labels_of
+from interp_hooks.experiments.results.record import experiment, on_data
 from interp_hooks.experiments.results.result import Result
-from interp_hooks.experiments.sweeps import labels_of
 from interp_hooks.hooks.root_module import HookPoint
 from interp_hooks.interventions.readout import Readout
 from interp_hooks.interventions.recording import record
-from interp_hooks.interventions.runs import Prompts, Run, as_run, orthonormal
+from interp_hooks.interventions.runs import PromptsLike, Run, as_run, orthonormal
 from interp_hooks.interventions.sites import Site, at
 from interp_hooks.model.stream import INPUT, Stream
 from interp_hooks.model.transformer import HookedTransformer
@@ -81,7 +81,12 @@ def _place(model: HookedTransformer, hook: str | Site) -> _Place:
 @torch.no_grad()
 @checked
 def steering_vector(
-    model: HookedTransformer, positive: Prompts, negative: Prompts, hook: str | Site, *, pos: int | Tensor | None = -1
+    model: HookedTransformer,
+    positive: PromptsLike,
+    negative: PromptsLike,
+    hook: str | Site,
+    *,
+    pos: int | Tensor | None = -1,
 ) -> Float[Tensor, "*pos width"]:
     """The mean activation on the `positive` prompts minus that on the `negative` ones, at one position of each.
 
@@ -92,6 +97,8 @@ def steering_vector(
     Raises:
         UnknownHook: no such hook.
         BadInput: a site other than [batch, pos, width], or prompts without that position.
+
+    >>> direction = steering_vector(model, clean, corrupt, "resid_pre1")
     """
     place = _place(model, hook)
     means = [_mean(model, as_run(model, prompts), place, pos) for prompts in (positive, negative)]
@@ -121,7 +128,7 @@ def _mean(model: HookedTransformer, run: Run, place: _Place, pos: int | Tensor |
 @torch.no_grad()
 def relative_norm(
     model: HookedTransformer,
-    prompts: Prompts,
+    prompts: PromptsLike,
     vector: Float[Tensor, " width"],
     site: str = "resid_pre",
     *,
@@ -186,6 +193,9 @@ def steer(
         UnknownHook: no such hook.
         BadInput: a site other than [batch, pos, width], a vector of another width, a negative position.
         HookDidNotFire: when the block ends, if no position was steered.
+
+    >>> with steer(model, steering_vector(model, clean, corrupt, "resid_pre1"), "resid_pre1", coefficient=2.0):
+    ...     steered = model(clean)
     """
     place = _place(model, hook)
     if vector.ndim not in (1, 2) or vector.shape[-1] != place.width:
@@ -296,6 +306,9 @@ def ablate_directions(
         BadInput: other directions or sites than these, a negative position, or, without `hook`, a model whose norms
             write to the stream (norm_placement="post").
         HookDidNotFire: when the block ends, if no pass came by.
+
+    >>> with ablate_directions(model, steering_vector(model, clean, corrupt, "resid_pre1")):
+    ...     logits = model(clean)
     """
     if hook is None and model.cfg.norm_placement == "post":
         raise BadInput("in this model the stream passes a norm after every addition, which writes all directions again")
@@ -318,6 +331,8 @@ def orthogonalize(model: HookedTransformer, directions: Float[Tensor, "*n d_mode
     Raises:
         BadInput: other directions than these, or a model in which something between these weights and the stream could
             write them again; the message says what.
+
+    >>> edited = orthogonalize(model, steering_vector(model, clean, corrupt, "resid_pre1"))
     """
     basis = _basis(directions, model.cfg.d_model, "d_model")
     between = {

@@ -17,11 +17,11 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from interp_hooks.experiments.results.experiment import experiment
+from interp_hooks.experiments.patching import Direction, directed_runs, labels_of, sweep
+from interp_hooks.experiments.results.record import experiment
 from interp_hooks.experiments.results.result import Result
-from interp_hooks.experiments.sweeps import Direction, directed_runs, labels_of, sweep
 from interp_hooks.interventions.readout import MetricLike
-from interp_hooks.interventions.runs import Intervention, Prompts, Run
+from interp_hooks.interventions.runs import Intervention, PromptsLike, Run
 from interp_hooks.interventions.sites import at
 from interp_hooks.model.transformer import HookedTransformer
 
@@ -31,8 +31,8 @@ Directions = Float[Tensor, "*n width"]
 @experiment
 def patch_along(
     model: HookedTransformer,
-    clean: Prompts,
-    corrupt: Prompts,
+    clean: PromptsLike,
+    corrupt: PromptsLike,
     metric: MetricLike,
     along: Directions | Mapping[str, Directions],
     site: str = "resid_pre",
@@ -53,6 +53,9 @@ def patch_along(
         BadInput: what `patch` refuses, directions of another width, dependent ones, or a sweep over the axis that they
             are directions of.
         MetricError: the metric gives nan.
+
+    >>> direction = steering_vector(model, clean, corrupt, "resid_pre1")
+    >>> result = patch_along(model, clean, corrupt, metric, along=direction, over=("layer",), progress=False)
     """
     base, source, scale, baselines = directed_runs(model, clean, corrupt, direction)
     several = isinstance(along, Mapping)

@@ -22,13 +22,13 @@ from torch import Tensor
 
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked
-from interp_hooks.experiments.results.experiment import experiment
+from interp_hooks.experiments.patching import labels_of, layers_around, sweep_runs
+from interp_hooks.experiments.results.record import experiment
 from interp_hooks.experiments.results.result import Result
-from interp_hooks.experiments.sweeps import labels_of, layers_around, on_model, sweep_runs
 from interp_hooks.interventions.metrics import Prob
 from interp_hooks.interventions.readout import MetricLike, Readout
 from interp_hooks.interventions.recording import record
-from interp_hooks.interventions.runs import Intervention, Prompts, Run, as_run
+from interp_hooks.interventions.runs import Intervention, PromptsLike, Run, TaskLike, as_run
 from interp_hooks.interventions.sites import at
 from interp_hooks.model.transformer import HookedTransformer
 
@@ -41,7 +41,7 @@ Subject = str | Sequence[str] | Sequence[int] | Tensor
 @torch.no_grad()
 def causal_trace(
     model: HookedTransformer,
-    prompts: Prompts,
+    prompts: PromptsLike,
     subject: Subject,
     metric: MetricLike | None = None,
     site: str = "resid_post",
@@ -69,6 +69,8 @@ def causal_trace(
     Raises:
         BadInput: a subject that is not found, a site without positions, an option out of range.
         UnknownHook: no such site, or `severed` layers that the model does not have.
+
+    >>> trace = causal_trace(model, clean[:1], [1, 3], layers=[0], samples=2, progress=False)
     """
     window, clean = _window(site, window, severed), as_run(model, prompts)
     corrupt = _noised(model, clean, subject_tokens(model, prompts, subject), noise, samples, generator)
@@ -82,7 +84,7 @@ def causal_trace(
     return sweep_runs(
         model,
         [run_at(noised, layer, pos) for noised, layer, pos in itertools.product(corrupt, labels["layer"], columns)],
-        Prob(_answer(model, clean)) if metric is None else on_model(model, metric),
+        Prob(_answer(model, clean)) if metric is None else metric,
         axes={"layer": list(labels["layer"]), "pos": list(columns)},
         baselines={"clean": clean, "corrupt": corrupt},
         scale=("corrupt", "clean"),
@@ -153,7 +155,7 @@ def _restored(model: HookedTransformer, clean: Run, corrupt: Run, sites: Sequenc
 
 
 @checked
-def subject_tokens(model: HookedTransformer, prompts: Prompts, subject: Subject) -> Bool[Tensor, "batch pos"]:
+def subject_tokens(model: HookedTransformer, prompts: PromptsLike, subject: Subject) -> Bool[Tensor, "batch pos"]:
     """True at the tokens of the subject, which is given as text, as positions, or as such a mask itself.
 
     A text, one for all prompts or one for each, is found by its characters: a token counts if it shares one with it.
@@ -183,9 +185,9 @@ def subject_tokens(model: HookedTransformer, prompts: Prompts, subject: Subject)
     return mask
 
 
-def _texts(prompts: Prompts, subject: Any) -> tuple[list[str], list[str]]:
-    """Prompts and their subjects, one for each."""
-    if isinstance(prompts, Tensor):
+def _texts(prompts: PromptsLike, subject: Any) -> tuple[list[str], list[str]]:
+    """PromptsLike and their subjects, one for each."""
+    if isinstance(prompts, Tensor | Run | TaskLike):
         raise BadInput("a subject given as text needs prompts given as text; pass positions, or a mask [batch, pos]")
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
     subjects = [subject] * len(texts) if isinstance(subject, str) else list(subject)

@@ -5,7 +5,7 @@ from interp_hooks import lazily
 __getattr__, __all__ = lazily(
     __name__,
     {
-        "sites": ["Site", "at"],
+        "sites": ["Here", "Site", "Source", "at"],
         "runs": ["Intervention", "Mean", "Resample", "Run"],
         "recording": ["record"],
         "engine": ["evaluate"],

@@ -79,6 +79,10 @@ def evaluate(
         UnknownHook, BadInput: a site that does not exist or does not fit its run.
         HookDidNotFire: an intervention that the pass never came by.
         MetricError: the metric gives nan, or not the same kind of tensor for every run.
+
+    >>> tokens = model.to_tokens(clean)
+    >>> evaluate(model, [Run(tokens), Run(tokens, [Intervention(at("mlp_out", 0), 0.0)])], metric).shape
+    torch.Size([2, 4])
     """
     return evaluation(model, runs, metric, max_memory=max_memory, progress=progress).scores
 

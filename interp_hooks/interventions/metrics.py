@@ -69,7 +69,10 @@ def _count(counted: Tensor, logits: Float[Tensor, "batch n"]) -> Float[Tensor, "
 
 @dataclass(frozen=True, eq=False)
 class LogitDiff(Metric):
-    """logit[answer] - logit[wrong] at one position."""
+    """logit[answer] - logit[wrong] at one position.
+
+    >>> scores = LogitDiff(pairs.answer, pairs.wrong).on(model)(model(clean))
+    """
 
     answer: Answers
     wrong: Answers
@@ -93,7 +96,11 @@ class LogitDiff(Metric):
 
 @dataclass(frozen=True, eq=False)
 class LogitMargin(Metric):
-    """logit[answer] - the largest logit[wrong] at one position; `wrong` is [batch, n]."""
+    """logit[answer] - the largest logit[wrong] at one position; `wrong` is [batch, n].
+
+    >>> answer, wrong = model.token_ids(pairs.answer), model.token_ids(pairs.wrong)[:, None]
+    >>> scores = LogitMargin(answer, wrong)(model(clean))
+    """
 
     answer: Int[Tensor, " batch"]
     wrong: Int[Tensor, "batch n"]
@@ -113,6 +120,8 @@ class ProbDiff(Metric):
     """The summed probabilities of some tokens minus those of others, at one position.
 
     `signs` [batch, n] is 1, -1 or 0 for each of `tokens` [n].
+
+    >>> scores = ProbDiff(model.token_ids([" Mary", " John"]), torch.tensor([[1.0, -1.0]]))(model(clean))
     """
 
     tokens: Int[Tensor, " n"]
@@ -149,7 +158,10 @@ class _OfAnswer(Metric):
 
 @dataclass(frozen=True, eq=False)
 class LogProb(_OfAnswer):
-    """log p(answer) at one position, in nats."""
+    """log p(answer) at one position, in nats.
+
+    >>> scores = LogProb(pairs.answer).on(model)(model(clean))
+    """
 
     name = "logprob_nats"
 
@@ -159,7 +171,10 @@ class LogProb(_OfAnswer):
 
 @dataclass(frozen=True, eq=False)
 class Prob(LogProb):
-    """p(answer) at one position: what causal tracing reports."""
+    """p(answer) at one position: what causal tracing reports.
+
+    >>> scores = Prob(pairs.answer).on(model)(model(clean))
+    """
 
     name = "prob"
 
@@ -169,7 +184,10 @@ class Prob(LogProb):
 
 @dataclass(frozen=True, eq=False)
 class Rank(_OfAnswer):
-    """How many tokens are likelier than the answer at one position: 0 for the top one."""
+    """How many tokens are likelier than the answer at one position: 0 for the top one.
+
+    >>> scores = Rank(pairs.answer).on(model)(model(clean))
+    """
 
     name = "rank"
     lower_is_better = True
@@ -184,6 +202,8 @@ class Accuracy(_OfAnswer):
 
     With `among` the others are these candidates alone, which only are unembedded: tokens for all prompts, or [batch, n]
     of each prompt's own. The answer itself may be one of them.
+
+    >>> scores = Accuracy(pairs.answer).on(model)(model(clean))
     """
 
     among: Sequence[Any] | Tensor | None = None
@@ -265,6 +285,8 @@ class KL(Metric):
 
     Raises:
         MetricError: a model whose logits are one-hot for every prompt of the reference: codes, and no distribution's.
+
+    >>> lost = ablate(model, clean, KL(clean), "mlp_out", over=("layer",), progress=False)
     """
 
     reference: Prompts | Run
@@ -302,6 +324,8 @@ class Loss(Metric):
 
     Raises:
         BadInput: a prompt of a single token, or an encoder, which sees the tokens it would have to predict.
+
+    >>> scores = evaluate(model, [Run(model.to_tokens(clean))], Loss())
     """
 
     name = "loss_nats"

@@ -38,6 +38,8 @@ class Readout:
     first, padding included, and may lie in it. `tokens` is [batch, n].
     `next_tokens` reads what every position says about the token that follows, [batch, pos-1, 2]: its log-probability in
     nats, and 1 (0 where one of the two is padding, with a log-probability of 0).
+
+    >>> at_the_end = Readout(pos=-1, tokens=model.token_ids(pairs.answer)[:, None])
     """
 
     pos: int | Tensor | None = None
@@ -105,7 +107,15 @@ def _next_log_probs(logits: Float[Tensor, "rows before d_vocab"], run: Run) -> F
 
 
 class Metric(ABC):
-    """A number for each prompt, computed from the logits that `readout` names. `name` has the unit in it."""
+    """A number for each prompt, computed from the logits that `readout` names. `name` has the unit in it.
+
+    >>> class Entropy(Metric):
+    ...     name = "entropy_nats"
+    ...     readout = Readout(pos=-1)
+    ...     def score(self, logits):
+    ...         return torch.distributions.Categorical(logits=logits).entropy()
+    >>> scores = evaluate(model, [Run(model.to_tokens(clean))], Entropy())
+    """
 
     name: str = "metric"
     lower_is_better: bool = False

@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -35,9 +35,31 @@ from interp_hooks.interventions.subspaces import orthonormal, swapped
 from interp_hooks.model.transformer import HookedTransformer
 
 Excluded = Literal["bos", "padding"]
+
+
+@runtime_checkable
+class TaskLike(Protocol):
+    """Prompts in pairs, the metric that tells them apart, and named positions: a `Task`, or anything that has these."""
+
+    clean: Any
+    corrupt: Any
+    metric: Any
+    positions: Mapping[str, Any]
+
+
 Prompts = str | Sequence[str] | Tensor
+"""Text, or token ids [batch, pos]."""
 SourceLike = float | Tensor | Recording | Callable[[Tensor], Tensor] | Source
 """What may be given as a source."""
+
+
+class _OfTask:
+    def __repr__(self) -> str:
+        return "<of the task>"
+
+
+OF_TASK: Any = _OfTask()
+"""As a default of an experiment's argument: what the task says, if prompts are given as one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +67,8 @@ class Run(Source):
     """Tokens [batch, pos], what is done while reading them, and which tokens are real (all, by default).
 
     As a source it puts its own activation at the same place.
+
+    >>> patched = Run(model.to_tokens(corrupt), [Intervention(at("resid_pre", 1), Run(model.to_tokens(clean)))])
     """
 
     tokens: Int[Tensor, "batch pos"]
@@ -94,12 +118,18 @@ class Run(Source):
         return here.fitted(here.recorded(self))
 
 
+PromptsLike = Prompts | Run | TaskLike
+"""What experiments take as prompts: text, token ids, a run that does nothing, or a task."""
+
+
 @dataclass(frozen=True, eq=False)
 class Mean(Source):
     """As a source: the mean of a run's activation over prompts and positions, or over prompts alone.
 
     Padding does not count, nor does a BOS token where positions are pooled (`exclude`). The mean is taken in float64.
     Axes other than prompts and positions (heads, neurons, query, key) are kept.
+
+    >>> ablated = Run(model.to_tokens(clean), [Intervention(at("mlp_out", 0), Mean(Run(model.to_tokens(corrupt))))])
     """
 
     run: Run
@@ -139,7 +169,11 @@ class Mean(Source):
 
 @dataclass(frozen=True, eq=False)
 class Resample(Source):
-    """As a source: another run's activation, where prompt i gets that of the run's prompt `order[i]`."""
+    """As a source: another run's activation, where prompt i gets that of the run's prompt `order[i]`.
+
+    >>> run = Run(model.to_tokens(clean))
+    >>> resampled = Run(run.tokens, [Intervention(at("z", 0), Resample(run, torch.tensor([1, 2, 3, 0])))])
+    """
 
     run: Run
     order: Int[Tensor, " batch"]
@@ -240,6 +274,8 @@ class Intervention:
 
     Raises:
         BadInput: `along` spans no subspace of as many dimensions as it has directions, or comes with `into`.
+
+    >>> edge = Intervention(at("z", 0, head=1), Run(model.to_tokens(corrupt)), into=at("q_input", 1), mask=0.5)
     """
 
     site: Site
@@ -331,10 +367,18 @@ def _empty(value: object) -> bool:
 # ------------------------------------------------------------------------------------------------------- from prompts
 
 
-def as_run(model: HookedTransformer, prompts: Prompts | Run) -> Run:
-    """A run on text or on token ids [batch, pos], with its padding masked; a Run as it is."""
+def as_run(model: HookedTransformer, prompts: Any) -> Run:
+    """A run on text or on token ids [batch, pos], with its padding masked; a run that does nothing as it is.
+
+    Raises:
+        BadInput: a run with interventions, which would not be made.
+    """
     if isinstance(prompts, Run):
+        if prompts.interventions:
+            raise BadInput("expected prompts, or a run without interventions: they would not be made")
         return prompts
+    if isinstance(prompts, TaskLike):
+        prompts = prompts.clean
     if isinstance(prompts, Tensor):
         tokens = model.checked_tokens(prompts)
         return Run(tokens, (), model.text.real_tokens(tokens))

@@ -38,6 +38,9 @@ class Site:
 
     Raises:
         BadInput: an index that is none of these.
+
+    >>> Site(hook="blocks.1.attn.hook_z", select={"head": 3}) == at("z", 1, head=3)
+    True
     """
 
     hook: str
@@ -127,6 +130,9 @@ def at(hook: str, layer: int | None = None, **select: Any) -> Site:
     """A site by full or short hook name: `at("z", 5, head=1, pos=-1)`, `at("blocks.3.hook_resid_pre")`.
 
     A negative position counts from the end of the row, padding included; a metric's counts from the last real token.
+
+    >>> at("z", 1, head=3, pos=-1).hook
+    'blocks.1.attn.hook_z'
     """
     return Site(hook=get_act_name(hook, layer), select=select)
 

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked
-from interp_hooks.experiments.results.experiment import experiment, on_data
+from interp_hooks.experiments.results.record import experiment, on_data
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.interventions.readout import Readout, for_each_prompt
-from interp_hooks.interventions.runs import Prompts, Run, as_run
+from interp_hooks.interventions.runs import PromptsLike, Run, as_run
 from interp_hooks.model.cache.activation_cache import ActivationCache
 from interp_hooks.model.transformer import HookedTransformer
 
@@ -54,7 +54,7 @@ class DirectLogitAttribution(Result):
 @experiment
 def direct_logit_attribution(
     model: HookedTransformer,
-    input: Prompts | None = None,
+    input: PromptsLike | None = None,
     answer_tokens: Any = None,
     incorrect_tokens: Any = None,
     *,
@@ -190,7 +190,7 @@ class LogitLens:
 @torch.no_grad()
 @checked
 def logit_lens(
-    model: HookedTransformer, prompts: Prompts, *, pos: int | Tensor = -1, incl_mid: bool = False
+    model: HookedTransformer, prompts: PromptsLike, *, pos: int | Tensor = -1, incl_mid: bool = False
 ) -> LogitLens:
     """What the stream would predict at each layer if the model stopped there, at one position of each prompt.
 

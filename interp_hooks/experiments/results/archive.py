@@ -6,6 +6,12 @@
 
 Nothing that is read can run code: classes are looked up in a list, metrics among those that are defined. A function is
 kept by its name alone.
+
+A folder holds a result, or what else there is a record of. It is written whole or not at all:
+
+    result.json  result.safetensors    what was found, by the name of what it is
+    call.json    call.safetensors      the record of how
+    parts/000000.safetensors ...       finished runs, a batch each, while a result is computed
 """
 
 from __future__ import annotations
@@ -15,8 +21,9 @@ import hashlib
 import importlib
 import json
 import math
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
@@ -31,12 +38,14 @@ from torch import Tensor
 from interp_hooks import today
 from interp_hooks.errors import BadInput
 from interp_hooks.hooks.names import get_act_name
+from interp_hooks.interventions.engine import Keeps
 from interp_hooks.interventions.readout import Metric
 from interp_hooks.interventions.runs import Intervention, Mean, Resample, Run
 from interp_hooks.interventions.sites import Site
 from interp_hooks.model.tensor_files import write_tensors, write_text
 
 Json = Any
+CALL, RESULT, PARTS = "call", "result", "parts"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -310,3 +319,71 @@ def _lines(document: Mapping[str, Json]) -> str:
         else:
             entries.append(f"  {json.dumps(key)}: {json.dumps(value)}")
     return "{\n" + ",\n".join(entries) + "\n}\n"
+
+
+# ---------------------------------------------------------------------------------------------------------- folders
+
+
+@contextmanager
+def replacing(folder: str | Path, name: str, overwrite: bool) -> Iterator[Path]:
+    """A new folder to write to; when all is written it takes the place of `folder`, of what there is of that `name`.
+
+    Raises:
+        BadInput: the folder holds something, and `overwrite` is off or it is something else.
+    """
+    folder = Path(folder).absolute()
+    refuse_foreign(folder, name)
+    if folder.exists() and any(folder.iterdir()) and not overwrite:
+        raise BadInput(f"{folder} holds a {name} already; overwrite=True replaces it")
+    beside, old = (folder.with_name(f".{folder.name}.{what}") for what in ("saving", "replaced"))
+    for left in (beside, old) if folder.exists() else (beside,):
+        shutil.rmtree(left, ignore_errors=True)
+    beside.mkdir(parents=True)
+    yield beside
+    if folder.exists():
+        folder.rename(old)
+    beside.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def refuse_foreign(folder: Path, what: str = RESULT) -> None:
+    """Raises BadInput if a folder holds what no result, or nothing else of such a name, does."""
+    if folder.is_file():
+        raise BadInput(f"{folder} is a file; expected a folder, or nothing")
+    known = {f"{name}.{kind}" for name in (CALL, what) for kind in ("json", "safetensors")}
+    known |= {PARTS, *(f"{name}.partial" for name in known)}
+    if foreign := [path.name for path in folder.glob("*") if path.name not in known]:
+        raise BadInput(f"{folder} holds something else than a {what}: {', '.join(sorted(foreign)[:3])}")
+
+
+class Parts(Keeps):
+    """Finished runs as files in a folder, one for each batch. One that cannot be read was not finished."""
+
+    def __init__(self, folder: str | Path, device: torch.device) -> None:
+        self.folder = Path(folder) / PARTS
+        self.folder.mkdir(exist_ok=True)
+        self._known: dict[int, tuple[Tensor, list[bool]]] = {}
+        for path in sorted(self.folder.glob("*.safetensors")):
+            try:
+                part = load_file(path)
+            except (OSError, SafetensorError):
+                path.unlink()
+                continue
+            changed = part["changed"].split(part["interventions"].tolist())
+            scores = part["scores"].to(device)
+            for place, score, did in zip(part["places"].tolist(), scores, changed, strict=True):
+                self._known[place] = score, did.tolist()
+
+    @property
+    def known(self) -> Mapping[int, tuple[Tensor, list[bool]]]:
+        return self._known
+
+    def add(self, finished: Mapping[int, tuple[Tensor, list[bool]]]) -> None:
+        changed = [did for _, did in finished.values()]
+        part = {
+            "places": torch.tensor(list(finished)),
+            "scores": torch.stack([score.detach() for score, _ in finished.values()]).cpu(),
+            "changed": torch.tensor([one for did in changed for one in did], dtype=torch.bool),
+            "interventions": torch.tensor([len(did) for did in changed]),
+        }
+        write_tensors(self.folder / f"{min(finished):08d}.safetensors", part)

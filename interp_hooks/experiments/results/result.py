@@ -17,9 +17,10 @@ from torch import Tensor
 
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked
-from interp_hooks.experiments.results.archive import Json, Packing, Unpacking, read, write
-from interp_hooks.experiments.results.folders import CALL, RESULT, record_in, replacing
-from interp_hooks.experiments.results.provenance import Record, made_by
+from interp_hooks.experiments.results.archive import CALL, RESULT, Json, Packing, Unpacking, read, replacing, write
+from interp_hooks.experiments.results.record import Call, Record, record_in
+from interp_hooks.interventions.runs import Intervention, Mean, Resample, Run, SourceLike
+from interp_hooks.interventions.sites import Site
 from interp_hooks.model.transformer import HookedTransformer
 
 if TYPE_CHECKING:
@@ -45,6 +46,11 @@ class Result:
     `baselines` are the metric's values [prompt] without the experiment, by name. `scale`, if given, names the two
     baselines that count as 0 and as 1 in `recovered_fraction`. `changed` tells, for each cell in the table's order,
     which of its interventions made a difference where they were made. `record` is how all this came about.
+
+    >>> result = patch(model, clean, corrupt, metric, "mlp_out", over=("layer",), progress=False)
+    >>> result.save("mlps")
+    >>> Result.load("mlps").table().columns.tolist()
+    ['layer', 'logit_diff', 'standard_error', 'recovered_fraction', 'changed']
     """
 
     metric: str
@@ -116,7 +122,7 @@ class Result:
     ) -> Interval:
         """A bootstrap percentile interval of each cell's mean, or of its recovered fraction.
 
-        Prompts are drawn with replacement `samples` times, the same ones for all cells and baselines, so that the
+        PromptsLike are drawn with replacement `samples` times, the same ones for all cells and baselines, so that the
         uncertainty of the baselines is part of that of the fraction. All nan for a single prompt; with few prompts such
         intervals are too narrow (Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13).
 
@@ -326,3 +332,37 @@ class Result:
 def _agree(zero: Tensor, one: Tensor) -> Tensor:
     """Where two baselines are too close for anything to lie between them."""
     return (one - zero).abs() <= AGREE * torch.maximum(one.abs(), zero.abs())
+
+
+def made_by(call: Call) -> list[list[dict[str, Any]]]:
+    """For every run of an experiment, its interventions in words: where, and what is put there."""
+    names = {
+        one.key: name
+        for name, baseline in call.arguments["baselines"].items()
+        for one in ([baseline] if isinstance(baseline, Run) else baseline)
+    }
+    return [[_in_words(made, names) for made in run.interventions] for run in call.arguments["runs"]]
+
+
+def _in_words(made: Intervention, names: Mapping[Any, str]) -> dict[str, Any]:
+    told = {"hook": made.site.hook, "selection": _selection(made.site), "source": _source(made.source, names)}
+    if made.into is not None:
+        told["into"] = f"{made.into.hook} {_selection(made.into)}".strip()
+    if made.along is not None:
+        told["along"] = f"{made.along.numel() // made.along.shape[-1]} directions"
+    return told
+
+
+def _selection(site: Site) -> str:
+    listed = {axis: index.tolist() if isinstance(index, Tensor) else index for axis, index in site.select.items()}
+    return ", ".join(f"{axis}={index}" for axis, index in listed.items())
+
+
+def _source(source: SourceLike, names: Mapping[Any, str]) -> str:
+    if isinstance(source, Run):
+        return names.get(source.key, f"another run with {len(source.interventions)} interventions")
+    if isinstance(source, Mean | Resample):
+        return f"{type(source).__name__.lower()} of {_source(source.run, names)}"
+    if isinstance(source, Tensor):
+        return f"a tensor {list(source.shape)}"
+    return "recorded activations" if isinstance(source, Mapping) else str(source)

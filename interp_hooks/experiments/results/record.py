@@ -10,23 +10,31 @@ data when it is saved.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
+import inspect
 import platform
+import shutil
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from importlib.metadata import version
+from pathlib import Path
 from types import FunctionType
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
 from interp_hooks import __version__
 from interp_hooks.errors import BadInput
+from interp_hooks.errors.arguments import check_arguments
 from interp_hooks.experiments.results.archive import (
+    CALL,
+    PARTS,
+    RESULT,
     Json,
     Packing,
     Randomness,
@@ -38,11 +46,20 @@ from interp_hooks.experiments.results.archive import (
     fields_of,
     hash_of,
     name_of,
+    read,
+    read_document,
+    refuse_foreign,
+    write,
 )
-from interp_hooks.interventions.runs import Intervention, Mean, Resample, Run, SourceLike
-from interp_hooks.interventions.sites import Site
+from interp_hooks.interventions.readout import Metric
+from interp_hooks.interventions.runs import OF_TASK, Run, TaskLike, as_run
 from interp_hooks.model.transformer import HookedTransformer
 
+P = ParamSpec("P")
+R = TypeVar("R")
+OnData = TypeVar("OnData")  # a result, several by name, or what else has a record
+
+PROMPTS = ("clean", "prompts")  # the arguments that may be a task
 NO_PART = ("model", "max_memory", "progress", "save_to")  # arguments on which no number depends
 NO_MATTER = (  # of a config, once the weights are there
     *("model_name", "original_architecture", "tokenizer_name", "tokenizer_prepends_bos", "device"),
@@ -111,43 +128,6 @@ class Call:
 
 
 asked: ContextVar[tuple[Call, ...]] = ContextVar("asked", default=())  # the user's call that is being answered, or none
-
-
-# ------------------------------------------------------------------------------------------------------- interventions
-
-
-def made_by(call: Call) -> list[list[dict[str, Any]]]:
-    """For every run of an experiment, its interventions in words: where, and what is put there."""
-    names = {
-        one.key: name
-        for name, baseline in call.arguments["baselines"].items()
-        for one in ([baseline] if isinstance(baseline, Run) else baseline)
-    }
-    return [[_in_words(made, names) for made in run.interventions] for run in call.arguments["runs"]]
-
-
-def _in_words(made: Intervention, names: Mapping[Any, str]) -> dict[str, Any]:
-    told = {"hook": made.site.hook, "selection": _selection(made.site), "source": _source(made.source, names)}
-    if made.into is not None:
-        told["into"] = f"{made.into.hook} {_selection(made.into)}".strip()
-    if made.along is not None:
-        told["along"] = f"{made.along.numel() // made.along.shape[-1]} directions"
-    return told
-
-
-def _selection(site: Site) -> str:
-    listed = {axis: index.tolist() if isinstance(index, Tensor) else index for axis, index in site.select.items()}
-    return ", ".join(f"{axis}={index}" for axis, index in listed.items())
-
-
-def _source(source: SourceLike, names: Mapping[Any, str]) -> str:
-    if isinstance(source, Run):
-        return names.get(source.key, f"another run with {len(source.interventions)} interventions")
-    if isinstance(source, Mean | Resample):
-        return f"{type(source).__name__.lower()} of {_source(source.run, names)}"
-    if isinstance(source, Tensor):
-        return f"a tensor {list(source.shape)}"
-    return "recorded activations" if isinstance(source, Mapping) else str(source)
 
 
 # ------------------------------------------------------------------------------------------------------------ the model
@@ -346,3 +326,140 @@ class Record:
             seed=document["seed"],
             versions=document["versions"],
         )
+
+
+def record_in(folder: Path) -> Record | None:
+    """The record in a folder, if there is one.
+
+    Raises:
+        BadInput: it is damaged.
+    """
+    return Record.unpacked(*read(folder, CALL)) if (folder / f"{CALL}.json").exists() else None
+
+
+# ------------------------------------------------------------------------------------------------------ experiments
+
+
+def experiment(function: Callable[P, R]) -> Callable[P, R]:
+    """Make a function an experiment that users call: it takes a task, and its results keep how it was called.
+
+    A task in place of `clean` (or `prompts`) stands for its prompts, and fills in `corrupt`, `metric` and whatever else
+    is left to it (`OF_TASK`). What annotations rule out is refused, as by `checked`. Results of `on_data` functions
+    within it keep its name and its arguments; experiments that it is made of are not noted.
+    """
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def called(*args: P.args, **kwargs: P.kwargs) -> R:
+        arguments = _of_task(signature, args, kwargs)
+        check_arguments(function, arguments)
+        call = Call.of(_name(function), arguments).told
+        before = asked.set(asked.get() or (call,))
+        try:
+            return function(**arguments)  # pyright: ignore[reportCallIssue]
+        finally:
+            asked.reset(before)
+
+    return called
+
+
+def _of_task(signature: inspect.Signature, args: Any, kwargs: Any) -> dict[str, Any]:
+    """The arguments of a call, those that are left to a task included.
+
+    Raises:
+        BadInput: an argument that only a task could give, and no task.
+    """
+    given = signature.bind_partial(*args, **kwargs)
+    tasks = [(name, one) for name, one in given.arguments.items() if name in PROMPTS and isinstance(one, TaskLike)]
+    if tasks:
+        (name, task), *_ = tasks
+        given.arguments[name] = task.clean
+        for left in {"corrupt", "metric"}.intersection(signature.parameters) - given.arguments.keys():
+            given.arguments[left] = getattr(task, left)
+    bound = signature.bind(**given.arguments)
+    bound.apply_defaults()
+    for name, value in bound.arguments.items():
+        if value is OF_TASK:
+            if not tasks and name in ("corrupt", "metric"):
+                raise BadInput(f"{name} is needed: pass it, or a Task in place of the prompts, which brings its own")
+            bound.arguments[name] = getattr(tasks[0][1], name) if tasks else None
+    return bound.arguments
+
+
+def on_data(function: Callable[P, OnData]) -> Callable[P, OnData]:
+    """Make a function one whose results can be computed again from its arguments, which are kept with them.
+
+    Prompts (`clean`, `corrupt`, `prompts`) reach it as runs, and the metric with its answers looked up, so that nothing
+    that is kept depends on a tokenizer. With `save_to` its result is kept while it is computed, and in the end.
+    """
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def called(*args: P.args, **kwargs: P.kwargs) -> OnData:
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        arguments, model = bound.arguments, bound.arguments["model"]
+        for name in (*PROMPTS, "corrupt"):
+            if arguments.get(name) is not None:
+                arguments[name] = as_run(model, arguments[name])
+        if isinstance(arguments.get("metric"), Metric):
+            arguments["metric"] = arguments["metric"].on(model)
+        record = Record.of(model, (Call.of(_name(function), arguments), *asked.get()))
+        folder = None if arguments.get("save_to") is None else Path(arguments["save_to"])
+        if folder is not None:
+            record = record.kept(model)
+            if _begin(folder, record):
+                return inspect.signature(function, eval_str=True).return_annotation.load(folder)
+        before = asked.set(())
+        try:
+            found = _recorded(function(**arguments), record)  # pyright: ignore[reportCallIssue]
+        finally:
+            asked.reset(before)
+        if folder is not None:
+            write(folder, RESULT, *found.packed())
+            shutil.rmtree(folder / PARTS, ignore_errors=True)
+        return found
+
+    EXPERIMENTS[_name(function)] = called
+    return called
+
+
+def _recorded(found: Any, record: Record) -> Any:
+    """A result, or several by name, with its record."""
+    if isinstance(found, Mapping):
+        return {name: replace(one, record=replace(record, part=name)) for name, one in found.items()}
+    return replace(found, record=record)
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return f"{function.__module__.removeprefix('interp_hooks.')}.{function.__name__}"
+
+
+def _begin(folder: Path, record: Record) -> bool:
+    """Write down in a folder what is going to be computed; whether it was, already.
+
+    Raises:
+        BadInput: the folder holds something else, or another experiment, or one with another model.
+    """
+    refuse_foreign(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    document, tensors = record.packed()
+    if not (folder / f"{CALL}.json").exists():
+        write(folder, CALL, document, tensors)
+        return False
+    there = read_document(folder, CALL)
+    names = sorted({*there["digests"], *document["digests"]})
+    other = [name for name in names if there["digests"].get(name) != document["digests"].get(name)]
+    other += [f"the model's {name}" for name in ("weights", "dtype") if there["model"][name] != document["model"][name]]
+    if [*there["calls"][0]] != [*document["calls"][0]]:
+        other = ["the experiment"]
+    if other:
+        raise BadInput(
+            f"{folder} holds another experiment ({', '.join(other)} differ), so nothing was computed; save to another "
+            "folder. What is drawn without a seed differs from call to call: Result.resume(folder, model) goes on with "
+            "what was drawn"
+        )
+    whole = (folder / f"{RESULT}.json").exists()
+    if whole:
+        shutil.rmtree(folder / PARTS, ignore_errors=True)
+    return whole
