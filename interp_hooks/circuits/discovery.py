@@ -24,7 +24,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm import tqdm
 
-from interp_hooks.circuits.graph import Circuit, EdgeName
+from interp_hooks.circuits.circuit import Circuit
+from interp_hooks.circuits.layout import Part
 from interp_hooks.circuits.masked_edges import Ablation, MaskedEdges, Positions, setting, stacked
 from interp_hooks.errors import BadInput, MetricError
 from interp_hooks.experiments.gradients import Hooks, differentiable, finite
@@ -256,15 +257,14 @@ def node_attributions(
 ) -> Circuit:
     """All edges, with the lower score of their ends."""
     edges = MaskedEdges(model, run, source, metric, positions)
-    graph, labels = edges.graph, edges.graph.layout.labels
-    of_edges, at = _attributions(edges, metric), graph.reader_labels.to(model.device)
-    nodes = of_edges.new_zeros(len(graph.writers), len(labels)).index_add_(1, at, of_edges)
+    graph, n_labels = edges.graph, len(edges.graph.layout.labels)
+    of_edges = _attributions(edges, metric).cpu()
+    nodes = of_edges.unflatten(1, (-1, n_labels)).sum(1)  # writer label
     nodes = nodes.abs() if absolute else nodes
     nodes[0] = best = nodes.max()
-    scores = dict(zip(itertools.product(graph.writers, labels), nodes.flatten().tolist(), strict=True))
-    scores |= {("logits", label): float(best) for label in labels}
-    of_readers = [max(scores[outlet] for outlet in graph.outlets(reader)) for reader in graph.readers]
-    return graph.scored(torch.minimum(nodes[:, at], nodes.new_tensor(of_readers)))
+    with_logits = torch.cat([nodes, best.expand(1, n_labels)])
+    readers = torch.cat([part.highest(with_logits[part.nodes]) for part in graph.reader_parts])  # name label
+    return graph.scored(torch.minimum(nodes[:, None], readers).flatten(1))
 
 
 # ---------------------------------------------------------------------------------------------------------- by removal
@@ -319,33 +319,30 @@ def edges_that_matter(
     """Those that are left of `kept`, or of all edges, when all others have been removed."""
     edges = MaskedEdges(model, run, source, metric, positions)
     kept = (edges.graph.exists if kept is None else kept).clone()
-    sign, scores = better(metric), dict[EdgeName, float]()
+    sign, scores = better(metric), torch.zeros(kept.shape, dtype=torch.float64)
     current = sign * float(edges.of_kept(kept[None]).double().mean())
-    readers = edges.graph.readers
-    for reader in tqdm(range(len(readers))[::-1], disable=not progress, unit="reader"):
-        if not _leads_on(edges, kept, reader):
+    readers = [(part, reader) for part in edges.graph.reader_parts for reader in part.rows]
+    for part, reader in tqdm(readers[::-1], disable=not progress, unit="reader"):
+        if not _is_used(edges, kept, part, reader):
             kept[:, reader] = False
             continue
         current, stayed = _thinned(edges, kept, reader, current, threshold, sign)
-        scores |= {(edges.graph.writers[writer], readers[reader]): loss for writer, loss in stayed.items()}
-    return Circuit(graph=edges.graph, edges=frozenset(scores), scores=scores)
+        scores[[*stayed], reader] = torch.tensor([*stayed.values()], dtype=torch.float64)
+    return Circuit(graph=edges.graph, kept=kept, scores=scores)
 
 
-def _leads_on(edges: MaskedEdges, kept: Bool[Tensor, "writer reader"], reader: int) -> bool:
-    """Whether an edge begins where a reader's input may come out, or at a head that is normalized with that node.
+def _is_used(edges: MaskedEdges, kept: Bool[Tensor, "writer reader"], part: Part, reader: int) -> bool:
+    """Whether an edge begins where what a reader reads may come out, or at a head that is normalized with that one.
 
-    The logits lead on.
+    What the logits read is used.
     """
-    graph = edges.graph
-    for node, label in graph.outlets(graph.readers[reader]):
-        if node == "logits":
-            return True
-        row = graph.writer_index[node]
-        (part,) = [part for part in graph.writer_parts if row in part.rows]
-        rows = [row] if scale_hook(edges.model, part.hook) is None else part.rows
-        if kept[rows][:, graph.reader_labels == graph.layout.labels.index(label)].any():
-            return True
-    return False
+    if part.nodes.start == len(kept):
+        return True
+    begins = kept[part.nodes].unflatten(1, (-1, len(part.labels))).any(1)  # node label
+    (written,) = [one for one in edges.graph.writer_parts if one.start <= part.nodes.start < one.places.stop]
+    if scale_hook(edges.model, written.hook) is not None:
+        begins[:] = begins.any(0)
+    return bool(part.highest(begins).flatten()[reader - part.places.start])
 
 
 def _thinned(

@@ -1,15 +1,17 @@
-"""What the graph of a model depends on, and the hooks where its parts write and read, in the order of a pass.
+"""The sizes of a model that its graph depends on, and the hooks where its parts write and read, in the order of a pass.
 
     write input · read q k v of layer 0 · write heads · read MLP · write MLP · ... · read logits
 
-In parallel blocks an MLP reads before its own layer's heads write. With positions, every reader is there once for each.
+In parallel blocks an MLP reads before the heads of its own layer write.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
+
+from torch import Tensor
 
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import fits, told
@@ -19,36 +21,12 @@ from interp_hooks.model.transformer import HookedTransformer
 ARROW, AT, REST = "->", "@", "rest"
 
 
-class Reader(NamedTuple):
-    """What a reader's name says: "a1.h0<k>@S2" reads for node "a1.h0", into "k", at "S2"; "" is what it doesn't say."""
-
-    node: str
-    into: str
-    label: str
-
-    @classmethod
-    def of(cls, name: str) -> Reader:
-        everywhere, _, label = name.partition(AT)
-        node, _, into = everywhere.partition("<")
-        return cls(node, into.removesuffix(">"), label)
-
-    @property
-    def everywhere(self) -> str:
-        """Its name without the position."""
-        return f"{self.node}<{self.into}>" if self.into else self.node
-
-    @property
-    def moves(self) -> bool:
-        """Whether it reads keys or values, which come out at any position, and of all heads that share them."""
-        return self.into in ("k", "v")
-
-
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """What the graph of a model depends on. `positions` are names of token positions that readers are told apart by.
+    """The sizes of a model that its graph depends on, and names of token positions that the graph tells apart.
 
     Raises:
-        BadInput: sizes that no model has, or a position that is named twice, or as nothing can be named.
+        BadInput: sizes that no model has, or a position that is named twice or has a name that positions cannot have.
     """
 
     n_layers: int
@@ -74,7 +52,7 @@ class Layout:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The positions that a reader is told apart by: those named and the rest, or "" alone."""
+        """The positions that readers are told apart by: the named ones and "rest", or only "" if none is named."""
         return (*self.positions, REST) if self.positions else ("",)
 
     @classmethod
@@ -82,7 +60,7 @@ class Layout:
         """The layout of a model, without positions.
 
         Raises:
-            BadInput: its stream is no sum of what is written, or its heads have no inputs of their own.
+            BadInput: the stream of the model is not a sum of what is written, or its heads have no inputs of their own.
         """
         cfg, last = model.cfg, f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
         check_edge(model, "blocks.0.hook_resid_pre", last)
@@ -112,68 +90,83 @@ def position_number(position: object) -> int:
 
 
 class Part(NamedTuple):
-    """The writers, or readers, that share a hook: they stand at `start` and after in the list of all of them.
+    """The writers, or the readers, that share a hook. The graph lists them one after the other, part by part.
 
-    Readers have, one after the other, each of `names` at each of `labels`; `seen` is how many writers, the first ones,
-    they read.
+    `start` is how many names the graph has before these. The rest concerns readers: each of `names` is there once for
+    each of `labels`; all of them read the first `seen` writers, `into` the queries ("q"), keys or values of a head, or
+    "" for an MLP and the logits. `nodes` are the places of the nodes that they are inputs of, as many for each name.
     """
 
     hook: str
     layer: int
     names: tuple[str, ...]
     start: int
-    seen: int = 0
     labels: tuple[str, ...] = ("",)
-
-    @property
-    def every(self) -> list[str]:
-        """The names, each with each label: "a1.h0<k>@S2"."""
-        return [f"{name}{AT}{label}" if label else name for name in self.names for label in self.labels]
+    seen: int = 0
+    into: str = ""
+    nodes: slice = slice(0)
 
     @property
     def places(self) -> slice:
-        return slice(self.start, self.start + len(self.names) * len(self.labels))
+        """Where these writers or readers stand in the graph's list."""
+        return slice(self.start * len(self.labels), (self.start + len(self.names)) * len(self.labels))
 
     @property
     def rows(self) -> list[int]:
+        """The same as a list of numbers."""
         return list(range(self.places.start, self.places.stop))
+
+    @property
+    def size(self) -> int:
+        """How many nodes each name is an input of: 1, or the number of heads that share a key/value head."""
+        return (self.nodes.stop - self.nodes.start) // len(self.names)
+
+    def come_out(self, read: Tensor) -> Tensor:
+        """At which nodes and labels something comes out if some of the readers [name, label] read something.
+
+        What is read into keys and values moves: it may come out at any position. All else comes out where it is read.
+        """
+        return self._moved(read).repeat_interleave(self.size, 0)
+
+    def highest(self, of_nodes: Tensor) -> Tensor:
+        """For each reader [name, label] the highest of the values [node, label] where what it reads may come out."""
+        return self._moved(of_nodes.unflatten(0, (len(self.names), self.size)).amax(1))
+
+    def _moved(self, values: Tensor) -> Tensor:
+        return values.amax(1, keepdim=True).expand_as(values) if self.into in ("k", "v") else values
 
 
 def parts_of(layout: Layout) -> tuple[list[Part], list[Part]]:
-    """Those that write, and those that read."""
+    """The parts that write and those that read, each in the order in which a pass comes by them."""
     writers: list[Part] = []
     readers: list[Part] = []
-    for does, hook, layer, names in _in_order(layout):
-        if does == "write":
-            writers.append(Part(hook, layer, tuple(names), _end(writers)))
-        else:
-            readers.append(Part(hook, layer, tuple(names), _end(readers), _end(writers), layout.labels))
+
+    def write(hook: str, layer: int, names: Iterable[str]) -> None:
+        writers.append(Part(hook, layer, tuple(names), _count(writers)))
+
+    def read(hook: str, layer: int, names: Iterable[str], into: str = "", n_nodes: int = 1, later: int = 0) -> None:
+        """Of the nodes that these readers are inputs of, the first is the next to write, or `later` ones after it."""
+        seen = _count(writers)
+        nodes = slice(seen + later, seen + later + n_nodes)
+        readers.append(Part(hook, layer, tuple(names), _count(readers), layout.labels, seen, into, nodes))
+
+    write("blocks.0.hook_resid_pre", 0, ["input"])
+    for layer in range(layout.n_layers):
+        block, mlp = f"blocks.{layer}", [f"m{layer}"]
+        heads = [f"a{layer}.h{head}" for head in range(layout.n_heads)]
+        for into, several in (("q", layout.n_heads), ("k", layout.n_key_value_heads), ("v", layout.n_key_value_heads)):
+            names = [f"{head}<{into}>" for head in heads[:several]]
+            read(f"{block}.hook_{into}_input", layer, names, into, layout.n_heads)
+        if layout.parallel and not layout.attn_only:
+            read(f"{block}.hook_mlp_in", layer, mlp, later=layout.n_heads)
+        write(f"{block}.attn.hook_z", layer, heads)
+        if not layout.parallel and not layout.attn_only:
+            read(f"{block}.hook_mlp_in", layer, mlp)
+        if not layout.attn_only:
+            write(f"{block}.hook_mlp_out", layer, mlp)
+    read(f"blocks.{layout.n_layers - 1}.hook_resid_post", layout.n_layers - 1, ["logits"])
     return writers, readers
 
 
-def _end(parts: Sequence[Part]) -> int:
-    return parts[-1].places.stop if parts else 0
-
-
-Stop = tuple[Literal["write", "read"], str, int, Sequence[str]]
-
-
-def _in_order(layout: Layout) -> Iterator[Stop]:
-    """What a pass comes by: a hook, its layer, and the names of what writes or reads there."""
-    yield "write", "blocks.0.hook_resid_pre", 0, ["input"]
-    for layer in range(layout.n_layers):
-        block = f"blocks.{layer}"
-        heads = [f"a{layer}.h{head}" for head in range(layout.n_heads)]
-        groups = heads[: layout.n_key_value_heads]
-        for what, several in (("q", heads), ("k", groups), ("v", groups)):
-            yield "read", f"{block}.hook_{what}_input", layer, [f"{head}<{what}>" for head in several]
-        reads_mlp: Stop = ("read", f"{block}.hook_mlp_in", layer, [f"m{layer}"])
-        if layout.parallel and not layout.attn_only:
-            yield reads_mlp
-        yield "write", f"{block}.attn.hook_z", layer, heads
-        if not layout.attn_only:
-            if not layout.parallel:
-                yield reads_mlp
-            yield "write", f"{block}.hook_mlp_out", layer, [f"m{layer}"]
-    last = layout.n_layers - 1
-    yield "read", f"blocks.{last}.hook_resid_post", last, ["logits"]
+def _count(parts: Sequence[Part]) -> int:
+    return parts[-1].start + len(parts[-1].names) if parts else 0

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp_hooks.circuits.graph import Circuit, ComputationGraph
+from interp_hooks.circuits.circuit import Circuit, ComputationGraph
 from interp_hooks.circuits.layout import Part, position_number
 from interp_hooks.errors import BadInput, MetricError
 from interp_hooks.experiments.sweeps import on_model, paired_runs

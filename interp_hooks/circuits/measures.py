@@ -19,7 +19,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp_hooks.circuits.graph import Circuit, ComputationGraph
+from interp_hooks.circuits.circuit import Circuit, ComputationGraph
+from interp_hooks.circuits.graph import as_matrix, by_edge
 from interp_hooks.circuits.masked_edges import Ablation, MaskedEdges, Positions, Setting, setting, stacked
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked
@@ -199,9 +200,7 @@ def roc_auc(ranking: Circuit, true: Circuit, *, absolute: bool = False) -> float
         raise BadInput(f"ranking must have a score for each of {total} edges of the true circuit's graph")
     if not 0 < len(true) < total:
         raise BadInput(f"the true circuit has {len(true)} of {total} edges, so there is nothing to tell apart")
-    listed = ranking.listed
-    scores = torch.tensor([ranking.scores[edge] for edge in listed], dtype=torch.float64)
-    positive = torch.tensor([edge in true.edges for edge in listed])
+    scores, positive = ranking.scores.listed, by_edge(true.kept, true.graph.exists)
     _, place, count = (scores.abs() if absolute else scores).unique(return_inverse=True, return_counts=True)
     rank = count.cumsum(0) - (count.double() - 1) / 2  # the mean rank, from 1, of all edges with that score
     n, rest = len(true), total - len(true)
@@ -215,11 +214,12 @@ def random_circuit(graph: ComputationGraph, n_edges: int, generator: torch.Gener
     Raises:
         BadInput: more edges than there are, or fewer than none.
     """
-    edges = graph.edges
-    if not 0 <= n_edges <= len(edges):
-        raise BadInput(f"n_edges must be 0 to {len(edges)}, got {n_edges}")
-    drawn = torch.randperm(len(edges), generator=generator, device=generator.device if generator else None)
-    return graph.circuit([edges[place] for place in drawn[:n_edges].tolist()])
+    total = len(graph)
+    if not 0 <= n_edges <= total:
+        raise BadInput(f"n_edges must be 0 to {total}, got {n_edges}")
+    order = torch.randperm(total, generator=generator, device=generator.device if generator else None).cpu()
+    drawn = torch.zeros(total, dtype=torch.bool).index_fill(0, order[:n_edges], True)
+    return Circuit(graph=graph, kept=as_matrix(drawn, graph.exists))
 
 
 class RandomBaseline(NamedTuple):

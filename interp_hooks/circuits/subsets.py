@@ -15,7 +15,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp_hooks.circuits.graph import Circuit
+from interp_hooks.circuits.circuit import Circuit
+from interp_hooks.circuits.graph import as_matrix
 from interp_hooks.circuits.masked_edges import Ablation, MaskedEdges, Positions, setting, stacked
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked
@@ -36,9 +37,9 @@ def random_subsets(circuit: Circuit, count: int, generator: torch.Generator | No
     _refuse_empty(circuit)
     if count < 1:
         raise BadInput(f"count must be at least 1, got {count}")
-    listed, device = circuit.listed, generator.device if generator else None
-    drawn = torch.rand(count, len(listed), generator=generator, device=device) < 0.5
-    return {f"random {i}": circuit.only(listed[j] for j in row.nonzero()[:, 0].tolist()) for i, row in enumerate(drawn)}
+    device = generator.device if generator else None
+    drawn = torch.rand(count, len(circuit), generator=generator, device=device).cpu() < 0.5
+    return {f"random {i}": circuit.where(as_matrix(row, circuit.kept)) for i, row in enumerate(drawn)}
 
 
 @checked

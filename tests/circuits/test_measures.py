@@ -37,7 +37,8 @@ from interp_hooks.circuits.layout import Layout
 from interp_hooks.circuits.masked_edges import MaskedEdges
 from interp_hooks.circuits.measures import GRID
 from interp_hooks.errors import BadInput, MetricError
-from tests.circuits.test_graph import HAS_GRAPH, some
+from tests.circuits.test_circuit import some
+from tests.circuits.test_graph import HAS_GRAPH
 from tests.experiments.by_hand import (
     OTHER,
     THIRD,
