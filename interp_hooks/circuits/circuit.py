@@ -17,9 +17,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp_hooks.circuits.graph import EdgeName, Graph, as_matrix
+from interp_hooks.circuits.graph import EdgeName, Graph, Scores, as_matrix
 from interp_hooks.circuits.layout import ARROW, Layout, position_number
-from interp_hooks.circuits.scores import Scores
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import check_arguments, checked, told, told_shape
 from interp_hooks.experiments.results.archive import Json, read, write

@@ -1,8 +1,9 @@
-"""Circuits against sets, paths that are tried one by one, and their files; large ones; and what is refused."""
+"""Circuits against sets of names, large ones, paths that are tried one by one, files, and what is refused."""
 
 import itertools
 import json
 import random
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import pytest
 import torch
 
 from interp_hooks import Circuit, ComputationGraph, Result
-from interp_hooks.circuits.graph import EdgeName
+from interp_hooks.circuits import random_circuit, roc_auc
+from interp_hooks.circuits.graph import EdgeName, Graph
+from interp_hooks.circuits.layout import Layout
 from interp_hooks.errors import BadInput
 from tests.circuits.test_graph import GPT2_SMALL, PLACED, SMALL
 from tests.experiments.by_hand import model_of
@@ -109,6 +112,80 @@ def test_top(absolute: bool) -> None:
 def test_equal_scores_come_in_the_order_of_the_graph() -> None:
     circuit = SMALL.scored(torch.zeros(SMALL.exists.shape))
     assert circuit.top(3).listed == SMALL.edges[:3]
+
+
+def test_a_matrix_may_stand_for_names() -> None:
+    circuit = some(SMALL, 4, scored=True)
+    assert circuit.scores is not None
+    matrix = circuit.scores.matrix
+    assert bool((matrix[~circuit.kept] == 0).all())
+    given = Circuit(graph=SMALL, kept=circuit.kept, scores=matrix)
+    assert given == circuit == Circuit(graph=SMALL, edges=circuit.edges, scores=circuit.scores)
+    assert given.scores == circuit.scores
+    assert list(circuit) == list(circuit.scores) == circuit.listed
+    assert circuit.scores.listed.tolist() == [circuit.scores[edge] for edge in circuit.listed]
+    assert SMALL.circuit().where(circuit.kept) == circuit
+    matrix.zero_()
+    assert given.scores == circuit.scores, "what is given is copied"
+    for kept in (torch.ones(7, 11, dtype=torch.bool), torch.zeros(11, 7, dtype=torch.bool)):
+        with pytest.raises(BadInput, match=r"expected edges \[writer, reader\] = \[7, 11\].*got \["), unchecked_types():
+            Circuit(graph=SMALL, kept=kept)
+
+
+def test_scores_have_the_edges_of_their_circuit_alone() -> None:
+    circuit = SMALL.scored(torch.randn(SMALL.exists.shape, generator=torch.Generator().manual_seed(0)))
+    assert circuit.scores is not None
+    part = circuit.only(["input->m0", "m0->logits"])
+    assert part.scores is not None
+    assert part.scores["input->m0"] == part.scores["input", "m0"] == circuit.scores["input", "m0"]
+    assert len(part.scores) == 2
+    assert "m0->a1.h0<k>" in circuit.scores
+    for other in ("m0->a1.h0<k>", "m0->m0", "nope"):
+        assert other not in part.scores
+        with pytest.raises(KeyError):
+            part.scores[other]
+    assert part.scores.get("nope") is None
+
+
+HUGE = Layout(n_layers=32, n_heads=32, n_key_value_heads=32)
+
+
+@pytest.fixture
+def no_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names of edges cannot be made."""
+
+    def fail(*arguments: Any) -> None:
+        raise AssertionError("a name of an edge was asked for")
+
+    monkeypatch.setattr(Graph, "named", fail)
+    monkeypatch.setattr(Graph, "edge", fail)
+
+
+def test_no_names_of_edges_are_made_unless_they_are_asked_for(no_names: None) -> None:
+    """With more than a million edges, that is what takes seconds."""
+    start = time.perf_counter()
+    graph = ComputationGraph(HUGE)
+    scores = torch.randn(graph.exists.shape, generator=torch.Generator().manual_seed(0))
+    circuit = graph.scored(scores)
+    assert len(circuit) == len(graph) == 1_592_881
+    top, largest = circuit.top(1000), circuit.top(100_000, absolute=True)
+    assert (len(top), len(largest)) == (1000, 100_000)
+    assert scores[graph.exists].topk(1000).values[-1] == scores[top.kept].min()
+    assert scores[graph.exists].abs().topk(100_000).values[-1] == scores[largest.kept].abs().min()
+    assert top <= circuit
+    assert not circuit <= top
+    assert (top | largest) - largest == top - largest == top - (top & largest)
+    assert largest.pruned() <= largest
+    assert circuit.at_node("m3") & graph.circuit_of_nodes(["m3", "a7.h1"]) == graph.circuit(
+        ["input->m3", "m3->a7.h1<q>", "m3->a7.h1<k>", "m3->a7.h1<v>", "m3->logits"]
+    )
+    assert len(random_circuit(graph, 5000)) == 5000
+    assert roc_auc(circuit, top) == 1.0
+    assert repr(top).startswith("Circuit(1000 edges with scores, ComputationGraph(1057 writers")
+    assert top.nodes
+    assert time.perf_counter() - start < 30
+    with pytest.raises(AssertionError, match="was asked for"):
+        top.edges  # noqa: B018
 
 
 def paths(graph: ComputationGraph, edges: frozenset[EdgeName], node: str = "input") -> list[list[EdgeName]]:

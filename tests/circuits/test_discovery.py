@@ -223,7 +223,7 @@ def test_a_circuit_knows_how_it_came_about(tmp_path: Path) -> None:
         assert loaded == found
         assert loaded.scores == found.scores
         assert loaded.record is not None
-        assert loaded.record.calls[-1].function == f"experiments.discovery.{name}"
+        assert loaded.record.calls[-1].function == f"circuits.discovery.{name}"
         again = loaded.top(3).rerun(model)
         assert again == found
         assert again.scores == found.scores
