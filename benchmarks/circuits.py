@@ -115,8 +115,8 @@ def handling(rounds: int) -> None:
         graph = timed("build", lambda: ComputationGraph(layout))
         scores = torch.randn(graph.exists.shape, generator=torch.Generator().manual_seed(seed))
         circuit = timed("score", lambda graph=graph, scores=scores: graph.scored(scores))
-        few = timed("top", lambda circuit=circuit: circuit.top(1000))
-        many = timed("top", lambda circuit=circuit: circuit.top(100_000, absolute=True))
+        few = timed("top 1,000", lambda circuit=circuit: circuit.top(1000))
+        many = timed("top 100,000", lambda circuit=circuit: circuit.top(100_000, absolute=True))
         timed("compare", lambda few=few, many=many: (few | many, few & many, many - few, few <= many, few == many))
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     print(f"\n{len(circuit)} edges: ", ", ".join(f"{what} {min(taken):.3f} s" for what, taken in seconds.items()))

@@ -90,14 +90,15 @@ class ComputationGraph(Graph):
 class Circuit:
     """A set of edges of a graph, maybe with a score for each. Circuits are equal if graph and edges are.
 
-        >>> circuit = eap(model, clean, corrupt, metric).top(20).pruned()
-        >>> circuit.nodes, circuit.scores["m0->logits"] if "m0->logits" in circuit else 0.0
-        >>> without = circuit - circuit.at_node("m0")
+        >>> scores = {"input->m0": 0.5, "m0->logits": 2.0}
+        >>> circuit = Circuit(graph=ComputationGraph(model), edges=scores, scores=scores)
+        >>> circuit.top(1).edges, circuit.nodes
+        (frozenset({('m0', 'logits')}), ['input', 'm0', 'logits'])
 
-    `edges` are its edges by name, a frozenset of (writer, reader), and `kept` is the same as a matrix [writer, reader],
-    which is not to be written to. `scores` maps edges to numbers; `scores.matrix` has them as a matrix. Either form may
-    be given, of `scores`, too; all edges are meant if there is neither `edges` nor `kept`. Edges may be written
-    "a0.h1->m0" everywhere.
+    `edges` is the set of its edges by name, as (writer, reader), and `kept` is the same as a matrix [writer, reader],
+    which must not be written to. `scores` maps edges to numbers, and `scores.matrix` has these as a matrix. A circuit
+    can be made from names or from matrices: from `edges` or `kept`, or from all edges if neither is given, and from
+    `scores` of either form. Wherever an edge is expected, it may also be written "a0.h1->m0".
 
     `a | b`, `a & b` and `a - b` are circuits of the same graph, and `a <= b` says whether b has all edges of a. Scores
     are those of a, and of b for edges that a does not have.
@@ -155,10 +156,9 @@ class Circuit:
         return iter(self.listed)
 
     def __or__(self, other: Circuit) -> Circuit:
-        kept, merged = self.kept | self._kept_by(other), None
-        if self.scores is not None and other.scores is not None:
-            merged = torch.where(self.kept, self.scores.matrix, other.scores.matrix)
-        return Circuit(graph=self.graph, kept=kept, scores=merged, record=self.record)
+        kept = self.kept | self._kept_by(other)
+        scores = None if self.scores is None or other.scores is None else self.scores | other.scores
+        return Circuit(graph=self.graph, kept=kept, scores=scores, record=self.record)
 
     def __and__(self, other: Circuit) -> Circuit:
         return self.where(self._kept_by(other))

@@ -210,6 +210,11 @@ class Scores(Mapping[EdgeName, float]):
     def __len__(self) -> int:
         return int(self.kept.sum())
 
+    def __or__(self, other: Scores) -> Scores:
+        """The scores of both, and these where both have one."""
+        numbers = torch.where(self.kept, self._numbers, other._numbers)
+        return Scores(self.graph, self.kept | other.kept, numbers)
+
     def items(self) -> ItemsView[EdgeName, float]:
         """All edges with their scores, reader by reader."""
         return dict(zip(self, self.listed.tolist(), strict=True)).items()
