@@ -307,7 +307,7 @@ class Circuit:
             layout = document["graph"]
             graph = ComputationGraph(Layout(**layout | {"positions": tuple(layout.get("positions", ()))}))
             edges, scores = document["edges"], document["scores"]
-            by_name = None if scores is None else dict(zip(map(graph.edge, edges), scores, strict=True))
+            by_name = None if scores is None else dict(zip(edges, scores, strict=True))
             return cls(graph=graph, edges=edges, scores=by_name)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise BadInput(f"expected a circuit as to_json writes it: {error}") from error
