@@ -36,9 +36,9 @@ from interp_hooks import Circuit, ComputationGraph, HookedTransformer, LogitDiff
 from interp_hooks.circuits import circuit_metric, node_attribution, random_circuit, roc_auc
 from interp_hooks.circuits.layout import Layout
 from interp_hooks.ground_truth import handmade, planted, programs
-from interp_hooks.ground_truth.system import KnownModel
+from interp_hooks.ground_truth.system import GroundTruth
 
-KNOWN: dict[str, Callable[[], KnownModel]] = {
+KNOWN: dict[str, Callable[[], GroundTruth]] = {
     "AND gate": handmade.and_gate,
     "OR gate": lambda: handmade.token_gate("or"),
     "micro-model": handmade.micro_model,
@@ -70,7 +70,7 @@ class Moved(Metric):
         return (logits - self.logits).square().mean((1, 2)).sqrt()
 
 
-def by_acdc(known: KnownModel) -> Circuit:
+def by_acdc(known: GroundTruth) -> Circuit:
     """All edges, each scored by the largest threshold at which ACDC keeps it."""
     task, graph = known.task, ComputationGraph(known.model)
     scores = torch.zeros(graph.exists.shape)
@@ -82,7 +82,7 @@ def by_acdc(known: KnownModel) -> Circuit:
     return graph.scored(scores)
 
 
-METHODS: dict[str, Callable[[KnownModel], Circuit]] = {
+METHODS: dict[str, Callable[[GroundTruth], Circuit]] = {
     "EAP": lambda known: eap(known.model, known.task.clean, known.task.corrupt, known.task.metric),
     "EAP-IG": lambda known: eap_ig(known.model, known.task.clean, known.task.corrupt, known.task.metric, steps=10),
     "nodes": lambda known: node_attribution(known.model, known.task.clean, known.task.corrupt, known.task.metric),
@@ -119,7 +119,7 @@ def handling(rounds: int) -> None:
         many = timed("top 100,000", lambda circuit=circuit: circuit.top(100_000, absolute=True))
         timed("compare", lambda few=few, many=many: (few | many, few & many, many - few, few <= many, few == many))
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    print(f"\n{len(circuit)} edges: ", ", ".join(f"{what} {min(taken):.3f} s" for what, taken in seconds.items()))
+    print(f"\n{len(ComputationGraph(layout))} edges: ", ", ".join(f"{what} {min(taken):.3f} s" for what, taken in seconds.items()))
     print(f"all together {sum(map(min, seconds.values())):.2f} s, at most {kilobytes / 1024:.0f} MB")
 
 

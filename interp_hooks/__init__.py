@@ -68,7 +68,7 @@ SUBJECTS: dict[str, dict[str, list[str]]] = {
         "circuits.hypotheses": ["Hypothesis", "Node"],
         "circuits.scrubbing": ["scrub"],
     },
-    "tasks": {"tasks.task": ["Task"], "tasks.ioi_text": ["ioi_pairs"]},
+    "tasks": {"experiments.task": ["Task"], "tasks.ioi_text": ["ioi_pairs"]},
     "studies": {
         "studies.lenses": ["direct_logit_attribution", "logit_lens"],
         "studies.heads": ["detect_head"],
@@ -123,8 +123,10 @@ MOVED_MODULES = {
     "experiments.scrubbing": "circuits.scrubbing",
     "experiments.sweep": "experiments.sweeps",
     "experiments.tasks": "tasks",
+    "experiments.tasks.task": "tasks.in_words",
     "hook_points": "hooks.points",
     "known": "ground_truth",
+    "known.superposition": "ground_truth.toy_models",
     "patching": "compat.patching",
     "viz": "views",
 }

@@ -1,6 +1,7 @@
 """What may import what, read from the source, and what importing the package costs."""
 
 import importlib
+import inspect
 import json
 import re
 import subprocess
@@ -169,6 +170,7 @@ def test_rooms_are_reached_and_their_names_resolve(room: str) -> None:
     assert module.__doc__
     for name in module.__all__ if hasattr(module, "__all__") else ():
         assert getattr(module, name).__doc__, name
+        assert not inspect.ismodule(getattr(module, name)), f"{name}: its module needs another name than its function"
 
 
 @pytest.mark.parametrize("name", interp_hooks.MOVED_NAMES)

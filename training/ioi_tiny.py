@@ -23,7 +23,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from interp_hooks.tasks.ioi_text import IOI_TEMPLATES, NAMES, OBJECTS, PLACES, IOIPrompt, ioi_prompt
+from interp_hooks.tasks.in_words import Candidate, plain
+from interp_hooks.tasks.ioi_text import IOI_TEMPLATES, NAMES, OBJECTS, PLACES, ioi_prompt
 
 OUT = Path(__file__).parents[1] / "interp_hooks" / "pretrained" / "ioi-tiny"
 BOS = "<|endoftext|>"
@@ -92,15 +93,12 @@ class Text:
     def ioi_sentence(self, names: list[str]) -> str:
         rng = self.rng
         io, s, other = names
-        template, order = rng.randrange(len(IOI_TEMPLATES)), rng.choice(("ABBA", "BABA"))
-        prompt = ioi_prompt(
-            io=io, s=s, place=rng.choice(PLACES), obj=rng.choice(OBJECTS), template=template, order=order
-        )
-        text = prompt.clean
-        if rng.random() < P_THREE_NAMES:
-            before, after = text.rsplit(prompt.s, 1)
-            text = f"{before} {other}{after}"
-        return text + prompt.io + rng.choice(ENDINGS)
+        template, io_first = rng.randrange(len(IOI_TEMPLATES)), rng.choice((True, False))
+        place, obj = rng.choice(PLACES), rng.choice(OBJECTS)
+        two, three = (io, s, s), (io, s, other)
+        prompt = ioi_prompt(template, io_first, place, obj, two, three)
+        chosen = prompt.corrupt if rng.random() < P_THREE_NAMES else prompt.clean
+        return plain(chosen) + prompt.answer + rng.choice(ENDINGS)
 
     def plain_sentence(self, names: list[str]) -> str:
         rng = self.rng
@@ -328,23 +326,23 @@ class Figures:
         return "\n".join(f"| {name:<{width}} | {value:>8} |" for name, value in rows)
 
 
-def held_out_prompts() -> list[IOIPrompt]:
+def held_out_prompts() -> list[Candidate]:
     """Each held-out pair in both roles, each of them in both orders of four templates; the templates take turns."""
     rng = random.Random(3)
     count = len(IOI_TEMPLATES)
     return [
         ioi_prompt(
-            io=io,
-            s=s,
-            place=rng.choice(PLACES),
-            obj=rng.choice(OBJECTS),
-            template=(pair + quarter * count // 4) % count,
-            order=order,
+            (pair + quarter * count // 4) % count,
+            io_first,
+            rng.choice(PLACES),
+            rng.choice(OBJECTS),
+            (io, s, s),
+            (io, s, io),
         )
         for pair, names in enumerate(held_out_pairs())
         for io, s in (names, names[::-1])
         for quarter in range(4)
-        for order in ("ABBA", "BABA")
+        for io_first in (True, False)
     ]
 
 
@@ -368,19 +366,19 @@ def evaluate(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, *, quic
     prompts = held_out_prompts()
     if quick:
         prompts = rng.sample(prompts, 256)
-    io = torch.tensor([tokenizer.encode(p.io)[0] for p in prompts])
-    s = torch.tensor([tokenizer.encode(p.s)[0] for p in prompts])
-    template = torch.tensor([p.template for p in prompts])
+    io = torch.tensor([tokenizer.encode(p.answer)[0] for p in prompts])
+    s = torch.tensor([tokenizer.encode(p.wrong[0])[0] for p in prompts])
+    template = torch.tensor([p.template // 2 for p in prompts])  # both orders of the names are one sentence here
     text = Text(rng)
-    plain = [text.plain_sentence(text.names([], [])) for _ in prompts]
+    before = [text.plain_sentence(text.names([], [])) for _ in prompts]
 
     def difference(logits: Tensor) -> Tensor:
         return (logits.gather(1, io[:, None]) - logits.gather(1, s[:, None])).squeeze(1)
 
-    logits = next_token_logits(model, tokenizer, [p.clean for p in prompts])
+    logits = next_token_logits(model, tokenizer, [plain(p.clean) for p in prompts])
     clean = difference(logits)
-    corrupt = difference(next_token_logits(model, tokenizer, [p.corrupt for p in prompts]))
-    offset_texts = [f"{sentence} {p.clean}" for sentence, p in zip(plain, prompts, strict=True)]
+    corrupt = difference(next_token_logits(model, tokenizer, [plain(p.corrupt) for p in prompts]))
+    offset_texts = [f"{sentence} {plain(p.clean)}" for sentence, p in zip(before, prompts, strict=True)]
     offset = difference(next_token_logits(model, tokenizer, offset_texts))
 
     n, sequences = 30, 32 if quick else 512

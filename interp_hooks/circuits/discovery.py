@@ -31,9 +31,8 @@ from interp_hooks.errors import BadInput, MetricError
 from interp_hooks.experiments.gradients import Hooks, differentiable, finite
 from interp_hooks.experiments.results.experiment import experiment, on_data
 from interp_hooks.hooks.points import HookPoint
-from interp_hooks.interventions.edges import scale_hook
 from interp_hooks.interventions.readout import MetricLike, better, metric_name
-from interp_hooks.interventions.runs import Prompts, Run, Source
+from interp_hooks.interventions.runs import Prompts, Run, SourceLike
 from interp_hooks.model.transformer import HookedTransformer
 
 Rule = Literal["midpoint", "left"]
@@ -51,7 +50,7 @@ def eap(
     corrupt: Prompts | None,
     metric: MetricLike,
     *,
-    ablation: Ablation | Source = "corrupt",
+    ablation: Ablation | SourceLike = "corrupt",
     positions: Positions | None = None,
 ) -> Circuit:
     """Edge attribution patching: all edges, scored by one corrupt and one clean forward pass and one backward pass.
@@ -87,7 +86,7 @@ def eap_ig(
     *,
     steps: int = 5,
     rule: Rule = "midpoint",
-    ablation: Ablation | Source = "corrupt",
+    ablation: Ablation | SourceLike = "corrupt",
     positions: Positions | None = None,
 ) -> Circuit:
     """Edge attribution patching with integrated gradients: `eap` with the mean of the gradients at several points.
@@ -112,7 +111,7 @@ def eap_ig(
 def edge_attributions(
     model: HookedTransformer,
     run: Run,
-    source: Source,
+    source: SourceLike,
     metric: MetricLike,
     positions: Mapping[str, int | Tensor] | None,
     fractions: Sequence[float] | None = None,
@@ -196,7 +195,7 @@ def mask_gradient(
     corrupt: Prompts | None,
     metric: MetricLike,
     *,
-    ablation: Ablation | Source = "corrupt",
+    ablation: Ablation | SourceLike = "corrupt",
     positions: Positions | None = None,
 ) -> Circuit:
     """All edges, scored by the gradient of the metric with respect to how much of each edge is corrupted.
@@ -214,7 +213,7 @@ def mask_gradient(
 def mask_gradients(
     model: HookedTransformer,
     run: Run,
-    source: Source,
+    source: SourceLike,
     metric: MetricLike,
     positions: Mapping[str, int | Tensor] | None,
 ) -> Circuit:
@@ -240,7 +239,7 @@ def node_attribution(
     metric: MetricLike,
     *,
     absolute: bool = True,
-    ablation: Ablation | Source = "corrupt",
+    ablation: Ablation | SourceLike = "corrupt",
     positions: Positions | None = None,
 ) -> Circuit:
     """All edges, each with the lower score of its two ends, so that the top edges are those between the top nodes.
@@ -260,7 +259,7 @@ def node_attribution(
 def node_attributions(
     model: HookedTransformer,
     run: Run,
-    source: Source,
+    source: SourceLike,
     metric: MetricLike,
     positions: Mapping[str, int | Tensor] | None,
     absolute: bool,
@@ -289,7 +288,7 @@ def acdc(
     threshold: float,
     *,
     start: Circuit | None = None,
-    ablation: Ablation | Source = "corrupt",
+    ablation: Ablation | SourceLike = "corrupt",
     positions: Positions | None = None,
     progress: bool = False,
 ) -> Circuit:
@@ -322,7 +321,7 @@ def acdc(
 def edges_that_matter(
     model: HookedTransformer,
     run: Run,
-    source: Source,
+    source: SourceLike,
     metric: MetricLike,
     positions: Mapping[str, int | Tensor] | None,
     threshold: float,
@@ -354,7 +353,7 @@ def _is_used(edges: MaskedEdges, kept: Bool[Tensor, "writer reader"], part: Part
         return True
     begins = kept[part.nodes].unflatten(1, (-1, len(part.labels))).any(1)  # node label
     (written,) = [one for one in edges.graph.writer_parts if one.start <= part.nodes.start < one.places.stop]
-    if scale_hook(edges.model, written.hook) is not None:
+    if edges.stream.scale_of(written.hook) is not None:
         begins[:] = begins.any(0)
     return bool(part.highest(begins).flatten()[reader - part.places.start])
 

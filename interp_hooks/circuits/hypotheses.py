@@ -26,8 +26,8 @@ from interp_hooks.errors import BadInput, nearest
 from interp_hooks.errors.arguments import check_arguments, checked, told
 from interp_hooks.hooks.points import POSITIONS
 from interp_hooks.interventions.recording import record
-from interp_hooks.interventions.runs import Intervention, Recording, Run, Source
-from interp_hooks.interventions.sites import Site
+from interp_hooks.interventions.runs import Intervention, Run, SourceLike
+from interp_hooks.interventions.sites import Recording, Site
 from interp_hooks.model.transformer import HookedTransformer
 
 EXACT, ANYTHING, TOGETHER = "exact", "anything", "anything together"
@@ -118,7 +118,7 @@ class Hypothesis:
         for child in self.nodes[name].children:
             yield from self._walk(child, (*above, name))
 
-    def put(self, name: str, source: Callable[[str], Source]) -> Iterator[tuple[str, Intervention]]:
+    def put(self, name: str, source: Callable[[str], SourceLike]) -> Iterator[tuple[str, Intervention]]:
         """For each site of each child of a node: the child, and the intervention that puts its value there.
 
         `source` gives, for a child, where its value comes from.

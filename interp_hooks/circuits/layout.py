@@ -7,7 +7,7 @@ In parallel blocks an MLP reads before the heads of its own layer write.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import fits, told
-from interp_hooks.interventions.edges import check_edge
+from interp_hooks.model.stream import INPUT, Stop, Stream, between_ends, block_stops
 from interp_hooks.model.transformer import HookedTransformer
 
 ARROW, AT, REST = "->", "@", "rest"
@@ -62,8 +62,8 @@ class Layout:
         Raises:
             BadInput: the stream of the model is not a sum of what is written, or its heads have no inputs of their own.
         """
-        cfg, last = model.cfg, f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
-        check_edge(model, "blocks.0.hook_resid_pre", last)
+        cfg, stream = model.cfg, Stream(model)
+        stream.check_edge(INPUT, stream.stops[-1].hook)
         if "blocks.0.hook_q_input" not in model.hook_dict:
             raise BadInput(
                 "this model compresses keys and values into one vector for all heads (latent attention), so its heads "
@@ -140,33 +140,29 @@ def parts_of(layout: Layout) -> tuple[list[Part], list[Part]]:
     """The parts that write and those that read, each in the order in which a pass comes by them."""
     writers: list[Part] = []
     readers: list[Part] = []
-
-    def write(hook: str, layer: int, names: Iterable[str]) -> None:
-        writers.append(Part(hook, layer, tuple(names), _count(writers)))
-
-    def read(hook: str, layer: int, names: Iterable[str], into: str = "", n_nodes: int = 1, later: int = 0) -> None:
-        """Of the nodes that these readers are inputs of, the first is the next to write, or `later` ones after it."""
-        seen = _count(writers)
-        nodes = slice(seen + later, seen + later + n_nodes)
-        readers.append(Part(hook, layer, tuple(names), _count(readers), layout.labels, seen, into, nodes))
-
-    write("blocks.0.hook_resid_pre", 0, ["input"])
-    for layer in range(layout.n_layers):
-        block, mlp = f"blocks.{layer}", [f"m{layer}"]
-        heads = [f"a{layer}.h{head}" for head in range(layout.n_heads)]
-        for into, several in (("q", layout.n_heads), ("k", layout.n_key_value_heads), ("v", layout.n_key_value_heads)):
-            names = [f"{head}<{into}>" for head in heads[:several]]
-            read(f"{block}.hook_{into}_input", layer, names, into, layout.n_heads)
-        if layout.parallel and not layout.attn_only:
-            read(f"{block}.hook_mlp_in", layer, mlp, later=layout.n_heads)
-        write(f"{block}.attn.hook_z", layer, heads)
-        if not layout.parallel and not layout.attn_only:
-            read(f"{block}.hook_mlp_in", layer, mlp)
-        if not layout.attn_only:
-            write(f"{block}.hook_mlp_out", layer, mlp)
-    read(f"blocks.{layout.n_layers - 1}.hook_resid_post", layout.n_layers - 1, ["logits"])
+    stops = _in_order(layout)
+    nodes = dict[str, slice]()  # for each node the part that it is in
+    for _, hook, layer, names in (stop for stop in stops if stop.does == "write"):
+        writers.append(Part(hook, layer, names, _count(writers)))
+        nodes |= dict.fromkeys(names, writers[-1].places)
+    nodes["logits"] = slice(_count(writers), _count(writers) + 1)
+    seen = 0
+    for does, hook, layer, names in stops:
+        if does == "write":
+            seen += len(names)
+        else:
+            node, _, into = names[0].partition("<")
+            start = _count(readers)
+            readers.append(Part(hook, layer, names, start, layout.labels, seen, into.removesuffix(">"), nodes[node]))
     return writers, readers
 
 
 def _count(parts: Sequence[Part]) -> int:
     return parts[-1].start + len(parts[-1].names) if parts else 0
+
+
+def _in_order(layout: Layout) -> list[Stop]:
+    """The hooks that a pass comes by, without those that show sums of several parts."""
+    sizes = (layout.n_heads, layout.n_key_value_heads, layout.attn_only, layout.parallel)
+    blocks = [stop for layer in range(layout.n_layers) for stop in block_stops(layer, *sizes)]
+    return [stop for stop in between_ends(layout.n_layers, blocks) if stop.names]

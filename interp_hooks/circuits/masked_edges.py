@@ -24,12 +24,13 @@ from interp_hooks.circuits.layout import Part, position_number
 from interp_hooks.errors import BadInput, MetricError
 from interp_hooks.experiments.sweeps import on_model, paired_runs
 from interp_hooks.hooks.points import HookPoint
-from interp_hooks.interventions.edges import Edge, scale_hook
+from interp_hooks.interventions.edges import Edge
 from interp_hooks.interventions.engine import free_memory
 from interp_hooks.interventions.readout import MetricLike, Readout, checked_score, reading
 from interp_hooks.interventions.recording import record
-from interp_hooks.interventions.runs import Intervention, Mean, Prompts, Recording, Recordings, Run, Source, as_run
-from interp_hooks.interventions.sites import at
+from interp_hooks.interventions.runs import Intervention, Mean, Prompts, Run, SourceLike, as_run, as_source
+from interp_hooks.interventions.sites import Recording, Recordings, at
+from interp_hooks.model.stream import Stream
 from interp_hooks.model.transformer import HookedTransformer
 
 Ablation = Literal["corrupt", "zero", "mean", "position_mean"]
@@ -37,8 +38,8 @@ Positions = Mapping[str, int | Tensor] | Sequence[int]
 
 
 def ablated_runs(
-    model: HookedTransformer, clean: Prompts, corrupt: Prompts | None, ablation: Ablation | Source
-) -> tuple[Run, Source]:
+    model: HookedTransformer, clean: Prompts, corrupt: Prompts | None, ablation: Ablation | SourceLike
+) -> tuple[Run, SourceLike]:
     """The clean run, and the source that ablated edges take their values from.
 
     Raises:
@@ -69,7 +70,7 @@ class Setting(NamedTuple):
     """A run, the source of its ablated edges, a metric and positions: what experiments on data take as arguments."""
 
     run: Run
-    source: Source
+    source: SourceLike
     metric: MetricLike
     positions: Mapping[str, int | Tensor] | None
 
@@ -83,7 +84,7 @@ def setting(
     clean: Prompts,
     corrupt: Prompts | None,
     metric: MetricLike,
-    ablation: Ablation | Source,
+    ablation: Ablation | SourceLike,
     positions: Positions | None,
 ) -> Setting:
     """The setting that a user's arguments describe.
@@ -149,30 +150,29 @@ class MaskedEdges:
         self,
         model: HookedTransformer,
         run: Run,
-        source: Source,
+        source: SourceLike,
         metric: MetricLike,
         positions: Mapping[str, int | Tensor] | None = None,
     ) -> None:
         self.model, self.run, self.source = model, run, source
-        self.graph = ComputationGraph(model, positions or ())
+        self.graph, self.stream = ComputationGraph(model, positions or ()), Stream(model)
         self.places = label_places(run, positions) if positions else torch.zeros(1, 1, dtype=torch.long)
         self.readout, self._score = reading(model, metric)
         self.recordings = Recordings(model)
-        other = Intervention(at("blocks.0.hook_resid_pre"), source).source_run
-        if other is not None:
+        for other in as_source(source).runs:
             self.recordings.runs[other.key] = record(model, other, self.written)
 
     @property
     def written(self) -> list[str]:
         """The hooks at which one sees what writers write."""
         hooks = [part.hook for part in self.graph.writer_parts]
-        return [*hooks, *filter(None, (scale_hook(self.model, hook) for hook in hooks))]
+        return [*hooks, *filter(None, map(self.stream.scale_of, hooks))]
 
     def edges_of(self, part: Part, copies: int) -> list[Edge]:
         """For each copy of the prompts an `Edge`, which notes how what some writers write would change."""
         last = self.graph.reader_parts[-1].hook
         made = Intervention(at(part.hook), self.source, into=at(last))
-        return [Edge(self.model, made, self.recordings, 0) for _ in range(copies)]
+        return [Edge(self.stream, made, self.recordings, 0) for _ in range(copies)]
 
     def changes_from(self, values: Recording) -> Float[Tensor, "batch pos writer d_model"]:
         """What every writer writes in the source minus what it writes in a pass with these values at `written`."""
@@ -180,7 +180,7 @@ class MaskedEdges:
         for part in self.graph.writer_parts:
             (edge,) = self.edges_of(part, 1)
             edge.send(values[part.hook], self.model.hook_dict[part.hook])
-            scale = scale_hook(self.model, part.hook)
+            scale = self.stream.scale_of(part.hook)
             if scale is not None:
                 edge.send_normalized(values[scale], self.model.hook_dict[scale])
             assert edge.change is not None
@@ -190,7 +190,7 @@ class MaskedEdges:
     @cached_property
     def unchanged(self) -> Recording:
         """What is written in the run without any change, and the stream as it enters each layer."""
-        streams = [f"blocks.{layer}.hook_resid_pre" for layer in range(self.model.cfg.n_layers)]
+        streams = map(self.stream.entering, range(self.model.cfg.n_layers))
         return record(self.model, self.run, [*self.written, *streams])
 
     @cached_property
@@ -240,7 +240,7 @@ class MaskedEdges:
         arguments: dict[str, Any] = {} if reads is None else {"logits_pos": reads.repeat(copies, 1)}
         entering = run.tokens
         if done.start:
-            entering = self.unchanged[f"blocks.{done.start}.hook_resid_pre"]
+            entering = self.unchanged[self.stream.entering(done.start)]
             arguments["start_at_layer"] = done.start
         stream = self.model.run_with_hooks(
             entering.repeat(copies, *[1] * (entering.ndim - 1)),
@@ -298,7 +298,7 @@ class _Pass:
 
             return act
 
-        scale = scale_hook(self.edges.model, part.hook)
+        scale = self.edges.stream.scale_of(part.hook)
         written = (part.hook, noted(lambda edge: edge.send, scale is None))
         return [written] if scale is None else [written, (scale, noted(lambda edge: edge.send_normalized, True))]
 

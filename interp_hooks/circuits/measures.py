@@ -27,7 +27,7 @@ from interp_hooks.errors.arguments import checked
 from interp_hooks.experiments.results.experiment import experiment, on_data
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.interventions.readout import MetricLike, metric_name
-from interp_hooks.interventions.runs import Prompts, Run, Source
+from interp_hooks.interventions.runs import Prompts, Run, SourceLike
 from interp_hooks.model.transformer import HookedTransformer
 
 GRID = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -37,7 +37,7 @@ GRID = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 def circuit_values(
     model: HookedTransformer,
     run: Run,
-    source: Source,
+    source: SourceLike,
     metric: MetricLike,
     positions: Mapping[str, int | Tensor] | None,
     axis: str,
@@ -72,7 +72,7 @@ def circuit_metric(
     corrupt: Prompts | None,
     metric: MetricLike,
     *,
-    ablation: Ablation | Source = "corrupt",
+    ablation: Ablation | SourceLike = "corrupt",
     positions: Positions | None = None,
 ) -> Float[Tensor, " prompt"]:
     """The metric on the clean prompts if every edge outside the circuit carries its ablated value.
@@ -96,7 +96,7 @@ def faithfulness(
     corrupt: Prompts | None,
     metric: MetricLike,
     *,
-    ablation: Ablation | Source = "corrupt",
+    ablation: Ablation | SourceLike = "corrupt",
     positions: Positions | None = None,
 ) -> Result:
     """How much of the metric a circuit keeps, or each of several by name: a result with the axis "circuit".
@@ -130,7 +130,7 @@ def faithfulness_curve(
     fractions: Sequence[float] = GRID,
     absolute: bool = False,
     prune: bool = True,
-    ablation: Ablation | Source = "corrupt",
+    ablation: Ablation | SourceLike = "corrupt",
     positions: Positions | None = None,
 ) -> Result:
     """The metric of the top edges of a ranking, for several fractions of all edges: a result with the axis "fraction".
@@ -247,7 +247,7 @@ def random_baseline(
     level: float = 0.95,
     resamples: int = 1000,
     generator: torch.Generator | None = None,
-    ablation: Ablation | Source = "corrupt",
+    ablation: Ablation | SourceLike = "corrupt",
     positions: Positions | None = None,
 ) -> RandomBaseline:
     """The faithfulness of random circuits of `n_edges` edges: a circuit should do better than these.

@@ -23,7 +23,7 @@ from interp_hooks.errors.arguments import checked
 from interp_hooks.experiments.results.experiment import experiment, on_data
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.interventions.readout import MetricLike, metric_name
-from interp_hooks.interventions.runs import Prompts, Run, Source
+from interp_hooks.interventions.runs import Prompts, Run, SourceLike
 from interp_hooks.model.transformer import HookedTransformer
 
 
@@ -67,7 +67,7 @@ def completeness(
     metric: MetricLike,
     *,
     subsets: Mapping[str, Circuit] | None = None,
-    ablation: Ablation | Source = "corrupt",
+    ablation: Ablation | SourceLike = "corrupt",
     positions: Positions | None = None,
 ) -> Result:
     """F(C without K) - F(M without K) for sets K of the circuit's edges, by name: a result with the axis "removed".
@@ -90,7 +90,7 @@ def completeness(
 def gaps_without(
     model: HookedTransformer,
     run: Run,
-    source: Source,
+    source: SourceLike,
     metric: MetricLike,
     positions: Mapping[str, int | Tensor] | None,
     circuit: Bool[Tensor, "writer reader"],
@@ -132,7 +132,7 @@ def greedy_subset(
     metric: MetricLike,
     *,
     parts: Mapping[str, Circuit] | None = None,
-    ablation: Ablation | Source = "corrupt",
+    ablation: Ablation | SourceLike = "corrupt",
     positions: Positions | None = None,
 ) -> dict[str, Circuit]:
     """A set K of edges for which the circuit is particularly incomplete, by the names of its parts ("a0.h1 + m0").
@@ -168,7 +168,7 @@ def minimality(
     *,
     parts: Mapping[str, Circuit] | None = None,
     subsets: Mapping[str, Circuit] | None = None,
-    ablation: Ablation | Source = "corrupt",
+    ablation: Ablation | SourceLike = "corrupt",
     positions: Positions | None = None,
 ) -> Result:
     """F(C without K and v) - F(C without K) for every part v of the circuit: a result with the axis "part".
@@ -193,7 +193,7 @@ def minimality(
 def losses_without(
     model: HookedTransformer,
     run: Run,
-    source: Source,
+    source: SourceLike,
     metric: MetricLike,
     positions: Mapping[str, int | Tensor] | None,
     circuit: Bool[Tensor, "writer reader"],

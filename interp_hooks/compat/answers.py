@@ -1,4 +1,4 @@
-"""What a model makes of an answer that one has in mind."""
+"""How highly a model ranks the answer that you have in mind."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ def answer_ranks(
     prepend_bos: bool | None = None,
     top_k: int = 10,
 ) -> list[tuple[str, int]]:
-    """Print and return how highly the model ranks an answer after a prompt: (token, rank), 0 for the likeliest.
+    """Print and return the rank of an answer after a prompt, as (token, rank) pairs; rank 0 is the likeliest token.
 
-    An answer of several tokens has a rank for each, given those before it; of several answers only first tokens are
-    compared. `print_details` also prints logits, probabilities and the `top_k` likeliest tokens.
+    Each token of an answer has a rank, given the tokens before it; of several answers only the first tokens are ranked.
+    `print_details` also prints logits, probabilities and the `top_k` likeliest tokens.
 
     Raises:
         BadInput: no answer, a negative `top_k`, or a model that is not causal.
     """
     if model.cfg.attention_dir != "causal":
-        raise BadInput("this model is not causal, so that what follows a prompt is nothing that it predicts")
+        raise BadInput("this model is not causal, so it does not predict what follows a prompt")
     if top_k < 0:
         raise BadInput(f"top_k must be at least 0, got {top_k}")
     answers = [answer] if isinstance(answer, str) else list(answer)

@@ -1,8 +1,8 @@
-"""IOI sentences with their answer, as a torch data set, and how a model does on them.
+"""IOI sentences with their answer, as a torch data set, and how well a model does on them.
 
-"... John gave a ring to Mary" has IO " Mary" and S " John". In a template [A] is the indirect object, which ends it,
-and [B] the subject. Any other name in brackets is a slot for one of the nouns of that name, the same wherever it
-appears.
+"... John gave a ring to Mary" has IO " Mary" and S " John". In a template [A] is the indirect object, with which it
+ends, and [B] the subject. Any other word in brackets is a slot for a noun: `nouns` lists the choices, and a sample has
+the same noun wherever the slot appears.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from interp_hooks.errors import BadInput, TokenError
+from interp_hooks.interventions.engine import evaluate
+from interp_hooks.interventions.metrics import LogitDiff
+from interp_hooks.interventions.runs import Run
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.tasks.ioi_text import IOI_TEMPLATES, NAMES, OBJECTS, PLACES
 
@@ -25,11 +28,11 @@ _SLOT = re.compile(r"\[(\w+)\]")
 
 
 class IOIDataset(Dataset):
-    """Prompts drawn independently and uniformly from templates, pairs of names, and nouns.
+    """Sentences drawn independently and uniformly from templates, pairs of names, and nouns.
 
-    An item holds token ids: "prompt", the whole sentence (after a BOS, if `prepend_bos`), which ends with "IO", and
-    "S". `samples` holds the same as text. With `symmetric` every other sample is the one before with its names
-    exchanged. Without `seed` it is drawn from Python's global generator.
+    An item holds token ids: "prompt" is the whole sentence, its answer included (after a BOS, if `prepend_bos`); "IO"
+    is the answer, and "S" the other name. `samples` holds the same as text. With `symmetric` every second sample is the
+    one before it with the two names exchanged. Without `seed` Python's global generator decides.
 
     Raises:
         BadInput: a template that lacks [A] or [B], does not end with [A], or has a slot without nouns; fewer than two
@@ -79,49 +82,38 @@ class IOIDataset(Dataset):
     def _drawn(self, rng: random.Random, symmetric: bool) -> list[dict[str, str]]:
         template = rng.choice(self.templates)
         words = {slot: rng.choice(nouns) for slot, nouns in self.nouns.items()}
-        io, s = rng.sample(self.names, 2)
-        pairs = [(io, s), (s, io)] if symmetric else [(io, s)]
-        return [
-            {
-                "text": _SLOT.sub(lambda slot, a=a, b=b: (words | {"A": a, "B": b})[slot[1]], template),
-                "IO": f" {a}",
-                "S": f" {b}",
-            }
-            for a, b in pairs
-        ]
+        drawn = rng.sample(self.names, 2)
+        samples = []
+        for io, s in (drawn, drawn[::-1])[: 1 + symmetric]:
+            filled = words | {"A": io, "B": s}
+            text = _SLOT.sub(lambda slot, filled=filled: filled[slot[1]], template)
+            samples.append({"text": text, "IO": f" {io}", "S": f" {s}"})
+        return samples
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> dict[str, Int[Tensor, " pos"]]:
         sample = self.samples[index]
-        ids = {key: self.tokenizer.encode(text, add_special_tokens=False) for key, text in sample.items()}
+        text, io, s = (self.tokenizer.encode(sample[key], add_special_tokens=False) for key in ("text", "IO", "S"))
         begins = [self.tokenizer.bos_token_id] if self.prepend_bos else []
-        return {
-            "prompt": torch.tensor(begins + ids["text"]),
-            "IO": torch.tensor(ids["IO"]),
-            "S": torch.tensor(ids["S"]),
-        }
+        return {"prompt": torch.tensor(begins + text), "IO": torch.tensor(io), "S": torch.tensor(s)}
 
     @staticmethod
     def get_default_names() -> list[str]:
-        """Those of the package's IOI task."""
+        """The names of `interp_hooks.tasks.ioi`."""
         return list(NAMES)
 
     @staticmethod
     def get_default_templates() -> list[str]:
-        """Those of the package's IOI task, each with IO introduced first and with S introduced first."""
-        orders = ({"A": "[A]", "B": "[B]"}, {"A": "[B]", "B": "[A]"})
-        rest = {"S": " [B]", "PLACE": " [PLACE]", "OBJECT": " [OBJECT]"}
-        return [
-            template.format_map(rest | {slot: f" {name}" for slot, name in order.items()}) + " [A]"
-            for template in IOI_TEMPLATES
-            for order in orders
-        ]
+        """The templates of `interp_hooks.tasks.ioi`, each with IO introduced first and with S introduced first."""
+        rest = dict(S=" [B]", PLACE=" [PLACE]", OBJECT=" [OBJECT]")
+        orders = dict(A=" [A]", B=" [B]"), dict(A=" [B]", B=" [A]")
+        return [f"{template.format(**order, **rest)} [A]" for template in IOI_TEMPLATES for order in orders]
 
     @staticmethod
     def get_default_nouns() -> dict[str, list[str]]:
-        """Those of the package's IOI task."""
+        """The nouns of `interp_hooks.tasks.ioi`."""
         return {"PLACE": list(PLACES), "OBJECT": list(OBJECTS)}
 
 
@@ -134,10 +126,10 @@ def ioi_eval(
     tokenizer: Any = None,
     symmetric: bool = False,
 ) -> dict[str, float]:
-    """Mean logit(IO) - logit(S) ("Logit Difference"), and how often it is positive ("Accuracy").
+    """Mean logit(IO) - logit(S) ("Logit Difference"), and the share of samples where it is positive ("Accuracy").
 
-    Read where the two names' tokens begin to differ, given what they share. Without a `dataset`, an `IOIDataset` of
-    `num_samples`. An item's "prompt" ends with its "IO".
+    Names of several tokens are compared at the first token in which they differ. Without a `dataset` an `IOIDataset` of
+    `num_samples` is drawn.
 
     Raises:
         BadInput: no samples, or a model that is not causal.
@@ -172,6 +164,5 @@ def _name_logit_diffs(model: HookedTransformer, samples: Sequence[Mapping[str, T
         read_at.append(len(prompt) - len(names[0]) + shared - 1)
         io.append(names[0][shared])
         s.append(names[1][shared])
-    logits = model(tokens, attention_mask=real, logits_pos=torch.tensor(read_at)[:, None])[:, 0]
-    rows = torch.arange(len(samples))
-    return (logits[rows, io] - logits[rows, s]).double().cpu()
+    metric = LogitDiff(torch.tensor(io), torch.tensor(s), pos=torch.tensor(read_at))
+    return evaluate(model, [Run(tokens.to(model.device), (), real.to(model.device))], metric)[0].double().cpu()

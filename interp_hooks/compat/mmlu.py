@@ -26,15 +26,15 @@ def mmlu_eval(
     *,
     questions: Iterable[Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """How often the letter of the right choice is the likeliest of the letters after a question and its choices.
+    """How often the letter of the right choice is the likeliest letter after a question and its choices.
 
-    Nothing is shown before the question ("zero-shot"). Given are "accuracy", "num_correct", "num_total" and
-    "subject_scores", the accuracy by subject. `num_samples` bounds the questions of each subject. Questions are those
-    of the hub's `cais/mmlu`, unless `questions` has others: mappings with "question", "choices" (up to four), "answer"
-    (the index of the right one) and "subject".
+    No example stands before the question ("zero-shot"). The result has "accuracy", "num_correct", "num_total" and
+    "subject_scores", the accuracy by subject. `num_samples` is the largest number of questions of each subject.
+    Questions come from the hub's `cais/mmlu`, or are given as `questions`: mappings with "question", "choices" (up to
+    four), "answer" (the index of the right choice) and "subject".
 
     Raises:
-        BadInput: an unknown subject, another tokenizer than the model's, or no question.
+        BadInput: an unknown subject, a tokenizer that is not the model's, or no question.
         TokenError: a letter that is not one token.
         ImportError: the package `datasets`, which downloads the questions, is not installed.
     """
@@ -58,13 +58,13 @@ def mmlu_eval(
 
 
 def prompt(asked: Mapping[str, Any]) -> str:
-    """A question and its choices, up to where the letter is to follow."""
+    """A question and its choices as text, up to where the letter has to follow."""
     choices = "".join(f"{letter}. {choice}\n" for letter, choice in zip(LETTERS, asked["choices"], strict=False))
     return f"Question: {asked['question']}\nChoices:\n{choices}Answer:"
 
 
 def _letter(model: HookedTransformer, letter: str) -> int:
-    """The token of a letter as it follows "Answer:", with a space if that is one token."""
+    """The token of a letter that follows "Answer:": with a space in front, if the two are one token."""
     for text in (f" {letter}", letter):
         ids = model.to_tokens(text, prepend_bos=False)[0].tolist()
         if len(ids) == 1:
@@ -75,7 +75,7 @@ def _letter(model: HookedTransformer, letter: str) -> int:
 def _chosen(
     questions: Iterable[Mapping[str, Any]], subjects: Sequence[str] | None, most: int | None
 ) -> Iterator[Mapping[str, Any]]:
-    """The questions of some subjects (None: all), at most so many of each."""
+    """The questions of some subjects (None: all), at most `most` of each."""
     seen: dict[str, int] = defaultdict(int)
     for asked in questions:
         seen[asked["subject"]] += 1

@@ -1,9 +1,9 @@
 """Activation patching as tutorials call it: `get_act_patch_<what>(model, corrupted_tokens, clean_cache, metric)`.
 
-The run reads the corrupted tokens, one activation at a time comes from `clean_cache`, and `patching_metric`, a function
-of full logits [batch, pos, d_vocab], gives a number. The result is a tensor whose axes are listed below. Under grouped
-attention keys and values have as many heads as they have groups. `generic_activation_patch` does the same with a setter
-of one's own; `experiments.patching.patch` is the modern form, with labels.
+The model reads the corrupted tokens, one activation at a time comes from `clean_cache`, and `patching_metric`, a
+function of full logits [batch, pos, d_vocab], gives a number. The result is a tensor; each function's docstring has its
+axes. Under grouped attention keys and values have as many heads as there are groups. `generic_activation_patch` does
+the same with your own setter. `interp_hooks.patch` is the modern form, whose results have labels.
 """
 
 from __future__ import annotations
@@ -33,43 +33,11 @@ if TYPE_CHECKING:
 
 PatchingMetric = Callable[[Float[Tensor, "batch pos d_vocab"]], Tensor]
 
-__all__ = [
-    "generic_activation_patch",
-    "get_act_patch_attn_head_all_pos_every",
-    "get_act_patch_attn_head_by_pos_every",
-    "get_act_patch_attn_head_k_all_pos",
-    "get_act_patch_attn_head_k_by_pos",
-    "get_act_patch_attn_head_out_all_pos",
-    "get_act_patch_attn_head_out_by_pos",
-    "get_act_patch_attn_head_pattern_all_pos",
-    "get_act_patch_attn_head_pattern_by_pos",
-    "get_act_patch_attn_head_pattern_dest_src_pos",
-    "get_act_patch_attn_head_q_all_pos",
-    "get_act_patch_attn_head_q_by_pos",
-    "get_act_patch_attn_head_v_all_pos",
-    "get_act_patch_attn_head_v_by_pos",
-    "get_act_patch_attn_out",
-    "get_act_patch_block_every",
-    "get_act_patch_direct_path",
-    "get_act_patch_direct_path_all_sources",
-    "get_act_patch_mlp_out",
-    "get_act_patch_resid_mid",
-    "get_act_patch_resid_pre",
-    "layer_head_dest_src_pos_pattern_patch_setter",
-    "layer_head_pattern_patch_setter",
-    "layer_head_pos_pattern_patch_setter",
-    "layer_head_vector_patch_setter",
-    "layer_pos_head_vector_patch_setter",
-    "layer_pos_patch_setter",
-    "make_df_from_ranges",
-]
-
-
 ActPatch = Callable[..., Tensor]
 
 
-def _act_patch(hook: str, *axes: str) -> ActPatch:
-    """Patch `hook` at every index of `axes`, which are also the axes of the result."""
+def _act_patch(does: str, grid: ActPatch) -> ActPatch:
+    """`grid` under the names and defaults that its arguments have in tutorials."""
 
     @checked
     def get_act_patch(
@@ -79,55 +47,58 @@ def _act_patch(hook: str, *axes: str) -> ActPatch:
         patching_metric: PatchingMetric,
         progress: bool = True,
     ) -> Tensor:
-        labels = labels_of(model, hook, axes, corrupted_tokens.shape[1])
-        cells = [dict(zip(labels, cell, strict=True)) for cell in itertools.product(*labels.values())]
-        runs = [Run(corrupted_tokens, [Intervention(at(hook, **cell), clean_cache)]) for cell in cells]
-        scores = evaluate(model, runs, patching_metric, progress=progress)
-        return scores.reshape(*map(len, labels.values()), *scores.shape[1:])
+        return grid(model, corrupted_tokens, clean_cache, patching_metric, progress)
 
-    get_act_patch.__doc__ = f"Patch `{hook}` at every [{', '.join(axes)}]."
+    get_act_patch.__doc__ = does
     return get_act_patch
 
 
-get_act_patch_resid_pre = _act_patch("resid_pre", "layer", "pos")
-get_act_patch_resid_mid = _act_patch("resid_mid", "layer", "pos")
-get_act_patch_attn_out = _act_patch("attn_out", "layer", "pos")
-get_act_patch_mlp_out = _act_patch("mlp_out", "layer", "pos")
-get_act_patch_attn_head_out_by_pos = _act_patch("z", "layer", "pos", "head")
-get_act_patch_attn_head_q_by_pos = _act_patch("q", "layer", "pos", "head")
-get_act_patch_attn_head_k_by_pos = _act_patch("k", "layer", "pos", "head")
-get_act_patch_attn_head_v_by_pos = _act_patch("v", "layer", "pos", "head")
-get_act_patch_attn_head_pattern_by_pos = _act_patch("pattern", "layer", "head", "query")
-get_act_patch_attn_head_pattern_dest_src_pos = _act_patch("pattern", "layer", "head", "query", "key")
-get_act_patch_attn_head_out_all_pos = _act_patch("z", "layer", "head")
-get_act_patch_attn_head_q_all_pos = _act_patch("q", "layer", "head")
-get_act_patch_attn_head_k_all_pos = _act_patch("k", "layer", "head")
-get_act_patch_attn_head_v_all_pos = _act_patch("v", "layer", "head")
-get_act_patch_attn_head_pattern_all_pos = _act_patch("pattern", "layer", "head")
+def _each(hook: str, *axes: str) -> ActPatch:
+    """Patch `hook` at every index of `axes`, which are also the axes of the result."""
 
-
-def _every(doc: str, *patches: ActPatch) -> ActPatch:
-    """Several patches of the same axes, stacked along a first axis."""
-
-    @checked
-    def get_act_patch_every(
-        model: HookedTransformer,
-        corrupted_tokens: Int[Tensor, "batch pos"],
-        clean_cache: ActivationCache,
-        patching_metric: PatchingMetric,
-        progress: bool = True,
+    def grid(
+        model: HookedTransformer, tokens: Tensor, cache: ActivationCache, metric: PatchingMetric, progress: bool
     ) -> Tensor:
-        grids = [patch(model, corrupted_tokens, clean_cache, patching_metric, progress) for patch in patches]
+        labels = labels_of(model, hook, axes, tokens.shape[1])
+        cells = [dict(zip(labels, cell, strict=True)) for cell in itertools.product(*labels.values())]
+        runs = [Run(tokens, [Intervention(at(hook, **cell), cache)]) for cell in cells]
+        scores = evaluate(model, runs, metric, progress=progress)
+        return scores.reshape(*map(len, labels.values()), *scores.shape[1:])
+
+    return _act_patch(f"Patch `{hook}` at every [{', '.join(axes)}].", grid)
+
+
+def _every(does: str, *patches: ActPatch) -> ActPatch:
+    """Stack patches of the same axes along a first axis; key and value heads that there are not are 0."""
+
+    def stack(*given: Any) -> Tensor:
+        grids = [patch(*given) for patch in patches]
         heads = max(grid.shape[-1] for grid in grids)
         return torch.stack([torch.nn.functional.pad(grid, (0, heads - grid.shape[-1])) for grid in grids])
 
-    get_act_patch_every.__doc__ = doc
-    return get_act_patch_every
+    return _act_patch(does, stack)
 
 
-def _pattern_pos_head(*arguments: object, **options: object) -> Tensor:
-    """Patterns by destination, with the axes in the order of the others: [layer, pos, head]."""
-    return get_act_patch_attn_head_pattern_by_pos(*arguments, **options).transpose(1, 2)
+get_act_patch_resid_pre = _each("resid_pre", "layer", "pos")
+get_act_patch_resid_mid = _each("resid_mid", "layer", "pos")
+get_act_patch_attn_out = _each("attn_out", "layer", "pos")
+get_act_patch_mlp_out = _each("mlp_out", "layer", "pos")
+get_act_patch_attn_head_out_by_pos = _each("z", "layer", "pos", "head")
+get_act_patch_attn_head_q_by_pos = _each("q", "layer", "pos", "head")
+get_act_patch_attn_head_k_by_pos = _each("k", "layer", "pos", "head")
+get_act_patch_attn_head_v_by_pos = _each("v", "layer", "pos", "head")
+get_act_patch_attn_head_pattern_by_pos = _each("pattern", "layer", "head", "query")
+get_act_patch_attn_head_pattern_dest_src_pos = _each("pattern", "layer", "head", "query", "key")
+get_act_patch_attn_head_out_all_pos = _each("z", "layer", "head")
+get_act_patch_attn_head_q_all_pos = _each("q", "layer", "head")
+get_act_patch_attn_head_k_all_pos = _each("k", "layer", "head")
+get_act_patch_attn_head_v_all_pos = _each("v", "layer", "head")
+get_act_patch_attn_head_pattern_all_pos = _each("pattern", "layer", "head")
+
+
+def _pattern_pos_head(*given: Any) -> Tensor:
+    """Patterns by destination, with axes in the order of the other activations: [layer, pos, head]."""
+    return get_act_patch_attn_head_pattern_by_pos(*given).transpose(1, 2)
 
 
 get_act_patch_attn_head_all_pos_every = _every(
@@ -171,10 +142,10 @@ def get_act_patch_direct_path(
     component: Component = "q",
     verbose: bool = True,
 ) -> Tensor:
-    """Patch what one head writes for one later head's queries, keys or values alone: [layer, head].
+    """Patch what one head writes, but only as one later head's queries, keys or values see it: [layer, head].
 
-    Layers up to the head's own are 0. The receiver's norm is computed anew from its changed input, so that nothing of
-    `corrupted_cache` is needed.
+    Entries of layers up to the head's own are 0. The receiver's norm is computed anew from its changed input, so that
+    `corrupted_cache` is not needed.
     """
     sources = [(src_layer, src_head)]
     return _direct_paths(model, corrupted_tokens, clean_cache, patching_metric, sources, component, verbose)[0]
@@ -190,7 +161,7 @@ def get_act_patch_direct_path_all_sources(
     component: Component = "q",
     verbose: bool = True,
 ) -> Tensor:
-    """The same for every head: [source's layer, source's head, layer, head]."""
+    """`get_act_patch_direct_path` of every head: [source's layer, source's head, layer, head]."""
     sources = list(itertools.product(range(model.cfg.n_layers), range(model.cfg.n_heads)))
     found = _direct_paths(model, corrupted_tokens, clean_cache, patching_metric, sources, component, verbose)
     return found.unflatten(0, (model.cfg.n_layers, model.cfg.n_heads))
@@ -205,7 +176,7 @@ def _direct_paths(
     component: Component,
     progress: bool,
 ) -> Float[Tensor, "source layer head ..."]:
-    """The metric for every later head that reads a source's clean output."""
+    """The metric where each later head in turn reads the clean output of each source."""
     n_layers, reader = model.cfg.n_layers, f"{component}_input"
     n_heads = model.points(get_act_name(reader, 0))[0].sizes["head"]
     cells, runs = [], []
@@ -242,24 +213,24 @@ def generic_activation_patch(
     return_index_df: bool = False,
     progress: bool = True,
 ) -> Any:
-    """Patch `activation_name` at every cell by a function of one's own; a pass for each cell, from its layer on.
+    """Patch `activation_name` with your own setter, once for each cell, in a forward pass from the cell's layer on.
 
     Cells are all combinations of `index_axis_names` ("layer", "pos", "head" or "head_index", "dest_pos", "src_pos"),
-    and the result has these axes; or the rows of `index_df`, whose first column is the layer, and the result is [row].
-    With `return_index_df` the table of cells comes too.
+    which are then the axes of the result; or they are the rows of `index_df`, whose first column is the layer, and the
+    result is [row]. With `return_index_df` the table of cells is returned too.
 
     Raises:
         BadInput: both or neither of the two, an unknown axis, or a first axis that is not the layer.
     """
     if (index_axis_names is None) == (index_df is None):
         raise BadInput("give the cells either by index_axis_names or by index_df")
-    shape: list[int] | None = None
+    shape = None if index_axis_names is None else _sizes(model, activation_name, corrupted_tokens, index_axis_names)
     if index_df is None:
-        shape = _ranges(model, activation_name, corrupted_tokens, list(index_axis_names or ()))
-        index_df = make_df_from_ranges(shape, list(index_axis_names or ()))
+        index_df = make_df_from_ranges(shape or (), index_axis_names or ())
     if list(index_df.columns)[:1] != ["layer"]:
         raise BadInput(f"the first axis of a cell must be 'layer', got {list(index_df.columns)}")
-    streams = model.run_with_cache(corrupted_tokens, return_type=None, names_filter=_is_resid_pre)[1]
+    before = [get_act_name("resid_pre", layer) for layer in range(model.cfg.n_layers)]
+    streams = model.run_with_cache(corrupted_tokens, return_type=None, names_filter=before)[1]
     scores = []
     for index in tqdm(index_df.to_numpy().tolist(), disable=not progress):
         name = get_act_name(activation_name, index[0])
@@ -268,23 +239,17 @@ def generic_activation_patch(
             return patch_setter(value, index, clean_cache[hook.name])
 
         stream = streams["resid_pre", index[0]]
-        scores.append(
-            patching_metric(model.run_with_hooks(stream, start_at_layer=index[0], fwd_hooks=[(name, patched)]))
-        )
+        logits = model.run_with_hooks(stream, start_at_layer=index[0], fwd_hooks=[(name, patched)])
+        scores.append(patching_metric(logits))
     found = torch.stack(scores)
     found = found if shape is None else found.reshape(*shape, *found.shape[1:])
     return (found, index_df) if return_index_df else found
 
 
-def _is_resid_pre(name: str) -> bool:
-    return name.endswith("hook_resid_pre")
-
-
-def _ranges(model: HookedTransformer, activation: str, tokens: Tensor, axes: list[str]) -> list[int]:
+def _sizes(model: HookedTransformer, activation: str, tokens: Tensor, axes: Sequence[str]) -> list[int]:
     heads = model.points(get_act_name(activation, 0))[0].sizes.get("head", model.cfg.n_heads)
-    length = tokens.shape[-1]
-    sizes = {"layer": model.cfg.n_layers, "head": heads, "head_index": heads}
-    sizes |= {"pos": length, "dest_pos": length, "src_pos": length}
+    sizes = dict(layer=model.cfg.n_layers, head=heads, head_index=heads)
+    sizes |= dict.fromkeys(("pos", "dest_pos", "src_pos"), tokens.shape[-1])
     if unknown := [axis for axis in axes if axis not in sizes]:
         raise BadInput(f"there is no axis {unknown[0]!r} to patch along; there are {', '.join(sizes)}")
     return [sizes[axis] for axis in axes]
@@ -292,15 +257,14 @@ def _ranges(model: HookedTransformer, activation: str, tokens: Tensor, axes: lis
 
 @checked
 def make_df_from_ranges(column_max_ranges: Sequence[int], column_names: Sequence[str]) -> pd.DataFrame:
-    """A row for every combination of 0..n-1 of each column."""
+    """A table with a row for every combination of indices; `column_max_ranges` are the sizes of the columns."""
     import pandas as pd
 
-    rows = list(itertools.product(*map(range, column_max_ranges)))
-    return pd.DataFrame(rows, columns=list(column_names))
+    return pd.DataFrame(list(itertools.product(*map(range, column_max_ranges))), columns=list(column_names))
 
 
 def _setter(cell: str, *dims: int) -> PatchSetter:
-    """Put the clean value where a cell points, whose indices after the layer are along `dims` of the activation."""
+    """A setter that takes the clean value at one cell; a cell's indices after the layer are along `dims`."""
 
     def patch_setter(corrupted_activation: Tensor, index: Sequence[int], clean_activation: Tensor) -> Tensor:
         place: list[Any] = [slice(None)] * corrupted_activation.ndim
@@ -319,3 +283,5 @@ layer_head_vector_patch_setter = _setter("layer, head", 2)
 layer_head_pattern_patch_setter = _setter("layer, head", 1)
 layer_head_pos_pattern_patch_setter = _setter("layer, head, dest_pos", 1, 2)
 layer_head_dest_src_pos_pattern_patch_setter = _setter("layer, head, dest_pos, src_pos", 1, 2, 3)
+
+__all__ = [name for name in dir() if name.startswith(("get_act_patch_", "layer_", "generic_", "make_df_"))]  # pyright: ignore

@@ -16,6 +16,7 @@ __getattr__, __all__ = lazily(
         "attribution": ["attribution_patch", "attribution_patches"],
         "estimates": ["Agreement", "agreement"],
         "gradients": ["gradient_x_input", "integrated_gradients"],
+        "task": ["Task"],
         "steering": ["ablate_directions", "orthogonalize", "relative_norm", "steer", "steering_vector"],
     },
 )

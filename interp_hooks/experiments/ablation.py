@@ -36,7 +36,8 @@ from interp_hooks.experiments.sweeps import labels_of, sweep_site
 from interp_hooks.hooks.root_module import HookPoint
 from interp_hooks.interventions.readout import MetricLike
 from interp_hooks.interventions.recording import record
-from interp_hooks.interventions.runs import Excluded, Prompts, Recording, Resample, Run, Source, as_run
+from interp_hooks.interventions.runs import Excluded, Prompts, Resample, Run, SourceLike, as_run
+from interp_hooks.interventions.sites import Recording
 from interp_hooks.model.transformer import HookedTransformer
 
 Method = Literal["zero", "mean", "position_mean", "resample", "noise"]
@@ -49,7 +50,7 @@ def ablate(
     metric: MetricLike,
     site: str = "z",
     *,
-    method: Method | Source = "zero",
+    method: Method | SourceLike = "zero",
     over: Sequence[str] = ("layer", "head"),
     reference: Prompts | None = None,
     generator: torch.Generator | None = None,
@@ -99,11 +100,11 @@ def _named(
     site: str,
     layers: Sequence[int] | None,
     generator: torch.Generator | None,
-) -> Source:
+) -> SourceLike:
     """The source that a method's name stands for, with its usual options."""
     other = run if reference is None else as_run(model, reference)
     means: dict[str, Any] = dict(reference=other, layers=layers)
-    sources: dict[str, Callable[[], Source]] = {
+    sources: dict[str, Callable[[], SourceLike]] = {
         "zero": lambda: 0.0,
         "mean": lambda: mean_activations(model, run, site, **means),
         "position_mean": lambda: mean_activations(model, run, site, per_position=True, **means),

@@ -35,7 +35,9 @@ from interp_hooks.experiments.sweeps import Direction, directed_runs, labels_of,
 from interp_hooks.hooks.names import get_act_name
 from interp_hooks.hooks.root_module import HookPoint
 from interp_hooks.interventions.readout import MetricLike, metric_name
-from interp_hooks.interventions.runs import Prompts, Recording, Run
+from interp_hooks.interventions.runs import Prompts, Run
+from interp_hooks.interventions.sites import Recording
+from interp_hooks.model.stream import Stream
 from interp_hooks.model.transformer import HookedTransformer
 
 QUERIES, KEYS = ("q", "rot_q", "q_input"), ("k", "rot_k", "k_input")  # sites that act through the pattern alone
@@ -164,7 +166,7 @@ class _Plan:
     def kept(self) -> list[str]:
         """Of what the activations or gradients are needed in the run that is patched."""
         layers = [point.layer() for point in self.points] if self.fixed else []
-        inside = [hook for layer in layers for hook in (_entering(layer), _pattern(layer))]
+        inside = [get_act_name(hook, layer) for layer in layers for hook in ("resid_pre", "pattern")]
         return [*(point.name for point in self.points), *inside]
 
 
@@ -191,14 +193,6 @@ def _kind(point: HookPoint) -> str:
     return point.name.rpartition(".hook_")[2]
 
 
-def _entering(layer: int) -> str:
-    return f"blocks.{layer}.hook_resid_pre"
-
-
-def _pattern(layer: int) -> str:
-    return f"blocks.{layer}.attn.hook_pattern"
-
-
 # --------------------------------------------------------------------------------------------------- what changes
 
 
@@ -218,7 +212,7 @@ def _changes(model: HookedTransformer, plan: _Plan, run: Run, old: Recording, ne
     change = _one_key if _kind(plan.points[0]) in KEYS and "pos" in plan.grid else _pattern_change
     changes = []
     for point in plan.points:
-        stream = old[_entering(point.layer())].detach()
+        stream = old[get_act_name("resid_pre", point.layer())].detach()
         before = _scores(model, run, point.layer(), stream)
         after = _scores(model, run, point.layer(), stream, [(point.name, _putting(new[point.name]))])
         changes.append(change(point, before, after))
@@ -240,7 +234,7 @@ def _scores(
 
     A sink is one key more, the last one: it takes a share of every softmax.
     """
-    names = [f"blocks.{layer}.attn.hook_{name}" for name in ("attn_scores", *["sink"] * model.cfg.attn_sinks)]
+    names = [get_act_name("attn_scores", layer), *[f"blocks.{layer}.attn.hook_sink"] * model.cfg.attn_sinks]
     with torch.no_grad(), model.hooks(fwd_hooks=hooks):
         _, found = model.run_with_cache(
             stream,
@@ -291,7 +285,7 @@ def _on_pattern(point: HookPoint, scores: Tensor, effect: Callable[[Tensor], Ten
         found = effect(F.pad(gradient.double(), (0, sinks)))[..., : gradient.shape[-1]]
         return found.unflatten(1, (heads, -1)).sum(2)
 
-    return _Change(hook=_pattern(point.layer()), axes=("batch", "head", "pos"), effect=cells)
+    return _Change(hook=get_act_name("pattern", point.layer()), axes=("batch", "head", "pos"), effect=cells)
 
 
 # ------------------------------------------------------------------------------------------------------ from gradients
@@ -326,8 +320,8 @@ class _GradDrop:
                 value.register_hook(lambda gradient: gradient * (layer != self.layer))
             return value
 
-        writers = model.points(lambda name: name.endswith(("hook_attn_out", "hook_mlp_out")))
-        return [(point.name, drop) for point in writers]
+        stream = Stream(model)
+        return [(hook, drop) for layer in range(stream.n_layers) for hook in stream.sublayers(layer).values()]
 
     def effects(
         self, model: HookedTransformer, done: Differentiable, plans: Plans, changes: Changes

@@ -1,8 +1,10 @@
 """A run in which all attention is frozen: what changes in the stream if only some parts write something else.
 
 With attention frozen no position depends on another one, so that the run is computed only where it is read, and of the
-blocks only the MLPs after a sender, for many senders at once; none at all where MLPs are frozen too. Everything else
-is what it was in the base run, of which the recorded stream tells all that is needed. Norms are recomputed.
+blocks only the MLPs after a sender, for many senders at once; none at all where MLPs are frozen too. That is why these
+passes are not the engine's, which would run all of every block: a sweep over heads is twenty times as fast this way.
+Everything else is what it was in the base run, whose recorded stream tells all that is needed. Norms are recomputed,
+blocks of other kinds than the transformer's are frozen whole.
 
     base   resid_pre ----------------(+) attn_out ------------(+) mlp_out ------> resid_post
     shift      0 ------(+) senders' change of attn_out ---(+) change of mlp_out ---> the stream's difference to it
@@ -18,35 +20,28 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp_hooks.interventions.edges import ATTENTION_INPUTS
-from interp_hooks.interventions.recording import stream_hook
-from interp_hooks.interventions.runs import Recording, Run
-from interp_hooks.interventions.sites import Site
-from interp_hooks.model.cache.decomposition import EMBEDDINGS, embeddings
+from interp_hooks.interventions.runs import Run
+from interp_hooks.interventions.sites import Recording, Site
 from interp_hooks.model.components.weights import write_per_head
+from interp_hooks.model.stream import ATTENTION_INPUTS, EMBEDDINGS, Declares, Stream
 from interp_hooks.model.transformer import HookedTransformer
 
 MLPs = Literal["recompute", "freeze"]
 
 
 class Senders(NamedTuple):
-    """Sites that send together."""
+    """Sites that send together, and the first layer in which they do (-1: the embeddings)."""
 
     sites: list[Site]
+    layer: int
 
-    @property
-    def layer(self) -> int:
-        """The first layer in which they do (-1: the embeddings)."""
-        return min(layer_of(site.hook) for site in self.sites)
+    @classmethod
+    def of(cls, stream: Stream, sites: Sequence[Site]) -> Senders:
+        return cls(list(sites), min(stream.place(site.hook).layer for site in sites))
 
     def at(self, hook: str) -> list[Site]:
         """Those at this hook."""
         return [site for site in self.sites if site.hook == hook]
-
-
-def layer_of(hook: str) -> int:
-    """The layer of a full hook name; -1 before the blocks."""
-    return int(hook.split(".")[1]) if hook.startswith("blocks.") else -1
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -57,7 +52,7 @@ class FrozenRun:
     inputs to note down: hooks, or "logits" for the final stream.
     """
 
-    model: HookedTransformer
+    stream: Stream
     tokens: Int[Tensor, "batch pos"]
     base: Recording
     other: Recording
@@ -68,7 +63,7 @@ class FrozenRun:
     @classmethod
     def record(
         cls,
-        model: HookedTransformer,
+        stream: Stream,
         runs: tuple[Run, Run],
         every: Sequence[Senders],
         wanted: Collection[str],
@@ -76,12 +71,12 @@ class FrozenRun:
         rows: Tensor | None = None,
     ) -> FrozenRun:
         """Run the base and the other prompt, and keep what `inputs` of these senders will need."""
-        first, sent = every[0].layer, {site.hook for senders in every for site in senders.sites}
-        blocks = [f"blocks.{layer}.hook_" for layer in range(max(0, first), model.cfg.n_layers)]
-        kept = {block + what for block in blocks for what in ("resid_pre", "attn_out", "mlp_out")}
+        model, first, sent = stream.model, every[0].layer, {site.hook for senders in every for site in senders.sites}
+        kept: set[str] = set(EMBEDDINGS) if first < 0 else set()
+        for layer in range(max(0, first), stream.n_layers):
+            kept |= {stream.entering(layer), *stream.sublayers(layer).values()}
         kept |= {hook.replace("hook_attn_out", "attn.hook_z") for hook in sent}
-        kept |= set(EMBEDDINGS) if first < 0 else set()
-        final, recordings = stream_hook(model, model.cfg.n_layers), []
+        final, recordings = stream.entering(stream.n_layers), []
         for run, names in zip(runs, (kept, sent), strict=True):
             _, stored = model.run_with_cache(
                 run.tokens,
@@ -92,7 +87,11 @@ class FrozenRun:
             )
             recordings.append({hook: _at_rows(value, rows) for hook, value in stored.items()})
         base, other = recordings
-        return cls(model=model, tokens=runs[0].tokens, base=base, other=other, wanted=wanted, mlps=mlps, rows=rows)
+        return cls(stream=stream, tokens=runs[0].tokens, base=base, other=other, wanted=wanted, mlps=mlps, rows=rows)
+
+    @property
+    def model(self) -> HookedTransformer:
+        return self.stream.model
 
     def differ(self, senders: Senders) -> list[bool]:
         """For each of the sites, whether it has another value in the other run, at the positions that are read."""
@@ -106,18 +105,17 @@ class FrozenRun:
     @property
     def final_streams(self) -> tuple[Tensor, Tensor]:
         """The stream [batch, n, d_model] after the last block in the base and in the other run."""
-        final = stream_hook(self.model, self.model.cfg.n_layers)
+        final = self.stream.entering(self.stream.n_layers)
         return self.base[final], self.other[final]
 
     def inputs(self, every: Sequence[Senders]) -> dict[str, Float[Tensor, "senders batch n d_model"]]:
         """The wanted inputs as the senders, ordered by layer, change them; of those only that come before an input."""
         noted: dict[str, Tensor] = {}
-        n_layers = self.model.cfg.n_layers
-        last = max(n_layers if hook == "logits" else layer_of(hook) + hook.endswith("mlp_in") for hook in self.wanted)
+        last = max(self._noted_by(hook) for hook in self.wanted)
         embedding = [senders for senders in every if senders.layer < 0]
         shift = self._embedding_change(embedding) if embedding else None
         for layer in range(max(0, every[0].layer), last + 1):
-            entering = self.base[stream_hook(self.model, layer)]
+            entering = self.base[self.stream.entering(layer)]
             if shift is not None:
                 shift = shift.to(entering.device)
                 noted |= dict.fromkeys(self._readers(layer), entering + shift)
@@ -129,15 +127,22 @@ class FrozenRun:
             shift = self._after_block(layer, shift, every[: len(shift)], noted)
         return noted
 
+    def _noted_by(self, hook: str) -> int:
+        """The layer that the stream enters when a wanted input has been noted down."""
+        if hook == "logits":
+            return self.stream.n_layers
+        return self.stream.place(hook).layer + (not hook.endswith(ATTENTION_INPUTS))
+
     def _readers(self, layer: int) -> list[str]:
         """The wanted inputs that read the stream as it enters a layer."""
-        if layer == self.model.cfg.n_layers:
-            return [hook for hook in self.wanted if hook == "logits"]
-        return [hook for hook in self.wanted if layer_of(hook) == layer and hook.endswith(ATTENTION_INPUTS)]
+        entering = [hook for hook in self.wanted if hook == "logits" or hook.endswith(ATTENTION_INPUTS)]
+        return [hook for hook in entering if self._noted_by(hook) == layer]
 
     def _after_block(self, layer: int, shift: Tensor, every: Sequence[Senders], noted: dict[str, Tensor]) -> Tensor:
         """The stream's difference to the base run after a block, from that before it."""
         block, name = self.model.blocks[layer], f"blocks.{layer}.hook_"
+        if isinstance(block, Declares):
+            return self._after_other_block(layer, shift, every, noted)
         mid_shift = shift + self._attention_change(layer, every)
         if block.attn_only:
             return mid_shift
@@ -154,8 +159,24 @@ class FrozenRun:
         written = self._sent(name + "mlp_out", frozen if self.mlps == "freeze" else self._mlp(layer, mlp_in), every)
         if not block.is_post:
             return mid_shift + (written - mlp_out)
-        following = self.base[stream_hook(self.model, layer + 1)]
+        following = self.base[self.stream.entering(layer + 1)]
         return block.ln2(mlp_in + written).to(following.device) - following
+
+    def _after_other_block(
+        self, layer: int, shift: Tensor, every: Sequence[Senders], noted: dict[str, Tensor]
+    ) -> Tensor:
+        """The same for a block of another kind, which writes what it wrote, but for what senders change."""
+        stream = self.base[self.stream.entering(layer)]
+        for stop in self.stream.stops_in(layer):
+            if stop.does == "read":
+                noted |= {stop.hook: stream + shift} if stop.hook in self.wanted else {}
+                continue
+            value, parts = self.base[stop.hook], list(range(len(stop.names)))
+            change = self._sent(stop.hook, self._copies(stop.hook, len(every)), every) - value
+            added = self.stream.added(stop.hook, change.flatten(0, 1), parts).sum(2)
+            shift = shift + added.unflatten(0, change.shape[:2])
+            stream = stream + self.stream.added(stop.hook, value, parts).sum(2)
+        return shift
 
     def _attention_change(self, layer: int, every: Sequence[Senders]) -> Tensor | float:
         """What attention adds to the stream, less what it adds in the base run."""
@@ -180,9 +201,9 @@ class FrozenRun:
         return (block.ln2_post(block.mlp(normed)) * block.residual_scale).unflatten(0, mlp_in.shape[:2])
 
     def _embedding_change(self, every: Sequence[Senders]) -> Tensor:
-        hooks = embeddings(self.model)
+        hooks = self.stream.embeddings
         parts = [self._sent(hook, self._copies(hook, len(every)), every) for hook in hooks]
-        return self.model.ln_embed(torch.stack(parts).sum(0)) - self.base[stream_hook(self.model, 0)]
+        return self.model.ln_embed(torch.stack(parts).sum(0)) - self.base[self.stream.entering(0)]
 
     def _copies(self, hook: str, copies: int) -> Tensor:
         value = self.base[hook]

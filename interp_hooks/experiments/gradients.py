@@ -22,11 +22,11 @@ from interp_hooks.experiments.results.experiment import experiment, on_data
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.experiments.sweeps import on_model
 from interp_hooks.hooks.root_module import HookPoint
-from interp_hooks.interventions.plans import AFTER_BLOCKS
 from interp_hooks.interventions.readout import MetricLike, metric_name, reading
 from interp_hooks.interventions.recording import record
-from interp_hooks.interventions.runs import Intervention, Prompts, Recordings, Run, Source, as_run
-from interp_hooks.interventions.sites import Site, at
+from interp_hooks.interventions.runs import Intervention, Prompts, Run, SourceLike, as_run
+from interp_hooks.interventions.sites import Recordings, Site, at
+from interp_hooks.model.stream import Stage, Stream
 from interp_hooks.model.transformer import HookedTransformer
 
 Hooks = Sequence[tuple[str, Callable[..., Tensor | None]]]
@@ -39,7 +39,7 @@ def integrated_gradients(
     metric: MetricLike,
     site: Site | str,
     *,
-    baseline: Source = 0.0,
+    baseline: SourceLike = 0.0,
     steps: int = 20,
     over: Sequence[str] = ("pos",),
 ) -> Result:
@@ -84,7 +84,7 @@ def gradients_along_path(
     run: Run,
     metric: MetricLike,
     site: Site | str,
-    baseline: Source,
+    baseline: SourceLike,
     over: Sequence[str],
     fractions: Sequence[float],
 ) -> Result:
@@ -120,7 +120,7 @@ def gradients_along_path(
 def _changed(model: HookedTransformer, x: Tensor, point: HookPoint, intervention: Intervention) -> Tensor:
     """The activation x once the intervention is made."""
     recordings = Recordings(model)
-    if (source := intervention.source_run) is not None:
+    for source in intervention.runs:
         recordings.runs[source.key] = record(model, source, point.name)
     changed = x.clone()
     with torch.no_grad():
@@ -187,7 +187,8 @@ def recorded(
 def _score(model: HookedTransformer, run: Run, metric: MetricLike, hooks: Hooks) -> Float[Tensor, " prompt"]:
     """The metric of one pass, which unembeds only what is read; one number for all prompts counts as one prompt."""
     readout, score = reading(model, metric)
-    late = any(name.startswith(AFTER_BLOCKS) for name, _ in hooks)  # these want to see all positions
+    stream = Stream(model)
+    late = any(stream.place(name).stage == Stage.FINAL for name, _ in hooks)  # these want to see all positions
     pos = None if late or readout.pos is None else readout.positions(run)
     logits = model.run_with_hooks(run.tokens, attention_mask=run.attention_mask, fwd_hooks=hooks, logits_pos=pos)
     if pos is not None:  # the only one there is

@@ -35,8 +35,8 @@ from interp_hooks.experiments.sweeps import labels_of
 from interp_hooks.hooks.root_module import HookPoint
 from interp_hooks.interventions.readout import MetricLike, Readout, better, reading
 from interp_hooks.interventions.recording import record
-from interp_hooks.interventions.runs import Prompts, Recording, Run
-from interp_hooks.interventions.sites import Site, at
+from interp_hooks.interventions.runs import Prompts, Run
+from interp_hooks.interventions.sites import Recording, Site, at
 from interp_hooks.model.transformer import HookedTransformer
 
 

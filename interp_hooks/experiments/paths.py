@@ -28,12 +28,11 @@ from interp_hooks.experiments.frozen import FrozenRun, MLPs, Senders, places
 from interp_hooks.experiments.results.experiment import experiment, on_data
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.experiments.sweeps import Direction, directed_runs, labels_of, on_model
-from interp_hooks.interventions.edges import ATTENTION_INPUTS, READERS, SENDERS
 from interp_hooks.interventions.engine import Evaluation, evaluate, free_memory
 from interp_hooks.interventions.readout import MetricLike, checked_score, metric_name, reading
 from interp_hooks.interventions.runs import Intervention, Prompts, Run
 from interp_hooks.interventions.sites import Site, at
-from interp_hooks.model.cache.decomposition import embeddings
+from interp_hooks.model.stream import ATTENTION_INPUTS, INPUT, Stream
 from interp_hooks.model.transformer import HookedTransformer
 
 Sites = Site | Sequence[Site]
@@ -109,10 +108,11 @@ def patch_paths(
     `scale` names the base among the baselines, and what the senders' values are taken from.
     """
     base, other = (baselines[name] for name in scale)
-    cells = [Senders([made.site for made in run.interventions]) for run in runs]
+    stream = Stream(model)
+    cells = [Senders.of(stream, [made.site for made in run.interventions]) for run in runs]
     order = sorted(range(len(cells)), key=lambda cell: cells[cell].layer)
     paths = Paths(
-        model=model,
+        stream=stream,
         runs=(base, other),
         every=[cells[cell] for cell in order],
         metric=metric,
@@ -170,12 +170,12 @@ def _cells(
 
 def _senders(model: HookedTransformer, sites: Sites) -> list[Site]:
     """Sites that send together, by their full names."""
-    named = [_with_full_name(model, site) for site in _as_sites(sites, "senders")]
+    named, stream = [_with_full_name(model, site) for site in _as_sites(sites, "senders")], Stream(model)
     for site in named:
-        if site.hook not in embeddings(model) and not site.hook.endswith(SENDERS):
+        if site.hook not in {*stream.senders, *stream.embeddings} - {INPUT}:
             raise BadInput(
                 f"{site.hook} cannot be a sender. Senders are what is added to the stream: z, attn_out or mlp_out of "
-                f"a layer, {', '.join(embeddings(model))}"
+                f"a layer, {', '.join(stream.embeddings)}"
             )
     return named
 
@@ -184,17 +184,17 @@ def _receivers(model: HookedTransformer, receivers: str | Sites) -> list[Site] |
     """The sites that receive together; None for the logits."""
     if receivers == "logits":
         return None
-    sites = _as_sites(receivers, "receivers other than 'logits'")
+    sites, stream = _as_sites(receivers, "receivers other than 'logits'"), Stream(model)
     for site in sites:
-        if not site.hook.endswith(READERS):
-            raise BadInput(
-                f"{site.hook} cannot be a receiver. Receivers are what reads the stream: q_input, k_input, v_input or "
-                "mlp_in of a layer, or 'logits'"
-            )
         if model.cfg.kv_latent and site.hook.endswith(ATTENTION_INPUTS):
             raise BadInput(
                 "the heads of a layer of this model read a low-rank summary of the stream that they share, so that no "
                 "head has an input of its own that could receive; use mlp_in or 'logits'"
+            )
+        if stream.place(site.hook).point.name not in {*stream.receivers} - {stream.stops[-1].hook}:
+            raise BadInput(
+                f"{site.hook} cannot be a receiver. Receivers are what reads the stream: q_input, k_input, v_input or "
+                "mlp_in of a layer, or 'logits'"
             )
     return [_with_full_name(model, site) for site in sites]
 
@@ -218,13 +218,17 @@ def _with_full_name(model: HookedTransformer, site: Site) -> Site:
 class Paths:
     """The base run, the other run, and all senders, ordered by layer; ready to be followed to some receivers."""
 
-    model: HookedTransformer
+    stream: Stream
     runs: tuple[Run, Run]
     every: Sequence[Senders]
     metric: MetricLike
     mlps: MLPs
     max_memory: int
     progress: bool
+
+    @property
+    def model(self) -> HookedTransformer:
+        return self.stream.model
 
     def to_logits(self) -> Evaluation:
         """Scores of the base run, the other run and all senders: final streams, unembedded where the metric reads.
@@ -233,7 +237,7 @@ class Paths:
         """
         base, (readout, score) = self.runs[0], reading(self.model, self.metric)
         rows = None if readout.pos is None else readout.positions(base)
-        frozen = FrozenRun.record(self.model, self.runs, self.every, ["logits"], self.mlps, rows)
+        frozen = FrozenRun.record(self.stream, self.runs, self.every, ["logits"], self.mlps, rows)
 
         def scored(stream: Float[Tensor, "batch n d_model"]) -> Tensor:
             logits = replace(readout, pos=None).read(self.model, stream.to(self.model.W_U.device), base)
@@ -250,7 +254,7 @@ class Paths:
         read = torch.stack([places(model, [site], base.tokens).flatten(2).any(2) for site in receivers]).any(0)
         columns = read.any(0).nonzero()[:, 0]  # the positions that some receiver of some prompt reads
         wanted = {site.hook for site in receivers}
-        frozen = FrozenRun.record(model, self.runs, self.every, wanted, self.mlps, columns.expand(len(read), -1))
+        frozen = FrozenRun.record(self.stream, self.runs, self.every, wanted, self.mlps, columns.expand(len(read), -1))
 
         def input_at(hook: str, stream: Float[Tensor, "batch n d_model"]) -> Float[Tensor, "batch pos ..."]:
             full = stream.new_zeros(*read.shape, stream.shape[-1])  # no receiver reads the zeros

@@ -32,6 +32,7 @@ from interp_hooks.interventions.readout import Readout
 from interp_hooks.interventions.recording import record
 from interp_hooks.interventions.runs import Prompts, Run, as_run, orthonormal
 from interp_hooks.interventions.sites import Site, at
+from interp_hooks.model.stream import INPUT, Stream
 from interp_hooks.model.transformer import HookedTransformer
 
 # --------------------------------------------------------------------------------------------------------------- places
@@ -298,9 +299,9 @@ def ablate_directions(
     """
     if hook is None and model.cfg.norm_placement == "post":
         raise BadInput("in this model the stream passes a norm after every addition, which writes all directions again")
-    written = ("hook_attn_out", "hook_mlp_out", "blocks.0.hook_resid_pre")
-    names = [name for name in model.hook_dict if name.endswith(written)] if hook is None else [hook]
-    places = [_place(model, name) for name in names]
+    stream = Stream(model)
+    written = [INPUT, *(hook for layer in range(stream.n_layers) for hook in stream.sublayers(layer).values())]
+    places = [_place(model, one) for one in (written if hook is None else [hook])]
     basis = _basis(directions, places[0].width, places[0].axis)
     with _changed(model, places, positions, lambda value, _: _without(value, basis.to(value))):
         yield model

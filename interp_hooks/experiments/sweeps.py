@@ -22,7 +22,7 @@ from interp_hooks.experiments.results.experiment import Parts, experiment, on_da
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.interventions.engine import evaluation
 from interp_hooks.interventions.readout import Metric, MetricLike, metric_name
-from interp_hooks.interventions.runs import Intervention, Prompts, Run, Source, as_run
+from interp_hooks.interventions.runs import Intervention, Prompts, Run, SourceLike, as_run
 from interp_hooks.interventions.sites import at
 from interp_hooks.model.transformer import HookedTransformer
 
@@ -116,7 +116,7 @@ def sweep_site(
     model: HookedTransformer,
     base: Run,
     site: str | Sequence[str],
-    source: Source,
+    source: SourceLike,
     metric: MetricLike,
     *,
     over: Sequence[str],

@@ -1,4 +1,4 @@
-"""Models whose circuit is known, to check methods against."""
+"""Models whose circuit is certain, because it was built in: what methods that look for circuits are checked against."""
 
 from interp_hooks import lazily
 
@@ -6,8 +6,8 @@ __getattr__, __all__ = lazily(
     __name__,
     {
         "compiler": ["compile_program"],
-        "superposition": ["superposition"],
-        "system": ["KnownModel"],
+        "toy_models": ["superposition"],
+        "system": ["GroundTruth", "KnownModel"],
     },
 )
 

@@ -1,4 +1,4 @@
-"""Models whose weights are written by hand, so that their circuits are known by heart. No norms; float64.
+"""Models whose weights are written by hand, so that their circuits are certain. They have no norms, and are float64.
 
 or_gate, token_gate, and_gate   one neuron says OR or AND
 micro_model                     two layers of two heads that multiply the stream by a number each
@@ -11,10 +11,10 @@ import itertools
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from interp_hooks.errors import BadInput
-from interp_hooks.ground_truth.system import BOS, KnownModel, KnownTask, edges
+from interp_hooks.experiments.task import Task
+from interp_hooks.ground_truth.system import BOS, GroundTruth, edges, task_at_the_end, task_of
 from interp_hooks.interventions.sites import at
 from interp_hooks.model.config import HookedTransformerConfig
 from interp_hooks.model.transformer import HookedTransformer
@@ -23,7 +23,7 @@ SHARPNESS = 30.0  # the score of a match of `induction`
 
 
 def blank(**fields: Any) -> HookedTransformer:
-    """A model without norm, in float64, of which all weights are zero."""
+    """A float64 model without norms whose weights are all zero."""
     defaults = dict(normalization_type=None, positional_embedding_type="none", dtype=torch.float64, seed=0)
     model = HookedTransformer(HookedTransformerConfig.from_dict(defaults | fields))
     with torch.no_grad():
@@ -32,18 +32,11 @@ def blank(**fields: Any) -> HookedTransformer:
     return model
 
 
-def asked_at_the_end(tokens: Tensor, answer: int | Tensor, wrong: int | Tensor) -> tuple[Tensor, Tensor]:
-    """`answer` and `wrong` of a `KnownTask` with a question at the last position alone."""
-    both = torch.zeros_like(tokens), torch.zeros_like(tokens)
-    both[0][:, -1], both[1][:, -1] = answer, wrong
-    return both
-
-
 # --------------------------------------------------------------------------------------------------------------- gates
 
 
 def _one_neuron(d_model: int, n_heads: int, n_ctx: int) -> HookedTransformer:
-    """One layer with a one-neuron MLP, all weights zero, and logit 0 reading the last dimension of the stream."""
+    """One layer with an MLP of one neuron, all weights zero but one: logit 0 reads the stream's last dimension."""
     sizes = dict(n_layers=1, d_model=d_model, n_ctx=n_ctx, d_vocab=2, n_heads=n_heads, d_head=1, d_mlp=1)
     model = blank(**sizes, act_fn="relu")
     with torch.no_grad():
@@ -51,7 +44,7 @@ def _one_neuron(d_model: int, n_heads: int, n_ctx: int) -> HookedTransformer:
     return model
 
 
-def or_gate() -> KnownModel:
+def or_gate() -> GroundTruth:
     """Two heads that each write 1 to dimension 0, whatever they read, and logit 0 = 1 - relu(1 - (a + b)), their OR.
 
     (As in Conmy et al. 2023, arxiv.org/abs/2304.14997.)
@@ -64,12 +57,11 @@ def or_gate() -> KnownModel:
         block.mlp.W_in[0, 0], block.mlp.b_in[0] = -1.0, 1.0
         block.mlp.W_out[0, 1], block.mlp.b_out[1] = -1.0, 1.0
     tokens = torch.zeros(1, 3, dtype=torch.long)
-    answer, wrong = asked_at_the_end(tokens, 0, 1)
-    return KnownModel(
+    return GroundTruth(
         model=model,
         vocabulary=("0", "1"),
         outputs=("or", "nothing"),
-        task=KnownTask(clean=tokens, corrupt=tokens, answer=answer, wrong=wrong),
+        task=task_at_the_end("or-gate", tokens, tokens, 0, 1),
         circuit=edges("a0.h0->m0", "a0.h1->m0", "m0->logits"),
         patching_circuit=frozenset(),
         places={"neuron": at("post", 0, neuron=0)},
@@ -79,7 +71,7 @@ def or_gate() -> KnownModel:
     )
 
 
-def token_gate(kind: Literal["and", "or"], n_inputs: int = 2) -> KnownModel:
+def token_gate(kind: Literal["and", "or"], n_inputs: int = 2) -> GroundTruth:
     """Logit 0 at the last position is the AND or OR of all tokens, which are bits. The other logit is 0.
 
     Dimensions of the stream: the bit, how many bits are 1 (by uniform attention), the output.
@@ -103,13 +95,12 @@ def token_gate(kind: Literal["and", "or"], n_inputs: int = 2) -> KnownModel:
     bits = torch.tensor(list(itertools.product((0, 1), repeat=n_inputs)))
     clean = bits.repeat_interleave(n_inputs, dim=0)
     corrupt = clean ^ torch.eye(n_inputs, dtype=torch.long).repeat(len(bits), 1)
-    answer, wrong = asked_at_the_end(clean, 0, 1)
     truth = edges("input->a0.h0<v>", "a0.h0->m0", "m0->logits")
-    return KnownModel(
+    return GroundTruth(
         model=model,
         vocabulary=("0", "1"),
         outputs=(kind, "nothing"),
-        task=KnownTask(clean=clean, corrupt=corrupt, answer=answer, wrong=wrong),
+        task=task_at_the_end(f"{kind}-gate", clean, corrupt, 0, 1),
         circuit=truth,
         patching_circuit=truth,
         places={"head": at("z", 0, head=0), "neuron": at("post", 0, neuron=0)},
@@ -118,7 +109,7 @@ def token_gate(kind: Literal["and", "or"], n_inputs: int = 2) -> KnownModel:
     )
 
 
-def and_gate(n_inputs: int = 2) -> KnownModel:
+def and_gate(n_inputs: int = 2) -> GroundTruth:
     """`token_gate("and", n_inputs)`: relu(how many bits are 1 - (n_inputs - 1))."""
     return token_gate("and", n_inputs)
 
@@ -126,7 +117,7 @@ def and_gate(n_inputs: int = 2) -> KnownModel:
 # --------------------------------------------------------------------------------------------------------- micro-model
 
 
-def micro_model() -> KnownModel:
+def micro_model() -> GroundTruth:
     """A stream of two numbers at one position, to which head h adds W[h] * x, with W = [[1, 2], [3, 4]] in each layer.
 
     Token 0 is (1, 1) and token 1 is (-1, -1); the logits are the stream, (25, 49) and (-25, -49).
@@ -139,18 +130,16 @@ def micro_model() -> KnownModel:
         for block in model.blocks:
             block.attn.W_V.copy_(torch.eye(2).expand(2, 2, 2))
             block.attn.W_O.copy_(torch.diag_embed(torch.tensor([[1.0, 2.0], [3.0, 4.0]])))
-    clean, corrupt = torch.tensor([[0]]), torch.tensor([[1]])
-    answer, wrong = asked_at_the_end(clean, 1, 0)
     truth = edges(
         "input->a0.h0<v>,a0.h1<v>,a1.h0<v>,a1.h1<v>",
         *("a0.h0->a1.h0<v>,a1.h1<v>,logits", "a0.h1->a1.h0<v>,a1.h1<v>,logits"),
         *("a1.h0->logits", "a1.h1->logits"),
     )
-    return KnownModel(
+    return GroundTruth(
         model=model,
         vocabulary=("ones", "minus ones"),
         outputs=("first", "second"),
-        task=KnownTask(clean=clean, corrupt=corrupt, answer=answer, wrong=wrong),
+        task=task_at_the_end("micro-model", torch.tensor([[0]]), torch.tensor([[1]]), 1, 0),
         circuit=truth,
         patching_circuit=truth,
         notes="The task's metric is the difference of the two logits, to which input->logits adds nothing. With one "
@@ -161,16 +150,16 @@ def micro_model() -> KnownModel:
 # ----------------------------------------------------------------------------------------------------------- induction
 
 
-def induction(d_vocab: int = 11, n_ctx: int = 12) -> KnownModel:
-    """After A B ... A comes B; after a token that is new, BOS. Head 0 of each layer does it; nothing reads the others.
+def induction(d_vocab: int = 11, n_ctx: int = 12) -> GroundTruth:
+    """After A B ... A comes B, and after a token that is new, BOS. Head 0 of each layer does it; head 1 does nothing.
 
-    The stream is [TOK | PREV | OUT | POS | ONE]: what stands here, what stood before, what to say, where, and a 1.
+    The stream is [TOK | PREV | OUT | POS | ONE]: the token here, the token before it, the answer, the position, and 1.
 
         0.0   looks one position back (POS to POS) and copies TOK to PREV
-        1.0   looks for the position whose PREV is its own TOK, for half the score at BOS, and copies TOK to OUT
+        1.0   looks for the position whose PREV is its own TOK, else (for half the score) BOS, and copies TOK to OUT
 
-    Attention-only, scores not divided by sqrt(d_head). The tokens are BOS (0) and d_vocab - 1 others. With one earlier
-    copy the pattern of 1.0 has 1 - 3e-7 at the token after it. The K-composition of 0.0 and 1.0 is
+    There are no MLPs, and scores are not divided by sqrt(d_head). Tokens are BOS (0) and d_vocab - 1 others. With one
+    earlier copy, head 1.0 attends to the token after it with 1 - 3e-7. The K-composition of 0.0 and 1.0 is
     1 / sqrt(d_vocab + 1/4), Q- and V-composition are 0 (as defined by Elhage et al. 2021,
     transformer-circuits.pub/2021/framework), and `W_E W_OV W_U` of 1.0 is the identity.
 
@@ -206,7 +195,7 @@ def induction(d_vocab: int = 11, n_ctx: int = 12) -> KnownModel:
         for attn, written in ((first, prev), (second, out)):
             attn.W_V[:, tok, :d_vocab], attn.W_O[0, :d_vocab, written] = words, words
         model.unembed.W_U[out] = words
-    return KnownModel(
+    return GroundTruth(
         model=model,
         vocabulary=(BOS, *(f"w{word}" for word in range(1, d_vocab))),
         outputs=(BOS, *(f"w{word}" for word in range(1, d_vocab))),
@@ -221,11 +210,11 @@ def induction(d_vocab: int = 11, n_ctx: int = 12) -> KnownModel:
     )
 
 
-def _repetition(half: int, d_vocab: int, n: int = 8) -> KnownTask:
-    """BOS, `half` tokens, and either the same once more or, in the other prompt of the pair, others before them.
+def _repetition(half: int, d_vocab: int, n: int = 8) -> Task:
+    """Pairs of prompts that end with the same `half` tokens, which one of the two prompts has had before.
 
-    The first n pairs have the repetition in the clean prompt, the others in the corrupt one. Questions are in the
-    second half of a prompt: the token that followed before, or BOS.
+    The first `n` pairs have the repetition in the clean prompt, the next `n` in the corrupt one. Every position of the
+    second half asks which token followed before; without a repetition the answer is BOS.
     """
     generator = torch.Generator().manual_seed(0)
     drawn = torch.stack([torch.randperm(d_vocab - 1, generator=generator) + 1 for _ in range(n)])
@@ -234,9 +223,6 @@ def _repetition(half: int, d_vocab: int, n: int = 8) -> KnownTask:
     repeats, fresh = torch.cat((bos, end, end), dim=1), torch.cat((bos, others, end), dim=1)
     follows = torch.cat((bos.expand(n, half + 1), end.roll(-1, dims=1)), dim=1)
     nothing = torch.zeros_like(follows)
-    return KnownTask(
-        clean=torch.cat((repeats, fresh)),
-        corrupt=torch.cat((fresh, repeats)),
-        answer=torch.cat((follows, nothing)),
-        wrong=torch.cat((nothing, follows)),
-    )
+    clean, corrupt = torch.cat((repeats, fresh)), torch.cat((fresh, repeats))
+    answer, wrong = torch.cat((follows, nothing)), torch.cat((nothing, follows))
+    return task_of("induction", clean, corrupt, answer, wrong)

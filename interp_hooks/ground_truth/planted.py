@@ -1,4 +1,4 @@
-"""Models that know one thing, at a place that is known: written by hand, without norm, in float64.
+"""Models in which one thing was put at a chosen place; float64, without norms.
 
 planted_neuron   one neuron in a model with random weights that alone decides about one logit
 planted_fact     an MLP that looks facts up at the last token of a name, and heads that fetch them
@@ -12,18 +12,19 @@ from typing import Any
 import torch
 
 from interp_hooks.errors import BadInput
-from interp_hooks.ground_truth.handmade import asked_at_the_end, blank
-from interp_hooks.ground_truth.system import BOS, KnownModel, KnownTask, edges
+from interp_hooks.experiments.task import Task
+from interp_hooks.ground_truth.handmade import blank
+from interp_hooks.ground_truth.system import BOS, GroundTruth, edges, task_at_the_end
 from interp_hooks.interventions.sites import at
 
 SHARPNESS = 100.0  # the score of a match; what else is seen is below the rounding of float64
 
 
-def planted_neuron(layer: int = 1, neuron: int = 17, seed: int = 0) -> KnownModel:
+def planted_neuron(layer: int = 1, neuron: int = 17, seed: int = 0) -> GroundTruth:
     """Random weights, and one neuron that is 1 on the words "trigger0" to "trigger3" and 0 on all others.
 
-    Three layers of 4 heads and 32 neurons. The neuron alone writes to the direction that logit "answer" reads, 2 where
-    it is on; logit "silent" is always 0. All else is noise to these two, and random in the other logits.
+    The model has three layers of 4 heads and 32 neurons. Logit "answer" reads a direction that the neuron alone writes
+    to, and is 2 where the neuron is on; logit "silent" is always 0. Everything else is random and touches neither.
 
     Raises:
         BadInput: a layer or neuron that the model does not have.
@@ -50,14 +51,13 @@ def planted_neuron(layer: int = 1, neuron: int = 17, seed: int = 0) -> KnownMode
     clean = torch.randint(4, d_vocab, (16, n_ctx), generator=generator)
     corrupt = clean.clone()
     clean[:, -1] = torch.arange(16) % 4
-    right, wrong = asked_at_the_end(clean, 0, 1)
     truth = edges(f"input->m{layer}", f"m{layer}->logits")
     words = tuple(f"w{word}" for word in range(d_vocab))
-    return KnownModel(
+    return GroundTruth(
         model=model,
         vocabulary=(*(f"trigger{word}" for word in range(4)), *words[4:]),
         outputs=("answer", "silent", *words[2:]),
-        task=KnownTask(clean=clean, corrupt=corrupt, answer=right, wrong=wrong),
+        task=task_at_the_end("planted-neuron", clean, corrupt, 0, 1),
         circuit=truth,
         patching_circuit=truth,
         places={"neuron": at("post", layer, neuron=neuron)},
@@ -69,14 +69,15 @@ FIRST, LAST, RELATIONS = ("Ada", "Bo"), ("Ito", "Kim"), ("lives-in", "works-as")
 OBJECTS = (("Oslo", "Rome", "Lima", "Cairo"), ("baker", "pilot", "nurse", "poet"))
 
 
-def planted_fact() -> KnownModel:
+def planted_fact() -> GroundTruth:
     """Two facts about each of four people, told by first and last name: "<bos> Ada Kim lives-in" -> "Rome".
 
-    The stream is [TOK | PREV | FACT | OUT | POS]: what stands here and before, what is known, what to say, and where.
+    The stream is [TOK | PREV | FACT | OUT | POS]: the token here, the one before, facts, the answer, the position.
 
         0.0        looks one position back and copies TOK to PREV
         m0         a neuron for each person, on if PREV is the first name and TOK the last, writes both facts to FACT
-        1.0, 1.1   one for each relation: standing on it, looks for a fact of its kind and copies it to OUT; else BOS
+        1.0, 1.1   one head for each relation: at its relation it looks for a fact of that kind and copies it to OUT; at
+                   other words it looks at BOS
     """
     words = (BOS, *FIRST, *LAST, *RELATIONS)
     n_ctx, n_facts = 4, 8
@@ -107,7 +108,7 @@ def planted_fact() -> KnownModel:
         model.unembed.W_U[out] = torch.eye(n_facts, dtype=torch.float64)
     found = edges("m0->a1.h0<k>,a1.h0<v>,a1.h1<k>,a1.h1<v>", "a1.h0->logits", "a1.h1->logits")
     asked = edges("input->m0,a0.h0<v>,a1.h0<q>,a1.h1<q>", "a0.h0->m0")
-    return KnownModel(
+    return GroundTruth(
         model=model,
         vocabulary=words,
         outputs=(*OBJECTS[0], *OBJECTS[1]),
@@ -124,8 +125,8 @@ def planted_fact() -> KnownModel:
     )
 
 
-def _facts() -> KnownTask:
-    """All 8 questions, each against the three that differ from it in one word."""
+def _facts() -> Task:
+    """All 8 questions, each paired with the three that differ from it in one word."""
     clean, corrupt, answers, wrongs = [], [], [], []
     for question in itertools.product((0, 1), repeat=3):
         for changed in range(3):
@@ -136,6 +137,4 @@ def _facts() -> KnownTask:
             ):
                 prompts.append([0, 1 + given, 3 + family, 5 + relation])
                 expected.append(4 * relation + 2 * given + family)
-    tokens = torch.tensor(clean)
-    answer, wrong = asked_at_the_end(tokens, torch.tensor(answers), torch.tensor(wrongs))
-    return KnownTask(clean=tokens, corrupt=torch.tensor(corrupt), answer=answer, wrong=wrong)
+    return task_at_the_end("planted-fact", *map(torch.tensor, (clean, corrupt, answers, wrongs)))

@@ -22,7 +22,7 @@ from interp_hooks.ground_truth.rasp import (
     Variable,
     trace,
 )
-from interp_hooks.ground_truth.system import BOS, Edge, KnownModel, KnownTask
+from interp_hooks.ground_truth.system import BOS, Edge, GroundTruth, task_of
 
 LETTERS = ("a", "b", "c")
 
@@ -40,7 +40,7 @@ def histogram_program() -> Variable:
 
 
 def fraction_previous_program(word: Value) -> Variable:
-    """Which part of the words up to each position, it included, is `word`."""
+    """The fraction of the words up to each position (that one included) that are `word`."""
     is_word = Map(lambda token: float(token == word), TOKENS, to_numbers=True)
     return Aggregate(Select(INDICES, INDICES, lambda key, query: key <= query, always=True), is_word)
 
@@ -53,39 +53,39 @@ def sort_program() -> Variable:
 
 
 def pair_balance_program(opens: Value, closes: Value) -> Variable:
-    """Which part of the words up to each position is `opens`, minus which part is `closes`."""
+    """The fraction of the words up to each position that are `opens`, minus the fraction that are `closes`."""
     return LinearMap(fraction_previous_program(opens), fraction_previous_program(closes), 1.0, -1.0)
 
 
-def reverse(vocabulary: Sequence[Value] = LETTERS, max_length: int = 4) -> KnownModel:
-    """Says the words backwards: layer 0 counts them and finds where to look, layer 1 fetches."""
-    return known_program(reverse_program(), vocabulary, max_length, "Says the words backwards.")
+def reverse(vocabulary: Sequence[Value] = LETTERS, max_length: int = 4) -> GroundTruth:
+    """Give the words backwards: the lower layers count them and compute where to look, the last one copies."""
+    return ground_truth_of(reverse_program(), vocabulary, max_length, "Says the words backwards.")
 
 
-def histogram(vocabulary: Sequence[Value] = LETTERS, max_length: int = 4) -> KnownModel:
-    """Says how often each word occurs, in one layer."""
-    return known_program(histogram_program(), vocabulary, max_length, "Says how often the word here occurs.")
+def histogram(vocabulary: Sequence[Value] = LETTERS, max_length: int = 4) -> GroundTruth:
+    """Give how often each word occurs, in one layer."""
+    return ground_truth_of(histogram_program(), vocabulary, max_length, "Says how often the word here occurs.")
 
 
 def fraction_previous(
     word: Value = "x", vocabulary: Sequence[Value] = ("x", "y", "z"), max_length: int = 4
-) -> KnownModel:
-    """Says which part of the words so far is `word`: an MLP recognizes it, a head takes the mean."""
+) -> GroundTruth:
+    """Give the fraction of the words so far that are `word`: an MLP recognizes it, a head takes the mean."""
     note = f"Logit 0 is which part of the words so far is {word!r}."
-    return known_program(fraction_previous_program(word), vocabulary, max_length, note)
+    return ground_truth_of(fraction_previous_program(word), vocabulary, max_length, note)
 
 
-def sort(vocabulary: Sequence[Value] = LETTERS, max_length: int = 4) -> KnownModel:
-    """Says the words in ascending order: how many stand before each is counted, and each is fetched by its rank."""
-    return known_program(sort_program(), vocabulary, max_length, "Says the words in ascending order.")
+def sort(vocabulary: Sequence[Value] = LETTERS, max_length: int = 4) -> GroundTruth:
+    """Give the words in ascending order: heads count how many are smaller, and each is fetched by its rank."""
+    return ground_truth_of(sort_program(), vocabulary, max_length, "Says the words in ascending order.")
 
 
 def pair_balance(
     opens: Value = "(", closes: Value = ")", vocabulary: Sequence[Value] = ("(", ")", "x"), max_length: int = 4
-) -> KnownModel:
-    """Says how much of the words so far opens more than it closes: two heads take means, an MLP the difference."""
+) -> GroundTruth:
+    """Give how much more of the words so far opens than closes: two heads take means, an MLP the difference."""
     note = f"Logit 0 is which part of the words so far is {opens!r}, minus which part is {closes!r}."
-    return known_program(pair_balance_program(opens, closes), vocabulary, max_length, note)
+    return ground_truth_of(pair_balance_program(opens, closes), vocabulary, max_length, note)
 
 
 PROGRAMS = {
@@ -97,13 +97,13 @@ PROGRAMS = {
 }
 
 
-def known_program(
+def ground_truth_of(
     program: Variable, vocabulary: Sequence[Value], max_length: int, notes: str, *, n: int = 32, seed: int = 0
-) -> KnownModel:
-    """A program compiled, with `n` pairs of random sequences of `max_length` words as a task.
+) -> GroundTruth:
+    """Compile a program, with a task of `n` pairs of random sequences of `max_length` words.
 
-    Questions are at all words. A categorical program's answers are its values in the two prompts of a pair; of a
-    numerical program logit 0, the number, is compared with logit 1, which is 0.
+    Every word asks. The answers of a categorical program are its values in the two prompts of a pair. A numerical
+    program answers with its number, which is logit 0; the task compares it with logit 1, which is always 0.
 
     Raises:
         BadInput: what `compile_program` refuses.
@@ -112,15 +112,16 @@ def known_program(
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randint(len(vocabulary), (2, n, max_length), generator=generator).tolist()
     clean, corrupt = ([[vocabulary[word] for word in row] for row in rows] for rows in drawn)
-    return KnownModel(
+    return GroundTruth(
         model=compiled.model,
         vocabulary=(BOS, *map(str, vocabulary)),
         outputs=tuple(map(str, compiled.outputs)),
-        task=KnownTask(
-            clean=compiled.encode(*clean),
-            corrupt=compiled.encode(*corrupt),
-            answer=_answers(compiled, clean, 0),
-            wrong=_answers(compiled, corrupt, 1),
+        task=task_of(
+            "program",
+            compiled.encode(*clean),
+            compiled.encode(*corrupt),
+            _answers(compiled, clean, 0),
+            _answers(compiled, corrupt, 1),
         ),
         circuit=compiled.circuit,
         patching_circuit=_differing(compiled, clean, corrupt),
@@ -129,7 +130,7 @@ def known_program(
 
 
 def _answers(compiled: Compiled, prompts: Sequence[Sequence[Value]], number: int) -> Tensor:
-    """The right outputs after a 0 for BOS; for a numerical program the given one everywhere."""
+    """The right output at each word, after a 0 at BOS; `number` at every word if the program is numerical."""
     if compiled.program.numerical:
         return torch.tensor([[0, *([number] * len(words))] for words in prompts])
     said = (trace(compiled.program, words)[compiled.program] for words in prompts)

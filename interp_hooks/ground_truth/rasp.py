@@ -1,12 +1,12 @@
-"""Programs of selections, means and maps over a sequence of words, which transformers can be compiled from.
+"""Programs that a transformer can be compiled from: selections, means and maps over a sequence of words.
 
     length = SelectorWidth(Select(TOKENS, TOKENS, lambda key, query: True))
     target = SequenceMap(lambda n, i: n - i - 1, length, INDICES)
     program = Aggregate(Select(INDICES, target, lambda key, query: key == query), TOKENS)      # the words backwards
     interpret(program, ["a", "b", "c"])                                                        # ["c", "b", "a"]
 
-A `Variable` has one value at each position. A categorical one is any of finitely many values, or None where it has no
-value; a numerical one is a number. (RASP: Weiss et al. 2021, arxiv.org/abs/2106.06981; in this form, with numerical
+A `Variable` has one value at each position. A categorical variable takes finitely many values, or None for no value; a
+numerical variable is a number. (RASP: Weiss et al. 2021, arxiv.org/abs/2106.06981; in this form, with numerical
 variables and an attention that finds nothing: Lindner et al. 2023, arxiv.org/abs/2301.05062.)
 """
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -32,7 +32,7 @@ class Variable(ABC):
 
     @property
     def numerical(self) -> bool:
-        """Whether the values are numbers that are written as such, not one of finitely many things."""
+        """Whether the values are numbers, which one dimension of the stream holds, and not categories."""
         return False
 
     @property
@@ -51,7 +51,7 @@ class Variable(ABC):
 
 @dataclass(frozen=True, eq=False)
 class Given(Variable):
-    """What stands at a position, or its index from 0."""
+    """What every program starts from: the word at each position, or its index from 0."""
 
     name: str
 
@@ -71,9 +71,10 @@ TOKENS, INDICES = Given("tokens"), Given("indices")
 
 @dataclass(frozen=True, eq=False)
 class Select:
-    """Which positions (keys) each position (query) looks at: those for which predicate(key, query) holds.
+    """Which positions (keys) each position (query) looks at: those where predicate(key, query) holds.
 
-    Where either has no value, it does not hold. `always` promises that every query finds a key in every sequence.
+    It does not hold where the key or the query has no value. `always` promises that every query finds a key in every
+    sequence.
 
     Raises:
         BadInput: keys or queries that are numerical.
@@ -91,7 +92,7 @@ class Select:
             )
 
     def found(self, keys: list[Any], queries: list[Any]) -> list[list[int]]:
-        """The positions that each position looks at."""
+        """List the positions that each position looks at."""
         found = [
             [place for place, key in enumerate(keys) if None not in (key, query) and self.predicate(key, query)]
             for query in queries
@@ -105,9 +106,9 @@ class Select:
 
 @dataclass(frozen=True, eq=False)
 class Aggregate(Variable):
-    """The mean of a numerical variable, or the one value of a categorical one, over the selected positions.
+    """The mean of a numerical variable, or the value of a categorical variable, over the selected positions.
 
-    Over none it is 0, or no value. Selected categorical values must agree.
+    Where nothing is selected it is 0, or has no value. Categorical values that are selected together must be equal.
     """
 
     selector: Select
@@ -161,37 +162,47 @@ class SelectorWidth(Variable):
         return tuple(range(length + 1))
 
 
-@dataclass(frozen=True, eq=False)
-class Map(Variable):
-    """function(x) at each position; `to_numbers` says whether what it gives is numerical.
+class _Function(Variable):
+    """A function of the values that other variables have at the same position.
 
-    Of no value comes no value, or 0, and so where the function gives None.
+    Where one of these has no value or the function gives None, this one has no value, or is 0 if it is numerical.
     """
+
+    function: Callable[..., Any]
+    to_numbers: bool
+
+    @property
+    def numerical(self) -> bool:
+        return self.to_numbers
+
+    def _value(self, values: tuple[Any, ...]) -> Any:
+        found = None if None in values else self.function(*values)
+        return 0.0 if self.numerical and found is None else found
+
+    def compute(self, *read: list[Any]) -> list[Any]:
+        return [self._value(values) for values in zip(*read, strict=True)]
+
+    def domain(self, length: int, *read: tuple[Any, ...]) -> tuple[Any, ...]:
+        found = [*([0.0] if self.numerical else []), *map(self._value, itertools.product(*read))]
+        return tuple(dict.fromkeys(value for value in found if value is not None))
+
+
+@dataclass(frozen=True, eq=False)
+class Map(_Function):
+    """function(x) at each position; `to_numbers` says whether the function gives numbers that are written as such."""
 
     function: Callable[[Any], Any]
     x: Variable
     to_numbers: bool = False
 
     @property
-    def numerical(self) -> bool:
-        return self.to_numbers
-
-    @property
     def reads(self) -> tuple[Variable, ...]:
         return (self.x,)
 
-    def compute(self, *read: list[Any]) -> list[Any]:
-        return [_applied(self.function, self.numerical, value) for value in read[0]]
-
-    def domain(self, length: int, *read: tuple[Any, ...]) -> tuple[Any, ...]:
-        return _given(self.numerical, (_applied(self.function, self.numerical, value) for value in read[0]))
-
 
 @dataclass(frozen=True, eq=False)
-class SequenceMap(Variable):
+class SequenceMap(_Function):
     """function(x, y) at each position, of two categorical variables.
-
-    Where either has no value or the function gives None, it has none, or is 0.
 
     Raises:
         BadInput: a numerical variable.
@@ -207,19 +218,8 @@ class SequenceMap(Variable):
             raise BadInput("a SequenceMap reads categorical variables; LinearMap combines numerical ones")
 
     @property
-    def numerical(self) -> bool:
-        return self.to_numbers
-
-    @property
     def reads(self) -> tuple[Variable, ...]:
         return self.x, self.y
-
-    def compute(self, *read: list[Any]) -> list[Any]:
-        return [_applied(self.function, self.numerical, *pair) for pair in zip(*read, strict=True)]
-
-    def domain(self, length: int, *read: tuple[Any, ...]) -> tuple[Any, ...]:
-        pairs = itertools.product(*read)
-        return _given(self.numerical, (_applied(self.function, self.numerical, *pair) for pair in pairs))
 
 
 @dataclass(frozen=True, eq=False)
@@ -256,19 +256,8 @@ class LinearMap(Variable):
         return tuple(dict.fromkeys(self.a * x + self.b * y for x in read[0] for y in read[1]))
 
 
-def _applied(function: Callable[..., Any], numerical: bool, *values: Any) -> Any:
-    """What a function gives, or nothing of nothing: 0 of a numerical variable, None of a categorical one."""
-    found = None if None in values else function(*values)
-    return 0.0 if numerical and found is None else found
-
-
-def _given(numerical: bool, values: Iterable[Any]) -> tuple[Any, ...]:
-    """The different values; a number can always be 0, for want of a value."""
-    return tuple(dict.fromkeys(value for value in ((0.0, *values) if numerical else values) if value is not None))
-
-
 def in_order(program: Variable) -> list[Variable]:
-    """The variables of a program, each once, after those that it reads; without the given ones."""
+    """The computed variables of a program, each once, and after the variables that it reads."""
     seen: dict[Variable, None] = {}
 
     def visit(variable: Variable) -> None:
@@ -287,32 +276,32 @@ def trace(program: Variable, words: Sequence[Value]) -> Mapping[Variable, list[A
     Raises:
         BadInput: several categorical values selected together, or a broken promise of a Select.
     """
-    known: dict[Variable, list[Any]] = {TOKENS: list(words), INDICES: list(range(len(words)))}
+    values: dict[Variable, list[Any]] = {TOKENS: list(words), INDICES: list(range(len(words)))}
     for variable in in_order(program):
-        known[variable] = variable.compute(*(known[read] for read in variable.reads))
-    return known
+        values[variable] = variable.compute(*(values[read] for read in variable.reads))
+    return values
 
 
 def interpret(program: Variable, words: Sequence[Value]) -> list[Any]:
-    """What a program says at every position of a sequence; raises as `trace`."""
+    """The output of a program at every position of a sequence; raises as `trace`."""
     return trace(program, words)[program]
 
 
 def domains(program: Variable, vocabulary: Sequence[Value], length: int) -> Mapping[Variable, tuple[Any, ...]]:
     """All values that each variable can have on sequences of at most `length` words.
 
-    Of numerical ones only those that a Map reads, or that such are computed from.
+    Numerical variables are listed only where a Map depends on them.
 
     Raises:
         BadInput: more values than can be listed.
     """
-    known: dict[Variable, tuple[Any, ...]] = {TOKENS: tuple(vocabulary), INDICES: tuple(range(length))}
+    found: dict[Variable, tuple[Any, ...]] = {TOKENS: tuple(vocabulary), INDICES: tuple(range(length))}
     order = in_order(program)
     wanted = set(_wanted(order))
     for variable in order:
         if variable in wanted:
-            known[variable] = variable.domain(length, *(known.get(read, ()) for read in variable.reads))
-    return known
+            found[variable] = variable.domain(length, *(found.get(read, ()) for read in variable.reads))
+    return found
 
 
 def _wanted(order: Sequence[Variable]) -> Iterator[Variable]:

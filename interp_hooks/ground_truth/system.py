@@ -1,6 +1,6 @@
-"""What is known of a model whose circuit is known.
+"""A model together with its true circuit, and the task that the circuit is for.
 
-Nodes are called as in the code of edge attribution patching. Writers are "input" (all embeddings), "a0.h1" (a head) and
+Nodes are named as in the code of edge attribution patching. Writers are "input" (all embeddings), "a0.h1" (a head) and
 "m0" (an MLP); readers are "a1.h0<q>", "a1.h0<k>", "a1.h0<v>", "m0" and "logits". An edge is (writer, reader).
 """
 
@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp_hooks.errors import BadInput, nearest
+from interp_hooks.experiments.task import Task
 from interp_hooks.interventions.readout import Metric, Readout
 from interp_hooks.interventions.sites import Site
 from interp_hooks.model.transformer import HookedTransformer
@@ -24,9 +25,9 @@ BOS = "<bos>"
 
 @dataclass(frozen=True, eq=False)
 class AnswerDiff(Metric):
-    """logit[answer] - logit[wrong], averaged over the positions of a prompt at which the two differ.
+    """logit[answer] - logit[wrong], averaged over the positions of a prompt at which the two tokens differ.
 
-    `LogitDiff` for prompts that have a question at several positions; one that has none gets 0.
+    This is `LogitDiff` for prompts that ask at several positions; a prompt that asks nothing gets 0.
     """
 
     answer: Int[Tensor, "batch pos"]
@@ -47,46 +48,46 @@ class AnswerDiff(Metric):
         return (answer - wrong).sum(1) / asked
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class KnownTask:
-    """Tokens [batch, pos] of pairs of prompts, and at every position the right answer in each of the two.
+def task_of(name: str, clean: Tensor, corrupt: Tensor, answer: Tensor, wrong: Tensor) -> Task:
+    """Pairs of prompts with the right answer at every position: `answer` in the clean, `wrong` in the corrupt prompt.
 
-    `answer` is what is right in the clean prompt, `wrong` what would be right in the corrupt one; a position without a
-    question has the same in both.
+    All four are [batch, pos]; a position without a question has the same answer in both. The metric says how much
+    better the clean answers do than the corrupt ones.
     """
+    metric = AnswerDiff(answer, wrong)
+    return Task(name=name, clean=clean, corrupt=corrupt, answer=answer, wrong=wrong, metric=metric)
 
-    clean: Int[Tensor, "batch pos"]
-    corrupt: Int[Tensor, "batch pos"]
-    answer: Int[Tensor, "batch pos"]
-    wrong: Int[Tensor, "batch pos"]
 
-    @property
-    def metric(self) -> AnswerDiff:
-        """How much better the clean answers do than the corrupt ones; every known circuit is one for this metric."""
-        return AnswerDiff(self.answer, self.wrong)
+def task_at_the_end(name: str, clean: Tensor, corrupt: Tensor, answer: int | Tensor, wrong: int | Tensor) -> Task:
+    """The same with a question at the last position alone: one answer for all prompts, or one for each."""
+    at_all = torch.zeros(2, *clean.shape, dtype=torch.long)
+    at_all[0, :, -1], at_all[1, :, -1] = answer, wrong
+    return task_of(name, clean, corrupt, *at_all)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class KnownModel:
+class GroundTruth:
     """A model, a task for it, and the edges that do the task, all of them and no others.
 
-    `circuit` is the truth where removing an edge means that the reader gets nothing (zero) along it.
-    `patching_circuit` is the truth where the reader gets what the writer writes in the corrupt run: of `circuit` the
-    edges along which the two runs of the task differ. `places` names what plays a part, `notes` says how it works and
-    what is particular about the circuit. `vocabulary` are the words of the token ids, `outputs` those of the logits.
+    `circuit` holds the edges that matter where removing an edge means that the reader gets nothing (zero) along it.
+    `patching_circuit` holds those that matter where the reader gets what the writer writes in the corrupt run: the
+    edges of `circuit` along which the two runs differ. Both are for the task's own metric.
+
+    `places` are sites worth looking at, by name; `notes` say how the model works and what is particular about its
+    circuit. `vocabulary` are the words of the token ids, `outputs` those of the logits.
     """
 
     model: HookedTransformer
     vocabulary: tuple[str, ...]
     outputs: tuple[str, ...]
-    task: KnownTask
+    task: Task
     circuit: frozenset[Edge]
     patching_circuit: frozenset[Edge]
     notes: str
     places: Mapping[str, Site] = field(default_factory=dict)
 
     def tokens(self, *prompts: Sequence[str]) -> Int[Tensor, "batch pos"]:
-        """Token ids of prompts given as sequences of words, as they are.
+        """Token ids of prompts given as sequences of words; no BOS is added.
 
         Raises:
             BadInput: a word that is not in the vocabulary, or prompts of unequal length.
@@ -100,6 +101,9 @@ class KnownModel:
 
 
 def edges(*written: str) -> frozenset[Edge]:
-    """Edges from text: "a0.h0->a1.h0<k>", several readers of one writer separated by commas."""
+    """Parse edges from text such as "a0.h0->a1.h0<k>,logits": a writer, and its readers separated by commas."""
     pairs = (text.split("->") for text in written)
     return frozenset((writer.strip(), reader.strip()) for writer, readers in pairs for reader in readers.split(","))
+
+
+KnownModel = GroundTruth  # its name in 0.1

@@ -29,15 +29,9 @@ from interp_hooks.errors import BadInput, HookDidNotFire, MetricError
 from interp_hooks.errors.arguments import checked, told
 from interp_hooks.interventions.plans import Plan, Planner, batches
 from interp_hooks.interventions.readout import MetricLike, checked_score, reading
-from interp_hooks.interventions.recording import (
-    hook_functions,
-    known_hook,
-    left_alone,
-    record_for,
-    steps_of,
-    stream_hook,
-)
-from interp_hooks.interventions.runs import Recordings, Run
+from interp_hooks.interventions.recording import Recorder, hook_functions, steps_of
+from interp_hooks.interventions.runs import Run
+from interp_hooks.interventions.sites import Recordings
 from interp_hooks.model.components.block import at_positions
 from interp_hooks.model.components.kv_cache import KeyValueCache
 from interp_hooks.model.transformer import HookedTransformer
@@ -138,12 +132,15 @@ def _scored(
     readout, score = reading(model, metric)
     planner = Planner(model, readout)
     keys, plans = list(runs), [planner.plan(run) for run in runs.values()]
-    recordings, prefixes = record_for(planner, plans)
+    recorder = Recorder(planner)
+    for plan in plans:
+        recorder.want_start(plan)
+    recordings = recorder.record()
     waiting = list(batches(model, plans, readout, max_memory))[::-1]
     while waiting:
         places = waiting.pop()
         together = [plans[place] for place in places]
-        earlier = prefixes.get(left_alone(together[0].run).key)
+        earlier = recorder.prefixes.get(together[0].run.left_alone().key)
         try:
             logits, changed = Batch(planner, together, recordings, earlier).execute()
         except torch.OutOfMemoryError:
@@ -173,9 +170,10 @@ class Batch:
     def __init__(
         self, planner: Planner, plans: Sequence[Plan], recordings: Recordings, earlier: KeyValueCache | None
     ) -> None:
-        self.model, self.readout, self.plans, self.earlier = planner.model, planner.readout, plans, earlier
+        self.model, self.stream, self.readout = planner.model, planner.stream, planner.readout
+        self.plans, self.earlier = plans, earlier
         self.run, self.first = plans[0].run, plans[0].first
-        self.unchanged = recordings.runs.get(left_alone(self.run).key, {})
+        self.unchanged = recordings.runs.get(self.run.left_alone().key, {})
         self.steps = [steps_of(planner, plan.run, recordings, plan.first) for plan in plans]
         self.changed: list[dict[int, Tensor]] = [{} for _ in plans]
         self.after_blocks = plans[0].late == 2
@@ -206,9 +204,9 @@ class Batch:
         if layer < 0:
             return _stacked(self.run.tokens[:, self.first :], len(members))
         start = layer - bool(known)
-        entering = self.unchanged[stream_hook(self.model, start)][:, self.first :]
+        entering = self.unchanged[self.stream.entering(start)][:, self.first :]
         if known:
-            values = {what: self.unchanged[known_hook(start, what)][:, self.first :] for what in known}
+            values = {what: self.unchanged[self.stream.shows(what, start)][:, self.first :] for what in known}
             stacked = {what: _stacked(value, len(members)) for what, value in values.items()}
             return self._through(_stacked(entering, len(members)), start, layer, members, stacked)
         if layer == self.model.cfg.n_layers and self.reads is not None:

@@ -12,39 +12,17 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from interp_hooks.hooks.root_module import HookPoint
-from interp_hooks.interventions.edges import check_edge, scale_hook
 from interp_hooks.interventions.readout import Readout
 from interp_hooks.interventions.runs import Intervention, Run
+from interp_hooks.model.stream import Place, Stage, Stream
 from interp_hooks.model.transformer import HookedTransformer
 
-AFTER_BLOCKS = ("ln_final.", "mlm_head.", "unembed.")
 PREFIXES = 8  # first positions are rounded down to so many different ones, so that more runs can be stacked
-
-# Hooks of a block by what comes before them, as the starts of their names within the block.
-AFTER_Z = ("attn.hook_z", "attn.hook_result", "ln1_post.", "hook_attn_out", "hook_resid_mid")
-MLP = ("hook_mlp_in", "ln2.", "mlp.", "ln2_post.")
-AFTER_MLP = ("hook_mlp_out", "hook_resid_post", "hook_normalized_resid_post")
-OF_QUERIES = ("hook_q_input", "attn.hook_q", "attn.hook_rot_q", "attn.hook_attn_scores", "attn.hook_pattern")
-AT_ITS_POSITION = (*AFTER_Z, *MLP, *AFTER_MLP, *OF_QUERIES)  # what reaches other positions through later layers alone
-
-
-def is_after_blocks(hook: str) -> bool:
-    """Whether a hook, by its full name, comes after the last block."""
-    return hook.startswith(AFTER_BLOCKS)
-
-
-class Place(NamedTuple):
-    """A hook that a run touches: its point, its layer (-1 before the blocks, n_layers after), its name in the block."""
-
-    point: HookPoint
-    layer: int
-    name: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,11 +52,11 @@ class Planner:
     """
 
     def __init__(self, model: HookedTransformer, readout: Readout) -> None:
-        self.model, self.readout = model, readout
-        self.alone = not any(point.hooked for point in model.hook_points())
-        self.causal = self.alone and model.cfg.attention_dir == "causal"
-        self.watched_at_the_end = any(point.hooked for point in model.hook_points() if is_after_blocks(point.name))
-        self._places: dict[str, Place] = {}
+        self.model, self.readout, self.stream = model, readout, Stream(model)
+        hooked = [self.stream.place(point.name) for point in model.hook_points() if point.hooked]
+        self.alone = not hooked
+        self.causal = self.alone and model.cfg.attention_dir == "causal" and self.stream.keeps_keys
+        self.watched_at_the_end = any(place.stage == Stage.FINAL for place in hooked)
         self._reads: dict[Any, list[int]] = {}
 
     def plan(self, run: Run) -> Plan:
@@ -99,33 +77,26 @@ class Planner:
             run=run,
             layer=layer,
             first=self._first_position(run, min(reads or [0])) if cut and self.causal else 0,
-            known=self._known([place.name for place in places if place.layer == layer], layer),
+            known=self._untouched(layer, places),
             late=2 if self.watched_at_the_end else max(0, last - n_layers + 2),
-            norms=frozenset(place.point.name for place in places if place.name.startswith("ln1.")),
-            looked_at=any(place.name.endswith(("hook_pattern", "hook_attn_scores")) for place in places),
+            norms=frozenset(place.point.name for place in places if place.before_mixing),
+            looked_at=any(place.looks for place in places),
         )
 
     def places(self, made: Intervention) -> list[Place]:
         """The hooks that an intervention touches."""
-        site = self.place(made.site.hook)
+        site = self.stream.place(made.site.hook)
         if made.into is None:
             return [site]
-        into = self.place(made.into.hook)
-        check_edge(self.model, site.point.name, into.point.name)
-        scale = scale_hook(self.model, site.point.name)
-        return [site, into] if scale is None else [site, into, self.place(scale)]
+        into = self.stream.place(made.into.hook)
+        self.stream.check_edge(site.point.name, into.point.name)
+        scale = self.stream.scale_of(site.point.name)
+        return [site, into] if scale is None else [site, into, self.stream.place(scale)]
 
-    def place(self, hook: str) -> Place:
-        """Where a hook is, by its full or short name."""
-        if hook not in self._places:
-            point = self.model.points(hook)[0]
-            if point.name.startswith("blocks."):
-                layer = point.layer()
-                self._places[hook] = Place(point, layer, point.name.removeprefix(f"blocks.{layer}."))
-            else:
-                layer = self.model.cfg.n_layers if is_after_blocks(point.name) else -1
-                self._places[hook] = Place(point, layer, point.name)
-        return self._places[hook]
+    def _untouched(self, layer: int, places: Sequence[Place]) -> frozenset[str]:
+        """What of its first layer a run takes over from its prompt left alone."""
+        stages = [place.stage for place in places if place.layer == layer]
+        return self.stream.untouched(layer, stages) if self.alone else frozenset()
 
     def _positions_read(self, run: Run) -> list[int] | None:
         """The position that the metric reads of each prompt; None: all of them."""
@@ -140,30 +111,19 @@ class Planner:
         length = run.tokens.shape[1]
         sites = [made.site for made in run.interventions]
         sites += [made.into for made in run.interventions if made.into is not None and "pos" in made.into.select]
-        touched = [site.first_position(self.place(site.hook).point, length) for site in sites]
+        touched = [site.first_position(self.stream.place(site.hook).point, length) for site in sites]
         step = -(-length // PREFIXES)
         return max(0, min(*touched, read_from)) // step * step
-
-    def _known(self, names: Sequence[str], layer: int) -> frozenset[str]:
-        """What of a layer comes before everything that is touched in it."""
-        if not self.alone or not 0 <= layer < self.model.cfg.n_layers:
-            return frozenset()
-        parallel, known = self.model.cfg.parallel_attn_mlp, set[str]()
-        if all(name.startswith((*AFTER_Z, *MLP, *AFTER_MLP)) for name in names):
-            known.add("z")
-        if all(name.startswith((*AFTER_MLP, *(AFTER_Z if parallel else ()))) for name in names):
-            known.add("mlp_out")
-        return frozenset(known if "z" in known and not self.model.cfg.attn_only else known - {"mlp_out"})
 
     def _cannot_reach(self, run: Run, reads: list[int]) -> bool:
         """Whether a run with a single intervention leaves the positions that are read as they are."""
         if len(run.interventions) != 1 or run.interventions[0].into is not None:
             return False
         (made,) = run.interventions
-        place, length = self.place(made.site.hook), run.tokens.shape[1]
+        place, length = self.stream.place(made.site.hook), run.tokens.shape[1]
         if made.site.first_position(place.point, length) > max(reads):
             return True
-        if place.layer != self.model.cfg.n_layers - 1 or not place.name.startswith(AT_ITS_POSITION):
+        if place.layer != self.model.cfg.n_layers - 1 or not place.stays:
             return False
         wanted = next((made.site.select[axis] for axis in ("pos", "query") if axis in made.site.select), None)
         if wanted is None:

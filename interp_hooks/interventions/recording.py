@@ -1,13 +1,13 @@
 """What runs do at the hooks they come by, and the activations of runs that others take values from.
 
 Every run that is a source is read once, after those that it takes values from itself, and only the hooks that somebody
-wants are kept; so are, of each prompt left alone, the streams (and keys and values) from which runs on it start.
+wants are kept. So are, of each prompt left alone, the streams (and keys and values) from which runs on it start.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -16,11 +16,12 @@ from torch import Tensor
 
 from interp_hooks.errors import HookDidNotFire
 from interp_hooks.errors.arguments import checked
-from interp_hooks.hooks.root_module import HookPoint
+from interp_hooks.hooks.points import HookPoint
 from interp_hooks.interventions.edges import Edge
 from interp_hooks.interventions.plans import Plan, Planner
 from interp_hooks.interventions.readout import Readout
-from interp_hooks.interventions.runs import Intervention, Recording, Recordings, Run
+from interp_hooks.interventions.runs import Intervention, Run
+from interp_hooks.interventions.sites import Recording, Recordings
 from interp_hooks.model.components.kv_cache import KeyValueCache
 from interp_hooks.model.transformer import HookedTransformer
 
@@ -45,7 +46,7 @@ def steps_of(planner: Planner, run: Run, recordings: Recordings, first: int = 0)
         if made.into is None:
             acts = [_writer(made, recordings, first)]
         else:
-            edge = Edge(planner.model, made, recordings, first)
+            edge = Edge(planner.stream, made, recordings, first)
             acts = [edge.send, edge.receive, edge.send_normalized]
         steps += [Step(number, place.point.name, place.layer, act) for place, act in zip(places, acts, strict=False)]
     return steps
@@ -85,11 +86,6 @@ def hook_functions(
 # ---------------------------------------------------------------------------------------------------------- recording
 
 
-def left_alone(run: Run) -> Run:
-    """The same prompt, left alone."""
-    return Run(run.tokens, (), run.attention_mask)
-
-
 @torch.no_grad()
 @checked
 def record(model: HookedTransformer, run: Run, hooks: str | Iterable[str]) -> Recording:
@@ -97,84 +93,79 @@ def record(model: HookedTransformer, run: Run, hooks: str | Iterable[str]) -> Re
 
     Raises:
         UnknownHook: a hook that does not exist.
+
+    >>> record(model, Run(model.to_tokens(clean)), ["z1", "resid_post1"])["blocks.1.attn.hook_z"].shape
+    torch.Size([4, ..., 4, 32])
     """
-    planner = Planner(model, Readout())
-    wanted: Wanted = {}
+    recorder = Recorder(Planner(model, Readout()))
     for point in model.points(hooks):
-        _want(planner, wanted, run, point.name)
-    return _recorded(planner, wanted, {}).runs[run.key]
+        recorder.want(run, point.name)
+    return recorder.record().runs[run.key]
 
 
-Wanted = dict[Any, tuple[Run, set[str]]]
-"""By a run's key: the run, and the hook points at which to record it."""
+class Recorder:
+    """Reads runs once each, and keeps of each what somebody wants.
 
+    `prefixes` are the keys and values of prompts left alone, by the run's key, of those that runs start within.
+    """
 
-def _want(planner: Planner, wanted: Wanted, run: Run, hook: str) -> None:
-    """Have a run recorded at a hook; before it, whatever it takes values from."""
-    _want_sources(planner, wanted, run)
-    wanted.setdefault(run.key, (run, set()))[1].add(planner.place(hook).point.name)
+    def __init__(self, planner: Planner) -> None:
+        self.planner, self.stream = planner, planner.stream
+        self.prefixes: dict[Any, KeyValueCache] = {}
+        self._wanted: dict[Any, tuple[Run, set[str]]] = {}  # by a run's key, in the order in which they are to be read
 
+    def want(self, run: Run, hook: str) -> None:
+        """Ask for a run's activation at a hook; the runs that it takes values from are read before it."""
+        self.want_sources(run)
+        self._wanted.setdefault(run.key, (run, set()))[1].add(self.stream.place(hook).point.name)
 
-def _want_sources(planner: Planner, wanted: Wanted, run: Run) -> None:
-    for made in run.interventions:
-        if made.source_run is not None:
-            for place in planner.places(made):
-                if made.into is None or place.point.name != planner.place(made.into.hook).point.name:
-                    _want(planner, wanted, made.source_run, place.point.name)
+    def want_sources(self, run: Run) -> None:
+        """Ask for what a run's interventions take from other runs."""
+        for made in run.interventions:
+            reader = None if made.into is None else self.stream.place(made.into.hook).point.name
+            for source in made.runs:
+                for place in self.planner.places(made):
+                    if place.point.name != reader:
+                        self.want(source, place.point.name)
 
-
-@torch.no_grad()
-def record_for(planner: Planner, plans: Sequence[Plan]) -> tuple[Recordings, dict[Any, KeyValueCache]]:
-    """For every source run, and every prompt left alone, the activations (and keys and values) that runs need."""
-    wanted: Wanted = {}
-    prefixes: dict[Any, KeyValueCache] = {}
-    for plan in plans:
-        _want_sources(planner, wanted, plan.run)
-        unchanged = left_alone(plan.run)
-        hooks = [stream_hook(planner.model, plan.layer)] if plan.layer >= 0 else []
-        hooks += [known_hook(plan.layer, what) for what in plan.known]
+    def want_start(self, plan: Plan) -> None:
+        """Ask for what a run starts from: its prompt left alone, as far as its plan says."""
+        self.want_sources(plan.run)
+        unchanged = plan.run.left_alone()
+        hooks = [self.stream.entering(plan.layer)] if plan.layer >= 0 else []
+        hooks += [self.stream.shows(known, plan.layer) for known in plan.known]
         if not plan.reaches:
             hooks.append(plan.run.interventions[0].site.hook)
         if plan.first:
-            hooks.append(stream_hook(planner.model, planner.model.cfg.n_layers))
-            prefixes[unchanged.key] = KeyValueCache()
+            hooks.append(self.stream.entering(self.stream.n_layers))
+            self.prefixes[unchanged.key] = KeyValueCache()
         for hook in hooks:
-            _want(planner, wanted, unchanged, hook)
-    return _recorded(planner, wanted, prefixes), prefixes
+            self.want(unchanged, hook)
 
+    @torch.no_grad()
+    def record(self) -> Recordings:
+        """What was asked for."""
+        recordings = Recordings(self.planner.model)
+        for key, (run, hooks) in self._wanted.items():
+            recordings.runs[key] = self._read(run, hooks, recordings)
+        return recordings
 
-def _recorded(planner: Planner, wanted: Wanted, prefixes: Mapping[Any, KeyValueCache]) -> Recordings:
-    """What is wanted, in an order in which everything that a run takes values from stands before it."""
-    model = planner.model
-    recordings = Recordings(model)
-    for key, (run, hooks) in wanted.items():
-        last = max(planner.place(hook).layer for hook in hooks)
-        steps = steps_of(planner, run, recordings)
+    def _read(self, run: Run, hooks: set[str], recordings: Recordings) -> Recording:
+        """One pass over a run, as far as the last of these hooks."""
+        model, last = self.planner.model, max(self.stream.place(hook).layer for hook in hooks)
+        steps = steps_of(self.planner, run, recordings)
         changed: list[dict[int, Tensor]] = [{}]
         with model.hooks(hook_functions([steps], range(-1, last + 1), changed)) if steps else nullcontext():
-            recordings.runs[key] = model.run_with_cache(
+            _, found = model.run_with_cache(
                 run.tokens,
                 attention_mask=run.attention_mask,
                 return_type="logits" if last == model.cfg.n_layers else None,
                 stop_at_layer=last + 1 if last < model.cfg.n_layers else None,
-                past_kv_cache=prefixes.get(key),
+                past_kv_cache=self.prefixes.get(run.key),
                 names_filter=hooks,
                 return_cache_object=False,
-            )[1]
+            )
         later = {step.made for step in steps if step.layer > last}
         if silent := [step.hook for step in steps if step.made not in changed[0].keys() | later]:
             raise HookDidNotFire(f"the pass over a source never came by {silent[0]}, where it has an intervention")
-    return recordings
-
-
-def stream_hook(model: HookedTransformer, layer: int) -> str:
-    """The hook that shows the stream as it enters a layer, or after the last one."""
-    last = model.cfg.n_layers - 1
-    if layer <= last:
-        return f"blocks.{layer}.hook_resid_pre"
-    post = model.cfg.norm_placement == "post"
-    return f"blocks.{last}.hook_normalized_resid_post" if post else f"blocks.{last}.hook_resid_post"
-
-
-def known_hook(layer: int, what: str) -> str:
-    return f"blocks.{layer}.attn.hook_z" if what == "z" else f"blocks.{layer}.hook_{what}"
+        return found

@@ -2,7 +2,8 @@
 
     Run            tokens, and the interventions made while the model reads them
     Intervention   where (a Site), what to put there (a source), who sees it (into), how much of it (mask)
-    source         a number or tensor, recorded activations, another Run, its Mean, or a Resample of it
+    source         a number or tensor, recorded activations, another Run, its Mean, a Resample of it, a function of the
+                   value at the site, or any `Source` of your own
 
     clean, corrupt = Run(clean_tokens), Run(corrupt_tokens)
     Run(corrupt_tokens, [Intervention(at("z", 5, head=1), clean)])        # activation patching
@@ -12,12 +13,12 @@
     Run(corrupt_tokens, [Intervention(at("z", 5, head=1), clean, into=at("q_input", 9))]) # edge patching
 
 A source may be a Run, whose own interventions may have Runs as sources. Runs are written one at a time and read that
-way; how they are evaluated together is the business of `interpreter.evaluate`.
+way; how they are evaluated together is the business of `engine.evaluate`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -28,19 +29,23 @@ from torch import Tensor
 
 from interp_hooks.errors import BadInput, UnknownHook
 from interp_hooks.errors.arguments import told, told_shape
-from interp_hooks.hooks.points import POSITIONS, HookPoint
-from interp_hooks.interventions.sites import Site
+from interp_hooks.hooks.points import HookPoint
+from interp_hooks.interventions.sites import Here, Recording, Recordings, Site, Source, key_of
+from interp_hooks.interventions.subspaces import orthonormal, swapped
 from interp_hooks.model.transformer import HookedTransformer
 
-Recording = Mapping[str, Tensor]
 Excluded = Literal["bos", "padding"]
 Prompts = str | Sequence[str] | Tensor
-DEPENDENT = 1e-6  # the sine of the angle to the span of the others below which a direction counts as within it
+SourceLike = float | Tensor | Recording | Callable[[Tensor], Tensor] | Source
+"""What may be given as a source."""
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
-    """Tokens [batch, pos], what is done while reading them, and which tokens are real (all, by default)."""
+class Run(Source):
+    """Tokens [batch, pos], what is done while reading them, and which tokens are real (all, by default).
+
+    As a source it puts its own activation at the same place.
+    """
 
     tokens: Int[Tensor, "batch pos"]
     interventions: Sequence[Intervention] = ()
@@ -63,18 +68,34 @@ class Run:
         return (*self.prompt_key, tuple(intervention.key for intervention in self.interventions))
 
     @property
+    def prompt_key(self) -> tuple[Any, ...]:
+        """Equal for runs on the same tensors, whatever is done while reading them."""
+        return (id(self.tokens), id(self.attention_mask))
+
+    @property
     def real(self) -> Bool[Tensor, "batch pos"]:
         """Which tokens are no padding."""
         mask = torch.ones_like(self.tokens) if self.attention_mask is None else self.attention_mask
         return mask.to(self.tokens.device).bool()
 
+    def left_alone(self) -> Run:
+        """A run on the same prompts in which nothing is done."""
+        return Run(self.tokens, (), self.attention_mask)
+
     @property
-    def prompt_key(self) -> tuple[Any, ...]:
-        return (id(self.tokens), id(self.attention_mask))
+    def runs(self) -> Sequence[Run]:
+        return [self]
+
+    @property
+    def has_scales(self) -> bool:
+        return True
+
+    def put(self, here: Here) -> Tensor:
+        return here.fitted(here.recorded(self))
 
 
 @dataclass(frozen=True, eq=False)
-class Mean:
+class Mean(Source):
     """As a source: the mean of a run's activation over prompts and positions, or over prompts alone.
 
     Padding does not count, nor does a BOS token where positions are pooled (`exclude`). The mean is taken in float64.
@@ -92,14 +113,19 @@ class Mean:
             raise BadInput(f"exclude is a list of 'bos' and 'padding', got {self.exclude!r}")
 
     @property
-    def key(self) -> tuple[Any, ...]:
-        return ("mean", self.per_position, tuple(self.exclude), self.run.key)
+    def runs(self) -> Sequence[Run]:
+        return [self.run]
+
+    def put(self, here: Here) -> Tensor:
+        mean = here.once(self, lambda: self.made_of(here.recorded(self.run), here.point, here.model))
+        return here.fitted(mean, one_for_all=self.pooled(here.point))
 
     def pooled(self, point: HookPoint) -> tuple[int, ...]:
         """The dims over which the mean is taken."""
         return (0,) if self.per_position or point.axes[1] != "pos" else (0, 1)
 
     def made_of(self, value: Tensor, point: HookPoint, model: HookedTransformer) -> Tensor:
+        """The mean of the run's activation at a hook, with those dims kept as 1."""
         precise = value.double()
         if point.axes[1] != "pos":
             return precise.mean(0, keepdim=True).to(value.dtype)
@@ -112,7 +138,7 @@ class Mean:
 
 
 @dataclass(frozen=True, eq=False)
-class Resample:
+class Resample(Source):
     """As a source: another run's activation, where prompt i gets that of the run's prompt `order[i]`."""
 
     run: Run
@@ -124,43 +150,76 @@ class Resample:
             raise BadInput(f"order must be a tensor of prompts [batch], integers, got {told(self.order)}")
 
     @property
-    def key(self) -> tuple[Any, ...]:
-        return ("resample", id(self.order), self.run.key)
+    def runs(self) -> Sequence[Run]:
+        return [self.run]
 
-    def made_of(self, value: Tensor, point: HookPoint, model: HookedTransformer) -> Tensor:
+    @property
+    def has_scales(self) -> bool:
+        return True
+
+    def put(self, here: Here) -> Tensor:
+        return here.fitted(here.once(self, lambda: self.made_of(here.recorded(self.run))))
+
+    def made_of(self, value: Tensor) -> Tensor:
+        """The run's activation with its prompts in that order."""
         order = self.order.to(value.device)
         if bool(((order < 0) | (order >= len(value))).any()):
             raise BadInput(f"order must name prompts 0..{len(value) - 1} of the run, got {order.tolist()}")
         return value[order]
 
 
-Source = float | Tensor | Recording | Run | Mean | Resample
+@dataclass(frozen=True, eq=False)
+class _Constant(Source):
+    """A number, or a tensor that fits the selected part."""
+
+    value: float | Tensor
+
+    def put(self, here: Here) -> Tensor:
+        return torch.as_tensor(self.value, dtype=here.value.dtype, device=here.value.device)
 
 
-class Recordings:
-    """Activations of source runs, by the run's key and hook, and what sources make of them."""
+@dataclass(frozen=True, eq=False)
+class _Recorded(Source):
+    """Activations by hook name, as a cache holds them."""
 
-    def __init__(self, model: HookedTransformer) -> None:
-        self.model = model
-        self.runs: dict[Any, Recording] = {}
-        self._made: dict[Any, Tensor] = {}
+    activations: Recording
 
-    def of(self, source: Recording | Run | Mean | Resample, point: HookPoint) -> Tensor:
-        """What a source puts at a hook, at all positions.
+    @property
+    def has_scales(self) -> bool:
+        return True
 
-        Raises:
-            UnknownHook: recorded activations that lack this one.
-        """
-        if isinstance(source, Run):
-            return self.runs[source.key][point.name]
-        if isinstance(source, Mean | Resample):
-            key = (source.key, point.name)
-            if key not in self._made:
-                self._made[key] = source.made_of(self.runs[source.run.key][point.name], point, self.model)
-            return self._made[key]
-        if point.name not in source:
-            raise UnknownHook(f"{point.name} was not cached in the activations that serve as a source")
-        return source[point.name]
+    def put(self, here: Here) -> Tensor:
+        if here.point.name not in self.activations:
+            raise UnknownHook(f"{here.point.name} was not cached in the activations that serve as a source")
+        return here.fitted(self.activations[here.point.name])
+
+
+@dataclass(frozen=True, eq=False)
+class _Function(Source):
+    """What a function makes of the value at the site."""
+
+    function: Callable[[Tensor], Tensor]
+
+    def put(self, here: Here) -> Tensor:
+        return here.point.checked(self.function(here.value.clone()), like=here.value)
+
+
+def as_source(given: SourceLike) -> Source:
+    """The `Source` that a number, a tensor, activations or a function stands for.
+
+    Raises:
+        BadInput: something else.
+    """
+    if isinstance(given, Source):
+        return given
+    if isinstance(given, int | float | Tensor) and not _empty(given):
+        return _Constant(given)
+    if isinstance(given, Mapping):
+        return _Recorded(given)
+    if callable(given) and not isinstance(given, Tensor | type):
+        return _Function(given)
+    sources = "a number, a tensor, activations, a function, a Run, its Mean, a Resample or another Source"
+    raise BadInput(f"source must be {sources}, got {told(given)}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,7 +243,7 @@ class Intervention:
     """
 
     site: Site
-    source: Source
+    source: SourceLike
     along: Float[Tensor, "*n width"] | None = None
     into: Site | None = None
     mask: float | Tensor | None = None
@@ -193,9 +252,7 @@ class Intervention:
         for name, one in (("site", self.site), ("into", self.into)):
             if not (isinstance(one, Site) or (one is None and name == "into")):
                 raise BadInput(f"{name} must be a Site, as at(hook, layer) gives it, got {told(one)}")
-        if not isinstance(self.source, int | float | Tensor | Mapping | Run | Mean | Resample) or _empty(self.source):
-            sources = "a number, a tensor, activations, a Run, its Mean or a Resample"
-            raise BadInput(f"source must be {sources}, got {told(self.source)}")
+        as_source(self.source)
         if not isinstance(self.mask, int | float | Tensor | None) or _empty(self.mask):
             raise BadInput(f"mask must be a number or a tensor, got {told(self.mask)}")
         if self.basis is not None and self.into is not None:
@@ -207,16 +264,15 @@ class Intervention:
         return None if self.along is None else orthonormal(self.along)
 
     @property
-    def source_run(self) -> Run | None:
-        """The run that must be recorded before this can be made."""
-        if isinstance(self.source, Run):
-            return self.source
-        return self.source.run if isinstance(self.source, Mean | Resample) else None
+    def runs(self) -> Sequence[Run]:
+        """The runs that must be recorded before this can be made."""
+        return as_source(self.source).runs
 
     @property
     def key(self) -> tuple[Any, ...]:
+        """Equal for interventions that are the same."""
         into = None if self.into is None else self.into.key
-        return (self.site.key, _key(self.source), id(self.along), into, _key(self.mask))
+        return (self.site.key, key_of(self.source), id(self.along), into, key_of(self.mask))
 
     @property
     def learns(self) -> bool:
@@ -229,30 +285,17 @@ class Intervention:
         Raises:
             BadInput: the site does not fit, or the source has another shape there (prompts of other lengths).
         """
-        index = self.site.index(point, value, first)
-        place = value[index]
-        if isinstance(self.source, int | float | Tensor):
-            new = torch.as_tensor(self.source, dtype=value.dtype, device=value.device)
-        else:
-            new = self.elsewhere(point, recordings, value, first)[index]
-        new = self._fitted(new, place, "source", point)
+        here = Here(point=point, site=self.site, whole=value, first=first, recordings=recordings)
+        place = here.value
+        new = _expanded(as_source(self.source).put(here), place, "source", point)
         if self.basis is not None:
             new = swapped(place, new, self._basis_at(point, value))
         if self.mask is not None:
             mask = torch.as_tensor(self.mask, dtype=value.dtype, device=value.device)
-            new = place + self._fitted(mask, place, "mask", point) * (new - place)
+            new = place + _expanded(mask, place, "mask", point) * (new - place)
         changed = (new != place).any()
-        value[index] = new
+        value[here.index] = new
         return changed
-
-    @staticmethod
-    def _fitted(given: Tensor, place: Tensor, what: str, point: HookPoint) -> Tensor:
-        try:
-            return given.expand_as(place)
-        except RuntimeError as error:
-            raise BadInput(
-                f"the {what} for {point.name} has shape {list(given.shape)}, the place it goes to {list(place.shape)}"
-            ) from error
 
     def _basis_at(self, point: HookPoint, value: Tensor) -> Float[Tensor, "n width"]:
         assert self.basis is not None
@@ -265,23 +308,14 @@ class Intervention:
             )
         return self.basis.to(value)
 
-    def elsewhere(self, point: HookPoint, recordings: Recordings, value: Tensor, first: int) -> Tensor:
-        """The source's activation at this point, from position `first` on, one for each prompt."""
-        assert not isinstance(self.source, int | float | Tensor)
-        other = recordings.of(self.source, point).to(value.device)
-        along = next((dim for dim, axis in enumerate(point.axes) if axis in POSITIONS), 0)
-        expected = [size + (first if dim == along else 0) for dim, size in enumerate(value.shape)]
-        one_for_all = self.source.pooled(point) if isinstance(self.source, Mean) else ()
-        fitting = [1 if dim in one_for_all else size for dim, size in enumerate(expected)]
-        if list(other.shape) != fitting:
-            raise BadInput(
-                f"cannot patch {point.name}: the source has {point.describe(other.shape)}, the run "
-                f"{point.describe(expected)}. Both need as many prompts and tokens; align the prompts so that they "
-                "correspond position by position"
-            )
-        if first and other.shape[along] > 1:
-            other = other.narrow(along, first, value.shape[along])
-        return other.expand_as(value)
+
+def _expanded(given: Tensor, place: Tensor, what: str, point: HookPoint) -> Tensor:
+    try:
+        return given.expand_as(place)
+    except RuntimeError as error:
+        raise BadInput(
+            f"the {what} for {point.name} has shape {list(given.shape)}, the place it goes to {list(place.shape)}"
+        ) from error
 
 
 def _check_run(run: object) -> None:
@@ -294,34 +328,19 @@ def _empty(value: object) -> bool:
     return isinstance(value, Tensor) and value.is_meta
 
 
-def orthonormal(directions: Float[Tensor, "*n width"]) -> Float[Tensor, "n width"]:
-    """An orthonormal basis, in float64, of what the directions span: those of [n, width], or a single one [width].
-
-    Raises:
-        BadInput: no direction, one that is zero or not finite, or directions that depend on each other.
-    """
-    if not isinstance(directions, Tensor) or directions.ndim not in (1, 2) or directions.is_meta:
-        raise BadInput(f"directions must be a tensor [n, width] or [width], got {told(directions)}")
-    rows = directions.detach().double().reshape(-1, directions.shape[-1])
-    if not len(rows) or len(rows) > rows.shape[1] or not bool(rows.isfinite().all()):
-        raise BadInput(f"expected 1 to {rows.shape[1]} finite directions [n, width], got {list(directions.shape)}")
-    across, triangle = torch.linalg.qr((rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-300)).T)
-    dependent = (triangle.diagonal().abs() < DEPENDENT).nonzero()
-    if len(dependent):
-        raise BadInput(f"direction {int(dependent[0])} is zero, or a combination of the ones before it")
-    return across.T
+# ------------------------------------------------------------------------------------------------------- from prompts
 
 
-def swapped(value: Tensor, other: Tensor, basis: Float[Tensor, "n width"]) -> Tensor:
-    """`value` with the component of `other` along an orthonormal basis in place of its own."""
-    return value + (other - value) @ basis.T @ basis
-
-
-def _key(value: Any) -> Any:
-    """Something hashable that is equal for equal sources and indices."""
-    if value is None or isinstance(value, int | float):
-        return value
-    return id(value) if isinstance(value, Tensor | Mapping) else value.key
+def as_run(model: HookedTransformer, prompts: Prompts | Run) -> Run:
+    """A run on text or on token ids [batch, pos], with its padding masked; a Run as it is."""
+    if isinstance(prompts, Run):
+        return prompts
+    if isinstance(prompts, Tensor):
+        tokens = model.checked_tokens(prompts)
+        return Run(tokens, (), model.text.real_tokens(tokens))
+    encoded = model.text.encode(prompts, truncate=False)
+    mask = None if encoded.real is None else encoded.real.to(model.device)
+    return Run(encoded.tokens.to(model.device), (), mask)
 
 
 def counted_positions(model: HookedTransformer, run: Run, exclude: Collection[Excluded]) -> Bool[Tensor, "batch pos"]:
@@ -333,13 +352,3 @@ def counted_positions(model: HookedTransformer, run: Run, exclude: Collection[Ex
     first = real.int().cumsum(1).eq(1) & real
     begins = [id for id in (model.tokenizer.bos_token_id, model.tokenizer.cls_token_id) if id is not None]
     return counted & ~(first & torch.isin(run.tokens, torch.tensor(begins, device=run.tokens.device)))
-
-
-def as_run(model: HookedTransformer, prompts: Prompts) -> Run:
-    """A run on text or on token ids [batch, pos], with its padding masked."""
-    if isinstance(prompts, Tensor):
-        tokens = model.checked_tokens(prompts)
-        return Run(tokens, (), model.text.real_tokens(tokens))
-    encoded = model.text.encode(prompts, truncate=False)
-    mask = None if encoded.real is None else encoded.real.to(model.device)
-    return Run(encoded.tokens.to(model.device), (), mask)

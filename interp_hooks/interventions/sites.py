@@ -1,13 +1,19 @@
-"""Where: a hook point, and which part of its activation.
+"""Where: a hook point, and which part of its activation; and what a source is told when something is put there.
 
-at("z", 5, head=1, pos=-1)      at("blocks.3.hook_resid_pre")      at("q", 2, head=[0, 3], pos=one_for_each_prompt)
+    at("z", 5, head=1, pos=-1)      at("blocks.3.hook_resid_pre")      at("q", 2, head=[0, 3], pos=one_for_each_prompt)
+
+A `Source` says what to put at a site. It may look at the value that is `Here` now, and at the same place in other runs,
+which are recorded before: those that it names as its `runs`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import operator
-from collections.abc import Iterable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -19,6 +25,8 @@ from interp_hooks.hooks.names import get_act_name
 from interp_hooks.hooks.points import POSITIONS, HookPoint
 
 Index = int | tuple[int, ...] | Tensor
+Recording = Mapping[str, Tensor]
+"""Activations by hook name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +100,7 @@ class Site:
     @property
     def key(self) -> tuple[Any, ...]:
         """Equal for sites that are the same."""
-        return (self.hook, *((axis, _identity(wanted)) for axis, wanted in sorted(self.select.items())))
+        return (self.hook, *((axis, key_of(wanted)) for axis, wanted in sorted(self.select.items())))
 
 
 def _as_index(axis: str, wanted: Any) -> Index:
@@ -123,5 +131,131 @@ def at(hook: str, layer: int | None = None, **select: Any) -> Site:
     return Site(hook=get_act_name(hook, layer), select=select)
 
 
-def _identity(wanted: Index) -> Any:
-    return id(wanted) if isinstance(wanted, Tensor) else wanted
+def key_of(value: Any) -> Any:
+    """Something hashable that is equal for equal values; tensors and mappings are equal if they are the same object."""
+    if value is None or isinstance(value, int | float | str):
+        return value
+    if isinstance(value, Site | Source):
+        return value.key
+    return tuple(map(key_of, value)) if isinstance(value, tuple | list) else id(value)
+
+
+# ------------------------------------------------------------------------------------------------------------- sources
+
+
+class Recordings:
+    """Activations of the runs that sources take values from, by the run's key and hook, and what sources made of them.
+
+    `model` is the model that they are of.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.runs: dict[Any, Recording] = {}
+        self.made: dict[Any, Tensor] = {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Here:
+    """What a source sees: the hook `point`, the `value` of the site's selected part, and the same place elsewhere.
+
+    `whole` is the hook's activation, whose positions begin at `first`: earlier ones are not computed in this pass.
+    """
+
+    point: HookPoint
+    site: Site
+    whole: Tensor
+    first: int
+    recordings: Recordings
+
+    @property
+    def model(self) -> Any:
+        """The model that is run."""
+        return self.recordings.model
+
+    @cached_property
+    def index(self) -> tuple[Any, ...]:
+        """What to index the hook's activation with to get the selected part."""
+        return self.site.index(self.point, self.whole, self.first)
+
+    @cached_property
+    def value(self) -> Tensor:
+        """The selected part, as it is before anything is put there."""
+        return self.whole[self.index]
+
+    def of(self, run: Any) -> Tensor:
+        """The same part in another run, which must be one of the source's `runs`."""
+        return self.fitted(self.recorded(run))
+
+    def recorded(self, run: Any) -> Tensor:
+        """The whole activation of another run at this hook, all its prompts and positions."""
+        return self.recordings.runs[run.key][self.point.name]
+
+    def once(self, source: Source, make: Callable[[], Tensor]) -> Tensor:
+        """What a source makes for this hook, made once for all runs that are evaluated together."""
+        key = (source.key, self.point.name)
+        if key not in self.recordings.made:
+            self.recordings.made[key] = make()
+        return self.recordings.made[key]
+
+    def fitted(self, other: Tensor, one_for_all: Sequence[int] = ()) -> Tensor:
+        """The selected part of another whole activation of this hook, of size 1 along the dims `one_for_all`.
+
+        Raises:
+            BadInput: it has other prompts or positions.
+        """
+        return self.aligned(other, one_for_all)[self.index]
+
+    def aligned(self, other: Tensor, one_for_all: Sequence[int] = ()) -> Tensor:
+        """Another whole activation of this hook at the positions of this pass; raises as `fitted`."""
+        other, point = other.to(self.whole.device), self.point
+        along = next((dim for dim, axis in enumerate(point.axes) if axis in POSITIONS), 0)
+        expected = [size + (self.first if dim == along else 0) for dim, size in enumerate(self.whole.shape)]
+        if list(other.shape) != [1 if dim in one_for_all else size for dim, size in enumerate(expected)]:
+            raise BadInput(
+                f"cannot patch {point.name}: the source has {point.describe(other.shape)}, the run "
+                f"{point.describe(expected)}. Both need as many prompts and tokens; align the prompts so that they "
+                "correspond position by position"
+            )
+        if self.first and other.shape[along] > 1:
+            other = other.narrow(along, self.first, self.whole.shape[along])
+        return other.expand_as(self.whole)
+
+
+class Source(ABC):
+    """What an intervention puts at its site. Derive from it, as a frozen dataclass, to put something of your own.
+
+    Results keep sources that are dataclasses of numbers, text, tensors, runs and lists of these, and can so be computed
+    again by whoever defines the same class.
+
+    >>> from dataclasses import dataclass
+    >>> @dataclass(frozen=True, eq=False)
+    ... class HalfWay(Source):
+    ...     other: Run
+    ...     runs = property(lambda self: [self.other])
+    ...     def put(self, here):
+    ...         return (here.value + here.of(self.other)) / 2
+    >>> halfway = HalfWay(Run(model.to_tokens(corrupt)))
+    >>> scores = evaluate(model, [Run(model.to_tokens(clean), [Intervention(at("z", 1), halfway)])], metric)
+    """
+
+    @property
+    def runs(self) -> Sequence[Any]:
+        """The runs that `put` looks at; they are recorded at this hook before."""
+        return ()
+
+    @property
+    def has_scales(self) -> bool:
+        """Whether it also has the scale of a norm to give, being what some run has at every hook."""
+        return False
+
+    @abstractmethod
+    def put(self, here: Here) -> Tensor:
+        """What to put in place of `here.value`: a tensor that broadcasts to it."""
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """Equal for sources that put the same; made of the fields of a dataclass, else the object's own."""
+        if not dataclasses.is_dataclass(self):
+            return (type(self), id(self))
+        return (type(self), *(key_of(getattr(self, one.name)) for one in dataclasses.fields(self)))

@@ -1,35 +1,23 @@
 """Tasks: pairs of prompts that differ where it matters, with the answers that tell whether a model can do it.
 
-`templates.py` has tasks in words, for any tokenizer, `symbols.py` tasks in tokens, for models without one;
-`ioi_text.py` has the sentences that `ioi-tiny` was trained on.
+`ioi_text.py` has indirect object identification, with the sentences that `ioi-tiny` was trained on; `templates.py` has
+other tasks in words, for any tokenizer, and `symbols.py` tasks in tokens, for models without one.
 """
 
-from interp_hooks.tasks.ioi_text import PromptPairs, ioi_pairs
-from interp_hooks.tasks.symbols import brackets, induction, key_value_recall, modular_addition
-from interp_hooks.tasks.task import Task
-from interp_hooks.tasks.templates import (
-    acronyms,
-    agreement,
-    capitals,
-    docstring,
-    gendered_pronoun,
-    greater_than,
-    ioi,
+from interp_hooks import lazily
+
+__getattr__, __all__ = lazily(
+    __name__,
+    {
+        "ioi_text": ["PromptPairs", "Task", "ioi", "ioi_pairs"],
+        "symbols": ["brackets", "induction", "key_value_recall", "modular_addition"],
+        "templates": [
+            *("acronyms", "agreement", "capitals", "docstring", "gendered_pronoun", "greater_than"),
+            "subject_verb_agreement",
+        ],
+    },
 )
 
-__all__ = [
-    "PromptPairs",
-    "Task",
-    "acronyms",
-    "agreement",
-    "brackets",
-    "capitals",
-    "docstring",
-    "gendered_pronoun",
-    "greater_than",
-    "induction",
-    "ioi",
-    "ioi_pairs",
-    "key_value_recall",
-    "modular_addition",
-]
+
+def __dir__() -> list[str]:
+    return __all__

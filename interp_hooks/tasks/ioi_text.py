@@ -9,17 +9,15 @@ sentence with the same words everywhere else and the opposite answer, the counte
 from __future__ import annotations
 
 import random
-import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from collections.abc import Iterator, Sequence
+from typing import Literal, get_args
 
-from interp_hooks.errors import TokenError
+from interp_hooks.errors import BadInput, TokenError
+from interp_hooks.experiments.task import Task
+from interp_hooks.model.transformer import HookedTransformer
+from interp_hooks.tasks.in_words import Candidate, task_in_words
 
-if TYPE_CHECKING:
-    from interp_hooks.model.transformer import HookedTransformer
-
-Order = Literal["ABBA", "BABA"]
+IOICorruption = Literal["S2->IO", "S2->RAND", "IO->RAND", "S1->RAND", "S->RAND", "IO<->S1", "ABC"]
 
 # Each of these words, after a space, is one token for GPT-2 and for the bundled ioi-tiny model.
 NAMES: tuple[str, ...] = (
@@ -60,114 +58,105 @@ IOI_TEMPLATES: tuple[str, ...] = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class IOIPrompt:
-    """A sentence up to its answer, and its counterfactual.
+def ioi_prompt(
+    template: int, io_first: bool, place: str, obj: str, clean: Sequence[str], corrupt: Sequence[str]
+) -> Candidate:
+    """A pair of prompts of one template; `clean` and `corrupt` are the names that stand at IO, at S1 and at S2."""
 
-    `clean` is answered by `io`, `corrupt` (the second mention of `s` replaced by `io`) by `s`; both names carry the
-    leading space with which they appear in the text. `order` is "ABBA" where IO is introduced first.
-    """
+    def filled(io: str, s1: str, s2: str) -> str:
+        first, second = f"[IO: {io}]", f"[S1: {s1}]"
+        a, b = (first, second) if io_first else (second, first)
+        return IOI_TEMPLATES[template].format(A=a, B=b, S=f"[S2: {s2}]", PLACE=f" {place}", OBJECT=f" {obj}")
 
-    clean: str
-    corrupt: str
-    io: str
-    s: str
-    template: int
-    order: Order
+    return Candidate(filled(*clean), filled(*corrupt), f" {clean[0]}", [f" {clean[1]}"], 2 * template + io_first)
 
 
-def ioi_prompt(*, io: str, s: str, place: str, obj: str, template: int, order: Order) -> IOIPrompt:
-    """The prompt with these words (given without leading space) in that template."""
-    _check_template(template)
-    _check_order(order)
-    first, second = (io, s) if order == "ABBA" else (s, io)
-
-    def fill(subject: str) -> str:
-        words = {"A": first, "B": second, "S": subject, "PLACE": place, "OBJECT": obj}
-        return IOI_TEMPLATES[template].format_map({slot: " " + word for slot, word in words.items()})
-
-    return IOIPrompt(clean=fill(s), corrupt=fill(io), io=" " + io, s=" " + s, template=template, order=order)
-
-
-def ioi_prompts(
-    n: int,
+def ioi(
+    model: HookedTransformer,
+    n: int = 32,
     *,
-    seed: int,
+    corruption: IOICorruption = "S2->IO",
     templates: Sequence[int] | None = None,
-    orders: Sequence[Order] = ("ABBA", "BABA"),
     names: Sequence[str] = NAMES,
-) -> list[IOIPrompt]:
-    """`n` prompts drawn independently and uniformly from the given templates (indices; all by default), orders, names.
+    seed: int = 0,
+) -> Task:
+    """Indirect object identification (Wang et al. 2022, arXiv 2211.00593): which of two people was named once.
 
-    Within one template every prompt has the same number of tokens, as long as each name is one token.
-    """
-    templates = range(len(IOI_TEMPLATES)) if templates is None else templates
-    if n < 1:
-        raise ValueError(f"n must be at least 1, got {n}")
-    if not templates or not orders:
-        raise ValueError("templates and orders must each offer at least one choice")
-    if len(set(names)) < 2 or len(set(names)) < len(names):
-        raise ValueError(f"names must be at least 2 different names, got {list(names)}")
-    for template in templates:
-        _check_template(template)
-    for order in orders:
-        _check_order(order)
-
-    rng = random.Random(seed)
-    prompts = []
-    for _ in range(n):
-        io, s = rng.sample(names, 2)
-        words = {"io": io, "s": s, "place": rng.choice(PLACES), "obj": rng.choice(OBJECTS)}
-        prompts.append(ioi_prompt(**words, template=rng.choice(templates), order=rng.choice(orders)))
-    return prompts
-
-
-def _check_template(template: int) -> None:
-    if not 0 <= template < len(IOI_TEMPLATES):
-        raise ValueError(f"template {template} does not exist: IOI_TEMPLATES has 0 to {len(IOI_TEMPLATES) - 1}")
-
-
-def _check_order(order: str) -> None:
-    if order not in get_args(Order):
-        raise ValueError(f"unknown order {order!r}: choose from {', '.join(get_args(Order))}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PromptPairs:
-    """Prompts that a model can be patched on: pair by pair of equal length, answers of one token.
-
-    `clean[i]` is answered by `answer[i]`, `corrupt[i]` by `wrong[i]`. `labels` name the token positions, which all
-    prompts share: the token itself where it is the same in every clean prompt, and its text in the first one, in
-    angle brackets, where it varies.
-    """
-
-    clean: list[str]
-    corrupt: list[str]
-    answer: list[str]
-    wrong: list[str]
-    labels: list[str]
-
-
-def ioi_pairs(model: HookedTransformer, n: int = 32, *, seed: int = 0, template: int = 0) -> PromptPairs:
-    """`n` IOI prompts of one template, both orders, all of the same number of tokens for this model's tokenizer.
-
-    Names that are several tokens for this model are not used.
+    `corruption` says how the corrupt prompt differs: another name at the second mention of the subject ("S2->IO" swaps
+    the answer, "S2->RAND" leaves none), another name for one of the two people, or three new names ("ABC").
+    Positions: "IO", "S1", "S2", "end".
 
     Raises:
-        TokenError: the tokenizer has fewer than two names of one token.
+        BadInput: an unknown corruption or template, or fewer than five names.
+        TokenError: too few prompts fit the tokenizer.
     """
+    if corruption not in get_args(IOICorruption):
+        raise BadInput(f"corruption must be one of {', '.join(get_args(IOICorruption))}, got {corruption!r}")
+    chosen = list(range(len(IOI_TEMPLATES)) if templates is None else templates)
+    _check_templates(chosen)
+    people = sorted(set(names))
+    if len(people) < 5:
+        raise BadInput(f"corrupt prompts need at least 5 different names, got {len(people)}")
+    if marked := [name for name in people if set(name) & set("[]")]:
+        raise BadInput(f"brackets mark the words of a prompt, so names cannot have any, got {marked[0]!r}")
+    return task_in_words(model, "ioi", n, _of_ioi(random.Random(seed), corruption, chosen, people))
+
+
+def _of_ioi(rng: random.Random, corruption: str, templates: list[int], names: list[str]) -> Iterator[Candidate]:
+    while True:
+        io, s, a, b, c = rng.sample(names, 5)
+        template, io_first = rng.choice(templates), rng.random() < 0.5
+        place, obj = rng.choice(PLACES), rng.choice(OBJECTS)
+        corrupt = {
+            "S2->IO": (io, s, io),
+            "S2->RAND": (io, s, a),
+            "IO->RAND": (a, s, s),
+            "S1->RAND": (io, a, s),
+            "S->RAND": (io, a, a),
+            "IO<->S1": (s, io, s),
+            "ABC": (a, b, c),
+        }[corruption]
+        yield ioi_prompt(template, io_first, place, obj, (io, s, s), corrupt)
+
+
+def ioi_pairs(model: HookedTransformer, n: int = 32, *, seed: int = 0, template: int = 0) -> Task:
+    """`n` IOI prompts of one template, all of the same number of tokens for this model's tokenizer.
+
+    The corrupt prompt has the other name at the second mention, so that the clean prompt's wrong answer is right there.
+    Answers are text (" Mary"), which a metric looks up in the vocabulary of the model that it is used with. Names that
+    are several tokens for this model are not used. Positions: "IO", "S1", "S2", "end".
+
+    >>> pairs = ioi_pairs(model, 8)
+    >>> pairs.clean[0] + pairs.answer[0]
+    'When...went to the...gave a...to ...'
+    >>> result = patch(model, pairs.clean, pairs.corrupt, pairs.metric, "resid_pre", progress=False)
+    >>> figure = heatmap(result, labels={"pos": pairs.labels})
+
+    Raises:
+        BadInput: there is no such template.
+        TokenError: the tokenizer has fewer than two names of one token, or too few prompts fit it.
+    """
+    _check_templates([template])
     names = [name for name in NAMES if len(model.to_str_tokens(" " + name, prepend_bos=False)) == 1]
     if len(names) < 2:
-        raise TokenError("this model's tokenizer has fewer than two of the names in tasks.NAMES as single tokens")
-    drawn = ioi_prompts(4 * n, seed=seed, templates=[template], names=names)
-    pieces = [model.to_str_tokens(prompt.clean) for prompt in drawn]
-    usual = statistics.mode(map(len, pieces))
-    kept = [i for i, row in enumerate(pieces) if len(row) == usual][:n]
-    columns = zip(*(pieces[i] for i in kept), strict=True)
-    return PromptPairs(
-        clean=[drawn[i].clean for i in kept],
-        corrupt=[drawn[i].corrupt for i in kept],
-        answer=[drawn[i].io for i in kept],
-        wrong=[drawn[i].s for i in kept],
-        labels=[column[0] if len(set(column)) == 1 else f"<{column[0]}>" for column in columns],
-    )
+        raise TokenError("this model's tokenizer has fewer than two of the names in tasks.ioi_text as single tokens")
+    drawn = ioi_prompts(random.Random(seed), [template], names)
+    return task_in_words(model, "ioi", n, drawn, same_length=True, answers_as_text=True)
+
+
+def ioi_prompts(rng: random.Random, templates: Sequence[int], names: Sequence[str] = NAMES) -> Iterator[Candidate]:
+    """Endlessly many pairs whose answers swap, drawn uniformly from templates, names and both orders of the names."""
+    while True:
+        io, s = rng.sample(names, 2)
+        place, obj, template = rng.choice(PLACES), rng.choice(OBJECTS), rng.choice(templates)
+        yield ioi_prompt(template, rng.choice((True, False)), place, obj, (io, s, s), (io, s, io))
+
+
+def _check_templates(templates: Sequence[int]) -> None:
+    if not templates:
+        raise BadInput("templates must name at least one template, got none")
+    if unknown := [template for template in templates if not 0 <= template < len(IOI_TEMPLATES)]:
+        raise BadInput(f"there is no template {unknown[0]}; there are 0 to {len(IOI_TEMPLATES) - 1}")
+
+
+PromptPairs = Task  # the name that the class of `ioi_pairs` had in 0.1

@@ -1,8 +1,8 @@
-"""Tasks in tokens, for models that are trained on them; vocabularies stand beside each.
+"""Tasks in tokens, for models that are trained on them; each function says what its tokens mean.
 
-induction         0 a b c d a b c -> d          random tokens, which come again
-key_value_recall  0 k1 v1 k2 v2 ... k1 -> v1    pairs, of which one key comes again
-brackets          START ( ( ) ) END -> balanced whether brackets match, read at START
+induction         0 a b c d a b c -> d           random tokens, which come again
+key_value_recall  0 k1 v1 k2 v2 ... k1 -> v1     keys with their values, then one of the keys again
+brackets          START ( ( ) ) END -> balanced  whether brackets match, read at START
 modular_addition  a b = -> (a + b) mod p
 """
 
@@ -13,8 +13,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
-from interp_hooks.interventions.metrics import LogitDiff, LogitMargin
-from interp_hooks.tasks.task import Task
+from interp_hooks.experiments.task import Task, comparison
+from interp_hooks.interventions.metrics import LogitDiff
 
 START, PAD, END, OPEN, CLOSE = range(5)
 UNBALANCED, BALANCED = range(2)
@@ -30,17 +30,33 @@ def _at_least(name: str, value: int, least: int) -> None:
 
 
 def _distinct(n: int, size: int, among: int, generator: torch.Generator) -> Int[Tensor, "n size"]:
-    """Rows of different numbers from 0 on."""
+    """Rows of `size` different numbers below `among`."""
     return torch.rand(n, among, generator=generator).argsort(dim=1)[:, :size]
 
 
-def induction(n: int, d_vocab: int, *, length: int = 10, bos: int | None = 0, seed: int = 0) -> Task:
-    """Random tokens, all different, then some of them again (Elhage et al. 2021): what came next before comes next.
+def _read_at_the_end(
+    name: str, clean: Tensor, corrupt: Tensor, answer: Tensor, wrong: Tensor, **positions: Tensor
+) -> Task:
+    """A task whose answers are read at the last position."""
+    return Task(
+        name=name,
+        clean=clean,
+        corrupt=corrupt,
+        answer=answer,
+        wrong=wrong,
+        metric=comparison(answer, wrong),
+        positions=positions | {"end": torch.full((len(clean),), clean.shape[1] - 1)},
+    )
 
-    The first half has `length` tokens. It comes again, from its end on to its beginning where need be, up to a random
-    one of its tokens but the last, with which the prompt ends. In the corrupt prompt another token follows that one.
-    `bos` stands in front of all and nowhere else (None: there is none). Positions: "first" (of the token that ends the
-    prompt), "next", "end".
+
+def induction(n: int, d_vocab: int, *, length: int = 10, bos: int | None = 0, seed: int = 0) -> Task:
+    """Random tokens, then some of them again (Elhage et al. 2021): what followed a token before follows it again.
+
+    `length` different tokens are followed by a repetition, which ends at a random one of them (never the last): the
+    answer is the token after that one. All repetitions are equally long, so one that ends early begins near the end of
+    the tokens and goes on at their beginning. In the corrupt prompt another token stands in the answer's place. `bos`
+    stands in front and nowhere else (None: no BOS). Positions: "first" (where the token that ends the prompt stood
+    before), "next" (the answer there), "end".
 
     Raises:
         BadInput: a vocabulary that is too small for `length` different tokens and one more.
@@ -62,25 +78,16 @@ def induction(n: int, d_vocab: int, *, length: int = 10, bos: int | None = 0, se
     front = 0 if bos is None else 1
     if bos is not None:
         clean, corrupt = (torch.cat((torch.full((n, 1), bos), half), dim=1) for half in (clean, corrupt))
-    answer = half[torch.arange(n), place + 1]
-    end = torch.full((n,), clean.shape[1] - 1)
-    return Task(
-        name="induction",
-        clean=clean,
-        corrupt=corrupt,
-        answer=answer,
-        wrong=other[:, None],
-        metric=LogitDiff(answer, other),
-        positions={"first": place + front, "next": place + 1 + front, "end": end},
-        template=torch.zeros(n, dtype=torch.long),
-    )
+    answer, first = half[torch.arange(n), place + 1], place + front
+    return _read_at_the_end("induction", clean, corrupt, answer, other[:, None], first=first, next=first + 1)
 
 
 def key_value_recall(n: int, n_keys: int, n_values: int, *, pairs: int = 4, seed: int = 0) -> Task:
-    """Keys, each followed by its value, then one of the keys again: which value did it have?
+    """Keys, each followed by its value, then one of the keys again: the answer is its value.
 
-    Tokens: 0 is BOS, keys are 1..n_keys, values follow. All keys and all values of a prompt differ. The corrupt prompt
-    asks for another key. Positions: "key" and "value" of the pair that is asked for, "end".
+    Tokens: 0 is BOS, keys are 1..n_keys, and the next `n_values` tokens are values. In a prompt all keys differ, and so
+    do all values. The corrupt prompt asks for another of its keys. Positions: "key" and "value" of the pair that is
+    asked for, "end".
 
     Raises:
         BadInput: too few keys or values for as many pairs.
@@ -100,25 +107,17 @@ def key_value_recall(n: int, n_keys: int, n_values: int, *, pairs: int = 4, seed
         for which in (asked, other)
     )
     answer = values[rows, asked]
-    rest = torch.stack([values[row, torch.arange(pairs) != which] for row, which in enumerate(asked.tolist())])
-    first = torch.stack([row[row != value] for row, value in zip(rest, values[rows, other], strict=True)])
-    wrong = torch.cat((values[rows, other, None], first), dim=1)
-    return Task(
-        name="key-value-recall",
-        clean=clean,
-        corrupt=corrupt,
-        answer=answer,
-        wrong=wrong,
-        metric=LogitMargin(answer, wrong),
-        positions={"key": 1 + 2 * asked, "value": 2 + 2 * asked, "end": torch.full((n,), clean.shape[1] - 1)},
-        template=torch.zeros(n, dtype=torch.long),
-    )
+    rest = values[(torch.arange(pairs) != asked[:, None]) & (torch.arange(pairs) != other[:, None])]
+    wrong = torch.cat((values[rows, other, None], rest.reshape(n, pairs - 2)), dim=1)
+    places = dict(key=1 + 2 * asked, value=2 + 2 * asked)
+    return _read_at_the_end("key-value-recall", clean, corrupt, answer, wrong, **places)
 
 
 def modular_addition(p: int, *, n: int | None = None, seed: int = 0) -> Task:
-    """(a + b) mod p (Nanda et al. 2023, arXiv 2301.05217): tokens a, b and p for "=", for all sums or `n` of them.
+    """(a + b) mod p (Nanda et al. 2023, arXiv 2301.05217): all sums, or `n` of them.
 
-    The corrupt prompt has another b. Distractors are all other residues; the metric is the margin over the best.
+    Tokens: the residues 0 to p - 1, and p for "=". The corrupt prompt has another b. All other residues are wrong
+    answers; the metric is the margin over the best of them.
     Positions: "a", "b", "end".
 
     Raises:
@@ -138,29 +137,22 @@ def modular_addition(p: int, *, n: int | None = None, seed: int = 0) -> Task:
     rest = (corrupt_answer[:, None] + shifts) % p
     rest = rest[rest != answer[:, None]].reshape(n, p - 2)
     wrong = torch.cat((corrupt_answer[:, None], rest), dim=1)
-    return Task(
-        name="modular-addition",
-        clean=torch.stack((a, b, equals), dim=1),
-        corrupt=torch.stack((a, other, equals), dim=1),
-        answer=answer,
-        wrong=wrong,
-        metric=LogitMargin(answer, wrong),
-        positions={"a": torch.zeros_like(a), "b": torch.ones_like(a), "end": torch.full((n,), 2)},
-        template=torch.zeros(n, dtype=torch.long),
-    )
+    clean, corrupt = (torch.stack((a, second, equals), dim=1) for second in (b, other))
+    places = dict(a=torch.zeros_like(a), b=torch.ones_like(a))
+    return _read_at_the_end("modular-addition", clean, corrupt, answer, wrong, **places)
 
 
 # ----------------------------------------------------------------------------------------------------------- brackets
 
 
 def brackets(n: int, *, length: int = 20, near_misses: float = 0.5, seed: int = 0) -> Task:
-    """Whether brackets are balanced: half of the prompts are, each paired with one that is not.
+    """Whether brackets are balanced: half of the clean prompts are, each paired with a prompt of the other kind.
 
-    Tokens: START ( ... ) END, every prompt of `length` brackets, which is even. The answer is read at START, position
-    0, from two classes, UNBALANCED and BALANCED. An unbalanced prompt is a near miss with probability `near_misses`,
-    of either kind: one bracket of a balanced one is turned (the count is off), or two are exchanged (the count is
-    right, and a suffix has more "(" than ")"); else its brackets are drawn at random. Templates: 0 balanced, 1 one
-    turned, 2 two exchanged, 3 random. Position: "start".
+    Every prompt is START, `length` brackets (an even number), END. The answer is read at START, position 0, and is one
+    of two classes, UNBALANCED and BALANCED. With probability `near_misses` an unbalanced prompt is a balanced one with
+    a mistake: one bracket is turned round (the count is wrong), or two are exchanged (the count is right, and a suffix
+    has more "(" than ")"). All others are drawn at random. Templates: 0 balanced, 1 one turned, 2 two exchanged, 3
+    random. Position: "start".
 
     Raises:
         BadInput: an odd length, or a probability outside 0..1.
@@ -192,39 +184,43 @@ def brackets(n: int, *, length: int = 20, near_misses: float = 0.5, seed: int = 
 
 
 def elevation(tokens: Int[Tensor, "prompt pos"]) -> Int[Tensor, "prompt pos"]:
-    """From each position to the end, how many more ")" than "(" there are: never negative in a balanced prompt."""
+    """How many more ")" than "(" there are from each position to the end: never negative in a balanced prompt."""
     steps = (tokens == CLOSE).long() - (tokens == OPEN).long()
     return steps.flip(1).cumsum(1).flip(1)
 
 
 def count_is_right(tokens: Int[Tensor, "prompt pos"]) -> Bool[Tensor, " prompt"]:
-    """As many "(" as ")"."""
+    """Whether there are as many "(" as ")"."""
     return elevation(tokens)[:, 0] == 0
 
 
 def horizon_is_kept(tokens: Int[Tensor, "prompt pos"]) -> Bool[Tensor, " prompt"]:
-    """No suffix has more "(" than ")"."""
+    """Whether no suffix has more "(" than ")"."""
     return (elevation(tokens) >= 0).all(1)
 
 
 def starts_open(tokens: Int[Tensor, "prompt pos"]) -> Bool[Tensor, " prompt"]:
-    """The first bracket is "("."""
+    """Whether the first bracket is "("."""
     first = ((tokens == OPEN) | (tokens == CLOSE)).long().argmax(1, keepdim=True)
     return tokens.gather(1, first)[:, 0] == OPEN
 
 
 def is_balanced(tokens: Int[Tensor, "prompt pos"]) -> Bool[Tensor, " prompt"]:
+    """Whether every bracket has its partner."""
     return count_is_right(tokens) & horizon_is_kept(tokens)
 
 
 def enclosed(rows: Int[Tensor, "prompt length"]) -> Int[Tensor, "prompt pos"]:
-    """Rows of brackets between START and END."""
+    """Put rows of brackets between START and END."""
     start, end = (torch.full((len(rows), 1), token) for token in (START, END))
     return torch.cat((start, rows, end), dim=1)
 
 
 def balanced_rows(n: int, length: int, generator: torch.Generator) -> Int[Tensor, "{n} {length}"]:
-    """Random rows of matching brackets, all as likely: with one more ")" just one rotation is balanced before it."""
+    """Draw rows of matching brackets, all equally likely.
+
+    Of the rotations of a row with one ")" too many, exactly one is balanced up to its last bracket, which is that ")".
+    """
     order = torch.rand(n, length + 1, generator=generator).argsort(dim=1)
     steps = torch.where(order < length // 2, 1, -1)
     begin = steps.cumsum(1).argmin(1, keepdim=True) + 1  # after the first of the lowest points
@@ -233,7 +229,7 @@ def balanced_rows(n: int, length: int, generator: torch.Generator) -> Int[Tensor
 
 
 def unbalanced_rows(n: int, length: int, generator: torch.Generator) -> Int[Tensor, "{n} {length}"]:
-    """Rows of brackets that were drawn at random and do not match."""
+    """Draw rows of brackets at random, of which none match."""
     rows = torch.randint(OPEN, CLOSE + 1, (n, length), generator=generator)
     while bool((again := is_balanced(rows)).any()):
         rows[again] = torch.randint(OPEN, CLOSE + 1, (int(again.sum()), length), generator=generator)
@@ -241,15 +237,15 @@ def unbalanced_rows(n: int, length: int, generator: torch.Generator) -> Int[Tens
 
 
 def one_turned(rows: Int[Tensor, "prompt length"], generator: torch.Generator) -> Int[Tensor, "prompt length"]:
-    """Near misses of the count: balanced rows in which one bracket is turned round."""
+    """Turn one bracket of each balanced row round: then the count is wrong."""
     place = torch.randint(rows.shape[1], (len(rows), 1), generator=generator)
     return rows.scatter(1, place, OPEN + CLOSE - rows.gather(1, place))
 
 
 def two_exchanged(rows: Int[Tensor, "prompt length"], generator: torch.Generator) -> Int[Tensor, "prompt length"]:
-    """Near misses of the horizon: balanced rows in which a "(" and a later ")" have changed places.
+    """Exchange a "(" and a later ")" of each balanced row: the count stays right, a suffix has more "(" than ")".
 
-    At some point between the two not more than one bracket was open, so that there is one too few now.
+    At some point between the two at most one bracket is open, so that now one is closed that was never opened.
     """
     is_open, places = rows == OPEN, torch.arange(rows.shape[1])
     depth = torch.where(is_open, 1, -1).cumsum(1)
@@ -260,12 +256,12 @@ def two_exchanged(rows: Int[Tensor, "prompt length"], generator: torch.Generator
 
 
 def one_left_out(rows: Int[Tensor, "prompt length"], generator: torch.Generator) -> Int[Tensor, "prompt rest"]:
-    """Near misses of odd length: balanced rows without one of their brackets."""
+    """Leave one bracket of each balanced row out: then the length is odd."""
     left_out = torch.randint(rows.shape[1], (len(rows), 1), generator=generator)
     places = torch.arange(rows.shape[1] - 1).expand(len(rows), -1)
     return rows.gather(1, places + (places >= left_out))
 
 
 def _one_of(allowed: Bool[Tensor, "prompt length"], generator: torch.Generator) -> Int[Tensor, "prompt 1"]:
-    """For each row one of the places that are allowed, all as likely."""
+    """Draw one of the allowed places of each row, all equally likely."""
     return torch.where(allowed, torch.rand(allowed.shape, generator=generator), -1.0).argmax(1, keepdim=True)

@@ -1,88 +1,27 @@
 """Tasks in words. Every function draws pairs by seed and keeps those that fit the model's tokenizer.
 
-ioi               "When Mary and John went to the store, John gave a ring to" -> " Mary"
 greater_than      "The war lasted from the year 1732 to the year 17" -> any of "33" ... "99"
 gendered_pronoun  "So Mary is a really great friend, isn't" -> " she"
 docstring         the third argument of a function, where its documentation goes on -> " size"
 acronyms          "The Central Hill Team (CH" -> "T"
 capitals          "The capital of France is the city of" -> " Paris"
-agreement         "The keys near the door" -> " are"
+subject_verb_agreement   "The keys near the door" -> " are"
 """
 
 from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Literal
 
 import torch
 
-from interp_hooks.errors import BadInput, TokenError
+from interp_hooks.errors import TokenError
+from interp_hooks.experiments.task import Task
 from interp_hooks.interventions.metrics import ProbDiff
 from interp_hooks.model.transformer import HookedTransformer
-from interp_hooks.tasks.ioi_text import IOI_TEMPLATES, NAMES, OBJECTS, PLACES
-from interp_hooks.tasks.task import Candidate, Piece, Task, task_in_words
-
-# ------------------------------------------------------------------------------------- indirect object identification
-
-IOICorruption = Literal["S2->IO", "S2->RAND", "IO->RAND", "S1->RAND", "S->RAND", "IO<->S1", "ABC"]
-
-
-def ioi(
-    model: HookedTransformer,
-    n: int = 32,
-    *,
-    corruption: IOICorruption = "S2->IO",
-    templates: Sequence[int] | None = None,
-    names: Sequence[str] = NAMES,
-    seed: int = 0,
-) -> Task:
-    """Indirect object identification (Wang et al. 2022, arXiv 2211.00593): which of two people was named once.
-
-    `corruption` says what the corrupt prompt has instead: another name at the second mention of the subject ("S2->IO"
-    swaps the answer, "S2->RAND" leaves none), for one of the people, or three new names ("ABC"). Positions: "IO", "S1",
-    "S2", "end".
-
-    Raises:
-        BadInput: an unknown corruption or template, or fewer than five names.
-        TokenError: too few prompts fit the tokenizer.
-    """
-    if corruption not in IOICorruption.__args__:
-        raise BadInput(f"corruption must be one of {', '.join(IOICorruption.__args__)}, got {corruption!r}")
-    chosen = range(len(IOI_TEMPLATES)) if templates is None else templates
-    if unknown := [template for template in chosen if not 0 <= template < len(IOI_TEMPLATES)]:
-        raise BadInput(f"there is no template {unknown[0]}; there are 0 to {len(IOI_TEMPLATES) - 1}")
-    if len(set(names)) < 5:
-        raise BadInput(f"corrupt prompts need at least 5 different names, got {len(set(names))}")
-    return task_in_words(model, "ioi", n, _ioi(random.Random(seed), corruption, list(chosen), sorted(set(names))))
-
-
-def _ioi(rng: random.Random, corruption: str, templates: list[int], names: list[str]) -> Iterator[Candidate]:
-    while True:
-        io, s, *others = (" " + name for name in rng.sample(names, 5))
-        template, first = rng.choice(templates), rng.random() < 0.5
-        nouns = {"PLACE": " " + rng.choice(PLACES), "OBJECT": " " + rng.choice(OBJECTS)}
-        swapped = {
-            "S2->IO": (io, s, io),
-            "S2->RAND": (io, s, others[0]),
-            "IO->RAND": (others[0], s, s),
-            "S1->RAND": (io, others[0], s),
-            "S->RAND": (io, others[0], others[0]),
-            "IO<->S1": (s, io, s),
-            "ABC": (others[0], others[1], others[2]),
-        }[corruption]
-
-        def fill(io: str, s1: str, s2: str, template: int = template, first: bool = first, nouns: dict = nouns):
-            a, b = (("IO", io), ("S1", s1)) if first else (("S1", s1), ("IO", io))
-            words = {"A": Piece(*a), "B": Piece(*b), "S": Piece("S2", s2)}
-            words |= {slot: Piece("", word) for slot, word in nouns.items()}
-            parts = re.split(r"\{(\w+)\}", IOI_TEMPLATES[template])
-            return [words[part] if place % 2 else Piece("", part) for place, part in enumerate(parts)]
-
-        yield Candidate(fill(io, s, s), fill(*swapped), io, [s], 2 * template + first)
-
+from interp_hooks.tasks.in_words import Candidate, task_in_words
 
 # ------------------------------------------------------------------------------------------------------- greater than
 
@@ -114,16 +53,11 @@ def _greater_than(rng: random.Random) -> Iterator[Candidate]:
     while True:
         event, century, year = rng.choice(EVENTS), rng.randint(11, 17), rng.randint(2, 98)
 
-        def fill(year: int, event: str = event, century: int = century) -> list[Piece]:
-            return [
-                Piece("", f"The {event} lasted from the year"),
-                Piece("XX", f" {century}"),
-                Piece("YY", f"{year:02}"),
-                Piece("", " to the year"),
-                Piece("", f" {century}"),
-            ]
-
-        yield Candidate(fill(year), fill(1), f"{year + 1:02}", [f"{year - 1:02}"])
+        clean, corrupt = (
+            f"The {event} lasted from the year[XX: {century}][YY:{began:02}] to the year {century}"
+            for began in (year, 1)
+        )
+        yield Candidate(clean, corrupt, f"{year + 1:02}", [f"{year - 1:02}"])
 
 
 def _two_digits(model: HookedTransformer) -> dict[int, int]:
@@ -165,8 +99,7 @@ def _pronouns(rng: random.Random) -> Iterator[Candidate]:
         people = [(" " + rng.choice(WOMEN), " she"), (" " + rng.choice(MEN), " he")]
         (name, answer), (other, wrong) = rng.sample(people, 2)
         template = rng.randrange(len(TAGS))
-        ending = Piece("", TAGS[template])
-        clean, corrupt = ([Piece("", "So"), Piece("name", one), ending] for one in (name, other))
+        clean, corrupt = (f"So[name:{one}]{TAGS[template]}" for one in (name, other))
         yield Candidate(clean, corrupt, answer, [wrong], template)
 
 
@@ -193,20 +126,20 @@ def _docstring(rng: random.Random) -> Iterator[Candidate]:
         words = [" " + word for word in rng.sample(WORDS, 19)]
         described = words[12:]
 
-        def fill(names: list[str], documented: list[str], described: list[str] = described) -> list[Piece]:
-            labels = ["", "", "A_def", "B_def", "C_def", ""]
-            definition = [Piece("", "def f(self")]
-            for label, name in zip(labels, names, strict=True):
-                definition += [Piece("", ","), Piece(label, name)]
-            lines = [Piece("", '):\n    """' + described[0].strip() + described[1] + "\n\n")]
-            for place, (label, name) in enumerate(zip(("A_doc", "B_doc"), documented, strict=True)):
-                lines += [Piece("", "    :param"), Piece(label, name)]
-                lines += [Piece("", f":{described[2 * place + 2]}{described[2 * place + 3]}\n")]
-            return [*definition, *lines, Piece("", "    :param")]
+        def filled(names: list[str], documented: list[str], described: list[str] = described) -> str:
+            first, second, a, b, c, last = names
+            title, one, two = ("".join(described[place : place + 2]) for place in (0, 2, 4))
+            return (
+                f"def f(self,{first},{second},[A_def:{a}],[B_def:{b}],[C_def:{c}],{last}):\n"
+                f'    """{title.strip()}\n\n'
+                f"    :param[A_doc:{documented[0]}]:{one}\n"
+                f"    :param[B_doc:{documented[1]}]:{two}\n"
+                "    :param"
+            )
 
         names, others = words[:6], words[6:12]
         others_documented = [others[2], others[5]]
-        clean, corrupt = fill(names, names[2:4]), fill(others, others_documented)
+        clean, corrupt = filled(names, names[2:4]), filled(others, others_documented)
         yield Candidate(clean, corrupt, names[4], [name for name in names if name != names[4]])
 
 
@@ -230,11 +163,8 @@ def _acronyms(rng: random.Random) -> Iterator[Candidate]:
     while True:
         first, second, third, other = (" " + word for word in rng.sample(INITIALS, 4))
 
-        def fill(third: str, first: str = first, second: str = second) -> list[Piece]:
-            words = [Piece(f"W{place}", word) for place, word in enumerate((first, second, third), start=1)]
-            return [Piece("", "The"), *words, Piece("", " ("), Piece("", first[1]), Piece("", second[1])]
-
-        yield Candidate(fill(third), fill(other), third[1], [other[1]])
+        clean, corrupt = (f"The[W1:{first}][W2:{second}][W3:{last}] ({first[1]}{second[1]}" for last in (third, other))
+        yield Candidate(clean, corrupt, third[1], [other[1]])
 
 
 # --------------------------------------------------------------------------------------------------- facts and grammar
@@ -257,9 +187,7 @@ def capitals(model: HookedTransformer, n: int = 32, *, seed: int = 0) -> Task:
             template = rng.randrange(len(CAPITAL_TEMPLATES))
             before, after = CAPITAL_TEMPLATES[template]
             one, other = rng.sample(sorted(CAPITALS), 2)
-            clean, corrupt = (
-                [Piece("", before), Piece("country", " " + country), Piece("", after)] for country in (one, other)
-            )
+            clean, corrupt = (f"{before}[country: {country}]{after}" for country in (one, other))
             yield Candidate(clean, corrupt, " " + CAPITALS[one], [" " + CAPITALS[other]], template)
 
     return task_in_words(model, "capitals", n, drawn())
@@ -268,7 +196,7 @@ def capitals(model: HookedTransformer, n: int = 32, *, seed: int = 0) -> Task:
 NOUNS = ("key", "door", "book", "car", "tree", "dog", "picture", "boat", "flower", "student", "table", "window")
 
 
-def agreement(model: HookedTransformer, n: int = 32, *, seed: int = 0) -> Task:
+def subject_verb_agreement(model: HookedTransformer, n: int = 32, *, seed: int = 0) -> Task:
     """A verb that agrees with its subject across a noun of the other number; the corrupt subject has that number.
 
     Positions: "subject", "attractor", "end".
@@ -277,19 +205,16 @@ def agreement(model: HookedTransformer, n: int = 32, *, seed: int = 0) -> Task:
     def drawn() -> Iterator[Candidate]:
         rng = random.Random(seed)
         while True:
-            template, place = rng.randrange(2), rng.choice((" near", " behind", " beside"))
+            plural, place = rng.randrange(2), rng.choice((" near", " behind", " beside"))
             subject, attractor = rng.sample(NOUNS, 2)
-            forms = [f" {subject}", f" {subject}s"], [f" {attractor}", f" {attractor}s"], [" is", " are"]
-            plural, other = template, 1 - template
+            endings, verbs = ("", "s"), (" is", " are")
             clean, corrupt = (
-                [
-                    Piece("", "The"),
-                    Piece("subject", forms[0][number]),
-                    Piece("", place + " the"),
-                    Piece("attractor", forms[1][other]),
-                ]
-                for number in (plural, other)
+                f"The[subject: {subject}{endings[number]}]{place} the[attractor: {attractor}{endings[not plural]}]"
+                for number in (plural, 1 - plural)
             )
-            yield Candidate(clean, corrupt, forms[2][plural], [forms[2][other]], template)
+            yield Candidate(clean, corrupt, verbs[plural], [verbs[not plural]], plural)
 
-    return task_in_words(model, "agreement", n, drawn())
+    return task_in_words(model, "subject-verb-agreement", n, drawn())
+
+
+agreement = subject_verb_agreement  # its name in 0.1; `experiments.agreement` compares estimates with patching

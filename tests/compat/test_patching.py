@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from interp_hooks import HookedTransformer, LogitDiff, patching
+from interp_hooks import HookedTransformer, LogitDiff
+from interp_hooks.compat import patching
 from interp_hooks.errors import BadInput, UnknownHook
 from tests.experiments.by_hand import LACKS, OTHER, RTOL, TOKENS, left_alone, model_of
 from tests.tiny import assert_close, unchecked_types

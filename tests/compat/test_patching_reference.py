@@ -16,7 +16,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from interp_hooks import ActivationCache, HookedTransformer, patching
+from interp_hooks import ActivationCache, HookedTransformer
+from interp_hooks.compat import patching
 
 FOLDER = Path(__file__).parents[1] / "data" / "patching"
 ASKED = json.loads((FOLDER / "asked.json").read_text())

@@ -10,7 +10,7 @@ import torch
 
 from interp_hooks import HookedTransformer, Run
 from interp_hooks.errors import BadInput
-from interp_hooks.ground_truth import KnownModel, compile_program, programs
+from interp_hooks.ground_truth import GroundTruth, compile_program, programs
 from interp_hooks.ground_truth.compiled import Compiled
 from interp_hooks.ground_truth.rasp import (
     INDICES,
@@ -132,10 +132,10 @@ def test_the_edges_are_those_worked_out_by_hand(name: str) -> None:
     assert programs.PROGRAMS[name]().circuit == TRUE[name]
 
 
-KNOWN: dict[str, Callable[[], KnownModel]] = {
+KNOWN: dict[str, Callable[[], GroundTruth]] = {
     **programs.PROGRAMS,
     "longer reverse": lambda: programs.reverse("abcd", 6),
-    "count of a": lambda: programs.known_program(SelectorWidth(HAS_A), WORDS, 4, "How many are a."),
+    "count of a": lambda: programs.ground_truth_of(SelectorWidth(HAS_A), WORDS, 4, "How many are a."),
     "sort numbers": lambda: programs.sort((3, 1, 2), 3),
 }
 

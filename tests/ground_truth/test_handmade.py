@@ -8,14 +8,14 @@ import torch
 
 from interp_hooks import Intervention, LogitDiff, Run, at, attribution_patch, evaluate, integrated_gradients
 from interp_hooks.errors import BadInput
-from interp_hooks.ground_truth import KnownModel
+from interp_hooks.ground_truth import GroundTruth
 from interp_hooks.ground_truth.handmade import and_gate, induction, micro_model, or_gate, token_gate
 from interp_hooks.ground_truth.planted import planted_fact, planted_neuron
 from interp_hooks.ground_truth.system import AnswerDiff, edges
 from tests.ground_truth.edges import carries, those_that_matter
 from tests.tiny import unchecked_types
 
-MODELS: dict[str, Callable[[], KnownModel]] = {
+MODELS: dict[str, Callable[[], GroundTruth]] = {
     "and": and_gate,
     "and of 3": lambda: and_gate(3),
     "or": lambda: token_gate("or", 3),

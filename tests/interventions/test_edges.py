@@ -15,9 +15,10 @@ from interp_hooks import HookedTransformer, Intervention, LogitDiff, Mean, Reado
 from interp_hooks.errors import BadInput, UnknownHook
 from interp_hooks.experiments.gradients import differentiable
 from interp_hooks.hooks.root_module import HookPoint
-from interp_hooks.interventions.edges import READERS, Edge, check_edge, scale_hook
+from interp_hooks.interventions.edges import Edge
 from interp_hooks.interventions.engine import evaluate, evaluation
 from interp_hooks.model.cache.decomposition import embeddings
+from interp_hooks.model.stream import Stream
 from tests.experiments.by_hand import (
     ALSO,
     KINDS,
@@ -302,7 +303,7 @@ def _attributed(model: HookedTransformer, source: Any = CLEAN, *more: Interventi
 
 def _added(model: HookedTransformer, run: Run, hook: str) -> Tensor:
     """What a sender adds to the stream in a run, for each head, but for constants."""
-    scale = scale_hook(model, hook)
+    scale = Stream(model).scale_of(hook)
     value = value_at(model, run, hook)
     return written(model, hook, value, None if scale is None else value_at(model, run, scale))
 
@@ -396,12 +397,12 @@ def test_a_graph_of_the_size_of_gpt2_has_as_many_edges_as_published() -> None:
     nodes = [*readers_of(model), *senders_of(model, 12)]
     passed = list(model.run_with_cache(TOKENS, names_filter=nodes, return_cache_object=False)[1])
     senders = {hook: model.hook_dict[hook].sizes.get("head", 1) for hook in senders_of(model, 12)}
-    edges = 0
+    edges, stream = 0, Stream(model)
     for number, reader in enumerate(passed):
-        if reader.endswith((*READERS, "blocks.11.hook_resid_post")):
+        if reader in stream.receivers:
             before = [hook for hook in passed[:number] if hook in senders]
             for sender in before:
-                check_edge(model, sender, reader)
+                stream.check_edge(sender, reader)
             edges += model.hook_dict[reader].sizes.get("head", 1) * sum(senders[hook] for hook in before)
     assert sum(senders.values()) == 157
     assert edges == 32_491
@@ -482,8 +483,8 @@ def test_recordings_need_the_scale_of_a_norm_that_a_head_passes() -> None:
 def _is_not_cut_at_the_first_position(monkeypatch: pytest.MonkeyPatch) -> None:
     right = Edge.__init__
 
-    def init(self: Edge, model: Any, made: Any, recordings: Any, first: int) -> None:
-        right(self, model, made, recordings, 0)
+    def init(self: Edge, stream: Any, made: Any, recordings: Any, first: int) -> None:
+        right(self, stream, made, recordings, 0)
 
     monkeypatch.setattr(Edge, "__init__", init)
 

@@ -947,7 +947,7 @@ def _averages_padding(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _leaves_every_prompt_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Resample, "made_of", lambda self, value, point, model: value)
+    monkeypatch.setattr(Resample, "made_of", lambda self, value: value)
 
 
 def _mixes_up_rows(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,8 @@ from torch import Tensor
 from interp_hooks import HookedTransformer, Intervention, Mean, Resample, Run, at
 from interp_hooks.errors import BadInput, UnknownHook
 from interp_hooks.interventions.engine import evaluate
-from interp_hooks.interventions.runs import Recordings, as_run
+from interp_hooks.interventions.runs import as_run
+from interp_hooks.interventions.sites import Here, Recordings, Site
 from tests.experiments.by_hand import (
     OTHER,
     RTOL,
@@ -140,9 +141,8 @@ def test_a_mean_is_precise() -> None:
 def test_resampling_by_the_identity_is_no_resampling(hook: str) -> None:
     model = model_of("gpt2")
     value = value_at(model, Run(TOKENS), hook)
-    point = model.hook_dict[hook]
-    assert torch.equal(Resample(Run(TOKENS), torch.arange(2)).made_of(value, point, model), value)
-    swapped = Resample(Run(TOKENS), torch.tensor([1, 0])).made_of(value, point, model)
+    assert torch.equal(Resample(Run(TOKENS), torch.arange(2)).made_of(value), value)
+    swapped = Resample(Run(TOKENS), torch.tensor([1, 0])).made_of(value)
     assert torch.equal(swapped, value.flip(0))
 
 
@@ -151,10 +151,11 @@ def test_recordings_make_a_mean_once() -> None:
     model = model_of("gpt2")
     recordings = Recordings(model)
     recordings.runs[Run(OTHER).key] = {Z.name: VALUE}
-    mean = recordings.of(Mean(Run(OTHER)), Z)
-    assert recordings.of(Mean(Run(OTHER)), Z) is mean
-    assert recordings.of(Mean(Run(OTHER), per_position=True), Z) is not mean
-    assert recordings.of(Run(OTHER), Z) is VALUE
+    here = Here(point=Z, site=Site(hook=Z.name), whole=VALUE, first=0, recordings=recordings)
+    mean = Mean(Run(OTHER)).put(here)
+    assert Mean(Run(OTHER)).put(here).data_ptr() == mean.data_ptr()
+    assert Mean(Run(OTHER), per_position=True).put(here).data_ptr() != mean.data_ptr()
+    assert Run(OTHER).put(here).data_ptr() == VALUE.data_ptr()
 
 
 def test_a_missing_recording_is_told() -> None:

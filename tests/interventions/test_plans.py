@@ -16,6 +16,7 @@ from interp_hooks import HookedTransformer, Intervention, LogitDiff, LogProb, Me
 from interp_hooks.errors import BadInput, HookDidNotFire, UnknownHook
 from interp_hooks.interventions.engine import Batch, evaluate
 from interp_hooks.interventions.plans import Plan, Planner, batches
+from interp_hooks.model.stream import STAGES, Stage
 from tests.experiments.by_hand import (
     OTHER,
     TOKENS,
@@ -209,9 +210,9 @@ def test_an_edge_touches_both_its_ends() -> None:
     assert _edge(at("z", 2), at("q_input", 2)).known == set()
     assert _edge(at("hook_embed"), at("mlp_in", 0)).layer == -1
     assert _edge(at("z", 1), at("q_input", 2), "output-norms").known == {"z"}
-    names = [place.name for place in Planner(model_of("output-norms"), LAST).places(
+    names = [place.point.name for place in Planner(model_of("output-norms"), LAST).places(
         Intervention(at("z", 1), 0.0, into=at("q_input", 2)))]  # fmt: skip
-    assert names == ["attn.hook_z", "hook_q_input", "ln1_post.hook_scale"]
+    assert names == ["blocks.1.attn.hook_z", "blocks.2.hook_q_input", "blocks.1.ln1_post.hook_scale"]
 
 
 def test_an_edge_into_earlier_positions_starts_there() -> None:
@@ -464,8 +465,8 @@ def _forgets_that_the_mlp_reads_the_stream(monkeypatch: pytest.MonkeyPatch) -> N
 
 def _forgets_who_reads_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a parallel block, an MLP that is touched itself."""
-    monkeypatch.setattr("interp_hooks.interventions.plans.MLP", ())
-    monkeypatch.setattr("interp_hooks.interventions.plans.AFTER_Z", ("attn.hook_z", "hook_mlp_in", "mlp."))
+    monkeypatch.setitem(STAGES, Stage.MLP, ())
+    monkeypatch.setitem(STAGES, Stage.MIXED, ("attn.hook_z", "hook_mlp_in", "mlp."))
 
 
 def _takes_known_values_of_the_first_positions(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -486,7 +487,7 @@ def _reads_a_position_early(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _thinks_that_keys_stay_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("interp_hooks.interventions.plans.AT_ITS_POSITION", ("attn.hook_k",))
+    monkeypatch.setattr("interp_hooks.model.stream.OF_QUERIES", ("attn.hook_k",))
 
 
 def _looks_ahead_in_no_model(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,8 @@ from interp_hooks import HookedTransformer, HookPoint, Intervention, Mean, Reado
 from interp_hooks.errors import BadInput, HookDidNotFire, UnknownHook
 from interp_hooks.interventions.engine import evaluate
 from interp_hooks.interventions.plans import Planner
-from interp_hooks.interventions.recording import hook_functions, known_hook, record, record_for, steps_of, stream_hook
-from interp_hooks.interventions.runs import Recordings
+from interp_hooks.interventions.recording import Recorder, hook_functions, record, steps_of
+from interp_hooks.interventions.sites import Recordings
 from tests.experiments.by_hand import (
     LACKS,
     OTHER,
@@ -186,8 +186,9 @@ def test_sources_have_sources_with_edges() -> None:
     edge = Intervention(at("z", 1, pos=2), INNER, into=at("v_input", 2))
     runs = [Run(TOKENS, [edge]), Run(TOKENS, [Intervention(at("attn_out", 2), Run(OTHER, [edge]))])]
     agree(model, runs, [EVERYWHERE, Readout(pos=-1)])
-    recordings, _ = record_for(Planner(model, EVERYWHERE), [Planner(model, EVERYWHERE).plan(runs[0])])
-    assert set(recordings.runs[INNER.key]) == {"blocks.1.attn.hook_z"}
+    recorder = Recorder(Planner(model, EVERYWHERE))
+    recorder.want_start(recorder.planner.plan(runs[0]))
+    assert set(recorder.record().runs[INNER.key]) == {"blocks.1.attn.hook_z"}
 
 
 def test_inputs_are_left_as_they_were() -> None:
@@ -251,15 +252,6 @@ def test_one_function_serves_the_stacked_runs() -> None:
     ]
 
 
-def test_streams_and_known_values_have_hooks() -> None:
-    gpt2, bert = model_of("gpt2"), model_of("post-norm")
-    assert [stream_hook(gpt2, layer) for layer in (0, 2)] == ["blocks.0.hook_resid_pre", "blocks.2.hook_resid_pre"]
-    assert stream_hook(gpt2, 3) == "blocks.2.hook_resid_post"
-    assert stream_hook(bert, 3) == "blocks.2.hook_normalized_resid_post"
-    assert known_hook(1, "z") == "blocks.1.attn.hook_z"
-    assert known_hook(1, "mlp_out") == "blocks.1.hook_mlp_out"
-
-
 # ------------------------------------------------------------------------------------------------------------- mutants
 
 
@@ -283,7 +275,7 @@ def _forgets_what_a_site_selects(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _leaves_every_prompt_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Resample, "made_of", lambda self, value, point, model: value)
+    monkeypatch.setattr(Resample, "made_of", lambda self, value: value)
 
 
 def _mixes_up_rows(monkeypatch: pytest.MonkeyPatch) -> None:

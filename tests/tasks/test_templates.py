@@ -10,9 +10,10 @@ from transformers import PreTrainedTokenizerBase
 
 from interp_hooks import HookedTransformer, HookedTransformerConfig, Run, evaluate, tasks
 from interp_hooks.errors import BadInput, TokenError
-from interp_hooks.interventions.metrics import LogitMargin
-from interp_hooks.tasks.ioi_text import NAMES
-from interp_hooks.tasks.templates import CAPITALS, WOMEN, IOICorruption
+from interp_hooks.interventions.metrics import LogitDiff, LogitMargin
+from interp_hooks.tasks import ioi_text
+from interp_hooks.tasks.ioi_text import NAMES, IOICorruption
+from interp_hooks.tasks.templates import CAPITALS, WOMEN
 from tests.experiments.by_hand import word_tokenizer
 from tests.tiny import assert_close, build, unchecked_types
 
@@ -23,7 +24,7 @@ IN_WORDS: list[Callable[..., tasks.Task]] = [
     tasks.docstring,
     tasks.acronyms,
     tasks.capitals,
-    tasks.agreement,
+    tasks.subject_verb_agreement,
 ]
 SIZES = dict(n_layers=1, d_model=8, n_ctx=128, n_heads=2, d_mlp=8, act_fn="gelu", seed=0)
 
@@ -101,6 +102,28 @@ def test_corruptions_change_what_they_name(reader: HookedTransformer, corruption
             assert len({int(corrupt[task.positions[label][row]]) for label in CHANGED["ABC"]}) == 3
 
 
+def test_pairs_are_one_sentence_of_one_length(reader: HookedTransformer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers are text, positions are labelled, and what all prompts share has its own name on a figure."""
+    monkeypatch.setattr(ioi_text, "OBJECTS", ("ring", "gift", "gold coin"))
+    pairs = tasks.ioi_pairs(reader, 40, template=15)
+    assert isinstance(pairs, tasks.PromptPairs)
+    tokens = reader.to_tokens(pairs.clean)
+    assert {len(reader.to_tokens(prompt)[0]) for prompt in pairs.clean} == {tokens.shape[1]}
+    assert not any("gold" in prompt for prompt in pairs.clean)
+    assert list(pairs.left_out) == ["it has another number of tokens than most"]
+    for row, (clean, answer, wrong) in enumerate(zip(pairs.clean, pairs.answer, pairs.wrong, strict=True)):
+        named = [token_at(reader, pairs.clean, row, pairs.positions[label]) for label in ("IO", "S1", "S2")]
+        assert named == [answer, wrong, wrong]
+        before, after = clean.rsplit(wrong, 1)
+        assert pairs.corrupt[row] == before + answer + after
+    first = reader.to_str_tokens(pairs.clean[0])
+    same = (tokens == tokens[0]).all(0).tolist()
+    assert pairs.labels == [one if shared else f"<{one}>" for one, shared in zip(first, same, strict=True)]
+    ids = LogitDiff(reader.token_ids(pairs.answer), reader.token_ids(pairs.wrong))
+    assert torch.equal(*(evaluate(reader, [Run(tokens)], metric) for metric in (pairs.metric, ids)))
+    assert not tasks.ioi(reader, 8).labels, "prompts of several lengths share no positions"
+
+
 def test_greater_than_sums_the_years(reader: HookedTransformer) -> None:
     """p(later) - p(not later), over all endings that are tokens."""
     task = tasks.greater_than(reader, 4)
@@ -132,7 +155,7 @@ def test_answers_by_rule(reader: HookedTransformer) -> None:
     assert answers(facts) == [" " + CAPITALS[name] for name in country]
     letters = tasks.acronyms(reader, 8)
     assert answers(letters) == [re.findall(r"[A-Z]", prompt)[3] for prompt in letters.clean]
-    verbs = tasks.agreement(reader, 8)
+    verbs = tasks.subject_verb_agreement(reader, 8)
     assert answers(verbs) == [" are" if prompt.split()[1].endswith("s") else " is" for prompt in verbs.clean]
     documented = tasks.docstring(reader, 8)
     assert isinstance(documented.metric, LogitMargin)
@@ -182,6 +205,10 @@ def test_a_tokenizer_of_words_is_enough() -> None:
         (lambda model: tasks.ioi(model, 2, corruption="S3"), BadInput, "corruption must be one of S2->IO, .*got 'S3'"),
         (lambda model: tasks.ioi(model, 2, templates=[99]), BadInput, "there is no template 99; there are 0 to 15"),
         (lambda model: tasks.ioi(model, 2, names=["Mary", "John"]), BadInput, "at least 5 different names, got 2"),
+        (lambda model: tasks.ioi(model, 2, templates=[]), BadInput, "at least one template, got none"),
+        (lambda model: tasks.ioi(model, 2, names=["A", "B", "C", "D", "E]"]), BadInput, r"cannot have any, got 'E\]'"),
+        (lambda model: tasks.ioi_pairs(model, 0), BadInput, "n must be at least 1, got 0"),
+        (lambda model: tasks.ioi_pairs(model, template=16), BadInput, "there is no template 16; there are 0 to 15"),
         (
             lambda model: tasks.ioi(model, 2, names=["Xaviera", "Quillonius", "Zbigniew", "Wolfram", "Przemek"]),
             TokenError,

@@ -1,6 +1,8 @@
 """Results with known numbers, and a checkpoint of a tiny random GPT-2 that can read IOI prompts."""
 
+import random
 import re
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -9,7 +11,8 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from interp_hooks import Result
-from interp_hooks.tasks.ioi_text import ioi_prompts
+from interp_hooks.tasks.in_words import plain
+from interp_hooks.tasks.ioi_text import IOI_TEMPLATES, ioi_prompts
 from tests.tiny import redraw
 
 HOSTILE = (
@@ -42,7 +45,8 @@ def line(values: Tensor, entries: list[str]) -> Result:
 
 def save_checkpoint(folder: Path, *, knows_anything: bool = True) -> Path:
     """A random GPT-2 with a tokenizer of whole words; if it knows nothing, all its logits are 0."""
-    words = {piece for prompt in ioi_prompts(2000, seed=0) for piece in re.findall(" ?[A-Za-z]+|,", prompt.clean)}
+    drawn = islice(ioi_prompts(random.Random(0), range(len(IOI_TEMPLATES))), 2000)
+    words = {piece for prompt in drawn for piece in re.findall(" ?[A-Za-z]+|,", plain(prompt.clean))}
     vocabulary = {word: place for place, word in enumerate(["<bos>", *sorted(words)])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<bos>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(" ?[A-Za-z]+|,"), "isolated")

@@ -39,7 +39,7 @@ from interp_hooks.experiments.results.archive import (
     hash_of,
     name_of,
 )
-from interp_hooks.interventions.runs import Intervention, Mean, Resample, Run, Source
+from interp_hooks.interventions.runs import Intervention, Mean, Resample, Run, SourceLike
 from interp_hooks.interventions.sites import Site
 from interp_hooks.model.transformer import HookedTransformer
 
@@ -140,7 +140,7 @@ def _selection(site: Site) -> str:
     return ", ".join(f"{axis}={index}" for axis, index in listed.items())
 
 
-def _source(source: Source, names: Mapping[Any, str]) -> str:
+def _source(source: SourceLike, names: Mapping[Any, str]) -> str:
     if isinstance(source, Run):
         return names.get(source.key, f"another run with {len(source.interventions)} interventions")
     if isinstance(source, Mean | Resample):

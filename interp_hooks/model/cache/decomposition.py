@@ -23,17 +23,10 @@ from torch import Tensor
 from interp_hooks.errors import BadInput
 from interp_hooks.hooks.slices import Slice, SliceInput
 from interp_hooks.model.cache.frozen_norm import FrozenNorm, Reading
-
-EMBEDDINGS = ("hook_embed", "hook_pos_embed", "hook_token_type_embed")
+from interp_hooks.model.stream import Stream
 
 Rows = tuple[list[str], Float[Tensor, "_row ..."]]
 """Labelled parts."""
-
-
-def embeddings(model: Any) -> list[str]:
-    """The hooks whose values sum to the stream that enters the first layer (before a norm, if there is one)."""
-    apart = None if model.cfg.adds_positions else "hook_pos_embed"
-    return [hook for hook in EMBEDDINGS if hook in model.hook_dict and hook != apart]
 
 
 class Decomposition(Mapping[str, Tensor]):
@@ -247,7 +240,7 @@ class Decomposition(Mapping[str, Tensor]):
         model = self.known_model
         if model.cfg.embed_norm_type is not None:
             return {"embed": "blocks.0.hook_resid_pre"}
-        return {name.removeprefix("hook_"): name for name in embeddings(model)}
+        return {name.removeprefix("hook_"): name for name in Stream(model).embeddings}
 
     def _stored(self, names: Mapping[str, str], pos: Slice, reading: Reading) -> Rows:
         """Activations by label, as they are read."""

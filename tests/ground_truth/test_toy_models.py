@@ -7,7 +7,7 @@ import torch
 
 from interp_hooks.errors import BadInput
 from interp_hooks.ground_truth import superposition
-from interp_hooks.ground_truth.superposition import Superposition
+from interp_hooks.ground_truth.toy_models import Superposition
 from tests.tiny import unchecked_types
 
 
