@@ -119,7 +119,10 @@ def handling(rounds: int) -> None:
         many = timed("top 100,000", lambda circuit=circuit: circuit.top(100_000, absolute=True))
         timed("compare", lambda few=few, many=many: (few | many, few & many, many - few, few <= many, few == many))
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    print(f"\n{len(ComputationGraph(layout))} edges: ", ", ".join(f"{what} {min(taken):.3f} s" for what, taken in seconds.items()))
+    print(
+        f"\n{len(ComputationGraph(layout))} edges: ",
+        ", ".join(f"{what} {min(taken):.3f} s" for what, taken in seconds.items()),
+    )
     print(f"all together {sum(map(min, seconds.values())):.2f} s, at most {kilobytes / 1024:.0f} MB")
 
 

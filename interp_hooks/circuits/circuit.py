@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp_hooks.circuits.graph import EdgeName, Graph, Scores, as_matrix
+from interp_hooks.circuits.graph import EdgeMask, EdgeMatrix, EdgeName, Graph, Scores, as_matrix
 from interp_hooks.circuits.layout import ARROW, Layout, position_number
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import check_arguments, checked, told, told_shape
-from interp_hooks.experiments.results.archive import Json, read, write
+from interp_hooks.experiments.results.archive import read, write
 from interp_hooks.experiments.results.folders import CALL, record_in, replacing
 from interp_hooks.experiments.results.provenance import Record
 from interp_hooks.interventions.readout import MetricLike
@@ -77,7 +76,7 @@ class ComputationGraph(Graph):
         return Circuit(graph=self, kept=self.exists & chosen[:-1, None] & into)
 
     @checked
-    def scored(self, scores: Float[Tensor, "writer reader"]) -> Circuit:
+    def scored(self, scores: EdgeMatrix) -> Circuit:
         """The circuit of all edges, with their scores from a matrix.
 
         Raises:
@@ -112,7 +111,7 @@ class Circuit:
     """
 
     graph: ComputationGraph
-    kept: Bool[Tensor, "writer reader"]
+    kept: EdgeMask
     scores: Scores | None
     record: Record | None
 
@@ -121,18 +120,18 @@ class Circuit:
         *,
         graph: ComputationGraph,
         edges: Iterable[str | EdgeName] | None = None,
-        scores: Mapping[Any, Any] | Float[Tensor, "writer reader"] | None = None,
-        kept: Bool[Tensor, "writer reader"] | None = None,
+        scores: Mapping[Any, Any] | EdgeMatrix | None = None,
+        kept: EdgeMask | None = None,
         record: Record | None = None,
     ) -> None:
         check_arguments(Circuit.__init__, {"graph": graph, "edges": edges, "kept": kept})
         if kept is None:
             kept = graph.exists if edges is None else graph.marked(edges)
         elif kept.shape != graph.exists.shape or not bool((kept.cpu() <= graph.exists).all()):
-            raise BadInput(
-                f"expected edges [writer, reader] = {list(graph.exists.shape)}, marked among those that the graph has, "
-                f"got {told_shape(kept)}" + (" with others" if kept.shape == graph.exists.shape else "")
+            expected = (
+                f"kept [writer, reader] = {list(graph.exists.shape)} that is True only where the graph has an edge"
             )
+            raise BadInput(f"expected {expected}, got {told_shape(kept)}")
         kept = kept.cpu() & graph.exists
         scores = None if scores is None else Scores.of(graph, kept, scores)
         vars(self).update(graph=graph, kept=kept, scores=scores, record=record)
@@ -169,7 +168,7 @@ class Circuit:
     def __le__(self, other: Circuit) -> bool:
         return not bool((self.kept & ~self._kept_by(other)).any())
 
-    def _kept_by(self, other: Circuit) -> Bool[Tensor, "writer reader"]:
+    def _kept_by(self, other: Circuit) -> EdgeMask:
         """The edges of a circuit of the same graph; anything else is refused."""
         if not isinstance(other, Circuit):
             raise BadInput(f"expected another circuit, as graph.circuit(edges) makes one, got {told(other)}")
@@ -190,15 +189,14 @@ class Circuit:
     @property
     def nodes(self) -> list[str]:
         """The nodes at the ends of its edges, in the graph's order."""
-        found = [*self.kept.any(1).tolist(), False]
-        for place in self.kept.any(0).nonzero()[:, 0].tolist():
-            nodes = self.graph.read[place].nodes
-            found[nodes] = [True] * (nodes.stop - nodes.start)
-        return [node for node, is_there in zip(self.graph.nodes, found, strict=True) if is_there]
+        readers = [self.graph.read[place] for place in self.kept.any(0).nonzero()[:, 0].tolist()]
+        found = {node for reader in readers for node in self.graph.nodes[reader.nodes]}
+        found.update(self.graph.writers[place] for place in self.kept.any(1).nonzero()[:, 0].tolist())
+        return [node for node in self.graph.nodes if node in found]
 
     # ------------------------------------------------------------------------------------------- some of its edges
 
-    def where(self, kept: Bool[Tensor, "writer reader"]) -> Circuit:
+    def where(self, kept: EdgeMask) -> Circuit:
         """Those of its edges that a matrix [writer, reader] marks, with their scores."""
         return replace(self, kept=self.kept & kept)
 
@@ -273,26 +271,20 @@ class Circuit:
         import pandas as pd
 
         places = self.kept.T.nonzero().tolist()
-        readers = [self.graph.read[reader] for reader, _ in places]
-        columns: dict[str, Any] = {
-            "writer": [self.graph.writers[writer] for _, writer in places],
-            "reader": [reader.name for reader in readers],
-        }
-        if self.graph.layout.positions:
-            columns["position"] = [reader.label for reader in readers]
+        ends = [(self.graph.writers[writer], self.graph.read[reader]) for reader, writer in places]
+        rows = [(writer, reader.name, reader.label) for writer, reader in ends]
+        table = pd.DataFrame(rows, columns=["writer", "reader", "position"])
+        table = table if self.graph.layout.positions else table.drop(columns="position")
         if self.scores is None:
-            return pd.DataFrame(columns)
-        table = pd.DataFrame(columns | {"score": self.scores.listed.numpy()})
+            return table
+        table = table.assign(score=self.scores.listed.numpy())
         return table.sort_values("score", key=abs, ascending=False, kind="stable").reset_index(drop=True)
 
     def to_json(self) -> str:
         """The graph's layout and the edges, with scores if there are any, as JSON; `save` keeps the record, too."""
-        return json.dumps(self._document())
-
-    def _document(self) -> dict[str, Json]:
         scores = None if self.scores is None else self.scores.listed.tolist()
         edges = [ARROW.join(edge) for edge in self.listed]
-        return {"graph": asdict(self.graph.layout), "edges": edges, "scores": scores}
+        return json.dumps({"graph": asdict(self.graph.layout), "edges": edges, "scores": scores})
 
     @classmethod
     @checked
@@ -326,7 +318,8 @@ class Circuit:
             record = None if self.record is None else self.record.kept(model)
             if record is not None:
                 write(beside, CALL, *record.packed())
-            write(beside, CIRCUIT, {**({} if record is None else record.facts), "circuit": self._document()}, {})
+            facts = {} if record is None else record.facts
+            write(beside, CIRCUIT, {**facts, "circuit": json.loads(self.to_json())}, {})
 
     @classmethod
     @checked

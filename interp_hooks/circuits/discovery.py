@@ -20,11 +20,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
 from interp_hooks.circuits.circuit import Circuit
+from interp_hooks.circuits.graph import EdgeMask, EdgeMatrix
 from interp_hooks.circuits.layout import Part
 from interp_hooks.circuits.masked_edges import Ablation, MaskedEdges, Positions, setting, stacked
 from interp_hooks.errors import BadInput, MetricError
@@ -124,9 +125,7 @@ def edge_attributions(
     return edges.graph.scored(_attributions(edges, metric, fractions))
 
 
-def _attributions(
-    edges: MaskedEdges, metric: MetricLike, fractions: Sequence[float] | None = None
-) -> Float[Tensor, "writer reader"]:
+def _attributions(edges: MaskedEdges, metric: MetricLike, fractions: Sequence[float] | None = None) -> EdgeMatrix:
     """The change of what each writer writes times the mean gradient at these fractions of the way to the clean run.
 
     Without fractions it is the gradient of the clean run itself, and the same pass gives the change.
@@ -139,9 +138,7 @@ def _attributions(
     return _losses(edges, metric, total / len(points), "the attribution of an edge")
 
 
-def _losses(
-    edges: MaskedEdges, metric: MetricLike, gains: Float[Tensor, "writer reader"], what: str
-) -> Float[Tensor, "writer reader"]:
+def _losses(edges: MaskedEdges, metric: MetricLike, gains: EdgeMatrix, what: str) -> EdgeMatrix:
     """How much worse the metric gets, for each edge, from how much higher it gets.
 
     Raises:
@@ -162,7 +159,7 @@ def _losses(
 
 def _at_fraction(
     edges: MaskedEdges, metric: MetricLike, fraction: float, changes: Tensor | None
-) -> tuple[Float[Tensor, "writer reader"], Float[Tensor, "batch pos writer d_model"]]:
+) -> tuple[EdgeMatrix, Float[Tensor, "batch pos writer d_model"]]:
     """Change times gradient, summed over positions, as a mean over prompts; and the changes, computed if not given."""
     graph, written = edges.graph, dict[str, Tensor]()
 
@@ -325,7 +322,7 @@ def edges_that_matter(
     metric: MetricLike,
     positions: Mapping[str, int | Tensor] | None,
     threshold: float,
-    kept: Bool[Tensor, "writer reader"] | None,
+    kept: EdgeMask | None,
     progress: bool = False,
 ) -> Circuit:
     """The edges that are left of `kept`, or of all edges, when the others have been removed one after the other."""
@@ -343,7 +340,7 @@ def edges_that_matter(
     return Circuit(graph=edges.graph, kept=kept, scores=scores)
 
 
-def _is_used(edges: MaskedEdges, kept: Bool[Tensor, "writer reader"], part: Part, reader: int) -> bool:
+def _is_used(edges: MaskedEdges, kept: EdgeMask, part: Part, reader: int) -> bool:
     """Whether what a reader reads gets anywhere: some kept edge begins at a node, and position, where it comes out.
 
     Heads that are normalized together change each other's shares, so for these an edge from any of them counts. What
@@ -359,7 +356,7 @@ def _is_used(edges: MaskedEdges, kept: Bool[Tensor, "writer reader"], part: Part
 
 
 def _thinned(
-    edges: MaskedEdges, kept: Bool[Tensor, "writer reader"], reader: int, current: float, threshold: float, sign: int
+    edges: MaskedEdges, kept: EdgeMask, reader: int, current: float, threshold: float, sign: int
 ) -> tuple[float, dict[int, float]]:
     """Remove those of a reader's edges from `kept` whose removal costs less than the threshold.
 

@@ -27,6 +27,8 @@ from interp_hooks.errors import BadInput, nearest
 from interp_hooks.errors.arguments import fits, told, told_shape
 
 EdgeName = tuple[str, str]
+EdgeMask = Bool[Tensor, "writer reader"]
+EdgeMatrix = Float[Tensor, "writer reader"]
 
 
 class Reader(NamedTuple):
@@ -67,7 +69,7 @@ class Graph:
         self.reader_index = {name: place for place, name in enumerate(self.readers)}
         self._seen = [part.seen for part in self.reader_parts for _ in part.rows]
         by_reader = torch.arange(len(self.writers)) < torch.tensor(self._seen)[:, None]
-        self.exists: Bool[Tensor, "writer reader"] = by_reader.T  # in memory as edges are listed, reader by reader
+        self.exists: EdgeMask = by_reader.T  # in memory as edges are listed, reader by reader
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Graph) and self.layout == other.layout
@@ -133,23 +135,23 @@ class Graph:
         places = [self.place(edge) for edge in edges]
         return torch.tensor(places, dtype=torch.long).reshape(-1, 2).unbind(1)
 
-    def marked(self, edges: Iterable[str | EdgeName]) -> Bool[Tensor, "writer reader"]:
+    def marked(self, edges: Iterable[str | EdgeName]) -> EdgeMask:
         """The matrix of some edges; raises as `place` does."""
         marked = torch.zeros_like(self.exists)
         marked[self.places(edges)] = True
         return marked
 
-    def named(self, kept: Bool[Tensor, "writer reader"]) -> list[EdgeName]:
+    def named(self, kept: EdgeMask) -> list[EdgeName]:
         """The names of the edges that a matrix marks, reader by reader."""
         return [(self.writers[writer], self.readers[reader]) for reader, writer in kept.T.nonzero().tolist()]
 
 
-def by_edge(matrix: Shaped[Tensor, "writer reader"], kept: Bool[Tensor, "writer reader"]) -> Shaped[Tensor, " edge"]:
+def by_edge(matrix: Shaped[Tensor, "writer reader"], kept: EdgeMask) -> Shaped[Tensor, " edge"]:
     """The entries of a matrix for the edges that another one marks, reader by reader."""
     return matrix.T[kept.T]
 
 
-def as_matrix(values: Shaped[Tensor, " edge"], kept: Bool[Tensor, "writer reader"]) -> Shaped[Tensor, "writer reader"]:
+def as_matrix(values: Shaped[Tensor, " edge"], kept: EdgeMask) -> Shaped[Tensor, "writer reader"]:
     """The matrix that has such entries where another one marks edges, and 0 elsewhere."""
     matrix = torch.zeros(kept.T.shape, dtype=values.dtype)
     matrix[kept.T] = values
@@ -162,15 +164,11 @@ class Scores(Mapping[EdgeName, float]):
     `matrix` has all scores at once. Circuits that are chosen from one share its numbers, which are not copied.
     """
 
-    def __init__(
-        self, graph: Graph, kept: Bool[Tensor, "writer reader"], numbers: Float[Tensor, "writer reader"]
-    ) -> None:
+    def __init__(self, graph: Graph, kept: EdgeMask, numbers: EdgeMatrix) -> None:
         self.graph, self.kept, self._numbers = graph, kept, numbers
 
     @classmethod
-    def of(
-        cls, graph: Graph, kept: Bool[Tensor, "writer reader"], given: Scores | Mapping[Any, Any] | Tensor
-    ) -> Scores:
+    def of(cls, graph: Graph, kept: EdgeMask, given: Mapping[Any, Any] | Tensor) -> Scores:
         """The scores of these edges, from a matrix, from a mapping, or from the scores of these and other edges.
 
         Raises:
@@ -186,7 +184,7 @@ class Scores(Mapping[EdgeName, float]):
         return cls(graph, kept, numbers)
 
     @property
-    def matrix(self) -> Float[Tensor, "writer reader"]:
+    def matrix(self) -> EdgeMatrix:
         """The scores in float64, and 0 where the circuit has no edge."""
         return self._numbers.masked_fill(~self.kept, 0.0)
 
@@ -223,16 +221,14 @@ class Scores(Mapping[EdgeName, float]):
         return repr(dict(self.items()))
 
 
-def _from_matrix(given: Tensor, kept: Bool[Tensor, "writer reader"]) -> Float[Tensor, "writer reader"]:
+def _from_matrix(given: Tensor, kept: EdgeMask) -> EdgeMatrix:
     if given.shape != kept.shape:
         raise BadInput(f"expected scores [writer, reader] = {list(kept.shape)}, got {told_shape(given)}")
     by_reader = given.detach().T.to("cpu", torch.float64, copy=True, memory_format=torch.contiguous_format)
     return by_reader.T  # as kept is
 
 
-def _from_mapping(
-    given: Mapping[Any, Any], graph: Graph, kept: Bool[Tensor, "writer reader"]
-) -> Float[Tensor, "writer reader"]:
+def _from_mapping(given: Mapping[Any, Any], graph: Graph, kept: EdgeMask) -> EdgeMatrix:
     places = graph.places(given)
     numbers, found = torch.zeros_like(kept, dtype=torch.float64), torch.zeros_like(kept)
     found[places] = True

@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp_hooks.circuits.circuit import Circuit, ComputationGraph
+from interp_hooks.circuits.graph import EdgeMatrix
 from interp_hooks.circuits.layout import Part, position_number
 from interp_hooks.errors import BadInput, MetricError
 from interp_hooks.experiments.sweeps import on_model, paired_runs
@@ -199,7 +200,7 @@ class MaskedEdges:
         with torch.no_grad():
             return self.changes_from(self.unchanged)
 
-    def summed(self, products: Float[Tensor, "batch pos writer name"]) -> Float[Tensor, "writer reader"]:
+    def summed(self, products: Float[Tensor, "batch pos writer name"]) -> EdgeMatrix:
         """The sum over prompts and over the tokens at each position, so that each reader has that of its position."""
         at = torch.nn.functional.one_hot(self.places.to(products.device), len(self.graph.layout.labels))
         at = at.double().expand(*products.shape[:2], -1)

@@ -146,16 +146,12 @@ def faithfulness_curve(
     total = len(ranking.graph)
     if len(ranking) < total:
         raise BadInput(f"ranking must have a score for each of the {total} edges of its graph, got {len(ranking)}")
-    _check_fractions(fractions)
-    chosen = {fraction: ranking.top(round(fraction * total), absolute=absolute) for fraction in fractions}
-    circuits = {fraction: top.pruned() if prune else top for fraction, top in chosen.items()}
-    return _values(model, setting(model, clean, corrupt, metric, ablation, positions), "fraction", circuits)
-
-
-def _check_fractions(fractions: Sequence[float]) -> None:
     listed = list(fractions)
     if not listed or listed != sorted(set(listed)) or not 0 <= listed[0] <= listed[-1] <= 1:
         raise BadInput(f"fractions must ascend from 0 to at most 1, got {listed}")
+    chosen = {fraction: ranking.top(round(fraction * total), absolute=absolute) for fraction in listed}
+    circuits = {fraction: top.pruned() if prune else top for fraction, top in chosen.items()}
+    return _values(model, setting(model, clean, corrupt, metric, ablation, positions), "fraction", circuits)
 
 
 def _refuse_no_difference(result: Result) -> None:

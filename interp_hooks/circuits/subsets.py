@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp_hooks.circuits.circuit import Circuit
-from interp_hooks.circuits.graph import as_matrix
+from interp_hooks.circuits.graph import EdgeMask, as_matrix
 from interp_hooks.circuits.masked_edges import Ablation, MaskedEdges, Positions, setting, stacked
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked
@@ -93,7 +93,7 @@ def gaps_without(
     source: SourceLike,
     metric: MetricLike,
     positions: Mapping[str, int | Tensor] | None,
-    circuit: Bool[Tensor, "writer reader"],
+    circuit: EdgeMask,
     names: Sequence[str],
     removed: Bool[Tensor, "subset writer reader"],
 ) -> Result:
@@ -104,7 +104,7 @@ def gaps_without(
 
 
 def _gaps(
-    edges: MaskedEdges, circuit: Bool[Tensor, "writer reader"], removed: Bool[Tensor, "subset writer reader"]
+    edges: MaskedEdges, circuit: EdgeMask, removed: Bool[Tensor, "subset writer reader"]
 ) -> Float[Tensor, "subset prompt"]:
     pairs = torch.cat([whole & ~removed for whole in (circuit, edges.graph.exists)])
     of_circuit, of_model = edges.of_kept(pairs).split(len(removed))
@@ -196,7 +196,7 @@ def losses_without(
     source: SourceLike,
     metric: MetricLike,
     positions: Mapping[str, int | Tensor] | None,
-    circuit: Bool[Tensor, "writer reader"],
+    circuit: EdgeMask,
     names: Sequence[str],
     parts: Bool[Tensor, "part writer reader"],
     subsets: Bool[Tensor, "subset writer reader"],

@@ -59,11 +59,7 @@ class Edge(NamedTuple):
     boxes: list[Box]
 
 
-class Curve(NamedTuple):
-    """The curve that an edge is drawn as, to one of the boxes that it enters."""
-
-    edge: Edge
-    points: list[Point]
+Curve = tuple[Edge, list[Point]]  # an edge, and where it runs to one of the boxes that it enters
 
 
 @checked
@@ -178,7 +174,7 @@ def _curves(edges: Sequence[Edge], places: Places) -> list[Curve]:
         begin, *ends = (places.of_box[box] for box in edge.boxes)
         for end in ends:
             port = Point(end.x + PORTS[edge.reader.into], end.y - HALF_BOX)
-            found.append(Curve(edge, _curve(Point(begin.x, begin.y + HALF_BOX), port, places.middle)))
+            found.append((edge, _curve(Point(begin.x, begin.y + HALF_BOX), port, places.middle)))
     return found
 
 
@@ -205,12 +201,13 @@ def _bezier(*corners: Point) -> list[Point]:
 
 def _lines(curves: Sequence[Curve]) -> list[go.Scatter]:
     """A trace for each combination of width, colour and dash that some edges have."""
-    largest = max(abs(curve.edge.score or 0.0) for curve in curves) or 1.0
+    largest = max(abs(edge.score or 0.0) for edge, _ in curves) or 1.0
     alike: dict[tuple[int, str, str], list[list[Point]]] = defaultdict(list)
     for edge, points in curves:
         share = 0.25 if edge.score is None else abs(edge.score) / largest
         size = min(int(share * len(WIDTHS)), len(WIDTHS) - 1)
-        alike[size, _colour(edge.score), DASHES[edge.reader.into]].append(points)
+        colour = MUTED if edge.score is None else NEGATIVE if edge.score < 0 else POSITIVE
+        alike[size, colour, DASHES[edge.reader.into]].append(points)
     return [
         _line(lines, dict(color=colour, width=WIDTHS[size], dash=dash), OPACITIES[size])
         for (size, colour, dash), lines in sorted(alike.items(), key=lambda look: look[0][0])
@@ -229,12 +226,6 @@ def _line(lines: Iterable[Sequence[Point]], look: dict[str, Any], opacity: float
         hoverinfo="skip",
         showlegend=False,
     )
-
-
-def _colour(score: float | None) -> str:
-    if score is None:
-        return MUTED
-    return NEGATIVE if score < 0 else POSITIVE
 
 
 def _moved(edges: Sequence[Edge], places: Places) -> list[go.Scatter]:
