@@ -128,9 +128,7 @@ class Circuit:
         if kept is None:
             kept = graph.exists if edges is None else graph.marked(edges)
         elif kept.shape != graph.exists.shape or not bool((kept.cpu() <= graph.exists).all()):
-            expected = (
-                f"kept [writer, reader] = {list(graph.exists.shape)} that is True only where the graph has an edge"
-            )
+            expected = f"kept [writer, reader] = {list(graph.exists.shape)}, True only where the graph has an edge"
             raise BadInput(f"expected {expected}, got {told_shape(kept)}")
         kept = kept.cpu() & graph.exists
         scores = None if scores is None else Scores.of(graph, kept, scores)

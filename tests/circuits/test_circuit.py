@@ -128,7 +128,7 @@ def test_a_matrix_may_stand_for_names() -> None:
     matrix.zero_()
     assert given.scores == circuit.scores, "what is given is copied"
     for kept in (torch.ones(7, 11, dtype=torch.bool), torch.zeros(11, 7, dtype=torch.bool)):
-        with pytest.raises(BadInput, match=r"expected edges \[writer, reader\] = \[7, 11\].*got \["), unchecked_types():
+        with pytest.raises(BadInput, match=r"expected kept \[writer, reader\] = \[7, 11\].*got \["), unchecked_types():
             Circuit(graph=SMALL, kept=kept)
 
 
