@@ -61,7 +61,7 @@ SUBJECTS: dict[str, dict[str, list[str]]] = {
         "experiments.steering": ["ablate_directions", "orthogonalize", "steer", "steering_vector"],
     },
     "circuits": {
-        "circuits.graph": ["Circuit", "ComputationGraph"],
+        "circuits.circuit": ["Circuit", "ComputationGraph"],
         "circuits.discovery": ["acdc", "eap", "eap_ig"],
         "circuits.measures": ["faithfulness"],
         "circuits.hypotheses": ["Hypothesis", "Node"],
@@ -115,7 +115,7 @@ MOVED_MODULES = {
     "experiments.completeness": "circuits.subsets",
     "experiments.discovery": "circuits.discovery",
     "experiments.faithfulness": "circuits.measures",
-    "experiments.graph": "circuits.graph",
+    "experiments.graph": "circuits.circuit",
     "experiments.hypotheses": "circuits.hypotheses",
     "experiments.ioi_dataset": "compat.ioi_dataset",
     "experiments.metrics": "interventions.metrics",

@@ -5,7 +5,7 @@ from interp_hooks import lazily
 __getattr__, __all__ = lazily(
     __name__,
     {
-        "graph": ["Circuit", "ComputationGraph"],
+        "circuit": ["Circuit", "ComputationGraph"],
         "discovery": ["acdc", "eap", "eap_ig", "mask_gradient", "node_attribution"],
         "measures": [
             "circuit_metric",

@@ -1,13 +1,13 @@
 """Finding circuits: how much does each edge of the graph matter?
 
-    eap               (written elsewhere - written here) * dm/d(reader's input)     all edges from one backward pass
-    eap_ig            the same with the gradient's mean on the way to the corrupt embeddings
-    mask_gradient     dm/d(mask of the edge) at 0, which is what eap computes, from masks themselves
-    node_attribution  the same for what heads and MLPs write, as a score of the edges between them
-    acdc              removes edges one by one, last ones first, as long as the metric stays
+    eap               (written elsewhere - written here) * dm/d(reader's input), for all edges from one backward pass
+    eap_ig            the same, with the mean of the gradients on the way from the corrupt embeddings to the clean ones
+    mask_gradient     dm/d(mask of the edge) where no edge is masked: the same numbers as eap, from masks themselves
+    node_attribution  eap for what heads and MLPs write, as scores of the edges between them
+    acdc              removes edges one by one, the last ones first, as long as the metric stays
 
-A score is how much worse the metric gets, in its own units and as a mean over prompts, when the edge alone takes its
-corrupt value: positive for an edge that helps. "Worse" is lower, and higher for a metric with `lower_is_better`.
+A score says how much worse the metric gets, in its own units and as a mean over prompts, when this edge alone takes its
+corrupt value. It is positive for an edge that helps. "Worse" is lower, or higher for a metric with `lower_is_better`.
 
 EAP: Syed, Rager and Conmy 2023, arxiv.org/abs/2310.10348. EAP-IG: Hanna, Pezzelle and Belinkov 2024,
 arxiv.org/abs/2403.17806. ACDC: Conmy et al. 2023, arxiv.org/abs/2304.14997.
@@ -20,11 +20,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from interp_hooks.circuits.graph import Circuit, EdgeName
+from interp_hooks.circuits.circuit import Circuit
+from interp_hooks.circuits.graph import EdgeMask, EdgeMatrix
+from interp_hooks.circuits.layout import Part
 from interp_hooks.circuits.masked_edges import Ablation, MaskedEdges, Positions, setting, stacked
 from interp_hooks.errors import BadInput, MetricError
 from interp_hooks.experiments.gradients import Hooks, differentiable, finite
@@ -35,8 +37,8 @@ from interp_hooks.interventions.runs import PromptsLike, Run, SourceLike
 from interp_hooks.model.transformer import HookedTransformer
 
 Rule = Literal["midpoint", "left"]
-AT_ONCE = 32  # removals that are tried together at most
-ROUNDING = 100  # roundings that may add up in a score
+AT_ONCE = 32  # at most so many removals are tried together
+ROUNDING = 100  # so many rounding errors may add up in a score
 
 
 # -------------------------------------------------------------------------------------------------------- by gradients
@@ -52,17 +54,21 @@ def eap(
     ablation: Ablation | SourceLike = "corrupt",
     positions: Positions | None = None,
 ) -> Circuit:
-    """Edge attribution patching: all edges, scored by a corrupt and a clean forward pass and one backward pass.
+    """Edge attribution patching: all edges, scored by one corrupt and one clean forward pass and one backward pass.
 
-    `ablation` says what an edge's corrupt value is: its writer's in the corrupt run, 0 ("zero"), its mean over the
-    corrupt prompts and their positions ("mean") or over the prompts alone ("position_mean": all of one length), or any
-    source.
+        >>> scored = eap(model, clean, corrupt, metric)
+        >>> circuit = scored.top(50, absolute=True).pruned()
 
-    With `positions`, each edge has a score at each of them and one at the "rest": token positions as ints, or by name,
-    as an int or a tensor [prompt], a negative one from the last real token. Their sum is the score without positions.
+    `ablation` says what an edge carries when it is corrupted: what its writer writes in the corrupt run, 0 ("zero"),
+    the mean over the corrupt prompts and their positions ("mean"), the mean over the prompts position by position
+    ("position_mean", for prompts of one length), or what is written in any other source.
 
-    A metric that is at its best in the clean run, as the divergence from it, has no gradient there: it is refused where
-    scores would be rounding errors alone. `eap_ig` can do with it.
+    With `positions`, an edge has a score at each of them and one at the "rest". They are a list of ints, or a mapping
+    from names to an int or a tensor [prompt]; a negative int counts from the last real token. The sum over positions is
+    the score without them.
+
+    A metric that is at its best in the clean run, such as the divergence from it, has no gradient there: it is refused
+    if all scores are rounding errors. `eap_ig` can deal with such a metric.
 
     Raises:
         BadInput: prompts that do not correspond, a model without such a graph (`ComputationGraph`), or positions
@@ -84,14 +90,16 @@ def eap_ig(
     ablation: Ablation | SourceLike = "corrupt",
     positions: Positions | None = None,
 ) -> Circuit:
-    """`eap` with the mean of the gradients at `steps` points between the corrupt embeddings and the clean ones.
+    """Edge attribution patching with integrated gradients: `eap` with the mean of the gradients at several points.
 
-    With the midpoint rule the points lie at (k + 1/2) / steps of the way, with "left" at k / steps, which takes in the
-    corrupt end alone, as the published code does. The scores of all edges from "input" sum to the difference of the
-    metric between both ends, but for the error of the rule.
+        >>> scored = eap_ig(model, clean, corrupt, metric, steps=4)
+
+    The points lie between the corrupt embeddings and the clean ones: at (k + 1/2) / steps of the way with the rule
+    "midpoint", at k / steps with "left", which includes the corrupt end only, as the published code does. The scores of
+    all edges from "input" sum to the difference of the metric between both ends, up to the error of the rule.
 
     Raises:
-        BadInput, MetricError: as `eap`, and for fewer steps than 1 or an unknown rule.
+        BadInput, MetricError: as `eap`; also for less than 1 step, or an unknown rule.
     """
     offsets = {"midpoint": 0.5, "left": 0.0}
     if rule not in offsets or steps < 1:
@@ -109,17 +117,18 @@ def edge_attributions(
     positions: Mapping[str, int | Tensor] | None,
     fractions: Sequence[float] | None = None,
 ) -> Circuit:
-    """All edges, with the mean gradient at these fractions of the way to the clean embeddings, or that at its end."""
+    """All edges with their attributions, for gradients at these fractions of the way to the clean embeddings.
+
+    Without fractions the gradient is that of the clean run.
+    """
     edges = MaskedEdges(model, run, source, metric, positions)
     return edges.graph.scored(_attributions(edges, metric, fractions))
 
 
-def _attributions(
-    edges: MaskedEdges, metric: MetricLike, fractions: Sequence[float] | None = None
-) -> Float[Tensor, "writer reader"]:
-    """The change of what is written times the mean gradient at these fractions of the way to the clean embeddings.
+def _attributions(edges: MaskedEdges, metric: MetricLike, fractions: Sequence[float] | None = None) -> EdgeMatrix:
+    """The change of what each writer writes times the mean gradient at these fractions of the way to the clean run.
 
-    Without fractions it is the gradient of the run left alone, and the same pass tells the change.
+    Without fractions it is the gradient of the clean run itself, and the same pass gives the change.
     """
     changes, points = (None, [1.0]) if fractions is None else (edges.changes, fractions)
     total = torch.zeros(edges.graph.exists.shape, dtype=torch.float64, device=edges.model.device)
@@ -129,20 +138,18 @@ def _attributions(
     return _losses(edges, metric, total / len(points), "the attribution of an edge")
 
 
-def _losses(
-    edges: MaskedEdges, metric: MetricLike, gains: Float[Tensor, "writer reader"], what: str
-) -> Float[Tensor, "writer reader"]:
-    """How much worse the metric gets, from how much higher.
+def _losses(edges: MaskedEdges, metric: MetricLike, gains: EdgeMatrix, what: str) -> EdgeMatrix:
+    """How much worse the metric gets, for each edge, from how much higher it gets.
 
     Raises:
-        MetricError: values that are not finite, or rounding errors beside what all edges together change.
+        MetricError: the values are not finite, or mere rounding errors beside what all edges together change.
     """
     largest = float(finite(gains, what).abs().max())
     noise = ROUNDING * torch.finfo(torch.promote_types(edges.model.dtype, torch.float32)).eps
-    if largest < noise:  # so small scores are rare, and the passes that tell what they mean are not for all
+    if largest < noise:  # only then are the passes needed that tell what such small scores mean
         ends = torch.stack([torch.zeros_like(edges.graph.exists), edges.graph.exists])
         change = float(edges.of_kept(ends).double().mean(1).diff().abs())
-        if change > noise and largest < noise * change:  # else there is no effect to find
+        if change > noise and largest < noise * change:  # otherwise there is no effect to find
             raise MetricError(
                 f"{metric_name(metric)} is flat in the clean run: all edges together change it by {change:.2g}, but no "
                 f"score is above {largest:.1g}. A divergence from that run, least there, is; use eap_ig or acdc"
@@ -152,8 +159,8 @@ def _losses(
 
 def _at_fraction(
     edges: MaskedEdges, metric: MetricLike, fraction: float, changes: Tensor | None
-) -> tuple[Float[Tensor, "writer reader"], Float[Tensor, "batch pos writer d_model"]]:
-    """The sum over positions, and mean over prompts, of change times gradient; the changes are found if not given."""
+) -> tuple[EdgeMatrix, Float[Tensor, "batch pos writer d_model"]]:
+    """Change times gradient, summed over positions, as a mean over prompts; and the changes, computed if not given."""
     graph, written = edges.graph, dict[str, Tensor]()
 
     def note(value: Tensor, hook: HookPoint) -> None:
@@ -188,9 +195,10 @@ def mask_gradient(
     ablation: Ablation | SourceLike = "corrupt",
     positions: Positions | None = None,
 ) -> Circuit:
-    """All edges, scored by the gradient with respect to how much of each edge is corrupted, at none: equal to `eap`.
+    """All edges, scored by the gradient of the metric with respect to how much of each edge is corrupted.
 
-    (As in Miller, Chughtai and Saunders 2024, arxiv.org/abs/2407.08734.)
+    The gradient is taken where nothing is corrupted, so that scores are equal to those of `eap`, which is faster; this
+    is the definition by masks of Miller, Chughtai and Saunders 2024, arxiv.org/abs/2407.08734.
 
     Raises:
         BadInput, MetricError: as `eap`.
@@ -206,7 +214,7 @@ def mask_gradients(
     metric: MetricLike,
     positions: Mapping[str, int | Tensor] | None,
 ) -> Circuit:
-    """All edges, with the gradient with respect to their masks."""
+    """All edges, scored by the gradient with respect to their masks."""
     edges = MaskedEdges(model, run, source, metric, positions)
     masks = torch.zeros(1, *edges.graph.exists.shape, dtype=model.dtype, device=model.device, requires_grad=True)
     scores = edges.scores(masks)
@@ -233,10 +241,10 @@ def node_attribution(
 ) -> Circuit:
     """All edges, each with the lower score of its two ends, so that the top edges are those between the top nodes.
 
-    A node's score is the attribution of what it writes, the sum of `eap` over all edges that begin there; with
-    `absolute` its size. "input" and "logits" are in every circuit and count as the highest. Where heads share keys and
-    values, an edge into these has the score of the best of them; of nodes at positions, one into keys or values has
-    that of the best position.
+    A node's score is the attribution of what it writes: the sum of `eap` over all edges that begin there, or with
+    `absolute` the size of this sum. "input" and "logits", which are in every circuit, count as the highest. Where heads
+    share keys and values, an edge into these counts as leading to the highest of the heads; with positions, an edge
+    into keys or values counts as leading to the position where the head's score is highest.
 
     Raises:
         BadInput, MetricError: as `eap`.
@@ -253,17 +261,16 @@ def node_attributions(
     positions: Mapping[str, int | Tensor] | None,
     absolute: bool,
 ) -> Circuit:
-    """All edges, with the lower score of their ends."""
+    """All edges, each with the lower score of its two ends."""
     edges = MaskedEdges(model, run, source, metric, positions)
-    graph, labels = edges.graph, edges.graph.layout.labels
-    of_edges, at = _attributions(edges, metric), graph.reader_labels.to(model.device)
-    nodes = of_edges.new_zeros(len(graph.writers), len(labels)).index_add_(1, at, of_edges)
+    graph, n_labels = edges.graph, len(edges.graph.layout.labels)
+    of_edges = _attributions(edges, metric).cpu()
+    nodes = of_edges.unflatten(1, (-1, n_labels)).sum(1)  # writer label
     nodes = nodes.abs() if absolute else nodes
     nodes[0] = best = nodes.max()
-    scores = dict(zip(itertools.product(graph.writers, labels), nodes.flatten().tolist(), strict=True))
-    scores |= {("logits", label): float(best) for label in labels}
-    of_readers = [max(scores[outlet] for outlet in graph.outlets(reader)) for reader in graph.readers]
-    return graph.scored(torch.minimum(nodes[:, at], nodes.new_tensor(of_readers)))
+    with_logits = torch.cat([nodes, best.expand(1, n_labels)])
+    readers = torch.cat([part.highest(with_logits[part.nodes]) for part in graph.reader_parts])  # name label
+    return graph.scored(torch.minimum(nodes[:, None], readers).flatten(1))
 
 
 # ---------------------------------------------------------------------------------------------------------- by removal
@@ -284,13 +291,16 @@ def acdc(
 ) -> Circuit:
     """Automatic circuit discovery: the edges whose removal makes the mean metric worse by `threshold` or more.
 
-    Readers are visited from the logits back, and of each the writers from the last to the first; an edge that may go
-    is removed for good. Scores are what the metric lost when the edge was tried. `start`, all edges by default, may be
-    what a quicker method found: `eap(...).top(500, absolute=True)`. An edge into a node that no longer leads anywhere
-    is removed untried.
+        >>> start = eap(model, clean, corrupt, metric).top(20, absolute=True)
+        >>> circuit = acdc(model, clean, corrupt, metric, threshold=0.5, start=start)
 
-    With all edges to start from, a pass begins at the layer of the reader that is visited; edges are tried together as
-    if each were removed, and those after one that stays are tried again.
+    Readers are visited from the logits back, and the writers that each reads from the last to the first. An edge whose
+    removal costs less than the threshold is removed for good; the score of one that stays is what its removal cost.
+    Edges into a node from which no edge is left are removed without a trial. `start` are the edges to begin with, all
+    by default; with the best edges of a quicker method, as above, the search takes less time.
+
+    Several edges are removed together in the hope that all may go; those after one that has to stay are tried again.
+    If all edges are there at the start, a pass begins only at the layer of the reader that is visited.
 
     Raises:
         BadInput: a threshold that is not above 0, an empty start, or one of another graph; else as `eap`.
@@ -312,47 +322,46 @@ def edges_that_matter(
     metric: MetricLike,
     positions: Mapping[str, int | Tensor] | None,
     threshold: float,
-    kept: Bool[Tensor, "writer reader"] | None,
+    kept: EdgeMask | None,
     progress: bool = False,
 ) -> Circuit:
-    """Those that are left of `kept`, or of all edges, when all others have been removed."""
+    """The edges that are left of `kept`, or of all edges, when the others have been removed one after the other."""
     edges = MaskedEdges(model, run, source, metric, positions)
     kept = (edges.graph.exists if kept is None else kept).clone()
-    sign, scores = better(metric), dict[EdgeName, float]()
+    sign, scores = better(metric), torch.zeros(kept.shape, dtype=torch.float64)
     current = sign * float(edges.of_kept(kept[None]).double().mean())
-    readers = edges.graph.readers
-    for reader in tqdm(range(len(readers))[::-1], disable=not progress, unit="reader"):
-        if not _leads_on(edges, kept, reader):
+    readers = [(part, reader) for part in edges.graph.reader_parts for reader in part.rows]
+    for part, reader in tqdm(readers[::-1], disable=not progress, unit="reader"):
+        if not _is_used(edges, kept, part, reader):
             kept[:, reader] = False
             continue
         current, stayed = _thinned(edges, kept, reader, current, threshold, sign)
-        scores |= {(edges.graph.writers[writer], readers[reader]): loss for writer, loss in stayed.items()}
-    return Circuit(graph=edges.graph, edges=frozenset(scores), scores=scores)
+        scores[[*stayed], reader] = torch.tensor([*stayed.values()], dtype=torch.float64)
+    return Circuit(graph=edges.graph, kept=kept, scores=scores)
 
 
-def _leads_on(edges: MaskedEdges, kept: Bool[Tensor, "writer reader"], reader: int) -> bool:
-    """Whether an edge begins where a reader's input may come out, or at a head that is normalized with that node.
+def _is_used(edges: MaskedEdges, kept: EdgeMask, part: Part, reader: int) -> bool:
+    """Whether what a reader reads gets anywhere: some kept edge begins at a node, and position, where it comes out.
 
-    The logits lead on.
+    Heads that are normalized together change each other's shares, so for these an edge from any of them counts. What
+    the logits read is always used.
     """
-    graph = edges.graph
-    for node, label in graph.outlets(graph.readers[reader]):
-        if node == "logits":
-            return True
-        row = graph.writer_index[node]
-        (part,) = [part for part in graph.writer_parts if row in part.rows]
-        rows = [row] if edges.stream.scale_of(part.hook) is None else part.rows
-        if kept[rows][:, graph.reader_labels == graph.layout.labels.index(label)].any():
-            return True
-    return False
+    if part.nodes.start == len(kept):
+        return True
+    begins = kept[part.nodes].unflatten(1, (-1, len(part.labels))).any(1)  # node label
+    (written,) = [one for one in edges.graph.writer_parts if one.start <= part.nodes.start < one.places.stop]
+    if edges.stream.scale_of(written.hook) is not None:
+        begins[:] = begins.any(0)
+    return bool(part.highest(begins).flatten()[reader - part.places.start])
 
 
 def _thinned(
-    edges: MaskedEdges, kept: Bool[Tensor, "writer reader"], reader: int, current: float, threshold: float, sign: int
+    edges: MaskedEdges, kept: EdgeMask, reader: int, current: float, threshold: float, sign: int
 ) -> tuple[float, dict[int, float]]:
-    """Remove a reader's edges from `kept` where that costs little; the metric then, and what those that stay are worth.
+    """Remove those of a reader's edges from `kept` whose removal costs less than the threshold.
 
-    The metric is taken times `sign`, so that high is good.
+    Returns the metric after that and, by writer, what the removal of each edge that stays would cost. The metric is
+    multiplied by `sign`, so that high is good.
     """
     waiting, together = kept[:, reader].nonzero()[:, 0].tolist()[::-1], 1
     stayed: dict[int, float] = {}

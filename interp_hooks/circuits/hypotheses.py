@@ -1,11 +1,13 @@
-"""Hypotheses about what a model computes, as data for causal scrubbing: nodes, what they stand for, what feeds them.
+"""Hypotheses about what a model computes, for causal scrubbing: nodes, the parts of the model that they stand for, and
+what they depend on.
 
     Hypothesis(nodes={
         "output": Node(children=["answer"]),
         "answer": Node(sites=[at("z", 1, head=0)], feature="last word"),
     })
 
-`check_parts` refuses one that does not fit a model: parts that do not exist, overlap, or cannot reach the node above.
+`check_parts` refuses a hypothesis that does not fit a model: one with parts that do not exist, that overlap, or that
+cannot reach the node above.
 """
 
 from __future__ import annotations
@@ -34,16 +36,22 @@ ORTHOGONAL = 1e-5  # the cosine of an angle below which directions count as orth
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """What some parts of the model stand for.
+    """One claim of a hypothesis: these parts of the model depend on this feature of the prompt, and on these nodes.
 
-    `sites` are these parts: hooks, heads, positions, inputs of heads ("q_input", ...); with `along` their component
-    along these directions alone. `feature` names what of the input their value depends on, as far as the node above is
-    concerned: "exact" the row itself, "anything" nothing, "anything together" nothing, with one drawn row for all nodes
-    that say so, or a feature that is passed to `scrub`. `children` are the nodes whose values matter here. `into` are
-    the readers that see the node's value (by default all that come after it); `excluding` are parts that keep the value
-    of the other datum, though children come before them, so that no path leads through them. `pool` bounds how many
-    different draws are made for nodes of this feature and pool where they ask for the same: rows with these features.
-    Then they share draws, and agree with each other more than the hypothesis says; None draws anew for each.
+        >>> names = Node(sites=[at("z", 2, head=0)], feature="name")
+        >>> answer = Node(children=["names"])
+
+    * `sites` are the parts: hooks, heads, positions, inputs of heads ("q_input", ...). With `along`, only their
+      component along these directions counts.
+    * `feature` names what their value depends on, as far as the node above is concerned: a feature that is passed to
+      `scrub`, "exact" (the very prompt), "anything" (nothing), or "anything together" (nothing, but all nodes that say
+      so take their values from the same prompt).
+    * `children` are the nodes whose values matter to this one.
+    * `into` are the readers that see this node's value; by default all that come after it.
+    * `excluding` are parts that keep their values on the other prompt, although the children come before them, so that
+      no path leads through them.
+    * `pool` limits how many different prompts are drawn for nodes of this feature and pool that need prompts with the
+      same features. They then share what is drawn, and agree more than the hypothesis says. None draws anew for each.
 
     Raises:
         BadInput: a field of another kind, a child that is named twice, a pool below 1, or `excluding` without children.
@@ -72,7 +80,12 @@ class Node:
 
 @dataclass(frozen=True, kw_only=True)
 class Hypothesis:
-    """Nodes by name; `root` is the model's output: it has no sites, and is exact. A node may be the child of several.
+    """A claim about what a model computes: nodes by name, and `root`, the name of the node that is the model's output.
+
+        >>> names = Node(sites=[at("z", 2, head=0)], feature="name")
+        >>> hypothesis = Hypothesis(nodes={"output": Node(children=["names"]), "names": names})
+
+    The root has no sites, and is exact. A node may be the child of several others.
 
     Raises:
         BadInput: a child that is no node, a cycle, a node without sites, or one that nothing leads to.
@@ -106,14 +119,17 @@ class Hypothesis:
             yield from self._walk(child, (*above, name))
 
     def put(self, name: str, source: Callable[[str], SourceLike]) -> Iterator[tuple[str, Intervention]]:
-        """Each child of a node, and what puts the child's value, from a source for it, at one of its sites."""
+        """For each site of each child of a node: the child, and the intervention that puts its value there.
+
+        `source` gives, for a child, where its value comes from.
+        """
         for child in self.nodes[name].children:
             below, value = self.nodes[child], source(child)
             for site, into in itertools.product(below.sites, below.into or (None,)):
                 yield child, Intervention(site, value, along=below.along, into=into)
 
     def only(self, name: str) -> Hypothesis:
-        """Only that node's claim: all others are exact."""
+        """The hypothesis with only this node's claim: all other nodes are exact."""
         nodes = {one: node if one == name else replace(node, feature=EXACT) for one, node in self.nodes.items()}
         return replace(self, nodes=nodes)
 
@@ -128,10 +144,10 @@ class Hypothesis:
     @classmethod
     @checked
     def from_json(cls, text: str) -> Hypothesis:
-        """The hypothesis that `to_json` wrote down; what a node does not say is as `Node` has it.
+        """The hypothesis that `to_json` wrote down; fields of nodes that are not there have their defaults.
 
         Raises:
-            BadInput: something else.
+            BadInput: text that is not such a hypothesis.
         """
 
         def node(fields: Mapping[str, Any]) -> Node:
@@ -153,7 +169,7 @@ class Hypothesis:
 def check_parts(model: HookedTransformer, hypothesis: Hypothesis, prompt: Run) -> None:
     """Refuse parts of nodes that do not exist, overlap with each other, or cannot reach the node above.
 
-    What can reach it is tried: nan is put at one part after the other, and gets wherever there is a way.
+    Whether a part can reach the node above is tried out: nan, put at the part, spreads wherever there is a way.
     """
     sites = [site for node in hypothesis.nodes.values() for site in (*node.sites, *node.into, *node.excluding)]
     if moving := [site for site in sites if any(isinstance(index, Tensor) for index in site.select.values())]:
@@ -184,7 +200,7 @@ def check_parts(model: HookedTransformer, hypothesis: Hypothesis, prompt: Run) -
 
 
 def _marked(model: HookedTransformer, site: Site, seen: Recording) -> Bool[Tensor, "..."]:
-    """Which numbers of an activation a site selects."""
+    """The entries of an activation that a site selects."""
     point = model.points(site.hook)[0]
     marked = torch.zeros_like(seen[point.name], dtype=torch.bool)
     marked[site.index(point, marked)] = True
@@ -192,7 +208,7 @@ def _marked(model: HookedTransformer, site: Site, seen: Recording) -> Bool[Tenso
 
 
 def _overlap(model: HookedTransformer, one: Intervention, two: Intervention, seen: Recording) -> bool:
-    """Whether two interventions of a run put values at the same place, for the same reader."""
+    """Whether two interventions of a run put values at the same place for the same reader."""
 
     def common(first: Site, second: Site) -> bool:
         if model.points(first.hook) != model.points(second.hook):
@@ -209,10 +225,10 @@ def _overlap(model: HookedTransformer, one: Intervention, two: Intervention, see
 
 
 def _reaches(model: HookedTransformer, run: Run, sites: Sequence[Site]) -> bool:
-    """Whether the nan that a run's last intervention puts somewhere gets to one of these sites.
+    """Whether the nan that the last intervention of a run puts somewhere gets to one of these sites.
 
-    Patterns are looked at, too, since a fused kernel may drop nan. Where they are 0, nan passes all the same, so that
-    in a causal model earlier positions do not count.
+    Attention patterns are recorded, too, since a fused kernel may drop nan. Where a pattern is 0, nan passes all the
+    same (0 * nan is nan), so earlier positions do not count in a causal model.
     """
     made, length = run.interventions[-1], run.tokens.shape[1]
     causal = model.cfg.attention_dir == "causal"

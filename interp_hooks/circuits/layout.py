@@ -1,8 +1,8 @@
-"""What the graph of a model depends on, and the hooks where its parts write and read, in the order of a pass.
+"""The sizes of a model that its graph depends on, and the hooks where its parts write and read, in the order of a pass.
 
     write input · read q k v of layer 0 · write heads · read MLP · write MLP · ... · read logits
 
-In parallel blocks an MLP reads before its own layer's heads write. With positions, every reader is there once for each.
+In parallel blocks an MLP reads before the heads of its own layer write.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
+
+from torch import Tensor
 
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import fits, told
@@ -19,36 +21,12 @@ from interp_hooks.model.transformer import HookedTransformer
 ARROW, AT, REST = "->", "@", "rest"
 
 
-class Reader(NamedTuple):
-    """What a reader's name says: "a1.h0<k>@S2" reads for node "a1.h0", into "k", at "S2"; "" is what it doesn't say."""
-
-    node: str
-    into: str
-    label: str
-
-    @classmethod
-    def of(cls, name: str) -> Reader:
-        everywhere, _, label = name.partition(AT)
-        node, _, into = everywhere.partition("<")
-        return cls(node, into.removesuffix(">"), label)
-
-    @property
-    def everywhere(self) -> str:
-        """Its name without the position."""
-        return f"{self.node}<{self.into}>" if self.into else self.node
-
-    @property
-    def moves(self) -> bool:
-        """Whether it reads keys or values, which come out at any position, and of all heads that share them."""
-        return self.into in ("k", "v")
-
-
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """What the graph of a model depends on. `positions` are names of token positions that readers are told apart by.
+    """The sizes of a model that its graph depends on, and names of token positions that the graph tells apart.
 
     Raises:
-        BadInput: sizes that no model has, or a position that is named twice, or as nothing can be named.
+        BadInput: sizes that no model has, or a position that is named twice or has a name that positions cannot have.
     """
 
     n_layers: int
@@ -74,7 +52,7 @@ class Layout:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The positions that a reader is told apart by: those named and the rest, or "" alone."""
+        """The positions that readers are told apart by: the named ones and "rest", or only "" if none is named."""
         return (*self.positions, REST) if self.positions else ("",)
 
     @classmethod
@@ -82,7 +60,7 @@ class Layout:
         """The layout of a model, without positions.
 
         Raises:
-            BadInput: its stream is no sum of what is written, or its heads have no inputs of their own.
+            BadInput: the stream of the model is not a sum of what is written, or its heads have no inputs of their own.
         """
         cfg, stream = model.cfg, Stream(model)
         stream.check_edge(INPUT, stream.stops[-1].hook)
@@ -112,51 +90,79 @@ def position_number(position: object) -> int:
 
 
 class Part(NamedTuple):
-    """The writers, or readers, that share a hook: they stand at `start` and after in the list of all of them.
+    """The writers, or the readers, that share a hook. The graph lists them one after the other, part by part.
 
-    Readers have, one after the other, each of `names` at each of `labels`; `seen` is how many writers, the first ones,
-    they read.
+    `start` is how many names the graph has before these. The rest concerns readers: each of `names` is there once for
+    each of `labels`; all of them read the first `seen` writers, `into` the queries ("q"), keys or values of a head, or
+    "" for an MLP and the logits. `nodes` are the places of the nodes that they are inputs of, as many for each name.
     """
 
     hook: str
     layer: int
     names: tuple[str, ...]
     start: int
-    seen: int = 0
     labels: tuple[str, ...] = ("",)
-
-    @property
-    def every(self) -> list[str]:
-        """The names, each with each label: "a1.h0<k>@S2"."""
-        return [f"{name}{AT}{label}" if label else name for name in self.names for label in self.labels]
+    seen: int = 0
+    into: str = ""
+    nodes: slice = slice(0)
 
     @property
     def places(self) -> slice:
-        return slice(self.start, self.start + len(self.names) * len(self.labels))
+        """Where these writers or readers stand in the graph's list."""
+        return slice(self.start * len(self.labels), (self.start + len(self.names)) * len(self.labels))
 
     @property
     def rows(self) -> list[int]:
+        """The same as a list of numbers."""
         return list(range(self.places.start, self.places.stop))
+
+    @property
+    def size(self) -> int:
+        """How many nodes each name is an input of: 1, or the number of heads that share a key/value head."""
+        return (self.nodes.stop - self.nodes.start) // len(self.names)
+
+    def come_out(self, read: Tensor) -> Tensor:
+        """At which nodes and labels something comes out if some of the readers [name, label] read something.
+
+        What is read into keys and values moves: it may come out at any position. All else comes out where it is read.
+        """
+        return self._moved(read).repeat_interleave(self.size, 0)
+
+    def highest(self, of_nodes: Tensor) -> Tensor:
+        """For each reader [name, label] the highest of the values [node, label] where what it reads may come out."""
+        return self._moved(of_nodes.unflatten(0, (len(self.names), self.size)).amax(1))
+
+    def _moved(self, values: Tensor) -> Tensor:
+        return values.amax(1, keepdim=True).expand_as(values) if self.into in ("k", "v") else values
 
 
 def parts_of(layout: Layout) -> tuple[list[Part], list[Part]]:
-    """Those that write, and those that read."""
+    """The parts that write and those that read, each in the order in which a pass comes by them."""
     writers: list[Part] = []
     readers: list[Part] = []
-    for does, hook, layer, names in _in_order(layout):
+    stops = _in_order(layout)
+    nodes = dict[str, slice]()  # for each node the part that it is in
+    for _, hook, layer, names in (stop for stop in stops if stop.does == "write"):
+        writers.append(Part(hook, layer, names, _count(writers)))
+        nodes |= dict.fromkeys(names, writers[-1].places)
+    nodes["logits"] = slice(_count(writers), _count(writers) + 1)
+    seen = 0
+    for does, hook, layer, names in stops:
         if does == "write":
-            writers.append(Part(hook, layer, names, _end(writers)))
+            seen += len(names)
         else:
-            readers.append(Part(hook, layer, names, _end(readers), _end(writers), layout.labels))
+            node, _, into = names[0].partition("<")
+            start = _count(readers)
+            readers.append(Part(hook, layer, names, start, layout.labels, seen, into.removesuffix(">"), nodes[node]))
     return writers, readers
 
 
-def _end(parts: Sequence[Part]) -> int:
-    return parts[-1].places.stop if parts else 0
+def _count(parts: Sequence[Part]) -> int:
+    return parts[-1].start + len(parts[-1].names) if parts else 0
 
 
 def _in_order(layout: Layout) -> list[Stop]:
-    """What a pass comes by, of parts that are no sums of others."""
+    """The hooks that a pass comes by, without those that show sums of several parts."""
     sizes = (layout.n_heads, layout.n_key_value_heads, layout.attn_only, layout.parallel)
     blocks = [stop for layer in range(layout.n_layers) for stop in block_stops(layer, *sizes)]
     return [stop for stop in between_ends(layout.n_layers, blocks) if stop.names]

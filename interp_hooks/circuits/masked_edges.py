@@ -1,12 +1,12 @@
-"""Passes in which any edges take what their writers write elsewhere, all of them at once.
+"""Passes in which any number of edges carry what their writers write elsewhere.
 
     reader's input += sum over writers of  mask[writer, reader] * (written in the source - written in this pass)
 
-It is what `Intervention(writer, source, into=reader, mask=...)` does for one pair of hooks, with all writers stacked:
-one product for each hook that reads. Several masks are passed one below the other, and a pass begins at the first
-layer that it changes; what is written before that is the same in all of them.
+`Intervention(writer, source, into=reader, mask=...)` does this for one pair of hooks; here all writers are stacked, so
+that each hook that reads needs a single product. Several masks share a pass, as copies of the prompts along the batch
+axis. A pass begins at the first layer that it changes, since everything before that is the same for all masks.
 
-Where readers are told apart by position, each position of a prompt has the masks of its own readers.
+If the graph tells positions apart, each token of a prompt has the masks of the readers at its position.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp_hooks.circuits.graph import Circuit, ComputationGraph
+from interp_hooks.circuits.circuit import Circuit, ComputationGraph
+from interp_hooks.circuits.graph import EdgeMatrix
 from interp_hooks.circuits.layout import Part, position_number
 from interp_hooks.errors import BadInput, MetricError
 from interp_hooks.experiments.patching import paired_runs
@@ -40,11 +41,11 @@ Positions = Mapping[str, int | Tensor] | Sequence[int]
 def ablated_runs(
     model: HookedTransformer, clean: PromptsLike, corrupt: PromptsLike | None, ablation: Ablation | SourceLike
 ) -> tuple[Run, SourceLike]:
-    """The clean run, and where ablated edges take their values from.
+    """The clean run, and the source that ablated edges take their values from.
 
     Raises:
-        BadInput: an unknown ablation, corrupt prompts that are missing, or that do not correspond to the clean ones;
-            means by position of prompts that are not all of one length.
+        BadInput: an unknown ablation, corrupt prompts that are missing or do not correspond to the clean ones, or means
+            by position of prompts that are not all of one length.
     """
     if not isinstance(ablation, str):
         return as_run(model, clean), ablation
@@ -67,7 +68,7 @@ def ablated_runs(
 
 
 class Setting(NamedTuple):
-    """What edges are ablated in, with nothing left to look up: arguments of experiments on data."""
+    """A run, the source of its ablated edges, a metric and positions: what experiments on data take as arguments."""
 
     run: Run
     source: SourceLike
@@ -87,10 +88,10 @@ def setting(
     ablation: Ablation | SourceLike,
     positions: Positions | None,
 ) -> Setting:
-    """The setting that users describe.
+    """The setting that a user's arguments describe.
 
     Raises:
-        BadInput: as `ablated_runs`, or a list of positions that are no ints or not all different.
+        BadInput: as `ablated_runs`; also a list of positions that are not ints, or not all different.
     """
     run, source = ablated_runs(model, clean, corrupt, ablation)
     if positions is not None and not isinstance(positions, Mapping):
@@ -102,7 +103,7 @@ def setting(
 
 
 def label_places(run: Run, positions: Mapping[str, int | Tensor]) -> Int[Tensor, "batch pos"]:
-    """For each token the number of the position that it is at, len(positions) for the rest.
+    """For each token which of the positions it is, as a number; len(positions) for all other tokens.
 
     Raises:
         BadInput: a position outside a prompt or in its padding, or two that are the same token of a prompt.
@@ -127,10 +128,10 @@ def label_places(run: Run, positions: Mapping[str, int | Tensor]) -> Int[Tensor,
 
 
 def stacked(graph: ComputationGraph, circuits: Iterable[Circuit]) -> Bool[Tensor, "circuit writer reader"]:
-    """Which edges of the graph each of the circuits has.
+    """The matrices of some circuits, one below the other.
 
     Raises:
-        BadInput: one of another graph.
+        BadInput: a circuit of another graph.
     """
     for circuit in circuits:
         named = circuit.graph.layout.positions
@@ -144,7 +145,7 @@ def stacked(graph: ComputationGraph, circuits: Iterable[Circuit]) -> Bool[Tensor
 
 
 class MaskedEdges:
-    """Passes over one run in which edges take values of a source, and what all of them have in common."""
+    """Passes over one run in which edges take their values from a source, and what all such passes have in common."""
 
     def __init__(
         self,
@@ -164,18 +165,18 @@ class MaskedEdges:
 
     @property
     def written(self) -> list[str]:
-        """The hooks that show what writers write."""
+        """The hooks at which one sees what writers write."""
         hooks = [part.hook for part in self.graph.writer_parts]
         return [*hooks, *filter(None, map(self.stream.scale_of, hooks))]
 
     def edges_of(self, part: Part, copies: int) -> list[Edge]:
-        """For each copy of the prompts, what takes note of the change in what some writers write."""
+        """For each copy of the prompts an `Edge`, which notes how what some writers write would change."""
         last = self.graph.reader_parts[-1].hook
         made = Intervention(at(part.hook), self.source, into=at(last))
         return [Edge(self.stream, made, self.recordings, 0) for _ in range(copies)]
 
     def changes_from(self, values: Recording) -> Float[Tensor, "batch pos writer d_model"]:
-        """What every writer writes in the source, less what it writes in a pass with these values at `written`."""
+        """What every writer writes in the source minus what it writes in a pass with these values at `written`."""
         changes = []
         for part in self.graph.writer_parts:
             (edge,) = self.edges_of(part, 1)
@@ -189,24 +190,24 @@ class MaskedEdges:
 
     @cached_property
     def unchanged(self) -> Recording:
-        """The run left alone: what is written, and the stream as it enters each layer."""
+        """What is written in the run without any change, and the stream as it enters each layer."""
         streams = map(self.stream.entering, range(self.model.cfg.n_layers))
         return record(self.model, self.run, [*self.written, *streams])
 
     @cached_property
     def changes(self) -> Float[Tensor, "batch pos writer d_model"]:
-        """`changes_from` the run left alone."""
+        """`changes_from` the run without any change."""
         with torch.no_grad():
             return self.changes_from(self.unchanged)
 
-    def summed(self, products: Float[Tensor, "batch pos writer name"]) -> Float[Tensor, "writer reader"]:
-        """The sum over prompts and tokens, by the position that the readers of these names are at."""
+    def summed(self, products: Float[Tensor, "batch pos writer name"]) -> EdgeMatrix:
+        """The sum over prompts and over the tokens at each position, so that each reader has that of its position."""
         at = torch.nn.functional.one_hot(self.places.to(products.device), len(self.graph.layout.labels))
         at = at.double().expand(*products.shape[:2], -1)
         return torch.einsum("bpwn,bpl->wnl", products.double(), at).flatten(1)
 
     def of_circuits(self, circuits: Sequence[Circuit]) -> Float[Tensor, "circuit prompt"]:
-        """The metric where nothing but the edges of a circuit is as in the run.
+        """The metric of each circuit: all edges outside it carry their values in the source.
 
         Raises:
             BadInput: a circuit of another graph.
@@ -214,17 +215,17 @@ class MaskedEdges:
         return self.of_kept(stacked(self.graph, circuits))
 
     def of_kept(self, kept: Bool[Tensor, "circuit writer reader"]) -> Float[Tensor, "circuit prompt"]:
-        """The same for circuits by which edges they have."""
+        """The same for circuits that are given as matrices."""
         return self.scores((self.graph.exists & ~kept).to(self.model.dtype))
 
     def scores(self, masks: Float[Tensor, "circuit writer reader"]) -> Float[Tensor, "circuit prompt"]:
         """The metric with each of these masks: 0 leaves an edge as it is, 1 replaces what it carries.
 
-        It can be differentiated with respect to masks that require a gradient. One number for all prompts counts as one
-        prompt, as everywhere.
+        The metric can be differentiated with respect to masks that require a gradient. A metric that gives one number
+        for all prompts counts as having one prompt.
 
         Raises:
-            MetricError: the metric gives another number of numbers, or nan.
+            MetricError: the metric does not give one number for each prompt or one for all, or gives nan.
         """
         cfg, (batch, length) = self.model.cfg, self.run.tokens.shape
         vectors = 2 * len(self.graph.writers) + 6 * (cfg.n_heads + 2 * cfg.n_key_value_heads)
@@ -258,7 +259,7 @@ class MaskedEdges:
 
 
 class _Pass:
-    """What hooks do during one pass over copies of the prompts, one for each mask."""
+    """The hooks of one pass over copies of the prompts, one copy for each mask."""
 
     def __init__(self, edges: MaskedEdges, masks: Float[Tensor, "circuit writer reader"]) -> None:
         self.edges, self.masks, graph = edges, masks, edges.graph
@@ -267,7 +268,7 @@ class _Pass:
         writers = [part for part in graph.writer_parts if bool(touched[part.places].any())]
         self.start = min((part.layer for part in readers), default=0)
         self.room = sum(len(part.names) for part in writers)
-        self.rows: list[int] = []  # the writers of `changes`, which has room for all of them
+        self.rows: list[int] = []  # the writers that `changes` has so far; it has room for all that are needed
         self.changes: Float[Tensor, "circuit batch pos writer d_model"] | None = None
         if early := [row for part in writers if part.layer < self.start for row in part.rows]:
             self._add(early, edges.changes[:, :, early].expand(len(masks), -1, -1, -1, -1))
@@ -275,7 +276,7 @@ class _Pass:
         self.hooks = [*sending, *((part.hook, self._receiving(part)) for part in readers)]
 
     def _add(self, rows: Sequence[int], change: Float[Tensor, "circuit batch pos writer d_model"]) -> None:
-        """Take note of what reaches readers from these writers; in place unless it is to be differentiated."""
+        """Append what reaches readers from these writers to `changes`; in place unless it is to be differentiated."""
         before = len(self.rows)
         self.rows.extend(rows)
         if self.masks.requires_grad:
@@ -286,7 +287,7 @@ class _Pass:
         self.changes[:, :, :, before : len(self.rows)] = change
 
     def _sending(self, part: Part) -> list[tuple[str, Callable[..., None]]]:
-        """At the hook of some writers, and at the norm after it if there is one."""
+        """Hooks that note what some writers write: at their own hook, and at the norm after it if there is one."""
         copies = self.edges.edges_of(part, len(self.masks))
 
         def noted(send: Callable[[Edge], Callable[..., None]], last: bool) -> Callable[..., None]:
@@ -303,6 +304,8 @@ class _Pass:
         return [written] if scale is None else [written, (scale, noted(lambda edge: edge.send_normalized, True))]
 
     def _receiving(self, part: Part) -> Callable[..., Tensor]:
+        """A hook that adds to the input of some readers what reaches them from all writers so far."""
+
         def act(value: Tensor, hook: HookPoint) -> Tensor:
             assert self.changes is not None
             masks = self.masks[:, self.rows, part.places].to(value).unflatten(-1, (len(part.names), len(part.labels)))

@@ -1,13 +1,13 @@
-"""Is this the circuit? The metric F of a circuit C alone, everything outside it ablated, beside that of the model M.
+"""Is this the circuit? The metric F of a circuit C, with all edges outside it ablated, beside that of the model M.
 
     faithfulness   (F(C) - F(empty)) / (F(M) - F(empty)), of means over prompts: 1 if nothing outside is needed
-    curve          the same for the top edges of a ranking, from 0.1 % of them to all: areas CPR and CMD
+    curve          the same for the top edges of a ranking, from 0.1 % of them to all, and the areas CPR and CMD
     random         the same for random circuits of as many edges
     roc_auc        how well scores tell the edges of a known circuit from all others
 
 Faithfulness: Wang et al. 2022, arxiv.org/abs/2211.00593. The areas: Mueller et al. 2025, arxiv.org/abs/2504.13151. What
 "ablated" means changes the numbers (Miller, Chughtai and Saunders 2024, arxiv.org/abs/2407.08734): `ablation` is that
-of `discovery.eap`. `completeness` has what a faithful circuit may still fail.
+of `discovery.eap`. The module `subsets` has the tests that a faithful circuit may still fail.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp_hooks.circuits.graph import Circuit, ComputationGraph
+from interp_hooks.circuits.circuit import Circuit, ComputationGraph
+from interp_hooks.circuits.graph import as_matrix, by_edge
 from interp_hooks.circuits.masked_edges import Ablation, MaskedEdges, Positions, Setting, setting, stacked
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked
@@ -43,7 +44,7 @@ def circuit_values(
     labels: Sequence[Any],
     kept: Bool[Tensor, "circuit writer reader"],
 ) -> Result:
-    """The metric of circuits by which edges they have, between that of no edge and that of the model."""
+    """The metric of circuits, given as matrices, beside that of no edge and that of the model."""
     edges = MaskedEdges(model, run, source, metric, positions)
     ends = torch.stack([torch.zeros_like(edges.graph.exists), edges.graph.exists])
     empty, whole, *values = edges.of_kept(torch.cat([ends, kept]))
@@ -76,13 +77,13 @@ def circuit_metric(
 ) -> Float[Tensor, " prompt"]:
     """The metric on the clean prompts if every edge outside the circuit carries its ablated value.
 
-    All edges give the model, none gives the corrupt run. A circuit that tells positions apart needs `positions`, those
-    of `discovery.eap`, which say where they are in these prompts. It takes a pass over the source of the ablated
-    values, if there is one, and one over the circuit.
+    The circuit of all edges gives the model's, that of none the corrupt run's. A circuit that tells positions apart
+    needs `positions`, as in `discovery.eap`, which say where they are in these prompts. This takes a pass over the
+    source of the ablated values, if there is one, and one over the circuit.
 
     Raises:
         BadInput: a circuit of another graph, or prompts that do not correspond.
-        MetricError: the metric is not one number for each prompt, or nan.
+        MetricError: the metric does not give one number for each prompt, or gives nan.
     """
     return MaskedEdges(model, *setting(model, clean, corrupt, metric, ablation, positions)).of_circuits([circuit])[0]
 
@@ -98,11 +99,15 @@ def faithfulness(
     ablation: Ablation | SourceLike = "corrupt",
     positions: Positions | None = None,
 ) -> Result:
-    """The metric of one circuit, or several by name: a result with the axis "circuit".
+    """How much of the metric a circuit keeps, or each of several by name: a result with the axis "circuit".
 
-    `recovered_fraction` is the normalised faithfulness, a ratio of means over prompts, 0 for no edge and 1 for the
-    model; `interval(recovered=True)` gives its bootstrap interval. The raw one is `values`, beside the baselines
-    "model" and "empty".
+        >>> circuit = eap(model, clean, corrupt, metric).top(60, absolute=True).pruned()
+        >>> result = faithfulness(model, {"all": circuit, "half": circuit.top(30)}, clean, corrupt, metric)
+        >>> kept = result.recovered_fraction
+
+    `recovered_fraction` is the normalised faithfulness: a ratio of means over prompts, 0 for no edge and 1 for the
+    model; `interval(recovered=True)` gives its bootstrap interval. `values` are the circuits' metric itself, and the
+    baselines "model" and "empty" those of the model and of no edge.
 
     Raises:
         BadInput, MetricError: as `circuit_metric`.
@@ -130,27 +135,23 @@ def faithfulness_curve(
 ) -> Result:
     """The metric of the top edges of a ranking, for several fractions of all edges: a result with the axis "fraction".
 
-    `ranking` has a score for every edge, the highest of which (with `absolute` the largest) come first; dead ends are
-    removed from what is chosen, unless `prune` is off. `curve_areas` of the result sums it up: CPR of a ranking by
-    score, CMD of one by size.
+    `ranking` has a score for every edge. The edges with the highest scores come first, with `absolute` those with the
+    largest by size. Dead ends are removed from what is chosen, unless `prune` is off. `curve_areas` sums the result up:
+    look at its `cpr` for a ranking by score, and at its `cmd` for one by size.
 
     Raises:
-        BadInput: a ranking that lacks edges or scores, or fractions that do not ascend from 0 to 1; else as
+        BadInput: a ranking that lacks edges or scores, or fractions that do not ascend from 0 to 1; also as
             `circuit_metric`.
     """
     total = len(ranking.graph)
     if len(ranking) < total:
         raise BadInput(f"ranking must have a score for each of the {total} edges of its graph, got {len(ranking)}")
-    _check_fractions(fractions)
-    chosen = {fraction: ranking.top(round(fraction * total), absolute=absolute) for fraction in fractions}
-    circuits = {fraction: top.pruned() if prune else top for fraction, top in chosen.items()}
-    return _values(model, setting(model, clean, corrupt, metric, ablation, positions), "fraction", circuits)
-
-
-def _check_fractions(fractions: Sequence[float]) -> None:
     listed = list(fractions)
     if not listed or listed != sorted(set(listed)) or not 0 <= listed[0] <= listed[-1] <= 1:
         raise BadInput(f"fractions must ascend from 0 to at most 1, got {listed}")
+    chosen = {fraction: ranking.top(round(fraction * total), absolute=absolute) for fraction in listed}
+    circuits = {fraction: top.pruned() if prune else top for fraction, top in chosen.items()}
+    return _values(model, setting(model, clean, corrupt, metric, ablation, positions), "fraction", circuits)
 
 
 def _refuse_no_difference(result: Result) -> None:
@@ -159,7 +160,7 @@ def _refuse_no_difference(result: Result) -> None:
 
 
 class Areas(NamedTuple):
-    """Of a curve f(k): `cpr`, the integral of f, and `cmd`, that of |1 - f|."""
+    """The areas of a curve f(k): `cpr` is the integral of f, `cmd` that of |1 - f|."""
 
     cpr: float
     cmd: float
@@ -167,14 +168,14 @@ class Areas(NamedTuple):
 
 @checked
 def curve_areas(curve: Result) -> Areas:
-    """The areas under the faithfulness f(k) over fractions k of edges, and between it and 1, by the trapezoid rule.
+    """The area under the faithfulness f(k) over fractions k of edges, and that between it and 1, by the trapezoid rule.
 
-    k is not on a logarithmic scale, and what is left of the first fraction does not count: f = 1 gives a `cpr` of 0.999
-    on the usual grid.
+    k is on a linear scale, and fractions below the first one do not count: f = 1 gives a `cpr` of 0.999 on the usual
+    grid.
 
     Raises:
-        BadInput: a result without the axis "fraction" (as `faithfulness_curve` gives it), with a single fraction, or of
-            a model whose metric is that of no edge.
+        BadInput: a result without the axis "fraction" (`faithfulness_curve` gives one), with a single fraction, or of a
+            model whose metric is the same with all edges and with none.
     """
     if list(curve.axes) != ["fraction"] or len(curve.axes["fraction"]) < 2:
         came = dict(curve.axes)
@@ -187,9 +188,9 @@ def curve_areas(curve: Result) -> Areas:
 
 @checked
 def roc_auc(ranking: Circuit, true: Circuit, *, absolute: bool = False) -> float:
-    """The chance that an edge of the true circuit has a higher score than another edge; equal scores count half.
+    """The chance that an edge of the true circuit has a higher score than one outside it; equal scores count half.
 
-    With `absolute` it is the size of scores. 1 is a perfect ranking, 0.5 one by chance.
+    With `absolute`, sizes of scores are compared. 1 is a perfect ranking, and 0.5 what chance gives.
 
     Raises:
         BadInput: a ranking without scores for all edges, or a true circuit of none or all of them.
@@ -199,9 +200,7 @@ def roc_auc(ranking: Circuit, true: Circuit, *, absolute: bool = False) -> float
         raise BadInput(f"ranking must have a score for each of {total} edges of the true circuit's graph")
     if not 0 < len(true) < total:
         raise BadInput(f"the true circuit has {len(true)} of {total} edges, so there is nothing to tell apart")
-    listed = ranking.listed
-    scores = torch.tensor([ranking.scores[edge] for edge in listed], dtype=torch.float64)
-    positive = torch.tensor([edge in true.edges for edge in listed])
+    scores, positive = ranking.scores.listed, by_edge(true.kept, true.graph.exists)
     _, place, count = (scores.abs() if absolute else scores).unique(return_inverse=True, return_counts=True)
     rank = count.cumsum(0) - (count.double() - 1) / 2  # the mean rank, from 1, of all edges with that score
     n, rest = len(true), total - len(true)
@@ -215,15 +214,16 @@ def random_circuit(graph: ComputationGraph, n_edges: int, generator: torch.Gener
     Raises:
         BadInput: more edges than there are, or fewer than none.
     """
-    edges = graph.edges
-    if not 0 <= n_edges <= len(edges):
-        raise BadInput(f"n_edges must be 0 to {len(edges)}, got {n_edges}")
-    drawn = torch.randperm(len(edges), generator=generator, device=generator.device if generator else None)
-    return graph.circuit([edges[place] for place in drawn[:n_edges].tolist()])
+    total = len(graph)
+    if not 0 <= n_edges <= total:
+        raise BadInput(f"n_edges must be 0 to {total}, got {n_edges}")
+    order = torch.randperm(total, generator=generator, device=generator.device if generator else None).cpu()
+    drawn = torch.zeros(total, dtype=torch.bool).index_fill(0, order[:n_edges], True)
+    return Circuit(graph=graph, kept=as_matrix(drawn, graph.exists))
 
 
 class RandomBaseline(NamedTuple):
-    """Random circuits: `result` with the axis "sample", the mean of their faithfulness, and the interval of that."""
+    """Random circuits: `result` with the axis "sample", the mean of their faithfulness, and its interval."""
 
     result: Result
     mean: float
@@ -246,13 +246,13 @@ def random_baseline(
     ablation: Ablation | SourceLike = "corrupt",
     positions: Positions | None = None,
 ) -> RandomBaseline:
-    """The faithfulness of random circuits of as many edges, what a circuit has to be better than.
+    """The faithfulness of random circuits of `n_edges` edges: a circuit should do better than these.
 
-    The interval is a bootstrap one, for which circuits and prompts are drawn with replacement `resamples` times.
+    The interval is a bootstrap interval: circuits and prompts are drawn with replacement `resamples` times.
 
     Raises:
-        BadInput: fewer than 1 sample, a level outside 0..1, or a model whose metric is that of no edge; else as
-            `circuit_metric` and `random_circuit`.
+        BadInput: fewer than 1 sample, a level outside 0..1, or a model whose metric is the same with all edges and with
+            none; also as `circuit_metric` and `random_circuit`.
     """
     if samples < 1 or resamples < 1 or not 0 < level < 1:
         raise BadInput(f"expected samples and a level between 0 and 1, got {samples}, {resamples} and {level}")

@@ -1,16 +1,16 @@
-"""Causal scrubbing: a claim about what a model computes, tested by exchanging everything that the claim says is of no
-consequence (Chan et al. 2022, "Causal Scrubbing").
+"""Causal scrubbing: a claim about what a model computes is tested by exchanging everything that, by this claim, does
+not matter (Chan et al. 2022, "Causal Scrubbing").
 
-A hypothesis is a tree of nodes. Each stands for parts of the model, and says through which feature of the input alone
-their value matters to the node above; what else a node reads is taken from another datum altogether:
+A hypothesis is a tree of nodes. A node stands for parts of the model, and says which feature of a prompt their value
+depends on, as far as the node above is concerned. Whatever else a node reads comes from a different prompt:
 
-    scrub(node, rows)      the value that, as is claimed, is as good as the node's on these rows
-        leaf               its value on those rows themselves
-        else               its value on `other` rows, with those of each child c put in: scrub(c, rows with c's feature)
+    scrub(node, rows)      a value that, by the claim, is as good as the node's own on these rows (prompts)
+        a leaf             its value on these rows
+        another node       its value on `other` rows, where each child c has its scrub(c, rows with c's feature) put in
 
-The scrubbed model is one `Run`: children that are leaves are a `Resample` of one pass over the data, inner ones are
-Runs that serve as sources. So each path to an inner node costs one pass, and leaves cost nothing. Before that, each
-part below an inner node costs a pass of one prompt, which tells whether what is put there gets to the node at all.
+The scrubbed model is one `Run`: children that are leaves are a `Resample` of one pass over the data, and other children
+are Runs that serve as sources. So each path to an inner node costs one pass, and leaves cost nothing. Before that, each
+part below an inner node costs a pass over one prompt, to find out whether what is put there gets to the node at all.
 """
 
 from __future__ import annotations
@@ -42,9 +42,10 @@ ITSELF = 0.25  # the chance that a row is drawn for itself above which sampling 
 class Scrubbed(Result):
     """A `Result` with a row for the whole hypothesis and, if asked for, one for each node's claim alone.
 
-    Baselines are "model" and "random" (the model's answers to other rows than those that are asked about); between them
-    lies `recovered_fraction`. `classes` has the sizes of the classes of rows that each feature makes, among the rows
-    that are drawn from: the `source` if there was one (`from_source`), or else the dataset.
+    The baselines are "model" and "random" (the model's answers to prompts drawn at random);
+    `recovered_fraction` is 1 at the former and 0 at the latter. `classes` has, for each feature, the sizes of the
+    classes of prompts with equal features, among the prompts that are drawn from: the `source` if there was one
+    (`from_source`), otherwise the dataset.
     """
 
     classes: Mapping[str, Int[Tensor, " class"]] = field(default_factory=dict)
@@ -52,12 +53,12 @@ class Scrubbed(Result):
 
     @property
     def note(self) -> str:
-        """What may make the result meaningless, or ''."""
+        """What may make the result meaningless, in words; '' if nothing does."""
         return "; ".join(one for one in (super().note, self.disguised) if one)
 
     @property
     def disguised(self) -> str:
-        """Which features make classes so small that a row is often exchanged for itself, or ''."""
+        """The features whose classes are so small that a row is often exchanged for itself, in words; '' if none."""
         chances = {} if self.from_source else {name: len(one) / int(one.sum()) for name, one in self.classes.items()}
         return "; ".join(
             f"the classes of {feature!r} are so small that {chance:.0%} of the rows drawn by it are the row itself, so "
@@ -80,14 +81,17 @@ def scrub(
     generator: torch.Generator | None = None,
     max_memory: int | None = None,
 ) -> Scrubbed:
-    """How much of what the model does is left if all is exchanged that the hypothesis says is of no consequence.
+    """How much of what the model does is left when everything is exchanged that does not matter by a hypothesis.
 
-    `dataset` are prompts of equal length; the metric's answers, one for each of them, stay theirs. `features` gives for
-    each name a tensor [prompt] or [prompt, n], or a function from tokens [prompt, pos] to one: rows with equal features
-    are exchanged for each other, drawn with replacement, themselves included. `source` are other prompts to draw from,
-    as long as these; a feature that is a tensor then has rows for the dataset's and after them for the source's. With
-    `each` every node's claim is also tested alone. Values are [hypothesis, prompt]. Warns of features with classes so
-    small that rows are often drawn for themselves.
+        >>> nodes = {"output": Node(children=["movers"]), "movers": Node(sites=[at("z", 2)], feature="exact")}
+        >>> result = scrub(model, Hypothesis(nodes=nodes), clean, metric)
+
+    `dataset` are prompts of equal length, and the metric's answers are those to these prompts. `features` has, for each
+    name, a tensor [prompt] or [prompt, n], or a function from tokens [prompt, pos] to such a tensor. Prompts with equal
+    features are exchanged for each other: one of them is drawn, with replacement, and may be the prompt itself.
+    `source` are other prompts to draw from, as long as these; a feature that is a tensor then has rows for the dataset
+    and, after them, for the source. With `each`, every node's claim is also tested alone. Values are [hypothesis,
+    prompt]. A warning tells of features with classes so small that prompts are often exchanged for themselves.
 
     Raises:
         BadInput: prompts of different lengths, an unknown feature or one that does not fit, a prompt that no prompt of
@@ -133,7 +137,7 @@ def scrub(
 class _Sampler:
     """Draws rows, and builds the scrubbed run of a hypothesis from them.
 
-    The first `n` rows are asked about, and the others are drawn from; if `n` is 0, all are both.
+    The first `n` rows are the dataset, and rows are drawn from the others; if `n` is 0, all rows are both.
     """
 
     def __init__(self, run: Run, classes: Mapping[str, Tensor], generator: torch.Generator | None, n: int = 0) -> None:
@@ -142,7 +146,7 @@ class _Sampler:
         self.pools: dict[Any, list[Tensor]] = {}
 
     def scrubbed(self, hypothesis: Hypothesis, exact: set[str] | None = None) -> Run:
-        """The model's output as claimed; nodes in `exact` read all else from the row itself."""
+        """The run whose output is the model's by the claim; nodes in `exact` read all else from the row itself."""
         self.pools = {}
         return self._run(hypothesis, hypothesis.root, self.asked, exact or set())
 
@@ -160,7 +164,7 @@ class _Sampler:
         return Run(self.run.tokens[other.to(self.run.tokens.device)], made)
 
     def draw(self, feature: str, rows: Tensor | None = None, pool: int | None = None) -> Int[Tensor, " prompt"]:
-        """For each of some rows (default: those asked about) one that agrees with it in a feature, maybe of a pool."""
+        """For each of some rows, by default those of the dataset, a row with an equal feature, maybe from a pool."""
         rows = self.asked if rows is None else rows
         if feature == EXACT:
             return rows
@@ -175,7 +179,7 @@ class _Sampler:
         return draws[int(torch.randint(pool, (), generator=self.generator))]
 
     def _drawn(self, feature: str, wanted: Int[Tensor, " prompt"]) -> Int[Tensor, " prompt"]:
-        """Rows of the wanted classes of a feature, each as likely as the others."""
+        """A row of each of the wanted classes of a feature; all rows of a class are equally likely."""
         if feature not in self.classes:
             return torch.randint(self.first, len(self.run.tokens), (len(wanted),), generator=self.generator)
         classes = self.classes[feature][self.first :]
@@ -191,10 +195,10 @@ def _refuse_padding(run: Run) -> None:
 
 
 def _joined(plain: Run, source: Run) -> Run:
-    """The prompts of both.
+    """The prompts of the dataset, and after them those of the source.
 
     Raises:
-        BadInput: they are not of the same length.
+        BadInput: the prompts are not all of the same length.
     """
     _refuse_padding(source)
     if plain.tokens.shape[1] != source.tokens.shape[1]:
@@ -204,10 +208,10 @@ def _joined(plain: Run, source: Run) -> Run:
 
 
 def _classes(name: str, feature: Feature, tokens: Tensor) -> Int[Tensor, " prompt"]:
-    """For each row the number of its class, of rows with equal features.
+    """The number of each row's class; rows of a class have equal features.
 
     Raises:
-        BadInput: not a tensor [prompt] or [prompt, n] of finite numbers, or a name that is taken.
+        BadInput: a feature that is not a tensor [prompt] or [prompt, n] of finite numbers, or a name that is taken.
     """
     if name in SAMPLERS:
         raise BadInput(f"{name!r} says how rows are drawn; call the feature something else")

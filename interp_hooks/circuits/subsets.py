@@ -1,10 +1,10 @@
 """Does a circuit C of the model M have everything that matters, and nothing that doesn't? F is the metric of a circuit.
 
-    completeness   F(C without K) - F(M without K): near 0 for every K if nothing that matters is missing
-    minimality     F(C without K and v) - F(C without K): far from 0 for some K if v is needed
+    completeness   F(C without K) - F(M without K): near 0 for every set K of edges if nothing that matters is missing
+    minimality     F(C without K and v) - F(C without K): far from 0 for some K if the part v is needed
 
-A circuit may be faithful and fail both: of two parts that do the same it has one, or both and one is idle. Wang et al.
-2022, arxiv.org/abs/2211.00593.
+A circuit may be faithful and fail both. Of two parts that do the same thing it may have one, and be incomplete, or have
+both although one is idle, and not be minimal. Wang et al. 2022, arxiv.org/abs/2211.00593.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp_hooks.circuits.graph import Circuit
+from interp_hooks.circuits.circuit import Circuit
+from interp_hooks.circuits.graph import EdgeMask, as_matrix
 from interp_hooks.circuits.masked_edges import Ablation, MaskedEdges, Positions, setting, stacked
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked
@@ -28,7 +29,7 @@ from interp_hooks.model.transformer import HookedTransformer
 
 @checked
 def random_subsets(circuit: Circuit, count: int, generator: torch.Generator | None = None) -> dict[str, Circuit]:
-    """`count` random sets of the circuit's edges, each edge in half of them: "random 0", ...
+    """Random sets of the circuit's edges, by name ("random 0", ...). Each edge is in a set with probability 1/2.
 
     Raises:
         BadInput: an empty circuit, or no count.
@@ -36,9 +37,9 @@ def random_subsets(circuit: Circuit, count: int, generator: torch.Generator | No
     _refuse_empty(circuit)
     if count < 1:
         raise BadInput(f"count must be at least 1, got {count}")
-    listed, device = circuit.listed, generator.device if generator else None
-    drawn = torch.rand(count, len(listed), generator=generator, device=device) < 0.5
-    return {f"random {i}": circuit.only(listed[j] for j in row.nonzero()[:, 0].tolist()) for i, row in enumerate(drawn)}
+    device = generator.device if generator else None
+    drawn = torch.rand(count, len(circuit), generator=generator, device=device).cpu() < 0.5
+    return {f"random {i}": circuit.where(as_matrix(row, circuit.kept)) for i, row in enumerate(drawn)}
 
 
 @checked
@@ -69,14 +70,14 @@ def completeness(
     ablation: Ablation | SourceLike = "corrupt",
     positions: Positions | None = None,
 ) -> Result:
-    """F(C without K) - F(M without K) for sets K of edges, by name: a result with the axis "removed".
+    """F(C without K) - F(M without K) for sets K of the circuit's edges, by name: a result with the axis "removed".
 
-    Without `subsets`, K is nothing and each node of the circuit. A class of nodes is the union of theirs;
-    `random_subsets` and `greedy_subset` give others. Near 0 everywhere is good; a K with a large value shows that the
-    model has something in place of K that the circuit lacks.
+    By default, K is nothing and then the edges at each node of the circuit (`node_subsets`). Unions of these make
+    classes of nodes; `random_subsets` and `greedy_subset` give other sets. A complete circuit has values near 0; a K
+    with a large value shows that the model has something to replace K, which the circuit lacks.
 
     Raises:
-        BadInput: an empty circuit, or a subset that has other edges; else as `circuit_metric`.
+        BadInput: an empty circuit, or a subset with edges that the circuit lacks; also as `circuit_metric`.
     """
     data = setting(model, clean, corrupt, metric, ablation, positions)
     graph = data.graph(model)
@@ -92,18 +93,18 @@ def gaps_without(
     source: SourceLike,
     metric: MetricLike,
     positions: Mapping[str, int | Tensor] | None,
-    circuit: Bool[Tensor, "writer reader"],
+    circuit: EdgeMask,
     names: Sequence[str],
     removed: Bool[Tensor, "subset writer reader"],
 ) -> Result:
-    """What lacks in the circuit when these sets of edges are removed from it, and from the model."""
+    """F(C without K) - F(M without K) for each of these sets K, with circuit and sets as matrices."""
     edges = MaskedEdges(model, run, source, metric, positions)
     values = _gaps(edges, circuit, removed)
     return Result(metric=metric_name(metric), axes={"removed": list(names)}, values=values)
 
 
 def _gaps(
-    edges: MaskedEdges, circuit: Bool[Tensor, "writer reader"], removed: Bool[Tensor, "subset writer reader"]
+    edges: MaskedEdges, circuit: EdgeMask, removed: Bool[Tensor, "subset writer reader"]
 ) -> Float[Tensor, "subset prompt"]:
     pairs = torch.cat([whole & ~removed for whole in (circuit, edges.graph.exists)])
     of_circuit, of_model = edges.of_kept(pairs).split(len(removed))
@@ -134,10 +135,10 @@ def greedy_subset(
     ablation: Ablation | SourceLike = "corrupt",
     positions: Positions | None = None,
 ) -> dict[str, Circuit]:
-    """The set K for which the circuit is least complete, found greedily, by the names of its parts ("a0.h1 + m0").
+    """A set K of edges for which the circuit is particularly incomplete, by the names of its parts ("a0.h1 + m0").
 
-    To K is added, one after the other, the part with which |F(C without K) - F(M without K)|, of means over prompts, is
-    largest, as long as that grows. Parts are, by default, the circuit's nodes.
+    K begins empty. The part with which |F(C without K) - F(M without K)|, of means over prompts, gets largest is added
+    again and again, as long as this grows. By default, parts are the edges at each node of the circuit.
 
     Raises:
         BadInput: as `completeness`.
@@ -172,9 +173,9 @@ def minimality(
 ) -> Result:
     """F(C without K and v) - F(C without K) for every part v of the circuit: a result with the axis "part".
 
-    Of the sets K in `subsets`, of which only edges outside v are removed at first, each part's is the one for which the
-    mean over prompts is largest by size. Parts are, by default, the circuit's nodes, and K nothing and each node. A
-    part with a value near 0 is idle.
+    For each part, K is the one of `subsets` with which this is largest by size as a mean over prompts; the part's own
+    edges do not count as edges of K. By default, parts are the edges at each node, and K is nothing or the edges at any
+    node. A part with a value near 0 is idle.
 
     Raises:
         BadInput: as `completeness`.
@@ -195,12 +196,12 @@ def losses_without(
     source: SourceLike,
     metric: MetricLike,
     positions: Mapping[str, int | Tensor] | None,
-    circuit: Bool[Tensor, "writer reader"],
+    circuit: EdgeMask,
     names: Sequence[str],
     parts: Bool[Tensor, "part writer reader"],
     subsets: Bool[Tensor, "subset writer reader"],
 ) -> Result:
-    """What removing each part costs when one of the sets, the one with which that is most, is removed already."""
+    """F(C without K and v) - F(C without K) for each part v, with the set K for which that is largest by size."""
     edges, found = MaskedEdges(model, run, source, metric, positions), []
     for part in parts:
         without = circuit & ~(subsets & ~part)

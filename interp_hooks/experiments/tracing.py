@@ -186,7 +186,7 @@ def subject_tokens(model: HookedTransformer, prompts: PromptsLike, subject: Subj
 
 
 def _texts(prompts: PromptsLike, subject: Any) -> tuple[list[str], list[str]]:
-    """PromptsLike and their subjects, one for each."""
+    """Prompts and their subjects, one for each."""
     if isinstance(prompts, Tensor | Run | TaskLike):
         raise BadInput("a subject given as text needs prompts given as text; pass positions, or a mask [batch, pos]")
     texts = [prompts] if isinstance(prompts, str) else list(prompts)

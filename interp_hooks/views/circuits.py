@@ -1,12 +1,12 @@
-"""A circuit as a picture: its nodes in rows, a row for each layer, and its edges as curves between them.
+"""A circuit as a picture: its nodes are boxes, in a row for each layer, and its edges are curves between them.
 
     input      the embeddings
     layer 0    heads in the order of their numbers, then the MLP (a little lower, if it reads what they write)
     ...
     logits
 
-Like all figures here it is read downwards, and so are the edges. Position by position, if the circuit tells them apart:
-each has a column, and what a head moves from one to another is a thin line between its boxes.
+Like all figures here it is read downwards, and so are its edges. If the circuit tells positions apart, each position
+has a column, and a thin line between two boxes of a head shows what the head moves from one position to another.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
 
-from interp_hooks.circuits.graph import Circuit, EdgeName
-from interp_hooks.circuits.layout import ARROW, AT, Reader
+from interp_hooks.circuits.circuit import Circuit
+from interp_hooks.circuits.graph import Graph, Reader
+from interp_hooks.circuits.layout import ARROW, AT
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked
 from interp_hooks.views.style import FAINT, INK, NEGATIVE, PAPER, POSITIVE, figure
@@ -35,7 +35,6 @@ NARROWEST = 12  # boxes side by side that a figure has room for at least
 LONG_NAMES_UP_TO = 16  # boxes side by side; narrower ones say "h1" for "a5.h1"
 CURVE = 24  # points of a curve
 
-ENDS = ("input", "logits")
 MUTED = "#8c959f"
 DASHES = {"q": "2px,3px", "k": "8px,4px", "v": "solid", "": "solid"}
 PORTS = {"q": -0.24, "k": 0.0, "v": 0.24, "": 0.0}  # where edges enter a box, in boxes from its middle
@@ -51,23 +50,30 @@ class Point(NamedTuple):
     y: float
 
 
-class Curve(NamedTuple):
-    """An edge as it is drawn: its score, if it has one, what it leads into ("q", "k", "v" or ""), and where it runs."""
+class Edge(NamedTuple):
+    """An edge that is drawn: from the first of `boxes` to each of the others, which are several if heads share keys."""
 
-    edge: EdgeName
+    name: str
     score: float | None
-    into: str
-    points: list[Point]
+    reader: Reader
+    boxes: list[Box]
+
+
+Curve = tuple[Edge, list[Point]]  # an edge, and where it runs to one of the boxes that it enters
 
 
 @checked
 def circuit_figure(circuit: Circuit, *, top: int | None = None, title: str | None = None) -> go.Figure:
-    """Nodes in rows from "input" at the top to "logits" at the bottom, and edges, read downwards.
+    """A circuit as a figure: nodes in rows from "input" at the top to "logits" at the bottom, edges read downwards.
 
-    An edge is as wide as its score is large, blue if that is positive (the edge helps) and red if negative; all are
-    grey if there are no scores. Edges into queries are dotted, into keys dashed, and enter a head from the left and in
-    the middle; those into values are solid, from the right. With grouped heads an edge into keys or values leads to
-    every head that reads them. `top` draws the edges with the largest scores by size alone.
+        >>> circuit = eap(model, clean, corrupt, metric)
+        >>> circuit_figure(circuit, top=30, title="IOI").write_html("circuit.html")
+
+    An edge is as wide as its score is large, blue if the score is positive (the edge helps) and red if it is negative;
+    all edges are grey if there are no scores. Edges into queries are dotted and enter a head on the left, those into
+    keys are dashed and enter it in the middle, and those into values are solid and enter it on the right. With grouped
+    heads an edge into keys or values leads to every head that reads them. With `top`, only so many edges are drawn:
+    those with the largest scores by size.
 
     Raises:
         BadInput: no edges, a `top` below 1 or of a circuit without scores, more edges than can be told apart, or an
@@ -81,107 +87,101 @@ def circuit_figure(circuit: Circuit, *, top: int | None = None, title: str | Non
     if len(drawn) > MOST_EDGES:
         some = "circuit.at_node(name) or circuit.pruned()" if circuit.scores is None else "top=50"
         raise BadInput(f"of {len(drawn)} edges none could be seen; {MOST_EDGES} can be drawn: try {some}")
-    if infinite := [edge for edge, score in (drawn.scores or {}).items() if not math.isfinite(score)]:
+    edges = _edges(drawn)
+    if infinite := [edge.name for edge in edges if math.isinf(edge.score or 0.0)]:
         raise BadInput(
-            f"the score of {ARROW.join(infinite[0])} is infinite, so no width can show it; pass "
+            f"the score of {infinite[0]} is infinite, so no width can show it; pass "
             "circuit.graph.circuit(circuit.edges) to draw the edges alone"
         )
-    places = _Places.of(drawn)
-    curves = _curves(drawn, places)
-    traces = [*_moved(drawn, places), *_lines(curves), _hover(curves), *_legend(curves)]
+    graph, at_positions = drawn.graph, bool(drawn.graph.layout.positions)
+    places = _places(graph, {box for edge in edges for box in edge.boxes})
+    curves = _curves(edges, places)
+    columns = dict(tickmode="array", tickvals=[*places.columns.values()], ticktext=[*map(escaped, places.columns)])
     made = figure(
-        traces,
+        [*_moved(edges, places), *_lines(curves), _hover(curves), *_legend(edges)],
         title=title,
-        height=(len(places.rows) - 1) * ROW + (70 if drawn.graph.layout.positions else 20),
-        x_title="token position" if drawn.graph.layout.positions else "",
+        height=(len(places.rows) - 1) * ROW + (70 if at_positions else 20),
+        x_title="token position" if at_positions else "",
         y_title="",
-        xaxis=places.columns,
+        xaxis=columns if at_positions else dict(showticklabels=False),
         yaxis=ticks(places.rows),
     )
+    half = places.room / 2 + 0.1
     return made.update_layout(
         yaxis=dict(autorange=False, range=[len(places.rows) - 0.6, -0.4], fixedrange=True),
-        xaxis=dict(range=places.range),
-        annotations=[*_boxes(drawn, places)],
+        xaxis=dict(range=(places.middle - half, places.middle + half)),
+        annotations=_boxes(edges, places),
         hovermode="closest",
         showlegend=True,
         legend=dict(orientation="h", y=1.0, yanchor="bottom", x=0, font=dict(size=11), itemclick=False),
-        margin=dict(t=64 if title is None else 90, b=60 if drawn.graph.layout.positions else 10),
+        margin=dict(t=64 if title is None else 90, b=60 if at_positions else 10),
     )
+
+
+def _edges(circuit: Circuit) -> list[Edge]:
+    graph, places = circuit.graph, circuit.kept.T.nonzero().tolist()
+    scores = [None] * len(places) if circuit.scores is None else circuit.scores.listed.tolist()
+    edges = []
+    for (column, row), score in zip(places, scores, strict=True):
+        writer, reader = graph.writers[row], graph.read[column]
+        boxes = [(node, reader.label) for node in (writer, *graph.nodes[reader.nodes])]
+        edges.append(Edge(f"{writer}{ARROW}{reader}", score, reader, boxes))
+    return edges
 
 
 # ----------------------------------------------------------------------------------------------------- where things are
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Places:
-    """Where every box is; `rows` are their names, `columns` the settings of the x axis, `room` boxes side by side."""
+class Places(NamedTuple):
+    """Where the boxes are: the names of the rows, the middle of each column, and how many boxes fit side by side."""
 
-    of_box: Mapping[Box, Point]
+    of_box: dict[Box, Point]
     rows: list[str]
-    columns: dict[str, Any]
-    range: tuple[float, float]
+    columns: dict[str, float]
     room: int
-
-    @classmethod
-    def of(cls, circuit: Circuit) -> _Places:
-        layers = sorted({_layer(node) for node in circuit.nodes if node not in ENDS})
-        rows = ["input", *(f"layer {layer}" for layer in layers), "logits"]
-        row_of = dict(zip(ENDS, (0, len(rows) - 1), strict=True))
-        row_of |= {node: 1 + layers.index(_layer(node)) for node in circuit.nodes if node not in ENDS}
-        order = {node: place for place, node in enumerate(circuit.graph.nodes)}
-        boxes = sorted({box for edge in circuit.edges for box in _ends(circuit, edge)}, key=lambda box: order[box[0]])
-        columns: dict[str, dict[int, list[Box]]] = {}
-        for label in circuit.graph.layout.labels:
-            column: dict[int, list[Box]] = defaultdict(list)
-            for box in boxes:
-                if box[1] == label:
-                    column[row_of[box[0]]].append(box)
-            if column:
-                columns[label] = column
-        below = 0.0 if circuit.graph.layout.parallel else LOWER
-        of_box, left, middles = dict[Box, Point](), 0.0, list[float]()
-        for column in columns.values():
-            width = max(map(len, column.values()))
-            middles.append(left + (width - 1) / 2)
-            for row, side_by_side in column.items():
-                for place, box in enumerate(side_by_side):
-                    x = middles[-1] + place - (len(side_by_side) - 1) / 2
-                    of_box[box] = Point(x, row + (below if box[0].startswith("m") and len(side_by_side) > 1 else 0.0))
-            left += width + 0.6
-        room, middle = max(NARROWEST, round(left - 0.6)), (left - 1.6) / 2
-        axis = dict(tickmode="array", tickvals=middles, ticktext=[escaped(label) for label in columns])
-        axis = axis if circuit.graph.layout.positions else dict(showticklabels=False)
-        half = room / 2 + 0.1
-        return cls(of_box=of_box, rows=rows, columns=axis, range=(middle - half, middle + half), room=room)
+    middle: float
 
 
-def _layer(node: str) -> int:
-    """5 for "a5.h1" and "m5"."""
-    return int(node[1:].partition(".")[0])
+def _places(graph: Graph, used: set[Box]) -> Places:
+    """Places for these boxes: rows by layer, columns by position, and in each row of a column the graph's order."""
+
+    def layer(node: str) -> int:
+        return {"input": -1, "logits": last}.get(node) or int(node[1:].partition(".")[0])
+
+    last = graph.layout.n_layers
+    layers = sorted({-1, last, *(layer(node) for node, _ in used)})
+    of_box, columns, left = dict[Box, Point](), dict[str, float](), 0.0
+    for label in graph.layout.labels:
+        column = [node for node in graph.nodes if (node, label) in used]
+        rows = [(layers.index(place), [*nodes]) for place, nodes in itertools.groupby(column, layer)]
+        if not rows:
+            continue
+        width = max(len(nodes) for _, nodes in rows)
+        columns[label] = left + (width - 1) / 2
+        for row, nodes in rows:
+            for place, node in enumerate(nodes):
+                below = LOWER if node[0] == "m" and len(nodes) > 1 and not graph.layout.parallel else 0.0
+                of_box[node, label] = Point(columns[label] + place - (len(nodes) - 1) / 2, row + below)
+        left += width + 0.6
+    names = ["input", *(f"layer {one}" for one in layers[1:-1]), "logits"]
+    return Places(of_box, names, columns, max(NARROWEST, round(left - 0.6)), (left - 1.6) / 2)
 
 
-def _ends(circuit: Circuit, edge: EdgeName) -> list[Box]:
-    """The box that an edge leaves, and those that it enters."""
-    label = Reader.of(edge[1]).label
-    return [(edge[0], label), *((node, label) for node in circuit.graph.nodes_of(edge[1]))]
-
-
-def _curves(circuit: Circuit, places: _Places) -> list[Curve]:
-    """Small scores first, so that large ones are drawn over them."""
+def _curves(edges: Sequence[Edge], places: Places) -> list[Curve]:
+    """Curves of the edges, those with small scores first, so that large ones are drawn over them."""
     found = []
-    for edge in circuit.listed:
-        score, into = None if circuit.scores is None else circuit.scores[edge], Reader.of(edge[1]).into
-        begin, *ends = (places.of_box[box] for box in _ends(circuit, edge))
+    for edge in sorted(edges, key=lambda edge: abs(edge.score or 0.0)):
+        begin, *ends = (places.of_box[box] for box in edge.boxes)
         for end in ends:
-            port = Point(end.x + PORTS[into], end.y - HALF_BOX)
-            found.append(Curve(edge, score, into, _curve(Point(begin.x, begin.y + HALF_BOX), port, places)))
-    return sorted(found, key=lambda curve: abs(curve.score or 0.0))
+            port = Point(end.x + PORTS[edge.reader.into], end.y - HALF_BOX)
+            found.append((edge, _curve(Point(begin.x, begin.y + HALF_BOX), port, places.middle)))
+    return found
 
 
-def _curve(begin: Point, end: Point, places: _Places) -> list[Point]:
-    """A curve that leaves and enters upright, and makes way for the boxes of layers that it passes."""
+def _curve(begin: Point, end: Point, middle: float) -> list[Point]:
+    """A curve that leaves and enters upright, and bends away from the middle, around the boxes of layers between."""
     down = end.y - begin.y
-    outward = 1 if begin.x + end.x >= sum(places.range) else -1
+    outward = 1 if begin.x + end.x >= 2 * middle else -1
     aside = outward * 0.55 * min(max(down - 1, 0.0), 3.0)
     bends = Point(begin.x + aside, begin.y + down / 2.4), Point(end.x + aside, end.y - down / 2.4)
     return _bezier(begin, *bends, end)
@@ -200,19 +200,17 @@ def _bezier(*corners: Point) -> list[Point]:
 
 
 def _lines(curves: Sequence[Curve]) -> list[go.Scatter]:
-    """A trace for each look that some edges have."""
-    largest = max((abs(curve.score) for curve in curves if curve.score is not None), default=0.0) or 1.0
-    alike: dict[tuple[str, str, int], list[Curve]] = defaultdict(list)
-    for curve in curves:
-        share = 0.25 if curve.score is None else abs(curve.score) / largest
-        alike[_colour(curve.score), curve.into, min(int(share * len(WIDTHS)), len(WIDTHS) - 1)].append(curve)
+    """A trace for each combination of width, colour and dash that some edges have."""
+    largest = max(abs(edge.score or 0.0) for edge, _ in curves) or 1.0
+    alike: dict[tuple[int, str, str], list[list[Point]]] = defaultdict(list)
+    for edge, points in curves:
+        share = 0.25 if edge.score is None else abs(edge.score) / largest
+        size = min(int(share * len(WIDTHS)), len(WIDTHS) - 1)
+        colour = MUTED if edge.score is None else NEGATIVE if edge.score < 0 else POSITIVE
+        alike[size, colour, DASHES[edge.reader.into]].append(points)
     return [
-        _line(
-            (curve.points for curve in alike[colour, into, size]),
-            dict(color=colour, width=WIDTHS[size], dash=DASHES[into]),
-            OPACITIES[size],
-        )
-        for colour, into, size in sorted(alike, key=lambda look: look[2])
+        _line(lines, dict(color=colour, width=WIDTHS[size], dash=dash), OPACITIES[size])
+        for (size, colour, dash), lines in sorted(alike.items(), key=lambda look: look[0][0])
     ]
 
 
@@ -230,17 +228,11 @@ def _line(lines: Iterable[Sequence[Point]], look: dict[str, Any], opacity: float
     )
 
 
-def _colour(score: float | None) -> str:
-    if score is None:
-        return MUTED
-    return NEGATIVE if score < 0 else POSITIVE
-
-
-def _moved(circuit: Circuit, places: _Places) -> list[go.Scatter]:
-    """From where a head's keys and values are read to where its output is."""
-    reads = {box for edge in circuit.edges if Reader.of(edge[1]).moves for box in _ends(circuit, edge)[1:]}
-    writes = {_ends(circuit, edge)[0] for edge in circuit.edges}
-    pairs = [(a, b) for a, b in itertools.product(sorted(reads), sorted(writes)) if a[0] == b[0] and a != b]
+def _moved(edges: Sequence[Edge], places: Places) -> list[go.Scatter]:
+    """Thin lines from where a head reads keys and values to where its output is read."""
+    reads = sorted({box for edge in edges if edge.reader.into in ("k", "v") for box in edge.boxes[1:]})
+    writes = sorted({edge.boxes[0] for edge in edges})
+    pairs = [(a, b) for a, b in itertools.product(reads, writes) if a[0] == b[0] and a != b]
     lines = [_sagging(places.of_box[a], places.of_box[b]) for a, b in pairs]
     return [_line(lines, dict(color=INK, width=1.2), 0.4)] if lines else []
 
@@ -251,68 +243,59 @@ def _sagging(begin: Point, end: Point) -> list[Point]:
 
 
 def _hover(curves: Sequence[Curve]) -> go.Scatter:
-    """Points along the edges, not to be seen, that tell which edge it is."""
-    texts = [escaped(ARROW.join(c.edge)) + ("" if c.score is None else f"<br>score {c.score:.4g}") for c in curves]
-    places = (CURVE // 4, CURVE // 2, 3 * CURVE // 4)
-    points = [(curve.points[place], text) for curve, text in zip(curves, texts, strict=True) for place in places]
+    """Invisible points along the edges that tell, when hovered, which edge it is."""
+    points = [(points[CURVE * quarter // 4], edge) for edge, points in curves for quarter in (1, 2, 3)]
     return go.Scatter(
         x=[point.x for point, _ in points],
         y=[point.y for point, _ in points],
         mode="markers",
         marker=dict(size=10, opacity=0),
-        hovertext=[text for _, text in points],
+        hovertext=[
+            escaped(edge.name) + ("" if edge.score is None else f"<br>score {edge.score:.4g}") for _, edge in points
+        ],
         hoverinfo="text",
         showlegend=False,
     )
 
 
-def _legend(curves: Sequence[Curve]) -> list[go.Scatter]:
+def _legend(edges: Sequence[Edge]) -> list[go.Scatter]:
+    """Entries for the colours and dashes that are drawn."""
+
     def entry(name: str, **look: Any) -> go.Scatter:
         return go.Scatter(x=[None], y=[None], mode="lines", name=name, line=dict(width=2.5) | look, hoverinfo="skip")
 
-    scores = [curve.score for curve in curves if curve.score is not None]
+    scores = [edge.score for edge in edges if edge.score is not None]
     entries = []
     if scores:
         largest = f"up to {max(map(abs, scores)):.3g}"
         entries += [entry(f"helps ({largest})", color=POSITIVE)] * (max(scores) >= 0)
         entries += [entry(f"hurts ({largest})" if max(scores) < 0 else "hurts", color=NEGATIVE)] * (min(scores) < 0)
-    used = {curve.into for curve in curves} - {""}
+    used = {edge.reader.into for edge in edges} - {""}
     return entries + [entry(INTO[into], color=MUTED, dash=DASHES[into]) for into in INTO if into in used]
 
 
-def _boxes(circuit: Circuit, places: _Places) -> list[dict[str, Any]]:
-    """Annotations with the names of nodes; hovering tells how many edges there are and what they sum to."""
-    entering, leaving = defaultdict(list), defaultdict(list)
-    for edge in circuit.edges:
-        begin, *ends = _ends(circuit, edge)
-        leaving[begin].append(edge)
-        for end in ends:
-            entering[end].append(edge)
+def _boxes(edges: Sequence[Edge], places: Places) -> list[dict[str, Any]]:
+    """Annotations with the names of nodes, which tell, when hovered, how many edges there are and what they sum to."""
 
-    def told(edges: Sequence[EdgeName], what: str) -> str:
-        sums = "" if circuit.scores is None or not edges else f" (sum {sum(circuit.scores[e] for e in edges):.4g})"
-        return f"<br>{what}: {len(edges)}{sums}"
+    def told(some: Sequence[Edge], what: str) -> str:
+        scores = [edge.score for edge in some if edge.score is not None]
+        return f"<br>{what}: {len(some)}" + (f" (sum {sum(scores):.4g})" if scores else "")
 
-    found = []
-    for box, place in places.of_box.items():
-        node = box[0]
-        short = node if places.room <= LONG_NAMES_UP_TO or node[0] != "a" else node.partition(".")[2]
-        end = node in ENDS
-        found.append(
-            dict(
-                x=place.x,
-                y=place.y,
-                text=short,
-                showarrow=False,
-                bgcolor=INK if end else PAPER if node.startswith("a") else FAINT,
-                bordercolor=INK if end else MUTED,
-                borderwidth=1,
-                borderpad=3,
-                font=dict(size=10, color=PAPER if end else INK),
-                hovertext=escaped(AT.join(filter(None, box)))
-                + told(entering[box], "edges in")
-                + told(leaving[box], "edges out"),
-                captureevents=True,
-            )
+    def box(box: Box, place: Point) -> dict[str, Any]:
+        node, at_an_end = box[0], box[0] in ("input", "logits")
+        entering, leaving = [edge for edge in edges if box in edge.boxes[1:]], [e for e in edges if box == e.boxes[0]]
+        return dict(
+            x=place.x,
+            y=place.y,
+            text=node if places.room <= LONG_NAMES_UP_TO or node[0] != "a" else node.partition(".")[2],
+            showarrow=False,
+            bgcolor=INK if at_an_end else PAPER if node.startswith("a") else FAINT,
+            bordercolor=INK if at_an_end else MUTED,
+            borderwidth=1,
+            borderpad=3,
+            font=dict(size=10, color=PAPER if at_an_end else INK),
+            hovertext=escaped(AT.join(filter(None, box))) + told(entering, "edges in") + told(leaving, "edges out"),
+            captureevents=True,
         )
-    return found
+
+    return [box(one, place) for one, place in places.of_box.items()]

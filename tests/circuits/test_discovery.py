@@ -28,8 +28,9 @@ from interp_hooks import (
 from interp_hooks.circuits import circuit_metric, mask_gradient, node_attribution, roc_auc
 from interp_hooks.circuits.discovery import AT_ONCE
 from interp_hooks.errors import BadInput, MetricError
-from tests.circuits.test_faithfulness import POSITIONS, SOURCES, TOKENS_AT, as_run, logits_sum
-from tests.circuits.test_graph import HAS_GRAPH, some
+from tests.circuits.test_circuit import some
+from tests.circuits.test_graph import HAS_GRAPH
+from tests.circuits.test_measures import POSITIONS, SOURCES, TOKENS_AT, as_run, logits_sum
 from tests.experiments.by_hand import OTHER, TOKENS, left_alone, model_of, shapes_counted, word_tokenizer
 from tests.experiments.gates import gate, induction, linear, output, two_heads_or
 from tests.tiny import assert_close, build, unchecked_types
@@ -222,7 +223,7 @@ def test_a_circuit_knows_how_it_came_about(tmp_path: Path) -> None:
         assert loaded == found
         assert loaded.scores == found.scores
         assert loaded.record is not None
-        assert loaded.record.calls[-1].function == f"experiments.discovery.{name}"
+        assert loaded.record.calls[-1].function == f"circuits.discovery.{name}"
         again = loaded.top(3).rerun(model)
         assert again == found
         assert again.scores == found.scores

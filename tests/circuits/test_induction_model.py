@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from interp_hooks import HookedTransformer, LogProb, ablate, detect_head, eap, eap_ig, faithfulness, tasks
-from interp_hooks.circuits.graph import Circuit
+from interp_hooks.circuits.circuit import Circuit
 
 
 @pytest.fixture(scope="module")

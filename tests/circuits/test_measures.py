@@ -37,7 +37,8 @@ from interp_hooks.circuits.layout import Layout
 from interp_hooks.circuits.masked_edges import MaskedEdges
 from interp_hooks.circuits.measures import GRID
 from interp_hooks.errors import BadInput, MetricError
-from tests.circuits.test_graph import HAS_GRAPH, some
+from tests.circuits.test_circuit import some
+from tests.circuits.test_graph import HAS_GRAPH
 from tests.experiments.by_hand import (
     OTHER,
     THIRD,
@@ -277,18 +278,18 @@ def test_results_know_how_they_came_about(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     data: Any = (TOKENS, OTHER, DIFF)
     for name, result in {
-        "faithfulness.faithfulness": faithfulness(model, circuit, *data, positions=POSITIONS),
-        "faithfulness.faithfulness_curve": faithfulness_curve(model, ranking, *data, positions=POSITIONS),
-        "faithfulness.random_baseline": random_baseline(
+        "measures.faithfulness": faithfulness(model, circuit, *data, positions=POSITIONS),
+        "measures.faithfulness_curve": faithfulness_curve(model, ranking, *data, positions=POSITIONS),
+        "measures.random_baseline": random_baseline(
             model, 30, *data, samples=3, generator=generator, positions=POSITIONS
         ).result,
-        "completeness.completeness": completeness(model, circuit, *data, positions=POSITIONS),
-        "completeness.minimality": minimality(model, circuit, *data, positions=POSITIONS),
+        "subsets.completeness": completeness(model, circuit, *data, positions=POSITIONS),
+        "subsets.minimality": minimality(model, circuit, *data, positions=POSITIONS),
     }.items():
         result.save(tmp_path / name)
         loaded = Result.load(tmp_path / name)
         assert loaded.record is not None
-        assert loaded.record.calls[-1].function == f"experiments.{name}"
+        assert loaded.record.calls[-1].function == f"circuits.{name}"
         assert torch.equal(loaded.record.calls[0].arguments["run"].tokens, TOKENS)
         again = loaded.rerun(model)
         assert torch.equal(again.values, result.values)

@@ -8,7 +8,7 @@ import torch
 from interp_hooks import Circuit, ComputationGraph, LogitDiff
 from interp_hooks.circuits import circuit_metric, completeness, greedy_subset, minimality, node_subsets, random_subsets
 from interp_hooks.errors import BadInput
-from tests.circuits.test_graph import some
+from tests.circuits.test_circuit import some
 from tests.experiments.by_hand import OTHER, TOKENS, model_of
 from tests.experiments.gates import output, two_heads_or
 from tests.tiny import assert_close, unchecked_types

@@ -122,7 +122,7 @@ class Result:
     ) -> Interval:
         """A bootstrap percentile interval of each cell's mean, or of its recovered fraction.
 
-        PromptsLike are drawn with replacement `samples` times, the same ones for all cells and baselines, so that the
+        Prompts are drawn with replacement `samples` times, the same ones for all cells and baselines, so that the
         uncertainty of the baselines is part of that of the fraction. All nan for a single prompt; with few prompts such
         intervals are too narrow (Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13).
 
