@@ -164,8 +164,8 @@ def _parse(ours: str, theirs: str | None, layer: int | None) -> Rule:
     pattern, shares, part_pattern = [*rest, "", "", ""][:3]
     return Rule(
         ours=names,
-        theirs=tuple(source.removesuffix("?").strip().replace("{i}", str(layer)).split(" or ")),
-        optional=source.endswith("?"),
+        theirs=tuple(source.replace("?", "").strip().replace("{i}", str(layer)).split(" or ")),
+        optional="?" in source,
         pattern=pattern or None,
         shares=tuple(shares.split()),
         part_pattern=part_pattern or None,

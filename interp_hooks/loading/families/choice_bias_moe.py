@@ -8,9 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from interp_hooks.loading.families.llama import LLAMA
-from interp_hooks.loading.families.moe import LAYER, TRAINING_ONLY, expert_weights, shared_expert_weights
-from interp_hooks.loading.families.qwen import QK_NORM
-from interp_hooks.loading.families.shared import head_width, rotary, windows
+from interp_hooks.loading.families.moe import SHARED_EXPERTS, TRAINING_ONLY, expert_weights
+from interp_hooks.loading.families.shared import LAYER, QK_RMS, head_width, rotary, windows
 from interp_hooks.model.config import ExpertsConfig
 
 
@@ -34,11 +33,11 @@ def _experts(hf: Any) -> ExpertsConfig:
 
 
 def _dots_config(hf: Any) -> dict[str, Any]:
-    return LLAMA.config(hf) | dict(window_sizes=windows(hf), qk_norm="shared", qk_norm_type="RMS", experts=_experts(hf))
+    return LLAMA.config(hf) | QK_RMS | dict(window_sizes=windows(hf), experts=_experts(hf))
 
 
 def _glm_config(hf: Any) -> dict[str, Any]:
-    normalized = dict(qk_norm="shared", qk_norm_type="RMS") if hf.use_qk_norm else {}
+    normalized = QK_RMS if hf.use_qk_norm else {}
     return LLAMA.config(hf) | rotary(hf, head_width(hf)) | normalized | dict(experts=_experts(hf))
 
 
@@ -67,9 +66,8 @@ DOTS1 = replace(
     name="dots.llm1",
     config=_dots_config,
     weights=LLAMA.weights
-    | QK_NORM
     | expert_weights()
-    | shared_expert_weights("shared_experts")
+    | SHARED_EXPERTS
     | {"blocks.{i}.mlp.choice_bias": f"{LAYER}.mlp.gate.e_score_correction_bias"},
     ignored_config=(
         *LLAMA.ignored_config,
@@ -100,11 +98,8 @@ ERNIE4_5_MOE = replace(
     config=_ernie_config,
     weights=LLAMA.weights
     | expert_weights()
-    | shared_expert_weights("shared_experts")
-    | {
-        "blocks.{i}.mlp.choice_bias": f"{LAYER}.mlp.gate.moe_statics.e_score_correction_bias | 1 e -> e",
-        "unembed.b_U": "lm_head.bias?",
-    },
+    | SHARED_EXPERTS
+    | {"blocks.{i}.mlp.choice_bias": f"{LAYER}.mlp.gate.moe_statics.e_score_correction_bias | 1 e -> e"},
     ignored_config=(
         *LLAMA.ignored_config,
         *TRAINING_ONLY,
