@@ -38,39 +38,22 @@ def _distilbert_config(hf: Any) -> dict[str, Any]:
     return _encoder(hf, act_fn=hf.activation, eps=1e-12) | dict(d_mlp=hf.hidden_dim)
 
 
-def _embeddings(base: str) -> Table:
+def _bert_weights(base: str) -> Table:
     return modules(
+        f"{base}.encoder.layer.{{i}}",
         embed=f"{base}.embeddings.word_embeddings",
         pos_embed=f"{base}.embeddings.position_embeddings",
+        token_type_embed=f"{base}.embeddings.token_type_embeddings",
         ln_embed=f"{base}.embeddings.LayerNorm",
+        q="attention.self.query",
+        k="attention.self.key",
+        v="attention.self.value",
+        o="attention.output.dense",
+        ln1="attention.output.LayerNorm",
+        up="intermediate.dense",
+        down="output.dense",
+        ln2="output.LayerNorm",
     )
-
-
-def _head(dense: str, ln: str, decoder: str) -> Table:
-    return {
-        "mlm_head.W": f"{dense}.weight | read written -> written read",
-        "mlm_head.b": f"{dense}.bias",
-        "mlm_head.ln.w": f"{ln}.weight",
-        "mlm_head.ln.b": f"{ln}.bias",
-    } | modules(unembed=decoder)
-
-
-def _bert_weights(base: str) -> Table:
-    return {
-        **_embeddings(base),
-        "token_type_embed.W_token_type": f"{base}.embeddings.token_type_embeddings.weight",
-        **modules(
-            f"{base}.encoder.layer.{{i}}",
-            q="attention.self.query",
-            k="attention.self.key",
-            v="attention.self.value",
-            o="attention.output.dense",
-            ln1="attention.output.LayerNorm",
-            up="intermediate.dense",
-            down="output.dense",
-            ln2="output.LayerNorm",
-        ),
-    }
 
 
 BERT = Family(
@@ -79,7 +62,11 @@ BERT = Family(
     head="MaskedLM",
     config=_bert_config,
     weights=_bert_weights("bert")
-    | _head("cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions.decoder"),
+    | modules(
+        mlm_dense="cls.predictions.transform.dense",
+        mlm_ln="cls.predictions.transform.LayerNorm",
+        unembed="cls.predictions.decoder",
+    ),
     ignored_weights=(
         r"cls\.predictions\.bias",  # the decoder's, which is what HuggingFace adds
         r"bert\.embeddings\.position_ids",  # 0, 1, 2, ... in old files
@@ -99,7 +86,8 @@ ROBERTA = replace(
     model_type="roberta",
     name="RoBERTa",
     config=_roberta_config,
-    weights=_bert_weights("roberta") | _head("lm_head.dense", "lm_head.layer_norm", "lm_head.decoder"),
+    weights=_bert_weights("roberta")
+    | modules(mlm_dense="lm_head.dense", mlm_ln="lm_head.layer_norm", unembed="lm_head.decoder"),
     ignored_weights=(
         r"lm_head\.bias",  # the decoder's, which is what HuggingFace adds
         r"roberta\.embeddings\.position_ids",
@@ -113,9 +101,11 @@ DISTILBERT = replace(
     model_type="distilbert",
     name="DistilBERT",
     config=_distilbert_config,
-    weights=_embeddings("distilbert")
-    | modules(
+    weights=modules(
         "distilbert.transformer.layer.{i}",
+        embed="distilbert.embeddings.word_embeddings",
+        pos_embed="distilbert.embeddings.position_embeddings",
+        ln_embed="distilbert.embeddings.LayerNorm",
         q="attention.q_lin",
         k="attention.k_lin",
         v="attention.v_lin",
@@ -124,8 +114,10 @@ DISTILBERT = replace(
         up="ffn.lin1",
         down="ffn.lin2",
         ln2="output_layer_norm",
-    )
-    | _head("vocab_transform", "vocab_layer_norm", "vocab_projector"),
+        mlm_dense="vocab_transform",
+        mlm_ln="vocab_layer_norm",
+        unembed="vocab_projector",
+    ),
     ignored_weights=(),
     ignored_config=(
         "sinusoidal_pos_embds",  # where the position table starts its training

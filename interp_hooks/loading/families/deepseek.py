@@ -9,8 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 from interp_hooks.loading.families.llama import LLAMA
-from interp_hooks.loading.families.moe import SHARED_EXPERTS, expert_weights
-from interp_hooks.loading.families.shared import LAYER, rotary
+from interp_hooks.loading.families.moe import expert_weights
+from interp_hooks.loading.families.shared import LAYER, modules, rotary
 from interp_hooks.loading.guard import Family
 from interp_hooks.loading.rules import Table
 from interp_hooks.model.config import ExpertsConfig
@@ -35,7 +35,7 @@ def _yarn_magnitude(rope: dict[str, Any]) -> float:
     return 1.0 + 0.1 * rope["mscale_all_dim"] * math.log(rope["factor"])
 
 
-def _experts(hf: Any) -> ExpertsConfig:
+def _v2_experts(hf: Any) -> ExpertsConfig:
     return ExpertsConfig(
         n_experts=hf.n_routed_experts,
         experts_per_token=hf.num_experts_per_tok,
@@ -48,16 +48,10 @@ def _experts(hf: Any) -> ExpertsConfig:
     )
 
 
-def _v2_config(hf: Any) -> dict[str, Any]:
-    experts, grouped = _experts(hf), hf.topk_method == "group_limited_greedy"
-    if grouped:
-        experts = replace(experts, n_groups=hf.n_group, groups_kept=hf.topk_group)
-    return _config(hf) | dict(rotary_adjacent_pairs=True, experts=experts)
-
-
-def _v3_config(hf: Any) -> dict[str, Any]:
-    experts = replace(
-        _experts(hf),
+def v3_experts(hf: Any) -> ExpertsConfig:
+    """The experts of DeepSeek-V3, as other families have them too."""
+    return replace(
+        _v2_experts(hf),
         scores="sigmoid",
         biased_choice=True,
         normalize_weights=hf.norm_topk_prob,
@@ -66,7 +60,17 @@ def _v3_config(hf: Any) -> dict[str, Any]:
         groups_kept=hf.topk_group,
         group_score="top2",
     )
-    return _config(hf) | dict(rotary_adjacent_pairs=hf.rope_interleave, experts=experts)
+
+
+def _v2_config(hf: Any) -> dict[str, Any]:
+    experts = _v2_experts(hf)
+    if hf.topk_method == "group_limited_greedy":
+        experts = replace(experts, n_groups=hf.n_group, groups_kept=hf.topk_group)
+    return _config(hf) | dict(rotary_adjacent_pairs=True, experts=experts)
+
+
+def _v3_config(hf: Any) -> dict[str, Any]:
+    return _config(hf) | dict(rotary_adjacent_pairs=hf.rope_interleave, experts=v3_experts(hf))
 
 
 _LATENT_ATTENTION: Table = {
@@ -85,15 +89,21 @@ _LATENT_ATTENTION: Table = {
     "blocks.{i}.attn.W_O": f"{LAYER}.self_attn.o_proj.weight | d (h w) -> h w d",
 }
 
+EXPERTS = (
+    expert_weights()
+    | modules(
+        shared_gate="mlp.shared_experts.gate_proj",
+        shared_up="mlp.shared_experts.up_proj",
+        shared_down="mlp.shared_experts.down_proj",
+    )
+    | {"blocks.{i}.mlp.choice_bias": f"{LAYER}.mlp.gate.e_score_correction_bias"}
+)
+
 DEEPSEEK_V2 = Family(
     model_type="deepseek_v2",
     name="DeepSeek-V2",
     config=_v2_config,
-    weights=LLAMA.weights
-    | _LATENT_ATTENTION
-    | expert_weights()
-    | SHARED_EXPERTS
-    | {"blocks.{i}.mlp.choice_bias": f"{LAYER}.mlp.gate.e_score_correction_bias"},
+    weights=LLAMA.weights | _LATENT_ATTENTION | EXPERTS,
     ignored_weights=LLAMA.ignored_weights,
     ignored_config=(
         *LLAMA.ignored_config,

@@ -14,14 +14,12 @@ def _config(hf: Any) -> dict[str, Any]:
     return LLAMA.config(hf) | rotary(hf, head_width(hf)) | dict(rotary_adjacent_pairs=True)
 
 
-FUSED_MLP = modules(gate_up="mlp.gate_up_proj", down="mlp.down_proj")
-
 GLM = replace(
     LLAMA,
     model_type="glm",
     name="GLM-4",
     config=_config,
-    weights=ENDS | NORMS | ATTENTION | FUSED_MLP,
+    weights=ENDS | NORMS | ATTENTION | modules(gate_up="mlp.gate_up_proj", down="mlp.down_proj"),
     ignored_config=(*LLAMA.ignored_config, "partial_rotary_factor"),  # an older name of what rope_parameters hold
 )
 

@@ -7,7 +7,7 @@ has one key/value head for all queries.
 from dataclasses import replace
 from typing import Any
 
-from interp_hooks.loading.families.shared import basics, modules
+from interp_hooks.loading.families.shared import SUMMARY, basics, modules
 from interp_hooks.loading.guard import Family
 
 
@@ -71,7 +71,7 @@ GPT2 = Family(
         "reorder_and_upcast_attn",  # the same numbers, computed in another order and precision
         "n_special",  # what old files say of the vocabulary
         "predict_special_tokens",
-        *(f"summary_{what}" for what in ("type", "use_proj", "activation", "proj_to_labels", "first_dropout")),
+        *SUMMARY,
     ),
     requires={"add_cross_attention": False},
 )

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from interp_hooks.loading.families.shared import basics, modules
+from interp_hooks.loading.families.shared import SUMMARY, basics, modules
 from interp_hooks.loading.guard import Family
 
 
@@ -38,6 +38,6 @@ GPT_NEO = Family(
     ignored_weights=(r".*\.attention\.(masked_)?bias",),  # causal masks in old files
     ignored_config=(
         "attention_types",  # the short form of attention_layers
-        *(f"summary_{what}" for what in ("type", "use_proj", "activation", "proj_to_labels", "first_dropout")),
+        *SUMMARY,
     ),
 )

@@ -5,7 +5,7 @@ of adjacent pairs on a part of each head. CodeGen stores its heads as they were 
 from dataclasses import replace
 from typing import Any
 
-from interp_hooks.loading.families.shared import basics, modules
+from interp_hooks.loading.families.shared import SUMMARY, basics, modules
 from interp_hooks.loading.guard import Family
 
 
@@ -44,7 +44,7 @@ GPTJ = Family(
         "n_ctx",  # an old second name of n_positions
         "rotary",  # in published files, but never read: both rotate, and both scale their scores
         "scale_attn_weights",
-        *(f"summary_{what}" for what in ("type", "use_proj", "activation", "proj_to_labels", "first_dropout")),
+        *SUMMARY,
     ),
 )
 

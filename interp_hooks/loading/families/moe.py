@@ -11,12 +11,6 @@ TRAINING_ONLY = ("router_aux_loss_coef", "output_router_logits", "router_jitter_
 
 NO_EXPERT_BIASES: Table = {f"blocks.{{i}}.mlp.experts.b_{part}": None for part in ("gate", "in", "out")}
 
-SHARED_EXPERTS = modules(
-    shared_gate="mlp.shared_experts.gate_proj",
-    shared_up="mlp.shared_experts.up_proj",
-    shared_down="mlp.shared_experts.down_proj",
-)
-
 
 def in_every_layer(hf: Any, n_experts: int, **more: Any) -> ExpertsConfig:
     """Experts in all layers, each as wide as a dense MLP would be."""

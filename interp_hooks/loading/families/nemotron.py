@@ -28,14 +28,12 @@ NEMOTRON = replace(
     ),
 )
 
-
 JAIS2 = replace(
     LLAMA,
     model_type="jais2",
     name="Jais 2",
     config=lambda hf: llama_like(hf, act_fn=hf.hidden_act, eps=hf.layer_norm_eps),
 )
-
 
 APERTUS = replace(
     LLAMA,

@@ -35,12 +35,7 @@ QK_NORM_ALL_HEADS = {
     "blocks.{i}.attn.k_norm.w": f"{LAYER}.self_attn.k_norm.weight | (g k) -> g k",
 }
 
-OLMO = replace(
-    LLAMA,
-    model_type="olmo",
-    name="OLMo",
-    config=_olmo_config,
-)
+OLMO = replace(LLAMA, model_type="olmo", name="OLMo", config=_olmo_config)
 
 OLMO2 = replace(
     LLAMA,

@@ -3,7 +3,7 @@
 from typing import Any
 
 from interp_hooks.loading.families.llama import LLAMA
-from interp_hooks.loading.families.shared import QK_LN, basics, modules, rotary
+from interp_hooks.loading.families.shared import OLDER_ROPE, QK_LN, basics, modules, rotary
 from interp_hooks.loading.guard import Family
 
 
@@ -36,8 +36,6 @@ PERSIMMON = Family(
     ignored_weights=LLAMA.ignored_weights,
     ignored_config=(
         "num_key_value_heads",  # as many as query heads: the tensors leave no other choice
-        "rope_theta",  # older names, which HuggingFace moves into rope_parameters
-        "rope_scaling",
-        "partial_rotary_factor",
+        *OLDER_ROPE,
     ),
 )

@@ -6,7 +6,7 @@ Everything has a bias, the unembedding too.
 from typing import Any
 
 from interp_hooks.loading.families.llama import LLAMA
-from interp_hooks.loading.families.shared import QK_LN, llama_like, modules
+from interp_hooks.loading.families.shared import OLDER_ROPE, QK_LN, llama_like, modules
 from interp_hooks.loading.guard import Family
 
 
@@ -29,5 +29,5 @@ PHI = Family(
         ln_final="model.final_layernorm",
     ),
     ignored_weights=LLAMA.ignored_weights,
-    ignored_config=("rope_theta", "rope_scaling", "partial_rotary_factor"),  # moved into rope_parameters
+    ignored_config=OLDER_ROPE,
 )

@@ -3,7 +3,6 @@
 from dataclasses import replace
 from typing import Any
 
-from interp_hooks.loading.families.glm import FUSED_MLP
 from interp_hooks.loading.families.llama import ENDS, LLAMA, NORMS
 from interp_hooks.loading.families.shared import head_width, modules, rotary, window_everywhere
 
@@ -22,7 +21,9 @@ PHI3 = replace(
     model_type="phi3",
     name="Phi-3, Phi-4",
     config=_config,
-    weights=ENDS | NORMS | modules(qkv="self_attn.qkv_proj", o="self_attn.o_proj") | FUSED_MLP,
+    weights=ENDS
+    | NORMS
+    | modules(qkv="self_attn.qkv_proj", o="self_attn.o_proj", gate_up="mlp.gate_up_proj", down="mlp.down_proj"),
     ignored_config=(
         *LLAMA.ignored_config,
         "partial_rotary_factor",  # HuggingFace moves it into rope_parameters

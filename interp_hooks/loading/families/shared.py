@@ -6,6 +6,8 @@ from typing import Any
 from interp_hooks.loading.rules import Table
 
 ACTIVATION_NAMES = {"swish": "silu", "gelu_python": "gelu", "gelu_python_tanh": "gelu_new", "gelu_accurate": "gelu_new"}
+SUMMARY = tuple(f"summary_{what}" for what in ("type", "use_proj", "activation", "proj_to_labels", "first_dropout"))
+OLDER_ROPE = ("rope_theta", "rope_scaling", "partial_rotary_factor")
 QK_RMS: dict[str, Any] = dict(qk_norm="shared", qk_norm_type="RMS")
 QK_LN: dict[str, Any] = dict(qk_norm="shared", qk_norm_type="LN")
 
@@ -84,8 +86,11 @@ _QKV = [", ".join(f"blocks.{{i}}.attn.{leaf}_{part}" for part in "QKV") for leaf
 _HOLDS: dict[str, tuple[str, ...]] = {
     "embed": ("embed.W_E",),
     "pos_embed": ("pos_embed.W_pos",),
+    "token_type_embed": ("token_type_embed.W_token_type",),
     "ln_embed": ("ln_embed.w", "ln_embed.b"),
     "ln_final": ("ln_final.w", "ln_final.b"),
+    "mlm_dense": ("mlm_head.W | read written -> written read", "mlm_head.b"),
+    "mlm_ln": ("mlm_head.ln.w", "mlm_head.ln.b"),
     "unembed": ("unembed.W_U | v d -> d v", "unembed.b_U"),
     **{ln: (f"blocks.{{i}}.{ln}.w", f"blocks.{{i}}.{ln}.b") for ln in ("ln1", "ln1_post", "ln2", "ln2_post")},
     **{norm: (f"blocks.{{i}}.attn.{norm}.w", f"blocks.{{i}}.attn.{norm}.b") for norm in ("q_norm", "k_norm")},
@@ -121,7 +126,8 @@ def modules(layer: str = LAYER, **named: str) -> Table:
 
     A keyword says what the module is, its value what they call it, within `layer` if it is a part of a layer:
 
-        embed, pos_embed, ln_embed, ln_final, unembed    around the layers
+        embed, pos_embed, token_type_embed, ln_embed     before the layers
+        ln_final, mlm_dense, mlm_ln, unembed             after them
         ln1, ln2, ln1_post, ln2_post                     norms of what attention and MLP read, and of what they write
         q, k, v, o, q_norm, k_norm                       attention
         qkv, qkv_by_group                                one matrix: all queries, then all keys, then all values; or the
