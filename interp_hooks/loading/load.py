@@ -43,7 +43,7 @@ class LoadOptions:
     name: str
     hf_model: Any = None
     tokenizer: Any = None
-    dtype: torch.dtype | str = torch.float32
+    dtype: torch.dtype | str | None = None
     device: torch.device | str | None = None
     n_ctx: int | None = None
     first_n_layers: int | None = None
@@ -64,7 +64,7 @@ def load_pretrained(cls: type[HookedTransformer], options: LoadOptions, processi
         family = family_of(hf_config)
         cfg, n_layers_there = _our_config(family, hf_config, options)
         tokenizer = options.tokenizer or source.tokenizer()
-        state = _load_state(source.location, hf_config, family, options)
+        state = _load_state(source, hf_config, family, cfg.dtype)
         revision = source.commit() or options.revision
     else:
         hf_config = copy.deepcopy(options.hf_model.config)
@@ -166,7 +166,7 @@ def _our_config(family: Family, hf_config: Any, options: LoadOptions) -> tuple[H
     fields = family.read(hf_config.get_text_config(), options.ignore_config) | {
         "model_name": options.name,
         "original_architecture": family.architecture,
-        "dtype": as_dtype(options.dtype),
+        "dtype": as_dtype(options.dtype or torch.float32),
     }
     if options.default_prepend_bos is not None:
         fields["default_prepend_bos"] = options.default_prepend_bos
@@ -195,27 +195,27 @@ def _first_layers(fields: dict[str, Any], n_layers: int) -> dict[str, Any]:
     return fields | cut | {"n_layers": n_layers}
 
 
-def _load_state(source: str, hf_config: Any, family: Family, options: LoadOptions) -> dict[str, Tensor]:
+def _load_state(source: Source, hf_config: Any, family: Family, dtype: torch.dtype | str) -> dict[str, Tensor]:
     """All tensors of the checkpoint, which nobody else holds."""
     try:
         hf_model, info = family.auto_class.from_pretrained(
-            source,
+            source.location,
             config=hf_config,
-            dtype=as_dtype(options.dtype),
-            revision=options.revision,
+            dtype=dtype,
+            revision=source.revision,
             output_loading_info=True,
-            **options.hf_kwargs,
+            **source.hf_kwargs,
         )
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"the weights of {options.name!r} cannot be read: {error}") from error
+        raise CheckpointError(f"the weights of {source.name!r} cannot be read: {error}") from error
     except TypeError as error:
-        if options.hf_kwargs:
-            listed = ", ".join(options.hf_kwargs)
+        if source.hf_kwargs:
+            listed = ", ".join(source.hf_kwargs)
             raise BadInput(f"transformers does not take one of the arguments {listed}: {error}") from error
         raise
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
-        raise WeightMismatch(f"the checkpoint {options.name!r} lacks {len(missing)} tensors: {', '.join(missing[:5])}")
+        raise WeightMismatch(f"the checkpoint {source.name!r} lacks {len(missing)} tensors: {', '.join(missing[:5])}")
     _refuse_leftovers(info["unexpected_keys"], family)
     return dict(hf_model.state_dict())
 

@@ -12,8 +12,7 @@ The facts about the first three are those of the hub; nothing is looked up.
 from collections.abc import Sequence
 
 from interp_hooks.errors import BadInput, CheckpointError
-from interp_hooks.loading.native import is_native, kept_steps
-from interp_hooks.loading.source import locate
+from interp_hooks.loading.source import is_native, kept_steps, locate
 
 EVERY_THOUSANDTH = range(1000, 143_001, 1000)
 KEPT: dict[tuple[str, str], tuple[str, Sequence[int]]] = {  # (beginning, end) of a hub id -> (revision, steps)

@@ -10,7 +10,7 @@ import torch
 
 from interp_hooks import HookedTransformer
 from interp_hooks.errors import BadInput, CheckpointError, WeightMismatch
-from interp_hooks.loading.native import CONFIG, WEIGHTS
+from interp_hooks.loading.source import CONFIG, WEIGHTS
 from tests.model.test_tokens import word_tokenizer
 from tests.tiny import (
     ARCHITECTURES,
