@@ -96,7 +96,7 @@ def recognise(checkpoint: Mapping[str, Any]) -> Recognised:
 
 
 def _refuse_tied(family: Family, state: Mapping[str, Tensor]) -> None:
-    """nanoGPT and HuggingFace's GPT-2 share minGPT's names, but not its activation or layout; they tie embeddings."""
+    """Refuse tied embeddings: nanoGPT's and GPT-2's names are minGPT's too, but their activation or layout is not."""
     if family is MIN_GPT and torch.equal(state["transformer.wte.weight"], state["lm_head.weight"]):
         raise CheckpointError(
             "this state dict has minGPT's names, but tied embeddings, which minGPT does not have. If it is from "
@@ -141,7 +141,7 @@ def _read(path: Path) -> Mapping[str, Any]:
 
 
 class _Settings(SimpleNamespace):
-    """A mapping in the form in which families read configs."""
+    """A mapping as an object with attributes, which is what families read."""
 
     attribute_map: ClassVar[dict[str, str]] = {}
 
@@ -210,7 +210,7 @@ def _lens_fields(settings: Mapping[str, Any], ignore_config: Sequence[str]) -> d
 
 
 def _unset(name: str, value: Any) -> bool:
-    """Whether TransformerLens means its default by this value."""
+    """Whether this is how TransformerLens spells a setting that is left at its default."""
     return (value is None and name != "normalization_type") or (isinstance(value, int | float) and bool(value == -1))
 
 
@@ -248,12 +248,12 @@ def with_gate_biases(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def lens_name(name: str) -> str:
-    """What TransformerLens calls a parameter of ours; it has another name where keys and values are grouped."""
+    """TransformerLens' name of a parameter of ours; `_W_K` and so on are its names of grouped keys and values."""
     return re.sub(r"\.attn\.([Wb]_[KV])$", r".attn._\1", re.sub("^ln_embed", "embed.ln", name))
 
 
 def _own_names(model: HookedTransformer) -> Table:
-    """Every parameter under its own name, or the other one that TransformerLens has for it."""
+    """A table that finds every parameter under our name of it or, where that differs, under TransformerLens'."""
     names = [name for name, _ in model.named_parameters()]
     return {name: name if lens_name(name) == name else f"{name} or {lens_name(name)}" for name in names}
 

@@ -1,4 +1,4 @@
-"""Folders of this package's own: a model as it is, weights processed or edited, in four files at most.
+"""The folders that `save_pretrained` writes: a model as it is, with its processed or edited weights.
 
     hooked_transformer.json          the config, and what processing had been done
     hooked_transformer.safetensors   the state dict
@@ -30,7 +30,7 @@ FORMAT = 1
 
 
 def save(model: HookedTransformer, folder: Path) -> None:
-    """The work of `HookedTransformer.save_pretrained`; raises as it says."""
+    """Write a model to a folder; `HookedTransformer.save_pretrained` calls this and lists what it raises."""
     folder = folder.expanduser()
     if (folder / "config.json").exists():
         raise CheckpointError(f"{str(folder)!r} holds a HuggingFace checkpoint (config.json); save to another folder")
@@ -50,10 +50,10 @@ def save(model: HookedTransformer, folder: Path) -> None:
 
 
 def load(options: LoadOptions, processing: Processing) -> HookedTransformer:
-    """The work of `HookedTransformer.from_pretrained` for a folder that `save` wrote.
+    """Load a folder that `save` wrote.
 
-    The dtype and the padding side that were saved count unless others are given. A revision is the name of one of the
-    steps kept in the folder.
+    Its own dtype and padding side count unless others are given. A revision is the name of one of the training steps
+    that are kept in the folder ("step500").
 
     Raises:
         CheckpointError: files that are missing, damaged or of a later format.
@@ -101,7 +101,7 @@ def _config(folder: Path, fields: Mapping[str, Any]) -> HookedTransformerConfig:
 
 
 def own_weights(model: HookedTransformer, state: Mapping[str, Any], strict: bool) -> dict[str, Tensor]:
-    """What of a state dict is for this model, under its own names.
+    """The weights of a state dict under the names that this model has for them, checked before they are loaded.
 
     Raises:
         WeightMismatch: what `strict` forbids, or a tensor of another shape.

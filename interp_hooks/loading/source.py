@@ -1,4 +1,4 @@
-"""Where a checkpoint is: a bundled name, an alias, a folder or a hub id; its config and its tokenizer.
+"""Where a checkpoint is, told from its name: a bundled model, an alias, a folder or a hub id. Its config and tokenizer.
 
 There is no list of checkpoint names: what is no bundled model, alias or folder is a hub id for `transformers`.
 """
@@ -41,7 +41,7 @@ HUB_ARGUMENTS = ("token", "cache_dir", "local_files_only", "trust_remote_code", 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A checkpoint that the user calls `name`; of `hf_kwargs` those count that say where from."""
+    """A checkpoint by the name that the user has for it; of `hf_kwargs` only those in `HUB_ARGUMENTS` are used here."""
 
     name: str
     revision: str | None = None
@@ -125,24 +125,24 @@ def read_tokenizer(name: str, location: str | None = None, **arguments: Any) -> 
 
 
 def bundled() -> dict[str, Path]:
-    """The checkpoints that come with the package, by name: HuggingFace's and native ones."""
+    """The folders of the checkpoints that come with the package, by name."""
     root = Path(str(files("interp_hooks"))) / "pretrained"
     return {folder.name: folder for folder in sorted(root.iterdir()) if folder.is_dir()}
 
 
 def folder_of(name: str) -> Path:
-    """The folder of a bundled name, or the one whose path `name` would be."""
+    """The folder of a bundled model, or the path that `name` is otherwise, whether or not a folder is there."""
     return bundled().get(name, Path(name).expanduser())
 
 
 def is_native(name: str) -> bool:
-    """Whether `name` is a folder that `save_pretrained` wrote, or the name of a bundled one."""
+    """Whether `name` is a folder that `save_pretrained` wrote, or a bundled model in such a folder."""
     folder = folder_of(name)
     return (folder / CONFIG).is_file() and not (folder / "config.json").exists()
 
 
 def kept_steps(name: str) -> list[int]:
-    """The steps of training whose models were saved within this one's folder, as step0, step500, ...; lowest first."""
+    """The training steps whose models were saved in the folder of this one as step0, step500, ...; lowest first."""
     inside = [item.name for item in folder_of(name).iterdir()] if is_native(name) else []
     steps = [int(inner.removeprefix("step")) for inner in inside if re.fullmatch(r"step\d+", inner)]
     return sorted(step for step in steps if is_native(str(folder_of(name) / f"step{step}")))

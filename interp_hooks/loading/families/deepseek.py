@@ -29,7 +29,7 @@ def _config(hf: Any) -> dict[str, Any]:
 
 
 def _yarn_magnitude(rope: dict[str, Any]) -> float:
-    """How much longer queries and keys count as, so that softmaxes over long contexts stay sharp."""
+    """By what YaRN multiplies queries and keys, so that softmaxes over long contexts stay sharp."""
     if rope["rope_type"] == "default" or not rope.get("mscale_all_dim") or rope["factor"] <= 1:
         return 1.0
     return 1.0 + 0.1 * rope["mscale_all_dim"] * math.log(rope["factor"])

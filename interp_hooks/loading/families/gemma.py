@@ -19,7 +19,7 @@ def _common(hf: Any, *, act_fn: str) -> dict[str, Any]:
 
 
 def _windowed(hf: Any) -> dict[str, Any]:
-    """What every Gemma has since the second."""
+    """The fields that all Gemmas since the second have in common."""
     return _common(hf, act_fn=hf.hidden_activation) | dict(
         attn_scale=hf.query_pre_attn_scalar**0.5,
         window_sizes=windows(hf),

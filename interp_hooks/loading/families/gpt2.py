@@ -20,7 +20,7 @@ def _openai_gpt_config(hf: Any) -> dict[str, Any]:
 
 
 def _scaled(hf: Any) -> dict[str, Any]:
-    """What GPT-2 and BigCode have in common."""
+    """The fields that GPT-2 and BigCode have in common."""
     return _gpt(hf, act_fn=hf.activation_function) | dict(
         d_mlp=hf.n_inner, attn_scale=(hf.n_embd // hf.n_head) ** 0.5 if hf.scale_attn_weights else 1.0
     )

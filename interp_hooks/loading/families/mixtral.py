@@ -23,7 +23,7 @@ def _phimoe_config(hf: Any) -> dict[str, Any]:
 
 
 def _phimoe_scaling(hf: Any) -> dict[str, Any] | None:
-    """A longrope with a scale of its own for sines and cosines.
+    """The `longrope` mapping with the scale that Phi-3.5-MoE gives its sines and cosines.
 
     Prompts beyond the original context take the long factors, as in the authors' code and in transformers up to 5.12;
     from 5.16 on (seen up to 5.23) transformers takes the short ones there too.

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from interp_hooks.errors import nearest
 from interp_hooks.loading.rules import Table
 
 ACTIVATION_NAMES = {"swish": "silu", "gelu_python": "gelu", "gelu_python_tanh": "gelu_new", "gelu_accurate": "gelu_new"}
@@ -124,7 +125,8 @@ _HOLDS: dict[str, tuple[str, ...]] = {
 def modules(layer: str = LAYER, **named: str) -> Table:
     """The lines of a table for modules of theirs, each a linear map, a norm or an embedding: a weight and maybe a bias.
 
-    A keyword says what the module is, its value what they call it, within `layer` if it is a part of a layer:
+    A keyword says what the module is, its value what they call it (within `layer`, if it is a part of one; "a or b" if
+    it has had two names):
 
         embed, pos_embed, token_type_embed, ln_embed     before the layers
         ln_final, mlm_dense, mlm_ln, unembed             after them
@@ -139,6 +141,8 @@ def modules(layer: str = LAYER, **named: str) -> Table:
     """
     table: Table = {}
     for what, names in named.items():
+        if what not in _HOLDS:
+            raise ValueError(f"no module is called {what!r} here.{nearest(what, _HOLDS)}")
         for line, leaf in zip(_HOLDS[what], ("weight", "bias?"), strict=False):  # an embedding holds no bias
             ours, *pattern = line.split(" | ", 1)
             within = f"{layer}." if ours.startswith("blocks.") else ""
