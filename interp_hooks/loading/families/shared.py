@@ -7,6 +7,7 @@ from interp_hooks.errors import nearest
 from interp_hooks.loading.rules import Table
 
 ACTIVATION_NAMES = {"swish": "silu", "gelu_python": "gelu", "gelu_python_tanh": "gelu_new", "gelu_accurate": "gelu_new"}
+# Settings that no family reads: of a head that classifies; and old names, which transformers moves to rope_parameters.
 SUMMARY = tuple(f"summary_{what}" for what in ("type", "use_proj", "activation", "proj_to_labels", "first_dropout"))
 OLDER_ROPE = ("rope_theta", "rope_scaling", "partial_rotary_factor")
 QK_RMS: dict[str, Any] = dict(qk_norm="shared", qk_norm_type="RMS")
