@@ -111,7 +111,7 @@ def _families(arguments: argparse.Namespace) -> int:
 
 
 def _print(text: str) -> None:
-    """Print, with "?" for what the terminal's encoding cannot say."""
+    """Print; characters that the terminal's encoding does not have become "?"."""
     encoding = sys.stdout.encoding or "utf-8"
     print(text.encode(encoding, "replace").decode(encoding))
 

@@ -2,7 +2,12 @@
 
 families/   one table per architecture: how its config reads, how its tensors map onto ours
 rules       the language of these tables
-guard       refuses what a table does not read: config attributes, tensors
-load        finds the checkpoint, converts it, processes it
-folding     weight processing that changes no probability
+guard       refuses what a family does not read: config attributes, tensors
+source      where a checkpoint is, told from its name
+load        finds a HuggingFace checkpoint, converts it, processes it
+formats     checkpoints of TransformerLens, nanoGPT and minGPT
+native      folders that this package saves
+folding     weight processing that changes no probability; processing does it to state dicts
+export      back to HuggingFace
+parity      compares a converted model with HuggingFace's
 """

@@ -20,7 +20,7 @@ from interp_hooks.model.transformer import HookedTransformer
 
 @torch.no_grad()
 def to_hf(model: HookedTransformer) -> Any:
-    """The work of `HookedTransformer.to_hf`; raises as it says."""
+    """A HuggingFace model with these weights; `HookedTransformer.to_hf` calls this and lists what it raises."""
     if model.hf_config is None:
         raise CheckpointError("only a model that was converted from a HuggingFace checkpoint has a form to go back to")
     config = copy.deepcopy(model.hf_config.get_text_config())
@@ -52,7 +52,7 @@ def to_hf(model: HookedTransformer) -> Any:
 
 
 def _value(modules: Mapping[str, nn.Module], name: str) -> Tensor | None:
-    """A parameter of ours; what a folded norm's would be if it still had one; None if there is no such part."""
+    """A parameter of ours, the neutral gain or bias of a norm that was folded, or None if there is no such part."""
     parent, _, leaf = name.rpartition(".")
     if parent not in modules or leaf not in modules[parent]._parameters:
         return None

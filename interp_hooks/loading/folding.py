@@ -40,7 +40,7 @@ class Processing:
 
 @torch.no_grad()
 def process(model: HookedTransformer, processing: Processing) -> list[str]:
-    """Apply the steps and tell, a line each, which are applied, now or before, and which could not be.
+    """Apply the steps that are asked for; return a line for each step: applied (now or before), skipped and why, ...
 
     Raises:
         ConfigError: `refactor_factored_attn_matrices` of heads whose products are not one matrix; nothing is changed.
@@ -68,7 +68,7 @@ def _nothing_to_fold(model: HookedTransformer) -> str | None:
 def fold_ln(model: HookedTransformer, centre: bool = True) -> None:
     """Fold the gain and bias of every norm that is only read into the weights that read its output.
 
-    What reads a LayerNorm also loses its mean over d_model, which nothing reads, unless `centre` is False.
+    Weights that read a LayerNorm also lose their mean over d_model, which never matters, unless `centre` is False.
     """
     if model.cfg.reads_normalized:
         for block in model.blocks:
@@ -254,7 +254,7 @@ def refactor_factored_attn_matrices(model: HookedTransformer) -> None:
 
 @dataclass(frozen=True)
 class Step:
-    """A change of weights, and what tells beforehand why a model is left as it is (None: it is not)."""
+    """One kind of processing: `run` changes weights in place, `obstacle` says why a model cannot have it (or None)."""
 
     run: Callable[[HookedTransformer], None]
     obstacle: Callable[[HookedTransformer], str | None]
@@ -277,7 +277,7 @@ SLICE = 2**22  # elements that are upcast at once
 
 
 def _parts(weight: Tensor, axis: int = 0, like: Tensor | None = None) -> list[Tensor]:
-    """A weight as views along an axis, small enough to be upcast one after the other; as many as for `like`."""
+    """Views of a weight along an axis, each small enough to be upcast by itself; as many as `like` is cut into."""
     whole = weight if like is None else like
     if whole.dtype == _precise(whole) or whole.numel() <= SLICE:
         return [weight]

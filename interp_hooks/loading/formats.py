@@ -25,6 +25,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from interp_hooks.errors import CheckpointError, ConfigError, UnsupportedConfig, WeightMismatch, nearest
+from interp_hooks.loading.families.shared import modules
 from interp_hooks.loading.guard import Family
 from interp_hooks.loading.load import adopt, default_device
 from interp_hooks.loading.rules import Table
@@ -95,7 +96,7 @@ def recognise(checkpoint: Mapping[str, Any]) -> Recognised:
 
 
 def _refuse_tied(family: Family, state: Mapping[str, Tensor]) -> None:
-    """nanoGPT and HuggingFace's GPT-2 share minGPT's names, but not its activation or layout; they tie embeddings."""
+    """Refuse tied embeddings: nanoGPT's and GPT-2's names are minGPT's too, but their activation or layout is not."""
     if family is MIN_GPT and torch.equal(state["transformer.wte.weight"], state["lm_head.weight"]):
         raise CheckpointError(
             "this state dict has minGPT's names, but tied embeddings, which minGPT does not have. If it is from "
@@ -140,7 +141,7 @@ def _read(path: Path) -> Mapping[str, Any]:
 
 
 class _Settings(SimpleNamespace):
-    """A mapping in the form in which families read configs."""
+    """A mapping as an object with attributes, which is what families read."""
 
     attribute_map: ClassVar[dict[str, str]] = {}
 
@@ -176,10 +177,6 @@ def _gpt_config(settings: Any) -> dict[str, Any]:
     )
 
 
-def _min_gpt_config(settings: Any) -> dict[str, Any]:
-    return _gpt_config(settings) | dict(act_fn="gelu_new")
-
-
 def _lens_fields(settings: Mapping[str, Any], ignore_config: Sequence[str]) -> dict[str, Any]:
     """Fields of our config from those of TransformerLens, most of which are named alike.
 
@@ -213,7 +210,7 @@ def _lens_fields(settings: Mapping[str, Any], ignore_config: Sequence[str]) -> d
 
 
 def _unset(name: str, value: Any) -> bool:
-    """Whether TransformerLens means its default by this value."""
+    """Whether this is how TransformerLens spells a setting that is left at its default."""
     return (value is None and name != "normalization_type") or (isinstance(value, int | float) and bool(value == -1))
 
 
@@ -251,12 +248,12 @@ def with_gate_biases(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def lens_name(name: str) -> str:
-    """What TransformerLens calls a parameter of ours; it has another name where keys and values are grouped."""
+    """TransformerLens' name of a parameter of ours; `_W_K` and so on are its names of grouped keys and values."""
     return re.sub(r"\.attn\.([Wb]_[KV])$", r".attn._\1", re.sub("^ln_embed", "embed.ln", name))
 
 
 def _own_names(model: HookedTransformer) -> Table:
-    """Every parameter under its own name, or the other one that TransformerLens has for it."""
+    """A table that finds every parameter under our name of it or, where that differs, under TransformerLens'."""
     names = [name for name, _ in model.named_parameters()]
     return {name: name if lens_name(name) == name else f"{name} or {lens_name(name)}" for name in names}
 
@@ -269,46 +266,39 @@ TRANSFORMER_LENS = Family(
     ignored_weights=(r"blocks\.\d+\.attn\.(mask|IGNORE|rotary_sin|rotary_cos)",),
 )
 
-_LAYER = "transformer.h.{i}"
-
 NANO_GPT = Family(
     model_type="nanoGPT",
     name="nanoGPT",
     config=_gpt_config,
-    weights={
-        "embed.W_E": "transformer.wte.weight",
-        "pos_embed.W_pos": "transformer.wpe.weight",
-        "blocks.{i}.ln1.w": f"{_LAYER}.ln_1.weight",
-        "blocks.{i}.ln1.b": f"{_LAYER}.ln_1.bias?",
-        "blocks.{i}.attn.W_Q, blocks.{i}.attn.W_K, blocks.{i}.attn.W_V": (
-            f"{_LAYER}.attn.c_attn.weight | (qkv h k) d -> qkv h d k"
-        ),
-        "blocks.{i}.attn.b_Q, blocks.{i}.attn.b_K, blocks.{i}.attn.b_V": (
-            f"{_LAYER}.attn.c_attn.bias? | (qkv h k) -> qkv h k"
-        ),
-        "blocks.{i}.attn.W_O": f"{_LAYER}.attn.c_proj.weight | d (h k) -> h k d",
-        "blocks.{i}.attn.b_O": f"{_LAYER}.attn.c_proj.bias?",
-        "blocks.{i}.ln2.w": f"{_LAYER}.ln_2.weight",
-        "blocks.{i}.ln2.b": f"{_LAYER}.ln_2.bias?",
-        "blocks.{i}.mlp.W_in": f"{_LAYER}.mlp.c_fc.weight | m d -> d m",
-        "blocks.{i}.mlp.b_in": f"{_LAYER}.mlp.c_fc.bias?",
-        "blocks.{i}.mlp.W_out": f"{_LAYER}.mlp.c_proj.weight | d m -> m d",
-        "blocks.{i}.mlp.b_out": f"{_LAYER}.mlp.c_proj.bias?",
-        "ln_final.w": "transformer.ln_f.weight",
-        "ln_final.b": "transformer.ln_f.bias?",
-        "unembed.W_U": "lm_head.weight | v d -> d v",
-        "unembed.b_U": None,
-    },
+    weights=modules(
+        "transformer.h.{i}",
+        embed="transformer.wte",
+        pos_embed="transformer.wpe",
+        ln1="ln_1",
+        qkv="attn.c_attn",
+        o="attn.c_proj",
+        ln2="ln_2",
+        up="mlp.c_fc",
+        down="mlp.c_proj",
+        ln_final="transformer.ln_f",
+        unembed="lm_head",
+    ),
     ignored_weights=(r"transformer\.h\.\d+\.attn\.bias",),  # the causal mask
     ignored_config=("bias",),  # shows in the tensors
 )
+
+
+def _with_biases(table: Table) -> Table:
+    """The same table for checkpoints in which everything but the unembedding has a bias."""
+    return {ours: theirs and theirs.replace("?", "") for ours, theirs in table.items()} | {"unembed.b_U": None}
+
 
 MIN_GPT = dataclasses.replace(
     NANO_GPT,
     model_type="minGPT",
     name="minGPT",
-    config=_min_gpt_config,
-    weights={ours: theirs and theirs.replace("?", "") for ours, theirs in NANO_GPT.weights.items()},
+    config=lambda settings: _gpt_config(settings) | dict(act_fn="gelu_new"),
+    weights=_with_biases(NANO_GPT.weights),
     ignored_config=("model_type",),  # the name of the sizes
 )
 
@@ -317,30 +307,23 @@ MIN_GPT_2020 = dataclasses.replace(
     model_type="minGPT-2020",
     name="minGPT of 2020",
     config=_gpt_config,
-    weights={
-        "embed.W_E": "tok_emb.weight",
-        "pos_embed.W_pos": "pos_emb | one position d -> (one position) d",
-        "blocks.{i}.ln1.w": "blocks.{i}.ln1.weight",
-        "blocks.{i}.ln1.b": "blocks.{i}.ln1.bias",
-        "blocks.{i}.attn.W_Q": "blocks.{i}.attn.query.weight | (h k) d -> h d k",
-        "blocks.{i}.attn.W_K": "blocks.{i}.attn.key.weight | (h k) d -> h d k",
-        "blocks.{i}.attn.W_V": "blocks.{i}.attn.value.weight | (h k) d -> h d k",
-        "blocks.{i}.attn.b_Q": "blocks.{i}.attn.query.bias | (h k) -> h k",
-        "blocks.{i}.attn.b_K": "blocks.{i}.attn.key.bias | (h k) -> h k",
-        "blocks.{i}.attn.b_V": "blocks.{i}.attn.value.bias | (h k) -> h k",
-        "blocks.{i}.attn.W_O": "blocks.{i}.attn.proj.weight | d (h k) -> h k d",
-        "blocks.{i}.attn.b_O": "blocks.{i}.attn.proj.bias",
-        "blocks.{i}.ln2.w": "blocks.{i}.ln2.weight",
-        "blocks.{i}.ln2.b": "blocks.{i}.ln2.bias",
-        "blocks.{i}.mlp.W_in": "blocks.{i}.mlp.0.weight | m d -> d m",
-        "blocks.{i}.mlp.b_in": "blocks.{i}.mlp.0.bias",
-        "blocks.{i}.mlp.W_out": "blocks.{i}.mlp.2.weight | d m -> m d",
-        "blocks.{i}.mlp.b_out": "blocks.{i}.mlp.2.bias",
-        "ln_final.w": "ln_f.weight",
-        "ln_final.b": "ln_f.bias",
-        "unembed.W_U": "head.weight | v d -> d v",
-        "unembed.b_U": None,
-    },
+    weights=_with_biases(
+        modules(
+            "blocks.{i}",
+            embed="tok_emb",
+            ln1="ln1",
+            q="attn.query",
+            k="attn.key",
+            v="attn.value",
+            o="attn.proj",
+            ln2="ln2",
+            up="mlp.0",
+            down="mlp.2",
+            ln_final="ln_f",
+            unembed="head",
+        )
+    )
+    | {"pos_embed.W_pos": "pos_emb | one position d -> (one position) d"},
     ignored_weights=(r"blocks\.\d+\.attn\.mask",),
 )
 

@@ -1,4 +1,4 @@
-"""What converts, told from the tables: the source of `interp-hooks families` and of the README's list.
+"""The list of what converts, made from the tables for `interp-hooks families` and for the README.
 
 A model type that the installed transformers does not have is left out.
 """
@@ -16,7 +16,7 @@ def listing() -> str:
 
 
 def markdown() -> str:
-    """The same as two sentences."""
+    """The same list as the two sentences that are in the README."""
     causal = [family for family in _there() if family.head == "CausalLM"]
     masked = [family for family in _there() if family.head == "MaskedLM"]
     return (

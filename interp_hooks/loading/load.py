@@ -43,7 +43,7 @@ class LoadOptions:
     name: str
     hf_model: Any = None
     tokenizer: Any = None
-    dtype: torch.dtype | str = torch.float32
+    dtype: torch.dtype | str | None = None
     device: torch.device | str | None = None
     n_ctx: int | None = None
     first_n_layers: int | None = None
@@ -55,7 +55,7 @@ class LoadOptions:
 
 
 def load_pretrained(cls: type[HookedTransformer], options: LoadOptions, processing: Processing) -> HookedTransformer:
-    """The work of `HookedTransformer.from_pretrained`; raises as it says."""
+    """Convert a HuggingFace checkpoint; `HookedTransformer.from_pretrained` calls this and lists what it raises."""
     _refuse_unknown(options)
     owned, revision = options.hf_model is None, None
     if owned:
@@ -64,7 +64,7 @@ def load_pretrained(cls: type[HookedTransformer], options: LoadOptions, processi
         family = family_of(hf_config)
         cfg, n_layers_there = _our_config(family, hf_config, options)
         tokenizer = options.tokenizer or source.tokenizer()
-        state = _load_state(source.location, hf_config, family, options)
+        state = _load_state(source, hf_config, family, cfg.dtype)
         revision = source.commit() or options.revision
     else:
         hf_config = copy.deepcopy(options.hf_model.config)
@@ -82,7 +82,7 @@ def load_pretrained(cls: type[HookedTransformer], options: LoadOptions, processi
 
 
 def _device(options: LoadOptions) -> torch.device | None:
-    """Where all weights go; None leaves each where `transformers` put it."""
+    """The device that all weights move to; None leaves each where `transformers` put it."""
     if options.device is None and (options.hf_kwargs.get("device_map") or _spread(options.hf_model)):
         return None
     return torch.device(options.device or default_device())
@@ -109,7 +109,7 @@ def _refuse_quantised(state: Mapping[str, Tensor], name: str) -> None:
 
 
 def text_half(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The language model's tensors under the names that they have in a checkpoint without other modalities."""
+    """The tensors of the language model, named as in a checkpoint that has no other modalities."""
     part = "language_model."
     if not any(part in name for name in state):
         return state
@@ -117,7 +117,7 @@ def text_half(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _refuse_unknown(options: LoadOptions) -> None:
-    """With a model object nothing goes on to transformers, so that an extra argument can only be a mistake."""
+    """Refuse extra arguments beside `hf_model`: nothing is loaded by transformers then, so each is a mistake."""
     if options.hf_model is None:
         return
     for name in options.hf_kwargs:
@@ -128,15 +128,15 @@ def _refuse_unknown(options: LoadOptions) -> None:
 
 
 def default_device() -> torch.device:
-    """The GPU if there is one."""
+    """The GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def family_of(hf_config: Any, architecture: str | None = None) -> Family:
-    """The table for a config; `architecture` is the class that holds the weights (default: what the config names).
+    """The family that converts a config; `architecture` is the class with the weights (default: the config's own).
 
     Raises:
-        UnsupportedArchitecture: there is none, or that class has no language model's head.
+        UnsupportedArchitecture: no family does, or that class is not the one that the family converts.
     """
     model_type = hf_config.get_text_config().model_type
     architecture = architecture or (hf_config.architectures or [None])[0]
@@ -162,11 +162,11 @@ def _multimodal_class(hf_config: Any) -> str | None:
 
 
 def _our_config(family: Family, hf_config: Any, options: LoadOptions) -> tuple[HookedTransformerConfig, int]:
-    """The config, and how many layers the checkpoint has."""
+    """Our config for a checkpoint, and how many layers the checkpoint has: `first_n_layers` may take fewer."""
     fields = family.read(hf_config.get_text_config(), options.ignore_config) | {
         "model_name": options.name,
         "original_architecture": family.architecture,
-        "dtype": as_dtype(options.dtype),
+        "dtype": as_dtype(options.dtype or torch.float32),
     }
     if options.default_prepend_bos is not None:
         fields["default_prepend_bos"] = options.default_prepend_bos
@@ -187,7 +187,7 @@ def _our_config(family: Family, hf_config: Any, options: LoadOptions) -> tuple[H
 
 
 def _first_layers(fields: dict[str, Any], n_layers: int) -> dict[str, Any]:
-    """Fields of a config cut to its first layers."""
+    """The same fields for a model of the first layers only."""
     cut = {name: fields[name][:n_layers] for name in ("rotary_layers", "window_sizes") if fields.get(name)}
     if fields.get("experts") is not None:
         experts = fields["experts"]
@@ -195,27 +195,27 @@ def _first_layers(fields: dict[str, Any], n_layers: int) -> dict[str, Any]:
     return fields | cut | {"n_layers": n_layers}
 
 
-def _load_state(source: str, hf_config: Any, family: Family, options: LoadOptions) -> dict[str, Tensor]:
-    """All tensors of the checkpoint, which nobody else holds."""
+def _load_state(source: Source, hf_config: Any, family: Family, dtype: torch.dtype | str) -> dict[str, Tensor]:
+    """All tensors of a checkpoint, loaded by transformers; nothing else refers to them, so they may be adopted."""
     try:
         hf_model, info = family.auto_class.from_pretrained(
-            source,
+            source.location,
             config=hf_config,
-            dtype=as_dtype(options.dtype),
-            revision=options.revision,
+            dtype=dtype,
+            revision=source.revision,
             output_loading_info=True,
-            **options.hf_kwargs,
+            **source.hf_kwargs,
         )
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"the weights of {options.name!r} cannot be read: {error}") from error
+        raise CheckpointError(f"the weights of {source.name!r} cannot be read: {error}") from error
     except TypeError as error:
-        if options.hf_kwargs:
-            listed = ", ".join(options.hf_kwargs)
+        if source.hf_kwargs:
+            listed = ", ".join(source.hf_kwargs)
             raise BadInput(f"transformers does not take one of the arguments {listed}: {error}") from error
         raise
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
-        raise WeightMismatch(f"the checkpoint {options.name!r} lacks {len(missing)} tensors: {', '.join(missing[:5])}")
+        raise WeightMismatch(f"the checkpoint {source.name!r} lacks {len(missing)} tensors: {', '.join(missing[:5])}")
     _refuse_leftovers(info["unexpected_keys"], family)
     return dict(hf_model.state_dict())
 
@@ -228,7 +228,10 @@ def adopt(
     device: torch.device | None,
     owned: bool,
 ) -> None:
-    """Fill every parameter of a model on the meta device, using up `state`.
+    """Fill every parameter of a model on the meta device with the tensors in `state`, which is emptied.
+
+    `state` holds the tensors of `n_layers_there` layers; `device=None` leaves each where it is. Tensors that are not
+    `owned` are copied, so that their other holder keeps them unchanged.
 
     Raises:
         WeightMismatch: tensors left over, missing, or of another shape.
@@ -279,7 +282,7 @@ def _refuse_leftovers(names: Iterable[str], family: Family) -> None:
 def _fill_absent(
     model: HookedTransformer, rule: Rule, there: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype
 ) -> None:
-    """Zeros for the biases of ours, all of which are in `there`, that the checkpoint does not have."""
+    """Fill with zeros the biases of ours that the checkpoint does not have; a missing weight is refused."""
     for name in rule.ours:
         is_bias = name.rpartition(".")[2].startswith("b")
         if name not in there:
@@ -308,7 +311,7 @@ def _laid_out(model: HookedTransformer, rule: Rule, theirs: Tensor, sizes: Mappi
 
 
 def _within(theirs: Tensor, repacked: list[Tensor]) -> list[Tensor]:
-    """The same values in the memory of `theirs`, so that a memory-mapped file does not stay beside its copy."""
+    """The same values moved into the memory of `theirs`, so that no memory-mapped file stays beside its copy."""
     if not theirs.is_contiguous():
         return repacked
     flat, start, placed = theirs.view(-1), 0, []

@@ -1,4 +1,4 @@
-"""Folders of this package's own: a model as it is, weights processed or edited, in four files at most.
+"""The folders that `save_pretrained` writes: a model as it is, with its processed or edited weights.
 
     hooked_transformer.json          the config, and what processing had been done
     hooked_transformer.safetensors   the state dict
@@ -15,43 +15,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from interp_hooks.errors import BadInput, CheckpointError, ConfigError, WeightMismatch, nearest
 from interp_hooks.loading.folding import Processing, process
 from interp_hooks.loading.formats import TRANSFORMER_LENS, from_checkpoint, lens_name, with_gate_biases
 from interp_hooks.loading.load import LoadOptions
-from interp_hooks.loading.source import TOKENIZER_FILES, bundled
+from interp_hooks.loading.source import CONFIG, WEIGHTS, folder_of, has_tokenizer, kept_steps, read_tokenizer
 from interp_hooks.model.config import HookedTransformerConfig
 from interp_hooks.model.tensor_files import write_tensors
-from interp_hooks.model.tokens import PaddingSide
 from interp_hooks.model.transformer import HookedTransformer
 
 FORMAT = 1
-CONFIG, WEIGHTS = "hooked_transformer.json", "hooked_transformer.safetensors"
-
-
-def is_native(name: str) -> bool:
-    """Whether `name` is a folder that `save` wrote, or the name of a bundled one."""
-    folder = _folder(name)
-    return (folder / CONFIG).is_file() and not (folder / "config.json").exists()
-
-
-def _folder(name: str) -> Path:
-    return bundled().get(name, Path(name).expanduser())
-
-
-def kept_steps(name: str) -> list[int]:
-    """The steps of training whose models were saved within this one's folder, as step0, step500, ...; lowest first."""
-    folder = _folder(name)
-    inside = [item.name for item in folder.iterdir()] if is_native(name) else []
-    steps = [int(inner.removeprefix("step")) for inner in inside if re.fullmatch(r"step\d+", inner)]
-    return sorted(step for step in steps if is_native(str(folder / f"step{step}")))
 
 
 def save(model: HookedTransformer, folder: Path) -> None:
-    """The work of `HookedTransformer.save_pretrained`; raises as it says."""
+    """Write a model to a folder; `HookedTransformer.save_pretrained` calls this and lists what it raises."""
     folder = folder.expanduser()
     if (folder / "config.json").exists():
         raise CheckpointError(f"{str(folder)!r} holds a HuggingFace checkpoint (config.json); save to another folder")
@@ -70,22 +49,17 @@ def save(model: HookedTransformer, folder: Path) -> None:
         model.tokenizer.save_pretrained(folder)
 
 
-def load(
-    options: LoadOptions,
-    processing: Processing,
-    dtype: torch.dtype | str | None,
-    padding_side: PaddingSide | None,
-) -> HookedTransformer:
-    """The work of `HookedTransformer.from_pretrained` for a folder that `save` wrote.
+def load(options: LoadOptions, processing: Processing) -> HookedTransformer:
+    """Load a folder that `save` wrote.
 
-    The dtype and the padding side that were saved count unless others are given. A revision is the name of one of the
-    steps kept in the folder.
+    Its own dtype and padding side count unless others are given. A revision is the name of one of the training steps
+    that are kept in the folder ("step500").
 
     Raises:
         CheckpointError: files that are missing, damaged or of a later format.
         BadInput: options that only conversion has.
     """
-    folder, revision = _folder(options.name), options.revision
+    folder, revision = folder_of(options.name), options.revision
     if revision in {f"step{step}" for step in kept_steps(options.name)}:
         folder, options = folder / str(revision), replace(options, revision=None)
     for name in ("n_ctx", "first_n_layers", "revision", "ignore_config", "hf_kwargs"):
@@ -96,10 +70,9 @@ def load(
     cfg = _config(folder, description["config"])
     if options.default_prepend_bos is not None:
         cfg = cfg.replace(default_prepend_bos=options.default_prepend_bos)
-    has_tokenizer = any((folder / name).exists() for name in TOKENIZER_FILES)
-    tokenizer = options.tokenizer or (read_tokenizer(str(folder)) if has_tokenizer else None)
-    model = from_checkpoint(folder / WEIGHTS, cfg, tokenizer, dtype=dtype, device=options.device)
-    model.text.padding_side = padding_side or description["padding_side"]
+    tokenizer = options.tokenizer or (read_tokenizer(str(folder)) if has_tokenizer(folder) else None)
+    model = from_checkpoint(folder / WEIGHTS, cfg, tokenizer, dtype=options.dtype, device=options.device)
+    model.text.padding_side = options.default_padding_side or description["padding_side"]
     done = {line.partition(":")[0] for line in description["processing"] if line.endswith(": applied")}
     model.revision = revision
     model._report = process(model, replace(processing, **dict.fromkeys(done, False)))
@@ -127,25 +100,8 @@ def _config(folder: Path, fields: Mapping[str, Any]) -> HookedTransformerConfig:
         raise CheckpointError(f"the config in {str(folder / CONFIG)!r} does not fit this version: {error}") from error
 
 
-def read_tokenizer(name: str) -> Any:
-    """The tokenizer of a folder or hub id.
-
-    Raises:
-        CheckpointError: there is none, or it cannot be read.
-    """
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(name)
-    except Exception as error:  # a broken file can make the tokenizers' own library raise anything
-        raise CheckpointError(
-            f"the tokenizer {name!r} cannot be read ({type(error).__name__}: {str(error).splitlines()[0]}); pass a "
-            "tokenizer= instead"
-        ) from error
-
-
 def own_weights(model: HookedTransformer, state: Mapping[str, Any], strict: bool) -> dict[str, Tensor]:
-    """What of a state dict is for this model, under its own names.
+    """The weights of a state dict under the names that this model has for them, checked before they are loaded.
 
     Raises:
         WeightMismatch: what `strict` forbids, or a tensor of another shape.

@@ -1,7 +1,7 @@
-"""The proof in the user's hands: does the converted model compute what HuggingFace's does?
+"""Does a converted model compute what HuggingFace's does? A comparison that users can run on any checkpoint.
 
-Both read the same tokens. The report compares logits, probabilities and the most likely tokens, and checks on the
-converted model that its hooks mean what they say (the sums that make up the stream, `pattern @ v == z`, ...).
+Both models read the same tokens. The report compares logits, probabilities and the most likely tokens, and checks that
+the hooks of the converted model mean what they say (the sums that make up the stream, `pattern @ v == z`, ...).
 """
 
 import importlib.metadata
@@ -156,7 +156,7 @@ def verify_checkpoint(
 
 @torch.no_grad()
 def invariants(model: HookedTransformer, tokens: Int[Tensor, "batch pos"]) -> dict[str, float]:
-    """The largest relative violation, over all layers, of each thing that the hooks promise."""
+    """By what each equation that the hooks promise is violated at most, over all layers, relative to its right side."""
     worst: dict[str, float] = {}
 
     def holds(name: str, left: Tensor, right: Tensor) -> None:

@@ -25,7 +25,7 @@ GAINS = (".ln1.w", ".ln2.w", "ln_final.w", "mlm_head.ln.w")
 
 
 def load_and_process(model: HookedTransformer, state_dict: StateDict, processing: Processing) -> list[str]:
-    """Fill a model with a state dict's weights, processed; what was applied and what not, a line each.
+    """Fill a model with the processed weights of a state dict; return the lines that `folding.process` returns.
 
     Whether its norms still have gains is read from the state dict, whatever the model's have.
 
@@ -41,7 +41,7 @@ def load_and_process(model: HookedTransformer, state_dict: StateDict, processing
 
 @torch.no_grad()
 def _take_over(model: HookedTransformer, other: HookedTransformer) -> None:
-    """Give a model another's weights, in its own memory, dtype and device; hooks and whatever else it has stay."""
+    """Copy another model's weights into this one's memory, dtype and device; its hooks and all else stay."""
     for name, part in other.named_modules():
         own = model.get_submodule(name)
         if isinstance(part, Norm) and isinstance(own, Norm):
@@ -57,7 +57,7 @@ def _take_over(model: HookedTransformer, other: HookedTransformer) -> None:
 
 
 def _model_of(cfg: HookedTransformerConfig, state_dict: StateDict) -> HookedTransformer:
-    """A model of a state dict's own weights, copied, in its dtype and on its device."""
+    """A new model that holds copies of a state dict's weights, in their dtype and on their device."""
     if recognise(state_dict).family is not TRANSFORMER_LENS:
         raise CheckpointError("expected a state dict with this package's own names, such as 'blocks.0.attn.W_Q'")
     kind = cfg.normalization_type
@@ -99,7 +99,7 @@ def fold_layer_norm(
 
 
 def one_step(cfg: HookedTransformerConfig, state_dict: StateDict, step: str) -> dict[str, Tensor]:
-    """A new state dict, after one of `folding.STEPS`.
+    """A copy of a state dict after one processing step, called by its name in `folding.STEPS`.
 
     Raises:
         ConfigError: a step that does not apply to this model, and would change its probabilities.
@@ -112,7 +112,10 @@ def one_step(cfg: HookedTransformerConfig, state_dict: StateDict, step: str) -> 
 def _changed(
     model: HookedTransformer, state_dict: StateDict, step: str, run: Callable[[HookedTransformer], None]
 ) -> dict[str, Tensor]:
-    """The state dict, under its own names, of its model after a step; what is no weight of the model stays."""
+    """Run a step on the model of a state dict; return a copy of the state dict with the weights that come of it.
+
+    Weights keep the names that they had in the state dict, and entries that are no weights stay.
+    """
     if why := STEPS[step].obstacle(model):
         raise ConfigError(f"{step} does not apply: {why}")
     names = {name.removeprefix(COMPILED).replace("._", "."): name for name in state_dict}  # _W_K: grouped keys

@@ -6,10 +6,10 @@
     ours, ours, ... : theirs [or theirs] [?] [| einops pattern [| shares [| pattern of each part]]]
 
 `{i}` runs over the layers; a line for parts that a layer does not have (its experts, say) is passed over there. Several
-names on the left split the first axis of the result: one slice each, or, with shares ("h g g"), so many, and each part
-may be rearranged once more. `or` gives the tensor's name in another version of transformers. `*` in a name counts 0,
-1, 2, ...: tensors that lie apart there, stacked. `?` says that it may be absent, and None in place of a source that it
-always is: ours is then a zero bias.
+names on the left split the first axis of the result: each gets one slice, or as many as its share says ("h g g"), and
+each part may be rearranged once more. `or` gives the tensor's name in another version of transformers. `*` in a name
+counts 0, 1, 2, ...: tensors that are separate there and stacked here. `?` marks a bias that may be absent, and None in
+place of a source one that always is: ours is then zero. `modules` in families/shared.py writes the usual lines.
 
 The axes have the config's sizes: h heads, g key/value heads, q query heads for each of those, k d_head, w d_value,
 d d_model, m d_mlp, v d_vocab, e experts, n width of an expert, s width of the shared expert; in latent attention l and
@@ -46,7 +46,7 @@ class Rule:
 
     @property
     def source(self) -> str:
-        """Their tensor, for messages."""
+        """The name of their tensor, for error messages."""
         return " or ".join(self.theirs)
 
     @property
@@ -54,7 +54,7 @@ class Rule:
         return any("*" in name for name in self.theirs)
 
     def names(self, state: Mapping[str, Tensor]) -> list[str]:
-        """What their tensor, or each of those that are stacked, is called in a state dict; empty if it isn't there."""
+        """The names that a state dict has for their tensor: one, or several that are stacked; none if it is absent."""
         for name in self.theirs:
             counted = (name.replace("*", str(place)) for place in itertools.count()) if "*" in name else [name]
             if found := list(itertools.takewhile(state.__contains__, counted)):
@@ -87,7 +87,7 @@ class Rule:
         return list(whole.unbind())
 
     def backward(self, ours: Sequence[Tensor], sizes: Mapping[str, int]) -> Tensor:
-        """Their tensor, from ours."""
+        """Their tensor, put together from ours: `forward` the other way round."""
         if self.part_pattern is not None:
             lengths = (self._size(share, sizes) for share in self.shares)
             back = _reversed(self.part_pattern)
@@ -147,7 +147,7 @@ def axis_sizes(cfg: HookedTransformerConfig) -> dict[str, int]:
 
 
 def rules(table: Table, n_layers: int) -> Iterator[Rule]:
-    """Every line of a table for every layer that it runs over."""
+    """All rules of a table: a line with `{i}` is one rule for each layer."""
     for ours, theirs in table.items():
         repeated = "{i}" in ours
         for layer in range(n_layers) if repeated else [None]:
@@ -164,8 +164,8 @@ def _parse(ours: str, theirs: str | None, layer: int | None) -> Rule:
     pattern, shares, part_pattern = [*rest, "", "", ""][:3]
     return Rule(
         ours=names,
-        theirs=tuple(source.removesuffix("?").strip().replace("{i}", str(layer)).split(" or ")),
-        optional=source.endswith("?"),
+        theirs=tuple(source.replace("?", "").strip().replace("{i}", str(layer)).split(" or ")),
+        optional="?" in source,
         pattern=pattern or None,
         shares=tuple(shares.split()),
         part_pattern=part_pattern or None,

@@ -1,8 +1,9 @@
-"""Where a checkpoint is: a bundled name, an alias, a folder or a hub id; its config and its tokenizer.
+"""Where a checkpoint is, told from its name: a bundled model, an alias, a folder or a hub id. Its config and tokenizer.
 
 There is no list of checkpoint names: what is no bundled model, alias or folder is a hub id for `transformers`.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -33,13 +34,14 @@ ALIASES = {
     "distillgpt2": "distilbert/distilgpt2",
 }
 
+CONFIG, WEIGHTS = "hooked_transformer.json", "hooked_transformer.safetensors"  # of a folder of save_pretrained
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 HUB_ARGUMENTS = ("token", "cache_dir", "local_files_only", "trust_remote_code", "force_download", "subfolder")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A checkpoint that the user calls `name`; of `hf_kwargs` those count that say where from."""
+    """A checkpoint by the name that the user has for it; of `hf_kwargs` only those in `HUB_ARGUMENTS` are used here."""
 
     name: str
     revision: str | None = None
@@ -94,24 +96,56 @@ class Source:
         Raises:
             CheckpointError: there is one, but it cannot be read.
         """
-        from transformers import AutoTokenizer
-
         folder = Path(self.location)
-        if folder.is_dir() and not any((folder / name).exists() for name in TOKENIZER_FILES):
+        if folder.is_dir() and not has_tokenizer(folder):
             return None
-        try:
-            return AutoTokenizer.from_pretrained(self.location, **self._arguments)
-        except Exception as error:  # a broken file can make the tokenizers' own library raise anything
-            raise CheckpointError(
-                f"the tokenizer of {self.name!r} cannot be read ({type(error).__name__}: {error}); mend it, or pass "
-                "another with tokenizer="
-            ) from error
+        return read_tokenizer(self.name, self.location, **self._arguments)
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder holds any of the files that tokenizers are saved in."""
+    return any((folder / name).exists() for name in TOKENIZER_FILES)
+
+
+def read_tokenizer(name: str, location: str | None = None, **arguments: Any) -> Any:
+    """The tokenizer of a folder or hub id, at `location` if `name` is only what the user calls it.
+
+    Raises:
+        CheckpointError: there is none, or it cannot be read.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(location or name, **arguments)
+    except Exception as error:  # a broken file can make the tokenizers' own library raise anything
+        why = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise CheckpointError(
+            f"the tokenizer of {name!r} cannot be read ({why}); mend it, or pass another with tokenizer="
+        ) from error
 
 
 def bundled() -> dict[str, Path]:
-    """The checkpoints that come with the package, by name: HuggingFace's and native ones."""
+    """The folders of the checkpoints that come with the package, by name."""
     root = Path(str(files("interp_hooks"))) / "pretrained"
     return {folder.name: folder for folder in sorted(root.iterdir()) if folder.is_dir()}
+
+
+def folder_of(name: str) -> Path:
+    """The folder of a bundled model, or the path that `name` is otherwise, whether or not a folder is there."""
+    return bundled().get(name, Path(name).expanduser())
+
+
+def is_native(name: str) -> bool:
+    """Whether `name` is a folder that `save_pretrained` wrote, or a bundled model in such a folder."""
+    folder = folder_of(name)
+    return (folder / CONFIG).is_file() and not (folder / "config.json").exists()
+
+
+def kept_steps(name: str) -> list[int]:
+    """The training steps whose models were saved in the folder of this one as step0, step500, ...; lowest first."""
+    inside = [item.name for item in folder_of(name).iterdir()] if is_native(name) else []
+    steps = [int(inner.removeprefix("step")) for inner in inside if re.fullmatch(r"step\d+", inner)]
+    return sorted(step for step in steps if is_native(str(folder_of(name) / f"step{step}")))
 
 
 def locate(name: str) -> str:

@@ -6,14 +6,13 @@
                                                                  1000th to 400000
     a folder of save_pretrained                "step500"         those of which there is such a folder in it
 
-The facts about the first three are those of the hub; nothing is looked up.
+The first three are facts about the hub, written down here; nothing is looked up.
 """
 
 from collections.abc import Sequence
 
 from interp_hooks.errors import BadInput, CheckpointError
-from interp_hooks.loading.native import is_native, kept_steps
-from interp_hooks.loading.source import locate
+from interp_hooks.loading.source import is_native, kept_steps, locate
 
 EVERY_THOUSANDTH = range(1000, 143_001, 1000)
 KEPT: dict[tuple[str, str], tuple[str, Sequence[int]]] = {  # (beginning, end) of a hub id -> (revision, steps)
@@ -27,7 +26,7 @@ KEPT: dict[tuple[str, str], tuple[str, Sequence[int]]] = {  # (beginning, end) o
 
 
 def checkpoint_labels(model_name: str) -> tuple[list[int], str]:
-    """The steps at which checkpoints of a model were kept, and what they count: "step".
+    """The steps of a model's training of which there are checkpoints, and the word "step", which is what they count.
 
     Raises:
         CheckpointError: none are known.
@@ -40,7 +39,7 @@ def step_revision(model_name: str, *, index: int | None = None, step: int | None
 
     Raises:
         CheckpointError: none are known of this model.
-        BadInput: there is no such one.
+        BadInput: there is none of that step, or at that index.
     """
     revision, steps = _kept(model_name)
     if step is None:

@@ -98,6 +98,7 @@ class Checkpoints:
         """
         from interp_hooks.loading import native
         from interp_hooks.loading.load import LoadOptions, Processing, load_pretrained
+        from interp_hooks.loading.source import is_native
         from interp_hooks.loading.training_steps import step_revision
 
         if n_devices != 1:
@@ -122,7 +123,7 @@ class Checkpoints:
             name=model_name,
             hf_model=hf_model,
             tokenizer=tokenizer,
-            dtype=dtype or torch.float32,
+            dtype=dtype,
             device=device if move_to_device else "cpu",
             n_ctx=n_ctx,
             first_n_layers=first_n_layers,
@@ -132,8 +133,8 @@ class Checkpoints:
             ignore_config=tuple(ignore_config),
             hf_kwargs=hf_kwargs,
         )
-        if hf_model is None and native.is_native(model_name):
-            return cast("Any", native.load(options, processing, dtype, default_padding_side))
+        if hf_model is None and is_native(model_name):
+            return cast("Any", native.load(options, processing))
         return cast("Any", load_pretrained(cast("Any", cls), options, processing))
 
     @classmethod
@@ -307,6 +308,6 @@ def named_tokenizer(name: str) -> Any:
     Raises:
         CheckpointError: there is none, or it cannot be read.
     """
-    from interp_hooks.loading.native import read_tokenizer
+    from interp_hooks.loading.source import read_tokenizer
 
     return read_tokenizer(name)

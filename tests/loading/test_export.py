@@ -1,4 +1,4 @@
-"""Export is a copy: it changes nobody, and what it cannot express it refuses by name.
+"""An export is a copy that changes neither model; what the architecture cannot express is refused by name.
 
 That it is exact, and carries edits, is tested for every family in `tests/test_families.py`.
 """
@@ -93,7 +93,7 @@ def test_an_untied_export_loads_as_an_untied_model(tmp_path) -> None:
 
 @pytest.mark.parametrize("name", ["gpt2-tied-scaled", "neox", "llama"])
 def test_nobody_is_changed_and_nothing_is_shared(name: str) -> None:
-    """Neither by the export nor by what is done to it afterwards: not the model, nor where it came from."""
+    """Neither an export nor an edit of it changes the model, or the HuggingFace model that it came from."""
     hf = fresh_hf(name)
     model = convert(hf)
     config = copy.deepcopy(hf.config.to_dict())

@@ -68,7 +68,7 @@ def test_folded_norms_have_no_parameters(kind: str) -> None:
 
 
 def test_folding_centres_what_reads_a_layer_norm() -> None:
-    """LayerNorm gives mean zero, so the mean of a reader over d_model is read by nobody."""
+    """LayerNorm gives mean zero, so the mean of its readers over d_model never matters."""
     model = build(gated_mlp=True)
     process(model, only("fold_ln"))
     mlp, attn = model.blocks[1].mlp, model.blocks[1].attn
@@ -208,7 +208,7 @@ def test_no_probability_changes_in_any_architecture(name: str, step: str) -> Non
 
 @pytest.mark.parametrize("name", ["experts", "latent", "shared-norm", "output-norms"])
 def test_what_is_folded_has_no_gain_left(name: str) -> None:
-    """Of the norms that are only read; those of outputs, latents, queries and keys keep theirs."""
+    """Norms whose output is only read lose them; those of outputs, latents, queries and keys keep theirs."""
     model = build(**CUSTOM[name])
     kept = ("ln1_post", "ln2_post", "q_norm", "k_norm", "latent_norm", "ln_embed")
     process(model, only("fold_ln"))

@@ -158,7 +158,7 @@ class GPTOf2020(nn.Module):
 
 
 def drawn(model: nn.Module) -> nn.Module:
-    """In float64, with random parameters; masks stay masks."""
+    """All parameters are drawn at random in float64; masks stay masks."""
     model = model.double().eval()
     masks = {name: buffer.clone() for name, buffer in model.named_buffers()}
     redraw(model, std=0.4)

@@ -1,4 +1,4 @@
-"""A config value that nobody read is refused; what was read is remembered under its real name."""
+"""A config value that no family reads is refused; what was read is remembered under its real name."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Where a checkpoint comes from makes no difference to what is loaded, and what is not one is told apart."""
+"""A checkpoint loads alike wherever it comes from, and what is no checkpoint is refused."""
 
 import json
 from pathlib import Path
@@ -82,7 +82,7 @@ def test_the_model_object_stays_as_it_is(name: str, processed: bool) -> None:
 @every_family
 @pytest.mark.parametrize("source", ["object", "folder"])
 def test_no_two_weights_share_values(name: str, source: str, tmp_path: Path) -> None:
-    """Tied embeddings become two weights, so that an edit of one is of one; and so for every other pair."""
+    """Tied embeddings become two weights: an edit of one leaves the other. No other pair shares memory either."""
     shared_hf(name).save_pretrained(tmp_path)
     model = convert(shared_hf(name)) if source == "object" else HookedTransformer.from_pretrained(str(tmp_path))
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Saved models come back bit by bit, and a folder or a state dict that does not fit is told by name."""
+"""Saved models come back bit by bit; folders and state dicts that do not fit are refused by name."""
 
 import copy
 import json
@@ -10,7 +10,7 @@ import torch
 
 from interp_hooks import HookedTransformer
 from interp_hooks.errors import BadInput, CheckpointError, WeightMismatch
-from interp_hooks.loading.native import CONFIG, WEIGHTS
+from interp_hooks.loading.source import CONFIG, WEIGHTS
 from tests.model.test_tokens import word_tokenizer
 from tests.tiny import (
     ARCHITECTURES,
@@ -246,7 +246,7 @@ def test_a_gated_state_dict_of_transformer_lens(strict: bool) -> None:
 
 @torch.no_grad()
 def test_some_weights_of_a_gated_mlp() -> None:
-    """Of our own they are taken as they are; a bias of TransformerLens' needs the weights that tell what it writes."""
+    """Some of our own weights load alone; a `b_in` of TransformerLens needs the weights that tell what it writes."""
     model, state = build(gated_mlp=True), dict(build(gated_mlp=True, seed=3).state_dict())
     before = copy.deepcopy(model.state_dict())
     name = "blocks.1.mlp.b_in"

@@ -58,7 +58,7 @@ def test_one_edited_weight_fails(name: str) -> None:
 
 
 def test_a_weight_that_is_no_number_fails() -> None:
-    """No comparison with nan is an error that is too large, and none may count as one that is small enough."""
+    """Comparisons with nan are false, so that nan is never "too large"; it must not pass for small enough either."""
     model, hf = models("gpt2")
     with torch.no_grad():
         model.blocks[2].attn.W_O[0, 0, 0] = torch.nan

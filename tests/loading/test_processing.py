@@ -37,7 +37,7 @@ def applies(model: HookedTransformer, step: str) -> bool:
 
 
 def empty(model: HookedTransformer, **fields: Any) -> HookedTransformer:
-    """One of the same config and other weights."""
+    """A model of the same config with other weights."""
     other = HookedTransformer(model.cfg.replace(**fields)).eval()
     redraw(other, seed=7)
     return other
@@ -59,7 +59,7 @@ def assert_same(state_dict: dict[str, Tensor], before: dict[str, Tensor]) -> Non
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("name", ARRANGEMENTS)
 def test_a_processed_state_dict_loads_where_it_came_from(name: str, step: str) -> None:
-    """No probability changes, no key does, and neither does what was given."""
+    """Probabilities and keys stay as they were, and so does the state dict that was given."""
     model = build(**ARRANGEMENTS[name])
     before, expected = copied(model), log_probs(our_logits(model, TOKENS))
     given = model.state_dict()
@@ -103,7 +103,7 @@ def test_each_step_is_its_formula() -> None:
 
 
 def test_one_step_after_the_other() -> None:
-    """As the field composes them, each on what the last one gave."""
+    """Steps are composed as the field does it: each works on what the one before returned."""
     model = build()
     state = fold_layer_norm(model.cfg, model.state_dict())
     for step in list(STEPS)[1:4]:
@@ -116,7 +116,7 @@ def test_one_step_after_the_other() -> None:
 
 @pytest.mark.parametrize("kind", ["LN", "RMS"])
 def test_norms_without_gains_have_nothing_to_fold(kind: Any) -> None:
-    """Told by the state dict: its own model's config may say either."""
+    """Whether norms have gains is read from the state dict, whatever the model's own config says."""
     model = build(normalization_type=kind + "Pre")
     given = model.state_dict()
     for cfg in (model.cfg, model.cfg.replace(normalization_type=kind)):
@@ -309,7 +309,7 @@ def test_a_loaded_state_dict_computes_what_it_did(name: str, processing: Process
 
 @pytest.mark.parametrize("folded", [True, False])
 def test_whether_there_are_gains_is_the_state_dicts_business(folded: bool) -> None:
-    """Into a model with gains, or one whose gains were folded."""
+    """The model that takes the weights has gains, or has had them folded."""
     source = build(normalization_type="LNPre" if folded else "LN")
     for own in ("LN", "LNPre"):
         for processing in (NOTHING, Processing()):
@@ -333,7 +333,7 @@ def test_hooks_and_memory_of_the_model_stay() -> None:
 
 
 def test_half_precision_models_round_once() -> None:
-    """What is processed is the float32 that was given."""
+    """The float32 weights that were given are processed, not copies in the model's dtype."""
     source = build(dtype=torch.float32)
     model = build(dtype=torch.bfloat16)
     load_and_process(model, source.state_dict(), Processing())

@@ -1,10 +1,11 @@
-"""The mapping language: what a line means, forwards and backwards, and how it fails."""
+"""The mapping language: what a line means, forwards and backwards, how it fails, and the lines of a module."""
 
 import pytest
 import torch
 from torch import Tensor
 
 from interp_hooks.errors import WeightMismatch
+from interp_hooks.loading.families.shared import modules
 from interp_hooks.loading.rules import Rule, axis_sizes, rules
 from tests.tiny import build
 
@@ -105,3 +106,41 @@ def test_axis_letters_have_the_configs_sizes() -> None:
     cfg = build(n_key_value_heads=2).cfg
     known = {axis: size for axis, size in axis_sizes(cfg).items() if size}
     assert known == {"h": 4, "g": 2, "q": 2, "k": 4, "w": 4, "p": 4, "d": 12, "m": 20, "v": 23}
+
+
+def test_a_module_stands_for_its_weight_and_its_bias() -> None:
+    table = modules("h.{i}", embed="wte", ln1="ln_1 or norm", o="attn.proj", unembed="lm_head")
+    assert table == {
+        "embed.W_E": "wte.weight",
+        "blocks.{i}.ln1.w": "h.{i}.ln_1.weight or h.{i}.norm.weight",
+        "blocks.{i}.ln1.b": "h.{i}.ln_1.bias? or h.{i}.norm.bias?",
+        "blocks.{i}.attn.W_O": "h.{i}.attn.proj.weight | d (h k) -> h k d",
+        "blocks.{i}.attn.b_O": "h.{i}.attn.proj.bias?",
+        "unembed.W_U": "lm_head.weight | v d -> d v",
+        "unembed.b_U": "lm_head.bias?",
+    }
+    bias = list(rules(table, n_layers=1))[2]
+    assert (bias.theirs, bias.optional) == (("h.0.ln_1.bias", "h.0.norm.bias"), True)
+
+
+@pytest.mark.parametrize(("g", "q"), [(3, 1), (1, 3), (2, 2)])
+@pytest.mark.parametrize("layout", ["qkv", "qkv_by_group"])
+def test_one_matrix_of_queries_keys_and_values(layout: str, g: int, q: int) -> None:
+    """Row by row, for single, multi and grouped heads: of which head and width it is."""
+    sizes = SIZES | {"g": g, "q": q, "h": g * q}
+    queries, keys, values = (numbered(n, 4, 5) + begin for n, begin in ((g * q, 0), (g, 1000), (g, 2000)))
+    if layout == "qkv":
+        theirs = torch.cat([*queries, *keys, *values])
+    else:
+        theirs = torch.cat([torch.cat([*queries[i * q : (i + 1) * q], keys[i], values[i]]) for i in range(g)])
+    weight, bias = rules(modules(**{layout: "c_attn"}), n_layers=1)
+    for ours, part in zip(weight.forward(theirs, sizes), (queries, keys, values), strict=True):
+        assert torch.equal(ours, part.mT)
+    for ours, part in zip(bias.forward(theirs[:, 0], sizes), (queries, keys, values), strict=True):
+        assert torch.equal(ours, part[..., 0])
+    assert torch.equal(weight.backward(weight.forward(theirs, sizes), sizes), theirs)
+
+
+def test_a_misspelt_module_is_told() -> None:
+    with pytest.raises(ValueError, match=r"no module is called 'ln_1' here\. Did you mean.*ln1"):
+        modules(ln_1="ln_1")

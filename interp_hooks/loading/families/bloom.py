@@ -6,6 +6,7 @@ BLOOM has a norm after its embeddings; MPT has no biases anywhere.
 
 from typing import Any
 
+from interp_hooks.loading.families.shared import basics, modules
 from interp_hooks.loading.guard import Family
 
 
@@ -27,52 +28,31 @@ def _alibi(n_heads: int) -> dict[str, Any]:
 
 
 def _bloom_config(hf: Any) -> dict[str, Any]:
-    return dict(
-        n_layers=hf.n_layer,
-        d_model=hf.hidden_size,
-        n_heads=hf.n_head,
-        d_mlp=4 * hf.hidden_size,
-        d_vocab=hf.vocab_size,
+    return basics(hf, act_fn="gelu_new", eps=hf.layer_norm_epsilon) | dict(
         n_ctx=getattr(hf, "seq_length", 2048),
-        act_fn="gelu_new",
-        eps=hf.layer_norm_epsilon,
         embed_norm_type="LN",
         default_prepend_bos=False,
         **_alibi(hf.n_head),
     )
 
 
-_LAYER = "transformer.h.{i}"
-
 BLOOM = Family(
     model_type="bloom",
     name="BLOOM",
     config=_bloom_config,
-    weights={
-        "embed.W_E": "transformer.word_embeddings.weight",
-        "ln_embed.w": "transformer.word_embeddings_layernorm.weight",
-        "ln_embed.b": "transformer.word_embeddings_layernorm.bias",
-        "blocks.{i}.ln1.w": f"{_LAYER}.input_layernorm.weight",
-        "blocks.{i}.ln1.b": f"{_LAYER}.input_layernorm.bias",
-        "blocks.{i}.attn.W_Q, blocks.{i}.attn.W_K, blocks.{i}.attn.W_V": (
-            f"{_LAYER}.self_attention.query_key_value.weight | (h qkv k) d -> qkv h d k"
-        ),
-        "blocks.{i}.attn.b_Q, blocks.{i}.attn.b_K, blocks.{i}.attn.b_V": (
-            f"{_LAYER}.self_attention.query_key_value.bias | (h qkv k) -> qkv h k"
-        ),
-        "blocks.{i}.attn.W_O": f"{_LAYER}.self_attention.dense.weight | d (h k) -> h k d",
-        "blocks.{i}.attn.b_O": f"{_LAYER}.self_attention.dense.bias",
-        "blocks.{i}.ln2.w": f"{_LAYER}.post_attention_layernorm.weight",
-        "blocks.{i}.ln2.b": f"{_LAYER}.post_attention_layernorm.bias",
-        "blocks.{i}.mlp.W_in": f"{_LAYER}.mlp.dense_h_to_4h.weight | m d -> d m",
-        "blocks.{i}.mlp.b_in": f"{_LAYER}.mlp.dense_h_to_4h.bias",
-        "blocks.{i}.mlp.W_out": f"{_LAYER}.mlp.dense_4h_to_h.weight | d m -> m d",
-        "blocks.{i}.mlp.b_out": f"{_LAYER}.mlp.dense_4h_to_h.bias",
-        "ln_final.w": "transformer.ln_f.weight",
-        "ln_final.b": "transformer.ln_f.bias",
-        "unembed.W_U": "lm_head.weight | v d -> d v",
-        "unembed.b_U": None,
-    },
+    weights=modules(
+        "transformer.h.{i}",
+        embed="transformer.word_embeddings",
+        ln_embed="transformer.word_embeddings_layernorm",
+        ln1="input_layernorm",
+        qkv_by_group="self_attention.query_key_value",
+        o="self_attention.dense",
+        ln2="post_attention_layernorm",
+        up="mlp.dense_h_to_4h",
+        down="mlp.dense_4h_to_h",
+        ln_final="transformer.ln_f",
+        unembed="lm_head",
+    ),
     ignored_config=(
         "pretraining_tp",  # how the training was split over devices
         "attention_softmax_in_fp32",  # how its kernels worked
@@ -93,47 +73,30 @@ BLOOM = Family(
 
 def _mpt_config(hf: Any) -> dict[str, Any]:
     attention = hf.attn_config
-    return dict(
-        n_layers=hf.n_layers,
-        d_model=hf.d_model,
-        n_heads=hf.n_heads,
-        d_mlp=4 * hf.d_model,
-        d_vocab=hf.vocab_size,
+    return basics(hf, act_fn="gelu", eps=hf.layer_norm_epsilon) | dict(
         n_ctx=hf.max_seq_len,
-        act_fn="gelu",
-        eps=hf.layer_norm_epsilon,
         attn_scale=1 / attention.softmax_scale if attention.softmax_scale else 0.0,
         qkv_clip=attention.clip_qkv or 0.0,
         **_alibi(hf.n_heads),
     )
 
 
-_MPT_LAYER = "transformer.blocks.{i}"
-
 MPT = Family(
     model_type="mpt",
     name="MPT",
     config=_mpt_config,
-    weights={
-        "embed.W_E": "transformer.wte.weight",
-        "blocks.{i}.ln1.w": f"{_MPT_LAYER}.norm_1.weight",
-        "blocks.{i}.ln1.b": None,
-        "blocks.{i}.attn.W_Q, blocks.{i}.attn.W_K, blocks.{i}.attn.W_V": (
-            f"{_MPT_LAYER}.attn.Wqkv.weight | (qkv h k) d -> qkv h d k"
-        ),
-        "blocks.{i}.attn.b_Q, blocks.{i}.attn.b_K, blocks.{i}.attn.b_V": None,
-        "blocks.{i}.attn.W_O": f"{_MPT_LAYER}.attn.out_proj.weight | d (h k) -> h k d",
-        "blocks.{i}.attn.b_O": None,
-        "blocks.{i}.ln2.w": f"{_MPT_LAYER}.norm_2.weight",
-        "blocks.{i}.ln2.b": None,
-        "blocks.{i}.mlp.W_in": f"{_MPT_LAYER}.ffn.up_proj.weight | m d -> d m",
-        "blocks.{i}.mlp.W_out": f"{_MPT_LAYER}.ffn.down_proj.weight | d m -> m d",
-        "blocks.{i}.mlp.b_in, blocks.{i}.mlp.b_out": None,
-        "ln_final.w": "transformer.norm_f.weight",
-        "ln_final.b": None,
-        "unembed.W_U": "lm_head.weight | v d -> d v",
-        "unembed.b_U": None,
-    },
+    weights=modules(
+        "transformer.blocks.{i}",
+        embed="transformer.wte",
+        ln1="norm_1",
+        qkv="attn.Wqkv",
+        o="attn.out_proj",
+        ln2="norm_2",
+        up="ffn.up_proj",
+        down="ffn.down_proj",
+        ln_final="transformer.norm_f",
+        unembed="lm_head",
+    ),
     ignored_config=(
         "expansion_ratio",  # HuggingFace's MLP is always four times as wide as the stream
         "learned_pos_emb",  # there are none beside ALiBi

@@ -7,39 +7,20 @@ ERNIE 4.5 (Baidu 2025) scores with a softmax. Some layers are dense, the others 
 from dataclasses import replace
 from typing import Any
 
+from interp_hooks.loading.families.deepseek import EXPERTS, v3_experts
 from interp_hooks.loading.families.llama import LLAMA
-from interp_hooks.loading.families.moe import LAYER, TRAINING_ONLY, expert_weights, shared_expert_weights
-from interp_hooks.loading.families.qwen import QK_NORM
-from interp_hooks.loading.families.shared import head_width, rotary, windows
+from interp_hooks.loading.families.moe import TRAINING_ONLY
+from interp_hooks.loading.families.shared import LAYER, QK_RMS, head_width, rotary, windows
 from interp_hooks.model.config import ExpertsConfig
 
 
-def _experts(hf: Any) -> ExpertsConfig:
-    return ExpertsConfig(
-        n_experts=hf.n_routed_experts,
-        experts_per_token=hf.num_experts_per_tok,
-        d_expert=hf.moe_intermediate_size,
-        layers=tuple(layer >= hf.first_k_dense_replace for layer in range(hf.num_hidden_layers)),
-        scores="sigmoid",
-        normalize_weights=hf.norm_topk_prob,
-        min_weight_sum=1e-20,
-        weight_scale=hf.routed_scaling_factor,
-        biased_choice=True,
-        precise_router=True,
-        n_groups=hf.n_group,
-        groups_kept=hf.topk_group,
-        group_score="top2",
-        d_shared=hf.moe_intermediate_size * hf.n_shared_experts,
-    )
-
-
 def _dots_config(hf: Any) -> dict[str, Any]:
-    return LLAMA.config(hf) | dict(window_sizes=windows(hf), qk_norm="shared", qk_norm_type="RMS", experts=_experts(hf))
+    return LLAMA.config(hf) | QK_RMS | dict(window_sizes=windows(hf), experts=v3_experts(hf))
 
 
 def _glm_config(hf: Any) -> dict[str, Any]:
-    normalized = dict(qk_norm="shared", qk_norm_type="RMS") if hf.use_qk_norm else {}
-    return LLAMA.config(hf) | rotary(hf, head_width(hf)) | normalized | dict(experts=_experts(hf))
+    normalized = QK_RMS if hf.use_qk_norm else {}
+    return LLAMA.config(hf) | rotary(hf, head_width(hf)) | normalized | dict(experts=v3_experts(hf))
 
 
 def _ernie_config(hf: Any) -> dict[str, Any]:
@@ -66,11 +47,7 @@ DOTS1 = replace(
     model_type="dots1",
     name="dots.llm1",
     config=_dots_config,
-    weights=LLAMA.weights
-    | QK_NORM
-    | expert_weights()
-    | shared_expert_weights("shared_experts")
-    | {"blocks.{i}.mlp.choice_bias": f"{LAYER}.mlp.gate.e_score_correction_bias"},
+    weights=LLAMA.weights | EXPERTS,
     ignored_config=(
         *LLAMA.ignored_config,
         *TRAINING_ONLY,
@@ -99,12 +76,8 @@ ERNIE4_5_MOE = replace(
     name="ERNIE 4.5 MoE",
     config=_ernie_config,
     weights=LLAMA.weights
-    | expert_weights()
-    | shared_expert_weights("shared_experts")
-    | {
-        "blocks.{i}.mlp.choice_bias": f"{LAYER}.mlp.gate.moe_statics.e_score_correction_bias | 1 e -> e",
-        "unembed.b_U": "lm_head.bias?",
-    },
+    | EXPERTS
+    | {"blocks.{i}.mlp.choice_bias": f"{LAYER}.mlp.gate.moe_statics.e_score_correction_bias | 1 e -> e"},
     ignored_config=(
         *LLAMA.ignored_config,
         *TRAINING_ONLY,

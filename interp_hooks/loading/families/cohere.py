@@ -7,24 +7,17 @@ three of four layers, and only these rotate.
 from dataclasses import replace
 from typing import Any
 
-from interp_hooks.loading.families.llama import ATTENTION, ENDS, GATED_MLP, LLAMA
-from interp_hooks.loading.families.qwen import QK_NORM
-from interp_hooks.loading.families.shared import activation, head_width, rotary, rotary_where, sizes, windows
+from interp_hooks.loading.families.llama import LLAMA
+from interp_hooks.loading.families.shared import llama_like, rotary_where, windows
 
 
 def _config(hf: Any) -> dict[str, Any]:
-    return (
-        sizes(hf)
-        | rotary(hf, head_width(hf))
-        | dict(
-            act_fn=activation(hf.hidden_act),
-            eps=hf.layer_norm_eps,
-            rotary_adjacent_pairs=True,
-            parallel_attn_mlp=True,
-            parallel_shared_norm=True,
-            gated_mlp=True,
-            logits_scale=hf.logit_scale,
-        )
+    return llama_like(hf, act_fn=hf.hidden_act, eps=hf.layer_norm_eps) | dict(
+        rotary_adjacent_pairs=True,
+        parallel_attn_mlp=True,
+        parallel_shared_norm=True,
+        gated_mlp=True,
+        logits_scale=hf.logit_scale,
     )
 
 
@@ -33,10 +26,7 @@ def _cohere_config(hf: Any) -> dict[str, Any]:
 
 
 def _cohere2_config(hf: Any) -> dict[str, Any]:
-    sizes_of_windows = windows(hf)
-    return rotary_where([size is not None for size in sizes_of_windows], _config(hf)) | dict(
-        window_sizes=sizes_of_windows
-    )
+    return rotary_where(windows(hf), _config(hf)) | dict(window_sizes=windows(hf))
 
 
 COHERE2 = replace(
@@ -44,14 +34,6 @@ COHERE2 = replace(
     model_type="cohere2",
     name="Command R7B, Command A",
     config=_cohere2_config,
-    weights=ENDS
-    | ATTENTION
-    | GATED_MLP
-    | {
-        "blocks.{i}.ln1.w": "model.layers.{i}.input_layernorm.weight",
-        "blocks.{i}.ln1.b": None,
-        "ln_final.b": None,
-    },
     ignored_config=(
         *LLAMA.ignored_config,
         "sliding_window_pattern",  # older configs; layer_types say what comes of it
@@ -67,12 +49,6 @@ COHERE = replace(
     model_type="cohere",
     name="Command R",
     config=_cohere_config,
-    weights=COHERE2.weights
-    | QK_NORM
-    | {
-        "blocks.{i}.attn.q_norm.b": None,
-        "blocks.{i}.attn.k_norm.b": None,
-    },
     ignored_config=(
         *LLAMA.ignored_config,
         "model_max_length",  # a limit of the service, which transformers does not read

@@ -9,43 +9,33 @@ from dataclasses import replace
 from typing import Any
 
 from interp_hooks.loading.families.llama import LLAMA
-from interp_hooks.loading.families.moe import expert_weights, shared_expert_weights
-from interp_hooks.loading.families.shared import activation, rotary
+from interp_hooks.loading.families.moe import expert_weights
+from interp_hooks.loading.families.shared import LAYER, modules, rotary
 from interp_hooks.loading.guard import Family
+from interp_hooks.loading.rules import Table
 from interp_hooks.model.config import ExpertsConfig
 
 
 def _config(hf: Any) -> dict[str, Any]:
     d_head = hf.qk_nope_head_dim + hf.qk_rope_head_dim
-    return dict(
-        n_layers=hf.num_hidden_layers,
-        d_model=hf.hidden_size,
-        n_heads=hf.num_attention_heads,
-        n_key_value_heads=hf.num_key_value_heads,
+    return LLAMA.config(hf) | dict(
         d_head=d_head,
         d_value=hf.v_head_dim,
         kv_latent=hf.kv_lora_rank,
         q_latent=hf.q_lora_rank or 0,
-        d_mlp=hf.intermediate_size,
-        d_vocab=hf.vocab_size,
-        n_ctx=hf.max_position_embeddings,
-        act_fn=activation(hf.hidden_act),
-        normalization_type="RMS",
-        eps=hf.rms_norm_eps,
-        gated_mlp=True,
         attn_scale=d_head**0.5 / _yarn_magnitude(hf.rope_parameters) ** 2,
         **rotary(hf, hf.qk_rope_head_dim),
     )
 
 
 def _yarn_magnitude(rope: dict[str, Any]) -> float:
-    """How much longer queries and keys count as, so that softmaxes over long contexts stay sharp."""
+    """By what YaRN multiplies queries and keys, so that softmaxes over long contexts stay sharp."""
     if rope["rope_type"] == "default" or not rope.get("mscale_all_dim") or rope["factor"] <= 1:
         return 1.0
     return 1.0 + 0.1 * rope["mscale_all_dim"] * math.log(rope["factor"])
 
 
-def _experts(hf: Any) -> ExpertsConfig:
+def _v2_experts(hf: Any) -> ExpertsConfig:
     return ExpertsConfig(
         n_experts=hf.n_routed_experts,
         experts_per_token=hf.num_experts_per_tok,
@@ -58,16 +48,10 @@ def _experts(hf: Any) -> ExpertsConfig:
     )
 
 
-def _v2_config(hf: Any) -> dict[str, Any]:
-    experts, grouped = _experts(hf), hf.topk_method == "group_limited_greedy"
-    if grouped:
-        experts = replace(experts, n_groups=hf.n_group, groups_kept=hf.topk_group)
-    return _config(hf) | dict(rotary_adjacent_pairs=True, experts=experts)
-
-
-def _v3_config(hf: Any) -> dict[str, Any]:
-    experts = replace(
-        _experts(hf),
+def v3_experts(hf: Any) -> ExpertsConfig:
+    """The experts of DeepSeek-V3, as other families have them too."""
+    return replace(
+        _v2_experts(hf),
         scores="sigmoid",
         biased_choice=True,
         normalize_weights=hf.norm_topk_prob,
@@ -76,46 +60,50 @@ def _v3_config(hf: Any) -> dict[str, Any]:
         groups_kept=hf.topk_group,
         group_score="top2",
     )
-    return _config(hf) | dict(rotary_adjacent_pairs=hf.rope_interleave, experts=experts)
 
 
-_LAYER = "model.layers.{i}"
+def _v2_config(hf: Any) -> dict[str, Any]:
+    experts = _v2_experts(hf)
+    if hf.topk_method == "group_limited_greedy":
+        experts = replace(experts, n_groups=hf.n_group, groups_kept=hf.topk_group)
+    return _config(hf) | dict(rotary_adjacent_pairs=True, experts=experts)
 
-_LATENT_ATTENTION: dict[str, str | None] = {
-    "blocks.{i}.attn.W_Q": f"{_LAYER}.self_attn.q_proj.weight | (h k) d -> h d k",
-    "blocks.{i}.attn.W_DQ": f"{_LAYER}.self_attn.q_a_proj.weight | c d -> d c",
-    "blocks.{i}.attn.b_DQ": f"{_LAYER}.self_attn.q_a_proj.bias?",
-    "blocks.{i}.attn.q_latent_norm.w": f"{_LAYER}.self_attn.q_a_layernorm.weight",
-    "blocks.{i}.attn.W_UQ": f"{_LAYER}.self_attn.q_b_proj.weight | (h k) c -> h c k",
-    "blocks.{i}.attn.b_Q": None,
+
+def _v3_config(hf: Any) -> dict[str, Any]:
+    return _config(hf) | dict(rotary_adjacent_pairs=hf.rope_interleave, experts=v3_experts(hf))
+
+
+_LATENT_ATTENTION: Table = {
+    "blocks.{i}.attn.W_DQ": f"{LAYER}.self_attn.q_a_proj.weight | c d -> d c",
+    "blocks.{i}.attn.b_DQ": f"{LAYER}.self_attn.q_a_proj.bias?",
+    "blocks.{i}.attn.q_latent_norm.w": f"{LAYER}.self_attn.q_a_layernorm.weight",
+    "blocks.{i}.attn.W_UQ": f"{LAYER}.self_attn.q_b_proj.weight | (h k) c -> h c k",
     "blocks.{i}.attn.W_DKV, blocks.{i}.attn.W_KR": (
-        f"{_LAYER}.self_attn.kv_a_proj_with_mqa.weight | | l r | x d -> d x"
+        f"{LAYER}.self_attn.kv_a_proj_with_mqa.weight | | l r | x d -> d x"
     ),
-    "blocks.{i}.attn.b_DKV, blocks.{i}.attn.b_KR": f"{_LAYER}.self_attn.kv_a_proj_with_mqa.bias? | | l r",
-    "blocks.{i}.attn.kv_latent_norm.w": f"{_LAYER}.self_attn.kv_a_layernorm.weight",
+    "blocks.{i}.attn.b_DKV, blocks.{i}.attn.b_KR": f"{LAYER}.self_attn.kv_a_proj_with_mqa.bias? | | l r",
+    "blocks.{i}.attn.kv_latent_norm.w": f"{LAYER}.self_attn.kv_a_layernorm.weight",
     "blocks.{i}.attn.W_UK, blocks.{i}.attn.W_UV": (
-        f"{_LAYER}.self_attn.kv_b_proj.weight | (h x) l -> x h l | p w | x h l -> h l x"
+        f"{LAYER}.self_attn.kv_b_proj.weight | (h x) l -> x h l | p w | x h l -> h l x"
     ),
-    "blocks.{i}.attn.W_O": f"{_LAYER}.self_attn.o_proj.weight | d (h w) -> h w d",
+    "blocks.{i}.attn.W_O": f"{LAYER}.self_attn.o_proj.weight | d (h w) -> h w d",
 }
 
-_EXPERTS = (
+EXPERTS = (
     expert_weights()
-    | shared_expert_weights("shared_experts")
-    | {"blocks.{i}.mlp.choice_bias": f"{_LAYER}.mlp.gate.e_score_correction_bias"}
+    | modules(
+        shared_gate="mlp.shared_experts.gate_proj",
+        shared_up="mlp.shared_experts.up_proj",
+        shared_down="mlp.shared_experts.down_proj",
+    )
+    | {"blocks.{i}.mlp.choice_bias": f"{LAYER}.mlp.gate.e_score_correction_bias"}
 )
-
-_OTHER_ATTENTION = {f"blocks.{{i}}.attn.{weight}" for weight in ("W_K", "W_V", "b_K", "b_V")}
 
 DEEPSEEK_V2 = Family(
     model_type="deepseek_v2",
     name="DeepSeek-V2",
     config=_v2_config,
-    weights={
-        **{ours: theirs for ours, theirs in LLAMA.weights.items() if ours not in _OTHER_ATTENTION},
-        **_LATENT_ATTENTION,
-        **_EXPERTS,
-    },
+    weights=LLAMA.weights | _LATENT_ATTENTION | EXPERTS,
     ignored_weights=LLAMA.ignored_weights,
     ignored_config=(
         *LLAMA.ignored_config,

@@ -6,8 +6,8 @@ GLM-4-0414 (2025) also normalizes what attention and MLP write.
 from dataclasses import replace
 from typing import Any
 
-from interp_hooks.loading.families.llama import ATTENTION, ENDS, FUSED_MLP, LLAMA, NORMS
-from interp_hooks.loading.families.shared import head_width, rotary
+from interp_hooks.loading.families.llama import ATTENTION, ENDS, LLAMA, NORMS
+from interp_hooks.loading.families.shared import head_width, modules, rotary
 
 
 def _config(hf: Any) -> dict[str, Any]:
@@ -19,7 +19,7 @@ GLM = replace(
     model_type="glm",
     name="GLM-4",
     config=_config,
-    weights=ENDS | NORMS | ATTENTION | FUSED_MLP,
+    weights=ENDS | NORMS | ATTENTION | modules(gate_up="mlp.gate_up_proj", down="mlp.down_proj"),
     ignored_config=(*LLAMA.ignored_config, "partial_rotary_factor"),  # an older name of what rope_parameters hold
 )
 
@@ -28,9 +28,5 @@ GLM4 = replace(
     model_type="glm4",
     name="GLM-4-0414",
     config=lambda hf: GLM.config(hf) | dict(norm_placement="pre_and_output"),
-    weights=GLM.weights
-    | {
-        "blocks.{i}.ln1_post.w": "model.layers.{i}.post_self_attn_layernorm.weight",
-        "blocks.{i}.ln2_post.w": "model.layers.{i}.post_mlp_layernorm.weight",
-    },
+    weights=GLM.weights | modules(ln1_post="post_self_attn_layernorm", ln2_post="post_mlp_layernorm"),
 )

@@ -7,64 +7,54 @@ has one key/value head for all queries.
 from dataclasses import replace
 from typing import Any
 
-from interp_hooks.loading.families.shared import activation
+from interp_hooks.loading.families.shared import SUMMARY, basics, modules
 from interp_hooks.loading.guard import Family
 
 
-def _config(hf: Any) -> dict[str, Any]:
-    return dict(
-        n_layers=hf.n_layer,
-        d_model=hf.n_embd,
-        n_heads=hf.n_head,
-        d_mlp=hf.n_inner or 4 * hf.n_embd,
-        d_vocab=hf.vocab_size,
-        n_ctx=hf.n_positions,
-        act_fn=activation(hf.activation_function),
-        eps=hf.layer_norm_epsilon,
-        attn_scale=(hf.n_embd // hf.n_head) ** 0.5 if hf.scale_attn_weights else 1.0,
-        scale_attn_by_inverse_layer_idx=hf.scale_attn_by_inverse_layer_idx,
-    )
+def _gpt(hf: Any, *, act_fn: str) -> dict[str, Any]:
+    return basics(hf, act_fn=act_fn, eps=hf.layer_norm_epsilon) | dict(n_ctx=hf.n_positions)
 
 
 def _openai_gpt_config(hf: Any) -> dict[str, Any]:
-    return dict(
-        n_layers=hf.n_layer,
-        d_model=hf.n_embd,
-        n_heads=hf.n_head,
-        d_vocab=hf.vocab_size,
-        n_ctx=hf.n_positions,
-        act_fn="gelu_new" if hf.afn == "gelu" else activation(hf.afn),
-        eps=hf.layer_norm_epsilon,
-        norm_placement="post",
+    return _gpt(hf, act_fn="gelu_new" if hf.afn == "gelu" else hf.afn) | dict(norm_placement="post")
+
+
+def _scaled(hf: Any) -> dict[str, Any]:
+    """The fields that GPT-2 and BigCode have in common."""
+    return _gpt(hf, act_fn=hf.activation_function) | dict(
+        d_mlp=hf.n_inner, attn_scale=(hf.n_embd // hf.n_head) ** 0.5 if hf.scale_attn_weights else 1.0
     )
+
+
+def _gpt2_config(hf: Any) -> dict[str, Any]:
+    return _scaled(hf) | dict(scale_attn_by_inverse_layer_idx=hf.scale_attn_by_inverse_layer_idx)
 
 
 def _bigcode_config(hf: Any) -> dict[str, Any]:
-    return dict(
-        n_layers=hf.n_layer,
-        d_model=hf.n_embd,
-        n_heads=hf.n_head,
-        n_key_value_heads=1 if hf.multi_query else hf.n_head,
-        d_mlp=hf.n_inner or 4 * hf.n_embd,
-        d_vocab=hf.vocab_size,
-        n_ctx=hf.n_positions,
-        act_fn=activation(hf.activation_function),
-        eps=hf.layer_norm_epsilon,
-        attn_scale=(hf.n_embd // hf.n_head) ** 0.5 if hf.scale_attn_weights else 1.0,
-    )
+    return _scaled(hf) | dict(n_key_value_heads=1 if hf.multi_query else hf.n_head)
 
 
 _LAYER = "transformer.h.{i}"
 
+_AROUND_ATTENTION = modules(
+    _LAYER,
+    embed="transformer.wte",
+    pos_embed="transformer.wpe",
+    ln1="ln_1",
+    o="attn.c_proj",
+    ln2="ln_2",
+    up="mlp.c_fc",
+    down="mlp.c_proj",
+    ln_final="transformer.ln_f",
+    unembed="lm_head",
+)
+
 GPT2 = Family(
     model_type="gpt2",
     name="GPT-2",
-    config=_config,
-    weights={
-        "embed.W_E": "transformer.wte.weight",
-        "pos_embed.W_pos": "transformer.wpe.weight",
-        "blocks.{i}.ln1.w": f"{_LAYER}.ln_1.weight",
-        "blocks.{i}.ln1.b": f"{_LAYER}.ln_1.bias",
+    config=_gpt2_config,
+    weights=_AROUND_ATTENTION
+    | {
         "blocks.{i}.attn.W_Q, blocks.{i}.attn.W_K, blocks.{i}.attn.W_V": (
             f"{_LAYER}.attn.c_attn.weight | d (qkv h k) -> qkv h d k"
         ),
@@ -72,17 +62,8 @@ GPT2 = Family(
             f"{_LAYER}.attn.c_attn.bias | (qkv h k) -> qkv h k"
         ),
         "blocks.{i}.attn.W_O": f"{_LAYER}.attn.c_proj.weight | (h k) d -> h k d",
-        "blocks.{i}.attn.b_O": f"{_LAYER}.attn.c_proj.bias",
-        "blocks.{i}.ln2.w": f"{_LAYER}.ln_2.weight",
-        "blocks.{i}.ln2.b": f"{_LAYER}.ln_2.bias",
         "blocks.{i}.mlp.W_in": f"{_LAYER}.mlp.c_fc.weight",
-        "blocks.{i}.mlp.b_in": f"{_LAYER}.mlp.c_fc.bias",
         "blocks.{i}.mlp.W_out": f"{_LAYER}.mlp.c_proj.weight",
-        "blocks.{i}.mlp.b_out": f"{_LAYER}.mlp.c_proj.bias",
-        "ln_final.w": "transformer.ln_f.weight",
-        "ln_final.b": "transformer.ln_f.bias",
-        "unembed.W_U": "lm_head.weight | v d -> d v",
-        "unembed.b_U": None,
     },
     ignored_weights=(r"transformer\.h\.\d+\.attn\.(masked_)?bias",),  # causal masks in old files
     ignored_config=(
@@ -90,7 +71,7 @@ GPT2 = Family(
         "reorder_and_upcast_attn",  # the same numbers, computed in another order and precision
         "n_special",  # what old files say of the vocabulary
         "predict_special_tokens",
-        *(f"summary_{what}" for what in ("type", "use_proj", "activation", "proj_to_labels", "first_dropout")),
+        *SUMMARY,
     ),
     requires={"add_cross_attention": False},
 )
@@ -100,11 +81,7 @@ OPENAI_GPT = replace(
     model_type="openai-gpt",
     name="GPT",
     config=_openai_gpt_config,
-    weights={ours: theirs for ours, theirs in GPT2.weights.items() if not ours.startswith("ln_final")}
-    | {
-        "embed.W_E": "transformer.tokens_embed.weight",
-        "pos_embed.W_pos": "transformer.positions_embed.weight",
-    },
+    weights=GPT2.weights | modules(embed="transformer.tokens_embed", pos_embed="transformer.positions_embed"),
     requires={},
 )
 
@@ -113,18 +90,7 @@ GPT_BIGCODE = replace(
     model_type="gpt_bigcode",
     name="GPT-BigCode, StarCoder",
     config=_bigcode_config,
-    weights={
-        **GPT2.weights,
-        "blocks.{i}.attn.W_Q, blocks.{i}.attn.W_K, blocks.{i}.attn.W_V": (
-            f"{_LAYER}.attn.c_attn.weight | (g x k) d -> x g d k | q 1 1 | x g d k -> (g x) d k"
-        ),
-        "blocks.{i}.attn.b_Q, blocks.{i}.attn.b_K, blocks.{i}.attn.b_V": (
-            f"{_LAYER}.attn.c_attn.bias | (g x k) -> x g k | q 1 1 | x g k -> (g x) k"
-        ),
-        "blocks.{i}.attn.W_O": f"{_LAYER}.attn.c_proj.weight | d (h k) -> h k d",
-        "blocks.{i}.mlp.W_in": f"{_LAYER}.mlp.c_fc.weight | m d -> d m",
-        "blocks.{i}.mlp.W_out": f"{_LAYER}.mlp.c_proj.weight | d m -> m d",
-    },
+    weights=_AROUND_ATTENTION | modules(_LAYER, qkv_by_group="attn.c_attn"),
     ignored_weights=(r"transformer\.(h\.\d+\.attn\.)?bias",),  # causal masks in old files
     ignored_config=(
         *GPT2.ignored_config,

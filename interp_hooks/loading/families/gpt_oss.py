@@ -4,9 +4,9 @@ from dataclasses import replace
 from typing import Any
 
 from interp_hooks.errors import UnsupportedConfig
-from interp_hooks.loading.families.llama import ATTENTION, ENDS, LLAMA, NORMS
-from interp_hooks.loading.families.moe import LAYER, TRAINING_ONLY, in_every_layer
-from interp_hooks.loading.families.shared import windows
+from interp_hooks.loading.families.llama import LLAMA
+from interp_hooks.loading.families.moe import TRAINING_ONLY, in_every_layer
+from interp_hooks.loading.families.shared import LAYER, modules, windows
 
 _GATE = 1.702  # the gain in quick_gelu's sigmoid; older versions of transformers have it and the clamp fixed
 
@@ -29,13 +29,10 @@ GPT_OSS = replace(
     model_type="gpt_oss",
     name="gpt-oss",
     config=_config,
-    weights=ENDS
-    | NORMS
-    | ATTENTION
+    weights=LLAMA.weights
+    | modules(router="mlp.router")
     | {
         "blocks.{i}.attn.sinks": f"{LAYER}.self_attn.sinks",
-        "blocks.{i}.mlp.W_router": f"{LAYER}.mlp.router.weight | e d -> d e",
-        "blocks.{i}.mlp.b_router": f"{LAYER}.mlp.router.bias",
         "blocks.{i}.mlp.experts.W_gate, blocks.{i}.mlp.experts.W_in": (
             f"{LAYER}.mlp.experts.gate_up_proj | e d (n two) -> two e d n"
         ),

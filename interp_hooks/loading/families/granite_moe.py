@@ -4,8 +4,8 @@ from dataclasses import replace
 from typing import Any
 
 from interp_hooks.loading.families.granite import GRANITE
-from interp_hooks.loading.families.llama import ATTENTION, ENDS, NORMS
-from interp_hooks.loading.families.moe import LAYER, TRAINING_ONLY, expert_weights, in_every_layer
+from interp_hooks.loading.families.moe import NO_EXPERT_BIASES, TRAINING_ONLY, in_every_layer
+from interp_hooks.loading.families.shared import LAYER, modules
 
 
 def _config(hf: Any) -> dict[str, Any]:
@@ -17,24 +17,22 @@ def _shared_config(hf: Any) -> dict[str, Any]:
     return fields | dict(experts=replace(fields["experts"], d_shared=hf.shared_intermediate_size))
 
 
-_BLOCK = f"{LAYER}.block_sparse_moe"
-_PACKED = "e (two n) d -> two e d n"
+_EXPERTS = f"{LAYER}.block_sparse_moe.experts"
+_OLDER = f"{LAYER}.block_sparse_moe"
 
 GRANITE_MOE = replace(
     GRANITE,
     model_type="granitemoe",
     name="Granite MoE",
     config=_config,
-    weights=ENDS
-    | NORMS
-    | ATTENTION
-    | expert_weights("block_sparse_moe")
+    weights=GRANITE.weights
+    | modules(router="block_sparse_moe.router or block_sparse_moe.router.layer")
     | {
-        "blocks.{i}.mlp.W_router": f"{_BLOCK}.router.weight or {_BLOCK}.router.layer.weight | e d -> d e",
         "blocks.{i}.mlp.experts.W_gate, blocks.{i}.mlp.experts.W_in": (
-            f"{_BLOCK}.experts.gate_up_proj or {_BLOCK}.input_linear.weight | {_PACKED}"
+            f"{_EXPERTS}.gate_up_proj or {_OLDER}.input_linear.weight | e (two n) d -> two e d n"
         ),
-        "blocks.{i}.mlp.experts.W_out": f"{_BLOCK}.experts.down_proj or {_BLOCK}.output_linear.weight | e d n -> e n d",
+        "blocks.{i}.mlp.experts.W_out": f"{_EXPERTS}.down_proj or {_OLDER}.output_linear.weight | e d n -> e n d",
+        **NO_EXPERT_BIASES,
     },
     ignored_config=(*GRANITE.ignored_config, *TRAINING_ONLY),
 )
@@ -45,13 +43,5 @@ GRANITE_MOE_SHARED = replace(
     name="Granite MoE with shared experts",
     config=_shared_config,
     weights=GRANITE_MOE.weights
-    | {
-        "blocks.{i}.mlp.shared.W_gate, blocks.{i}.mlp.shared.W_in": (
-            f"{LAYER}.shared_mlp.input_linear.weight | (two s) d -> two d s"
-        ),
-        "blocks.{i}.mlp.shared.W_out": f"{LAYER}.shared_mlp.output_linear.weight | d s -> s d",
-        "blocks.{i}.mlp.shared.b_gate": None,
-        "blocks.{i}.mlp.shared.b_in": None,
-        "blocks.{i}.mlp.shared.b_out": None,
-    },
+    | modules(shared_gate_up="shared_mlp.input_linear", shared_down="shared_mlp.output_linear"),
 )

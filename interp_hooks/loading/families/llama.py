@@ -8,67 +8,37 @@ fourth layer.
 from dataclasses import replace
 from typing import Any
 
-from interp_hooks.loading.families.shared import activation, head_width, rotary, rotary_where, sizes, windows
+from interp_hooks.loading.families.shared import head_width, llama_like, modules, rotary_where, windows
 from interp_hooks.loading.guard import Family
 
 
 def _config(hf: Any) -> dict[str, Any]:
-    d_head = head_width(hf)
-    return sizes(hf) | dict(
-        act_fn=activation(hf.hidden_act),
+    return llama_like(hf, act_fn=hf.hidden_act, eps=hf.rms_norm_eps) | dict(
         normalization_type="RMS",
-        eps=hf.rms_norm_eps,
         gated_mlp=True,
-        **rotary(hf, d_head) | dict(rotary_dim=d_head),  # a partial_rotary_factor is not read there either
+        rotary_dim=head_width(hf),  # a partial_rotary_factor is not read there either
     )
 
 
-_LAYER = "model.layers.{i}"
-
-# The table in its parts, for the many models that change one of them.
-ENDS = {
-    "embed.W_E": "model.embed_tokens.weight",
-    "ln_final.w": "model.norm.weight",
-    "unembed.W_U": "lm_head.weight | v d -> d v",
-    "unembed.b_U": None,
-}
-NORMS = {
-    "blocks.{i}.ln1.w": f"{_LAYER}.input_layernorm.weight",
-    "blocks.{i}.ln2.w": f"{_LAYER}.post_attention_layernorm.weight",
-}
-ATTENTION = {
-    "blocks.{i}.attn.W_Q": f"{_LAYER}.self_attn.q_proj.weight | (h k) d -> h d k",
-    "blocks.{i}.attn.W_K": f"{_LAYER}.self_attn.k_proj.weight | (g k) d -> g d k",
-    "blocks.{i}.attn.W_V": f"{_LAYER}.self_attn.v_proj.weight | (g k) d -> g d k",
-    "blocks.{i}.attn.W_O": f"{_LAYER}.self_attn.o_proj.weight | d (h k) -> h k d",
-    "blocks.{i}.attn.b_Q": f"{_LAYER}.self_attn.q_proj.bias? | (h k) -> h k",
-    "blocks.{i}.attn.b_K": f"{_LAYER}.self_attn.k_proj.bias? | (g k) -> g k",
-    "blocks.{i}.attn.b_V": f"{_LAYER}.self_attn.v_proj.bias? | (g k) -> g k",
-    "blocks.{i}.attn.b_O": f"{_LAYER}.self_attn.o_proj.bias?",
-}
-PLAIN_MLP = {
-    "blocks.{i}.mlp.W_in": f"{_LAYER}.mlp.up_proj.weight | m d -> d m",
-    "blocks.{i}.mlp.W_out": f"{_LAYER}.mlp.down_proj.weight | d m -> m d",
-    "blocks.{i}.mlp.b_in": f"{_LAYER}.mlp.up_proj.bias?",
-    "blocks.{i}.mlp.b_out": f"{_LAYER}.mlp.down_proj.bias?",
-}
-GATED_MLP = PLAIN_MLP | {
-    "blocks.{i}.mlp.W_gate": f"{_LAYER}.mlp.gate_proj.weight | m d -> d m",
-    "blocks.{i}.mlp.b_gate": f"{_LAYER}.mlp.gate_proj.bias?",
-}
-FUSED_MLP = {  # gate and linear part in one matrix
-    "blocks.{i}.mlp.W_gate, blocks.{i}.mlp.W_in": f"{_LAYER}.mlp.gate_up_proj.weight | (two m) d -> two d m",
-    "blocks.{i}.mlp.W_out": f"{_LAYER}.mlp.down_proj.weight | d m -> m d",
-    "blocks.{i}.mlp.b_gate": None,
-    "blocks.{i}.mlp.b_in": None,
-    "blocks.{i}.mlp.b_out": None,
-}
+# The table in its parts, for models that have one of them differently. Lines of what a model does not have, such as
+# norms of queries and keys, gates, or biases, are passed over: most models that came after Llama keep this table whole.
+ENDS = modules(embed="model.embed_tokens", ln_final="model.norm", unembed="lm_head")
+NORMS = modules(ln1="input_layernorm", ln2="post_attention_layernorm")
+ATTENTION = modules(
+    q="self_attn.q_proj",
+    k="self_attn.k_proj",
+    v="self_attn.v_proj",
+    o="self_attn.o_proj",
+    q_norm="self_attn.q_norm",
+    k_norm="self_attn.k_norm",
+)
+MLP = modules(gate="mlp.gate_proj", up="mlp.up_proj", down="mlp.down_proj")
 
 LLAMA = Family(
     model_type="llama",
     name="Llama",
     config=_config,
-    weights=ENDS | NORMS | ATTENTION | GATED_MLP,
+    weights=ENDS | NORMS | ATTENTION | MLP,
     ignored_weights=(r".*rotary_emb\.inv_freq",),
     ignored_config=(
         "attention_bias",  # these two show in the tensors
@@ -87,7 +57,6 @@ ARCEE = replace(
     model_type="arcee",
     name="Arcee",
     config=lambda hf: LLAMA.config(hf) | dict(gated_mlp=False),
-    weights=ENDS | NORMS | ATTENTION | PLAIN_MLP,
 )
 
 HELIUM = replace(

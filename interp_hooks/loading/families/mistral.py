@@ -8,11 +8,11 @@ from dataclasses import replace
 from typing import Any
 
 from interp_hooks.loading.families.llama import LLAMA
-from interp_hooks.loading.families.shared import windows
+from interp_hooks.loading.families.shared import window_everywhere, windows
 
 
 def _mistral_config(hf: Any) -> dict[str, Any]:
-    return LLAMA.config(hf) | dict(window_sizes=(hf.sliding_window,) * hf.num_hidden_layers)
+    return LLAMA.config(hf) | dict(window_sizes=window_everywhere(hf))
 
 
 def _ministral3_config(hf: Any) -> dict[str, Any]:

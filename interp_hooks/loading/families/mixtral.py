@@ -7,15 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 from interp_hooks.errors import UnsupportedConfig
-from interp_hooks.loading.families.llama import ATTENTION, ENDS, LLAMA, NORMS
-from interp_hooks.loading.families.moe import LAYER, TRAINING_ONLY, expert_weights, in_every_layer
+from interp_hooks.loading.families.llama import LLAMA
+from interp_hooks.loading.families.moe import TRAINING_ONLY, expert_weights, in_every_layer
+from interp_hooks.loading.families.shared import window_everywhere
 
 
 def _config(hf: Any) -> dict[str, Any]:
-    return LLAMA.config(hf) | dict(
-        window_sizes=(hf.sliding_window,) * hf.num_hidden_layers,
-        experts=in_every_layer(hf, hf.num_local_experts),
-    )
+    return LLAMA.config(hf) | dict(window_sizes=window_everywhere(hf), experts=in_every_layer(hf, hf.num_local_experts))
 
 
 def _phimoe_config(hf: Any) -> dict[str, Any]:
@@ -25,7 +23,7 @@ def _phimoe_config(hf: Any) -> dict[str, Any]:
 
 
 def _phimoe_scaling(hf: Any) -> dict[str, Any] | None:
-    """A longrope with a scale of its own for sines and cosines.
+    """The `longrope` mapping with the scale that Phi-3.5-MoE gives its sines and cosines.
 
     Prompts beyond the original context take the long factors, as in the authors' code and in transformers up to 5.12;
     from 5.16 on (seen up to 5.23) transformers takes the short ones there too.
@@ -48,7 +46,7 @@ MIXTRAL = replace(
     model_type="mixtral",
     name="Mixtral",
     config=_config,
-    weights=ENDS | NORMS | ATTENTION | expert_weights(),
+    weights=LLAMA.weights | expert_weights(),
     ignored_config=(*LLAMA.ignored_config, *TRAINING_ONLY),
 )
 
@@ -57,16 +55,7 @@ PHIMOE = replace(
     model_type="phimoe",
     name="Phi-3.5-MoE",
     config=_phimoe_config,
-    weights=ENDS
-    | NORMS
-    | ATTENTION
-    | expert_weights(router="router.weight")
-    | {
-        "blocks.{i}.ln1.b": f"{LAYER}.input_layernorm.bias",
-        "blocks.{i}.ln2.b": f"{LAYER}.post_attention_layernorm.bias",
-        "ln_final.b": "model.norm.bias",
-        "unembed.b_U": "lm_head.bias?",
-    },
+    weights=LLAMA.weights | expert_weights(router="mlp.router"),
     ignored_config=(
         *MIXTRAL.ignored_config,
         "lm_head_bias",  # shows in the tensors

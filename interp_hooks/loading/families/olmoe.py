@@ -6,9 +6,9 @@ FlexOlmo (Shi et al. 2025) does not clip, and normalizes what attention and expe
 from dataclasses import replace
 from typing import Any
 
-from interp_hooks.loading.families.llama import ATTENTION, ENDS, LLAMA, NORMS
+from interp_hooks.loading.families.llama import LLAMA
 from interp_hooks.loading.families.moe import TRAINING_ONLY, expert_weights, in_every_layer
-from interp_hooks.loading.families.olmo import OUTPUT_NORMS, QK_NORM_ALL_HEADS
+from interp_hooks.loading.families.olmo import NORMALIZED_OUTPUTS, QK_NORM_ALL_HEADS
 
 
 def _config(hf: Any) -> dict[str, Any]:
@@ -19,20 +19,12 @@ def _config(hf: Any) -> dict[str, Any]:
     )
 
 
-def _olmoe_config(hf: Any) -> dict[str, Any]:
-    return _config(hf) | dict(qkv_clip=hf.clip_qkv or 0.0)
-
-
-def _flex_config(hf: Any) -> dict[str, Any]:
-    return _config(hf) | dict(norm_placement="output")
-
-
 OLMOE = replace(
     LLAMA,
     model_type="olmoe",
     name="OLMoE",
-    config=_olmoe_config,
-    weights=ENDS | NORMS | ATTENTION | QK_NORM_ALL_HEADS | expert_weights(),
+    config=lambda hf: _config(hf) | dict(qkv_clip=hf.clip_qkv or 0.0),
+    weights=LLAMA.weights | QK_NORM_ALL_HEADS | expert_weights(),
     ignored_config=(*LLAMA.ignored_config, *TRAINING_ONLY),
 )
 
@@ -40,6 +32,6 @@ FLEX_OLMO = replace(
     OLMOE,
     model_type="flex_olmo",
     name="FlexOlmo",
-    config=_flex_config,
-    weights=ENDS | ATTENTION | QK_NORM_ALL_HEADS | expert_weights() | OUTPUT_NORMS,
+    config=lambda hf: _config(hf) | dict(norm_placement="output"),
+    weights=NORMALIZED_OUTPUTS | QK_NORM_ALL_HEADS | expert_weights(),
 )

@@ -5,21 +5,17 @@ grew out of fairseq. Positions start after two unused rows, embeddings may be sc
 from dataclasses import replace
 from typing import Any
 
-from interp_hooks.loading.families.shared import activation
+from interp_hooks.loading.families.shared import basics, modules
 from interp_hooks.loading.guard import Family
+from interp_hooks.loading.rules import Table
 
-_FAIRSEQ = dict(positions_offset=2, eps=1e-5)
+
+def _fairseq(hf: Any, *, act_fn: str, d_mlp: int) -> dict[str, Any]:
+    return basics(hf, act_fn=act_fn, eps=1e-5) | dict(d_mlp=d_mlp, n_ctx=hf.max_position_embeddings, positions_offset=2)
 
 
 def _opt_config(hf: Any) -> dict[str, Any]:
-    return _FAIRSEQ | dict(
-        n_layers=hf.num_hidden_layers,
-        d_model=hf.hidden_size,
-        n_heads=hf.num_attention_heads,
-        d_mlp=hf.ffn_dim,
-        d_vocab=hf.vocab_size,
-        n_ctx=hf.max_position_embeddings,
-        act_fn=activation(hf.activation_function),
+    return _fairseq(hf, act_fn=hf.activation_function, d_mlp=hf.ffn_dim) | dict(
         normalization_type="LN" if hf.layer_norm_elementwise_affine else "LNPre",
         norm_placement="pre" if hf.do_layer_norm_before else "post",
         final_norm=not hf._remove_final_layer_norm,
@@ -27,59 +23,34 @@ def _opt_config(hf: Any) -> dict[str, Any]:
 
 
 def _xglm_config(hf: Any) -> dict[str, Any]:
-    return _FAIRSEQ | dict(
-        n_layers=hf.num_layers,
-        d_model=hf.d_model,
-        n_heads=hf.attention_heads,
-        d_mlp=hf.ffn_dim,
-        d_vocab=hf.vocab_size,
-        n_ctx=hf.max_position_embeddings,
-        act_fn=activation(hf.activation_function),
-        positional_embedding_type="sinusoidal",
-        embed_scale=hf.d_model**0.5 if hf.scale_embedding else 1.0,
+    return _fairseq(hf, act_fn=hf.activation_function, d_mlp=hf.ffn_dim) | dict(
+        positional_embedding_type="sinusoidal", embed_scale=hf.d_model**0.5 if hf.scale_embedding else 1.0
     )
 
 
 def _biogpt_config(hf: Any) -> dict[str, Any]:
-    return _FAIRSEQ | dict(
-        n_layers=hf.num_hidden_layers,
-        d_model=hf.hidden_size,
-        n_heads=hf.num_attention_heads,
-        d_mlp=hf.intermediate_size,
-        d_vocab=hf.vocab_size,
-        n_ctx=hf.max_position_embeddings,
-        act_fn=activation(hf.hidden_act),
-        embed_scale=hf.hidden_size**0.5 if hf.scale_embedding else 1.0,
+    return _fairseq(hf, act_fn=hf.hidden_act, d_mlp=hf.intermediate_size) | dict(
+        embed_scale=hf.hidden_size**0.5 if hf.scale_embedding else 1.0
     )
 
 
-def _weights(stack: str, last_norm: str, head: str) -> dict[str, str | None]:
+def _weights(stack: str, ln_final: str, unembed: str) -> Table:
     """The table of a decoder by the names of its stack of layers, the norm after it, and its head."""
-    layer = f"{stack}.layers.{{i}}"
-    return {
-        "embed.W_E": f"{stack}.embed_tokens.weight",
-        "pos_embed.W_pos": f"{stack}.embed_positions.weight",
-        "blocks.{i}.ln1.w": f"{layer}.self_attn_layer_norm.weight",
-        "blocks.{i}.ln1.b": f"{layer}.self_attn_layer_norm.bias",
-        "blocks.{i}.attn.W_Q": f"{layer}.self_attn.q_proj.weight | (h k) d -> h d k",
-        "blocks.{i}.attn.W_K": f"{layer}.self_attn.k_proj.weight | (h k) d -> h d k",
-        "blocks.{i}.attn.W_V": f"{layer}.self_attn.v_proj.weight | (h k) d -> h d k",
-        "blocks.{i}.attn.W_O": f"{layer}.self_attn.out_proj.weight | d (h k) -> h k d",
-        "blocks.{i}.attn.b_Q": f"{layer}.self_attn.q_proj.bias? | (h k) -> h k",
-        "blocks.{i}.attn.b_K": f"{layer}.self_attn.k_proj.bias? | (h k) -> h k",
-        "blocks.{i}.attn.b_V": f"{layer}.self_attn.v_proj.bias? | (h k) -> h k",
-        "blocks.{i}.attn.b_O": f"{layer}.self_attn.out_proj.bias?",
-        "blocks.{i}.ln2.w": f"{layer}.final_layer_norm.weight",
-        "blocks.{i}.ln2.b": f"{layer}.final_layer_norm.bias",
-        "blocks.{i}.mlp.W_in": f"{layer}.fc1.weight | m d -> d m",
-        "blocks.{i}.mlp.b_in": f"{layer}.fc1.bias?",
-        "blocks.{i}.mlp.W_out": f"{layer}.fc2.weight | d m -> m d",
-        "blocks.{i}.mlp.b_out": f"{layer}.fc2.bias?",
-        "ln_final.w": f"{stack}.{last_norm}.weight",
-        "ln_final.b": f"{stack}.{last_norm}.bias",
-        "unembed.W_U": f"{head}.weight | v d -> d v",
-        "unembed.b_U": None,
-    }
+    return modules(
+        f"{stack}.layers.{{i}}",
+        embed=f"{stack}.embed_tokens",
+        pos_embed=f"{stack}.embed_positions",
+        ln1="self_attn_layer_norm",
+        q="self_attn.q_proj",
+        k="self_attn.k_proj",
+        v="self_attn.v_proj",
+        o="self_attn.out_proj",
+        ln2="final_layer_norm",
+        up="fc1",
+        down="fc2",
+        ln_final=f"{stack}.{ln_final}",
+        unembed=unembed,
+    )
 
 
 OPT = Family(

@@ -3,13 +3,13 @@
 from dataclasses import replace
 from typing import Any
 
-from interp_hooks.loading.families.llama import ENDS, FUSED_MLP, LLAMA, NORMS
-from interp_hooks.loading.families.shared import head_width, rotary
+from interp_hooks.loading.families.llama import ENDS, LLAMA, NORMS
+from interp_hooks.loading.families.shared import head_width, modules, rotary, window_everywhere
 
 
 def _config(hf: Any) -> dict[str, Any]:
     fields = LLAMA.config(hf) | rotary(hf, head_width(hf))
-    fields["window_sizes"] = (hf.sliding_window,) * hf.num_hidden_layers
+    fields["window_sizes"] = window_everywhere(hf)
     original = hf.original_max_position_embeddings
     if fields["rotary_scaling"] is not None:
         fields["rotary_scaling"] |= dict(original_max_position_embeddings=original)
@@ -23,14 +23,7 @@ PHI3 = replace(
     config=_config,
     weights=ENDS
     | NORMS
-    | FUSED_MLP
-    | {
-        "blocks.{i}.attn.W_Q, blocks.{i}.attn.W_K, blocks.{i}.attn.W_V": (
-            "model.layers.{i}.self_attn.qkv_proj.weight | (heads k) d -> heads d k | h g g"
-        ),
-        "blocks.{i}.attn.W_O": "model.layers.{i}.self_attn.o_proj.weight | d (h k) -> h k d",
-        **{f"blocks.{{i}}.attn.b_{part}": None for part in "QKVO"},
-    },
+    | modules(qkv="self_attn.qkv_proj", o="self_attn.o_proj", gate_up="mlp.gate_up_proj", down="mlp.down_proj"),
     ignored_config=(
         *LLAMA.ignored_config,
         "partial_rotary_factor",  # HuggingFace moves it into rope_parameters

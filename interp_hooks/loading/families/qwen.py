@@ -8,12 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from interp_hooks.loading.families.llama import LLAMA
-from interp_hooks.loading.families.shared import head_width, windows
-
-QK_NORM = {
-    "blocks.{i}.attn.q_norm.w": "model.layers.{i}.self_attn.q_norm.weight",
-    "blocks.{i}.attn.k_norm.w": "model.layers.{i}.self_attn.k_norm.weight",
-}
+from interp_hooks.loading.families.shared import QK_RMS, head_width, modules, windows
 
 QWEN2 = replace(
     LLAMA,
@@ -32,13 +27,12 @@ QWEN3 = replace(
     QWEN2,
     model_type="qwen3",
     name="Qwen 3",
-    config=lambda hf: QWEN2.config(hf) | dict(qk_norm="shared", qk_norm_type="RMS"),
-    weights=QWEN2.weights | QK_NORM,
+    config=lambda hf: QWEN2.config(hf) | QK_RMS,
 )
 
 
 def _hunyuan_config(hf: Any) -> dict[str, Any]:
-    fields = LLAMA.config(hf) | dict(qk_norm="shared", qk_norm_type="RMS", qk_norm_after_rotary=True)
+    fields = LLAMA.config(hf) | QK_RMS | dict(qk_norm_after_rotary=True)
     rope, d_head = hf.rope_parameters, head_width(hf)
     if rope["rope_type"] == "dynamic" and rope.get("alpha"):  # a fixed change of the base after all
         fields |= dict(rotary_base=rope["rope_theta"] * rope["alpha"] ** (d_head / (d_head - 2)), rotary_scaling=None)
@@ -50,11 +44,7 @@ HUNYUAN = replace(
     model_type="hunyuan_v1_dense",
     name="Hunyuan",
     config=_hunyuan_config,
-    weights=LLAMA.weights
-    | {
-        "blocks.{i}.attn.q_norm.w": "model.layers.{i}.self_attn.query_layernorm.weight",
-        "blocks.{i}.attn.k_norm.w": "model.layers.{i}.self_attn.key_layernorm.weight",
-    },
+    weights=LLAMA.weights | modules(q_norm="self_attn.query_layernorm", k_norm="self_attn.key_layernorm"),
     ignored_config=(
         *LLAMA.ignored_config,
         "attention_head_dim",  # second names of head_dim and vocab_size

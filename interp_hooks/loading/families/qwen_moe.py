@@ -6,9 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from interp_hooks.loading.families.llama import LLAMA
-from interp_hooks.loading.families.moe import LAYER, TRAINING_ONLY, expert_weights, shared_expert_weights
-from interp_hooks.loading.families.qwen import QK_NORM
-from interp_hooks.loading.families.shared import windows
+from interp_hooks.loading.families.moe import TRAINING_ONLY, expert_weights
+from interp_hooks.loading.families.shared import LAYER, QK_RMS, modules, window_everywhere, windows
 from interp_hooks.model.config import ExpertsConfig
 
 
@@ -31,12 +30,7 @@ def _qwen2_config(hf: Any) -> dict[str, Any]:
 
 
 def _qwen3_config(hf: Any) -> dict[str, Any]:
-    return LLAMA.config(hf) | dict(
-        window_sizes=(hf.sliding_window,) * hf.num_hidden_layers,
-        qk_norm="shared",
-        qk_norm_type="RMS",
-        experts=_experts(hf),
-    )
+    return LLAMA.config(hf) | QK_RMS | dict(window_sizes=window_everywhere(hf), experts=_experts(hf))
 
 
 _IGNORED = (
@@ -54,7 +48,11 @@ QWEN2_MOE = replace(
     config=_qwen2_config,
     weights=LLAMA.weights
     | expert_weights()
-    | shared_expert_weights("shared_expert")
+    | modules(
+        shared_gate="mlp.shared_expert.gate_proj",
+        shared_up="mlp.shared_expert.up_proj",
+        shared_down="mlp.shared_expert.down_proj",
+    )
     | {
         "blocks.{i}.mlp.W_shared_gate": f"{LAYER}.mlp.shared_expert_gate.weight | 1 d -> d 1",
         "blocks.{i}.mlp.b_shared_gate": None,
@@ -67,6 +65,6 @@ QWEN3_MOE = replace(
     model_type="qwen3_moe",
     name="Qwen3-MoE",
     config=_qwen3_config,
-    weights=LLAMA.weights | QK_NORM | expert_weights(),
+    weights=LLAMA.weights | expert_weights(),
     ignored_config=_IGNORED,
 )

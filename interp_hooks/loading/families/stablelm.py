@@ -6,44 +6,22 @@ The 12B model has parallel blocks with one norm, and a norm of its own for every
 from dataclasses import replace
 from typing import Any
 
-from interp_hooks.loading.families.llama import ATTENTION, ENDS, GATED_MLP, LLAMA
-from interp_hooks.loading.families.nemotron import LAYER_NORMS, layer_norm_config
+from interp_hooks.loading.families.llama import LLAMA
+from interp_hooks.loading.families.shared import OLDER_ROPE, llama_like, modules
 
 
 def _config(hf: Any) -> dict[str, Any]:
-    normed = dict(qk_norm="per_head", qk_norm_type="LN") if hf.qk_layernorm else {}
-    return (
-        layer_norm_config(hf, hf.layer_norm_eps)
-        | normed
-        | dict(
-            gated_mlp=True,
-            parallel_attn_mlp=hf.use_parallel_residual,
-            parallel_shared_norm=hf.use_parallel_residual,
-        )
-    )
+    parallel = hf.use_parallel_residual
+    fields = llama_like(hf, act_fn=hf.hidden_act, eps=hf.layer_norm_eps)
+    fields |= dict(gated_mlp=True, parallel_attn_mlp=parallel, parallel_shared_norm=parallel)
+    return fields | (dict(qk_norm="per_head", qk_norm_type="LN") if hf.qk_layernorm else {})
 
-
-_LAYER = "model.layers.{i}"
 
 STABLELM = replace(
     LLAMA,
     model_type="stablelm",
     name="StableLM",
     config=_config,
-    weights=ENDS
-    | LAYER_NORMS
-    | ATTENTION
-    | GATED_MLP
-    | {
-        "blocks.{i}.attn.q_norm.w": f"{_LAYER}.self_attn.q_layernorm.norms.*.weight",
-        "blocks.{i}.attn.q_norm.b": None,
-        "blocks.{i}.attn.k_norm.w": f"{_LAYER}.self_attn.k_layernorm.norms.*.weight",
-        "blocks.{i}.attn.k_norm.b": None,
-    },
-    ignored_config=(
-        "use_qkv_bias",  # shows in the tensors
-        "rope_theta",  # older names, which HuggingFace moves into rope_parameters
-        "rope_scaling",
-        "partial_rotary_factor",
-    ),
+    weights=LLAMA.weights | modules(q_norm="self_attn.q_layernorm.norms.*", k_norm="self_attn.k_layernorm.norms.*"),
+    ignored_config=(*OLDER_ROPE, "use_qkv_bias"),  # shows in the tensors
 )

@@ -3,30 +3,20 @@
 from dataclasses import replace
 from typing import Any
 
-from interp_hooks.loading.families.llama import ATTENTION, ENDS, LLAMA
-from interp_hooks.loading.families.nemotron import LAYER_NORMS, layer_norm_config
+from interp_hooks.loading.families.llama import LLAMA
+from interp_hooks.loading.families.shared import llama_like, modules, window_everywhere
 
 
 def _config(hf: Any) -> dict[str, Any]:
-    return layer_norm_config(hf, hf.norm_epsilon) | dict(window_sizes=(hf.sliding_window,) * hf.num_hidden_layers)
+    return llama_like(hf, act_fn=hf.hidden_act, eps=hf.norm_epsilon) | dict(window_sizes=window_everywhere(hf))
 
-
-_LAYER = "model.layers.{i}"
 
 STARCODER2 = replace(
     LLAMA,
     model_type="starcoder2",
     name="StarCoder 2",
     config=_config,
-    weights=ENDS
-    | LAYER_NORMS
-    | ATTENTION
-    | {
-        "blocks.{i}.mlp.W_in": f"{_LAYER}.mlp.c_fc.weight | m d -> d m",
-        "blocks.{i}.mlp.b_in": f"{_LAYER}.mlp.c_fc.bias?",
-        "blocks.{i}.mlp.W_out": f"{_LAYER}.mlp.c_proj.weight | d m -> m d",
-        "blocks.{i}.mlp.b_out": f"{_LAYER}.mlp.c_proj.bias?",
-    },
+    weights=LLAMA.weights | modules(up="mlp.c_fc", down="mlp.c_proj"),
     ignored_config=(
         *LLAMA.ignored_config,
         "use_bias",  # shows in the tensors
