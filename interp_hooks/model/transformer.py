@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from interp_hooks.errors import BadInput, ConfigError
 from interp_hooks.errors.arguments import told
-from interp_hooks.hooks.root_module import HookedRootModule, HookPoint, NameFilter
+from interp_hooks.hooks.points import HookPoint, NameFilter
+from interp_hooks.hooks.root_module import HookedRootModule
 from interp_hooks.model.cache.activation_cache import ActivationCache
 from interp_hooks.model.checkpoints import Checkpoints, named_tokenizer
 from interp_hooks.model.components.attention import Visibility

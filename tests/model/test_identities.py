@@ -16,7 +16,7 @@ from torch import Tensor
 
 import interp_hooks.model.components.attention as attention_module
 from interp_hooks import HookedTransformer, HookPoint
-from interp_hooks.hooks.root_module import HookFn
+from interp_hooks.hooks.points import HookFn
 from interp_hooks.model.components.attention import Attention, Visibility
 from interp_hooks.model.components.block import TransformerBlock
 from interp_hooks.model.components.norm import Norm

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from interp_hooks.hooks.root_module import HookPoint
+from interp_hooks.hooks.points import HookPoint
 from interp_hooks.model.components.kv_cache import Extend
 from interp_hooks.model.components.norm import head_norm
 from interp_hooks.model.components.positions import Rotation, rotate

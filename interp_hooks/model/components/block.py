@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from interp_hooks.hooks.root_module import HookPoint
+from interp_hooks.hooks.points import HookPoint
 from interp_hooks.model.components.attention import Attention, Inputs, Visibility
 from interp_hooks.model.components.kv_cache import Extend
 from interp_hooks.model.components.latent import LatentAttention

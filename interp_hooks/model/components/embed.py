@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from interp_hooks.hooks.root_module import HookPoint
+from interp_hooks.hooks.points import HookPoint
 from interp_hooks.model.components.mlp import activation
 from interp_hooks.model.components.norm import norm
 from interp_hooks.model.components.weights import TRANSPOSED, linear, parameter

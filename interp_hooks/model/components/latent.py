@@ -11,7 +11,7 @@ Hooks show q, k, v and z head by head as in every other model. Only the last `ro
 import torch
 from torch import Tensor
 
-from interp_hooks.hooks.root_module import HookPoint
+from interp_hooks.hooks.points import HookPoint
 from interp_hooks.model.components.attention import AttentionCore, Inputs
 from interp_hooks.model.components.norm import Norm
 from interp_hooks.model.components.positions import Rotation, rotate

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from interp_hooks.hooks.root_module import HookPoint
+from interp_hooks.hooks.points import HookPoint
 from interp_hooks.model.components.activations import ACTIVATIONS
 from interp_hooks.model.components.norm import Norm
 from interp_hooks.model.components.weights import TRANSPOSED, linear, parameter

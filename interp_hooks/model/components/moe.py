@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from interp_hooks.hooks.root_module import HookPoint
+from interp_hooks.hooks.points import HookPoint
 from interp_hooks.model.components.mlp import Gating, activation, mlp
 from interp_hooks.model.components.weights import TRANSPOSED, TRANSPOSED_PER_EXPERT, linear, parameter
 from interp_hooks.model.config import ExpertsConfig, HookedTransformerConfig

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from interp_hooks.errors import HookConflict
-from interp_hooks.hooks.root_module import HookPoint
+from interp_hooks.hooks.points import HookPoint
 from interp_hooks.model.components.weights import parameter
 from interp_hooks.model.config import HookedTransformerConfig, NormalizationType
 
