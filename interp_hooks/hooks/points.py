@@ -12,6 +12,7 @@ elsewhere. Backward functions get the gradient with respect to the value as the 
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from inspect import Parameter, signature
 from typing import Any, Literal
@@ -33,6 +34,10 @@ POSITIONS = ("pos", "query")  # the axes along tokens; in a causal model what is
 
 class Watcher:
     """A hook function that only looks: it neither edits nor returns anything, so it gets the value itself, no copy."""
+
+    @abstractmethod
+    def __call__(self, value: Tensor, hook: HookPoint) -> None:
+        """Look at the value of a hook point."""
 
 
 class Hook:

@@ -57,8 +57,9 @@ class Splice:
         """Take the module out; its own hook points get back the names that they have within it."""
         if self.module not in self.point.children():
             return  # removed before
-        del self.point._modules[self.name]
-        self.point.__class__ = HookPoint
+        point: HookPoint = self.point
+        del point._modules[self.name]
+        point.__class__ = HookPoint
         for name, part in self.module.named_modules():
             if isinstance(part, HookPoint):
                 part.name = name
@@ -83,8 +84,8 @@ def put_in(point: HookPoint, module: nn.Module, name: str) -> SplicedPoint:
     """
     if isinstance(point, SplicedPoint):
         raise HookConflict(
-            f"{point.name} has a module spliced in already, {point.spliced[0]!r}: remove() that one first, or splice in "
-            "one module that does both (nn.Sequential)"
+            f"{point.name} has a module spliced in already, {point.spliced[0]!r}: remove() that one first, or splice "
+            "in one module that does both (nn.Sequential)"
         )
     if not name.isidentifier() or name in dir(point):
         raise BadInput(f"the module's name becomes a part of hook names, such as 'sae'; {name!r} cannot be one")

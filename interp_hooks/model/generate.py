@@ -9,8 +9,7 @@ Rows of a batch are padded on the left, so that all of them go on at the right e
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -22,10 +21,10 @@ from tqdm import tqdm
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked
 from interp_hooks.model.components.kv_cache import KeyValueCache
-from interp_hooks.model.components.positions import DEPENDS_ON_LENGTH, RotaryPositions
-from interp_hooks.model.config import HookedTransformerConfig
+from interp_hooks.model.components.positions import DEPENDS_ON_LENGTH
+from interp_hooks.model.network import Network
 from interp_hooks.model.sampling import Sampling, token_counts
-from interp_hooks.model.tokens import PaddingSide, TextInterface
+from interp_hooks.model.tokenization import PaddingSide
 
 GenerationReturn = Literal["input", "str", "tokens"]
 Prompts = str | Sequence[str] | Int[Tensor, "*batch pos"]
@@ -91,21 +90,8 @@ class Rows:
         ]
 
 
-class Generation:
-    """The decoding methods of a model."""
-
-    cfg: HookedTransformerConfig
-    text: TextInterface
-    rotary: RotaryPositions | None
-    __call__: Callable[..., Any]
-
-    @property
-    @abstractmethod
-    def device(self) -> torch.device:
-        """Where tokens go."""
-
-    @abstractmethod
-    def checked_tokens(self, input: Any) -> Int[Tensor, "batch pos"]: ...
+class Generation(Network):
+    """The methods of a model that decode. Without state: what is written so far is in `Rows`."""
 
     @checked
     def generate(

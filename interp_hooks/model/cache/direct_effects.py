@@ -12,6 +12,7 @@ from torch import Tensor
 from interp_hooks.errors import BadInput
 from interp_hooks.hooks.slices import Slice, SliceInput
 from interp_hooks.model.cache.decomposition import Decomposition
+from interp_hooks.model.cache.parts import norm_reading
 
 
 class DirectEffects(Decomposition):
@@ -38,12 +39,12 @@ class DirectEffects(Decomposition):
         Raises:
             BadInput: a stack that does not fit the cached scale.
         """
-        layer = self._layer(layer, mlp_input)
+        layer = self.layers_before(layer, mlp_input)
         norm = self.known_model.norm_reading(layer, mlp_input)
         stack = self._chosen_prompts(residual_stack, pos_slice, batch_slice, has_batch_dim)
         if recompute_ln or norm.kind is None:
             return norm.fused(stack)
-        (frozen,) = self._norm_reading(layer, mlp_input, Slice(pos_slice))
+        (frozen,) = norm_reading(self, layer, mlp_input, Slice(pos_slice))
         scale = frozen.scale
         if self.has_batch_dim:
             scale = Slice(batch_slice if has_batch_dim else self._one_prompt(batch_slice)).apply(scale, 0)

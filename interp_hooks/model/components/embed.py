@@ -1,4 +1,6 @@
-"""Tokens into the residual stream, and the residual stream into logits."""
+"""Tokens and positions into the residual stream, and the residual stream into logits."""
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +36,37 @@ class TokenTypeEmbed(nn.Module):
 
     def forward(self, token_types: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
         return F.embedding(token_types, self.W_token_type)
+
+
+class LearnedPositions(nn.Module):
+    """One vector per position; some models keep `offset` rows before that of position 0."""
+
+    def __init__(self, cfg: HookedTransformerConfig) -> None:
+        super().__init__()
+        self.offset = cfg.positions_offset
+        self.W_pos = parameter(self.offset + cfg.n_ctx, cfg.d_model)
+
+    def forward(self, positions: Int[Tensor, "rows pos"], batch: int) -> Float[Tensor, "batch pos d_model"]:
+        return self.W_pos[positions + self.offset].expand(batch, -1, -1)
+
+
+class SinusoidalPositions(nn.Module):
+    """Fixed vectors: sines of falling frequencies, then their cosines (Vaswani et al. 2017, arxiv.org/abs/1706.03762).
+
+    It has no weights.
+    """
+
+    def __init__(self, cfg: HookedTransformerConfig) -> None:
+        super().__init__()
+        self.offset, self.d_model = cfg.positions_offset, cfg.d_model
+
+    def forward(self, positions: Int[Tensor, "rows pos"], batch: int) -> Float[Tensor, "batch pos d_model"]:
+        half = self.d_model // 2
+        steps = torch.arange(half, dtype=torch.float32, device=positions.device)
+        frequencies = torch.exp(steps * -(math.log(10000) / (half - 1)))
+        angles = (positions + self.offset)[..., None].float() * frequencies
+        vectors = torch.cat((angles.sin(), angles.cos(), angles.new_zeros(*angles.shape[:2], self.d_model % 2)), dim=-1)
+        return vectors.expand(batch, -1, -1)
 
 
 class MLMHead(nn.Module):

@@ -1,4 +1,4 @@
-"""Where a token stands: vectors added to the stream, or rotations of queries and keys.
+"""Rotary positions: queries and keys are turned by an angle that grows with their position.
 
 A rotary embedding turns pair f of a head's dimensions by the angle position * inv_freq[f] (Su et al. 2021,
 arxiv.org/abs/2104.09864), so that a score depends on the distance of query and key alone. The angles of a forward pass
@@ -6,7 +6,6 @@ are computed once for all layers that share frequencies. Scaled frequencies (lin
 ...) come from the initialisers of `transformers`, which are looked up only when a config asks for one.
 """
 
-import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -15,41 +14,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from interp_hooks.errors import BadInput, ConfigError, nearest
-from interp_hooks.model.components.weights import parameter
 from interp_hooks.model.config import HookedTransformerConfig
 
 DEPENDS_ON_LENGTH = ("dynamic", "longrope")
-
-
-class LearnedPositions(nn.Module):
-    """One vector per position; some models keep `offset` rows before that of position 0."""
-
-    def __init__(self, cfg: HookedTransformerConfig) -> None:
-        super().__init__()
-        self.offset = cfg.positions_offset
-        self.W_pos = parameter(self.offset + cfg.n_ctx, cfg.d_model)
-
-    def forward(self, positions: Int[Tensor, "rows pos"], batch: int) -> Float[Tensor, "batch pos d_model"]:
-        return self.W_pos[positions + self.offset].expand(batch, -1, -1)
-
-
-class SinusoidalPositions(nn.Module):
-    """Fixed vectors: sines of falling frequencies, then their cosines (Vaswani et al. 2017, arxiv.org/abs/1706.03762).
-
-    It has no weights.
-    """
-
-    def __init__(self, cfg: HookedTransformerConfig) -> None:
-        super().__init__()
-        self.offset, self.d_model = cfg.positions_offset, cfg.d_model
-
-    def forward(self, positions: Int[Tensor, "rows pos"], batch: int) -> Float[Tensor, "batch pos d_model"]:
-        half = self.d_model // 2
-        steps = torch.arange(half, dtype=torch.float32, device=positions.device)
-        frequencies = torch.exp(steps * -(math.log(10000) / (half - 1)))
-        angles = (positions + self.offset)[..., None].float() * frequencies
-        vectors = torch.cat((angles.sin(), angles.cos(), angles.new_zeros(*angles.shape[:2], self.d_model % 2)), dim=-1)
-        return vectors.expand(batch, -1, -1)
 
 
 class Rotation(NamedTuple):
