@@ -138,13 +138,14 @@ def _splice_in(
     for hook, told in saved.items():
         place = f"{hook}.{told['name']}."
         own = {key.removeprefix(place): value for key, value in weights.items() if key.startswith(place)}
+        module = given[hook].to(model.device, model.dtype)
         try:
-            given[hook].load_state_dict(own)
+            module.load_state_dict(own)
         except RuntimeError as error:
             raise WeightMismatch(
                 f"the module for {hook!r} is not the {told['class']} that was saved: {error}"
             ) from error
-        model.splice(hook, given[hook].to(model.device, model.dtype), told["name"])
+        model.splice(hook, module, told["name"])
 
 
 def _description(folder: Path) -> dict[str, Any]:

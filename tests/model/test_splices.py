@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from interp_hooks import HookedTransformer, HookPoint, Intervention, Run, at, evaluate, patch, record
+from interp_hooks import HookedTransformer, HookPoint, Intervention, Run, at, evaluate, record, sweep
 from interp_hooks.errors import BadInput, CheckpointError, HookConflict, WeightMismatch
-from tests.tiny import hooked, random_tokens
+from tests.tiny import assert_close, hooked, random_tokens
 
 POINT, ACTS = "blocks.1.hook_mlp_out", "blocks.1.hook_mlp_out.sae.hook_acts"
 TOKENS, OTHER = random_tokens(), random_tokens(seed=1)
@@ -51,8 +51,14 @@ def test_its_activations_are_recorded(model: HookedTransformer) -> None:
 
 @torch.no_grad()
 def test_its_activations_are_swept_over(model: HookedTransformer) -> None:
-    """What `patch` finds for each feature and position is what one pass with one hook finds."""
-    result = patch(model, TOKENS, OTHER, metric, ACTS, over=("pos", "feature"), progress=False)
+    """What a sweep finds for each feature and position is what one pass with one hook finds."""
+    result = sweep(
+        model,
+        lambda pos, feature: Run(OTHER, [Intervention(at(ACTS, pos=pos, feature=feature), Run(TOKENS))]),
+        metric,
+        over={"pos": range(7), "feature": range(5)},
+        progress=False,
+    )
     clean = model.run_with_cache(TOKENS, names_filter=ACTS)[1][ACTS]
     for pos, feature in ((0, 0), (3, 2), (6, 4)):
 
@@ -68,7 +74,7 @@ def test_its_activations_are_swept_over(model: HookedTransformer) -> None:
 def test_runs_of_other_parts_pass_through_it(model: HookedTransformer) -> None:
     """Runs that start from recorded streams go through the module as whole passes do."""
     runs = [
-        Run(OTHER, [Intervention(site=at(name), source=Run(TOKENS))])
+        Run(OTHER, [Intervention(at(name), Run(TOKENS))])
         for name in ("blocks.0.hook_mlp_out", POINT, "blocks.1.hook_resid_post", "blocks.2.attn.hook_z")
     ]
     found = evaluate(model, runs, metric, progress=False)
@@ -104,14 +110,14 @@ def test_a_saved_model_has_it_back(model: HookedTransformer, tmp_path: Path) -> 
     back = HookedTransformer.from_pretrained(
         str(tmp_path), device="cpu", splices={POINT: Dictionary(model.cfg.d_model, seed=3).float()}
     )
-    assert torch.equal(back(TOKENS), model(TOKENS))
+    assert_close(back(TOKENS), model(TOKENS), 1e-12)
     assert list(back.splices) == [POINT]
     assert ACTS in back.hook_dict
     assert all("the module that is spliced in" in line for line in back.processing_report() if "skipped" in line)
     back.splices[POINT].remove()
     back.save_pretrained(tmp_path)
     again = HookedTransformer.from_pretrained_no_processing(str(tmp_path), device="cpu")
-    assert torch.equal(again(TOKENS), back(TOKENS))
+    assert_close(again(TOKENS), back(TOKENS), 1e-12)
 
 
 def test_a_folder_with_a_module_says_what_it_needs(model: HookedTransformer, tmp_path: Path) -> None:
@@ -121,9 +127,9 @@ def test_a_folder_with_a_module_says_what_it_needs(model: HookedTransformer, tmp
         load(str(tmp_path))
     with pytest.raises(BadInput, match=r"has a module for 'hook_embed'; .* has modules at \['blocks\.1"):
         load(str(tmp_path), splices={POINT: Dictionary(model.cfg.d_model), "hook_embed": nn.Identity()})
-    with pytest.raises(WeightMismatch, match="is not the .*Dictionary that was saved"):
+    with pytest.raises(WeightMismatch, match=r"is not the .*Dictionary that was saved"):
         load(str(tmp_path), splices={POINT: Dictionary(model.cfg.d_model, features=4)})
-    with pytest.raises(WeightMismatch, match="is not the .*Dictionary that was saved"):
+    with pytest.raises(WeightMismatch, match=r"is not the .*Dictionary that was saved"):
         load(str(tmp_path), splices={POINT: nn.Identity()})
     with pytest.raises(BadInput, match=r"after loading, call model\.splice"):
         load("ioi-tiny", hf_model=model, splices={POINT: nn.Identity()})  # pyright: ignore[reportArgumentType]

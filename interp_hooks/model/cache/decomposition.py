@@ -1,13 +1,12 @@
-"""What the residual stream of a run is the sum of, and what each part does to the logits.
+"""The parts whose sum is the residual stream of a run, and what each part adds to the logits.
 
-The stream is a sum, so its parts can be listed, coarsely (`decompose_resid`) or down to heads and neurons
-(`get_full_resid_decomposition`), and since a norm is linear once its scale is fixed, each part has a direct effect on
-each logit:
+The parts can be whole sublayers (`decompose_resid`) or heads and neurons (`get_full_resid_decomposition`). Since a norm
+is linear once its scale is fixed, each part has a direct effect on each logit:
 
     logit[token] = sum over parts c of  (c - mean c) / scale * w @ W_U[:, token]   +   b @ W_U[:, token] + b_U[token]
 
-The norm's gain w is always inside a part's effect; its bias b and b_U are a row "bias" of their own where asked for.
-Everywhere here `layer` counts layers: parts are those that stand before that layer, and None and -1 mean all of them.
+The norm's gain w is a factor of every part; its bias b and b_U are a row "bias" of their own where asked for. In all
+methods `layer` counts layers: parts are those that stand before that layer, and None and -1 mean all of them.
 """
 
 from __future__ import annotations
@@ -224,7 +223,7 @@ class Decomposition(Activations):
         return Parts(self, pos, Reading(norms=norms, onto=self._directions(onto)))
 
     def _attention_before(self, layer: int, mlp_input: bool) -> int:
-        """How many layers' attention has been added to the stream by then."""
+        """The number of layers whose attention was added to the stream before it enters a layer, or its MLP."""
         return layer + (mlp_input and not self.known_model.cfg.parallel_attn_mlp)
 
     def _embeddings(self) -> dict[str, str]:

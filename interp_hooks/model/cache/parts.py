@@ -106,8 +106,8 @@ class Parts:
         """
         if not self.rows:
             raise BadInput(
-                "there is nothing to stack: no part of that kind stands before this layer; ask for a later layer, or, "
-                "where there is one, for incl_remainder=True"
+                "there is nothing to stack: no part of that kind stands before this layer; ask for a later layer, or "
+                "for incl_remainder=True where there is that argument"
             )
         if with_bias and self.reading.bias is not None:
             self.add(["bias"], self.reading.bias.to(self.rows[0]).expand_as(self.rows[0][:1]))

@@ -70,7 +70,7 @@ class SinusoidalPositions(nn.Module):
 
 
 class MLMHead(nn.Module):
-    """What masked language models do to the stream before they unembed it: a dense layer, activation and norm."""
+    """The dense layer, activation and norm that masked language models put before the unembedding."""
 
     def __init__(self, cfg: HookedTransformerConfig) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ class Unembed(nn.Module):
         return self.hook_out(self.shaped(linear(self.hook_in(x), self.W_U, self.b_U)))
 
     def shaped(self, logits: Tensor) -> Tensor:
-        """Multiplied and soft-capped, number by number."""
+        """Logits after the multiplier and the soft cap."""
         if self.scale != 1:
             logits = logits * self.scale
         return logits if not self.soft_cap else self.soft_cap * torch.tanh(logits / self.soft_cap)

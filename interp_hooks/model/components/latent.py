@@ -46,7 +46,7 @@ class LatentAttention(AttentionCore):
         self.W_UV = parameter(heads, cfg.kv_latent, cfg.d_value, lies=READER_PER_HEAD)
 
     def queries_keys_values(self, inputs: Inputs, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Read from the latents, the last dimensions of queries and keys rotated."""
+        """Queries, keys and values from the latents; the last dimensions of queries and keys are rotated."""
         x = inputs[0]
         if self.q_latent:
             latent = self.hook_q_latent(self.q_latent_norm(linear(x, self.W_DQ, self.b_DQ)))

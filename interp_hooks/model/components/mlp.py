@@ -55,9 +55,9 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class XIELU(nn.Module):
-    """A parabola for positive, an integrated exponential for negative values (arxiv.org/abs/2411.13010).
+    """A parabola for positive and an integrated exponential for negative values (arxiv.org/abs/2411.13010).
 
-    Its two curvatures are the softplus of learned numbers, the negative one at least beta.
+    Its two curvatures are the softplus of learned numbers, plus beta for negative values.
     """
 
     beta, floor = 0.5, -1e-6
