@@ -23,14 +23,7 @@ from interp_hooks.hooks.root_module import HookedRootModule
 from interp_hooks.model.cache.activation_cache import ActivationCache
 from interp_hooks.model.components.attention import Visibility
 from interp_hooks.model.components.block import NOTHING, Known, TransformerBlock, at_positions
-from interp_hooks.model.components.embed import (
-    Embed,
-    LearnedPositions,
-    MLMHead,
-    SinusoidalPositions,
-    TokenTypeEmbed,
-    Unembed,
-)
+from interp_hooks.model.components.embed import POSITIONS, Embed, MLMHead, TokenTypeEmbed, Unembed
 from interp_hooks.model.components.kv_cache import KeyValueCache
 from interp_hooks.model.components.norm import NoNorm, Norm, norm
 from interp_hooks.model.components.positions import RotaryPositions
@@ -44,8 +37,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 ReturnType = Literal["logits", "loss", "both"]
-
-POSITIONS = {"standard": LearnedPositions, "shortformer": LearnedPositions, "sinusoidal": SinusoidalPositions}
 
 
 class Output(NamedTuple):
@@ -99,11 +90,9 @@ class Network(HookedRootModule):
         """Replace fields of the config. Nobody else may: the config tells what the model is, and has to follow it."""
         self.cfg = self.cfg.replace(**changes)
 
-    def _read_text_with(
-        self, tokenizer: PreTrainedTokenizerBase | None, default_padding_side: PaddingSide | None
-    ) -> None:
+    def _read_text_with(self, tokenizer: PreTrainedTokenizerBase | None, side: PaddingSide | None) -> None:
         cfg = self.cfg
-        self.text = TextInterface(tokenizer, cfg.n_ctx, cfg.default_prepend_bos, default_padding_side, cfg.mlm_head)
+        self.text = TextInterface(tokenizer, cfg.n_ctx, cfg.default_prepend_bos, side, cfg.mlm_head)
         if tokenizer is not None:
             self._reconfigure(tokenizer_prepends_bos=self.text.tokenizer_prepends_bos)
 
@@ -147,8 +136,6 @@ class Network(HookedRootModule):
             BadInput: an id outside the output vocabulary.
         """
         return self._inputs.answers(tokens)
-
-    # ---------------------------------------------------------------------------------------------- forward pass
 
     def forward(
         self,
@@ -259,10 +246,7 @@ class Network(HookedRootModule):
         return residual if only is None or layers else at_positions(residual, only)
 
     def _embed(
-        self,
-        tokens: Int[Tensor, "batch pos"],
-        positions: Int[Tensor, "rows pos"],
-        token_types: Int[Tensor, "batch pos"] | None,
+        self, tokens: Int[Tensor, "batch pos"], positions: Int[Tensor, "rows pos"], token_types: Tensor | None
     ) -> tuple[Float[Tensor, "batch pos d_model"], Float[Tensor, "batch pos d_model"] | None]:
         """The stream that enters the first layer, and the positions that queries and keys read beside it, if any."""
         residual, beside = self.hook_embed(self.embed(tokens)), None
@@ -279,13 +263,7 @@ class Network(HookedRootModule):
             raise BadInput("token_type_ids were given, but this model has no token types")
         return self.ln_embed(residual), beside
 
-    def _read_out(
-        self,
-        residual: Float[Tensor, "batch pos d_model"],
-        prompt: Prompt,
-        return_type: ReturnType | None,
-        loss_per_token: bool,
-    ) -> Any:
+    def _read_out(self, residual: Tensor, prompt: Prompt, return_type: ReturnType | None, loss_per_token: bool) -> Any:
         residual = residual.to(self.unembed.W_U.device)
         if return_type is None:
             self.ln_final(residual)  # for its hooks

@@ -69,6 +69,9 @@ class SinusoidalPositions(nn.Module):
         return vectors.expand(batch, -1, -1)
 
 
+POSITIONS = {"standard": LearnedPositions, "shortformer": LearnedPositions, "sinusoidal": SinusoidalPositions}
+
+
 class MLMHead(nn.Module):
     """The dense layer, activation and norm that masked language models put before the unembedding."""
 
