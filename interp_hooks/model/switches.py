@@ -54,8 +54,11 @@ class Switches(Network):
         The config's `n_key_value_heads` follows.
 
         Raises:
-            BadInput: copies that have been edited differently cannot be shared again.
+            BadInput: copies that have been edited differently and cannot be shared again; spliced modules, whose
+                hook points this would change.
         """
+        if self.splices:
+            raise BadInput(f"hook points change their sizes: first remove() what is spliced in, {[*self.splices]}")
         heads, groups = self.cfg.n_heads, self.cfg.n_key_value_heads
         if ungroup_grouped_query_attention and groups != heads:
             ungroup(self.blocks)

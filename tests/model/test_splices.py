@@ -144,6 +144,8 @@ def test_what_would_be_wrong_numbers_is_refused(model: HookedTransformer) -> Non
         with pytest.raises(BadInput, match=r"spliced in at blocks\.1\.hook_mlp_out, .* remove\(\) it"):
             call()
     assert cache.accumulated_resid().shape[0] == model.cfg.n_layers + 1
+    with pytest.raises(BadInput, match=r"first remove\(\) what is spliced in, \['blocks"):
+        model.set_ungroup_grouped_query_attention(True)
     with pytest.raises(CheckpointError, match="no place for the module at blocks"):
         model.to_hf()
     before = model(TOKENS)
