@@ -50,16 +50,16 @@ class Splice:
     """The handle of a spliced module: `remove()`, or the end of a `with` block, takes it out of the model again."""
 
     def __init__(self, point: SplicedPoint, name_anew: Callable[[], None]) -> None:
-        self.point, self._name_anew = point, name_anew
+        self.point: HookPoint = point
         self.name, self.module = point.spliced
+        self._name_anew = name_anew
 
     def remove(self) -> None:
         """Take the module out; its own hook points get back the names that they have within it."""
         if self.module not in self.point.children():
             return  # removed before
-        point: HookPoint = self.point
-        del point._modules[self.name]
-        point.__class__ = HookPoint
+        del self.point._modules[self.name]
+        self.point.__class__ = HookPoint
         for name, part in self.module.named_modules():
             if isinstance(part, HookPoint):
                 part.name = name
