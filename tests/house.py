@@ -25,7 +25,7 @@ ROOMS = (
 )
 # The one exception: methods that users type (from_pretrained, to_hf, verify, ...) call `loading` when they are called.
 # `HookedTransformer` so is importable without `loading`, which knows every architecture.
-EXCEPTION = ("model.checkpoints", "loading")
+EXCEPTION = ("model.transformer", "loading")
 
 
 def module_of(path: Path, package: Path = PACKAGE) -> str:

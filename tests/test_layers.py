@@ -1,5 +1,6 @@
 """What may import what, read from the source, and what importing the package costs."""
 
+import ast
 import importlib
 import inspect
 import json
@@ -15,8 +16,8 @@ from tests.house import EXCEPTION, PACKAGE, ROOMS, import_graph, imported, level
 
 SOURCES = sources()
 PANDAS = {"hooks", "experiments", "circuits", "studies", "ground_truth", "corpus", "compat", "views", "cli"}  # tables
-TRANSFORMERS = {"loading", "model.tokens", "model.tokenization", "model.checkpoints", "model.components.positions"}
-TRANSFORMERS |= {"model.transformer"}  # for the type checker
+TRANSFORMERS = {"loading", "model.tokens", "model.tokenization", "model.components.positions"}
+TRANSFORMERS |= {"model.transformer", "model.network"}  # for the type checker
 
 
 def check_imports_point_down(graph: dict[str, set[str]]) -> None:
@@ -200,3 +201,42 @@ out["told"] = [str(one.message) for one in told]
 def test_an_unknown_public_name_is_told() -> None:
     with pytest.raises(AttributeError, match="no attribute 'HookedTransfomer'"):
         interp_hooks.HookedTransfomer  # noqa: B018
+
+
+# ---------------------------------------------------------------------------------------------------- what models hold
+
+
+def functions_that_set(attribute: str, source: str) -> list[str]:
+    """The functions of a source that assign to an attribute of that name, of whatever object."""
+    return [
+        function.name
+        for function in ast.walk(ast.parse(source))
+        if isinstance(function, ast.FunctionDef)
+        and any(
+            isinstance(node, ast.Attribute) and node.attr == attribute and isinstance(node.ctx, ast.Store)
+            for node in ast.walk(function)
+        )
+    ]
+
+
+def test_a_models_config_is_replaced_in_one_place() -> None:
+    """Everything else that changes a model calls `_reconfigure`, so that the config cannot fall behind."""
+    setters = {module_of(path): functions_that_set("cfg", path.read_text(encoding="utf-8")) for path in SOURCES}
+    setters = {module: names for module, names in setters.items() if names}
+    assert setters == {"model.network": ["__init__", "_reconfigure"]}
+    assert functions_that_set("cfg", "def f(model):\n    model.cfg = 1\ndef g(model):\n    model.cfg.n") == ["f"]
+
+
+def test_classes_that_sort_a_models_methods_keep_nothing() -> None:
+    """All attributes of a model are `Network`'s; the classes on top of it hold functions and a docstring."""
+    sorting = [
+        node
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef)
+        and any(isinstance(base, ast.Name) and base.id == "Network" for base in node.bases)
+    ]
+    assert {node.name for node in sorting} == {"Generation", "StackedWeights", "Switches", "TextMethods"}
+    for node in sorting:
+        assert all(isinstance(one, ast.FunctionDef | ast.Expr) for one in node.body), node.name
+        assert "__init__" not in [one.name for one in node.body if isinstance(one, ast.FunctionDef)]

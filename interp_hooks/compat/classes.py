@@ -14,11 +14,10 @@ from torch import Tensor
 
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked
-from interp_hooks.model.checkpoints import NO_PROCESSING
 from interp_hooks.model.components.norm import Norm
 from interp_hooks.model.config import HookedTransformerConfig, NormalizationType
 from interp_hooks.model.initialization import initialize
-from interp_hooks.model.transformer import HookedTransformer
+from interp_hooks.model.transformer import NO_PROCESSING, HookedTransformer
 
 
 class HookedEncoder(HookedTransformer):

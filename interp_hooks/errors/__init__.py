@@ -1,4 +1,4 @@
-"""Every error this package raises on purpose. Each is also the builtin a caller would expect.
+"""The errors that this package raises on purpose. Each is also the builtin error that a caller would expect.
 
 InterpHooksError
 ├── ConfigError (ValueError)             a model description that contradicts itself
@@ -80,7 +80,7 @@ class MetricError(InterpHooksError, ValueError):
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
-    """' Did you mean a, b or c?' for the known names closest to `name`, or '' when none is close."""
+    """The end of a message, ' Did you mean a, b or c?', with the known names closest to `name`; '' if none is close."""
     close = difflib.get_close_matches(name, list(known), n=count, cutoff=0.5)
     if not close:
         return ""

@@ -1,13 +1,13 @@
-"""Calls whose arguments are not what the signature says are refused where they enter the package.
+"""Arguments that are not what a function's annotations say are refused when the function is called.
 
     @checked
     def patch(model: HookedTransformer, ..., window: int = 1): ...
 
     patch(model, ..., window="3")      BadInput: window must be an int, got '3'
 
-Only the kind of a value is looked at, as annotations tell it: tensors by dtype and number of axes, lists and mappings
-by what is in them. What can stand in for a kind is one: a numpy integer for an int, a range or an array for a list.
-Which values are in range, and which words are known, is up to the function.
+Only the kind of a value is checked: tensors by dtype and number of axes, lists and mappings by what they hold. Values
+that can stand in for a kind are accepted: a numpy integer for an int, a range or an array for a list. Whether a value
+is in range, or a word is known, is checked by the function itself.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ WORDS: dict[Any, str] = {
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
-    """The same function, which refuses arguments that its annotations rule out.
+    """The function, refusing arguments that do not fit its annotations.
 
     Raises:
-        BadInput: when called with one.
+        BadInput: when called with such an argument.
     """
     signature = inspect.signature(function)
 
@@ -57,7 +57,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def check_arguments(function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
-    """Raises BadInput for the first of a function's arguments that its annotation rules out."""
+    """Raises BadInput for the first of a function's arguments that does not fit its annotation."""
     kinds = _kinds(inspect.unwrap(function))
     for name, value in arguments.items():
         if name in kinds and not fits(value, kinds[name]):
@@ -66,7 +66,7 @@ def check_arguments(function: Callable[..., Any], arguments: Mapping[str, Any]) 
 
 @functools.cache
 def _kinds(function: Callable[..., Any]) -> dict[str, Any]:
-    """What each argument has to be; annotations that name what only type checkers import are left out."""
+    """The annotation of each argument, without those whose names are imported for type checkers only."""
     kinds: dict[str, Any] = {}
     for name, parameter in inspect.signature(function).parameters.items():
         kind = parameter.annotation
@@ -82,7 +82,7 @@ def _kinds(function: Callable[..., Any]) -> dict[str, Any]:
 
 
 def fits(value: Any, kind: Any) -> bool:
-    """Whether a value is what an annotation says."""
+    """Whether a value fits an annotation."""
     origin, parts = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
         return any(fits(value, part) for part in parts)
@@ -133,7 +133,7 @@ def _is_integer(value: Any) -> bool:
 
 
 def _is_single(value: Any, floating: bool) -> bool:
-    """Whether it is a tensor of one number without axes."""
+    """Whether a value is a tensor of one number without axes."""
     return isinstance(value, Tensor) and value.ndim == 0 and (floating or not value.is_floating_point())
 
 
@@ -156,10 +156,10 @@ CONTAINERS: dict[Any, Callable[[Any, Sequence[Any]], bool]] = {
 
 
 def as_device(device: Any) -> torch.device:
-    """A device that is there.
+    """The device as a torch.device.
 
     Raises:
-        BadInput: none that torch knows, or can use here.
+        BadInput: not a device, or one that torch cannot use here.
     """
     try:
         return torch.empty(0, device=device).device
@@ -171,7 +171,7 @@ def as_device(device: Any) -> torch.device:
 
 
 def described(kind: Any) -> str:
-    """An annotation in words, but for the None that stands for a default: 'text or a list of text'."""
+    """An annotation in words, such as 'text or a list of text'; a None that stands for a default is left out."""
     origin, parts = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
         return _alternatives(dict.fromkeys(described(part) for part in parts if part is not NoneType))
@@ -189,7 +189,7 @@ def described(kind: Any) -> str:
 
 
 def _several(words: str) -> str:
-    """'ints' for 'an int'."""
+    """The plural: 'ints' for 'an int'."""
     article, _, noun = words.partition(" ")
     return f"{noun}s" if article in ("a", "an") and " " not in noun else words
 
@@ -200,7 +200,7 @@ def _alternatives(words: Iterable[str]) -> str:
 
 
 def told(value: Any) -> str:
-    """What came, in a few words."""
+    """A value in a few words, for the message of an error."""
     if isinstance(value, Tensor):
         where = "" if value.device == torch.device("cpu") else f" on {value.device}"
         return f"a {value.dtype} tensor {list(value.shape)}{where}"
@@ -212,7 +212,7 @@ def told(value: Any) -> str:
 
 
 def told_shape(value: Any) -> str:
-    """The same where only a tensor's shape is in question."""
+    """A value in a few words where only the shape of a tensor matters."""
     return str(list(value.shape)) if isinstance(value, Tensor) else told(value)
 
 

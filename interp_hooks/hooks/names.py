@@ -31,12 +31,12 @@ _SHORT = re.compile(r"([a-z_]+?)_?(\d+)([a-z]?.*)")
 def get_act_name(name: str, layer: int | str | None = None, layer_type: str | None = None) -> str:
     """The full hook name for a short one: ("k", 6) or "k6", ("scale", 4, "ln1") or "scale4ln1", "embed".
 
-    A full name is returned as it is; "hook_" before a short one is dropped. The name decides the sublayer where only
-    one makes sense; `layer_type` ("a", "m", "attn", "mlp", "ln1", ...) decides otherwise. `scale` and `normalized`
-    without a layer are the final norm's.
+    A full name is returned as it is; "hook_" before a short name is dropped. If only one sublayer has a hook of that
+    name, it is taken; otherwise `layer_type` ("a", "m", "attn", "mlp", "ln1", ...) says which. `scale` and `normalized`
+    without a layer are those of the final norm.
 
     Raises:
-        BadInput: a name that is no text.
+        BadInput: a name that is not a string.
     """
     if not isinstance(name, str):
         raise BadInput(f"a hook is named by text, got {told(name)}")

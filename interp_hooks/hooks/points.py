@@ -4,14 +4,15 @@
         self.hook_z = HookPoint("batch pos head d_head", head=4, d_head=16)
         def forward(...): z = self.hook_z(z)
 
-A `HookPoint` is the identity until a function `fn(value, hook=point)` is attached. Functions run in the order they were
-attached; what one returns is what the next one sees, and None keeps the value. Each function gets its own copy, so
-that an in-place edit is an edit of this value and of nothing that was cached or is used elsewhere. Backward functions
-get the gradient with respect to the value as it leaves the point.
+A `HookPoint` is the identity until a function `fn(value, hook=point)` is attached. Functions run in the order in which
+they were attached. What a function returns is what the next one sees; a function that returns None keeps the value.
+Each function gets its own copy, so that an in-place edit changes this value and nothing that was cached or is used
+elsewhere. Backward functions get the gradient with respect to the value as the last function left it.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from inspect import Parameter, signature
 from typing import Any, Literal
@@ -31,11 +32,19 @@ HookSpec = tuple[NameFilter, HookFn]
 POSITIONS = ("pos", "query")  # the axes along tokens; in a causal model what is at one depends on no later token
 
 
-class Hook:
-    """One attached function; `remove()` takes exactly this one away.
+class Watcher:
+    """A hook function that only looks: it neither edits nor returns anything, so it gets the value itself, no copy."""
 
-    `reached` counts the passes that came by: a forward function was called then, a backward one will be.
-    `context_level` is how deep in `hooks()` contexts it was attached, None outside of them.
+    @abstractmethod
+    def __call__(self, value: Tensor, hook: HookPoint) -> None:
+        """Look at the value of a hook point."""
+
+
+class Hook:
+    """One attached function; `remove()` detaches this one and no other.
+
+    `reached` counts the passes that came to the point since it was attached. `context_level` is how many `hooks()`
+    contexts were open when it was attached, None outside of them.
     """
 
     def __init__(
@@ -57,7 +66,7 @@ class Hook:
         return self.fn
 
     def is_among(self, dir: Directions, including_permanent: bool, level: int | None) -> bool:
-        """Whether it is of this direction and of this level (None: of any)."""
+        """Whether the function is of this direction and of this level (None: of any level)."""
         return (
             dir in ("both", self.direction)
             and (including_permanent or not self.is_permanent)
@@ -69,7 +78,7 @@ class Hook:
             self.point.hooks.remove(self)
 
     def __call__(self, value: Tensor) -> Tensor:
-        """The value after this function: a watcher sees the tensor itself, anybody else gets a copy."""
+        """The value after this function, which gets a copy of it unless it only watches."""
         if self.watches:
             self.fn(value, hook=self.point)
             return value
@@ -79,10 +88,10 @@ class Hook:
 
 
 def _takes_hook(fn: HookFn) -> bool:
-    """Whether the second argument can be given as `hook=`; otherwise it is given by position.
+    """Whether a hook function takes its second argument as `hook=`; otherwise it is passed by position.
 
     Raises:
-        BadInput: no function of two arguments.
+        BadInput: `fn` is not a function of two arguments.
     """
     if not callable(fn):
         raise BadInput(f"a hook must be a function of (value, hook), got {told(fn)}")
@@ -98,11 +107,17 @@ def _takes_hook(fn: HookFn) -> bool:
 
 
 class HookPoint(nn.Module):
-    """The identity with a name and named axes.
+    """The identity, with a name and named axes: a place in a forward pass where functions can be attached.
 
-    `axes` names every dimension in order ("batch pos head d_head"); `sizes` gives those that the architecture fixes.
-    `collected` says whether a caching run without a filter keeps the value. `ctx` is a dict for hook functions that
-    want to remember something.
+    `axes` names every dimension in order ("batch pos head d_head"); `sizes` gives the sizes that the architecture
+    fixes. `collected` says whether a caching run without a filter keeps the value. `ctx` is a dict in which hook
+    functions can leave things for each other.
+
+        >>> point = HookPoint("batch pos d_model", d_model=4)
+        >>> handle = point.add_hook(lambda value, hook: 2 * value)
+        >>> point(torch.ones(1, 1, 4))
+        tensor([[[2., 2., 2., 2.]]])
+        >>> handle.remove()
     """
 
     def __init__(self, axes: str = "", *, collected: bool = True, **sizes: int) -> None:
@@ -132,13 +147,14 @@ class HookPoint(nn.Module):
 
     def expand(self, value: Tensor, **new_axis: int) -> Tensor:
         """Give `value` the axis that it lacks (`head=8`) and run the hooks; without hooks return it as it came."""
-        if not self.hooks:
+        return self._run(self._expanded(value, **new_axis)) if self.hooks else value
+
+    def _expanded(self, value: Tensor, **new_axis: int) -> Tensor:
+        if value.ndim == len(self.axes):
             return value
-        if value.ndim < len(self.axes):
-            ((axis, size),) = new_axis.items()
-            dim = self.axes.index(axis)
-            value = value.unsqueeze(dim).expand(*value.shape[:dim], size, *value.shape[dim:])
-        return self._run(value)
+        ((axis, size),) = new_axis.items()
+        dim = self.axes.index(axis)
+        return value.unsqueeze(dim).expand(*value.shape[:dim], size, *value.shape[dim:])
 
     def _run(self, value: Tensor) -> Tensor:
         backward = []
@@ -175,9 +191,9 @@ class HookPoint(nn.Module):
     ) -> Hook:
         """Attach `hook(value, hook=point)` and return the handle that removes it.
 
-        A second argument of another name gets the point by position. `watches=True` promises that the function neither
-        returns nor edits anything: it then sees the tensor itself instead of a copy. A permanent hook survives
-        `reset_hooks()`; `level` is a mark by which `reset_hooks(level=...)` finds it.
+        If the function's second argument has another name, it gets the point by position. `watches=True` promises that
+        the function neither returns nor edits anything: it then gets the tensor itself instead of a copy. A permanent
+        hook survives `reset_hooks()`; `level` is a mark by which `reset_hooks(level=...)` finds it.
 
         Raises:
             BadInput: a direction other than "fwd" and "bwd", or no function of (value, hook).
@@ -189,18 +205,18 @@ class HookPoint(nn.Module):
         return attached
 
     def add_perma_hook(self, hook: HookFn, dir: Direction = "fwd") -> Hook:
-        """Attach a function that only `including_permanent=True` detaches."""
+        """Attach a function that stays until hooks are removed with `including_permanent=True`."""
         return self.add_hook(hook, dir, is_permanent=True)
 
     def has_hooks(self, dir: Directions = "both", including_permanent: bool = True, level: int | None = None) -> bool:
-        """Whether a function of this direction, and of this level (None: any), is attached."""
+        """Whether a function of this direction and of this level (None: any) is attached."""
         dir = checked_directions(dir)
         return any(hook.is_among(dir, including_permanent, level) for hook in self.hooks)
 
     def remove_hooks(
         self, dir: Directions = "fwd", including_permanent: bool = False, level: int | None = None
     ) -> None:
-        """Detach the functions of a direction, or of both, and of a level (None: any); permanent ones only if asked."""
+        """Detach the functions of a direction and of a level (None: any); permanent ones only if asked to."""
         dir = checked_directions(dir)
         self.hooks[:] = [hook for hook in self.hooks if not hook.is_among(dir, including_permanent, level)]
 
@@ -219,32 +235,32 @@ class HookPoint(nn.Module):
             raise BadInput(f"{self.name!r} is in no block, so it has no layer")
         return int(parts[1])
 
-    def checked(self, returned: object, like: Tensor) -> Tensor:
-        """`returned` if it can stand in for `like`.
+    def checked(self, returned: object, like: Tensor, by: str = "a hook on") -> Tensor:
+        """`returned` if it can stand in for `like`; `by` says for the error what returned it.
 
         Raises:
             BadHookValue: not a tensor, or of another shape, dtype or device.
         """
         if not isinstance(returned, Tensor):
             raise BadHookValue(
-                f"a hook on {self.name} returned {type(returned).__name__}; "
+                f"{by} {self.name} returned {type(returned).__name__}; "
                 f"expected None (keep the value) or a tensor of shape {self.describe(like.shape)}"
             )
         for what in ("dtype", "device"):
             came, expected = getattr(returned, what), getattr(like, what)
             if came != expected:
                 raise BadHookValue(
-                    f"a hook on {self.name} returned a tensor of {what} {came}; expected {expected}: "
+                    f"{by} {self.name} returned a tensor of {what} {came}; expected {expected}: "
                     "convert it with .to(value) before returning it"
                 )
         if returned.shape != like.shape:
             raise BadHookValue(
-                f"a hook on {self.name} returned shape {list(returned.shape)}; expected {self.describe(like.shape)}"
+                f"{by} {self.name} returned shape {list(returned.shape)}; expected {self.describe(like.shape)}"
             )
         return returned
 
     def describe(self, shape: Sequence[int]) -> str:
-        """'[batch=2, pos=5, d_model=16]', or the bare shape where the axes have no names."""
+        """A shape in words: '[batch=2, pos=5, d_model=16]', or without names where the axes have none."""
         if len(self.axes) != len(shape):
             return str(list(shape))
         return "[" + ", ".join(f"{axis}={size}" for axis, size in zip(self.axes, shape, strict=True)) + "]"

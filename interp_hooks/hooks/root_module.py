@@ -1,302 +1,240 @@
-"""A module whose hook points, at any depth, are addressed by name: functions are attached to them for a pass, for a
-`with` block, or until `reset_hooks()`; or a pass is run for what goes through them.
+"""A module whose hook points are addressed by name, and the passes that keep what goes through them.
 
-    model.run_with_hooks(x, fwd_hooks=[("blocks.0.hook_resid_pre", fn)])
-    with model.hooks(bwd_hooks=[(lambda name: name.endswith("hook_z"), fn)]): ...
     output, cache = model.run_with_cache(x, names_filter=["resid_post3", "z3"])
+
+Attaching functions is the business of `NamedPoints`; here is what a caching run does at a hook point: keep the value,
+and end the pass once nothing is left to keep.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor
 
-from interp_hooks.errors import BadInput, HookDidNotFire, UnknownHook, nearest
-from interp_hooks.errors.arguments import told
-from interp_hooks.hooks.caching import Caching, End, Keep
-from interp_hooks.hooks.names import get_act_name
-from interp_hooks.hooks.points import (
-    Direction,
-    Directions,
-    Hook,
-    HookFn,
-    HookPoint,
-    HookSpec,
-    NameFilter,
-    checked_directions,
-)
-
-if TYPE_CHECKING:
-    import pandas as pd
+from interp_hooks.errors import BadInput
+from interp_hooks.errors.arguments import as_device
+from interp_hooks.hooks.named_points import NamedPoints
+from interp_hooks.hooks.points import POSITIONS, Direction, Hook, HookPoint, HookSpec, NameFilter, Watcher
+from interp_hooks.hooks.slices import Slice, SliceInput
 
 
-class HookedRootModule(nn.Module, Caching):
-    """A module whose `HookPoint`s, at any depth, can be addressed by name.
+@dataclass(frozen=True)
+class Keep(Watcher):
+    """A hook function that stores each value, detached, under its point's name and `suffix`.
 
-    Subclass it, create the submodules, and call `self.setup()` at the end of `__init__`.
-    """
-
-    hook_dict: dict[str, HookPoint]
-    mod_dict: dict[str, nn.Module]
-    context_level: int = 0  # how many `hooks()` contexts are open
-
-    def setup(self) -> None:
-        """Name every hook point after its place in the module tree."""
-        self.mod_dict = {name: module for name, module in self.named_modules() if name}
-        self.hook_dict = {name: module for name, module in self.named_modules() if isinstance(module, HookPoint)}
-        for name, point in self.hook_dict.items():
-            point.name = name
-
-    def hook_points(self) -> list[HookPoint]:
-        return list(self.hook_dict.values())
-
-    def hook_table(self) -> pd.DataFrame:
-        """Every hook point, a row each: name, axes, shape (`?` where the input decides) and whether a caching run
-        without a filter collects it."""
-        import pandas as pd
-
-        rows = [
-            {
-                "name": point.name,
-                "axes": " ".join(point.axes),
-                "shape": "(" + ", ".join(str(point.sizes.get(axis, "?")) for axis in point.axes) + ")",
-                "collected": point.collected,
-            }
-            for point in self.hook_points()
-        ]
-        return pd.DataFrame(rows, columns=["name", "axes", "shape", "collected"])
-
-    def points(self, wanted: NameFilter) -> list[HookPoint]:
-        """The hook points that a name, several names, or a predicate on names selects.
-
-        A name may be full ("blocks.0.attn.hook_z") or short ("z0", "mlp_out3").
-
-        Raises:
-            UnknownHook: a name that is no hook point, or a predicate that selects none.
-        """
-        if isinstance(wanted, str):
-            return [self._point(wanted)]
-        if callable(wanted):
-            found = [point for name, point in self.hook_dict.items() if wanted(name)]
-            if not found:
-                examples = ", ".join(list(self.hook_dict)[:4])
-                raise UnknownHook(
-                    f"the filter function selects none of the {len(self.hook_dict)} hook points ({examples}, ...)"
-                )
-            return found
-        if not isinstance(wanted, Iterable):
-            raise UnknownHook(f"hooks are selected by a name, several names or a function of names, got {told(wanted)}")
-        names = list(wanted)
-        if not names:
-            raise UnknownHook("the list of hook names is empty; pass None to select every hook point")
-        return [self._point(name) for name in names]
-
-    def _point(self, name: str) -> HookPoint:
-        if not isinstance(name, str):
-            raise UnknownHook(f"a hook is named by a string, got {type(name).__name__} {name!r}")
-        found = self.hook_dict.get(name) or self.hook_dict.get(get_act_name(name))
-        if found is None:
-            raise UnknownHook(
-                f"there is no hook point {name!r}.{nearest(get_act_name(name), self.hook_dict)} "
-                "hook_table() lists all of them."
-            )
-        return found
-
-    def check_hooks_to_add(
-        self,
-        hook_point: HookPoint,
-        hook_point_name: str,
-        hook: HookFn,
-        dir: Direction = "fwd",
-        is_permanent: bool = False,
-        prepend: bool = False,
-    ) -> None:
-        """Override this to refuse a function, by raising, before anything is attached."""
-
-    def check_and_add_hook(
-        self,
-        hook_point: HookPoint,
-        hook_point_name: str,
-        hook: HookFn,
-        dir: Direction = "fwd",
-        is_permanent: bool = False,
-        level: int | None = None,
-        prepend: bool = False,
-    ) -> Hook:
-        """Attach a function to one point unless `check_hooks_to_add` refuses it."""
-        self.check_hooks_to_add(hook_point, hook_point_name, hook, dir, is_permanent, prepend)
-        return hook_point.add_hook(hook, dir, is_permanent, level, prepend)
-
-    def add_hook(
-        self,
-        name: NameFilter,
-        hook: HookFn,
-        dir: Direction = "fwd",
-        is_permanent: bool = False,
-        level: int | None = None,
-        prepend: bool = False,
-    ) -> list[Hook]:
-        """Attach `hook(value, hook=point)` to one or more points until `reset_hooks()`.
-
-        Raises:
-            UnknownHook: nothing is selected.
-        """
-        points = self.points(name)
-        for point in points:
-            self.check_hooks_to_add(point, point.name, hook, dir, is_permanent, prepend)
-        return [point.add_hook(hook, dir, is_permanent, level, prepend) for point in points]
-
-    def add_perma_hook(self, name: NameFilter, hook: HookFn, dir: Direction = "fwd") -> list[Hook]:
-        """Attach a function that only `including_permanent=True` detaches.
-
-        Raises:
-            UnknownHook: nothing is selected.
-        """
-        return self.add_hook(name, hook, dir, is_permanent=True)
-
-    def list_hooks(
-        self, name_filter: NameFilter | None = None, dir: Directions = "both", including_permanent: bool = True
-    ) -> dict[str, list[Hook]]:
-        """What is attached, by hook name; points without such functions are left out."""
-        dir = checked_directions(dir)
-        points = self.hook_points() if name_filter is None else self.points(name_filter)
-        among = {
-            point.name: [hook for hook in point.hooks if hook.is_among(dir, including_permanent, None)]
-            for point in points
-        }
-        return {name: hooks for name, hooks in among.items() if hooks}
-
-    def remove_all_hook_fns(
-        self, direction: Directions = "both", including_permanent: bool = False, level: int | None = None
-    ) -> None:
-        """Detach every function of a direction and of a level (None: any) that is not permanent."""
-        for point in self.hook_points():
-            point.remove_hooks(direction, including_permanent, level)
-
-    def reset_hooks(
-        self,
-        clear_contexts: bool = True,
-        direction: Directions = "both",
-        including_permanent: bool = False,
-        level: int | None = None,
-    ) -> None:
-        """`remove_all_hook_fns`, and empty every `hook.ctx`.
-
-        `level` 1 is what was attached by an outermost `hooks()` context, 2 by one inside of it, and so on.
-        """
-        self.remove_all_hook_fns(direction, including_permanent, level)
-        if clear_contexts:
-            self.clear_contexts()
-
-    def clear_contexts(self) -> None:
-        for point in self.hook_points():
-            point.clear_context()
-
-    @contextmanager
-    def hooks(
-        self,
-        fwd_hooks: Sequence[HookSpec] = (),
-        bwd_hooks: Sequence[HookSpec] = (),
-        reset_hooks_end: bool = True,
-        clear_contexts: bool = False,
-    ) -> Iterator[HookedRootModule]:
-        """Attach functions for the length of a `with` block; only these are removed at its end.
-
-        Each entry is (name or predicate on names, function). With `reset_hooks_end=False` they stay attached, unless
-        the block raises.
-
-        Raises:
-            UnknownHook: an entry that selects no hook point; nothing is attached then.
-        """
-        with self._attached(fwd_hooks, bwd_hooks, reset_hooks_end, clear_contexts, must_fire=False):
-            yield self
-
-    @contextmanager
-    def _attached(
-        self,
-        fwd_hooks: Sequence[HookSpec],
-        bwd_hooks: Sequence[HookSpec],
-        reset_hooks_end: bool = True,
-        clear_contexts: bool = False,
-        must_fire: bool = True,
-    ) -> Iterator[None]:
-        """`hooks`, at whose end every entry must have fired if `must_fire`."""
-        directions: list[tuple[Direction, Sequence[HookSpec]]] = [
-            ("fwd", _pairs("fwd_hooks", fwd_hooks)),
-            ("bwd", _pairs("bwd_hooks", bwd_hooks)),
-        ]
-        planned: list[tuple[NameFilter, list[HookPoint], HookFn, Direction]] = [
-            (wanted, self.points(wanted), fn, direction) for direction, specs in directions for wanted, fn in specs
-        ]
-        for _, points, fn, direction in planned:
-            for point in () if isinstance(fn, Keep | End) else points:
-                self.check_hooks_to_add(point, point.name, fn, direction)
-        attached: list[tuple[NameFilter, list[Hook]]] = []
-        finished = False
-        self.context_level += 1
-        try:
-            for wanted, points, fn, direction in planned:
-                watches = isinstance(fn, Keep | End)
-                level = self.context_level
-                hooks = [point.add_hook(fn, direction, level=level, watches=watches) for point in points]
-                attached.append((wanted, hooks))
-            yield
-            if must_fire:
-                _check_fired(attached)
-            finished = True
-        finally:
-            self.context_level -= 1
-            if reset_hooks_end or not finished:
-                for _, hooks in attached:
-                    for hook in hooks:
-                        hook.remove()
-            if clear_contexts:
-                self.clear_contexts()
-
-    def run_with_hooks(
-        self,
-        *args: Any,
-        fwd_hooks: Sequence[HookSpec] = (),
-        bwd_hooks: Sequence[HookSpec] = (),
-        reset_hooks_end: bool = True,
-        clear_contexts: bool = False,
-        **kwargs: Any,
-    ) -> Any:
-        """One forward pass with functions attached; what `forward(*args, **kwargs)` returns.
-
-        A backward hook belongs to this pass: it is called whenever somebody later differentiates its output.
-
-        Raises:
-            UnknownHook: an entry that selects no hook point.
-            HookDidNotFire: an entry none of whose points this pass came by (stopped early, started late).
-        """
-        with self._attached(fwd_hooks, bwd_hooks, reset_hooks_end, clear_contexts):
-            return self(*args, **kwargs)
-
-
-def _pairs(argument: str, specs: Any) -> list[HookSpec]:
-    """The entries of `fwd_hooks` or `bwd_hooks`.
+    `pos_slice` chooses positions (a single one keeps the axis); a value without positions is stored whole.
 
     Raises:
-        BadInput: one that is no pair.
+        BadInput: a position outside the prompt, positions of a value whose axes have no names, or
+            `remove_batch_dim` with several prompts.
     """
-    if not isinstance(specs, Iterable) or isinstance(specs, str):
-        raise BadInput(f"{argument} must be a list of (name, function), got {told(specs)}")
-    pairs = list(specs)
-    for pair in pairs:
-        if not isinstance(pair, tuple | list) or len(pair) != 2:
-            raise BadInput(f"{argument} must be a list of (name, function), got an entry {told(pair)}")
-    return pairs
+
+    cache: dict[str, Tensor]
+    device: torch.device | str | None = None
+    remove_batch_dim: bool = False
+    pos_slice: Slice | None = None
+    suffix: str = ""
+
+    def __call__(self, value: Tensor, hook: HookPoint) -> None:
+        self.cache[hook.name + self.suffix] = self.batched(self.sliced(value.detach(), hook)).to(self.device)
+
+    def sliced(self, value: Tensor, hook: HookPoint) -> Tensor:
+        if self.pos_slice is None or self.pos_slice.mode == "identity":
+            return value
+        if len(hook.axes) != value.ndim:
+            raise BadInput(f"pos_slice needs to know which axis of {hook.name} is 'pos'; HookPoint(axes) names them")
+        for dim, axis in enumerate(hook.axes):
+            if axis in POSITIONS:
+                return self.pos_slice.apply(value, dim).clone()  # no view, which would hold all positions
+        return value
+
+    def batched(self, value: Tensor) -> Tensor:
+        if not self.remove_batch_dim:
+            return value
+        if value.shape[0] != 1:
+            raise BadInput(f"the batch axis can only be removed from a single prompt, got {value.shape[0]}")
+        return value[0]
 
 
-def _check_fired(attached: Sequence[tuple[NameFilter, Sequence[Hook]]]) -> None:
-    for wanted, hooks in attached:
-        if not any(hook.reached for hook in hooks):
-            named = wanted if isinstance(wanted, str) else ", ".join(hook.point.name for hook in hooks[:3])
-            raise HookDidNotFire(
-                f"the forward pass never came by {named}: it started after that point or stopped before it; "
-                "check start_at_layer, stop_at_layer and return_type"
-            )
+class Ended(Exception):
+    """Raised by an `End` in the middle of a pass, and caught by the caching run that started the pass."""
+
+    def __init__(self, by: End) -> None:
+        self.by = by
+
+
+class End(Watcher):
+    """A hook function that ends the pass once it has come to all `points`.
+
+    It waits for the hooks in `others`, which somebody else attached, to be called first.
+
+    Raises:
+        Ended: the pass is over.
+    """
+
+    def __init__(self, points: Collection[HookPoint], others: Collection[Hook]) -> None:
+        self.left = {point.name for point in points}
+        self.before = {other: other.reached for other in others}
+
+    def __call__(self, value: Tensor, hook: HookPoint) -> None:
+        self.left.discard(hook.name)
+        if not self.left and all(
+            other.direction == "fwd" and other.reached > reached for other, reached in self.before.items()
+        ):
+            raise Ended(self)
+
+
+class HookedRootModule(NamedPoints):
+    """A module whose `HookPoint`s, at any depth, can be hooked and cached by name.
+
+    Subclass it, make the submodules, and call `self.setup()` at the end of `__init__`.
+
+        >>> class Doubling(HookedRootModule):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.hook_twice = HookPoint("batch")
+        ...         self.setup()
+        ...     def forward(self, x):
+        ...         return self.hook_twice(2 * x)
+        >>> Doubling().run_with_cache(torch.ones(2))[1]["hook_twice"]
+        tensor([2., 2.])
+    """
+
+    def has_output(self, *args: Any, **kwargs: Any) -> bool:
+        """Whether `forward(*args, **kwargs)` returns or fills anything; override it where an argument decides that.
+
+        A pass without output is run for its hooks alone, so that `run_with_cache` ends it after the last value wanted.
+        """
+        return True
+
+    def get_caching_hooks(
+        self,
+        names_filter: NameFilter | None = None,
+        incl_bwd: bool = False,
+        device: torch.device | str | None = None,
+        remove_batch_dim: bool = False,
+        cache: dict[str, Tensor] | None = None,
+        pos_slice: SliceInput = None,
+    ) -> tuple[dict[str, Tensor], list[HookSpec], list[HookSpec]]:
+        """A dict, and the `fwd_hooks` and `bwd_hooks` that fill it; the arguments are those of `run_with_cache`.
+
+        While they are attached (`with model.hooks(fwd_hooks, bwd_hooks)`), passes leave their activations in the dict,
+        and backward passes their gradients.
+
+        Raises:
+            UnknownHook: a name that is no hook point, or no name.
+        """
+        cache = {} if cache is None else cache
+        device = None if device is None else as_device(device)
+        if names_filter is None:
+            wanted: list[NameFilter] = [lambda name: self.hook_dict[name].collected]
+        elif isinstance(names_filter, str) or callable(names_filter):
+            wanted = [names_filter]
+        else:
+            wanted = [point.name for point in self.points(names_filter)]
+        chosen = None if pos_slice is None else Slice.unwrap(pos_slice)
+        keep, keep_gradient = (Keep(cache, device, remove_batch_dim, chosen, suffix) for suffix in ("", "_grad"))
+        return cache, [(one, keep) for one in wanted], [(one, keep_gradient) for one in wanted if incl_bwd]
+
+    def add_caching_hooks(
+        self,
+        names_filter: NameFilter | None = None,
+        incl_bwd: bool = False,
+        device: torch.device | str | None = None,
+        remove_batch_dim: bool = False,
+        cache: dict[str, Tensor] | None = None,
+    ) -> dict[str, Tensor]:
+        """Let every pass from now until `reset_hooks()` put its activations into a dict, and return that dict.
+
+        Raises:
+            UnknownHook: the filter selects nothing.
+        """
+        cache, forward, backward = self.get_caching_hooks(names_filter, incl_bwd, device, remove_batch_dim, cache)
+        directions: list[tuple[Direction, list[HookSpec]]] = [("fwd", forward), ("bwd", backward)]
+        for direction, specs in directions:
+            for wanted, keep in specs:
+                for point in self.points(wanted):
+                    point.add_hook(keep, direction, watches=True)
+        return cache
+
+    def cache_all(
+        self,
+        cache: dict[str, Tensor] | None,
+        incl_bwd: bool = False,
+        device: torch.device | str | None = None,
+        remove_batch_dim: bool = False,
+    ) -> dict[str, Tensor]:
+        """`add_caching_hooks` of every collected point."""
+        return self.add_caching_hooks(None, incl_bwd, device, remove_batch_dim, cache)
+
+    def cache_some(
+        self,
+        cache: dict[str, Tensor] | None,
+        names: NameFilter,
+        incl_bwd: bool = False,
+        device: torch.device | str | None = None,
+        remove_batch_dim: bool = False,
+    ) -> dict[str, Tensor]:
+        """`add_caching_hooks` of some points."""
+        return self.add_caching_hooks(names, incl_bwd, device, remove_batch_dim, cache)
+
+    def run_with_cache(
+        self,
+        *args: Any,
+        names_filter: NameFilter | None = None,
+        device: torch.device | str | None = None,
+        remove_batch_dim: bool = False,
+        incl_bwd: bool | Callable[[Any], Tensor] = False,
+        reset_hooks_end: bool = True,
+        clear_contexts: bool = False,
+        pos_slice: SliceInput = None,
+        **kwargs: Any,
+    ) -> tuple[Any, Mapping[str, Tensor]]:
+        """One forward pass: its output, and its activations, detached, by hook name in order of execution.
+
+        `names_filter` is a name, a collection of names, a predicate on names, or None for every collected point.
+        With `incl_bwd` the output, or the number that `incl_bwd(output)` makes of it, is differentiated, and gradients
+        are kept as `<name>_grad`. `pos_slice` keeps some positions; a single one keeps the axis. A pass without an
+        output (`has_output`) ends after the last value that is wanted.
+
+        Raises:
+            UnknownHook: the filter selects nothing.
+            HookDidNotFire: the pass did not come to a point that was named.
+            BadInput: `remove_batch_dim` with several prompts, or `incl_bwd` of something that is not one number.
+        """
+        cache, forward, backward = self.get_caching_hooks(
+            names_filter, bool(incl_bwd), device, remove_batch_dim, None, pos_slice
+        )
+        may_end = reset_hooks_end and not incl_bwd and not self.has_output(*args, **kwargs)
+        end = self._end(forward) if may_end else None
+        watchers = forward if end is None else [*forward, *((wanted, end) for wanted, _ in forward)]
+        with self._attached(watchers, backward, reset_hooks_end, clear_contexts):
+            try:
+                output = self(*args, **kwargs)
+            except Ended as ended:
+                if ended.by is not end:
+                    raise
+                output = None
+            if incl_bwd:
+                _differentiate(incl_bwd(output) if callable(incl_bwd) else output)
+        return output, cache
+
+    def _end(self, forward: Sequence[HookSpec]) -> End:
+        points = [point for wanted, _ in forward for point in self.points(wanted)]
+        return End(points, [hook for point in self.hook_points() for hook in point.hooks])
+
+
+def _differentiate(number: Any) -> None:
+    if not isinstance(number, Tensor) or number.numel() != 1:
+        came = f"shape {list(number.shape)}" if isinstance(number, Tensor) else type(number).__name__
+        raise BadInput(
+            f"incl_bwd differentiates one number, got {came}; have the pass return one (return_type='loss'), or pass "
+            "a function of its output, incl_bwd=lambda output: ..."
+        )
+    if not number.requires_grad:
+        raise BadInput("incl_bwd needs gradients, which are off: torch.set_grad_enabled(True)")
+    number.backward()

@@ -1,4 +1,4 @@
-"""Which entries of an axis: one, a range, some, or all.
+"""A choice of entries along an axis: one, a range, some, or all.
 
 2  -1                        one entry; the axis goes away
 (1, 5)  (0, 9, 2)  slice     a range, as Python's slice(1, 5)
@@ -21,10 +21,10 @@ from interp_hooks.errors.arguments import told
 
 
 class Slice:
-    """One choice of entries, to be applied to any axis of any tensor.
+    """A choice of entries along an axis, which can be applied to any axis of any tensor.
 
     Raises:
-        BadInput: nothing that names entries of an axis.
+        BadInput: something that names no entries of an axis.
     """
 
     slice: Any
@@ -46,7 +46,7 @@ class Slice:
 
     @classmethod
     def unwrap(cls, slice_input: SliceInput) -> Slice:
-        """The same choice, but a single entry keeps its axis."""
+        """The choice with its axis kept even if it is a single entry."""
         chosen = cls(slice_input)
         return cls([chosen.slice]) if chosen.mode == "int" else chosen
 
@@ -66,10 +66,10 @@ class Slice:
         return tensor.index_select(dim, torch.as_tensor(chosen.copy(), device=tensor.device))
 
     def indices(self, max_ctx: int | None = None) -> np.ndarray:
-        """Which entries of an axis of `max_ctx` are chosen; a single one is told as it was given.
+        """The entries chosen from an axis of `max_ctx`; a single entry comes back as it was given.
 
         Raises:
-            BadInput: an entry outside the axis; no `max_ctx` for more than a single entry.
+            BadInput: an entry outside the axis, or no `max_ctx` unless the choice is a single entry.
         """
         if max_ctx is None:
             if self.mode != "int":

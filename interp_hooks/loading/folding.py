@@ -46,7 +46,8 @@ def process(model: HookedTransformer, processing: Processing) -> list[str]:
         ConfigError: `refactor_factored_attn_matrices` of heads whose products are not one matrix; nothing is changed.
     """
     asked = [name for name in STEPS if getattr(processing, name)]
-    obstacles = {name: STEPS[name].obstacle(model) for name in asked}
+    spliced = "the module that is spliced in would read other numbers" if model.splices else None
+    obstacles = {name: spliced or STEPS[name].obstacle(model) for name in asked}
     for name in asked:
         if obstacles[name] is None:
             STEPS[name].run(model)
@@ -88,7 +89,7 @@ def fold_ln(model: HookedTransformer, centre: bool = True) -> None:
         reader = (head.W, head.b, 0)
     if model.cfg.final_norm:
         _fold(model.ln_final, [reader], centre)
-    model.cfg = model.cfg.replace(normalization_type=FOLDED[str(model.cfg.normalization_type)])
+    model._reconfigure(normalization_type=FOLDED[str(model.cfg.normalization_type)])
 
 
 Reader = tuple[Tensor, Tensor, int]

@@ -32,7 +32,7 @@ from interp_hooks.loading.rules import Rule, axis_sizes, rules
 from interp_hooks.loading.source import Source
 from interp_hooks.model.components.weights import lies_like
 from interp_hooks.model.config import HookedTransformerConfig, as_dtype
-from interp_hooks.model.tokens import PaddingSide
+from interp_hooks.model.tokenization import PaddingSide
 from interp_hooks.model.transformer import HookedTransformer
 
 

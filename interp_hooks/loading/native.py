@@ -2,6 +2,7 @@
 
     hooked_transformer.json          the config, and what processing had been done
     hooked_transformer.safetensors   the state dict
+    splices.safetensors              the weights of spliced modules, if there are any
     tokenizer.json, ...              the tokenizer, if the model has one, as transformers writes it
     step500/, ...                    such folders of earlier steps of its training, if any were saved there
 
@@ -15,7 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from interp_hooks.errors import BadInput, CheckpointError, ConfigError, WeightMismatch, nearest
 from interp_hooks.loading.folding import Processing, process
@@ -27,6 +29,7 @@ from interp_hooks.model.tensor_files import write_tensors
 from interp_hooks.model.transformer import HookedTransformer
 
 FORMAT = 1
+SPLICED = "splices.safetensors"
 
 
 def save(model: HookedTransformer, folder: Path) -> None:
@@ -42,21 +45,28 @@ def save(model: HookedTransformer, folder: Path) -> None:
         "config": config,
         "padding_side": model.text.padding_side,
         "processing": model.processing_report(),
+        "splices": {hook: {"name": one.name, "class": _class(one.module)} for hook, one in model.splices.items()},
     }
-    write_tensors(folder / WEIGHTS, model.state_dict())
+    places = tuple(f"{hook}." for hook in model.splices)
+    state = model.state_dict()
+    write_tensors(folder / WEIGHTS, {key: state[key] for key in state if not key.startswith(places)})
+    if places:
+        write_tensors(folder / SPLICED, {key: state[key] for key in state if key.startswith(places)})
+    else:
+        (folder / SPLICED).unlink(missing_ok=True)
     (folder / CONFIG).write_text(json.dumps(description, indent=2), encoding="utf-8")
     if model.tokenizer is not None:
         model.tokenizer.save_pretrained(folder)
 
 
-def load(options: LoadOptions, processing: Processing) -> HookedTransformer:
+def load(options: LoadOptions, processing: Processing, splices: Mapping[str, nn.Module]) -> HookedTransformer:
     """Load a folder that `save` wrote.
 
     Its own dtype and padding side count unless others are given. A revision is the name of one of the training steps
     that are kept in the folder ("step500").
 
     Raises:
-        CheckpointError: files that are missing, damaged or of a later format.
+        CheckpointError: files that are missing, damaged or of a later format; a spliced module that is not given.
         BadInput: options that only conversion has.
     """
     folder, revision = folder_of(options.name), options.revision
@@ -73,11 +83,42 @@ def load(options: LoadOptions, processing: Processing) -> HookedTransformer:
     tokenizer = options.tokenizer or (read_tokenizer(str(folder)) if has_tokenizer(folder) else None)
     model = from_checkpoint(folder / WEIGHTS, cfg, tokenizer, dtype=options.dtype, device=options.device)
     model.text.padding_side = options.default_padding_side or description["padding_side"]
+    _splice_in(model, folder, description.get("splices", {}), splices)
     done = {line.partition(":")[0] for line in description["processing"] if line.endswith(": applied")}
     model.revision = revision
     model._report = process(model, replace(processing, **dict.fromkeys(done, False)))
     model._report = [f"{step}: applied" if (step := line.partition(":")[0]) in done else line for line in model._report]
     return model
+
+
+def _class(module: nn.Module) -> str:
+    return f"{type(module).__module__}.{type(module).__qualname__}"
+
+
+def _splice_in(
+    model: HookedTransformer, folder: Path, saved: Mapping[str, Mapping[str, str]], given: Mapping[str, nn.Module]
+) -> None:
+    """Splice the given modules in where some were saved, with the weights that they had."""
+    if missing := [hook for hook in saved if hook not in given]:
+        wanted = ", ".join(f"{hook!r}: a {saved[hook]['class']}" for hook in missing)
+        raise CheckpointError(
+            f"{str(folder)!r} was saved with modules spliced in, of which it has the weights but not the code: pass "
+            f"splices={{{wanted}}}"
+        )
+    if left := [hook for hook in given if hook not in saved]:
+        raise BadInput(f"splices= has a module for {left[0]!r}; {str(folder)!r} has modules at {list(saved)}")
+    weights = load_file(folder / SPLICED) if saved else {}
+    for hook, told in saved.items():
+        place = f"{hook}.{told['name']}."
+        own = {key.removeprefix(place): value for key, value in weights.items() if key.startswith(place)}
+        module = given[hook].to(model.device, model.dtype)
+        try:
+            module.load_state_dict(own)
+        except RuntimeError as error:
+            raise WeightMismatch(
+                f"the module for {hook!r} is not the {told['class']} that was saved: {error}"
+            ) from error
+        model.splice(hook, module, told["name"])
 
 
 def _description(folder: Path) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def _take_over(model: HookedTransformer, other: HookedTransformer) -> None:
             else:  # a gain or bias that one of them has folded
                 there = None if weight is None else nn.Parameter(weight.to(model.device, model.dtype))
                 own.register_parameter(leaf, there)
-    model.cfg = model.cfg.replace(normalization_type=other.cfg.normalization_type)
+    model._reconfigure(normalization_type=other.cfg.normalization_type)
 
 
 def _model_of(cfg: HookedTransformerConfig, state_dict: StateDict) -> HookedTransformer:

@@ -5,11 +5,12 @@ from interp_hooks import lazily
 __getattr__, __all__ = lazily(
     __name__,
     {
-        "transformer": ["HookedTransformer", "Output"],
+        "transformer": ["HookedTransformer"],
+        "network": ["Output"],
         "config": ["ExpertsConfig", "HookedTransformerConfig"],
         "cache.activation_cache": ["ActivationCache"],
         "components.kv_cache": ["KeyValueCache"],
-        "components.activations": ["gelu_new", "solu"],
+        "components.mlp": ["gelu_new", "solu"],
         "factored": ["FactoredMatrix", "composition_scores"],
         "losses": ["lm_cross_entropy_loss"],
         "sampling": ["sample_logits"],

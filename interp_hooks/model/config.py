@@ -2,7 +2,7 @@
 
 Every quirk of a published architecture is a field here, so that no other module needs to know which checkpoint a model
 came from. The constructor resolves and checks everything once (`n_key_value_heads`, `d_mlp`, `rotary_dim` ... are
-always numbers afterwards); nothing mutates it later. Sizes are counts, `rotary_base` is the usual theta.
+always numbers afterwards); nothing changes it later. Sizes are counts; `rotary_base` is what others call theta.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ C = TypeVar("C")
 
 
 def _named_as_elsewhere(cls: type[C]) -> type[C]:
-    """Let a config be made with the names that TransformerLens has for its fields, and tell names that nobody knows."""
+    """Let a config also be made with TransformerLens' names of its fields, and refuse names that neither has."""
     init: Callable[..., None] = cls.__init__
     known = {field.name for field in dataclasses.fields(cls)}  # pyright: ignore[reportArgumentType]
 
@@ -56,43 +56,46 @@ def _named_as_elsewhere(cls: type[C]) -> type[C]:
 @_named_as_elsewhere
 @dataclass(frozen=True, kw_only=True)
 class HookedTransformerConfig:
-    """The architecture of a `HookedTransformer`.
+    """The architecture of a `HookedTransformer`, as a frozen value.
 
-    Norms. `normalization_type`: "LN" and "RMS" have a gain (and LN a bias), "LNPre" and "RMSPre" have neither, or had
+        >>> cfg = HookedTransformerConfig(n_layers=2, d_model=64, n_ctx=32, n_heads=4, d_vocab=100, act_fn="gelu")
+        >>> cfg.d_head, cfg.replace(n_layers=3).n_layers
+        (16, 3)
+
+    Norms. `normalization_type`: "LN" and "RMS" have a gain (and LN a bias); "LNPre" and "RMSPre" have neither, or had
     them folded into the next weights; None is no normalization. `norm_gain_offset` is added to every gain.
-    `norm_placement`: what a sublayer reads ("pre"), writes ("output") or both is normalized, or the stream after each
-    addition ("post"); `output_norm_type` is the kind of an output's norm. `embed_norm_type` normalizes the embeddings
-    (None: not), `final_norm` what the unembedding reads. `qk_norm`
-    normalizes queries and keys: each head with one gain for all ("shared") or its own ("per_head"), or all together.
+    `norm_placement` says what is normalized: what a sublayer reads ("pre"), what it writes ("output"), both
+    ("pre_and_output"), or the stream after each addition ("post"). `output_norm_type` is the kind of norm on what is
+    written. `embed_norm_type` normalizes the embeddings (None: not), `final_norm` what the unembedding reads. `qk_norm`
+    normalizes queries and keys: each head with one gain for all heads ("shared") or with its own ("per_head"), or all
+    heads together ("all_heads").
 
     Positions. "shortformer" adds learned positions to what queries and keys read, after the norm, instead of to the
     stream (Press et al. 2021, arxiv.org/abs/2012.15832). `rotary_scaling` is a HuggingFace `rope_parameters` mapping
     plus `max_position_embeddings`; None means unscaled frequencies. `rotary_layers` gives such a mapping, or None for
     no rotation, for every layer instead. `alibi_slopes` are per head, subtracted per token of distance.
-    `positions_offset` rows of `W_pos` come before position 0. `window_sizes`: how many tokens a query sees in each
-    layer, itself included (None: all).
+    `positions_offset` is the number of rows of `W_pos` before that of position 0. `window_sizes` is the number of
+    tokens that a query sees in each layer, itself included (None: all).
 
     Attention. `n_key_value_heads` below `n_heads` is grouped query attention. `attn_scale` divides the scores (default:
-    sqrt of `d_head`, or 1 without `use_attn_scale`); `attn_log_scale=(beta, n)` multiplies queries by
-    1 + beta log(1 + floor(position / n)). `qkv_clip` bounds values, and queries and keys (after `qk_norm`, where there
-    is one). `attn_sinks` adds a learned score per head to every softmax, which attends to nothing. `d_value` is the
-    width of values (default: `d_head`); `kv_latent` and `q_latent` are the widths of the low-rank streams of latent
-    attention.
+    the square root of `d_head`, or 1 without `use_attn_scale`); `attn_log_scale=(beta, n)` multiplies queries by
+    1 + beta log(1 + floor(position / n)). `qkv_clip` bounds values, and queries and keys (after `qk_norm`, if there is
+    one). `attn_sinks` adds a learned score per head to every softmax, which attends to nothing. `d_value` is the width
+    of values (default: `d_head`); `kv_latent` and `q_latent` are those of the low-rank streams of latent attention.
 
     MLP. An `act_fn` that ends in "_ln" is followed by a LayerNorm over the neurons. `mlp_clamp` bounds both factors of
-    a gated MLP and `mlp_linear_offset` is added to the linear one. `experts` replaces the MLP of some layers.
-    Multipliers: `embed_scale`, `residual_scale` (of what every sublayer writes), `logits_scale`. A soft cap c turns x
-    into c tanh(x / c); 0 is none. `mlm_head`: a dense layer, activation and norm before the unembedding.
+    a gated MLP, and `mlp_linear_offset` is added to the linear one. `experts` replaces the MLP of some layers.
+    `embed_scale`, `residual_scale` (of what every sublayer writes) and `logits_scale` are multipliers. A soft cap c
+    turns x into c tanh(x / c); 0 is none. `mlm_head` puts a dense layer, activation and norm before the unembedding.
 
-    Beginning. `init_mode` and `initializer_range` are those of `interp_hooks.model.initialization`; without
+    Starting. `init_mode` and `initializer_range` are explained in `interp_hooks.model.initialization`; without
     `init_weights` weights hold whatever was in memory. `d_vocab` may be left to the tokenizer that the model is given,
     or that `tokenizer_name` names; `tokenizer_prepends_bos` is found out from it. `use_hook_tokens` adds a hook point
     on token ids; the other `use_` flags of hooks say what a caching run without a filter collects. `device=None` is the
-    GPU if
-    there is one. Where a number has a default that depends on others, -1 and None mean unset, as 0 does.
+    GPU if there is one. For numbers whose default depends on other fields, -1, None and 0 mean unset.
 
-    Fields that TransformerLens has and that are called otherwise here (`use_local_attn`, `post_embedding_ln`, ...) are
-    taken too, and become these; `interp_hooks.model.field_names` is the table.
+    Fields that TransformerLens has under other names (`use_local_attn`, `post_embedding_ln`, ...) are taken too and
+    translated; `interp_hooks.model.field_names` is the table.
 
     Raises:
         ConfigError: a size that does not fit the others, an unknown field or choice, or one that is not implemented.
@@ -248,7 +251,7 @@ class HookedTransformerConfig:
             self._set("rotary_scaling", MappingProxyType(dict(self.rotary_scaling)))
 
     def _resolve_layers(self) -> None:
-        """Facts per layer or head become tuples of the right length."""
+        """Turn what is given per layer or head into tuples, and check their lengths."""
         if self.rotary_layers:
             frozen = (None if rope is None else MappingProxyType(dict(rope)) for rope in self.rotary_layers)
             self._set("rotary_layers", tuple(frozen))
@@ -267,7 +270,7 @@ class HookedTransformerConfig:
                 raise ConfigError(f"window_sizes must be positive or None, got {size}")
 
     def _check_arrangement(self) -> None:
-        """Refuse combinations of norms and blocks that no block is arranged in."""
+        """Refuse combinations of norms, positions and blocks that are not implemented."""
         if self.parallel_shared_norm and not self.parallel_attn_mlp:
             raise ConfigError("parallel_shared_norm needs parallel_attn_mlp")
         if self.norm_placement == "post":
@@ -298,7 +301,7 @@ class HookedTransformerConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "HookedTransformerConfig":
-        """Build from a mapping of field names; lists may stand for tuples.
+        """A config from a mapping of field names to values, in which lists may stand for tuples.
 
         Raises:
             ConfigError: as the constructor.
@@ -343,11 +346,12 @@ class HookedTransformerConfig:
 
     @property
     def writes_normalized(self) -> bool:
-        """Whether what attention and MLP write passes a norm of its own."""
+        """Whether what attention and MLP write is normalized before it is added to the stream."""
         return self.norm_placement in ("output", "pre_and_output")
 
     @property
     def norm_is_folded(self) -> bool:
+        """Whether norms have no gain: it was folded into the next weights, or there are no norms."""
         return self.normalization_type in ("LNPre", "RMSPre", None)
 
     @property
@@ -362,7 +366,7 @@ class HookedTransformerConfig:
 
     @property
     def n_params(self) -> int:
-        """How many weights attention and MLPs have: no embeddings, biases or gains (arxiv.org/abs/2001.08361)."""
+        """How many weights attention and MLPs have, without embeddings, biases, gains (arxiv.org/abs/2001.08361)."""
         return sum(self._attention_weights + self._mlp_weights(layer) for layer in range(self.n_layers))
 
     @property
@@ -402,14 +406,15 @@ class HookedTransformerConfig:
         return tuple(kinds)
 
     def window_at(self, layer: int) -> int | None:
-        """How many tokens a query of `layer` sees, itself included; None for all."""
+        """The number of tokens that a query of `layer` sees, itself included; None means all."""
         return self.window_sizes[layer] if self.window_sizes else None
 
     def has_experts(self, layer: int) -> bool:
+        """Whether a mixture of experts stands in place of the MLP of `layer`."""
         return self.experts is not None and self.experts.layers[layer]
 
     def attn_scale_at(self, layer: int) -> float:
-        """What the attention scores of `layer` are divided by."""
+        """The number that divides the attention scores of `layer`."""
         return self.attn_scale * (layer + 1 if self.scale_attn_by_inverse_layer_idx else 1)
 
 
@@ -418,14 +423,12 @@ def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def as_dtype(dtype: "torch.dtype | str") -> torch.dtype:
-    """'float32', 'bfloat16', ... or a torch.dtype, as a floating torch.dtype.
+    """A floating torch.dtype from itself or its name ('float32', 'bfloat16', ...).
 
     Raises:
-        ConfigError: not the name of a floating dtype.
+        ConfigError: another dtype, or a name that is none.
     """
     found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
-    if (
-        not isinstance(found, torch.dtype) or not found.is_floating_point or found.itemsize < 2
-    ):  # 8 bits compute nothing
+    if not isinstance(found, torch.dtype) or not found.is_floating_point or found.itemsize < 2:  # 8 bits only store
         raise ConfigError(f"dtype must be a floating torch dtype such as torch.float32 or 'bfloat16', got {dtype!r}")
     return found

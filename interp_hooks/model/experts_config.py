@@ -1,4 +1,4 @@
-"""What a mixture of experts is, as one frozen value."""
+"""The architecture of a mixture of experts, as one frozen value."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -13,13 +13,19 @@ GroupScore = Literal["max", "top2"]
 class ExpertsConfig:
     """A mixture of experts in place of the MLP (Shazeer et al. 2017, arxiv.org/abs/1701.06538).
 
-    `layers` tells layer by layer whether it has experts. `scores` turn router logits into weights; the
-    `experts_per_token` highest are kept, after adding a learned bias with `biased_choice`, and only within the
-    `groups_kept` best of `n_groups` groups of experts (`group_score`: their best expert, or the sum of their best two).
-    Kept weights are divided by their sum with `normalize_weights` and multiplied by `weight_scale`. `d_shared` is the
-    width of an MLP that every token passes (0: none), times a sigmoid gate with `shared_gate`. `jitter` is the width
-    of the sparse mixer's comparison (Liu et al. 2024, arxiv.org/abs/2409.12136). `min_weight_sum` bounds the divisor.
-    With `precise_router` the router computes in float32 also where the rest is half precision.
+        >>> experts = ExpertsConfig(n_experts=4, experts_per_token=2, d_expert=8, layers=(False, True))
+        >>> sizes = dict(n_layers=2, d_model=16, n_ctx=8, n_heads=2, d_vocab=50, act_fn="relu")
+        >>> HookedTransformerConfig(**sizes, experts=experts).has_experts(1)
+        True
+
+    `layers` says for each layer whether it has experts. `scores` is the function that turns router logits into weights.
+    Of these the `experts_per_token` highest are kept; with `biased_choice` a learned bias is added for the choice. With
+    `n_groups` groups of experts, only the `groups_kept` best groups are considered; a group is rated by its best
+    expert, or by the sum of its best two (`group_score`). `normalize_weights` divides the kept weights by their sum (at
+    least `min_weight_sum`), and `weight_scale` multiplies them. `d_shared` is the width of an MLP that every token
+    passes (0: none), `shared_gate` multiplies its output by a sigmoid. `jitter` is the width of the sparse mixer's
+    comparison (Liu et al. 2024, arxiv.org/abs/2409.12136). With `precise_router` the router computes in float32, also
+    in a half-precision model.
     """
 
     n_experts: int

@@ -23,10 +23,16 @@ Index = Any  # what a tensor can be indexed with
 
 
 class FactoredMatrix:
-    """The product `A @ B`, never formed; batch axes of the factors broadcast.
+    """The product `A @ B` of two thin matrices, kept as its factors; batch axes of the factors broadcast.
 
-    Decompositions are made once, in float32 or better, so don't edit the factors afterwards. Where `left` or `right` is
-    smaller than `inner` there are only so many singular values.
+    Decompositions are computed once, in float32 or better, so don't edit the factors afterwards. If `left` or `right`
+    is smaller than `inner`, there are only as many singular values.
+
+        >>> OV = FactoredMatrix(model.W_V[0], model.W_O[0])
+        >>> OV.shape == (model.cfg.n_heads, model.cfg.d_model, model.cfg.d_model)
+        True
+        >>> OV.S.shape[-1] == model.cfg.d_head
+        True
 
     Raises:
         BadInput: factors whose shapes do not fit.
@@ -64,7 +70,7 @@ class FactoredMatrix:
 
     @property
     def BA(self) -> Float[Tensor, "*batch inner inner"]:
-        """The product the other way round, which has the same eigenvalues except for zeros.
+        """The product in the other order, `B @ A`, which has the same eigenvalues except for zeros.
 
         Raises:
             BadInput: a matrix that is not square.
@@ -75,7 +81,7 @@ class FactoredMatrix:
 
     @property
     def T(self) -> FactoredMatrix:
-        """Rows and columns exchanged; batch axes stay."""
+        """The transpose: rows and columns are exchanged, batch axes stay."""
         return FactoredMatrix(self.B.mT, self.A.mT)
 
     # ------------------------------------------------------------------------------------------------ decompositions
@@ -92,7 +98,7 @@ class FactoredMatrix:
 
     @cached_property
     def _core(self) -> Float[Tensor, "*batch left_rank right_rank"]:
-        """The matrix between orthonormal bases of its columns and its rows."""
+        """The matrix in orthonormal bases of its column space and its row space."""
         return self._left[1] @ self._right[1].mT
 
     @cached_property
@@ -123,7 +129,7 @@ class FactoredMatrix:
 
     @property
     def Vh(self) -> Float[Tensor, "*batch right rank"]:
-        """`V`, under the misleading name that older code has for it; warns."""
+        """`V`, under the misleading name that older code uses; warns."""
         warnings.warn(
             "FactoredMatrix.Vh is V, with singular vectors as columns, and not its transpose: write V or V.mT",
             DeprecationWarning,
@@ -133,7 +139,7 @@ class FactoredMatrix:
 
     @property
     def eigenvalues(self) -> Complex[Tensor, "*batch inner"]:
-        """Those of `BA`: all of the matrix that can differ from zero."""
+        """The eigenvalues of `BA`, which are all eigenvalues of the matrix that can differ from zero."""
         return torch.linalg.eigvals(_precise(self.BA))
 
     def norm(self) -> Float[Tensor, "*batch"]:
@@ -141,22 +147,22 @@ class FactoredMatrix:
         return torch.linalg.matrix_norm(self._core)
 
     def make_even(self) -> FactoredMatrix:
-        """The same matrix from factors with orthogonal columns (rows) of equal norms, the roots of the S."""
+        """The same matrix with A = U sqrt(S) and B = sqrt(S) V^T."""
         root = self.S.sqrt()
         return FactoredMatrix(self.U * root[..., None, :], root[..., :, None] * self.V.mT)
 
     def collapse_l(self) -> Float[Tensor, "*batch rank right"]:
-        """S V^T: whatever multiplies the matrix from the right has the same norm with this one."""
+        """S V^T, which has the same norms as the matrix in all products with something on the right."""
         return self.S[..., :, None] * self.V.mT
 
     def collapse_r(self) -> Float[Tensor, "*batch left rank"]:
-        """U S, the same for what multiplies it from the left."""
+        """U S, which has the same norms as the matrix in all products with something on the left."""
         return self.U * self.S[..., None, :]
 
     # ------------------------------------------------------------------------------------------------------- products
 
     def __matmul__(self, other: Tensor | FactoredMatrix) -> Any:
-        """A factored matrix, or, times a vector [right], a tensor [*batch, left].
+        """The product with a matrix, as a factored matrix, or with a vector [right], as a tensor [*batch, left].
 
         Raises:
             BadInput: shapes that do not fit.
@@ -188,10 +194,10 @@ class FactoredMatrix:
         return FactoredMatrix(other, self.AB)
 
     def __mul__(self, scalar: int | float | Tensor) -> FactoredMatrix:
-        """Every entry times one number.
+        """The matrix times a number.
 
         Raises:
-            BadInput: a tensor of several.
+            BadInput: a tensor of several numbers.
         """
         return FactoredMatrix(self.A * self._number(scalar), self.B)
 
@@ -213,9 +219,9 @@ class FactoredMatrix:
     # ------------------------------------------------------------------------------------------------------- indexing
 
     def __getitem__(self, index: Index) -> FactoredMatrix:
-        """A part, factored too, so that an int in place of rows or columns keeps one of them: `M[0, 3]` is [1, right].
+        """A part of the matrix, as a factored matrix; an int keeps one row or column, so that `M[3]` is [1, right].
 
-        Batch axes are indexed as a tensor's are. Rows and columns take an int, a slice or one list each.
+        Batch axes are indexed like those of a tensor. Rows and columns take an int, a slice or one list each.
 
         Raises:
             BadInput: more indices than axes, or lists for rows or columns together with others.
@@ -225,7 +231,7 @@ class FactoredMatrix:
         return FactoredMatrix(A[..., _kept(rows), :], B[..., _kept(columns)])
 
     def _each_axis(self, index: Index) -> list[Index]:
-        """One index for each axis, besides new ones, `...` and what is left out written out."""
+        """One index for each axis, and None for new ones: `...` and axes that were left out are written out."""
         given = list(index) if isinstance(index, tuple) else [index]
         used, dots = sum(map(_axes_taken, given)), [at for at, one in enumerate(given) if one is Ellipsis]
         if used > self.ndim or len(dots) > 1:
@@ -240,10 +246,10 @@ class FactoredMatrix:
         return every
 
     def unsqueeze(self, dim: int) -> FactoredMatrix:
-        """A new batch axis of size one.
+        """The matrix with a new batch axis of size one at `dim`.
 
         Raises:
-            BadInput: a place that is not among the batch axes.
+            BadInput: `dim` is not among the batch axes.
         """
         place = dim + self.ndim + 1 if dim < 0 else dim
         if not 0 <= place <= self.ndim - 2:
@@ -251,21 +257,21 @@ class FactoredMatrix:
         return FactoredMatrix(self.A.unsqueeze(place), self.B.unsqueeze(place))
 
     def get_corner(self, k: int = 3) -> Float[Tensor, "..."]:
-        """The first `k` of every axis, as a tensor to look at."""
+        """The first `k` entries along every axis, as a tensor to look at."""
         return self[(slice(k),) * self.ndim].AB
 
 
 def composition_scores(
     left: FactoredMatrix, right: FactoredMatrix, broadcast_dims: bool = True
 ) -> Float[Tensor, "*batch"]:
-    """|left right| / (|left| |right|) in Frobenius norms: how much of what `left` writes `right` reads.
+    """|left right| / (|left| |right|) in Frobenius norms: how much of what `left` writes is read by `right`.
 
-    Every pair of `left`'s and `right`'s batch axes, [*left, *right], or with `broadcast_dims=False` one with one. At
-    most 1, and about 1/sqrt(d_model) by chance; nan where a matrix is zero (Elhage et al. 2021,
-    transformer-circuits.pub/2021/framework).
+    One score for every pair of a matrix in `left` and one in `right`, [*left, *right]; with `broadcast_dims=False`
+    batch axes are matched instead. A score is at most 1, about 1/sqrt(d_model) by chance, and nan if a matrix is zero
+    (Elhage et al. 2021, transformer-circuits.pub/2021/framework).
 
     Raises:
-        BadInput: `left` has other columns than `right` has rows.
+        BadInput: `left` has another number of columns than `right` has rows.
     """
     if left.rdim != right.ldim:
         raise BadInput(f"what is written must be what is read, got {list(left.shape)} and {list(right.shape)}")
@@ -289,7 +295,7 @@ def _shape(tensor: Tensor) -> str:
 
 
 def _fit(left: Sequence[int], right: Sequence[int]) -> tuple[int, ...]:
-    """The batch axes of a product of such shapes, of which one may be a vector's."""
+    """The batch axes of the product of two shapes, of which one may be a vector's."""
     fits = len(left) > 0 < len(right) and left[-1] == right[-2 if len(right) > 1 else 0]
     try:
         batch = torch.broadcast_shapes(tuple(left[:-2]), tuple(right[:-2]))
@@ -301,12 +307,12 @@ def _fit(left: Sequence[int], right: Sequence[int]) -> tuple[int, ...]:
 
 
 def _picks(index: Index) -> bool:
-    """Whether an index is a list of places."""
+    """Whether an index is a list or mask."""
     return not isinstance(index, (int, slice, type(None))) and torch.as_tensor(index).ndim > 0
 
 
 def _axes_taken(index: Index) -> int:
-    """How many axes of a tensor an index is about."""
+    """How many axes of a tensor an index uses up."""
     if index is None or index is Ellipsis:
         return 0
     if isinstance(index, (int, slice)):
@@ -316,5 +322,5 @@ def _axes_taken(index: Index) -> int:
 
 
 def _kept(index: Index) -> Index:
-    """An index that keeps its axis."""
+    """The index as one that keeps its axis."""
     return index if isinstance(index, slice) else torch.as_tensor(index).reshape(-1)

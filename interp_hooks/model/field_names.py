@@ -1,4 +1,4 @@
-"""What TransformerLens calls fields of a config that are called otherwise here.
+"""Fields of a config that TransformerLens has under other names, and what they are here.
 
     use_local_attn, window_size, attn_types     window_sizes
     use_normalization_before_and_after          norm_placement="pre_and_output"
@@ -7,7 +7,7 @@
     final_rms, uses_rms_norm                    normalization_type="RMS" or "RMSPre"
     layer_norm_folding                          normalization_type="LNPre" or "RMSPre"
 
-What has no meaning here is dropped, what has one that is not implemented is refused.
+Fields without a meaning here are dropped; values that are not implemented are refused.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ DROPPED = (
     *(f"yarn_{what}" for what in ("factor", "attention_factor", "beta_fast", "beta_slow", "truncate")),
     *("yarn_original_max_position_embeddings", "yarn_global_attn_only"),
 )
-# The values that change nothing, and what says the others here.
+# For each field the values that change nothing, and how to say the others here.
 REQUIRED: dict[str, tuple[tuple[Any, ...], str]] = {
     "n_devices": ((1,), "load with device_map= to spread a model"),
     "load_in_4bit": ((False,), "weights are dense here"),
@@ -48,7 +48,7 @@ KNOWN = (*DROPPED, *REQUIRED, *TRANSLATED)
 
 
 def in_our_words(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The same fields by the names that they have here; those that nobody knows stay as they are.
+    """The fields under the names that they have here; unknown ones stay as they are.
 
     Raises:
         ConfigError: a value that is not implemented, or fields that contradict each other.
@@ -93,7 +93,7 @@ def _check_norms(fields: Mapping[str, Any]) -> None:
 
 
 def _windows(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """`window_sizes`, if a window is asked for."""
+    """The field `window_sizes`, if a window is asked for."""
     window, kinds = fields.get("window_size"), fields.get("attn_types")
     if not fields.get("use_local_attn"):
         if window is not None or "local" in (kinds or ()):

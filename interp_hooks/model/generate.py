@@ -1,4 +1,4 @@
-"""Decoding: draw the next token, write it at the right end, again and again.
+"""Generation: draw the next token, write it at the right end, and repeat.
 
     prompts [batch, pos] --pass--> logits of the last position --Sampling--> one token per row --+
        ^------------------------------ written at the right end <--------------------------------+
@@ -9,8 +9,7 @@ Rows of a batch are padded on the left, so that all of them go on at the right e
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -22,27 +21,27 @@ from tqdm import tqdm
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked
 from interp_hooks.model.components.kv_cache import KeyValueCache
-from interp_hooks.model.components.positions import DEPENDS_ON_LENGTH, RotaryPositions
-from interp_hooks.model.config import HookedTransformerConfig
+from interp_hooks.model.components.positions import DEPENDS_ON_LENGTH
+from interp_hooks.model.network import Network
 from interp_hooks.model.sampling import Sampling, token_counts
-from interp_hooks.model.tokens import PaddingSide, TextInterface
+from interp_hooks.model.tokenization import PaddingSide
 
 GenerationReturn = Literal["input", "str", "tokens"]
 Prompts = str | Sequence[str] | Int[Tensor, "*batch pos"]
 
 
 class Generated(NamedTuple):
-    """What `generate(..., output_logits=True)` returns; `logits` are those of each step, as the model gave them."""
+    """What `generate(..., output_logits=True)` returns; `logits` are those that the model gave at each step."""
 
     sequences: Int[Tensor, "batch pos"]
     logits: tuple[Float[Tensor, "batch d_vocab"], ...] | None
 
 
 class Rows:
-    """Prompts and what is written behind them, in room for `new` more tokens.
+    """Prompts and the tokens written after them, with room for `new` of those.
 
-    `real` is False for padding. A row ends with the first of the tokens `ends` that is written; what comes after it is
-    only there to fill the batch.
+    `real` is False for padding. A row ends with the first written token that is one of `ends`; tokens after it only
+    fill the batch.
     """
 
     def __init__(
@@ -57,21 +56,21 @@ class Rows:
 
     @property
     def tokens(self) -> Int[Tensor, "batch pos"]:
-        """All that is written."""
+        """Prompts and what is written so far."""
         return self._tokens[:, : self.length]
 
     @property
     def real(self) -> Bool[Tensor, "batch pos"]:
-        """Which of it is no padding."""
+        """True for each token so far that is no padding."""
         return self._real[:, : self.length]
 
     @property
     def complete(self) -> bool:
-        """Whether nothing is left to write."""
+        """Whether there is no room left, or all rows have ended."""
         return self.length == self.room or (len(self.ends) > 0 and bool(self.ended.all()))
 
     def write(self, chosen: Int[Tensor, " batch"]) -> None:
-        """Another token at the right end of every row; one that has ended is filled with the first end."""
+        """Write a token at the right end of every row; rows that have ended get the first of `ends`."""
         chosen = chosen.to(self._tokens.device)
         if len(self.ends):
             chosen = chosen.where(~self.ended, self.ends[0])
@@ -80,7 +79,7 @@ class Rows:
         self.length += 1
 
     def texts(self, tokenizer: Any) -> list[str]:
-        """Every row up to its end, without padding and special tokens."""
+        """The text of every row up to its end, without padding and special tokens."""
         told = self.real.clone()
         if len(self.ends):
             ends = torch.isin(self.tokens[:, self.prompt :], self.ends).int()
@@ -91,21 +90,8 @@ class Rows:
         ]
 
 
-class Generation:
-    """The decoding methods of a model."""
-
-    cfg: HookedTransformerConfig
-    text: TextInterface
-    rotary: RotaryPositions | None
-    __call__: Callable[..., Any]
-
-    @property
-    @abstractmethod
-    def device(self) -> torch.device:
-        """Where tokens go."""
-
-    @abstractmethod
-    def checked_tokens(self, input: Any) -> Int[Tensor, "batch pos"]: ...
+class Generation(Network):
+    """The methods of a model that decode. Without state: what is written so far is in `Rows`."""
 
     @checked
     def generate(
@@ -132,13 +118,14 @@ class Generation:
     ) -> Any:
         """The prompts and up to `max_new_tokens` more tokens, drawn by the rule of `Sampling` (padding is not counted).
 
-        Without `do_sample`, or at temperature 0, each is the most likely one. `eos_token_id` (default: the tokenizer's,
-        if there is one) ends a row, which is then filled with its first id; decoding stops when all rows have ended.
-        `return_type`: "tokens" [batch, pos]; "str", up to the end and without special tokens, a list if the input is
-        one or has several rows; or "input", the kind that was given; `output_logits` or `return_dict_in_generate` give
-        a `Generated` instead. `attention_mask` [batch, pos] marks the real tokens of a batch that is padded on the
-        left; `padding_side="right"` says that token ids have no padding. `verbose` shows a progress bar. Hooks fire at
-        every step: on the whole prompt, then on one token (or on all again without `use_past_kv_cache`).
+        Without `do_sample`, or at temperature 0, each token is the most likely one. `eos_token_id` (default: the
+        tokenizer's, if there is one) ends a row, which is then filled with the first of these ids; generation stops
+        when all rows have ended. `return_type`: "tokens" [batch, pos]; "str", the text up to the end without special
+        tokens, as a list if the input is one or has several rows; "input", the kind that was given. `output_logits` or
+        `return_dict_in_generate` return a `Generated` instead. `attention_mask` [batch, pos] marks the real tokens of
+        a batch that is padded on the left; `padding_side="right"` says that token ids have no padding. `verbose` shows
+        a progress bar. Hooks fire at every step: on the whole prompt, then on one token (without `use_past_kv_cache`:
+        on all tokens again).
 
         Raises:
             BadInput: a model that is not causal, no room left in `n_ctx`, a padded right end, or a bad sampling rule.
@@ -182,11 +169,11 @@ class Generation:
         attention_mask: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Iterator[Any]:
-        """What `generate` returns, piece by piece: whenever `max_tokens_per_yield` more tokens are there.
+        """What `generate` returns, in pieces of at least `max_tokens_per_yield` tokens as they are written.
 
-        The first piece begins with the prompt, whose tokens count. A piece is token ids [batch, n] ("tokens", and
-        "input" whatever was given), or with "str" the text that became certain, "" if a character is not yet complete.
-        Mistakes are told by this call, before the first piece.
+        The first piece begins with the prompt, whose tokens count. With `return_type="str"` a piece is text, and an
+        incomplete character at its end waits for the next piece; otherwise it is token ids [batch, n]. Mistakes raise
+        when this is called, before the first piece.
 
         Raises:
             BadInput: as `generate`.
@@ -208,7 +195,7 @@ class Generation:
     def _steps(
         self, rows: Rows, rule: Sampling, use_cache: bool, generator: torch.Generator | None, verbose: bool
     ) -> Iterator[Float[Tensor, "batch d_vocab"]]:
-        """Write token after token; the logits that each was drawn from."""
+        """Write token after token, and yield the logits that each was drawn from."""
         cache = KeyValueCache(rows.room) if use_cache else None
         with tqdm(total=rows.new, disable=not verbose) as bar:
             while not rows.complete:
@@ -222,7 +209,7 @@ class Generation:
 
     @torch.no_grad()
     def _step(self, rows: Rows, cache: KeyValueCache | None) -> Float[Tensor, "batch d_vocab"]:
-        """Read what is not in the cache; the logits of the next token."""
+        """The logits of the next token, after reading what is not in the cache."""
         read = 0 if cache is None else cache.length
         last = None if rows.length - read == 1 else -1
         mask = None if read else rows.real
@@ -244,7 +231,7 @@ class Generation:
         padding_side: PaddingSide | None,
         attention_mask: Tensor | None,
     ) -> Rows:
-        """The prompts, checked, with room for what is to come."""
+        """The prompts, checked, with room for the tokens to write."""
         if isinstance(input, Tensor):
             tokens = self.checked_tokens(input)
             real = self.text.real_tokens(tokens, padding_side or "left")
@@ -263,7 +250,7 @@ class Generation:
         return Rows(tokens, real, max_new_tokens, ends)
 
     def _only_pads(self) -> int:
-        """The token that can only be padding, -1 if there is none: many tokenizers pad with their BOS or EOS."""
+        """The token that is never anything but padding, or -1: many tokenizers pad with their BOS or EOS."""
         tokenizer: Any = self.text._tokenizer
         pad = None if tokenizer is None else tokenizer.pad_token_id
         return -1 if tokenizer is None or pad in (None, tokenizer.bos_token_id, tokenizer.eos_token_id) else pad
@@ -299,7 +286,7 @@ def _as_given(input: Any, texts: list[str]) -> str | list[str]:
 
 
 def _whenever(tokens: int, rows: Rows, steps: Iterator[Any]) -> Iterator[int]:
-    """Take steps; whenever that many tokens are there that were not told, and at the end, the first of them."""
+    """Take steps, and yield the first new position whenever there are that many new tokens, and at the end."""
     told = 0
     for _ in steps:
         if rows.length - told >= tokens:
@@ -310,7 +297,7 @@ def _whenever(tokens: int, rows: Rows, steps: Iterator[Any]) -> Iterator[int]:
 
 
 def _text_pieces(rows: Rows, ready: Iterator[int], tokenizer: Any) -> Iterator[list[str]]:
-    """What became certain of the text of every row; half a character, which decodes to U+FFFD, waits for the rest."""
+    """The new text of every row; an incomplete character, which decodes to U+FFFD, waits for its rest."""
     told = [""] * len(rows.tokens)
     for _ in ready:
         texts = rows.texts(tokenizer)

@@ -2,10 +2,11 @@
 
     W_K [group, d_model, d_head]  --ungroup-->  W_K [head, d_model, d_head], each group's once for each of its heads
 
-The function computed is the same, but hooks on keys and values, and edits of W_K and W_V, are then about single heads.
+The model computes the same, but its hooks on keys and values, and edits of W_K and W_V, are then about single heads.
 """
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -15,23 +16,21 @@ from interp_hooks.hooks.points import HookPoint
 from interp_hooks.model.components.block import TransformerBlock
 from interp_hooks.model.components.norm import Norm
 from interp_hooks.model.components.weights import READER_PER_HEAD, parameter
-from interp_hooks.model.config import HookedTransformerConfig
 
 GROUPED = ("W_K", "W_V", "b_K", "b_V")
 SHOWN_PER_GROUP = ("hook_k", "hook_v", "hook_rot_k", "hook_k_input", "hook_v_input", "k_norm.")
 
 
 @torch.no_grad()
-def ungroup(blocks: Iterable[TransformerBlock], cfg: HookedTransformerConfig) -> HookedTransformerConfig:
-    """Give every query head its own copy of its keys' and values' weights; the config of what the blocks are then."""
-    copies = cfg.n_heads // cfg.n_key_value_heads
+def ungroup(blocks: Iterable[TransformerBlock]) -> None:
+    """Give every query head a copy of its group's weights for keys and values."""
     for block in blocks:
-        _change(block, cfg.n_heads, lambda weight: weight.repeat_interleave(copies, dim=0))
-    return cfg.replace(n_key_value_heads=cfg.n_heads)
+        copies = block.heads // block.groups
+        _change(block, block.heads, partial(torch.repeat_interleave, repeats=copies, dim=0))
 
 
 @torch.no_grad()
-def regroup(blocks: Iterable[TransformerBlock], cfg: HookedTransformerConfig, groups: int) -> HookedTransformerConfig:
+def regroup(blocks: Iterable[TransformerBlock], groups: int) -> None:
     """Let `groups` groups of query heads share keys and values again.
 
     Raises:
@@ -44,11 +43,10 @@ def regroup(blocks: Iterable[TransformerBlock], cfg: HookedTransformerConfig, gr
                 raise BadInput(f"the heads of a group differ in {name} of layer {layer}, so they cannot share it")
     for block in blocks:
         _change(block, groups, lambda weight: weight.unflatten(0, (groups, -1))[:, 0])
-    return cfg.replace(n_key_value_heads=groups)
 
 
 def _grouped(block: TransformerBlock) -> list[tuple[str, nn.Parameter]]:
-    """The parameters whose first axis is the group."""
+    """The parameters of a block whose first axis is the group."""
     gains = [(name, weight) for name, weight in block.attn.named_parameters() if name in ("k_norm.w", "k_norm.b")]
     own = [(name, block.attn.get_parameter(name)) for name in GROUPED]
     return own + [(name, weight) for name, weight in gains if weight.ndim == 2]

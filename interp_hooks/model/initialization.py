@@ -17,6 +17,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from interp_hooks.hooks.points import HookPoint
 from interp_hooks.model.config import InitMode
 
 EMBEDDINGS = ("W_E", "W_pos", "W_token_type")
@@ -28,12 +29,15 @@ CURVATURES = {"alpha_p": math.log(math.expm1(0.8)), "alpha_n": math.log(math.exp
 def initialize(
     model: nn.Module, mode: InitMode, initializer_range: float, seed: int | None, gain_offset: float = 0.0
 ) -> None:
-    """Draw all weights anew; the same for a seed on every device and in every dtype.
+    """Draw all weights anew, but for those of spliced modules; a seed means the same on every device and dtype.
 
-    Without a seed torch's global generator counts; with one it is left alone. Gains become 1 - `gain_offset`.
+    Without a seed torch's global generator draws; with one it is left alone. Gains become 1 - `gain_offset`.
     """
     generator = None if seed is None else torch.Generator().manual_seed(seed)
+    spliced = {id(one) for part in model.modules() if isinstance(part, HookPoint) for one in part.parameters()}
     for name, weight in model.named_parameters():
+        if id(weight) in spliced:
+            continue
         kind = name.rpartition(".")[2]
         if kind.startswith("W"):
             deviation = initializer_range * relative_deviation(mode, kind, *fans(name, weight))

@@ -1,11 +1,10 @@
-"""What a pass is given, checked: text, token ids or a stream, which tokens are real, where they stand.
+"""The arguments of a pass, checked: text, token ids or a stream, which tokens are real, where they stand.
 
-Everything that `HookedTransformer.forward` is told is refused here if it does not fit, before anything is computed.
+What does not fit the model is refused here, before anything is computed.
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import Any, NamedTuple
@@ -19,64 +18,39 @@ from interp_hooks.errors.arguments import told, told_shape
 from interp_hooks.model.components.block import NOTHING, Known
 from interp_hooks.model.components.kv_cache import KeyValueCache
 from interp_hooks.model.config import HookedTransformerConfig
-from interp_hooks.model.tokens import TextInterface
+from interp_hooks.model.tokenization import TextInterface
 
 
 class Prompt(NamedTuple):
-    """What a pass reads: token ids (None if it starts at a layer without them) and, if padded, which are real."""
+    """What a pass reads: token ids (None if it starts at a layer without them), and which are real (None: all)."""
 
     tokens: Int[Tensor, "batch pos"] | None
     real: Bool[Tensor, "batch pos"] | None
 
 
-class Inputs:
-    """How a model reads its arguments."""
+class Inputs(NamedTuple):
+    """What decides how a model reads its arguments: its config, its tokenizer, its device and dtype."""
 
     cfg: HookedTransformerConfig
     text: TextInterface
+    device: torch.device
+    dtype: torch.dtype
 
-    @property
-    @abstractmethod
-    def device(self) -> torch.device:
-        """Where tokens go."""
-
-    @property
-    @abstractmethod
-    def dtype(self) -> torch.dtype:
-        """What a stream must be in."""
-
-    def _read_at(
+    def read_at(
         self, where: int | Sequence[int] | Tensor, stream: Tensor, stop: int, return_type: str | None
     ) -> Int[Tensor, "batch n"]:
-        """The positions of `logits_pos`, if they can be all that is computed of the last layer."""
+        """The positions `logits_pos` to unembed, as one row of indices for each prompt.
+
+        Raises:
+            BadInput: the pass stops before, its loss needs all positions, or the positions do not fit the stream.
+        """
         if stop < self.cfg.n_layers:
             raise BadInput(f"logits_pos needs a pass through all {self.cfg.n_layers} layers; this one stops at {stop}")
         if return_type in ("loss", "both"):
             raise BadInput("logits_pos leaves out positions that a loss needs; use return_type='logits'")
-        return self._rows_at(where, stream)
+        return rows_at(where, stream)
 
-    def _rows_at(self, where: int | Sequence[int] | Tensor, like: Tensor) -> Int[Tensor, "batch n"]:
-        """Positions to read as one row of non-negative indices for each prompt of `like` [batch, pos, ...].
-
-        Raises:
-            BadInput: a position outside the prompt, or per-row positions for another number of prompts.
-        """
-        batch, length = like.shape[:2]
-        try:
-            index = torch.as_tensor(where)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise BadInput(f"positions must be an int, a list or a tensor [batch, n], got {told(where)}") from error
-        if index.is_meta or (index.numel() and index.is_floating_point()):
-            raise BadInput(f"positions must be integers, got {told(where)}")
-        index = index.to(like.device)
-        index = index.reshape(1, -1) if index.ndim < 2 else index
-        if index.shape[0] not in (1, batch) or index.ndim != 2:
-            raise BadInput(f"positions per row must be [batch={batch}, n], got {list(index.shape)}")
-        if index.numel() and not (-length <= int(index.min()) and int(index.max()) < length):
-            raise BadInput(f"position {index.flatten().tolist()} is out of range for prompts of {length} tokens")
-        return (index % length).expand(batch, -1)
-
-    def _read(
+    def prompt(
         self,
         input: Any,
         prepend_bos: Any,
@@ -84,33 +58,30 @@ class Inputs:
         attention_mask: Tensor | None,
         cache: KeyValueCache | None,
     ) -> Prompt:
-        """Text or token ids, checked, on the model's device."""
+        """Text or token ids as tokens on the model's device, and which of them (and of cached ones) are real."""
         if isinstance(input, str) or (isinstance(input, Sequence) and input and isinstance(input[0], str)):
             encoded = self.text.encode(input, prepend_bos, padding_side)
             real = None if encoded.real is None else encoded.real.to(self.device)
             tokens = encoded.tokens.to(self.device)
         else:
-            tokens = self.checked_tokens(input)
+            tokens = self.tokens(input)
             past = cache is not None and cache.length
             real = None if past or attention_mask is not None else self.text.real_tokens(tokens, padding_side)
         length = tokens.shape[1] + (0 if cache is None else cache.length)
         if length > self.cfg.n_ctx:
             raise BadInput(f"the prompt has {length} tokens, but this model reads at most n_ctx={self.cfg.n_ctx}")
-        return Prompt(tokens, self._real(real if attention_mask is None else attention_mask, tokens.shape, cache))
+        return Prompt(tokens, self.real(real if attention_mask is None else attention_mask, tokens.shape, cache))
 
-    def _checked_cache(self, cache: KeyValueCache | None) -> KeyValueCache | None:
+    def cache(self, cache: KeyValueCache | None) -> KeyValueCache | None:
+        """The key/value cache, if the model can use one."""
         if not isinstance(cache, KeyValueCache | None):
             raise BadInput(f"past_kv_cache must be a KeyValueCache, got {told(cache)}")
         if cache is not None and self.cfg.attention_dir != "causal":
             raise BadInput("past_kv_cache needs a causal model: in this one, earlier tokens see later ones")
         return cache
 
-    def checked_tokens(self, input: Any) -> Int[Tensor, "batch pos"]:
-        """Token ids on the model's device, if they are some.
-
-        Raises:
-            BadInput: no integers [batch, pos] or [pos], or one outside the vocabulary.
-        """
+    def tokens(self, input: Any) -> Int[Tensor, "batch pos"]:
+        """Token ids [batch, pos] on the model's device, from ids [batch, pos] or [pos]."""
         if not isinstance(input, Tensor) or input.is_floating_point() or input.dtype == torch.bool or input.is_meta:
             hint = "; a stream needs start_at_layer=" if isinstance(input, Tensor) and input.ndim == 3 else ""
             raise BadInput(f"expected text or an integer tensor of token ids [batch, pos], got {told(input)}{hint}")
@@ -123,7 +94,19 @@ class Inputs:
                 raise BadInput(f"token ids must be 0..{self.cfg.d_vocab - 1}, got {low if low < 0 else high}")
         return tokens.to(self.device, torch.long)
 
-    def _checked_residual(self, input: Any) -> Float[Tensor, "batch pos d_model"]:
+    def answers(self, tokens: Any) -> Int[Tensor, "*rest"]:
+        """Ids in the output vocabulary, from ids, one-token strings, or a list of either."""
+        if isinstance(tokens, str):
+            tokens = self.text.single_id(tokens)
+        elif isinstance(tokens, list | tuple):
+            tokens = [self.text.single_id(token) if isinstance(token, str) else token for token in tokens]
+        ids = integers(tokens, "token ids").to(self.device, torch.long)
+        if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < self.cfg.d_vocab_out:
+            raise BadInput(f"token ids must be 0..{self.cfg.d_vocab_out - 1}, got {ids.flatten().tolist()}")
+        return ids
+
+    def residual(self, input: Any) -> Float[Tensor, "batch pos d_model"]:
+        """The stream of a pass that starts at a layer."""
         if not isinstance(input, Tensor) or input.ndim != 3 or input.shape[2] != self.cfg.d_model:
             raise BadInput(
                 f"start_at_layer needs a residual stream [batch, pos, d_model={self.cfg.d_model}] as input, "
@@ -135,17 +118,17 @@ class Inputs:
             raise BadInput(f"the residual stream is {input.dtype}, but this model computes in {self.dtype}")
         return input
 
-    def _checked_tokens_of(self, tokens: Any, stream: Float[Tensor, "batch pos d_model"]) -> Int[Tensor, "batch pos"]:
-        """The tokens that a stream is of."""
-        checked = self.checked_tokens(tokens)
+    def tokens_of(self, tokens: Any, stream: Float[Tensor, "batch pos d_model"]) -> Int[Tensor, "batch pos"]:
+        """The tokens of a pass that starts with this stream."""
+        checked = self.tokens(tokens)
         if checked.shape != stream.shape[:2]:
             raise BadInput(f"tokens must be those of the stream, {list(stream.shape[:2])}, got {list(checked.shape)}")
         return checked
 
-    def _checked_pos_embed(
+    def pos_embed(
         self, given: Float[Tensor, "_ pos d_model"] | None, stream: Float[Tensor, "batch pos d_model"]
     ) -> Float[Tensor, "batch pos d_model"] | None:
-        """What queries and keys of a pass that starts later are to add to its stream, if that is given."""
+        """The positions that queries and keys are to read beside a stream, if they are given."""
         if given is None:
             return None
         if self.cfg.positional_embedding_type != "shortformer":
@@ -154,7 +137,7 @@ class Inputs:
             raise BadInput(f"shortformer_pos_embed must be {list(stream.shape)}, got {list(given.shape)}")
         return given.to(stream).expand_as(stream)
 
-    def _known(
+    def known(
         self,
         known: Mapping[str, Tensor] | None,
         start_at_layer: int | None,
@@ -162,7 +145,7 @@ class Inputs:
         stream: Tensor,
         cache: KeyValueCache | None,
     ) -> Known:
-        """What of the first layer is given, if there is such a layer and it fits."""
+        """What need not be computed of the layer at which a pass starts, if anything is given."""
         if not isinstance(known, Mapping | None):
             raise BadInput(f"known= must be a mapping, got {told(known)}")
         if not known:
@@ -182,10 +165,10 @@ class Inputs:
                 raise BadInput(f"known= may hold {fitting}; got {name} {told_shape(value)}")
         return Known(**known)
 
-    def _real(
+    def real(
         self, attention_mask: Tensor | None, shape: Sequence[int], cache: KeyValueCache | None
     ) -> Bool[Tensor, "batch key"] | None:
-        """The mask of cached and given tokens as booleans, or None if nothing is padding."""
+        """Which tokens are real, cached ones first; None if nothing is padding."""
         batch, pos = shape[:2]
         past, known = (0, None) if cache is None else (cache.length, cache.real)
         if attention_mask is None and known is None:
@@ -205,14 +188,14 @@ class Inputs:
             raise BadInput("attention_mask leaves a row without any real token")
         return None if bool(real.all()) else real
 
-    def _positions(self, real: Bool[Tensor, "batch key"] | None, length: int) -> Int[Tensor, "rows key"]:
-        """Where each token stands among the real ones; one row for all prompts if nothing is padding."""
+    def positions(self, real: Bool[Tensor, "batch key"] | None, length: int) -> Int[Tensor, "rows key"]:
+        """The position of each token, counted without padding; one row for all prompts if nothing is padding."""
         if real is not None:
             return (real.long().cumsum(1) - 1).clamp(min=0)
         return torch.arange(length, device=self.device)[None]
 
-    def _layer(self, argument: str, layer: int) -> int:
-        """A layer as 0..n_layers; negative counts from the end."""
+    def layer(self, argument: str, layer: int) -> int:
+        """A layer as one of 0..n_layers; negative ones count from the end."""
         n_layers = self.cfg.n_layers
         if not isinstance(layer, Integral):
             raise BadInput(f"{argument} must be an int, got {told(layer)}")
@@ -222,9 +205,36 @@ class Inputs:
         return resolved
 
 
+def rows_at(where: int | Sequence[int] | Tensor, like: Tensor) -> Int[Tensor, "batch n"]:
+    """Positions to read as one row of non-negative indices for each prompt of `like` [batch, pos, ...].
+
+    Raises:
+        BadInput: a position outside the prompt, or per-row positions for another number of prompts.
+    """
+    batch, length = like.shape[:2]
+    index = integers(where, "positions").to(like.device)
+    index = index.reshape(1, -1) if index.ndim < 2 else index
+    if index.shape[0] not in (1, batch) or index.ndim != 2:
+        raise BadInput(f"positions per row must be [batch={batch}, n], got {list(index.shape)}")
+    if index.numel() and not (-length <= int(index.min()) and int(index.max()) < length):
+        raise BadInput(f"position {index.flatten().tolist()} is out of range for prompts of {length} tokens")
+    return (index % length).expand(batch, -1)
+
+
 def _check_mask(mask: Any) -> None:
-    """Raises BadInput for what is no tensor of zeros and ones, such as a mask that is to be added to scores."""
+    """Raises BadInput unless the mask is a tensor of zeros and ones; one that is to be added to scores is not."""
     if not isinstance(mask, Tensor) or mask.is_meta:
         raise BadInput(f"attention_mask must be a tensor [batch, pos], got {told(mask)}")
     if mask.dtype != torch.bool and not bool(((mask == 0) | (mask == 1)).all()):
         raise BadInput("attention_mask must be 1 for real tokens and 0 for padding; it holds other numbers")
+
+
+def integers(given: Any, what: str) -> Tensor:
+    """A number, a list or a tensor as a tensor of integers; `what` says in the error what they are."""
+    try:
+        found = torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError):
+        found = None
+    if found is None or found.is_meta or (found.numel() and found.is_floating_point()):
+        raise BadInput(f"{what} must be an integer, a list of integers or a tensor of them, got {told(given)}")
+    return found

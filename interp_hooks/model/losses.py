@@ -1,4 +1,4 @@
-"""How wrong logits are about the next token."""
+"""The loss of logits that predict the next token."""
 
 import torch
 import torch.nn.functional as F
@@ -15,10 +15,10 @@ def lm_cross_entropy_loss(
     attention_mask: Bool[Tensor, "batch pos"] | Int[Tensor, "batch pos"] | None = None,
     per_token: bool = False,
 ) -> Tensor:
-    """Cross-entropy of every next token in nats, at least in float32: the mean, or [batch, pos-1].
+    """The cross-entropy of next tokens in nats, at least in float32: its mean, or with `per_token` [batch, pos-1].
 
-    With `attention_mask`, a prediction counts if both its token and the next one are real; others are 0 in the
-    per-token form.
+    With `attention_mask`, a prediction counts if both its token and the next one are real; `per_token` gives 0 for the
+    others.
 
     Raises:
         BadInput: tokens or a mask of another shape than the logits.

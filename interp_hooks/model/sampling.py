@@ -2,8 +2,8 @@
 
     logits --repetition_penalty--> / temperature --> - freq_penalty * count --top_k--> --top_p--> softmax --> token
 
-At temperature 0 it is the token of the largest logit, and only the repetition penalty acts. A count is how often the
-token already stands in its row. Draws are made in float32 by `torch.multinomial`, so that a seed means the same in
+At temperature 0 the token with the largest logit is taken, and only the repetition penalty acts. A count is how often
+the token already occurs in its row. Draws are made in float32 by `torch.multinomial`, so that a seed means the same in
 every dtype.
 """
 
@@ -23,10 +23,10 @@ from interp_hooks.errors.arguments import checked
 class Sampling:
     """A rule for drawing tokens.
 
-    `top_k` keeps the k largest scores and what equals the smallest of them; `top_p` the fewest tokens, from the most
-    likely on, whose probabilities sum to at least p, so also the one that crosses it (Holtzman et al. 2020,
-    arxiv.org/abs/1904.09751). `repetition_penalty` divides positive logits of tokens that occurred and multiplies
-    negative ones (Keskar et al. 2019, arxiv.org/abs/1909.05858).
+    `top_k` keeps the k largest scores and those equal to the smallest of them. `top_p` keeps the fewest tokens, from
+    the most likely on, whose probabilities sum to at least p (Holtzman et al. 2020, arxiv.org/abs/1904.09751).
+    `repetition_penalty` divides the positive logits of tokens that have occurred, and multiplies the negative ones
+    (Keskar et al. 2019, arxiv.org/abs/1909.05858).
 
     Raises:
         BadInput: a value out of range, or a frequency penalty that greedy decoding would ignore.
@@ -39,17 +39,13 @@ class Sampling:
     repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
+        penalty = self.repetition_penalty
         demands = [
             ("top_k", self.top_k, "at least 1", self.top_k is None or self.top_k >= 1),
             ("top_p", self.top_p, "above 0 and at most 1", self.top_p is None or 0 < self.top_p <= 1),
             ("temperature", self.temperature, "finite and at least 0", 0 <= self.temperature < math.inf),
             ("freq_penalty", self.freq_penalty, "finite", math.isfinite(self.freq_penalty)),
-            (
-                "repetition_penalty",
-                self.repetition_penalty,
-                "finite and above 0",
-                0 < self.repetition_penalty < math.inf,
-            ),
+            ("repetition_penalty", penalty, "finite and above 0", 0 < penalty < math.inf),
         ]
         for name, value, demand, met in demands:
             if not met:
@@ -62,13 +58,13 @@ class Sampling:
 
     @property
     def counts_tokens(self) -> bool:
-        """Whether it asks how often tokens occurred."""
+        """Whether the rule depends on how often tokens have occurred."""
         return self.freq_penalty != 0 or self.repetition_penalty != 1
 
     def scores(
         self, logits: Float[Tensor, "*batch d_vocab"], counts: Int[Tensor, "*batch d_vocab"] | None
     ) -> Float[Tensor, "*batch d_vocab"]:
-        """The logits of the distribution that is drawn from, -inf for what is never drawn."""
+        """The logits of the distribution that tokens are drawn from; -inf for tokens that are never drawn."""
         scores = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if self.repetition_penalty != 1:
             assert counts is not None
@@ -108,7 +104,7 @@ class Sampling:
 def token_counts(
     tokens: Int[Tensor, "*batch pos"], d_vocab: int, real: Bool[Tensor, "*batch pos"] | None = None
 ) -> Int[Tensor, "*batch d_vocab"]:
-    """How often each of the first `d_vocab` tokens stands in each row, padding aside."""
+    """How often each of the first `d_vocab` tokens occurs in each row, not counting padding."""
     seen = torch.ones_like(tokens) if real is None else real.to(tokens.dtype)
     counts = seen.new_zeros(*tokens.shape[:-1], d_vocab + 1)  # the last one: tokens that are read but never written
     return counts.scatter_add(-1, tokens.clamp(max=d_vocab), seen)[..., :-1]
@@ -128,7 +124,7 @@ def sample_logits(
 ) -> Int[Tensor, "*batch"]:
     """One token for each row of logits, drawn by the rule of `Sampling` with these values.
 
-    The penalties count `tokens`, what each row consists of so far. Without a generator torch's global one draws.
+    The penalties count `tokens`, those of each row so far. Without a generator torch's global one draws.
 
     Raises:
         BadInput: a value out of range, or a penalty without the tokens that it counts.

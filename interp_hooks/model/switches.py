@@ -3,13 +3,9 @@
 No switch is needed to hook anything; `run_with_cache(names_filter=...)` collects whatever it names.
 """
 
-from collections.abc import Callable, Sequence
-
 from interp_hooks.errors import BadInput
-from interp_hooks.hooks.points import HookPoint
-from interp_hooks.model.components.block import TransformerBlock
-from interp_hooks.model.config import HookedTransformerConfig
 from interp_hooks.model.grouping import regroup, ungroup
+from interp_hooks.model.network import Network
 
 COLLECTS = {  # what a caching run without a filter collects only where the config says so
     "use_attn_result": ("hook_result",),
@@ -19,17 +15,11 @@ COLLECTS = {  # what a caching run without a filter collects only where the conf
 }
 
 
-class Switches:
-    """The `set_` methods of a model; what they set is in its config."""
-
-    cfg: HookedTransformerConfig
-    blocks: Sequence[TransformerBlock]
-    hook_points: Callable[[], list[HookPoint]]
-    setup: Callable[[], None]
-    _groups: int | None = None  # of keys and values, before they were ungrouped
+class Switches(Network):
+    """The `set_` methods of a model. Without state: what they set is in its config."""
 
     def set_as_configured(self) -> None:
-        """Collect what the config says."""
+        """Let caching runs collect what the config says."""
         for flag in COLLECTS:
             if getattr(self.cfg, flag):
                 self._collect(flag, True)
@@ -40,7 +30,7 @@ class Switches:
             raise BadInput(f"{flag}: this model has no {', '.join(COLLECTS[flag])}; hook_table() lists what it has")
         for point in points:
             point.collected = collected
-        self.cfg = self.cfg.replace(**{flag: collected})
+        self._reconfigure(**{flag: collected})
 
     def set_use_attn_result(self, use_attn_result: bool) -> None:
         """Whether a caching run without a filter collects what each head writes (`hook_result`)."""
@@ -64,11 +54,18 @@ class Switches:
         The config's `n_key_value_heads` follows.
 
         Raises:
-            BadInput: copies that have been edited differently cannot be shared again.
+            BadInput: copies that have been edited differently and cannot be shared again; spliced modules, whose
+                hook points this would change.
         """
+        if self.splices:
+            raise BadInput(f"hook points change their sizes: first remove() what is spliced in, {[*self.splices]}")
         heads, groups = self.cfg.n_heads, self.cfg.n_key_value_heads
         if ungroup_grouped_query_attention and groups != heads:
-            self.cfg, self._groups = ungroup(self.blocks, self.cfg), groups
-        elif not ungroup_grouped_query_attention and self._groups is not None:
-            self.cfg, self._groups = regroup(self.blocks, self.cfg, self._groups), None
+            ungroup(self.blocks)
+            self.n_groups = groups
+            self._reconfigure(n_key_value_heads=heads)
+        elif not ungroup_grouped_query_attention and self.n_groups is not None:
+            regroup(self.blocks, self.n_groups)
+            self._reconfigure(n_key_value_heads=self.n_groups)
+            self.n_groups = None
         self.setup()

@@ -1,4 +1,4 @@
-"""Files that are there as a whole or not at all, of tensors (safetensors) and of text."""
+"""Writing files of tensors (safetensors) or text that are either complete or not there."""
 
 import os
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write tensors, of which some may share memory or be part of larger ones, in place of what `path` was."""
+    """Write tensors to `path`, replacing what was there; some may share memory or be parts of larger ones."""
     there: set[int] = set()
     apart: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
@@ -24,7 +24,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text in place of what `path` was."""
+    """Write text to `path`, replacing what was there."""
     partial = _beside(path)
     partial.write_text(text, encoding="utf-8")
     _move(partial, path)

@@ -1,10 +1,11 @@
-"""Strings to tokens and back, and which tokens begin and fill a row.
+"""From strings to tokens and back: the tokenizer, the BOS at the beginning of a row, and padding.
 
-The BOS policy, in one place: a row begins with exactly one BOS token if `prepend_bos` is on, and with none if it is
-off, whatever the tokenizer would add by itself. Text that already begins with the BOS string does not get a second.
-Encoders with a masked-LM head read what their tokenizer encloses a text in ("[CLS] ... [SEP]") instead of a BOS.
-Rows of unequal length are filled with the padding token on `padding_side`; `encode` also gives the mask that tells
-real tokens from padding, so that nobody has to guess it from token ids.
+BOS. A row begins with exactly one BOS token if `prepend_bos` is on, and with none if it is off, whatever the tokenizer
+would add by itself. Text that already begins with the BOS string does not get a second one. Encoders with a masked-LM
+head get what their tokenizer puts around a text ("[CLS] ... [SEP]") instead of a BOS.
+
+Padding. Rows of unequal length are filled with the padding token on `padding_side`; `encode` also returns the mask of
+real tokens, so that nobody has to guess it from token ids.
 """
 
 from __future__ import annotations
@@ -31,17 +32,17 @@ PaddingSide = Literal["left", "right"]
 
 @dataclass(frozen=True, kw_only=True)
 class Encoded:
-    """Token ids, and True where a token is real; `real` is None if no row is padded."""
+    """Token ids, and a mask that is True for real tokens; `real` is None if no row is padded."""
 
     tokens: Int[Tensor, "batch pos"]
     real: Bool[Tensor, "batch pos"] | None
 
 
 class TextInterface:
-    """A tokenizer with a policy. Without a tokenizer every method that needs one says so.
+    """A tokenizer with a policy for BOS and padding; without a tokenizer, methods that need one raise NoTokenizer.
 
-    The side on which rows are padded is the tokenizer's own `padding_side`, also when that is changed later. A
-    `padding_side` that differs goes to a copy of the tokenizer, so that nobody else's changes.
+    Rows are padded on the tokenizer's own `padding_side`, also when that is changed later. Asking for another side sets
+    it on a copy of the tokenizer, so that other users of the tokenizer are not affected.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class TextInterface:
 
     @property
     def prepend_bos(self) -> bool:
+        """Whether rows begin with a BOS unless a call says otherwise."""
         return self._prepend_bos
 
     @prepend_bos.setter
@@ -88,6 +90,7 @@ class TextInterface:
 
     @property
     def padding_side(self) -> PaddingSide:
+        """The side on which rows are padded unless a call says otherwise."""
         if self._tokenizer is None:
             return self._side_without_tokenizer
         return checked_side(self._tokenizer.padding_side)
@@ -101,7 +104,7 @@ class TextInterface:
 
     @property
     def tokenizer_prepends_bos(self) -> bool:
-        """Whether the tokenizer puts a BOS in front by itself; rows don't differ by that."""
+        """Whether the tokenizer puts a BOS in front by itself, on which the rows made here do not depend."""
         bare, enclosed = (self.tokenizer.encode("a", add_special_tokens=special) for special in (False, True))
         return enclosed != bare and enclosed[:1] == [self.tokenizer.bos_token_id]
 
@@ -122,7 +125,7 @@ class TextInterface:
         padding_side: PaddingSide | None = None,
         truncate: bool = True,
     ) -> Encoded:
-        """One row per string. `truncate` cuts rows to the model's context.
+        """The tokens of one string or several, a row each; `truncate` cuts rows to the model's context.
 
         Raises:
             NoTokenizer: the model has no tokenizer.
@@ -162,9 +165,9 @@ class TextInterface:
     def real_tokens(
         self, tokens: Int[Tensor, "batch pos"], padding_side: PaddingSide | None = None
     ) -> Bool[Tensor, "batch pos"] | None:
-        """For left padding: True from the first token that is not padding on (the BOS counts as real).
+        """For padding on the left, the mask of real tokens, from the BOS or the first token that is not padding on.
 
-        Right padding needs no mask in a causal model, so None.
+        None means that no mask is needed, as with padding on the right in a causal model.
         """
         side = checked_side(padding_side) if padding_side else self.padding_side
         if self._tokenizer is None or side == "right":
@@ -184,10 +187,9 @@ class TextInterface:
         return self.tokenizer.decode(one_row(ids), clean_up_tokenization_spaces=False)
 
     def pieces(self, tokens: Sequence[int]) -> list[str]:
-        """The text of every token by itself, with the space it begins with.
+        """The text of every token, with its leading space.
 
-        Some tokenizers drop a leading space at the start of a text, so each token is decoded after another copy of
-        itself.
+        Some tokenizers drop a leading space at the start of a text, so each token is decoded after a copy of itself.
         """
         alone = [str(self.decode([id])) for id in tokens]
         twice = [str(self.decode([id, id])) for id in tokens]
@@ -197,7 +199,7 @@ class TextInterface:
         """The id of a text that is exactly one token.
 
         Raises:
-            TokenError: it is none or several, whose pieces the message shows, or unknown.
+            TokenError: it is no token, several (which the message shows), or unknown.
         """
         ids = self.tokenizer.encode(text, add_special_tokens=False)
         if len(ids) != 1:
@@ -210,6 +212,7 @@ class TextInterface:
 
 
 def checked_side(side: str) -> PaddingSide:
+    """The side, if it is one."""
     if side == "left" or side == "right":
         return side
     raise BadInput(f"padding_side must be 'left' or 'right', got {side!r}")
@@ -219,7 +222,7 @@ def listed_ids(tokens: Any) -> Any:
     """Token ids as an int, a list of ints, or a list of such lists.
 
     Raises:
-        BadInput: anything else, or a negative one.
+        BadInput: not token ids, or a negative one.
     """
     if isinstance(tokens, list | tuple):
         return [listed_ids(one) for one in tokens]
@@ -236,7 +239,7 @@ def listed_ids(tokens: Any) -> Any:
 
 
 def one_row(tokens: Any) -> list[int]:
-    """One row of token ids, given as such, as [1, pos], or as a single id.
+    """The ids of one row of tokens, given as [pos], as [1, pos], or as a single id.
 
     Raises:
         BadInput: not token ids, or several rows.

@@ -1,4 +1,4 @@
-"""The methods of a model that turn text into tokens and back; the rules are in `tokenization.py`.
+"""The methods of a model that turn text into tokens and back; the rules are those of `tokenization.py`.
 
 model.to_tokens(["Hi", "Hello you"], padding_side="left")        [batch, pos]
 model.to_str_tokens("Hello you")                                 ["<|endoftext|>", "Hello", " you"]
@@ -8,46 +8,32 @@ model.get_token_position(" you", "Hello you")                    2
 from __future__ import annotations
 
 import copy
-from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from interp_hooks.errors import BadInput, TokenError
-from interp_hooks.errors.arguments import checked, told
-from interp_hooks.model.config import HookedTransformerConfig
-from interp_hooks.model.tokenization import PaddingSide, TextInterface, one_row
+from interp_hooks.errors.arguments import checked
+from interp_hooks.model.network import Network
+from interp_hooks.model.tokenization import PaddingSide, one_row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-class TextMethods:
-    """The methods of a model that turn text into tokens and back."""
-
-    text: TextInterface
-    cfg: HookedTransformerConfig
-
-    @property
-    @abstractmethod
-    def device(self) -> torch.device:
-        """Where tokens go."""
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase | None:
-        return self.text._tokenizer
+class TextMethods(Network):
+    """The methods of a model about text. Without state of their own: the model holds `text`, a `TextInterface`."""
 
     @checked
     def set_tokenizer(
         self, tokenizer: PreTrainedTokenizerBase, default_padding_side: PaddingSide | None = None
     ) -> None:
-        """Read text with this tokenizer from now on, padded on its own side unless another is given.
+        """Read text with this tokenizer from now on. Rows are padded on its own side unless another is given.
 
         Raises:
             BadInput: not a HuggingFace tokenizer.
@@ -58,18 +44,9 @@ class TextMethods:
             raise BadInput(f"expected a tokenizer of transformers (AutoTokenizer), got {type(tokenizer).__name__}")
         self._read_text_with(tokenizer, default_padding_side)
 
-    def _read_text_with(
-        self, tokenizer: PreTrainedTokenizerBase | None, default_padding_side: PaddingSide | None
-    ) -> None:
-        self.text = TextInterface(
-            tokenizer, self.cfg.n_ctx, self.cfg.default_prepend_bos, default_padding_side, self.cfg.mlm_head
-        )
-        if tokenizer is not None:
-            self.cfg = self.cfg.replace(tokenizer_prepends_bos=self.text.tokenizer_prepends_bos)
-
     @property
     def tokenizer_prepends_bos(self) -> bool:
-        """Whether the tokenizer puts a BOS in front by itself; tokens don't differ by that.
+        """Whether the tokenizer puts a BOS in front by itself; what `to_tokens` returns does not depend on it.
 
         Raises:
             NoTokenizer: the model has none.
@@ -78,17 +55,17 @@ class TextMethods:
 
     @property
     def default_prepend_bos(self) -> bool:
-        """Whether text begins with a BOS where a call does not say; false where the tokenizer has none."""
+        """Whether text begins with a BOS unless a call says otherwise; False if the tokenizer has none."""
         return self.text.prepend_bos
 
     @default_prepend_bos.setter
     def default_prepend_bos(self, prepend_bos: bool) -> None:
         self.text.prepend_bos = prepend_bos
-        self.cfg = self.cfg.replace(default_prepend_bos=prepend_bos)
+        self._reconfigure(default_prepend_bos=prepend_bos)
 
     @property
     def default_padding_side(self) -> PaddingSide:
-        """Where rows are filled where a call does not say: `tokenizer.padding_side`."""
+        """The side on which rows are padded unless a call says otherwise: `tokenizer.padding_side`."""
         return self.text.padding_side
 
     @default_padding_side.setter
@@ -106,7 +83,7 @@ class TextMethods:
     ) -> Int[Tensor, "batch pos"]:
         """Token ids, a row per string, beginning with exactly one BOS if `prepend_bos` (default: the model's).
 
-        `padding_side` fills rows of unequal length, `truncate` cuts them to the model's context.
+        Rows of unequal length are padded on `padding_side`; `truncate` cuts them to the model's context.
 
         Raises:
             NoTokenizer: the model has none.
@@ -116,10 +93,10 @@ class TextMethods:
         return tokens.to(self.device) if move_to_device else tokens
 
     def to_string(self, tokens: Any) -> str | list[str]:
-        """The text of token ids: a string for [pos] or one id, a list for [batch, pos] or a list of rows.
+        """The text of token ids: a string for one id or one row [pos], a list of strings for several rows.
 
         Raises:
-            BadInput: not token ids, or of more axes.
+            BadInput: not token ids, or a tensor with more axes than [batch, pos].
         """
         return self.text.decode(tokens)
 
@@ -128,7 +105,7 @@ class TextMethods:
     ) -> list[Any]:
         """The text of every token of a string or of ids [pos] or [1, pos]; for a list of these, a list of lists.
 
-        `prepend_bos` is about strings. They are read one by one, so that nothing is padded, on whichever side.
+        `prepend_bos` is about strings, which are read one by one, so that nothing is padded.
 
         Raises:
             BadInput: not token ids, or several rows in one tensor.
@@ -144,7 +121,7 @@ class TextMethods:
         """The id of a string that is exactly one token.
 
         Raises:
-            TokenError: it is several, which the message shows, or unknown.
+            TokenError: it is several tokens, which the message shows, or unknown.
         """
         return self.text.single_id(string)
 
@@ -171,7 +148,7 @@ class TextMethods:
         prepend_bos: bool | None = None,
         padding_side: PaddingSide | None = None,
     ) -> int:
-        """Where a token occurs first, or last, in a prompt.
+        """The position at which a token occurs first, or last, in a prompt.
 
         Raises:
             TokenError: it does not occur, or is a string of several tokens.
@@ -186,34 +163,12 @@ class TextMethods:
             raise TokenError(f"{single_token!r} (token {wanted}) does not occur in the prompt, whose tokens are {row}")
         return row.index(wanted) if mode == "first" else len(row) - 1 - row[::-1].index(wanted)
 
-    def token_ids(self, tokens: Any) -> Int[Tensor, "*rest"]:
-        """Answers as ids: an int, a one-token string, a list of either, or a tensor.
-
-        Raises:
-            TokenError: a string that is not one token.
-            BadInput: an id outside the output vocabulary.
-        """
-        if isinstance(tokens, str):
-            tokens = self.to_single_token(tokens)
-        elif isinstance(tokens, list | tuple):
-            tokens = [self.to_single_token(token) if isinstance(token, str) else token for token in tokens]
-        try:
-            ids = torch.as_tensor(tokens)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise BadInput(f"expected token ids or one-token strings, got {told(tokens)}") from error
-        if ids.is_meta or (ids.numel() and ids.is_floating_point()):
-            raise BadInput(f"token ids are integers, got {told(tokens)}")
-        ids = ids.to(self.device, torch.long)
-        if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < self.cfg.d_vocab_out:
-            raise BadInput(f"token ids must be 0..{self.cfg.d_vocab_out - 1}, got {ids.flatten().tolist()}")
-        return ids
-
 
 @contextmanager
 def overridden_defaults(
     model: TextMethods, prepend_bos: bool | None = None, padding_side: PaddingSide | None = None
 ) -> Iterator[None]:
-    """Let a model have other `default_prepend_bos` and `default_padding_side` for the length of a `with` block.
+    """Give a model another `default_prepend_bos` or `default_padding_side` for the length of a `with` block.
 
     Raises:
         TokenError: a BOS asked of a tokenizer that has none.

@@ -1,6 +1,6 @@
 """Training a model on next tokens: a loop short enough to read, with the settings that people expect.
 
-Everything else is plain torch: a `HookedTransformer` is a module, and `model(tokens, return_type="loss")` a loss.
+For anything else, write a loop in plain torch: `model(tokens, return_type="loss")` is a loss like any other.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ OptimizerName = Literal["Adam", "AdamW", "SGD"]
 
 @dataclass(frozen=True)
 class HookedTransformerTrainConfig:
-    """How to train.
+    """The settings of a training run.
 
-    `seed` orders the data. `max_steps` bounds every epoch. The learning rate grows linearly over `warmup_steps`, then
-    is constant; `momentum` is SGD's. With `save_every` steps, the state dict goes to `save_dir`/model_{step}.pt, where
-    steps count over epochs, from 1. With `print_every` steps, the loss is printed. `device` moves the model first.
+    `seed` decides the order of the data, `max_steps` bounds every epoch. The learning rate grows linearly over
+    `warmup_steps`, then is constant; `momentum` is for SGD. Every `save_every` steps the state dict is written to
+    `save_dir`/model_{step}.pt, where steps are counted over all epochs, from 1. Every `print_every` steps the loss is
+    printed. `device` moves the model first.
 
     Raises:
         ConfigError: numbers out of range, an unknown optimizer, or one of `save_every` and `save_dir` alone.
@@ -63,7 +64,7 @@ class HookedTransformerTrainConfig:
 
 
 def _optimizer(model: HookedTransformer, config: HookedTransformerTrainConfig) -> torch.optim.Optimizer:
-    """Adam with weight decay is AdamW."""
+    """The optimizer that the config names; Adam with weight decay is AdamW."""
     decay = config.weight_decay or 0.0
     if config.optimizer_name == "SGD":
         return torch.optim.SGD(model.parameters(), lr=config.lr, weight_decay=decay, momentum=config.momentum)
@@ -75,7 +76,7 @@ def _optimizer(model: HookedTransformer, config: HookedTransformerTrainConfig) -
 def train(
     model: HookedTransformer, config: HookedTransformerTrainConfig, dataset: Dataset | Sequence[Any]
 ) -> HookedTransformer:
-    """Train a model, in place, on items {"tokens": [pos]} of one length, or on bare rows of tokens; the same model.
+    """Train a model, in place, on items {"tokens": [pos]} of one length, or on bare rows of tokens, and return it.
 
     Raises:
         BadInput: an empty data set.
@@ -128,7 +129,7 @@ def _step(
 
 
 def _log(config: HookedTransformerTrainConfig) -> Any:
-    """The function that takes what a step gave, if Weights & Biases is asked for."""
+    """The function that logs a step to Weights & Biases, if the config asks for it."""
     if not config.wandb:
         return None
     try:

@@ -1,65 +1,63 @@
-"""The uniform transformer: tokens in, logits out, a hook point at every step between.
+"""`HookedTransformer`: what users call beside a pass, on top of the network that computes it.
 
-    tokens --embed (+ pos_embed)--> resid --blocks[0]--> ... --blocks[n-1]--> resid --ln_final--> unembed --> logits
+    from_pretrained     a HuggingFace checkpoint, converted and processed; or a folder of save_pretrained
+    from_state_dict     weights that research code saved
+    save_pretrained     this model, edits and spliced modules included, as a folder of this package
+    load_state_dict     other weights into this model
+    to_hf, verify       back to HuggingFace, and a comparison with it
 
-`HookedTransformer(cfg)` is a randomly initialised one, `HookedTransformer.from_pretrained(...)` a converted checkpoint.
-A pass may start at a layer (given its residual stream), stop at one, and unembed only some positions.
+The work on checkpoints is done by `interp_hooks.loading`, which knows every architecture, builds models, and is
+imported only when one of these methods is called: the one exception to the rule that imports point down.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 
-from interp_hooks.errors import BadInput, ConfigError
+from interp_hooks.errors import BadInput, CheckpointError, ConfigError
 from interp_hooks.errors.arguments import told
-from interp_hooks.hooks.root_module import HookedRootModule, HookPoint, NameFilter
-from interp_hooks.model.cache.activation_cache import ActivationCache
-from interp_hooks.model.checkpoints import Checkpoints, named_tokenizer
-from interp_hooks.model.components.attention import Visibility
-from interp_hooks.model.components.block import NOTHING, Known, TransformerBlock, at_positions
-from interp_hooks.model.components.embed import Embed, MLMHead, TokenTypeEmbed, Unembed
-from interp_hooks.model.components.kv_cache import KeyValueCache
-from interp_hooks.model.components.norm import NoNorm, Norm, norm
-from interp_hooks.model.components.positions import LearnedPositions, RotaryPositions, SinusoidalPositions
 from interp_hooks.model.config import HookedTransformerConfig, as_dtype
 from interp_hooks.model.generate import Generation
 from interp_hooks.model.initialization import initialize
-from interp_hooks.model.inputs import Inputs, Prompt
-from interp_hooks.model.losses import lm_cross_entropy_loss
 from interp_hooks.model.switches import Switches
-from interp_hooks.model.tokens import PaddingSide, TextMethods
+from interp_hooks.model.tokenization import PaddingSide
+from interp_hooks.model.tokens import TextMethods
 from interp_hooks.model.weights import StackedWeights
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from typing_extensions import Self
 
-ReturnType = Literal["logits", "loss", "both"]
-
-POSITIONS = {"standard": LearnedPositions, "shortformer": LearnedPositions, "sinusoidal": SinusoidalPositions}
-
-
-class Output(NamedTuple):
-    """What a pass with `return_type="both"` returns."""
-
-    logits: Float[Tensor, "batch pos d_vocab"]
-    loss: Tensor
+STEPS = (
+    *("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases"),
+    "refactor_factored_attn_matrices",
+)
+NO_PROCESSING: dict[str, Any] = dict.fromkeys(STEPS, False)
 
 
-class HookedTransformer(Checkpoints, HookedRootModule, StackedWeights, Inputs, TextMethods, Generation, Switches):
-    """A decoder or encoder-style transformer with named hook points; see `hook_table()` for all of them.
+class HookedTransformer(Generation, TextMethods, StackedWeights, Switches):
+    """A transformer with a named hook point at every step: a decoder, or an encoder like BERT.
 
-    Its weights are drawn as `interp_hooks.model.initialization` tells, from torch's global generator unless the config
-    has a seed, and lie on the config's device, or on the CPU without `move_to_device`.
+    `HookedTransformer.from_pretrained` converts a checkpoint. `HookedTransformer(cfg)` is a model with random weights,
+    drawn as `interp_hooks.model.initialization` tells, from torch's global generator unless the config has a seed. They
+    lie on the config's device, or on the CPU without `move_to_device`. `hook_table()` lists all hook points.
+
+    All attributes are those of `Network`, which computes the passes. The classes between the two only sort methods by
+    subject (text, generation, stacked weights, switches) and keep nothing of their own.
+
+        >>> model = HookedTransformer.from_pretrained("ioi-tiny", device="cpu")
+        >>> logits, cache = model.run_with_cache("When Mary and John went to the store, John gave a drink to")
+        >>> cache["pattern", 0].shape[1] == model.cfg.n_heads
+        True
 
     Raises:
-        ConfigError: a config that contradicts itself, or no `d_vocab` and no tokenizer to take it from.
+        ConfigError: a config that contradicts itself, or without `d_vocab` and a tokenizer to take it from.
     """
 
     def __init__(
@@ -69,288 +67,294 @@ class HookedTransformer(Checkpoints, HookedRootModule, StackedWeights, Inputs, T
         move_to_device: bool = True,
         default_padding_side: PaddingSide | None = None,
     ) -> None:
-        super().__init__()
         on_meta = torch.get_default_device().type == "meta"  # somebody else fills this model, and has a tokenizer
         if not isinstance(cfg, HookedTransformerConfig | Mapping):
             raise ConfigError(f"cfg must be a HookedTransformerConfig or a mapping of its fields, got {told(cfg)}")
         cfg = cfg if isinstance(cfg, HookedTransformerConfig) else HookedTransformerConfig.from_dict(cfg)
         if tokenizer is None and cfg.tokenizer_name is not None and not on_meta:
-            tokenizer = named_tokenizer(cfg.tokenizer_name)
+            from interp_hooks.loading.source import read_tokenizer
+
+            tokenizer = read_tokenizer(cfg.tokenizer_name)
         if cfg.d_vocab == -1:
             if tokenizer is None:
                 raise ConfigError("expected d_vocab, or a tokenizer (or tokenizer_name) to take it from; got neither")
             cfg = cfg.replace(d_vocab=max(tokenizer.get_vocab().values()) + 1)
-        self.cfg = cfg
-        self._read_text_with(tokenizer, default_padding_side)
-        if self.cfg.use_hook_tokens:
-            self.hook_tokens = HookPoint("batch pos")
-        self.embed = Embed(self.cfg)
-        self.hook_embed = HookPoint("batch pos d_model", d_model=self.cfg.d_model)
-        self.has_pos_embed = self.cfg.positional_embedding_type in POSITIONS
-        if self.has_pos_embed:
-            self.pos_embed = POSITIONS[self.cfg.positional_embedding_type](self.cfg)
-            self.hook_pos_embed = HookPoint("batch pos d_model", d_model=self.cfg.d_model)
-        if self.cfg.n_token_types:
-            self.token_type_embed = TokenTypeEmbed(self.cfg)
-            self.hook_token_type_embed = HookPoint("batch pos d_model", d_model=self.cfg.d_model)
-        self.ln_embed = norm(self.cfg, self.cfg.embed_norm_type)
-        self.rotary = RotaryPositions(self.cfg) if self.cfg.positional_embedding_type == "rotary" else None
-        blocks = nn.ModuleList([TransformerBlock(self.cfg, layer) for layer in range(self.cfg.n_layers)])
-        self.blocks = cast("Sequence[TransformerBlock]", blocks)
-        self.ln_final = norm(self.cfg, self.cfg.normalization_type if self.cfg.final_norm else None)
-        self.mlm_head = MLMHead(self.cfg) if self.cfg.mlm_head else None
-        self.unembed = Unembed(self.cfg)
-        self.hf_config: Any = None  # of the checkpoint that this model was converted from
-        self.revision: str | None = None  # of that checkpoint: the hub's commit, or what was asked for
-        self._report: list[str] = []
-        self.setup()
+        super().__init__(cfg, tokenizer, default_padding_side)
         self.set_as_configured()
-        dtype = as_dtype(self.cfg.dtype)
+        dtype = as_dtype(cfg.dtype)
         if on_meta:
-            super()._apply(lambda weight: weight.to(dtype))  # the config's device stays: there they will go
-        else:
-            self.to(self.cfg.device if move_to_device else "cpu", dtype)
-            if self.cfg.init_weights:
-                self.init_weights()
+            nn.Module._apply(self, lambda weight: weight.to(dtype))  # the config's device stays: there they will go
+            return
+        self.to(cfg.device if move_to_device else "cpu", dtype)
+        if cfg.init_weights:
+            self.init_weights()
 
     def init_weights(self) -> None:
         """Draw all weights anew by `cfg.init_mode`; see `interp_hooks.model.initialization`."""
         cfg = self.cfg
         initialize(self, cfg.init_mode, cfg.initializer_range, cfg.seed, cfg.norm_gain_offset)
 
-    @property
-    def device(self) -> torch.device:
-        return self.W_E.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.W_E.dtype
-
-    def to(self, *args: Any, print_details: bool = False, **kwargs: Any) -> HookedTransformer:
-        """As `torch.nn.Module.to`; the config follows. Nothing is printed, whatever `print_details`."""
+    def to(self, *args: Any, print_details: bool = False, **kwargs: Any) -> Self:
+        """As `torch.nn.Module.to`; the config follows. Nothing is printed, whatever `print_details` says."""
         return super().to(*args, **kwargs)
 
-    def mps(self) -> HookedTransformer:
+    def mps(self) -> Self:
         """Move to Apple's GPU."""
         return self.to("mps")
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> HookedTransformer:
-        super()._apply(fn, recurse)  # every .to(), .cuda(), .double() passes here
-        self.cfg = self.cfg.replace(device=self.device, dtype=self.dtype)
-        return self
+    # -------------------------------------------------------------------------------------------- loading and saving
 
-    # ---------------------------------------------------------------------------------------------- forward pass
-
-    def forward(
-        self,
-        input: str | Sequence[str] | Tensor,
-        return_type: ReturnType | None = "logits",
-        loss_per_token: bool = False,
-        prepend_bos: bool | None = None,
-        padding_side: PaddingSide | None = None,
-        start_at_layer: int | None = None,
-        tokens: Int[Tensor, "batch pos"] | None = None,
-        shortformer_pos_embed: Float[Tensor, "_ pos d_model"] | None = None,
-        attention_mask: Tensor | None = None,
-        stop_at_layer: int | None = None,
-        past_kv_cache: KeyValueCache | None = None,
+    @classmethod
+    def from_pretrained(
+        cls,
+        model_name: str,
+        fold_ln: bool = True,
+        center_writing_weights: bool = True,
+        center_unembed: bool = True,
+        refactor_factored_attn_matrices: bool = False,
         *,
-        logits_pos: int | Sequence[int] | Tensor | None = None,
-        token_type_ids: Int[Tensor, "batch pos"] | None = None,
-        known: Mapping[str, Tensor] | None = None,
-    ) -> Any:
-        """One pass over text, token ids [batch, pos], or, with `start_at_layer`, a stream [batch, pos, d_model].
+        hf_model: PreTrainedModel | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        dtype: torch.dtype | str | None = None,
+        device: torch.device | str | None = None,
+        move_to_device: bool = True,
+        n_devices: int = 1,
+        fold_value_biases: bool = True,
+        n_ctx: int | None = None,
+        first_n_layers: int | None = None,
+        revision: str | None = None,
+        checkpoint_index: int | None = None,
+        checkpoint_value: int | None = None,
+        checkpoint_label: int | None = None,
+        default_prepend_bos: bool | None = None,
+        default_padding_side: PaddingSide | None = None,
+        ignore_config: Sequence[str] = (),
+        splices: Mapping[str, nn.Module] | None = None,
+        **hf_kwargs: Any,
+    ) -> Self:
+        """Convert a HuggingFace checkpoint: a folder, a hub id, an alias ("pythia-70m") or a bundled name ("ioi-tiny").
 
-        `return_type`: "logits" [batch, pos, d_vocab]; "loss", mean next-token cross-entropy in nats over real tokens
-        ([batch, pos-1] with `loss_per_token`); "both"; or None, which skips the unembedding. `attention_mask`
-        [batch, pos] is 1 for real tokens: padding is neither seen nor counted as a position. `stop_at_layer` returns
-        the stream that would enter that layer. `logits_pos` unembeds only some positions: one, a list for all rows,
-        or a tensor [batch, n] of each row's own; the last layer computes only these, unless it is hooked, and
-        `stop_at_layer=n_layers` returns only these. `tokens` are what a pass that starts later reads, for its loss;
-        `shortformer_pos_embed` is what its queries and keys add (default: what the weights say).
-        `past_kv_cache` holds keys and values of the tokens before the input, whose own are added to it unless it is
-        frozen; `attention_mask` covers the input, or both. `token_type_ids` (default: 0) are for models that have them.
-        `known` holds "z" [batch, pos, head, d_head], "mlp_out" [batch, pos, d_model], or both, of the layer at which a
-        pass starts: its attention, or its MLP, is not computed.
+        With `hf_model` the weights come from that object, which stays as it is, and nothing is looked up; `model_name`
+        is then only a name. The processing flags change the weights but no probability; `processing_report()` tells
+        what was applied and what could not be. `dtype` is float32 by default, `device` the GPU if there is one, or
+        the CPU without `move_to_device`. `ignore_config` names configuration attributes that the converter does not
+        know and that you know to be harmless. Texts are padded on the tokenizer's own side unless
+        `default_padding_side` says another. Other keyword arguments go to `transformers`.
 
-        Raises:
-            BadInput: tokens, layers, positions or masks that do not fit the model.
-            NoTokenizer: text, but no tokenizer.
-        """
-        if return_type not in ("logits", "loss", "both", None):
-            raise BadInput(f"return_type must be 'logits', 'loss', 'both' or None, got {return_type!r}")
-        start = 0 if start_at_layer is None else self._layer("start_at_layer", start_at_layer)
-        stop = self.cfg.n_layers if stop_at_layer is None else self._layer("stop_at_layer", stop_at_layer)
-        if start > stop:
-            raise BadInput(f"start_at_layer={start_at_layer} comes after stop_at_layer={stop_at_layer}")
-        cache = self._checked_cache(past_kv_cache)
-        past = 0 if cache is None else cache.length
-        if start_at_layer is None:
-            prompt = self._read(input, prepend_bos, padding_side, attention_mask, cache)
-            assert prompt.tokens is not None
-            positions = self._positions(prompt.real, past + prompt.tokens.shape[1])
-            if shortformer_pos_embed is not None:
-                raise BadInput("shortformer_pos_embed is for passes with start_at_layer=; hook hook_pos_embed instead")
-            if self.cfg.use_hook_tokens:
-                prompt = Prompt(self.hook_tokens(prompt.tokens), prompt.real)
-            residual, pos_embed = self._embed(cast("Tensor", prompt.tokens), positions[:, past:], token_type_ids)
-        else:
-            residual = self._checked_residual(input)
-            tokens = None if tokens is None else self._checked_tokens_of(tokens, residual)
-            prompt = Prompt(tokens, self._real(attention_mask, residual.shape, cache))
-            positions = self._positions(prompt.real, past + residual.shape[1])
-            pos_embed = self._checked_pos_embed(shortformer_pos_embed, residual)
-            if pos_embed is None and self.cfg.positional_embedding_type == "shortformer":
-                pos_embed = self.pos_embed(positions[:, past:], len(residual))
-        layers = range(start, stop)
-        first = self._known(known, start_at_layer, layers, residual, cache)
-        only = None if logits_pos is None else self._read_at(logits_pos, residual, stop, return_type)
-        output = self._through(layers, residual, prompt.real, positions, cache, only, first, pos_embed)
-        if stop_at_layer is None:
-            output = self._read_out(output, prompt, return_type, loss_per_token)
-        if cache is not None:
-            cache.commit(layers, positions.shape[1] - past, prompt.real, positions.amax(1) + 1)
-        return output
+        `checkpoint_value` (or `checkpoint_label`) is a step of the training of a Pythia or Stanford CRFM model or of
+        the bundled "mod-add"; `checkpoint_index` is its place among the steps of which there is a checkpoint, which
+        `checkpoint_labels(model_name)` of `interp_hooks.loading.training_steps` lists.
 
-    def _through(
-        self,
-        layers: range,
-        residual: Float[Tensor, "batch pos d_model"],
-        real: Bool[Tensor, "batch key"] | None,
-        positions: Int[Tensor, "rows key"],
-        cache: KeyValueCache | None,
-        only: Int[Tensor, "batch n"] | None,
-        known: Known,
-        pos_embed: Float[Tensor, "batch pos d_model"] | None,
-    ) -> Float[Tensor, "batch _ d_model"]:
-        """The stream after some layers, `only` at some positions.
-
-        `positions` and `real` are of cached tokens and those of the stream. `known` is of the first layer. `pos_embed`
-        is what queries and keys of every layer read beside the stream.
-        """
-        pos, keys, causal = residual.shape[1], positions.shape[1], self.cfg.attention_dir == "causal"
-        if cache is not None and cache.rotated_for is not None and self.rotary is not None:
-            self.rotary.refuse_other_keys(cache.rotated_for, positions.amax(1) + 1)
-        rotations = None if self.rotary is None else self.rotary(positions[:, keys - pos :], residual.dtype)
-        visibility = Visibility(pos, keys, causal, real, positions)
-        for layer in layers:
-            block, rotation = self.blocks[layer], None if rotations is None else rotations[layer]
-            extend = None if cache is None else partial(cache.extend, layer)
-            if block.device != residual.device:  # models that are spread over devices
-                residual, visibility = residual.to(block.device), visibility.to(block.device)
-            rotation = None if rotation is None else rotation.to(block.device)
-            pos_embed = None if pos_embed is None else pos_embed.to(block.device)
-            at_end = only if layer == layers[-1] else None
-            at_start = known if layer == layers[0] else NOTHING
-            residual = block(residual, rotation, visibility, extend, at_end, at_start, pos_embed)
-        return residual if only is None or layers else at_positions(residual, only)
-
-    def _embed(
-        self,
-        tokens: Int[Tensor, "batch pos"],
-        positions: Int[Tensor, "rows pos"],
-        token_types: Int[Tensor, "batch pos"] | None,
-    ) -> tuple[Float[Tensor, "batch pos d_model"], Float[Tensor, "batch pos d_model"] | None]:
-        """The stream, and what queries and keys add to it."""
-        residual, beside = self.hook_embed(self.embed(tokens)), None
-        if self.has_pos_embed:
-            pos_embed = self.hook_pos_embed(self.pos_embed(positions, len(tokens)).to(residual.dtype))
-            if self.cfg.adds_positions:
-                residual = residual + pos_embed
-            else:
-                beside = pos_embed
-        if self.cfg.n_token_types:
-            token_types = torch.zeros_like(tokens) if token_types is None else token_types.to(tokens.device)
-            residual = residual + self.hook_token_type_embed(self.token_type_embed(token_types))
-        elif token_types is not None:
-            raise BadInput("token_type_ids were given, but this model has no token types")
-        return self.ln_embed(residual), beside
-
-    def _read_out(
-        self,
-        residual: Float[Tensor, "batch pos d_model"],
-        prompt: Prompt,
-        return_type: ReturnType | None,
-        loss_per_token: bool,
-    ) -> Any:
-        residual = residual.to(self.W_U.device)
-        if return_type is None:
-            self.ln_final(residual)  # for its hooks
-            return None
-        logits = self.logits(residual)
-        if return_type == "logits":
-            return logits
-        if prompt.tokens is None:
-            raise BadInput("a loss needs the tokens: pass tokens= beside start_at_layer")
-        real = None if prompt.real is None else prompt.real[:, -prompt.tokens.shape[1] :]
-        loss = self.loss_fn(logits, prompt.tokens, real, loss_per_token)
-        return loss if return_type == "loss" else Output(logits, loss)
-
-    def loss_fn(
-        self,
-        logits: Float[Tensor, "batch pos d_vocab"],
-        tokens: Int[Tensor, "batch pos"],
-        attention_mask: Tensor | None = None,
-        per_token: bool = False,
-    ) -> Tensor:
-        """What `forward(tokens, return_type="loss")` makes of its logits; see `lm_cross_entropy_loss`."""
-        return lm_cross_entropy_loss(logits, tokens.to(logits.device), attention_mask, per_token)
-
-    def logits(
-        self, stream: Float[Tensor, "batch pos d_model"], tokens: Int[Tensor, "batch n"] | None = None
-    ) -> Float[Tensor, "batch pos d_vocab"]:
-        """What the stream after the last block says about the next token: norm, unembedding and what lies between.
-
-        With `tokens` only these of each row are unembedded, [batch, pos, n], and the unembedding's hooks don't fire.
-        """
-        normalized = self.ln_final(stream)
-        normalized = normalized if self.mlm_head is None else self.mlm_head(normalized)
-        if tokens is None:
-            return self.unembed(normalized)
-        read = torch.einsum("bpd,bnd->bpn", normalized, self.W_U.T[tokens]) + self.b_U[tokens][:, None]
-        return self.unembed.shaped(read)
-
-    def norm_reading(self, layer: int, mlp: bool = False) -> Norm | NoNorm:
-        """The norm through which `layer` reads the stream: its ln1 (ln2 for the MLP), or ln_final after the last."""
-        if layer == self.cfg.n_layers:
-            return self.ln_final
-        if not self.cfg.reads_normalized:
-            return NoNorm()
-        block = self.blocks[layer]
-        return block.ln2 if mlp and not self.cfg.parallel_shared_norm else block.ln1
-
-    # ----------------------------------------------------------------------------------------------------- caches
-
-    def run_with_cache(
-        self,
-        *args: Any,
-        names_filter: NameFilter | None = None,
-        remove_batch_dim: bool = False,
-        return_cache_object: bool = True,
-        **kwargs: Any,
-    ) -> tuple[Any, Any]:
-        """One pass and its activations as an `ActivationCache` (or a dict with `return_cache_object=False`).
-
-        Arguments as `HookedRootModule.run_with_cache` and `forward`. Without a filter, per-head results and split
-        inputs are left out unless `set_use_attn_result(True)` and its kin asked for them.
+        A folder of `save_pretrained` loads likewise. Its `dtype` and padding side are by default those that were
+        saved, and a step that had been applied before is not applied again. To keep checkpoints of a training of your
+        own, save the model in that folder as "step0", "step500", ... (`model.save_pretrained(f"{folder}/step{step}")`)
+        while it goes on, and as `model.save_pretrained(folder)` at the end. If modules were spliced into the saved
+        model, `splices` must give modules of the same kind, by the name of their hook point
+        (`splices={"blocks.1.hook_mlp_out": sae}`); their weights are then read from the folder.
 
         Raises:
-            UnknownHook: the filter selects nothing.
-            HookDidNotFire: this pass did not come by something that was named.
-            BadInput: `remove_batch_dim` with several prompts.
+            CheckpointError: not found, not a checkpoint, or not convertible; the message says which and what to do.
         """
-        output, stored = super().run_with_cache(
-            *args, names_filter=names_filter, remove_batch_dim=remove_batch_dim, **kwargs
+        from interp_hooks.loading import native
+        from interp_hooks.loading.load import LoadOptions, load_pretrained
+        from interp_hooks.loading.source import is_native
+        from interp_hooks.loading.training_steps import step_revision
+
+        if n_devices != 1:
+            raise BadInput(f"n_devices={n_devices}: to spread a model, pass device_map='auto' (or a map of devices)")
+        steps = [one for one in (checkpoint_index, checkpoint_value, checkpoint_label) if one is not None]
+        if steps:
+            if len(steps) > 1 or revision is not None or hf_model is not None:
+                raise BadInput(
+                    "checkpoint_index, checkpoint_value (or checkpoint_label), revision and hf_model each say which "
+                    "weights to take: give one of them"
+                )
+            step = checkpoint_label if checkpoint_value is None else checkpoint_value
+            revision = step_revision(model_name, index=checkpoint_index, step=step)
+        processing = _processing(
+            fold_ln, center_writing_weights, center_unembed, fold_value_biases, refactor_factored_attn_matrices
         )
-        return output, ActivationCache(stored, self, not remove_batch_dim) if return_cache_object else stored
+        options = LoadOptions(
+            name=model_name,
+            hf_model=hf_model,
+            tokenizer=tokenizer,
+            dtype=dtype,
+            device=device if move_to_device else "cpu",
+            n_ctx=n_ctx,
+            first_n_layers=first_n_layers,
+            revision=revision,
+            default_prepend_bos=default_prepend_bos,
+            default_padding_side=default_padding_side,
+            ignore_config=tuple(ignore_config),
+            hf_kwargs=hf_kwargs,
+        )
+        if hf_model is None and is_native(model_name):
+            return cast("Self", native.load(options, processing, splices or {}))
+        if splices:
+            raise BadInput("splices= is for folders of save_pretrained; after loading, call model.splice(hook, module)")
+        return cast("Self", load_pretrained(cls, options, processing))
 
-    def has_output(
-        self, *args: Any, return_type: Any = "logits", stop_at_layer: int | None = None, **rest: Any
-    ) -> bool:
-        """Whether `forward` returns anything, or fills a cache, for these arguments."""
-        given = dict(zip(FORWARD_ARGUMENTS, args, strict=False))
-        given = {"return_type": return_type, "stop_at_layer": stop_at_layer} | rest | given
-        return any(given.get(one) is not None for one in ("return_type", "stop_at_layer", "past_kv_cache"))
+    @classmethod
+    def from_pretrained_no_processing(cls, model_name: str, **kwargs: Any) -> Self:
+        """`from_pretrained` without processing: the checkpoint's own weights, and its own logits."""
+        return cls.from_pretrained(model_name, **(NO_PROCESSING | kwargs))
+
+    @classmethod
+    def from_state_dict(
+        cls,
+        checkpoint: Mapping[str, Any] | str,
+        cfg: HookedTransformerConfig | Mapping[str, Any] | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        *,
+        dtype: torch.dtype | str | None = None,
+        device: torch.device | str | None = None,
+        ignore_config: Sequence[str] = (),
+    ) -> Self:
+        """A model from weights that are in no HuggingFace format, given as a mapping or as a file that holds one.
+
+        Three formats are known: state dicts with this package's own keys ("blocks.0.attn.W_Q", as TransformerLens
+        saves them too) and minGPT's, which both need a `cfg`, and nanoGPT checkpoints, which bring their own. A mapping
+        as `cfg` may be what TransformerLens' `cfg.to_dict()` gave. `dtype` is that of the config unless given, `device`
+        the GPU if there is one; `ignore_config` names settings that are not known here and that change nothing.
+
+        Raises:
+            CheckpointError: another format, or weights that do not fit the config.
+        """
+        from interp_hooks.loading.formats import from_checkpoint
+
+        options = dict[str, Any](dtype=dtype, device=device, ignore_config=ignore_config)
+        return cast("Self", from_checkpoint(checkpoint, cfg, tokenizer, **options))
+
+    def processing_report(self) -> list[str]:
+        """One line for each processing step: applied, or skipped and why."""
+        return list(self._report)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write weights, config, processing report and tokenizer to a folder that `from_pretrained` loads.
+
+        Of spliced modules the weights are kept, but not the code: loading such a folder takes `splices=`.
+
+        Raises:
+            CheckpointError: the folder holds a HuggingFace checkpoint, which it would then be taken for.
+        """
+        from interp_hooks.loading.native import save
+
+        save(self, Path(folder))
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Copy weights into this model, or, if some do not fit, none.
+
+        Keys are those of `state_dict()`. Attention masks and rotary tables of old files are ignored, and grouped keys
+        may have the names that TransformerLens gives them. A gated MLP without `b_gate` is TransformerLens', which adds
+        `b_in` after the product; what it writes is then added to `b_out`. Without `strict`, keys may be missing or left
+        over; the return value tells which.
+
+        Raises:
+            WeightMismatch: keys left over or missing, a tensor of another shape, or such a `b_in` without W_out or
+                b_out.
+        """
+        from interp_hooks.loading.native import own_weights
+
+        return super().load_state_dict(own_weights(self, state_dict, strict), strict, assign)
+
+    def process_weights_(
+        self,
+        fold_ln: bool = True,
+        center_writing_weights: bool = True,
+        center_unembed: bool = True,
+        refactor_factored_attn_matrices: bool = False,
+        *,
+        fold_value_biases: bool = True,
+    ) -> None:
+        """Process the weights in place, as `from_pretrained` does; `processing_report()` tells what was done.
+
+        Raises:
+            ConfigError: as `from_pretrained`; nothing is changed.
+        """
+        from interp_hooks.loading.folding import process
+
+        processing = _processing(
+            fold_ln, center_writing_weights, center_unembed, fold_value_biases, refactor_factored_attn_matrices
+        )
+        self._report = process(self, processing)
+
+    def load_and_process_state_dict(
+        self,
+        state_dict: Mapping[str, Tensor],
+        fold_ln: bool = True,
+        center_writing_weights: bool = True,
+        center_unembed: bool = True,
+        fold_value_biases: bool = True,
+        refactor_factored_attn_matrices: bool = False,
+    ) -> None:
+        """Fill this model with the processed weights of a state dict in its own (or TransformerLens') names.
+
+        The state dict may have its norms folded or not. It is not changed, and if anything is wrong with it, neither is
+        the model.
+
+        Raises:
+            CheckpointError: tensors left over, missing, or of another shape.
+            ConfigError: as `process_weights_`.
+        """
+        from interp_hooks.loading.processing import load_and_process
+
+        processing = _processing(
+            fold_ln, center_writing_weights, center_unembed, fold_value_biases, refactor_factored_attn_matrices
+        )
+        self._report = load_and_process(self, state_dict, processing)
+
+    def fold_layer_norm(
+        self, state_dict: Mapping[str, Tensor], fold_biases: bool | None = None, center_weights: bool | None = None
+    ) -> dict[str, Tensor]:
+        """A state dict of this architecture with its norms folded; see `interp_hooks.loading.processing`."""
+        from interp_hooks.loading.processing import fold_layer_norm
+
+        return fold_layer_norm(self.cfg, state_dict, fold_biases, center_weights)
+
+    def center_writing_weights(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A state dict of this architecture whose writers of the stream have mean zero."""
+        return self._one_step(state_dict, "center_writing_weights")
+
+    def center_unembed(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A state dict of this architecture whose logits have mean zero."""
+        return self._one_step(state_dict, "center_unembed")
+
+    def fold_value_biases(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A state dict of this architecture with its value biases in b_O."""
+        return self._one_step(state_dict, "fold_value_biases")
+
+    def refactor_factored_attn_matrices(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A state dict of this architecture with W_Q W_K^T split evenly, and the rows of W_O orthonormal."""
+        return self._one_step(state_dict, "refactor_factored_attn_matrices")
+
+    def _one_step(self, state_dict: Mapping[str, Tensor], step: str) -> dict[str, Tensor]:
+        from interp_hooks.loading.processing import one_step
+
+        return one_step(self.cfg, state_dict, step)
+
+    def to_hf(self) -> PreTrainedModel:
+        """A HuggingFace model of the checkpoint's own architecture with this model's weights, edits included.
+
+        Raises:
+            CheckpointError: that architecture has no place for this model: it was not converted from a checkpoint, has
+                modules spliced in, or processing made weights that are no parameters there (load with
+                `from_pretrained_no_processing`).
+        """
+        if self.splices:
+            raise CheckpointError(f"HuggingFace's model has no place for the module at {', '.join(self.splices)}")
+        from interp_hooks.loading.export import to_hf
+
+        return to_hf(self)
+
+    def verify(self, hf_model: PreTrainedModel, tokens: Int[Tensor, "batch pos"] | None = None) -> Any:
+        """Compare with the HuggingFace model on `tokens` (default: random ones); a `Report` that prints as a table."""
+        from interp_hooks.loading.parity import verify
+
+        return verify(self, hf_model, tokens)
 
 
-FORWARD_ARGUMENTS = tuple(inspect.signature(HookedTransformer.forward).parameters)[1:]
+def _processing(*asked: bool) -> Any:
+    """The processing steps that were asked for, in the order of `STEPS`."""
+    from interp_hooks.loading.folding import Processing
+
+    return Processing(**dict(zip(STEPS, asked, strict=True)))

@@ -1,10 +1,9 @@
 """All layers' weights in one tensor each, as formulas want them: `model.W_Q[layer, head]` is [d_model, d_head].
 
-Every access stacks, which copies; in a loop, read it once. Keys and values that several query heads share are repeated,
-so that `model.W_K[layer, head]` is what that query head attends with.
+Every access copies the layers' weights into a new tensor; before a loop, read it once. Keys and values that several
+query heads share are repeated, so that `model.W_K[layer, head]` is what that query head attends with.
 """
 
-from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -12,26 +11,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
-from interp_hooks.model.components.block import TransformerBlock
-from interp_hooks.model.components.embed import Embed, Unembed
 from interp_hooks.model.components.moe import MoE
-from interp_hooks.model.components.positions import LearnedPositions
-from interp_hooks.model.config import HookedTransformerConfig
 from interp_hooks.model.factored import FactoredMatrix, composition_scores
+from interp_hooks.model.network import Network
 
 Composition = Literal["Q", "K", "V"]
 
 
-class StackedWeights:
-    """The weight properties of a model that has `cfg`, `blocks`, `embed`, `unembed` and maybe `pos_embed`."""
-
-    cfg: HookedTransformerConfig
-    embed: Embed
-    pos_embed: LearnedPositions
-    blocks: Sequence[TransformerBlock]
-    unembed: Unembed
-    parameters: Callable[..., Any]
-    token_ids: Callable[[Any], Tensor]
+class StackedWeights(Network):
+    """The weights of a model by the names that formulas give them. Without state: all of them are the parts' own."""
 
     def _stack(self, name: str) -> Tensor:
         return torch.stack([block.get_parameter(name) for block in self.blocks])
@@ -50,7 +38,7 @@ class StackedWeights:
 
     @property
     def W_E_pos(self) -> Float[Tensor, "d_vocab_and_n_ctx d_model"]:
-        """Tokens and then positions: everything that is embedded. Raises AttributeError as `W_pos`."""
+        """Token embeddings, and below them position embeddings. Raises AttributeError as `W_pos` does."""
         return torch.cat((self.W_E, self.W_pos))
 
     @property
@@ -118,8 +106,8 @@ class StackedWeights:
     def QK(self) -> FactoredMatrix:
         """W_Q W_K^T of every head, [n_layers, n_heads, d_model, d_model], query times key.
 
-        With rotary positions this is what a query makes of its own position, since it turns with the distance. Latent
-        attention has none: AttributeError.
+        With rotary positions it is the product for a query and a key at the same position, since both are turned by
+        their distance. Raises AttributeError for latent attention, which has no such product.
         """
         return FactoredMatrix(self.W_Q, self.W_K.mT)
 
@@ -130,13 +118,13 @@ class StackedWeights:
 
     @torch.no_grad()
     def all_composition_scores(self, mode: Composition) -> Float[Tensor, "n_layers n_heads n_layers n_heads"]:
-        """How much of what each head writes is in what each head of a later layer reads, for its Q, K or V.
+        """How much of what each head writes is read by each head of later layers for its queries, keys or values.
 
-        [writer's layer and head, reader's layer and head], zero unless the reader is in a later layer; both pairs of
-        axes are in the order of `all_head_labels()`. See `composition_scores`; fold norms before, since gains count.
+        [writer's layer, writer's head, reader's layer, reader's head], zero unless the reader is in a later layer. See
+        `composition_scores` for the measure; fold norms before, since their gains count.
 
         Raises:
-            BadInput: another mode.
+            BadInput: a mode other than "Q", "K" and "V".
         """
         if mode not in get_args(Composition):
             raise BadInput(f"mode must be 'Q', 'K' or 'V', got {mode!r}")
@@ -159,14 +147,14 @@ class StackedWeights:
     def accumulated_bias(
         self, layer: int, mlp_input: bool = False, include_mlp_biases: bool = True
     ) -> Float[Tensor, " d_model"]:
-        """What b_O and b_out of the layers before `layer` (0..n_layers) add to the stream, whatever the tokens.
+        """The sum of b_O and b_out of all layers before `layer` (0..n_layers), which the stream holds for any tokens.
 
         `mlp_input` adds b_O of `layer` itself, if its MLP reads what its attention wrote. Value biases reach the stream
         too, through W_O; `fold_value_biases` moves them into b_O.
 
         Raises:
-            BadInput: a layer out of range, or biases that are no constant part of the stream: those that a norm or a
-                router's weights come after.
+            BadInput: a layer out of range, or biases that are not a constant part of the stream because a norm or a
+                router's weights come after them.
         """
         if not 0 <= layer <= self.cfg.n_layers - mlp_input:
             raise BadInput(f"layer must be 0..{self.cfg.n_layers - mlp_input} with mlp_input={mlp_input}, got {layer}")
@@ -187,10 +175,10 @@ class StackedWeights:
         return total * self.cfg.residual_scale
 
     def tokens_to_residual_directions(self, tokens: Any) -> Float[Tensor, "*rest d_model"]:
-        """The directions of the final stream that, after the final norm, give these tokens' logits (less b_U).
+        """The directions onto which the normalized final stream projects as these tokens' logits (without b_U).
 
-        `tokens` are an id, a string that is one token, or a tensor or list of several. One token, also as a tensor of
-        one element, has the shape [d_model]. They are columns of W_U, so fold the norm's gain into it before.
+        `tokens` are an id, a string that is one token, or a tensor or list of several. For one token, also as a tensor
+        of one element, the shape is [d_model]. Directions are columns of W_U, so fold the norm's gain into it before.
 
         Raises:
             TokenError: a string that is not one token.
@@ -201,7 +189,7 @@ class StackedWeights:
 
     @property
     def n_params_total(self) -> int:
-        """How many numbers all parameters have, with biases that the checkpoint lacks and that are zero.
+        """The number of all parameters, including biases that the checkpoint lacks and that are zero.
 
         `cfg.n_params` counts the weights of attention and MLPs only.
         """

@@ -120,7 +120,8 @@ def baseline_table(report: IOIReport) -> pd.DataFrame:
 def position_table(report: IOIReport) -> pd.DataFrame:
     """The strongest cells of the residual stream, with the token at their position."""
     table = report.resid.top(SHOWN_ROWS)
-    tokens = [visible(report.pairs.labels[pos]) for pos in table["pos"]]
+    labels = report.pairs.labels
+    tokens = [visible(str(labels[int(pos)])) for pos in table["pos"]]
     table.insert(2, "token", tokens)
     return table
 

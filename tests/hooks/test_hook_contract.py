@@ -17,7 +17,7 @@ from torch import Tensor
 
 from interp_hooks import HookedTransformer, HookPoint
 from interp_hooks.errors import BadHookValue, HookConflict, HookDidNotFire
-from interp_hooks.hooks.root_module import Hook
+from interp_hooks.hooks.points import Hook
 from tests.tiny import ARCHITECTURES, assert_close, build, hooked, random_tokens, unchecked_types
 
 # A hooked norm, pattern, sink, per-head result, split input or expert is computed in another order than its fused

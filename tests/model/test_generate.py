@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from interp_hooks import HookedTransformer, HookPoint, KeyValueCache
 from interp_hooks.errors import BadInput, NoTokenizer, TokenError
 from interp_hooks.model.sampling import Sampling
-from interp_hooks.model.tokens import TextInterface
+from interp_hooks.model.tokenization import TextInterface
 from tests.tiny import CUSTOM, assert_close, build, convert, hooked, random_tokens, shared_hf, unchecked_types
 
 # Attention over the same keys in another kernel: sums of a dozen float64 numbers in another order.

@@ -16,11 +16,12 @@ from torch import Tensor
 
 import interp_hooks.model.components.attention as attention_module
 from interp_hooks import HookedTransformer, HookPoint
-from interp_hooks.hooks.root_module import HookFn
+from interp_hooks.hooks.points import HookFn
 from interp_hooks.model.components.attention import Attention, Visibility
 from interp_hooks.model.components.block import TransformerBlock
 from interp_hooks.model.components.norm import Norm
 from interp_hooks.model.components.positions import Rotation, rotate
+from interp_hooks.model.inputs import Inputs
 from tests.tiny import assert_close, build, distance, our_logits, random_tokens, unchecked_types
 
 RTOL = 1e-10
@@ -425,8 +426,8 @@ def _tiles_key_heads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _counts_padding_as_positions(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = HookedTransformer._positions
-    monkeypatch.setattr(HookedTransformer, "_positions", lambda self, real, *rest: right(self, None, *rest))
+    right = Inputs.positions
+    monkeypatch.setattr(Inputs, "positions", lambda self, real, *rest: right(self, None, *rest))
 
 
 def _adds_attention_twice(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from interp_hooks import HookedTransformer
 from interp_hooks.errors import BadInput, NoTokenizer, TokenError
-from interp_hooks.model.tokens import TextInterface, overridden_defaults
+from interp_hooks.model.tokenization import TextInterface
+from interp_hooks.model.tokens import overridden_defaults
 from tests.tiny import SHARED, assert_close, build, our_logits, unchecked_types
 
 WORDS = ["the", "cat", "sat", "on", "mat", "a", "dog", "ran"]

@@ -1,4 +1,4 @@
-"""What the norm that reads a part of the stream makes of it, and what the part then does to the logits."""
+"""Direct effects: parts of the stream as the norm that reads them makes them, and what they then add to logits."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from torch import Tensor
 from interp_hooks.errors import BadInput
 from interp_hooks.hooks.slices import Slice, SliceInput
 from interp_hooks.model.cache.decomposition import Decomposition
+from interp_hooks.model.cache.parts import norm_reading
 
 
 class DirectEffects(Decomposition):
-    """Norms and unembedding of parts of the stream, with the norms' scales as they were in the run."""
+    """The methods of a cache that read parts of the stream with the norms' scales of the run."""
 
     def apply_ln_to_stack(
         self,
@@ -27,23 +28,23 @@ class DirectEffects(Decomposition):
         has_batch_dim: bool = True,
         recompute_ln: bool = False,
     ) -> Float[Tensor, "*parts_and_place_out d_model"]:
-        """What the norm that reads `layer` (the final one by default) makes of parts of its input.
+        """Parts of the stream after the norm that reads `layer` (by default the final norm).
 
-        Centred (LayerNorm), divided by the scale of this run, times the gain if it is not folded. The bias is left out,
-        since it belongs to no part. The stack is [part, batch, pos, d_model], or with fewer or more axes for parts. It
-        has been through `pos_slice` already, and goes through `batch_slice` here; with `has_batch_dim=False` it is of
-        one prompt, which `batch_slice` tells. `recompute_ln` takes each row for a whole stream, as a logit lens does:
-        it gets the statistics that it has by itself, and the bias.
+        They are centred (LayerNorm), divided by the scale of this run, and multiplied by the gain if it is not folded;
+        the bias is left out, since it belongs to no part. The stack is [part, batch, pos, d_model], or has fewer or
+        more axes for parts. Its positions must be those of `pos_slice` already, while `batch_slice` is applied here.
+        With `has_batch_dim=False` the stack belongs to one prompt, which `batch_slice` names. `recompute_ln` treats
+        each row as a whole stream, as a logit lens does: with statistics of its own, and with the bias.
 
         Raises:
             BadInput: a stack that does not fit the cached scale.
         """
-        layer = self._layer(layer, mlp_input)
+        layer = self.layers_before(layer, mlp_input)
         norm = self.known_model.norm_reading(layer, mlp_input)
         stack = self._chosen_prompts(residual_stack, pos_slice, batch_slice, has_batch_dim)
         if recompute_ln or norm.kind is None:
             return norm.fused(stack)
-        (frozen,) = self._norm_reading(layer, mlp_input, Slice(pos_slice))
+        (frozen,) = norm_reading(self, layer, mlp_input, Slice(pos_slice))
         scale = frozen.scale
         if self.has_batch_dim:
             scale = Slice(batch_slice if has_batch_dim else self._one_prompt(batch_slice)).apply(scale, 0)
@@ -66,16 +67,16 @@ class DirectEffects(Decomposition):
         has_batch_dim: bool = True,
         include_bias: bool = False,
     ) -> Float[Tensor, "..."]:
-        """The direct effect of every part of the final stream on a logit, or on a difference of two logits.
+        """What every part of the final stream adds to a logit, or to the difference of two logits (`incorrect_tokens`).
 
-        Stack and slices are as in `apply_ln_to_stack`. `tokens` (and `incorrect_tokens`) are a token, a string, or one
-        for each prompt, or for each prompt and position [batch, pos], of what is returned. The effects of a full
-        decomposition sum to the logit minus a constant; `include_bias` adds that constant (the final norm's bias and
-        b_U) as a last row, so that the rows sum to the logit (before its soft cap, if the model has one).
+        Stack and slices are as in `apply_ln_to_stack`. `tokens` are a token id, a string that is one token, or one of
+        these for each prompt, or for each prompt and position [batch, pos], of what is returned. The effects of a full
+        decomposition sum to the logit minus a constant; `include_bias` adds that constant (from the final norm's bias
+        and b_U) as a last row, so that the rows sum to the logit (before its soft cap, if the model has one).
 
         Raises:
-            BadInput: a model with a masked-LM head, whose activation function lies between stream and logits; tokens
-                that don't fit the stack.
+            BadInput: tokens that don't fit the stack, or a model with a masked-LM head, whose activation function lies
+                between stream and logits.
         """
         if self.known_model.cfg.mlm_head:
             raise BadInput("a masked-LM head is not linear, so that a logit is no sum over parts of the stream")
@@ -95,7 +96,7 @@ class DirectEffects(Decomposition):
     def _chosen_prompts(
         self, stack: Tensor, pos_slice: SliceInput, batch_slice: SliceInput, has_batch_dim: bool
     ) -> Tensor:
-        """The stack of the prompts that `batch_slice` chooses."""
+        """The stack at the prompts that `batch_slice` chooses."""
         chosen = Slice(batch_slice)
         if chosen.mode == "identity" or not has_batch_dim:
             return stack
@@ -111,7 +112,7 @@ class DirectEffects(Decomposition):
         return chosen.apply(stack, batch_axis)
 
     def _one_prompt(self, batch_slice: SliceInput) -> Slice:
-        """Which prompt a stack without an axis of prompts is of."""
+        """The prompt to which a stack without an axis of prompts belongs."""
         chosen, prompts = Slice(batch_slice), len(next(iter(self.values())))
         if chosen.mode == "int":
             return chosen
@@ -122,7 +123,7 @@ class DirectEffects(Decomposition):
     def _logit_directions(
         self, tokens: Any, place: dict[str, int]
     ) -> tuple[Float[Tensor, "*rest d_model"], Float[Tensor, "*rest"]]:
-        """Per token its column of W_U, and the constant that the final norm's bias and b_U add to its logit."""
+        """For each token its column of W_U, and the constant that the final norm's bias and b_U add to its logit."""
         model = self.known_model
         ids, scale = _placed(model.token_ids(tokens), place), model.cfg.logits_scale
         directions = model.W_U.detach().T[ids] * scale
@@ -131,7 +132,7 @@ class DirectEffects(Decomposition):
 
 
 def _placed(ids: Int[Tensor, "*given"], place: dict[str, int]) -> Int[Tensor, "*places"]:
-    """Tokens for one, each prompt, or each prompt and position, with an axis for each of `place`."""
+    """Token ids for one, each prompt, or each prompt and position, with an axis for each of `place`."""
     if ids.numel() == 1:
         return ids.reshape(())
     named = ["batch", "pos"] if ids.ndim == 2 else [next(iter(place), "batch")]

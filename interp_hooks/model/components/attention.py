@@ -4,9 +4,9 @@
     out = z W_O + b_O
 
 Scores and patterns (the only tensors of size pos x pos) are made only while hooked, or for a soft cap, which no fused
-kernel knows; so are per-head results. A sink (`hook_sink`: its score) takes a share of every softmax and gives nothing,
-so that rows of the pattern sum to less than one. Where q, k and v come from is the business of the two final classes:
-`Attention` projects the stream, `LatentAttention` (in `latent.py`) a low-rank summary of it.
+kernel can do; per-head results are made only while hooked. A sink (`hook_sink`: its score) takes a share of every
+softmax and adds nothing, so that rows of the pattern sum to less than one. The two final classes differ in where q, k
+and v come from: `Attention` projects the stream, `LatentAttention` (in `latent.py`) a low-rank summary of it.
 """
 
 from abc import abstractmethod
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from interp_hooks.hooks.root_module import HookPoint
+from interp_hooks.hooks.points import HookPoint
 from interp_hooks.model.components.kv_cache import Extend
 from interp_hooks.model.components.norm import head_norm
 from interp_hooks.model.components.positions import Rotation, rotate
@@ -37,9 +37,9 @@ Inputs = tuple[Tensor, Tensor, Tensor]
 class Visibility:
     """Which keys each query sees. Dense masks are made at most once a pass, and only if a kernel needs them.
 
-    The queries are the last `queries` of `keys` tokens, or only `rows` [batch, n] of those; `real` tells which tokens
-    are no padding, `positions` where they stand. A padding query sees itself, so that every row of every pattern sums
-    to one.
+    The queries are the last `queries` of `keys` tokens, or only those at `rows` [batch, n]; `real` is False for
+    padding, `positions` are the tokens' positions. A padding query sees itself, so that every row of every pattern
+    sums to one.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Visibility:
         self._windowed: dict[int, Bool[Tensor, "rows 1 query key"]] = {}
 
     def to(self, device: torch.device) -> "Visibility":
-        """The same on another device."""
+        """This visibility on another device."""
         if self.positions.device == device:
             return self
         real = None if self.real is None else self.real.to(device)
@@ -64,12 +64,12 @@ class Visibility:
         return Visibility(self.queries, self.keys, self.causal, real, self.positions.to(device), rows)
 
     def only(self, rows: Int[Tensor, "batch n"]) -> "Visibility":
-        """What some of the queries see."""
+        """The visibility of only some of the queries."""
         rows = rows.to(self.positions.device)
         return Visibility(self.queries, self.keys, self.causal, self.real, self.positions, rows)
 
     def needs_mask(self, window: int | None) -> bool:
-        """Whether a kernel that knows "causal" and "everything" needs the dense mask."""
+        """Whether a kernel needs the dense mask, since "causal" or "everything" does not describe what is seen."""
         cuts = window is not None and window < self.keys
         everything = self.queries == self.keys and self.rows is None
         return cuts or self.real is not None or (self.causal and not everything)
@@ -83,7 +83,7 @@ class Visibility:
         return self._windowed[window]
 
     def _rows_of(self, square: Tensor) -> Tensor:
-        """[query, key] or [rows, 1, query, key], of the queries that are asked for."""
+        """The rows of [query, key] or [rows, 1, query, key] that belong to the chosen queries."""
         if self.rows is None:
             return square
         square = square.expand(len(self.rows), 1, -1, -1)
@@ -95,7 +95,7 @@ class Visibility:
 
     @cached_property
     def dense(self) -> Bool[Tensor, "rows 1 query key"]:
-        """What a query without a window sees."""
+        """True where a query without a window may look."""
         every, past = self._every, self.keys - self.queries
         seen = (every.tril(past) if self.causal else every)[None, None]
         if self.real is not None:
@@ -105,7 +105,7 @@ class Visibility:
 
     @cached_property
     def distance(self) -> Int[Tensor, "rows 1 query key"]:
-        """How many positions a key stands before a query."""
+        """The number of positions from each key to each query."""
         return self._rows_of((self.positions[:, -self.queries :, None] - self.positions[:, None, :])[:, None])
 
 
@@ -138,12 +138,12 @@ class AttentionCore(nn.Module):
 
     @abstractmethod
     def queries_keys_values(self, inputs: Inputs, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
-        """[batch, pos, head, d_head] each, as the scores and the mixing of values use them."""
+        """Queries, keys and values [batch, pos, head, d_head], ready for scores and the mixing of values."""
 
     def forward(
         self, inputs: Inputs, rotation: Rotation | None, visibility: Visibility, extend: Extend | None = None
     ) -> Float[Tensor, "batch query head d_value"]:
-        """What each head mixes from the values. With `extend`, queries see keys and values of earlier tokens too."""
+        """What each head mixes from the values; with `extend`, queries see keys and values of earlier tokens too."""
         q, k, v = self.queries_keys_values(inputs, rotation)
         if visibility.rows is not None:
             q = q.gather(1, visibility.rows[..., None, None].expand(-1, -1, *q.shape[2:]))
@@ -188,7 +188,7 @@ class AttentionCore(nn.Module):
         return z.transpose(1, 2)
 
     def _alibi(self, visibility: Visibility, dtype: torch.dtype) -> Tensor | float:
-        """What is added to the scores: the less, the further back (Press et al. 2021, arxiv.org/abs/2108.12409)."""
+        """The bias on scores, which falls with the distance (Press et al. 2021, arxiv.org/abs/2108.12409)."""
         if not self.slopes:
             return 0.0
         slopes = torch.tensor(self.slopes, device=visibility.positions.device)

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from interp_hooks.hooks.root_module import HookPoint
+from interp_hooks.hooks.points import HookPoint
 from interp_hooks.model.components.attention import Attention, Inputs, Visibility
 from interp_hooks.model.components.kv_cache import Extend
 from interp_hooks.model.components.latent import LatentAttention
@@ -37,13 +37,13 @@ class Readings(NamedTuple):
 
 
 class Known(NamedTuple):
-    """What a block need not compute: what its heads mix from the values, what its MLP adds to the stream."""
+    """What a block need not compute, because it is given: what heads mix from values, what the MLP adds."""
 
     z: Float[Tensor, "batch pos head d_value"] | None = None
     mlp_out: Float[Tensor, "batch pos d_model"] | None = None
 
     def at(self, rows: Int[Tensor, "batch n"]) -> "Known":
-        """The same at positions of each row's own."""
+        """What is known, at positions of each row's own."""
         return Known(*(None if value is None else at_positions(value, rows) for value in self))
 
 
@@ -51,7 +51,7 @@ NOTHING = Known()
 
 
 def at_positions(value: Float[Tensor, "batch pos ..."], rows: Int[Tensor, "batch n"]) -> Float[Tensor, "batch n ..."]:
-    """Each row's value at positions of its own."""
+    """The values of each row at positions of its own."""
     rows = rows.to(value.device).reshape(*rows.shape, *[1] * (value.ndim - 2))
     return value.gather(1, rows.expand(-1, -1, *value.shape[2:]))
 
@@ -113,9 +113,9 @@ class TransformerBlock(nn.Module):
     ) -> Float[Tensor, "batch _ d_model"]:
         """The stream after this block; for `extend` see `AttentionCore.forward`.
 
-        `pos_embed` is added to what queries and keys read. With `only`, the stream at these positions of each row:
-        nothing else is computed, unless somebody looks inside. What is `known` passes its hook point as if it had been
-        computed.
+        `pos_embed` is added to what queries and keys read. With `only`, the result is the stream at these positions of
+        each row, and nothing else is computed unless a hook is attached to the block. What is `known` passes its hook
+        point as if it had been computed.
         """
         if only is not None:
             if self.is_post or any(point.hooked for point in self.points):
@@ -160,7 +160,7 @@ class TransformerBlock(nn.Module):
         return written if self.residual_scale == 1 else written * self.residual_scale
 
     def _readings(self, resid_pre: Tensor, pos_embed: Tensor | None) -> Readings:
-        """One normalization serves every reader of the same stream; a reader whose input is hooked has its own."""
+        """The stream as its readers see it, normalized once for all, or anew for a reader whose input is hooked."""
         streams = self._attention_streams(resid_pre)
         mlp_in = self.hook_mlp_in(resid_pre) if self.parallel else None
         sharing = mlp_in if self.shared_norm else None
@@ -182,7 +182,7 @@ class TransformerBlock(nn.Module):
         return Readings(attention_reads, mlp_reads if self.shared_norm else self.ln2(mlp_in))
 
     def _attention_streams(self, resid_pre: Tensor) -> Inputs:
-        """What queries, keys and values read: the stream itself, unless somebody hooks the inputs of single heads."""
+        """What queries, keys and values read: the stream itself, unless the inputs of single heads are hooked."""
         if not self.per_head_inputs:
             return resid_pre, resid_pre, resid_pre
         stream = resid_pre if self.heads != self.groups else self.hook_attn_in.expand(resid_pre, head=self.heads)

@@ -1,11 +1,13 @@
-"""Tokens into the residual stream, and the residual stream into logits."""
+"""Tokens and positions into the residual stream, and the residual stream into logits."""
+
+import math
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from interp_hooks.hooks.root_module import HookPoint
+from interp_hooks.hooks.points import HookPoint
 from interp_hooks.model.components.mlp import activation
 from interp_hooks.model.components.norm import norm
 from interp_hooks.model.components.weights import TRANSPOSED, linear, parameter
@@ -36,8 +38,42 @@ class TokenTypeEmbed(nn.Module):
         return F.embedding(token_types, self.W_token_type)
 
 
+class LearnedPositions(nn.Module):
+    """One vector per position; some models keep `offset` rows before that of position 0."""
+
+    def __init__(self, cfg: HookedTransformerConfig) -> None:
+        super().__init__()
+        self.offset = cfg.positions_offset
+        self.W_pos = parameter(self.offset + cfg.n_ctx, cfg.d_model)
+
+    def forward(self, positions: Int[Tensor, "rows pos"], batch: int) -> Float[Tensor, "batch pos d_model"]:
+        return self.W_pos[positions + self.offset].expand(batch, -1, -1)
+
+
+class SinusoidalPositions(nn.Module):
+    """Fixed vectors: sines of falling frequencies, then their cosines (Vaswani et al. 2017, arxiv.org/abs/1706.03762).
+
+    It has no weights.
+    """
+
+    def __init__(self, cfg: HookedTransformerConfig) -> None:
+        super().__init__()
+        self.offset, self.d_model = cfg.positions_offset, cfg.d_model
+
+    def forward(self, positions: Int[Tensor, "rows pos"], batch: int) -> Float[Tensor, "batch pos d_model"]:
+        half = self.d_model // 2
+        steps = torch.arange(half, dtype=torch.float32, device=positions.device)
+        frequencies = torch.exp(steps * -(math.log(10000) / (half - 1)))
+        angles = (positions + self.offset)[..., None].float() * frequencies
+        vectors = torch.cat((angles.sin(), angles.cos(), angles.new_zeros(*angles.shape[:2], self.d_model % 2)), dim=-1)
+        return vectors.expand(batch, -1, -1)
+
+
+POSITIONS = {"standard": LearnedPositions, "shortformer": LearnedPositions, "sinusoidal": SinusoidalPositions}
+
+
 class MLMHead(nn.Module):
-    """What masked language models do to the stream before they unembed it: a dense layer, activation and norm."""
+    """The dense layer, activation and norm that masked language models put before the unembedding."""
 
     def __init__(self, cfg: HookedTransformerConfig) -> None:
         super().__init__()
@@ -67,7 +103,7 @@ class Unembed(nn.Module):
         return self.hook_out(self.shaped(linear(self.hook_in(x), self.W_U, self.b_U)))
 
     def shaped(self, logits: Tensor) -> Tensor:
-        """Multiplied and soft-capped, number by number."""
+        """Logits after the multiplier and the soft cap."""
         if self.scale != 1:
             logits = logits * self.scale
         return logits if not self.soft_cap else self.soft_cap * torch.tanh(logits / self.soft_cap)

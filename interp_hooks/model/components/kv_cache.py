@@ -20,15 +20,22 @@ from interp_hooks.errors import BadInput
 from interp_hooks.model.config import HookedTransformerConfig
 
 Extend = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""Takes keys and values of the tokens that a pass reads, gives those of all tokens up to there."""
+"""A function from keys and values of the tokens that a pass reads to those of all tokens so far."""
 
 
 class KeyValueCache:
-    """What `HookedTransformer.forward(..., past_kv_cache=)` reads and extends. A new one is empty.
+    """Keys and values of the tokens read so far, for `model(..., past_kv_cache=)`. A new cache is empty.
 
-    `real` tells which of the tokens read are no padding (None: all), `rotated_for` how many real tokens each row had
-    when its keys were rotated. While `frozen`, passes read it and leave it as it is: many continuations can share it.
-    `capacity` is how many tokens to make room for from the start, `batch_size` the prompts that it is for (None: any).
+    A pass reads the cache and adds the tokens of its input. While the cache is `frozen`, passes leave it as it is, so
+    that many continuations can share it. `capacity` is the number of tokens to make room for from the start,
+    `batch_size` the number of prompts (None: any). `real` is False for padding tokens (None: there is no padding), and
+    `rotated_for` counts the real tokens that each row had when its keys were rotated.
+
+        >>> cache, tokens = KeyValueCache(), model.to_tokens("When Mary and John went to the store")
+        >>> logits = model(tokens[:, :4], past_kv_cache=cache)
+        >>> more = model(tokens[:, 4:], past_kv_cache=cache)
+        >>> torch.allclose(more[:, -1], model(tokens)[:, -1], atol=1e-4)
+        True
     """
 
     def __init__(self, capacity: int = 0, batch_size: int | None = None) -> None:
@@ -42,7 +49,7 @@ class KeyValueCache:
     def init_cache(
         cls, cfg: HookedTransformerConfig, device: torch.device | str | None = None, batch_size: int = 1
     ) -> KeyValueCache:
-        """An empty one for `batch_size` prompts; it lies where the layers compute, so `device` changes nothing.
+        """An empty cache for `batch_size` prompts; each layer's part lies where the layer computes, whatever `device`.
 
         Raises:
             BadInput: a model that is not causal.
@@ -52,11 +59,11 @@ class KeyValueCache:
         return cls(batch_size=batch_size)
 
     def freeze(self) -> None:
-        """From now on passes do not extend it."""
+        """Let passes read the cache without extending it."""
         self.frozen = True
 
     def unfreeze(self) -> None:
-        """From now on passes extend it again."""
+        """Let passes extend the cache again."""
         self.frozen = False
 
     def at(
@@ -71,7 +78,7 @@ class KeyValueCache:
         return keys[:, : self.length], values[:, : self.length]
 
     def _stored(self, layer: int) -> tuple[Tensor, Tensor]:
-        """The same with the room behind."""
+        """Keys and values of a layer with the room behind them."""
         if layer not in self._layers:
             raise BadInput(f"this key/value cache holds {self.length} tokens, but not in layer {layer}")
         return self._layers[layer]
@@ -79,7 +86,7 @@ class KeyValueCache:
     def extend(
         self, layer: int, keys: Float[Tensor, "batch pos head d_head"], values: Float[Tensor, "batch pos head d_value"]
     ) -> tuple[Float[Tensor, "batch key head d_head"], Float[Tensor, "batch key head d_value"]]:
-        """All keys and values of `layer`, the given ones last; `commit` makes them stay.
+        """All keys and values of `layer`, the given ones last; they stay in the cache once `commit` is called.
 
         Raises:
             BadInput: another number of prompts, or another dtype, than the cache holds.
@@ -103,7 +110,7 @@ class KeyValueCache:
         return stored[0][:, :end], stored[1][:, :end]
 
     def _moved(self, stored: Float[Tensor, "batch key head d"], end: int) -> Float[Tensor, "batch room head d"]:
-        """The same where there is room for `end` tokens or more."""
+        """What is stored, moved to where there is room for `end` tokens or more."""
         tokens = max(end, self.capacity, 2 * stored.shape[1])
         room = stored.new_empty(stored.shape[0], tokens, *stored.shape[2:])
         room[:, : self.length] = stored[:, : self.length]
@@ -112,19 +119,19 @@ class KeyValueCache:
     def commit(
         self, layers: Iterable[int], tokens: int, real: Bool[Tensor, "batch key"] | None, lengths: Int[Tensor, " rows"]
     ) -> None:
-        """Keep what a pass through `layers` over `tokens` more tokens wrote; other layers lack these and are dropped.
+        """Keep the `tokens` more tokens that a pass through `layers` wrote; other layers, which lack them, are dropped.
 
-        `real` and `lengths` (real tokens) are of old and new.
+        `real` and `lengths` (the number of real tokens) cover old and new tokens.
         """
         if not self.frozen:
             self._layers = {layer: self._layers[layer] for layer in layers}
             self.length, self.real, self.rotated_for = self.length + tokens, real, lengths
 
     def prefix(self, tokens: int, copies: int = 1, layers: Container[int] | None = None) -> KeyValueCache:
-        """A frozen cache of the first `tokens` tokens (of some layers), all prompts `copies` times one below the other.
+        """A frozen cache of the first `tokens` tokens (of some layers), with `copies` copies of all prompts.
 
         Raises:
-            BadInput: more tokens than there are.
+            BadInput: more tokens than the cache holds.
         """
         if not 0 <= tokens <= self.length:
             raise BadInput(f"this key/value cache holds {self.length} tokens, so it has no first {tokens}")

@@ -11,7 +11,7 @@ Hooks show q, k, v and z head by head as in every other model. Only the last `ro
 import torch
 from torch import Tensor
 
-from interp_hooks.hooks.root_module import HookPoint
+from interp_hooks.hooks.points import HookPoint
 from interp_hooks.model.components.attention import AttentionCore, Inputs
 from interp_hooks.model.components.norm import Norm
 from interp_hooks.model.components.positions import Rotation, rotate
@@ -46,7 +46,7 @@ class LatentAttention(AttentionCore):
         self.W_UV = parameter(heads, cfg.kv_latent, cfg.d_value, lies=READER_PER_HEAD)
 
     def queries_keys_values(self, inputs: Inputs, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Read from the latents, the last dimensions of queries and keys rotated."""
+        """Queries, keys and values from the latents; the last dimensions of queries and keys are rotated."""
         x = inputs[0]
         if self.q_latent:
             latent = self.hook_q_latent(self.q_latent_norm(linear(x, self.W_DQ, self.b_DQ)))

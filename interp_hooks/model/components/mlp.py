@@ -1,4 +1,4 @@
-"""The feed-forward layer, plain or gated.
+"""The feed-forward layer, plain or gated, and its activation functions.
 
 plain:  pre = x W_in + b_in                                        post = act(pre)
 "_ln":  pre = x W_in + b_in,   mid = act(pre)                      post = LayerNorm(mid)
@@ -13,17 +13,51 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from interp_hooks.hooks.root_module import HookPoint
-from interp_hooks.model.components.activations import ACTIVATIONS
+from interp_hooks.hooks.points import HookPoint
 from interp_hooks.model.components.norm import Norm
 from interp_hooks.model.components.weights import TRANSPOSED, linear, parameter
 from interp_hooks.model.config import HookedTransformerConfig
 
 
-class XIELU(nn.Module):
-    """A parabola for positive, an integrated exponential for negative values (arxiv.org/abs/2411.13010).
+def gelu_new(x: Tensor) -> Tensor:
+    """GPT-2's GELU, whose normal distribution function is approximated by a tanh."""
+    return F.gelu(x, approximate="tanh")
 
-    Its two curvatures are the softplus of learned numbers, the negative one at least beta.
+
+gelu_fast = gelu_new  # three published names of one formula, with gelu_pytorch_tanh
+
+
+def solu(x: Float[Tensor, "*rest neuron"]) -> Float[Tensor, "*rest neuron"]:
+    """x * softmax(x) over the neurons (transformer-circuits.pub/2022/solu), without the norm that follows it there."""
+    return x * x.softmax(-1)
+
+
+def _quick_gelu(x: Tensor) -> Tensor:  # no lambda, so that models can be pickled
+    return x * torch.sigmoid(1.702 * x)
+
+
+def _relu2(x: Tensor) -> Tensor:
+    return F.relu(x).square()
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "gelu_new": gelu_new,
+    "gelu_fast": gelu_fast,
+    "gelu_pytorch_tanh": gelu_new,
+    "quick_gelu": _quick_gelu,
+    "silu": F.silu,
+    "relu2": _relu2,
+    "tanh": torch.tanh,
+    "solu": solu,
+}
+
+
+class XIELU(nn.Module):
+    """A parabola for positive and an integrated exponential for negative values (arxiv.org/abs/2411.13010).
+
+    Its two curvatures are the softplus of learned numbers, plus beta for negative values.
     """
 
     beta, floor = 0.5, -1e-6

@@ -3,9 +3,9 @@
     router logits = x W_router + b_router   --scores, choice-->   weights [.., expert], zero for experts not chosen
     experts.hook_out[e] = weights[e] * expert_e(x)                out = sum over e (+ an MLP shared by all tokens)
 
-Every hook has an axis over all experts. Unless somebody looks inside the experts, only chosen ones are computed. While
-a hook of `experts` is in use all are, for every token: what an expert that was not chosen computes shows in its neurons
-and, with weight zero, adds nothing.
+Every hook has an axis over all experts. Unless a hook of `experts` is in use, only chosen experts are computed. While
+one is, all experts are computed for every token: an expert that was not chosen has neurons to look at and, with weight
+zero, adds nothing.
 """
 
 from collections.abc import Callable
@@ -15,25 +15,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from interp_hooks.hooks.root_module import HookPoint
+from interp_hooks.hooks.points import HookPoint
 from interp_hooks.model.components.mlp import Gating, activation, mlp
 from interp_hooks.model.components.weights import TRANSPOSED, TRANSPOSED_PER_EXPERT, linear, parameter
 from interp_hooks.model.config import ExpertsConfig, HookedTransformerConfig
 
 
-class Router:
-    """Turns router logits [token, expert] into weights, zero for every expert that a token does not pass."""
-
-    def __init__(self, experts: ExpertsConfig) -> None:
-        self.experts, self.route = experts, ROUTES[experts.scores]
-
-    def __call__(self, logits: Tensor, choice_bias: Tensor | None) -> Float[Tensor, "... expert"]:
-        precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return self.route(precise, choice_bias, self.experts).to(logits.dtype)
-
-
 def _best_of(scores: Tensor, choice_bias: Tensor | None, experts: ExpertsConfig) -> Tensor:
-    """Keep the highest scores, within the best groups of experts; normalize and scale them."""
+    """Weights that are the highest scores, within the best groups of experts, normalized and scaled."""
     choice = scores if choice_bias is None else scores + choice_bias
     if experts.n_groups > 1:
         grouped = choice.unflatten(-1, (experts.n_groups, -1))
@@ -48,16 +37,8 @@ def _best_of(scores: Tensor, choice_bias: Tensor | None, experts: ExpertsConfig)
     return torch.zeros_like(scores).scatter(-1, chosen, weights * experts.weight_scale)
 
 
-def _softmax(logits: Tensor, choice_bias: Tensor | None, experts: ExpertsConfig) -> Tensor:
-    return _best_of(logits.softmax(-1), choice_bias, experts)
-
-
-def _sigmoid(logits: Tensor, choice_bias: Tensor | None, experts: ExpertsConfig) -> Tensor:
-    return _best_of(logits.sigmoid(), choice_bias, experts)
-
-
-def _sparse_mixer(logits: Tensor, choice_bias: Tensor | None, experts: ExpertsConfig) -> Tensor:
-    """One expert after the other: the best of those left, weighted by a softmax over all that are nearly as good."""
+def _sparse_mixer(logits: Tensor, experts: ExpertsConfig) -> Tensor:
+    """Choose experts one by one: the best of those left, weighted by a softmax over all that are nearly as good."""
     left, weights = logits, torch.zeros_like(logits)
     for _ in range(experts.experts_per_token):
         best, chosen = left.max(-1, keepdim=True)
@@ -68,11 +49,20 @@ def _sparse_mixer(logits: Tensor, choice_bias: Tensor | None, experts: ExpertsCo
     return weights
 
 
-ROUTES: dict[str, Callable[[Tensor, Tensor | None, ExpertsConfig], Tensor]] = {
-    "softmax": _softmax,
-    "sigmoid": _sigmoid,
-    "sparsemixer": _sparse_mixer,
-}
+class Router:
+    """Turns router logits [token, expert] into weights, zero for every expert that a token does not pass."""
+
+    def __init__(self, experts: ExpertsConfig) -> None:
+        self.experts = experts
+
+    def __call__(self, logits: Tensor, choice_bias: Tensor | None) -> Float[Tensor, "... expert"]:
+        precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if self.experts.scores == "sparsemixer":
+            weights = _sparse_mixer(precise, self.experts)
+        else:
+            scores = precise.softmax(-1) if self.experts.scores == "softmax" else precise.sigmoid()
+            weights = _best_of(scores, choice_bias, self.experts)
+        return weights.to(logits.dtype)
 
 
 class Experts(nn.Module):
@@ -102,7 +92,7 @@ class Experts(nn.Module):
         return (self._all if any(point.hooked for point in points) else self._chosen)(x, weights)
 
     def _chosen(self, x: Tensor, weights: Tensor) -> Tensor:
-        """Each expert on the tokens that it has a weight for."""
+        """The weighted sum, each expert being computed on the tokens that it has a weight for."""
         tokens, weights = x.flatten(0, 1), weights.flatten(0, 1)
         out = torch.zeros_like(tokens)
         for expert in weights.ne(0).any(0).nonzero()[:, 0].tolist():
@@ -118,7 +108,7 @@ class Experts(nn.Module):
         return out.view_as(x)
 
     def _all(self, x: Tensor, weights: Tensor) -> Tensor:
-        """Every expert on every token."""
+        """The weighted sum, every expert being computed on every token."""
         pre = torch.einsum("bpd,edm->bpem", x, self.W_in) + self.b_in
         if self.gated:
             gate = self.hook_pre(torch.einsum("bpd,edm->bpem", x, self.W_gate) + self.b_gate)

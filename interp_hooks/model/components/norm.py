@@ -12,15 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from interp_hooks.errors import HookConflict
-from interp_hooks.hooks.root_module import HookPoint
+from interp_hooks.hooks.points import HookPoint
 from interp_hooks.model.components.weights import parameter
 from interp_hooks.model.config import HookedTransformerConfig, NormalizationType
 
 
 class Norm(nn.Module):
-    """One normalization over the last axes of its input, as many as `over` has; `kind` as in the config.
+    """One normalization over the last axes of its input, whose sizes are `over`; `kind` is as in the config.
 
-    `gain` is the shape of gain and bias (default: `over`), `sizes` those of axes before the last.
+    `gain` is the shape of gain and bias (default: `over`); `sizes` are those of the named axes before the last.
     """
 
     w: nn.Parameter | None
@@ -75,7 +75,7 @@ class Norm(nn.Module):
         return x * separate if b is None else x * separate + b
 
     def statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What is divided (centred unless RMS) and what it is divided by, at least in float32."""
+        """The input, centred unless RMS, and the scale that divides it, both at least in float32."""
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         axes = tuple(range(-len(self.over), 0))
         if self.kind in ("LN", "LNPre"):
@@ -83,11 +83,10 @@ class Norm(nn.Module):
         return x, (x.pow(2).mean(axes, keepdim=True) + self.eps).sqrt()
 
     def show(self, x: Tensor) -> None:
-        """Let the hooks see the statistics of a stream whose readers are hooked one by one.
+        """Show the statistics of a stream to the hooks, where each reader of the stream normalizes its own input.
 
         Raises:
-            HookConflict: a hook changed them, or waits for their gradient; the readers have inputs of their own, which
-                such a change can't reach.
+            HookConflict: a hook changes the statistics or waits for their gradient, which cannot reach the readers.
         """
         if not (self.hook_scale.hooked or self.hook_normalized.hooked):
             return

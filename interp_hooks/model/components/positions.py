@@ -1,4 +1,4 @@
-"""Where a token stands: vectors added to the stream, or rotations of queries and keys.
+"""Rotary positions: queries and keys are turned by an angle that grows with their position.
 
 A rotary embedding turns pair f of a head's dimensions by the angle position * inv_freq[f] (Su et al. 2021,
 arxiv.org/abs/2104.09864), so that a score depends on the distance of query and key alone. The angles of a forward pass
@@ -6,7 +6,6 @@ are computed once for all layers that share frequencies. Scaled frequencies (lin
 ...) come from the initialisers of `transformers`, which are looked up only when a config asks for one.
 """
 
-import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -15,47 +14,15 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from interp_hooks.errors import BadInput, ConfigError, nearest
-from interp_hooks.model.components.weights import parameter
 from interp_hooks.model.config import HookedTransformerConfig
 
 DEPENDS_ON_LENGTH = ("dynamic", "longrope")
 
 
-class LearnedPositions(nn.Module):
-    """One vector per position; some models keep `offset` rows before that of position 0."""
-
-    def __init__(self, cfg: HookedTransformerConfig) -> None:
-        super().__init__()
-        self.offset = cfg.positions_offset
-        self.W_pos = parameter(self.offset + cfg.n_ctx, cfg.d_model)
-
-    def forward(self, positions: Int[Tensor, "rows pos"], batch: int) -> Float[Tensor, "batch pos d_model"]:
-        return self.W_pos[positions + self.offset].expand(batch, -1, -1)
-
-
-class SinusoidalPositions(nn.Module):
-    """Fixed vectors: sines of falling frequencies, then their cosines (Vaswani et al. 2017, arxiv.org/abs/1706.03762).
-
-    It has no weights.
-    """
-
-    def __init__(self, cfg: HookedTransformerConfig) -> None:
-        super().__init__()
-        self.offset, self.d_model = cfg.positions_offset, cfg.d_model
-
-    def forward(self, positions: Int[Tensor, "rows pos"], batch: int) -> Float[Tensor, "batch pos d_model"]:
-        half = self.d_model // 2
-        steps = torch.arange(half, dtype=torch.float32, device=positions.device)
-        frequencies = torch.exp(steps * -(math.log(10000) / (half - 1)))
-        angles = (positions + self.offset)[..., None].float() * frequencies
-        vectors = torch.cat((angles.sin(), angles.cos(), angles.new_zeros(*angles.shape[:2], self.d_model % 2)), dim=-1)
-        return vectors.expand(batch, -1, -1)
-
-
 class Rotation(NamedTuple):
-    """Cosine and sine of every angle of a pass, [rows pos 1 pair]; rows is 1 where all prompts share positions.
+    """The cosine and sine of every angle of a pass, [rows pos 1 pair]; one row if all prompts share positions.
 
-    `query_scale` [rows pos 1 1] is what rotated queries are multiplied by.
+    `query_scale` [rows pos 1 1] is a factor for rotated queries.
     """
 
     cos: Tensor
@@ -63,13 +30,13 @@ class Rotation(NamedTuple):
     query_scale: Tensor | None = None
 
     def to(self, device: torch.device) -> "Rotation":
-        """The same on another device."""
+        """This rotation on another device."""
         scale = None if self.query_scale is None else self.query_scale.to(device)
         return Rotation(self.cos.to(device), self.sin.to(device), scale)
 
 
 class RotaryPositions(nn.Module):
-    """Turns positions into the rotations of a forward pass, one for each kind of layer. It has no weights."""
+    """Makes rotations from positions, one for each kind of layer. It has no weights."""
 
     def __init__(self, cfg: HookedTransformerConfig) -> None:
         super().__init__()
@@ -95,7 +62,7 @@ class RotaryPositions(nn.Module):
     def frequencies(
         self, rope: Mapping[str, Any], positions: Int[Tensor, "rows pos"]
     ) -> tuple[Float[Tensor, "_ pair"], float]:
-        """Angle per position of every pair (one row if all are alike), and what sine and cosine are multiplied by."""
+        """The angle per position of every pair (one row if all are alike), and the factor of sine and cosine."""
         if rope["rope_type"] == "default":
             pairs = torch.arange(0, self.dim, 2, dtype=torch.float32, device=positions.device)
             return 1.0 / rope["rope_theta"] ** (pairs[None] / self.dim), 1.0
@@ -108,7 +75,7 @@ class RotaryPositions(nn.Module):
         return torch.stack([found[length][0] for length in lengths]), found[lengths[0]][1]
 
     def refuse_other_keys(self, read: Int[Tensor, " #rows"], total: Int[Tensor, " #rows"]) -> None:
-        """Raise if keys that were rotated for texts of `read` tokens do not serve texts of `total` tokens."""
+        """Raise BadInput if keys that were rotated for texts of `read` tokens do not fit texts of `total` tokens."""
         if self.turns_anew(read, total):
             raise BadInput(
                 "this model's rotary frequencies depend on how long the text is, and the keys in past_kv_cache were "
@@ -116,13 +83,13 @@ class RotaryPositions(nn.Module):
             )
 
     def turns_anew(self, read: Int[Tensor, " #rows"], total: Int[Tensor, " #rows"]) -> bool:
-        """Whether going on from `read` to `total` tokens changes frequencies, so that old keys do not fit new ones."""
+        """Whether frequencies change between `read` and `total` tokens, so that old keys do not fit new ones."""
         ropes = [rope for rope in self.kinds if rope["rope_type"] in DEPENDS_ON_LENGTH]
         return any(bool((regime(rope, read) != regime(rope, total)).any()) for rope in ropes)
 
 
 def regime(rope: Mapping[str, Any], lengths: Int[Tensor, " rows"]) -> Int[Tensor, " rows"]:
-    """The length by which frequencies are chosen: within the original context, all lengths are alike."""
+    """The length that decides the frequencies: within the original context, all lengths count as one."""
     if rope["rope_type"] == "dynamic":
         return lengths.clamp(min=rope["max_position_embeddings"])
     original = rope.get("original_max_position_embeddings") or rope["max_position_embeddings"]
@@ -132,9 +99,9 @@ def regime(rope: Mapping[str, Any], lengths: Int[Tensor, " rows"]) -> Int[Tensor
 def scaled_frequencies(
     scaling: Mapping[str, Any], width: int, length: int | None, device: torch.device
 ) -> tuple[Float[Tensor, " pair"], float]:
-    """Frequencies of heads of that width by the initialiser that `transformers` has for `scaling["rope_type"]`.
+    """Frequencies for heads of `width`, by the initialiser that `transformers` has for `scaling["rope_type"]`.
 
-    `length` is that of the text, for scalings that depend on it.
+    `length` is the length of the text, for scalings that depend on it.
 
     Raises:
         ConfigError: a rope type that the installed transformers does not have.
@@ -160,7 +127,7 @@ def scaled_frequencies(
 def rotate(
     x: Float[Tensor, "batch pos head d_head"], rotation: Rotation, adjacent_pairs: bool
 ) -> Float[Tensor, "batch pos head d_head"]:
-    """Turn the first 2 * pair dimensions of every head; pairs are (i, i + half), or (2i, 2i + 1) if adjacent."""
+    """Rotate the first 2 * pair dimensions of every head; pairs are (i, i + half), or (2i, 2i + 1) if adjacent."""
     cos, sin = rotation.cos, rotation.sin
     width = 2 * cos.shape[-1]
     turned, kept = x[..., :width], x[..., width:]
@@ -174,5 +141,5 @@ def rotate(
 
 
 def log_scale(positions: Int[Tensor, "rows pos"], beta: float, original: int) -> Float[Tensor, "rows pos 1 1"]:
-    """What queries far beyond the original context are multiplied by: 1 + beta log(1 + floor(position / original))."""
+    """The factor of queries far beyond the original context: 1 + beta log(1 + floor(position / original))."""
     return (1 + beta * torch.log1p(torch.floor(positions / original)))[..., None, None]

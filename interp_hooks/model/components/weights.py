@@ -27,7 +27,7 @@ TRANSPOSED_PER_EXPERT = (0, 2, 1)  # [expert, inner, outer], each expert's as an
 
 
 def lies_like(value: Tensor, target: Tensor, per_expert: bool = False) -> bool:
-    """Whether `value` lies in memory so that products run on it as on `target`; experts may lie apart."""
+    """Whether `value` lies in memory as `target` does, so that products run on it alike; experts may lie apart."""
     return value.stride()[per_expert:] == target.stride()[per_expert:]
 
 
@@ -35,10 +35,10 @@ BLOCKS, BLOCKS_FROM = 16, 2**16  # into how many parts rows are split for a sing
 
 
 def product(x: Float[Tensor, "... inner"], rows: Float[Tensor, "outer inner"], bias: Tensor | None) -> Tensor:
-    """`F.linear`; a single row in a CPU's single or double precision is multiplied by blocks of `rows`, twice as fast.
+    """`F.linear`, but a single row on a CPU is multiplied by blocks of `rows`, which is twice as fast.
 
-    A matrix-vector product does not reach the memory's speed on rows as they lie; a batch of products with a column
-    that is told to lie by columns (stride 1, then `inner`) does.
+    One matrix-vector product does not use the full speed of the memory. A batch of products does, if the column is
+    passed with strides (1, `inner`).
     """
     single = x.numel() == rows.shape[1] and rows.numel() >= BLOCKS_FROM
     served = x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
@@ -53,6 +53,7 @@ def product(x: Float[Tensor, "... inner"], rows: Float[Tensor, "outer inner"], b
 
 
 def linear(x: Tensor, weight: Float[Tensor, "inner outer"], bias: Tensor | None) -> Tensor:
+    """`x` times a weight that multiplies from the right, plus the bias."""
     return product(x, weight.T, bias)
 
 
@@ -72,4 +73,5 @@ def write_per_head(
     weight: Float[Tensor, "head d_head d_model"],
     bias: Float[Tensor, " d_model"],
 ) -> Float[Tensor, "batch pos d_model"]:
+    """What all heads together write, from what each of them mixed."""
     return product(z.flatten(2), weight.permute(2, 0, 1).flatten(1), bias)

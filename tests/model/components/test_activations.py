@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from interp_hooks.model.components.activations import gelu_fast, gelu_new, solu
+from interp_hooks.model.components.mlp import gelu_fast, gelu_new, solu
 from tests.tiny import assert_close
 
 X = torch.linspace(-6, 6, 60, dtype=torch.float64).reshape(2, 3, 10)

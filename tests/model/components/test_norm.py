@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from interp_hooks.errors import HookConflict
-from interp_hooks.hooks.root_module import HookPoint
+from interp_hooks.hooks.points import HookPoint
 from interp_hooks.model.components.norm import NoNorm, Norm, norm
 from tests.tiny import assert_close, build, redraw
 

@@ -6,13 +6,8 @@ import pytest
 import torch
 
 from interp_hooks.errors import ConfigError
-from interp_hooks.model.components.positions import (
-    LearnedPositions,
-    RotaryPositions,
-    Rotation,
-    rotate,
-    scaled_frequencies,
-)
+from interp_hooks.model.components.embed import LearnedPositions
+from interp_hooks.model.components.positions import RotaryPositions, Rotation, rotate, scaled_frequencies
 from tests.tiny import assert_close, build
 
 POSITIONS = torch.arange(6)[None]

@@ -1,0 +1,349 @@
+"""The network of a model: its parts, and the pass from tokens to logits, with a hook point at every step.
+
+    tokens --embed (+ pos_embed)--> resid --blocks[0]--> ... --blocks[n-1]--> resid --ln_final--> unembed --> logits
+
+A pass may start at a layer (given its residual stream), stop at one, and unembed only some positions. All attributes
+that a model has are set in `Network.__init__`; the classes above it, up to `HookedTransformer`, add methods only.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from interp_hooks.errors import BadInput
+from interp_hooks.hooks.points import HookPoint, NameFilter
+from interp_hooks.hooks.root_module import HookedRootModule
+from interp_hooks.model.cache.activation_cache import ActivationCache
+from interp_hooks.model.components.attention import Visibility
+from interp_hooks.model.components.block import NOTHING, Known, TransformerBlock, at_positions
+from interp_hooks.model.components.embed import POSITIONS, Embed, MLMHead, TokenTypeEmbed, Unembed
+from interp_hooks.model.components.kv_cache import KeyValueCache
+from interp_hooks.model.components.norm import NoNorm, Norm, norm
+from interp_hooks.model.components.positions import RotaryPositions
+from interp_hooks.model.config import HookedTransformerConfig
+from interp_hooks.model.inputs import Inputs, Prompt
+from interp_hooks.model.losses import lm_cross_entropy_loss
+from interp_hooks.model.tokenization import PaddingSide, TextInterface
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+    from typing_extensions import Self
+
+ReturnType = Literal["logits", "loss", "both"]
+
+
+class Output(NamedTuple):
+    """What a pass with `return_type="both"` returns."""
+
+    logits: Float[Tensor, "batch pos d_vocab"]
+    loss: Tensor
+
+
+class Network(HookedRootModule):
+    """Embeddings, blocks and unembedding, and the pass through them.
+
+    Its weights are uninitialised, and lie on torch's default device.
+    """
+
+    hf_config: Any = None  # of the checkpoint that this model was converted from
+    revision: str | None = None  # of that checkpoint: the hub's commit, or what was asked for
+    n_groups: int | None = None  # of keys and values in the checkpoint, while they are ungrouped
+
+    def __init__(
+        self,
+        cfg: HookedTransformerConfig,
+        tokenizer: PreTrainedTokenizerBase | None,
+        default_padding_side: PaddingSide | None,
+    ) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self._report: list[str] = []  # what processing did to the weights
+        self._read_text_with(tokenizer, default_padding_side)
+        if cfg.use_hook_tokens:
+            self.hook_tokens = HookPoint("batch pos")
+        self.embed = Embed(cfg)
+        self.hook_embed = HookPoint("batch pos d_model", d_model=cfg.d_model)
+        self.has_positions, self.adds_positions = cfg.positional_embedding_type in POSITIONS, cfg.adds_positions
+        if self.has_positions:
+            self.pos_embed = POSITIONS[cfg.positional_embedding_type](cfg)
+            self.hook_pos_embed = HookPoint("batch pos d_model", d_model=cfg.d_model)
+        if cfg.n_token_types:
+            self.token_type_embed = TokenTypeEmbed(cfg)
+            self.hook_token_type_embed = HookPoint("batch pos d_model", d_model=cfg.d_model)
+        self.ln_embed = norm(cfg, cfg.embed_norm_type)
+        self.rotary = RotaryPositions(cfg) if cfg.positional_embedding_type == "rotary" else None
+        blocks = nn.ModuleList([TransformerBlock(cfg, layer) for layer in range(cfg.n_layers)])
+        self.blocks = cast("Sequence[TransformerBlock]", blocks)
+        self.ln_final = norm(cfg, cfg.normalization_type if cfg.final_norm else None)
+        self.mlm_head = MLMHead(cfg) if cfg.mlm_head else None
+        self.unembed = Unembed(cfg)
+        self.setup()
+
+    def _reconfigure(self, **changes: Any) -> None:
+        """Replace fields of the config. Nobody else may: the config tells what the model is, and has to follow it."""
+        self.cfg = self.cfg.replace(**changes)
+
+    def _read_text_with(self, tokenizer: PreTrainedTokenizerBase | None, side: PaddingSide | None) -> None:
+        cfg = self.cfg
+        self.text = TextInterface(tokenizer, cfg.n_ctx, cfg.default_prepend_bos, side, cfg.mlm_head)
+        if tokenizer is not None:
+            self._reconfigure(tokenizer_prepends_bos=self.text.tokenizer_prepends_bos)
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase | None:
+        """The HuggingFace tokenizer that the model reads text with, or None."""
+        return self.text._tokenizer
+
+    @property
+    def device(self) -> torch.device:
+        """Where the embedding lies, and tokens go."""
+        return self.embed.W_E.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the model computes in."""
+        return self.embed.W_E.dtype
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)  # every .to(), .cuda(), .double() passes here
+        self._reconfigure(device=self.device, dtype=self.dtype)
+        return self
+
+    @property
+    def _inputs(self) -> Inputs:
+        return Inputs(self.cfg, self.text, self.device, self.dtype)
+
+    def checked_tokens(self, input: Any) -> Int[Tensor, "batch pos"]:
+        """Token ids [batch, pos] on the model's device, from ids [batch, pos] or [pos].
+
+        Raises:
+            BadInput: not integers of that shape, or one outside the vocabulary.
+        """
+        return self._inputs.tokens(input)
+
+    def token_ids(self, tokens: Any) -> Int[Tensor, "*rest"]:
+        """Answers as ids: an int, a one-token string, a list of either, or a tensor.
+
+        Raises:
+            TokenError: a string that is not one token.
+            BadInput: an id outside the output vocabulary.
+        """
+        return self._inputs.answers(tokens)
+
+    def forward(
+        self,
+        input: str | Sequence[str] | Tensor,
+        return_type: ReturnType | None = "logits",
+        loss_per_token: bool = False,
+        prepend_bos: bool | None = None,
+        padding_side: PaddingSide | None = None,
+        start_at_layer: int | None = None,
+        tokens: Int[Tensor, "batch pos"] | None = None,
+        shortformer_pos_embed: Float[Tensor, "_ pos d_model"] | None = None,
+        attention_mask: Tensor | None = None,
+        stop_at_layer: int | None = None,
+        past_kv_cache: KeyValueCache | None = None,
+        *,
+        logits_pos: int | Sequence[int] | Tensor | None = None,
+        token_type_ids: Int[Tensor, "batch pos"] | None = None,
+        known: Mapping[str, Tensor] | None = None,
+    ) -> Any:
+        """One pass over text, token ids [batch, pos], or, with `start_at_layer`, a stream [batch, pos, d_model].
+
+        `return_type`: "logits" [batch, pos, d_vocab]; "loss", the mean next-token cross-entropy in nats over real
+        tokens ([batch, pos-1] with `loss_per_token`); "both"; or None, which skips the unembedding.
+        `attention_mask` [batch, pos] is 1 for real tokens: padding is neither seen nor counted as a position.
+        `stop_at_layer` returns the stream that would enter that layer.
+
+        `logits_pos` unembeds only some positions: one, a list for all rows, or a tensor [batch, n] of each row's own.
+        The last layer computes only these, unless it is hooked; `stop_at_layer=n_layers` returns only these.
+        `past_kv_cache` holds keys and values of earlier tokens. Those of the input are added to it, unless it is
+        frozen; `attention_mask` covers the input, or earlier tokens and input.
+
+        For a pass that starts at a layer, `tokens` are the tokens of its stream, which a loss needs, and
+        `shortformer_pos_embed` is what its queries and keys add (default: what the weights say). `known` may hold "z"
+        [batch, pos, head, d_head], "mlp_out" [batch, pos, d_model], or both, of the layer at which the pass starts:
+        its attention, or its MLP, is then not computed. `token_type_ids` (default: 0) are for models that have them.
+
+        Raises:
+            BadInput: tokens, layers, positions or masks that do not fit the model.
+            NoTokenizer: text, but no tokenizer.
+        """
+        if return_type not in ("logits", "loss", "both", None):
+            raise BadInput(f"return_type must be 'logits', 'loss', 'both' or None, got {return_type!r}")
+        given, n_layers = self._inputs, self.cfg.n_layers
+        start = 0 if start_at_layer is None else given.layer("start_at_layer", start_at_layer)
+        stop = n_layers if stop_at_layer is None else given.layer("stop_at_layer", stop_at_layer)
+        if start > stop:
+            raise BadInput(f"start_at_layer={start_at_layer} comes after stop_at_layer={stop_at_layer}")
+        cache = given.cache(past_kv_cache)
+        past = 0 if cache is None else cache.length
+        if start_at_layer is None:
+            if shortformer_pos_embed is not None:
+                raise BadInput("shortformer_pos_embed is for passes with start_at_layer=; hook hook_pos_embed instead")
+            prompt = given.prompt(input, prepend_bos, padding_side, attention_mask, cache)
+            assert prompt.tokens is not None
+            positions = given.positions(prompt.real, past + prompt.tokens.shape[1])
+            if self.cfg.use_hook_tokens:
+                prompt = Prompt(self.hook_tokens(prompt.tokens), prompt.real)
+            residual, pos_embed = self._embed(cast("Tensor", prompt.tokens), positions[:, past:], token_type_ids)
+        else:
+            residual = given.residual(input)
+            tokens = None if tokens is None else given.tokens_of(tokens, residual)
+            prompt = Prompt(tokens, given.real(attention_mask, residual.shape, cache))
+            positions = given.positions(prompt.real, past + residual.shape[1])
+            pos_embed = given.pos_embed(shortformer_pos_embed, residual)
+            if pos_embed is None and self.has_positions and not self.adds_positions:
+                pos_embed = self.pos_embed(positions[:, past:], len(residual))
+        layers = range(start, stop)
+        first = given.known(known, start_at_layer, layers, residual, cache)
+        only = None if logits_pos is None else given.read_at(logits_pos, residual, stop, return_type)
+        output = self._through(layers, residual, prompt.real, positions, cache, only, first, pos_embed)
+        if stop_at_layer is None:
+            output = self._read_out(output, prompt, return_type, loss_per_token)
+        if cache is not None:
+            cache.commit(layers, positions.shape[1] - past, prompt.real, positions.amax(1) + 1)
+        return output
+
+    def _through(
+        self,
+        layers: range,
+        residual: Float[Tensor, "batch pos d_model"],
+        real: Bool[Tensor, "batch key"] | None,
+        positions: Int[Tensor, "rows key"],
+        cache: KeyValueCache | None,
+        only: Int[Tensor, "batch n"] | None,
+        known: Known,
+        pos_embed: Float[Tensor, "batch pos d_model"] | None,
+    ) -> Float[Tensor, "batch _ d_model"]:
+        """The stream after some layers, at the positions `only` if some are given.
+
+        `positions` and `real` are those of cached tokens and of the stream's. `known` belongs to the first layer.
+        `pos_embed` is what queries and keys of every layer read beside the stream.
+        """
+        pos, keys, causal = residual.shape[1], positions.shape[1], self.cfg.attention_dir == "causal"
+        if cache is not None and cache.rotated_for is not None and self.rotary is not None:
+            self.rotary.refuse_other_keys(cache.rotated_for, positions.amax(1) + 1)
+        rotations = None if self.rotary is None else self.rotary(positions[:, keys - pos :], residual.dtype)
+        visibility = Visibility(pos, keys, causal, real, positions)
+        for layer in layers:
+            block, rotation = self.blocks[layer], None if rotations is None else rotations[layer]
+            extend = None if cache is None else partial(cache.extend, layer)
+            if block.device != residual.device:  # models that are spread over devices
+                residual, visibility = residual.to(block.device), visibility.to(block.device)
+            rotation = None if rotation is None else rotation.to(block.device)
+            pos_embed = None if pos_embed is None else pos_embed.to(block.device)
+            at_end = only if layer == layers[-1] else None
+            at_start = known if layer == layers[0] else NOTHING
+            residual = block(residual, rotation, visibility, extend, at_end, at_start, pos_embed)
+        return residual if only is None or layers else at_positions(residual, only)
+
+    def _embed(
+        self, tokens: Int[Tensor, "batch pos"], positions: Int[Tensor, "rows pos"], token_types: Tensor | None
+    ) -> tuple[Float[Tensor, "batch pos d_model"], Float[Tensor, "batch pos d_model"] | None]:
+        """The stream that enters the first layer, and the positions that queries and keys read beside it, if any."""
+        residual, beside = self.hook_embed(self.embed(tokens)), None
+        if self.has_positions:
+            pos_embed = self.hook_pos_embed(self.pos_embed(positions, len(tokens)).to(residual.dtype))
+            if self.adds_positions:
+                residual = residual + pos_embed
+            else:
+                beside = pos_embed
+        if self.cfg.n_token_types:
+            token_types = torch.zeros_like(tokens) if token_types is None else token_types.to(tokens.device)
+            residual = residual + self.hook_token_type_embed(self.token_type_embed(token_types))
+        elif token_types is not None:
+            raise BadInput("token_type_ids were given, but this model has no token types")
+        return self.ln_embed(residual), beside
+
+    def _read_out(self, residual: Tensor, prompt: Prompt, return_type: ReturnType | None, loss_per_token: bool) -> Any:
+        residual = residual.to(self.unembed.W_U.device)
+        if return_type is None:
+            self.ln_final(residual)  # for its hooks
+            return None
+        logits = self.logits(residual)
+        if return_type == "logits":
+            return logits
+        if prompt.tokens is None:
+            raise BadInput("a loss needs the tokens: pass tokens= beside start_at_layer")
+        real = None if prompt.real is None else prompt.real[:, -prompt.tokens.shape[1] :]
+        loss = self.loss_fn(logits, prompt.tokens, real, loss_per_token)
+        return loss if return_type == "loss" else Output(logits, loss)
+
+    def loss_fn(
+        self,
+        logits: Float[Tensor, "batch pos d_vocab"],
+        tokens: Int[Tensor, "batch pos"],
+        attention_mask: Tensor | None = None,
+        per_token: bool = False,
+    ) -> Tensor:
+        """The loss that `forward(tokens, return_type="loss")` makes of its logits; see `lm_cross_entropy_loss`."""
+        return lm_cross_entropy_loss(logits, tokens.to(logits.device), attention_mask, per_token)
+
+    def logits(
+        self, stream: Float[Tensor, "batch pos d_model"], tokens: Int[Tensor, "batch n"] | None = None
+    ) -> Float[Tensor, "batch pos d_vocab"]:
+        """The logits of a stream after the last block, which goes through the final norm and the unembedding.
+
+        With `tokens` [batch, n], only the logits of these are computed, for each row its own: [batch, pos, n]. The
+        unembedding's hooks don't fire then.
+        """
+        normalized = self.ln_final(stream)
+        normalized = normalized if self.mlm_head is None else self.mlm_head(normalized)
+        if tokens is None:
+            return self.unembed(normalized)
+        unembed = self.unembed
+        read = torch.einsum("bpd,bnd->bpn", normalized, unembed.W_U.T[tokens]) + unembed.b_U[tokens][:, None]
+        return unembed.shaped(read)
+
+    def norm_reading(self, layer: int, mlp: bool = False) -> Norm | NoNorm:
+        """The norm through which `layer` reads the stream: its ln1 (ln2 for the MLP), or ln_final after the last."""
+        if layer == self.cfg.n_layers:
+            return self.ln_final
+        if not self.cfg.reads_normalized:
+            return NoNorm()
+        block = self.blocks[layer]
+        return block.ln2 if mlp and not self.cfg.parallel_shared_norm else block.ln1
+
+    # ----------------------------------------------------------------------------------------------------- caches
+
+    def run_with_cache(
+        self,
+        *args: Any,
+        names_filter: NameFilter | None = None,
+        remove_batch_dim: bool = False,
+        return_cache_object: bool = True,
+        **kwargs: Any,
+    ) -> tuple[Any, Any]:
+        """One pass: its output, and its activations as an `ActivationCache` (`return_cache_object=False`: as a dict).
+
+        The arguments are those of `HookedRootModule.run_with_cache` and of `forward`. Without a filter, per-head
+        results and split inputs are left out unless `set_use_attn_result(True)` and its kin asked for them.
+
+        Raises:
+            UnknownHook: the filter selects nothing.
+            HookDidNotFire: the pass did not come to a point that was named.
+            BadInput: `remove_batch_dim` with several prompts.
+        """
+        output, stored = super().run_with_cache(
+            *args, names_filter=names_filter, remove_batch_dim=remove_batch_dim, **kwargs
+        )
+        return output, ActivationCache(stored, self, not remove_batch_dim) if return_cache_object else stored
+
+    def has_output(
+        self, *args: Any, return_type: Any = "logits", stop_at_layer: int | None = None, **rest: Any
+    ) -> bool:
+        """Whether `forward` returns anything, or fills a cache, for these arguments."""
+        given = dict(zip(FORWARD_ARGUMENTS, args, strict=False))
+        given = {"return_type": return_type, "stop_at_layer": stop_at_layer} | rest | given
+        return any(given.get(one) is not None for one in ("return_type", "stop_at_layer", "past_kv_cache"))
+
+
+FORWARD_ARGUMENTS = tuple(inspect.signature(Network.forward).parameters)[1:]
