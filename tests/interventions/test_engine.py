@@ -255,7 +255,6 @@ def test_every_kind_reads_what_its_passes_give(kind: str) -> None:
     """All logits, and one of the other readouts."""
     runs, expected = _expected(kind)
     another = ALL_READOUTS[1 + ALL_KINDS.index(kind) % (len(ALL_READOUTS) - 1)]
-    assert len(runs) > 30
     agree(model_of(kind), runs, [EVERYWHERE, another], expected)
 
 
