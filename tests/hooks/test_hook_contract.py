@@ -33,7 +33,7 @@ BATCH, POS = 2, 5
 TOKENS = random_tokens(batch=BATCH, pos=POS, d_vocab=19)
 
 
-# Converted models that differ from another member by weights alone (biases, tying, grouping) have no points of their own.
+# Converted models that differ from another member by weights alone (biases, tying, grouping) add no points.
 CHECKED = [name for name in ARCHITECTURES if name not in ("gpt2-tied-scaled", "llama-biases", "llama-tied-ungrouped")]
 
 
