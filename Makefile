@@ -10,7 +10,7 @@ demo: $(INSTALLED)
 	$(BIN)/interp-hooks demo --out report.html
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

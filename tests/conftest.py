@@ -1,12 +1,16 @@
 """Quiet `transformers`, and fixtures that several test files read."""
 
+import os
+import zlib
+from collections.abc import Iterator
+
 import pytest
 import torch
 import transformers
 from torch import Tensor
 
 from interp_hooks import HookedTransformer
-from tests.tiny import SHARED, build, random_tokens
+from tests.tiny import SHARED, build, random_tokens, unchecked_types
 
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
@@ -16,6 +20,21 @@ torch.set_num_threads(1)  # for tensors this small, waking other threads takes l
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _checked_types(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Runtime type checks take two thirds of a test's time, and see in one case what they see in the next.
+
+    So they are on in every test without parameters, and in a quarter of the cases of the others, chosen by their names,
+    so that one architecture is checked in some tests and another one in others; with CHECK_TYPES=all in every case.
+    """
+    name = request.node.nodeid
+    if "[" not in name or zlib.crc32(name.encode()) % 4 == 0 or os.environ.get("CHECK_TYPES") == "all":
+        yield
+        return
+    with unchecked_types():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -5,10 +5,11 @@ one of these in the place of the good one; so that mistakes also come together, 
 """
 
 import functools
+import itertools
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +38,17 @@ from interp_hooks import (
     Run,
     at,
     evaluate,
-    patching,
     record,
 )
+from interp_hooks.compat import patching
+from interp_hooks.compat import test_prompt as prompt_test
+from interp_hooks.corpus import induction_loss, lm_accuracy
 from interp_hooks.errors import InterpHooksError
-from interp_hooks.hooks import Slice
+from interp_hooks.experiments import mean_activations, noised_activations, relative_norm, subject_tokens
+from interp_hooks.hooks import Slice, get_act_name
+from interp_hooks.model import lm_cross_entropy_loss, sample_logits
 from interp_hooks.studies import SVDInterpreter
+from tests.messages import doing, lacks
 from tests.tiny import unchecked_types
 
 # --------------------------------------------------------------------------------------------------------- good things
@@ -181,9 +187,13 @@ NO_PROMPTS = [
     torch.zeros(2, 200, dtype=torch.long),
 ]
 NO_PAIR = [*NO_PROMPTS, [CLEAN], [CLEAN, SHORT], torch.zeros(2, 7, dtype=torch.long)]  # beside two of 15 tokens
+NO_METRIC_FUNCTION = [
+    doing("got float", lambda logits: 3.0),
+    doing("nan|not finite", lambda logits: logits.sum() * NAN),
+]
 with unchecked_types():  # such a metric can be made
     NO_METRIC = [
-        *(None, "logit_diff", 3, lambda logits: 3.0, lambda logits: logits.sum() * NAN, LogitDiff(" Mary", " no such")),
+        *(None, "logit_diff", 3, *NO_METRIC_FUNCTION, LogitDiff(" Mary", " no such")),
         *(
             LogitDiff([1, 2, 3], [1, 2, 3]),
             LogitDiff(9999, 1),
@@ -198,7 +208,8 @@ NO_SITE = ["no_such_hook", "", 3, None, ["z", 3], "ln_final.hook_scale"]
 NO_OVER = [["no_such_axis"], 3, None, [3], "layer"]
 NO_LAYERS = [[], [3], [-1], ["one"], [1.5], 3, "all"]
 NO_MEMORY = ["much", [1], 1.5]
-NO_NAMES = ["no_such_hook", 3, [], [3], ["hook_embed", "no_such"], lambda name: False, ("z99",)]
+SELECTS_NOTHING = doing("selects none", lambda name: False)
+NO_NAMES = ["no_such_hook", 3, [], [3], ["hook_embed", "no_such"], SELECTS_NOTHING, ("z99",)]
 NO_SLICE = ["first", 1.5, [[0, 1], [1, 2]], 99, -99, torch.tensor([0.5]), on_meta(1), [True, False], {}]
 NO_GENERATOR = [3, "seed", torch.default_generator.get_state()]
 NO_FOLDER = [3, ["folder"], 1.5]
@@ -259,15 +270,22 @@ LATER = {
     "attention_mask": [torch.ones(2, 14), "all", torch.zeros(2, 15)],
 }
 
+NO_HOOK_FUNCTION = [
+    doing(r"one of \(value\)", lambda value: value),
+    doing("returned float", lambda value, hook: 3.0),
+    doing(r"returned shape \[1, ", lambda value, hook: value[:1]),
+    doing("returned a tensor of dtype torch.float64", lambda value, hook: value.double()),
+    doing("returned a tensor of device meta", lambda value, hook: value.to("meta")),
+]
+
 HOOKED = {
     "fwd_hooks": [
         *([("no_such_hook", keep)], [("z9", keep)], [(3, keep)], [("z1", None)], [("z1", "keep")], [("z1",)], ["z1"]),
-        *([keep], 3, "z1", [("z1", keep, 3)], [([], keep)], [(lambda name: False, keep)]),
-        *([("z1", lambda value: value)], [("z1", lambda value, hook: 3.0)], [("z1", lambda value, hook: value[:1])]),
-        *([("z1", lambda value, hook: value.double())], [("z1", lambda value, hook: value.to("meta"))]),
+        *([keep], 3, "z1", [("z1", keep, 3)], [([], keep)], [(SELECTS_NOTHING, keep)]),
+        *([("z1", function)] for function in NO_HOOK_FUNCTION),
         [("blocks.1.hook_mlp_in", keep), ("blocks.1.hook_mlp", keep)],
     ],
-    "bwd_hooks": [[("no_such_hook", keep)], [("z1", None)], 3, [("z1", lambda gradient: None)]],
+    "bwd_hooks": [[("no_such_hook", keep)], [("z1", None)], 3, [("z1", NO_HOOK_FUNCTION[0])]],
     "stop_at_layer": [0, 1, "end", 1.5],
 }
 
@@ -397,7 +415,7 @@ CALLS: dict[str, Call] = {
         bad={"input": [None, 3, []], "max_tokens_per_yield": COUNT, "return_type": ["text"], "max_new_tokens": COUNT},
     ),
     "sample_logits": Call(
-        call=interp_hooks.sample_logits,
+        call=sample_logits,
         good=lambda: {"final_logits": logits()[:, -1]},
         bad={
             "top_k": [0, -1, "three"],
@@ -500,7 +518,7 @@ CALLS: dict[str, Call] = {
         bad={"input_slice": [one for one in NO_SLICE if one != [True, False]] + [(1, 2, 3, 4), ("a", "b"), [True]]},
     ),
     "get_act_name": Call(
-        call=interp_hooks.get_act_name,
+        call=get_act_name,
         good=lambda: {"name": "q", "layer": 1},
         bad={"name": [3, None, ["q"]]},
     ),
@@ -645,7 +663,10 @@ CALLS: dict[str, Call] = {
             "progress": False,
         },
         bad={
-            "run_at": [None, 3, lambda layer: None, lambda layer: Run(tokens(), [Intervention(at("z", 9), 0.0)])],
+            "run_at": [
+                *(None, 3, doing("got NoneType", lambda layer: None)),
+                doing("blocks.9", lambda layer: Run(tokens(), [Intervention(at("z", 9), 0.0)])),
+            ],
             "over": [{}, {"layer": []}, {"layer": [9]}, ["layer"], None, {"layer": 3}],
             "baselines": [{"clean": CLEAN}, 3, [run], {"clean": None}],
             "scale": ["clean", ("clean", "corrupt"), 3],
@@ -691,7 +712,7 @@ CALLS: dict[str, Call] = {
         bad={"reference": [SHORT, [SHORT, SHORT], 3], "generator": NO_GENERATOR, "prompts": [CLEAN]},
     ),
     "mean_activations": Call(
-        call=interp_hooks.mean_activations,
+        call=mean_activations,
         good=lambda: one_set() | {"site": "z", "layers": [1]},
         bad={
             "site": NO_SITE,
@@ -702,7 +723,7 @@ CALLS: dict[str, Call] = {
         },
     ),
     "noised_activations": Call(
-        call=interp_hooks.noised_activations,
+        call=noised_activations,
         good=lambda: one_set() | {"site": "z", "layers": [1]},
         bad={"std": [-1.0, NAN, *NO_NUMBER], "site": ["attn_scores", "no_such"], "generator": NO_GENERATOR},
     ),
@@ -826,7 +847,7 @@ CALLS: dict[str, Call] = {
         },
     ),
     "subject_tokens": Call(
-        call=interp_hooks.subject_tokens,
+        call=subject_tokens,
         good=lambda: one_set() | {"subject": " Mary and"},
         bad={"prompts": [None, 3, [], tokens], "subject": ["no such words", "", 3, None, [99], [], ["a", 3]]},
     ),
@@ -890,7 +911,7 @@ CALLS: dict[str, Call] = {
         bad={"model": NO_MODEL, "directions": [torch.ones(127), torch.zeros(128), "up", None, torch.ones(2, 128)]},
     ),
     "relative_norm": Call(
-        call=interp_hooks.relative_norm,
+        call=relative_norm,
         good=lambda: one_set() | {"vector": direction()},
         bad={
             "vector": [torch.ones(127), "up", None, torch.ones(2, 128)],
@@ -914,7 +935,7 @@ CALLS: dict[str, Call] = {
                 on_meta(2, 15),
             ],
             "clean_cache": [None, {}, 3, "cache"],
-            "patching_metric": [None, 3, lambda logits: 3.0, lambda logits: logits.sum() * NAN],
+            "patching_metric": [None, 3, *NO_METRIC_FUNCTION],
         },
     ),
     "get_act_patch_block_every": Call(
@@ -937,7 +958,10 @@ CALLS: dict[str, Call] = {
             "corrupted_tokens": [None, CLEAN, torch.zeros(2, 15)],
             "clean_cache": [None, {}, 3],
             "patching_metric": [None, 3],
-            "patch_setter": [None, 3, lambda value, index, clean: 3.0, lambda value, index, clean: value[:1]],
+            "patch_setter": [
+                *(None, 3, doing("returned float", lambda value, index, clean: 3.0)),
+                doing(r"returned shape \[1, ", lambda value, index, clean: value[:1]),
+            ],
             "activation_name": ["no_such", 3, None],
             "index_axis_names": [None, [], ["no_such"], ["head", "layer"], 3, [3]],
             "index_df": [3, "table"],
@@ -990,7 +1014,7 @@ CALLS: dict[str, Call] = {
         },
     ),
     "induction_loss": Call(
-        call=interp_hooks.induction_loss,
+        call=induction_loss,
         good=lambda: {"model": model(), "subseq_len": 8},
         bad={
             "model": NO_MODEL,
@@ -1001,12 +1025,12 @@ CALLS: dict[str, Call] = {
         },
     ),
     "test_prompt": Call(
-        call=interp_hooks.test_prompt,
+        call=prompt_test,
         good=lambda: {"prompt": SHORT, "answer": "John", "model": model()},
         bad={"prompt": [None, 3, []], "answer": [None, 3, [], [3]], "model": NO_MODEL, "top_k": ["three", -1]},
     ),
     "lm_accuracy": Call(
-        call=interp_hooks.lm_accuracy,
+        call=lm_accuracy,
         good=lambda: {"logits": logits(), "tokens": tokens()},
         bad={
             "logits": [None, torch.zeros(2, 15)],
@@ -1014,7 +1038,7 @@ CALLS: dict[str, Call] = {
         },
     ),
     "lm_cross_entropy_loss": Call(
-        call=interp_hooks.lm_cross_entropy_loss,
+        call=lm_cross_entropy_loss,
         good=lambda: {"logits": logits(), "tokens": tokens()},
         bad={
             "logits": [None, torch.zeros(2, 15)],
@@ -1137,51 +1161,11 @@ def _shown(value: Any) -> str:
 # ------------------------------------------------------------------------------------------------------------- verdicts
 
 
-# What messages call an argument, where that is not its name.
-CALLED: dict[str, Sequence[str]] = {
-    **dict.fromkeys(
-        ("input", "tokens", "int_token", "seq", "answer", "answer_tokens", "wrong"),
-        ("token", "residual stream", "prompt"),
-    ),
-    **dict.fromkeys(("names_filter", "name_filter", "name", "wanted"), ("filter",)),
-    **dict.fromkeys(("fwd_hooks", "bwd_hooks", "patch_setter"), ("a hook", "filter")),
-    **dict.fromkeys(("pos_slice", "batch_slice", "input_slice"), ("an index", "an axis of")),
-    **dict.fromkeys(("source", "baseline", "method", "order", "reference", "corrupted_tokens"), ("source",)),
-    **dict.fromkeys(("metric", "patching_metric"), ("metric", "gives values that are not finite")),
-    **dict.fromkeys(("run_at", "over"), ("runs", "hook point")),
-    "site": ("hook point",),
-    "along": ("direction",),
-    "remove_batch_dim": ("the batch axis",),
-    "index_axis_names": ("axis",),
-    "detection_pattern": ("the pattern",),
-}
-
-
-def tells(message: str, replaced: Mapping[str, Any]) -> bool:
-    """Whether a message names one of the arguments, or what came in its place."""
-    return any(word in message for argument, value in replaced.items() for word in (*_names(argument), *_words(value)))
-
-
-def _names(argument: str) -> list[str]:
-    return [argument, argument.removesuffix("s"), argument.replace("_", " "), *CALLED.get(argument, ())]
-
-
-def _words(value: Any) -> list[str]:
-    if isinstance(value, Tensor | FactoredMatrix):
-        there = isinstance(value, Tensor) and not value.is_meta
-        numbers = value.flatten().tolist()[:4] if there else []
-        return [
-            str(list(value.shape)),
-            *(str(size) for size in value.shape if size > 5),
-            *(str(one) for one in numbers if one not in (0, 1)),
-        ]
-    if is_dataclass(value) and not isinstance(value, type):
-        value = {field.name: getattr(value, field.name) for field in fields(value)}
-    if isinstance(value, Mapping):
-        value = [*value, *value.values()]
-    if isinstance(value, list | tuple):
-        return [word for one in value for word in _words(one)] if value else ["empty", "[]", "dict"]
-    return [repr(value), str(value) or repr(value), type(value).__name__]
+def says_too_little(message: str, replaced: Mapping[str, Any]) -> str:
+    """What a message lacks about the one of the arguments that it is about, but for what is still to be mended."""
+    missing = {argument: lacks(message, argument, value) for argument, value in replaced.items()}
+    best = min(missing, key=lambda argument: len(missing[argument]))
+    return " or ".join(missing[best])
 
 
 def traces() -> list[str]:
@@ -1192,8 +1176,17 @@ def traces() -> list[str]:
     left += ["gradients off"] * (not torch.is_grad_enabled())
     left += ["frozen weights"] * (not all(weight.requires_grad for weight in model().parameters()))
     left += ["another tokenizer's side"] * (model().default_padding_side != "right")
-    with torch.no_grad():
-        return left + ["other logits"] * (not torch.equal(model()(tokens()), logits()))
+    return left + ["other weights"] * (versions() != untouched())
+
+
+def versions() -> list[tuple[int, int]]:
+    """Which tensors the weights are, and how often each of them has been written to."""
+    return [(id(weight), weight._version) for weight in model().state_dict(keep_vars=True).values()]
+
+
+@functools.cache
+def untouched() -> list[tuple[int, int]]:
+    return versions()
 
 
 def verdict(case: Case) -> str | None:
@@ -1202,7 +1195,8 @@ def verdict(case: Case) -> str | None:
     try:
         case.make()
     except InterpHooksError as error:
-        wrong = "" if tells(str(error), case.replaced) else f"does not say what was wrong: {error}"
+        missing = says_too_little(str(error), case.replaced)
+        wrong = missing and f"does not tell {missing}: {error}"
     except Exception as error:
         wrong = f"raises {type(error).__name__}: {error}"
     left = traces()
@@ -1227,41 +1221,69 @@ def _unchecked() -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("name", CALLS)
-def test_good_arguments_are_taken(name: str) -> None:
-    call = CALLS[name]
-    call.call(**call.good())
-    assert traces() == []
+def logits_are_what_they_were() -> bool:
+    with torch.no_grad():
+        return torch.equal(model()(tokens()), logits())
 
 
 @pytest.mark.parametrize("name", CALLS)
 def test_bad_arguments_are_refused_by_the_package_and_leave_nothing(name: str) -> None:
+    """And the good ones that they stand in for are taken."""
+    call = CALLS[name]
+    call.call(**call.good())
+    assert traces() == []
     wrong = [found for case in single_cases(name) + double_cases(name) if (found := verdict(case)) is not None]
     assert not wrong, "\n".join(wrong)
+    assert logits_are_what_they_were()
 
 
-def test_there_are_many_bad_inputs() -> None:
-    distinct = {str(case) for name in CALLS for case in single_cases(name)}
-    assert len(distinct) >= 1000
-    assert len([case for name in CALLS for case in double_cases(name)]) >= 200
+# A call that takes what it must not, one that fails by somebody else's error, those that tell too little, one that
+# leaves a hook behind: each is noticed.
 
 
-# A call that takes what it must not, one that fails by somebody else's error, one that says nothing, one that leaves a
-# hook behind: each is noticed.
+def _raises(message: str) -> Callable[..., object]:
+    def call(window: int) -> None:
+        raise InterpHooksError(message)
+
+    return call
+
+
 MUTANTS: dict[str, tuple[Callable[..., object], str]] = {
-    "takes": (lambda layer: None, "was taken"),
-    "fails": (lambda layer: [][layer], "raises IndexError"),
-    "says nothing": (lambda layer: (_ for _ in ()).throw(InterpHooksError("no")), "does not say what was wrong"),
-    "leaves a hook": (lambda layer: model().add_hook("z1", keep), "leaves a hook on blocks.1.attn.hook_z"),
+    "takes": (lambda window: None, "was taken"),
+    "fails": (lambda window: [][window], "raises IndexError"),
+    "says nothing": (_raises("no"), "does not tell the argument or what was expected or what came"),
+    "does not name the argument": (_raises("it must be at least 1, got -5"), "does not tell the argument:"),
+    "does not say what it expects": (_raises("window must be good, got -5"), "does not tell what was expected:"),
+    "does not say what came": (_raises("window must be at least 1 layer"), "does not tell what came:"),
+    "says another's name": (_raises("samples must be at least 1, got -5"), "does not tell the argument:"),
+    "says another value": (_raises("window must be at least 1 layer, got 5"), "does not tell what came:"),
+    "leaves a hook": (lambda window: model().add_hook("z1", keep), "leaves a hook on blocks.1.attn.hook_z"),
 }
 
 
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_a_bad_call_that_goes_wrong_is_noticed(mutant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     call, expected = MUTANTS[mutant]
-    monkeypatch.setitem(CALLS, mutant, Call(call=call, good=dict, bad={"layer": [99]}))
+    monkeypatch.setitem(CALLS, mutant, Call(call=call, good=dict, bad={"window": [-5]}))
     (case,) = single_cases(mutant)
     try:
         assert expected in str(verdict(case))
     finally:
         model().reset_hooks()
+
+
+def test_exchanged_messages_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every message of a few calls in the place of every other one."""
+    cases = [case for name in ("generate", "at", "causal_trace", "Result.interval") for case in single_cases(name)]
+    messages = []
+    for case in cases:
+        with pytest.raises(InterpHooksError) as raised:
+            case.make()
+        messages.append(str(raised.value))
+    taken = [
+        f"{case}: {message}"
+        for (case, own), message in itertools.product(zip(cases, messages, strict=True), messages)
+        if message != own and not says_too_little(message, case.replaced)
+    ]
+    pairs = len(cases) * (len(cases) - 1)
+    assert len(taken) < 0.01 * pairs, "\n".join(taken)

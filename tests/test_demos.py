@@ -13,10 +13,6 @@ README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 DEMOS = sorted((Path(__file__).parents[1] / "demos").glob("*.py"))
 
 
-def test_there_are_demos():
-    assert DEMOS
-
-
 @cache
 def run(demo: Path) -> tuple[subprocess.CompletedProcess[str], set[str]]:
     """What it says, and the files that it leaves; run once for all tests."""

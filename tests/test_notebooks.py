@@ -14,10 +14,6 @@ FIGURE = "application/vnd.plotly.v1+json"
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
-def test_there_are_notebooks():
-    assert NOTEBOOKS
-
-
 @each_notebook
 def test_it_has_no_outputs_and_can_be_opened_elsewhere(path: Path):
     notebook = nbformat.read(path, as_version=4)

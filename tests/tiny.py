@@ -244,11 +244,12 @@ def hooked(name: str) -> HookedTransformer:
 @contextmanager
 def unchecked_types() -> Iterator[None]:
     """Turn runtime type checks off, so that what the package itself says about a value of a wrong type can be seen."""
+    before = jaxtyping.config.jaxtyping_disable
     jaxtyping.config.update("jaxtyping_disable", True)
     try:
         yield
     finally:
-        jaxtyping.config.update("jaxtyping_disable", False)
+        jaxtyping.config.update("jaxtyping_disable", before)
 
 
 def distance(ours: Tensor, theirs: Tensor) -> float:

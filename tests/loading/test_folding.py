@@ -91,9 +91,12 @@ def test_writers_are_centred(own: HookedTransformer) -> None:
         assert float(writer.detach().mean(-1).abs().max()) < 1e-14  # as above
 
 
-def test_every_stream_of_a_centred_model_has_mean_zero(own: HookedTransformer, tokens: Tensor) -> None:
-    process(own, only("center_writing_weights"))
-    _, cache = own.run_with_cache(tokens, names_filter=lambda name: "resid" in name)
+@pytest.mark.parametrize("fields", [{}, dict(n_token_types=2)], ids=["plain", "token types"])
+def test_every_stream_of_a_centred_model_has_mean_zero(fields: dict[str, Any], tokens: Tensor) -> None:
+    model = build(**fields)
+    process(model, only("center_writing_weights"))
+    types = dict(token_type_ids=tokens % 2) if fields else {}
+    _, cache = model.run_with_cache(tokens, names_filter=lambda name: "resid" in name, **types)
     for stream in cache.values():
         assert float(stream.mean(-1).abs().max()) < 1e-13  # a stream is a sum of a dozen centred terms
 

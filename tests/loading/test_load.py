@@ -98,6 +98,16 @@ def test_tied_embeddings_are_equal_but_not_the_same() -> None:
     assert model.W_E.untyped_storage().data_ptr() != model.W_U.untyped_storage().data_ptr()
 
 
+def test_weights_that_are_laid_out_anew_stay_in_the_memory_of_the_checkpoints_tensor(tmp_path: Path) -> None:
+    """GPT-2 keeps queries, keys and values in one tensor, whose memory the three of ours then fill."""
+    shared_hf("gpt2").save_pretrained(tmp_path)
+    attn = HookedTransformer.from_pretrained_no_processing(str(tmp_path)).blocks[1].attn
+    assert len({weight.untyped_storage().data_ptr() for weight in (attn.W_Q, attn.W_K, attn.W_V)}) == 1
+    assert attn.W_Q.untyped_storage().nbytes() == sum(
+        weight.numel() * weight.element_size() for weight in (attn.W_Q, attn.W_K, attn.W_V)
+    )
+
+
 def test_a_half_precision_checkpoint_loads_in_the_dtype_asked_for(tmp_path: Path) -> None:
     fresh_hf("llama").to(torch.bfloat16).save_pretrained(tmp_path)
     for dtype in (torch.float32, torch.bfloat16, "bfloat16", "float64"):

@@ -33,6 +33,15 @@ def test_each_pair_is_a_complex_number_that_is_turned(width: int, adjacent: bool
     assert torch.equal(turned[..., width:], X[..., width:]), "the rest of a head is not turned"
 
 
+def test_reversed_rotations_turn_the_other_way() -> None:
+    forwards, backwards = (
+        rotary(rotary_base=50.0, rotary_reversed=reverse)(POSITIONS, torch.float64)[0] for reverse in (False, True)
+    )
+    assert torch.equal(backwards.cos, forwards.cos)
+    assert torch.equal(backwards.sin, -forwards.sin)
+    assert_close(rotate(rotate(X, forwards, False), backwards, False), X, 1e-12)
+
+
 def test_rows_may_have_positions_of_their_own() -> None:
     positions = torch.tensor([[0, 1, 2, 3, 4, 5], [0, 0, 0, 1, 2, 3]])
     both = rotate(X, rotary()(positions, torch.float64)[0], False)
