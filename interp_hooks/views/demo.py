@@ -2,7 +2,7 @@
 
     ioi_pairs --> patch resid_pre --> patch z --> direct attribution --> pattern of the strongest head --> report
 
-`ioi_report` makes the measurements and keeps them as `Result`s; `sections` and `summary` put them into words.
+`ioi_report` makes the measurements and keeps them as `Result`s; `sections` and `summary` write about them.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from torch import Tensor
 from interp_hooks import __version__
 from interp_hooks.experiments.patching import patch
 from interp_hooks.experiments.results.result import Result
-from interp_hooks.interventions.metrics import LogitDiff
+from interp_hooks.experiments.task import Task
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.studies.lenses import direct_logit_attribution
-from interp_hooks.tasks.ioi_text import PromptPairs, ioi_pairs
+from interp_hooks.tasks.ioi_text import ioi_pairs
 from interp_hooks.views.attention import attention_pattern
 from interp_hooks.views.figures import bars, heatmap
 from interp_hooks.views.report import Section, write_report
@@ -34,16 +34,16 @@ if TYPE_CHECKING:
 
 SHOWN_HEADS = 12  # bars of the figure
 SHOWN_ROWS = 5  # of each table
-DOES_THE_TASK = 0.75  # accuracy on clean prompts below which the report says that there is little to explain
+DOES_THE_TASK = 0.75  # below this accuracy on clean prompts the report says that there is little to explain
 RIGHT = {"clean": 1, "corrupt": -1}  # the sign of the logit difference when the answer is right
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class IOIReport:
-    """What `ioi_report` measured. Differences are logit(IO) - logit(S) in nats, at the last token."""
+    """The measurements of `ioi_report`. Differences are logit(IO) - logit(S) in nats, at the last token."""
 
     model: HookedTransformer
-    pairs: PromptPairs
+    pairs: Task
     resid: Result
     heads: Result
     components: Result
@@ -77,11 +77,11 @@ def ioi_report(model: HookedTransformer, *, prompts: int = 32, seed: int = 0, pr
         NoTokenizer, TokenError: the model reads no text, or its tokenizer splits the names.
     """
     pairs = ioi_pairs(model, prompts, seed=seed)
-    metric = LogitDiff(pairs.answer, pairs.wrong)
-    resid = patch(model, pairs.clean, pairs.corrupt, metric, "resid_pre", progress=progress)
-    heads = patch(model, pairs.clean, pairs.corrupt, metric, "z", over=("layer", "head"), progress=progress)
-    components = direct_logit_attribution(model, pairs.clean, pairs.answer, pairs.wrong)
-    head_effects = only_heads(direct_logit_attribution(model, pairs.clean, pairs.answer, pairs.wrong, unit="head"))
+    prompts_and_metric, answers = (pairs.clean, pairs.corrupt, pairs.metric), (pairs.clean, pairs.answer, pairs.wrong)
+    resid = patch(model, *prompts_and_metric, "resid_pre", progress=progress)
+    heads = patch(model, *prompts_and_metric, "z", over=("layer", "head"), progress=progress)
+    components = direct_logit_attribution(model, *answers)
+    head_effects = only_heads(direct_logit_attribution(model, *answers, unit="head"))
     layer, head = divmod(int(head_effects.mean.abs().argmax()), model.cfg.n_heads)
     _, cache = model.run_with_cache(pairs.clean[0], names_filter=f"blocks.{layer}.attn.hook_pattern")
     return IOIReport(
@@ -98,7 +98,7 @@ def ioi_report(model: HookedTransformer, *, prompts: int = 32, seed: int = 0, pr
 
 
 def only_heads(effects: Result) -> Result:
-    """Direct effects by head without what belongs to no head ("remainder" and "bias", the last two)."""
+    """Direct effects by head alone, without "remainder" and "bias", the last two."""
     return replace(effects, axes={"head": effects.axes["head"][:-2]}, values=effects.values[:-2])
 
 
@@ -126,6 +126,7 @@ def position_table(report: IOIReport) -> pd.DataFrame:
 
 
 def prompt_table(report: IOIReport) -> pd.DataFrame:
+    """The first pair of prompts with its answers."""
     import pandas as pd
 
     pairs = report.pairs
@@ -134,6 +135,7 @@ def prompt_table(report: IOIReport) -> pd.DataFrame:
 
 
 def model_table(report: IOIReport) -> pd.DataFrame:
+    """What kind of model was measured, and how large it is."""
     import pandas as pd
 
     cfg = report.model.cfg
@@ -154,6 +156,7 @@ def model_table(report: IOIReport) -> pd.DataFrame:
 
 
 def version_table() -> pd.DataFrame:
+    """The versions of Python and of the packages that the numbers depend on."""
     import pandas as pd
 
     packages = {name: version(name) for name in ("torch", "transformers", "plotly")}
@@ -183,7 +186,7 @@ def _as_text(table: pd.DataFrame) -> str:
 
 
 def caveats(report: IOIReport) -> list[str]:
-    """What a reader must know before believing the figures; usually nothing."""
+    """Notes that a reader needs before believing the figures; usually there are none."""
     found = []
     if note := report.resid.note:
         found.append(f"Note: {note}. The patching figures show the logit difference itself.")
