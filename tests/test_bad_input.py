@@ -37,9 +37,9 @@ from interp_hooks import (
     Run,
     at,
     evaluate,
-    patching,
     record,
 )
+from interp_hooks.compat import patching
 from interp_hooks.errors import InterpHooksError
 from interp_hooks.hooks import Slice
 from interp_hooks.studies import SVDInterpreter

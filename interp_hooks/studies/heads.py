@@ -55,8 +55,6 @@ def detect_head(
     Raises:
         BadInput: an unknown pattern, measure or head, a pattern that does not fit, or a cache beside several prompts.
     """
-    if error_measure not in get_args(ErrorMeasure):
-        raise BadInput(f"error_measure must be 'mul' or 'abs', got {error_measure!r}")
     if isinstance(detection_pattern, str) and detection_pattern not in HEAD_NAMES:
         raise BadInput(
             f"there is no pattern {detection_pattern!r}; give one of {', '.join(HEAD_NAMES)}, or a tensor [pos, pos]."
@@ -145,6 +143,8 @@ def _similarity(
     exclude_current_token: bool,
     error_measure: ErrorMeasure,
 ) -> Float[Tensor, "*head"]:
+    if error_measure not in get_args(ErrorMeasure):
+        raise BadInput(f"error_measure must be 'mul' or 'abs', got {error_measure!r}")
     precise = torch.promote_types(attention.dtype, torch.float32)
     counted = torch.ones_like(expected, dtype=precise)
     if exclude_bos:
@@ -172,10 +172,7 @@ def compute_head_attention_similarity_score(
     """
     if attention_pattern.shape[0] != attention_pattern.shape[1]:
         raise BadInput(f"an attention pattern is square, got {list(attention_pattern.shape)}")
-    if error_measure not in get_args(ErrorMeasure):
-        raise BadInput(f"error_measure must be 'mul' or 'abs', got {error_measure!r}")
-    score = _similarity(attention_pattern, detection_pattern, exclude_bos, exclude_current_token, error_measure)
-    return score.item()
+    return _similarity(attention_pattern, detection_pattern, exclude_bos, exclude_current_token, error_measure).item()
 
 
 def get_supported_heads() -> None:

@@ -12,8 +12,8 @@ import platform
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import pandas as pd
 from jaxtyping import Float
 from torch import Tensor
 
@@ -30,8 +30,6 @@ from interp_hooks.views.report import Section, write_report
 from interp_hooks.views.tokens import visible
 
 if TYPE_CHECKING:
-    import pandas as pd
-
 SHOWN_HEADS = 12  # bars of the figure
 SHOWN_ROWS = 5  # of each table
 DOES_THE_TASK = 0.75  # below this accuracy on clean prompts the report says that there is little to explain
@@ -107,8 +105,6 @@ def only_heads(effects: Result) -> Result:
 
 def baseline_table(report: IOIReport) -> pd.DataFrame:
     """The logit difference and the accuracy on clean and corrupt prompts."""
-    import pandas as pd
-
     rows = []
     for prompts in RIGHT:
         values = report.resid.baselines[prompts].double()
@@ -120,24 +116,19 @@ def baseline_table(report: IOIReport) -> pd.DataFrame:
 def position_table(report: IOIReport) -> pd.DataFrame:
     """The strongest cells of the residual stream, with the token at their position."""
     table = report.resid.top(SHOWN_ROWS)
-    tokens = [visible(report.pairs.labels[pos]) for pos in table["pos"]]
-    table.insert(2, "token", tokens)
+    table.insert(2, "token", [visible(report.pairs.labels[pos]) for pos in table["pos"]])
     return table
 
 
 def prompt_table(report: IOIReport) -> pd.DataFrame:
     """The first pair of prompts with its answers."""
-    import pandas as pd
-
     pairs = report.pairs
-    rows = [("clean", pairs.clean[0], pairs.answer[0]), ("corrupt", pairs.corrupt[0], pairs.wrong[0])]
-    return pd.DataFrame([(kind, text, answer.strip()) for kind, text, answer in rows], columns=["", "prompt", "answer"])
+    clean, corrupt = (pairs.clean[0], pairs.answer[0].strip()), (pairs.corrupt[0], pairs.wrong[0].strip())
+    return pd.DataFrame([("clean", *clean), ("corrupt", *corrupt)], columns=["", "prompt", "answer"])
 
 
 def model_table(report: IOIReport) -> pd.DataFrame:
     """What kind of model was measured, and how large it is."""
-    import pandas as pd
-
     cfg = report.model.cfg
     parameters = sum(weight.numel() for weight in report.model.parameters())
     kv_heads = "" if cfg.n_key_value_heads == cfg.n_heads else f", {cfg.n_key_value_heads} of them for keys and values"
@@ -157,8 +148,6 @@ def model_table(report: IOIReport) -> pd.DataFrame:
 
 def version_table() -> pd.DataFrame:
     """The versions of Python and of the packages that the numbers depend on."""
-    import pandas as pd
-
     packages = {name: version(name) for name in ("torch", "transformers", "plotly")}
     rows = {"interp_hooks": __version__, **packages, "Python": platform.python_version()}
     return pd.DataFrame(list(rows.items()), columns=["package", "version"])
@@ -202,21 +191,10 @@ def caveats(report: IOIReport) -> list[str]:
 
 def sections(report: IOIReport, command: str = "") -> list[Section]:
     """The report's parts, in reading order."""
-    again = [
-        Section(heading="The model", table=model_table(report)),
-        Section(heading="Versions", table=version_table()),
-    ]
-    if command:
-        again.append(Section(heading="Make this report again", code=command))
-    return [
-        _task(report),
-        _resid(report),
-        _heads(report),
-        _components(report),
-        _direct(report),
-        _pattern(report),
-        *again,
-    ]
+    measured = [part(report) for part in (_task, _resid, _heads, _components, _direct, _pattern)]
+    model = Section(heading="The model", table=model_table(report))
+    again = [Section(heading="Make this report again", code=command)] if command else []
+    return [*measured, model, Section(heading="Versions", table=version_table()), *again]
 
 
 def _task(report: IOIReport) -> Section:
