@@ -29,7 +29,6 @@ from interp_hooks.views.figures import bars, heatmap
 from interp_hooks.views.report import Section, write_report
 from interp_hooks.views.tokens import visible
 
-if TYPE_CHECKING:
 SHOWN_HEADS = 12  # bars of the figure
 SHOWN_ROWS = 5  # of each table
 DOES_THE_TASK = 0.75  # below this accuracy on clean prompts the report says that there is little to explain
