@@ -60,7 +60,7 @@ def heatmap(
         raise BadInput(f"heatmap() draws two axes, this result has {_named(result.axes)}; {_elsewhere(result)}")
     y, x = result.axes
     texts = _texts(result, labels or {})
-    cells, unit, least = _shown(result, value)
+    cells, quantity, least = _shown(result, value)
     z = _numbers(cells.tolist())
     limit = _limit(z, least)
     trace = go.Heatmap(
@@ -70,9 +70,9 @@ def heatmap(
         zmin=-limit,
         zmax=limit,
         colorscale=DIVERGING,
-        colorbar=colour_bar(unit),
+        colorbar=colour_bar(quantity),
         texttemplate=("%{z:.2f}" if limit >= 0.1 else "%{z:.0e}") if len(texts[x]) <= NUMBERS_UP_TO else None,
-        hovertext=_hover(result, texts, escaped(unit), z),
+        hovertext=_hover(result, texts, escaped(quantity), z),
         hoverinfo="text",
         **gaps(len(texts[y]), len(texts[x])),
     )
@@ -95,7 +95,7 @@ def bars(result: Result, *, top: int | None = None, title: str | None = None) ->
     `top` keeps that many entries, those whose mean is largest in size, and puts the largest first; without it all are
     shown in the result's own order.
 
-    >>> effects = direct_logit_attribution(model, clean, pairs.answer, pairs.wrong, unit="head")
+    >>> effects = direct_logit_attribution(model, clean, pairs.answer, pairs.wrong, quantity="head")
     >>> figure = bars(effects, top=8, title="Which heads write the answer?")
 
     Raises:
@@ -112,7 +112,7 @@ def bars(result: Result, *, top: int | None = None, title: str | None = None) ->
         order = sorted(order, key=lambda place: -abs(means[place] or 0.0))[:top]
     texts = [_text(axis, entries[place]) for place in order]
     means, errors = [means[place] for place in order], [errors[place] for place in order]
-    unit = metric_title(result.metric)
+    quantity = metric_title(result.metric)
     trace = go.Bar(
         x=means,
         y=list(range(len(order))),
@@ -120,7 +120,7 @@ def bars(result: Result, *, top: int | None = None, title: str | None = None) ->
         marker=dict(color=[POSITIVE if (mean or 0.0) > 0 else NEGATIVE for mean in means]),
         error_x=dict(type="data", array=errors, color=INK, thickness=1.2, width=3, visible=None not in errors),
         hovertext=[
-            f"{escaped(text)}<br>{escaped(unit)}: {_with_error(mean, error)}"
+            f"{escaped(text)}<br>{escaped(quantity)}: {_with_error(mean, error)}"
             for text, mean, error in zip(texts, means, errors, strict=True)
         ],
         hoverinfo="text",
@@ -129,7 +129,7 @@ def bars(result: Result, *, top: int | None = None, title: str | None = None) ->
         trace,
         title=title,
         height=plot_height(len(order), row=24),
-        x_title=unit,
+        x_title=quantity,
         y_title=axis_title(axis),
         xaxis=dict(showgrid=True, zeroline=True, zerolinecolor=INK),
         yaxis=ticks(texts),
@@ -193,7 +193,7 @@ def _text(axis: str, label: Any) -> str:
     return visible(str(label)) if axis in TOKEN_AXES else str(label)
 
 
-def _hover(result: Result, texts: Mapping[str, Sequence[str]], unit: str, z: list[list[float | None]]) -> list[Any]:
+def _hover(result: Result, texts: Mapping[str, Sequence[str]], quantity: str, z: list[list[float | None]]) -> list[Any]:
     (y, y_entries), (x, x_entries) = result.axes.items()
     y_names = [_entry(y, entry, text) for entry, text in zip(y_entries, texts[y], strict=True)]
     x_names = [_entry(x, entry, text) for entry, text in zip(x_entries, texts[x], strict=True)]
@@ -202,7 +202,7 @@ def _hover(result: Result, texts: Mapping[str, Sequence[str]], unit: str, z: lis
     return [
         [
             f"{row_name}<br>{column_name}<br>"
-            + (f"{unit}: {_number(cell)}<br>" if unit != metric else "")
+            + (f"{quantity}: {_number(cell)}<br>" if quantity != metric else "")
             + f"{metric}: {_with_error(mean, error)}"
             for column_name, cell, mean, error in zip(x_names, row, means, row_errors, strict=True)
         ]

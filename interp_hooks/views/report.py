@@ -86,8 +86,8 @@ def check_destination(path: str | os.PathLike[str]) -> Path:
         )
     if os.path.exists(place) and not os.access(place, os.W_OK):
         raise BadInput(f"cannot write {str(path)!r}: the file is there and write-protected")
-    with _incomplete(path, place) as part:
-        part.touch()
+    with _incomplete(path, place) as draft:
+        draft.touch()
     return place
 
 
@@ -99,21 +99,21 @@ def write_report(path: str | os.PathLike[str], title: str, sections: Iterable[Se
     """
     place = check_destination(path)
     page = render(title, sections)
-    with _incomplete(path, place) as part:
-        part.write_text(page, encoding="utf-8")
-        os.replace(part, place)
+    with _incomplete(path, place) as draft:
+        draft.write_text(page, encoding="utf-8")
+        os.replace(draft, place)
     return place
 
 
 @contextmanager
 def _incomplete(path: str | os.PathLike[str], place: Path) -> Iterator[Path]:
     """A temporary file beside `place`, which can replace it in one step; removed afterwards."""
-    part = place.with_name(f".{place.name}.{os.getpid()}.part")
+    draft = place.with_name(f".{place.name}.{os.getpid()}.part")
     try:
         try:
-            yield part
+            yield draft
         finally:
-            part.unlink(missing_ok=True)
+            draft.unlink(missing_ok=True)
     except OSError as error:
         raise BadInput(f"cannot write {str(path)!r}: {error.strerror or error}") from error
 
