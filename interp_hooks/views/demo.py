@@ -115,7 +115,7 @@ def baseline_table(report: IOIReport) -> pd.DataFrame:
 def position_table(report: IOIReport) -> pd.DataFrame:
     """The strongest cells of the residual stream, with the token at their position."""
     table = report.resid.top(SHOWN_ROWS)
-    table.insert(2, "token", [visible(report.pairs.labels[pos]) for pos in table["pos"]])
+    table.insert(2, "token", [visible(report.pairs.labels[int(pos)]) for pos in table["pos"]])
     return table
 
 

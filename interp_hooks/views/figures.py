@@ -95,7 +95,7 @@ def bars(result: Result, *, top: int | None = None, title: str | None = None) ->
     `top` keeps that many entries, those whose mean is largest in size, and puts the largest first; without it all are
     shown in the result's own order.
 
-    >>> effects = direct_logit_attribution(model, clean, pairs.answer, pairs.wrong, quantity="head")
+    >>> effects = direct_logit_attribution(model, clean, pairs.answer, pairs.wrong, unit="head")
     >>> figure = bars(effects, top=8, title="Which heads write the answer?")
 
     Raises:
