@@ -873,7 +873,8 @@ def found(name: str) -> tuple[Any, Any]:
     if first == compat.NAME:
         submodule, _, ours = rest.rpartition(".")
         return _alias(submodule, ours), compat
-    owner, value = None, RECEIVERS[first] if first in RECEIVERS else getattr(interp_hooks, first)
+    room = getattr(interp_hooks, interp_hooks.MOVED_NAMES[first]) if first in interp_hooks.MOVED_NAMES else interp_hooks
+    owner, value = None, RECEIVERS[first] if first in RECEIVERS else getattr(room, first)
     for part in rest.split(".") if rest else ():
         owner, value = value, inspect.getattr_static(value, part)
     return value, owner

@@ -99,7 +99,7 @@ MODULES: dict[str, Mapping[str, str] | str] = {
     "config": _CONFIG,
     "evals": {
         **_of("corpus.texts", *(f"make_{name}_data_loader" for name in ("wiki", "owt", "pile", "code"))),
-        **_of("corpus.evals", "evaluate", "evaluate_on_dataset", "induction_loss", "sanity_check"),
+        **_of("corpus.evals", "evaluate_on_dataset", "induction_loss", "sanity_check", evaluate="corpus_losses"),
         **_of("compat.mmlu", "mmlu_eval"),
         **_of("compat.ioi_dataset", "IOIDataset", "ioi_eval"),
     },

@@ -1,4 +1,4 @@
-"""Texts by the thousand, and how well a model reads them."""
+"""Many texts as rows of tokens, and how well a model predicts them."""
 
 from interp_hooks import lazily
 

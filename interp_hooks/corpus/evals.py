@@ -1,11 +1,11 @@
-"""How well a model does what language models are made for: predict text, and repeat what it read.
+"""How well a model does what language models are made for: predict text, and repeat what it has read.
 
-Losses are in nats per token. What is random takes a `torch.Generator`; nothing is downloaded unless texts are left out.
+Losses are in nats per token. Nothing is downloaded unless you leave the texts out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp_hooks.corpus.texts import CORPORA, Texts, corpus_texts, token_rows
+from interp_hooks.corpus.texts import CORPORA, Texts, corpus_texts, first_rows, token_rows
 from interp_hooks.errors import BadInput, TokenError
 from interp_hooks.errors.arguments import checked
 from interp_hooks.model.losses import check_predicted
@@ -30,7 +30,7 @@ PARAGRAPH = (
 def lm_accuracy(
     logits: Float[Tensor, "batch pos d_vocab"], tokens: Int[Tensor, "batch pos"], per_token: bool = False
 ) -> Float[Tensor, ""] | Bool[Tensor, "batch pos-1"]:
-    """How often the likeliest token is the one that comes next: the share, or for every token but the first whether.
+    """The share of tokens that the model found likeliest before they came; `per_token` tells for each whether it did.
 
     Raises:
         BadInput: tokens of another shape than the logits.
@@ -58,7 +58,7 @@ def evaluate_on_dataset(
     truncate: int | None = 100,
     device: Any = None,
 ) -> float:
-    """The mean loss over the first `truncate` batches (None: all) of {"tokens": [batch, pos]}, every token alike.
+    """The mean loss per token over the first `truncate` batches (None: all), each {"tokens": [batch, pos]}.
 
     Raises:
         BadInput: no batches, or a device other than the model's.
@@ -82,7 +82,7 @@ def evaluate_on_texts(
     tokenizer: Any = None,
     max_length: int | None = None,
 ) -> float:
-    """The mean loss on texts, put one after the other in rows of `max_length` tokens (default: n_ctx, at most 1024).
+    """The mean loss per token on texts, read as rows of `max_length` tokens (default: n_ctx, at most 1024).
 
     At most `truncate` batches of rows are read (None: all); the last one may be smaller.
 
@@ -91,22 +91,19 @@ def evaluate_on_texts(
     """
     length = min(1024, model.cfg.n_ctx) if max_length is None else max_length
     rows = token_rows(texts, tokenizer or model.text.tokenizer, length, add_bos_token=model.text.prepend_bos)
-    batches = ({"tokens": torch.stack(group)} for group in _groups(rows, batch_size))
-    first = next(batches, None)
-    if first is None:
-        raise BadInput(f"these texts do not fill a row of {length} tokens; give more text or a smaller max_length")
-    return evaluate_on_dataset(model, (batch for some in ([first], batches) for batch in some), truncate)
+    tokens = first_rows(rows, length, None if truncate is None else truncate * batch_size)
+    return evaluate_on_dataset(model, ({"tokens": batch} for batch in tokens.split(batch_size)), truncate)
 
 
 @checked
-def evaluate(
+def corpus_losses(
     model: HookedTransformer,
     truncate: int | None = 100,
     batch_size: int = 8,
     tokenizer: Any = None,
     texts: Mapping[str, Texts] | None = None,
 ) -> dict[str, float]:
-    """`evaluate_on_texts` of several corpora, by "<name>_loss"; without `texts`, of those of the hub in `CORPORA`.
+    """The mean loss per token on several corpora, by "<name>_loss": those in `texts`, or all of `CORPORA` on the hub.
 
     Raises:
         ImportError: the package `datasets`, which downloads them, is not installed.
@@ -118,9 +115,7 @@ def evaluate(
     }
 
 
-def _groups(rows: Iterator[Tensor], size: int) -> Iterator[list[Tensor]]:
-    while group := list(islice(rows, size)):
-        yield group
+evaluate = corpus_losses  # its name in TransformerLens; `interp_hooks.evaluate` runs interventions
 
 
 def _check_device(model: HookedTransformer, device: Any) -> None:
@@ -143,10 +138,10 @@ def induction_loss(
     *,
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, ""]:
-    """The loss on the second half of BOS, x_1 ... x_n, x_1 ... x_n, from its second token on; near 0 with induction.
+    """The mean loss on the repetition in BOS, x_1 ... x_n, x_1 ... x_n: near 0 for a model with induction heads.
 
-    Each row draws n = `subseq_len` different ordinary tokens. The BOS is an additional token; by default rows have one
-    if the model's prompts do and the tokenizer knows it.
+    It is read from the second token of the repetition on. Each row draws n = `subseq_len` different ordinary tokens.
+    The BOS comes on top; by default rows have one if the model's prompts do and the tokenizer has one.
 
     Raises:
         BadInput: two copies do not fit into the context, or the vocabulary has too few tokens.
@@ -177,11 +172,11 @@ def _different_tokens(
     length: int,
     generator: torch.Generator | None,
 ) -> Int[Tensor, "batch pos"]:
-    """Rows of tokens that the model reads and writes and that mean nothing special, none of them twice in a row."""
-    known = min(model.cfg.d_vocab, model.cfg.d_vocab_out)
+    """Rows of different tokens that the model both reads and predicts; special tokens are left out."""
+    count = min(model.cfg.d_vocab, model.cfg.d_vocab_out)
     special: Sequence[int] = () if tokenizer is None else tokenizer.all_special_ids
-    known = known if tokenizer is None else min(known, len(tokenizer))
-    ordinary = torch.tensor([id for id in range(known) if id not in set(special)])
+    count = count if tokenizer is None else min(count, len(tokenizer))
+    ordinary = torch.tensor([id for id in range(count) if id not in set(special)])
     if len(ordinary) < length:
         raise BadInput(f"the vocabulary has {len(ordinary)} ordinary tokens, fewer than subseq_len={length}")
     drawn = [torch.randperm(len(ordinary), generator=generator)[:length] for _ in range(rows)]

@@ -1,10 +1,10 @@
-"""Texts as rows of tokens, all of one length, as a language model is trained and measured on.
+"""Texts as rows of tokens, all of one length, as language models are trained and measured on.
 
-    BOS | text 1 ... text 1 EOS text 2 ...      each row is full, a text may begin in one and end in a later one
-    BOS | ... text 2 EOS text 3 ...             what is left at the end and fills no row is dropped
+    BOS | text 1 ... text 1 EOS text 2 ...      every row is full: a text may go on in the next row
+    BOS | ... text 2 EOS text 3 ...             tokens at the end that do not fill a row are dropped
 
-Texts are read one by one, and only as many as are needed: nothing of a corpus has to fit in memory but its rows. A
-tokenizer here is one of transformers'.
+Texts are read one by one, and only as many as are needed, so that only the rows have to fit in memory. A tokenizer here
+is one of transformers'.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ CORPORA = {
 
 
 def corpus_texts(name: str) -> Iterator[str]:
-    """The texts of a corpus of the hub ("wiki", "owt", "pile", "code"), in its own order.
+    """The texts of a corpus on the HuggingFace hub ("wiki", "owt", "pile", "code"), in their order there.
 
     Raises:
         BadInput: an unknown corpus.
@@ -65,10 +65,13 @@ def token_rows(
     column_name: str = "text",
     add_bos_token: bool = True,
 ) -> Iterator[Int[Tensor, " pos"]]:
-    """Full rows of `max_length` tokens, BOS included; texts are strings or mappings with a column of them.
+    """Read texts as full rows of `max_length` tokens, one after the other; the BOS counts.
+
+    `texts` are strings, or mappings that have the text at `column_name`.
 
     Raises:
-        TokenError: the tokenizer has no EOS, or no BOS where rows are to begin with one.
+        BadInput: `max_length` leaves no room for text.
+        TokenError: the tokenizer has no EOS, or no BOS where rows have to begin with one.
     """
     eos, bos = tokenizer.eos_token_id, tokenizer.bos_token_id
     if eos is None or (add_bos_token and bos is None):
@@ -89,7 +92,7 @@ def token_rows(
 
 @dataclass(frozen=True, eq=False)
 class TokenRows(Dataset):
-    """Rows of tokens as torch's and HuggingFace's loaders know them: `rows[3]["tokens"]`, `rows["tokens"]`."""
+    """Rows of tokens in the form that torch's and HuggingFace's loaders take: `rows[3]["tokens"]`, `rows["tokens"]`."""
 
     tokens: Int[Tensor, "row pos"]
 
@@ -113,23 +116,34 @@ def tokenize_and_concatenate(
     add_bos_token: bool = True,
     num_proc: int | None = None,
 ) -> TokenRows:
-    """All full rows of `token_rows`; `streaming` and `num_proc` say how others go about it and change nothing here.
+    """Texts as full rows of tokens, all of them; see `token_rows`.
+
+    `streaming` and `num_proc`, which other libraries take, change nothing here.
 
     Raises:
         BadInput: the texts do not fill one row.
     """
-    rows = list(token_rows(dataset, tokenizer, max_length, column_name, add_bos_token))
-    if not rows:
+    return TokenRows(first_rows(token_rows(dataset, tokenizer, max_length, column_name, add_bos_token), max_length))
+
+
+def first_rows(rows: Iterator[Tensor], max_length: int, most: int | None = None) -> Int[Tensor, "row pos"]:
+    """The first `most` rows (None: all) as one tensor.
+
+    Raises:
+        BadInput: there is no row.
+    """
+    found = list(islice(rows, most))
+    if not found:
         raise BadInput(f"these texts do not fill a row of {max_length} tokens; give more text or a smaller max_length")
-    return TokenRows(torch.stack(rows))
+    return torch.stack(found)
 
 
 def _data_loader(name: str) -> Callable[..., DataLoader]:
     def make_data_loader(
         tokenizer: Any, batch_size: int = 8, max_length: int = 1024, rows: int | None = None
     ) -> DataLoader:
-        texts = token_rows(corpus_texts(name), tokenizer, max_length)
-        return DataLoader(TokenRows(torch.stack(list(islice(texts, rows)))), batch_size=batch_size, drop_last=True)
+        tokens = first_rows(token_rows(corpus_texts(name), tokenizer, max_length), max_length, rows)
+        return DataLoader(TokenRows(tokens), batch_size=batch_size, drop_last=True)
 
     make_data_loader.__doc__ = f"Batches of the first `rows` rows (default: all) of the corpus {name!r}, in its order."
     return make_data_loader

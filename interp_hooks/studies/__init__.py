@@ -1,4 +1,4 @@
-"""What is this part for? Lenses, heads, directions."""
+"""Studies of what a part of the model is for: lenses, heads, singular vectors, waves."""
 
 from interp_hooks import lazily
 

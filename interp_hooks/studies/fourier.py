@@ -1,8 +1,8 @@
-"""Waves over the residues mod p, in which models that add modulo p compute (Nanda et al. 2023, arXiv 2301.05217).
+"""Waves over the residues mod p, with which models that add modulo p compute (Nanda et al. 2023, arXiv 2301.05217).
 
-    power       how much of a table with a row for each residue lies on each frequency: an embedding, say
-    along_sums  the part of logits [a, b, c] that depends on a + b mod p, through some frequencies
-    cosines     how much of logits [a, b, c] is a sum of waves cos(w_k (a + b - c)), w_k = 2 pi k / p
+    fourier_power  how much of an embedding, or another table with a row for each residue, lies on each frequency
+    along_sums     the part of logits [a, b, c] that depends on a + b mod p, at some frequencies
+    cosines        how much of logits [a, b, c] is a sum of waves cos(w_k (a + b - c)), w_k = 2 pi k / p
 
 Frequency 0 is the constant; the others are 1 to p // 2, each with a cosine and a sine.
 """
@@ -22,9 +22,9 @@ SAME = 1e-12  # numbers that differ by less than this part of them are the same 
 
 @checked
 def fourier_basis(p: int) -> Float[Tensor, "wave residue"]:
-    """Orthonormal waves over 0..p-1 as rows: the constant, cos 1, sin 1, cos 2, sin 2, ...; float64.
+    """Orthonormal waves over 0..p-1, one a row, in float64: the constant, cos 1, sin 1, cos 2, sin 2, ...
 
-    An even p ends with cos p/2, whose sine is 0 everywhere.
+    An even p ends with cos p/2, whose sine is 0 everywhere and is left out.
 
     Raises:
         BadInput: p below 1.
@@ -40,9 +40,9 @@ def fourier_basis(p: int) -> Float[Tensor, "wave residue"]:
 
 @checked
 def fourier_power(values: Float[Tensor, "residue *rest"]) -> Float[Tensor, " frequency"]:
-    """The square of what lies on each frequency 0..p//2 along the first axis, summed over all others.
+    """The power of each frequency 0..p//2 along the first axis, summed over all other axes.
 
-    Their sum is the sum of the squared values. `fourier_power(model.W_E[:p])` shows the frequencies that a model uses.
+    Powers add up to the sum of the squared values. `fourier_power(model.W_E[:p])` shows the frequencies a model uses.
     """
     p = len(values)
     on_waves = (fourier_basis(p).to(values.device) @ values.double().reshape(p, -1)).square().sum(1)
@@ -53,12 +53,13 @@ def fourier_power(values: Float[Tensor, "residue *rest"]) -> Float[Tensor, " fre
 
 @checked
 def along_sums(logits: Float[Tensor, "a b out"], frequencies: Sequence[int]) -> Float[Tensor, "a b out"]:
-    """The part of `logits` on cos(w_k (a + b)) and sin(w_k (a + b)), w_k = 2 pi k / p: an orthogonal projection.
+    """Project `logits` on cos(w_k (a + b)) and sin(w_k (a + b)), w_k = 2 pi k / p, for some frequencies k.
 
-    Frequency 0 is what is the same for all a and b. Adding up all frequencies gives what depends on a + b mod p alone.
+    The part on frequency 0 is the same for all a and b. The parts of all frequencies together are what depends on
+    a + b mod p alone.
 
     Raises:
-        BadInput: none, or not as many a as b, or a frequency outside 0..p//2.
+        BadInput: `logits` are empty or do not have as many a as b, or a frequency is outside 0..p//2.
     """
     p = _residues(logits)
     chosen = torch.tensor(_checked_frequencies(frequencies, p), dtype=torch.long)
@@ -70,10 +71,11 @@ def along_sums(logits: Float[Tensor, "a b out"], frequencies: Sequence[int]) -> 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Cosines:
-    """logits[a, b, c] as a sum over frequencies k = 1..p//2 of coefficient[k] cos(w_k (a + b - c)).
+    """How well the sum over k = 1..p//2 of coefficient[k] cos(w_k (a + b - c)) fits logits[a, b, c].
 
-    `coefficient` and `explained_variance` have an entry for each frequency, that of 0 being 0. Variance is that over
-    the outputs c, averaged over a and b: what changes a softmax. The cosines are orthogonal, so shares add up.
+    `coefficient` and `explained_variance` have an entry for each frequency, and 0 for frequency 0. The variance is that
+    over the outputs c, averaged over a and b: all that a softmax can see. The cosines are orthogonal, so that their
+    shares of the variance add up.
     """
 
     coefficient: Float[Tensor, " frequency"]
@@ -82,10 +84,10 @@ class Cosines:
 
 @checked
 def cosines(logits: Float[Tensor, "a b c"]) -> Cosines:
-    """How much of `logits` is cos(w_k (a + b - c)), for each frequency k: an adder by waves has large ones for a few.
+    """Fit `logits` by cos(w_k (a + b - c)) for each frequency k; a model that adds with waves has a few large ones.
 
     Raises:
-        BadInput: other than as many a, b and c, or the same for every c, which leaves no variance to explain.
+        BadInput: a, b and c are not equally many, or logits are the same for every c, so that there is no variance.
     """
     p = _residues(logits)
     if logits.shape[2] != p:
@@ -106,7 +108,7 @@ def cosines(logits: Float[Tensor, "a b c"]) -> Cosines:
 
 
 def _frequency_of_wave(p: int) -> Tensor:
-    """Of each row of the basis."""
+    """The frequency of each row of `fourier_basis`."""
     return (torch.arange(p) + 1) // 2
 
 

@@ -1,14 +1,14 @@
-"""Which heads attend where a head of some kind would: attention patterns scored against a pattern P [query, key].
+"""Which heads attend as a head of some kind would: each head's attention A is compared with a pattern P [query, key].
 
-    previous_token_head     P is 1 at the token before
-    duplicate_token_head    at every earlier copy of the query's token
-    induction_head          right after every earlier copy
+    previous_token_head     P is 1 at the token before the query
+    duplicate_token_head    P is 1 at every earlier copy of the query's token
+    induction_head          P is 1 right after every earlier copy of the query's token
 
     "mul"    sum(A * P) / sum(A)          the share of a head's attention that falls where P is 1
     "abs"    1 - sum(|A - P|) / pos       1 where the two are equal, -1 where no query attends as P says
 
-Both leave out what is excluded: attention to the first position (`exclude_bos`), each token's attention to itself
-(`exclude_current_token`).
+Attention to the first position (`exclude_bos`) and of each token to itself (`exclude_current_token`) can be left out of
+both.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -44,16 +44,17 @@ def detect_head(
     exclude_current_token: bool = False,
     error_measure: ErrorMeasure = "mul",
 ) -> Float[Tensor, "layer head"]:
-    """The score of every head (or of `heads`, others are -1) against a named or a given pattern, averaged over prompts.
+    """Score every head by how much it attends as a named pattern, or a pattern that you give, says.
 
-    `cache` holds the patterns of the only prompt, which then is not run. A head that attends to nothing but what is
-    excluded scores nan with "mul".
+    Scores are means over prompts; with `heads` all other heads score -1. With `cache`, which holds the attention of a
+    single prompt, the model is not run. With "mul" a head scores nan if all that it attends to is excluded.
+
+    >>> scores = detect_head(model, clean, "previous_token_head")
+    >>> layer, head = divmod(int(scores.argmax()), model.cfg.n_heads)
 
     Raises:
         BadInput: an unknown pattern, measure or head, a pattern that does not fit, or a cache beside several prompts.
     """
-    if error_measure not in get_args(ErrorMeasure):
-        raise BadInput(f"error_measure must be 'mul' or 'abs', got {error_measure!r}")
     if isinstance(detection_pattern, str) and detection_pattern not in HEAD_NAMES:
         raise BadInput(
             f"there is no pattern {detection_pattern!r}; give one of {', '.join(HEAD_NAMES)}, or a tensor [pos, pos]."
@@ -76,7 +77,7 @@ def detect_head(
 
 
 def _prompts(model: HookedTransformer, seq: str | Sequence[str] | Tensor) -> list[Int[Tensor, "1 pos"]]:
-    """Each prompt by itself, so that none is padded."""
+    """The tokens of each prompt by itself, so that none is padded."""
     if isinstance(seq, Tensor):
         return [row[None].to(model.device) for row in seq.reshape(-1, seq.shape[-1])]
     prompts = [model.to_tokens(one) for one in ([seq] if isinstance(seq, str) else seq)]
@@ -120,7 +121,7 @@ def _expected(
 def _attention(
     model: HookedTransformer, tokens: Int[Tensor, "1 pos"], cache: ActivationCache | None, layers: Sequence[int]
 ) -> dict[int, Float[Tensor, "head query key"]]:
-    """The patterns of a prompt in some layers."""
+    """The attention patterns of a prompt in some layers, from the cache if there is one."""
     if cache is None:
         names = [get_act_name("pattern", layer) for layer in layers]
         _, cache = model.run_with_cache(tokens, names_filter=names, stop_at_layer=max(layers) + 1)
@@ -142,6 +143,8 @@ def _similarity(
     exclude_current_token: bool,
     error_measure: ErrorMeasure,
 ) -> Float[Tensor, "*head"]:
+    if error_measure not in get_args(ErrorMeasure):
+        raise BadInput(f"error_measure must be 'mul' or 'abs', got {error_measure!r}")
     precise = torch.promote_types(attention.dtype, torch.float32)
     counted = torch.ones_like(expected, dtype=precise)
     if exclude_bos:
@@ -162,21 +165,18 @@ def compute_head_attention_similarity_score(
     exclude_current_token: bool = False,
     error_measure: ErrorMeasure = "mul",
 ) -> float:
-    """The score of one head's attention; neither pattern is changed.
+    """Score one attention pattern against another; neither is changed.
 
     Raises:
         BadInput: patterns that are not square, or an unknown measure.
     """
     if attention_pattern.shape[0] != attention_pattern.shape[1]:
         raise BadInput(f"an attention pattern is square, got {list(attention_pattern.shape)}")
-    if error_measure not in get_args(ErrorMeasure):
-        raise BadInput(f"error_measure must be 'mul' or 'abs', got {error_measure!r}")
-    score = _similarity(attention_pattern, detection_pattern, exclude_bos, exclude_current_token, error_measure)
-    return score.item()
+    return _similarity(attention_pattern, detection_pattern, exclude_bos, exclude_current_token, error_measure).item()
 
 
 def get_supported_heads() -> None:
-    """Print the names of the patterns that `detect_head` knows."""
+    """Print the names of the patterns that `detect_head` accepts."""
     print(f"Supported heads: {', '.join(HEAD_NAMES)}")
 
 

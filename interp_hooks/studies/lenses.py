@@ -1,8 +1,9 @@
-"""What each part of the model writes towards an answer, and what the stream already says at each layer.
+"""What each part of the model adds to an answer's logit, and what the model would predict at each layer.
 
-Direct logit attribution splits a logit (difference) into the parts of the final stream, with the final norm's scale as
-it was in the run: exact for logits, and blind to what later layers do with a part. The logit lens (nostalgebraist 2020)
-unembeds the stream of every layer through the final norm, whose statistics are recomputed each time.
+Direct logit attribution splits a logit (or a difference of two) into what each part of the model wrote to the final
+stream. The final norm's scale is held as it was in the run, so that the split is exact; it does not see what later
+layers make of a part. The logit lens (nostalgebraist 2020) unembeds the stream of every layer through the final norm,
+whose scale is computed anew at each.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ READ = {  # what each unit is made of
 
 @dataclass(frozen=True, kw_only=True)
 class DirectLogitAttribution(Result):
-    """A `Result` whose only axis is the part."""
+    """The result of `direct_logit_attribution`: a `Result` whose only axis is the part of the model."""
 
     @property
     def attribution(self) -> Float[Tensor, "part prompt"]:
@@ -62,14 +63,21 @@ def direct_logit_attribution(
     pos: int | Tensor = -1,
     cache: ActivationCache | None = None,
 ) -> DirectLogitAttribution:
-    """The direct effect of each part on the answer's logit (minus the incorrect one's), at one position of each prompt.
+    """Split an answer's logit (minus the incorrect answer's, if given) into what each part of the model adds to it.
 
-    Parts are embeddings and sublayers (`unit="component"`: "embed", "0_attn_out", "0_mlp_out", ...) or heads ("L0H3",
-    ..., and "remainder" for everything else). The last part, "bias", is what the final norm's bias and b_U add. Parts
-    sum to the logit (difference), which is the baseline "model". With `unit="layer"` the rows are the stream before
-    each sublayer, "0_pre", "0_mid", ..., "final_post", which do not sum: "final_post" and "bias" alone are the model's.
-    Use a difference, or a centred unembedding: a part that raises all logits alike has an effect here and none on any
-    probability. With `cache`, of all positions, the model is not run, and the result cannot be run again.
+    `unit` chooses the parts: embeddings and sublayers ("component": "embed", "0_attn_out", "0_mlp_out", ...), or heads
+    ("head": "L0H3", ..., and "remainder" for everything else). The last part, "bias", is what the final norm's bias and
+    b_U add. Parts sum to the logit (difference), which is the baseline "model". With `unit="layer"` there is a row for
+    the stream before each sublayer, "0_pre", "0_mid", ..., "final_post"; these do not sum: "final_post" and "bias"
+    alone do. Logits are read at one position of each prompt, `pos`.
+
+    Use a difference of two answers, or a centred unembedding: a part that raises all logits alike has an effect here,
+    and none on any probability. With `cache`, the activations of all positions, the model is not run again; such a
+    result cannot be rerun.
+
+    >>> effects = direct_logit_attribution(model, clean, pairs.answer, pairs.wrong, unit="head")
+    >>> effects.top(3)["head"].tolist()
+    ['L1H2', 'L2H3', 'L2H2']
 
     Raises:
         BadInput: an unknown unit, a position outside the prompts, answers that do not fit them, neither prompts nor a
@@ -97,13 +105,13 @@ def attributed(
     unit: Unit,
     pos: int | Tensor,
 ) -> DirectLogitAttribution:
-    """`direct_logit_attribution` of a run."""
+    """`direct_logit_attribution`, given a run in place of prompts."""
     return _attribution(cache_at(model, run, pos, READ[unit]), answer, wrong, unit)
 
 
 @torch.no_grad()
 def _attribution(cache: ActivationCache, answer: Tensor, wrong: Tensor | None, unit: Unit) -> DirectLogitAttribution:
-    """What each part in the cache, of one position, does to the logits."""
+    """The direct effects of the parts in a cache that holds a single position."""
     prompts = len(next(iter(cache.values())))
     answer = for_each_prompt(answer, prompts, "answer")
     wrong = None if wrong is None else for_each_prompt(wrong, prompts, "answer")
@@ -123,7 +131,7 @@ def _attribution(cache: ActivationCache, answer: Tensor, wrong: Tensor | None, u
 
 
 def cache_at(model: HookedTransformer, run: Run, pos: int | Tensor, names: tuple[str, ...]) -> ActivationCache:
-    """The activations whose names end so at one position of each prompt, kept as a position axis of length 1."""
+    """The activations whose names end with one of `names`, at one position of each prompt; the position axis stays."""
     rows = Readout(pos=pos).positions(run)
     with torch.no_grad():
         _, stored = model.run_with_cache(
@@ -137,7 +145,7 @@ def cache_at(model: HookedTransformer, run: Run, pos: int | Tensor, names: tuple
 
 
 def _read_from(cache: ActivationCache, pos: int | Tensor, names: tuple[str, ...]) -> ActivationCache:
-    """The same from a cache of all positions."""
+    """The same as `cache_at`, from a cache of all positions."""
     stored = {name: value for name, value in cache.items() if name.endswith(names)}
     stored = stored if cache.has_batch_dim else {name: value[None] for name, value in stored.items()}
     if not stored:
@@ -155,7 +163,10 @@ def _at(model: HookedTransformer, stored: Mapping[str, Tensor], rows: Int[Tensor
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LogitLens:
-    """Log-probabilities [point, prompt, token] that the stream gives at each point, and the points' labels."""
+    """The predictions of the logit lens: the log-probabilities of all tokens at each point of the stream.
+
+    `labels` name the points, from "0_pre" to "final_post".
+    """
 
     labels: list[str]
     log_probs: Float[Tensor, "point prompt d_vocab"]
@@ -163,7 +174,7 @@ class LogitLens:
 
     @property
     def kl(self) -> Float[Tensor, "point prompt"]:
-        """KL(final || point) in nats: how far each point is from the model's own prediction."""
+        """How far each point is from the model's own prediction: KL(final || point) in nats."""
         final = self.log_probs[-1]
         return (final.exp() * (final - self.log_probs)).sum(-1)
 
@@ -173,11 +184,11 @@ class LogitLens:
         return self.log_probs.gather(-1, ids.expand(len(self.labels), -1)[..., None])[..., 0]
 
     def rank(self, answer: Any) -> Tensor:
-        """How many tokens each point finds likelier than the answer: [point, prompt], 0 is the top."""
+        """How many tokens each point finds likelier than the answer, [point, prompt]: 0 where it is the likeliest."""
         return (self.log_probs > self.log_prob(answer)[..., None]).sum(-1)
 
     def table(self, answer: Any = None) -> pd.DataFrame:
-        """A row for each point, means over prompts; with `answer` also its log-probability and rank."""
+        """A table with a row for each point: means over prompts of the KL and, with `answer`, its log-prob and rank."""
         import pandas as pd
 
         columns: dict[str, Any] = {"point": self.labels, "kl_nats": self.kl.mean(-1).tolist()}
@@ -192,10 +203,14 @@ class LogitLens:
 def logit_lens(
     model: HookedTransformer, prompts: PromptsLike, *, pos: int | Tensor = -1, incl_mid: bool = False
 ) -> LogitLens:
-    """What the stream would predict at each layer if the model stopped there, at one position of each prompt.
+    """What the model would predict at each layer if it stopped there, at one position of each prompt.
 
-    Points are "0_pre" (the embeddings), ..., "final_post" (the model's own prediction); `incl_mid` adds those between
-    attention and MLP.
+    Points are "0_pre" (the embeddings), ..., "final_post" (the model's own prediction); `incl_mid` adds the points
+    between attention and MLP.
+
+    >>> lens = logit_lens(model, clean)
+    >>> lens.table(pairs.answer)["point"].tolist()
+    ['0_pre', '1_pre', '2_pre', 'final_post']
     """
     cache = cache_at(model, as_run(model, prompts), pos, ("hook_resid_pre", "hook_resid_mid", "resid_post"))
     streams, labels = cache.accumulated_resid(apply_ln=True, incl_mid=incl_mid, return_labels=True)

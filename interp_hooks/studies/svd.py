@@ -1,4 +1,4 @@
-"""What the singular vectors of a weight say in words: each, unembedded, is a logit for every token.
+"""The singular vectors of a weight, read as words: unembedded, each gives a logit for every token.
 
 OV      what a head writes, W_V W_O             w_out   what the neurons of a layer write
 w_in    what the neurons of a layer read        (Millidge and Black 2022, "The singular value decompositions of
@@ -22,7 +22,7 @@ VectorType = Literal["OV", "w_in", "w_out"]
 
 
 class SVDInterpreter:
-    """Reads the singular vectors of a model's weights, of which folding norms before is part of the meaning."""
+    """Unembeds the singular vectors of a model's weights, which should have the gains of norms folded into them."""
 
     def __init__(self, model: HookedTransformer) -> None:
         self.model = model
@@ -36,13 +36,13 @@ class SVDInterpreter:
     def get_singular_vectors(
         self, vector_type: VectorType, layer_index: int, num_vectors: int = 10, head_index: int | None = None
     ) -> Float[Tensor, "d_vocab 1 num_vectors"]:
-        """The unembedded singular vectors on the side of the stream, that of the largest singular value first.
+        """The logits of the singular vectors that lie in the stream, largest singular value first.
 
-        The sign of a vector is arbitrary: its lowest tokens say as much as its highest. `w_in` (in a gated MLP: the
-        linear part) is multiplied with its norm's gain, if that is not folded. `head_index` is for "OV".
+        The sign of a vector is arbitrary: its lowest tokens say as much as its highest. `w_in` (in a gated MLP: its
+        linear part) is multiplied by the gain of the norm before it, if that is not folded. `head_index` is for "OV".
 
         Raises:
-            BadInput: a layer, head or number of vectors that there is not, or an MLP that is no single matrix.
+            BadInput: there is no such layer, head or number of vectors, or the MLP is not a single matrix.
         """
         if vector_type not in get_args(VectorType):
             raise BadInput(f"vector_type must be 'OV', 'w_in' or 'w_out', got {vector_type!r}")

@@ -53,36 +53,36 @@ def plain(marked: str) -> str:
     return MARKED.sub(r"\2", marked)
 
 
-def reader(model: HookedTransformer) -> Callable[[str], list[int]]:
+def tokenizing(model: HookedTransformer) -> Callable[[str], list[int]]:
     """A function that gives the tokens of marked prompts, with a BOS if the model puts one in front."""
 
     @functools.cache
-    def read(marked: str) -> list[int]:
+    def ids_of(marked: str) -> list[int]:
         if not marked:
-            return read(" a")[:1] if model.default_prepend_bos else []
+            return ids_of(" a")[:1] if model.default_prepend_bos else []
         return model.text.encode(plain(marked)).tokens[0].tolist()
 
-    return read
+    return ids_of
 
 
-def fitted(read: Callable[[str], list[int]], candidate: Candidate) -> Fitted:
+def fitted(ids_of: Callable[[str], list[int]], candidate: Candidate) -> Fitted:
     """Find the positions of the labels and the tokens of the answers.
 
     Raises:
         TokenError: the pair cannot be used with this tokenizer; the message is the reason.
     """
-    clean, ids = candidate.clean, read(candidate.clean)
+    clean, ids = candidate.clean, ids_of(candidate.clean)
     positions = {"end": len(ids) - 1}
     for word in MARKED.finditer(clean):
-        start, begun = len(read(clean[: word.start()])), read(clean[: word.end()])
+        start, begun = len(ids_of(clean[: word.start()])), ids_of(clean[: word.end()])
         if len(begun) != start + 1 or begun != ids[: start + 1]:
             raise TokenError(f"{word[1]} is not one token")
         positions[word[1]] = start
-    if len(read(candidate.corrupt)) != len(ids):
+    if len(ids_of(candidate.corrupt)) != len(ids):
         raise TokenError("the corrupt prompt has another number of tokens")
     answers = []
     for answer in (candidate.answer, *candidate.wrong):
-        *before, last = read(clean + answer)
+        *before, last = ids_of(clean + answer)
         if before != ids:
             raise TokenError("an answer is not one token")
         answers.append(last)
@@ -110,17 +110,17 @@ def task_in_words(
     """
     if n < 1:
         raise BadInput(f"n must be at least 1, got {n}")
-    read, usual = reader(model), None
+    ids_of, usual = tokenizing(model), None
     if same_length:
         first = list(islice(drawn, 4 * n))
-        usual, drawn = statistics.mode(len(read(one.clean)) for one in first), chain(first, drawn)
+        usual, drawn = statistics.mode(len(ids_of(one.clean)) for one in first), chain(first, drawn)
     kept: list[Fitted] = []
     left_out: Counter[str] = Counter()
     for _, candidate in zip(range(TRIES * n), drawn, strict=False):
         try:
-            if usual not in (None, len(read(candidate.clean))):
+            if usual not in (None, len(ids_of(candidate.clean))):
                 raise TokenError("it has another number of tokens than most")
-            kept.append(fitted(read, candidate))
+            kept.append(fitted(ids_of, candidate))
         except TokenError as reason:
             left_out[str(reason)] += 1
         if len(kept) == n:

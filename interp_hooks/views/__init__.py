@@ -1,4 +1,4 @@
-"""Pictures and pages over results."""
+"""Pictures and pages made of results."""
 
 from interp_hooks import lazily
 

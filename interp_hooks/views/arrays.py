@@ -1,4 +1,4 @@
-"""Tensors on their way to a plot or a print: as numpy arrays, and their first entries."""
+"""Tensors as plots and prints need them: as numpy arrays, and cut to their first entries."""
 
 from typing import Any, TypeVar
 
@@ -10,12 +10,12 @@ Sliced = TypeVar("Sliced")
 
 
 def to_numpy(values: Any) -> np.ndarray:
-    """A tensor, number, array, or nested list of these as an array that needs no gradient and lies on the CPU.
+    """Turn a tensor, a number, an array, or a nested list of these into a numpy array.
 
-    bfloat16, which numpy lacks, becomes float32.
+    Tensors are detached and copied to the CPU; bfloat16, which numpy lacks, becomes float32.
 
     Raises:
-        TypeError: anything else.
+        TypeError: it is something else.
     """
     if isinstance(values, np.ndarray):
         return values
@@ -30,6 +30,6 @@ def to_numpy(values: Any) -> np.ndarray:
 
 
 def get_corner(tensor: Sliced, n: int = 3) -> Sliced:
-    """The first `n` entries along every axis of a tensor, an array or a factored matrix."""
+    """Cut a tensor, an array or a factored matrix to the first `n` entries along every axis."""
     sliced: Any = tensor
     return sliced[(slice(n),) * sliced.ndim]

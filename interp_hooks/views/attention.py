@@ -1,4 +1,4 @@
-"""One head's attention: how much every token looks at every token before it."""
+"""A picture of one head's attention: how much every token looks at every token before it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ from interp_hooks.views.tokens import escaped, ticks, visible
 
 @checked
 def attention_pattern(pattern: Tensor, tokens: Sequence[str], *, title: str | None = None) -> go.Figure:
-    """The pattern [query, key] of one head on one prompt: a row is what one token attends to, and sums to 1.
+    """Draw the attention of one head on one prompt: each row shows what one token attends to, and sums to 1.
 
-    Rows run downwards, so the last token is the bottom row.
+    Rows run downwards, so that the last token is the bottom row.
+
+    >>> _, cache = model.run_with_cache(clean[0])
+    >>> figure = attention_pattern(cache["pattern", 2][0, 1], model.to_str_tokens(clean[0]), title="L2H1")
 
     Raises:
-        BadInput: not one pattern, or another number of tokens.
+        BadInput: more than one pattern, or not as many tokens as the pattern has positions.
     """
     if pattern.ndim != 2 or pattern.shape[0] != pattern.shape[1]:
         raise BadInput(

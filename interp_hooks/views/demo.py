@@ -2,7 +2,7 @@
 
     ioi_pairs --> patch resid_pre --> patch z --> direct attribution --> pattern of the strongest head --> report
 
-`ioi_report` makes the measurements and keeps them as `Result`s; `sections` and `summary` put them into words.
+`ioi_report` makes the measurements and keeps them as `Result`s; `sections` and `summary` write about them.
 """
 
 from __future__ import annotations
@@ -12,38 +12,35 @@ import platform
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import pandas as pd
 from jaxtyping import Float
 from torch import Tensor
 
 from interp_hooks import __version__
 from interp_hooks.experiments.patching import patch
 from interp_hooks.experiments.results.result import Result
-from interp_hooks.interventions.metrics import LogitDiff
+from interp_hooks.experiments.task import Task
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.studies.lenses import direct_logit_attribution
-from interp_hooks.tasks.ioi_text import PromptPairs, ioi_pairs
+from interp_hooks.tasks.ioi_text import ioi_pairs
 from interp_hooks.views.attention import attention_pattern
 from interp_hooks.views.figures import bars, heatmap
 from interp_hooks.views.report import Section, write_report
 from interp_hooks.views.tokens import visible
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 SHOWN_HEADS = 12  # bars of the figure
 SHOWN_ROWS = 5  # of each table
-DOES_THE_TASK = 0.75  # accuracy on clean prompts below which the report says that there is little to explain
+DOES_THE_TASK = 0.75  # below this accuracy on clean prompts the report says that there is little to explain
 RIGHT = {"clean": 1, "corrupt": -1}  # the sign of the logit difference when the answer is right
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class IOIReport:
-    """What `ioi_report` measured. Differences are logit(IO) - logit(S) in nats, at the last token."""
+    """The measurements of `ioi_report`. Differences are logit(IO) - logit(S) in nats, at the last token."""
 
     model: HookedTransformer
-    pairs: PromptPairs
+    pairs: Task
     resid: Result
     heads: Result
     components: Result
@@ -77,11 +74,11 @@ def ioi_report(model: HookedTransformer, *, prompts: int = 32, seed: int = 0, pr
         NoTokenizer, TokenError: the model reads no text, or its tokenizer splits the names.
     """
     pairs = ioi_pairs(model, prompts, seed=seed)
-    metric = LogitDiff(pairs.answer, pairs.wrong)
-    resid = patch(model, pairs.clean, pairs.corrupt, metric, "resid_pre", progress=progress)
-    heads = patch(model, pairs.clean, pairs.corrupt, metric, "z", over=("layer", "head"), progress=progress)
-    components = direct_logit_attribution(model, pairs.clean, pairs.answer, pairs.wrong)
-    head_effects = only_heads(direct_logit_attribution(model, pairs.clean, pairs.answer, pairs.wrong, unit="head"))
+    prompts_and_metric, answers = (pairs.clean, pairs.corrupt, pairs.metric), (pairs.clean, pairs.answer, pairs.wrong)
+    resid = patch(model, *prompts_and_metric, "resid_pre", progress=progress)
+    heads = patch(model, *prompts_and_metric, "z", over=("layer", "head"), progress=progress)
+    components = direct_logit_attribution(model, *answers)
+    head_effects = only_heads(direct_logit_attribution(model, *answers, unit="head"))
     layer, head = divmod(int(head_effects.mean.abs().argmax()), model.cfg.n_heads)
     _, cache = model.run_with_cache(pairs.clean[0], names_filter=f"blocks.{layer}.attn.hook_pattern")
     return IOIReport(
@@ -98,7 +95,7 @@ def ioi_report(model: HookedTransformer, *, prompts: int = 32, seed: int = 0, pr
 
 
 def only_heads(effects: Result) -> Result:
-    """Direct effects by head without what belongs to no head ("remainder" and "bias", the last two)."""
+    """Direct effects by head alone, without "remainder" and "bias", the last two."""
     return replace(effects, axes={"head": effects.axes["head"][:-2]}, values=effects.values[:-2])
 
 
@@ -107,8 +104,6 @@ def only_heads(effects: Result) -> Result:
 
 def baseline_table(report: IOIReport) -> pd.DataFrame:
     """The logit difference and the accuracy on clean and corrupt prompts."""
-    import pandas as pd
-
     rows = []
     for prompts in RIGHT:
         values = report.resid.baselines[prompts].double()
@@ -120,23 +115,19 @@ def baseline_table(report: IOIReport) -> pd.DataFrame:
 def position_table(report: IOIReport) -> pd.DataFrame:
     """The strongest cells of the residual stream, with the token at their position."""
     table = report.resid.top(SHOWN_ROWS)
-    labels = report.pairs.labels
-    tokens = [visible(str(labels[int(pos)])) for pos in table["pos"]]
-    table.insert(2, "token", tokens)
+    table.insert(2, "token", [visible(report.pairs.labels[int(pos)]) for pos in table["pos"]])
     return table
 
 
 def prompt_table(report: IOIReport) -> pd.DataFrame:
-    import pandas as pd
-
+    """The first pair of prompts with its answers."""
     pairs = report.pairs
-    rows = [("clean", pairs.clean[0], pairs.answer[0]), ("corrupt", pairs.corrupt[0], pairs.wrong[0])]
-    return pd.DataFrame([(kind, text, answer.strip()) for kind, text, answer in rows], columns=["", "prompt", "answer"])
+    clean, corrupt = (pairs.clean[0], pairs.answer[0].strip()), (pairs.corrupt[0], pairs.wrong[0].strip())
+    return pd.DataFrame([("clean", *clean), ("corrupt", *corrupt)], columns=["", "prompt", "answer"])
 
 
 def model_table(report: IOIReport) -> pd.DataFrame:
-    import pandas as pd
-
+    """What kind of model was measured, and how large it is."""
     cfg = report.model.cfg
     parameters = sum(weight.numel() for weight in report.model.parameters())
     kv_heads = "" if cfg.n_key_value_heads == cfg.n_heads else f", {cfg.n_key_value_heads} of them for keys and values"
@@ -155,8 +146,7 @@ def model_table(report: IOIReport) -> pd.DataFrame:
 
 
 def version_table() -> pd.DataFrame:
-    import pandas as pd
-
+    """The versions of Python and of the packages that the numbers depend on."""
     packages = {name: version(name) for name in ("torch", "transformers", "plotly")}
     rows = {"interp_hooks": __version__, **packages, "Python": platform.python_version()}
     return pd.DataFrame(list(rows.items()), columns=["package", "version"])
@@ -184,7 +174,7 @@ def _as_text(table: pd.DataFrame) -> str:
 
 
 def caveats(report: IOIReport) -> list[str]:
-    """What a reader must know before believing the figures; usually nothing."""
+    """Notes that a reader needs before believing the figures; usually there are none."""
     found = []
     if note := report.resid.note:
         found.append(f"Note: {note}. The patching figures show the logit difference itself.")
@@ -200,21 +190,10 @@ def caveats(report: IOIReport) -> list[str]:
 
 def sections(report: IOIReport, command: str = "") -> list[Section]:
     """The report's parts, in reading order."""
-    again = [
-        Section(heading="The model", table=model_table(report)),
-        Section(heading="Versions", table=version_table()),
-    ]
-    if command:
-        again.append(Section(heading="Make this report again", code=command))
-    return [
-        _task(report),
-        _resid(report),
-        _heads(report),
-        _components(report),
-        _direct(report),
-        _pattern(report),
-        *again,
-    ]
+    measured = [part(report) for part in (_task, _resid, _heads, _components, _direct, _pattern)]
+    model = Section(heading="The model", table=model_table(report))
+    again = [Section(heading="Make this report again", code=command)] if command else []
+    return [*measured, model, Section(heading="Versions", table=version_table()), *again]
 
 
 def _task(report: IOIReport) -> Section:

@@ -43,11 +43,15 @@ NUMBERS_UP_TO = 20  # columns; narrower cells have no room for their number
 def heatmap(
     result: Result, value: Value | None = None, *, labels: Labels | None = None, title: str | None = None
 ) -> go.Figure:
-    """A heat map of a result with two axes, the first one running down; colours are symmetric around 0.
+    """Draw a result with two axes as a heat map. The first axis runs down the page; colours are symmetric around 0.
 
-    `value` is "mean" (of the metric, over prompts), "change" (of that mean, from the baseline that counts as 0, or the
-    only one) or "recovered_fraction"; by default the fraction if it is defined, else the mean.
-    `labels` name an axis' entries: `labels={"pos": model.to_str_tokens(prompt)}`.
+    `value` says which number each cell shows: "mean" (of the metric, over prompts), "change" (of that mean, from the
+    baseline that counts as 0, or from the only baseline) or "recovered_fraction". By default it is the fraction where
+    that is defined, else the mean. `labels` name the entries of an axis.
+
+    >>> result = patch(model, clean, corrupt, metric, "resid_pre", progress=False)
+    >>> figure = heatmap(result, labels={"pos": pairs.labels})
+    >>> figure.write_html("patching.html")
 
     Raises:
         BadInput: another number of axes, labels that do not fit, or a value that is not defined.
@@ -56,7 +60,7 @@ def heatmap(
         raise BadInput(f"heatmap() draws two axes, this result has {_named(result.axes)}; {_elsewhere(result)}")
     y, x = result.axes
     texts = _texts(result, labels or {})
-    cells, unit, least = _shown(result, value)
+    cells, quantity, least = _shown(result, value)
     z = _numbers(cells.tolist())
     limit = _limit(z, least)
     trace = go.Heatmap(
@@ -66,9 +70,9 @@ def heatmap(
         zmin=-limit,
         zmax=limit,
         colorscale=DIVERGING,
-        colorbar=colour_bar(unit),
+        colorbar=colour_bar(quantity),
         texttemplate=("%{z:.2f}" if limit >= 0.1 else "%{z:.0e}") if len(texts[x]) <= NUMBERS_UP_TO else None,
-        hovertext=_hover(result, texts, escaped(unit), z),
+        hovertext=_hover(result, texts, escaped(quantity), z),
         hoverinfo="text",
         **gaps(len(texts[y]), len(texts[x])),
     )
@@ -86,9 +90,13 @@ def heatmap(
 
 @checked
 def bars(result: Result, *, top: int | None = None, title: str | None = None) -> go.Figure:
-    """A bar for each entry of a result with one axis, with the standard error over prompts.
+    """Draw a result with one axis as bars, with the standard error over prompts.
 
-    `top` keeps the entries whose mean is largest in size, largest first; without it the order is the result's.
+    `top` keeps that many entries, those whose mean is largest in size, and puts the largest first; without it all are
+    shown in the result's own order.
+
+    >>> effects = direct_logit_attribution(model, clean, pairs.answer, pairs.wrong, unit="head")
+    >>> figure = bars(effects, top=8, title="Which heads write the answer?")
 
     Raises:
         BadInput: another number of axes, or a `top` below 1.
@@ -104,7 +112,7 @@ def bars(result: Result, *, top: int | None = None, title: str | None = None) ->
         order = sorted(order, key=lambda place: -abs(means[place] or 0.0))[:top]
     texts = [_text(axis, entries[place]) for place in order]
     means, errors = [means[place] for place in order], [errors[place] for place in order]
-    unit = metric_title(result.metric)
+    quantity = metric_title(result.metric)
     trace = go.Bar(
         x=means,
         y=list(range(len(order))),
@@ -112,7 +120,7 @@ def bars(result: Result, *, top: int | None = None, title: str | None = None) ->
         marker=dict(color=[POSITIVE if (mean or 0.0) > 0 else NEGATIVE for mean in means]),
         error_x=dict(type="data", array=errors, color=INK, thickness=1.2, width=3, visible=None not in errors),
         hovertext=[
-            f"{escaped(text)}<br>{escaped(unit)}: {_with_error(mean, error)}"
+            f"{escaped(text)}<br>{escaped(quantity)}: {_with_error(mean, error)}"
             for text, mean, error in zip(texts, means, errors, strict=True)
         ],
         hoverinfo="text",
@@ -121,7 +129,7 @@ def bars(result: Result, *, top: int | None = None, title: str | None = None) ->
         trace,
         title=title,
         height=plot_height(len(order), row=24),
-        x_title=unit,
+        x_title=quantity,
         y_title=axis_title(axis),
         xaxis=dict(showgrid=True, zeroline=True, zerolinecolor=INK),
         yaxis=ticks(texts),
@@ -133,12 +141,12 @@ def _named(axes: Mapping[str, Any]) -> str:
 
 
 def _elsewhere(result: Result) -> str:
-    known = {1: "bars() draws one axis", 2: "heatmap() draws two axes"}
-    return known.get(len(result.axes), "sweep over fewer axes (over=...), or use result.table()")
+    other = {1: "bars() draws one axis", 2: "heatmap() draws two axes"}
+    return other.get(len(result.axes), "sweep over fewer axes (over=...), or use result.table()")
 
 
 def _shown(result: Result, value: Value | None) -> tuple[Tensor, str, float]:
-    """The cells to draw, their name with its unit, and the least size that gets the full colour."""
+    """The numbers to draw, what they are with their unit, and how large a number must at least be for full colour."""
     defined = result.scale is not None and not result.nothing_to_recover
     value = value or ("recovered_fraction" if defined else "mean")
     metric = metric_title(result.metric)
@@ -161,7 +169,7 @@ def _reference(result: Result) -> Tensor:
 
 
 def _texts(result: Result, labels: Labels) -> dict[str, list[str]]:
-    """What each entry of each axis is called: tokens with visible whitespace, other labels as they are.
+    """The text that stands at each entry of each axis: tokens with visible whitespace, other labels as they are.
 
     Raises:
         BadInput: labels for an axis that there is not, or too many or few.
@@ -185,7 +193,7 @@ def _text(axis: str, label: Any) -> str:
     return visible(str(label)) if axis in TOKEN_AXES else str(label)
 
 
-def _hover(result: Result, texts: Mapping[str, Sequence[str]], unit: str, z: list[list[float | None]]) -> list[Any]:
+def _hover(result: Result, texts: Mapping[str, Sequence[str]], quantity: str, z: list[list[float | None]]) -> list[Any]:
     (y, y_entries), (x, x_entries) = result.axes.items()
     y_names = [_entry(y, entry, text) for entry, text in zip(y_entries, texts[y], strict=True)]
     x_names = [_entry(x, entry, text) for entry, text in zip(x_entries, texts[x], strict=True)]
@@ -194,7 +202,7 @@ def _hover(result: Result, texts: Mapping[str, Sequence[str]], unit: str, z: lis
     return [
         [
             f"{row_name}<br>{column_name}<br>"
-            + (f"{unit}: {_number(cell)}<br>" if unit != metric else "")
+            + (f"{quantity}: {_number(cell)}<br>" if quantity != metric else "")
             + f"{metric}: {_with_error(mean, error)}"
             for column_name, cell, mean, error in zip(x_names, row, means, row_errors, strict=True)
         ]
@@ -203,7 +211,7 @@ def _hover(result: Result, texts: Mapping[str, Sequence[str]], unit: str, z: lis
 
 
 def _entry(axis: str, entry: Any, text: str) -> str:
-    """'layer 3', or 'token position 5: ·Mary' where labels were given."""
+    """An entry as hover text names it: 'layer 3', or 'token position 5: ·Mary' where labels were given."""
     name = f"{axis_title(axis).partition(' (')[0]} {entry}"
     return escaped(name if text == str(entry) else f"{name}: {text}")
 
@@ -217,13 +225,13 @@ def _number(value: float | None) -> str:
 
 
 def _numbers(nested: Any) -> Any:
-    """Nested lists of floats, with None (an empty cell, null in JSON) for what is not finite."""
+    """The same nested lists with None for numbers that are not finite: an empty cell, and null in JSON."""
     if isinstance(nested, list):
         return [_numbers(one) for one in nested]
     return nested if math.isfinite(nested) else None
 
 
 def _limit(z: list[list[float | None]], least: float) -> float:
-    """The largest size in z, or `least`, or 1 if both are 0."""
+    """The largest absolute value in z, at least `least`; 1 if both are 0."""
     sizes = [abs(cell) for row in z for cell in row if cell is not None]
     return max([least, *sizes]) or 1.0

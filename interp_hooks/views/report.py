@@ -1,7 +1,8 @@
 """One HTML file with everything in it: text, tables, figures, and plotly.js once.
 
-The file names no outside address and its content policy forbids all, so it opens offline and tells nobody. Figures lie
-in it as JSON that no browser takes for markup; all text is escaped. It appears under its name only when complete.
+The file loads nothing from outside, and its content policy forbids it, so that it opens offline and tells nobody.
+Figures are in it as JSON that no browser takes for markup, and all text is escaped. The file gets its name only when it
+is complete.
 """
 
 from __future__ import annotations
@@ -69,7 +70,9 @@ class Section:
 
 
 def check_destination(path: str | os.PathLike[str]) -> Path:
-    """Where a report for `path` would be written, links followed; leaves an existing file as it is.
+    """Find out whether a report can be written to `path`, and where that is once links are followed.
+
+    An existing file stays as it is.
 
     Raises:
         BadInput: it could not be written there, and why.
@@ -83,40 +86,40 @@ def check_destination(path: str | os.PathLike[str]) -> Path:
         )
     if os.path.exists(place) and not os.access(place, os.W_OK):
         raise BadInput(f"cannot write {str(path)!r}: the file is there and write-protected")
-    with _incomplete(path, place) as part:
-        part.touch()
+    with _incomplete(path, place) as draft:
+        draft.touch()
     return place
 
 
 def write_report(path: str | os.PathLike[str], title: str, sections: Iterable[Section]) -> Path:
-    """Write a self-contained HTML report and return where it lies. An existing file is replaced by the complete one.
+    """Write a self-contained HTML report and return its path. An existing file is replaced once the report is complete.
 
     Raises:
         BadInput: `path` cannot be written.
     """
     place = check_destination(path)
     page = render(title, sections)
-    with _incomplete(path, place) as part:
-        part.write_text(page, encoding="utf-8")
-        os.replace(part, place)
+    with _incomplete(path, place) as draft:
+        draft.write_text(page, encoding="utf-8")
+        os.replace(draft, place)
     return place
 
 
 @contextmanager
 def _incomplete(path: str | os.PathLike[str], place: Path) -> Iterator[Path]:
-    """A file beside `place`, so that it can take its place in one step; gone afterwards."""
-    part = place.with_name(f".{place.name}.{os.getpid()}.part")
+    """A temporary file beside `place`, which can replace it in one step; removed afterwards."""
+    draft = place.with_name(f".{place.name}.{os.getpid()}.part")
     try:
         try:
-            yield part
+            yield draft
         finally:
-            part.unlink(missing_ok=True)
+            draft.unlink(missing_ok=True)
     except OSError as error:
         raise BadInput(f"cannot write {str(path)!r}: {error.strerror or error}") from error
 
 
 def render(title: str, sections: Iterable[Section]) -> str:
-    """The report as one string of HTML."""
+    """Make the report as one string of HTML."""
     body = "\n".join(_section(section) for section in sections)
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -154,7 +157,7 @@ def _section(section: Section) -> str:
 
 
 def _json(figure: go.Figure) -> str:
-    """The figure as JSON without a character that HTML gives a meaning to."""
+    """The figure as JSON without any character that means something in HTML."""
     text = json.dumps(json.loads(str(figure.to_json())), separators=(",", ":"))  # ASCII only
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 

@@ -1,7 +1,7 @@
 """What all figures share: colours, fonts, spacing, and the words for axes and metrics.
 
-Blue is towards the answer (positive), red away from it (negative), white is exactly 0. Everything is handed to each
-figure as its own template, so plotly's global settings are neither read nor changed.
+Blue is towards the answer (positive), red away from it (negative), white is exactly 0. Every figure gets all of this as
+its own template, so that plotly's global settings are neither read nor changed.
 """
 
 from __future__ import annotations
@@ -37,25 +37,27 @@ ROW, FEWEST_PIXELS, MOST_PIXELS = 34, 190, 900  # height of a row, and of the ro
 
 
 def axis_title(axis: str) -> str:
+    """An axis of a result in words."""
     return AXIS_TITLES.get(axis, axis.replace("_", " "))
 
 
 def metric_title(metric: str) -> str:
+    """A metric in words, with its unit."""
     return METRIC_TITLES.get(metric, metric.replace("_", " "))
 
 
 def plot_height(rows: int, row: int = ROW) -> int:
-    """Pixels for so many rows, without what stands around them."""
+    """The height in pixels of a plot of so many rows, without its surroundings."""
     return min(max(rows * row, FEWEST_PIXELS), MOST_PIXELS)
 
 
 def words_below(count: int) -> dict[str, Any]:
-    """Axis settings for so many words under columns."""
+    """Axis settings that turn the words below `count` columns, so that they do not overlap."""
     return dict(tickangle=-45) if count <= 32 else dict(tickangle=-90, tickfont=dict(size=10))
 
 
 def gaps(rows: int, columns: int) -> dict[str, int]:
-    """A thin line between cells that are wide enough to leave room for it."""
+    """A thin line between cells, where there is room for it."""
     return dict(xgap=int(columns <= 100), ygap=int(rows <= 100))
 
 
@@ -74,7 +76,7 @@ def figure(
     yaxis: Mapping[str, Any],
     background: str = PAPER,
 ) -> go.Figure:
-    """A figure of one trace in the house style; titles are shown literally. `height` is that of the plot itself."""
+    """A figure of one trace in the style of this package. `height` is that of the plot alone; titles are no markup."""
     heading = {} if title is None else dict(title=dict(text=escaped(title), x=0, xref="paper", font=dict(size=15)))
     top = 34 if title is None else 60  # room for the buttons
     return go.Figure(

@@ -17,12 +17,12 @@ _VISIBLE = {" ": "·", "\n": "⏎", "\r": "␍", "\t": "⇥"}
 
 
 def escaped(text: Any) -> str:
-    """The text as plotly shows it literally."""
+    """Text escaped so that plotly shows it literally."""
     return html.escape(str(text)).replace("$", "&#36;")
 
 
 def visible(token: str) -> str:
-    """The token with whitespace and unprintable characters made visible; not escaped."""
+    """A token with its whitespace and unprintable characters made visible; not escaped."""
     if not token:
         return "∅"
     return "".join(_VISIBLE.get(char) or (char if char.isprintable() else _code(char)) for char in token)
@@ -33,11 +33,12 @@ def _code(char: str) -> str:
 
 
 def shortened(text: str, longest: int = LONGEST_TICK) -> str:
+    """Text cut to at most `longest` characters, with "…" for what was cut."""
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 def ticks(texts: Sequence[str]) -> dict[str, Any]:
-    """Axis settings that write `texts` at 0, 1, 2, ...: equal ones stay apart, long axes show every n-th."""
+    """Axis settings that write `texts` at 0, 1, 2, ...; a long axis shows only every n-th."""
     every = -(-len(texts) // MOST_TICKS) or 1
     places = range(0, len(texts), every)
     return dict(

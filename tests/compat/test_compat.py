@@ -74,7 +74,8 @@ from transformer_lens.utils import *
 assert tl is transformer_lens and tl.utils is utils and utils.get_act_name is get_act_name
 assert ActivationCache is again is interp_hooks.ActivationCache is cache_module is transformer_lens.ActivationCache
 assert HookedTransformer is interp_hooks.HookedTransformer is tl.HookedTransformer
-assert patching.get_act_patch_resid_pre is __import__("interp_hooks.compat.patching").patching.get_act_patch_resid_pre
+from interp_hooks.compat.patching import get_act_patch_resid_pre
+assert patching.get_act_patch_resid_pre is get_act_patch_resid_pre
 assert HookedTransformerKeyValueCache is interp_hooks.KeyValueCache
 assert get_official_model_name("gpt2-small") == "openai-community/gpt2"
 assert "HookedTransformer" in dir(tl) and "utils" in dir(tl)

@@ -10,7 +10,7 @@ from torch import Tensor
 from interp_hooks import HookedTransformer
 from interp_hooks.corpus import evals
 from interp_hooks.corpus.evals import (
-    evaluate,
+    corpus_losses,
     evaluate_on_dataset,
     evaluate_on_texts,
     induction_loss,
@@ -82,7 +82,7 @@ def test_texts(reader: Any) -> None:
     two = evaluate_on_texts(reader, texts, truncate=2, batch_size=2, max_length=5)
     assert two == pytest.approx(losses_of(reader, rows[:4]).mean().item(), rel=1e-12)
     whole = torch.stack(list(token_rows(texts, reader.tokenizer, reader.cfg.n_ctx)))
-    found = evaluate(reader, texts={"mine": texts, "other": texts[:3]})
+    found = corpus_losses(reader, texts={"mine": texts, "other": texts[:3]})
     assert found["mine_loss"] == pytest.approx(losses_of(reader, whole).mean().item(), rel=1e-12)
     assert list(found) == ["mine_loss", "other_loss"]
     with pytest.raises(BadInput, match="do not fill a row of 12"):
