@@ -23,6 +23,7 @@ from interp_hooks.errors.arguments import check_arguments, checked, told, told_s
 from interp_hooks.experiments.results.archive import CALL, read, replacing, write
 from interp_hooks.experiments.results.record import Record, record_in
 from interp_hooks.interventions.readout import MetricLike
+from interp_hooks.model.stream import Stop
 from interp_hooks.model.transformer import HookedTransformer
 
 if TYPE_CHECKING:
@@ -294,7 +295,11 @@ class Circuit:
         try:
             document = json.loads(text)
             layout = document["graph"]
-            graph = ComputationGraph(Layout(**layout | {"positions": tuple(layout.get("positions", ()))}))
+            stops = tuple(
+                Stop(does, hook, layer, tuple(names)) for does, hook, layer, names in document["graph"].get("stops", ())
+            )
+            positions = tuple(layout.get("positions", ()))
+            graph = ComputationGraph(Layout(**layout | {"positions": positions, "stops": stops}))
             edges, scores = document["edges"], document["scores"]
             by_name = None if scores is None else dict(zip(edges, scores, strict=True))
             return cls(graph=graph, edges=edges, scores=by_name)

@@ -8,7 +8,7 @@ In parallel blocks an MLP reads before the heads of its own layer write.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from torch import Tensor
@@ -25,6 +25,9 @@ ARROW, AT, REST = "->", "@", "rest"
 class Layout:
     """The sizes of a model that its graph depends on, and names of token positions that the graph tells apart.
 
+    `stops` are the writers and readers of a model that has others than its sizes say: blocks of another kind, or
+    modules that are spliced in where something is written.
+
     Raises:
         BadInput: sizes that no model has, or a position that is named twice or has a name that positions cannot have.
     """
@@ -35,6 +38,7 @@ class Layout:
     attn_only: bool = False
     parallel: bool = False
     positions: tuple[str, ...] = ()
+    stops: tuple[Stop, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("n_layers", "n_heads", "n_key_value_heads"):
@@ -64,18 +68,29 @@ class Layout:
         """
         cfg, stream = model.cfg, Stream(model)
         stream.check_edge(INPUT, stream.stops[-1].hook)
-        if "blocks.0.hook_q_input" not in model.hook_dict:
+        if cfg.kv_latent:
             raise BadInput(
                 "this model compresses keys and values into one vector for all heads (latent attention), so its heads "
                 "have no inputs of their own that edges could lead into; patch its heads as nodes instead"
             )
-        return cls(
+        usual = cls(
             n_layers=cfg.n_layers,
-            n_heads=model.hook_dict["blocks.0.hook_q_input"].sizes["head"],
-            n_key_value_heads=model.hook_dict["blocks.0.hook_k_input"].sizes["head"],
+            n_heads=cfg.n_heads,
+            n_key_value_heads=cfg.n_key_value_heads,
             attn_only=cfg.attn_only,
             parallel=cfg.parallel_attn_mlp,
         )
+        found = tuple(stop for stop in stream.stops if stop.names)
+        return usual if found == usual.in_order else replace(usual, stops=found)
+
+    @property
+    def in_order(self) -> tuple[Stop, ...]:
+        """The hooks that a pass comes by, without those that show sums of several parts."""
+        if self.stops:
+            return self.stops
+        sizes = (self.n_heads, self.n_key_value_heads, self.attn_only, self.parallel)
+        blocks = [stop for layer in range(self.n_layers) for stop in block_stops(layer, *sizes)]
+        return tuple(stop for stop in between_ends(self.n_layers, blocks) if stop.names)
 
 
 def position_number(position: object) -> int:
@@ -124,7 +139,8 @@ class Part(NamedTuple):
     def come_out(self, read: Tensor) -> Tensor:
         """At which nodes and labels something comes out if some of the readers [name, label] read something.
 
-        What is read into keys and values moves: it may come out at any position. All else comes out where it is read.
+        What is read into keys and values (or into anything named other than "q") moves: it may come out at any
+        position. All else comes out where it is read.
         """
         return self._moved(read).repeat_interleave(self.size, 0)
 
@@ -133,14 +149,14 @@ class Part(NamedTuple):
         return self._moved(of_nodes.unflatten(0, (len(self.names), self.size)).amax(1))
 
     def _moved(self, values: Tensor) -> Tensor:
-        return values.amax(1, keepdim=True).expand_as(values) if self.into in ("k", "v") else values
+        return values.amax(1, keepdim=True).expand_as(values) if self.into not in ("", "q") else values
 
 
 def parts_of(layout: Layout) -> tuple[list[Part], list[Part]]:
     """The parts that write and those that read, each in the order in which a pass comes by them."""
     writers: list[Part] = []
     readers: list[Part] = []
-    stops = _in_order(layout)
+    stops = layout.in_order
     nodes = dict[str, slice]()  # for each node the part that it is in
     for _, hook, layer, names in (stop for stop in stops if stop.does == "write"):
         writers.append(Part(hook, layer, names, _count(writers)))
@@ -153,16 +169,16 @@ def parts_of(layout: Layout) -> tuple[list[Part], list[Part]]:
         else:
             node, _, into = names[0].partition("<")
             start = _count(readers)
-            readers.append(Part(hook, layer, names, start, layout.labels, seen, into.removesuffix(">"), nodes[node]))
+            inputs = nodes[node] if node in nodes else _split(node, writers)
+            readers.append(Part(hook, layer, names, start, layout.labels, seen, into.removesuffix(">"), inputs))
     return writers, readers
+
+
+def _split(node: str, writers: Sequence[Part]) -> slice:
+    """The places of the nodes that a module splits what a node writes into: "m1.f0", "m1.f1", ... for "m1"."""
+    places = [part.places for part in writers if part.names[0].startswith(f"{node}.")]
+    return slice(places[0].start, places[-1].stop)
 
 
 def _count(parts: Sequence[Part]) -> int:
     return parts[-1].start + len(parts[-1].names) if parts else 0
-
-
-def _in_order(layout: Layout) -> list[Stop]:
-    """The hooks that a pass comes by, without those that show sums of several parts."""
-    sizes = (layout.n_heads, layout.n_key_value_heads, layout.attn_only, layout.parallel)
-    blocks = [stop for layer in range(layout.n_layers) for stop in block_stops(layer, *sizes)]
-    return [stop for stop in between_ends(layout.n_layers, blocks) if stop.names]

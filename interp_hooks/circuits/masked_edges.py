@@ -31,7 +31,7 @@ from interp_hooks.interventions.readout import MetricLike, Readout, checked_scor
 from interp_hooks.interventions.recording import record
 from interp_hooks.interventions.runs import Intervention, Mean, PromptsLike, Run, SourceLike, as_run, as_source
 from interp_hooks.interventions.sites import Recording, Recordings, at
-from interp_hooks.model.stream import Stream
+from interp_hooks.model.stream import Stream, part_axis
 from interp_hooks.model.transformer import HookedTransformer
 
 Ablation = Literal["corrupt", "zero", "mean", "position_mean"]
@@ -313,6 +313,6 @@ class _Pass:
                 0, 3, 4, 2, 1
             )  # circuit batch pos reader row
             received = (weight @ self.changes[:, :, :, : len(self.rows)].to(value)).flatten(0, 1)
-            return value + (received if "head" in hook.axes else received[:, :, 0])
+            return value + (received[:, :, 0] if part_axis(hook) is None else received)
 
         return act

@@ -69,6 +69,8 @@ class Planner:
         places = [place for made in run.interventions for place in self.places(made)]
         layer = min((place.layer for place in places), default=n_layers)
         last = max((place.layer for place in places), default=-1)
+        if self.model.splices:  # what enters the final norm may come from a module, and is shown by no hook
+            layer = min(layer, n_layers - 1)
         reads = self._positions_read(run)
         cut = reads is not None and bool(places) and last < n_layers
         if cut and self.causal and reads is not None and self._cannot_reach(run, reads):

@@ -73,8 +73,9 @@ class Place(NamedTuple):
 class Stop(NamedTuple):
     """A hook where something writes to the stream or reads it, and the names of the parts that do.
 
-    A reader's name says what it is an input of: "a1.h0<k>" are the keys of head 0 of layer 1. A stop without names
-    shows several parts at once that have stops of their own, as `hook_attn_out` shows the sum of all heads.
+    A reader's name says what it is an input of: "a1.h0<k>" are the keys of head 0 of layer 1; what is read into
+    anything but queries ("<q>") or a bare node ("m1") may come out at other positions. A stop without names shows
+    several parts at once that have stops of their own, as `hook_attn_out` shows the sum of all heads.
     """
 
     does: Literal["write", "read"]
@@ -224,10 +225,15 @@ class Stream:
         for stop in block_stops(layer, block.heads, block.groups, block.attn_only, block.parallel):
             if stop.hook not in self.model.hook_dict:  # heads without inputs of their own
                 continue
-            inside = self.model.hook_dict[stop.hook].named_children() if stop.does == "write" else ()
-            parts = [(name, module) for name, module in inside if isinstance(module, Declares)]
-            yield (stop._replace(names=()) if parts else stop), None
-            for name, module in parts:
+            inside = dict(self.model.hook_dict[stop.hook].named_children()) if stop.does == "write" else {}
+            if not inside:
+                yield stop, None
+            for name, module in inside.items():
+                if not isinstance(module, Declares):
+                    raise BadInput(
+                        f"the module {name!r} that is spliced in at {stop.hook} changes what is written there, and "
+                        "does not say what it writes: give it the methods stops() and adds() of model.stream.Declares"
+                    )
                 yield from ((part, module) for part in module.stops(f"{stop.hook}.{name}", layer))
 
     def stops_in(self, layer: int) -> list[Stop]:
