@@ -33,7 +33,7 @@ from interp_hooks.experiments.gradients import Hooks, differentiable, finite
 from interp_hooks.experiments.results.record import experiment, on_data
 from interp_hooks.hooks.points import HookPoint
 from interp_hooks.interventions.readout import MetricLike, better, metric_name
-from interp_hooks.interventions.runs import PromptsLike, Run, SourceLike
+from interp_hooks.interventions.runs import OF_TASK, PromptsLike, Run, SourceLike
 from interp_hooks.model.transformer import HookedTransformer
 
 Rule = Literal["midpoint", "left"]
@@ -45,11 +45,12 @@ ROUNDING = 100  # so many rounding errors may add up in a score
 
 
 @experiment
+@on_data
 def eap(
     model: HookedTransformer,
     clean: PromptsLike,
-    corrupt: PromptsLike | None,
-    metric: MetricLike,
+    corrupt: PromptsLike | None = OF_TASK,
+    metric: MetricLike = OF_TASK,
     *,
     ablation: Ablation | SourceLike = "corrupt",
     positions: Positions | None = None,
@@ -75,15 +76,17 @@ def eap(
             outside a prompt.
         MetricError: a metric that cannot be differentiated, or is flat in the clean run.
     """
-    return edge_attributions(model, *setting(model, clean, corrupt, metric, ablation, positions))
+    edges = MaskedEdges(model, *setting(model, clean, corrupt, metric, ablation, positions))
+    return edges.graph.scored(_attributions(edges, metric))
 
 
 @experiment
+@on_data
 def eap_ig(
     model: HookedTransformer,
     clean: PromptsLike,
-    corrupt: PromptsLike | None,
-    metric: MetricLike,
+    corrupt: PromptsLike | None = OF_TASK,
+    metric: MetricLike = OF_TASK,
     *,
     steps: int = 5,
     rule: Rule = "midpoint",
@@ -105,23 +108,7 @@ def eap_ig(
     if rule not in offsets or steps < 1:
         raise BadInput(f"expected at least 1 step and the rule 'midpoint' or 'left', got {steps} and {rule!r}")
     fractions = [(step + offsets[rule]) / steps for step in range(steps)]
-    return edge_attributions(model, *setting(model, clean, corrupt, metric, ablation, positions), fractions)
-
-
-@on_data
-def edge_attributions(
-    model: HookedTransformer,
-    run: Run,
-    source: SourceLike,
-    metric: MetricLike,
-    positions: Mapping[str, int | Tensor] | None,
-    fractions: Sequence[float] | None = None,
-) -> Circuit:
-    """All edges with their attributions, for gradients at these fractions of the way to the clean embeddings.
-
-    Without fractions the gradient is that of the clean run.
-    """
-    edges = MaskedEdges(model, run, source, metric, positions)
+    edges = MaskedEdges(model, *setting(model, clean, corrupt, metric, ablation, positions))
     return edges.graph.scored(_attributions(edges, metric, fractions))
 
 
@@ -186,11 +173,12 @@ def _moved(change: Tensor) -> Callable[..., Tensor]:
 
 
 @experiment
+@on_data
 def mask_gradient(
     model: HookedTransformer,
     clean: PromptsLike,
-    corrupt: PromptsLike | None,
-    metric: MetricLike,
+    corrupt: PromptsLike | None = OF_TASK,
+    metric: MetricLike = OF_TASK,
     *,
     ablation: Ablation | SourceLike = "corrupt",
     positions: Positions | None = None,
@@ -203,19 +191,7 @@ def mask_gradient(
     Raises:
         BadInput, MetricError: as `eap`.
     """
-    return mask_gradients(model, *setting(model, clean, corrupt, metric, ablation, positions))
-
-
-@on_data
-def mask_gradients(
-    model: HookedTransformer,
-    run: Run,
-    source: SourceLike,
-    metric: MetricLike,
-    positions: Mapping[str, int | Tensor] | None,
-) -> Circuit:
-    """All edges, scored by the gradient with respect to their masks."""
-    edges = MaskedEdges(model, run, source, metric, positions)
+    edges = MaskedEdges(model, *setting(model, clean, corrupt, metric, ablation, positions))
     masks = torch.zeros(1, *edges.graph.exists.shape, dtype=model.dtype, device=model.device, requires_grad=True)
     scores = edges.scores(masks)
     if not scores.requires_grad:
@@ -229,11 +205,12 @@ def mask_gradients(
 
 
 @experiment
+@on_data
 def node_attribution(
     model: HookedTransformer,
     clean: PromptsLike,
-    corrupt: PromptsLike | None,
-    metric: MetricLike,
+    corrupt: PromptsLike | None = OF_TASK,
+    metric: MetricLike = OF_TASK,
     *,
     absolute: bool = True,
     ablation: Ablation | SourceLike = "corrupt",
@@ -249,20 +226,7 @@ def node_attribution(
     Raises:
         BadInput, MetricError: as `eap`.
     """
-    return node_attributions(model, *setting(model, clean, corrupt, metric, ablation, positions), absolute)
-
-
-@on_data
-def node_attributions(
-    model: HookedTransformer,
-    run: Run,
-    source: SourceLike,
-    metric: MetricLike,
-    positions: Mapping[str, int | Tensor] | None,
-    absolute: bool,
-) -> Circuit:
-    """All edges, each with the lower score of its two ends."""
-    edges = MaskedEdges(model, run, source, metric, positions)
+    edges = MaskedEdges(model, *setting(model, clean, corrupt, metric, ablation, positions))
     graph, n_labels = edges.graph, len(edges.graph.layout.labels)
     of_edges = _attributions(edges, metric).cpu()
     nodes = of_edges.unflatten(1, (-1, n_labels)).sum(1)  # writer label

@@ -27,7 +27,7 @@ from interp_hooks.errors.arguments import checked
 from interp_hooks.experiments.results.record import experiment, on_data
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.interventions.readout import MetricLike, metric_name
-from interp_hooks.interventions.runs import PromptsLike, Run, SourceLike
+from interp_hooks.interventions.runs import OF_TASK, PromptsLike, Run, SourceLike
 from interp_hooks.model.transformer import HookedTransformer
 
 GRID = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -64,13 +64,13 @@ def _values(model: HookedTransformer, data: Setting, axis: str, circuits: Mappin
     return circuit_values(model, *data, axis, list(circuits), kept)
 
 
-@checked
+@experiment
 def circuit_metric(
     model: HookedTransformer,
     circuit: Circuit,
     clean: PromptsLike,
-    corrupt: PromptsLike | None,
-    metric: MetricLike,
+    corrupt: PromptsLike | None = OF_TASK,
+    metric: MetricLike = OF_TASK,
     *,
     ablation: Ablation | SourceLike = "corrupt",
     positions: Positions | None = None,
@@ -93,8 +93,8 @@ def faithfulness(
     model: HookedTransformer,
     circuits: Circuit | Mapping[str, Circuit],
     clean: PromptsLike,
-    corrupt: PromptsLike | None,
-    metric: MetricLike,
+    corrupt: PromptsLike | None = OF_TASK,
+    metric: MetricLike = OF_TASK,
     *,
     ablation: Ablation | SourceLike = "corrupt",
     positions: Positions | None = None,
@@ -124,8 +124,8 @@ def faithfulness_curve(
     model: HookedTransformer,
     ranking: Circuit,
     clean: PromptsLike,
-    corrupt: PromptsLike | None,
-    metric: MetricLike,
+    corrupt: PromptsLike | None = OF_TASK,
+    metric: MetricLike = OF_TASK,
     *,
     fractions: Sequence[float] = GRID,
     absolute: bool = False,
@@ -236,8 +236,8 @@ def random_baseline(
     model: HookedTransformer,
     n_edges: int,
     clean: PromptsLike,
-    corrupt: PromptsLike | None,
-    metric: MetricLike,
+    corrupt: PromptsLike | None = OF_TASK,
+    metric: MetricLike = OF_TASK,
     *,
     samples: int = 20,
     level: float = 0.95,

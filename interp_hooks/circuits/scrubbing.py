@@ -30,7 +30,7 @@ from interp_hooks.experiments.patching import sweep_runs
 from interp_hooks.experiments.results.record import experiment
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.interventions.readout import MetricLike
-from interp_hooks.interventions.runs import Intervention, PromptsLike, Resample, Run, as_run
+from interp_hooks.interventions.runs import OF_TASK, Intervention, PromptsLike, Resample, Run, as_run
 from interp_hooks.model.transformer import HookedTransformer
 
 SAMPLERS = (EXACT, ANYTHING, TOGETHER)
@@ -73,7 +73,7 @@ def scrub(
     model: HookedTransformer,
     hypothesis: Hypothesis,
     dataset: PromptsLike,
-    metric: MetricLike,
+    metric: MetricLike = OF_TASK,
     features: Mapping[str, Feature] | None = None,
     *,
     source: PromptsLike | None = None,

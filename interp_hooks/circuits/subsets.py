@@ -23,7 +23,7 @@ from interp_hooks.errors.arguments import checked
 from interp_hooks.experiments.results.record import experiment, on_data
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.interventions.readout import MetricLike, metric_name
-from interp_hooks.interventions.runs import PromptsLike, Run, SourceLike
+from interp_hooks.interventions.runs import OF_TASK, PromptsLike, Run, SourceLike
 from interp_hooks.model.transformer import HookedTransformer
 
 
@@ -63,8 +63,8 @@ def completeness(
     model: HookedTransformer,
     circuit: Circuit,
     clean: PromptsLike,
-    corrupt: PromptsLike | None,
-    metric: MetricLike,
+    corrupt: PromptsLike | None = OF_TASK,
+    metric: MetricLike = OF_TASK,
     *,
     subsets: Mapping[str, Circuit] | None = None,
     ablation: Ablation | SourceLike = "corrupt",
@@ -128,8 +128,8 @@ def greedy_subset(
     model: HookedTransformer,
     circuit: Circuit,
     clean: PromptsLike,
-    corrupt: PromptsLike | None,
-    metric: MetricLike,
+    corrupt: PromptsLike | None = OF_TASK,
+    metric: MetricLike = OF_TASK,
     *,
     parts: Mapping[str, Circuit] | None = None,
     ablation: Ablation | SourceLike = "corrupt",
@@ -163,8 +163,8 @@ def minimality(
     model: HookedTransformer,
     circuit: Circuit,
     clean: PromptsLike,
-    corrupt: PromptsLike | None,
-    metric: MetricLike,
+    corrupt: PromptsLike | None = OF_TASK,
+    metric: MetricLike = OF_TASK,
     *,
     parts: Mapping[str, Circuit] | None = None,
     subsets: Mapping[str, Circuit] | None = None,

@@ -59,7 +59,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 OnData = TypeVar("OnData")  # a result, several by name, or what else has a record
 
-PROMPTS = ("clean", "prompts")  # the arguments that may be a task
+PROMPTS = ("clean", "prompts", "dataset")  # the arguments that may be a task
 NO_PART = ("model", "max_memory", "progress", "save_to")  # arguments on which no number depends
 NO_MATTER = (  # of a config, once the weights are there
     *("model_name", "original_architecture", "tokenizer_name", "tokenizer_prepends_bos", "device"),
@@ -67,6 +67,13 @@ NO_MATTER = (  # of a config, once the weights are there
     *("use_attn_result", "use_split_qkv_input", "use_attn_in", "use_hook_mlp_in", "use_hook_tokens"),
     "use_attn_scale",  # attn_scale says what comes of it
 )
+FORMER = {  # functions that 0.1 saved results of, which are now those that users call
+    "circuits.discovery.edge_attributions": "circuits.discovery.eap_ig",
+    "circuits.discovery.mask_gradients": "circuits.discovery.mask_gradient",
+    "circuits.discovery.node_attributions": "circuits.discovery.node_attribution",
+    "experiments.attribution.estimated": "experiments.attribution.attribution_patches",
+    "experiments.gradients.gradients_along_path": "experiments.gradients.integrated_gradients",
+}
 EXPERIMENTS: dict[str, Callable[..., Any]] = {}  # those that can be called again, by name
 
 
@@ -314,18 +321,43 @@ class Record:
     def unpacked(cls, document: Mapping[str, Json], tensors: Mapping[str, Tensor]) -> Record:
         """From what `packed` gave."""
         unpacking = Unpacking(document["objects"], tensors)
-        calls = [(name, unpacking.unpack(packed)) for call in document["calls"] for name, packed in call.items()]
+        calls = [_today(name, unpacking.unpack(packed)) for call in document["calls"] for name, packed in call.items()]
         return cls(
-            calls=tuple(
-                Call(function=current_name(f"interp_hooks.{name}").partition(".")[2], arguments=arguments)
-                for name, arguments in calls
-            ),
+            calls=tuple(Call(function=name, arguments=arguments) for name, arguments in calls),
             model=Identity(**document["model"]),
             part=document["part"],
             made=document["made"],
             seed=document["seed"],
             versions=document["versions"],
         )
+
+
+def _today(name: str, arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """A call as it is made today, from one that 0.1 saved: functions that were two are one, others have moved."""
+    name = current_name(f"interp_hooks.{name}").partition(".")[2]
+    if name not in FORMER:
+        return name, arguments
+    given, fractions = dict(arguments), arguments.get("fractions")
+    if name.startswith("circuits.discovery."):
+        given |= {"clean": given.pop("run"), "corrupt": None, "ablation": given.pop("source")}
+    elif name.endswith("estimated"):
+        denoises = given.pop("scale")[0] == "corrupt"
+        runs = ("corrupt", "clean") if denoises else ("clean", "corrupt")
+        given |= {runs[0]: given.pop("base"), runs[1]: given.pop("source")}
+        given["direction"] = "denoise" if denoises else "noise"
+    else:
+        given["prompts"] = given.pop("run")
+    new, by_steps = FORMER[name], dict[str, Any]()
+    if "fractions" in given:
+        del given["fractions"]
+        if fractions in (None, [1.0]):
+            new = new.replace("integrated_gradients", "gradient_x_input").replace("eap_ig", "eap")
+            given.pop("baseline", None)
+        else:
+            by_steps["steps"] = len(fractions)
+            if "clean" in given:
+                by_steps["rule"] = "midpoint" if fractions[0] else "left"
+    return new, given | by_steps
 
 
 def record_in(folder: Path) -> Record | None:
