@@ -41,7 +41,7 @@ from interp_hooks.hooks.names import get_act_name
 from interp_hooks.interventions.engine import Keeps
 from interp_hooks.interventions.readout import Metric
 from interp_hooks.interventions.runs import Intervention, Mean, Resample, Run
-from interp_hooks.interventions.sites import Site
+from interp_hooks.interventions.sites import Here, Site, Source
 from interp_hooks.model.tensor_files import write_tensors, write_text
 
 Json = Any
@@ -49,10 +49,19 @@ CALL, RESULT, PARTS = "call", "result", "parts"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unkept:
-    """A function, or an object of a class that is unknown here, of which only the name was kept."""
+class Unkept(Source):
+    """A function, or an object of a class that is unknown here, of which only the name was kept.
+
+    It stands where it was, as a source too, so that a record can be read; but nothing can be computed with it.
+    """
 
     name: str
+
+    def put(self, here: Here) -> Tensor:
+        raise BadInput(
+            f"the source {self.name} is known by its name alone: define that class before the result is loaded (as a "
+            "dataclass of values; of functions only names are kept)"
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -91,7 +100,7 @@ KINDS = {
     "function": _Kind(Unkept, lambda value: value.name, lambda name: Unkept(name=name)),
 }
 CLASSES = {cls.__name__: cls for cls in (Run, Intervention, Site, Mean, Resample, Randomness)}
-SHARED = (Mapping, Metric, *CLASSES.values())  # what stays one object
+SHARED = (Mapping, Metric, Source, *CLASSES.values())  # what stays one object
 
 
 def current_name(name: str) -> str:
@@ -160,13 +169,13 @@ class Packing:
             return float(value)
         if isinstance(value, list):
             return [self.pack(one) for one in value]
+        for tag, kind in KINDS.items():
+            if isinstance(value, kind.type):
+                return {tag: self.pack(kind.written(value))}
         if isinstance(value, Tensor):
             return {"tensor": self._place(value, self._add_tensor)}
         if isinstance(value, SHARED):
             return {"ref": self._place(value, self._add_object)}
-        for tag, kind in KINDS.items():
-            if isinstance(value, kind.type):
-                return {tag: self.pack(kind.written(value))}
         if (to_json := getattr(value, "to_json", None)) is not None:
             return self.pack(to_json())
         if callable(value):
@@ -193,8 +202,8 @@ class Packing:
             used = self._used.get(id(value))
             return {"mapping": [[self.pack(k), self.pack(v)] for k, v in value.items() if used is None or k in used]}
         if not dataclasses.is_dataclass(value):
-            return {"function": name_of(value)}  # a metric that may hold anything
-        name = name_of(value) if isinstance(value, Metric) else type(value).__name__
+            return {"function": name_of(value)}  # a metric or a source that may hold anything
+        name = type(value).__name__ if type(value) in CLASSES.values() else name_of(value)
         return {name: {field: self.pack(one) for field, one in fields_of(value).items()}}
 
 
@@ -232,7 +241,7 @@ class Unpacking:
         fields = {field: self.unpack(one) for field, one in written.items()}
         if name == "Run":
             fields |= {field: self._on_device(fields[field]) for field in ("tokens", "attention_mask")}
-        cls = CLASSES.get(name) or _metric_class(name)
+        cls = CLASSES.get(name) or _defined(name)
         return Unkept(name=name) if cls is None else cls(**fields)
 
     def _on_device(self, tensor: Tensor | None) -> Tensor | None:
@@ -241,13 +250,13 @@ class Unpacking:
         return self._moved.setdefault(id(tensor), tensor.to(self.device))
 
 
-def _metric_class(name: str) -> type[Metric] | None:
-    """The metric of that name, if it is one of this package or defined in this process."""
+def _defined(name: str) -> type[Metric | Source] | None:
+    """The metric or source of that name, if it is one of this package or defined in this process."""
     name = current_name(name)
     if name.startswith("interp_hooks."):
         with suppress(ModuleNotFoundError):
             importlib.import_module(name.rpartition(".")[0])
-    waiting: list[type[Metric]] = [Metric]
+    waiting: list[type[Metric | Source]] = [Metric, Source]
     while waiting:
         cls = waiting.pop()
         if name_of(cls) == name:

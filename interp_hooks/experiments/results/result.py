@@ -17,7 +17,17 @@ from torch import Tensor
 
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked
-from interp_hooks.experiments.results.archive import CALL, RESULT, Json, Packing, Unpacking, read, replacing, write
+from interp_hooks.experiments.results.archive import (
+    CALL,
+    RESULT,
+    Json,
+    Packing,
+    Unpacking,
+    name_of,
+    read,
+    replacing,
+    write,
+)
 from interp_hooks.experiments.results.record import Call, Record, record_in
 from interp_hooks.interventions.runs import Intervention, Mean, Resample, Run, SourceLike
 from interp_hooks.interventions.sites import Site
@@ -365,4 +375,6 @@ def _source(source: SourceLike, names: Mapping[Any, str]) -> str:
         return f"{type(source).__name__.lower()} of {_source(source.run, names)}"
     if isinstance(source, Tensor):
         return f"a tensor {list(source.shape)}"
-    return "recorded activations" if isinstance(source, Mapping) else str(source)
+    if isinstance(source, Mapping):
+        return "recorded activations"
+    return str(source) if isinstance(source, int | float) else name_of(source).rpartition(".")[2]

@@ -28,7 +28,6 @@ from interp_hooks import (
     Resample,
     Run,
     at,
-    tensor_files,
 )
 from interp_hooks.errors import BadInput
 from interp_hooks.experiments.results import archive as module
@@ -42,6 +41,7 @@ from interp_hooks.experiments.results.archive import (
     read,
     write,
 )
+from interp_hooks.model import tensor_files
 
 TOKENS = torch.arange(10).reshape(2, 5)
 
