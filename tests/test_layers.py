@@ -34,7 +34,7 @@ def test_imports_point_down_the_list_of_rooms() -> None:
 
 def test_there_is_no_circle() -> None:
     graph = import_graph()
-    assert max(levels(graph).values()) <= 23
+    levels(graph)  # which raises where there is one
     assert max(levels(of_rooms(graph)).values()) <= 12
 
 
@@ -92,6 +92,29 @@ def test_a_wrong_import_is_found(source: str, tmp_path: Path) -> None:
     (tmp_path / "hooks" / "names.py").write_text(source)
     with pytest.raises(AssertionError, match="must not import"):
         check_imports_point_down(import_graph(tmp_path))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_of)
+def test_the_order_of_hooks_is_known_in_one_place(path: Path) -> None:
+    """Nobody takes hook names apart but those whose business they are."""
+    module = module_of(path)
+    if module in ("model.stream", "hooks.names", "hooks.points") or module.startswith("loading."):
+        return
+    source = path.read_text(encoding="utf-8")
+    assert not re.findall(
+        r'(?:startswith|removeprefix)\(f?"blocks|\w\.replace\("(?:hook_|attn\.)|rpartition\("\.?hook_', source
+    )
+
+
+RUNS_THE_MODEL = r"\.run_with_(?:hooks|cache)\(\n? *[^)]"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_of)
+def test_passes_beside_the_engine_say_why(path: Path) -> None:
+    """What runs a model itself, above the engine, says so in a sentence about the pass of its own."""
+    module, source = module_of(path), path.read_text(encoding="utf-8")
+    if module.split(".")[0] in ("experiments", "circuits", "studies") and re.findall(RUNS_THE_MODEL, source):
+        assert "pass of its own" in source
 
 
 def test_a_circle_is_found() -> None:

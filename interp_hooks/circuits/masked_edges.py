@@ -145,7 +145,11 @@ def stacked(graph: ComputationGraph, circuits: Iterable[Circuit]) -> Bool[Tensor
 
 
 class MaskedEdges:
-    """Passes over one run in which edges take their values from a source, and what all such passes have in common."""
+    """Passes over one run in which edges take their values from a source, and what all such passes have in common.
+
+    Each is a pass of its own, not a run of the engine: all edges into a reader are one product of matrices, where
+    interventions would be made one by one, thousands of them.
+    """
 
     def __init__(
         self,

@@ -32,7 +32,7 @@ from interp_hooks.experiments.gradients import (
 from interp_hooks.experiments.patching import Direction, directed_runs, labels_of
 from interp_hooks.experiments.results.record import experiment, on_data
 from interp_hooks.experiments.results.result import Result
-from interp_hooks.hooks.names import get_act_name
+from interp_hooks.hooks.names import get_act_name, short_name
 from interp_hooks.hooks.root_module import HookPoint
 from interp_hooks.interventions.readout import MetricLike, metric_name
 from interp_hooks.interventions.runs import OF_TASK, PromptsLike, Run
@@ -155,7 +155,7 @@ def _plan(
     axes = list(over) if "layer" in over else ["layer", *over]
     grid = labels_of(model, site, axes, run.tokens.shape[1], layers)
     points = model.points([get_act_name(site, layer) for layer in grid["layer"]])
-    fixed = qk_fix and _kind(points[0]) in QUERIES + KEYS
+    fixed = qk_fix and short_name(points[0].name) in QUERIES + KEYS
     if fixed and (parts := [axis for axis in axes if axis not in ("layer", "pos", "head")]):
         raise BadInput(f"qk_fix is about whole queries and keys: leave {', '.join(parts)} out of over for {site!r}")
     if fixed and "head" in axes and model.cfg.qk_norm == "all_heads":
@@ -164,11 +164,6 @@ def _plan(
             "scores of all, and qk_fix takes them one by one: leave 'head' out of over, or use patch"
         )
     return _Plan(grid=grid, points=points, fixed=fixed)
-
-
-def _kind(point: HookPoint) -> str:
-    """'q' for blocks.0.attn.hook_q."""
-    return point.name.rpartition(".hook_")[2]
 
 
 # --------------------------------------------------------------------------------------------------- what changes
@@ -187,7 +182,7 @@ def _changes(model: HookedTransformer, plan: _Plan, run: Run, old: Recording, ne
     """The change at each layer of a plan, from the activations of the run that is patched and of the source."""
     if not plan.fixed:
         return [_plain(point, difference(new[point.name], old[point.name].detach())) for point in plan.points]
-    change = _one_key if _kind(plan.points[0]) in KEYS and "pos" in plan.grid else _pattern_change
+    change = _one_key if short_name(plan.points[0].name) in KEYS and "pos" in plan.grid else _pattern_change
     changes = []
     for point in plan.points:
         stream = old[get_act_name("resid_pre", point.layer())].detach()
@@ -210,7 +205,8 @@ def _scores(
 ) -> Float[Tensor, "batch head query keys"]:
     """In float64, the scores of a layer that `stream` enters, whatever it does to queries and keys.
 
-    A sink is one key more, the last one: it takes a share of every softmax.
+    A sink is one key more, the last one: it takes a share of every softmax. This is a pass of its own, since nothing
+    but the attention of one layer is needed.
     """
     names = [get_act_name("attn_scores", layer), *[f"blocks.{layer}.attn.hook_sink"] * model.cfg.attn_sinks]
     with torch.no_grad(), model.hooks(fwd_hooks=hooks):

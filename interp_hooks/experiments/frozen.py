@@ -1,8 +1,8 @@
 """A run in which all attention is frozen: what changes in the stream if only some parts write something else.
 
 With attention frozen no position depends on another one, so that the run is computed only where it is read, and of the
-blocks only the MLPs after a sender, for many senders at once; none at all where MLPs are frozen too. That is why these
-passes are not the engine's, which would run all of every block: a sweep over heads is twenty times as fast this way.
+blocks only the MLPs after a sender, for many senders at once; none at all where MLPs are frozen too. That is why this
+is a pass of its own and not the engine's, which would run all of every block for every sender.
 Everything else is what it was in the base run, whose recorded stream tells all that is needed. Norms are recomputed,
 blocks of other kinds than the transformer's are frozen whole.
 
@@ -23,7 +23,7 @@ from torch import Tensor
 from interp_hooks.interventions.runs import Run
 from interp_hooks.interventions.sites import Recording, Site
 from interp_hooks.model.components.weights import write_per_head
-from interp_hooks.model.stream import ATTENTION_INPUTS, EMBEDDINGS, Declares, Stream
+from interp_hooks.model.stream import ATTENTION_INPUTS, EMBEDDINGS, Declares, Stream, summands
 from interp_hooks.model.transformer import HookedTransformer
 
 MLPs = Literal["recompute", "freeze"]
@@ -75,7 +75,7 @@ class FrozenRun:
         kept: set[str] = set(EMBEDDINGS) if first < 0 else set()
         for layer in range(max(0, first), stream.n_layers):
             kept |= {stream.entering(layer), *stream.sublayers(layer).values()}
-        kept |= {hook.replace("hook_attn_out", "attn.hook_z") for hook in sent}
+        kept |= {summands(hook) for hook in sent}
         final, recordings = stream.entering(stream.n_layers), []
         for run, names in zip(runs, (kept, sent), strict=True):
             _, stored = model.run_with_cache(

@@ -4,7 +4,8 @@
     integrated gradients    (x - x') * mean of dm/dx from x' to x        sums to m(x) - m(x')
 
 Effects are in the metric's units. A pass that is to be differentiated keeps the activations asked for and what autograd
-needs of the layers after them; no weight gets a gradient.
+needs of the layers after them; no weight gets a gradient. It is a pass of its own, since one graph serves all of these
+activations, where runs of the engine would each have theirs.
 """
 
 from __future__ import annotations

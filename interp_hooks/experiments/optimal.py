@@ -222,7 +222,10 @@ def _learn(search: _Search, chosen: Bool[Tensor, "site 1 ..."], steps: int, lr: 
 def _losses(
     search: _Search, chosen: Bool[Tensor, "site 1 ..."], constants: Float[Tensor, "site 1 ..."]
 ) -> Float[Tensor, " site"]:
-    """The loss with each constant at its site, from the stream that enters the sites' layer on."""
+    """The loss with each constant at its site, from the stream that enters the sites' layer on.
+
+    A pass of its own: the engine would plan and record anew in each step of the search.
+    """
     model, run, point, copies = search.model, search.run, search.point, len(chosen)
 
     def replace(value: Tensor, hook: HookPoint) -> Tensor:

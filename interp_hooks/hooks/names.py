@@ -28,6 +28,11 @@ BLOCK_NAMES |= {"attn_in", "mlp_in", "q_input", "k_input", "v_input"}
 _SHORT = re.compile(r"([a-z_]+?)_?(\d+)([a-z]?.*)")
 
 
+def short_name(hook: str) -> str:
+    """What a full hook name calls the activation: "q" for "blocks.0.attn.hook_q"."""
+    return hook.rpartition("hook_")[2]
+
+
 def get_act_name(name: str, layer: int | str | None = None, layer_type: str | None = None) -> str:
     """The full hook name for a short one: ("k", 6) or "k6", ("scale", 4, "ln1") or "scale4ln1", "embed".
 

@@ -26,6 +26,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
+from interp_hooks.hooks.names import short_name
 from interp_hooks.hooks.points import HookPoint
 from interp_hooks.model.cache.frozen_norm import FrozenNorm
 
@@ -95,6 +96,16 @@ class Declares(Protocol):
     def adds(self, hook: str, value: Tensor) -> Float[Tensor, "batch pos part d_model"]:
         """What each part at one of its writing hooks, of which this is the activation, adds to the stream."""
         ...
+
+
+def norm_scale(sender: str) -> str:
+    """Where a norm after attention shows its scale, for the heads of a block; of other senders the hook itself."""
+    return sender.replace("attn.hook_z", "ln1_post.hook_scale")
+
+
+def summands(sender: str) -> str:
+    """The hook of the heads whose sum a sender shows; of other senders the hook itself."""
+    return sender.replace("hook_attn_out", "attn.hook_z")
 
 
 def part_axis(point: HookPoint) -> str | None:
@@ -260,7 +271,7 @@ class Stream:
         block = self.model.blocks[layer]
         if isinstance(block, Declares):
             hooks = [stop.hook for stop in block.stops(f"blocks.{layer}", layer) if stop.does == "write"]
-            return {hook.rpartition("hook_")[2]: hook for hook in hooks}
+            return {short_name(hook): hook for hook in hooks}
         labels = ("attn_out",) if block.attn_only else ("attn_out", "mlp_out")
         return {label: f"blocks.{layer}.hook_{label}" for label in labels}
 
@@ -290,7 +301,7 @@ class Stream:
 
     def scale_of(self, sender: str) -> str | None:
         """The hook of the scale by which a norm divides what this sender's parts write together, if there is one."""
-        hook = sender.replace("attn.hook_z", "ln1_post.hook_scale")
+        hook = norm_scale(sender)
         return hook if hook != sender and hook in self.model.hook_dict else None
 
     def added(

@@ -121,7 +121,7 @@ def _expected(
 def _attention(
     model: HookedTransformer, tokens: Int[Tensor, "1 pos"], cache: ActivationCache | None, layers: Sequence[int]
 ) -> dict[int, Float[Tensor, "head query key"]]:
-    """The attention patterns of a prompt in some layers, from the cache if there is one."""
+    """The attention patterns of a prompt in some layers, from the cache or, without one, a pass of its own."""
     if cache is None:
         names = [get_act_name("pattern", layer) for layer in layers]
         _, cache = model.run_with_cache(tokens, names_filter=names, stop_at_layer=max(layers) + 1)

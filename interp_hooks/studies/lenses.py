@@ -131,7 +131,10 @@ def _attribution(cache: ActivationCache, answer: Tensor, wrong: Tensor | None, u
 
 
 def cache_at(model: HookedTransformer, run: Run, pos: int | Tensor, names: tuple[str, ...]) -> ActivationCache:
-    """The activations whose names end with one of `names`, at one position of each prompt; the position axis stays."""
+    """The activations whose names end with one of `names`, at one position of each prompt; the position axis stays.
+
+    A pass of its own, since it shows the final norm without unembedding anything.
+    """
     rows = Readout(pos=pos).positions(run)
     with torch.no_grad():
         _, stored = model.run_with_cache(

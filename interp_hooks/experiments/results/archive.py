@@ -42,6 +42,7 @@ from interp_hooks.interventions.engine import Keeps
 from interp_hooks.interventions.readout import Metric
 from interp_hooks.interventions.runs import Intervention, Mean, Resample, Run
 from interp_hooks.interventions.sites import Here, Site, Source
+from interp_hooks.model.stream import norm_scale
 from interp_hooks.model.tensor_files import write_tensors, write_text
 
 Json = Any
@@ -152,7 +153,7 @@ class Packing:
         for made in everything_in(*values):
             if isinstance(made, Intervention) and isinstance(made.source, Mapping):
                 hook = get_act_name(made.site.hook)
-                used = {hook, hook.replace("attn.hook_z", "ln1_post.hook_scale")}  # edges of heads read both
+                used = {hook, norm_scale(hook)}  # edges of heads read both
                 self._used.setdefault(id(made.source), set()).update(used)
 
     def pack(self, value: Any) -> Json:
