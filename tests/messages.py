@@ -122,7 +122,8 @@ NUMBER = "|".join(
         *(r"not be negative, nor nan", r"between 0 and 1", r"at least 0", r"a finite lr > 0"),
     )
 )
-TOKEN_IDS = r"text or an integer tensor of token ids \[batch, pos\]|(must be|are) 0\.\.813|are integers( \[pos\])?"
+TOKEN_IDS = r"must be an integer, a list of integers or a tensor"
+TOKEN_IDS += r"|text or an integer tensor of token ids \[batch, pos\]|(must be|are) 0\.\.813|are integers( \[pos\])?"
 ONE_TOKEN = r"expected exactly one|does not occur in the prompt, whose tokens are \[[\d, ]*\]|must be text\b"
 PROMPTS = "|".join(
     (

@@ -59,7 +59,7 @@ class Decomposition(Activations):
             names[f"{layer}_attn_out"] = f"blocks.{layer}.hook_attn_out"
         parts = self._parts(layer, mlp_input, pos_slice, apply_ln)
         parts.add_stored(names)
-        return parts.stacked(return_labels)
+        return parts.stacked(layer, return_labels)
 
     def accumulated_resid(
         self,
@@ -113,7 +113,7 @@ class Decomposition(Activations):
         parts.add_heads(layer)
         if incl_remainder:
             parts.add_remainder(layer)
-        return parts.stacked(return_labels)
+        return parts.stacked(layer, return_labels)
 
     def stack_neuron_results(
         self,
@@ -136,7 +136,7 @@ class Decomposition(Activations):
         parts.add_neurons(layer, Slice.unwrap(neuron_slice))
         if incl_remainder:
             parts.add_remainder(layer)
-        return parts.stacked(return_labels)
+        return parts.stacked(layer, return_labels)
 
     def get_neuron_results(
         self,
@@ -190,7 +190,7 @@ class Decomposition(Activations):
             parts.add_stored({f"{at}_mlp_out": f"blocks.{at}.hook_mlp_out" for at in range(mlps)})
         parts.add_stored(self._embeddings())
         parts.add_biases(attention, mlps if expand_neurons else 0)
-        return parts.stacked(return_labels, with_bias=False)
+        return parts.stacked(layer, return_labels, with_bias=False)
 
     # ------------------------------------------------------------------------------------------- how they are made
 

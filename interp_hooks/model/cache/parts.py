@@ -3,7 +3,7 @@
 parts = Parts(cache, pos, reading)
 parts.add_heads(3)               "L0H0", "L0H1", ...     what the heads of three layers wrote
 parts.add_remainder(3)           "remainder"             the rest of the stream that enters layer 3
-parts.stacked()                  [part, batch, pos, d_model]
+parts.stacked(3, False)          [part, batch, pos, d_model]
 """
 
 from __future__ import annotations
@@ -98,15 +98,17 @@ class Parts:
         rest = self.reading.of(stream)
         self.add(["remainder"], (rest - sum((rows.sum(0) for rows in self.rows), torch.zeros_like(rest)))[None])
 
-    def stacked(self, return_labels: bool, with_bias: bool = True) -> Any:
-        """All rows; if the reader's norm has a bias, that is a last row "bias", so that the rows still add up.
+    def stacked(self, layer: int, return_labels: bool, with_bias: bool = True) -> Any:
+        """All rows, of what stands before a layer.
+
+        If the reader's norm has a bias, that is a last row "bias", so that the rows still add up.
 
         Raises:
             BadInput: there are none.
         """
         if not self.rows:
             raise BadInput(
-                "there is nothing to stack: no part of that kind stands before this layer; ask for a later layer, or "
+                f"there is nothing to stack: no part of that kind stands before layer {layer}; ask for a later layer, or "
                 "for incl_remainder=True where there is that argument"
             )
         if with_bias and self.reading.bias is not None:

@@ -235,7 +235,7 @@ def test_what_the_file_says(tmp_path: Path) -> None:
     assert told["summary"]["highest"]["head"] == str(best % 4)
     asked = json.loads((tmp_path / "result" / "call.json").read_text())
     assert [name for call in asked["calls"] for name in call] == [
-        "experiments.sweep.sweep_runs",
+        "experiments.patching.sweep_runs",
         "experiments.patching.patch",
     ]
 
@@ -252,7 +252,7 @@ def test_text_is_kept_as_written_and_as_tokens(tmp_path: Path, monkeypatch: pyte
     assert asked.arguments["metric"].answer == " Mary"
     assert torch.equal(data.arguments["baselines"]["corrupt"].tokens, model.to_tokens(corrupt))
     assert torch.equal(data.arguments["metric"].answer, model.token_ids(" Mary").reshape(-1))
-    monkeypatch.setattr("interp_hooks.model.tokens.TextInterface.encode", lambda *given: 1 / 0)
+    monkeypatch.setattr("interp_hooks.model.tokenization.TextInterface.encode", lambda *given: 1 / 0)
     assert_same_result(Result.load(tmp_path / "result").rerun(model, progress=False), result)
     assert loaded.model.name == "ioi-tiny"  # type: ignore[union-attr]
 
@@ -468,8 +468,8 @@ def test_a_metric_may_run_experiments_itself() -> None:
     result = sweep(model, lambda layer: Run(TOKENS), metric, over={"layer": [0]}, progress=False)
     assert result.record is not None
     assert [call.function for call in result.record.calls] == [
-        "experiments.sweep.sweep_runs",
-        "experiments.sweep.sweep",
+        "experiments.patching.sweep_runs",
+        "experiments.patching.sweep",
     ]
     assert inner[0].record.calls[-1].function == "experiments.ablation.ablate"
 
