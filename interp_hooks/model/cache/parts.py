@@ -108,8 +108,8 @@ class Parts:
         """
         if not self.rows:
             raise BadInput(
-                f"there is nothing to stack: no part of that kind stands before layer {layer}; ask for a later layer, or "
-                "for incl_remainder=True where there is that argument"
+                f"there is nothing to stack: no part of that kind stands before layer {layer}; ask for a later layer, "
+                "or for incl_remainder=True where there is that argument"
             )
         if with_bias and self.reading.bias is not None:
             self.add(["bias"], self.reading.bias.to(self.rows[0]).expand_as(self.rows[0][:1]))
