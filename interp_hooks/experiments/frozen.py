@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from interp_hooks.hooks.points import HookPoint
 from interp_hooks.interventions.runs import Run
 from interp_hooks.interventions.sites import Recording, Site
 from interp_hooks.model.components.weights import write_per_head
@@ -146,7 +147,8 @@ class FrozenRun:
         mid_shift = shift + self._attention_change(layer, every)
         if block.attn_only:
             return mid_shift
-        sent = any(senders.at(name + "mlp_out") for senders in every)
+        writers = [name + "mlp_out", *(stop.hook for stop in self.stream.split_at(name + "mlp_out"))]
+        sent = any(senders.at(hook) for senders in every for hook in writers)
         if self.mlps == "freeze" and not (sent or block.is_post or name + "mlp_in" in self.wanted):
             return mid_shift  # nothing else changes
         resid_pre, attn_out, mlp_out = (self.base[name + what] for what in ("resid_pre", "attn_out", "mlp_out"))
@@ -157,6 +159,9 @@ class FrozenRun:
             noted[name + "mlp_in"] = mlp_in
         frozen = mlp_out.expand_as(mlp_in)
         written = self._sent(name + "mlp_out", frozen if self.mlps == "freeze" else self._mlp(layer, mlp_in), every)
+        if len(writers) > 1:  # a module stands there
+            written = self._split(name + "mlp_out", written, every)
+            mlp_out = self._split(name + "mlp_out", mlp_out[None], every[:0])[0]
         if not block.is_post:
             return mid_shift + (written - mlp_out)
         following = self.base[self.stream.entering(layer + 1)]
@@ -193,6 +198,15 @@ class FrozenRun:
         every_change = change.new_zeros(len(every), *change.shape[1:])
         every_change[places] = change
         return every_change
+
+    def _split(self, hook: str, value: Tensor, every: Sequence[Senders]) -> Tensor:
+        """What a module spliced in at a hook makes of a value [senders batch n d_model], its own parts sent too."""
+
+        def put(parts: Tensor, point: HookPoint) -> Tensor:
+            return self._sent(point.name, parts.unflatten(0, value.shape[:2]), every).flatten(0, 1)
+
+        with self.model.hooks([(stop.hook, put) for stop in self.stream.split_at(hook)]):
+            return self.model.hook_dict[hook](value.flatten(0, 1)).unflatten(0, value.shape[:2])
 
     def _mlp(self, layer: int, mlp_in: Tensor) -> Tensor:
         """What an MLP that reads this adds to the stream, both [senders batch n d_model]."""

@@ -143,7 +143,12 @@ def patch_paths(
 def _check_options(model: HookedTransformer, mlps: str) -> None:
     if mlps not in ("recompute", "freeze"):
         raise BadInput(f"mlps must be 'recompute' or 'freeze', got {mlps!r}")
-    if hooked := [point.name for point in model.hook_points() if point.hooked]:
+    if elsewhere := [hook for hook in model.splices if not hook.endswith("hook_mlp_out")]:
+        raise HookConflict(
+            "path_patch runs parts of the model alone, where modules spliced in at anything but mlp_out are passed by; "
+            f"one is at {elsewhere[0]}: remove() it first"
+        )
+    if hooked := [point.name for point in model.hook_points() if point.hooks]:
         raise HookConflict(
             f"path_patch runs parts of the model alone, where hooks are passed by, but {', '.join(hooked[:3])} is "
             "hooked; remove these hooks first (model.reset_hooks())"

@@ -247,6 +247,10 @@ class Stream:
                     )
                 yield from ((part, module) for part in module.stops(f"{stop.hook}.{name}", layer))
 
+    def split_at(self, hook: str) -> list[Stop]:
+        """The writers within a module that is spliced in at a hook and splits what is written there."""
+        return [stop for stop in self.senders.values() if stop.hook.startswith(f"{hook}.")]
+
     def stops_in(self, layer: int) -> list[Stop]:
         """The writers and readers of one block."""
         return [stop for stop, _ in self._in_block(layer)]

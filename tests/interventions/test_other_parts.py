@@ -25,7 +25,7 @@ from interp_hooks import (
     path_patch,
 )
 from interp_hooks.circuits import ComputationGraph, circuit_metric, mask_gradient
-from interp_hooks.errors import BadInput
+from interp_hooks.errors import BadInput, HookConflict
 from interp_hooks.model.components.block import at_positions
 from interp_hooks.model.stream import Stop, Stream
 from tests.tiny import assert_close, build
@@ -205,6 +205,40 @@ def test_paths_pass_by_a_block_that_is_frozen() -> None:
     assert_close(found.values, expected, 1e-9)
     sent = path_patch(model, TOKENS, OTHER, DIFF, at("blocks.1.hook_mix"), receivers=at("mlp_in", 2), progress=False)
     assert float((sent.values - sent.baselines["corrupt"]).abs().max()) > 1e-6
+
+
+@pytest.mark.parametrize("mlps", ["recompute", "freeze"])
+def test_paths_from_a_feature(mlps: Any) -> None:
+    """One feature of the dictionary to the logits, all attention held as it was, and the other MLPs with it or not."""
+    model = spliced()
+    acts = "blocks.0.hook_mlp_out.dictionary.hook_acts"
+    base, new = (model.run_with_cache(tokens, return_cache_object=False)[1] for tokens in (OTHER, TOKENS))
+
+    def send(value: Tensor, hook: HookPoint) -> None:
+        value[:, :, 2] = new[acts][:, :, 2]
+
+    held = [f"blocks.{layer}.hook_{what}_out" for layer in (1, 2) for what in ["attn", *["mlp"] * (mlps == "freeze")]]
+    hooks: list[Any] = [(name, lambda value, hook: base[hook.name]) for name in held]
+    expected = DIFF(model.run_with_hooks(OTHER, fwd_hooks=[(acts, send), *hooks]))
+    found = path_patch(model, TOKENS, OTHER, DIFF, at(acts, feature=2), mlps=mlps, progress=False)
+    assert_close(found.values, expected, 1e-9)
+    heads = path_patch(model, TOKENS, OTHER, DIFF, at("z", 0, head=1), mlps=mlps, progress=False)
+    z = new["blocks.0.attn.hook_z"]
+
+    def send_head(value: Tensor, hook: HookPoint) -> None:
+        value[:, :, 1] = z[:, :, 1]
+
+    first = [("mlp_out0", lambda value, hook: base["blocks.0.hook_mlp_out"])] if mlps == "freeze" else []
+    assert_close(heads.values, DIFF(model.run_with_hooks(OTHER, fwd_hooks=[("z0", send_head), *first, *hooks])), 1e-9)
+
+
+def test_a_module_elsewhere_is_no_part_of_a_path() -> None:
+    model = spliced()
+    with (
+        model.splice("resid_pre1", nn.Identity()),
+        pytest.raises(HookConflict, match=r"one is at blocks\.1\.hook_resid_pre"),
+    ):
+        path_patch(model, TOKENS, OTHER, DIFF, progress=False)
 
 
 def test_a_module_that_does_not_say_what_it_writes_is_refused() -> None:

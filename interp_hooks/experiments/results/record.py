@@ -183,8 +183,9 @@ def weights_hash(model: HookedTransformer) -> str:
 
 
 def config_of(model: HookedTransformer) -> dict[str, Json]:
-    """The model's config as JSON."""
-    return _plain(model.cfg)
+    """The model's config as JSON, with the kinds of modules that are spliced in."""
+    spliced = {hook: name_of(splice.module) for hook, splice in model.splices.items()}
+    return _plain(model.cfg) | ({"splices": spliced} if spliced else {})
 
 
 def _plain(value: Any) -> Json:

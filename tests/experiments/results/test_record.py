@@ -479,3 +479,14 @@ def test_a_sweep_is_still_evaluate() -> None:
     runs = [run_at(layer, 1) for layer in range(3)]
     result = sweep(model, lambda layer: runs[layer], DIFF, over={"layer": range(3)}, progress=False)
     assert torch.equal(result.rerun(model).values, evaluate(model, runs, DIFF))
+
+
+def test_a_result_knows_what_was_spliced_in(tmp_path: Path) -> None:
+    """A module without weights leaves no trace in the hash of the weights."""
+    model = build()
+    with model.splice("mlp_out1", torch.nn.ReLU()):
+        result = ablate(model, TOKENS, DIFF, "z", over=("layer",), progress=False)
+        result.save(tmp_path / "spliced")
+        assert torch.equal(Result.load(tmp_path / "spliced").rerun(model).values, result.values)
+    with pytest.raises(BadInput, match="this model has splices=None"):
+        Result.load(tmp_path / "spliced").rerun(model)
