@@ -17,7 +17,6 @@ from interp_hooks.experiments.gradients import differentiable
 from interp_hooks.hooks.root_module import HookPoint
 from interp_hooks.interventions.edges import Edge
 from interp_hooks.interventions.engine import evaluate, evaluation
-from interp_hooks.model.cache.decomposition import embeddings
 from interp_hooks.model.stream import Stream
 from tests.experiments.by_hand import (
     ALSO,
@@ -133,7 +132,7 @@ def various_edges(kind: str) -> list[Run]:
         if not model.cfg.parallel_attn_mlp:
             made += [edge(at("z", 1), at("mlp_in", 1)), edge(at("attn_out", 2), at("mlp_in", 2), Mean(CLEAN))]
     if model.cfg.embed_norm_type is None:
-        made += [edge(hook, at("k_input", 1)) for hook in embeddings(model)]
+        made += [edge(hook, at("k_input", 1)) for hook in Stream(model).embeddings]
     runs = [Run(TOKENS, [one], MASKED.attention_mask if number % 3 == 0 else None) for number, one in enumerate(made)]
     runs += [
         Run(TOKENS, [made[0], made[1], made[2]]),
