@@ -499,28 +499,21 @@ def _sends_along_all_edges(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _forgets_the_biases_of_shares(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = Edge._shares
+    right = Stream.added
 
-    def shares(self: Edge, layer: int, z: Tensor, scale: Tensor) -> Tensor:
-        bias = self.model.blocks[layer].attn.b_O
+    def added(self: Stream, sender: str, *arguments: Any) -> Tensor:
+        bias = self.model.blocks[self.place(sender).layer].attn.b_O
         kept = bias.data.clone()
         bias.data.zero_()
-        found = right(self, layer, z, scale)
+        found = right(self, sender, *arguments)
         bias.data.copy_(kept)
         return found
 
-    monkeypatch.setattr(Edge, "_shares", shares)
+    monkeypatch.setattr(Stream, "added", added)
 
 
 def _normalizes_by_the_scale_of_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = Edge.send_normalized
-
-    def send(self: Edge, scale: Tensor, point: HookPoint) -> None:
-        with monkeypatch.context() as meanwhile:
-            meanwhile.setattr(Intervention, "elsewhere", lambda *arguments: scale)
-            right(self, scale, point)
-
-    monkeypatch.setattr(Edge, "send_normalized", send)
+    monkeypatch.setattr(Edge, "_scale_elsewhere", lambda self, scale, point: scale)
 
 
 def _sends_every_position(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -535,12 +528,12 @@ def _sends_every_position(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _forgets_the_multiplier(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = Edge._shares
+    right = Stream.added
 
-    def shares(self: Edge, layer: int, *arguments: Any) -> Tensor:
-        return right(self, layer, *arguments) / self.model.cfg.residual_scale
+    def added(self: Stream, *arguments: Any) -> Tensor:
+        return right(self, *arguments) / self.model.cfg.residual_scale
 
-    monkeypatch.setattr(Edge, "_shares", shares)
+    monkeypatch.setattr(Stream, "added", added)
 
 
 MUTANTS: list[tuple[Callable[[pytest.MonkeyPatch], None], Callable[[], None]]] = [
