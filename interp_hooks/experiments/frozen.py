@@ -24,7 +24,7 @@ from interp_hooks.hooks.points import HookPoint
 from interp_hooks.interventions.runs import Run
 from interp_hooks.interventions.sites import Recording, Site
 from interp_hooks.model.components.weights import write_per_head
-from interp_hooks.model.stream import ATTENTION_INPUTS, EMBEDDINGS, Declares, Stream, summands
+from interp_hooks.model.stream import ATTENTION_INPUTS, EMBEDDINGS, Stream, summands
 from interp_hooks.model.transformer import HookedTransformer
 
 MLPs = Literal["recompute", "freeze"]
@@ -142,7 +142,7 @@ class FrozenRun:
     def _after_block(self, layer: int, shift: Tensor, every: Sequence[Senders], noted: dict[str, Tensor]) -> Tensor:
         """The stream's difference to the base run after a block, from that before it."""
         block, name = self.model.blocks[layer], f"blocks.{layer}.hook_"
-        if isinstance(block, Declares):
+        if self.stream.other_block(layer) is not None:
             return self._after_other_block(layer, shift, every, noted)
         mid_shift = shift + self._attention_change(layer, every)
         if block.attn_only:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from interp_hooks.errors import BadInput
 from interp_hooks.hooks.root_module import HookPoint
-from interp_hooks.interventions.runs import Intervention, as_source
+from interp_hooks.interventions.runs import Intervention
 from interp_hooks.interventions.sites import Here, Recordings, Site
 from interp_hooks.model.stream import Stream, part_axis
 
@@ -58,7 +58,7 @@ class Edge:
 
     def _scale_elsewhere(self, scale: Tensor, point: HookPoint) -> Tensor:
         """The norm's scale in the run that the source takes values from; a constant is normalized as this run is."""
-        source = as_source(self.made.source)
+        source = self.made.puts
         if not source.has_scales:
             return scale
         site = Site(hook=point.name)

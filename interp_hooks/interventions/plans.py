@@ -55,6 +55,7 @@ class Planner:
         self.model, self.readout, self.stream = model, readout, Stream(model)
         hooked = [self.stream.place(point.name) for point in model.hook_points() if point.hooked]
         self.alone = not hooked
+        self.spliced = bool(hooked) and bool(model.splices)
         self.causal = self.alone and model.cfg.attention_dir == "causal" and self.stream.keeps_keys
         self.watched_at_the_end = any(place.stage == Stage.FINAL for place in hooked)
         self._reads: dict[Any, list[int]] = {}
@@ -69,7 +70,7 @@ class Planner:
         places = [place for made in run.interventions for place in self.places(made)]
         layer = min((place.layer for place in places), default=n_layers)
         last = max((place.layer for place in places), default=-1)
-        if self.model.splices:  # what enters the final norm may come from a module, and is shown by no hook
+        if self.spliced:  # what enters the final norm may come from a module, and is shown by no hook
             layer = min(layer, n_layers - 1)
         reads = self._positions_read(run)
         cut = reads is not None and bool(places) and last < n_layers

@@ -288,7 +288,7 @@ class Intervention:
         for name, one in (("site", self.site), ("into", self.into)):
             if not (isinstance(one, Site) or (one is None and name == "into")):
                 raise BadInput(f"{name} must be a Site, as at(hook, layer) gives it, got {told(one)}")
-        as_source(self.source)
+        _ = self.puts
         if not isinstance(self.mask, int | float | Tensor | None) or _empty(self.mask):
             raise BadInput(f"mask must be a number or a tensor, got {told(self.mask)}")
         if self.basis is not None and self.into is not None:
@@ -299,10 +299,15 @@ class Intervention:
         """The orthonormal directions within which the source's value is put; None: all of them."""
         return None if self.along is None else orthonormal(self.along)
 
+    @cached_property
+    def puts(self) -> Source:
+        """What is put at the site, as a `Source`."""
+        return as_source(self.source)
+
     @property
     def runs(self) -> Sequence[Run]:
         """The runs that must be recorded before this can be made."""
-        return as_source(self.source).runs
+        return self.puts.runs
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -323,7 +328,7 @@ class Intervention:
         """
         here = Here(point=point, site=self.site, whole=value, first=first, recordings=recordings)
         place = here.value
-        new = _expanded(as_source(self.source).put(here), place, "source", point)
+        new = _expanded(self.puts.put(here), place, "source", point)
         if self.basis is not None:
             new = swapped(place, new, self._basis_at(point, value))
         if self.mask is not None:

@@ -29,6 +29,7 @@ from interp_hooks.errors import BadInput
 from interp_hooks.hooks.names import short_name
 from interp_hooks.hooks.points import HookPoint
 from interp_hooks.model.cache.frozen_norm import FrozenNorm
+from interp_hooks.model.components.block import TransformerBlock
 
 EMBEDDINGS = ("hook_embed", "hook_pos_embed", "hook_token_type_embed")
 INPUT = "blocks.0.hook_resid_pre"
@@ -168,7 +169,7 @@ class Stream:
             return Place(point, layer, stage, False, False, False)
         layer, stage = point.layer(), Stage.MIXING
         name = point.name.removeprefix(f"blocks.{layer}.")
-        if not isinstance(self.model.blocks[layer], Declares):
+        if isinstance(self.model.blocks[layer], TransformerBlock):
             stage = next((stage for stage, starts in STAGES.items() if name.startswith(starts)), stage)
         return Place(
             point=point,
@@ -193,7 +194,7 @@ class Stream:
         The names are those of `forward(known=...)`: "z", and maybe "mlp_out".
         """
         in_blocks = 0 <= layer < self.n_layers
-        if not in_blocks or isinstance(self.model.blocks[layer], Declares) or min(stages) < Stage.MIXED:
+        if not in_blocks or self.other_block(layer) is not None or min(stages) < Stage.MIXED:
             return frozenset()
         apart = {Stage.WRITTEN, Stage.MIXED} if self.model.cfg.parallel_attn_mlp else {Stage.WRITTEN}
         both = apart.issuperset(stages) and not self.model.cfg.attn_only
@@ -203,10 +204,26 @@ class Stream:
         """The hook that shows what `forward(known=...)` calls "z" or "mlp_out"."""
         return f"blocks.{layer}.attn.hook_z" if known == "z" else f"blocks.{layer}.hook_{known}"
 
+    def other_block(self, layer: int) -> Declares | None:
+        """The block of a layer if it is of another kind than the transformer's.
+
+        Raises:
+            BadInput: it does not say what it writes and reads.
+        """
+        block = self.model.blocks[layer]
+        if isinstance(block, TransformerBlock):
+            return None
+        if not isinstance(block, Declares):
+            raise BadInput(
+                f"the block of layer {layer} is a {type(block).__name__}, which does not say what it writes and reads: "
+                "give it the methods stops() and adds() of model.stream.Declares"
+            )
+        return block
+
     @property
     def keeps_keys(self) -> bool:
         """Whether a pass can go on from keys and values of earlier positions: not through blocks of other kinds."""
-        return not any(isinstance(block, Declares) for block in self.model.blocks)
+        return all(isinstance(block, TransformerBlock) for block in self.model.blocks)
 
     # ------------------------------------------------------------------------------------------- writers and readers
 
@@ -229,9 +246,9 @@ class Stream:
         return [stop for layer in range(self.n_layers) for stop in self._in_block(layer)]
 
     def _in_block(self, layer: int) -> Iterator[tuple[Stop, Declares | None]]:
-        block = self.model.blocks[layer]
-        if isinstance(block, Declares):
-            yield from ((stop, block) for stop in block.stops(f"blocks.{layer}", layer))
+        block, other = self.model.blocks[layer], self.other_block(layer)
+        if other is not None:
+            yield from ((stop, other) for stop in other.stops(f"blocks.{layer}", layer))
             return
         for stop in block_stops(layer, block.heads, block.groups, block.attn_only, block.parallel):
             if stop.hook not in self.model.hook_dict:  # heads without inputs of their own
@@ -272,9 +289,9 @@ class Stream:
 
     def sublayers(self, layer: int) -> dict[str, str]:
         """The hooks whose values a layer adds to the stream, by label: "attn_out", "mlp_out"."""
-        block = self.model.blocks[layer]
-        if isinstance(block, Declares):
-            hooks = [stop.hook for stop in block.stops(f"blocks.{layer}", layer) if stop.does == "write"]
+        block, other = self.model.blocks[layer], self.other_block(layer)
+        if other is not None:
+            hooks = [stop.hook for stop in other.stops(f"blocks.{layer}", layer) if stop.does == "write"]
             return {short_name(hook): hook for hook in hooks}
         labels = ("attn_out",) if block.attn_only else ("attn_out", "mlp_out")
         return {label: f"blocks.{layer}.hook_{label}" for label in labels}
