@@ -17,6 +17,11 @@ transformers.utils.logging.disable_progress_bar()
 torch.set_num_threads(1)  # for tensors this small, waking other threads takes longer than the arithmetic
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Notebooks and demos first: they take minutes, for which another worker would otherwise wait at the end."""
+    items.sort(key=lambda item: not item.nodeid.startswith(("tests/test_notebooks", "tests/test_demos")))
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
