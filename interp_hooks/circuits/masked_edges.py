@@ -23,11 +23,11 @@ from interp_hooks.circuits.circuit import Circuit, ComputationGraph
 from interp_hooks.circuits.graph import EdgeMatrix
 from interp_hooks.circuits.layout import Part, position_number
 from interp_hooks.errors import BadInput, MetricError
-from interp_hooks.experiments.patching import paired_runs
+from interp_hooks.experiments.patching import Positions, named_positions, paired_runs
 from interp_hooks.hooks.points import HookPoint
 from interp_hooks.interventions.edges import Edge
 from interp_hooks.interventions.engine import free_memory
-from interp_hooks.interventions.readout import MetricLike, Readout, checked_score, reading
+from interp_hooks.interventions.readout import MetricLike, checked_score, reading
 from interp_hooks.interventions.recording import record
 from interp_hooks.interventions.runs import Intervention, Mean, PromptsLike, Run, SourceLike, as_run, as_source
 from interp_hooks.interventions.sites import Recording, Recordings, at
@@ -35,7 +35,6 @@ from interp_hooks.model.stream import Stream, part_axis
 from interp_hooks.model.transformer import HookedTransformer
 
 Ablation = Literal["corrupt", "zero", "mean", "position_mean"]
-Positions = Mapping[str, int | Tensor] | Sequence[int]
 
 
 def ablated_runs(
@@ -110,12 +109,8 @@ def label_places(run: Run, positions: Mapping[str, int | Tensor]) -> Int[Tensor,
     """
     rest = len(positions)
     places = torch.full(run.tokens.shape, rest, device=run.tokens.device)
-    for number, (label, pos) in enumerate(positions.items()):
-        index = Readout(pos=pos).positions(run)
-        if len(padding := (~run.real.gather(1, index)[:, 0]).nonzero()):
-            raise BadInput(
-                f"the position {label!r} is padding in prompt {int(padding[0])}; count from the end, as in -1"
-            )
+    every = {label: index[:, None] for label, index in named_positions(run, positions).items()}
+    for number, (label, index) in enumerate(every.items()):
         taken = places.gather(1, index)[:, 0]
         if bool((taken != rest).any()):
             row = int((taken != rest).nonzero()[0])

@@ -210,10 +210,6 @@ class Here:
         Raises:
             BadInput: it has other prompts or positions.
         """
-        return self.aligned(other, one_for_all)[self.index]
-
-    def aligned(self, other: Tensor, one_for_all: Sequence[int] = ()) -> Tensor:
-        """Another whole activation of this hook at the positions of this pass; raises as `fitted`."""
         other, point = other.to(self.whole.device), self.point
         along = next((dim for dim, axis in enumerate(point.axes) if axis in POSITIONS), 0)
         expected = [size + (self.first if dim == along else 0) for dim, size in enumerate(self.whole.shape)]
@@ -225,7 +221,7 @@ class Here:
             )
         if self.first and other.shape[along] > 1:
             other = other.narrow(along, self.first, self.whole.shape[along])
-        return other.expand_as(self.whole)
+        return other.expand_as(self.whole)[self.index]
 
 
 class Source(ABC):

@@ -165,12 +165,10 @@ def test_one_edge_reaches_its_reader_alone(model: HookedTransformer) -> None:
     assert float((expected - model(TOKENS)).detach().abs().max()) > 1e-6
 
 
-@pytest.mark.parametrize("site", ["resid_pre", "mlp_out", "hook_mix", "hook_acts"])
-def test_runs_are_planned_as_if_each_were_a_pass(model: HookedTransformer, site: str) -> None:
-    hooks = [name for name in model.hook_dict if name.endswith(site.removeprefix("hook_"))]
+def test_runs_are_planned_as_if_each_were_a_pass(model: HookedTransformer) -> None:
+    hooks = [name for name in model.hook_dict if name.endswith(("resid_pre", "mlp_out", "hook_mix", "hook_acts"))]
+    assert any(name.endswith(("hook_mix", "hook_acts")) for name in hooks)
     runs = [Run(TOKENS, [Intervention(at(hook, pos=pos), Run(OTHER))]) for hook in hooks for pos in (0, 3, 4)]
-    if not runs:
-        pytest.skip("the other model has this part")
     found = evaluate(model, runs, DIFF)
     for run, scores in zip(runs, found, strict=True):
         (made,) = run.interventions

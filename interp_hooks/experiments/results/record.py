@@ -60,6 +60,7 @@ R = TypeVar("R")
 OnData = TypeVar("OnData")  # a result, several by name, or what else has a record
 
 PROMPTS = ("clean", "prompts", "dataset")  # the arguments that may be a task
+NEEDED = ("corrupt", "metric")  # the arguments that it brings, without which nothing can be done
 NO_PART = ("model", "max_memory", "progress", "save_to")  # arguments on which no number depends
 NO_MATTER = (  # of a config, once the weights are there
     *("model_name", "original_architecture", "tokenizer_name", "tokenizer_prepends_bos", "device"),
@@ -402,20 +403,17 @@ def _of_task(signature: inspect.Signature, args: Any, kwargs: Any) -> dict[str, 
     Raises:
         BadInput: an argument that only a task could give, and no task.
     """
-    given = signature.bind_partial(*args, **kwargs)
-    tasks = [(name, one) for name, one in given.arguments.items() if name in PROMPTS and isinstance(one, TaskLike)]
-    if tasks:
-        (name, task), *_ = tasks
-        given.arguments[name] = task.clean
-        for left in {"corrupt", "metric"}.intersection(signature.parameters) - given.arguments.keys():
-            given.arguments[left] = getattr(task, left)
-    bound = signature.bind(**given.arguments)
-    bound.apply_defaults()
-    for name, value in bound.arguments.items():
-        if value is OF_TASK:
-            if not tasks and name in ("corrupt", "metric"):
+    arguments = signature.bind_partial(*args, **kwargs).arguments
+    task = next((arguments[name] for name in PROMPTS if isinstance(arguments.get(name), TaskLike)), None)
+    for name, parameter in signature.parameters.items():
+        if task is not None and arguments.get(name) is task:
+            arguments[name] = task.clean
+        elif name not in arguments and (parameter.default is OF_TASK or (task is not None and name in NEEDED)):
+            if task is None and name in NEEDED:
                 raise BadInput(f"{name} is needed: pass it, or a Task in place of the prompts, which brings its own")
-            bound.arguments[name] = getattr(tasks[0][1], name) if tasks else None
+            arguments[name] = None if task is None else getattr(task, name)
+    bound = signature.bind(**arguments)
+    bound.apply_defaults()
     return bound.arguments
 
 
