@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -199,11 +199,20 @@ def _score(model: HookedTransformer, run: Run, metric: MetricLike, hooks: Hooks)
     readout, score = reading(model, metric)
     stream = Stream(model)
     late = any(stream.place(name).stage == Stage.FINAL for name, _ in hooks)  # these want to see all positions
-    pos = None if late or readout.pos is None else readout.positions(run)
-    logits = model.run_with_hooks(run.tokens, attention_mask=run.attention_mask, fwd_hooks=hooks, logits_pos=pos)
-    if pos is not None:  # the only one there is
-        readout, run = replace(readout, pos=0), Run(run.tokens[:, :1])
-    scores = score(readout.select(logits, run))
+    if late:
+        logits = model.run_with_hooks(run.tokens, attention_mask=run.attention_mask, fwd_hooks=hooks)
+        scores = score(readout.select(logits, run))
+    else:
+        pos = None if readout.pos is None else readout.positions(run)
+        final = model.run_with_hooks(
+            run.tokens,
+            attention_mask=run.attention_mask,
+            fwd_hooks=hooks,
+            logits_pos=pos,
+            stop_at_layer=model.cfg.n_layers,
+        )
+        (logits,) = readout.read(model, final, run, cut=pos is not None)
+        scores = score(logits)
     if not isinstance(scores, Tensor) or scores.ndim > 1:
         came = f"shape {list(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
         raise MetricError(f"the metric must give one number for each prompt, got {came}")

@@ -147,10 +147,9 @@ class _Loss:
     score: Callable[[Tensor], Tensor]
     sign: int
 
-    def of(self, model: HookedTransformer, final: Tensor, run: Run, copies: int) -> Float[Tensor, " copy"]:
+    def of(self, model: HookedTransformer, final: Tensor, run: Run) -> Float[Tensor, " copy"]:
         """Of each of several copies of a run, one below the other, from their final streams."""
-        read = self.readout.read(model, final, run).chunk(copies)
-        return torch.stack([self.sign * self.score(one).mean() for one in read])
+        return torch.stack([self.sign * self.score(one).mean() for one in self.readout.read(model, final, run)])
 
 
 def _loss(model: HookedTransformer, metric: MetricLike, minimize: bool | None) -> _Loss:
@@ -239,7 +238,7 @@ def _losses(
         attention_mask=None if run.attention_mask is None else run.attention_mask.repeat(copies, 1),
         fwd_hooks=[(point.name, replace)],
     )
-    losses = search.loss.of(model, final, run, copies)
+    losses = search.loss.of(model, final, run)
     if not losses.requires_grad:
         raise MetricError("this metric has no gradient (it counts or compares), so no constant can be learned with it")
     if not bool(losses.isfinite().all()):

@@ -247,8 +247,8 @@ class Paths:
         frozen = FrozenRun.record(self.stream, self.runs, self.every, ["logits"], self.mlps, rows)
 
         def scored(stream: Float[Tensor, "batch n d_model"]) -> Tensor:
-            logits = replace(readout, pos=None).read(self.model, stream.to(self.model.W_U.device), base)
-            return checked_score(score(logits if rows is None else logits[:, 0]), "a cell")
+            (logits,) = readout.read(self.model, stream.to(self.model.W_U.device), base, cut=rows is not None)
+            return checked_score(score(logits), "a cell")
 
         scores = [scored(stream) for stream in frozen.final_streams]
         for together in self._together(frozen):

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from interp_hooks.errors import BadInput, MetricError
 from interp_hooks.errors.arguments import told
+from interp_hooks.interventions.lazy_logits import LazyLogits
 from interp_hooks.interventions.runs import Run
 from interp_hooks.model.components.block import at_positions
+from interp_hooks.model.stream import Stream
 from interp_hooks.model.transformer import HookedTransformer
 
 
@@ -37,7 +39,9 @@ class Readout:
     `pos` is an int or a tensor [batch]; a negative one counts back from the last real token, others count from the
     first, padding included, and may lie in it. `tokens` is [batch, n].
     `next_tokens` reads what every position says about the token that follows, [batch, pos-1, 2]: its log-probability in
-    nats, and 1 (0 where one of the two is padding, with a log-probability of 0).
+    nats, and 1 (0 where one of the two is padding, with a log-probability of 0). `on_demand` is for plain functions:
+    they get logits [batch, pos, d_vocab] that are computed when they are read (`LazyLogits`), where `pos` says which
+    position is there at all.
 
     >>> at_the_end = Readout(pos=-1, tokens=model.token_ids(pairs.answer)[:, None])
     """
@@ -45,6 +49,7 @@ class Readout:
     pos: int | Tensor | None = None
     tokens: Int[Tensor, "batch n"] | None = None
     next_tokens: bool = False
+    on_demand: bool = False
 
     def positions(self, run: Run) -> Int[Tensor, "batch 1"]:
         """The position as one non-negative index for each prompt.
@@ -71,25 +76,33 @@ class Readout:
         """The part of a run's full logits that is read."""
         if self.next_tokens:
             return _next_log_probs(logits[:, :-1], run)
+        if self.on_demand:
+            return logits
         if self.pos is not None:
             logits = at_positions(logits, self.positions(run))
         if self.tokens is not None:
             logits = logits.gather(-1, self._tokens(run, logits)[:, None].expand(-1, logits.shape[1], -1))
         return logits if self.pos is None else logits[:, 0]
 
-    def read(self, model: HookedTransformer, stream: Float[Tensor, "rows pos d_model"], run: Run) -> Tensor:
-        """The same from the final stream of copies of the run's prompts, stacked."""
-        if self.pos is not None:
-            stream = at_positions(stream, self.positions(run).repeat(len(stream) // len(run.tokens), 1))
-        return self.read_there(model, stream, run)
+    def read(
+        self, model: HookedTransformer, streams: Float[Tensor, "rows pos d_model"], run: Run, cut: bool = False
+    ) -> list[Tensor]:
+        """The same from the final streams of copies of the run's prompts, one below the other: one tensor for each.
 
-    def read_there(self, model: HookedTransformer, stream: Float[Tensor, "rows read d_model"], run: Run) -> Tensor:
-        """The same from a stream that holds the positions that are read, and no others."""
+        The streams are at all positions or, if they are `cut`, at those that are read, and no others.
+        """
+        copies = len(streams) // len(run.tokens)
+        if self.on_demand and not Stream(model).watched_at_the_end:
+            positions = self.positions(run) if cut else None
+            length = run.tokens.shape[1]
+            return [LazyLogits.of(model, stream, length, positions) for stream in streams.chunk(copies)]
         if self.next_tokens:
-            return _next_log_probs(model.logits(stream[:, :-1]), run)
-        tokens = None if self.tokens is None else self._tokens(run, stream).repeat(len(stream) // len(run.tokens), 1)
-        logits = model.logits(stream, tokens)
-        return logits if self.pos is None else logits[:, 0]
+            return list(_next_log_probs(model.logits(streams[:, :-1]), run).chunk(copies))
+        if self.pos is not None and not cut:
+            streams = at_positions(streams, self.positions(run).repeat(copies, 1))
+        tokens = None if self.tokens is None else self._tokens(run, streams).repeat(copies, 1)
+        logits = model.logits(streams, tokens)
+        return list((logits if self.pos is None else logits[:, 0]).chunk(copies))
 
     def _tokens(self, run: Run, like: Tensor) -> Int[Tensor, "batch n"]:
         assert self.tokens is not None
@@ -143,11 +156,11 @@ MetricLike = Metric | Callable[[Tensor], Tensor]
 
 
 def reading(model: HookedTransformer, metric: MetricLike) -> tuple[Readout, Callable[[Tensor], Tensor]]:
-    """What a metric reads of a model's logits, and how it scores that; a plain function reads all of them."""
+    """What a metric reads of a model's logits, and how it scores that; of plain functions only their reading shows."""
     if not callable(metric):
         raise MetricError(f"the metric must be a Metric or a function of logits, got {told(metric)}")
     if not isinstance(metric, Metric):
-        return Readout(), metric
+        return Readout(on_demand=True), metric
     metric = metric.on(model)
     return metric.readout, metric.score
 
@@ -168,6 +181,8 @@ def checked_score(score: object, what: str) -> Tensor:
     Raises:
         MetricError: no tensor, or nan; `what` says of which run.
     """
+    if isinstance(score, LazyLogits):
+        score = score.whole()
     if not isinstance(score, Tensor):
         raise MetricError(f"the metric must return a tensor (a number for each prompt), got {type(score).__name__}")
     if bool(score.isnan().any()):

@@ -135,7 +135,7 @@ class Recorder:
         hooks = [self.stream.entering(plan.layer)] if plan.layer >= 0 else []
         hooks += [self.stream.shows(known, plan.layer) for known in plan.known]
         if not plan.reaches:
-            hooks.append(plan.run.interventions[0].site.hook)
+            hooks += [made.site.hook for made in plan.run.interventions]
         if plan.first:
             hooks.append(self.stream.entering(self.stream.n_layers))
             self.prefixes[unchanged.key] = KeyValueCache()

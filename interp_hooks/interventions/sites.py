@@ -94,11 +94,18 @@ class Site:
             )
         return torch.where(listed < 0, listed, listed - skipped)
 
+    def positions(self, point: HookPoint, length: int) -> Tensor | None:
+        """The positions that are touched, of prompts of `length` tokens, as a flat tensor; None: all of them."""
+        selected = [self.select[axis] for axis in POSITIONS if axis in point.axes and axis in self.select]
+        if not selected:
+            return None
+        listed = torch.as_tensor(selected[0]).flatten()
+        return torch.where(listed < 0, listed + length, listed)
+
     def first_position(self, point: HookPoint, length: int) -> int:
         """The first position that is touched, of prompts of `length` tokens."""
-        wanted = next((self.select[axis] for axis in POSITIONS if axis in point.axes and axis in self.select), 0)
-        listed = torch.as_tensor(wanted).flatten()
-        return int(torch.where(listed < 0, listed + length, listed).min())
+        touched = self.positions(point, length)
+        return 0 if touched is None else int(touched.min())
 
     @property
     def key(self) -> tuple[Any, ...]:
