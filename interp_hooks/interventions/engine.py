@@ -183,8 +183,7 @@ class Batch:
         self.after_blocks = plans[0].late == 2
         cut = self.readout.pos is not None and not self.after_blocks
         self.reads = self.readout.positions(self.run) - self.first if cut else None
-        mask = self.run.attention_mask
-        self.mask = self.model.text.real_tokens(self.run.tokens) if mask is None else mask
+        self.mask = self.run.attention_mask
 
     def execute(self) -> tuple[Tensor, list[list[bool]]]:
         """What the readout reads of the runs, one below the other, and for each of them what was changed."""

@@ -25,6 +25,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp_hooks.errors import BadInput, MetricError
+from interp_hooks.errors.arguments import is_integral
 from interp_hooks.interventions.engine import evaluate
 from interp_hooks.interventions.readout import Metric, Readout, for_each_prompt
 from interp_hooks.interventions.runs import Prompts, Run, as_run
@@ -47,7 +48,7 @@ def _ids(tokens: Any, role: str) -> Tensor:
 
 def _column(answers: Answers, role: str) -> Int[Tensor, "batch 1"]:
     ids = _ids(answers, role)
-    if ids.is_floating_point() or ids.ndim > 1 or ids.numel() == 0:
+    if not is_integral(ids) or ids.ndim > 1 or ids.numel() == 0:
         raise BadInput(f"{role} must be one token for each prompt, got shape {list(ids.shape)} of {ids.dtype}")
     return ids.reshape(-1, 1).long()
 
@@ -221,7 +222,7 @@ class Accuracy(_OfAnswer):
         if self.among is None:
             return Readout(pos=self.pos)
         answer, among = _column(self.answer, "answer"), _ids(self.among, "among")
-        if among.is_floating_point() or among.ndim not in (1, 2) or among.numel() == 0:
+        if not is_integral(among) or among.ndim not in (1, 2) or among.numel() == 0:
             raise BadInput(
                 f"among must be tokens for all prompts or [batch, n], got {list(among.shape)} of {among.dtype}"
             )

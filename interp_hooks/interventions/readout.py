@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp_hooks.errors import BadInput, MetricError
-from interp_hooks.errors.arguments import told
+from interp_hooks.errors.arguments import is_integral, told
 from interp_hooks.interventions.runs import Run
 from interp_hooks.model.components.block import at_positions
 from interp_hooks.model.transformer import HookedTransformer
@@ -54,8 +54,7 @@ class Readout:
                 another number of prompts.
         """
         batch, length = run.tokens.shape
-        integral = isinstance(self.pos, Integral) or (isinstance(self.pos, Tensor) and not self.pos.is_floating_point())
-        if not integral:
+        if not (is_integral(self.pos) or (isinstance(self.pos, Integral) and not isinstance(self.pos, bool))):
             raise BadInput(f"pos must be an int or a tensor [batch] of integers, got {told(self.pos)}")
         device = run.tokens.device
         real = run.real

@@ -6,7 +6,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import told
+from interp_hooks.errors.arguments import is_integral, told
 
 
 def lm_cross_entropy_loss(
@@ -40,5 +40,5 @@ def check_predicted(logits: object, tokens: object) -> None:
     """Raises BadInput unless there is a token for each row of logits [batch, pos, d_vocab]."""
     if not isinstance(logits, Tensor) or logits.ndim != 3:
         raise BadInput(f"logits must be a tensor [batch, pos, d_vocab], got {told(logits)}")
-    if not isinstance(tokens, Tensor) or tokens.is_floating_point() or tokens.shape != logits.shape[:2]:
+    if not is_integral(tokens) or tokens.shape != logits.shape[:2]:
         raise BadInput(f"tokens must be integers [batch, pos] = {list(logits.shape[:2])}, got {told(tokens)}")

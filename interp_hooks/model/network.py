@@ -28,8 +28,9 @@ from interp_hooks.model.components.kv_cache import KeyValueCache
 from interp_hooks.model.components.norm import NoNorm, Norm, norm
 from interp_hooks.model.components.positions import RotaryPositions
 from interp_hooks.model.config import HookedTransformerConfig
-from interp_hooks.model.inputs import Inputs, Prompt
+from interp_hooks.model.inputs import Inputs, Prompt, counts_back, is_text
 from interp_hooks.model.losses import lm_cross_entropy_loss
+from interp_hooks.model.padding import Padding
 from interp_hooks.model.tokenization import PaddingSide, TextInterface
 
 if TYPE_CHECKING:
@@ -159,11 +160,13 @@ class Network(HookedRootModule):
 
         `return_type`: "logits" [batch, pos, d_vocab]; "loss", the mean next-token cross-entropy in nats over real
         tokens ([batch, pos-1] with `loss_per_token`); "both"; or None, which skips the unembedding.
-        `attention_mask` [batch, pos] is 1 for real tokens: padding is neither seen nor counted as a position.
-        `stop_at_layer` returns the stream that would enter that layer.
+        `attention_mask` [batch, pos] is 1 for real tokens: padding is neither seen nor counted as a position. Without
+        it, padding in token ids is found by the rule of `interp_hooks.model.padding`, of which `padding_side` and
+        `prepend_bos` may tell more. `stop_at_layer` returns the stream that would enter that layer.
 
-        `logits_pos` unembeds only some positions: one, a list for all rows, or a tensor [batch, n] of each row's own.
-        The last layer computes only these, unless it is hooked; `stop_at_layer=n_layers` returns only these.
+        `logits_pos` unembeds only some positions: one, a list for all rows, or a tensor [batch, n] of each row's own;
+        negative ones count back from the last real token of each row. The last layer computes only these, unless it is
+        hooked; `stop_at_layer=n_layers` returns only these.
         `past_kv_cache` holds keys and values of earlier tokens. Those of the input are added to it, unless it is
         frozen; `attention_mask` covers the input, or earlier tokens and input.
 
@@ -173,43 +176,49 @@ class Network(HookedRootModule):
         its attention, or its MLP, is then not computed. `token_type_ids` (default: 0) are for models that have them.
 
         Raises:
-            BadInput: tokens, layers, positions or masks that do not fit the model.
+            BadInput: tokens, layers, positions or masks that do not fit the model, text that is too long, the loss of a
+                model that reads both ways, or ids of which nobody can tell whether they are padding.
             NoTokenizer: text, but no tokenizer.
         """
         if return_type not in ("logits", "loss", "both", None):
             raise BadInput(f"return_type must be 'logits', 'loss', 'both' or None, got {return_type!r}")
+        if return_type in ("loss", "both"):
+            self._refuse_loss()
         given, n_layers = self._inputs, self.cfg.n_layers
         start = 0 if start_at_layer is None else given.layer("start_at_layer", start_at_layer)
         stop = n_layers if stop_at_layer is None else given.layer("stop_at_layer", stop_at_layer)
         if start > stop:
             raise BadInput(f"start_at_layer={start_at_layer} comes after stop_at_layer={stop_at_layer}")
         cache = given.cache(past_kv_cache)
+        counts = return_type in ("loss", "both") or (logits_pos is not None and counts_back(logits_pos))
         past = 0 if cache is None else cache.length
         if start_at_layer is None:
             if shortformer_pos_embed is not None:
                 raise BadInput("shortformer_pos_embed is for passes with start_at_layer=; hook hook_pos_embed instead")
-            prompt = given.prompt(input, prepend_bos, padding_side, attention_mask, cache)
+            prompt = given.prompt(input, prepend_bos, padding_side, attention_mask, cache, counts)
             assert prompt.tokens is not None
-            positions = given.positions(prompt.real, past + prompt.tokens.shape[1])
+            positions = given.positions(prompt.seen, past + prompt.tokens.shape[1])
             if self.cfg.use_hook_tokens:
-                prompt = Prompt(self.hook_tokens(prompt.tokens), prompt.real)
+                prompt = prompt._replace(tokens=self.hook_tokens(prompt.tokens))
             residual, pos_embed = self._embed(cast("Tensor", prompt.tokens), positions[:, past:], token_type_ids)
         else:
             residual = given.residual(input)
             tokens = None if tokens is None else given.tokens_of(tokens, residual)
-            prompt = Prompt(tokens, given.real(attention_mask, residual.shape, cache))
-            positions = given.positions(prompt.real, past + residual.shape[1])
+            bare = tokens is not None and attention_mask is None
+            padding = given.padding(cast("Tensor", tokens), prepend_bos, padding_side, cache) if bare else Padding()
+            prompt = given.masked(tokens, residual.shape, padding, attention_mask, cache, counts)
+            positions = given.positions(prompt.seen, past + residual.shape[1])
             pos_embed = given.pos_embed(shortformer_pos_embed, residual)
             if pos_embed is None and self.has_positions and not self.adds_positions:
                 pos_embed = self.pos_embed(positions[:, past:], len(residual))
         layers = range(start, stop)
         first = given.known(known, start_at_layer, layers, residual, cache)
-        only = None if logits_pos is None else given.read_at(logits_pos, residual, stop, return_type)
-        output = self._through(layers, residual, prompt.real, positions, cache, only, first, pos_embed)
+        only = None if logits_pos is None else given.read_at(logits_pos, residual, stop, return_type, prompt.real)
+        output = self._through(layers, residual, prompt.seen, positions, cache, only, first, pos_embed)
         if stop_at_layer is None:
             output = self._read_out(output, prompt, return_type, loss_per_token)
         if cache is not None:
-            cache.commit(layers, positions.shape[1] - past, prompt.real, positions.amax(1) + 1)
+            cache.commit(layers, positions.shape[1] - past, prompt.seen, positions.amax(1) + 1)
         return output
 
     def _through(
@@ -273,8 +282,7 @@ class Network(HookedRootModule):
             return logits
         if prompt.tokens is None:
             raise BadInput("a loss needs the tokens: pass tokens= beside start_at_layer")
-        real = None if prompt.real is None else prompt.real[:, -prompt.tokens.shape[1] :]
-        loss = self.loss_fn(logits, prompt.tokens, real, loss_per_token)
+        loss = self.loss_fn(logits, prompt.tokens, prompt.real, loss_per_token)
         return loss if return_type == "loss" else Output(logits, loss)
 
     def loss_fn(
@@ -284,8 +292,21 @@ class Network(HookedRootModule):
         attention_mask: Tensor | None = None,
         per_token: bool = False,
     ) -> Tensor:
-        """The loss that `forward(tokens, return_type="loss")` makes of its logits; see `lm_cross_entropy_loss`."""
+        """The loss that `forward(tokens, return_type="loss")` makes of its logits; see `lm_cross_entropy_loss`.
+
+        Raises:
+            BadInput: the model sees the tokens that it would have to predict.
+        """
+        self._refuse_loss()
         return lm_cross_entropy_loss(logits, tokens.to(logits.device), attention_mask, per_token)
+
+    def _refuse_loss(self) -> None:
+        if self.cfg.attention_dir == "bidirectional":
+            raise BadInput(
+                "this model reads in both directions and sees the tokens that follow, so that a next-token loss measures "
+                "nothing; for a masked-token loss, compare its logits at the masked positions with the tokens that were "
+                "there: torch.nn.functional.cross_entropy(model(masked)[at], tokens[at])"
+            )
 
     def logits(
         self, stream: Float[Tensor, "batch pos d_model"], tokens: Int[Tensor, "batch n"] | None = None
