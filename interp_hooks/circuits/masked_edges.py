@@ -250,7 +250,7 @@ class MaskedEdges:
             **arguments,
         )
         logits = (self.readout.read if reads is None else self.readout.read_there)(self.model, stream, run)
-        scores = [checked_score(self._score(one), "a circuit") for one in logits.chunk(copies)]
+        scores = [checked_score(self._score(one), "a circuit", len(run.tokens)) for one in logits.chunk(copies)]
         if scores[0].ndim > 1 or scores[0].numel() not in (1, len(run.tokens)):
             expected = f"one number for each prompt, of which there are {len(run.tokens)}, or one for all"
             raise MetricError(f"the metric must give {expected}, got shape {list(scores[0].shape)}")

@@ -154,7 +154,7 @@ def _scored(
             waiting += [places[half:], places[:half]]
             continue
         yield {
-            keys[place]: (checked_score(score(one), f"run {keys[place]}"), did)
+            keys[place]: (checked_score(score(one), f"run {keys[place]}", len(runs[keys[place]].tokens)), did)
             for place, one, did in zip(places, logits.chunk(len(places)), changed, strict=True)
         }
 

@@ -10,7 +10,8 @@
     KL          KL(reference || this run), in nats    all tokens at one position
     Loss        mean next-token loss, in nats         all tokens at all positions but the last
 
-A position of -1 is the last real token of each prompt. Answers are one token for each prompt, as ids or as text; text
+A position of -1, the default, is the last real token of each prompt; models that read in both directions have no default.
+Answers are one token for each prompt, as ids or as text; text
 is looked up when a model is at hand (`metric.on(model)`, which experiments do by themselves).
 """
 
@@ -27,7 +28,7 @@ from torch import Tensor
 from interp_hooks.errors import BadInput, MetricError
 from interp_hooks.errors.arguments import is_integral
 from interp_hooks.interventions.engine import evaluate
-from interp_hooks.interventions.readout import Metric, Readout, for_each_prompt
+from interp_hooks.interventions.readout import LAST, Metric, Readout, for_each_prompt
 from interp_hooks.interventions.runs import Prompts, Run, as_run
 from interp_hooks.model.transformer import HookedTransformer
 
@@ -77,7 +78,7 @@ class LogitDiff(Metric):
 
     answer: Answers
     wrong: Answers
-    pos: int | Tensor = -1
+    pos: int | Tensor = LAST
     name = "logit_diff"
 
     def on(self, model: HookedTransformer) -> LogitDiff:
@@ -105,7 +106,7 @@ class LogitMargin(Metric):
 
     answer: Int[Tensor, " batch"]
     wrong: Int[Tensor, "batch n"]
-    pos: int | Tensor = -1
+    pos: int | Tensor = LAST
     name = "logit_margin"
 
     @property
@@ -127,7 +128,7 @@ class ProbDiff(Metric):
 
     tokens: Int[Tensor, " n"]
     signs: Float[Tensor, "batch n"]
-    pos: int | Tensor = -1
+    pos: int | Tensor = LAST
     name = "prob_diff"
 
     @property
@@ -144,7 +145,7 @@ class _OfAnswer(Metric):
     """What compares one token with all others at one position."""
 
     answer: Answers
-    pos: int | Tensor = -1
+    pos: int | Tensor = LAST
 
     def on(self, model: HookedTransformer) -> _OfAnswer:
         return replace(self, answer=model.token_ids(self.answer).reshape(-1))
@@ -291,7 +292,7 @@ class KL(Metric):
     """
 
     reference: Prompts | Run
-    pos: int | Tensor = -1
+    pos: int | Tensor = LAST
     name = "kl_nats"
     lower_is_better = True
 

@@ -149,7 +149,7 @@ def _counted_back(axis: str, wanted: Index, real: Bool[Tensor, "batch pos"]) -> 
     rows = listed.reshape(len(listed) if isinstance(wanted, Tensor) else 1, -1)
     if len(rows) not in (1, len(real)):
         raise BadInput(f"{axis}= needs one index for each of {len(real)} prompts; got shape {list(listed.shape)}")
-    rows = torch.where(rows < 0, counted_back(rows.clamp(max=-1), real.cpu(), real.shape[1]), rows)
+    rows = torch.where(rows < 0, counted_back(rows.clamp(max=-1), real.cpu()), rows)
     if isinstance(wanted, Tensor):
         return rows.reshape(len(real), *listed.shape[1:])
     if bool((rows == rows[:1]).all()):

@@ -10,6 +10,7 @@ Rows of a batch are padded on the left, so that all of them go on at the right e
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -31,6 +32,8 @@ GenerationReturn = Literal["input", "str", "tokens"]
 Prompts = str | Sequence[str] | Int[Tensor, "*batch pos"]
 
 PAD_ON_THE_LEFT = "generate continues every row at its right end, where some have padding: pad on the left"
+PROMPT: ContextVar[Bool[Tensor, "batch pos"] | None] = ContextVar("PROMPT", default=None)
+"""While `generate` reads: which tokens of the prompts, which are longer by now, are real."""
 
 
 class Generated(NamedTuple):
@@ -217,7 +220,11 @@ class Generation(Network):
         read = 0 if cache is None else cache.length
         last = None if rows.length - read == 1 else -1
         mask = None if read else rows.real
-        return self(rows.tokens[:, read:], attention_mask=mask, logits_pos=last, past_kv_cache=cache)[:, -1]
+        before = PROMPT.set(rows.real[:, : rows.prompt])
+        try:
+            return self(rows.tokens[:, read:], attention_mask=mask, logits_pos=last, past_kv_cache=cache)[:, -1]
+        finally:
+            PROMPT.reset(before)
 
     def _must_read_again(self, real: Bool[Tensor, "batch pos"]) -> bool:
         """Whether the newest token changes the rotary frequencies of all."""

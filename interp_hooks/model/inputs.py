@@ -264,7 +264,8 @@ def rows_at(
     index = index.reshape(1, -1) if index.ndim < 2 else index
     if index.shape[0] not in (1, batch) or index.ndim != 2:
         raise BadInput(f"positions per row must be [batch={batch}, n], got {list(index.shape)}")
-    return counted_back(index, None if real is None else real.to(like.device), length).expand(batch, -1)
+    real = torch.ones(batch, length, dtype=torch.bool) if real is None else real
+    return counted_back(index, real.to(like.device))
 
 
 def counts_back(where: int | Sequence[int] | Tensor) -> bool:

@@ -20,7 +20,9 @@ from torch import Tensor, nn
 from interp_hooks.errors import BadInput
 from interp_hooks.hooks.points import HookPoint, NameFilter
 from interp_hooks.hooks.root_module import HookedRootModule
+from interp_hooks.hooks.slices import Slice, SliceInput
 from interp_hooks.model.cache.activation_cache import ActivationCache
+from interp_hooks.model.cache.activations import from_first
 from interp_hooks.model.components.attention import Visibility
 from interp_hooks.model.components.block import NOTHING, Known, TransformerBlock, at_positions
 from interp_hooks.model.components.embed import POSITIONS, Embed, MLMHead, TokenTypeEmbed, Unembed
@@ -28,7 +30,7 @@ from interp_hooks.model.components.kv_cache import KeyValueCache
 from interp_hooks.model.components.norm import NoNorm, Norm, norm
 from interp_hooks.model.components.positions import RotaryPositions
 from interp_hooks.model.config import HookedTransformerConfig
-from interp_hooks.model.inputs import Inputs, Prompt, counts_back, is_text
+from interp_hooks.model.inputs import Inputs, Prompt, checked_mask, counts_back, is_text
 from interp_hooks.model.losses import lm_cross_entropy_loss
 from interp_hooks.model.padding import Padding
 from interp_hooks.model.tokenization import PaddingSide, TextInterface
@@ -341,22 +343,61 @@ class Network(HookedRootModule):
         names_filter: NameFilter | None = None,
         remove_batch_dim: bool = False,
         return_cache_object: bool = True,
+        pos_slice: SliceInput = None,
         **kwargs: Any,
     ) -> tuple[Any, Any]:
         """One pass: its output, and its activations as an `ActivationCache` (`return_cache_object=False`: as a dict).
 
         The arguments are those of `HookedRootModule.run_with_cache` and of `forward`. Without a filter, per-head
-        results and split inputs are left out unless `set_use_attn_result(True)` and its kin asked for them.
+        results and split inputs are left out unless `set_use_attn_result(True)` and its kin asked for them. Negative
+        positions of `pos_slice` count back from the last real token of each prompt; the cache knows which those are.
 
         Raises:
             UnknownHook: the filter selects nothing.
             HookDidNotFire: the pass did not come to a point that was named.
             BadInput: `remove_batch_dim` with several prompts.
         """
+        padding = self.padding_of(*args, **kwargs)
+        chosen = from_first(Slice(pos_slice), padding)
         output, stored = super().run_with_cache(
-            *args, names_filter=names_filter, remove_batch_dim=remove_batch_dim, **kwargs
+            *args, names_filter=names_filter, remove_batch_dim=remove_batch_dim, pos_slice=chosen, **kwargs
         )
-        return output, ActivationCache(stored, self, not remove_batch_dim) if return_cache_object else stored
+        if not return_cache_object:
+            return output, stored
+        cache = ActivationCache(stored, self, not remove_batch_dim)
+        cache.padding = padding.at_positions(chosen)
+        return output, cache
+
+    def padding_of(
+        self,
+        input: Any = None,
+        *args: Any,
+        prepend_bos: bool | None = None,
+        padding_side: PaddingSide | None = None,
+        start_at_layer: int | None = None,
+        tokens: Any = None,
+        attention_mask: Tensor | None = None,
+        past_kv_cache: KeyValueCache | None = None,
+        **rest: Any,
+    ) -> Padding:
+        """The padding among the tokens of a pass with these arguments of `forward`.
+
+        Raises:
+            BadInput: token ids that do not fit the model, or whose beginning may be padding or text.
+        """
+        given = dict(zip(FORWARD_ARGUMENTS[1:], args, strict=False))
+        prepend_bos, padding_side = given.get("prepend_bos", prepend_bos), given.get("padding_side", padding_side)
+        read = input if given.get("start_at_layer", start_at_layer) is None else given.get("tokens", tokens)
+        mask = given.get("attention_mask", attention_mask)
+        if mask is not None:
+            length = input.shape[-1 if input.ndim < 3 else 1] if isinstance(input, Tensor) else 0
+            return Padding(neither=checked_mask(mask).bool()[:, -length:])
+        if read is None or isinstance(read, str):
+            return Padding()
+        if is_text(read):
+            return Padding(neither=self.text.fitted(read, prepend_bos, padding_side).real)
+        cache = given.get("past_kv_cache", past_kv_cache)
+        return self._inputs.padding(self._inputs.tokens(read), prepend_bos, padding_side, cache)
 
     def has_output(
         self, *args: Any, return_type: Any = "logits", stop_at_layer: int | None = None, **rest: Any

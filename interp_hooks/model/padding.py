@@ -16,7 +16,7 @@ tokens, for in a causal model no real token sees what stands behind it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -24,6 +24,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
+from interp_hooks.hooks.slices import Slice
 
 PaddingSide = Literal["left", "right"]
 TOLD = "pass attention_mask= (1 for real tokens; torch.ones_like(tokens) if all of them are text)"
@@ -63,6 +64,17 @@ class Padding:
         if self.doubt is not None:
             raise BadInput(self.doubt)
         return self.neither
+
+    def at(self, rows: Slice) -> Padding:
+        """Of some of the rows."""
+        return self if self.neither is None else replace(self, neither=Slice.unwrap(rows).apply(self.neither, 0))
+
+    def at_positions(self, pos: Slice) -> Padding:
+        """Of some positions."""
+        if self.neither is None:
+            return self
+        real = Slice.unwrap(pos).apply(self.neither, 1)
+        return replace(self, neither=None if bool(real.all()) else real)
 
 
 def find_padding(
@@ -178,27 +190,23 @@ def _mask(real: Bool[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"] | None:
     return None if bool(real.all()) else real
 
 
-def _with_real(real: Bool[Tensor, "batch pos"] | None) -> str:
-    return "" if real is None or bool(real.all()) else f", of which {real.sum(1).tolist()} are real"
-
-
 def ends_of(real: Bool[Tensor, "batch pos"]) -> Int[Tensor, " batch"]:
     """The position after the last real token of each row."""
     return (real * torch.arange(1, real.shape[1] + 1, device=real.device)).amax(1)
 
 
-def counted_back(
-    wanted: Int[Tensor, "#batch n"], real: Bool[Tensor, "batch pos"] | None, length: int
-) -> Int[Tensor, "#batch n"]:
-    """Positions as non-negative ones: -1 is the last real token of each row, -2 the one before it.
+def counted_back(wanted: Int[Tensor, "#batch n"], real: Bool[Tensor, "batch pos"]) -> Int[Tensor, "batch n"]:
+    """Positions in each row from its first column: -1 is its last real token, -2 the one before it.
 
     Raises:
         BadInput: a position outside the rows, or one that counts back beyond a row's first real token.
     """
-    low = -length if real is None else -real.sum(1, keepdim=True)
-    ends = length if real is None else ends_of(real)[:, None]
-    outside = (wanted < low) | (wanted >= length)
-    if bool(outside.any()):
-        position = int(wanted.expand_as(outside)[outside][0])
-        raise BadInput(f"position {position} is out of range for prompts of {length} tokens{_with_real(real)}")
-    return torch.where(wanted < 0, wanted + ends, wanted)
+    length = real.shape[1]
+    wanted = wanted.expand(len(real), -1)
+    places = torch.where(wanted < 0, wanted + ends_of(real)[:, None], wanted)
+    inside = (places >= 0) & (places < length)
+    inside &= (wanted >= 0) | real.gather(1, places.clamp(0, length - 1))
+    if not bool(inside.all()):
+        few = "" if bool(real.all()) else f", of which {real.sum(1).tolist()} are real"
+        raise BadInput(f"position {int(wanted[~inside][0])} is out of range for prompts of {length} tokens{few}")
+    return places

@@ -100,8 +100,8 @@ def test_what_ids_do_not_tell_is_refused(rows: list[list[int]], pad: PadToken, s
 
 def test_positions_from_the_end_are_counted_prompt_by_prompt() -> None:
     mask = torch.tensor([[0, 1, 1, 0], [1, 1, 1, 1]]).bool()
-    assert counted_back(torch.tensor([[-1, -2, 0]]), mask, 4).tolist() == [[2, 1, 0], [3, 2, 0]]
-    assert counted_back(torch.tensor([[-2], [-4]]), mask, 4).tolist() == [[1], [0]]
+    assert counted_back(torch.tensor([[-1, -2, 0]]), mask).tolist() == [[2, 1, 0], [3, 2, 0]]
+    assert counted_back(torch.tensor([[-2], [-4]]), mask).tolist() == [[1], [0]]
     for wanted in ([[-3]], [[4]]):
         with pytest.raises(BadInput, match="out of range for prompts of 4 tokens"):
-            counted_back(torch.tensor(wanted), mask, 4)
+            counted_back(torch.tensor(wanted), mask)
