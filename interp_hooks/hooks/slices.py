@@ -93,7 +93,11 @@ class Slice:
         """Whether an entry, or an end of the range, is negative and so counts from the end of the axis."""
         if self.mode == "slice":
             return any(bound is not None and bound < 0 for bound in (self.slice.start, self.slice.stop))
-        return self.mode != "identity" and np.asarray(self.slice).dtype != bool and bool((np.asarray(self.slice) < 0).any())
+        return (
+            self.mode != "identity"
+            and np.asarray(self.slice).dtype != bool
+            and bool((np.asarray(self.slice) < 0).any())
+        )
 
     def __repr__(self) -> str:
         return f"Slice({self.slice!r}, mode={self.mode!r})"

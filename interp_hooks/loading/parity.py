@@ -164,7 +164,9 @@ def invariants(model: HookedTransformer, tokens: Int[Tensor, "batch pos"]) -> di
         worst[name] = max(worst.get(name, 0.0), math.inf if math.isnan(error) else error)
 
     real = torch.ones_like(tokens)
-    _, cache = model.run_with_cache(tokens, attention_mask=real, names_filter=lambda name: True, return_cache_object=False)
+    _, cache = model.run_with_cache(
+        tokens, attention_mask=real, names_filter=lambda name: True, return_cache_object=False
+    )
     for layer, block in enumerate(model.blocks):
         here = {name.removeprefix(f"blocks.{layer}."): value for name, value in cache.items()}
         _stream(model, layer, here, holds)

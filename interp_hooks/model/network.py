@@ -358,7 +358,7 @@ class Network(HookedRootModule):
             BadInput: `remove_batch_dim` with several prompts.
         """
         padding = self.padding_of(*args, **kwargs)
-        chosen = from_first(Slice(pos_slice), padding)
+        chosen = from_first(Slice.unwrap(pos_slice), padding)
         output, stored = super().run_with_cache(
             *args, names_filter=names_filter, remove_batch_dim=remove_batch_dim, pos_slice=chosen, **kwargs
         )

@@ -122,9 +122,7 @@ def _attention(
     if cache is None:
         names = [get_act_name("pattern", layer) for layer in layers]
         real = torch.ones_like(tokens)  # there is no padding left
-        _, cache = model.run_with_cache(
-            tokens, attention_mask=real, names_filter=names, stop_at_layer=max(layers) + 1
-        )
+        _, cache = model.run_with_cache(tokens, attention_mask=real, names_filter=names, stop_at_layer=max(layers) + 1)
     assert cache is not None
     found: dict[int, Tensor] = {}
     for layer in layers:

@@ -66,7 +66,9 @@ def test_padding_does_not_count(reader: Any) -> None:
     assert real.sum(1).tolist() == [6, 3]
     for batch in ({"tokens": tokens}, {"tokens": tokens, "attention_mask": real.long()}):
         assert evaluate_on_dataset(reader, [batch]) == pytest.approx(losses.mean().item(), rel=1e-12)
-    right = torch.cat([reader(reader.to_tokens(text))[0, :-1].argmax(-1) == reader.to_tokens(text)[0, 1:] for text in texts])
+    right = torch.cat(
+        [reader(reader.to_tokens(text))[0, :-1].argmax(-1) == reader.to_tokens(text)[0, 1:] for text in texts]
+    )
     found = lm_accuracy(reader(tokens), tokens, attention_mask=real)
     assert found.item() == pytest.approx(right.float().mean().item())
     assert int(lm_accuracy(reader(tokens), tokens, True, real).sum()) == int(right.sum())

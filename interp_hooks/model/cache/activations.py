@@ -138,7 +138,9 @@ def from_first(pos: Slice, padding: Padding) -> Slice:
     if start is None or start >= 0:
         if bool(real[:, -1].all()):  # all of them end together
             return pos
-        raise BadInput(f"prompts end at different places, so that {pos} is of another length in each; count both ends back")
+        raise BadInput(
+            f"prompts end at different places, so that {pos} is of another length in each; count both ends back"
+        )
     last = 0 if stop is None else stop
     if last > 0 or (stop is not None and stop >= 0):
         raise BadInput(f"{pos} begins at a position from the end and ends at one from the beginning")
