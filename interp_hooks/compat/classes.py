@@ -68,8 +68,9 @@ class HookedEncoder(HookedTransformer):
         **rest: Any,
     ) -> Padding:
         """As `HookedTransformer.padding_of`, of these arguments of `forward`."""
-        given = {} if one_zero_attention_mask is None else {"attention_mask": one_zero_attention_mask}
-        return super().padding_of(input, **rest | given)
+        if one_zero_attention_mask is not None:
+            rest["attention_mask"] = one_zero_attention_mask
+        return super().padding_of(input, **rest)
 
 
 class _OneKind(type):

@@ -18,7 +18,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from types import NoneType, UnionType
-from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
+from typing import Any, Literal, ParamSpec, TypeGuard, TypeVar, Union, get_args, get_origin
 
 import numpy as np
 import torch
@@ -155,7 +155,7 @@ CONTAINERS: dict[Any, Callable[[Any, Sequence[Any]], bool]] = {
 }
 
 
-def is_integral(value: Any) -> bool:
+def is_integral(value: Any) -> TypeGuard[Tensor]:
     """Whether a value is a tensor of integers with numbers in it; a mask, whose True is no index, is none."""
     if not isinstance(value, Tensor) or value.is_meta:
         return False

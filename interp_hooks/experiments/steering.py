@@ -341,7 +341,7 @@ def ablate_directions(
 
     Raises:
         UnknownHook: no such hook.
-        BadInput: other directions or sites than these, a position as in `steer`, or, without `hook`, a model whose norms
+        BadInput: other directions or sites than these, positions as in `steer`, or, without `hook`, a model whose norms
             write to the stream (norm_placement="post").
         HookDidNotFire: when the block ends, if no pass came by.
 

@@ -131,8 +131,8 @@ class Generation(Network):
         `return_dict_in_generate` return a `Generated` instead. `attention_mask` [batch, pos] marks the real tokens of
         a batch that is padded on the left. Without it, padding of token ids is found as in a plain pass, of which
         `prepend_bos` and `padding_side` may tell more ("right": what they begin with is text; "left": what they end
-        with is). `verbose` shows a progress bar. Hooks fire at every step: on the whole prompt, then on one token (without `use_past_kv_cache`:
-        on all tokens again).
+        with is). `verbose` shows a progress bar. Hooks fire at every step: on the whole prompt, then on one token
+        (without `use_past_kv_cache`: on all tokens again).
 
         Raises:
             BadInput: a model that is not causal, no room left in `n_ctx`, a padded right end, or a bad sampling rule.

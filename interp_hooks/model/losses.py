@@ -40,7 +40,7 @@ def counted_predictions(attention_mask: Tensor) -> Bool[Tensor, "batch before"]:
 
 
 def check_predicted(logits: object, tokens: object, attention_mask: object = None) -> None:
-    """Raises BadInput unless there is a token, and a number of the mask, for each row of logits [batch, pos, d_vocab]."""
+    """Raises BadInput unless tokens (and the mask, if there is one) fit the logits [batch, pos, d_vocab]."""
     if not isinstance(logits, Tensor) or logits.ndim != 3:
         raise BadInput(f"logits must be a tensor [batch, pos, d_vocab], got {told(logits)}")
     if not is_integral(tokens) or tokens.shape != logits.shape[:2]:

@@ -305,9 +305,9 @@ class Network(HookedRootModule):
     def _refuse_loss(self) -> None:
         if self.cfg.attention_dir == "bidirectional":
             raise BadInput(
-                "this model reads in both directions and sees the tokens that follow, so that a next-token loss measures "
-                "nothing; for a masked-token loss, compare its logits at the masked positions with the tokens that were "
-                "there: torch.nn.functional.cross_entropy(model(masked)[at], tokens[at])"
+                "this model reads in both directions and sees the tokens that follow, so that a next-token loss "
+                "measures nothing; for a masked-token loss, compare its logits at the masked positions with the tokens "
+                "that were there: torch.nn.functional.cross_entropy(model(masked)[at], tokens[at])"
             )
 
     def logits(

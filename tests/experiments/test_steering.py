@@ -16,8 +16,8 @@ from interp_hooks.experiments.steering import (
     steer,
     steering_vector,
 )
-from interp_hooks.model.components.kv_cache import KeyValueCache
 from interp_hooks.interventions.runs import Run, orthonormal
+from interp_hooks.model.components.kv_cache import KeyValueCache
 from tests.experiments.by_hand import OTHER, RTOL, TOKENS, left_alone, model_of, value_at, word_tokenizer
 from tests.tiny import ARCHITECTURES, assert_close, build, convert, fresh_hf, hooked, random_tokens, unchecked_types
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from interp_hooks.errors import BadInput
 from interp_hooks.model.padding import PadToken, counted_back, find_padding
