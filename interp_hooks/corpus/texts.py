@@ -92,7 +92,10 @@ def token_rows(
 
 @dataclass(frozen=True, eq=False)
 class TokenRows(Dataset):
-    """Rows of tokens in the form that torch's and HuggingFace's loaders take: `rows[3]["tokens"]`, `rows["tokens"]`."""
+    """Rows of tokens in the form that torch's and HuggingFace's loaders take: `rows[3]["tokens"]`, `rows["tokens"]`.
+
+    Each has an "attention_mask" too, which says that all of its tokens are real.
+    """
 
     tokens: Int[Tensor, "row pos"]
 
@@ -100,11 +103,11 @@ class TokenRows(Dataset):
         return len(self.tokens)
 
     def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, str):
-            if index != "tokens":
-                raise KeyError(f"rows have only the column 'tokens', got {index!r}")
-            return self.tokens
-        return {"tokens": self.tokens[index]}
+        if not isinstance(index, str):
+            return {"tokens": self.tokens[index], "attention_mask": torch.ones_like(self.tokens[index])}
+        if index not in ("tokens", "attention_mask"):
+            raise KeyError(f"rows have the columns 'tokens' and 'attention_mask', got {index!r}")
+        return self.tokens if index == "tokens" else torch.ones_like(self.tokens)
 
 
 def tokenize_and_concatenate(

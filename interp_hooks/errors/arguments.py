@@ -18,7 +18,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from types import NoneType, UnionType
-from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
+from typing import Any, Literal, ParamSpec, TypeGuard, TypeVar, Union, get_args, get_origin
 
 import numpy as np
 import torch
@@ -129,12 +129,12 @@ def _is_tuple(value: Any, parts: Sequence[Any]) -> bool:
 
 
 def _is_integer(value: Any) -> bool:
-    return isinstance(value, Integral) or _is_single(value, floating=False)
+    return (isinstance(value, Integral) and not isinstance(value, bool)) or _is_single(value, floating=False)
 
 
 def _is_single(value: Any, floating: bool) -> bool:
     """Whether a value is a tensor of one number without axes."""
-    return isinstance(value, Tensor) and value.ndim == 0 and (floating or not value.is_floating_point())
+    return isinstance(value, Tensor) and value.ndim == 0 and (floating or is_integral(value))
 
 
 KINDS: dict[Any, Callable[[Any], bool]] = {
@@ -153,6 +153,13 @@ CONTAINERS: dict[Any, Callable[[Any, Sequence[Any]], bool]] = {
     collections.abc.Callable: lambda value, parts: callable(value),
     tuple: _is_tuple,
 }
+
+
+def is_integral(value: Any) -> TypeGuard[Tensor]:
+    """Whether a value is a tensor of integers with numbers in it; a mask, whose True is no index, is none."""
+    if not isinstance(value, Tensor) or value.is_meta:
+        return False
+    return not (value.is_floating_point() or value.is_complex() or value.dtype == torch.bool)
 
 
 def as_device(device: Any) -> torch.device:

@@ -22,7 +22,7 @@ from interp_hooks.errors import BadInput, MetricError
 from interp_hooks.experiments.results.record import experiment, on_data
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.hooks.root_module import HookPoint
-from interp_hooks.interventions.readout import MetricLike, metric_name, reading
+from interp_hooks.interventions.readout import MetricLike, counted_score, metric_name, reading
 from interp_hooks.interventions.recording import record
 from interp_hooks.interventions.runs import OF_TASK, Intervention, PromptsLike, Run, SourceLike, as_run
 from interp_hooks.interventions.sites import Recordings, Site, at
@@ -103,7 +103,7 @@ def _gradients_along_path(
     (point,) = model.points(site.hook)
     checked_axes(point, over)
     original, x = recorded(model, run, metric, [point.name])
-    start = _changed(model, x[point.name], point, Intervention(site, baseline))
+    start = _changed(model, x[point.name], point, Intervention(site.counted_back(run.real), baseline))
     change = difference(x[point.name], start)
 
     def put(fraction: float) -> Hooks:
@@ -199,24 +199,18 @@ def _score(model: HookedTransformer, run: Run, metric: MetricLike, hooks: Hooks)
     readout, score = reading(model, metric)
     stream = Stream(model)
     late = any(stream.place(name).stage == Stage.FINAL for name, _ in hooks)  # these want to see all positions
-    if late:
-        logits = model.run_with_hooks(run.tokens, attention_mask=run.attention_mask, fwd_hooks=hooks)
-        scores = score(readout.select(logits, run))
+    given: dict[str, Any] = {"attention_mask": run.attention_mask, "fwd_hooks": hooks}
+    if late or stream.watched_at_the_end:
+        read = readout.select(model.run_with_hooks(run.tokens, **given), run)
     else:
         pos = None if readout.pos is None else readout.positions(run)
-        final = model.run_with_hooks(
-            run.tokens,
-            attention_mask=run.attention_mask,
-            fwd_hooks=hooks,
-            logits_pos=pos,
-            stop_at_layer=model.cfg.n_layers,
-        )
-        (logits,) = readout.read(model, final, run, cut=pos is not None)
-        scores = score(logits)
+        final = model.run_with_hooks(run.tokens, **given, logits_pos=pos, stop_at_layer=model.cfg.n_layers)
+        (read,) = readout.read(model, final, run, cut=pos is not None)
+    scores = score(read)
     if not isinstance(scores, Tensor) or scores.ndim > 1:
         came = f"shape {list(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
         raise MetricError(f"the metric must give one number for each prompt, got {came}")
-    return finite(scores.reshape(-1), metric_name(metric))
+    return finite(counted_score(scores, metric_name(metric), len(run.tokens)).reshape(-1), metric_name(metric))
 
 
 @contextmanager

@@ -33,7 +33,7 @@ from interp_hooks.experiments.patching import labels_of
 from interp_hooks.experiments.results.record import experiment
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.hooks.root_module import HookPoint
-from interp_hooks.interventions.readout import MetricLike, Readout, better, reading
+from interp_hooks.interventions.readout import MetricLike, Readout, better, counted_score, reading
 from interp_hooks.interventions.recording import record
 from interp_hooks.interventions.runs import OF_TASK, PromptsLike, Run, as_run
 from interp_hooks.interventions.sites import Recording, Site, at
@@ -149,7 +149,9 @@ class _Loss:
 
     def of(self, model: HookedTransformer, final: Tensor, run: Run) -> Float[Tensor, " copy"]:
         """Of each of several copies of a run, one below the other, from their final streams."""
-        return torch.stack([self.sign * self.score(one).mean() for one in self.readout.read(model, final, run)])
+        read = self.readout.read(model, final, run)
+        scores = [counted_score(self.score(one), "a constant", len(run.tokens)) for one in read]
+        return torch.stack([self.sign * score.mean() for score in scores])
 
 
 def _loss(model: HookedTransformer, metric: MetricLike, minimize: bool | None) -> _Loss:

@@ -111,7 +111,7 @@ def patch_paths(
     """
     base, other = (baselines[name] for name in scale)
     stream = Stream(model)
-    cells = [Senders.of(stream, [made.site for made in run.interventions]) for run in runs]
+    cells = [Senders.of(stream, [made.site.counted_back(base.real) for made in run.interventions]) for run in runs]
     order = sorted(range(len(cells)), key=lambda cell: cells[cell].layer)
     paths = Paths(
         stream=stream,
@@ -122,7 +122,8 @@ def patch_paths(
         max_memory=free_memory(model) if max_memory is None else max_memory,
         progress=progress,
     )
-    scores, changed = paths.to_logits() if receivers is None else paths.to_inputs(receivers)
+    read = None if receivers is None else [site.counted_back(base.real) for site in receivers]
+    scores, changed = paths.to_logits() if read is None else paths.to_inputs(read)
     if scores.ndim > 2:
         raise MetricError(f"the metric must give one number for each prompt, got shape {list(scores.shape[1:])}")
     scores = scores.reshape(len(scores), -1)  # one number for all prompts counts as one prompt
@@ -248,7 +249,7 @@ class Paths:
 
         def scored(stream: Float[Tensor, "batch n d_model"]) -> Tensor:
             (logits,) = readout.read(self.model, stream.to(self.model.W_U.device), base, cut=rows is not None)
-            return checked_score(score(logits), "a cell")
+            return checked_score(score(logits), "a cell", len(base.tokens))
 
         scores = [scored(stream) for stream in frozen.final_streams]
         for together in self._together(frozen):

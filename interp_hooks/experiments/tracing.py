@@ -26,10 +26,11 @@ from interp_hooks.experiments.patching import labels_of, layers_around, sweep_ru
 from interp_hooks.experiments.results.record import experiment
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.interventions.metrics import Prob
-from interp_hooks.interventions.readout import MetricLike, Readout
+from interp_hooks.interventions.readout import LAST, MetricLike, Readout, said
 from interp_hooks.interventions.recording import record
 from interp_hooks.interventions.runs import Intervention, PromptsLike, Run, TaskLike, as_run
 from interp_hooks.interventions.sites import at
+from interp_hooks.model.padding import counted_back
 from interp_hooks.model.transformer import HookedTransformer
 
 WINDOWS = {"attn_out": 10, "mlp_out": 10}  # layers restored together; of other sites one, as in the paper
@@ -111,7 +112,7 @@ def _resolved(clean: Run, positions: Mapping[str, int | Tensor]) -> dict[str, Te
 
 def _answer(model: HookedTransformer, clean: Run) -> Tensor:
     """What the model says after the last real token of each prompt."""
-    last = Readout(pos=-1).positions(clean)
+    last = Readout(pos=said(model, LAST)).positions(clean)
     return model(clean.tokens, attention_mask=clean.attention_mask, logits_pos=last)[:, 0].argmax(-1)
 
 
@@ -159,7 +160,7 @@ def subject_tokens(model: HookedTransformer, prompts: PromptsLike, subject: Subj
     """True at the tokens of the subject, which is given as text, as positions, or as such a mask itself.
 
     A text, one for all prompts or one for each, is found by its characters: a token counts if it shares one with it.
-    Positions are those of all prompts, as a list.
+    Positions are those of all prompts, as a list; negative ones count back from the last real token.
 
     Raises:
         BadInput: a text that a prompt has never or more than once, a mask that does not fit, an empty subject.
@@ -176,10 +177,8 @@ def subject_tokens(model: HookedTransformer, prompts: PromptsLike, subject: Subj
         for row, (text, name) in enumerate(zip(texts, subjects, strict=True)):
             mask[row, _places(model, run, row, text, name)] = True
     else:
-        places, length = [int(pos) for pos in subject], mask.shape[1]
-        if outside := [pos for pos in places if not -length <= pos < length]:
-            raise BadInput(f"subject position {outside[0]} is out of range for prompts of {length} tokens")
-        mask[:, places] = True
+        rows = counted_back(torch.tensor([[int(pos) for pos in subject]], device=mask.device), run.real)
+        mask[torch.arange(len(mask), device=mask.device)[:, None], rows] = True
     if not bool(mask.any(1).all()):
         raise BadInput(f"prompt {int((~mask.any(1)).nonzero()[0])} has no subject: no token of it is marked")
     return mask

@@ -184,9 +184,9 @@ def _scored(
             continue
         finished = {}
         for place, one, did in zip(places, logits, changed, strict=True):
-            key = keys[place]
+            key, prompts = keys[place], len(together[0].run.tokens)
             try:
-                finished[key] = checked_score(scored(score, one), f"run {key}"), did
+                finished[key] = checked_score(scored(score, one), f"run {key}", prompts), did
             except ReadElsewhere:
                 in_full[key] = runs[key]
         yield finished
@@ -218,8 +218,7 @@ class Batch:
         self.after_blocks = plans[0].late == 2
         cut = self.readout.pos is not None and not self.after_blocks
         self.reads = self.readout.positions(self.run) - self.first if cut else None
-        mask = self.run.attention_mask
-        self.mask = self.model.text.real_tokens(self.run.tokens) if mask is None else mask
+        self.mask = self.run.attention_mask
 
     def execute(self) -> tuple[list[Tensor], list[list[bool]]]:
         """What the readout reads of each of the runs, and what was changed in it."""

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from interp_hooks.interventions.readout import Readout
-from interp_hooks.interventions.runs import Intervention, Run
+from interp_hooks.interventions.runs import Intervention, Run, masked
 from interp_hooks.model.stream import Place, Stream
 from interp_hooks.model.transformer import HookedTransformer
 
@@ -60,7 +60,19 @@ class Planner:
         self.causal = self.alone and model.cfg.attention_dir == "causal" and self.stream.keeps_keys
         self.watched_at_the_end = self.stream.watched_at_the_end
         self._reads: dict[Any, list[int]] = {}
+        self._masks: dict[Any, Tensor | None] = {}
         self._shared: dict[Any, int] = {}
+
+    def settled(self, run: Run) -> Run:
+        """A run with the mask of its real tokens, if some are not, and positions that count from the first column."""
+        if run.prompt_key not in self._masks:
+            mask = masked(self.model, run).attention_mask
+            self._masks[run.prompt_key] = None if mask is None or bool(mask.all()) else mask
+        mask = self._masks[run.prompt_key]
+        if mask is None:
+            return run  # whoever counts back in such a run counts from its last column
+        real = mask.to(run.tokens.device).bool()
+        return Run(run.tokens, [made.counted_back(real) for made in run.interventions], mask)
 
     def plan(self, run: Run) -> Plan:
         """What a run has to compute.
@@ -68,7 +80,7 @@ class Planner:
         Raises:
             UnknownHook, BadInput: a site that does not exist or cannot be one.
         """
-        n_layers = self.model.cfg.n_layers
+        run, n_layers = self.settled(run), self.model.cfg.n_layers
         places = [place for made in run.interventions for place in self.places(made)]
         layer = min((place.layer for place in places), default=n_layers)
         last = max((place.layer for place in places), default=-1)
@@ -115,7 +127,7 @@ class Planner:
         """Of how many first positions all activations of another run are those of this one's prompts left alone."""
         key = (run.prompt_key, other.key)
         if key not in self._shared:
-            length = run.tokens.shape[1]
+            length, other = run.tokens.shape[1], self.settled(other)
             places = [self.stream.place(made.site.hook).point for made in other.interventions]
             touched = [
                 made.site.first_position(point, length) for made, point in zip(other.interventions, places, strict=True)
@@ -165,7 +177,8 @@ class Planner:
         touched = torch.as_tensor(wanted)
         touched = torch.where(touched < 0, touched + length, touched)
         read = torch.tensor(reads)
-        here = touched == read if isinstance(wanted, Tensor) and len(wanted) == len(read) else torch.isin(read, touched)
+        own = isinstance(wanted, Tensor) and len(wanted) == len(read)
+        here = touched.reshape(len(read), -1) == read[:, None] if own else torch.isin(read, touched)
         return not bool(here.any())
 
 

@@ -13,10 +13,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp_hooks.errors import BadInput, MetricError
-from interp_hooks.errors.arguments import told
+from interp_hooks.errors.arguments import is_integral, told
 from interp_hooks.interventions.lazy_logits import LazyLogits
 from interp_hooks.interventions.runs import Run
 from interp_hooks.model.components.block import at_positions
+from interp_hooks.model.padding import counted_back
 from interp_hooks.model.stream import Stream
 from interp_hooks.model.transformer import HookedTransformer
 
@@ -58,19 +59,10 @@ class Readout:
             BadInput: outside the prompts' tensor, before the first token of a prompt if it counts from the end, or for
                 another number of prompts.
         """
-        batch, length = run.tokens.shape
-        integral = isinstance(self.pos, Integral) or (isinstance(self.pos, Tensor) and not self.pos.is_floating_point())
-        if not integral:
+        if not (is_integral(self.pos) or (isinstance(self.pos, Integral) and not isinstance(self.pos, bool))):
             raise BadInput(f"pos must be an int or a tensor [batch] of integers, got {told(self.pos)}")
-        device = run.tokens.device
-        real = run.real
-        ends = (real * torch.arange(1, length + 1, device=device)).amax(1)
-        pos = for_each_prompt(torch.as_tensor(self.pos, device=device).reshape(-1), batch, "position")
-        resolved = torch.where(pos < 0, ends + pos, pos)[:, None]
-        inside = ((resolved >= 0) & (resolved < length)).all()
-        if not bool(inside) or not bool((real.gather(1, resolved)[:, 0] | (pos >= 0)).all()):
-            raise BadInput(f"position {self.pos} is out of range for prompts of {length} tokens")
-        return resolved
+        pos = torch.as_tensor(self.pos, device=run.tokens.device).reshape(-1)
+        return counted_back(for_each_prompt(pos, len(run.tokens), "position")[:, None], run.real)
 
     def select(self, logits: Float[Tensor, "batch pos d_vocab"], run: Run) -> Tensor:
         """The part of a run's full logits that is read."""
@@ -152,6 +144,28 @@ class Metric(ABC):
         return self.score(self.readout.select(logits, Run(positions_only)))
 
 
+class _Unsaid(int):
+    """A position that nobody said."""
+
+
+LAST: int = _Unsaid(-1)
+"""As a default: the last real token, whose logits predict what follows. A model that reads both ways has no such."""
+
+
+def said(model: HookedTransformer, pos: int | Tensor | None) -> int | Tensor | None:
+    """A position as it is.
+
+    Raises:
+        BadInput: it is only the default, in a model that reads both ways.
+    """
+    if isinstance(pos, _Unsaid) and model.cfg.attention_dir == "bidirectional":
+        raise BadInput(
+            "pos= is needed: this model reads in both directions, so that the last token (a [SEP], perhaps) predicts "
+            "nothing that follows; say which position is meant, such as that of [MASK]"
+        )
+    return pos
+
+
 MetricLike = Metric | Callable[[Tensor], Tensor]
 
 
@@ -162,6 +176,7 @@ def reading(model: HookedTransformer, metric: MetricLike) -> tuple[Readout, Call
     if not isinstance(metric, Metric):
         return Readout(on_demand=True), metric
     metric = metric.on(model)
+    said(model, metric.readout.pos)
     return metric.readout, metric.score
 
 
@@ -175,16 +190,31 @@ def metric_name(metric: MetricLike) -> str:
     return metric.name if isinstance(metric, Metric) else getattr(metric, "__name__", "metric")
 
 
-def checked_score(score: object, what: str) -> Tensor:
-    """What a metric gave, as a tensor of floats.
+def counted_score(score: object, what: str, prompts: int) -> Tensor:
+    """What a metric gave, if it is a real number for each prompt or one for all; `what` says of which run.
 
     Raises:
-        MetricError: no tensor, or nan; `what` says of which run.
+        MetricError: it is not.
     """
     if isinstance(score, LazyLogits):
         score = score.whole()
     if not isinstance(score, Tensor):
         raise MetricError(f"the metric must return a tensor (a number for each prompt), got {type(score).__name__}")
+    if score.is_complex() or score.numel() == 0 or (score.ndim and len(score) not in (1, prompts)):
+        raise MetricError(
+            f"the metric must give a real number for each of {prompts} prompts, or one for all, got {told(score)} for "
+            f"{what}"
+        )
+    return score
+
+
+def checked_score(score: object, what: str, prompts: int) -> Tensor:
+    """The same as a tensor of floats.
+
+    Raises:
+        MetricError: also for nan.
+    """
+    score = counted_score(score, what, prompts)
     if bool(score.isnan().any()):
         raise MetricError(
             f"the metric gives nan for {what}: {score.tolist()}. Look for infinite logits on both sides of a "

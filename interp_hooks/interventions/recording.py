@@ -152,6 +152,7 @@ class Recorder:
 
     def _read(self, run: Run, hooks: set[str], recordings: Recordings) -> Recording:
         """One pass over a run, as far as the last of these hooks."""
+        run, key = self.planner.settled(run), run.key
         model, last = self.planner.model, max(self.stream.place(hook).layer for hook in hooks)
         steps = steps_of(self.planner, run, recordings)
         changed: list[dict[int, Tensor]] = [{}]
@@ -161,7 +162,7 @@ class Recorder:
                 attention_mask=run.attention_mask,
                 return_type="logits" if last == model.cfg.n_layers else None,
                 stop_at_layer=last + 1 if last < model.cfg.n_layers else None,
-                past_kv_cache=self.prefixes.get(run.key),
+                past_kv_cache=self.prefixes.get(key),
                 names_filter=hooks,
                 return_cache_object=False,
             )

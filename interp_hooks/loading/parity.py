@@ -98,7 +98,7 @@ def verify(model: HookedTransformer, hf_model: Any, tokens: Int[Tensor, "batch p
     hf_model.eval()
     theirs = hf_model(input_ids=tokens.to(next(hf_model.parameters()).device), return_dict=True).logits
     hf_model.train(was_training)
-    ours = model(tokens).to(theirs.device)
+    ours = model(tokens, attention_mask=torch.ones_like(tokens)).to(theirs.device)
     if ours.shape != theirs.shape:
         raise BadInput(f"the models do not fit: logits of shape {list(ours.shape)} and {list(theirs.shape)}")
     p, q = theirs.double().log_softmax(-1), ours.double().log_softmax(-1)
@@ -163,7 +163,10 @@ def invariants(model: HookedTransformer, tokens: Int[Tensor, "batch pos"]) -> di
         error = float((left.double() - right.double()).abs().max() / right.double().abs().max().clamp(min=1e-30))
         worst[name] = max(worst.get(name, 0.0), math.inf if math.isnan(error) else error)
 
-    _, cache = model.run_with_cache(tokens, names_filter=lambda name: True, return_cache_object=False)
+    real = torch.ones_like(tokens)
+    _, cache = model.run_with_cache(
+        tokens, attention_mask=real, names_filter=lambda name: True, return_cache_object=False
+    )
     for layer, block in enumerate(model.blocks):
         here = {name.removeprefix(f"blocks.{layer}."): value for name, value in cache.items()}
         _stream(model, layer, here, holds)

@@ -20,7 +20,9 @@ from torch import Tensor, nn
 from interp_hooks.errors import BadInput
 from interp_hooks.hooks.points import HookPoint, NameFilter
 from interp_hooks.hooks.root_module import HookedRootModule
+from interp_hooks.hooks.slices import Slice, SliceInput
 from interp_hooks.model.cache.activation_cache import ActivationCache
+from interp_hooks.model.cache.activations import from_first
 from interp_hooks.model.components.attention import Visibility
 from interp_hooks.model.components.block import NOTHING, Known, TransformerBlock, at_positions
 from interp_hooks.model.components.embed import POSITIONS, Embed, MLMHead, TokenTypeEmbed, Unembed
@@ -28,8 +30,9 @@ from interp_hooks.model.components.kv_cache import KeyValueCache
 from interp_hooks.model.components.norm import NoNorm, Norm, norm
 from interp_hooks.model.components.positions import RotaryPositions
 from interp_hooks.model.config import HookedTransformerConfig
-from interp_hooks.model.inputs import Inputs, Prompt
+from interp_hooks.model.inputs import Inputs, Prompt, checked_mask, counts_back, is_text
 from interp_hooks.model.losses import lm_cross_entropy_loss
+from interp_hooks.model.padding import Padding
 from interp_hooks.model.tokenization import PaddingSide, TextInterface
 
 if TYPE_CHECKING:
@@ -159,11 +162,13 @@ class Network(HookedRootModule):
 
         `return_type`: "logits" [batch, pos, d_vocab]; "loss", the mean next-token cross-entropy in nats over real
         tokens ([batch, pos-1] with `loss_per_token`); "both"; or None, which skips the unembedding.
-        `attention_mask` [batch, pos] is 1 for real tokens: padding is neither seen nor counted as a position.
-        `stop_at_layer` returns the stream that would enter that layer.
+        `attention_mask` [batch, pos] is 1 for real tokens: padding is neither seen nor counted as a position. Without
+        it, padding in token ids is found by the rule of `interp_hooks.model.padding`, of which `padding_side` and
+        `prepend_bos` may tell more. `stop_at_layer` returns the stream that would enter that layer.
 
-        `logits_pos` unembeds only some positions: one, a list for all rows, or a tensor [batch, n] of each row's own.
-        The last layer computes only these, unless it is hooked; `stop_at_layer=n_layers` returns only these.
+        `logits_pos` unembeds only some positions: one, a list for all rows, or a tensor [batch, n] of each row's own;
+        negative ones count back from the last real token of each row. The last layer computes only these, unless it is
+        hooked; `stop_at_layer=n_layers` returns only these.
         `past_kv_cache` holds keys and values of earlier tokens. Those of the input are added to it, unless it is
         frozen; `attention_mask` covers the input, or earlier tokens and input.
 
@@ -173,43 +178,49 @@ class Network(HookedRootModule):
         its attention, or its MLP, is then not computed. `token_type_ids` (default: 0) are for models that have them.
 
         Raises:
-            BadInput: tokens, layers, positions or masks that do not fit the model.
+            BadInput: tokens, layers, positions or masks that do not fit the model, text that is too long, the loss of a
+                model that reads both ways, or ids of which nobody can tell whether they are padding.
             NoTokenizer: text, but no tokenizer.
         """
         if return_type not in ("logits", "loss", "both", None):
             raise BadInput(f"return_type must be 'logits', 'loss', 'both' or None, got {return_type!r}")
+        if return_type in ("loss", "both"):
+            self._refuse_loss()
         given, n_layers = self._inputs, self.cfg.n_layers
         start = 0 if start_at_layer is None else given.layer("start_at_layer", start_at_layer)
         stop = n_layers if stop_at_layer is None else given.layer("stop_at_layer", stop_at_layer)
         if start > stop:
             raise BadInput(f"start_at_layer={start_at_layer} comes after stop_at_layer={stop_at_layer}")
         cache = given.cache(past_kv_cache)
+        counts = return_type in ("loss", "both") or (logits_pos is not None and counts_back(logits_pos))
         past = 0 if cache is None else cache.length
         if start_at_layer is None:
             if shortformer_pos_embed is not None:
                 raise BadInput("shortformer_pos_embed is for passes with start_at_layer=; hook hook_pos_embed instead")
-            prompt = given.prompt(input, prepend_bos, padding_side, attention_mask, cache)
+            prompt = given.prompt(input, prepend_bos, padding_side, attention_mask, cache, counts)
             assert prompt.tokens is not None
-            positions = given.positions(prompt.real, past + prompt.tokens.shape[1])
+            positions = given.positions(prompt.seen, past + prompt.tokens.shape[1])
             if self.cfg.use_hook_tokens:
-                prompt = Prompt(self.hook_tokens(prompt.tokens), prompt.real)
+                prompt = prompt._replace(tokens=self.hook_tokens(prompt.tokens))
             residual, pos_embed = self._embed(cast("Tensor", prompt.tokens), positions[:, past:], token_type_ids)
         else:
             residual = given.residual(input)
             tokens = None if tokens is None else given.tokens_of(tokens, residual)
-            prompt = Prompt(tokens, given.real(attention_mask, residual.shape, cache))
-            positions = given.positions(prompt.real, past + residual.shape[1])
+            bare = tokens is not None and attention_mask is None
+            padding = given.padding(cast("Tensor", tokens), prepend_bos, padding_side, cache) if bare else Padding()
+            prompt = given.masked(tokens, residual.shape, padding, attention_mask, cache, counts)
+            positions = given.positions(prompt.seen, past + residual.shape[1])
             pos_embed = given.pos_embed(shortformer_pos_embed, residual)
             if pos_embed is None and self.has_positions and not self.adds_positions:
                 pos_embed = self.pos_embed(positions[:, past:], len(residual))
         layers = range(start, stop)
         first = given.known(known, start_at_layer, layers, residual, cache)
-        only = None if logits_pos is None else given.read_at(logits_pos, residual, stop, return_type)
-        output = self._through(layers, residual, prompt.real, positions, cache, only, first, pos_embed)
+        only = None if logits_pos is None else given.read_at(logits_pos, residual, stop, return_type, prompt.real)
+        output = self._through(layers, residual, prompt.seen, positions, cache, only, first, pos_embed)
         if stop_at_layer is None:
             output = self._read_out(output, prompt, return_type, loss_per_token)
         if cache is not None:
-            cache.commit(layers, positions.shape[1] - past, prompt.real, positions.amax(1) + 1)
+            cache.commit(layers, positions.shape[1] - past, prompt.seen, positions.amax(1) + 1)
         return output
 
     def _through(
@@ -273,8 +284,7 @@ class Network(HookedRootModule):
             return logits
         if prompt.tokens is None:
             raise BadInput("a loss needs the tokens: pass tokens= beside start_at_layer")
-        real = None if prompt.real is None else prompt.real[:, -prompt.tokens.shape[1] :]
-        loss = self.loss_fn(logits, prompt.tokens, real, loss_per_token)
+        loss = self.loss_fn(logits, prompt.tokens, prompt.real, loss_per_token)
         return loss if return_type == "loss" else Output(logits, loss)
 
     def loss_fn(
@@ -284,8 +294,21 @@ class Network(HookedRootModule):
         attention_mask: Tensor | None = None,
         per_token: bool = False,
     ) -> Tensor:
-        """The loss that `forward(tokens, return_type="loss")` makes of its logits; see `lm_cross_entropy_loss`."""
+        """The loss that `forward(tokens, return_type="loss")` makes of its logits; see `lm_cross_entropy_loss`.
+
+        Raises:
+            BadInput: the model sees the tokens that it would have to predict.
+        """
+        self._refuse_loss()
         return lm_cross_entropy_loss(logits, tokens.to(logits.device), attention_mask, per_token)
+
+    def _refuse_loss(self) -> None:
+        if self.cfg.attention_dir == "bidirectional":
+            raise BadInput(
+                "this model reads in both directions and sees the tokens that follow, so that a next-token loss "
+                "measures nothing; for a masked-token loss, compare its logits at the masked positions with the tokens "
+                "that were there: torch.nn.functional.cross_entropy(model(masked)[at], tokens[at])"
+            )
 
     def logits(
         self, stream: Float[Tensor, "batch pos d_model"], tokens: Int[Tensor, "batch n"] | None = None
@@ -320,22 +343,61 @@ class Network(HookedRootModule):
         names_filter: NameFilter | None = None,
         remove_batch_dim: bool = False,
         return_cache_object: bool = True,
+        pos_slice: SliceInput = None,
         **kwargs: Any,
     ) -> tuple[Any, Any]:
         """One pass: its output, and its activations as an `ActivationCache` (`return_cache_object=False`: as a dict).
 
         The arguments are those of `HookedRootModule.run_with_cache` and of `forward`. Without a filter, per-head
-        results and split inputs are left out unless `set_use_attn_result(True)` and its kin asked for them.
+        results and split inputs are left out unless `set_use_attn_result(True)` and its kin asked for them. Negative
+        positions of `pos_slice` count back from the last real token of each prompt; the cache knows which those are.
 
         Raises:
             UnknownHook: the filter selects nothing.
             HookDidNotFire: the pass did not come to a point that was named.
             BadInput: `remove_batch_dim` with several prompts.
         """
+        padding = self.padding_of(*args, **kwargs)
+        chosen = from_first(Slice.unwrap(pos_slice), padding)
         output, stored = super().run_with_cache(
-            *args, names_filter=names_filter, remove_batch_dim=remove_batch_dim, **kwargs
+            *args, names_filter=names_filter, remove_batch_dim=remove_batch_dim, pos_slice=chosen, **kwargs
         )
-        return output, ActivationCache(stored, self, not remove_batch_dim) if return_cache_object else stored
+        if not return_cache_object:
+            return output, stored
+        cache = ActivationCache(stored, self, not remove_batch_dim)
+        cache.padding = padding.at_positions(chosen)
+        return output, cache
+
+    def padding_of(
+        self,
+        input: Any = None,
+        *args: Any,
+        prepend_bos: bool | None = None,
+        padding_side: PaddingSide | None = None,
+        start_at_layer: int | None = None,
+        tokens: Any = None,
+        attention_mask: Tensor | None = None,
+        past_kv_cache: KeyValueCache | None = None,
+        **rest: Any,
+    ) -> Padding:
+        """The padding among the tokens of a pass with these arguments of `forward`.
+
+        Raises:
+            BadInput: token ids that do not fit the model, or whose beginning may be padding or text.
+        """
+        given = dict(zip(FORWARD_ARGUMENTS[1:], args, strict=False))
+        prepend_bos, padding_side = given.get("prepend_bos", prepend_bos), given.get("padding_side", padding_side)
+        read = input if given.get("start_at_layer", start_at_layer) is None else given.get("tokens", tokens)
+        mask = given.get("attention_mask", attention_mask)
+        if mask is not None:
+            length = input.shape[-1 if input.ndim < 3 else 1] if isinstance(input, Tensor) else 0
+            return Padding(neither=checked_mask(mask).bool()[:, -length:])
+        if read is None or isinstance(read, str):
+            return Padding()
+        if is_text(read):
+            return Padding(neither=self.text.fitted(read, prepend_bos, padding_side).real)
+        cache = given.get("past_kv_cache", past_kv_cache)
+        return self._inputs.padding(self._inputs.tokens(read), prepend_bos, padding_side, cache)
 
     def has_output(
         self, *args: Any, return_type: Any = "logits", stop_at_layer: int | None = None, **rest: Any

@@ -14,7 +14,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,11 +23,10 @@ from torch import Tensor
 
 from interp_hooks.errors import BadInput, NoTokenizer, TokenError
 from interp_hooks.errors.arguments import told
+from interp_hooks.model.padding import Padding, PaddingSide, PadToken, find_padding
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-PaddingSide = Literal["left", "right"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +122,7 @@ class TextInterface:
         text: str | Sequence[str],
         prepend_bos: bool | None = None,
         padding_side: PaddingSide | None = None,
-        truncate: bool = True,
+        truncate: bool = False,
     ) -> Encoded:
         """The tokens of one string or several, a row each; `truncate` cuts rows to the model's context.
 
@@ -147,6 +146,22 @@ class TextInterface:
         places = torch.arange(longest).flip(0) if left else torch.arange(longest)
         return Encoded(tokens=torch.tensor(padded), real=places < lengths)
 
+    def fitted(
+        self, text: str | Sequence[str], prepend_bos: bool | None = None, padding_side: PaddingSide | None = None
+    ) -> Encoded:
+        """The same, of text that the model can read at once.
+
+        Raises:
+            BadInput: it is longer than the model's context.
+        """
+        encoded = self.encode(text, prepend_bos, padding_side)
+        if encoded.tokens.shape[1] > self.n_ctx:
+            raise BadInput(
+                f"the text has {encoded.tokens.shape[1]} tokens, but this model reads at most n_ctx={self.n_ctx}; "
+                "model.to_tokens(text, truncate=True) cuts it"
+            )
+        return encoded
+
     def _row(self, text: str, prepend_bos: bool | None) -> list[int]:
         if not isinstance(text, str):
             raise TokenError(f"expected a string or a list of strings, got an item of type {told(text)}")
@@ -162,22 +177,46 @@ class TextInterface:
             raise TokenError(f"the text {text!r} has no tokens; give some text, or prepend_bos=True")
         return ids
 
-    def real_tokens(
-        self, tokens: Int[Tensor, "batch pos"], padding_side: PaddingSide | None = None
-    ) -> Bool[Tensor, "batch pos"] | None:
-        """For padding on the left, the mask of real tokens, from the BOS or the first token that is not padding on.
+    @property
+    def pad(self) -> PadToken:
+        """The padding token, and whether texts may hold it."""
+        tokenizer = self.tokenizer
+        named = ("bos", "eos", "unk", "cls", "sep", "mask")
+        others = [id for name in named if (id := getattr(tokenizer, f"{name}_token_id")) is not None]
+        declared = tokenizer.pad_token_id is not None or tokenizer.eos_token_id is not None
+        return PadToken(
+            id=self.pad_id,
+            bos=tokenizer.bos_token_id,
+            shared=tokenizer.pad_token_id in [None, *others],
+            declared=declared,
+        )
 
-        None means that no mask is needed, as with padding on the right in a causal model.
+    def padding(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        padding_side: PaddingSide | None = None,
+        prepend_bos: bool | None = None,
+        begun: Bool[Tensor, " batch"] | None = None,
+    ) -> Padding:
+        """The padding in token ids; `padding_side` and `prepend_bos` are what a call says of them (`find_padding`).
+
+        Without a tokenizer, all tokens are real.
+
+        Raises:
+            BadInput: nobody can tell how a row begins.
         """
         side = checked_side(padding_side) if padding_side else self.padding_side
-        if self._tokenizer is None or side == "right":
-            return None
-        is_pad = tokens == self.pad_id
-        leading = is_pad.int().cumprod(dim=1).bool()
-        if self.pad_id == self.tokenizer.bos_token_id and self.prepend_bos:
-            leading = leading & leading.roll(-1, dims=1)  # the last of the run is the BOS
-            leading[:, -1] = False
-        return None if not leading.any() else ~leading
+        if self._tokenizer is None:
+            return Padding()
+        return find_padding(
+            tokens,
+            self.pad,
+            side,
+            told_side=padding_side is not None,
+            begins=prepend_bos,
+            begins_by_default=self.prepend_bos,
+            begun=begun,
+        )
 
     def decode(self, tokens: Any) -> str | list[str]:
         """The text of one row of token ids, or a list of texts for several rows."""

@@ -21,6 +21,7 @@ from torch import Tensor
 from interp_hooks.errors import BadInput, nearest
 from interp_hooks.errors.arguments import checked
 from interp_hooks.hooks.names import get_act_name
+from interp_hooks.interventions.runs import PromptsLike, as_run
 from interp_hooks.model.cache.activation_cache import ActivationCache
 from interp_hooks.model.transformer import HookedTransformer
 
@@ -35,7 +36,7 @@ Heads = Sequence[tuple[int, int]] | Mapping[int, Sequence[int]]
 @checked
 def detect_head(
     model: HookedTransformer,
-    seq: str | Sequence[str] | Int[Tensor, "*batch pos"],
+    seq: PromptsLike,
     detection_pattern: HeadName | Float[Tensor, "pos pos"],
     heads: Heads | None = None,
     cache: ActivationCache | None = None,
@@ -76,14 +77,10 @@ def detect_head(
     return scores
 
 
-def _prompts(model: HookedTransformer, seq: str | Sequence[str] | Tensor) -> list[Int[Tensor, "1 pos"]]:
-    """The tokens of each prompt by itself, so that none is padded."""
-    if isinstance(seq, Tensor):
-        return [row[None].to(model.device) for row in seq.reshape(-1, seq.shape[-1])]
-    prompts = [model.to_tokens(one) for one in ([seq] if isinstance(seq, str) else seq)]
-    if not prompts:
-        raise BadInput("expected at least one prompt, got an empty list")
-    return prompts
+def _prompts(model: HookedTransformer, seq: PromptsLike) -> list[Int[Tensor, "1 pos"]]:
+    """The real tokens of each prompt by itself."""
+    run = as_run(model, seq)
+    return [row[real][None] for row, real in zip(run.tokens, run.real, strict=True)]
 
 
 def _chosen(model: HookedTransformer, heads: Heads | None) -> dict[int, list[int]]:
@@ -124,7 +121,8 @@ def _attention(
     """The attention patterns of a prompt in some layers, from the cache or, without one, a pass of its own."""
     if cache is None:
         names = [get_act_name("pattern", layer) for layer in layers]
-        _, cache = model.run_with_cache(tokens, names_filter=names, stop_at_layer=max(layers) + 1)
+        real = torch.ones_like(tokens)  # there is no padding left
+        _, cache = model.run_with_cache(tokens, attention_mask=real, names_filter=names, stop_at_layer=max(layers) + 1)
     assert cache is not None
     found: dict[int, Tensor] = {}
     for layer in layers:

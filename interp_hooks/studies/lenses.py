@@ -20,9 +20,10 @@ from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked
 from interp_hooks.experiments.results.record import experiment, on_data
 from interp_hooks.experiments.results.result import Result
-from interp_hooks.interventions.readout import Readout, for_each_prompt
+from interp_hooks.interventions.readout import LAST, Readout, for_each_prompt, said
 from interp_hooks.interventions.runs import PromptsLike, Run, as_run
 from interp_hooks.model.cache.activation_cache import ActivationCache
+from interp_hooks.model.inputs import counts_back
 from interp_hooks.model.transformer import HookedTransformer
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def direct_logit_attribution(
     incorrect_tokens: Any = None,
     *,
     unit: Unit = "component",
-    pos: int | Tensor = -1,
+    pos: int | Tensor = LAST,
     cache: ActivationCache | None = None,
 ) -> DirectLogitAttribution:
     """Split an answer's logit (minus the incorrect answer's, if given) into what each part of the model adds to it.
@@ -135,7 +136,7 @@ def cache_at(model: HookedTransformer, run: Run, pos: int | Tensor, names: tuple
 
     A pass of its own, since it shows the final norm without unembedding anything.
     """
-    rows = Readout(pos=pos).positions(run)
+    rows = Readout(pos=said(model, pos)).positions(run)
     with torch.no_grad():
         _, stored = model.run_with_cache(
             run.tokens,
@@ -154,7 +155,9 @@ def _read_from(cache: ActivationCache, pos: int | Tensor, names: tuple[str, ...]
     if not stored:
         raise BadInput(f"the cache has nothing that ends with one of {', '.join(names)}")
     batch, length = next(iter(stored.values())).shape[:2]
-    return _at(cache.known_model, stored, Readout(pos=pos).positions(Run(torch.zeros(batch, length, dtype=torch.long))))
+    real = cache.real if counts_back(pos) else None
+    run = Run(torch.zeros(batch, length, dtype=torch.long), (), None if real is None else real.reshape(batch, length))
+    return _at(cache.known_model, stored, Readout(pos=said(cache.known_model, pos)).positions(run))
 
 
 def _at(model: HookedTransformer, stored: Mapping[str, Tensor], rows: Int[Tensor, "batch 1"]) -> ActivationCache:
@@ -204,7 +207,7 @@ class LogitLens:
 @torch.no_grad()
 @checked
 def logit_lens(
-    model: HookedTransformer, prompts: PromptsLike, *, pos: int | Tensor = -1, incl_mid: bool = False
+    model: HookedTransformer, prompts: PromptsLike, *, pos: int | Tensor = LAST, incl_mid: bool = False
 ) -> LogitLens:
     """What the model would predict at each layer if it stopped there, at one position of each prompt.
 

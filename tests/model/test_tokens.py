@@ -13,6 +13,8 @@ from interp_hooks import HookedTransformer
 from interp_hooks.errors import BadInput, NoTokenizer, TokenError
 from interp_hooks.model.tokenization import TextInterface
 from interp_hooks.model.tokens import overridden_defaults
+from interp_hooks.studies.heads import detect_head
+from interp_hooks.studies.lenses import logit_lens
 from tests.tiny import SHARED, assert_close, build, our_logits, unchecked_types
 
 WORDS = ["the", "cat", "sat", "on", "mat", "a", "dog", "ran"]
@@ -248,12 +250,28 @@ def test_a_side_that_is_none(side: Any) -> None:
 
 
 def test_long_text_is_cut_only_where_asked() -> None:
+    """n_ctx is 9; to cut a text without a word would give the numbers of another one."""
     model = text_model(word_tokenizer())
     long = "the cat " * 10
-    assert model.to_tokens(long).shape == (1, 9)
+    assert torch.equal(model.to_tokens(long, truncate=True), model.to_tokens("the cat " * 4))
     assert model.to_tokens(long, truncate=False).shape == (1, 21)
+    refused = "21 tokens, but this model reads at most n_ctx=9.*truncate=True"
+    for call in (
+        lambda: model.to_tokens(long),
+        lambda: model(long),
+        lambda: model(["sat", long], return_type="loss"),
+        lambda: model.run_with_cache(long),
+        lambda: detect_head(model, long, "previous_token_head"),
+        lambda: detect_head(model, ["sat", long], "previous_token_head"),
+        lambda: logit_lens(model, long),
+    ):
+        with pytest.raises(BadInput, match=refused):
+            call()
     with pytest.raises(BadInput, match="21 tokens, but this model reads at most n_ctx=9"):
         model(model.to_tokens(long, truncate=False))
+    with pytest.raises(BadInput, match="21 tokens and 2 new ones do not fit"):
+        model.generate(long, 2, verbose=False)
+    assert model.get_token_position("cat", long, mode="last") == 20
 
 
 # ------------------------------------------------------------------------------------------------------- single tokens
@@ -378,7 +396,7 @@ def test_texts_are_read_one_by_one() -> None:
     model = text_model(word_tokenizer(pad=True))
     assert model.to_str_tokens(["the cat", "sat"]) == [[" <s>", " the", " cat"], [" <s>", " sat"]]
     assert model.to_str_tokens(["the cat", "sat"], False, "left") == [[" the", " cat"], [" sat"]]
-    assert len(model.to_str_tokens("the cat " * 10)) == model.cfg.n_ctx, "cut as to_tokens cuts"
+    assert len(model.to_str_tokens("the cat " * 10)) == 21, "nothing is cut"
 
 
 @pytest.mark.parametrize(

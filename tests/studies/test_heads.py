@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from interp_hooks import HookedTransformer
-from interp_hooks.errors import BadInput
+from interp_hooks.errors import BadInput, TokenError
 from interp_hooks.model.cache.activation_cache import ActivationCache
 from interp_hooks.studies import heads as head_detector
 from interp_hooks.studies.heads import (
@@ -228,7 +228,7 @@ def test_a_cache_of_something_else(circuit: HookedTransformer, reader: HookedTra
         detect_head(circuit, REPEATED.expand(2, -1), "induction_head", cache=cache)
     with pytest.raises(KeyError, match="was not cached"):
         detect_head(circuit, REPEATED, "induction_head", cache=ActivationCache({}, circuit))
-    with pytest.raises(BadInput, match="at least one prompt"):
+    with pytest.raises(TokenError, match="at least one string"):
         detect_head(reader, [], "induction_head")
 
 

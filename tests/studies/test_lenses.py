@@ -81,7 +81,7 @@ def _direct(model: Model, part: Tensor, tokens: Tensor) -> Tensor:
 
 
 def test_every_component_is_in_its_row(model: Model) -> None:
-    result = direct_logit_attribution(model, TOKENS, RIGHT)
+    result = direct_logit_attribution(model, TOKENS, RIGHT, pos=-1)
     rows = dict(zip(result.axes["component"], result.values, strict=True))
     hooks = {"embed": "hook_embed", "pos_embed": "hook_pos_embed"}
     hooks |= {
@@ -99,10 +99,10 @@ def test_every_component_is_in_its_row(model: Model) -> None:
 
 def test_every_head_is_in_its_row(model: Model) -> None:
     """Heads of one layer sum to its attention, less b_O, which is in the remainder."""
-    result = direct_logit_attribution(model, TOKENS, RIGHT, unit="head")
+    result = direct_logit_attribution(model, TOKENS, RIGHT, unit="head", pos=-1)
     rows = dict(zip(result.axes["head"], result.values, strict=True))
     assert list(rows) == [*(f"L{layer}H{head}" for layer in range(3) for head in range(4)), "remainder", "bias"]
-    components = direct_logit_attribution(model, TOKENS, RIGHT)
+    components = direct_logit_attribution(model, TOKENS, RIGHT, pos=-1)
     by_name = dict(zip(components.axes["component"], components.values, strict=True))
     for layer in range(3):
         results = value_at(model, Run(TOKENS), f"blocks.{layer}.attn.hook_result")
@@ -141,7 +141,7 @@ def test_processing_of_weights_moves_no_effect(name: str) -> None:
 
 def test_streams_are_read_as_they_grow(model: Model) -> None:
     """The last one, with the bias, gives the model's logit; every row is what the frozen norm makes of that stream."""
-    result = direct_logit_attribution(model, TOKENS, RIGHT, unit="layer")
+    result = direct_logit_attribution(model, TOKENS, RIGHT, unit="layer", pos=-1)
     mid = ["{}_pre", "{}_mid"] if "blocks.0.hook_resid_mid" in model.hook_dict else ["{}_pre"]
     assert result.labels == [*(one.format(layer) for layer in range(3) for one in mid), "final_post", "bias"]
     for label, row in zip(result.labels[:-2], result.attribution, strict=False):
@@ -240,7 +240,7 @@ def test_the_lens_ends_at_the_prediction(model: Model, pos: Any) -> None:
 
 def test_each_point_is_the_model_stopped_there(model: Model) -> None:
     """The stream of that layer, through the final norm with its own statistics, and the unembedding."""
-    lens = logit_lens(model, TOKENS, incl_mid=True)
+    lens = logit_lens(model, TOKENS, incl_mid=True, pos=-1)
     for label, log_probs in zip(lens.labels, lens.log_probs, strict=True):
         layer, point = label.split("_")
         hook = "blocks.2.hook_resid_post" if layer == "final" else f"blocks.{layer}.hook_resid_{point}"
@@ -332,7 +332,7 @@ def test_effects_sum_to_the_logit_in_every_architecture(name: str, unit: Any) ->
     if cap := model.cfg.output_logits_soft_cap:
         logits = cap * torch.atanh(logits / cap)
     right, wrong = logits[BATCH, torch.tensor(RIGHT)], logits[BATCH, torch.tensor(WRONG)]
-    result = direct_logit_attribution(model, IN_VOCABULARY, RIGHT, WRONG, unit=unit)
+    result = direct_logit_attribution(model, IN_VOCABULARY, RIGHT, WRONG, unit=unit, pos=-1)
     assert_close(result.values.sum(0), right - wrong, RTOL)
     assert_close(result.baselines["model"], right - wrong, RTOL)
 
@@ -340,7 +340,7 @@ def test_effects_sum_to_the_logit_in_every_architecture(name: str, unit: Any) ->
 @pytest.mark.parametrize("name", CUSTOM)
 def test_the_lens_ends_at_the_prediction_in_every_architecture(name: str) -> None:
     model = hooked(name)
-    lens = logit_lens(model, IN_VOCABULARY)
+    lens = logit_lens(model, IN_VOCABULARY, pos=-1)
     assert_close(lens.log_probs[-1], logits_of(model, Run(IN_VOCABULARY))[BATCH, -1].log_softmax(-1), RTOL)
 
 
@@ -348,4 +348,4 @@ def test_the_lens_ends_at_the_prediction_in_every_architecture(name: str) -> Non
 def test_a_post_norm_model_has_no_direct_effects(unit: Any) -> None:
     model = hooked("post-norm")
     with left_alone(model), pytest.raises(BadInput, match="is no sum of what was written"):
-        direct_logit_attribution(model, IN_VOCABULARY, RIGHT, unit=unit)
+        direct_logit_attribution(model, IN_VOCABULARY, RIGHT, unit=unit, pos=-1)
