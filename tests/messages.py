@@ -310,6 +310,7 @@ EXPECTED: dict[str, str] = {
     "subseq_len": r"an int|2\.\.63",
     "logits": r"a tensor \[batch,? pos,? d_vocab\]",
     "value": r"'mean', 'change'(,| or) 'recovered_fraction'",
+    "by": r"one of logit_diff, standard_error, change, recovered_fraction|text",
     "labels": r"expected 15|this result has layer, pos|a mapping from text to a list",
     "dtype": r"a floating torch dtype",
     "first_n_layers": r"1\.\.3",

@@ -1072,7 +1072,11 @@ CALLS: dict[str, Call] = {
         good=dict,
         bad={"level": [0.0, 1.0, -1.0, 95, NAN, "high"], "samples": COUNT, "generator": NO_GENERATOR},
     ),
-    "Result.top": Call(call=lambda k: result().top(k), good=lambda: {"k": 2}, bad={"k": ["three", 1.5, 0, -1]}),
+    "Result.top": Call(
+        call=lambda **arguments: result().top(**arguments),
+        good=lambda: {"k": 2},
+        bad={"k": ["three", 1.5, 0, -1], "by": ["no column", 3]},
+    ),
     "heatmap": Call(
         call=interp_hooks.heatmap,
         good=lambda: {"result": result()},
@@ -1085,7 +1089,7 @@ CALLS: dict[str, Call] = {
     "bars": Call(
         call=interp_hooks.bars,
         good=lambda: {"result": components()},
-        bad={"result": [None, 3, result, torch.zeros(2)], "top": COUNT},
+        bad={"result": [None, 3, result, torch.zeros(2)], "top": COUNT, "value": ["median", 3]},
     ),
     # --------------------------------------------------------------------------------------------------------- loading
     "from_pretrained": Call(

@@ -38,7 +38,7 @@ Feature = Callable[[Tensor], Tensor] | Tensor
 ITSELF = 0.25  # the chance that a row is drawn for itself above which sampling by a feature says little
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Scrubbed(Result):
     """A `Result` with a row for the whole hypothesis and, if asked for, one for each node's claim alone.
 

@@ -37,7 +37,7 @@ READ = {  # what each unit is made of
 }
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class DirectLogitAttribution(Result):
     """The result of `direct_logit_attribution`: a `Result` whose only axis is the part of the model."""
 
@@ -127,6 +127,7 @@ def _attribution(cache: ActivationCache, answer: Tensor, wrong: Tensor | None, u
         axes={unit: [*labels, "bias"]},
         values=effects,
         baselines={"model": effects[-2:].sum(0) if unit == "layer" else effects.sum(0)},
+        parts_of="model",
     )
 
 
