@@ -132,8 +132,14 @@ class Result:
 
     @property
     def note(self) -> str:
-        """What may make the result meaningless, or '': equal baselines, interventions that all changed nothing."""
+        """What may be misread, or ''.
+
+        Equal baselines; interventions that all changed nothing; parts of something that is not the model's own value.
+        """
         notes = []
+        if self.parts_of not in (None, "model") and "model" in self.baselines:
+            whole, own = (float(self.baselines[name].mean()) for name in (self.parts_of, "model"))
+            notes.append(f"cells are parts of {self.parts_of} ({whole:.4g}), and do not sum to model ({own:.4g})")
         if self.scale is not None and self.nothing_to_recover:
             names, same = " and ".join(self.scale), float(self._scale()[0].mean())
             notes.append(f"{names} give the same mean {self.metric} ({same:.4g}), so there is no difference to recover")
