@@ -1003,6 +1003,18 @@ CALLS: dict[str, Call] = {
             "error_measure": ["square", 3, None],
         },
     ),
+    "head_scores": Call(
+        call=interp_hooks.head_scores,
+        good=lambda: {"model": model(), "head": "previous_token_head", "n": 1},
+        bad={
+            "model": NO_MODEL,
+            "head": ["induction", 3, None],
+            "seq": [3, [], [3], torch.zeros(2, 15), torch.full((1, 5), 9999), on_meta(1, 5)],
+            "n": COUNT,
+            "subseq_len": [0, 1, 64, 1.5, "long"],
+            "generator": NO_GENERATOR,
+        },
+    ),
     "get_singular_vectors": Call(
         call=lambda **arguments: SVDInterpreter(model()).get_singular_vectors(**arguments),
         good=lambda: {"vector_type": "OV", "layer_index": 1, "head_index": 1},
