@@ -148,7 +148,7 @@ PAIRS = PROMPTS + "|".join(
     (
         *("", r"both prompts of a pair need the same number of tokens", r"clean prompts but"),
         *(r"Both need as many prompts and tokens", r"must be logits \[batch, 814\]", r"expected one row of reference"),
-        *(r"go together",),
+        *(r"go together", r"metric must be a loss"),
     )
 )
 ANSWERS = "|".join(
@@ -201,7 +201,7 @@ METRICS = "|".join(
     (
         *(ANSWERS, ENDS, r"must be a (Metric or a )?function", r"must return a tensor", r"must give one number"),
         *(r"Look for infinite", r"use patch instead", r"no constant can be learned", r"the result is in logit_diff"),
-        *(r"go together",),
+        *(r"go together", r"metric must be a loss"),
     )
 )
 DIRECTIONS = "|".join(

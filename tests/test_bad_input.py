@@ -729,12 +729,12 @@ CALLS: dict[str, Call] = {
     ),
     "optimal_ablation": Call(
         call=interp_hooks.optimal_ablation,
-        good=lambda: one_set() | {"metric": metric(), "site": "z", "layers": [1], "steps": 1, "progress": False},
+        good=lambda: one_set() | {"site": "z", "layers": [1], "steps": 1, "progress": False},
         bad={
-            "metric": [None, Rank(1), Accuracy(1)],
+            "metric": [None, Rank(1), Accuracy(1), metric(), max],
             "site": ["no_such", "attn_scores", 3],
-            "reference": [CLEAN, 3],
-            "reference_metric": [metric, 3],
+            "reference": [3],
+            "reference_metric": [metric(), 3],
             "steps": [-1, "many", 1.5],
             "lr": [0.0, -1.0, "fast", NAN],
             "batch_size": COUNT,

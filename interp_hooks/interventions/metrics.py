@@ -128,6 +128,7 @@ class ProbDiff(Metric):
     signs: Float[Tensor, "batch n"]
     pos: int | Tensor = -1
     name = "prob_diff"
+    highest = 1.0
 
     @property
     def readout(self) -> Readout:
@@ -164,6 +165,7 @@ class LogProb(_OfAnswer):
     """
 
     name = "logprob_nats"
+    highest = 0.0
 
     def score(self, logits: Float[Tensor, "batch d_vocab"]) -> Float[Tensor, " batch"]:
         return _log_probs(logits).gather(1, self._answer(logits))[:, 0]
@@ -177,6 +179,7 @@ class Prob(LogProb):
     """
 
     name = "prob"
+    highest = 1.0
 
     def score(self, logits: Float[Tensor, "batch d_vocab"]) -> Float[Tensor, " batch"]:
         return super().score(logits).exp()
@@ -208,6 +211,7 @@ class Accuracy(_OfAnswer):
 
     among: Sequence[Any] | Tensor | None = None
     name = "accuracy"
+    highest = 1.0
 
     def on(self, model: HookedTransformer) -> Accuracy:
         answer, among = model.token_ids(self.answer).reshape(-1), self.among

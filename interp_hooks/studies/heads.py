@@ -6,8 +6,8 @@
 
 `head_scores` gives the field's scores: what a query pays to such tokens, sum(A * P) over keys, averaged over the queries
 that have any. On repeated random tokens these are the second copy, and a perfect head scores 1. Beside it stands what
-uniform attention scores. `detect_head` compares whole patterns, queries that have nothing to attend to included, so
-that on such prompts a perfect induction head scores about a half:
+uniform attention scores. `detect_head` compares whole patterns, queries with nothing to attend to included, so that on
+such prompts a perfect induction head scores about a half:
 
     "mul"    sum(A * P) / sum(A)          the share of a head's attention that falls where P is 1
     "abs"    1 - sum(|A - P|) / pos       1 where the two are equal, -1 where no query attends as P says
