@@ -4,7 +4,7 @@
     duplicate_token_head    P is 1 at every earlier copy of the query's token
     induction_head          P is 1 right after every earlier copy of the query's token
 
-`head_scores` gives the field's scores: what a query pays to such tokens, sum(A * P) over keys, averaged over the queries
+`head_scores` gives the field's scores: what a query pays to such tokens, sum(A * P) over keys, averaged over queries
 that have any. On repeated random tokens these are the second copy, and a perfect head scores 1. Beside it stands what
 uniform attention scores. `detect_head` compares whole patterns, queries with nothing to attend to included, so that on
 such prompts a perfect induction head scores about a half:
