@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp_hooks.errors import BadInput, MetricError
+from interp_hooks.experiments.patching import warn_of_lengths
 from interp_hooks.experiments.results.record import experiment, on_data
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.hooks.root_module import HookPoint
@@ -102,6 +103,7 @@ def _gradients_along_path(
     site = site if isinstance(site, Site) else at(site)
     (point,) = model.points(site.hook)
     checked_axes(point, over)
+    warn_of_lengths(run, over)
     original, x = recorded(model, run, metric, [point.name])
     start = _changed(model, x[point.name], point, Intervention(site, baseline))
     change = difference(x[point.name], start)
