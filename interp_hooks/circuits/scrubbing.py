@@ -80,6 +80,7 @@ def scrub(
     each: bool = False,
     generator: torch.Generator | None = None,
     max_memory: int | None = None,
+    progress: bool = True,
 ) -> Scrubbed:
     """How much of what the model does is left when everything is exchanged that does not matter by a hypothesis.
 
@@ -125,7 +126,7 @@ def scrub(
         baselines={"model": plain, "random": other},
         scale=("random", "model"),
         max_memory=max_memory,
-        progress=False,
+        progress=progress,
     )
     sizes = {name: torch.bincount(known[name][n:]) for name in sorted(used)}
     result = Scrubbed(**vars(found), classes=sizes, from_source=source is not None)

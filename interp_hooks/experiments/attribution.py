@@ -37,6 +37,7 @@ from interp_hooks.experiments.results.result import Result
 from interp_hooks.hooks.names import get_act_name, short_name
 from interp_hooks.hooks.points import POSITIONS
 from interp_hooks.hooks.root_module import HookPoint
+from interp_hooks.interventions.progress import progress_bar
 from interp_hooks.interventions.readout import MetricLike, Readout, metric_name
 from interp_hooks.interventions.runs import OF_TASK, PromptsLike, Run
 from interp_hooks.interventions.sites import Recording, Site
@@ -61,6 +62,7 @@ def attribution_patch(
     qk_fix: bool = False,
     grad_drop: bool = False,
     layers: Sequence[int] | None = None,
+    progress: bool = True,
 ) -> Result:
     """Estimate `patch(model, clean, corrupt, metric, site, over=over, direction=direction)`: the same axes and scale.
 
@@ -81,6 +83,7 @@ def attribution_patch(
         qk_fix=qk_fix,
         grad_drop=grad_drop,
         layers=layers,
+        progress=progress,
     )[site]
 
 
@@ -99,6 +102,7 @@ def attribution_patches(
     qk_fix: bool = False,
     grad_drop: bool = False,
     layers: Sequence[int] | None = None,
+    progress: bool = True,
 ) -> dict[str, Result]:
     """`attribution_patch` at several sites, each with its axes: {"z": ("layer", "head"), "mlp_out": ("layer", "pos")}.
 
@@ -125,7 +129,7 @@ def attribution_patches(
     drop = _GradDrop()
     done = differentiable(model, base, metric, kept, drop.hooks(model) if grad_drop else ())
     changes = {site: _changes(model, plan, base, done.values, new) for site, plan in plans.items()}
-    effects = drop.effects(model, done, plans, changes) if grad_drop else _effects(done, plans, changes)
+    effects = drop.effects(model, done, plans, changes, progress) if grad_drop else _effects(done, plans, changes)
     at_base = done.scores.detach()
     at = dict(zip(scale, (at_base, at_source), strict=True))
     return {
@@ -349,11 +353,11 @@ class _GradDrop:
         return [(hook, drop) for layer in range(stream.n_layers) for hook in stream.sublayers(layer).values()]
 
     def effects(
-        self, model: HookedTransformer, done: Differentiable, plans: Plans, changes: Changes
+        self, model: HookedTransformer, done: Differentiable, plans: Plans, changes: Changes, progress: bool
     ) -> dict[str, Float[Tensor, "layer ..."]]:
         """Mean sizes over the layers that are not a cell's own, with the sign of the sum."""
         size, total = dict.fromkeys(plans, torch.zeros(())), dict.fromkeys(plans, torch.zeros(()))
-        for self.layer in range(model.cfg.n_layers):
+        for self.layer in progress_bar(range(model.cfg.n_layers), progress=progress, unit="layer"):
             for site, effects in _effects(done, plans, changes).items():
                 own = torch.tensor([point.layer() == self.layer for point in plans[site].points])
                 effects = effects.masked_fill(own.to(effects.device).view(-1, *[1] * (effects.ndim - 1)), 0.0)

@@ -25,7 +25,6 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from tqdm import tqdm
 
 from interp_hooks.errors import BadInput, MetricError
 from interp_hooks.errors.arguments import checked
@@ -36,6 +35,7 @@ from interp_hooks.experiments.results.record import experiment
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.hooks.root_module import HookPoint
 from interp_hooks.interventions.metrics import KL
+from interp_hooks.interventions.progress import progress_bar
 from interp_hooks.interventions.readout import Metric, MetricLike, Readout, metric_name, reading
 from interp_hooks.interventions.recording import record
 from interp_hooks.interventions.runs import PromptsLike, Run, as_run
@@ -137,7 +137,7 @@ def optimal_constants(
     cells = labels_of(model, site, axes, other.tokens.shape[1], layers)
     together = max(1, batch_size // len(other.tokens))
     constants: dict[str, Tensor] = {}
-    for layer in tqdm(cells.pop("layer"), disable=not progress, unit="layer"):
+    for layer in progress_bar(cells.pop("layer"), progress=progress, unit="layer"):
         point, per_position = model.points(f"{site}{layer}")[0], "pos" in over
         sites = [at(site, layer, **dict(zip(cells, indices, strict=True))) for indices in product(*cells.values())]
         search = _search(model, other, loss, point, per_position)

@@ -21,7 +21,6 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
 from interp_hooks.errors import BadInput, HookConflict, MetricError
 from interp_hooks.experiments.frozen import FrozenRun, MLPs, Senders, places
@@ -29,6 +28,7 @@ from interp_hooks.experiments.patching import Direction, Positions, directed_run
 from interp_hooks.experiments.results.record import experiment, on_data
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.interventions.engine import Evaluation, evaluate, free_memory
+from interp_hooks.interventions.progress import progress_bar
 from interp_hooks.interventions.readout import MetricLike, checked_score, metric_name, reading
 from interp_hooks.interventions.runs import OF_TASK, Intervention, PromptsLike, Run
 from interp_hooks.interventions.sites import Site, at
@@ -292,7 +292,7 @@ class Paths:
         batch, pos, rows = *frozen.tokens.shape, stream.shape[1]
         each = batch * (rows * (10 * cfg.d_model + 3 * cfg.d_mlp) + pos * len(frozen.wanted) * cfg.d_model)
         size = max(1, self.max_memory // (each * stream.element_size()))
-        with tqdm(total=len(self.every), disable=not self.progress, unit="path") as bar:
+        with progress_bar(total=len(self.every), progress=self.progress, unit="path") as bar:
             for first in range(0, len(self.every), size):
                 together = self.every[first : first + size]
                 yield together

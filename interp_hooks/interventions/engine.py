@@ -23,11 +23,11 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
 from interp_hooks.errors import BadInput, HookDidNotFire, MetricError
 from interp_hooks.errors.arguments import checked, told
 from interp_hooks.interventions.plans import Plan, Planner, batches
+from interp_hooks.interventions.progress import progress_bar
 from interp_hooks.interventions.readout import MetricLike, checked_score, reading
 from interp_hooks.interventions.recording import Recorder, hook_functions, steps_of
 from interp_hooks.interventions.runs import Run
@@ -112,7 +112,7 @@ def evaluation(
     found = dict(known)
     with (
         torch.enable_grad() if learns else torch.no_grad(),
-        tqdm(total=len(runs), initial=len(known), disable=not progress, unit="run") as bar,
+        progress_bar(total=len(runs), initial=len(known), progress=progress, unit="run") as bar,
     ):
         for finished in _scored(model, {place: runs[place] for place in places}, metric, max_memory):
             if keeps is not None:

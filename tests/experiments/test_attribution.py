@@ -334,7 +334,7 @@ def test_half_precision_is_summed_in_single() -> None:
     assert attribution_patch(half, TOKENS, OTHER, DIFF, "k", qk_fix=True).values.isfinite().all()
 
 
-# ------------------------------------------------------------------------------------------- selected and named positions
+# ---------------------------------------------------------------------------------------- selected and named positions
 
 PLACES = {"subject": torch.tensor([1, 3]), "end": -1}
 
