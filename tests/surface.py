@@ -711,6 +711,7 @@ ANALYSIS = [
     Row(
         "head_detector.get_induction_head_detection_pattern(tokens)",
         "tests/studies/test_heads.py::test_patterns_by_hand",
+        "counts all tokens, the first copy included; `head_scores` has the standard score",
         typed="`induction_head`",
     ),
     Row(

@@ -119,6 +119,27 @@ def test_an_interruption_is_no_traceback(monkeypatch, tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_bug_keeps_its_traceback_and_is_no_difference(monkeypatch, tmp_path, capsys):
+    """Python's own exit code for an exception is 1, which `verify` gives for models that differ."""
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("somewhere")
+
+    monkeypatch.setattr(interp_hooks.HookedTransformer, "from_pretrained", fail)
+    assert demo("--out", tmp_path / "report.html") == 3
+    error = capsys.readouterr().err
+    assert error.startswith("Traceback")
+    assert error.endswith("ZeroDivisionError: somewhere\n")
+
+
+def test_the_module_is_the_command():
+    for arguments, code in ((["--version"], 0), (["verify", "/no/such/folder"], 2), (["no such command"], 2)):
+        done = subprocess.run([sys.executable, "-m", "interp_hooks", *arguments], capture_output=True, text=True)
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr
+    assert "interp-hooks: error" in done.stderr
+
+
 def test_a_terminal_that_cannot_show_every_token(checkpoint, tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "interp_hooks.cli", "demo", "--model", checkpoint, "--prompts", "2"],

@@ -164,20 +164,32 @@ def induction_loss(
     _check_device(model, device)
     if batch_size < 1:
         raise BadInput(f"batch_size must be at least 1, got {batch_size}")
+    tokens = repeated_tokens(model, batch_size, subseq_len, tokenizer, prepend_bos, generator)
+    first = tokens.shape[1] - subseq_len  # position of the second x_1, which predicts the second x_2
+    losses = model(tokens, return_type="loss", loss_per_token=True, attention_mask=torch.ones_like(tokens))
+    return losses[:, first:].mean()
+
+
+def repeated_tokens(
+    model: HookedTransformer,
+    rows: int,
+    subseq_len: int,
+    tokenizer: Any = None,
+    prepend_bos: bool | None = None,
+    generator: torch.Generator | None = None,
+) -> Int[Tensor, "batch pos"]:
+    """Rows of BOS, x_1 ... x_n, x_1 ... x_n, as `induction_loss` describes them."""
     tokenizer = tokenizer or model.tokenizer
     bos: Any = None if tokenizer is None else tokenizer.bos_token_id
     if prepend_bos and bos is None:
         raise TokenError("prepend_bos=True needs a tokenizer with a BOS token")
     wanted = model.text.prepend_bos if prepend_bos is None else prepend_bos
     begins: list[int] = [bos] if wanted and bos is not None else []
-    first = len(begins) + subseq_len  # position of the second x_1, which predicts the second x_2
-    if subseq_len < 2 or first + subseq_len > model.cfg.n_ctx:
-        most = (model.cfg.n_ctx - len(begins)) // 2
+    most = (model.cfg.n_ctx - len(begins)) // 2
+    if not 2 <= subseq_len <= most:
         raise BadInput(f"subseq_len must be 2..{most}, so that two copies fit into n_ctx; got {subseq_len}")
-    half = _different_tokens(model, tokenizer, batch_size, subseq_len, generator)
-    tokens = torch.cat((torch.tensor(begins, dtype=torch.long).expand(batch_size, -1), half, half), dim=1)
-    losses = model(tokens, return_type="loss", loss_per_token=True, attention_mask=torch.ones_like(tokens))
-    return losses[:, first:].mean()
+    half = _different_tokens(model, tokenizer, rows, subseq_len, generator)
+    return torch.cat((torch.tensor(begins, dtype=torch.long).expand(rows, -1), half, half), dim=1)
 
 
 def _different_tokens(

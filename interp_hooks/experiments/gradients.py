@@ -13,15 +13,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from interp_hooks.errors import BadInput, MetricError
+from interp_hooks.experiments.patching import warn_of_lengths
 from interp_hooks.experiments.results.record import experiment, on_data
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.hooks.root_module import HookPoint
+from interp_hooks.interventions.progress import progress_bar
 from interp_hooks.interventions.readout import MetricLike, counted_score, metric_name, reading
 from interp_hooks.interventions.recording import record
 from interp_hooks.interventions.runs import OF_TASK, Intervention, PromptsLike, Run, SourceLike, as_run
@@ -43,6 +46,7 @@ def integrated_gradients(
     baseline: SourceLike = 0.0,
     steps: int = 20,
     over: Sequence[str] = ("pos",),
+    progress: bool = True,
 ) -> Result:
     """What each part of the activation x at `site` adds to the metric on the way from a baseline x' to x.
 
@@ -63,7 +67,9 @@ def integrated_gradients(
     if steps < 1:
         raise BadInput(f"steps must be at least 1, got {steps}")
     fractions = [(step + 0.5) / steps for step in range(steps)]
-    return _gradients_along_path(model, as_run(model, prompts), metric, site, baseline, over, fractions)
+    return _gradients_along_path(
+        model, as_run(model, prompts), metric, site, baseline, over, fractions, progress=progress
+    )
 
 
 @experiment
@@ -97,11 +103,13 @@ def _gradients_along_path(
     baseline: SourceLike,
     over: Sequence[str],
     fractions: Sequence[float],
+    progress: bool = True,
 ) -> Result:
     """(x - x') times the mean gradient at x' + fraction (x - x')."""
     site = site if isinstance(site, Site) else at(site)
     (point,) = model.points(site.hook)
     checked_axes(point, over)
+    warn_of_lengths(run, over)
     original, x = recorded(model, run, metric, [point.name])
     start = _changed(model, x[point.name], point, Intervention(site.counted_back(run.real), baseline))
     change = difference(x[point.name], start)
@@ -110,7 +118,7 @@ def _gradients_along_path(
         return [(point.name, lambda value, hook: (start + fraction * change).to(value))]
 
     gradient = torch.zeros_like(change)
-    for fraction in fractions:
+    for fraction in progress_bar(fractions, progress=progress and len(fractions) > 1, unit="step"):
         gradient += differentiable(model, run, metric, [point.name], put(fraction)).gradients()[point.name]
     effects = summed(change * gradient / len(fractions), point.axes, over, len(original)).to(original)
     at_baseline, _ = recorded(model, run, metric, [], put(0.0))

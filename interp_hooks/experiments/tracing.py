@@ -12,7 +12,7 @@ off the inputs it knows; where there is a counterfactual prompt, `patch` is the 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +22,14 @@ from torch import Tensor
 
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked
-from interp_hooks.experiments.patching import labels_of, layers_around, sweep_runs
+from interp_hooks.experiments.patching import (
+    Positions,
+    labels_of,
+    layers_around,
+    named_positions,
+    sweep_runs,
+    warn_of_lengths,
+)
 from interp_hooks.experiments.results.record import experiment
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.interventions.metrics import Prob
@@ -52,7 +59,7 @@ def causal_trace(
     noise: float | None = None,
     samples: int = 10,
     generator: torch.Generator | None = None,
-    positions: Mapping[str, int | Tensor] | None = None,
+    positions: Positions | None = None,
     layers: Sequence[int] | None = None,
     max_memory: int | None = None,
     progress: bool = True,
@@ -68,7 +75,8 @@ def causal_trace(
     `recovered_fraction` is the indirect effect (restored - corrupt) over the total effect (clean - corrupt).
 
     Raises:
-        BadInput: a subject that is not found, a site without positions, an option out of range.
+        BadInput: a subject that is not found, a site without positions, a named position that is padding, an option out
+            of range.
         UnknownHook: no such site, or `severed` layers that the model does not have.
 
     >>> trace = causal_trace(model, clean[:1], [1, 3], layers=[0], samples=2, progress=False)
@@ -76,7 +84,9 @@ def causal_trace(
     window, clean = _window(site, window, severed), as_run(model, prompts)
     corrupt = _noised(model, clean, subject_tokens(model, prompts, subject), noise, samples, generator)
     labels = labels_of(model, site, ["layer", "pos"], clean.tokens.shape[1], layers)
-    columns = {pos: pos for pos in labels["pos"]} if positions is None else _resolved(clean, positions)
+    if positions is None:
+        warn_of_lengths(clean, ["pos"])
+    columns = {pos: pos for pos in labels["pos"]} if positions is None else named_positions(clean, positions)
 
     def run_at(noised: Run, layer: int, pos: Any) -> Run:
         restored = [at(site, each, pos=columns[pos]) for each in layers_around(layer, window, model.cfg.n_layers)]
@@ -104,10 +114,6 @@ def _window(site: str, window: int | None, severed: str | None) -> int:
     if window < 1:
         raise BadInput(f"window must be at least 1 layer, got {window}")
     return window
-
-
-def _resolved(clean: Run, positions: Mapping[str, int | Tensor]) -> dict[str, Tensor]:
-    return {name: Readout(pos=pos).positions(clean)[:, 0] for name, pos in positions.items()}
 
 
 def _answer(model: HookedTransformer, clean: Run) -> Tensor:

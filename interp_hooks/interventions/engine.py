@@ -25,12 +25,12 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
 from interp_hooks.errors import BadInput, HookDidNotFire, MetricError
 from interp_hooks.errors.arguments import checked, told
 from interp_hooks.interventions.lazy_logits import LazyLogits, ReadElsewhere, scored
 from interp_hooks.interventions.plans import Plan, Planner, batches
+from interp_hooks.interventions.progress import progress_bar
 from interp_hooks.interventions.readout import MetricLike, Readout, checked_score, reading
 from interp_hooks.interventions.recording import Recorder, hook_functions, steps_of
 from interp_hooks.interventions.runs import Run
@@ -116,7 +116,7 @@ def evaluation(
     found = dict(known)
     with (
         torch.enable_grad() if learns else torch.no_grad(),
-        tqdm(total=len(runs), initial=len(known), disable=not progress, unit="run") as bar,
+        progress_bar(total=len(runs), initial=len(known), progress=progress, unit="run") as bar,
     ):
         readout, score = _reading(model, runs, metric)
         for finished in _scored(model, {place: runs[place] for place in places}, readout, score, max_memory):

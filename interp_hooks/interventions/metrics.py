@@ -130,6 +130,7 @@ class ProbDiff(Metric):
     signs: Float[Tensor, "batch n"]
     pos: int | Tensor = LAST
     name = "prob_diff"
+    highest = 1.0
 
     @property
     def readout(self) -> Readout:
@@ -166,6 +167,7 @@ class LogProb(_OfAnswer):
     """
 
     name = "logprob_nats"
+    highest = 0.0
 
     def score(self, logits: Float[Tensor, "batch d_vocab"]) -> Float[Tensor, " batch"]:
         return _log_probs(logits).gather(1, self._answer(logits))[:, 0]
@@ -179,6 +181,7 @@ class Prob(LogProb):
     """
 
     name = "prob"
+    highest = 1.0
 
     def score(self, logits: Float[Tensor, "batch d_vocab"]) -> Float[Tensor, " batch"]:
         return super().score(logits).exp()
@@ -210,6 +213,7 @@ class Accuracy(_OfAnswer):
 
     among: Sequence[Any] | Tensor | None = None
     name = "accuracy"
+    highest = 1.0
 
     def on(self, model: HookedTransformer) -> Accuracy:
         answer, among = model.token_ids(self.answer).reshape(-1), self.among

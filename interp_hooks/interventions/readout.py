@@ -114,6 +114,8 @@ def _next_log_probs(logits: Float[Tensor, "rows before d_vocab"], run: Run) -> F
 class Metric(ABC):
     """A number for each prompt, computed from the logits that `readout` names. `name` has the unit in it.
 
+    `highest` is the largest value that it can have, if there is one.
+
     >>> class Entropy(Metric):
     ...     name = "entropy_nats"
     ...     readout = Readout(pos=-1)
@@ -124,6 +126,7 @@ class Metric(ABC):
 
     name: str = "metric"
     lower_is_better: bool = False
+    highest: float | None = None
 
     @property
     @abstractmethod

@@ -408,7 +408,10 @@ def _of_task(signature: inspect.Signature, args: Any, kwargs: Any) -> dict[str, 
     for name, parameter in signature.parameters.items():
         if task is not None and arguments.get(name) is task:
             arguments[name] = task.clean
-        elif name not in arguments and (parameter.default is OF_TASK or (task is not None and name in NEEDED)):
+        elif name not in arguments and (
+            parameter.default is OF_TASK
+            or (task is not None and name in NEEDED and parameter.default in (None, parameter.empty))
+        ):
             if task is None and name in NEEDED:
                 raise BadInput(f"{name} is needed: pass it, or a Task in place of the prompts, which brings its own")
             arguments[name] = None if task is None else getattr(task, name)
@@ -429,7 +432,8 @@ def on_data(function: Callable[P, OnData]) -> Callable[P, OnData]:
     def called(*args: P.args, **kwargs: P.kwargs) -> OnData:
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        arguments, model = bound.arguments, bound.arguments["model"]
+        arguments = {name: None if value is OF_TASK else value for name, value in bound.arguments.items()}
+        model = arguments["model"]
         for name in (*PROMPTS, "corrupt"):
             if arguments.get(name) is not None:
                 arguments[name] = as_run(model, arguments[name])
