@@ -212,7 +212,8 @@ class HookedRootModule(NamedPoints):
         may_end = reset_hooks_end and not incl_bwd and not self.has_output(*args, **kwargs)
         end = self._end(forward) if may_end else None
         watchers = forward if end is None else [*forward, *((wanted, end) for wanted, _ in forward)]
-        with self._attached(watchers, backward, reset_hooks_end, clear_contexts):
+
+        def run() -> Any:
             try:
                 output = self(*args, **kwargs)
             except Ended as ended:
@@ -221,7 +222,9 @@ class HookedRootModule(NamedPoints):
                 output = None
             if incl_bwd:
                 _differentiate(incl_bwd(output) if callable(incl_bwd) else output)
-        return output, cache
+            return output
+
+        return self._call_with(run, watchers, backward, reset_hooks_end, clear_contexts), cache
 
     def _end(self, forward: Sequence[HookSpec]) -> End:
         points = [point for wanted, _ in forward for point in self.points(wanted)]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from interp_hooks.errors import BadInput
 from interp_hooks.hooks.points import HookPoint, NameFilter
 from interp_hooks.hooks.root_module import HookedRootModule
+from interp_hooks.hooks.scopes import OPEN
 from interp_hooks.model.cache.activation_cache import ActivationCache
 from interp_hooks.model.components.attention import Visibility
 from interp_hooks.model.components.block import NOTHING, Known, TransformerBlock, at_positions
@@ -37,6 +39,9 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 ReturnType = Literal["logits", "loss", "both"]
+
+CACHED: ContextVar[int] = ContextVar("CACHED", default=0)
+"""For functions of a call or block: how many tokens of `past_kv_cache` come before those of the pass they are in."""
 
 
 class Output(NamedTuple):
@@ -136,6 +141,16 @@ class Network(HookedRootModule):
             BadInput: an id outside the output vocabulary.
         """
         return self._inputs.answers(tokens)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not OPEN:
+            return super().__call__(*args, **kwargs)
+        cache = (dict(zip(FORWARD_ARGUMENTS, args, strict=False)) | kwargs).get("past_kv_cache")
+        outside = CACHED.set(cache.length if isinstance(cache, KeyValueCache) else 0)
+        try:
+            return super().__call__(*args, **kwargs)
+        finally:
+            CACHED.reset(outside)
 
     def forward(
         self,
