@@ -44,3 +44,22 @@ def refuse_while_others_run(part: nn.Module, what: str) -> None:
             "the threads start, or attach functions for a call or block only, with run_with_hooks(fwd_hooks=...) or "
             "model.hooks(...), which no other thread sees"
         )
+
+
+class OneAtATime:
+    """Refuses values of passes of two threads that are running at once; one after the other they may come."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module, self.thread, self._lock = module, threading.get_ident(), threading.Lock()
+
+    def check(self) -> None:
+        """Raises HookConflict if the pass that the value before came from is still running, in another thread."""
+        if (here := threading.get_ident()) == self.thread:
+            return
+        with self._lock:
+            if is_running(self.module, self.thread):
+                raise HookConflict(
+                    "passes of two threads would fill one cache at the same time; let each thread have its own, with "
+                    "run_with_cache or get_caching_hooks"
+                )
+            self.thread = here
