@@ -37,15 +37,21 @@ class InForce:
 
     def within(self, scope: Scope) -> InForce:
         """The same, and one more scope."""
+        if not all(other.open for other in self.scopes):  # left behind by an interrupted block
+            return InForce((), {}).joined(one for one in (*self.scopes, scope) if one.open)
         at = {point: (*self.at.get(point, ()), scope) for point in scope.hooks}
         return InForce((*self.scopes, scope), {**self.at, **at})
 
     def without(self, scope: Scope) -> InForce:
         """The same without one of the scopes, which need not be the innermost."""
-        left = InForce((), {})
-        for other in self.scopes:
-            left = left if other is scope else left.within(other)
-        return left
+        return InForce((), {}).joined(other for other in self.scopes if other is not scope and other.open)
+
+    def joined(self, scopes: Iterable[Scope]) -> InForce:
+        """The same, and some more scopes."""
+        joined = self
+        for scope in scopes:
+            joined = joined.within(scope)
+        return joined
 
 
 IN_FORCE: ContextVar[InForce] = ContextVar("IN_FORCE", default=InForce((), {}))  # noqa: B039  (nobody changes it)
@@ -90,7 +96,8 @@ class Scope:
 class Block(ContextDecorator):
     """A `with` block, in whose thread (or copies of its context) a scope is in force.
 
-    `made` makes the scope, as the block begins; `ended` is told of it, and whether the block raised.
+    `made` makes the scope, as the block begins; `ended` is told of it, and whether the block raised. An interruption in
+    the few steps in which the block begins or ends leaves nothing in force once the object is gone.
     """
 
     def __init__(self, given: Any, made: Callable[[], Scope], ended: Callable[[Scope, bool], None]) -> None:
@@ -112,13 +119,13 @@ class Block(ContextDecorator):
         return self._given
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            scope, token = self._open[-1]
-            scope.open = False
-        finally:
-            scope, token = self._open[-1]
-            scope.open = False
-        del self._open[-1]
+        scope, token = self._open[-1]
+        scope.open = False
+        self._open.pop()
         IN_FORCE.set(IN_FORCE.get().without(scope))
         OPEN.remove(token)
         self._ended(scope, kind is not None)
+
+    def __del__(self) -> None:
+        for scope, _ in self._open:
+            scope.open = False
