@@ -264,8 +264,10 @@ def _scores(
     but the attention of one layer is needed.
     """
     names = [get_act_name("attn_scores", layer), *[f"blocks.{layer}.attn.hook_sink"] * model.cfg.attn_sinks]
-    with torch.no_grad(), model.hooks(fwd_hooks=hooks):
-        _, found = model.run_with_cache(
+    scope, _ = model.scope_of(hooks)
+    with torch.no_grad():
+        _, found = scope.run(
+            model.run_with_cache,
             stream,
             start_at_layer=layer,
             stop_at_layer=layer + 1,

@@ -10,14 +10,14 @@ activations, where runs of the engine would each have theirs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from interp_hooks.errors import BadInput, MetricError
 from interp_hooks.experiments.patching import warn_of_lengths
@@ -179,7 +179,7 @@ def differentiable(
         values[hook.name] = value.requires_grad_()
         return value
 
-    with torch.enable_grad(), _weights_without_gradient(model):
+    with torch.enable_grad(), _WeightsAreConstants():
         scores = _score(model, run, metric, [*hooks, *((name, keep) for name in names)])
     if not scores.requires_grad:
         raise MetricError(
@@ -221,17 +221,19 @@ def _score(model: HookedTransformer, run: Run, metric: MetricLike, hooks: Hooks)
     return finite(counted_score(scores, metric_name(metric), len(run.tokens)).reshape(-1), metric_name(metric))
 
 
-@contextmanager
-def _weights_without_gradient(model: HookedTransformer) -> Iterator[None]:
-    """No weight asks for a gradient inside the block, so that autograd keeps nothing for weights."""
-    asking = [weight for weight in model.parameters() if weight.requires_grad]
-    for weight in asking:
-        weight.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for weight in asking:
-            weight.requires_grad_(True)
+class _WeightsAreConstants(TorchFunctionMode):
+    """Within the block, in its thread, weights count as constants, so that autograd keeps nothing for them."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        return func(*map(_constant, args), **{name: _constant(value) for name, value in kwargs.items()})
+
+
+def _constant(given: Any) -> Any:
+    """Weights, also in a list, without their gradient; anything else as it is."""
+    if isinstance(given, nn.Parameter):
+        return given.detach() if given.requires_grad else given
+    return type(given)(map(_constant, given)) if type(given) in (list, tuple) else given
 
 
 # ----------------------------------------------------------------------------------------------------------- numbers

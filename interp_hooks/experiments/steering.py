@@ -13,8 +13,8 @@ arxiv.org/abs/2308.10248; Rimsky et al. 2024, arxiv.org/abs/2312.06681), of sing
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,11 +28,13 @@ from interp_hooks.experiments.patching import labels_of
 from interp_hooks.experiments.results.record import experiment, on_data
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.hooks.root_module import HookPoint
+from interp_hooks.hooks.scopes import Block, Scope
 from interp_hooks.interventions.readout import LAST, Readout, said
 from interp_hooks.interventions.recording import record
 from interp_hooks.interventions.runs import PromptsLike, Run, as_run, orthonormal
 from interp_hooks.interventions.sites import Site, at
 from interp_hooks.model.generate import PROMPT
+from interp_hooks.model.network import PASS, Pass
 from interp_hooks.model.padding import counted_back
 from interp_hooks.model.stream import INPUT, Stream
 from interp_hooks.model.transformer import HookedTransformer
@@ -174,7 +176,6 @@ def relative_norms(
 Positions = int | Sequence[int] | slice | Tensor
 
 
-@contextmanager
 @checked
 def steer(
     model: HookedTransformer,
@@ -183,7 +184,7 @@ def steer(
     *,
     coefficient: float = 1.0,
     positions: Positions | None = None,
-) -> Iterator[HookedTransformer]:
+) -> AbstractContextManager[HookedTransformer]:
     """Within the `with` block, add `coefficient * vector` to the activation at `hook`.
 
     `hook` is a name ("resid_pre6", "mlp_out3"), or a site with one vector for each position (`at("z", 5, head=1)`).
@@ -213,35 +214,28 @@ def steer(
         rows = rows if rows.ndim == 1 else rows[places.clamp(max=len(rows) - 1)]
         return value + coefficient * rows
 
-    with _changed(model, [place], slice(len(vector)) if vector.ndim == 2 else positions, add):
-        yield model
+    return _changing(model, [place], slice(len(vector)) if vector.ndim == 2 else positions, add)
 
 
-@contextmanager
-def _changed(
+def _changing(
     model: HookedTransformer,
     places: Sequence[_Place],
     positions: Positions | None,
     change: Callable[[Tensor, Tensor], Tensor],
-) -> Iterator[None]:
-    """Within the block, what is at some positions of the places is what `change` makes of it.
+) -> AbstractContextManager[HookedTransformer]:
+    """A block within which what is at some positions of the places is what `change` makes of it.
 
     `change` is given vectors [batch, pos, width] and their positions [pos], counted as in `steer`.
     """
     wanted = _wanted(positions)
-    past, changed, back = 0, False, _counts_back(wanted)
-    real: Tensor | None = None
-
-    def count(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
-        nonlocal past, real
-        cache = kwargs.get("past_kv_cache")
-        past = 0 if cache is None else cache.length
-        real = _prompt(model, args, kwargs, past) if back else None
+    changed, back = False, _counts_back(wanted)
 
     def write(place: _Place, value: Tensor) -> None:
         nonlocal changed
-        seen = torch.arange(past, past + value.shape[1], device=value.device)
-        here = _here(_from_first(wanted, real, value) if back else wanted, seen, len(value))
+        this = PASS.get()
+        seen = torch.arange(this.past, this.past + value.shape[1], device=value.device)
+        chosen = _from_first(wanted, _prompt(model, this), value) if back else wanted
+        here = _here(chosen, seen, len(value))
         changed = changed or bool(here.any())
         index = place.index(value)
         value[index] = torch.where(here[..., None], change(value[index], seen), value[index])
@@ -249,15 +243,17 @@ def _changed(
     def writer(place: _Place) -> Callable[..., None]:
         return lambda value, hook: write(place, value)
 
-    counting = model.register_forward_pre_hook(count, with_kwargs=True)
-    try:
-        with model.hooks(fwd_hooks=[(place.point.name, writer(place)) for place in places]):
-            yield
-    finally:
-        counting.remove()
-    if not changed:
-        names = ", ".join(place.point.name for place in places[:3])
-        raise HookDidNotFire(f"nothing was changed: no pass came by {names} at positions {positions}")
+    def begun() -> Scope:
+        nonlocal changed
+        changed = False
+        return model.scope_of([(place.point.name, writer(place)) for place in places])[0]
+
+    def ended(scope: Scope, raised: bool) -> None:
+        if not (raised or changed):
+            names = ", ".join(place.point.name for place in places[:3])
+            raise HookDidNotFire(f"nothing was changed: no pass came by {names} at positions {positions}")
+
+    return Block(model, begun, ended)
 
 
 def _wanted(positions: Positions | None) -> slice | Int[Tensor, "rows n"]:
@@ -279,21 +275,19 @@ def _counts_back(wanted: slice | Tensor) -> bool:
     return bool((wanted < 0).any())
 
 
-def _prompt(
-    model: HookedTransformer, args: Sequence[Any], kwargs: Mapping[str, Any], past: int
-) -> Bool[Tensor, "batch pos"] | None:
+def _prompt(model: HookedTransformer, this: Pass) -> Bool[Tensor, "batch pos"] | None:
     """Which tokens are real of the prompts that a pass reads, or that are being continued; None: all of a pass's.
 
     Raises:
         BadInput: a pass that reads on, of which nobody knows where its prompts ended.
     """
     prompt = PROMPT.get()
-    if prompt is None and past:
+    if prompt is None and this.past:
         raise BadInput(
-            f"positions that count back do so from the end of a prompt, and this pass reads on after {past} tokens: "
-            "count from the start, or let model.generate read on"
+            f"positions that count back do so from the end of a prompt, and this pass reads on after {this.past} "
+            "tokens: count from the start, or let model.generate read on"
         )
-    return model.padding_of(*args, **kwargs).real if prompt is None else prompt
+    return model.padding_of(*this.args, **this.kwargs).real if prompt is None else prompt
 
 
 def _from_first(
@@ -324,7 +318,6 @@ def _here(wanted: slice | Tensor, places: Int[Tensor, " pos"], batch: int) -> Bo
 WRITERS = frozenset({"W_E", "W_pos", "W_token_type", "W_O", "b_O", "W_out", "b_out"})  # their last axis is d_model
 
 
-@contextmanager
 @checked
 def ablate_directions(
     model: HookedTransformer,
@@ -332,7 +325,7 @@ def ablate_directions(
     hook: str | Site | None = None,
     *,
     positions: Positions | None = None,
-) -> Iterator[HookedTransformer]:
+) -> AbstractContextManager[HookedTransformer]:
     """Within the `with` block, no write to the stream has a component along the directions [n, d_model].
 
     Writes are the embeddings and every attn_out and mlp_out, so that the stream has none at any place either. With
@@ -354,8 +347,7 @@ def ablate_directions(
     written = [INPUT, *(hook for layer in range(stream.n_layers) for hook in stream.sublayers(layer).values())]
     places = [_place(model, one) for one in (written if hook is None else [hook])]
     basis = _basis(directions, places[0].width, places[0].axis)
-    with _changed(model, places, positions, lambda value, _: _without(value, basis.to(value))):
-        yield model
+    return _changing(model, places, positions, lambda value, _: _without(value, basis.to(value)))
 
 
 @torch.no_grad()

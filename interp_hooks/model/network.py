@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import torch
@@ -20,6 +22,7 @@ from torch import Tensor, nn
 from interp_hooks.errors import BadInput
 from interp_hooks.hooks.points import HookPoint, NameFilter
 from interp_hooks.hooks.root_module import HookedRootModule
+from interp_hooks.hooks.scopes import OPEN
 from interp_hooks.hooks.slices import Slice, SliceInput
 from interp_hooks.model.cache.activation_cache import ActivationCache
 from interp_hooks.model.cache.activations import from_first
@@ -40,6 +43,19 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 ReturnType = Literal["logits", "loss", "both"]
+
+
+class Pass(NamedTuple):
+    """What a forward pass is given, and how many tokens of `past_kv_cache` come before its own."""
+
+    past: int = 0
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = MappingProxyType({})
+
+
+OUTSIDE = Pass()
+PASS: ContextVar[Pass] = ContextVar("PASS", default=OUTSIDE)
+"""For functions of a call or block: the pass that they are in."""
 
 
 class Output(NamedTuple):
@@ -139,6 +155,16 @@ class Network(HookedRootModule):
             BadInput: an id outside the output vocabulary.
         """
         return self._inputs.answers(tokens)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not OPEN:
+            return super().__call__(*args, **kwargs)
+        cache = (dict(zip(FORWARD_ARGUMENTS, args, strict=False)) | kwargs).get("past_kv_cache")
+        outside = PASS.set(Pass(cache.length if isinstance(cache, KeyValueCache) else 0, args, kwargs))
+        try:
+            return super().__call__(*args, **kwargs)
+        finally:
+            PASS.reset(outside)
 
     def forward(
         self,
