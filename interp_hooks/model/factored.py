@@ -8,6 +8,7 @@ singular values and its eigenvalues need the factors only: nothing is d_model x 
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Sequence
 from functools import cached_property
@@ -48,6 +49,13 @@ class FactoredMatrix:
 
     def __repr__(self) -> str:
         return f"FactoredMatrix(shape={list(self.shape)}, inner={self.mdim})"
+
+    def __deepcopy__(self, memo: Any) -> FactoredMatrix:
+        """A matrix with numbers of its own, which are no function of the weights that these were computed from."""
+        copied = FactoredMatrix(*(copy.deepcopy(one.detach(), memo) for one in self.pair))
+        for ours, theirs in zip(self.pair, copied.pair, strict=True):
+            theirs.requires_grad_(ours.requires_grad)
+        return copied
 
     @property
     def ndim(self) -> int:

@@ -231,9 +231,24 @@ class Alive:
             self.identity().refuse_others(model)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Unknown:
+    """A model of which nothing is known any more, and why: what becomes of an `Alive` in another process."""
+
+    why: str
+
+    def identity(self) -> Identity:
+        """Raises BadInput."""
+        raise BadInput(self.why)
+
+    def refuse_others(self, model: HookedTransformer) -> None:
+        """Raises BadInput."""
+        raise BadInput(f"{self.why}; any_model=True runs it with this one")
+
+
 def _state(tensors: Iterable[Tensor]) -> list[tuple[int, int]]:
-    """What changes when tensors do: where they are, and how often they were written to."""
-    return [(tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in tensors]
+    """What changes when tensors do: which memory is theirs, wherever it lies, and how often they were written to."""
+    return [(tensor.untyped_storage()._cdata, 0 if tensor.is_inference() else tensor._version) for tensor in tensors]
 
 
 def _tensors(call: Call) -> Iterator[Tensor]:
@@ -253,11 +268,12 @@ def versions() -> dict[str, str]:
 class Record:
     """The calls that led to a result: the one on data, then the user's; `part` is its key among several results.
 
-    `seed` is that of torch's global generator. `made` is the time in ISO 8601.
+    `seed` is that of torch's global generator. `made` is the time in ISO 8601. A record that is sent to another process
+    is there what a saved one is when it is loaded; copies of a result share one.
     """
 
     calls: tuple[Call, ...]
-    model: Alive | Identity
+    model: Alive | Identity | Unknown
     part: str | None
     made: str
     seed: int
@@ -282,11 +298,19 @@ class Record:
         Raises:
             BadInput: the model or a tensor among the arguments is no longer what it was.
         """
-        if self.inputs is not None and _state(_tensors(self.calls[0])) != list(self.inputs):
-            raise BadInput("a tensor that this result was computed from was changed since; give experiments a copy")
+        self._refuse_changed()
         if model is not None:
             return replace(self, model=Identity.of(model))
         return self if isinstance(self.model, Identity) else replace(self, model=self.model.identity())
+
+    @property
+    def _unchanged(self) -> bool:
+        """Whether all tensors among the arguments are still what they were."""
+        return self.inputs is None or _state(_tensors(self.calls[0])) == list(self.inputs)
+
+    def _refuse_changed(self) -> None:
+        if not self._unchanged:
+            raise BadInput("a tensor that this result was computed from was changed since; give experiments a copy")
 
     def again(
         self, model: HookedTransformer, metric: Any, options: Mapping[str, Any], *, any_model: bool = False
@@ -294,8 +318,10 @@ class Record:
         """The result of the call on data, made now.
 
         Raises:
-            BadInput: another model, unless `any_model` allows it, or what `Call.again` refuses.
+            BadInput: another model, unless `any_model` allows it; tensors that were changed since; or what `Call.again`
+                refuses.
         """
+        self._refuse_changed()
         if not any_model:
             self.model.refuse_others(model)
         before = asked.set(self.calls[1:])
@@ -314,24 +340,52 @@ class Record:
 
     def packed(self) -> tuple[dict[str, Json], dict[str, Tensor]]:
         """As JSON and tensors, once the model's identity is known."""
-        packing = Packing(*(call.arguments for call in self.calls))
-        calls = [{call.function: packing.pack(dict(call.arguments))} for call in self.calls]
+        calls, packing = self._packed_calls()
         digests = {name: digest_of(value) for name, value in self.calls[0].arguments.items()}
         return self.facts | {"digests": digests, "calls": calls, "objects": packing.objects}, packing.tensors
+
+    def _packed_calls(self) -> tuple[list[Json], Packing]:
+        packing = Packing(*(call.arguments for call in self.calls))
+        return [{call.function: packing.pack(dict(call.arguments))} for call in self.calls], packing
 
     @classmethod
     def unpacked(cls, document: Mapping[str, Json], tensors: Mapping[str, Tensor]) -> Record:
         """From what `packed` gave."""
-        unpacking = Unpacking(document["objects"], tensors)
-        calls = [_today(name, unpacking.unpack(packed)) for call in document["calls"] for name, packed in call.items()]
-        return cls(
-            calls=tuple(Call(function=name, arguments=arguments) for name, arguments in calls),
-            model=Identity(**document["model"]),
-            part=document["part"],
-            made=document["made"],
-            seed=document["seed"],
-            versions=document["versions"],
-        )
+        facts = {name: document[name] for name in ("part", "made", "seed", "versions")}
+        packed = document["calls"], document["objects"], tensors
+        return cls._of_packed_calls(*packed, model=Identity(**document["model"]), **facts)
+
+    @classmethod
+    def _of_packed_calls(
+        cls,
+        packed: Sequence[Json],
+        objects: Sequence[Json],
+        tensors: Mapping[str, Tensor],
+        unchanged: bool = True,
+        **fields: Any,
+    ) -> Record:
+        unpacking = Unpacking(objects, tensors)
+        named = [_today(name, unpacking.unpack(one)) for call in packed for name, one in call.items()]
+        calls = tuple(Call.of(name, arguments) for name, arguments in named)
+        return cls(calls=calls, inputs=_state(_tensors(calls[0])) if unchanged else (), **fields)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        fields = fields_of(self)
+        del fields["calls"], fields["inputs"]
+        if isinstance(self.model, Alive):
+            try:
+                fields["model"] = self.model.identity()
+            except BadInput as error:
+                fields["model"] = Unknown(why=str(error))
+        calls, packing = self._packed_calls()
+        received = functools.partial(Record._of_packed_calls, **fields)
+        return received, (calls, packing.objects, packing.tensors, self._unchanged)
+
+    def __copy__(self) -> Record:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> Record:
+        return self
 
 
 def _today(name: str, arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -10,7 +10,9 @@ was.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Container, Iterable
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -44,6 +46,14 @@ class KeyValueCache:
         self.rotated_for: Int[Tensor, " rows"] | None = None
         self.frozen = False
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def __deepcopy__(self, memo: Any) -> KeyValueCache:
+        """A cache that reads on by itself. No gradient leads from it to what was read before."""
+        copied = KeyValueCache()
+        memo[id(self)] = copied
+        layers = {layer: tuple(one.detach() for one in stored) for layer, stored in self._layers.items()}
+        vars(copied).update(copy.deepcopy(vars(self) | {"_layers": layers}, memo))
+        return copied
 
     @classmethod
     def init_cache(
