@@ -232,10 +232,14 @@ class HookedTransformer(Generation, TextMethods, StackedWeights, Switches):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write weights, config, processing report and tokenizer to a folder that `from_pretrained` loads.
 
-        Of spliced modules the weights are kept, but not the code: loading such a folder takes `splices=`.
+        Of spliced modules the weights are kept, but not the code: loading such a folder takes `splices=`. A model that
+        was saved there is replaced when the new one is whole; if the process is killed while files change places, the
+        folder does not load.
 
         Raises:
             CheckpointError: the folder holds a HuggingFace checkpoint, which it would then be taken for.
+            FolderInUse: another process saves there.
+            DiskError: the folder cannot be written; the model that was there still is.
         """
         from interp_hooks.loading.native import save
 
