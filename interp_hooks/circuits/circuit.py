@@ -20,7 +20,7 @@ from interp_hooks.circuits.graph import EdgeMask, EdgeMatrix, EdgeName, Graph, S
 from interp_hooks.circuits.layout import ARROW, Layout, position_number
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import check_arguments, checked, told, told_shape
-from interp_hooks.experiments.results.archive import CALL, read, replacing, write
+from interp_hooks.experiments.results.folders import CALL, read, replacing, write
 from interp_hooks.experiments.results.record import Record, record_in
 from interp_hooks.interventions.readout import MetricLike
 from interp_hooks.model.stream import Stop

@@ -32,9 +32,6 @@ from interp_hooks import __version__
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import check_arguments
 from interp_hooks.experiments.results.archive import (
-    CALL,
-    PARTS,
-    RESULT,
     Json,
     Packing,
     Randomness,
@@ -45,7 +42,13 @@ from interp_hooks.experiments.results.archive import (
     everything_in,
     fields_of,
     hash_of,
+    is_digest,
     name_of,
+)
+from interp_hooks.experiments.results.folders import (
+    CALL,
+    PARTS,
+    RESULT,
     read,
     read_document,
     refuse_foreign,
@@ -53,6 +56,8 @@ from interp_hooks.experiments.results.archive import (
 )
 from interp_hooks.interventions.readout import Metric
 from interp_hooks.interventions.runs import OF_TASK, Run, TaskLike, as_run
+from interp_hooks.model.folder_lock import LOCK, locked
+from interp_hooks.model.tensor_files import on_disk, remove_partial
 from interp_hooks.model.transformer import HookedTransformer
 
 P = ParamSpec("P")
@@ -350,10 +355,19 @@ class Record:
 
     @classmethod
     def unpacked(cls, document: Mapping[str, Json], tensors: Mapping[str, Tensor]) -> Record:
-        """From what `packed` gave."""
+        """From what `packed` gave.
+
+        Raises:
+            BadInput: an argument of the call on data is not the one whose digest was kept.
+        """
         facts = {name: document[name] for name in ("part", "made", "seed", "versions")}
-        packed = document["calls"], document["objects"], tensors
-        return cls._of_packed_calls(*packed, model=Identity(**document["model"]), **facts)
+        calls, objects = document["calls"], document["objects"]
+        record = cls._of_packed_calls(calls, objects, tensors, model=Identity(**document["model"]), **facts)
+        ((reference,),) = (call.values() for call in calls[:1])
+        for name, packed in objects[reference["ref"]]["mapping"]:
+            if not is_digest(document["digests"][name], packed, objects, tensors):
+                raise BadInput(f"{name} of the recorded call is not what it was when the record was written")
+        return record
 
     @classmethod
     def _of_packed_calls(
@@ -422,7 +436,10 @@ def record_in(folder: Path) -> Record | None:
     Raises:
         BadInput: it is damaged.
     """
-    return Record.unpacked(*read(folder, CALL)) if (folder / f"{CALL}.json").exists() else None
+    if not (folder / f"{CALL}.json").exists():
+        return None
+    document, tensors = read(folder, CALL)
+    return Record.unpacked(document, tensors)
 
 
 # ------------------------------------------------------------------------------------------------------ experiments
@@ -490,20 +507,18 @@ def on_data(function: Callable[P, OnData]) -> Callable[P, OnData]:
         if isinstance(arguments.get("metric"), Metric):
             arguments["metric"] = arguments["metric"].on(model)
         record = Record.of(model, (Call.of(_name(function), arguments), *asked.get()))
-        folder = None if arguments.get("save_to") is None else Path(arguments["save_to"])
-        if folder is not None:
-            record = record.kept(model)
-            if _begin(folder, record):
-                return inspect.signature(function, eval_str=True).return_annotation.load(folder)
-        before = asked.set(())
-        try:
-            found = _recorded(function(**arguments), record)  # pyright: ignore[reportCallIssue]
-        finally:
-            asked.reset(before)
-        if folder is not None:
-            write(folder, RESULT, *found.packed())
-            shutil.rmtree(folder / PARTS, ignore_errors=True)
-        return found
+
+        def found(record: Record) -> OnData:
+            before = asked.set(())
+            try:
+                return _recorded(function(**arguments), record)  # pyright: ignore[reportCallIssue]
+            finally:
+                asked.reset(before)
+
+        if arguments.get("save_to") is None:
+            return found(record)
+        kind = inspect.signature(function, eval_str=True).return_annotation
+        return _kept_in(Path(arguments["save_to"]), record.kept(model), found, kind)
 
     EXPERIMENTS[_name(function)] = called
     return called
@@ -520,18 +535,40 @@ def _name(function: Callable[..., Any]) -> str:
     return f"{function.__module__.removeprefix('interp_hooks.')}.{function.__name__}"
 
 
-def _begin(folder: Path, record: Record) -> bool:
-    """Write down in a folder what is going to be computed; whether it was, already.
+def _kept_in(folder: Path, record: Record, found: Callable[[Record], Any], kind: Any) -> Any:
+    """The result of that kind in a folder, or what is found now, which is kept there.
 
     Raises:
         BadInput: the folder holds something else, or another experiment, or one with another model.
+        FolderInUse: another process computes there.
+        DiskError: it cannot be written; what was finished before is still there.
     """
     refuse_foreign(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     document, tensors = record.packed()
-    if not (folder / f"{CALL}.json").exists():
-        write(folder, CALL, document, tensors)
-        return False
+    if not _is_whole(folder):
+        with on_disk(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder / LOCK, folder):
+            if not _is_whole(folder):
+                remove_partial(folder)
+                if not (folder / f"{CALL}.json").exists():
+                    write(folder, CALL, document, tensors)
+                _refuse_another(folder, document)
+                result = found(record)
+                write(folder, RESULT, *result.packed())
+                shutil.rmtree(folder / PARTS, ignore_errors=True)
+                return result
+    _refuse_another(folder, document)
+    shutil.rmtree(folder / PARTS, ignore_errors=True)
+    return kind.load(folder)
+
+
+def _is_whole(folder: Path) -> bool:
+    return (folder / f"{RESULT}.json").exists()
+
+
+def _refuse_another(folder: Path, document: Mapping[str, Json]) -> None:
+    """Raises BadInput if a folder has the record of another experiment, or of one with another model."""
     there = read_document(folder, CALL)
     names = sorted({*there["digests"], *document["digests"]})
     other = [name for name in names if there["digests"].get(name) != document["digests"].get(name)]
@@ -544,7 +581,3 @@ def _begin(folder: Path, record: Record) -> bool:
             "folder. What is drawn without a seed differs from call to call: Result.resume(folder, model) goes on with "
             "what was drawn"
         )
-    whole = (folder / f"{RESULT}.json").exists()
-    if whole:
-        shutil.rmtree(folder / PARTS, ignore_errors=True)
-    return whole

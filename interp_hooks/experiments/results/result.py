@@ -17,17 +17,8 @@ from torch import Tensor
 
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked
-from interp_hooks.experiments.results.archive import (
-    CALL,
-    RESULT,
-    Json,
-    Packing,
-    Unpacking,
-    name_of,
-    read,
-    replacing,
-    write,
-)
+from interp_hooks.experiments.results.archive import Json, Packing, Unpacking, name_of
+from interp_hooks.experiments.results.folders import CALL, RESULT, read, replacing, write
 from interp_hooks.experiments.results.record import Call, Record, record_in
 from interp_hooks.interventions.runs import Intervention, Mean, Resample, Run, SourceLike
 from interp_hooks.interventions.sites import Site
