@@ -13,6 +13,9 @@ InterpHooksError
 ├── TokenError (ValueError)              text that does not become the tokens asked for
 │   └── NoTokenizer                      text given to a model without tokenizer
 ├── BadInput (ValueError)                tokens, masks, layers or positions out of range
+│   └── OutOfRange (IndexError)          an index beyond the end of an axis
+├── DiskError (OSError)                  a file or folder that cannot be written
+│   └── FolderInUse (BlockingIOError)    another process is writing to the same folder
 └── MetricError (ValueError)             a metric that does not give one finite number per prompt
 """
 
@@ -73,6 +76,18 @@ class NoTokenizer(TokenError):
 
 class BadInput(InterpHooksError, ValueError):
     """Tokens, masks, layers, heads or positions out of range."""
+
+
+class OutOfRange(BadInput, IndexError):
+    """An index beyond the end of an axis."""
+
+
+class DiskError(InterpHooksError, OSError):
+    """A file or folder that cannot be written: the disk is full, say, or the folder is somebody else's."""
+
+
+class FolderInUse(DiskError, BlockingIOError):
+    """Another process, or another thread of this one, is writing to the same folder."""
 
 
 class MetricError(InterpHooksError, ValueError):

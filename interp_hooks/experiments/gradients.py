@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from interp_hooks.errors import BadInput, MetricError
+from interp_hooks.errors.arguments import Count
 from interp_hooks.experiments.patching import warn_of_lengths
 from interp_hooks.experiments.results.record import experiment, on_data
 from interp_hooks.experiments.results.result import Result
@@ -44,7 +45,7 @@ def integrated_gradients(
     site: Site | str = "hook_embed",
     *,
     baseline: SourceLike = 0.0,
-    steps: int = 20,
+    steps: Count = 20,
     over: Sequence[str] = ("pos",),
     progress: bool = True,
 ) -> Result:

@@ -26,7 +26,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from interp_hooks.errors import BadInput, MetricError
-from interp_hooks.experiments.results.archive import Parts
+from interp_hooks.experiments.results.folders import Parts
 from interp_hooks.experiments.results.record import experiment, on_data
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.hooks.points import POSITIONS

@@ -21,7 +21,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import checked
+from interp_hooks.errors.arguments import Count, checked
 from interp_hooks.experiments.patching import (
     Positions,
     labels_of,
@@ -57,7 +57,7 @@ def causal_trace(
     window: int | None = None,
     severed: Literal["attn", "mlp"] | None = None,
     noise: float | None = None,
-    samples: int = 10,
+    samples: Count = 10,
     generator: torch.Generator | None = None,
     positions: Positions | None = None,
     layers: Sequence[int] | None = None,

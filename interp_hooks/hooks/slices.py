@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from numbers import Integral
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import told
+from interp_hooks.errors.arguments import Words, checked, told
 
 
 class Slice:
@@ -52,12 +52,15 @@ class Slice:
         chosen = cls(slice_input)
         return cls([chosen.slice]) if chosen.mode == "int" else chosen
 
+    @checked
     def apply(self, tensor: Tensor, dim: int = 0) -> Tensor:
         """The chosen entries of one axis, in the order given; a range shares memory with the tensor.
 
         Raises:
             BadInput: an entry outside the axis.
         """
+        if not -tensor.ndim <= dim < tensor.ndim:
+            raise BadInput(f"dim must name one of the axes of {list(tensor.shape)}, got {dim}")
         if self.mode == "identity":
             return tensor
         if self.mode == "slice" and (self.slice.step or 1) > 0:
@@ -67,6 +70,7 @@ class Slice:
             return tensor.select(dim, int(chosen[0]))
         return tensor.index_select(dim, torch.as_tensor(chosen.copy(), device=tensor.device))
 
+    @checked
     def indices(self, max_ctx: int | None = None) -> np.ndarray:
         """The entries chosen from an axis of `max_ctx`; a single entry comes back as it was given.
 
@@ -121,7 +125,10 @@ class RowSlice(Slice):
         return found.squeeze(dim) if self.single else found
 
 
-SliceInput = int | tuple[int | None, ...] | Sequence[int] | Sequence[bool] | np.ndarray | Tensor | slice | Slice | None
+SliceInput = Annotated[
+    int | tuple[int | None, ...] | Sequence[int] | Sequence[bool] | np.ndarray | Tensor | slice | Slice | None,
+    Words("an index, a tuple for a range, a list of indices, a mask or None"),
+]
 
 
 def _range(given: tuple[int | None, ...] | slice) -> slice:

@@ -58,6 +58,9 @@ class _OfTask:
     def __repr__(self) -> str:
         return "<of the task>"
 
+    def __reduce__(self) -> str:  # in another process it is that process's own
+        return "OF_TASK"
+
 
 OF_TASK: Any = _OfTask()
 """As a default of an experiment's argument: what the task says, if prompts are given as one."""

@@ -11,11 +11,15 @@ A folder with a config.json is a HuggingFace checkpoint, and never taken for one
 
 import json
 import re
+import shutil
+import tempfile
+import uuid
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -25,36 +29,60 @@ from interp_hooks.loading.formats import TRANSFORMER_LENS, from_checkpoint, lens
 from interp_hooks.loading.load import LoadOptions
 from interp_hooks.loading.source import CONFIG, WEIGHTS, folder_of, has_tokenizer, kept_steps, read_tokenizer
 from interp_hooks.model.config import HookedTransformerConfig
-from interp_hooks.model.tensor_files import write_tensors
+from interp_hooks.model.folder_lock import LOCK, locked
+from interp_hooks.model.tensor_files import PARTIAL, on_disk, remove_partial, write_tensors, write_text
 from interp_hooks.model.transformer import HookedTransformer
 
 FORMAT = 1
 SPLICED = "splices.safetensors"
+SAVED = "saved"  # in the config and in files of tensors: the same for all of one save
 
 
 def save(model: HookedTransformer, folder: Path) -> None:
-    """Write a model to a folder; `HookedTransformer.save_pretrained` calls this and lists what it raises."""
+    """Write a model to a folder; `HookedTransformer.save_pretrained` calls this and lists what it raises.
+
+    All files are written beside those of an earlier save, and then take their place, the config last. In between there
+    is none, so that whatever happens no file of one save is loaded with one of another.
+    """
     folder = folder.expanduser()
     if (folder / "config.json").exists():
         raise CheckpointError(f"{str(folder)!r} holds a HuggingFace checkpoint (config.json); save to another folder")
-    folder.mkdir(parents=True, exist_ok=True)
+    with on_disk(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / LOCK, folder), on_disk(folder):
+        remove_partial(folder)
+        new = Path(tempfile.mkdtemp(prefix=".saving.", suffix=PARTIAL, dir=folder))
+        try:
+            _write(model, new)
+            for old in (CONFIG, SPLICED):
+                (folder / old).unlink(missing_ok=True)
+            for path in sorted(new.iterdir(), key=lambda path: path.name == CONFIG):
+                if path.is_dir():
+                    shutil.rmtree(folder / path.name, ignore_errors=True)
+                path.replace(folder / path.name)
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
+
+
+def _write(model: HookedTransformer, folder: Path) -> None:
     config = model.cfg.to_dict() | {"dtype": str(model.dtype).removeprefix("torch.")}
     del config["device"]  # where it happens to be
+    saved = {SAVED: uuid.uuid4().hex}
     description = {
         "format": FORMAT,
+        **saved,
         "config": config,
         "padding_side": model.text.padding_side,
+        "tokenizer": model.tokenizer is not None,
         "processing": model.processing_report(),
         "splices": {hook: {"name": one.name, "class": _class(one.module)} for hook, one in model.splices.items()},
     }
     places = tuple(f"{hook}." for hook in model.splices)
     state = model.state_dict()
-    write_tensors(folder / WEIGHTS, {key: state[key] for key in state if not key.startswith(places)})
+    write_tensors(folder / WEIGHTS, {key: state[key] for key in state if not key.startswith(places)}, saved)
     if places:
-        write_tensors(folder / SPLICED, {key: state[key] for key in state if key.startswith(places)})
-    else:
-        (folder / SPLICED).unlink(missing_ok=True)
-    (folder / CONFIG).write_text(json.dumps(description, indent=2), encoding="utf-8")
+        write_tensors(folder / SPLICED, {key: state[key] for key in state if key.startswith(places)}, saved)
+    write_text(folder / CONFIG, json.dumps(description, indent=2))
     if model.tokenizer is not None:
         model.tokenizer.save_pretrained(folder)
 
@@ -80,15 +108,41 @@ def load(options: LoadOptions, processing: Processing, splices: Mapping[str, nn.
     cfg = _config(folder, description["config"])
     if options.default_prepend_bos is not None:
         cfg = cfg.replace(default_prepend_bos=options.default_prepend_bos)
-    tokenizer = options.tokenizer or (read_tokenizer(str(folder)) if has_tokenizer(folder) else None)
+    tokenizer = options.tokenizer or (read_tokenizer(str(folder)) if _with_tokenizer(folder, description) else None)
     model = from_checkpoint(folder / WEIGHTS, cfg, tokenizer, dtype=options.dtype, device=options.device)
+    _refuse_another_save(folder / WEIGHTS, description)
     model.text.padding_side = options.default_padding_side or description["padding_side"]
     _splice_in(model, folder, description.get("splices", {}), splices)
+    if model.splices:
+        _refuse_another_save(folder / SPLICED, description)
     done = {line.partition(":")[0] for line in description["processing"] if line.endswith(": applied")}
     model.revision = revision
     model._report = process(model, replace(processing, **dict.fromkeys(done, False)))
     model._report = [f"{step}: applied" if (step := line.partition(":")[0]) in done else line for line in model._report]
     return model
+
+
+def _with_tokenizer(folder: Path, description: Mapping[str, Any]) -> bool:
+    """Whether a tokenizer was saved with the model; one that an earlier save left over does not count.
+
+    Raises:
+        CheckpointError: there was, but it is not there.
+    """
+    there = has_tokenizer(folder)
+    if description.get("tokenizer", False) and not there:
+        raise CheckpointError(f"the tokenizer that {str(folder)!r} was saved with is not there; pass one as tokenizer=")
+    return there and description.get("tokenizer", True)
+
+
+def _refuse_another_save(path: Path, description: Mapping[str, Any]) -> None:
+    """Raises CheckpointError if a file of tensors was not saved together with the config."""
+    with safe_open(path, "pt") as file:
+        saved = (file.metadata() or {}).get(SAVED)
+    if saved != description.get(SAVED):
+        raise CheckpointError(
+            f"{str(path)!r} is of another save than {CONFIG} beside it, as after a copy of some of the files: copy or "
+            "save all of them again"
+        )
 
 
 def _class(module: nn.Module) -> str:

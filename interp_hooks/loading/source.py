@@ -161,6 +161,8 @@ def locate(name: str) -> str:
     path = Path(name).expanduser()
     if path.is_dir():
         if not (path / "config.json").exists():
+            if (path / WEIGHTS).exists():
+                raise CheckpointError(f"{name!r} was not saved to the end, so it has no {CONFIG}: save it again")
             inside = ", ".join(sorted(item.name for item in path.iterdir())[:8]) or "nothing"
             raise CheckpointError(f"the folder {name!r} is no HuggingFace checkpoint: no config.json, only {inside}")
         return str(path)

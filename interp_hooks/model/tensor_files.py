@@ -1,15 +1,70 @@
-"""Writing files of tensors (safetensors) or text that are either complete or not there."""
+"""Writing files of tensors (safetensors) or text that are either complete or not there.
 
+A new file is written in a folder of its own beside its place, `.name.xxxx.partial`, and moved there when it is whole.
+Such a folder is left over only if the process is killed meanwhile.
+"""
+
+import errno
 import os
-from collections.abc import Mapping
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from interp_hooks.errors import DiskError
+
+PARTIAL = ".partial"
+REASONS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "there is no more space for you on this disk",
+    errno.EFBIG: "the file is larger than files may be there",
+    errno.EROFS: "the disk can only be read",
+    errno.EACCES: "you may not write there",
+    errno.EPERM: "you may not write there",
+    errno.ENOENT: "the folder that it belongs to is not there",
+    errno.ENOTDIR: "a part of its path is a file",
+    errno.EEXIST: "a part of its path is a file",
+    errno.EISDIR: "it is a folder",
+    errno.ENAMETOOLONG: "the name is too long",
+}
+
+
+@contextmanager
+def on_disk(path: Path) -> Iterator[None]:
+    """A block that writes to `path`, in which what the system refuses is told in words.
+
+    Raises:
+        DiskError: a file or folder cannot be written.
+    """
+    try:
+        yield
+    except DiskError:
+        raise
+    except OSError as error:
+        raise DiskError(_refusal(path, error, error.errno)) from error
+    except Exception as error:  # libraries in Rust raise errors of their own about what the system refuses
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None and not isinstance(error, SafetensorError):
+            raise
+        raise DiskError(_refusal(path, error, number and int(number[1]))) from error
+
+
+def _refusal(path: Path, error: Exception, number: int | None) -> str:
+    return f"{path} cannot be written: {REASONS.get(number or 0, str(error))}"
+
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write tensors to `path`, replacing what was there; some may share memory or be parts of larger ones."""
+    """Write tensors to `path`, replacing what was there; some may share memory or be parts of larger ones.
+
+    Raises:
+        DiskError: the file cannot be written; what was there still is.
+    """
     there: set[int] = set()
     apart: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
@@ -18,20 +73,35 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         shares = memory.data_ptr() in there or memory.nbytes() != whole.nbytes
         apart[name] = whole.clone() if shares else whole
         there.add(memory.data_ptr())
-    partial = _beside(path)
-    save_file(apart, partial, None if metadata is None else dict(metadata))
-    _move(partial, path)
+    with _replacing(path) as partial:
+        save_file(apart, partial, None if metadata is None else dict(metadata))
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write text to `path`, replacing what was there."""
-    partial = _beside(path)
-    partial.write_text(text, encoding="utf-8")
-    _move(partial, path)
+    """Write text to `path`, replacing what was there; raises as `write_tensors` does."""
+    with _replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
-def _beside(path: Path) -> Path:
-    return path.with_name(f"{path.name}.partial")
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A place for a file that takes the place of `path` at the end of the block."""
+    with on_disk(path):
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=PARTIAL, dir=path.parent))
+        try:
+            yield folder / path.name
+            _move(folder / path.name, path)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what writers of files in a folder left over that were killed; nobody may be writing there."""
+    for left in folder.glob(f"*{PARTIAL}"):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
 
 
 def _move(partial: Path, path: Path) -> None:

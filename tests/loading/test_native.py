@@ -2,6 +2,8 @@
 
 import copy
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,9 @@ import torch
 
 from interp_hooks import HookedTransformer
 from interp_hooks.errors import BadInput, CheckpointError, WeightMismatch
+from interp_hooks.loading.native import SPLICED
 from interp_hooks.loading.source import CONFIG, WEIGHTS
+from tests.children import in_a_child
 from tests.model.test_tokens import word_tokenizer
 from tests.tiny import (
     ARCHITECTURES,
@@ -138,6 +142,91 @@ def test_damage_is_told(folder: Path) -> None:
     (folder / CONFIG).write_text("{", encoding="utf-8")
     with pytest.raises(CheckpointError, match="cannot be read"):
         load()
+
+
+# ------------------------------------------------------------------------------------------------------------- kills
+
+
+def _one(kind: str) -> HookedTransformer:
+    """Models of which none fits another's config, tokenizer or spliced module, and yet most of their weights do."""
+    tokenizer = word_tokenizer() if kind in ("old", "spliced") else None
+    model = HookedTransformer(build().cfg.replace(attn_scale=2.0 if kind == "old" else 3.0), tokenizer)
+    redraw(model, seed=len(kind))
+    if kind == "spliced":
+        model.splice("mlp_out1", torch.nn.Linear(12, 12, dtype=torch.float64))
+    return model.eval()
+
+
+def _step_by_step(monkeypatch: pytest.MonkeyPatch, end: int) -> None:
+    """Let the process end at one of the steps in which files come, go and change places."""
+    left = end
+
+    def counted(function: Any) -> Any:
+        def call(*args: Any, **options: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                os._exit(9)
+            return function(*args, **options)
+
+        return call
+
+    for name in ("replace", "unlink", "write_text"):
+        monkeypatch.setattr(Path, name, counted(getattr(Path, name)))
+
+
+@pytest.mark.parametrize("kind", ["new", "spliced"])
+def test_a_save_that_is_killed_anywhere_leaves_no_mixture(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What loads is the old model or the new one, whole; else loading says that it was not saved to the end."""
+    old, new, folder = _one("old"), _one(kind), tmp_path / "model"
+    expected = {"old": old(TOKENS), kind: new(TOKENS)}
+    seen = set[str]()
+    for end in range(1, 30):
+        old.save_pretrained(folder)
+        with monkeypatch.context() as patched:
+            code = in_a_child(lambda end=end, at=patched: (_step_by_step(at, end), new.save_pretrained(folder))).wait()
+        if not (folder / CONFIG).exists():
+            with pytest.raises(CheckpointError, match="was not saved to the end"):
+                HookedTransformer.from_pretrained(str(folder))
+            seen.add("refused")
+            continue
+        splices = {"blocks.1.hook_mlp_out": torch.nn.Linear(12, 12)} if (folder / SPLICED).exists() else {}
+        back = HookedTransformer.from_pretrained_no_processing(str(folder), device="cpu", splices=splices)
+        (which,) = (name for name, logits in expected.items() if torch.equal(back(TOKENS), logits))
+        assert (back.tokenizer is None) == ({"old": old, kind: new}[which].tokenizer is None)
+        seen.add(which)
+        if code == 0:
+            break
+    assert seen == {"old", kind, "refused"}
+    assert not [path for path in folder.iterdir() if path.suffix == ".partial" or path.name == "lock"]
+
+
+def test_files_of_two_saves_are_refused(tmp_path: Path) -> None:
+    """As after a copy that was interrupted."""
+    for kind in ("old", "spliced"):
+        _one(kind).save_pretrained(tmp_path / kind)
+    splices = {"blocks.1.hook_mlp_out": torch.nn.Linear(12, 12)}
+    for name in (WEIGHTS, SPLICED):
+        mixed = tmp_path / f"mixed {name}"
+        shutil.copytree(tmp_path / "spliced", mixed)
+        _one("spliced").save_pretrained(tmp_path / "again")
+        shutil.copy(tmp_path / "again" / name, mixed / name)
+        with pytest.raises(CheckpointError, match=rf"{name}' is of another save than {CONFIG} beside it"):
+            HookedTransformer.from_pretrained(str(mixed), splices=splices)
+
+
+def test_no_tokenizer_of_an_earlier_save_is_taken(tmp_path: Path) -> None:
+    _one("old").save_pretrained(tmp_path)
+    _one("new").save_pretrained(tmp_path)
+    assert HookedTransformer.from_pretrained(str(tmp_path)).tokenizer is None
+    _one("old").save_pretrained(tmp_path)
+    for path in tmp_path.glob("*token*"):
+        path.unlink()
+    with pytest.raises(CheckpointError, match=r"the tokenizer that .* was saved with is not there"):
+        HookedTransformer.from_pretrained(str(tmp_path))
+    assert HookedTransformer.from_pretrained(str(tmp_path), tokenizer=word_tokenizer()).tokenizer is not None
 
 
 def test_a_missing_or_broken_weight_file_is_told(folder: Path) -> None:

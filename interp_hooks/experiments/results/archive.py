@@ -6,12 +6,6 @@
 
 Nothing that is read can run code: classes are looked up in a list, metrics among those that are defined. A function is
 kept by its name alone.
-
-A folder holds a result, or what else there is a record of. It is written whole or not at all:
-
-    result.json  result.safetensors    what was found, by the name of what it is
-    call.json    call.safetensors      the record of how
-    parts/000000.safetensors ...       finished runs, a batch each, while a result is computed
 """
 
 from __future__ import annotations
@@ -21,32 +15,25 @@ import hashlib
 import importlib
 import json
 import math
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from numbers import Integral
-from pathlib import Path
 from types import FunctionType
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from interp_hooks import today
 from interp_hooks.errors import BadInput
 from interp_hooks.hooks.names import get_act_name
-from interp_hooks.interventions.engine import Keeps
 from interp_hooks.interventions.readout import Metric
 from interp_hooks.interventions.runs import Intervention, Mean, Resample, Run
 from interp_hooks.interventions.sites import Here, Site, Source
 from interp_hooks.model.stream import norm_scale
-from interp_hooks.model.tensor_files import write_tensors, write_text
 
 Json = Any
-CALL, RESULT, PARTS = "call", "result", "parts"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,6 +263,50 @@ def digest_of(value: Any) -> str:
     return hash_of(packing.tensors, json.dumps([packed, packing.objects]))
 
 
+class _Alone:
+    """What is packed among other things, numbered as if it had been packed alone."""
+
+    def __init__(self, objects: Sequence[Json], tensors: Mapping[str, Tensor]) -> None:
+        self.packed, self.given = objects, tensors
+        self.objects: list[Json] = []
+        self.tensors: dict[str, Tensor] = {}
+        self.of_recorded = False  # of recorded activations there may be more than this alone would keep
+        self._places: dict[tuple[str, int], int] = {}
+
+    def again(self, packed: Json) -> Json:
+        if isinstance(packed, list):
+            return [self.again(one) for one in packed]
+        if not isinstance(packed, dict):
+            return packed
+        ((tag, written),) = packed.items()
+        if tag not in ("tensor", "ref"):
+            return {tag: self.again(written)}
+        if (tag, written) not in self._places:
+            self._places[tag, written] = self._tensor(written) if tag == "tensor" else self._object(written)
+        return {tag: self._places[tag, written]}
+
+    def _tensor(self, place: int) -> int:
+        self.tensors[str(len(self.tensors))] = self.given[str(place)]
+        return len(self.tensors) - 1
+
+    def _object(self, place: int) -> int:
+        ((name, written),) = self.packed[place].items()
+        if name == "mapping":
+            self.of_recorded |= any(isinstance(value, dict) and "tensor" in value for _, value in written)
+            written = [[self.again(key), self.again(value)] for key, value in written]
+        elif isinstance(written, dict):
+            written = {field: self.again(one) for field, one in written.items()}
+        self.objects.append({name: written})
+        return len(self.objects) - 1
+
+
+def is_digest(digest: str, packed: Json, objects: Sequence[Json], tensors: Mapping[str, Tensor]) -> bool:
+    """Whether what was packed among other things has this digest, as far as that can be told."""
+    alone = _Alone(objects, tensors)
+    again = alone.again(packed)
+    return alone.of_recorded or hash_of(alone.tensors, json.dumps([again, alone.objects])) == digest
+
+
 def hash_of(tensors: Mapping[str, Tensor], text: str = "") -> str:
     """The sha256 of a text and of the tensors' names, dtypes, shapes and numbers."""
     digest = hashlib.sha256(text.encode())
@@ -283,117 +314,3 @@ def hash_of(tensors: Mapping[str, Tensor], text: str = "") -> str:
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-# ------------------------------------------------------------------------------------------------------------ files
-
-
-def write(folder: Path, name: str, document: Mapping[str, Json], tensors: Mapping[str, Tensor]) -> None:
-    """Write `name`.safetensors and then `name`.json, whose presence says that both are whole."""
-    write_tensors(folder / f"{name}.safetensors", tensors)
-    write_text(folder / f"{name}.json", _lines(document))
-
-
-def read(folder: Path, name: str) -> tuple[dict[str, Json], dict[str, Tensor]]:
-    """What `write` wrote.
-
-    Raises:
-        BadInput: it is damaged.
-    """
-    path = folder / f"{name}.safetensors"
-    try:
-        return read_document(folder, name), load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise BadInput(f"{path} cannot be read: {error}") from error
-
-
-def read_document(folder: Path, name: str) -> dict[str, Json]:
-    """The JSON of it; raises as `read` does."""
-    path = folder / f"{name}.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{path} cannot be read: {error}") from error
-
-
-def _lines(document: Mapping[str, Json]) -> str:
-    """JSON that can be read: an entry, or an entry of an entry, on each line."""
-    entries = []
-    for key, value in document.items():
-        if isinstance(value, dict) and value:
-            inner = ",\n".join(f"    {json.dumps(name)}: {json.dumps(one)}" for name, one in value.items())
-            entries.append(f"  {json.dumps(key)}: {{\n{inner}\n  }}")
-        elif key == "objects" and value:
-            inner = ",\n".join(f"    {json.dumps(one)}" for one in value)
-            entries.append(f"  {json.dumps(key)}: [\n{inner}\n  ]")
-        else:
-            entries.append(f"  {json.dumps(key)}: {json.dumps(value)}")
-    return "{\n" + ",\n".join(entries) + "\n}\n"
-
-
-# ---------------------------------------------------------------------------------------------------------- folders
-
-
-@contextmanager
-def replacing(folder: str | Path, name: str, overwrite: bool) -> Iterator[Path]:
-    """A new folder to write to; when all is written it takes the place of `folder`, of what there is of that `name`.
-
-    Raises:
-        BadInput: the folder holds something, and `overwrite` is off or it is something else.
-    """
-    folder = Path(folder).absolute()
-    refuse_foreign(folder, name)
-    if folder.exists() and any(folder.iterdir()) and not overwrite:
-        raise BadInput(f"{folder} holds a {name} already; overwrite=True replaces it")
-    beside, old = (folder.with_name(f".{folder.name}.{what}") for what in ("saving", "replaced"))
-    for left in (beside, old) if folder.exists() else (beside,):
-        shutil.rmtree(left, ignore_errors=True)
-    beside.mkdir(parents=True)
-    yield beside
-    if folder.exists():
-        folder.rename(old)
-    beside.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def refuse_foreign(folder: Path, what: str = RESULT) -> None:
-    """Raises BadInput if a folder holds what no result, or nothing else of such a name, does."""
-    if folder.is_file():
-        raise BadInput(f"{folder} is a file; expected a folder, or nothing")
-    known = {f"{name}.{kind}" for name in (CALL, what) for kind in ("json", "safetensors")}
-    known |= {PARTS, *(f"{name}.partial" for name in known)}
-    if foreign := [path.name for path in folder.glob("*") if path.name not in known]:
-        raise BadInput(f"{folder} holds something else than a {what}: {', '.join(sorted(foreign)[:3])}")
-
-
-class Parts(Keeps):
-    """Finished runs as files in a folder, one for each batch. One that cannot be read was not finished."""
-
-    def __init__(self, folder: str | Path, device: torch.device) -> None:
-        self.folder = Path(folder) / PARTS
-        self.folder.mkdir(exist_ok=True)
-        self._known: dict[int, tuple[Tensor, list[bool]]] = {}
-        for path in sorted(self.folder.glob("*.safetensors")):
-            try:
-                part = load_file(path)
-            except (OSError, SafetensorError):
-                path.unlink()
-                continue
-            changed = part["changed"].split(part["interventions"].tolist())
-            scores = part["scores"].to(device)
-            for place, score, did in zip(part["places"].tolist(), scores, changed, strict=True):
-                self._known[place] = score, did.tolist()
-
-    @property
-    def known(self) -> Mapping[int, tuple[Tensor, list[bool]]]:
-        return self._known
-
-    def add(self, finished: Mapping[int, tuple[Tensor, list[bool]]]) -> None:
-        changed = [did for _, did in finished.values()]
-        part = {
-            "places": torch.tensor(list(finished)),
-            "scores": torch.stack([score.detach() for score, _ in finished.values()]).cpu(),
-            "changed": torch.tensor([one for did in changed for one in did], dtype=torch.bool),
-            "interventions": torch.tensor([len(did) for did in changed]),
-        }
-        write_tensors(self.folder / f"{min(finished):08d}.safetensors", part)

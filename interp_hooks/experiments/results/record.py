@@ -29,12 +29,9 @@ import torch
 from torch import Tensor
 
 from interp_hooks import __version__
-from interp_hooks.errors import BadInput
+from interp_hooks.errors import BadInput, nearest
 from interp_hooks.errors.arguments import check_arguments
 from interp_hooks.experiments.results.archive import (
-    CALL,
-    PARTS,
-    RESULT,
     Json,
     Packing,
     Randomness,
@@ -45,7 +42,13 @@ from interp_hooks.experiments.results.archive import (
     everything_in,
     fields_of,
     hash_of,
+    is_digest,
     name_of,
+)
+from interp_hooks.experiments.results.folders import (
+    CALL,
+    PARTS,
+    RESULT,
     read,
     read_document,
     refuse_foreign,
@@ -53,6 +56,8 @@ from interp_hooks.experiments.results.archive import (
 )
 from interp_hooks.interventions.readout import Metric
 from interp_hooks.interventions.runs import OF_TASK, Run, TaskLike, as_run
+from interp_hooks.model.folder_lock import LOCK, locked
+from interp_hooks.model.tensor_files import on_disk, remove_partial
 from interp_hooks.model.transformer import HookedTransformer
 
 P = ParamSpec("P")
@@ -112,12 +117,16 @@ class Call:
         """What the function returns now.
 
         Raises:
-            BadInput: its metric was not kept, or there is no such function any more.
+            BadInput: its metric was not kept, there is no such function any more, or it has no such option.
         """
         module = f"interp_hooks.{self.function.rpartition('.')[0]}"
         importlib.import_module(module)
         if self.function not in EXPERIMENTS:
             raise BadInput(f"this version has no experiment {self.function}; the result says which version has")
+        known = inspect.signature(EXPERIMENTS[self.function]).parameters
+        given = [*options, *([] if metric is None else ["metric"])]
+        if unknown := [name for name in given if name not in known]:
+            raise BadInput(f"{self.function} has no argument {unknown[0]!r}.{nearest(unknown[0], known)}")
         arguments = {**self.arguments, **({} if metric is None else {"metric": metric}), **options}
         if lost := [value for value in arguments.values() if isinstance(value, Unkept)]:
             raise BadInput(f"{lost[0].name} is a function, of which only the name was kept; pass it as metric=")
@@ -231,9 +240,24 @@ class Alive:
             self.identity().refuse_others(model)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Unknown:
+    """A model of which nothing is known any more, and why: what becomes of an `Alive` in another process."""
+
+    why: str
+
+    def identity(self) -> Identity:
+        """Raises BadInput."""
+        raise BadInput(self.why)
+
+    def refuse_others(self, model: HookedTransformer) -> None:
+        """Raises BadInput."""
+        raise BadInput(f"{self.why}; any_model=True runs it with this one")
+
+
 def _state(tensors: Iterable[Tensor]) -> list[tuple[int, int]]:
-    """What changes when tensors do: where they are, and how often they were written to."""
-    return [(tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in tensors]
+    """What changes when tensors do: which memory is theirs, wherever it lies, and how often they were written to."""
+    return [(tensor.untyped_storage()._cdata, 0 if tensor.is_inference() else tensor._version) for tensor in tensors]
 
 
 def _tensors(call: Call) -> Iterator[Tensor]:
@@ -253,11 +277,12 @@ def versions() -> dict[str, str]:
 class Record:
     """The calls that led to a result: the one on data, then the user's; `part` is its key among several results.
 
-    `seed` is that of torch's global generator. `made` is the time in ISO 8601.
+    `seed` is that of torch's global generator. `made` is the time in ISO 8601. A record that is sent to another process
+    is there what a saved one is when it is loaded; copies of a result share one.
     """
 
     calls: tuple[Call, ...]
-    model: Alive | Identity
+    model: Alive | Identity | Unknown
     part: str | None
     made: str
     seed: int
@@ -282,11 +307,19 @@ class Record:
         Raises:
             BadInput: the model or a tensor among the arguments is no longer what it was.
         """
-        if self.inputs is not None and _state(_tensors(self.calls[0])) != list(self.inputs):
-            raise BadInput("a tensor that this result was computed from was changed since; give experiments a copy")
+        self._refuse_changed()
         if model is not None:
             return replace(self, model=Identity.of(model))
         return self if isinstance(self.model, Identity) else replace(self, model=self.model.identity())
+
+    @property
+    def _unchanged(self) -> bool:
+        """Whether all tensors among the arguments are still what they were."""
+        return self.inputs is None or _state(_tensors(self.calls[0])) == list(self.inputs)
+
+    def _refuse_changed(self) -> None:
+        if not self._unchanged:
+            raise BadInput("a tensor that this result was computed from was changed since; give experiments a copy")
 
     def again(
         self, model: HookedTransformer, metric: Any, options: Mapping[str, Any], *, any_model: bool = False
@@ -294,8 +327,10 @@ class Record:
         """The result of the call on data, made now.
 
         Raises:
-            BadInput: another model, unless `any_model` allows it, or what `Call.again` refuses.
+            BadInput: another model, unless `any_model` allows it; tensors that were changed since; or what `Call.again`
+                refuses.
         """
+        self._refuse_changed()
         if not any_model:
             self.model.refuse_others(model)
         before = asked.set(self.calls[1:])
@@ -314,24 +349,61 @@ class Record:
 
     def packed(self) -> tuple[dict[str, Json], dict[str, Tensor]]:
         """As JSON and tensors, once the model's identity is known."""
-        packing = Packing(*(call.arguments for call in self.calls))
-        calls = [{call.function: packing.pack(dict(call.arguments))} for call in self.calls]
+        calls, packing = self._packed_calls()
         digests = {name: digest_of(value) for name, value in self.calls[0].arguments.items()}
         return self.facts | {"digests": digests, "calls": calls, "objects": packing.objects}, packing.tensors
 
+    def _packed_calls(self) -> tuple[list[Json], Packing]:
+        packing = Packing(*(call.arguments for call in self.calls))
+        return [{call.function: packing.pack(dict(call.arguments))} for call in self.calls], packing
+
     @classmethod
     def unpacked(cls, document: Mapping[str, Json], tensors: Mapping[str, Tensor]) -> Record:
-        """From what `packed` gave."""
-        unpacking = Unpacking(document["objects"], tensors)
-        calls = [_today(name, unpacking.unpack(packed)) for call in document["calls"] for name, packed in call.items()]
-        return cls(
-            calls=tuple(Call(function=name, arguments=arguments) for name, arguments in calls),
-            model=Identity(**document["model"]),
-            part=document["part"],
-            made=document["made"],
-            seed=document["seed"],
-            versions=document["versions"],
-        )
+        """From what `packed` gave.
+
+        Raises:
+            BadInput: an argument of the call on data is not the one whose digest was kept.
+        """
+        facts = {name: document[name] for name in ("part", "made", "seed", "versions")}
+        calls, objects = document["calls"], document["objects"]
+        record = cls._of_packed_calls(calls, objects, tensors, model=Identity(**document["model"]), **facts)
+        ((reference,),) = (call.values() for call in calls[:1])
+        for name, packed in objects[reference["ref"]]["mapping"]:
+            if not is_digest(document["digests"][name], packed, objects, tensors):
+                raise BadInput(f"{name} of the recorded call is not what it was when the record was written")
+        return record
+
+    @classmethod
+    def _of_packed_calls(
+        cls,
+        packed: Sequence[Json],
+        objects: Sequence[Json],
+        tensors: Mapping[str, Tensor],
+        unchanged: bool = True,
+        **fields: Any,
+    ) -> Record:
+        unpacking = Unpacking(objects, tensors)
+        named = [_today(name, unpacking.unpack(one)) for call in packed for name, one in call.items()]
+        calls = tuple(Call.of(name, arguments) for name, arguments in named)
+        return cls(calls=calls, inputs=_state(_tensors(calls[0])) if unchanged else (), **fields)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        fields = fields_of(self)
+        del fields["calls"], fields["inputs"]
+        if isinstance(self.model, Alive):
+            try:
+                fields["model"] = self.model.identity()
+            except BadInput as error:
+                fields["model"] = Unknown(why=str(error))
+        calls, packing = self._packed_calls()
+        received = functools.partial(Record._of_packed_calls, **fields)
+        return received, (calls, packing.objects, packing.tensors, self._unchanged)
+
+    def __copy__(self) -> Record:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> Record:
+        return self
 
 
 def _today(name: str, arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -368,7 +440,10 @@ def record_in(folder: Path) -> Record | None:
     Raises:
         BadInput: it is damaged.
     """
-    return Record.unpacked(*read(folder, CALL)) if (folder / f"{CALL}.json").exists() else None
+    if not (folder / f"{CALL}.json").exists():
+        return None
+    document, tensors = read(folder, CALL)
+    return Record.unpacked(document, tensors)
 
 
 # ------------------------------------------------------------------------------------------------------ experiments
@@ -440,20 +515,18 @@ def on_data(function: Callable[P, OnData]) -> Callable[P, OnData]:
         if isinstance(arguments.get("metric"), Metric):
             arguments["metric"] = arguments["metric"].on(model)
         record = Record.of(model, (Call.of(_name(function), arguments), *asked.get()))
-        folder = None if arguments.get("save_to") is None else Path(arguments["save_to"])
-        if folder is not None:
-            record = record.kept(model)
-            if _begin(folder, record):
-                return inspect.signature(function, eval_str=True).return_annotation.load(folder)
-        before = asked.set(())
-        try:
-            found = _recorded(function(**arguments), record)  # pyright: ignore[reportCallIssue]
-        finally:
-            asked.reset(before)
-        if folder is not None:
-            write(folder, RESULT, *found.packed())
-            shutil.rmtree(folder / PARTS, ignore_errors=True)
-        return found
+
+        def found(record: Record) -> OnData:
+            before = asked.set(())
+            try:
+                return _recorded(function(**arguments), record)  # pyright: ignore[reportCallIssue]
+            finally:
+                asked.reset(before)
+
+        if arguments.get("save_to") is None:
+            return found(record)
+        kind = inspect.signature(function, eval_str=True).return_annotation
+        return _kept_in(Path(arguments["save_to"]), record.kept(model), found, kind)
 
     EXPERIMENTS[_name(function)] = called
     return called
@@ -470,18 +543,40 @@ def _name(function: Callable[..., Any]) -> str:
     return f"{function.__module__.removeprefix('interp_hooks.')}.{function.__name__}"
 
 
-def _begin(folder: Path, record: Record) -> bool:
-    """Write down in a folder what is going to be computed; whether it was, already.
+def _kept_in(folder: Path, record: Record, found: Callable[[Record], Any], kind: Any) -> Any:
+    """The result of that kind in a folder, or what is found now, which is kept there.
 
     Raises:
         BadInput: the folder holds something else, or another experiment, or one with another model.
+        FolderInUse: another process computes there.
+        DiskError: it cannot be written; what was finished before is still there.
     """
     refuse_foreign(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     document, tensors = record.packed()
-    if not (folder / f"{CALL}.json").exists():
-        write(folder, CALL, document, tensors)
-        return False
+    if not _is_whole(folder):
+        with on_disk(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder / LOCK, folder):
+            if not _is_whole(folder):
+                remove_partial(folder)
+                if not (folder / f"{CALL}.json").exists():
+                    write(folder, CALL, document, tensors)
+                _refuse_another(folder, document)
+                result = found(record)
+                write(folder, RESULT, *result.packed())
+                shutil.rmtree(folder / PARTS, ignore_errors=True)
+                return result
+    _refuse_another(folder, document)
+    shutil.rmtree(folder / PARTS, ignore_errors=True)
+    return kind.load(folder)
+
+
+def _is_whole(folder: Path) -> bool:
+    return (folder / f"{RESULT}.json").exists()
+
+
+def _refuse_another(folder: Path, document: Mapping[str, Json]) -> None:
+    """Raises BadInput if a folder has the record of another experiment, or of one with another model."""
     there = read_document(folder, CALL)
     names = sorted({*there["digests"], *document["digests"]})
     other = [name for name in names if there["digests"].get(name) != document["digests"].get(name)]
@@ -494,7 +589,3 @@ def _begin(folder: Path, record: Record) -> bool:
             "folder. What is drawn without a seed differs from call to call: Result.resume(folder, model) goes on with "
             "what was drawn"
         )
-    whole = (folder / f"{RESULT}.json").exists()
-    if whole:
-        shutil.rmtree(folder / PARTS, ignore_errors=True)
-    return whole

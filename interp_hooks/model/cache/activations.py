@@ -16,6 +16,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from interp_hooks.errors import BadInput, UnknownHook, nearest
+from interp_hooks.errors.arguments import checked
 from interp_hooks.hooks.names import get_act_name
 from interp_hooks.hooks.slices import RowSlice, Slice
 from interp_hooks.model.padding import Padding, counted_back
@@ -106,6 +107,7 @@ class Activations(Mapping[str, Tensor]):
             return pos.apply(self[name][None], 1)[0]
         return pos.apply(self[name], 1 if self.has_batch_dim else 0)
 
+    @checked
     def layers_before(self, layer: int | None, mlp_input: bool = False) -> int:
         """How many layers stand before `layer`: None and -1 mean all.
 

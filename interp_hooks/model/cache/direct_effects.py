@@ -10,11 +10,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
+from interp_hooks.errors.arguments import checked_methods
 from interp_hooks.hooks.slices import Slice, SliceInput
 from interp_hooks.model.cache.decomposition import Decomposition
 from interp_hooks.model.cache.parts import norm_reading
 
 
+@checked_methods
 class DirectEffects(Decomposition):
     """The methods of a cache that read parts of the stream with the norms' scales of the run."""
 

@@ -10,13 +10,16 @@ was.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Container, Iterable
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
+from interp_hooks.errors.arguments import checked
 from interp_hooks.model.config import HookedTransformerConfig
 
 Extend = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -45,7 +48,16 @@ class KeyValueCache:
         self.frozen = False
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
 
+    def __deepcopy__(self, memo: Any) -> KeyValueCache:
+        """A cache that reads on by itself. No gradient leads from it to what was read before."""
+        copied = KeyValueCache()
+        memo[id(self)] = copied
+        layers = {layer: tuple(one.detach() for one in stored) for layer, stored in self._layers.items()}
+        vars(copied).update(copy.deepcopy(vars(self) | {"_layers": layers}, memo))
+        return copied
+
     @classmethod
+    @checked
     def init_cache(
         cls, cfg: HookedTransformerConfig, device: torch.device | str | None = None, batch_size: int = 1
     ) -> KeyValueCache:
@@ -66,6 +78,7 @@ class KeyValueCache:
         """Let passes extend the cache again."""
         self.frozen = False
 
+    @checked
     def at(
         self, layer: int
     ) -> tuple[Float[Tensor, "batch past head d_head"], Float[Tensor, "batch past head d_value"]]:
@@ -127,6 +140,7 @@ class KeyValueCache:
             self._layers = {layer: self._layers[layer] for layer in layers}
             self.length, self.real, self.rotated_for = self.length + tokens, real, lengths
 
+    @checked
     def prefix(self, tokens: int, copies: int = 1, layers: Container[int] | None = None) -> KeyValueCache:
         """A frozen cache of the first `tokens` tokens (of some layers), with `copies` copies of all prompts.
 

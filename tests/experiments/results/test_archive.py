@@ -38,9 +38,8 @@ from interp_hooks.experiments.results.archive import (
     Unpacking,
     digest_of,
     fields_of,
-    read,
-    write,
 )
+from interp_hooks.experiments.results.folders import read, write
 from interp_hooks.model import tensor_files
 
 TOKENS = torch.arange(10).reshape(2, 5)
@@ -202,7 +201,8 @@ def test_metrics_are_found_in_a_fresh_process(tmp_path: Path) -> None:
     write(tmp_path, "value", {"value": packing.pack(METRICS), "objects": packing.objects}, packing.tensors)
     code = f"""
 from pathlib import Path
-from interp_hooks.experiments.results.archive import Unpacking, read
+from interp_hooks.experiments.results.archive import Unpacking
+from interp_hooks.experiments.results.folders import read
 document, tensors = read(Path({str(tmp_path)!r}), "value")
 print([type(one).__name__ for one in Unpacking(document["objects"], tensors).unpack(document["value"])])
 """

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import os
 import subprocess
 import sys
 import weakref
@@ -39,6 +40,7 @@ from interp_hooks import (
 from interp_hooks.errors import BadInput
 from interp_hooks.experiments import relative_norm
 from interp_hooks.experiments.results.record import Identity
+from tests.children import in_a_child
 from tests.experiments.by_hand import OTHER, RTOL, TOKENS, model_of
 from tests.model.test_tokens import word_tokenizer
 from tests.tiny import assert_close, build
@@ -315,10 +317,17 @@ def test_a_folder_is_not_overwritten_unasked(tmp_path: Path, monkeypatch: pytest
             second.save(folder, overwrite=True)
     assert_same_result(Result.load(folder), first)
     rename = Path.rename
-    with monkeypatch.context() as patched:  # as if killed between the old one and the new one
-        patched.setattr(Path, "rename", lambda path, to: 1 / 0 if path.name.endswith("saving") else rename(path, to))
+    failing = lambda path, to: 1 / 0 if path.name.endswith("saving") else rename(path, to)  # noqa: E731
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", failing)
         with pytest.raises(ZeroDivisionError):
             second.save(folder, overwrite=True)
+    assert_same_result(Result.load(folder), first)
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            Path, "rename", lambda path, to: os._exit(9) if path.name.endswith("saving") else rename(path, to)
+        )
+        assert in_a_child(lambda: second.save(folder, overwrite=True)).wait() == 9
     assert_same_result(Result.load(tmp_path / ".result.replaced"), first)
     Path.rename(tmp_path / ".result.replaced", folder)
     second.save(folder, overwrite=True)

@@ -28,7 +28,7 @@ from interp_hooks import (
     sweep,
 )
 from interp_hooks.errors import BadInput
-from interp_hooks.experiments.results.archive import Parts
+from interp_hooks.experiments.results.folders import Parts
 from tests.experiments.by_hand import OTHER, RTOL, TOKENS, model_of
 from tests.tiny import assert_close, build
 

@@ -1,0 +1,182 @@
+"""The folders in which results are kept, or what else there is a record of.
+
+    result.json  result.safetensors    what was found, by the name of what it is
+    call.json    call.safetensors      the record of how
+    parts/000000.safetensors ...       finished runs, a batch each, while a result is computed
+    lock                               while a process computes there
+
+A folder is written whole or not at all, by one process at a time. Files of tensors hold the digest of their tensors.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from interp_hooks.errors import BadInput
+from interp_hooks.experiments.results.archive import Json, hash_of
+from interp_hooks.interventions.engine import Keeps
+from interp_hooks.model.folder_lock import LOCK, locked
+from interp_hooks.model.tensor_files import PARTIAL, on_disk, remove_partial, write_tensors, write_text
+
+CALL, RESULT, PARTS = "call", "result", "parts"
+DIGEST = "sha256"  # in the metadata of files of tensors
+
+
+# ------------------------------------------------------------------------------------------------------------ files
+
+
+def write(folder: Path, name: str, document: Mapping[str, Json], tensors: Mapping[str, Tensor]) -> None:
+    """Write `name`.safetensors and then `name`.json, whose presence says that both are whole.
+
+    Raises:
+        DiskError: one of them cannot be written.
+    """
+    _write_tensors(folder / f"{name}.safetensors", tensors)
+    write_text(folder / f"{name}.json", _lines(document))
+
+
+def read(folder: Path, name: str) -> tuple[dict[str, Json], dict[str, Tensor]]:
+    """What `write` wrote.
+
+    Raises:
+        BadInput: it is damaged.
+    """
+    return read_document(folder, name), _read_tensors(folder / f"{name}.safetensors")
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    write_tensors(path, tensors, {DIGEST: hash_of(dict(sorted(tensors.items())))})
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file, compared with their digest if it has one.
+
+    Raises:
+        BadInput: it is damaged.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            digest = (file.metadata() or {}).get(DIGEST)
+            tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
+    except (OSError, SafetensorError) as error:
+        raise BadInput(f"{path} cannot be read: {error}") from error
+    if digest is not None and hash_of(tensors) != digest:
+        raise BadInput(f"{path} cannot be read: its tensors are not those that were written, so it was damaged since")
+    return tensors
+
+
+def read_document(folder: Path, name: str) -> dict[str, Json]:
+    """The JSON of it; raises as `read` does."""
+    path = folder / f"{name}.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path} cannot be read: {error}") from error
+
+
+def _lines(document: Mapping[str, Json]) -> str:
+    """JSON that can be read: an entry, or an entry of an entry, on each line."""
+    entries = []
+    for key, value in document.items():
+        if isinstance(value, dict) and value:
+            inner = ",\n".join(f"    {json.dumps(name)}: {json.dumps(one)}" for name, one in value.items())
+            entries.append(f"  {json.dumps(key)}: {{\n{inner}\n  }}")
+        elif key == "objects" and value:
+            inner = ",\n".join(f"    {json.dumps(one)}" for one in value)
+            entries.append(f"  {json.dumps(key)}: [\n{inner}\n  ]")
+        else:
+            entries.append(f"  {json.dumps(key)}: {json.dumps(value)}")
+    return "{\n" + ",\n".join(entries) + "\n}\n"
+
+
+# ---------------------------------------------------------------------------------------------------------- folders
+
+
+@contextmanager
+def replacing(folder: str | Path, name: str, overwrite: bool) -> Iterator[Path]:
+    """A new folder to write to; when all is written it takes the place of `folder`, of what there is of that `name`.
+
+    Raises:
+        BadInput: the folder holds something, and `overwrite` is off or it is something else.
+        FolderInUse: another process saves there, or computes there.
+        DiskError: it cannot be written; what was there still is.
+    """
+    folder = Path(folder).absolute()
+    refuse_foreign(folder, name)
+    beside, old, lock = (folder.with_name(f".{folder.name}.{what}") for what in ("saving", "replaced", "lock"))
+    with on_disk(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    with locked(lock, folder), on_disk(folder):
+        if folder.exists() and any(folder.iterdir()) and not overwrite:
+            raise BadInput(f"{folder} holds a {name} already; overwrite=True replaces it")
+        if (folder / LOCK).exists():
+            with locked(folder / LOCK, folder):
+                pass  # it was left over
+        for left in (beside, old) if folder.exists() else (beside,):
+            shutil.rmtree(left, ignore_errors=True)
+        beside.mkdir()
+        try:
+            yield beside
+            if folder.exists():
+                folder.rename(old)
+            beside.rename(folder)
+        except BaseException:
+            if old.exists() and not folder.exists():
+                old.rename(folder)
+            shutil.rmtree(beside, ignore_errors=True)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def refuse_foreign(folder: Path, what: str = RESULT) -> None:
+    """Raises BadInput if a folder holds what no result, or nothing else of such a name, does."""
+    if folder.is_file():
+        raise BadInput(f"{folder} is a file; expected a folder, or nothing")
+    known = {f"{name}.{kind}" for name in (CALL, what) for kind in ("json", "safetensors")}
+    known |= {PARTS, LOCK}
+    if foreign := [path.name for path in folder.glob("*") if path.name not in known and path.suffix != PARTIAL]:
+        raise BadInput(f"{folder} holds something else than a {what}: {', '.join(sorted(foreign)[:3])}")
+
+
+class Parts(Keeps):
+    """Finished runs as files in a folder, one for each batch. One that cannot be read was not finished."""
+
+    def __init__(self, folder: str | Path, device: torch.device) -> None:
+        self.folder = Path(folder) / PARTS
+        with on_disk(self.folder):
+            self.folder.mkdir(exist_ok=True)
+            remove_partial(self.folder)
+        self._known: dict[int, tuple[Tensor, list[bool]]] = {}
+        for path in sorted(self.folder.glob("*.safetensors")):
+            try:
+                part = _read_tensors(path)
+                changed = part["changed"].split(part["interventions"].tolist())
+                scores = part["scores"].to(device)
+            except (BadInput, KeyError, RuntimeError):
+                with on_disk(path):
+                    path.unlink()
+                continue
+            for place, score, did in zip(part["places"].tolist(), scores, changed, strict=True):
+                self._known[place] = score, did.tolist()
+
+    @property
+    def known(self) -> Mapping[int, tuple[Tensor, list[bool]]]:
+        return self._known
+
+    def add(self, finished: Mapping[int, tuple[Tensor, list[bool]]]) -> None:
+        changed = [did for _, did in finished.values()]
+        part = {
+            "places": torch.tensor(list(finished)),
+            "scores": torch.stack([score.detach() for score, _ in finished.values()]).cpu(),
+            "changed": torch.tensor([one for did in changed for one in did], dtype=torch.bool),
+            "interventions": torch.tensor([len(did) for did in changed]),
+        }
+        _write_tensors(self.folder / f"{min(finished):08d}.safetensors", part)
