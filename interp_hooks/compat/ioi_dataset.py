@@ -143,7 +143,7 @@ def ioi_eval(
         raise BadInput("ioi_eval needs a causal model: this one sees the name that it is asked for")
     if dataset is None:
         sizes: dict[str, Any] = dict(num_samples=num_samples, symmetric=symmetric, prepend_bos=model.text.prepend_bos)
-        dataset = IOIDataset(tokenizer or model.text.tokenizer, **sizes)
+        dataset = IOIDataset(model.text.tokenizer if tokenizer is None else tokenizer, **sizes)
     samples = [dataset[index] for index in range(len(dataset))]
     if not samples:
         raise BadInput("the data set is empty")

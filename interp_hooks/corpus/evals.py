@@ -90,7 +90,8 @@ def evaluate_on_texts(
         BadInput: the texts do not fill one row.
     """
     length = min(1024, model.cfg.n_ctx) if max_length is None else max_length
-    rows = token_rows(texts, tokenizer or model.text.tokenizer, length, add_bos_token=model.text.prepend_bos)
+    tokenizer = model.text.tokenizer if tokenizer is None else tokenizer
+    rows = token_rows(texts, tokenizer, length, add_bos_token=model.text.prepend_bos)
     tokens = first_rows(rows, length, None if truncate is None else truncate * batch_size)
     return evaluate_on_dataset(model, ({"tokens": batch} for batch in tokens.split(batch_size)), truncate)
 
@@ -150,7 +151,7 @@ def induction_loss(
     _check_device(model, device)
     if batch_size < 1:
         raise BadInput(f"batch_size must be at least 1, got {batch_size}")
-    tokenizer = tokenizer or model.tokenizer
+    tokenizer = model.tokenizer if tokenizer is None else tokenizer
     bos: Any = None if tokenizer is None else tokenizer.bos_token_id
     if prepend_bos and bos is None:
         raise TokenError("prepend_bos=True needs a tokenizer with a BOS token")

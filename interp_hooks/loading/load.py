@@ -63,7 +63,7 @@ def load_pretrained(cls: type[HookedTransformer], options: LoadOptions, processi
         hf_config = source.config()
         family = family_of(hf_config)
         cfg, n_layers_there = _our_config(family, hf_config, options)
-        tokenizer = options.tokenizer or source.tokenizer()
+        tokenizer = source.tokenizer() if options.tokenizer is None else options.tokenizer
         state = _load_state(source, hf_config, family, cfg.dtype)
         revision = source.commit() or options.revision
     else:

@@ -80,7 +80,8 @@ def load(options: LoadOptions, processing: Processing, splices: Mapping[str, nn.
     cfg = _config(folder, description["config"])
     if options.default_prepend_bos is not None:
         cfg = cfg.replace(default_prepend_bos=options.default_prepend_bos)
-    tokenizer = options.tokenizer or (read_tokenizer(str(folder)) if has_tokenizer(folder) else None)
+    own = read_tokenizer(str(folder)) if options.tokenizer is None and has_tokenizer(folder) else None
+    tokenizer = own if options.tokenizer is None else options.tokenizer
     model = from_checkpoint(folder / WEIGHTS, cfg, tokenizer, dtype=options.dtype, device=options.device)
     model.text.padding_side = options.default_padding_side or description["padding_side"]
     _splice_in(model, folder, description.get("splices", {}), splices)

@@ -54,6 +54,8 @@ class TextInterface:
         padding_side: PaddingSide | None = "right",
         encloses: bool = False,
     ) -> None:
+        if tokenizer is not None and not has_vocabulary(tokenizer):
+            raise TokenError("the tokenizer knows no word: it was made without the file of its vocabulary")
         self._tokenizer, self.n_ctx, self.encloses = tokenizer, n_ctx, encloses
         self._side_without_tokenizer: PaddingSide = "right"
         if padding_side is not None:
@@ -218,6 +220,11 @@ class TextInterface:
         if not begins_with(self.tokenizer, text, ids[0]):
             raise TokenError(f"{text!r} is no token: it is read as token {ids[0]}, which is {self.pieces(ids)[0]!r}")
         return ids[0]
+
+
+def has_vocabulary(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a tokenizer has tokens beside those that were added to it, such as BOS and EOS."""
+    return len(tokenizer) > len(tokenizer.added_tokens_decoder)
 
 
 def checked_side(side: str) -> PaddingSide:
