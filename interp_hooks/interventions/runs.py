@@ -389,7 +389,7 @@ def as_run(model: HookedTransformer, prompts: Any) -> Run:
         return Run(tokens, (), model.text.real_tokens(tokens))
     encoded = model.text.encode(prompts, truncate=False)
     mask = None if encoded.real is None else encoded.real.to(model.device)
-    return Run(encoded.tokens.to(model.device), (), mask)
+    return Run(model.checked_tokens(encoded.tokens), (), mask)
 
 
 def counted_positions(model: HookedTransformer, run: Run, exclude: Collection[Excluded]) -> Bool[Tensor, "batch pos"]:

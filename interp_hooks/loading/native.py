@@ -38,7 +38,7 @@ def save(model: HookedTransformer, folder: Path) -> None:
     if (folder / "config.json").exists():
         raise CheckpointError(f"{str(folder)!r} holds a HuggingFace checkpoint (config.json); save to another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    config = model.cfg.to_dict() | {"dtype": str(model.dtype).removeprefix("torch.")}
+    config = model.cfg.to_dict()
     del config["device"]  # where it happens to be
     description = {
         "format": FORMAT,

@@ -168,6 +168,11 @@ def locate(name: str) -> str:
     path = Path(name).expanduser()
     if path.is_dir():
         if not (path / "config.json").exists():
+            if (path / "adapter_config.json").exists():
+                raise CheckpointError(
+                    f"the folder {name!r} holds an adapter, not a model: load both with peft, and pass "
+                    "hf_model=peft_model.merge_and_unload()"
+                )
             inside = ", ".join(sorted(item.name for item in path.iterdir())[:8]) or "nothing"
             raise CheckpointError(f"the folder {name!r} is no HuggingFace checkpoint: no config.json, only {inside}")
         return str(path)

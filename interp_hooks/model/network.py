@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from interp_hooks.errors import BadInput
+from interp_hooks.errors.arguments import checked
 from interp_hooks.hooks.points import HookPoint, NameFilter
 from interp_hooks.hooks.root_module import HookedRootModule
 from interp_hooks.model.cache.activation_cache import ActivationCache
@@ -44,6 +45,18 @@ class Output(NamedTuple):
 
     logits: Float[Tensor, "batch pos d_vocab"]
     loss: Tensor
+
+
+class Embedded(NamedTuple):
+    """What `input_to_embed` returns: the arguments of a pass that starts at layer 0; `attention_mask` None: all real.
+
+    `shortformer_pos_embed` is what queries and keys read beside the stream, where positions are not a part of it.
+    """
+
+    residual: Float[Tensor, "batch pos d_model"]
+    tokens: Int[Tensor, "batch pos"]
+    shortformer_pos_embed: Float[Tensor, "batch pos d_model"] | None
+    attention_mask: Bool[Tensor, "batch key"] | None
 
 
 class Network(HookedRootModule):
@@ -189,11 +202,7 @@ class Network(HookedRootModule):
             if shortformer_pos_embed is not None:
                 raise BadInput("shortformer_pos_embed is for passes with start_at_layer=; hook hook_pos_embed instead")
             prompt = given.prompt(input, prepend_bos, padding_side, attention_mask, cache)
-            assert prompt.tokens is not None
-            positions = given.positions(prompt.real, past + prompt.tokens.shape[1])
-            if self.cfg.use_hook_tokens:
-                prompt = Prompt(self.hook_tokens(prompt.tokens), prompt.real)
-            residual, pos_embed = self._embed(cast("Tensor", prompt.tokens), positions[:, past:], token_type_ids)
+            residual, pos_embed, positions, prompt = self._entering(prompt, past, token_type_ids)
         else:
             residual = given.residual(input)
             tokens = None if tokens is None else given.tokens_of(tokens, residual)
@@ -211,6 +220,46 @@ class Network(HookedRootModule):
         if cache is not None:
             cache.commit(layers, positions.shape[1] - past, prompt.real, positions.amax(1) + 1)
         return output
+
+    @checked
+    def input_to_embed(
+        self,
+        input: str | Sequence[str] | Tensor,
+        prepend_bos: bool | None = None,
+        padding_side: PaddingSide | None = None,
+        attention_mask: Tensor | None = None,
+        past_kv_cache: KeyValueCache | None = None,
+        *,
+        token_type_ids: Int[Tensor, "batch pos"] | None = None,
+    ) -> Embedded:
+        """The stream that enters layer 0, to be changed and then given to `forward` with `start_at_layer=0`.
+
+        Soft prompts are vectors in place of tokens. Read some tokens to be replaced, so that positions are counted,
+        and put the vectors where their embeddings are:
+
+            stream, tokens, beside, mask = model.input_to_embed(prompts)
+            stream[:, 1:4] += soft - model.W_E[tokens[:, 1:4]]
+            logits = model(stream, start_at_layer=0, shortformer_pos_embed=beside, attention_mask=mask)
+
+        Raises:
+            BadInput: tokens or masks that do not fit the model.
+            NoTokenizer: text, but no tokenizer.
+        """
+        given, past = self._inputs, 0 if past_kv_cache is None else past_kv_cache.length
+        prompt = given.prompt(input, prepend_bos, padding_side, attention_mask, given.cache(past_kv_cache))
+        residual, beside, _, prompt = self._entering(prompt, past, token_type_ids)
+        return Embedded(residual, cast("Tensor", prompt.tokens), beside, prompt.real)
+
+    def _entering(
+        self, prompt: Prompt, past: int, token_type_ids: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, Tensor, Prompt]:
+        """The stream that enters layer 0, what is read beside it, the positions of all tokens, and the tokens."""
+        tokens = cast("Tensor", prompt.tokens)
+        positions = self._inputs.positions(prompt.real, past + tokens.shape[1])
+        if self.cfg.use_hook_tokens:
+            prompt = Prompt(self.hook_tokens(tokens), prompt.real)
+        residual, beside = self._embed(cast("Tensor", prompt.tokens), positions[:, past:], token_type_ids)
+        return residual, beside, positions, prompt
 
     def _through(
         self,

@@ -10,8 +10,9 @@ import torch
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from interp_hooks import HookedTransformer
+from interp_hooks import HookedTransformer, LogitDiff, evaluate, patch
 from interp_hooks.errors import BadInput, CheckpointError, NoTokenizer, TokenError
+from interp_hooks.interventions.runs import as_run
 from interp_hooks.loading.source import read_tokenizer
 from interp_hooks.model.tokenization import TextInterface
 from interp_hooks.model.tokens import overridden_defaults
@@ -550,6 +551,31 @@ def test_bos_stays_single_where_the_tokenizer_adds_it(llama_like: HookedTransfor
 def test_pieces_keep_the_space_that_decoding_drops(llama_like: HookedTransformer) -> None:
     pieces = llama_like.to_str_tokens("Once upon a time", prepend_bos=False)
     assert "".join(pieces) == " Once upon a time"
+
+
+# ------------------------------------------------------------------------------------------- beyond the vocabulary
+
+
+def test_tokens_that_were_added_to_the_tokenizer_alone_are_told() -> None:
+    """The model has no embedding for them."""
+    tokenizer = word_tokenizer()
+    tokenizer.add_tokens([f"new{number}" for number in range(12)])
+    model = text_model(tokenizer)
+    assert model.to_tokens("the new11").tolist() == [[0, THE, 23]], "and d_vocab is 23"
+    told = r"token ids must be 0\.\.22, got 23, ' new11': a token that was added to the tokenizer, and for which"
+    metric = LogitDiff(1, 2)
+    for read in (
+        model,
+        model.run_with_cache,
+        lambda text: model.generate(text, 1, verbose=False),
+        lambda text: model.input_to_embed(text),
+        lambda text: evaluate(model, [as_run(model, text)], metric),
+        lambda text: patch(model, text, "the cat", metric, "resid_pre", progress=False),
+    ):
+        with pytest.raises(BadInput, match=told):
+            read("the new11")
+    with pytest.raises(BadInput, match=r"must be 0\.\.18, got \[23\]"):
+        model.token_ids("new11")
 
 
 # --------------------------------------------------------------------------------------------- without a vocabulary
