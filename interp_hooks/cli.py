@@ -105,10 +105,10 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from interp_hooks.loading.parity import TEXT, verify_checkpoint
+    from interp_hooks.loading.parity import verify_checkpoint
 
     report = verify_checkpoint(
-        arguments.model, text=arguments.text or TEXT, dtype=arguments.dtype, processing=not arguments.no_processing
+        arguments.model, text=arguments.text, dtype=arguments.dtype, processing=not arguments.no_processing
     )
     _print(report.to_json() if arguments.json else str(report))
     return DONE if report.passed else DIFFERS

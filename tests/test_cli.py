@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -236,3 +237,19 @@ def test_families_lists_every_architecture(capsys):
     assert table == markdown() + "\n"
     assert table != printed
     assert [family.model_type for family in there if f"`{family.model_type}`" not in table] == []
+
+
+def test_an_empty_text_is_a_text(checkpoint, tmp_path, capsys):
+    """One token, its BOS, is read, and not the sentences that are read where no text is given."""
+    assert main(["verify", str(checkpoint), "--json", "--text", ""]) == 0
+    assert json.loads(capsys.readouterr().out)["tokens"] == 1
+    assert main(["verify", str(checkpoint), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["tokens"] > 9
+
+
+def test_a_text_for_a_checkpoint_that_reads_none(checkpoint, tmp_path, capsys):
+    bare = tmp_path / "bare"
+    shutil.copytree(checkpoint, bare, ignore=shutil.ignore_patterns("tokenizer*"))
+    assert main(["verify", str(bare), "--text", "the cat"]) == 2
+    assert "this model has no tokenizer" in capsys.readouterr().err
+    assert main(["verify", str(bare), "--json"]) == 0

@@ -103,7 +103,8 @@ def evaluate_on_texts(
         BadInput: the texts do not fill one row.
     """
     length = min(1024, model.cfg.n_ctx) if max_length is None else max_length
-    rows = token_rows(texts, tokenizer or model.text.tokenizer, length, add_bos_token=model.text.prepend_bos)
+    tokenizer = model.text.tokenizer if tokenizer is None else tokenizer
+    rows = token_rows(texts, tokenizer, length, add_bos_token=model.text.prepend_bos)
     tokens = first_rows(rows, length, None if truncate is None else truncate * batch_size)
     batches = ({"tokens": batch, "attention_mask": torch.ones_like(batch)} for batch in tokens.split(batch_size))
     return evaluate_on_dataset(model, batches, truncate)
@@ -179,7 +180,7 @@ def repeated_tokens(
     generator: torch.Generator | None = None,
 ) -> Int[Tensor, "batch pos"]:
     """Rows of BOS, x_1 ... x_n, x_1 ... x_n, as `induction_loss` describes them."""
-    tokenizer = tokenizer or model.tokenizer
+    tokenizer = model.tokenizer if tokenizer is None else tokenizer
     bos: Any = None if tokenizer is None else tokenizer.bos_token_id
     if prepend_bos and bos is None:
         raise TokenError("prepend_bos=True needs a tokenizer with a BOS token")

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from interp_hooks.errors import BadInput, TokenError, nearest
+from interp_hooks.model.token_text import read
 
 Texts = Iterable[str] | Iterable[Mapping[str, Any]]
 
@@ -71,7 +72,7 @@ def token_rows(
 
     Raises:
         BadInput: `max_length` leaves no room for text.
-        TokenError: the tokenizer has no EOS, or no BOS where rows have to begin with one.
+        TokenError: the tokenizer has no EOS, or no BOS where rows have to begin with one; a text that it would cut.
     """
     eos, bos = tokenizer.eos_token_id, tokenizer.bos_token_id
     if eos is None or (add_bos_token and bos is None):
@@ -82,7 +83,7 @@ def token_rows(
     waiting: list[Any] = []
     for number, text in enumerate(texts):
         text = text if isinstance(text, str) else text[column_name]
-        waiting += [eos] * (number > 0) + list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        waiting += [eos] * (number > 0) + read(tokenizer, text)
         room = max_length - len(begins)
         full = len(waiting) // room * room
         for start in range(0, full, room):

@@ -404,7 +404,7 @@ def as_run(model: HookedTransformer, prompts: Any, attention_mask: Tensor | None
         return masked(model, Run(model.checked_tokens(prompts)))
     encoded = model.text.fitted(prompts)
     mask = None if encoded.real is None else encoded.real.to(model.device)
-    return Run(encoded.tokens.to(model.device), (), mask)
+    return Run(model.checked_tokens(encoded.tokens), (), mask)
 
 
 def masked(model: HookedTransformer, run: Run) -> Run:

@@ -134,14 +134,15 @@ def _peak_process_bytes() -> int:
 
 
 def verify_checkpoint(
-    name: str, *, text: str = TEXT, dtype: str = "float32", processing: bool = True, **hf_kwargs: Any
+    name: str, *, text: str | None = None, dtype: str = "float32", processing: bool = True, **hf_kwargs: Any
 ) -> Report:
     """Load a checkpoint twice, with `transformers` and as a `HookedTransformer`, and compare.
 
-    They read `text`, or random tokens if the checkpoint has no tokenizer.
+    They read `text` (default: a few sentences, or random tokens if the checkpoint has no tokenizer).
 
     Raises:
         CheckpointError: not found, or not convertible.
+        NoTokenizer: a text for a checkpoint that has no tokenizer.
     """
     as_dtype(dtype)  # refuses a name that is none before anything is loaded
     source = Source(name=name, hf_kwargs=hf_kwargs)
@@ -151,7 +152,8 @@ def verify_checkpoint(
     plain = {"attn_implementation": "eager", "experts_implementation": "eager"}  # the others don't know every dtype
     theirs = family.auto_class.from_pretrained(source.location, dtype=model.dtype, **(plain | hf_kwargs))
     hf_model = theirs.to(model.device)
-    return verify(model, hf_model, None if model.tokenizer is None else model.to_tokens(text))
+    text = TEXT if text is None and model.tokenizer is not None else text
+    return verify(model, hf_model, None if text is None else model.to_tokens(text))
 
 
 @torch.no_grad()

@@ -124,14 +124,15 @@ class Generation(Network):
     ) -> Any:
         """The prompts and up to `max_new_tokens` more tokens, drawn by the rule of `Sampling` (padding is not counted).
 
-        Without `do_sample`, or at temperature 0, each token is the most likely one. `eos_token_id` (default: the
-        tokenizer's, if there is one) ends a row, which is then filled with the first of these ids; generation stops
-        when all rows have ended. `return_type`: "tokens" [batch, pos]; "str", the text up to the end without special
-        tokens, as a list if the input is one or has several rows; "input", the kind that was given. `output_logits` or
-        `return_dict_in_generate` return a `Generated` instead. `attention_mask` [batch, pos] marks the real tokens of
-        a batch that is padded on the left. Without it, padding of token ids is found as in a plain pass, of which
-        `prepend_bos` and `padding_side` may tell more ("right": what they begin with is text; "left": what they end
-        with is). `verbose` shows a progress bar. Hooks fire at every step: on the whole prompt, then on one token
+        Without `do_sample`, or at temperature 0, each token is the most likely one. `eos_token_id` (default: those of
+        the checkpoint's generation config, else the tokenizer's) ends a row, which is then filled with the first of
+        these ids; generation stops when all rows have ended. `return_type`: "tokens" [batch, pos]; "str", the text up
+        to the end without special tokens, as a list if the input is one or has several rows; "input", the kind that was
+        given. `output_logits` or `return_dict_in_generate` return a `Generated` instead. `attention_mask` [batch, pos]
+        marks the real tokens of a batch that is padded on the left. Without it, padding of token ids is found as in a
+        plain pass, of which `prepend_bos` and `padding_side` may tell more ("right": what they begin with is text;
+        "left": what they end with is). `verbose` shows a progress bar. Hooks fire at every step: on the whole prompt,
+        then on one token
         (without `use_past_kv_cache`: on all tokens again).
 
         Raises:
@@ -287,7 +288,7 @@ class Generation(Network):
         if not stop_at_eos:
             return []
         if eos_token_id is None:
-            eos_token_id = self.text.eos_id
+            eos_token_id = self.cfg.eos_token_ids or self.text.eos_id
         if eos_token_id is None:
             return []
         return [eos_token_id] if isinstance(eos_token_id, int) else list(eos_token_id)

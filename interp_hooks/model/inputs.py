@@ -78,7 +78,7 @@ class Inputs(NamedTuple):
         if is_text(input):
             encoded = self.text.fitted(input, prepend_bos, padding_side)
             padding = Padding(after_left=encoded.real, neither=encoded.real)
-            tokens = encoded.tokens.to(self.device)
+            tokens = self.tokens(encoded.tokens)
         else:
             tokens = self.tokens(input)
         length = tokens.shape[1] + (0 if cache is None else cache.length)
@@ -135,8 +135,17 @@ class Inputs(NamedTuple):
         if not torch.compiler.is_compiling():  # compiled code cannot stop at a value; the embedding refuses it
             low, high = int(tokens.min()), int(tokens.max())
             if low < 0 or high >= self.cfg.d_vocab:
-                raise BadInput(f"token ids must be 0..{self.cfg.d_vocab - 1}, got {low if low < 0 else high}")
+                raise BadInput(
+                    f"token ids must be 0..{self.cfg.d_vocab - 1}, got {low if low < 0 else high}{self._beyond(high)}"
+                )
         return tokens.to(self.device, torch.long)
+
+    def _beyond(self, id: int) -> str:
+        """What a tokenizer has for an id that is not in the model's vocabulary, for the message of an error."""
+        if self.text._tokenizer is None or not self.cfg.d_vocab <= id < len(self.text.tokenizer):
+            return ""
+        piece = self.text.pieces([id])[0]
+        return f", {piece!r}: a token that was added to the tokenizer, and for which this model has no embedding"
 
     def answers(self, tokens: Any) -> Int[Tensor, "*rest"]:
         """Ids in the output vocabulary, from ids, one-token strings, or a list of either."""

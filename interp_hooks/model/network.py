@@ -66,6 +66,18 @@ class Output(NamedTuple):
     loss: Tensor
 
 
+class Embedded(NamedTuple):
+    """What `input_to_embed` returns: the arguments of a pass that starts at layer 0; `attention_mask` None: all real.
+
+    `shortformer_pos_embed` is what queries and keys read beside the stream, where positions are not a part of it.
+    """
+
+    residual: Float[Tensor, "batch pos d_model"]
+    tokens: Int[Tensor, "batch pos"]
+    shortformer_pos_embed: Float[Tensor, "batch pos d_model"] | None
+    attention_mask: Bool[Tensor, "batch key"] | None
+
+
 class Network(HookedRootModule):
     """Embeddings, blocks and unembedding, and the pass through them.
 
@@ -225,11 +237,7 @@ class Network(HookedRootModule):
             if shortformer_pos_embed is not None:
                 raise BadInput("shortformer_pos_embed is for passes with start_at_layer=; hook hook_pos_embed instead")
             prompt = given.prompt(input, prepend_bos, padding_side, attention_mask, cache, counts)
-            assert prompt.tokens is not None
-            positions = given.positions(prompt.seen, past + prompt.tokens.shape[1])
-            if self.cfg.use_hook_tokens:
-                prompt = prompt._replace(tokens=self.hook_tokens(prompt.tokens))
-            residual, pos_embed = self._embed(cast("Tensor", prompt.tokens), positions[:, past:], token_type_ids)
+            residual, pos_embed, positions, prompt = self._entering(prompt, past, token_type_ids)
         else:
             residual = given.residual(input)
             tokens = None if tokens is None else given.tokens_of(tokens, residual)
@@ -249,6 +257,46 @@ class Network(HookedRootModule):
         if cache is not None:
             cache.commit(layers, positions.shape[1] - past, prompt.seen, positions.amax(1) + 1)
         return output
+
+    @checked
+    def input_to_embed(
+        self,
+        input: str | Sequence[str] | Tensor,
+        prepend_bos: bool | None = None,
+        padding_side: PaddingSide | None = None,
+        attention_mask: Tensor | None = None,
+        past_kv_cache: KeyValueCache | None = None,
+        *,
+        token_type_ids: Int[Tensor, "batch pos"] | None = None,
+    ) -> Embedded:
+        """The stream that enters layer 0, to be changed and then given to `forward` with `start_at_layer=0`.
+
+        Soft prompts are vectors in place of tokens. Read some tokens to be replaced, so that positions are counted,
+        and put the vectors where their embeddings are:
+
+            stream, tokens, beside, mask = model.input_to_embed(prompts)
+            stream[:, 1:4] += soft - model.W_E[tokens[:, 1:4]]
+            logits = model(stream, start_at_layer=0, shortformer_pos_embed=beside, attention_mask=mask)
+
+        Raises:
+            BadInput: tokens or masks that do not fit the model.
+            NoTokenizer: text, but no tokenizer.
+        """
+        given, past = self._inputs, 0 if past_kv_cache is None else past_kv_cache.length
+        prompt = given.prompt(input, prepend_bos, padding_side, attention_mask, given.cache(past_kv_cache), True)
+        residual, beside, _, prompt = self._entering(prompt, past, token_type_ids)
+        return Embedded(residual, cast("Tensor", prompt.tokens), beside, prompt.real)
+
+    def _entering(
+        self, prompt: Prompt, past: int, token_type_ids: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, Tensor, Prompt]:
+        """The stream that enters layer 0, what is read beside it, the positions of all tokens, and the tokens."""
+        tokens = cast("Tensor", prompt.tokens)
+        positions = self._inputs.positions(prompt.seen, past + tokens.shape[1])
+        if self.cfg.use_hook_tokens:
+            prompt = prompt._replace(tokens=self.hook_tokens(tokens))
+        residual, beside = self._embed(cast("Tensor", prompt.tokens), positions[:, past:], token_type_ids)
+        return residual, beside, positions, prompt
 
     def _through(
         self,

@@ -24,6 +24,7 @@ from torch import Tensor
 from interp_hooks.errors import BadInput, NoTokenizer, TokenError
 from interp_hooks.errors.arguments import told
 from interp_hooks.model.padding import Padding, PaddingSide, PadToken, find_padding
+from interp_hooks.model.token_text import begins_with, decoded, goes_on, id_of, read, text_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -52,6 +53,8 @@ class TextInterface:
         padding_side: PaddingSide | None = "right",
         encloses: bool = False,
     ) -> None:
+        if tokenizer is not None and not has_vocabulary(tokenizer):
+            raise TokenError("the tokenizer knows no word: it was made without the file of its vocabulary")
         self._tokenizer, self.n_ctx, self.encloses = tokenizer, n_ctx, encloses
         self._side_without_tokenizer: PaddingSide = "right"
         if padding_side is not None:
@@ -166,7 +169,7 @@ class TextInterface:
         if not isinstance(text, str):
             raise TokenError(f"expected a string or a list of strings, got an item of type {told(text)}")
         begins = self.prepend_bos if prepend_bos is None else prepend_bos
-        ids = list(self.tokenizer.encode(text, add_special_tokens=begins and self.encloses))
+        ids = read(self.tokenizer, text, special=begins and self.encloses)
         bos = self.tokenizer.bos_token_id
         if begins and not self.encloses:
             if bos is None:
@@ -223,16 +226,20 @@ class TextInterface:
         ids = listed_ids(tokens)
         if isinstance(ids, list) and any(isinstance(row, list) for row in ids):
             return [str(self.decode(one_row(row))) for row in ids]
-        return self.tokenizer.decode(one_row(ids), clean_up_tokenization_spaces=False)
+        return decoded(self.tokenizer, one_row(ids))
 
     def pieces(self, tokens: Sequence[int]) -> list[str]:
-        """The text of every token, with its leading space.
+        """The text of every token, with its leading space; see `interp_hooks.model.token_text`."""
+        return [text_of(self.tokenizer, id) for id in one_row(tokens)]
 
-        Some tokenizers drop a leading space at the start of a text, so each token is decoded after a copy of itself.
+    def answer(self, prompt: str, answer: str, prepend_bos: bool | None = None) -> list[int]:
+        """The tokens of an answer as they follow a prompt: both are read together.
+
+        Raises:
+            TokenError: the answer does not begin with a token of its own.
         """
-        alone = [str(self.decode([id])) for id in tokens]
-        twice = [str(self.decode([id, id])) for id in tokens]
-        return [both[len(one) :] or one for one, both in zip(alone, twice, strict=True)]
+        before, together = (self._row(text, prepend_bos) for text in (prompt, prompt + answer))
+        return goes_on(self.tokenizer, before, together, answer)
 
     def single_id(self, text: str) -> int:
         """The id of a text that is exactly one token.
@@ -240,14 +247,23 @@ class TextInterface:
         Raises:
             TokenError: it is no token, several (which the message shows), or unknown.
         """
-        ids = self.tokenizer.encode(text, add_special_tokens=False)
+        if (known := id_of(self.tokenizer, text)) is not None:
+            return known
+        ids = read(self.tokenizer, text)
         if len(ids) != 1:
             pieces = " + ".join(repr(piece) for piece in self.pieces(ids)) or "nothing"
             hint = "" if text.startswith(" ") else f" Inside a sentence words begin with a space: try {' ' + text!r}."
             raise TokenError(f"{text!r} is {len(ids)} tokens ({pieces}); expected exactly one.{hint}")
         if ids[0] == self.tokenizer.unk_token_id and text.strip() != self.tokenizer.unk_token:
             raise TokenError(f"the tokenizer does not know {text!r}; it reads the unknown token {ids[0]} instead")
+        if not begins_with(self.tokenizer, text, ids[0]):
+            raise TokenError(f"{text!r} is no token: it is read as token {ids[0]}, which is {self.pieces(ids)[0]!r}")
         return ids[0]
+
+
+def has_vocabulary(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a tokenizer has tokens beside those that were added to it, such as BOS and EOS."""
+    return len(tokenizer) > len(tokenizer.added_tokens_decoder)
 
 
 def checked_side(side: str) -> PaddingSide:

@@ -37,6 +37,7 @@ class TextMethods(Network):
 
         Raises:
             BadInput: not a HuggingFace tokenizer.
+            TokenError: a tokenizer without vocabulary.
         """
         from transformers import PreTrainedTokenizerBase
 

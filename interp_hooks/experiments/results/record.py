@@ -69,7 +69,7 @@ NEEDED = ("corrupt", "metric")  # the arguments that it brings, without which no
 NO_PART = ("model", "max_memory", "progress", "save_to")  # arguments on which no number depends
 NO_MATTER = (  # of a config, once the weights are there
     *("model_name", "original_architecture", "tokenizer_name", "tokenizer_prepends_bos", "device"),
-    *("seed", "init_mode", "initializer_range", "init_weights"),
+    *("seed", "init_mode", "initializer_range", "init_weights", "eos_token_ids"),
     *("use_attn_result", "use_split_qkv_input", "use_attn_in", "use_hook_mlp_in", "use_hook_tokens"),
     "use_attn_scale",  # attn_scale says what comes of it
 )
