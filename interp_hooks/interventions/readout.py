@@ -89,7 +89,7 @@ class Readout:
             length = run.tokens.shape[1]
             return [LazyLogits.of(model, stream, length, positions) for stream in streams.chunk(copies)]
         if self.next_tokens:
-            return list(_next_log_probs(model.logits(streams[:, :-1]), run).chunk(copies))
+            return [_next_log_probs(model.logits(stream[:, :-1]), run) for stream in streams.chunk(copies)]
         if self.pos is not None and not cut:
             streams = at_positions(streams, self.positions(run).repeat(copies, 1))
         tokens = None if self.tokens is None else self._tokens(run, streams).repeat(copies, 1)

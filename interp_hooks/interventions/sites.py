@@ -204,6 +204,10 @@ class Recordings:
         self.runs: dict[Any, Recording] = {}
         self.made: dict[Any, Tensor] = {}
 
+    def bytes(self) -> int:
+        """How many bytes the activations take."""
+        return sum(value.nbytes for recording in self.runs.values() for value in recording.values())
+
 
 @dataclass(frozen=True, kw_only=True)
 class Here:
