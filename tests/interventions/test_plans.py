@@ -22,7 +22,6 @@ from tests.experiments.by_hand import (
     TOKENS,
     Reads,
     agree,
-    all_logits,
     model_of,
     rows_counted,
     shapes_counted,
@@ -395,7 +394,7 @@ def _stacks(max_memory: int) -> list[int]:
         Run(TOKENS, [Intervention(at("q", 2, head=head), 0.1 * source)]) for head in range(4) for source in range(3)
     ]
     with shapes_counted(model, "blocks.2.mlp") as shapes:
-        evaluate(model, runs, all_logits, max_memory=max_memory)
+        evaluate(model, runs, Reads(EVERYWHERE), max_memory=max_memory)
     return [rows for rows, _ in shapes["blocks.2.mlp"]][1:]  # the first is the prompt, left alone
 
 
@@ -415,7 +414,7 @@ def test_a_larger_readout_or_a_pattern_leaves_less_room() -> None:
     def passes(name: str, metric: Any) -> int:
         runs = [Run(TOKENS, [Intervention(at(name, 2, head=head % 4), 0.0)]) for head in range(12)]
         with shapes_counted(model, "blocks.2.mlp") as shapes:
-            evaluate(model, runs, metric, max_memory=100_000)
+            evaluate(model, runs, metric, max_memory=75_000)
         return len(shapes["blocks.2.mlp"])
 
     fewest = passes("q", LogitDiff([1, 2], [3, 4]))
