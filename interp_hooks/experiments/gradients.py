@@ -199,7 +199,7 @@ def _score(model: HookedTransformer, run: Run, metric: MetricLike, hooks: Hooks)
     """The metric of one pass, which unembeds only what is read; one number for all prompts counts as one prompt."""
     readout, score = reading(model, metric)
     stream = Stream(model)
-    late = any(stream.place(name).stage == Stage.FINAL for name, _ in hooks)  # these want to see all positions
+    late = any(stream.place(name).stage == Stage.FINAL for name, _ in hooks) or stream.watched_at_the_end
     pos = None if late or readout.pos is None else readout.positions(run)
     logits = model.run_with_hooks(run.tokens, attention_mask=run.attention_mask, fwd_hooks=hooks, logits_pos=pos)
     if pos is not None:  # the only one there is

@@ -100,9 +100,11 @@ class Block(ContextDecorator):
     the few steps in which the block begins or ends leaves nothing in force once the object is gone.
     """
 
+    _open: list[tuple[Scope, object]] = []  # noqa: RUF012  (of one that was interrupted as it was made)
+
     def __init__(self, given: Any, made: Callable[[], Scope], ended: Callable[[Scope, bool], None]) -> None:
         self._given, self._made, self._ended = given, made, ended
-        self._open: list[tuple[Scope, object]] = []
+        self._open = []
 
     def _recreate_cm(self) -> Block:  # what ContextDecorator asks for, at every call of a decorated function
         return Block(self._given, self._made, self._ended)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from interp_hooks.interventions.readout import Readout
 from interp_hooks.interventions.runs import Intervention, Run
-from interp_hooks.model.stream import Place, Stage, Stream
+from interp_hooks.model.stream import Place, Stream
 from interp_hooks.model.transformer import HookedTransformer
 
 PREFIXES = 8  # first positions are rounded down to so many different ones, so that more runs can be stacked
@@ -57,7 +57,7 @@ class Planner:
         self.alone = not hooked
         self.spliced = bool(hooked) and bool(model.splices)
         self.causal = self.alone and model.cfg.attention_dir == "causal" and self.stream.keeps_keys
-        self.watched_at_the_end = any(place.stage == Stage.FINAL for place in hooked)
+        self.watched_at_the_end = self.stream.watched_at_the_end
         self._reads: dict[Any, list[int]] = {}
 
     def plan(self, run: Run) -> Plan:
@@ -72,6 +72,7 @@ class Planner:
         last = max((place.layer for place in places), default=-1)
         if self.spliced:  # what enters the final norm may come from a module, and is shown by no hook
             layer = min(layer, n_layers - 1)
+        layer = layer if self.alone else self.stream.starts(layer)
         reads = self._positions_read(run)
         cut = reads is not None and bool(places) and last < n_layers
         if cut and self.causal and reads is not None and self._cannot_reach(run, reads):
