@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from interp_hooks.errors import BadHookValue, BadInput, HookDidNotFire
 from interp_hooks.errors.arguments import told
+from interp_hooks.hooks.checkpointing import may_be_computed_again, refuse_to_be_lost
 from interp_hooks.hooks.scopes import IN_FORCE, OPEN
 from interp_hooks.hooks.threads import refuse_while_others_run
 
@@ -183,8 +184,10 @@ class HookPoint(nn.Module):
         return value.unsqueeze(dim).expand(*value.shape[:dim], size, *value.shape[dim:])
 
     def _run(self, value: Tensor) -> Tensor:
-        backward = []
-        for hook in self.hooks:
+        backward, hooks = [], self.hooks
+        if hooks and may_be_computed_again():
+            refuse_to_be_lost(hooks, self.name)
+        for hook in hooks:
             hook.reached += 1
             if hook.direction == "fwd":
                 value = hook(value)
