@@ -16,7 +16,7 @@ from torch import Tensor
 from interp_hooks.corpus.texts import CORPORA, Texts, corpus_texts, first_rows, token_rows
 from interp_hooks.errors import BadInput, TokenError
 from interp_hooks.errors.arguments import checked
-from interp_hooks.model.losses import check_predicted
+from interp_hooks.model.losses import check_counted, check_predicted
 from interp_hooks.model.transformer import HookedTransformer
 
 PARAGRAPH = (
@@ -33,10 +33,12 @@ def lm_accuracy(
     """The share of tokens that the model found likeliest before they came; `per_token` tells for each whether it did.
 
     Raises:
-        BadInput: tokens of another shape than the logits.
+        BadInput: tokens of another shape than the logits; for the share, prompts of a single token.
     """
     check_predicted(logits, tokens)
     right = logits[:, :-1].argmax(-1) == tokens[:, 1:]
+    if not per_token:
+        check_counted(right.numel())
     return right if per_token else right.float().mean()
 
 

@@ -21,7 +21,7 @@ def lm_cross_entropy_loss(
     others.
 
     Raises:
-        BadInput: tokens or a mask of another shape than the logits.
+        BadInput: tokens or a mask of another shape than the logits; for the mean, no real token that follows another.
     """
     check_predicted(logits, tokens)
     if attention_mask is not None and not (isinstance(attention_mask, Tensor) and attention_mask.shape == tokens.shape):
@@ -29,11 +29,21 @@ def lm_cross_entropy_loss(
     precise = torch.promote_types(logits.dtype, torch.float32)
     losses = F.cross_entropy(logits[:, :-1].transpose(1, 2).to(precise), tokens[:, 1:], reduction="none")
     if attention_mask is None:
+        if not per_token:
+            check_counted(losses.numel())
         return losses if per_token else losses.mean()
     real = attention_mask.to(losses.device).bool()
     counted = real[:, :-1] & real[:, 1:]
     losses = losses.where(counted, losses.new_zeros(()))
+    if not per_token:
+        check_counted(counted.sum())
     return losses if per_token else losses.sum() / counted.sum()
+
+
+def check_counted(count: int | Tensor) -> None:
+    """Raises BadInput if there is nothing to take a mean of; compiled code cannot stop at a value, and goes on."""
+    if (isinstance(count, int) or not torch.compiler.is_compiling()) and not count:
+        raise BadInput("a mean over next tokens needs a prompt of at least two tokens: nothing follows a single one")
 
 
 def check_predicted(logits: object, tokens: object) -> None:
