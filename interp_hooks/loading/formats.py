@@ -26,6 +26,7 @@ from torch import Tensor
 
 from interp_hooks.errors import CheckpointError, ConfigError, UnsupportedConfig, WeightMismatch, nearest
 from interp_hooks.loading.families.shared import modules
+from interp_hooks.loading.given import Numbers
 from interp_hooks.loading.guard import Family
 from interp_hooks.loading.load import adopt, default_device
 from interp_hooks.loading.rules import Table
@@ -42,11 +43,13 @@ def from_checkpoint(
     dtype: torch.dtype | str | None = None,
     device: torch.device | str | None = None,
     ignore_config: Sequence[str] = (),
+    allow_nonfinite: bool = False,
 ) -> HookedTransformer:
     """A model from a state dict (or a file that holds one) in one of the formats above; its weights are not processed.
 
     A `HookedTransformerConfig` is used as it is. `dtype` is that of the config unless given, `device` the GPU if there
-    is one. `ignore_config` names settings that are not known here and that you know to be harmless.
+    is one. `ignore_config` names settings that are not known here and that you know to be harmless. Weights with nan or
+    infinite numbers are refused unless `allow_nonfinite`.
 
     Raises:
         CheckpointError: an unknown format, a setting that is not implemented, or tensors that do not fit.
@@ -62,7 +65,9 @@ def from_checkpoint(
     weights = found.family.weights or _own_names(model)
     family = dataclasses.replace(found.family, weights=weights)
     state = with_gate_biases(found.state)
-    adopt(model, family, state, config.n_layers, torch.device(device or default_device()), owned)
+    where = torch.device(device or default_device())
+    name = "this state dict" if isinstance(checkpoint, Mapping) else str(checkpoint)
+    adopt(model, family, state, config.n_layers, where, owned, Numbers(name, allow_nonfinite))
     return model.eval()
 
 

@@ -27,7 +27,7 @@ from interp_hooks.errors import (
 )
 from interp_hooks.loading.families import FAMILIES
 from interp_hooks.loading.folding import Processing, process
-from interp_hooks.loading.given import check_model, check_state
+from interp_hooks.loading.given import Numbers, check_model, check_state
 from interp_hooks.loading.guard import Family
 from interp_hooks.loading.rules import Rule, axis_sizes, rules
 from interp_hooks.loading.source import Source
@@ -52,6 +52,7 @@ class LoadOptions:
     default_prepend_bos: bool | None = None
     default_padding_side: PaddingSide | None = None
     ignore_config: tuple[str, ...] = ()
+    allow_nonfinite: bool = False
     hf_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -78,10 +79,12 @@ def load_pretrained(cls: type[HookedTransformer], options: LoadOptions, processi
     del hf_model  # what is adopted belongs to nobody else
     with torch.device("meta"):
         model = cls(cfg, tokenizer, default_padding_side=options.default_padding_side)
-    adopt(model, family, text_half(state), n_layers_there, _device(options), owned)
+    numbers = Numbers(options.name, options.allow_nonfinite)
+    adopt(model, family, text_half(state), n_layers_there, _device(options), owned, numbers)
     model.hf_config = hf_config
     model.revision = revision
     model._report = process(model, processing)
+    numbers.check_processed(model)
     return model.eval()
 
 
@@ -227,6 +230,7 @@ def adopt(
     n_layers_there: int,
     device: torch.device | None,
     owned: bool,
+    numbers: Numbers,
 ) -> None:
     """Fill every parameter of a model on the meta device with the tensors in `state`, which is emptied.
 
@@ -235,6 +239,7 @@ def adopt(
 
     Raises:
         WeightMismatch: tensors left over, missing, or of another shape.
+        CheckpointError: tensors with nan or infinite numbers.
     """
     sizes, dtype, adopted = axis_sizes(model.cfg), as_dtype(model.cfg.dtype), set()
     there = dict(model.named_parameters())
@@ -255,6 +260,7 @@ def adopt(
         precise = rule.ours[0].endswith(".choice_bias")  # rounded, it would choose other experts
         stored = torch.promote_types(dtype, torch.float32) if precise else dtype
         moved = theirs.detach().to(device or theirs.device, stored)
+        numbers.check(rule.source, theirs, moved)
         where.setdefault(rule.layer, moved.device)
         if moved.data_ptr() == theirs.data_ptr() and (shared or not owned):
             moved = moved.clone()

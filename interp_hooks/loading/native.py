@@ -110,7 +110,8 @@ def load(options: LoadOptions, processing: Processing, splices: Mapping[str, nn.
         cfg = cfg.replace(default_prepend_bos=options.default_prepend_bos)
     own = read_tokenizer(str(folder)) if options.tokenizer is None and _with_tokenizer(folder, description) else None
     tokenizer = own if options.tokenizer is None else options.tokenizer
-    model = from_checkpoint(folder / WEIGHTS, cfg, tokenizer, dtype=options.dtype, device=options.device)
+    given = dict[str, Any](dtype=options.dtype, device=options.device, allow_nonfinite=options.allow_nonfinite)
+    model = from_checkpoint(folder / WEIGHTS, cfg, tokenizer, **given)
     _refuse_another_save(folder / WEIGHTS, description)
     model.text.padding_side = options.default_padding_side or description["padding_side"]
     _splice_in(model, folder, description.get("splices", {}), splices)

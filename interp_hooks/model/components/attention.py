@@ -185,7 +185,8 @@ class AttentionCore(nn.Module):
             scale=1 / self.scale,
             enable_gqa=self.queries_per_key > 1,
         )
-        return z.transpose(1, 2)
+        hidden = q.detach().amax(-1, keepdim=True) * 0  # nan where a query is, which torch's kernel for CPUs hides
+        return z.transpose(1, 2) + hidden
 
     def _alibi(self, visibility: Visibility, dtype: torch.dtype) -> Tensor | float:
         """The bias on scores, which falls with the distance (Press et al. 2021, arxiv.org/abs/2108.12409)."""
