@@ -79,14 +79,17 @@ function lines(text, most) {
   return found;
 }
 
-function narrowed(figure, width) {
-  const {data, layout} = figure, meta = layout.meta ?? {};
-  if (layout.title?.text) {
-    const title = lines(layout.title.text, Math.floor(width / 8.5));
-    Object.assign(layout.title, {text: title.join("<br>"), xref: "container", x: 0.01});
-    layout.margin.t += 20 * (title.length - 1);
-    layout.height += 20 * (title.length - 1);
-  }
+function titled(layout, width) {
+  if (!layout.title?.text) return;
+  const title = lines(layout.title.text, Math.floor(width / 8.5));
+  layout.title.text = title.join("<br>");
+  layout.margin.t += 20 * (title.length - 1);
+  layout.height += 20 * (title.length - 1);
+}
+
+function narrowed({data, layout}) {
+  const meta = layout.meta ?? {};
+  if (layout.title?.text) Object.assign(layout.title, {xref: "container", x: 0.01});
   if (meta.tight) layout.xaxis.range = meta.tight;
   if (layout.legend) layout.height += 19 * data.filter(trace => trace.name).length;
   for (const trace of data.filter(trace => trace.colorbar)) {
@@ -95,18 +98,18 @@ function narrowed(figure, width) {
     layout.margin.b += 80;
     layout.height += 80;
   }
-  return figure;
 }
 
 async function draw(source) {
   const holder = source.previousElementSibling.firstElementChild, page = source.parentElement.clientWidth;
-  let figure = JSON.parse(source.textContent);
-  if (page < NARROW) figure = narrowed(figure, page);
+  const figure = JSON.parse(source.textContent);
+  titled(figure.layout, page < NARROW ? page : page - 240);
+  if (page < NARROW) narrowed(figure);
   const data = atNight.matches ? recoloured(figure.data) : figure.data;
   const layout = atNight.matches ? recoloured(figure.layout) : figure.layout;
   holder.style.minWidth = (figure.layout.meta?.narrowest ?? 0) + "px";
   await Plotly.react(holder, data, layout, {...options, displayModeBar: page < NARROW ? false : "hover"});
-  const sizes = [...holder.querySelectorAll(".heatmap-label")].map(one => parseFloat(getComputedStyle(one).fontSize));
+  const sizes = [...holder.querySelectorAll(".heatmap-label text")].map(one => parseFloat(getComputedStyle(one).fontSize));
   if (sizes.length && Math.min(...sizes) < SMALLEST) await Plotly.restyle(holder, {texttemplate: ""});
 }
 
