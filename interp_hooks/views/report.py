@@ -109,7 +109,8 @@ async function draw(source) {
   const layout = atNight.matches ? recoloured(figure.layout) : figure.layout;
   holder.style.minWidth = (figure.layout.meta?.narrowest ?? 0) + "px";
   await Plotly.react(holder, data, layout, {...options, displayModeBar: page < NARROW ? false : "hover"});
-  const sizes = [...holder.querySelectorAll(".heatmap-label text")].map(one => parseFloat(getComputedStyle(one).fontSize));
+  const numbers = [...holder.querySelectorAll(".heatmap-label text")];
+  const sizes = numbers.map(one => parseFloat(getComputedStyle(one).fontSize));
   if (sizes.length && Math.min(...sizes) < SMALLEST) await Plotly.restyle(holder, {texttemplate: ""});
 }
 
