@@ -21,12 +21,17 @@ from torch import Tensor
 
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked
-from interp_hooks.hooks.names import get_act_name
+from interp_hooks.hooks.names import get_act_name, short_name
 from interp_hooks.hooks.points import POSITIONS, HookPoint
 
+SHARED = ("k", "v", "rot_k", "k_input", "v_input")  # what heads of a group may have in common
 Index = int | tuple[int, ...] | Tensor
 Recording = Mapping[str, Tensor]
 """Activations by hook name."""
+UNGROUP = (
+    ", one for each group of heads that share keys and values; "
+    "model.set_ungroup_grouped_query_attention(True) gives every head its own"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +39,7 @@ class Site:
     """A hook point, and which part of it: an index for some of its axes, by their names.
 
     An int picks one index for all prompts, a list several, a tensor [batch] one of each prompt's own. Lists of several
-    axes pick all their combinations.
+    axes pick all their combinations. A position may have a name, where an experiment is told which one it is.
 
     Raises:
         BadInput: an index that is none of these.
@@ -91,6 +96,7 @@ class Site:
         if outside.numel():
             raise BadInput(
                 f"{axis}={int(outside.flatten()[0])} is out of range: {point.name} has {size + skipped} along {axis}"
+                + (UNGROUP if axis == "head" and short_name(point.name) in SHARED else "")
             )
         return torch.where(listed < 0, listed, listed - skipped)
 
@@ -106,8 +112,10 @@ class Site:
         return (self.hook, *((axis, key_of(wanted)) for axis, wanted in sorted(self.select.items())))
 
 
-def _as_index(axis: str, wanted: Any) -> Index:
-    """An int, a tuple of ints, or a tensor of one index for each prompt."""
+def _as_index(axis: str, wanted: Any) -> Index | str:
+    """An int, a tuple of ints, or a tensor of one index for each prompt; of a position also its name."""
+    if isinstance(wanted, str) and axis in POSITIONS:
+        return wanted
     integers = isinstance(wanted, Tensor) and not (wanted.is_floating_point() or wanted.is_meta)
     if integers and wanted.ndim == 1 and len(wanted):
         return wanted.long().cpu()
