@@ -52,7 +52,11 @@ class Site:
     select: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "select", {axis: _as_index(axis, wanted) for axis, wanted in self.select.items()})
+        selected = {
+            axis: wanted if isinstance(wanted, str) and axis in POSITIONS else _as_index(axis, wanted)
+            for axis, wanted in self.select.items()
+        }
+        object.__setattr__(self, "select", selected)
 
     def index(self, point: HookPoint, value: Tensor, first: int = 0) -> tuple[Any, ...]:
         """What to index `value` with, whose positions begin at `first`.
@@ -112,10 +116,8 @@ class Site:
         return (self.hook, *((axis, key_of(wanted)) for axis, wanted in sorted(self.select.items())))
 
 
-def _as_index(axis: str, wanted: Any) -> Index | str:
-    """An int, a tuple of ints, or a tensor of one index for each prompt; of a position also its name."""
-    if isinstance(wanted, str) and axis in POSITIONS:
-        return wanted
+def _as_index(axis: str, wanted: Any) -> Index:
+    """An int, a tuple of ints, or a tensor of one index for each prompt."""
     integers = isinstance(wanted, Tensor) and not (wanted.is_floating_point() or wanted.is_meta)
     if integers and wanted.ndim == 1 and len(wanted):
         return wanted.long().cpu()

@@ -84,15 +84,14 @@ def _map(pattern: Float[Tensor, "query key"], texts: Sequence[str]) -> go.Heatma
 
 def _beside(drawn: go.Figure, maps: Sequence[go.Heatmap], heads: Sequence[str], across: int, down: int) -> go.Figure:
     """Maps in rows of `across`, each with the axes of the figure and one name above; tokens are written once a row."""
-    x, y = (axis.to_plotly_json() for axis in (drawn.layout.xaxis, drawn.layout.yaxis))
+    x, y = (drawn.layout[axis].to_plotly_json() for axis in ("xaxis", "yaxis"))
+    untitled: dict[str, Any] = dict(title=None)
     gap = 0.25 / down if down > 1 else 0.0
     drawn.set_subplots(down, across, subplot_titles=[escaped(head) for head in heads], vertical_spacing=gap)
     for place, one in enumerate(maps):
         row, column = divmod(place, across)
-        drawn.add_trace(one.update(showscale=place == 0), row=row + 1, col=column + 1)
-        below = place + across >= len(maps)
-        drawn.update_xaxes(**x | ({} if below else dict(title=None)), row=row + 1, col=column + 1)
-        drawn.update_yaxes(
-            **y | ({} if column == 0 else dict(title=None, showticklabels=False)), row=row + 1, col=column + 1
-        )
+        at: dict[str, Any] = dict(row=row + 1, col=column + 1)
+        drawn.add_trace(one.update(showscale=place == 0), **at)
+        drawn.update_xaxes(x if place + across >= len(maps) else x | untitled, **at)
+        drawn.update_yaxes(y if column == 0 else y | untitled | dict(showticklabels=False), **at)
     return drawn.update_layout(meta=dict(narrowest=260 * across + 120))

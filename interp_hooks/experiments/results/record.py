@@ -432,7 +432,8 @@ def on_data(function: Callable[P, OnData]) -> Callable[P, OnData]:
     def called(*args: P.args, **kwargs: P.kwargs) -> OnData:
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        arguments = {name: None if value is OF_TASK else value for name, value in bound.arguments.items()}
+        arguments: dict[str, Any] = bound.arguments
+        arguments |= {name: None for name, value in arguments.items() if value is OF_TASK}
         model = arguments["model"]
         for name in (*PROMPTS, "corrupt"):
             if arguments.get(name) is not None:
