@@ -46,7 +46,7 @@ def attention_pattern(
     if len(tokens) != pattern.shape[-1]:
         raise BadInput(f"the pattern has {pattern.shape[-1]} positions, got {len(tokens)} tokens")
     texts = [visible(token) for token in tokens]
-    across = 1 if heads is None else min(len(heads), ACROSS)
+    across = 1 if heads is None else 2 if len(heads) == 4 else min(len(heads), ACROSS)
     down = 1 if heads is None else -(-len(heads) // across)
     drawn = figure(
         [],

@@ -35,7 +35,7 @@ def test_several_heads_stand_beside_each_other():
     assert [one.text for one in figure.layout.annotations] == ["L0H0", "L0H1", "&lt;b&gt;", "3"]
     axes = [figure.layout[f"yaxis{number}"] for number in ("", 2, 3, 4)]
     assert all(axis.autorange == "reversed" for axis in axes)
-    assert len({tuple(axis.domain) for axis in axes}) == 2, "three beside each other, and one below"
+    assert len({tuple(axis.domain) for axis in axes}) == 2, "two rows of two"
     assert all(figure.layout[f"xaxis{number}"].ticktext == ("a", "·b") for number in ("", 2, 3, 4))
     assert [bool(trace.showscale) for trace in figure.data] == [True, False, False, False]
     with pytest.raises(BadInput, match="heads must name each of 4 patterns, got 1"):
