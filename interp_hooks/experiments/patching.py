@@ -17,7 +17,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -33,7 +33,7 @@ from interp_hooks.hooks.points import POSITIONS
 from interp_hooks.interventions.engine import evaluation
 from interp_hooks.interventions.readout import MetricLike, Readout, metric_name
 from interp_hooks.interventions.runs import OF_TASK, Intervention, PromptsLike, Run, SourceLike, as_run
-from interp_hooks.interventions.sites import at
+from interp_hooks.interventions.sites import Site, at
 from interp_hooks.model.transformer import HookedTransformer
 
 
@@ -358,6 +358,11 @@ def named_index(named: Mapping[str, Tensor], index: Any) -> Any:
     if index not in named:
         raise BadInput(f"there is no position {index!r}; positions= names {', '.join(named) or 'none'}")
     return named[index]
+
+
+def resolved(site: Site, named: Mapping[str, Tensor]) -> Site:
+    """A site in which positions that have names are the positions themselves."""
+    return replace(site, select={axis: named_index(named, index) for axis, index in site.select.items()})
 
 
 def labels_of(

@@ -24,7 +24,14 @@ from torch import Tensor
 
 from interp_hooks.errors import BadInput, HookConflict, MetricError
 from interp_hooks.experiments.frozen import FrozenRun, MLPs, Senders, places
-from interp_hooks.experiments.patching import Direction, Positions, directed_runs, grid_of
+from interp_hooks.experiments.patching import (
+    Direction,
+    Positions,
+    directed_runs,
+    grid_of,
+    named_positions,
+    resolved,
+)
 from interp_hooks.experiments.results.record import experiment, on_data
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.interventions.engine import Evaluation, evaluate, free_memory
@@ -58,12 +65,12 @@ def path_patch(
 ) -> Result:
     """Patch the paths from senders to receivers, one set of senders at a time.
 
-    `senders` is a hook name, swept over the axes `over` as by `patch` (default: every head), with `select` and
-    `positions` as there; or a site or list of sites
-    that send together, which give a result without axes; or a mapping of labels to these. Senders are "z", "attn_out",
-    "mlp_out" of a layer, and "hook_embed" and its kin. `receivers` are sites that receive together ("q_input",
-    "k_input", "v_input" of a layer, selected by head or group of heads, "mlp_in"), or "logits": the final stream at
-    the positions that the metric reads. A sender that is not before any receiver changes nothing.
+    `senders` is a hook name, swept over the axes `over` as by `patch` (default: every head), with `select` as there; or
+    a site or list of sites that send together, which give a result without axes; or a mapping of labels to these.
+    Senders are "z", "attn_out", "mlp_out" of a layer, and "hook_embed" and its kin. `receivers` are sites that receive
+    together ("q_input", "k_input", "v_input" of a layer, selected by head or group of heads, "mlp_in"), or "logits":
+    the final stream at the positions that the metric reads. Sites may select one of the named `positions`,
+    `at("q_input", 9, pos="end")`. A sender that is not before any receiver changes nothing.
 
     MLPs between the two are part of the path ("recompute") or keep what they write in the base run ("freeze").
     "denoise" takes the corrupt prompt as base and sends the clean values, "noise" (as in the IOI paper) the reverse.
@@ -78,7 +85,9 @@ def path_patch(
     """
     _check_options(model, mlps)
     base, other, scale, _ = directed_runs(model, clean, corrupt, direction)
+    named = {} if positions is None else named_positions(base, positions)
     axes, cells = _cells(model, base, senders, over, dict(select=select, positions=positions, layers=layers))
+    cells = [[resolved(site, named) for site in cell] for cell in cells]
     return patch_paths(
         model,
         [Run(base.tokens, [Intervention(site, other) for site in cell], base.attention_mask) for cell in cells],
@@ -86,7 +95,7 @@ def path_patch(
         axes=axes,
         baselines=dict(zip(scale, (base, other), strict=True)),
         scale=scale,
-        receivers=_receivers(model, receivers),
+        receivers=_receivers(model, receivers, named),
         mlps=mlps,
         max_memory=max_memory,
         progress=progress,
@@ -193,7 +202,7 @@ def _senders(model: HookedTransformer, sites: Sites) -> list[Site]:
     return named
 
 
-def _receivers(model: HookedTransformer, receivers: str | Sites) -> list[Site] | None:
+def _receivers(model: HookedTransformer, receivers: str | Sites, named: Mapping[str, Tensor]) -> list[Site] | None:
     """The sites that receive together; None for the logits."""
     if receivers == "logits":
         return None
@@ -209,7 +218,7 @@ def _receivers(model: HookedTransformer, receivers: str | Sites) -> list[Site] |
                 f"{site.hook} cannot be a receiver. Receivers are what reads the stream: q_input, k_input, v_input or "
                 "mlp_in of a layer, or 'logits'"
             )
-    return [_with_full_name(model, site) for site in sites]
+    return [resolved(_with_full_name(model, site), named) for site in sites]
 
 
 def _as_sites(sites: object, role: str) -> list[Site]:

@@ -294,6 +294,11 @@ class Intervention:
         for name, one in (("site", self.site), ("into", self.into)):
             if not (isinstance(one, Site) or (one is None and name == "into")):
                 raise BadInput(f"{name} must be a Site, as at(hook, layer) gives it, got {told(one)}")
+            if one is not None and (named := [axis for axis, index in one.select.items() if isinstance(index, str)]):
+                raise BadInput(
+                    f"{named[0]}={one.select[named[0]]!r} is a name, which experiments know that are given a task, or "
+                    "positions=; pass the position itself: a number for all prompts, or a tensor of one for each"
+                )
         _ = self.puts
         if not isinstance(self.mask, int | float | Tensor | None) or _empty(self.mask):
             raise BadInput(f"mask must be a number or a tensor, got {told(self.mask)}")

@@ -23,13 +23,18 @@ from torch import Tensor
 
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked, is_integral
-from interp_hooks.hooks.names import get_act_name
+from interp_hooks.hooks.names import get_act_name, short_name
 from interp_hooks.hooks.points import POSITIONS, HookPoint
 from interp_hooks.model.padding import counted_back
 
+SHARED = ("k", "v", "rot_k", "k_input", "v_input")  # what heads of a group may have in common
 Index = int | tuple[int, ...] | Tensor
 Recording = Mapping[str, Tensor]
 """Activations by hook name."""
+UNGROUP = (
+    ", one for each group of heads that share keys and values; "
+    "model.set_ungroup_grouped_query_attention(True) gives every head its own"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +43,7 @@ class Site:
 
     An int picks one index for all prompts, a list several, a tensor [batch] one of each prompt's own, and a tensor
     [batch, n] several. Lists of several axes pick all their combinations. Positions that are negative count back from
-    the last real token of each prompt.
+    the last real token of each prompt; a position may have a name, where an experiment is told which one it is.
 
     Raises:
         BadInput: an index that is none of these.
@@ -51,7 +56,11 @@ class Site:
     select: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "select", {axis: _as_index(axis, wanted) for axis, wanted in self.select.items()})
+        selected = {
+            axis: wanted if isinstance(wanted, str) and axis in POSITIONS else _as_index(axis, wanted)
+            for axis, wanted in self.select.items()
+        }
+        object.__setattr__(self, "select", selected)
 
     def index(self, point: HookPoint, value: Tensor, first: int = 0) -> tuple[Any, ...]:
         """What to index `value` with, whose positions begin at `first`.
@@ -110,6 +119,7 @@ class Site:
         if outside.numel():
             raise BadInput(
                 f"{axis}={int(outside.flatten()[0])} is out of range: {point.name} has {size + skipped} along {axis}"
+                + (UNGROUP if axis == "head" and short_name(point.name) in SHARED else "")
             )
         return torch.where(listed < 0, listed, listed - skipped)
 
