@@ -15,7 +15,7 @@ from tests.experiments.by_hand import OTHER, RTOL, TOKENS, left_alone, model_of,
 from tests.tiny import ARCHITECTURES, assert_close, build, hooked, random_tokens, unchecked_types
 
 SIX = random_tokens(6, 5, 23, seed=5)
-DIFF = LogitDiff([4, 11], [7, 2])
+DIFF = LogitDiff([4, 11], [7, 2], pos=-1)
 Z = "blocks.1.attn.hook_z"
 
 
