@@ -92,7 +92,7 @@ def direct_logit_attribution(
     answer = model.token_ids(answer_tokens).reshape(-1)
     wrong = None if incorrect_tokens is None else model.token_ids(incorrect_tokens).reshape(-1)
     if cache is None and input is not None:
-        return attributed(model, as_run(model, input, attention_mask), answer, wrong, unit, pos)
+        return attributed(model, as_run(model, input, attention_mask), answer, wrong, unit, said(model, pos))
     if cache is None or input is not None:
         raise BadInput("give either prompts to run or cache=, the activations of a run")
     return _attribution(_read_from(cache, pos, READ[unit]), answer, wrong, unit)
