@@ -129,7 +129,7 @@ PROMPTS = "|".join(
     (
         *(TOKEN_IDS, r"must be \[batch, pos\] with at least one token", r"reads at most n_ctx=128", r"must be text\b"),
         *(r"at least one (string|prompt)", r"expected (a string|token ids|one row of token ids|a single token id)"),
-        *(r"^token ids are ambiguous.* pass attention_mask=",),
+        *(r"pass attention_mask= \(1 for real tokens",),
         *(r"residual stream \[batch, pos, d_model=128\]", r"this model computes in torch\.float32", r"has no numbers"),
         *(
             r"pass tokens= beside start_at_layer",

@@ -901,7 +901,6 @@ CALLS: dict[str, Call] = {
                 "last",
                 1.5,
                 slice(0, 9, 2),
-                slice(-99, None),
                 torch.zeros(3).long(),
                 [],
                 True,

@@ -16,7 +16,7 @@ part below an inner node costs a pass over one prompt, to find out whether what 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
