@@ -129,6 +129,7 @@ PROMPTS = "|".join(
     (
         *(TOKEN_IDS, r"must be \[batch, pos\] with at least one token", r"reads at most n_ctx=128", r"must be text\b"),
         *(r"at least one (string|prompt)", r"expected (a string|token ids|one row of token ids|a single token id)"),
+        *(r"pass attention_mask= \(1 for real tokens",),
         *(r"residual stream \[batch, pos, d_model=128\]", r"this model computes in torch\.float32", r"has no numbers"),
         *(
             r"pass tokens= beside start_at_layer",
@@ -177,7 +178,7 @@ SITES = "|".join(
 )
 ENDS = "|".join(
     (
-        *(r"has 15 along pos", r"counted from the start", r"no pass came by", r"without a step", r"needs one index"),
+        *(r"has 15 along pos", r"no pass came by", r"without a step", r"needs one index"),
         *(
             r"for prompts of \d+ tokens",
             r"must be (an int|integers|a mapping|\[batch=2, n\])",
@@ -421,7 +422,6 @@ TO_MEND: list[tuple[str, tuple[str, ...], str]] = [
     ("the argument", ("answer", "wrong", "answer_tokens", "incorrect_tokens"), r"expected one (answer|token)"),
     ("the argument", ("senders", "receivers"), r"no hook point|cannot be swept over 'head'|has 4 along head"),
     ("the argument", ("positions",), r"^pos= must"),
-    ("what came", ("positions",), r"are counted from the start"),
     ("what came", ("answer", "wrong", "among"), r"got (shape )?\[\d*\] of torch|a candidate other than the answer"),
     ("what came", ("tokenizer",), r"got (str|int)$"),
     ("what came", ("metric",), r"^this metric has no gradient"),

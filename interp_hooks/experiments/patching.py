@@ -138,6 +138,7 @@ def patch(
     max_memory: int | None = None,
     progress: bool = True,
     save_to: str | Path | None = None,
+    attention_mask: Tensor | None = None,
 ) -> Result:
     """Patch `site` (a short hook name: "resid_pre", "attn_out", "z", "post", ...) at every cell of the axes `over`.
 
@@ -147,7 +148,8 @@ def patch(
     all ("S2": an int, or a tensor of one for each prompt; negative ones count from the last real token). `select` fixes
     an axis instead: an index, a list, a tensor of one index for each prompt, or a position's name, as in
     `select={"pos": "S2"}`. Several sites are patched together, and so are the `window` layers around each one.
-    `layers` restricts the sweep; `save_to` as in `sweep`.
+    `layers` restricts the sweep; `save_to` as in `sweep`. `attention_mask` [batch, pos] is 1 for the real tokens of
+    clean and corrupt prompts that are ids; a `Run` has a mask of its own.
 
     Raises:
         BadInput: prompts that do not correspond token by token, an axis, layer or position that does not exist.
@@ -156,7 +158,7 @@ def patch(
     >>> result = patch(model, clean, corrupt, metric, "z", over=("layer", "head"), progress=False)
     >>> best = result.top(1)
     """
-    base, source, scale, baselines = directed_runs(model, clean, corrupt, direction)
+    base, source, scale, baselines = directed_runs(model, clean, corrupt, direction, attention_mask)
     return sweep_site(
         model,
         base,
@@ -290,7 +292,9 @@ class Directed(NamedTuple):
     baselines: dict[str, Run]
 
 
-def directed_runs(model: HookedTransformer, clean: Any, corrupt: Any, direction: Direction) -> Directed:
+def directed_runs(
+    model: HookedTransformer, clean: Any, corrupt: Any, direction: Direction, attention_mask: Tensor | None = None
+) -> Directed:
     """The clean and the corrupt run, in the part that each plays in a patching experiment.
 
     Raises:
@@ -299,17 +303,19 @@ def directed_runs(model: HookedTransformer, clean: Any, corrupt: Any, direction:
     if direction not in SCALES:
         raise BadInput(f"direction must be 'denoise' or 'noise', got {direction!r}")
     names, scale = ("clean", "corrupt"), SCALES[direction]
-    baselines = dict(zip(names, paired_runs(model, clean, corrupt, names), strict=True))
+    baselines = dict(zip(names, paired_runs(model, clean, corrupt, names, attention_mask), strict=True))
     return Directed(baselines[scale[0]], baselines[scale[1]], scale, baselines)
 
 
-def paired_runs(model: HookedTransformer, first: Any, second: Any, names: tuple[str, str]) -> tuple[Run, Run]:
+def paired_runs(
+    model: HookedTransformer, first: Any, second: Any, names: tuple[str, str], attention_mask: Tensor | None = None
+) -> tuple[Run, Run]:
     """Two runs whose tokens correspond position by position.
 
     Raises:
         BadInput: other numbers of prompts, or a pair of prompts of unequal length; the message shows the first such.
     """
-    runs = as_run(model, first), as_run(model, second)
+    runs = as_run(model, first, attention_mask), as_run(model, second, attention_mask)
     if len(runs[0].tokens) != len(runs[1].tokens):
         raise BadInput(f"got {len(runs[0].tokens)} {names[0]} prompts but {len(runs[1].tokens)} {names[1]} prompts")
     lengths = [run.real.sum(1) for run in runs]

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -155,18 +156,25 @@ LAST: int = _Unsaid(-1)
 """As a default: the last real token, whose logits predict what follows. A model that reads both ways has no such."""
 
 
-def said(model: HookedTransformer, pos: int | Tensor | None) -> int | Tensor | None:
-    """A position as it is.
+def or_last(pos: int | Tensor | None) -> int | Tensor:
+    """A position, or `LAST` where there is none."""
+    return LAST if pos is None else pos
+
+
+def said(model: HookedTransformer, pos: int | Tensor | None) -> Any:
+    """A position as it is; -1 where nobody said one.
 
     Raises:
         BadInput: it is only the default, in a model that reads both ways.
     """
-    if isinstance(pos, _Unsaid) and model.cfg.attention_dir == "bidirectional":
+    if not isinstance(pos, _Unsaid):
+        return pos
+    if model.cfg.attention_dir == "bidirectional":
         raise BadInput(
             "pos= is needed: this model reads in both directions, so that the last token (a [SEP], perhaps) predicts "
             "nothing that follows; say which position is meant, such as that of [MASK]"
         )
-    return pos
+    return -1
 
 
 MetricLike = Metric | Callable[[Tensor], Tensor]

@@ -418,7 +418,9 @@ def masked(model: HookedTransformer, run: Run) -> Run:
     Raises:
         BadInput: it has no mask, and nobody can tell.
     """
-    real = None if run.attention_mask is not None else model.text.padding(run.tokens).real
+    if run.attention_mask is not None or run.tokens.shape[1] > model.cfg.n_ctx:  # which the pass refuses
+        return run
+    real = model.text.padding(run.tokens).real
     return run if real is None else replace(run, attention_mask=real)
 
 

@@ -32,7 +32,7 @@ from tests.experiments.by_hand import (
 )
 from tests.tiny import assert_close, build, random_tokens, unchecked_types
 
-DIFF = LogitDiff([4, 11], [7, 2])
+DIFF = LogitDiff([4, 11], [7, 2], pos=-1)
 CELLS = [
     ("gpt2", "resid_pre", ("layer", "pos")),
     ("gpt2", "resid_mid", ("layer", "pos")),

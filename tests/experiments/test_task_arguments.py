@@ -30,7 +30,7 @@ from interp_hooks.errors import BadInput
 from tests.experiments.by_hand import OTHER, RTOL, TOKENS, model_of, word_tokenizer
 from tests.tiny import assert_close, build, unchecked_types
 
-DIFF = LogitDiff([4, 11], [7, 2])
+DIFF = LogitDiff([4, 11], [7, 2], pos=-1)
 PLACES = {"first": torch.tensor([1, 2]), "end": torch.tensor([4, 4])}
 TASK = Task(name="own", clean=TOKENS, corrupt=OTHER, answer=[4, 11], wrong=[7, 2], metric=DIFF, positions=PLACES)
 QUIET: dict[str, Any] = dict(progress=False)

@@ -190,10 +190,10 @@ def test_a_run_does_not_diverge_from_itself(name: str) -> None:
     model, tokens = hooked(name), random_tokens(2, 5, 23)
     changed = Run(tokens, [Intervention(at("mlp_out" if model.cfg.d_mlp else "attn_out", 1), 0.3)])
     for reference in (tokens, Run(tokens)):
-        same, other = evaluate(model, [Run(tokens), changed], KL(reference))
+        same, other = evaluate(model, [Run(tokens), changed], KL(reference, pos=-1))
         assert float(same.abs().max()) < 1e-12
         assert bool((other > 1e-6).any())
-    assert float(evaluate(model, [changed], KL(changed)).abs().max()) < 1e-12
+    assert float(evaluate(model, [changed], KL(changed, pos=-1)).abs().max()) < 1e-12
 
 
 def test_kl_reads_each_prompt_at_its_own_end() -> None:
