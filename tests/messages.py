@@ -185,7 +185,8 @@ ENDS = "|".join(
         ),
     )
 )
-SLICES = r"expected an index, a (tuple for a )?range|axis of \d+|\(stop,\), \(start, stop\) or \(start, stop, step\)"
+SLICES = r"(expected|must be) an index, a (tuple for a )?range|axis of \d+"
+SLICES += r"|\(stop,\), \(start, stop\) or \(start, stop, step\)"
 SOURCES = "|".join(
     (
         *(r"the place it goes to \[[\d, ]+\]", r"must be (one of|a number|'zero')", r"was not cached"),
@@ -255,7 +256,7 @@ EXPECTED: dict[str, str] = {
     **dict.fromkeys(("minimize", "qk_fix", "grad_drop", "prepend_bos"), r"a bool"),
     # what there is one of
     **dict.fromkeys(("folder", "save_to", "path"), FOLDERS),
-    **dict.fromkeys(("A", "B", "other"), r"cannot be multiplied|need rows and columns"),
+    **dict.fromkeys(("A", "B", "other"), r"cannot be multiplied|a tensor \[\.\.\. (left inner|inner right)\]"),
     **dict.fromkeys(("clean_cache", "cache"), r"a ActivationCache"),
     "model": r"a Hooked(Transformer|RootModule)",
     "generator": r"a Generator",

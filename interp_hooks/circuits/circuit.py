@@ -19,7 +19,7 @@ from torch import Tensor
 from interp_hooks.circuits.graph import EdgeMask, EdgeMatrix, EdgeName, Graph, Scores, as_matrix
 from interp_hooks.circuits.layout import ARROW, Layout, position_number
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import check_arguments, checked, told, told_shape
+from interp_hooks.errors.arguments import check_arguments, checked, checked_methods, told, told_shape
 from interp_hooks.experiments.results.folders import CALL, read, replacing, write
 from interp_hooks.experiments.results.record import Record, record_in
 from interp_hooks.interventions.readout import MetricLike
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 CIRCUIT = "circuit"  # the name of the files of a saved circuit
 
 
+@checked_methods
 class ComputationGraph(Graph):
     """The graph of a model whose stream is a sum: who writes to it, who reads it, and the edges between these.
 
@@ -54,7 +55,6 @@ class ComputationGraph(Graph):
         named = tuple(name if isinstance(name, str) else str(position_number(name)) for name in positions)
         super().__init__(replace(layout, positions=named) if named else layout)
 
-    @checked
     def circuit(self, edges: Iterable[str | EdgeName] | None = None) -> Circuit:
         """The circuit of these edges; of all by default.
 
@@ -63,7 +63,6 @@ class ComputationGraph(Graph):
         """
         return Circuit(graph=self, edges=edges)
 
-    @checked
     def circuit_of_nodes(self, nodes: Iterable[str]) -> Circuit:
         """The circuit of all edges between these nodes, "input" and "logits".
 
@@ -75,7 +74,6 @@ class ComputationGraph(Graph):
         into = torch.tensor([bool(chosen[reader.nodes].any()) for reader in self.read])
         return Circuit(graph=self, kept=self.exists & chosen[:-1, None] & into)
 
-    @checked
     def scored(self, scores: EdgeMatrix) -> Circuit:
         """The circuit of all edges, with their scores from a matrix.
 
@@ -85,6 +83,7 @@ class ComputationGraph(Graph):
         return Circuit(graph=self, scores=scores)
 
 
+@checked_methods
 @dataclass(frozen=True, init=False, eq=False, repr=False)
 class Circuit:
     """A set of edges of a graph, maybe with a score for each. Circuits are equal if graph and edges are.
@@ -195,10 +194,15 @@ class Circuit:
     # ------------------------------------------------------------------------------------------- some of its edges
 
     def where(self, kept: EdgeMask) -> Circuit:
-        """Those of its edges that a matrix [writer, reader] marks, with their scores."""
+        """Those of its edges that a matrix [writer, reader] marks, with their scores.
+
+        Raises:
+            BadInput: a matrix of another shape.
+        """
+        if kept.shape != self.kept.shape:
+            raise BadInput(f"kept must be [writer, reader] = {list(self.kept.shape)}, got {told_shape(kept)}")
         return replace(self, kept=self.kept & kept)
 
-    @checked
     def only(self, edges: Iterable[str | EdgeName]) -> Circuit:
         """Those of its edges that are listed, with their scores.
 
@@ -217,7 +221,6 @@ class Circuit:
         begin = torch.arange(len(self.kept))[:, None] == place
         return self.where(begin | torch.tensor([r.nodes.start <= place < r.nodes.stop for r in self.graph.read]))
 
-    @checked
     def top(self, n: int, *, absolute: bool = False) -> Circuit:
         """The n edges with the highest scores, or with the largest by size; of equal ones the first in the graph.
 
@@ -285,7 +288,6 @@ class Circuit:
         return json.dumps({"graph": asdict(self.graph.layout), "edges": edges, "scores": scores})
 
     @classmethod
-    @checked
     def from_json(cls, text: str) -> Circuit:
         """The circuit that `to_json` wrote down.
 
@@ -306,7 +308,6 @@ class Circuit:
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise BadInput(f"expected a circuit as to_json writes it: {error}") from error
 
-    @checked
     def save(self, folder: str | Path, *, overwrite: bool = False, model: HookedTransformer | None = None) -> None:
         """Write the circuit to a folder, with its record if it has one: `circuit.json` to read, the call beside it.
 
@@ -324,7 +325,6 @@ class Circuit:
             write(beside, CIRCUIT, {**facts, "circuit": json.loads(self.to_json())}, {})
 
     @classmethod
-    @checked
     def load(cls, folder: str | Path) -> Circuit:
         """The circuit in a folder, with its record.
 
@@ -337,7 +337,6 @@ class Circuit:
         document, _ = read(folder, CIRCUIT)
         return replace(cls.from_json(json.dumps(document.get("circuit"))), record=record_in(folder))
 
-    @checked
     def rerun(self, model: HookedTransformer, metric: MetricLike | None = None, *, any_model: bool = False) -> Circuit:
         """What the recorded call gives now: all edges that it gives, whatever has been chosen from them since.
 

@@ -29,6 +29,7 @@ from interp_hooks.circuits.graph import EdgeMask, EdgeMatrix
 from interp_hooks.circuits.layout import Part
 from interp_hooks.circuits.masked_edges import Ablation, MaskedEdges, Positions, setting, stacked
 from interp_hooks.errors import BadInput, MetricError
+from interp_hooks.errors.arguments import Count
 from interp_hooks.experiments.gradients import Hooks, differentiable, finite
 from interp_hooks.experiments.results.record import experiment, on_data
 from interp_hooks.hooks.points import HookPoint
@@ -88,7 +89,7 @@ def eap_ig(
     corrupt: PromptsLike | None = OF_TASK,
     metric: MetricLike = OF_TASK,
     *,
-    steps: int = 5,
+    steps: Count = 5,
     rule: Rule = "midpoint",
     ablation: Ablation | SourceLike = "corrupt",
     positions: Positions | None = None,

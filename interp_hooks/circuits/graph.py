@@ -24,7 +24,7 @@ from torch import Tensor
 
 from interp_hooks.circuits.layout import ARROW, AT, Layout, parts_of
 from interp_hooks.errors import BadInput, nearest
-from interp_hooks.errors.arguments import fits, told, told_shape
+from interp_hooks.errors.arguments import checked_methods, fits, told, told_shape
 
 EdgeName = tuple[str, str]
 EdgeMask = Bool[Tensor, "writer reader"]
@@ -47,6 +47,7 @@ class Reader(NamedTuple):
         return f"{self.name}{AT}{self.label}" if self.label else self.name
 
 
+@checked_methods
 class Graph:
     """Writers, readers and edges of a layout, in the order in which a pass comes by them.
 
@@ -92,7 +93,13 @@ class Graph:
         return self.named(self.exists)
 
     def nodes_of(self, reader: str) -> list[str]:
-        """The nodes that a reader is an input of: one, or all the heads that share a key/value head."""
+        """The nodes that a reader is an input of: one, or all the heads that share a key/value head.
+
+        Raises:
+            BadInput: a reader that does not exist; the message names the nearest one.
+        """
+        if reader not in self.reader_index:
+            raise BadInput(f"this model has no reader {reader!r}.{nearest(reader, self.readers)}")
         return self.nodes[self.read[self.reader_index[reader]].nodes]
 
     def node(self, node: str) -> int:
@@ -105,7 +112,7 @@ class Graph:
             raise BadInput(f"this model has no node {node!r}.{nearest(node, self.nodes)}")
         return self.nodes.index(node)
 
-    def place(self, edge: str | EdgeName) -> tuple[int, int]:
+    def place(self, edge: Any) -> tuple[int, int]:
         """The row and the column of an edge, which is given as (writer, reader) or as "writer->reader".
 
         Raises:
@@ -125,24 +132,30 @@ class Graph:
             )
         return place
 
-    def edge(self, edge: str | EdgeName) -> EdgeName:
+    def edge(self, edge: Any) -> EdgeName:
         """An edge as (writer, reader), from either way of writing it; raises as `place` does."""
         writer, reader = self.place(edge)
         return self.writers[writer], self.readers[reader]
 
-    def places(self, edges: Iterable[str | EdgeName]) -> tuple[Int[Tensor, " edge"], ...]:
+    def places(self, edges: Iterable[Any]) -> tuple[Int[Tensor, " edge"], ...]:
         """The rows and the columns of some edges; raises as `place` does."""
         places = [self.place(edge) for edge in edges]
         return torch.tensor(places, dtype=torch.long).reshape(-1, 2).unbind(1)
 
-    def marked(self, edges: Iterable[str | EdgeName]) -> EdgeMask:
+    def marked(self, edges: Iterable[Any]) -> EdgeMask:
         """The matrix of some edges; raises as `place` does."""
         marked = torch.zeros_like(self.exists)
         marked[self.places(edges)] = True
         return marked
 
     def named(self, kept: EdgeMask) -> list[EdgeName]:
-        """The names of the edges that a matrix marks, reader by reader."""
+        """The names of the edges that a matrix marks, reader by reader.
+
+        Raises:
+            BadInput: a matrix of another shape.
+        """
+        if kept.shape != self.exists.shape:
+            raise BadInput(f"kept must be [writer, reader] = {list(self.exists.shape)}, got {told_shape(kept)}")
         return [(self.writers[writer], self.readers[reader]) for reader, writer in kept.T.nonzero().tolist()]
 
 

@@ -23,7 +23,7 @@ from interp_hooks.circuits.circuit import Circuit, ComputationGraph
 from interp_hooks.circuits.graph import as_matrix, by_edge
 from interp_hooks.circuits.masked_edges import Ablation, MaskedEdges, Positions, Setting, setting, stacked
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import checked
+from interp_hooks.errors.arguments import Count, checked
 from interp_hooks.experiments.results.record import experiment, on_data
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.interventions.readout import MetricLike, metric_name
@@ -239,9 +239,9 @@ def random_baseline(
     corrupt: PromptsLike | None = OF_TASK,
     metric: MetricLike = OF_TASK,
     *,
-    samples: int = 20,
+    samples: Count = 20,
     level: float = 0.95,
-    resamples: int = 1000,
+    resamples: Count = 1000,
     generator: torch.Generator | None = None,
     ablation: Ablation | SourceLike = "corrupt",
     positions: Positions | None = None,

@@ -13,6 +13,7 @@ InterpHooksError
 ├── TokenError (ValueError)              text that does not become the tokens asked for
 │   └── NoTokenizer                      text given to a model without tokenizer
 ├── BadInput (ValueError)                tokens, masks, layers or positions out of range
+│   └── OutOfRange (IndexError)          an index beyond the end of an axis
 ├── DiskError (OSError)                  a file or folder that cannot be written
 │   └── FolderInUse (BlockingIOError)    another process is writing to the same folder
 └── MetricError (ValueError)             a metric that does not give one finite number per prompt
@@ -75,6 +76,10 @@ class NoTokenizer(TokenError):
 
 class BadInput(InterpHooksError, ValueError):
     """Tokens, masks, layers, heads or positions out of range."""
+
+
+class OutOfRange(BadInput, IndexError):
+    """An index beyond the end of an axis."""
 
 
 class DiskError(InterpHooksError, OSError):

@@ -7,7 +7,8 @@
 
 Only the kind of a value is checked: tensors by dtype and number of axes, lists and mappings by what they hold. Values
 that can stand in for a kind are accepted: a numpy integer for an int, a range or an array for a list. Whether a value
-is in range, or a word is known, is checked by the function itself.
+is in range, or a word is known, is checked by the function itself, unless the annotation says it: a `Count` of samples
+or steps is an int of at most a million, so that an absurd one is refused before anything is computed.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ import collections.abc
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from numbers import Integral, Real
-from types import NoneType, UnionType
-from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
+from types import FunctionType, NoneType, UnionType
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
 
 import numpy as np
 import torch
@@ -29,7 +31,39 @@ from interp_hooks.errors import BadInput
 
 P = ParamSpec("P")
 R = TypeVar("R")
+C = TypeVar("C", bound=type)
 
+
+@dataclass(frozen=True, kw_only=True)
+class Within:
+    """The range of a number, both ends included, as a part of its annotation: `Annotated[int, Within(most=9)]`."""
+
+    most: int
+    least: int | None = None
+
+    def __contains__(self, value: int) -> bool:
+        return value <= self.most and (self.least is None or value >= self.least)
+
+    def __str__(self) -> str:
+        return f"at most {self.most}" if self.least is None else f"{self.least} to {self.most}"
+
+
+@dataclass(frozen=True)
+class Words:
+    """What messages call the values of an annotation of many kinds: `Annotated[int | str, Words("a layer")]`."""
+
+    words: str
+
+    def __contains__(self, value: Any) -> bool:
+        return True
+
+
+Count = Annotated[int, Within(most=1_000_000)]
+"""How many of something are drawn or computed one after the other. How few there may be, the function itself says."""
+Seed = Annotated[int, Within(least=-(2**63), most=2**63 - 1)]
+"""What random numbers begin with."""
+
+OPERATORS = ("__getitem__", "__mul__", "__rmul__", "__truediv__")
 WORDS: dict[Any, str] = {
     int: "an int",
     float: "a number",
@@ -37,6 +71,7 @@ WORDS: dict[Any, str] = {
     str: "text",
     Tensor: "a tensor",
     NoneType: "None",
+    Any: "anything",
 }
 
 
@@ -54,6 +89,21 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
         return function(*args, **kwargs)
 
     return called
+
+
+def checked_methods(cls: C) -> C:
+    """The class, with all its own public methods, and operators that take a number or an index, checked.
+
+    Properties and the constructor are left as they are.
+    """
+    for name, value in list(vars(cls).items()):
+        if name.startswith("_") and name not in OPERATORS:
+            continue
+        if isinstance(value, FunctionType):
+            setattr(cls, name, checked(value))
+        elif isinstance(value, classmethod | staticmethod):
+            setattr(cls, name, type(value)(checked(value.__func__)))
+    return cls
 
 
 def check_arguments(function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
@@ -86,25 +136,40 @@ def fits(value: Any, kind: Any) -> bool:
     origin, parts = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
         return any(fits(value, part) for part in parts)
+    if origin is Annotated:
+        return fits(value, parts[0]) and all(value in one for one in parts[1:])
     if origin is Literal:
         return any(type(value) is type(part) for part in parts)
     if kind in KINDS:
         return KINDS[kind](value)
     if origin in CONTAINERS:
         return CONTAINERS[origin](value, parts)
+    kind = origin if isinstance(origin, type) else kind
     if isinstance(kind, type):
         return isinstance(value, kind) and not _without_numbers(value)
     return True
 
 
 def _without_numbers(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.is_meta
+    """Whether a value is a tensor without memory, or one whose numbers are not laid out as those of others."""
+    return isinstance(value, Tensor) and (value.is_meta or value.layout != torch.strided)
 
 
 def _is_sequence(value: Any, parts: Sequence[Any]) -> bool:
     if isinstance(value, np.ndarray | Tensor):
-        return value.ndim > 0 and not _without_numbers(value)
+        if value.ndim == 0 or _without_numbers(value):
+            return False
+        return len(value) == 0 or _all_fit([value[0] if value.ndim > 1 else value[0].item()], parts)
     return isinstance(value, Sequence) and _all_fit(value, parts)
+
+
+def _is_iterable(value: Any, parts: Sequence[Any]) -> bool:
+    """Whether a value can be gone through; only plain collections are looked into, others may make their items then."""
+    if isinstance(value, np.ndarray | Tensor):
+        return _is_sequence(value, parts)
+    if isinstance(value, str | list | tuple | set | frozenset):
+        return _all_fit(value, parts)
+    return isinstance(value, Iterable)
 
 
 def _all_fit(values: Iterable[Any], parts: Sequence[Any]) -> bool:
@@ -129,12 +194,14 @@ def _is_tuple(value: Any, parts: Sequence[Any]) -> bool:
 
 
 def _is_integer(value: Any) -> bool:
-    return isinstance(value, Integral) or _is_single(value, floating=False)
+    return (isinstance(value, Integral) and not isinstance(value, bool)) or _is_single(value, floating=False)
 
 
 def _is_single(value: Any, floating: bool) -> bool:
-    """Whether a value is a tensor of one number without axes."""
-    return isinstance(value, Tensor) and value.ndim == 0 and (floating or not value.is_floating_point())
+    """Whether a value is a tensor of one real number without axes."""
+    if not isinstance(value, Tensor) or value.ndim or _without_numbers(value) or value.is_complex():
+        return False
+    return value.dtype != torch.bool and (floating or not value.is_floating_point())
 
 
 KINDS: dict[Any, Callable[[Any], bool]] = {
@@ -148,7 +215,7 @@ KINDS: dict[Any, Callable[[Any], bool]] = {
 }
 CONTAINERS: dict[Any, Callable[[Any, Sequence[Any]], bool]] = {
     collections.abc.Sequence: _is_sequence,
-    collections.abc.Iterable: lambda value, parts: isinstance(value, Iterable),
+    collections.abc.Iterable: _is_iterable,
     collections.abc.Mapping: _is_mapping,
     collections.abc.Callable: lambda value, parts: callable(value),
     tuple: _is_tuple,
@@ -175,16 +242,21 @@ def described(kind: Any) -> str:
     origin, parts = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
         return _alternatives(dict.fromkeys(described(part) for part in parts if part is not NoneType))
+    if origin is Annotated:
+        return parts[1].words if isinstance(parts[1], Words) else f"{described(parts[0])} of {parts[1]}"
     if origin is Literal:
         return _alternatives(map(repr, parts))
     if origin in (collections.abc.Sequence, collections.abc.Iterable):
         return "a list" if parts[0] is Any else f"a list of {_several(described(parts[0]))}"
+    if origin is tuple:
+        listed = [described(part) for part in parts if part is not Ellipsis]
+        return f"a tuple of {_several(listed[0])}" if Ellipsis in parts else f"a tuple ({', '.join(listed)})"
     if origin is collections.abc.Mapping:
         return f"a mapping from {described(parts[0])} to {described(parts[1])}"
     if origin is collections.abc.Callable:
         return "a function"
     if isinstance(kind, type) and issubclass(kind, AbstractArray):
-        return f"a tensor [{kind.dim_str.strip()}] ({kind.__name__.partition('[')[0].lower()})"
+        return f"a tensor [{kind.dim_str.strip().replace('*_', '...')}] ({kind.__name__.partition('[')[0].lower()})"
     return WORDS.get(kind, f"a {kind.__name__}" if isinstance(kind, type) else "anything")
 
 
@@ -203,7 +275,8 @@ def told(value: Any) -> str:
     """A value in a few words, for the message of an error."""
     if isinstance(value, Tensor):
         where = "" if value.device == torch.device("cpu") else f" on {value.device}"
-        return f"a {value.dtype} tensor {list(value.shape)}{where}"
+        layout = "" if value.layout == torch.strided else " (sparse)"
+        return f"a {value.dtype} tensor {list(value.shape)}{where}{layout}"
     if isinstance(value, str):
         return _shortened(value)
     if isinstance(value, int | float | list | tuple):

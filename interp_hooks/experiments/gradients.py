@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp_hooks.errors import BadInput, MetricError
+from interp_hooks.errors.arguments import Count
 from interp_hooks.experiments.results.record import experiment, on_data
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.hooks.root_module import HookPoint
@@ -41,7 +42,7 @@ def integrated_gradients(
     site: Site | str = "hook_embed",
     *,
     baseline: SourceLike = 0.0,
-    steps: int = 20,
+    steps: Count = 20,
     over: Sequence[str] = ("pos",),
 ) -> Result:
     """What each part of the activation x at `site` adds to the metric on the way from a baseline x' to x.

@@ -26,7 +26,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from interp_hooks.errors import BadInput, MetricError
-from interp_hooks.errors.arguments import checked
+from interp_hooks.errors.arguments import Count, checked
 from interp_hooks.experiments.ablation import ablate
 from interp_hooks.experiments.moments import is_pooled, moments, stretched
 from interp_hooks.experiments.patching import labels_of
@@ -51,10 +51,10 @@ def optimal_ablation(
     reference: PromptsLike | None = None,
     reference_metric: MetricLike | None = None,
     minimize: bool | None = None,
-    steps: int = 100,
+    steps: Count = 100,
     lr: float = 0.1,
     layers: Sequence[int] | None = None,
-    batch_size: int = 64,
+    batch_size: Count = 64,
     max_memory: int | None = None,
     progress: bool = True,
     save_to: str | Path | None = None,
@@ -98,10 +98,10 @@ def optimal_constants(
     over: Sequence[str] = ("layer", "head"),
     prompts: PromptsLike | None = None,
     minimize: bool | None = None,
-    steps: int = 100,
+    steps: Count = 100,
     lr: float = 0.1,
     layers: Sequence[int] | None = None,
-    batch_size: int = 64,
+    batch_size: Count = 64,
     progress: bool = True,
 ) -> Recording:
     """The constants with which the metric's mean over a reference is best, as a source for runs on `prompts`.

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from interp_hooks.errors.arguments import checked
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.interventions.engine import evaluate
 from interp_hooks.interventions.metrics import LogitDiff, LogitMargin
@@ -66,6 +67,7 @@ class Task:
     def __len__(self) -> int:
         return len(self.answer)
 
+    @checked
     def check(self, model: HookedTransformer) -> Result:
         """How well the model does the task, [2, prompt]: "accuracy", 1 where the metric is positive, and the metric.
 

@@ -21,7 +21,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import checked
+from interp_hooks.errors.arguments import Count, checked
 from interp_hooks.experiments.patching import labels_of, layers_around, sweep_runs
 from interp_hooks.experiments.results.record import experiment
 from interp_hooks.experiments.results.result import Result
@@ -49,7 +49,7 @@ def causal_trace(
     window: int | None = None,
     severed: Literal["attn", "mlp"] | None = None,
     noise: float | None = None,
-    samples: int = 10,
+    samples: Count = 10,
     generator: torch.Generator | None = None,
     positions: Mapping[str, int | Tensor] | None = None,
     layers: Sequence[int] | None = None,

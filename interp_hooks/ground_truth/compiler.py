@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
+from interp_hooks.errors.arguments import Count, checked
 from interp_hooks.ground_truth.compiled import Compiled
 from interp_hooks.ground_truth.rasp import (
     INDICES,
@@ -47,7 +48,8 @@ SAME = 1e-9  # numbers that are closer than this are one value
 Attention = Aggregate | SelectorWidth
 
 
-def compile_program(program: Variable, vocabulary: Sequence[Value], max_length: int) -> Compiled:
+@checked
+def compile_program(program: Variable, vocabulary: Sequence[Value], max_length: Count) -> Compiled:
     """The program as a model for sequences of up to `max_length` words of the vocabulary, in float64.
 
     Raises:

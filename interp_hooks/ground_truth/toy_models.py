@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import checked, told_shape
+from interp_hooks.errors.arguments import Count, checked, told_shape
 
 BATCH, MEASURED_ON = 1024, 65_536
 LEARNING_RATE = 0.01
@@ -78,7 +78,7 @@ def superposition(
     *,
     probability: float | Sequence[float],
     importance: Sequence[float] | Tensor | None = None,
-    steps: int = 2000,
+    steps: Count = 2000,
     seed: int = 0,
 ) -> Superposition:
     """Train x -> ReLU(W^T W x + b) on sparse inputs: the toy models of superposition of Elhage et al. 2022.

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from numbers import Integral
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import told
+from interp_hooks.errors.arguments import Words, checked, fits, told
 
 
 class Slice:
@@ -56,6 +56,10 @@ class Slice:
         Raises:
             BadInput: an entry outside the axis.
         """
+        if not isinstance(tensor, Tensor) or not fits(dim, int):
+            raise BadInput(f"expected a tensor and the place of an axis, got {told(tensor)} and {told(dim)}")
+        if not -tensor.ndim <= dim < tensor.ndim:
+            raise BadInput(f"dim must name one of the axes of {list(tensor.shape)}, got {dim}")
         if self.mode == "identity":
             return tensor
         if self.mode == "slice" and (self.slice.step or 1) > 0:
@@ -65,6 +69,7 @@ class Slice:
             return tensor.select(dim, int(chosen[0]))
         return tensor.index_select(dim, torch.as_tensor(chosen.copy(), device=tensor.device))
 
+    @checked
     def indices(self, max_ctx: int | None = None) -> np.ndarray:
         """The entries chosen from an axis of `max_ctx`; a single entry comes back as it was given.
 
@@ -90,7 +95,10 @@ class Slice:
         return f"Slice({self.slice!r}, mode={self.mode!r})"
 
 
-SliceInput = int | tuple[int | None, ...] | Sequence[int] | Sequence[bool] | np.ndarray | Tensor | slice | Slice | None
+SliceInput = Annotated[
+    int | tuple[int | None, ...] | Sequence[int] | Sequence[bool] | np.ndarray | Tensor | slice | Slice | None,
+    Words("an index, a tuple for a range, a list of indices, a mask or None"),
+]
 
 
 def _range(given: tuple[int | None, ...] | slice) -> slice:

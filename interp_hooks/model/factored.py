@@ -18,11 +18,13 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-from interp_hooks.errors import BadInput
+from interp_hooks.errors import BadInput, OutOfRange
+from interp_hooks.errors.arguments import Count, checked, checked_methods, told
 
 Index = Any  # what a tensor can be indexed with
 
 
+@checked_methods
 class FactoredMatrix:
     """The product `A @ B` of two thin matrices, kept as its factors; batch axes of the factors broadcast.
 
@@ -39,6 +41,7 @@ class FactoredMatrix:
         BadInput: factors whose shapes do not fit.
     """
 
+    @checked
     def __init__(self, A: Float[Tensor, "*_ left inner"], B: Float[Tensor, "*_ inner right"]) -> None:
         if min(A.ndim, B.ndim) < 2:
             raise BadInput(f"both factors need rows and columns, got shapes {list(A.shape)} and {list(B.shape)}")
@@ -183,6 +186,7 @@ class FactoredMatrix:
             return FactoredMatrix(self.A @ middle, other.B)
         if not isinstance(other, Tensor):
             return NotImplemented
+        self._refuse_dtype(other)
         _fit(self.shape, other.shape)
         if other.ndim == 1:
             return (self.A @ (self.B @ other)[..., None])[..., 0]
@@ -194,12 +198,17 @@ class FactoredMatrix:
         """`other @ self`; see `__matmul__`."""
         if not isinstance(other, Tensor):
             return NotImplemented
+        self._refuse_dtype(other)
         _fit(other.shape, self.shape)
         if other.ndim == 1:
             return ((other @ self.A)[..., None, :] @ self.B)[..., 0, :]
         if self.mdim <= self.ldim:
             return FactoredMatrix(other @ self.A, self.B)
         return FactoredMatrix(other, self.AB)
+
+    def _refuse_dtype(self, other: Tensor) -> None:
+        if other.dtype != self.A.dtype or other.is_meta or other.layout != torch.strided:
+            raise BadInput(f"a matrix of {self.A.dtype} is multiplied with one of the same dtype, got {told(other)}")
 
     def __mul__(self, scalar: int | float | Tensor) -> FactoredMatrix:
         """The matrix times a number.
@@ -216,7 +225,7 @@ class FactoredMatrix:
 
     def _number(self, scalar: int | float | Tensor) -> int | float | Tensor:
         if not isinstance(scalar, Tensor):
-            return scalar
+            return float(scalar)
         if scalar.numel() != 1:
             raise BadInput(
                 f"* and / take one number, got a tensor {_shape(scalar)} for a matrix {list(self.shape)}; "
@@ -233,10 +242,16 @@ class FactoredMatrix:
 
         Raises:
             BadInput: more indices than axes, or lists for rows or columns together with others.
+            OutOfRange: an entry that is not there.
         """
         *batch, rows, columns = self._each_axis(index)
-        A, B = self.A[tuple(batch)], self.B[tuple(batch)]
-        return FactoredMatrix(A[..., _kept(rows), :], B[..., _kept(columns)])
+        try:
+            A, B = self.A[tuple(batch)], self.B[tuple(batch)]
+            return FactoredMatrix(A[..., _kept(rows), :], B[..., _kept(columns)])
+        except (IndexError, OverflowError) as error:  # iteration ends by an IndexError
+            raise OutOfRange(f"the index {index} does not fit a matrix of shape {list(self.shape)}: {error}") from error
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise BadInput(f"the index {index} does not fit a matrix of shape {list(self.shape)}: {error}") from error
 
     def _each_axis(self, index: Index) -> list[Index]:
         """One index for each axis, and None for new ones: `...` and axes that were left out are written out."""
@@ -264,11 +279,12 @@ class FactoredMatrix:
             raise BadInput(f"a matrix of shape {list(self.shape)} can have a new axis at 0..{self.ndim - 2}, got {dim}")
         return FactoredMatrix(self.A.unsqueeze(place), self.B.unsqueeze(place))
 
-    def get_corner(self, k: int = 3) -> Float[Tensor, "..."]:
+    def get_corner(self, k: Count = 3) -> Float[Tensor, "..."]:
         """The first `k` entries along every axis, as a tensor to look at."""
         return self[(slice(k),) * self.ndim].AB
 
 
+@checked
 def composition_scores(
     left: FactoredMatrix, right: FactoredMatrix, broadcast_dims: bool = True
 ) -> Float[Tensor, "*batch"]:
@@ -320,12 +336,21 @@ def _picks(index: Index) -> bool:
 
 
 def _axes_taken(index: Index) -> int:
-    """How many axes of a tensor an index uses up."""
+    """How many axes of a tensor an index uses up.
+
+    Raises:
+        BadInput: something that is no index.
+    """
     if index is None or index is Ellipsis:
         return 0
     if isinstance(index, (int, slice)):
         return 1
-    listed = torch.as_tensor(index)
+    try:
+        listed = torch.as_tensor(index)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise BadInput(f"an index is an int, a slice, a list or a mask, got {told(index)}") from error
+    if listed.is_meta or listed.is_floating_point() or listed.is_complex():
+        raise BadInput(f"an index is an int, a slice, a list of ints or a mask, got {told(index)}")
     return listed.ndim if listed.dtype == torch.bool else 1
 
 

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from interp_hooks.errors import BadInput
+from interp_hooks.errors.arguments import checked
 from interp_hooks.hooks.points import HookPoint, NameFilter
 from interp_hooks.hooks.root_module import HookedRootModule
 from interp_hooks.model.cache.activation_cache import ActivationCache
@@ -277,6 +278,7 @@ class Network(HookedRootModule):
         loss = self.loss_fn(logits, prompt.tokens, real, loss_per_token)
         return loss if return_type == "loss" else Output(logits, loss)
 
+    @checked
     def loss_fn(
         self,
         logits: Float[Tensor, "batch pos d_vocab"],
@@ -287,6 +289,7 @@ class Network(HookedRootModule):
         """The loss that `forward(tokens, return_type="loss")` makes of its logits; see `lm_cross_entropy_loss`."""
         return lm_cross_entropy_loss(logits, tokens.to(logits.device), attention_mask, per_token)
 
+    @checked
     def logits(
         self, stream: Float[Tensor, "batch pos d_model"], tokens: Int[Tensor, "batch n"] | None = None
     ) -> Float[Tensor, "batch pos d_vocab"]:
@@ -295,6 +298,8 @@ class Network(HookedRootModule):
         With `tokens` [batch, n], only the logits of these are computed, for each row its own: [batch, pos, n]. The
         unembedding's hooks don't fire then.
         """
+        if stream.shape[-1] != self.cfg.d_model:
+            raise BadInput(f"stream must be [batch, pos, d_model={self.cfg.d_model}], got {list(stream.shape)}")
         normalized = self.ln_final(stream)
         normalized = normalized if self.mlm_head is None else self.mlm_head(normalized)
         if tokens is None:
@@ -303,8 +308,11 @@ class Network(HookedRootModule):
         read = torch.einsum("bpd,bnd->bpn", normalized, unembed.W_U.T[tokens]) + unembed.b_U[tokens][:, None]
         return unembed.shaped(read)
 
+    @checked
     def norm_reading(self, layer: int, mlp: bool = False) -> Norm | NoNorm:
         """The norm through which `layer` reads the stream: its ln1 (ln2 for the MLP), or ln_final after the last."""
+        if not 0 <= layer <= self.cfg.n_layers:
+            raise BadInput(f"layer must be 0..{self.cfg.n_layers}, got {layer}")
         if layer == self.cfg.n_layers:
             return self.ln_final
         if not self.cfg.reads_normalized:

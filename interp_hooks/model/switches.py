@@ -4,6 +4,7 @@ No switch is needed to hook anything; `run_with_cache(names_filter=...)` collect
 """
 
 from interp_hooks.errors import BadInput
+from interp_hooks.errors.arguments import checked_methods
 from interp_hooks.model.grouping import regroup, ungroup
 from interp_hooks.model.network import Network
 
@@ -15,6 +16,7 @@ COLLECTS = {  # what a caching run without a filter collects only where the conf
 }
 
 
+@checked_methods
 class Switches(Network):
     """The `set_` methods of a model. Without state: what they set is in its config."""
 

@@ -21,7 +21,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from interp_hooks.errors import BadInput, CheckpointError, ConfigError
-from interp_hooks.errors.arguments import told
+from interp_hooks.errors.arguments import checked, told
 from interp_hooks.model.config import HookedTransformerConfig, as_dtype
 from interp_hooks.model.generate import Generation
 from interp_hooks.model.initialization import initialize
@@ -229,6 +229,7 @@ class HookedTransformer(Generation, TextMethods, StackedWeights, Switches):
         """One line for each processing step: applied, or skipped and why."""
         return list(self._report)
 
+    @checked
     def save_pretrained(self, folder: str | Path) -> None:
         """Write weights, config, processing report and tokenizer to a folder that `from_pretrained` loads.
 
@@ -245,6 +246,7 @@ class HookedTransformer(Generation, TextMethods, StackedWeights, Switches):
 
         save(self, Path(folder))
 
+    @checked
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Copy weights into this model, or, if some do not fit, none.
 
@@ -261,6 +263,7 @@ class HookedTransformer(Generation, TextMethods, StackedWeights, Switches):
 
         return super().load_state_dict(own_weights(self, state_dict, strict), strict, assign)
 
+    @checked
     def process_weights_(
         self,
         fold_ln: bool = True,
@@ -282,6 +285,7 @@ class HookedTransformer(Generation, TextMethods, StackedWeights, Switches):
         )
         self._report = process(self, processing)
 
+    @checked
     def load_and_process_state_dict(
         self,
         state_dict: Mapping[str, Tensor],
@@ -307,6 +311,7 @@ class HookedTransformer(Generation, TextMethods, StackedWeights, Switches):
         )
         self._report = load_and_process(self, state_dict, processing)
 
+    @checked
     def fold_layer_norm(
         self, state_dict: Mapping[str, Tensor], fold_biases: bool | None = None, center_weights: bool | None = None
     ) -> dict[str, Tensor]:
@@ -315,18 +320,22 @@ class HookedTransformer(Generation, TextMethods, StackedWeights, Switches):
 
         return fold_layer_norm(self.cfg, state_dict, fold_biases, center_weights)
 
+    @checked
     def center_writing_weights(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A state dict of this architecture whose writers of the stream have mean zero."""
         return self._one_step(state_dict, "center_writing_weights")
 
+    @checked
     def center_unembed(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A state dict of this architecture whose logits have mean zero."""
         return self._one_step(state_dict, "center_unembed")
 
+    @checked
     def fold_value_biases(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A state dict of this architecture with its value biases in b_O."""
         return self._one_step(state_dict, "fold_value_biases")
 
+    @checked
     def refactor_factored_attn_matrices(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A state dict of this architecture with W_Q W_K^T split evenly, and the rows of W_O orthonormal."""
         return self._one_step(state_dict, "refactor_factored_attn_matrices")

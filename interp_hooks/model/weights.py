@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
+from interp_hooks.errors.arguments import checked_methods
 from interp_hooks.model.components.moe import MoE
 from interp_hooks.model.factored import FactoredMatrix, composition_scores
 from interp_hooks.model.network import Network
@@ -18,6 +19,7 @@ from interp_hooks.model.network import Network
 Composition = Literal["Q", "K", "V"]
 
 
+@checked_methods
 class StackedWeights(Network):
     """The weights of a model by the names that formulas give them. Without state: all of them are the parts' own."""
 

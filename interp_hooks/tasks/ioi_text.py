@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Literal, get_args
 
 from interp_hooks.errors import BadInput, TokenError
+from interp_hooks.errors.arguments import Count, Seed, checked
 from interp_hooks.experiments.task import Task
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.tasks.in_words import Candidate, task_in_words
@@ -71,14 +72,15 @@ def ioi_prompt(
     return Candidate(filled(*clean), filled(*corrupt), f" {clean[0]}", [f" {clean[1]}"], 2 * template + io_first)
 
 
+@checked
 def ioi(
     model: HookedTransformer,
-    n: int = 32,
+    n: Count = 32,
     *,
     corruption: IOICorruption = "S2->IO",
     templates: Sequence[int] | None = None,
     names: Sequence[str] = NAMES,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Task:
     """Indirect object identification (Wang et al. 2022, arXiv 2211.00593): which of two people was named once.
 
@@ -119,7 +121,8 @@ def _of_ioi(rng: random.Random, corruption: str, templates: list[int], names: li
         yield ioi_prompt(template, io_first, place, obj, (io, s, s), corrupt)
 
 
-def ioi_pairs(model: HookedTransformer, n: int = 32, *, seed: int = 0, template: int = 0) -> Task:
+@checked
+def ioi_pairs(model: HookedTransformer, n: Count = 32, *, seed: Seed = 0, template: int = 0) -> Task:
     """`n` IOI prompts of one template, all of the same number of tokens for this model's tokenizer.
 
     The corrupt prompt has the other name at the second mention, so that the clean prompt's wrong answer is right there.

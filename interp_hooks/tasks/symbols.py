@@ -13,6 +13,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
+from interp_hooks.errors.arguments import Count, Seed, checked
 from interp_hooks.experiments.task import Task, comparison
 from interp_hooks.interventions.metrics import LogitDiff
 
@@ -49,7 +50,8 @@ def _read_at_the_end(
     )
 
 
-def induction(n: int, d_vocab: int, *, length: int = 10, bos: int | None = 0, seed: int = 0) -> Task:
+@checked
+def induction(n: Count, d_vocab: Count, *, length: Count = 10, bos: int | None = 0, seed: Seed = 0) -> Task:
     """Random tokens, then some of them again (Elhage et al. 2021): what followed a token before follows it again.
 
     `length` different tokens are followed by a repetition, which ends at a random one of them (never the last): the
@@ -82,7 +84,8 @@ def induction(n: int, d_vocab: int, *, length: int = 10, bos: int | None = 0, se
     return _read_at_the_end("induction", clean, corrupt, answer, other[:, None], first=first, next=first + 1)
 
 
-def key_value_recall(n: int, n_keys: int, n_values: int, *, pairs: int = 4, seed: int = 0) -> Task:
+@checked
+def key_value_recall(n: Count, n_keys: Count, n_values: Count, *, pairs: Count = 4, seed: Seed = 0) -> Task:
     """Keys, each followed by its value, then one of the keys again: the answer is its value.
 
     Tokens: 0 is BOS, keys are 1..n_keys, and the next `n_values` tokens are values. In a prompt all keys differ, and so
@@ -113,7 +116,8 @@ def key_value_recall(n: int, n_keys: int, n_values: int, *, pairs: int = 4, seed
     return _read_at_the_end("key-value-recall", clean, corrupt, answer, wrong, **places)
 
 
-def modular_addition(p: int, *, n: int | None = None, seed: int = 0) -> Task:
+@checked
+def modular_addition(p: Count, *, n: Count | None = None, seed: Seed = 0) -> Task:
     """(a + b) mod p (Nanda et al. 2023, arXiv 2301.05217): all sums, or `n` of them.
 
     Tokens: the residues 0 to p - 1, and p for "=". The corrupt prompt has another b. All other residues are wrong
@@ -145,7 +149,8 @@ def modular_addition(p: int, *, n: int | None = None, seed: int = 0) -> Task:
 # ----------------------------------------------------------------------------------------------------------- brackets
 
 
-def brackets(n: int, *, length: int = 20, near_misses: float = 0.5, seed: int = 0) -> Task:
+@checked
+def brackets(n: Count, *, length: Count = 20, near_misses: float = 0.5, seed: Seed = 0) -> Task:
     """Whether brackets are balanced: half of the clean prompts are, each paired with a prompt of the other kind.
 
     Every prompt is START, `length` brackets (an even number), END. The answer is read at START, position 0, and is one

@@ -18,6 +18,7 @@ from dataclasses import replace
 import torch
 
 from interp_hooks.errors import TokenError
+from interp_hooks.errors.arguments import Count, Seed, checked
 from interp_hooks.experiments.task import Task
 from interp_hooks.interventions.metrics import ProbDiff
 from interp_hooks.model.transformer import HookedTransformer
@@ -31,7 +32,8 @@ EVENTS = (
 )  # fmt: skip
 
 
-def greater_than(model: HookedTransformer, n: int = 32, *, seed: int = 0) -> Task:
+@checked
+def greater_than(model: HookedTransformer, n: Count = 32, *, seed: Seed = 0) -> Task:
     """Greater-than (Hanna et al. 2023, arXiv 2305.00586): a period must end after the year it began in.
 
     The metric is the probability of all later two-digit endings less that of the others; the corrupt year ends in 01,
@@ -86,7 +88,8 @@ TAGS = (
 )
 
 
-def gendered_pronoun(model: HookedTransformer, n: int = 32, *, seed: int = 0) -> Task:
+@checked
+def gendered_pronoun(model: HookedTransformer, n: Count = 32, *, seed: Seed = 0) -> Task:
     """A tag question about somebody whose name tells the pronoun; the corrupt name is of the other gender.
 
     Positions: "name", "end".
@@ -111,7 +114,8 @@ WORDS = (
 )  # fmt: skip
 
 
-def docstring(model: HookedTransformer, n: int = 32, *, seed: int = 0) -> Task:
+@checked
+def docstring(model: HookedTransformer, n: Count = 32, *, seed: Seed = 0) -> Task:
     """The next argument in a Python docstring (Heimersheim and Janiak 2023): the third of three documented in order.
 
     Distractors are all other arguments; the metric is the margin over the best of them. In the corrupt prompt other
@@ -151,7 +155,8 @@ INITIALS = (
 )  # fmt: skip
 
 
-def acronyms(model: HookedTransformer, n: int = 32, *, seed: int = 0) -> Task:
+@checked
+def acronyms(model: HookedTransformer, n: Count = 32, *, seed: Seed = 0) -> Task:
     """The third letter of an acronym of three capitalised words (García-Carrasco et al. 2024).
 
     The corrupt prompt has another third word. Positions: "W1", "W2", "W3", "end".
@@ -178,7 +183,8 @@ CAPITALS = {
 CAPITAL_TEMPLATES = (("The capital of", " is the city of"), ("Everyone in", " knows that its capital is"))
 
 
-def capitals(model: HookedTransformer, n: int = 32, *, seed: int = 0) -> Task:
+@checked
+def capitals(model: HookedTransformer, n: Count = 32, *, seed: Seed = 0) -> Task:
     """The capital of a country; the corrupt prompt names another one. Positions: "country", "end"."""
 
     def drawn() -> Iterator[Candidate]:
@@ -196,7 +202,8 @@ def capitals(model: HookedTransformer, n: int = 32, *, seed: int = 0) -> Task:
 NOUNS = ("key", "door", "book", "car", "tree", "dog", "picture", "boat", "flower", "student", "table", "window")
 
 
-def subject_verb_agreement(model: HookedTransformer, n: int = 32, *, seed: int = 0) -> Task:
+@checked
+def subject_verb_agreement(model: HookedTransformer, n: Count = 32, *, seed: Seed = 0) -> Task:
     """A verb that agrees with its subject across a noun of the other number; the corrupt subject has that number.
 
     Positions: "subject", "attractor", "end".

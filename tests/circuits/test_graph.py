@@ -110,8 +110,8 @@ def test_what_has_no_graph_is_refused(kind: str) -> None:
         ("a1.h0->m0", "m0 reads the stream before a1.h0 writes"),
         ("a0.h0->a0.h1<q>", "reads the stream before"),
         ("m0", "as 'a0.h1->m1', got 'm0'"),
-        (("input", "m0", "m1"), "an edge is"),
-        (3, "an edge is"),
+        (("input", "m0", "m1"), "edges must be a list of text or a tuple"),
+        (3, r"edges must be a list of text or a tuple \(text, text\), got list \[3\]"),
     ],
 )
 def test_an_edge_that_does_not_exist_is_refused(edge: object, message: str) -> None:
@@ -170,8 +170,8 @@ def test_keys_and_values_come_out_anywhere_and_all_else_where_it_is_read() -> No
         (["a->b"], "cannot be called 'a->b'"),
         ([1.5], "positions must be"),
         ([3, "3"], "positions of different names, got 3, 3"),
-        ([True], "a position as an int, got bool True"),
-        (torch.tensor([1.5]), "a position as an int"),
+        ([True], "positions must be a list of text or an int"),
+        (torch.tensor([1.5]), "positions must be a list of text or an int"),
     ],
 )
 def test_positions_that_cannot_be_told_apart_are_refused(positions: list[Any], message: str) -> None:

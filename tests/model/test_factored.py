@@ -342,8 +342,8 @@ def test_a_corner(both: tuple[FactoredMatrix, Tensor], k: int) -> None:
     [
         ((7, 3), (4, 6), r"\[7, 3\] and \[4, 6\]"),
         ((2, 7, 3), (5, 3, 6), r"\[2, 7, 3\] and \[5, 3, 6\]"),
-        ((3,), (3, 6), r"\[3\] and \[3, 6\]"),
-        ((7, 3), (3,), r"\[7, 3\] and \[3\]"),
+        ((3,), (3, 6), r"A must be a tensor \[\.\.\. left inner\] \(float\), got a torch.float64 tensor \[3\]"),
+        ((7, 3), (3,), r"B must be a tensor \[\.\.\. inner right\]"),
     ],
     ids=str,
 )

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from interp_hooks import __version__
-from interp_hooks.errors import BadInput
+from interp_hooks.errors import BadInput, nearest
 from interp_hooks.errors.arguments import check_arguments
 from interp_hooks.experiments.results.archive import (
     Json,
@@ -117,12 +117,16 @@ class Call:
         """What the function returns now.
 
         Raises:
-            BadInput: its metric was not kept, or there is no such function any more.
+            BadInput: its metric was not kept, there is no such function any more, or it has no such option.
         """
         module = f"interp_hooks.{self.function.rpartition('.')[0]}"
         importlib.import_module(module)
         if self.function not in EXPERIMENTS:
             raise BadInput(f"this version has no experiment {self.function}; the result says which version has")
+        known = inspect.signature(EXPERIMENTS[self.function]).parameters
+        given = [*options, *([] if metric is None else ["metric"])]
+        if unknown := [name for name in given if name not in known]:
+            raise BadInput(f"{self.function} has no argument {unknown[0]!r}.{nearest(unknown[0], known)}")
         arguments = {**self.arguments, **({} if metric is None else {"metric": metric}), **options}
         if lost := [value for value in arguments.values() if isinstance(value, Unkept)]:
             raise BadInput(f"{lost[0].name} is a function, of which only the name was kept; pass it as metric=")

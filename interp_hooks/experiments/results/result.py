@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import checked
+from interp_hooks.errors.arguments import Count, checked
 from interp_hooks.experiments.results.archive import Json, Packing, Unpacking, name_of
 from interp_hooks.experiments.results.folders import CALL, RESULT, read, replacing, write
 from interp_hooks.experiments.results.record import Call, Record, record_in
@@ -116,7 +116,7 @@ class Result:
     def interval(
         self,
         level: float = 0.95,
-        samples: int = 1000,
+        samples: Count = 1000,
         generator: torch.Generator | None = None,
         *,
         recovered: bool = False,
@@ -161,7 +161,7 @@ class Result:
 
     @checked
     def table(
-        self, interval: float | None = None, samples: int = 1000, generator: torch.Generator | None = None
+        self, interval: float | None = None, samples: Count = 1000, generator: torch.Generator | None = None
     ) -> pd.DataFrame:
         """A row for each cell: its labels, the mean over prompts, its standard error, and the recovered fraction.
 

@@ -14,13 +14,14 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import as_device, checked
+from interp_hooks.errors.arguments import as_device, checked_methods
 from interp_hooks.hooks.root_module import HookedRootModule
 from interp_hooks.hooks.slices import Slice, SliceInput
 from interp_hooks.model.cache.direct_effects import DirectEffects
 from interp_hooks.model.tensor_files import write_tensors
 
 
+@checked_methods
 class ActivationCache(DirectEffects):
     """What `run_with_cache` returns: activations by hook name, in order of execution.
 
@@ -80,7 +81,6 @@ class ActivationCache(DirectEffects):
         cache._n_layers = self._n_layers
         return cache
 
-    @checked
     def stack_activation(
         self, activation_name: str, layer: int | None = -1, sublayer_type: str | None = None
     ) -> Tensor:
@@ -106,7 +106,6 @@ class ActivationCache(DirectEffects):
 
     # -------------------------------------------------------------------------------------------------------- on disk
 
-    @checked
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write all activations to a safetensors file, by hook name.
 
@@ -120,7 +119,6 @@ class ActivationCache(DirectEffects):
         write_tensors(path, self.cache_dict, {name: json.dumps(value) for name, value in told.items()})
 
     @classmethod
-    @checked
     def load(
         cls, path: str | Path, model: HookedRootModule | None = None, device: torch.device | str = "cpu"
     ) -> ActivationCache:

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from interp_hooks.errors import BadInput, UnknownHook, nearest
+from interp_hooks.errors.arguments import checked
 from interp_hooks.hooks.names import get_act_name
 from interp_hooks.hooks.slices import Slice
 
@@ -85,6 +86,7 @@ class Activations(Mapping[str, Tensor]):
         """An activation at some positions."""
         return pos.apply(self[name], 1 if self.has_batch_dim else 0)
 
+    @checked
     def layers_before(self, layer: int | None, mlp_input: bool = False) -> int:
         """How many layers stand before `layer`: None and -1 mean all.
 

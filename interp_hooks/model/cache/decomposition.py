@@ -11,13 +11,14 @@ methods `layer` counts layers: parts are those that stand before that layer, and
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
+from interp_hooks.errors.arguments import checked_methods
 from interp_hooks.hooks.slices import Slice, SliceInput
 from interp_hooks.model.cache.activations import Activations
 from interp_hooks.model.cache.frozen_norm import Reading
@@ -25,6 +26,7 @@ from interp_hooks.model.cache.parts import Parts, norm_reading
 from interp_hooks.model.stream import Stream
 
 
+@checked_methods
 class Decomposition(Activations):
     """The methods of a cache that take the stream apart; the rows of what they return are collected by `Parts`."""
 
@@ -32,7 +34,7 @@ class Decomposition(Activations):
         self,
         layer: int | None = None,
         mlp_input: bool = False,
-        mode: str = "all",
+        mode: Literal["all", "attn", "mlp"] = "all",
         apply_ln: bool = False,
         pos_slice: SliceInput = None,
         incl_embeds: bool = True,

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
+from interp_hooks.errors.arguments import checked
 from interp_hooks.model.config import HookedTransformerConfig
 
 Extend = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -56,6 +57,7 @@ class KeyValueCache:
         return copied
 
     @classmethod
+    @checked
     def init_cache(
         cls, cfg: HookedTransformerConfig, device: torch.device | str | None = None, batch_size: int = 1
     ) -> KeyValueCache:
@@ -76,6 +78,7 @@ class KeyValueCache:
         """Let passes extend the cache again."""
         self.frozen = False
 
+    @checked
     def at(
         self, layer: int
     ) -> tuple[Float[Tensor, "batch past head d_head"], Float[Tensor, "batch past head d_value"]]:
@@ -137,6 +140,7 @@ class KeyValueCache:
             self._layers = {layer: self._layers[layer] for layer in layers}
             self.length, self.real, self.rotated_for = self.length + tokens, real, lengths
 
+    @checked
     def prefix(self, tokens: int, copies: int = 1, layers: Container[int] | None = None) -> KeyValueCache:
         """A frozen cache of the first `tokens` tokens (of some layers), with `copies` copies of all prompts.
 
