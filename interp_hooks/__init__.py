@@ -70,7 +70,7 @@ SUBJECTS: dict[str, dict[str, list[str]]] = {
     "tasks": {"experiments.task": ["Task"], "tasks.ioi_text": ["ioi_pairs"]},
     "studies": {
         "studies.lenses": ["direct_logit_attribution", "logit_lens"],
-        "studies.heads": ["detect_head"],
+        "studies.heads": ["detect_head", "head_scores"],
     },
     "views": {
         "views.figures": ["bars", "heatmap"],

@@ -1,7 +1,12 @@
-"""The command `interp-hooks`.
+"""The command `interp-hooks`, also `python -m interp_hooks`.
 
-Arguments are checked and the place of the output is tried before anything is computed. What the package refuses on
-purpose is one message on stderr and exit code 2; anything else is a bug and keeps its traceback.
+Arguments are checked and the place of the output is tried before anything is computed. Exit codes:
+
+    0     done; of `verify`: no difference
+    1     `verify` found a difference
+    2     what was asked for is refused, with one message on stderr
+    3     anything else, which is a bug and shows its traceback
+    130   interrupted
 """
 
 from __future__ import annotations
@@ -9,10 +14,13 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 
 from interp_hooks import __version__
 from interp_hooks.errors import InterpHooksError
+
+DONE, DIFFERS, REFUSED, BUG, INTERRUPTED = 0, 1, 2, 3, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,10 +30,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return arguments.run(arguments)
     except InterpHooksError as error:
         print(f"interp-hooks: error: {error}", file=sys.stderr)
-        return 2
+        return REFUSED
     except KeyboardInterrupt:
         print("interp-hooks: interrupted", file=sys.stderr)
-        return 130
+        return INTERRUPTED
+    except Exception:
+        traceback.print_exc()
+        return BUG
 
 
 def parser() -> argparse.ArgumentParser:
@@ -51,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
         "verify",
         help="compare a converted checkpoint with transformers, number by number",
         description="Load a checkpoint with transformers and as a HookedTransformer, let both read the same tokens, "
-        "and compare logits and what the hooks promise. Exit code 1 if they differ.",
+        "and compare logits and what the hooks promise. Exit code 1 if they differ, 2 if they cannot be compared.",
     )
     verify.add_argument("model", help="bundled name, folder of a checkpoint, alias or hub id")
     verify.add_argument("--text", help="what both read (default: a few sentences)")
@@ -90,24 +101,24 @@ def _demo(arguments: argparse.Namespace) -> int:
     _print(summary(report))
     place = report.write(arguments.out, _command(arguments))
     _print(f"\nreport: {place}")
-    return 0
+    return DONE
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from interp_hooks.loading.parity import TEXT, verify_checkpoint
+    from interp_hooks.loading.parity import verify_checkpoint
 
     report = verify_checkpoint(
-        arguments.model, text=arguments.text or TEXT, dtype=arguments.dtype, processing=not arguments.no_processing
+        arguments.model, text=arguments.text, dtype=arguments.dtype, processing=not arguments.no_processing
     )
     _print(report.to_json() if arguments.json else str(report))
-    return 0 if report.passed else 1
+    return DONE if report.passed else DIFFERS
 
 
 def _families(arguments: argparse.Namespace) -> int:
     from interp_hooks.loading.listing import listing, markdown
 
     _print(markdown() if arguments.markdown else listing())
-    return 0
+    return DONE
 
 
 def _print(text: str) -> None:

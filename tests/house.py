@@ -21,7 +21,7 @@ PACKAGE = Path(interp_hooks.__file__).parent
 # From the bottom up: each may import those before it, and itself.
 ROOMS = (
     *("errors", "hooks", "model", "loading", "corpus", "interventions", "experiments", "tasks", "ground_truth"),
-    *("dictionaries", "circuits", "studies", "views", "compat", "cli"),
+    *("dictionaries", "circuits", "studies", "views", "compat", "cli", "__main__"),
 )
 # The one exception: methods that users type (from_pretrained, to_hf, verify, ...) call `loading` when they are called.
 # `HookedTransformer` so is importable without `loading`, which knows every architecture.

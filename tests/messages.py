@@ -148,7 +148,7 @@ PAIRS = PROMPTS + "|".join(
     (
         *("", r"both prompts of a pair need the same number of tokens", r"clean prompts but"),
         *(r"Both need as many prompts and tokens", r"must be logits \[batch, 814\]", r"expected one row of reference"),
-        *(r"go together",),
+        *(r"go together", r"metric must be a loss"),
     )
 )
 ANSWERS = "|".join(
@@ -202,7 +202,7 @@ METRICS = "|".join(
     (
         *(ANSWERS, ENDS, r"must be a (Metric or a )?function", r"must return a tensor", r"must give one number"),
         *(r"Look for infinite", r"use patch instead", r"no constant can be learned", r"the result is in logit_diff"),
-        *(r"go together",),
+        *(r"go together", r"metric must be a loss"),
     )
 )
 DIRECTIONS = "|".join(
@@ -250,7 +250,7 @@ EXPECTED: dict[str, str] = {
     **dict.fromkeys(("along", "directions"), DIRECTIONS),
     # numbers
     **dict.fromkeys(("max_new_tokens", "max_tokens_per_yield", "top_k", "window", "batch_size", "samples"), COUNT),
-    **dict.fromkeys(("steps", "k", "top", "max_memory", "sublayer"), COUNT),
+    **dict.fromkeys(("steps", "k", "n", "top", "max_memory", "sublayer"), COUNT),
     **dict.fromkeys(("coefficient", "temperature", "freq_penalty", "repetition_penalty", "top_p", "lr"), NUMBER),
     **dict.fromkeys(("std", "noise", "level"), NUMBER),
     **dict.fromkeys(("minimize", "qk_fix", "grad_drop", "prepend_bos"), r"a bool"),
@@ -267,7 +267,12 @@ EXPECTED: dict[str, str] = {
     "over": AXES,
     "layers": r"the model has layers 0\.\.2|a list of ints|nothing to sweep over",
     "layer": r"must be an int|must be [01]\.\.3|ask for a later layer|there is no hook point",
-    "head": r"must be an int, a list of ints|has 4 along head|one index for each of 2 prompts",
+    "head": "|".join(
+        (
+            *(r"one of previous_token_head", r"'previous_token_head', 'dupl", r"must be an int, a list of ints"),
+            *(r"has 4 along head", r"one index for each of 2 prompts"),
+        )
+    ),
     "no_such_axis": r"has the axes batch, pos, head, d_head",
     "select": r"has the axes|cannot be selected too|a mapping from text|has 128 along|must be an int, a list of ints",
     "into": r"Readers are what reads the stream|before blocks\.1\.attn\.hook_z writes to it|must be a Site|has 4 along",
@@ -311,6 +316,7 @@ EXPECTED: dict[str, str] = {
     "subseq_len": r"an int|2\.\.63",
     "logits": r"a tensor \[batch,? pos,? d_vocab\]",
     "value": r"'mean', 'change'(,| or) 'recovered_fraction'",
+    "by": r"one of logit_diff, standard_error, change, recovered_fraction|text",
     "labels": r"expected 15|this result has layer, pos|a mapping from text to a list",
     "dtype": r"a floating torch dtype",
     "first_n_layers": r"1\.\.3",

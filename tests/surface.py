@@ -275,6 +275,11 @@ PASSES = [
         "tests/model/test_tokens.py::test_padded_text_gives_each_prompts_own_logits",
     ),
     Row(
+        "model.input_to_embed(input, prepend_bos, padding_side, attention_mask, past_kv_cache)",
+        "tests/model/test_model.py::test_a_pass_goes_on_from_what_enters_layer_0",
+        "what it returns has names",
+    ),
+    Row(
         "model.forward(start_at_layer, stop_at_layer)",
         "tests/model/test_identities.py::test_identity",
     ),
@@ -711,6 +716,7 @@ ANALYSIS = [
     Row(
         "head_detector.get_induction_head_detection_pattern(tokens)",
         "tests/studies/test_heads.py::test_patterns_by_hand",
+        "counts all tokens, the first copy included; `head_scores` has the standard score",
         typed="`induction_head`",
     ),
     Row(

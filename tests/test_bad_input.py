@@ -729,12 +729,12 @@ CALLS: dict[str, Call] = {
     ),
     "optimal_ablation": Call(
         call=interp_hooks.optimal_ablation,
-        good=lambda: one_set() | {"metric": metric(), "site": "z", "layers": [1], "steps": 1, "progress": False},
+        good=lambda: one_set() | {"site": "z", "layers": [1], "steps": 1, "progress": False},
         bad={
-            "metric": [None, Rank(1), Accuracy(1)],
+            "metric": [None, Rank(1), Accuracy(1), metric(), max],
             "site": ["no_such", "attn_scores", 3],
-            "reference": [CLEAN, 3],
-            "reference_metric": [metric, 3],
+            "reference": [3],
+            "reference_metric": [metric(), 3],
             "steps": [-1, "many", 1.5],
             "lr": [0.0, -1.0, "fast", NAN],
             "batch_size": COUNT,
@@ -1003,6 +1003,18 @@ CALLS: dict[str, Call] = {
             "error_measure": ["square", 3, None],
         },
     ),
+    "head_scores": Call(
+        call=interp_hooks.head_scores,
+        good=lambda: {"model": model(), "head": "previous_token_head", "n": 1},
+        bad={
+            "model": NO_MODEL,
+            "head": ["induction", 3, None],
+            "seq": [3, [], [3], torch.zeros(2, 15), torch.full((1, 5), 9999), on_meta(1, 5)],
+            "n": COUNT,
+            "subseq_len": [0, 1, 64, 1.5, "long"],
+            "generator": NO_GENERATOR,
+        },
+    ),
     "get_singular_vectors": Call(
         call=lambda **arguments: SVDInterpreter(model()).get_singular_vectors(**arguments),
         good=lambda: {"vector_type": "OV", "layer_index": 1, "head_index": 1},
@@ -1072,7 +1084,11 @@ CALLS: dict[str, Call] = {
         good=dict,
         bad={"level": [0.0, 1.0, -1.0, 95, NAN, "high"], "samples": COUNT, "generator": NO_GENERATOR},
     ),
-    "Result.top": Call(call=lambda k: result().top(k), good=lambda: {"k": 2}, bad={"k": ["three", 1.5, 0, -1]}),
+    "Result.top": Call(
+        call=lambda **arguments: result().top(**arguments),
+        good=lambda: {"k": 2},
+        bad={"k": ["three", 1.5, 0, -1], "by": ["no column", 3]},
+    ),
     "heatmap": Call(
         call=interp_hooks.heatmap,
         good=lambda: {"result": result()},
@@ -1085,7 +1101,7 @@ CALLS: dict[str, Call] = {
     "bars": Call(
         call=interp_hooks.bars,
         good=lambda: {"result": components()},
-        bad={"result": [None, 3, result, torch.zeros(2)], "top": COUNT},
+        bad={"result": [None, 3, result, torch.zeros(2)], "top": COUNT, "value": ["median", 3]},
     ),
     # --------------------------------------------------------------------------------------------------------- loading
     "from_pretrained": Call(

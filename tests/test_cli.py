@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -119,6 +120,27 @@ def test_an_interruption_is_no_traceback(monkeypatch, tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_bug_keeps_its_traceback_and_is_no_difference(monkeypatch, tmp_path, capsys):
+    """Python's own exit code for an exception is 1, which `verify` gives for models that differ."""
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("somewhere")
+
+    monkeypatch.setattr(interp_hooks.HookedTransformer, "from_pretrained", fail)
+    assert demo("--out", tmp_path / "report.html") == 3
+    error = capsys.readouterr().err
+    assert error.startswith("Traceback")
+    assert error.endswith("ZeroDivisionError: somewhere\n")
+
+
+def test_the_module_is_the_command():
+    for arguments, code in ((["--version"], 0), (["verify", "/no/such/folder"], 2), (["no such command"], 2)):
+        done = subprocess.run([sys.executable, "-m", "interp_hooks", *arguments], capture_output=True, text=True)
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr
+    assert "interp-hooks: error" in done.stderr
+
+
 def test_a_terminal_that_cannot_show_every_token(checkpoint, tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "interp_hooks.cli", "demo", "--model", checkpoint, "--prompts", "2"],
@@ -215,3 +237,19 @@ def test_families_lists_every_architecture(capsys):
     assert table == markdown() + "\n"
     assert table != printed
     assert [family.model_type for family in there if f"`{family.model_type}`" not in table] == []
+
+
+def test_an_empty_text_is_a_text(checkpoint, tmp_path, capsys):
+    """One token, its BOS, is read, and not the sentences that are read where no text is given."""
+    assert main(["verify", str(checkpoint), "--json", "--text", ""]) == 0
+    assert json.loads(capsys.readouterr().out)["tokens"] == 1
+    assert main(["verify", str(checkpoint), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["tokens"] > 9
+
+
+def test_a_text_for_a_checkpoint_that_reads_none(checkpoint, tmp_path, capsys):
+    bare = tmp_path / "bare"
+    shutil.copytree(checkpoint, bare, ignore=shutil.ignore_patterns("tokenizer*"))
+    assert main(["verify", str(bare), "--text", "the cat"]) == 2
+    assert "this model has no tokenizer" in capsys.readouterr().err
+    assert main(["verify", str(bare), "--json"]) == 0

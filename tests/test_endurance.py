@@ -4,6 +4,7 @@ Work is counted, not timed: how many functions, of Python and of C, a run calls.
 (a list of hooks, a registry, a cache that is searched) would call more.
 """
 
+import contextvars
 import gc
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from interp_hooks import HookedTransformer, HookPoint, Intervention, Run, at, evaluate
+from interp_hooks.hooks.scopes import IN_FORCE, OPEN, Scope
 from tests.tiny import build, random_tokens, unchecked_types
 
 RUNS = 2000
@@ -79,6 +81,7 @@ def left(model: HookedTransformer) -> dict[str, Any]:
         "hooks": sum(len(point.hooks) for point in points),
         "remembered by hook points": sum(len(point.ctx) for point in points),
         "open contexts": model.context_level,
+        "scopes in force": len(OPEN),
         "torch's own hooks": sum(
             len(module._forward_hooks) + len(module._forward_pre_hooks) + len(module._backward_hooks)
             for module in model.modules()
@@ -144,7 +147,7 @@ def test_nothing_grows_in_two_thousand_hooked_runs() -> None:
     more_blocks, more_pages = memory()
 
     assert left(model) == before
-    assert before["hooks"] == before["open contexts"] == before["torch's own hooks"] == 0
+    assert before["hooks"] == before["open contexts"] == before["scopes in force"] == before["torch's own hooks"] == 0
     assert {name: calls(kind, model) for name, kind in KINDS.items()} == work
     each = RUNS // 2 // len(KINDS)
     assert more_blocks - blocks < each / 2, "less than an object for every other run of one kind"
@@ -162,7 +165,7 @@ def keeps_an_activation(model: HookedTransformer) -> None:
 
 
 def opens_a_context(model: HookedTransformer) -> None:
-    model.context_level += 1
+    IN_FORCE.set(IN_FORCE.get().within(Scope(model, [])))
 
 
 @pytest.mark.usefixtures("quiet")
@@ -179,9 +182,13 @@ def test_what_grows_is_noticed(leak: Callable[[HookedTransformer], None], shown:
     model = build(dtype=torch.float32)
     model(TOKENS)
     before = left(model)
-    for _ in range(5):
-        leak(model)
-    assert left(model)[shown] == before[shown] + 5
+
+    def leaking() -> None:
+        for _ in range(5):
+            leak(model)
+        assert left(model)[shown] == before[shown] + 5
+
+    contextvars.copy_context().run(leaking)
 
 
 @pytest.mark.usefixtures("quiet")

@@ -92,7 +92,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         model, clean, KL(clean), "mlp_out", over=("layer",), **QUIET
     ),
     "learn constants": lambda model, clean, corrupt, metric: optimal_ablation(
-        model, clean, metric, "mlp_out", over=("layer",), steps=3
+        model, clean, site="mlp_out", over=("layer",), steps=3
     ),
     "lens": lambda model, clean, corrupt, metric: logit_lens(model, clean).log_probs,
     "trace": lambda model, clean, corrupt, metric: causal_trace(

@@ -22,7 +22,6 @@ from typing import Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
 from interp_hooks.circuits.circuit import Circuit
 from interp_hooks.circuits.graph import EdgeMask, EdgeMatrix
@@ -33,6 +32,7 @@ from interp_hooks.errors.arguments import Count
 from interp_hooks.experiments.gradients import Hooks, differentiable, finite
 from interp_hooks.experiments.results.record import experiment, on_data
 from interp_hooks.hooks.points import HookPoint
+from interp_hooks.interventions.progress import progress_bar
 from interp_hooks.interventions.readout import MetricLike, better, metric_name
 from interp_hooks.interventions.runs import OF_TASK, PromptsLike, Run, SourceLike
 from interp_hooks.model.transformer import HookedTransformer
@@ -93,6 +93,7 @@ def eap_ig(
     rule: Rule = "midpoint",
     ablation: Ablation | SourceLike = "corrupt",
     positions: Positions | None = None,
+    progress: bool = True,
 ) -> Circuit:
     """Edge attribution patching with integrated gradients: `eap` with the mean of the gradients at several points.
 
@@ -110,17 +111,19 @@ def eap_ig(
         raise BadInput(f"expected at least 1 step and the rule 'midpoint' or 'left', got {steps} and {rule!r}")
     fractions = [(step + offsets[rule]) / steps for step in range(steps)]
     edges = MaskedEdges(model, *setting(model, clean, corrupt, metric, ablation, positions))
-    return edges.graph.scored(_attributions(edges, metric, fractions))
+    return edges.graph.scored(_attributions(edges, metric, fractions, progress))
 
 
-def _attributions(edges: MaskedEdges, metric: MetricLike, fractions: Sequence[float] | None = None) -> EdgeMatrix:
+def _attributions(
+    edges: MaskedEdges, metric: MetricLike, fractions: Sequence[float] | None = None, progress: bool = False
+) -> EdgeMatrix:
     """The change of what each writer writes times the mean gradient at these fractions of the way to the clean run.
 
     Without fractions it is the gradient of the clean run itself, and the same pass gives the change.
     """
     changes, points = (None, [1.0]) if fractions is None else (edges.changes, fractions)
     total = torch.zeros(edges.graph.exists.shape, dtype=torch.float64, device=edges.model.device)
-    for fraction in points:
+    for fraction in progress_bar(points, progress=progress, unit="step"):
         found, changes = _at_fraction(edges, metric, fraction, changes)
         total += found
     return _losses(edges, metric, total / len(points), "the attribution of an edge")
@@ -252,7 +255,7 @@ def acdc(
     start: Circuit | None = None,
     ablation: Ablation | SourceLike = "corrupt",
     positions: Positions | None = None,
-    progress: bool = False,
+    progress: bool = True,
 ) -> Circuit:
     """Automatic circuit discovery: the edges whose removal makes the mean metric worse by `threshold` or more.
 
@@ -288,7 +291,7 @@ def edges_that_matter(
     positions: Mapping[str, int | Tensor] | None,
     threshold: float,
     kept: EdgeMask | None,
-    progress: bool = False,
+    progress: bool = True,
 ) -> Circuit:
     """The edges that are left of `kept`, or of all edges, when the others have been removed one after the other."""
     edges = MaskedEdges(model, run, source, metric, positions)
@@ -296,7 +299,7 @@ def edges_that_matter(
     sign, scores = better(metric), torch.zeros(kept.shape, dtype=torch.float64)
     current = sign * float(edges.of_kept(kept[None]).double().mean())
     readers = [(part, reader) for part in edges.graph.reader_parts for reader in part.rows]
-    for part, reader in tqdm(readers[::-1], disable=not progress, unit="reader"):
+    for part, reader in progress_bar(readers[::-1], progress=progress, unit="reader"):
         if not _is_used(edges, kept, part, reader):
             kept[:, reader] = False
             continue

@@ -171,6 +171,7 @@ def as_matrix(values: Shaped[Tensor, " edge"], kept: EdgeMask) -> Shaped[Tensor,
     return matrix.T
 
 
+@checked_methods
 class Scores(Mapping[EdgeName, float]):
     """The scores of a circuit's edges, by edge. Names of edges are made only when somebody asks for them.
 

@@ -249,8 +249,8 @@ class MaskedEdges:
             stop_at_layer=n_layers,
             **arguments,
         )
-        logits = (self.readout.read if reads is None else self.readout.read_there)(self.model, stream, run)
-        scores = [checked_score(self._score(one), "a circuit") for one in logits.chunk(copies)]
+        logits = self.readout.read(self.model, stream, run, cut=reads is not None)
+        scores = [checked_score(self._score(one), "a circuit", len(run.tokens)) for one in logits]
         if scores[0].ndim > 1 or scores[0].numel() not in (1, len(run.tokens)):
             expected = f"one number for each prompt, of which there are {len(run.tokens)}, or one for all"
             raise MetricError(f"the metric must give {expected}, got shape {list(scores[0].shape)}")

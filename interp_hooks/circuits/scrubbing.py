@@ -38,7 +38,7 @@ Feature = Callable[[Tensor], Tensor] | Tensor
 ITSELF = 0.25  # the chance that a row is drawn for itself above which sampling by a feature says little
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Scrubbed(Result):
     """A `Result` with a row for the whole hypothesis and, if asked for, one for each node's claim alone.
 
@@ -80,6 +80,7 @@ def scrub(
     each: bool = False,
     generator: torch.Generator | None = None,
     max_memory: int | None = None,
+    progress: bool = True,
 ) -> Scrubbed:
     """How much of what the model does is left when everything is exchanged that does not matter by a hypothesis.
 
@@ -125,7 +126,7 @@ def scrub(
         baselines={"model": plain, "random": other},
         scale=("random", "model"),
         max_memory=max_memory,
-        progress=False,
+        progress=progress,
     )
     sizes = {name: torch.bincount(known[name][n:]) for name in sorted(used)}
     result = Scrubbed(**vars(found), classes=sizes, from_source=source is not None)

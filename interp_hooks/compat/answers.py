@@ -27,10 +27,12 @@ def answer_ranks(
     """Print and return the rank of an answer after a prompt, as (token, rank) pairs; rank 0 is the likeliest token.
 
     Each token of an answer has a rank, given the tokens before it; of several answers only the first tokens are ranked.
+    Prompt and answer are read together, so that the answer's tokens are those that can follow the prompt.
     `print_details` also prints logits, probabilities and the `top_k` likeliest tokens.
 
     Raises:
         BadInput: no answer, a negative `top_k`, or a model that is not causal.
+        TokenError: an answer that does not begin with a token of its own after this prompt.
     """
     if model.cfg.attention_dir != "causal":
         raise BadInput("this model is not causal, so it does not predict what follows a prompt")
@@ -41,7 +43,7 @@ def answer_ranks(
         raise BadInput("expected at least one answer, got an empty list")
     if prepend_space_to_answer:
         answers = [one if one.startswith(" ") else f" {one}" for one in answers]
-    ids = [model.to_tokens(one, prepend_bos=False)[0] for one in answers]
+    ids = [torch.tensor(model.text.answer(prompt, one, prepend_bos), device=model.device) for one in answers]
     before = model.to_tokens(prompt, prepend_bos=prepend_bos)[0]
     wanted = ids[0] if len(ids) == 1 else torch.stack([one[0] for one in ids])
     read = torch.cat((before, wanted[:-1])) if len(ids) == 1 else before

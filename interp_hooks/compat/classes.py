@@ -17,6 +17,7 @@ from interp_hooks.errors.arguments import checked
 from interp_hooks.model.components.norm import Norm
 from interp_hooks.model.config import HookedTransformerConfig, NormalizationType
 from interp_hooks.model.initialization import initialize
+from interp_hooks.model.padding import Padding
 from interp_hooks.model.transformer import NO_PROCESSING, HookedTransformer
 
 
@@ -57,6 +58,19 @@ class HookedEncoder(HookedTransformer):
         logits = super().forward(input, "logits", **rest)
         words = [tokenizer.decode([token]) for token in logits[at_mask].argmax(-1).tolist()]
         return words[0] if len(words) == 1 else [f"Prediction {i}: {word}" for i, word in enumerate(words)]
+
+    def padding_of(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        input: Any = None,
+        return_type: Any = None,
+        token_type_ids: Any = None,
+        one_zero_attention_mask: Tensor | None = None,
+        **rest: Any,
+    ) -> Padding:
+        """As `HookedTransformer.padding_of`, of these arguments of `forward`."""
+        if one_zero_attention_mask is not None:
+            rest["attention_mask"] = one_zero_attention_mask
+        return super().padding_of(input, **rest)
 
 
 class _OneKind(type):

@@ -21,6 +21,7 @@ from interp_hooks.errors import BadInput, TokenError
 from interp_hooks.interventions.engine import evaluate
 from interp_hooks.interventions.metrics import LogitDiff
 from interp_hooks.interventions.runs import Run
+from interp_hooks.model.token_text import goes_on, read
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.tasks.ioi_text import IOI_TEMPLATES, NAMES, OBJECTS, PLACES
 
@@ -95,7 +96,10 @@ class IOIDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Int[Tensor, " pos"]]:
         sample = self.samples[index]
-        text, io, s = (self.tokenizer.encode(sample[key], add_special_tokens=False) for key in ("text", "IO", "S"))
+        asked, tokenizer = sample["text"].removesuffix(sample["IO"]), self.tokenizer
+        before, text = read(tokenizer, asked), read(tokenizer, sample["text"])
+        names = (sample["IO"], sample["S"])
+        io, s = (goes_on(tokenizer, before, read(tokenizer, asked + name), name) for name in names)
         begins = [self.tokenizer.bos_token_id] if self.prepend_bos else []
         return {"prompt": torch.tensor(begins + text), "IO": torch.tensor(io), "S": torch.tensor(s)}
 
@@ -139,7 +143,7 @@ def ioi_eval(
         raise BadInput("ioi_eval needs a causal model: this one sees the name that it is asked for")
     if dataset is None:
         sizes: dict[str, Any] = dict(num_samples=num_samples, symmetric=symmetric, prepend_bos=model.text.prepend_bos)
-        dataset = IOIDataset(tokenizer or model.text.tokenizer, **sizes)
+        dataset = IOIDataset(model.text.tokenizer if tokenizer is None else tokenizer, **sizes)
     samples = [dataset[index] for index in range(len(dataset))]
     if not samples:
         raise BadInput("the data set is empty")

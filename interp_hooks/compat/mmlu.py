@@ -66,7 +66,7 @@ def prompt(asked: Mapping[str, Any]) -> str:
 def _letter(model: HookedTransformer, letter: str) -> int:
     """The token of a letter that follows "Answer:": with a space in front, if the two are one token."""
     for text in (f" {letter}", letter):
-        ids = model.to_tokens(text, prepend_bos=False)[0].tolist()
+        ids = model.text.answer("Answer:", text)
         if len(ids) == 1:
             return ids[0]
     raise TokenError(f"{letter!r} is not one token of this model's tokenizer, so it cannot be the answer")

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm import tqdm
 
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked
@@ -23,6 +22,7 @@ from interp_hooks.experiments.patching import labels_of
 from interp_hooks.hooks.names import get_act_name
 from interp_hooks.hooks.root_module import HookPoint
 from interp_hooks.interventions.engine import evaluate
+from interp_hooks.interventions.progress import progress_bar
 from interp_hooks.interventions.runs import Intervention, Run
 from interp_hooks.interventions.sites import at
 from interp_hooks.model.cache.activation_cache import ActivationCache
@@ -232,7 +232,7 @@ def generic_activation_patch(
     before = [get_act_name("resid_pre", layer) for layer in range(model.cfg.n_layers)]
     streams = model.run_with_cache(corrupted_tokens, return_type=None, names_filter=before)[1]
     scores = []
-    for index in tqdm(index_df.to_numpy().tolist(), disable=not progress):
+    for index in progress_bar(index_df.to_numpy().tolist(), progress=progress):
         name = get_act_name(activation_name, index[0])
 
         def patched(value: Tensor, hook: HookPoint, index: list[int] = index) -> Tensor:

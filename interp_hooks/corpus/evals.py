@@ -16,7 +16,7 @@ from torch import Tensor
 from interp_hooks.corpus.texts import CORPORA, Texts, corpus_texts, first_rows, token_rows
 from interp_hooks.errors import BadInput, TokenError
 from interp_hooks.errors.arguments import checked
-from interp_hooks.model.losses import check_predicted
+from interp_hooks.model.losses import check_predicted, counted_predictions
 from interp_hooks.model.transformer import HookedTransformer
 
 PARAGRAPH = (
@@ -28,23 +28,31 @@ PARAGRAPH = (
 
 @checked
 def lm_accuracy(
-    logits: Float[Tensor, "batch pos d_vocab"], tokens: Int[Tensor, "batch pos"], per_token: bool = False
+    logits: Float[Tensor, "batch pos d_vocab"],
+    tokens: Int[Tensor, "batch pos"],
+    per_token: bool = False,
+    attention_mask: Tensor | None = None,
 ) -> Float[Tensor, ""] | Bool[Tensor, "batch pos-1"]:
     """The share of tokens that the model found likeliest before they came; `per_token` tells for each whether it did.
 
+    With `attention_mask` [batch, pos], a prediction counts if both its token and the next one are real.
+
     Raises:
-        BadInput: tokens of another shape than the logits.
+        BadInput: tokens or a mask of another shape than the logits.
     """
-    check_predicted(logits, tokens)
+    check_predicted(logits, tokens, attention_mask)
     right = logits[:, :-1].argmax(-1) == tokens[:, 1:]
-    return right if per_token else right.float().mean()
+    if attention_mask is None:
+        return right if per_token else right.float().mean()
+    counted = counted_predictions(attention_mask).to(right.device)
+    return right & counted if per_token else (right & counted).sum() / counted.sum()
 
 
 @torch.no_grad()
 @checked
 def sanity_check(model: HookedTransformer) -> Float[Tensor, ""]:
     """The loss on some plain English: below 5 for a language model that works, above 7 where something is wrong."""
-    return model(PARAGRAPH, return_type="loss")
+    return model(model.to_tokens(PARAGRAPH, truncate=True), return_type="loss")
 
 
 # ------------------------------------------------------------------------------------------------------------ text
@@ -60,14 +68,19 @@ def evaluate_on_dataset(
 ) -> float:
     """The mean loss per token over the first `truncate` batches (None: all), each {"tokens": [batch, pos]}.
 
+    Padding does not count: what the batch's "attention_mask" says, or without one what the model finds.
+
     Raises:
-        BadInput: no batches, or a device other than the model's.
+        BadInput: no batches, a device other than the model's, or tokens that may be padding or text.
     """
     _check_device(model, device)
     total, count = 0.0, 0
     for batch in islice(data_loader, truncate):
-        losses = model(batch["tokens"], return_type="loss", loss_per_token=True)
-        total, count = total + losses.double().sum().item(), count + losses.numel()
+        tokens = model.checked_tokens(batch["tokens"])
+        real = batch["attention_mask"] if "attention_mask" in batch else model.text.padding(tokens).real
+        real = torch.ones_like(tokens) if real is None else real.to(tokens.device)
+        losses = model(tokens, return_type="loss", loss_per_token=True, attention_mask=real)
+        total, count = total + losses.double().sum().item(), count + int(counted_predictions(real).sum())
     if not count:
         raise BadInput("there is no batch of at least two tokens to evaluate on")
     return total / count
@@ -90,9 +103,11 @@ def evaluate_on_texts(
         BadInput: the texts do not fill one row.
     """
     length = min(1024, model.cfg.n_ctx) if max_length is None else max_length
-    rows = token_rows(texts, tokenizer or model.text.tokenizer, length, add_bos_token=model.text.prepend_bos)
+    tokenizer = model.text.tokenizer if tokenizer is None else tokenizer
+    rows = token_rows(texts, tokenizer, length, add_bos_token=model.text.prepend_bos)
     tokens = first_rows(rows, length, None if truncate is None else truncate * batch_size)
-    return evaluate_on_dataset(model, ({"tokens": batch} for batch in tokens.split(batch_size)), truncate)
+    batches = ({"tokens": batch, "attention_mask": torch.ones_like(batch)} for batch in tokens.split(batch_size))
+    return evaluate_on_dataset(model, batches, truncate)
 
 
 @checked
@@ -150,19 +165,32 @@ def induction_loss(
     _check_device(model, device)
     if batch_size < 1:
         raise BadInput(f"batch_size must be at least 1, got {batch_size}")
-    tokenizer = tokenizer or model.tokenizer
+    tokens = repeated_tokens(model, batch_size, subseq_len, tokenizer, prepend_bos, generator)
+    first = tokens.shape[1] - subseq_len  # position of the second x_1, which predicts the second x_2
+    losses = model(tokens, return_type="loss", loss_per_token=True, attention_mask=torch.ones_like(tokens))
+    return losses[:, first:].mean()
+
+
+def repeated_tokens(
+    model: HookedTransformer,
+    rows: int,
+    subseq_len: int,
+    tokenizer: Any = None,
+    prepend_bos: bool | None = None,
+    generator: torch.Generator | None = None,
+) -> Int[Tensor, "batch pos"]:
+    """Rows of BOS, x_1 ... x_n, x_1 ... x_n, as `induction_loss` describes them."""
+    tokenizer = model.tokenizer if tokenizer is None else tokenizer
     bos: Any = None if tokenizer is None else tokenizer.bos_token_id
     if prepend_bos and bos is None:
         raise TokenError("prepend_bos=True needs a tokenizer with a BOS token")
     wanted = model.text.prepend_bos if prepend_bos is None else prepend_bos
     begins: list[int] = [bos] if wanted and bos is not None else []
-    first = len(begins) + subseq_len  # position of the second x_1, which predicts the second x_2
-    if subseq_len < 2 or first + subseq_len > model.cfg.n_ctx:
-        most = (model.cfg.n_ctx - len(begins)) // 2
+    most = (model.cfg.n_ctx - len(begins)) // 2
+    if not 2 <= subseq_len <= most:
         raise BadInput(f"subseq_len must be 2..{most}, so that two copies fit into n_ctx; got {subseq_len}")
-    half = _different_tokens(model, tokenizer, batch_size, subseq_len, generator)
-    tokens = torch.cat((torch.tensor(begins, dtype=torch.long).expand(batch_size, -1), half, half), dim=1)
-    return model(tokens, return_type="loss", loss_per_token=True)[:, first:].mean()
+    half = _different_tokens(model, tokenizer, rows, subseq_len, generator)
+    return torch.cat((torch.tensor(begins, dtype=torch.long).expand(rows, -1), half, half), dim=1)
 
 
 def _different_tokens(

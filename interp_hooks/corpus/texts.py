@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from interp_hooks.errors import BadInput, TokenError, nearest
+from interp_hooks.model.token_text import read
 
 Texts = Iterable[str] | Iterable[Mapping[str, Any]]
 
@@ -71,7 +72,7 @@ def token_rows(
 
     Raises:
         BadInput: `max_length` leaves no room for text.
-        TokenError: the tokenizer has no EOS, or no BOS where rows have to begin with one.
+        TokenError: the tokenizer has no EOS, or no BOS where rows have to begin with one; a text that it would cut.
     """
     eos, bos = tokenizer.eos_token_id, tokenizer.bos_token_id
     if eos is None or (add_bos_token and bos is None):
@@ -82,7 +83,7 @@ def token_rows(
     waiting: list[Any] = []
     for number, text in enumerate(texts):
         text = text if isinstance(text, str) else text[column_name]
-        waiting += [eos] * (number > 0) + list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        waiting += [eos] * (number > 0) + read(tokenizer, text)
         room = max_length - len(begins)
         full = len(waiting) // room * room
         for start in range(0, full, room):
@@ -92,7 +93,10 @@ def token_rows(
 
 @dataclass(frozen=True, eq=False)
 class TokenRows(Dataset):
-    """Rows of tokens in the form that torch's and HuggingFace's loaders take: `rows[3]["tokens"]`, `rows["tokens"]`."""
+    """Rows of tokens in the form that torch's and HuggingFace's loaders take: `rows[3]["tokens"]`, `rows["tokens"]`.
+
+    Each has an "attention_mask" too, which says that all of its tokens are real.
+    """
 
     tokens: Int[Tensor, "row pos"]
 
@@ -100,11 +104,11 @@ class TokenRows(Dataset):
         return len(self.tokens)
 
     def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, str):
-            if index != "tokens":
-                raise KeyError(f"rows have only the column 'tokens', got {index!r}")
-            return self.tokens
-        return {"tokens": self.tokens[index]}
+        if not isinstance(index, str):
+            return {"tokens": self.tokens[index], "attention_mask": torch.ones_like(self.tokens[index])}
+        if index not in ("tokens", "attention_mask"):
+            raise KeyError(f"rows have the columns 'tokens' and 'attention_mask', got {index!r}")
+        return self.tokens if index == "tokens" else torch.ones_like(self.tokens)
 
 
 def tokenize_and_concatenate(

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from types import FunctionType, NoneType, UnionType
-from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, ParamSpec, TypeGuard, TypeVar, Union, get_args, get_origin
 
 import numpy as np
 import torch
@@ -201,7 +201,7 @@ def _is_single(value: Any, floating: bool) -> bool:
     """Whether a value is a tensor of one real number without axes."""
     if not isinstance(value, Tensor) or value.ndim or _without_numbers(value) or value.is_complex():
         return False
-    return value.dtype != torch.bool and (floating or not value.is_floating_point())
+    return is_integral(value) or (floating and value.is_floating_point())
 
 
 KINDS: dict[Any, Callable[[Any], bool]] = {
@@ -220,6 +220,13 @@ CONTAINERS: dict[Any, Callable[[Any, Sequence[Any]], bool]] = {
     collections.abc.Callable: lambda value, parts: callable(value),
     tuple: _is_tuple,
 }
+
+
+def is_integral(value: Any) -> TypeGuard[Tensor]:
+    """Whether a value is a tensor of integers with numbers in it; a mask, whose True is no index, is none."""
+    if not isinstance(value, Tensor) or value.is_meta:
+        return False
+    return not (value.is_floating_point() or value.is_complex() or value.dtype == torch.bool)
 
 
 def as_device(device: Any) -> torch.device:

@@ -11,8 +11,10 @@ An estimate can be badly wrong (a saturated pattern, an OR, a stream that passes
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -29,14 +31,16 @@ from interp_hooks.experiments.gradients import (
     recorded,
     summed,
 )
-from interp_hooks.experiments.patching import Direction, directed_runs, labels_of
+from interp_hooks.experiments.patching import Direction, Grid, Positions, directed_runs, grid_of
 from interp_hooks.experiments.results.record import experiment, on_data
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.hooks.names import get_act_name, short_name
+from interp_hooks.hooks.points import POSITIONS
 from interp_hooks.hooks.root_module import HookPoint
-from interp_hooks.interventions.readout import MetricLike, metric_name
+from interp_hooks.interventions.progress import progress_bar
+from interp_hooks.interventions.readout import MetricLike, Readout, metric_name
 from interp_hooks.interventions.runs import OF_TASK, PromptsLike, Run
-from interp_hooks.interventions.sites import Recording
+from interp_hooks.interventions.sites import Recording, Site
 from interp_hooks.model.stream import Stream
 from interp_hooks.model.transformer import HookedTransformer
 
@@ -52,14 +56,18 @@ def attribution_patch(
     site: str = "z",
     *,
     over: Sequence[str] = ("layer", "head"),
+    select: Mapping[str, Any] | None = None,
+    positions: Positions | None = OF_TASK,
     direction: Direction = "denoise",
     qk_fix: bool = False,
     grad_drop: bool = False,
     layers: Sequence[int] | None = None,
+    progress: bool = True,
 ) -> Result:
     """Estimate `patch(model, clean, corrupt, metric, site, over=over, direction=direction)`: the same axes and scale.
 
-    `attribution_patches` tells what `qk_fix` and `grad_drop` do and what is raised, and estimates more sites at once.
+    `select` and `positions` are as there. `attribution_patches` tells what `qk_fix` and `grad_drop` do and what is
+    raised, and estimates more sites at once.
 
     >>> estimate = attribution_patch(model, clean, corrupt, metric, "z", over=("layer", "head"))
     """
@@ -69,10 +77,13 @@ def attribution_patch(
         corrupt,
         metric,
         {site: over},
+        select=select,
+        positions=positions,
         direction=direction,
         qk_fix=qk_fix,
         grad_drop=grad_drop,
         layers=layers,
+        progress=progress,
     )[site]
 
 
@@ -85,18 +96,21 @@ def attribution_patches(
     metric: MetricLike,
     sites: Mapping[str, Sequence[str]],
     *,
+    select: Mapping[str, Any] | None = None,
+    positions: Positions | None = OF_TASK,
     direction: Direction = "denoise",
     qk_fix: bool = False,
     grad_drop: bool = False,
     layers: Sequence[int] | None = None,
+    progress: bool = True,
 ) -> dict[str, Result]:
     """`attribution_patch` at several sites, each with its axes: {"z": ("layer", "head"), "mlp_out": ("layer", "pos")}.
 
-    All share two forward passes and a backward one. `qk_fix` adds, for each site of queries or keys ("q", "k", "rot_q",
-    "rot_k", "q_input", "k_input"), two passes through attention, and is exact up to the pattern; other sites stay as
-    they are. `grad_drop` makes as many backward passes as there are layers: the size of an effect is the mean over
-    gradients that skip another layer than the cell's own; its sign, which the paper leaves open, is that of their sum.
-    With both this is AtP*.
+    `select` and `positions` are as in `patch`, and hold for all sites, which share two forward passes and a backward
+    one. `qk_fix` adds, for each site of queries or keys ("q", "k", "rot_q", "rot_k", "q_input", "k_input"), two passes
+    through attention, and is exact up to the pattern; other sites stay as they are. `grad_drop` makes as many backward
+    passes as there are layers: the size of an effect is the mean over gradients that skip another layer than the cell's
+    own; its sign, which the paper leaves open, is that of their sum. With both this is AtP*.
 
     Raises:
         BadInput: prompts that do not correspond token by token, an axis or layer that does not exist; with `qk_fix`
@@ -108,20 +122,22 @@ def attribution_patches(
     base, source, scale, _ = directed_runs(model, clean, corrupt, direction)
     if grad_drop and model.cfg.n_layers < 2:
         raise BadInput("grad_drop leaves out one other layer at a time, but this model has a single one")
-    plans = {site: _plan(model, site, over, base, layers, qk_fix) for site, over in sites.items()}
+    where: dict[str, Any] = dict(select=select, positions=positions, layers=layers)
+    plans = {site: _plan(model, site, over, base, qk_fix, where) for site, over in sites.items()}
     kept = list(dict.fromkeys(name for plan in plans.values() for name in plan.kept))
     at_source, new = recorded(model, source, metric, [point.name for plan in plans.values() for point in plan.points])
     drop = _GradDrop()
     done = differentiable(model, base, metric, kept, drop.hooks(model) if grad_drop else ())
     changes = {site: _changes(model, plan, base, done.values, new) for site, plan in plans.items()}
-    effects = drop.effects(model, done, plans, changes) if grad_drop else _effects(done, plans, changes)
+    effects = drop.effects(model, done, plans, changes, progress) if grad_drop else _effects(done, plans, changes)
     at_base = done.scores.detach()
     at = dict(zip(scale, (at_base, at_source), strict=True))
     return {
         site: Result(
             metric=metric_name(metric),
-            axes={axis: list(labels) for axis, labels in plan.grid.items()},
-            values=at_base + finite(effects[site].movedim(0, list(plan.grid).index("layer")), f"the effect of {site}"),
+            axes={axis: list(labels) for axis, labels in plan.grid.labels.items()},
+            values=at_base
+            + finite(effects[site].movedim(0, list(plan.grid.labels).index("layer")), f"the effect of {site}"),
             baselines={name: at[name] for name in ("clean", "corrupt")},
             scale=scale,
         )
@@ -136,7 +152,8 @@ def attribution_patches(
 class _Plan:
     """A site: its cells, its hook point in every layer of them, and whether the patched pattern is computed."""
 
-    grid: Mapping[str, Sequence[int]]
+    grid: Grid
+    run: Run
     points: Sequence[HookPoint]
     fixed: bool
 
@@ -147,23 +164,60 @@ class _Plan:
         inside = [get_act_name(hook, layer) for layer in layers for hook in ("resid_pre", "pattern")]
         return [*(point.name for point in self.points), *inside]
 
+    def summed(self, effects: Tensor, axes: Sequence[str], prompts: int) -> Float[Tensor, "*grid prompt"]:
+        """Effects [batch, ...] of one layer, summed within cells; over prompts too, if they have one score together."""
+        over = [axis for axis in self.grid.labels if axis != "layer"]
+        if "position" not in over:
+            return summed(effects * self._chosen(self.grid.fixed, effects, axes), axes, over, prompts)
+        others = [axis for axis in over if axis != "position"]
+        named = [self.grid.selected(position=name) for name in self.grid.labels["position"]]
+        found = [summed(effects * self._chosen(selected, effects, axes), axes, others, prompts) for selected in named]
+        return torch.stack(found).movedim(0, over.index("position"))
+
+    def _chosen(self, selected: Mapping[str, Any], effects: Tensor, axes: Sequence[str]) -> Tensor | float:
+        """1 at the part of the hook that is selected and 0 elsewhere, along the axes of its effects."""
+        if not selected:
+            return 1.0
+        point = self.points[0]
+        chosen = effects.new_zeros([effects.shape[axes.index(axis)] if axis in axes else 1 for axis in point.axes])
+        places = {axis: self._counted(index) for axis, index in selected.items() if axis in POSITIONS}
+        for each in itertools.product(*places.values()):
+            site = Site(hook=point.name, select={**selected, **dict(zip(places, each, strict=True))})
+            chosen[site.index(point, chosen)] = 1
+        absent = [dim for dim, axis in enumerate(point.axes) if axis not in axes]
+        ordered = chosen.permute(*(point.axes.index(axis) for axis in axes), *absent)
+        return ordered.reshape(ordered.shape[: len(axes)])  # what is absent has size 1
+
+    def _counted(self, index: Any) -> list[Any]:
+        """Positions one by one, those that are negative counted from the last real token of each prompt."""
+        if bool(self.run.real.all()):
+            return [index]
+        listed = [index] if isinstance(index, int | Tensor) else index
+        return [Readout(pos=one).positions(self.run)[:, 0] for one in listed]
+
 
 def _plan(
-    model: HookedTransformer, site: str, over: Sequence[str], run: Run, layers: Sequence[int] | None, qk_fix: bool
+    model: HookedTransformer, site: str, over: Sequence[str], run: Run, qk_fix: bool, where: Mapping[str, Any]
 ) -> _Plan:
     """A site's plan, checked."""
-    axes = list(over) if "layer" in over else ["layer", *over]
-    grid = labels_of(model, site, axes, run.tokens.shape[1], layers)
-    points = model.points([get_act_name(site, layer) for layer in grid["layer"]])
-    fixed = qk_fix and short_name(points[0].name) in QUERIES + KEYS
-    if fixed and (parts := [axis for axis in axes if axis not in ("layer", "pos", "head")]):
+    grid = grid_of(model, run, site, over, **where)
+    points = model.points([get_act_name(site, layer) for layer in grid.labels["layer"]])
+    axes, known = [*grid.labels, *grid.fixed], ("layer", "pos", "position", "head")
+    if absent := [axis for axis in grid.fixed if axis not in points[0].axes]:
+        raise BadInput(
+            f"{points[0].name} has the axes {', '.join(points[0].axes)}; there is no {absent[0]!r} to select"
+        )
+    fixed, at_once = qk_fix and short_name(points[0].name) in QUERIES + KEYS, grid.fixed.get("pos", 0)
+    if fixed and short_name(points[0].name) in KEYS and not isinstance(at_once, int | Tensor):
+        raise BadInput(f"qk_fix takes keys one by one: select a single position of {site!r}, or sweep over them")
+    if fixed and (parts := [axis for axis in axes if axis not in known]):
         raise BadInput(f"qk_fix is about whole queries and keys: leave {', '.join(parts)} out of over for {site!r}")
     if fixed and "head" in axes and model.cfg.qk_norm == "all_heads":
         raise BadInput(
             f"this model normalizes queries and keys over all heads together, so that {site!r} of one head changes the "
             "scores of all, and qk_fix takes them one by one: leave 'head' out of over, or use patch"
         )
-    return _Plan(grid=grid, points=points, fixed=fixed)
+    return _Plan(grid=grid, run=run, points=points, fixed=fixed)
 
 
 # --------------------------------------------------------------------------------------------------- what changes
@@ -182,7 +236,8 @@ def _changes(model: HookedTransformer, plan: _Plan, run: Run, old: Recording, ne
     """The change at each layer of a plan, from the activations of the run that is patched and of the source."""
     if not plan.fixed:
         return [_plain(point, difference(new[point.name], old[point.name].detach())) for point in plan.points]
-    change = _one_key if short_name(plan.points[0].name) in KEYS and "pos" in plan.grid else _pattern_change
+    one_by_one = {"pos", "position"} & {*plan.grid.labels, *plan.grid.fixed}
+    change = _one_key if short_name(plan.points[0].name) in KEYS and one_by_one else _pattern_change
     changes = []
     for point in plan.points:
         stream = old[get_act_name("resid_pre", point.layer())].detach()
@@ -209,8 +264,10 @@ def _scores(
     but the attention of one layer is needed.
     """
     names = [get_act_name("attn_scores", layer), *[f"blocks.{layer}.attn.hook_sink"] * model.cfg.attn_sinks]
-    with torch.no_grad(), model.hooks(fwd_hooks=hooks):
-        _, found = model.run_with_cache(
+    scope, _ = model.scope_of(hooks)
+    with torch.no_grad():
+        _, found = scope.run(
+            model.run_with_cache,
             stream,
             start_at_layer=layer,
             stop_at_layer=layer + 1,
@@ -273,8 +330,8 @@ def _effects(done: Differentiable, plans: Plans, changes: Changes) -> dict[str, 
     gradients = done.gradients()
 
     def cells(site: str, change: _Change) -> Tensor:
-        over = [axis for axis in plans[site].grid if axis != "layer"]
-        return summed(change.effect(gradients[change.hook]), change.axes, over, len(done.scores)).to(done.scores)
+        effects = change.effect(gradients[change.hook])
+        return plans[site].summed(effects, change.axes, len(done.scores)).to(done.scores)
 
     return {site: torch.stack([cells(site, change) for change in listed]) for site, listed in changes.items()}
 
@@ -298,11 +355,11 @@ class _GradDrop:
         return [(hook, drop) for layer in range(stream.n_layers) for hook in stream.sublayers(layer).values()]
 
     def effects(
-        self, model: HookedTransformer, done: Differentiable, plans: Plans, changes: Changes
+        self, model: HookedTransformer, done: Differentiable, plans: Plans, changes: Changes, progress: bool
     ) -> dict[str, Float[Tensor, "layer ..."]]:
         """Mean sizes over the layers that are not a cell's own, with the sign of the sum."""
         size, total = dict.fromkeys(plans, torch.zeros(())), dict.fromkeys(plans, torch.zeros(()))
-        for self.layer in range(model.cfg.n_layers):
+        for self.layer in progress_bar(range(model.cfg.n_layers), progress=progress, unit="layer"):
             for site, effects in _effects(done, plans, changes).items():
                 own = torch.tensor([point.layer() == self.layer for point in plans[site].points])
                 effects = effects.masked_fill(own.to(effects.device).view(-1, *[1] * (effects.ndim - 1)), 0.0)

@@ -205,8 +205,8 @@ class FrozenRun:
         def put(parts: Tensor, point: HookPoint) -> Tensor:
             return self._sent(point.name, parts.unflatten(0, value.shape[:2]), every).flatten(0, 1)
 
-        with self.model.hooks([(stop.hook, put) for stop in self.stream.split_at(hook)]):
-            return self.model.hook_dict[hook](value.flatten(0, 1)).unflatten(0, value.shape[:2])
+        scope, _ = self.model.scope_of([(stop.hook, put) for stop in self.stream.split_at(hook)])
+        return scope.run(self.model.hook_dict[hook], value.flatten(0, 1)).unflatten(0, value.shape[:2])
 
     def _mlp(self, layer: int, mlp_in: Tensor) -> Tensor:
         """What an MLP that reads this adds to the stream, both [senders batch n d_model]."""

@@ -10,20 +10,23 @@ activations, where runs of the engine would each have theirs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from interp_hooks.errors import BadInput, MetricError
 from interp_hooks.errors.arguments import Count
+from interp_hooks.experiments.patching import warn_of_lengths
 from interp_hooks.experiments.results.record import experiment, on_data
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.hooks.root_module import HookPoint
-from interp_hooks.interventions.readout import MetricLike, metric_name, reading
+from interp_hooks.interventions.progress import progress_bar
+from interp_hooks.interventions.readout import MetricLike, counted_score, metric_name, reading
 from interp_hooks.interventions.recording import record
 from interp_hooks.interventions.runs import OF_TASK, Intervention, PromptsLike, Run, SourceLike, as_run
 from interp_hooks.interventions.sites import Recordings, Site, at
@@ -44,6 +47,7 @@ def integrated_gradients(
     baseline: SourceLike = 0.0,
     steps: Count = 20,
     over: Sequence[str] = ("pos",),
+    progress: bool = True,
 ) -> Result:
     """What each part of the activation x at `site` adds to the metric on the way from a baseline x' to x.
 
@@ -64,7 +68,9 @@ def integrated_gradients(
     if steps < 1:
         raise BadInput(f"steps must be at least 1, got {steps}")
     fractions = [(step + 0.5) / steps for step in range(steps)]
-    return _gradients_along_path(model, as_run(model, prompts), metric, site, baseline, over, fractions)
+    return _gradients_along_path(
+        model, as_run(model, prompts), metric, site, baseline, over, fractions, progress=progress
+    )
 
 
 @experiment
@@ -98,20 +104,22 @@ def _gradients_along_path(
     baseline: SourceLike,
     over: Sequence[str],
     fractions: Sequence[float],
+    progress: bool = True,
 ) -> Result:
     """(x - x') times the mean gradient at x' + fraction (x - x')."""
     site = site if isinstance(site, Site) else at(site)
     (point,) = model.points(site.hook)
     checked_axes(point, over)
+    warn_of_lengths(run, over)
     original, x = recorded(model, run, metric, [point.name])
-    start = _changed(model, x[point.name], point, Intervention(site, baseline))
+    start = _changed(model, x[point.name], point, Intervention(site.counted_back(run.real), baseline))
     change = difference(x[point.name], start)
 
     def put(fraction: float) -> Hooks:
         return [(point.name, lambda value, hook: (start + fraction * change).to(value))]
 
     gradient = torch.zeros_like(change)
-    for fraction in fractions:
+    for fraction in progress_bar(fractions, progress=progress and len(fractions) > 1, unit="step"):
         gradient += differentiable(model, run, metric, [point.name], put(fraction)).gradients()[point.name]
     effects = summed(change * gradient / len(fractions), point.axes, over, len(original)).to(original)
     at_baseline, _ = recorded(model, run, metric, [], put(0.0))
@@ -172,7 +180,7 @@ def differentiable(
         values[hook.name] = value.requires_grad_()
         return value
 
-    with torch.enable_grad(), _weights_without_gradient(model):
+    with torch.enable_grad(), _WeightsAreConstants():
         scores = _score(model, run, metric, [*hooks, *((name, keep) for name in names)])
     if not scores.requires_grad:
         raise MetricError(
@@ -200,28 +208,33 @@ def _score(model: HookedTransformer, run: Run, metric: MetricLike, hooks: Hooks)
     readout, score = reading(model, metric)
     stream = Stream(model)
     late = any(stream.place(name).stage == Stage.FINAL for name, _ in hooks)  # these want to see all positions
-    pos = None if late or readout.pos is None else readout.positions(run)
-    logits = model.run_with_hooks(run.tokens, attention_mask=run.attention_mask, fwd_hooks=hooks, logits_pos=pos)
-    if pos is not None:  # the only one there is
-        readout, run = replace(readout, pos=0), Run(run.tokens[:, :1])
-    scores = score(readout.select(logits, run))
+    given: dict[str, Any] = {"attention_mask": run.attention_mask, "fwd_hooks": hooks}
+    if late or stream.watched_at_the_end:
+        read = readout.select(model.run_with_hooks(run.tokens, **given), run)
+    else:
+        pos = None if readout.pos is None else readout.positions(run)
+        final = model.run_with_hooks(run.tokens, **given, logits_pos=pos, stop_at_layer=model.cfg.n_layers)
+        (read,) = readout.read(model, final, run, cut=pos is not None)
+    scores = score(read)
     if not isinstance(scores, Tensor) or scores.ndim > 1:
         came = f"shape {list(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
         raise MetricError(f"the metric must give one number for each prompt, got {came}")
-    return finite(scores.reshape(-1), metric_name(metric))
+    return finite(counted_score(scores, metric_name(metric), len(run.tokens)).reshape(-1), metric_name(metric))
 
 
-@contextmanager
-def _weights_without_gradient(model: HookedTransformer) -> Iterator[None]:
-    """No weight asks for a gradient inside the block, so that autograd keeps nothing for weights."""
-    asking = [weight for weight in model.parameters() if weight.requires_grad]
-    for weight in asking:
-        weight.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for weight in asking:
-            weight.requires_grad_(True)
+class _WeightsAreConstants(TorchFunctionMode):
+    """Within the block, in its thread, weights count as constants, so that autograd keeps nothing for them."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        return func(*map(_constant, args), **{name: _constant(value) for name, value in kwargs.items()})
+
+
+def _constant(given: Any) -> Any:
+    """Weights, also in a list, without their gradient; anything else as it is."""
+    if isinstance(given, nn.Parameter):
+        return given.detach() if given.requires_grad else given
+    return type(given)(map(_constant, given)) if type(given) in (list, tuple) else given
 
 
 # ----------------------------------------------------------------------------------------------------------- numbers

@@ -3,9 +3,11 @@
     a* = argmin over a of E[loss(model with the activation replaced by a)]
 
 Zero and mean ablation also measure the damage done by what they put in place; the optimal constant does least of it
-(Li and Janson 2024, "Optimal ablation for interpretability", arxiv.org/abs/2409.09951).
+(Li and Janson 2024, "Optimal ablation for interpretability", arxiv.org/abs/2409.09951). By default the loss is the
+distance from the model's own output, KL(model || model with the constant). A difference of logits is no loss: it has no
+best value, so that a constant could drive it beyond the model's own, without end and without telling what is lost.
 
-    constants = optimal_constants(model, train, train_metric, "z", prompts=test)
+    constants = optimal_constants(model, train, site="z", prompts=test)
     ablate(model, test, metric, "z", method=constants)          # what optimal_ablation does
     Run(test_tokens, [Intervention(at("z", 5, head=1), constants)])
     constants["blocks.5.attn.hook_z"][0, 0, 1]                  # a head's constant itself, which fits any prompts
@@ -18,12 +20,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from tqdm import tqdm
 
 from interp_hooks.errors import BadInput, MetricError
 from interp_hooks.errors.arguments import Count, checked
@@ -33,9 +34,11 @@ from interp_hooks.experiments.patching import labels_of
 from interp_hooks.experiments.results.record import experiment
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.hooks.root_module import HookPoint
-from interp_hooks.interventions.readout import MetricLike, Readout, better, reading
+from interp_hooks.interventions.metrics import KL
+from interp_hooks.interventions.progress import progress_bar
+from interp_hooks.interventions.readout import Metric, MetricLike, Readout, counted_score, metric_name, reading
 from interp_hooks.interventions.recording import record
-from interp_hooks.interventions.runs import OF_TASK, PromptsLike, Run, as_run
+from interp_hooks.interventions.runs import PromptsLike, Run, as_run
 from interp_hooks.interventions.sites import Recording, Site, at
 from interp_hooks.model.transformer import HookedTransformer
 
@@ -44,12 +47,12 @@ from interp_hooks.model.transformer import HookedTransformer
 def optimal_ablation(
     model: HookedTransformer,
     prompts: PromptsLike,
-    metric: MetricLike = OF_TASK,
+    metric: MetricLike | Literal["kl"] = "kl",
     site: str = "z",
     *,
     over: Sequence[str] = ("layer", "head"),
     reference: PromptsLike | None = None,
-    reference_metric: MetricLike | None = None,
+    reference_metric: MetricLike | Literal["kl"] | None = None,
     minimize: bool | None = None,
     steps: Count = 100,
     lr: float = 0.1,
@@ -59,24 +62,29 @@ def optimal_ablation(
     progress: bool = True,
     save_to: str | Path | None = None,
 ) -> Result:
-    """Put at every cell of the axes `over` the constant with which the metric's mean is best; baseline "original".
+    """Put at every cell of the axes `over` the constant that harms least; the baseline is "original".
 
-    Constants are those of `optimal_constants`, learned on `reference` (default: `prompts`, which flatters them) with
-    `reference_metric`, whose answers belong to those prompts.
+    By default harm is the divergence from the model's own output at the last position, `KL(prompts)`, also where a task
+    brings a metric. Constants are those of `optimal_constants`, learned on `reference` (default: `prompts`, which
+    flatters them) with `reference_metric`, whose answers belong to those prompts. What another metric says of the same
+    constants tells `ablate(model, prompts, metric, method=constants)`.
 
     Raises:
         BadInput: only one of reference and reference_metric, or what `optimal_constants` refuses.
         MetricError: a metric that has no gradient, such as Rank and Accuracy.
 
-    >>> lost = optimal_ablation(model, clean, metric, "mlp_out", over=("layer",), steps=2, progress=False)
+    >>> lost = optimal_ablation(model, clean, site="mlp_out", over=("layer",), steps=2, progress=False)
     """
-    if (reference is None) != (reference_metric is None):
+    if metric == "kl":
+        metric = KL(as_run(model, prompts))
+        reference_metric = "kl" if reference_metric is None else reference_metric
+    elif (reference is None) != (reference_metric is None):
         raise BadInput("reference= and reference_metric= go together: a metric's answers belong to its prompts")
     cells: dict[str, Any] = dict(over=over, layers=layers, progress=progress)
     constants = optimal_constants(
         model,
         prompts if reference is None else reference,
-        metric if reference_metric is None else reference_metric,
+        metric if reference is None or reference_metric is None else reference_metric,
         site,
         prompts=prompts,
         minimize=minimize,
@@ -92,7 +100,7 @@ def optimal_ablation(
 def optimal_constants(
     model: HookedTransformer,
     reference: PromptsLike,
-    metric: MetricLike,
+    metric: MetricLike | Literal["kl"] = "kl",
     site: str = "z",
     *,
     over: Sequence[str] = ("layer", "head"),
@@ -106,28 +114,30 @@ def optimal_constants(
 ) -> Recording:
     """The constants with which the metric's mean over a reference is best, as a source for runs on `prompts`.
 
+    The metric, by default `KL(reference)`, must have a best value: a loss, which is minimised, or one that is maximised
+    and has an upper bound (`Metric.highest`), as log-probabilities have. Of a plain function say `minimize=True`.
+
     Every cell of the axes `over` has a constant of its own, best while all else is as in the reference: where several
     cells are ablated together, others may be better. It is the same for all prompts and, unless "pos" is among the
     axes, all positions; `prompts` (default: the reference) decide only how many of each there are. Learned by `steps`
     of Adam from the reference's mean, with a learning rate `lr` that falls to 0, in units of the activation's root mean
-    square; the best of all steps counts, and nothing is random. `minimize` tells which way is better (default: what the
-    metric says; a plain function is maximised). `batch_size` bounds the prompts read at once.
+    square; the best of all steps counts, and nothing is random. `batch_size` bounds the prompts read at once.
 
     Raises:
-        BadInput: numbers out of range; an activation that is not finite (masked attention scores); position by
-            position (and for patterns), prompts of other lengths than the reference's.
+        BadInput: a metric without a best value; numbers out of range; an activation that is not finite (masked
+            attention scores); position by position (and for patterns), prompts of other lengths than the reference's.
         MetricError: a metric that has no gradient, such as Rank and Accuracy.
     """
     if steps < 0 or not 0 < lr < math.inf or batch_size < 1:
         raise BadInput(f"expected steps >= 0, a finite lr > 0 and batch_size >= 1, got {steps}, {lr} and {batch_size}")
     other = as_run(model, reference)
     run = other if prompts is None else as_run(model, prompts)
-    loss = _loss(model, metric, minimize)
+    loss = _loss(model, KL(other) if metric == "kl" else metric, minimize)
     axes = ["layer", *(axis for axis in over if axis != "layer")]
     cells = labels_of(model, site, axes, other.tokens.shape[1], layers)
     together = max(1, batch_size // len(other.tokens))
     constants: dict[str, Tensor] = {}
-    for layer in tqdm(cells.pop("layer"), disable=not progress, unit="layer"):
+    for layer in progress_bar(cells.pop("layer"), progress=progress, unit="layer"):
         point, per_position = model.points(f"{site}{layer}")[0], "pos" in over
         sites = [at(site, layer, **dict(zip(cells, indices, strict=True))) for indices in product(*cells.values())]
         search = _search(model, other, loss, point, per_position)
@@ -147,16 +157,34 @@ class _Loss:
     score: Callable[[Tensor], Tensor]
     sign: int
 
-    def of(self, model: HookedTransformer, final: Tensor, run: Run, copies: int) -> Float[Tensor, " copy"]:
+    def of(self, model: HookedTransformer, final: Tensor, run: Run) -> Float[Tensor, " copy"]:
         """Of each of several copies of a run, one below the other, from their final streams."""
-        read = self.readout.read(model, final, run).chunk(copies)
-        return torch.stack([self.sign * self.score(one).mean() for one in read])
+        read = self.readout.read(model, final, run)
+        scores = [counted_score(self.score(one), "a constant", len(run.tokens)) for one in read]
+        return torch.stack([self.sign * score.mean() for score in scores])
 
 
 def _loss(model: HookedTransformer, metric: MetricLike, minimize: bool | None) -> _Loss:
+    """The metric as a loss.
+
+    Raises:
+        BadInput: it has no best value that a search could come to.
+    """
     readout, score = reading(model, metric)
-    minimize = better(metric) < 0 if minimize is None else minimize
-    return _Loss(readout=readout, score=score, sign=1 if minimize else -1)
+    if isinstance(metric, Metric):
+        falls = metric.lower_is_better if minimize is None else minimize
+        ends = metric.lower_is_better if falls else metric.highest is not None
+    else:
+        falls = ends = bool(minimize)
+    if not ends:
+        raise BadInput(
+            f"metric must be a loss, got {metric_name(metric)}, for which no best value is known: a constant could "
+            "drive it beyond the model's own, without end, and that would not tell what is lost. Leave metric out, for "
+            "the constants that are closest to the model's own output (KL), and see what it is with them: "
+            "ablate(model, prompts, metric, method=optimal_constants(model, prompts)). Of a plain function that is a "
+            "loss, say minimize=True"
+        )
+    return _Loss(readout=readout, score=score, sign=1 if falls else -1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,7 +267,7 @@ def _losses(
         attention_mask=None if run.attention_mask is None else run.attention_mask.repeat(copies, 1),
         fwd_hooks=[(point.name, replace)],
     )
-    losses = search.loss.of(model, final, run, copies)
+    losses = search.loss.of(model, final, run)
     if not losses.requires_grad:
         raise MetricError("this metric has no gradient (it counts or compares), so no constant can be learned with it")
     if not bool(losses.isfinite().all()):

@@ -15,7 +15,9 @@ Denoising finds what is sufficient, noising what is necessary; the two differ wh
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -27,6 +29,7 @@ from interp_hooks.errors import BadInput, MetricError
 from interp_hooks.experiments.results.folders import Parts
 from interp_hooks.experiments.results.record import experiment, on_data
 from interp_hooks.experiments.results.result import Result
+from interp_hooks.hooks.points import POSITIONS
 from interp_hooks.interventions.engine import evaluation
 from interp_hooks.interventions.readout import MetricLike, Readout, metric_name
 from interp_hooks.interventions.runs import OF_TASK, Intervention, PromptsLike, Run, SourceLike, as_run
@@ -198,22 +201,72 @@ def sweep_site(
     sites = [site] if isinstance(site, str) else list(site)
     if not sites or window < 1:
         raise BadInput(f"expected at least one site and a window of at least 1 layer, got {sites} and {window}")
-    axes = list(over) if "layer" in over else ["layer", *over]
-    named = {} if positions is None else named_positions(base, positions)
-    fixed = {axis: named_index(named, index) for axis, index in (select or {}).items()}
-    if twice := [axis for axis in over if axis in fixed or (axis == "position" and "pos" in [*over, *fixed])]:
-        raise BadInput(f"{twice[0]} is swept over and cannot be selected too")
+    grids = [grid_of(model, base, one, over, select=select, positions=positions, layers=layers) for one in sites]
+    together = list(zip(sites, grids, strict=True))
+    if different := [one for one, grid in together if grid.labels != grids[0].labels]:
+        raise BadInput(f"{sites[0]} and {different[0]} have axes of different sizes, so they cannot be swept together")
 
     def run_at(layer: int, **cell: Any) -> Run:
         near = layers_around(layer, window, model.cfg.n_layers)
-        where = {"pos" if axis == "position" else axis: named_index(named, index) for axis, index in cell.items()}
-        places = [at(one, each, **where, **fixed) for each in near for one in sites]
+        places = [
+            at(one, each, **grid.selected(**cell)) for each in near for one, grid in zip(sites, grids, strict=True)
+        ]
         return Run(base.tokens, [Intervention(place, source) for place in places], base.attention_mask)
 
-    grids = [labels_of(model, one, axes, base.tokens.shape[1], layers, named) for one in sites]
-    if different := [one for one, grid in zip(sites, grids, strict=True) if grid != grids[0]]:
-        raise BadInput(f"{sites[0]} and {different[0]} have axes of different sizes, so they cannot be swept together")
-    return sweep(model, run_at, metric, over=grids[0], **options)
+    return sweep(model, run_at, metric, over=grids[0].labels, **options)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Grid:
+    """The cells of a sweep over one hook: what each axis runs over, and which part of the hook a cell is.
+
+    `named` are positions by name; `fixed` is what is selected of the axes that are not swept over.
+    """
+
+    labels: dict[str, Sequence[Any]]
+    named: Mapping[str, Int[Tensor, " prompt"]]
+    fixed: Mapping[str, Any]
+
+    def selected(self, **cell: Any) -> dict[str, Any]:
+        """The part of the hook that a cell, without its layer, is: what `at` selects."""
+        own = {"pos" if axis == "position" else axis: named_index(self.named, index) for axis, index in cell.items()}
+        return {**own, **self.fixed}
+
+
+def grid_of(
+    model: HookedTransformer,
+    run: Run,
+    hook: str,
+    over: Sequence[str],
+    *,
+    select: Mapping[str, Any] | None = None,
+    positions: Positions | None = None,
+    layers: Sequence[int] | None = None,
+) -> Grid:
+    """The cells of a sweep over a hook in every layer, along the axes `over`; arguments are as in `patch`.
+
+    Raises:
+        BadInput: an axis, layer or position that does not exist; an axis that is both swept over and fixed.
+    """
+    named = {} if positions is None else named_positions(run, positions)
+    fixed = {axis: named_index(named, index) for axis, index in (select or {}).items()}
+    if twice := [axis for axis in over if axis in fixed or (axis == "position" and "pos" in [*over, *fixed])]:
+        raise BadInput(f"{twice[0]} is swept over and cannot be selected too")
+    axes = list(over) if "layer" in over else ["layer", *over]
+    warn_of_lengths(run, over)
+    return Grid(labels=labels_of(model, hook, axes, run.tokens.shape[1], layers, named), named=named, fixed=fixed)
+
+
+def warn_of_lengths(run: Run, over: Sequence[str]) -> None:
+    """Warn where positions are told apart by their numbers, and prompts of other lengths have other tokens there."""
+    lengths, axes = run.real.sum(1), [axis for axis in over if axis in POSITIONS]
+    if axes and bool((lengths != lengths[0]).any()):
+        warnings.warn(
+            f"prompts have {int(lengths.min())} to {int(lengths.max())} tokens, so that a number along {axes[0]!r} is "
+            "not the same place in all of them, and means over prompts mix roles. Take prompts of one length, or name "
+            "places: positions={'subject': ..., 'end': -1} with over=('layer', 'position'), where there is positions=",
+            stacklevel=2,
+        )
 
 
 def layers_around(layer: int, window: int, n_layers: int) -> range:

@@ -21,14 +21,14 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
 from interp_hooks.errors import BadInput, HookConflict, MetricError
 from interp_hooks.experiments.frozen import FrozenRun, MLPs, Senders, places
-from interp_hooks.experiments.patching import Direction, directed_runs, labels_of
+from interp_hooks.experiments.patching import Direction, Positions, directed_runs, grid_of
 from interp_hooks.experiments.results.record import experiment, on_data
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.interventions.engine import Evaluation, evaluate, free_memory
+from interp_hooks.interventions.progress import progress_bar
 from interp_hooks.interventions.readout import MetricLike, checked_score, metric_name, reading
 from interp_hooks.interventions.runs import OF_TASK, Intervention, PromptsLike, Run
 from interp_hooks.interventions.sites import Site, at
@@ -48,6 +48,8 @@ def path_patch(
     receivers: Literal["logits"] | Sites = "logits",
     *,
     over: Sequence[str] = ("layer", "head"),
+    select: Mapping[str, Any] | None = None,
+    positions: Positions | None = OF_TASK,
     mlps: MLPs = "recompute",
     direction: Direction = "denoise",
     layers: Sequence[int] | None = None,
@@ -56,7 +58,8 @@ def path_patch(
 ) -> Result:
     """Patch the paths from senders to receivers, one set of senders at a time.
 
-    `senders` is a hook name, swept over the axes `over` as by `patch` (default: every head); or a site or list of sites
+    `senders` is a hook name, swept over the axes `over` as by `patch` (default: every head), with `select` and
+    `positions` as there; or a site or list of sites
     that send together, which give a result without axes; or a mapping of labels to these. Senders are "z", "attn_out",
     "mlp_out" of a layer, and "hook_embed" and its kin. `receivers` are sites that receive together ("q_input",
     "k_input", "v_input" of a layer, selected by head or group of heads, "mlp_in"), or "logits": the final stream at
@@ -75,7 +78,7 @@ def path_patch(
     """
     _check_options(model, mlps)
     base, other, scale, _ = directed_runs(model, clean, corrupt, direction)
-    axes, cells = _cells(model, senders, over, layers, base.tokens.shape[1])
+    axes, cells = _cells(model, base, senders, over, dict(select=select, positions=positions, layers=layers))
     return patch_paths(
         model,
         [Run(base.tokens, [Intervention(site, other) for site in cell], base.attention_mask) for cell in cells],
@@ -111,7 +114,7 @@ def patch_paths(
     """
     base, other = (baselines[name] for name in scale)
     stream = Stream(model)
-    cells = [Senders.of(stream, [made.site for made in run.interventions]) for run in runs]
+    cells = [Senders.of(stream, [made.site.counted_back(base.real) for made in run.interventions]) for run in runs]
     order = sorted(range(len(cells)), key=lambda cell: cells[cell].layer)
     paths = Paths(
         stream=stream,
@@ -122,7 +125,8 @@ def patch_paths(
         max_memory=free_memory(model) if max_memory is None else max_memory,
         progress=progress,
     )
-    scores, changed = paths.to_logits() if receivers is None else paths.to_inputs(receivers)
+    read = None if receivers is None else [site.counted_back(base.real) for site in receivers]
+    scores, changed = paths.to_logits() if read is None else paths.to_inputs(read)
     if scores.ndim > 2:
         raise MetricError(f"the metric must give one number for each prompt, got shape {list(scores.shape[1:])}")
     scores = scores.reshape(len(scores), -1)  # one number for all prompts counts as one prompt
@@ -157,17 +161,19 @@ def _check_options(model: HookedTransformer, mlps: str) -> None:
 
 def _cells(
     model: HookedTransformer,
+    base: Run,
     senders: str | Sites | Mapping[str, Sites],
     over: Sequence[str],
-    layers: Sequence[int] | None,
-    length: int,
+    options: Mapping[str, Any],
 ) -> tuple[Mapping[str, Sequence[Any]], list[list[Site]]]:
     """The axes of the result, and the sites that send together in every cell of its grid."""
     if isinstance(senders, str):
-        labels = labels_of(model, senders, list(over) if "layer" in over else ["layer", *over], length, layers)
-        grid = [dict(zip(labels, cell, strict=True)) for cell in itertools.product(*labels.values())]
-        axes = {axis: list(indices) for axis, indices in labels.items()}
-        return axes, [_senders(model, at(senders, **cell)) for cell in grid]
+        grid = grid_of(model, base, senders, over, **options)
+        cells = [dict(zip(grid.labels, cell, strict=True)) for cell in itertools.product(*grid.labels.values())]
+        sites = [at(senders, cell.pop("layer"), **grid.selected(**cell)) for cell in cells]
+        return {axis: list(labels) for axis, labels in grid.labels.items()}, [_senders(model, site) for site in sites]
+    if options["select"]:
+        raise BadInput("select= belongs to senders given as a hook name; sites select by themselves: at('z', 1, pos=3)")
     if isinstance(senders, Mapping):
         if not senders:
             raise BadInput("there are no senders: the mapping is empty")
@@ -247,8 +253,8 @@ class Paths:
         frozen = FrozenRun.record(self.stream, self.runs, self.every, ["logits"], self.mlps, rows)
 
         def scored(stream: Float[Tensor, "batch n d_model"]) -> Tensor:
-            logits = replace(readout, pos=None).read(self.model, stream.to(self.model.W_U.device), base)
-            return checked_score(score(logits if rows is None else logits[:, 0]), "a cell")
+            (logits,) = readout.read(self.model, stream.to(self.model.W_U.device), base, cut=rows is not None)
+            return checked_score(score(logits), "a cell", len(base.tokens))
 
         scores = [scored(stream) for stream in frozen.final_streams]
         for together in self._together(frozen):
@@ -287,7 +293,7 @@ class Paths:
         batch, pos, rows = *frozen.tokens.shape, stream.shape[1]
         each = batch * (rows * (10 * cfg.d_model + 3 * cfg.d_mlp) + pos * len(frozen.wanted) * cfg.d_model)
         size = max(1, self.max_memory // (each * stream.element_size()))
-        with tqdm(total=len(self.every), disable=not self.progress, unit="path") as bar:
+        with progress_bar(total=len(self.every), progress=self.progress, unit="path") as bar:
             for first in range(0, len(self.every), size):
                 together = self.every[first : first + size]
                 yield together

@@ -13,8 +13,8 @@ arxiv.org/abs/2308.10248; Rimsky et al. 2024, arxiv.org/abs/2312.06681), of sing
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,10 +28,14 @@ from interp_hooks.experiments.patching import labels_of
 from interp_hooks.experiments.results.record import experiment, on_data
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.hooks.root_module import HookPoint
-from interp_hooks.interventions.readout import Readout
+from interp_hooks.hooks.scopes import Block, Scope
+from interp_hooks.interventions.readout import LAST, Readout, said
 from interp_hooks.interventions.recording import record
 from interp_hooks.interventions.runs import PromptsLike, Run, as_run, orthonormal
 from interp_hooks.interventions.sites import Site, at
+from interp_hooks.model.generate import PROMPT
+from interp_hooks.model.network import PASS, Pass
+from interp_hooks.model.padding import counted_back
 from interp_hooks.model.stream import INPUT, Stream
 from interp_hooks.model.transformer import HookedTransformer
 
@@ -86,7 +90,7 @@ def steering_vector(
     negative: PromptsLike,
     hook: str | Site,
     *,
-    pos: int | Tensor | None = -1,
+    pos: int | Tensor | None = LAST,
 ) -> Float[Tensor, "*pos width"]:
     """The mean activation on the `positive` prompts minus that on the `negative` ones, at one position of each.
 
@@ -101,7 +105,7 @@ def steering_vector(
     >>> direction = steering_vector(model, clean, corrupt, "resid_pre1")
     """
     place = _place(model, hook)
-    means = [_mean(model, as_run(model, prompts), place, pos) for prompts in (positive, negative)]
+    means = [_mean(model, as_run(model, prompts), place, said(model, pos)) for prompts in (positive, negative)]
     if means[0].shape != means[1].shape:
         lengths = " and ".join(str(len(mean)) for mean in means)
         raise BadInput(f"the prompts have {lengths} tokens; to subtract position by position make them equally long")
@@ -172,7 +176,6 @@ def relative_norms(
 Positions = int | Sequence[int] | slice | Tensor
 
 
-@contextmanager
 @checked
 def steer(
     model: HookedTransformer,
@@ -181,17 +184,19 @@ def steer(
     *,
     coefficient: float = 1.0,
     positions: Positions | None = None,
-) -> Iterator[HookedTransformer]:
+) -> AbstractContextManager[HookedTransformer]:
     """Within the `with` block, add `coefficient * vector` to the activation at `hook`.
 
     `hook` is a name ("resid_pre6", "mlp_out3"), or a site with one vector for each position (`at("z", 5, head=1)`).
     `positions` are counted from the start of each row, padding included, also while `model.generate` reads on with or
-    without its cache: an index, a list, a tensor [batch] of one for each prompt, or a slice. None is every token that
-    is read; `slice(n, None)` every one after the first n. A vector [pos, width] is added row i at position i.
+    without its cache: an index, a list, a tensor [batch] of one for each prompt, or a slice. Negative ones count back
+    from the last real token of each prompt, also while `model.generate` reads on after it. None is every token that is
+    read; `slice(n, None)` every one after the first n. A vector [pos, width] is added row i at position i.
 
     Raises:
         UnknownHook: no such hook.
-        BadInput: a site other than [batch, pos, width], a vector of another width, a negative position.
+        BadInput: a site other than [batch, pos, width], a vector of another width, a position outside a prompt, or a
+            negative one in a pass that reads on outside of `generate`.
         HookDidNotFire: when the block ends, if no position was steered.
 
     >>> with steer(model, steering_vector(model, clean, corrupt, "resid_pre1"), "resid_pre1", coefficient=2.0):
@@ -209,33 +214,28 @@ def steer(
         rows = rows if rows.ndim == 1 else rows[places.clamp(max=len(rows) - 1)]
         return value + coefficient * rows
 
-    with _changed(model, [place], slice(len(vector)) if vector.ndim == 2 else positions, add):
-        yield model
+    return _changing(model, [place], slice(len(vector)) if vector.ndim == 2 else positions, add)
 
 
-@contextmanager
-def _changed(
+def _changing(
     model: HookedTransformer,
     places: Sequence[_Place],
     positions: Positions | None,
     change: Callable[[Tensor, Tensor], Tensor],
-) -> Iterator[None]:
-    """Within the block, what is at some positions of the places is what `change` makes of it.
+) -> AbstractContextManager[HookedTransformer]:
+    """A block within which what is at some positions of the places is what `change` makes of it.
 
     `change` is given vectors [batch, pos, width] and their positions [pos], counted as in `steer`.
     """
     wanted = _wanted(positions)
-    past, changed = 0, False
-
-    def count(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
-        nonlocal past
-        cache = kwargs.get("past_kv_cache")
-        past = 0 if cache is None else cache.length
+    changed, back = False, _counts_back(wanted)
 
     def write(place: _Place, value: Tensor) -> None:
         nonlocal changed
-        seen = torch.arange(past, past + value.shape[1], device=value.device)
-        here = _here(wanted, seen, len(value))
+        this = PASS.get()
+        seen = torch.arange(this.past, this.past + value.shape[1], device=value.device)
+        chosen = _from_first(wanted, _prompt(model, this), value) if back else wanted
+        here = _here(chosen, seen, len(value))
         changed = changed or bool(here.any())
         index = place.index(value)
         value[index] = torch.where(here[..., None], change(value[index], seen), value[index])
@@ -243,39 +243,71 @@ def _changed(
     def writer(place: _Place) -> Callable[..., None]:
         return lambda value, hook: write(place, value)
 
-    counting = model.register_forward_pre_hook(count, with_kwargs=True)
-    try:
-        with model.hooks(fwd_hooks=[(place.point.name, writer(place)) for place in places]):
-            yield
-    finally:
-        counting.remove()
-    if not changed:
-        names = ", ".join(place.point.name for place in places[:3])
-        raise HookDidNotFire(f"nothing was changed: no pass came by {names} at positions {positions}")
+    def begun() -> Scope:
+        nonlocal changed
+        changed = False
+        return model.scope_of([(place.point.name, writer(place)) for place in places])[0]
+
+    def ended(scope: Scope, raised: bool) -> None:
+        if not (raised or changed):
+            names = ", ".join(place.point.name for place in places[:3])
+            raise HookDidNotFire(f"nothing was changed: no pass came by {names} at positions {positions}")
+
+    return Block(model, begun, ended)
 
 
 def _wanted(positions: Positions | None) -> slice | Int[Tensor, "rows n"]:
-    """A slice, or a tensor: [1, n] of positions for all prompts, [batch, 1] of one for each."""
+    """A slice, or a tensor: [1, n] of positions for all prompts, [batch, n] of each prompt's own."""
     if positions is None:
         return slice(None)
     if isinstance(positions, slice):
-        bounds = [bound for bound in (positions.start, positions.stop) if bound is not None]
-        listed = torch.tensor(bounds, dtype=torch.long)
         if positions.step not in (None, 1):
             raise BadInput(f"positions must be a slice without a step, got {positions}")
-    else:
-        index = Site(hook="", select={"pos": positions}).select["pos"]
-        listed = index[:, None] if isinstance(index, Tensor) else torch.tensor(index).reshape(1, -1)
-    if bool((listed < 0).any()):
-        raise BadInput("positions are counted from the start: what is generated moves the end of the row")
-    return positions if isinstance(positions, slice) else listed
+        return positions
+    index = Site(hook="", select={"pos": positions}).select["pos"]
+    return index.reshape(len(index), -1) if isinstance(index, Tensor) else torch.tensor(index).reshape(1, -1)
+
+
+def _counts_back(wanted: slice | Tensor) -> bool:
+    """Whether a position, or an end of the slice, is negative."""
+    if isinstance(wanted, slice):
+        return any(bound is not None and bound < 0 for bound in (wanted.start, wanted.stop))
+    return bool((wanted < 0).any())
+
+
+def _prompt(model: HookedTransformer, this: Pass) -> Bool[Tensor, "batch pos"] | None:
+    """Which tokens are real of the prompts that a pass reads, or that are being continued; None: all of a pass's.
+
+    Raises:
+        BadInput: a pass that reads on, of which nobody knows where its prompts ended.
+    """
+    prompt = PROMPT.get()
+    if prompt is None and this.past:
+        raise BadInput(
+            f"positions that count back do so from the end of a prompt, and this pass reads on after {this.past} "
+            "tokens: count from the start, or let model.generate read on"
+        )
+    return model.padding_of(*this.args, **this.kwargs).real if prompt is None else prompt
+
+
+def _from_first(
+    wanted: slice | Tensor, real: Bool[Tensor, "batch pos"] | None, value: Tensor
+) -> slice | Int[Tensor, "rows n"]:
+    """Positions [batch, n] that count from the first column, in prompts with these real tokens; a slice as such too."""
+    real = torch.ones(value.shape[:2], dtype=torch.bool) if real is None else real.cpu()
+    if not isinstance(wanted, slice):
+        return torch.where(wanted < 0, counted_back(wanted.clamp(max=-1), real), wanted)
+    bounds = (wanted.start, wanted.stop)
+    return slice(*(counted_back(torch.tensor([[one]]), real) if one is not None and one < 0 else one for one in bounds))
 
 
 def _here(wanted: slice | Tensor, places: Int[Tensor, " pos"], batch: int) -> Bool[Tensor, "rows pos"]:
     """Whether each place is one of the positions wanted."""
     if isinstance(wanted, slice):
-        after = places >= (wanted.start or 0)
-        return (after if wanted.stop is None else after & (places < wanted.stop))[None]
+        bounds = (wanted.start, wanted.stop)
+        start, stop = (bound.to(places.device) if isinstance(bound, Tensor) else bound for bound in bounds)
+        after = (places >= (0 if start is None else start)).reshape(-1, len(places))
+        return after if stop is None else after & (places < stop)
     if len(wanted) not in (1, batch):
         raise BadInput(f"positions= needs one index for each of {batch} prompts; got {len(wanted)}")
     return (wanted.to(places.device)[..., None] == places).any(1)
@@ -286,7 +318,6 @@ def _here(wanted: slice | Tensor, places: Int[Tensor, " pos"], batch: int) -> Bo
 WRITERS = frozenset({"W_E", "W_pos", "W_token_type", "W_O", "b_O", "W_out", "b_out"})  # their last axis is d_model
 
 
-@contextmanager
 @checked
 def ablate_directions(
     model: HookedTransformer,
@@ -294,7 +325,7 @@ def ablate_directions(
     hook: str | Site | None = None,
     *,
     positions: Positions | None = None,
-) -> Iterator[HookedTransformer]:
+) -> AbstractContextManager[HookedTransformer]:
     """Within the `with` block, no write to the stream has a component along the directions [n, d_model].
 
     Writes are the embeddings and every attn_out and mlp_out, so that the stream has none at any place either. With
@@ -303,7 +334,7 @@ def ablate_directions(
 
     Raises:
         UnknownHook: no such hook.
-        BadInput: other directions or sites than these, a negative position, or, without `hook`, a model whose norms
+        BadInput: other directions or sites than these, positions as in `steer`, or, without `hook`, a model whose norms
             write to the stream (norm_placement="post").
         HookDidNotFire: when the block ends, if no pass came by.
 
@@ -316,8 +347,7 @@ def ablate_directions(
     written = [INPUT, *(hook for layer in range(stream.n_layers) for hook in stream.sublayers(layer).values())]
     places = [_place(model, one) for one in (written if hook is None else [hook])]
     basis = _basis(directions, places[0].width, places[0].axis)
-    with _changed(model, places, positions, lambda value, _: _without(value, basis.to(value))):
-        yield model
+    return _changing(model, places, positions, lambda value, _: _without(value, basis.to(value)))
 
 
 @torch.no_grad()

@@ -17,11 +17,11 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from interp_hooks.experiments.patching import Direction, directed_runs, labels_of, sweep
+from interp_hooks.experiments.patching import Direction, Positions, directed_runs, grid_of, sweep
 from interp_hooks.experiments.results.record import experiment
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.interventions.readout import MetricLike
-from interp_hooks.interventions.runs import Intervention, PromptsLike, Run
+from interp_hooks.interventions.runs import OF_TASK, Intervention, PromptsLike, Run
 from interp_hooks.interventions.sites import at
 from interp_hooks.model.transformer import HookedTransformer
 
@@ -38,6 +38,8 @@ def patch_along(
     site: str = "resid_pre",
     *,
     over: Sequence[str] = ("layer", "pos"),
+    select: Mapping[str, Any] | None = None,
+    positions: Positions | None = OF_TASK,
     direction: Direction = "denoise",
     layers: Sequence[int] | None = None,
     max_memory: int | None = None,
@@ -46,8 +48,8 @@ def patch_along(
 ) -> Result:
     """`patch` with only the component of `site` along some directions [n, width], `width` being its last axis.
 
-    What counts is the directions' span. A mapping from names to directions gives a first axis, "along". Whatever spans
-    all of the width gives what `patch` gives.
+    `over`, `select` and `positions` are as in `patch`. What counts is the directions' span. A mapping from names to
+    directions gives a first axis, "along". Whatever spans all of the width gives what `patch` gives.
 
     Raises:
         BadInput: what `patch` refuses, directions of another width, dependent ones, or a sweep over the axis that they
@@ -60,12 +62,12 @@ def patch_along(
     base, source, scale, baselines = directed_runs(model, clean, corrupt, direction)
     several = isinstance(along, Mapping)
     spans = dict(along) if several else {"": along}
-    axes = list(over) if "layer" in over else ["layer", *over]
+    grid = grid_of(model, base, site, over, select=select, positions=positions, layers=layers)
     labels: dict[str, Sequence[Any]] = {"along": list(spans)} if several else {}
-    labels |= labels_of(model, site, axes, base.tokens.shape[1], layers)
+    labels |= grid.labels
 
-    def run_at(layer: int, along: str = "", **select: int) -> Run:
-        swap = Intervention(at(site, layer, **select), source, along=spans[along])
+    def run_at(layer: int, along: str = "", **cell: Any) -> Run:
+        swap = Intervention(at(site, layer, **grid.selected(**cell)), source, along=spans[along])
         return Run(base.tokens, [swap], base.attention_mask)
 
     return sweep(

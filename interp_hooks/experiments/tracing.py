@@ -12,7 +12,7 @@ off the inputs it knows; where there is a counterfactual prompt, `patch` is the 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,14 +22,22 @@ from torch import Tensor
 
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import Count, checked
-from interp_hooks.experiments.patching import labels_of, layers_around, sweep_runs
+from interp_hooks.experiments.patching import (
+    Positions,
+    labels_of,
+    layers_around,
+    named_positions,
+    sweep_runs,
+    warn_of_lengths,
+)
 from interp_hooks.experiments.results.record import experiment
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.interventions.metrics import Prob
-from interp_hooks.interventions.readout import MetricLike, Readout
+from interp_hooks.interventions.readout import LAST, MetricLike, Readout, said
 from interp_hooks.interventions.recording import record
 from interp_hooks.interventions.runs import Intervention, PromptsLike, Run, TaskLike, as_run
 from interp_hooks.interventions.sites import at
+from interp_hooks.model.padding import counted_back
 from interp_hooks.model.transformer import HookedTransformer
 
 WINDOWS = {"attn_out": 10, "mlp_out": 10}  # layers restored together; of other sites one, as in the paper
@@ -51,7 +59,7 @@ def causal_trace(
     noise: float | None = None,
     samples: Count = 10,
     generator: torch.Generator | None = None,
-    positions: Mapping[str, int | Tensor] | None = None,
+    positions: Positions | None = None,
     layers: Sequence[int] | None = None,
     max_memory: int | None = None,
     progress: bool = True,
@@ -67,7 +75,8 @@ def causal_trace(
     `recovered_fraction` is the indirect effect (restored - corrupt) over the total effect (clean - corrupt).
 
     Raises:
-        BadInput: a subject that is not found, a site without positions, an option out of range.
+        BadInput: a subject that is not found, a site without positions, a named position that is padding, an option out
+            of range.
         UnknownHook: no such site, or `severed` layers that the model does not have.
 
     >>> trace = causal_trace(model, clean[:1], [1, 3], layers=[0], samples=2, progress=False)
@@ -75,7 +84,9 @@ def causal_trace(
     window, clean = _window(site, window, severed), as_run(model, prompts)
     corrupt = _noised(model, clean, subject_tokens(model, prompts, subject), noise, samples, generator)
     labels = labels_of(model, site, ["layer", "pos"], clean.tokens.shape[1], layers)
-    columns = {pos: pos for pos in labels["pos"]} if positions is None else _resolved(clean, positions)
+    if positions is None:
+        warn_of_lengths(clean, ["pos"])
+    columns = {pos: pos for pos in labels["pos"]} if positions is None else named_positions(clean, positions)
 
     def run_at(noised: Run, layer: int, pos: Any) -> Run:
         restored = [at(site, each, pos=columns[pos]) for each in layers_around(layer, window, model.cfg.n_layers)]
@@ -105,13 +116,9 @@ def _window(site: str, window: int | None, severed: str | None) -> int:
     return window
 
 
-def _resolved(clean: Run, positions: Mapping[str, int | Tensor]) -> dict[str, Tensor]:
-    return {name: Readout(pos=pos).positions(clean)[:, 0] for name, pos in positions.items()}
-
-
 def _answer(model: HookedTransformer, clean: Run) -> Tensor:
     """What the model says after the last real token of each prompt."""
-    last = Readout(pos=-1).positions(clean)
+    last = Readout(pos=said(model, LAST)).positions(clean)
     return model(clean.tokens, attention_mask=clean.attention_mask, logits_pos=last)[:, 0].argmax(-1)
 
 
@@ -159,7 +166,7 @@ def subject_tokens(model: HookedTransformer, prompts: PromptsLike, subject: Subj
     """True at the tokens of the subject, which is given as text, as positions, or as such a mask itself.
 
     A text, one for all prompts or one for each, is found by its characters: a token counts if it shares one with it.
-    Positions are those of all prompts, as a list.
+    Positions are those of all prompts, as a list; negative ones count back from the last real token.
 
     Raises:
         BadInput: a text that a prompt has never or more than once, a mask that does not fit, an empty subject.
@@ -176,10 +183,8 @@ def subject_tokens(model: HookedTransformer, prompts: PromptsLike, subject: Subj
         for row, (text, name) in enumerate(zip(texts, subjects, strict=True)):
             mask[row, _places(model, run, row, text, name)] = True
     else:
-        places, length = [int(pos) for pos in subject], mask.shape[1]
-        if outside := [pos for pos in places if not -length <= pos < length]:
-            raise BadInput(f"subject position {outside[0]} is out of range for prompts of {length} tokens")
-        mask[:, places] = True
+        rows = counted_back(torch.tensor([[int(pos) for pos in subject]], device=mask.device), run.real)
+        mask[torch.arange(len(mask), device=mask.device)[:, None], rows] = True
     if not bool(mask.any(1).all()):
         raise BadInput(f"prompt {int((~mask.any(1)).nonzero()[0])} has no subject: no token of it is marked")
     return mask

@@ -9,9 +9,9 @@ modules into.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import nn
 
@@ -27,13 +27,18 @@ from interp_hooks.hooks.points import (
     HookSpec,
     NameFilter,
     Watcher,
+    checked_direction,
     checked_directions,
 )
+from interp_hooks.hooks.scopes import IN_FORCE, Block, Scope
 from interp_hooks.hooks.splicing import Splice, SplicedPoint, put_in
+from interp_hooks.hooks.threads import refuse_while_others_run
 
 if TYPE_CHECKING:
     import pandas as pd
     from typing_extensions import Self
+
+R = TypeVar("R")
 
 
 class NamedPoints(nn.Module):
@@ -41,7 +46,11 @@ class NamedPoints(nn.Module):
 
     hook_dict: dict[str, HookPoint]
     mod_dict: dict[str, nn.Module]
-    context_level: int = 0  # how many `hooks()` contexts are open
+
+    @property
+    def context_level(self) -> int:
+        """How many `hooks()` contexts of this module one is in."""
+        return sum(scope.owner is self and scope.open for scope in IN_FORCE.get().scopes)
 
     def setup(self) -> None:
         """Name every hook point after its place in the module tree."""
@@ -121,10 +130,11 @@ class NamedPoints(nn.Module):
 
         Raises:
             UnknownHook: there is no such hook point.
-            HookConflict: the hook point has a module spliced in already.
+            HookConflict: the hook point has a module spliced in already, or a pass of another thread is running.
             BadInput: no module, one that is a part of this model already, or a name that cannot be one.
             BadHookValue: (in a pass) the module returned another shape, dtype or device than the value has.
         """
+        refuse_while_others_run(self, "spliced in")
         if any(part is module for part in self.modules()):
             raise BadInput(f"this {type(module).__name__} is a part of the model already; splice in a copy of it")
         made = Splice(put_in(self._point(point), module, name), self.setup)
@@ -173,15 +183,18 @@ class NamedPoints(nn.Module):
         level: int | None = None,
         prepend: bool = False,
     ) -> list[Hook]:
-        """Attach `hook(value, hook=point)` to one or more points until `reset_hooks()`.
+        """Attach `hook(value, hook=point)` to one or more points until `reset_hooks()`; every thread sees it.
 
         Raises:
             UnknownHook: nothing is selected.
+            HookConflict: a pass of another thread is running, a part of which would see it.
         """
         points = self.points(name)
         for point in points:
             self.check_hooks_to_add(point, point.name, hook, dir, is_permanent, prepend)
-        return [point.add_hook(hook, dir, is_permanent, level, prepend) for point in points]
+        made = [Hook(point, hook, checked_direction(dir), is_permanent, level, prepend=prepend) for point in points]
+        HookPoint.attach(made)
+        return made
 
     def add_perma_hook(self, name: NameFilter, hook: HookFn, dir: Direction = "fwd") -> list[Hook]:
         """Attach a function that stays until hooks are removed with `including_permanent=True`.
@@ -231,35 +244,31 @@ class NamedPoints(nn.Module):
         for point in self.hook_points():
             point.clear_context()
 
-    @contextmanager
     def hooks(
         self,
         fwd_hooks: Sequence[HookSpec] = (),
         bwd_hooks: Sequence[HookSpec] = (),
         reset_hooks_end: bool = True,
         clear_contexts: bool = False,
-    ) -> Iterator[Self]:
+    ) -> AbstractContextManager[Self]:
         """Attach functions for the length of a `with` block; only these are removed at its end.
 
-        Each entry is (name or predicate on names, function). With `reset_hooks_end=False` they stay attached, unless
-        the block raises.
+        Each entry is (name or predicate on names, function). Passes of other threads don't see them. With
+        `reset_hooks_end=False` they stay attached after the block, for all threads, unless it raises.
 
         Raises:
             UnknownHook: an entry that selects no hook point; nothing is attached then.
         """
-        with self._attached(fwd_hooks, bwd_hooks, reset_hooks_end, clear_contexts, must_fire=False):
-            yield self
 
-    @contextmanager
-    def _attached(
-        self,
-        fwd_hooks: Sequence[HookSpec],
-        bwd_hooks: Sequence[HookSpec],
-        reset_hooks_end: bool = True,
-        clear_contexts: bool = False,
-        must_fire: bool = True,
-    ) -> Iterator[None]:
-        """The work of `hooks`; with `must_fire`, every entry must have fired by the end of the block."""
+        def ended(scope: Scope, raised: bool) -> None:
+            self._leave(scope, raised or reset_hooks_end, clear_contexts)
+
+        return Block(self, lambda: self.scope_of(fwd_hooks, bwd_hooks)[0], ended)
+
+    def scope_of(
+        self, fwd_hooks: Sequence[HookSpec], bwd_hooks: Sequence[HookSpec] = ()
+    ) -> tuple[Scope, list[tuple[NameFilter, list[Hook]]]]:
+        """A scope of these functions, and for each entry what was made of it."""
         directions: list[tuple[Direction, Sequence[HookSpec]]] = [
             ("fwd", _pairs("fwd_hooks", fwd_hooks)),
             ("bwd", _pairs("bwd_hooks", bwd_hooks)),
@@ -270,26 +279,40 @@ class NamedPoints(nn.Module):
         for _, points, fn, direction in planned:
             for point in () if isinstance(fn, Watcher) else points:
                 self.check_hooks_to_add(point, point.name, fn, direction)
-        attached: list[tuple[NameFilter, list[Hook]]] = []
-        finished = False
-        self.context_level += 1
+        level = self.context_level + 1
+        made = [
+            (wanted, [Hook(point, fn, way, False, level, isinstance(fn, Watcher)) for point in points])
+            for wanted, points, fn, way in planned
+        ]
+        return Scope(self, [hook for _, hooks in made for hook in hooks]), made
+
+    def _leave(self, scope: Scope, remove: bool, clear_contexts: bool) -> None:
+        """What the end of a call or block does to its functions, and to what was noted down in `ctx`."""
         try:
-            for wanted, points, fn, direction in planned:
-                watches, level = isinstance(fn, Watcher), self.context_level
-                hooks = [point.add_hook(fn, direction, level=level, watches=watches) for point in points]
-                attached.append((wanted, hooks))
-            yield
-            if must_fire:
-                _check_fired(attached)
-            finished = True
+            if not remove:
+                HookPoint.attach([hook for hooks in scope.hooks.values() for hook in hooks if not hook.removed])
         finally:
-            self.context_level -= 1
-            if reset_hooks_end or not finished:
-                for _, hooks in attached:
-                    for hook in hooks:
-                        hook.remove()
             if clear_contexts:
                 self.clear_contexts()
+
+    def _call_with(
+        self,
+        function: Callable[[], R],
+        fwd_hooks: Sequence[HookSpec],
+        bwd_hooks: Sequence[HookSpec],
+        reset_hooks_end: bool,
+        clear_contexts: bool,
+    ) -> R:
+        """What `function` returns while functions are in force, all of which have to fire."""
+        scope, made = self.scope_of(fwd_hooks, bwd_hooks)
+        raised = True
+        try:
+            returned = scope.run(function)
+            _check_fired(made)
+            raised = False
+        finally:
+            self._leave(scope, raised or reset_hooks_end, clear_contexts)
+        return returned
 
     def run_with_hooks(
         self,
@@ -308,8 +331,7 @@ class NamedPoints(nn.Module):
             UnknownHook: an entry that selects no hook point.
             HookDidNotFire: an entry of whose points the pass reached none (it stopped early, or started late).
         """
-        with self._attached(fwd_hooks, bwd_hooks, reset_hooks_end, clear_contexts):
-            return self(*args, **kwargs)
+        return self._call_with(lambda: self(*args, **kwargs), fwd_hooks, bwd_hooks, reset_hooks_end, clear_contexts)
 
 
 def _pairs(argument: str, specs: Any) -> list[HookSpec]:

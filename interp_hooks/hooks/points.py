@@ -12,6 +12,7 @@ elsewhere. Backward functions get the gradient with respect to the value as the 
 
 from __future__ import annotations
 
+import itertools
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from inspect import Parameter, signature
@@ -22,6 +23,8 @@ from torch import Tensor, nn
 
 from interp_hooks.errors import BadHookValue, BadInput, HookDidNotFire
 from interp_hooks.errors.arguments import told
+from interp_hooks.hooks.scopes import IN_FORCE, OPEN
+from interp_hooks.hooks.threads import refuse_while_others_run
 
 HookFn = Callable[..., Tensor | None]
 Direction = Literal["fwd", "bwd"]
@@ -40,11 +43,14 @@ class Watcher:
         """Look at the value of a hook point."""
 
 
+NUMBERS = itertools.count(1)  # of all attached functions, in the order in which they came
+
+
 class Hook:
     """One attached function; `remove()` detaches this one and no other.
 
     `reached` counts the passes that came to the point since it was attached. `context_level` is how many `hooks()`
-    contexts were open when it was attached, None outside of them.
+    contexts were open when it was attached, None outside of them. At a point functions are called by `order`.
     """
 
     def __init__(
@@ -55,11 +61,13 @@ class Hook:
         is_permanent: bool = False,
         context_level: int | None = None,
         watches: bool = False,
+        prepend: bool = False,
     ) -> None:
         self.point, self.fn, self.direction = point, fn, direction
         self.is_permanent, self.context_level, self.watches = is_permanent, context_level, watches
         self.by_name = watches or _takes_hook(fn)
-        self.reached = 0
+        self.order = -next(NUMBERS) if prepend else next(NUMBERS)
+        self.reached, self.removed = 0, False
 
     @property
     def user_hook(self) -> HookFn:
@@ -74,8 +82,15 @@ class Hook:
         )
 
     def remove(self) -> None:
-        if self in self.point.hooks:
-            self.point.hooks.remove(self)
+        """Detach it.
+
+        Raises:
+            HookConflict: it stays attached until it is removed, and a pass of another thread is running.
+        """
+        if self in self.point.attached:
+            refuse_while_others_run(self.point, "removed")
+            self.point.attached.remove(self)
+        self.removed = True
 
     def __call__(self, value: Tensor) -> Tensor:
         """The value after this function, which gets a copy of it unless it only watches."""
@@ -126,13 +141,24 @@ class HookPoint(nn.Module):
         self.sizes = sizes
         self.collected = collected
         self.name = ""
-        self.hooks: list[Hook] = []
+        self.attached: list[Hook] = []  # those that stay; see `hooks`
         self.ctx: dict[Any, Any] = {}
 
     @property
+    def hooks(self) -> tuple[Hook, ...]:
+        """The functions that a pass would call here and now, in their order: those that stay, and those of the call."""
+        scopes = IN_FORCE.get().at.get(self) if OPEN else None
+        if not scopes:
+            return tuple(self.attached)
+        of_call = scopes[0].of(self) if len(scopes) == 1 else [hook for scope in scopes for hook in scope.of(self)]
+        if not self.attached or scopes[0].alone:
+            return tuple(of_call)
+        return tuple(sorted((*self.attached, *of_call), key=lambda hook: hook.order))
+
+    @property
     def hooked(self) -> bool:
-        """Whether any function, forward or backward, is attached."""
-        return bool(self.hooks)
+        """Whether any function, forward or backward, would be called here and now."""
+        return bool(self.hooks) if OPEN and self in IN_FORCE.get().at else bool(self.attached)
 
     @property
     def fwd_hooks(self) -> list[Hook]:
@@ -143,11 +169,11 @@ class HookPoint(nn.Module):
         return [hook for hook in self.hooks if hook.direction == "bwd"]
 
     def forward(self, value: Tensor) -> Tensor:
-        return self._run(value) if self.hooks else value
+        return self._run(value) if self.attached or (OPEN and self in IN_FORCE.get().at) else value
 
     def expand(self, value: Tensor, **new_axis: int) -> Tensor:
         """Give `value` the axis that it lacks (`head=8`) and run the hooks; without hooks return it as it came."""
-        return self._run(self._expanded(value, **new_axis)) if self.hooks else value
+        return self._run(self._expanded(value, **new_axis)) if self.hooked else value
 
     def _expanded(self, value: Tensor, **new_axis: int) -> Tensor:
         if value.ndim == len(self.axes):
@@ -158,7 +184,7 @@ class HookPoint(nn.Module):
 
     def _run(self, value: Tensor) -> Tensor:
         backward = []
-        for hook in tuple(self.hooks):
+        for hook in self.hooks:
             hook.reached += 1
             if hook.direction == "fwd":
                 value = hook(value)
@@ -193,16 +219,29 @@ class HookPoint(nn.Module):
 
         If the function's second argument has another name, it gets the point by position. `watches=True` promises that
         the function neither returns nor edits anything: it then gets the tensor itself instead of a copy. A permanent
-        hook survives `reset_hooks()`; `level` is a mark by which `reset_hooks(level=...)` finds it.
+        hook survives `reset_hooks()`; `level` is a mark by which `reset_hooks(level=...)` finds it. All threads see it.
 
         Raises:
             BadInput: a direction other than "fwd" and "bwd", or no function of (value, hook).
+            HookConflict: a pass of another thread is running, a part of which would see it.
         """
-        if dir not in ("fwd", "bwd"):
-            raise BadInput(f"dir must be 'fwd' or 'bwd', got {dir!r}")
-        attached = Hook(self, hook, dir, is_permanent, level, watches)
-        self.hooks.insert(0 if prepend else len(self.hooks), attached)
+        attached = Hook(self, hook, checked_direction(dir), is_permanent, level, watches, prepend)
+        self.attach([attached])
         return attached
+
+    @staticmethod
+    def attach(hooks: Sequence[Hook]) -> None:
+        """Let functions stay at their points, all of one module: all of them, or none."""
+        if hooks:
+            refuse_while_others_run(hooks[0].point, "attached")
+        try:
+            for hook in hooks:
+                staying = hook.point.attached
+                staying.insert(0 if hook.order < 0 else len(staying), hook)
+        except BaseException:
+            for hook in hooks:
+                hook.remove()
+            raise
 
     def add_perma_hook(self, hook: HookFn, dir: Direction = "fwd") -> Hook:
         """Attach a function that stays until hooks are removed with `including_permanent=True`."""
@@ -218,7 +257,9 @@ class HookPoint(nn.Module):
     ) -> None:
         """Detach the functions of a direction and of a level (None: any); permanent ones only if asked to."""
         dir = checked_directions(dir)
-        self.hooks[:] = [hook for hook in self.hooks if not hook.is_among(dir, including_permanent, level)]
+        for hook in self.hooks:
+            if hook.is_among(dir, including_permanent, level):
+                hook.remove()
 
     def clear_context(self) -> None:
         """Give the point a new, empty `ctx`."""
@@ -267,6 +308,12 @@ class HookPoint(nn.Module):
 
     def extra_repr(self) -> str:
         return ", ".join(filter(None, (self.name, " ".join(self.axes))))
+
+
+def checked_direction(dir: str) -> Direction:
+    if dir == "fwd" or dir == "bwd":
+        return dir
+    raise BadInput(f"dir must be 'fwd' or 'bwd', got {dir!r}")
 
 
 def checked_directions(dir: str) -> Directions:

@@ -20,6 +20,7 @@ from interp_hooks.errors.arguments import as_device
 from interp_hooks.hooks.named_points import NamedPoints
 from interp_hooks.hooks.points import POSITIONS, Direction, Hook, HookPoint, HookSpec, NameFilter, Watcher
 from interp_hooks.hooks.slices import Slice, SliceInput
+from interp_hooks.hooks.threads import OneAtATime
 
 
 @dataclass(frozen=True)
@@ -31,15 +32,18 @@ class Keep(Watcher):
     Raises:
         BadInput: a position outside the prompt, positions of a value whose axes have no names, or
             `remove_batch_dim` with several prompts.
+        HookConflict: passes of two threads fill the cache at once.
     """
 
     cache: dict[str, Tensor]
+    threads: OneAtATime
     device: torch.device | str | None = None
     remove_batch_dim: bool = False
     pos_slice: Slice | None = None
     suffix: str = ""
 
     def __call__(self, value: Tensor, hook: HookPoint) -> None:
+        self.threads.check()
         self.cache[hook.name + self.suffix] = self.batched(self.sliced(value.detach(), hook)).to(self.device)
 
     def sliced(self, value: Tensor, hook: HookPoint) -> Tensor:
@@ -137,7 +141,10 @@ class HookedRootModule(NamedPoints):
         else:
             wanted = [point.name for point in self.points(names_filter)]
         chosen = None if pos_slice is None else Slice.unwrap(pos_slice)
-        keep, keep_gradient = (Keep(cache, device, remove_batch_dim, chosen, suffix) for suffix in ("", "_grad"))
+        threads = OneAtATime(self)
+        keep, keep_gradient = (
+            Keep(cache, threads, device, remove_batch_dim, chosen, suffix) for suffix in ("", "_grad")
+        )
         return cache, [(one, keep) for one in wanted], [(one, keep_gradient) for one in wanted if incl_bwd]
 
     def add_caching_hooks(
@@ -155,10 +162,14 @@ class HookedRootModule(NamedPoints):
         """
         cache, forward, backward = self.get_caching_hooks(names_filter, incl_bwd, device, remove_batch_dim, cache)
         directions: list[tuple[Direction, list[HookSpec]]] = [("fwd", forward), ("bwd", backward)]
-        for direction, specs in directions:
-            for wanted, keep in specs:
-                for point in self.points(wanted):
-                    point.add_hook(keep, direction, watches=True)
+        HookPoint.attach(
+            [
+                Hook(point, keep, direction, watches=True)
+                for direction, specs in directions
+                for wanted, keep in specs
+                for point in self.points(wanted)
+            ]
+        )
         return cache
 
     def cache_all(
@@ -212,7 +223,8 @@ class HookedRootModule(NamedPoints):
         may_end = reset_hooks_end and not incl_bwd and not self.has_output(*args, **kwargs)
         end = self._end(forward) if may_end else None
         watchers = forward if end is None else [*forward, *((wanted, end) for wanted, _ in forward)]
-        with self._attached(watchers, backward, reset_hooks_end, clear_contexts):
+
+        def run() -> Any:
             try:
                 output = self(*args, **kwargs)
             except Ended as ended:
@@ -221,7 +233,9 @@ class HookedRootModule(NamedPoints):
                 output = None
             if incl_bwd:
                 _differentiate(incl_bwd(output) if callable(incl_bwd) else output)
-        return output, cache
+            return output
+
+        return self._call_with(run, watchers, backward, reset_hooks_end, clear_contexts), cache
 
     def _end(self, forward: Sequence[HookSpec]) -> End:
         points = [point for wanted, _ in forward for point in self.points(wanted)]

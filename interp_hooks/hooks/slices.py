@@ -47,9 +47,12 @@ class Slice:
     @classmethod
     def unwrap(cls, slice_input: SliceInput) -> Slice:
         """The choice with its axis kept even if it is a single entry."""
+        if isinstance(slice_input, RowSlice):
+            return slice_input
         chosen = cls(slice_input)
         return cls([chosen.slice]) if chosen.mode == "int" else chosen
 
+    @checked
     def apply(self, tensor: Tensor, dim: int = 0) -> Tensor:
         """The chosen entries of one axis, in the order given; a range shares memory with the tensor.
 
@@ -91,8 +94,37 @@ class Slice:
             raise BadInput(f"position (or prompt, or neuron) {outside[0]} is out of range for an axis of {max_ctx}")
         return chosen if self.mode == "int" else chosen % max_ctx
 
+    @property
+    def counts_back(self) -> bool:
+        """Whether an entry, or an end of the range, is negative and so counts from the end of the axis."""
+        if self.mode == "slice":
+            return any(bound is not None and bound < 0 for bound in (self.slice.start, self.slice.stop))
+        return (
+            self.mode != "identity"
+            and np.asarray(self.slice).dtype != bool
+            and bool((np.asarray(self.slice) < 0).any())
+        )
+
     def __repr__(self) -> str:
         return f"Slice({self.slice!r}, mode={self.mode!r})"
+
+
+class RowSlice(Slice):
+    """Entries of an axis, for each row (prompt) its own: `rows` [row, n]; rows are the first axis of a tensor.
+
+    `single` says that it is one entry of each, whose axis goes away.
+    """
+
+    def __init__(self, rows: Tensor, single: bool = False) -> None:
+        self.rows, self.single = rows, single
+        self.slice, self.mode = rows, "int" if single else "array"
+
+    def apply(self, tensor: Tensor, dim: int = 0) -> Tensor:
+        """The entries of one axis that each row has chosen."""
+        rows = self.rows.to(tensor.device)
+        each = torch.arange(len(rows), device=tensor.device)[:, None]
+        found = tensor.expand(len(rows), *tensor.shape[1:]).movedim(dim, 1)[each, rows].movedim(1, dim)
+        return found.squeeze(dim) if self.single else found
 
 
 SliceInput = Annotated[

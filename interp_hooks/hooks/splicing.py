@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from interp_hooks.errors import BadInput, HookConflict
 from interp_hooks.hooks.points import HookPoint
+from interp_hooks.hooks.threads import refuse_while_others_run
 
 
 class SplicedPoint(HookPoint):
@@ -58,6 +59,7 @@ class Splice:
         """Take the module out; its own hook points get back the names that they have within it."""
         if self.module not in self.point.children():
             return  # removed before
+        refuse_while_others_run(self.point, "taken out")
         del self.point._modules[self.name]
         self.point.__class__ = HookPoint
         for name, part in self.module.named_modules():

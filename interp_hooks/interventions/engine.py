@@ -9,7 +9,8 @@ Runs are written one at a time; what they have in common is computed once:
        they see the keys and values of the earlier ones as they are in the prompt without interventions;
     4. runs on one prompt are stacked along the batch axis, within a memory budget, each from its first layer on;
     5. of the last layer only the positions that the metric reads are computed, and of these only the tokens that it
-       reads are unembedded; a run that cannot reach them is not computed at all.
+       reads are unembedded; a run that cannot reach them is not computed at all, nor is one that only puts what is
+       there anyway (patched at tokens with which both prompts begin).
 
 Each of these is exact: the result is that of one full forward pass for each run. `plans.py` decides, this computes.
 """
@@ -17,18 +18,20 @@ Each of these is exact: the result is that of one full forward pass for each run
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
 from interp_hooks.errors import BadInput, HookDidNotFire, MetricError
 from interp_hooks.errors.arguments import checked, told
+from interp_hooks.interventions.lazy_logits import LazyLogits, ReadElsewhere, scored
 from interp_hooks.interventions.plans import Plan, Planner, batches
-from interp_hooks.interventions.readout import MetricLike, checked_score, reading
+from interp_hooks.interventions.progress import progress_bar
+from interp_hooks.interventions.readout import MetricLike, Readout, checked_score, reading
 from interp_hooks.interventions.recording import Recorder, hook_functions, steps_of
 from interp_hooks.interventions.runs import Run
 from interp_hooks.interventions.sites import Recordings
@@ -37,6 +40,7 @@ from interp_hooks.model.components.kv_cache import KeyValueCache
 from interp_hooks.model.transformer import HookedTransformer
 
 MEMORY = 256 * 2**20  # bytes of activations beyond which stacking more runs on a CPU gains nothing
+FEW_RUNS = 4  # for so few runs it is not worth a pass to find out what a plain function reads
 
 
 class Evaluation(NamedTuple):
@@ -112,9 +116,10 @@ def evaluation(
     found = dict(known)
     with (
         torch.enable_grad() if learns else torch.no_grad(),
-        tqdm(total=len(runs), initial=len(known), disable=not progress, unit="run") as bar,
+        progress_bar(total=len(runs), initial=len(known), progress=progress, unit="run") as bar,
     ):
-        for finished in _scored(model, {place: runs[place] for place in places}, metric, max_memory):
+        readout, score = _reading(model, runs, metric)
+        for finished in _scored(model, {place: runs[place] for place in places}, readout, score, max_memory):
             if keeps is not None:
                 keeps.add(finished)
             found |= finished
@@ -129,11 +134,34 @@ def evaluation(
     return Evaluation(torch.stack([score for score, _ in ordered]), [changed for _, changed in ordered])
 
 
+def _reading(
+    model: HookedTransformer, runs: Sequence[Run], metric: MetricLike
+) -> tuple[Readout, Callable[[Tensor], Tensor]]:
+    """What a metric reads of these runs, and how it scores that.
+
+    A plain function is called once on the prompts left alone to see which position it reads, so that of many runs only
+    that position has to be computed.
+    """
+    readout, score = reading(model, metric)
+    worth_it = len(runs) > FEW_RUNS and len({run.tokens.shape for run in runs}) == 1
+    if not readout.on_demand or not worth_it or any(point.hooked for point in model.hook_points()):
+        return readout, score
+    prompts, n_layers = runs[0], model.cfg.n_layers
+    with torch.no_grad():
+        stream = model(prompts.tokens, attention_mask=prompts.attention_mask, stop_at_layer=n_layers)
+        logits = LazyLogits.of(model, stream, prompts.tokens.shape[1])
+        score(logits)
+    return replace(readout, pos=logits.position_read()), score
+
+
 def _scored(
-    model: HookedTransformer, runs: Mapping[int, Run], metric: MetricLike, max_memory: int
+    model: HookedTransformer,
+    runs: Mapping[int, Run],
+    readout: Readout,
+    score: Callable[[Tensor], Tensor],
+    max_memory: int,
 ) -> Iterator[dict[int, tuple[Tensor, list[bool]]]]:
     """Scores and changes of the runs, by place, as they are finished."""
-    readout, score = reading(model, metric)
     planner = Planner(model, readout)
     keys, plans = list(runs), [planner.plan(run) for run in runs.values()]
     recorder = Recorder(planner)
@@ -141,6 +169,7 @@ def _scored(
         recorder.want_start(plan)
     recordings = recorder.record()
     waiting = list(batches(model, plans, readout, max_memory))[::-1]
+    in_full: dict[int, Run] = {}  # runs in which a plain function reads other positions than it did before
     while waiting:
         places = waiting.pop()
         together = [plans[place] for place in places]
@@ -153,10 +182,16 @@ def _scored(
             half = len(places) // 2
             waiting += [places[half:], places[:half]]
             continue
-        yield {
-            keys[place]: (checked_score(score(one), f"run {keys[place]}"), did)
-            for place, one, did in zip(places, logits.chunk(len(places)), changed, strict=True)
-        }
+        finished = {}
+        for place, one, did in zip(places, logits, changed, strict=True):
+            key, prompts = keys[place], len(together[0].run.tokens)
+            try:
+                finished[key] = checked_score(scored(score, one), f"run {key}", prompts), did
+            except ReadElsewhere:
+                in_full[key] = runs[key]
+        yield finished
+    if in_full:
+        yield from _scored(model, in_full, replace(readout, pos=None), score, max_memory)
 
 
 def free_memory(model: HookedTransformer) -> int:
@@ -183,11 +218,10 @@ class Batch:
         self.after_blocks = plans[0].late == 2
         cut = self.readout.pos is not None and not self.after_blocks
         self.reads = self.readout.positions(self.run) - self.first if cut else None
-        mask = self.run.attention_mask
-        self.mask = self.model.text.real_tokens(self.run.tokens) if mask is None else mask
+        self.mask = self.run.attention_mask
 
-    def execute(self) -> tuple[Tensor, list[list[bool]]]:
-        """What the readout reads of the runs, one below the other, and for each of them what was changed."""
+    def execute(self) -> tuple[list[Tensor], list[list[bool]]]:
+        """What the readout reads of each of the runs, and what was changed in it."""
         n_layers = self.model.cfg.n_layers
         stream: Tensor | None = None
         present, layer = 0, 0
@@ -237,14 +271,14 @@ class Batch:
             arguments |= {"start_at_layer": start, "known": known}
         return self.model.run_with_hooks(stream, **arguments)
 
-    def _read(self, stream: Tensor) -> Tensor:
-        """What the readout reads of the final streams."""
+    def _read(self, stream: Tensor) -> list[Tensor]:
+        """What the readout reads of each of the final streams."""
         if self.after_blocks:
             n_layers = self.model.cfg.n_layers
             hooks = hook_functions(self.steps, range(n_layers, n_layers + 1), self.changed)
             logits = self.model.run_with_hooks(stream, start_at_layer=n_layers, fwd_hooks=hooks)
-            return torch.cat([self.readout.select(one, self.run) for one in logits.chunk(len(self.plans))])
-        return (self.readout.read if self.reads is None else self.readout.read_there)(self.model, stream, self.run)
+            return [self.readout.select(one, self.run) for one in logits.chunk(len(self.plans))]
+        return self.readout.read(self.model, stream, self.run, cut=self.reads is not None)
 
     def _see_what_cannot_reach(self) -> None:
         """Make interventions that are of no consequence on a copy, to know whether they fit and change anything."""
@@ -252,7 +286,7 @@ class Batch:
             for step in [] if plan.reaches else steps:
                 did = step.act(self.unchanged[step.hook].clone(), self.model.hook_dict[step.hook])
                 assert did is not None
-                changed[step.made] = did
+                changed[step.made] = did & plan.changes
 
 
 def _stacked(value: Tensor, copies: int) -> Tensor:

@@ -10,7 +10,8 @@
     KL          KL(reference || this run), in nats    all tokens at one position
     Loss        mean next-token loss, in nats         all tokens at all positions but the last
 
-A position of -1 is the last real token of each prompt. Answers are one token for each prompt, as ids or as text; text
+A position of -1, the default, is the last real token of each prompt; a model that reads in both directions has no
+default. Answers are one token for each prompt, as ids or as text; text
 is looked up when a model is at hand (`metric.on(model)`, which experiments do by themselves).
 """
 
@@ -25,8 +26,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp_hooks.errors import BadInput, MetricError
+from interp_hooks.errors.arguments import is_integral
 from interp_hooks.interventions.engine import evaluate
-from interp_hooks.interventions.readout import Metric, Readout, for_each_prompt
+from interp_hooks.interventions.readout import LAST, Metric, Readout, for_each_prompt
 from interp_hooks.interventions.runs import Prompts, Run, as_run
 from interp_hooks.model.transformer import HookedTransformer
 
@@ -47,7 +49,7 @@ def _ids(tokens: Any, role: str) -> Tensor:
 
 def _column(answers: Answers, role: str) -> Int[Tensor, "batch 1"]:
     ids = _ids(answers, role)
-    if ids.is_floating_point() or ids.ndim > 1 or ids.numel() == 0:
+    if not is_integral(ids) or ids.ndim > 1 or ids.numel() == 0:
         raise BadInput(f"{role} must be one token for each prompt, got shape {list(ids.shape)} of {ids.dtype}")
     return ids.reshape(-1, 1).long()
 
@@ -76,7 +78,7 @@ class LogitDiff(Metric):
 
     answer: Answers
     wrong: Answers
-    pos: int | Tensor = -1
+    pos: int | Tensor = LAST
     name = "logit_diff"
 
     def on(self, model: HookedTransformer) -> LogitDiff:
@@ -104,7 +106,7 @@ class LogitMargin(Metric):
 
     answer: Int[Tensor, " batch"]
     wrong: Int[Tensor, "batch n"]
-    pos: int | Tensor = -1
+    pos: int | Tensor = LAST
     name = "logit_margin"
 
     @property
@@ -126,8 +128,9 @@ class ProbDiff(Metric):
 
     tokens: Int[Tensor, " n"]
     signs: Float[Tensor, "batch n"]
-    pos: int | Tensor = -1
+    pos: int | Tensor = LAST
     name = "prob_diff"
+    highest = 1.0
 
     @property
     def readout(self) -> Readout:
@@ -143,7 +146,7 @@ class _OfAnswer(Metric):
     """What compares one token with all others at one position."""
 
     answer: Answers
-    pos: int | Tensor = -1
+    pos: int | Tensor = LAST
 
     def on(self, model: HookedTransformer) -> _OfAnswer:
         return replace(self, answer=model.token_ids(self.answer).reshape(-1))
@@ -164,6 +167,7 @@ class LogProb(_OfAnswer):
     """
 
     name = "logprob_nats"
+    highest = 0.0
 
     def score(self, logits: Float[Tensor, "batch d_vocab"]) -> Float[Tensor, " batch"]:
         return _log_probs(logits).gather(1, self._answer(logits))[:, 0]
@@ -177,6 +181,7 @@ class Prob(LogProb):
     """
 
     name = "prob"
+    highest = 1.0
 
     def score(self, logits: Float[Tensor, "batch d_vocab"]) -> Float[Tensor, " batch"]:
         return super().score(logits).exp()
@@ -208,6 +213,7 @@ class Accuracy(_OfAnswer):
 
     among: Sequence[Any] | Tensor | None = None
     name = "accuracy"
+    highest = 1.0
 
     def on(self, model: HookedTransformer) -> Accuracy:
         answer, among = model.token_ids(self.answer).reshape(-1), self.among
@@ -221,7 +227,7 @@ class Accuracy(_OfAnswer):
         if self.among is None:
             return Readout(pos=self.pos)
         answer, among = _column(self.answer, "answer"), _ids(self.among, "among")
-        if among.is_floating_point() or among.ndim not in (1, 2) or among.numel() == 0:
+        if not is_integral(among) or among.ndim not in (1, 2) or among.numel() == 0:
             raise BadInput(
                 f"among must be tokens for all prompts or [batch, n], got {list(among.shape)} of {among.dtype}"
             )
@@ -290,7 +296,7 @@ class KL(Metric):
     """
 
     reference: Prompts | Run
-    pos: int | Tensor = -1
+    pos: int | Tensor = LAST
     name = "kl_nats"
     lower_is_better = True
 

@@ -5,6 +5,7 @@ known    of that layer, what its interventions come after: the mixing of heads (
 first    the first position that it touches, in a causal model
 late     whether it touches the last layer (1) or what comes after it (2), which then cannot be cut to what is read
 reaches  whether it can change what is read at all
+changes  whether it may put anything at its sites that is not there anyway
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ import torch
 from torch import Tensor
 
 from interp_hooks.interventions.readout import Readout
-from interp_hooks.interventions.runs import Intervention, Run
-from interp_hooks.model.stream import Place, Stage, Stream
+from interp_hooks.interventions.runs import Intervention, Run, masked
+from interp_hooks.model.stream import Place, Stream
 from interp_hooks.model.transformer import HookedTransformer
 
 PREFIXES = 8  # first positions are rounded down to so many different ones, so that more runs can be stacked
@@ -36,6 +37,7 @@ class Plan:
     late: int = 0
     norms: frozenset[str] = frozenset()
     reaches: bool = True
+    changes: bool = True
     looked_at: bool = False
 
     @property
@@ -53,12 +55,24 @@ class Planner:
 
     def __init__(self, model: HookedTransformer, readout: Readout) -> None:
         self.model, self.readout, self.stream = model, readout, Stream(model)
-        hooked = [self.stream.place(point.name) for point in model.hook_points() if point.hooked]
-        self.alone = not hooked
-        self.spliced = bool(hooked) and bool(model.splices)
+        self.alone = not any(point.hooked for point in model.hook_points())
+        self.spliced = not self.alone and bool(model.splices)
         self.causal = self.alone and model.cfg.attention_dir == "causal" and self.stream.keeps_keys
-        self.watched_at_the_end = any(place.stage == Stage.FINAL for place in hooked)
+        self.watched_at_the_end = self.stream.watched_at_the_end
         self._reads: dict[Any, list[int]] = {}
+        self._masks: dict[Any, Tensor | None] = {}
+        self._shared: dict[Any, int] = {}
+
+    def settled(self, run: Run) -> Run:
+        """A run with the mask of its real tokens, if some are not, and positions that count from the first column."""
+        if run.prompt_key not in self._masks:
+            mask = masked(self.model, run).attention_mask
+            self._masks[run.prompt_key] = None if mask is None or bool(mask.all()) else mask
+        mask = self._masks[run.prompt_key]
+        if mask is None:
+            return run  # whoever counts back in such a run counts from its last column
+        real = mask.to(run.tokens.device).bool()
+        return Run(run.tokens, [made.counted_back(real) for made in run.interventions], mask)
 
     def plan(self, run: Run) -> Plan:
         """What a run has to compute.
@@ -66,7 +80,7 @@ class Planner:
         Raises:
             UnknownHook, BadInput: a site that does not exist or cannot be one.
         """
-        n_layers = self.model.cfg.n_layers
+        run, n_layers = self.settled(run), self.model.cfg.n_layers
         places = [place for made in run.interventions for place in self.places(made)]
         layer = min((place.layer for place in places), default=n_layers)
         last = max((place.layer for place in places), default=-1)
@@ -76,6 +90,8 @@ class Planner:
         cut = reads is not None and bool(places) and last < n_layers
         if cut and self.causal and reads is not None and self._cannot_reach(run, reads):
             return Plan(run=run, layer=n_layers, reaches=False)
+        if self.causal and run.interventions and all(self._has_it_anyway(run, made) for made in run.interventions):
+            return Plan(run=run, layer=n_layers, reaches=False, changes=False)
         return Plan(
             run=run,
             layer=layer,
@@ -95,6 +111,33 @@ class Planner:
         self.stream.check_edge(site.point.name, into.point.name)
         scale = self.stream.scale_of(site.point.name)
         return [site, into] if scale is None else [site, into, self.stream.place(scale)]
+
+    def _has_it_anyway(self, run: Run, made: Intervention) -> bool:
+        """Whether an intervention takes over from another run what this one has at its positions itself.
+
+        So it is, in a causal model, at the tokens with which the prompts of both begin.
+        """
+        other, place = made.puts, self.stream.place(made.site.hook)
+        if not isinstance(other, Run) or made.into is not None or place.layer == self.model.cfg.n_layers:
+            return False
+        touched = made.site.positions(place.point, run.tokens.shape[1])
+        return touched is not None and int(touched.max()) < self._shared_beginning(run, other)
+
+    def _shared_beginning(self, run: Run, other: Run) -> int:
+        """Of how many first positions all activations of another run are those of this one's prompts left alone."""
+        key = (run.prompt_key, other.key)
+        if key not in self._shared:
+            length, other = run.tokens.shape[1], self.settled(other)
+            places = [self.stream.place(made.site.hook).point for made in other.interventions]
+            touched = [
+                made.site.first_position(point, length) for made, point in zip(other.interventions, places, strict=True)
+            ]
+            same = 0
+            if run.tokens.shape == other.tokens.shape:
+                equal = ((run.tokens == other.tokens) & (run.real == other.real)).all(0)
+                same = int(equal.long().cumprod(0).sum())
+            self._shared[key] = min(same, *touched, length)
+        return self._shared[key]
 
     def _untouched(self, layer: int, places: Sequence[Place]) -> frozenset[str]:
         """What of its first layer a run takes over from its prompt left alone."""
@@ -134,7 +177,8 @@ class Planner:
         touched = torch.as_tensor(wanted)
         touched = torch.where(touched < 0, touched + length, touched)
         read = torch.tensor(reads)
-        here = touched == read if isinstance(wanted, Tensor) and len(wanted) == len(read) else torch.isin(read, touched)
+        own = isinstance(wanted, Tensor) and len(wanted) == len(read)
+        here = touched.reshape(len(read), -1) == read[:, None] if own else torch.isin(read, touched)
         return not bool(here.any())
 
 

@@ -13,9 +13,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp_hooks.errors import BadInput, MetricError
-from interp_hooks.errors.arguments import told
+from interp_hooks.errors.arguments import is_integral, told
+from interp_hooks.interventions.lazy_logits import LazyLogits
 from interp_hooks.interventions.runs import Run
 from interp_hooks.model.components.block import at_positions
+from interp_hooks.model.padding import counted_back
+from interp_hooks.model.stream import Stream
 from interp_hooks.model.transformer import HookedTransformer
 
 
@@ -37,7 +40,9 @@ class Readout:
     `pos` is an int or a tensor [batch]; a negative one counts back from the last real token, others count from the
     first, padding included, and may lie in it. `tokens` is [batch, n].
     `next_tokens` reads what every position says about the token that follows, [batch, pos-1, 2]: its log-probability in
-    nats, and 1 (0 where one of the two is padding, with a log-probability of 0).
+    nats, and 1 (0 where one of the two is padding, with a log-probability of 0). `on_demand` is for plain functions:
+    they get logits [batch, pos, d_vocab] that are computed when they are read (`LazyLogits`), where `pos` says which
+    position is there at all.
 
     >>> at_the_end = Readout(pos=-1, tokens=model.token_ids(pairs.answer)[:, None])
     """
@@ -45,6 +50,7 @@ class Readout:
     pos: int | Tensor | None = None
     tokens: Int[Tensor, "batch n"] | None = None
     next_tokens: bool = False
+    on_demand: bool = False
 
     def positions(self, run: Run) -> Int[Tensor, "batch 1"]:
         """The position as one non-negative index for each prompt.
@@ -53,43 +59,42 @@ class Readout:
             BadInput: outside the prompts' tensor, before the first token of a prompt if it counts from the end, or for
                 another number of prompts.
         """
-        batch, length = run.tokens.shape
-        integral = isinstance(self.pos, Integral) or (isinstance(self.pos, Tensor) and not self.pos.is_floating_point())
-        if not integral:
+        if not (is_integral(self.pos) or (isinstance(self.pos, Integral) and not isinstance(self.pos, bool))):
             raise BadInput(f"pos must be an int or a tensor [batch] of integers, got {told(self.pos)}")
-        device = run.tokens.device
-        real = run.real
-        ends = (real * torch.arange(1, length + 1, device=device)).amax(1)
-        pos = for_each_prompt(torch.as_tensor(self.pos, device=device).reshape(-1), batch, "position")
-        resolved = torch.where(pos < 0, ends + pos, pos)[:, None]
-        inside = ((resolved >= 0) & (resolved < length)).all()
-        if not bool(inside) or not bool((real.gather(1, resolved)[:, 0] | (pos >= 0)).all()):
-            raise BadInput(f"position {self.pos} is out of range for prompts of {length} tokens")
-        return resolved
+        pos = torch.as_tensor(self.pos, device=run.tokens.device).reshape(-1)
+        return counted_back(for_each_prompt(pos, len(run.tokens), "position")[:, None], run.real)
 
     def select(self, logits: Float[Tensor, "batch pos d_vocab"], run: Run) -> Tensor:
         """The part of a run's full logits that is read."""
         if self.next_tokens:
             return _next_log_probs(logits[:, :-1], run)
+        if self.on_demand:
+            return logits
         if self.pos is not None:
             logits = at_positions(logits, self.positions(run))
         if self.tokens is not None:
             logits = logits.gather(-1, self._tokens(run, logits)[:, None].expand(-1, logits.shape[1], -1))
         return logits if self.pos is None else logits[:, 0]
 
-    def read(self, model: HookedTransformer, stream: Float[Tensor, "rows pos d_model"], run: Run) -> Tensor:
-        """The same from the final stream of copies of the run's prompts, stacked."""
-        if self.pos is not None:
-            stream = at_positions(stream, self.positions(run).repeat(len(stream) // len(run.tokens), 1))
-        return self.read_there(model, stream, run)
+    def read(
+        self, model: HookedTransformer, streams: Float[Tensor, "rows pos d_model"], run: Run, cut: bool = False
+    ) -> list[Tensor]:
+        """The same from the final streams of copies of the run's prompts, one below the other: one tensor for each.
 
-    def read_there(self, model: HookedTransformer, stream: Float[Tensor, "rows read d_model"], run: Run) -> Tensor:
-        """The same from a stream that holds the positions that are read, and no others."""
+        The streams are at all positions or, if they are `cut`, at those that are read, and no others.
+        """
+        copies = len(streams) // len(run.tokens)
+        if self.on_demand and not Stream(model).watched_at_the_end:
+            positions = self.positions(run) if cut else None
+            length = run.tokens.shape[1]
+            return [LazyLogits.of(model, stream, length, positions) for stream in streams.chunk(copies)]
         if self.next_tokens:
-            return _next_log_probs(model.logits(stream[:, :-1]), run)
-        tokens = None if self.tokens is None else self._tokens(run, stream).repeat(len(stream) // len(run.tokens), 1)
-        logits = model.logits(stream, tokens)
-        return logits if self.pos is None else logits[:, 0]
+            return list(_next_log_probs(model.logits(streams[:, :-1]), run).chunk(copies))
+        if self.pos is not None and not cut:
+            streams = at_positions(streams, self.positions(run).repeat(copies, 1))
+        tokens = None if self.tokens is None else self._tokens(run, streams).repeat(copies, 1)
+        logits = model.logits(streams, tokens)
+        return list((logits if self.pos is None else logits[:, 0]).chunk(copies))
 
     def _tokens(self, run: Run, like: Tensor) -> Int[Tensor, "batch n"]:
         assert self.tokens is not None
@@ -109,6 +114,8 @@ def _next_log_probs(logits: Float[Tensor, "rows before d_vocab"], run: Run) -> F
 class Metric(ABC):
     """A number for each prompt, computed from the logits that `readout` names. `name` has the unit in it.
 
+    `highest` is the largest value that it can have, if there is one.
+
     >>> class Entropy(Metric):
     ...     name = "entropy_nats"
     ...     readout = Readout(pos=-1)
@@ -119,6 +126,7 @@ class Metric(ABC):
 
     name: str = "metric"
     lower_is_better: bool = False
+    highest: float | None = None
 
     @property
     @abstractmethod
@@ -139,16 +147,39 @@ class Metric(ABC):
         return self.score(self.readout.select(logits, Run(positions_only)))
 
 
+class _Unsaid(int):
+    """A position that nobody said."""
+
+
+LAST: int = _Unsaid(-1)
+"""As a default: the last real token, whose logits predict what follows. A model that reads both ways has no such."""
+
+
+def said(model: HookedTransformer, pos: int | Tensor | None) -> int | Tensor | None:
+    """A position as it is.
+
+    Raises:
+        BadInput: it is only the default, in a model that reads both ways.
+    """
+    if isinstance(pos, _Unsaid) and model.cfg.attention_dir == "bidirectional":
+        raise BadInput(
+            "pos= is needed: this model reads in both directions, so that the last token (a [SEP], perhaps) predicts "
+            "nothing that follows; say which position is meant, such as that of [MASK]"
+        )
+    return pos
+
+
 MetricLike = Metric | Callable[[Tensor], Tensor]
 
 
 def reading(model: HookedTransformer, metric: MetricLike) -> tuple[Readout, Callable[[Tensor], Tensor]]:
-    """What a metric reads of a model's logits, and how it scores that; a plain function reads all of them."""
+    """What a metric reads of a model's logits, and how it scores that; of plain functions only their reading shows."""
     if not callable(metric):
         raise MetricError(f"the metric must be a Metric or a function of logits, got {told(metric)}")
     if not isinstance(metric, Metric):
-        return Readout(), metric
+        return Readout(on_demand=True), metric
     metric = metric.on(model)
+    said(model, metric.readout.pos)
     return metric.readout, metric.score
 
 
@@ -162,14 +193,31 @@ def metric_name(metric: MetricLike) -> str:
     return metric.name if isinstance(metric, Metric) else getattr(metric, "__name__", "metric")
 
 
-def checked_score(score: object, what: str) -> Tensor:
-    """What a metric gave, as a tensor of floats.
+def counted_score(score: object, what: str, prompts: int) -> Tensor:
+    """What a metric gave, if it is a real number for each prompt or one for all; `what` says of which run.
 
     Raises:
-        MetricError: no tensor, or nan; `what` says of which run.
+        MetricError: it is not.
     """
+    if isinstance(score, LazyLogits):
+        score = score.whole()
     if not isinstance(score, Tensor):
         raise MetricError(f"the metric must return a tensor (a number for each prompt), got {type(score).__name__}")
+    if score.is_complex() or score.numel() == 0 or (score.ndim and len(score) not in (1, prompts)):
+        raise MetricError(
+            f"the metric must give a real number for each of {prompts} prompts, or one for all, got {told(score)} for "
+            f"{what}"
+        )
+    return score
+
+
+def checked_score(score: object, what: str, prompts: int) -> Tensor:
+    """The same as a tensor of floats.
+
+    Raises:
+        MetricError: also for nan.
+    """
+    score = counted_score(score, what, prompts)
     if bool(score.isnan().any()):
         raise MetricError(
             f"the metric gives nan for {what}: {score.tolist()}. Look for infinite logits on both sides of a "

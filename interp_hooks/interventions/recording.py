@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -135,7 +134,7 @@ class Recorder:
         hooks = [self.stream.entering(plan.layer)] if plan.layer >= 0 else []
         hooks += [self.stream.shows(known, plan.layer) for known in plan.known]
         if not plan.reaches:
-            hooks.append(plan.run.interventions[0].site.hook)
+            hooks += [made.site.hook for made in plan.run.interventions]
         if plan.first:
             hooks.append(self.stream.entering(self.stream.n_layers))
             self.prefixes[unchanged.key] = KeyValueCache()
@@ -152,19 +151,21 @@ class Recorder:
 
     def _read(self, run: Run, hooks: set[str], recordings: Recordings) -> Recording:
         """One pass over a run, as far as the last of these hooks."""
+        run, key = self.planner.settled(run), run.key
         model, last = self.planner.model, max(self.stream.place(hook).layer for hook in hooks)
         steps = steps_of(self.planner, run, recordings)
         changed: list[dict[int, Tensor]] = [{}]
-        with model.hooks(hook_functions([steps], range(-1, last + 1), changed)) if steps else nullcontext():
-            _, found = model.run_with_cache(
-                run.tokens,
-                attention_mask=run.attention_mask,
-                return_type="logits" if last == model.cfg.n_layers else None,
-                stop_at_layer=last + 1 if last < model.cfg.n_layers else None,
-                past_kv_cache=self.prefixes.get(run.key),
-                names_filter=hooks,
-                return_cache_object=False,
-            )
+        scope, _ = model.scope_of(hook_functions([steps], range(-1, last + 1), changed))
+        _, found = scope.run(
+            model.run_with_cache,
+            run.tokens,
+            attention_mask=run.attention_mask,
+            return_type="logits" if last == model.cfg.n_layers else None,
+            stop_at_layer=last + 1 if last < model.cfg.n_layers else None,
+            past_kv_cache=self.prefixes.get(key),
+            names_filter=hooks,
+            return_cache_object=False,
+        )
         later = {step.made for step in steps if step.layer > last}
         if silent := [step.hook for step in steps if step.made not in changed[0].keys() | later]:
             raise HookDidNotFire(f"the pass over a source never came by {silent[0]}, where it has an intervention")

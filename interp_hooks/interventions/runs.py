@@ -19,7 +19,7 @@ way; how they are evaluated together is the business of `engine.evaluate`.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -28,10 +28,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp_hooks.errors import BadInput, UnknownHook
-from interp_hooks.errors.arguments import told, told_shape
+from interp_hooks.errors.arguments import is_integral, told, told_shape
 from interp_hooks.hooks.points import HookPoint
 from interp_hooks.interventions.sites import Here, Recording, Recordings, Site, Source, key_of
 from interp_hooks.interventions.subspaces import orthonormal, swapped
+from interp_hooks.model.inputs import checked_mask
 from interp_hooks.model.transformer import HookedTransformer
 
 Excluded = Literal["bos", "padding"]
@@ -67,7 +68,9 @@ OF_TASK: Any = _OfTask()
 
 @dataclass(frozen=True, eq=False)
 class Run(Source):
-    """Tokens [batch, pos], what is done while reading them, and which tokens are real (all, by default).
+    """Tokens [batch, pos], what is done while reading them, and which tokens are real.
+
+    Without an `attention_mask`, these are the ones that the model finds (`interp_hooks.model.padding`).
 
     As a source it puts its own activation at the same place.
 
@@ -80,7 +83,7 @@ class Run(Source):
 
     def __post_init__(self) -> None:
         tokens = self.tokens
-        if not isinstance(tokens, Tensor) or tokens.ndim != 2 or tokens.is_floating_point():
+        if not isinstance(tokens, Tensor) or tokens.ndim != 2 or not (is_integral(tokens) or tokens.is_meta):
             raise BadInput(f"tokens of a Run must be integers [batch, pos], got {told(tokens)}")
         made = self.interventions
         if not isinstance(made, Sequence) or not all(isinstance(one, Intervention) for one in made):
@@ -101,7 +104,7 @@ class Run(Source):
 
     @property
     def real(self) -> Bool[Tensor, "batch pos"]:
-        """Which tokens are no padding."""
+        """Which tokens are no padding, as far as the run itself says it: all of them without a mask."""
         mask = torch.ones_like(self.tokens) if self.attention_mask is None else self.attention_mask
         return mask.to(self.tokens.device).bool()
 
@@ -183,7 +186,7 @@ class Resample(Source):
 
     def __post_init__(self) -> None:
         _check_run(self.run)
-        if not isinstance(self.order, Tensor) or self.order.ndim != 1 or self.order.is_floating_point():
+        if not isinstance(self.order, Tensor) or self.order.ndim != 1 or not is_integral(self.order):
             raise BadInput(f"order must be a tensor of prompts [batch], integers, got {told(self.order)}")
 
     @property
@@ -323,6 +326,11 @@ class Intervention:
         """Whether scores are to be differentiated with respect to something here."""
         return any(isinstance(one, Tensor) and one.requires_grad for one in (self.source, self.mask))
 
+    def counted_back(self, real: Bool[Tensor, "batch pos"]) -> Intervention:
+        """The same in prompts with these real tokens, at positions that all count from the first column."""
+        site, into = self.site.counted_back(real), None if self.into is None else self.into.counted_back(real)
+        return self if site is self.site and into is self.into else replace(self, site=site, into=into)
+
     def write(self, value: Tensor, point: HookPoint, recordings: Recordings, first: int = 0) -> Bool[Tensor, ""]:
         """Change `value`, whose positions begin at `first`, in place; whether that made a difference.
 
@@ -375,29 +383,43 @@ def _empty(value: object) -> bool:
 # ------------------------------------------------------------------------------------------------------- from prompts
 
 
-def as_run(model: HookedTransformer, prompts: Any) -> Run:
-    """A run on text or on token ids [batch, pos], with its padding masked; a run that does nothing as it is.
+def as_run(model: HookedTransformer, prompts: Any, attention_mask: Tensor | None = None) -> Run:
+    """A run on text, on token ids [batch, pos] or on a run's tokens, with a mask of the real ones if some are not.
 
     Raises:
-        BadInput: a run with interventions, which would not be made.
+        BadInput: a run with interventions, which would not be made; text that is too long; an `attention_mask` beside
+            text or a run, which have their own, or one that does not fit; ids that may be padding or text.
     """
+    if isinstance(prompts, TaskLike):
+        prompts = prompts.clean
+    if attention_mask is not None:
+        if not isinstance(prompts, Tensor):
+            raise BadInput("attention_mask= belongs to token ids; text and runs say themselves which tokens are real")
+        return Run(model.checked_tokens(prompts), (), checked_mask(attention_mask))
     if isinstance(prompts, Run):
         if prompts.interventions:
             raise BadInput("expected prompts, or a run without interventions: they would not be made")
-        return prompts
-    if isinstance(prompts, TaskLike):
-        prompts = prompts.clean
+        return masked(model, prompts)
     if isinstance(prompts, Tensor):
-        tokens = model.checked_tokens(prompts)
-        return Run(tokens, (), model.text.real_tokens(tokens))
-    encoded = model.text.encode(prompts, truncate=False)
+        return masked(model, Run(model.checked_tokens(prompts)))
+    encoded = model.text.fitted(prompts)
     mask = None if encoded.real is None else encoded.real.to(model.device)
-    return Run(encoded.tokens.to(model.device), (), mask)
+    return Run(model.checked_tokens(encoded.tokens), (), mask)
+
+
+def masked(model: HookedTransformer, run: Run) -> Run:
+    """A run that says which of its tokens are real if some are not.
+
+    Raises:
+        BadInput: it has no mask, and nobody can tell.
+    """
+    real = None if run.attention_mask is not None else model.text.padding(run.tokens).real
+    return run if real is None else replace(run, attention_mask=real)
 
 
 def counted_positions(model: HookedTransformer, run: Run, exclude: Collection[Excluded]) -> Bool[Tensor, "batch pos"]:
     """Which positions of a run count in a mean: not padding, nor a BOS token that the text begins with."""
-    real = run.real
+    real = masked(model, run).real
     counted = real if "padding" in exclude else torch.ones_like(real)
     if "bos" not in exclude or model.tokenizer is None:
         return counted

@@ -16,13 +16,16 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import checked
+from interp_hooks.errors.arguments import checked, is_integral
 from interp_hooks.hooks.names import get_act_name
 from interp_hooks.hooks.points import POSITIONS, HookPoint
+from interp_hooks.model.padding import counted_back
 
 Index = int | tuple[int, ...] | Tensor
 Recording = Mapping[str, Tensor]
@@ -33,8 +36,9 @@ Recording = Mapping[str, Tensor]
 class Site:
     """A hook point, and which part of it: an index for some of its axes, by their names.
 
-    An int picks one index for all prompts, a list several, a tensor [batch] one of each prompt's own. Lists of several
-    axes pick all their combinations.
+    An int picks one index for all prompts, a list several, a tensor [batch] one of each prompt's own, and a tensor
+    [batch, n] several. Lists of several axes pick all their combinations. Positions that are negative count back from
+    the last real token of each prompt.
 
     Raises:
         BadInput: an index that is none of these.
@@ -56,7 +60,8 @@ class Site:
             BadInput: an axis that the hook does not have, or an index outside it.
         """
         index: list[Any] = [slice(None)] * value.ndim
-        several: dict[int, Tensor] = {}  # the dims whose indices are combined
+        several: dict[int, tuple[Tensor, tuple[int, ...]]] = {}  # indices of dims, and which dims their axes stand for
+        per_prompt: list[int] = []
         for axis, wanted in self.select.items():
             if axis not in point.axes:
                 raise BadInput(f"{point.name} has the axes {', '.join(point.axes)}; there is no {axis!r} to select")
@@ -69,19 +74,33 @@ class Site:
                     raise BadInput(
                         f"{axis}= needs one index for each of {len(value)} prompts; got shape {list(wanted.shape)}"
                     )
-                several[0] = torch.arange(len(value))
-                several[dim] = shifted
+                several[dim] = shifted, (0, dim)[: shifted.ndim]
+                per_prompt += [dim] if dim else []
             else:
-                several[dim] = shifted
-        per_prompt = {0} | {
-            point.axes.index(axis) for axis, wanted in self.select.items() if isinstance(wanted, Tensor)
-        }
-        grid = [dim for dim in sorted(several) if dim not in per_prompt or dim == 0]
-        for dim, indices in several.items():
-            along = grid.index(0 if dim in per_prompt else dim)
-            shape = [-1 if place == along else 1 for place in range(len(grid))]
-            index[dim] = indices.to(value.device).reshape(shape)
+                several[dim] = shifted, (dim,)
+        if per_prompt:
+            rows, _ = several.pop(0, (torch.tensor(index[0]) if isinstance(index[0], int) else None, ()))
+            rows = torch.arange(len(value)) if rows is None else rows
+            several |= {dim: (several[dim][0][rows], several[dim][1][1 - rows.ndim :]) for dim in per_prompt}
+            several |= {0: (rows, (0,))} if rows.ndim else {}
+        grid = sorted({along for _, dims in several.values() for along in dims})
+        for dim, (indices, dims) in several.items():
+            sizes = dict(zip(dims, indices.shape, strict=True))
+            index[dim] = indices.to(value.device).reshape([sizes.get(along, 1) for along in grid])
         return tuple(index)
+
+    def counted_back(self, real: Bool[Tensor, "batch pos"]) -> Site:
+        """The same site in prompts with these real tokens, with positions that all count from the first column.
+
+        Raises:
+            BadInput: a position that counts back beyond the first real token of a prompt.
+        """
+        found = {
+            axis: _counted_back(axis, self.select[axis], real)
+            for axis in {*POSITIONS, "key"} & self.select.keys()
+            if bool((torch.as_tensor(self.select[axis]) < 0).any())
+        }
+        return dataclasses.replace(self, select={**self.select, **found}) if found else self
 
     @staticmethod
     def _shifted(point: HookPoint, axis: str, wanted: Index, size: int, skipped: int) -> Tensor:
@@ -94,11 +113,18 @@ class Site:
             )
         return torch.where(listed < 0, listed, listed - skipped)
 
+    def positions(self, point: HookPoint, length: int) -> Tensor | None:
+        """The positions that are touched, of prompts of `length` tokens, as a flat tensor; None: all of them."""
+        selected = [self.select[axis] for axis in POSITIONS if axis in point.axes and axis in self.select]
+        if not selected:
+            return None
+        listed = torch.as_tensor(selected[0]).flatten()
+        return torch.where(listed < 0, listed + length, listed)
+
     def first_position(self, point: HookPoint, length: int) -> int:
         """The first position that is touched, of prompts of `length` tokens."""
-        wanted = next((self.select[axis] for axis in POSITIONS if axis in point.axes and axis in self.select), 0)
-        listed = torch.as_tensor(wanted).flatten()
-        return int(torch.where(listed < 0, listed + length, listed).min())
+        touched = self.positions(point, length)
+        return 0 if touched is None else int(touched.min())
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -108,11 +134,10 @@ class Site:
 
 def _as_index(axis: str, wanted: Any) -> Index:
     """An int, a tuple of ints, or a tensor of one index for each prompt."""
-    integers = isinstance(wanted, Tensor) and not (wanted.is_floating_point() or wanted.is_meta)
-    if integers and wanted.ndim == 1 and len(wanted):
+    if is_integral(wanted) and wanted.ndim in (1, 2) and wanted.numel():
         return wanted.long().cpu()
     try:
-        if not isinstance(wanted, Tensor):
+        if not isinstance(wanted, Tensor) and not _holds_bools(wanted):
             index = tuple(map(operator.index, wanted)) if isinstance(wanted, Iterable) else operator.index(wanted)
             if index != ():
                 return index
@@ -121,15 +146,34 @@ def _as_index(axis: str, wanted: Any) -> Index:
     came = f"shape {list(wanted.shape)} of {wanted.dtype}" if isinstance(wanted, Tensor) else repr(wanted)
     raise BadInput(
         f"{axis}= must be an int, a list of ints that is not empty, or a tensor with one index for each prompt; "
-        f"got {came}"
+        f"got {came}. Of a mask over the axis, pass mask.nonzero()[:, 0].tolist()"
     )
+
+
+def _counted_back(axis: str, wanted: Index, real: Bool[Tensor, "batch pos"]) -> Index:
+    """Positions from the first column: the same for all prompts if that is what they come to, or of each its own."""
+    listed = torch.as_tensor(wanted)
+    rows = listed.reshape(len(listed) if isinstance(wanted, Tensor) else 1, -1)
+    if len(rows) not in (1, len(real)):
+        raise BadInput(f"{axis}= needs one index for each of {len(real)} prompts; got shape {list(listed.shape)}")
+    rows = torch.where(rows < 0, counted_back(rows.clamp(max=-1), real.cpu()), rows)
+    if isinstance(wanted, Tensor):
+        return rows.reshape(len(real), *listed.shape[1:])
+    if bool((rows == rows[:1]).all()):
+        return int(rows[0, 0]) if isinstance(wanted, int) else tuple(rows[0].tolist())
+    return rows[:, 0] if isinstance(wanted, int) else rows
+
+
+def _holds_bools(wanted: Any) -> bool:
+    """Whether something is a mask, or an entry of one: True is no index."""
+    return any(map(_holds_bools, wanted)) if isinstance(wanted, list | tuple) else isinstance(wanted, bool | np.bool_)
 
 
 @checked
 def at(hook: str, layer: int | None = None, **select: Any) -> Site:
     """A site by full or short hook name: `at("z", 5, head=1, pos=-1)`, `at("blocks.3.hook_resid_pre")`.
 
-    A negative position counts from the end of the row, padding included; a metric's counts from the last real token.
+    A negative position counts back from the last real token of each prompt, as a metric's does.
 
     >>> at("z", 1, head=3, pos=-1).hook
     'blocks.1.attn.hook_z'

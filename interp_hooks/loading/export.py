@@ -38,7 +38,7 @@ def to_hf(model: HookedTransformer) -> Any:
         if all(value is None for value in values):
             continue  # a part that this layer does not have
         if not names:
-            _refuse_lost(modules, rule)
+            _refuse_lost(model, modules, rule)
             continue
         back = rule.backward([value for value in values if value is not None], sizes)
         for name, part in zip(names, back if rule.stacked else [back], strict=True):
@@ -48,6 +48,8 @@ def to_hf(model: HookedTransformer) -> Any:
                     f"but {list(part.shape)} here"
                 )
             tensors[name].copy_(part)
+    if (ends := model.cfg.eos_token_ids) and hf_model.can_generate():
+        hf_model.generation_config.eos_token_id = ends[0] if len(ends) == 1 else list(ends)
     return hf_model.eval()
 
 
@@ -64,12 +66,18 @@ def _value(modules: Mapping[str, nn.Module], name: str) -> Tensor | None:
     return torch.full(part.over, 1.0 - part.gain_offset if leaf == "w" else 0.0)
 
 
-def _refuse_lost(modules: Mapping[str, nn.Module], rule: Rule) -> None:
+def _refuse_lost(model: HookedTransformer, modules: Mapping[str, nn.Module], rule: Rule) -> None:
+    processed = any(line.endswith(": applied") for line in model.processing_report())
     for name in rule.ours:
         parent, _, leaf = name.rpartition(".")
         weight = modules[parent]._parameters.get(leaf) if parent in modules else None
         if weight is not None and bool(weight.any()):
             raise CheckpointError(
-                f"{name} is not zero, but the checkpoint's architecture has no such parameter. If processing made it "
-                "so, load with from_pretrained_no_processing, edit, and export that"
+                f"{name} is not zero, but the checkpoint's architecture has no such parameter. "
+                + (
+                    "Processing may have made it so: load with from_pretrained_no_processing, edit, and export that"
+                    if processed
+                    else "This model was not processed, so training or an edit made it so: keep such biases out of "
+                    f"training (model.get_parameter({name!r}).requires_grad_(False), from the start), or set them to 0"
+                )
             )

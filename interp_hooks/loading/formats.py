@@ -84,7 +84,7 @@ def recognise(checkpoint: Mapping[str, Any]) -> Recognised:
     if {"model", "model_args"} <= checkpoint.keys():
         return Recognised(family=NANO_GPT, state=_tensors(checkpoint["model"]), settings=checkpoint["model_args"])
     for family, telling in TELLING_NAMES.items():
-        if all(name in checkpoint or COMPILED + name in checkpoint for name in telling):
+        if all(any(before + name in checkpoint for before in ("", *WRAPPED)) for name in telling):
             state = _tensors(checkpoint)
             _refuse_tied(FORMATS[family], state)
             return Recognised(family=FORMATS[family], state=state)
@@ -104,7 +104,7 @@ def _refuse_tied(family: Family, state: Mapping[str, Tensor]) -> None:
         )
 
 
-COMPILED = "_orig_mod."  # what torch.compile puts before every name
+WRAPPED = ("_orig_mod.", "module.", "module._orig_mod.")  # what torch.compile and DataParallel put before every name
 
 
 def _tensors(state: Any) -> dict[str, Tensor]:
@@ -113,7 +113,12 @@ def _tensors(state: Any) -> dict[str, Tensor]:
     for name, tensor in state.items():
         if not isinstance(tensor, Tensor):
             raise CheckpointError(f"expected a state dict of tensors, but {name!r} is of type {type(tensor).__name__}")
-    return {name.removeprefix(COMPILED): tensor for name, tensor in state.items()}
+    return {unwrapped(name): tensor for name, tensor in state.items()}
+
+
+def unwrapped(name: str) -> str:
+    """A parameter's name without what torch.compile and DataParallel put before it."""
+    return name.removeprefix("module.").removeprefix("_orig_mod.")
 
 
 def _read(path: Path) -> Mapping[str, Any]:

@@ -27,6 +27,7 @@ from interp_hooks.errors import (
 )
 from interp_hooks.loading.families import FAMILIES
 from interp_hooks.loading.folding import Processing, process
+from interp_hooks.loading.given import check_model, check_state
 from interp_hooks.loading.guard import Family
 from interp_hooks.loading.rules import Rule, axis_sizes, rules
 from interp_hooks.loading.source import Source
@@ -63,15 +64,18 @@ def load_pretrained(cls: type[HookedTransformer], options: LoadOptions, processi
         hf_config = source.config()
         family = family_of(hf_config)
         cfg, n_layers_there = _our_config(family, hf_config, options)
-        tokenizer = options.tokenizer or source.tokenizer()
-        state = _load_state(source, hf_config, family, cfg.dtype)
+        tokenizer = source.tokenizer() if options.tokenizer is None else options.tokenizer
+        hf_model = _loaded(source, hf_config, family, cfg.dtype)
         revision = source.commit() or options.revision
     else:
+        check_model(options.hf_model)
         hf_config = copy.deepcopy(options.hf_model.config)
         family = family_of(hf_config, type(options.hf_model).__name__)
         cfg, n_layers_there = _our_config(family, hf_config, options)
-        tokenizer, state = options.tokenizer, dict(options.hf_model.state_dict())
-    _refuse_quantised(state, options.name)
+        tokenizer, hf_model = options.tokenizer, options.hf_model
+    cfg, state = _ending_as(hf_model, cfg), dict(hf_model.state_dict())
+    check_state(state, options.name, hf_model)
+    del hf_model  # what is adopted belongs to nobody else
     with torch.device("meta"):
         model = cls(cfg, tokenizer, default_padding_side=options.default_padding_side)
     adopt(model, family, text_half(state), n_layers_there, _device(options), owned)
@@ -90,22 +94,6 @@ def _device(options: LoadOptions) -> torch.device | None:
 
 def _spread(hf_model: Any) -> bool:
     return hf_model is not None and len({weight.device for weight in hf_model.parameters()}) > 1
-
-
-def _refuse_quantised(state: Mapping[str, Tensor], name: str) -> None:
-    for key, tensor in state.items():
-        is_weight = key.endswith(("weight", "bias", "proj", "_blocks"))
-        if is_weight and (not tensor.is_floating_point() or tensor.element_size() == 1):
-            raise CheckpointError(
-                f"{name!r} is quantised ({key} is {tensor.dtype}). A converted model computes, hooks and edits dense "
-                "weights, so nothing works on these. Load it with transformers, call hf_model.dequantize(), and pass "
-                "hf_model=; or pass a quantization_config that dequantizes while loading"
-            )
-        if tensor.is_meta:
-            raise CheckpointError(
-                f"{name!r}: {key} is not in memory (offloaded by its device_map). Give a device_map that keeps all "
-                "weights on devices, or a smaller dtype"
-            )
 
 
 def text_half(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -195,8 +183,20 @@ def _first_layers(fields: dict[str, Any], n_layers: int) -> dict[str, Any]:
     return fields | cut | {"n_layers": n_layers}
 
 
-def _load_state(source: Source, hf_config: Any, family: Family, dtype: torch.dtype | str) -> dict[str, Tensor]:
-    """All tensors of a checkpoint, loaded by transformers; nothing else refers to them, so they may be adopted."""
+def _ending_as(hf_model: Any, cfg: HookedTransformerConfig) -> HookedTransformerConfig:
+    """The config with the tokens at which HuggingFace's `generate` stops, as far as the model can write them.
+
+    A single one that only the model's config names is often a default, and less than what the tokenizer says.
+    """
+    generation = getattr(hf_model, "generation_config", None)
+    ends = getattr(generation, "eos_token_id", None)
+    only_default = isinstance(ends, int) and getattr(generation, "_from_model_config", False)
+    ids = () if ends is None or only_default else [ends] if isinstance(ends, int) else ends
+    return cfg.replace(eos_token_ids=tuple(id for id in ids if id < cfg.d_vocab_out))
+
+
+def _loaded(source: Source, hf_config: Any, family: Family, dtype: torch.dtype | str) -> Any:
+    """The model of a checkpoint as transformers loads it; nobody else has its tensors, so that they may be adopted."""
     try:
         hf_model, info = family.auto_class.from_pretrained(
             source.location,
@@ -217,7 +217,7 @@ def _load_state(source: Source, hf_config: Any, family: Family, dtype: torch.dty
         missing = sorted(info["missing_keys"])
         raise WeightMismatch(f"the checkpoint {source.name!r} lacks {len(missing)} tensors: {', '.join(missing[:5])}")
     _refuse_leftovers(info["unexpected_keys"], family)
-    return dict(hf_model.state_dict())
+    return hf_model
 
 
 def adopt(

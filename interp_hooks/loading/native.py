@@ -108,7 +108,8 @@ def load(options: LoadOptions, processing: Processing, splices: Mapping[str, nn.
     cfg = _config(folder, description["config"])
     if options.default_prepend_bos is not None:
         cfg = cfg.replace(default_prepend_bos=options.default_prepend_bos)
-    tokenizer = options.tokenizer or (read_tokenizer(str(folder)) if _with_tokenizer(folder, description) else None)
+    own = read_tokenizer(str(folder)) if options.tokenizer is None and _with_tokenizer(folder, description) else None
+    tokenizer = own if options.tokenizer is None else options.tokenizer
     model = from_checkpoint(folder / WEIGHTS, cfg, tokenizer, dtype=options.dtype, device=options.device)
     _refuse_another_save(folder / WEIGHTS, description)
     model.text.padding_side = options.default_padding_side or description["padding_side"]

@@ -98,7 +98,7 @@ def verify(model: HookedTransformer, hf_model: Any, tokens: Int[Tensor, "batch p
     hf_model.eval()
     theirs = hf_model(input_ids=tokens.to(next(hf_model.parameters()).device), return_dict=True).logits
     hf_model.train(was_training)
-    ours = model(tokens).to(theirs.device)
+    ours = model(tokens, attention_mask=torch.ones_like(tokens)).to(theirs.device)
     if ours.shape != theirs.shape:
         raise BadInput(f"the models do not fit: logits of shape {list(ours.shape)} and {list(theirs.shape)}")
     p, q = theirs.double().log_softmax(-1), ours.double().log_softmax(-1)
@@ -134,14 +134,15 @@ def _peak_process_bytes() -> int:
 
 
 def verify_checkpoint(
-    name: str, *, text: str = TEXT, dtype: str = "float32", processing: bool = True, **hf_kwargs: Any
+    name: str, *, text: str | None = None, dtype: str = "float32", processing: bool = True, **hf_kwargs: Any
 ) -> Report:
     """Load a checkpoint twice, with `transformers` and as a `HookedTransformer`, and compare.
 
-    They read `text`, or random tokens if the checkpoint has no tokenizer.
+    They read `text` (default: a few sentences, or random tokens if the checkpoint has no tokenizer).
 
     Raises:
         CheckpointError: not found, or not convertible.
+        NoTokenizer: a text for a checkpoint that has no tokenizer.
     """
     as_dtype(dtype)  # refuses a name that is none before anything is loaded
     source = Source(name=name, hf_kwargs=hf_kwargs)
@@ -151,7 +152,8 @@ def verify_checkpoint(
     plain = {"attn_implementation": "eager", "experts_implementation": "eager"}  # the others don't know every dtype
     theirs = family.auto_class.from_pretrained(source.location, dtype=model.dtype, **(plain | hf_kwargs))
     hf_model = theirs.to(model.device)
-    return verify(model, hf_model, None if model.tokenizer is None else model.to_tokens(text))
+    text = TEXT if text is None and model.tokenizer is not None else text
+    return verify(model, hf_model, None if text is None else model.to_tokens(text))
 
 
 @torch.no_grad()
@@ -163,7 +165,10 @@ def invariants(model: HookedTransformer, tokens: Int[Tensor, "batch pos"]) -> di
         error = float((left.double() - right.double()).abs().max() / right.double().abs().max().clamp(min=1e-30))
         worst[name] = max(worst.get(name, 0.0), math.inf if math.isnan(error) else error)
 
-    _, cache = model.run_with_cache(tokens, names_filter=lambda name: True, return_cache_object=False)
+    real = torch.ones_like(tokens)
+    _, cache = model.run_with_cache(
+        tokens, attention_mask=real, names_filter=lambda name: True, return_cache_object=False
+    )
     for layer, block in enumerate(model.blocks):
         here = {name.removeprefix(f"blocks.{layer}."): value for name, value in cache.items()}
         _stream(model, layer, here, holds)

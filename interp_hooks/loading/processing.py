@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from interp_hooks.errors import CheckpointError, ConfigError
 from interp_hooks.loading.folding import STEPS, Processing, fold_ln, process
-from interp_hooks.loading.formats import COMPILED, TRANSFORMER_LENS, from_checkpoint, recognise
+from interp_hooks.loading.formats import TRANSFORMER_LENS, from_checkpoint, recognise, unwrapped
 from interp_hooks.model.components.norm import Norm
 from interp_hooks.model.config import FOLDED, HookedTransformerConfig
 from interp_hooks.model.transformer import HookedTransformer
@@ -118,7 +118,7 @@ def _changed(
     """
     if why := STEPS[step].obstacle(model):
         raise ConfigError(f"{step} does not apply: {why}")
-    names = {name.removeprefix(COMPILED).replace("._", "."): name for name in state_dict}  # _W_K: grouped keys
+    names = {unwrapped(name).replace("._", "."): name for name in state_dict}  # _W_K: grouped keys
     before = {name for name, _ in model.named_parameters()}
     run(model)
     after = {name: weight.detach() for name, weight in model.named_parameters()}

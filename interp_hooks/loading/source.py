@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from interp_hooks.errors import CheckpointError, UnsupportedArchitecture, nearest
+from interp_hooks.model.tokenization import has_vocabulary
 
 ALIASES = {
     "gpt2-small": "openai-community/gpt2",
@@ -116,12 +117,18 @@ def read_tokenizer(name: str, location: str | None = None, **arguments: Any) -> 
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(location or name, **arguments)
+        tokenizer = AutoTokenizer.from_pretrained(location or name, **arguments)
     except Exception as error:  # a broken file can make the tokenizers' own library raise anything
         why = f"{type(error).__name__}: {error}".splitlines()[0]
         raise CheckpointError(
             f"the tokenizer of {name!r} cannot be read ({why}); mend it, or pass another with tokenizer="
         ) from error
+    if not has_vocabulary(tokenizer):
+        raise CheckpointError(
+            f"the tokenizer of {name!r} knows no word: the file of its vocabulary (tokenizer.json, tokenizer.model, "
+            "vocab.json, ...) is missing; put it there, or pass another tokenizer with tokenizer="
+        )
+    return tokenizer
 
 
 def bundled() -> dict[str, Path]:
@@ -163,6 +170,11 @@ def locate(name: str) -> str:
         if not (path / "config.json").exists():
             if (path / WEIGHTS).exists():
                 raise CheckpointError(f"{name!r} was not saved to the end, so it has no {CONFIG}: save it again")
+            if (path / "adapter_config.json").exists():
+                raise CheckpointError(
+                    f"the folder {name!r} holds an adapter, not a model: load both with peft, and pass "
+                    "hf_model=peft_model.merge_and_unload()"
+                )
             inside = ", ".join(sorted(item.name for item in path.iterdir())[:8]) or "nothing"
             raise CheckpointError(f"the folder {name!r} is no HuggingFace checkpoint: no config.json, only {inside}")
         return str(path)

@@ -91,8 +91,9 @@ class HookedTransformerConfig:
     Starting. `init_mode` and `initializer_range` are explained in `interp_hooks.model.initialization`; without
     `init_weights` weights hold whatever was in memory. `d_vocab` may be left to the tokenizer that the model is given,
     or that `tokenizer_name` names; `tokenizer_prepends_bos` is found out from it. `use_hook_tokens` adds a hook point
-    on token ids; the other `use_` flags of hooks say what a caching run without a filter collects. `device=None` is the
-    GPU if there is one. For numbers whose default depends on other fields, -1, None and 0 mean unset.
+    on token ids; the other `use_` flags of hooks say what a caching run without a filter collects. `generate` stops at
+    any of `eos_token_ids` (default: at the tokenizer's EOS). `device=None` is the GPU if there is one. For numbers
+    whose default depends on other fields, -1, None and 0 mean unset.
 
     Fields that TransformerLens has under other names (`use_local_attn`, `post_embedding_ln`, ...) are taken too and
     translated; `interp_hooks.model.field_names` is the table.
@@ -170,6 +171,7 @@ class HookedTransformerConfig:
     tokenizer_prepends_bos: bool | None = None
     model_name: str = "custom"
     original_architecture: str | None = None
+    eos_token_ids: tuple[int, ...] = ()
     dtype: torch.dtype | str = torch.float32
     device: torch.device | str | None = "cpu"
 
@@ -259,6 +261,7 @@ class HookedTransformerConfig:
             raise ConfigError("positional_embedding_type='alibi' needs alibi_slopes, one for each head")
         self._set("alibi_slopes", tuple(self.alibi_slopes))
         self._set("window_sizes", tuple(self.window_sizes))
+        self._set("eos_token_ids", tuple(self.eos_token_ids))
         lengths = {"rotary_layers": self.n_layers, "window_sizes": self.n_layers, "alibi_slopes": self.n_heads}
         for field, length in lengths.items():
             if len(getattr(self, field)) not in (0, length):
@@ -314,12 +317,14 @@ class HookedTransformerConfig:
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields as a plain dict that `from_dict` accepts."""
+        """All fields as plain data, which `json.dumps` and `from_dict` accept; dtype and device are their names."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         thawed = {
             "rotary_scaling": None if self.rotary_scaling is None else dict(self.rotary_scaling),
             "rotary_layers": tuple(None if rope is None else dict(rope) for rope in self.rotary_layers),
             "experts": None if self.experts is None else dataclasses.asdict(self.experts),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "device": str(self.device),
         }
         return values | thawed
 

@@ -10,6 +10,7 @@ Rows of a batch are padded on the left, so that all of them go on at the right e
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -22,12 +23,17 @@ from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked
 from interp_hooks.model.components.kv_cache import KeyValueCache
 from interp_hooks.model.components.positions import DEPENDS_ON_LENGTH
+from interp_hooks.model.inputs import checked_mask
 from interp_hooks.model.network import Network
 from interp_hooks.model.sampling import Sampling, token_counts
 from interp_hooks.model.tokenization import PaddingSide
 
 GenerationReturn = Literal["input", "str", "tokens"]
 Prompts = str | Sequence[str] | Int[Tensor, "*batch pos"]
+
+PAD_ON_THE_LEFT = "generate continues every row at its right end, where some have padding: pad on the left"
+PROMPT: ContextVar[Bool[Tensor, "batch pos"] | None] = ContextVar("PROMPT", default=None)
+"""While `generate` reads: which tokens of the prompts, which are longer by now, are real."""
 
 
 class Generated(NamedTuple):
@@ -118,14 +124,16 @@ class Generation(Network):
     ) -> Any:
         """The prompts and up to `max_new_tokens` more tokens, drawn by the rule of `Sampling` (padding is not counted).
 
-        Without `do_sample`, or at temperature 0, each token is the most likely one. `eos_token_id` (default: the
-        tokenizer's, if there is one) ends a row, which is then filled with the first of these ids; generation stops
-        when all rows have ended. `return_type`: "tokens" [batch, pos]; "str", the text up to the end without special
-        tokens, as a list if the input is one or has several rows; "input", the kind that was given. `output_logits` or
-        `return_dict_in_generate` return a `Generated` instead. `attention_mask` [batch, pos] marks the real tokens of
-        a batch that is padded on the left; `padding_side="right"` says that token ids have no padding. `verbose` shows
-        a progress bar. Hooks fire at every step: on the whole prompt, then on one token (without `use_past_kv_cache`:
-        on all tokens again).
+        Without `do_sample`, or at temperature 0, each token is the most likely one. `eos_token_id` (default: those of
+        the checkpoint's generation config, else the tokenizer's) ends a row, which is then filled with the first of
+        these ids; generation stops when all rows have ended. `return_type`: "tokens" [batch, pos]; "str", the text up
+        to the end without special tokens, as a list if the input is one or has several rows; "input", the kind that was
+        given. `output_logits` or `return_dict_in_generate` return a `Generated` instead. `attention_mask` [batch, pos]
+        marks the real tokens of a batch that is padded on the left. Without it, padding of token ids is found as in a
+        plain pass, of which `prepend_bos` and `padding_side` may tell more ("right": what they begin with is text;
+        "left": what they end with is). `verbose` shows a progress bar. Hooks fire at every step: on the whole prompt,
+        then on one token
+        (without `use_past_kv_cache`: on all tokens again).
 
         Raises:
             BadInput: a model that is not causal, no room left in `n_ctx`, a padded right end, or a bad sampling rule.
@@ -213,7 +221,11 @@ class Generation(Network):
         read = 0 if cache is None else cache.length
         last = None if rows.length - read == 1 else -1
         mask = None if read else rows.real
-        return self(rows.tokens[:, read:], attention_mask=mask, logits_pos=last, past_kv_cache=cache)[:, -1]
+        before = PROMPT.set(rows.real[:, : rows.prompt])
+        try:
+            return self(rows.tokens[:, read:], attention_mask=mask, logits_pos=last, past_kv_cache=cache)[:, -1]
+        finally:
+            PROMPT.reset(before)
 
     def _must_read_again(self, real: Bool[Tensor, "batch pos"]) -> bool:
         """Whether the newest token changes the rotary frequencies of all."""
@@ -234,26 +246,33 @@ class Generation(Network):
         """The prompts, checked, with room for the tokens to write."""
         if isinstance(input, Tensor):
             tokens = self.checked_tokens(input)
-            real = self.text.real_tokens(tokens, padding_side or "left")
+            real = None if attention_mask is not None else self._real(tokens, prepend_bos, padding_side)
         else:
             encoded = self.text.encode(input, prepend_bos, padding_side or "left")
             tokens, real = self.checked_tokens(encoded.tokens), encoded.real
         if attention_mask is not None:
-            real = attention_mask.bool()
+            real = checked_mask(attention_mask).bool()
         real = torch.ones_like(tokens, dtype=torch.bool) if real is None else real.to(tokens.device)
         if real.shape != tokens.shape:
             raise BadInput(f"attention_mask must be [batch, pos] = {list(tokens.shape)}, got {list(real.shape)}")
-        trailing = attention_mask is None and bool((tokens[:, -1] == self._only_pads()).any())
-        if trailing or not bool(real[:, -1].all()):
-            raise BadInput("generate continues every row at its right end: pad on the left")
+        if not bool(real[:, -1].all()):
+            raise BadInput(PAD_ON_THE_LEFT)
         self._check_room(tokens.shape[1], max_new_tokens)
         return Rows(tokens, real, max_new_tokens, ends)
 
-    def _only_pads(self) -> int:
-        """The token that is never anything but padding, or -1: many tokenizers pad with their BOS or EOS."""
-        tokenizer: Any = self.text._tokenizer
-        pad = None if tokenizer is None else tokenizer.pad_token_id
-        return -1 if tokenizer is None or pad in (None, tokenizer.bos_token_id, tokenizer.eos_token_id) else pad
+    def _real(
+        self, tokens: Int[Tensor, "batch pos"], prepend_bos: bool | None, side: PaddingSide | None
+    ) -> Bool[Tensor, "batch pos"] | None:
+        """Which token ids are real, where rows have to be padded on the left.
+
+        Raises:
+            BadInput: rows end with what may be padding, unless `side` says that it is not.
+        """
+        if side is None:
+            ends = self.text.padding(tokens, "right", prepend_bos).real
+            if ends is not None and not bool(ends[:, -1].all()):
+                raise BadInput(f"{PAD_ON_THE_LEFT}; if these are text, say so by padding_side='left'")
+        return self.text.padding(tokens, side or "left", prepend_bos).real
 
     def _check_room(self, length: int, max_new_tokens: int) -> None:
         if self.cfg.attention_dir != "causal":
@@ -269,7 +288,7 @@ class Generation(Network):
         if not stop_at_eos:
             return []
         if eos_token_id is None:
-            eos_token_id = self.text.eos_id
+            eos_token_id = self.cfg.eos_token_ids or self.text.eos_id
         if eos_token_id is None:
             return []
         return [eos_token_id] if isinstance(eos_token_id, int) else list(eos_token_id)

@@ -18,13 +18,19 @@ from interp_hooks.errors.arguments import told, told_shape
 from interp_hooks.model.components.block import NOTHING, Known
 from interp_hooks.model.components.kv_cache import KeyValueCache
 from interp_hooks.model.config import HookedTransformerConfig
+from interp_hooks.model.padding import Padding, counted_back
 from interp_hooks.model.tokenization import TextInterface
 
 
 class Prompt(NamedTuple):
-    """What a pass reads: token ids (None if it starts at a layer without them), and which are real (None: all)."""
+    """What a pass reads: token ids (None if it starts at a layer without them), and which are real (None: all).
+
+    `seen` are those that attention may look at, cached ones first; `real` are those of `tokens` that count. They differ
+    where ids are padded on the right of a causal model, whose real tokens do not see what stands behind them.
+    """
 
     tokens: Int[Tensor, "batch pos"] | None
+    seen: Bool[Tensor, "batch key"] | None
     real: Bool[Tensor, "batch pos"] | None
 
 
@@ -37,7 +43,12 @@ class Inputs(NamedTuple):
     dtype: torch.dtype
 
     def read_at(
-        self, where: int | Sequence[int] | Tensor, stream: Tensor, stop: int, return_type: str | None
+        self,
+        where: int | Sequence[int] | Tensor,
+        stream: Tensor,
+        stop: int,
+        return_type: str | None,
+        real: Bool[Tensor, "batch pos"] | None,
     ) -> Int[Tensor, "batch n"]:
         """The positions `logits_pos` to unembed, as one row of indices for each prompt.
 
@@ -48,7 +59,7 @@ class Inputs(NamedTuple):
             raise BadInput(f"logits_pos needs a pass through all {self.cfg.n_layers} layers; this one stops at {stop}")
         if return_type in ("loss", "both"):
             raise BadInput("logits_pos leaves out positions that a loss needs; use return_type='logits'")
-        return rows_at(where, stream)
+        return rows_at(where, stream, real)
 
     def prompt(
         self,
@@ -57,20 +68,53 @@ class Inputs(NamedTuple):
         padding_side: Any,
         attention_mask: Tensor | None,
         cache: KeyValueCache | None,
+        counts: bool,
     ) -> Prompt:
-        """Text or token ids as tokens on the model's device, and which of them (and of cached ones) are real."""
-        if isinstance(input, str) or (isinstance(input, Sequence) and input and isinstance(input[0], str)):
-            encoded = self.text.encode(input, prepend_bos, padding_side)
-            real = None if encoded.real is None else encoded.real.to(self.device)
-            tokens = encoded.tokens.to(self.device)
+        """Text or token ids as tokens on the model's device, and which of them (and of cached ones) are real.
+
+        `counts` says that somebody will count tokens, so that padding has to be told from text at both ends of rows.
+        """
+        padding = Padding()
+        if is_text(input):
+            encoded = self.text.fitted(input, prepend_bos, padding_side)
+            padding = Padding(after_left=encoded.real, neither=encoded.real)
+            tokens = self.tokens(encoded.tokens)
         else:
             tokens = self.tokens(input)
-            past = cache is not None and cache.length
-            real = None if past or attention_mask is not None else self.text.real_tokens(tokens, padding_side)
         length = tokens.shape[1] + (0 if cache is None else cache.length)
         if length > self.cfg.n_ctx:
             raise BadInput(f"the prompt has {length} tokens, but this model reads at most n_ctx={self.cfg.n_ctx}")
-        return Prompt(tokens, self.real(real if attention_mask is None else attention_mask, tokens.shape, cache))
+        if attention_mask is None and not is_text(input):
+            padding = self.padding(tokens, prepend_bos, padding_side, cache)
+        return self.masked(tokens, tokens.shape, padding, attention_mask, cache, counts)
+
+    def padding(
+        self, tokens: Int[Tensor, "batch pos"], prepend_bos: Any, padding_side: Any, cache: KeyValueCache | None
+    ) -> Padding:
+        """The padding in token ids, which may go on after cached ones."""
+        begun = None
+        if cache is not None and cache.length:
+            begun = torch.ones(len(tokens), dtype=torch.bool) if cache.real is None else cache.real.any(1)
+            begun = begun if len(begun) == len(tokens) else None  # refused where the cache is read
+        return self.text.padding(tokens, padding_side, prepend_bos, begun)
+
+    def masked(
+        self,
+        tokens: Int[Tensor, "batch pos"] | None,
+        shape: Sequence[int],
+        padding: Padding,
+        attention_mask: Tensor | None,
+        cache: KeyValueCache | None,
+        counts: bool,
+    ) -> Prompt:
+        """Tokens [batch, pos] of that shape with the masks that a pass over them needs."""
+        if attention_mask is not None:
+            seen = self.real(attention_mask, shape, cache)
+            return Prompt(tokens, seen, None if seen is None else seen[:, -shape[1] :])
+        real = padding.real if counts else padding.neither
+        both_ends = cache is not None or self.cfg.attention_dir != "causal"
+        seen = self.real(padding.real if both_ends else padding.after_left, shape, cache)
+        return Prompt(tokens, seen, None if real is None else real.to(self.device))
 
     def cache(self, cache: KeyValueCache | None) -> KeyValueCache | None:
         """The key/value cache, if the model can use one."""
@@ -91,8 +135,17 @@ class Inputs(NamedTuple):
         if not torch.compiler.is_compiling():  # compiled code cannot stop at a value; the embedding refuses it
             low, high = int(tokens.min()), int(tokens.max())
             if low < 0 or high >= self.cfg.d_vocab:
-                raise BadInput(f"token ids must be 0..{self.cfg.d_vocab - 1}, got {low if low < 0 else high}")
+                raise BadInput(
+                    f"token ids must be 0..{self.cfg.d_vocab - 1}, got {low if low < 0 else high}{self._beyond(high)}"
+                )
         return tokens.to(self.device, torch.long)
+
+    def _beyond(self, id: int) -> str:
+        """What a tokenizer has for an id that is not in the model's vocabulary, for the message of an error."""
+        if self.text._tokenizer is None or not self.cfg.d_vocab <= id < len(self.text.tokenizer):
+            return ""
+        piece = self.text.pieces([id])[0]
+        return f", {piece!r}: a token that was added to the tokenizer, and for which this model has no embedding"
 
     def answers(self, tokens: Any) -> Int[Tensor, "*rest"]:
         """Ids in the output vocabulary, from ids, one-token strings, or a list of either."""
@@ -174,7 +227,7 @@ class Inputs(NamedTuple):
         if attention_mask is None and known is None:
             return None
         if attention_mask is not None:
-            _check_mask(attention_mask)
+            checked_mask(attention_mask)
         given = torch.ones(batch, pos) if attention_mask is None else attention_mask
         if list(given.shape) == [batch, pos] and past:
             before = torch.ones(batch, past) if known is None else known
@@ -184,7 +237,7 @@ class Inputs(NamedTuple):
         if list(given.shape) != [batch, past + pos]:
             raise BadInput(f"attention_mask must be [batch, pos] = {[batch, past + pos]}, got {list(given.shape)}")
         real = given.to(self.device).bool()
-        if not bool(real.any(dim=1).all()):
+        if cache is None and not bool(real.any(dim=1).all()):
             raise BadInput("attention_mask leaves a row without any real token")
         return None if bool(real.all()) else real
 
@@ -205,8 +258,12 @@ class Inputs(NamedTuple):
         return resolved
 
 
-def rows_at(where: int | Sequence[int] | Tensor, like: Tensor) -> Int[Tensor, "batch n"]:
+def rows_at(
+    where: int | Sequence[int] | Tensor, like: Tensor, real: Bool[Tensor, "batch pos"] | None = None
+) -> Int[Tensor, "batch n"]:
     """Positions to read as one row of non-negative indices for each prompt of `like` [batch, pos, ...].
+
+    Negative ones count back from the last `real` token of each prompt.
 
     Raises:
         BadInput: a position outside the prompt, or per-row positions for another number of prompts.
@@ -216,17 +273,31 @@ def rows_at(where: int | Sequence[int] | Tensor, like: Tensor) -> Int[Tensor, "b
     index = index.reshape(1, -1) if index.ndim < 2 else index
     if index.shape[0] not in (1, batch) or index.ndim != 2:
         raise BadInput(f"positions per row must be [batch={batch}, n], got {list(index.shape)}")
-    if index.numel() and not (-length <= int(index.min()) and int(index.max()) < length):
-        raise BadInput(f"position {index.flatten().tolist()} is out of range for prompts of {length} tokens")
-    return (index % length).expand(batch, -1)
+    real = torch.ones(batch, length, dtype=torch.bool) if real is None else real
+    return counted_back(index, real.to(like.device))
 
 
-def _check_mask(mask: Any) -> None:
-    """Raises BadInput unless the mask is a tensor of zeros and ones; one that is to be added to scores is not."""
+def counts_back(where: int | Sequence[int] | Tensor) -> bool:
+    """Whether one of these positions is negative, so that it counts back from the last real token."""
+    return bool((integers(where, "positions") < 0).any())
+
+
+def is_text(input: Any) -> bool:
+    """Whether an input is a string or a list of strings."""
+    return isinstance(input, str) or (isinstance(input, Sequence) and bool(input) and isinstance(input[0], str))
+
+
+def checked_mask(mask: Any) -> Tensor:
+    """An attention mask as it is.
+
+    Raises:
+        BadInput: it is no tensor of zeros and ones; one that is to be added to scores is none.
+    """
     if not isinstance(mask, Tensor) or mask.is_meta:
         raise BadInput(f"attention_mask must be a tensor [batch, pos], got {told(mask)}")
     if mask.dtype != torch.bool and not bool(((mask == 0) | (mask == 1)).all()):
         raise BadInput("attention_mask must be 1 for real tokens and 0 for padding; it holds other numbers")
+    return mask
 
 
 def integers(given: Any, what: str) -> Tensor:
@@ -235,6 +306,8 @@ def integers(given: Any, what: str) -> Tensor:
         found = torch.as_tensor(given)
     except (TypeError, ValueError, RuntimeError):
         found = None
-    if found is None or found.is_meta or (found.numel() and found.is_floating_point()):
+    if found is not None and found.dtype == torch.bool:
+        raise BadInput(f"{what} must be integers, got {told(given)}: of a mask, pass mask.nonzero()")
+    if found is None or found.is_meta or (found.numel() and (found.is_floating_point() or found.is_complex())):
         raise BadInput(f"{what} must be an integer, a list of integers or a tensor of them, got {told(given)}")
     return found

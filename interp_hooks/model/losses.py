@@ -6,7 +6,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import told
+from interp_hooks.errors.arguments import is_integral, told
 
 
 def lm_cross_entropy_loss(
@@ -23,22 +23,27 @@ def lm_cross_entropy_loss(
     Raises:
         BadInput: tokens or a mask of another shape than the logits.
     """
-    check_predicted(logits, tokens)
-    if attention_mask is not None and not (isinstance(attention_mask, Tensor) and attention_mask.shape == tokens.shape):
-        raise BadInput(f"attention_mask must be [batch, pos] = {list(tokens.shape)}, got {told(attention_mask)}")
+    check_predicted(logits, tokens, attention_mask)
     precise = torch.promote_types(logits.dtype, torch.float32)
     losses = F.cross_entropy(logits[:, :-1].transpose(1, 2).to(precise), tokens[:, 1:], reduction="none")
     if attention_mask is None:
         return losses if per_token else losses.mean()
-    real = attention_mask.to(losses.device).bool()
-    counted = real[:, :-1] & real[:, 1:]
+    counted = counted_predictions(attention_mask).to(losses.device)
     losses = losses.where(counted, losses.new_zeros(()))
     return losses if per_token else losses.sum() / counted.sum()
 
 
-def check_predicted(logits: object, tokens: object) -> None:
-    """Raises BadInput unless there is a token for each row of logits [batch, pos, d_vocab]."""
+def counted_predictions(attention_mask: Tensor) -> Bool[Tensor, "batch before"]:
+    """Whether a token and the next one are real, so that the prediction counts."""
+    real = attention_mask.bool()
+    return real[:, :-1] & real[:, 1:]
+
+
+def check_predicted(logits: object, tokens: object, attention_mask: object = None) -> None:
+    """Raises BadInput unless tokens (and the mask, if there is one) fit the logits [batch, pos, d_vocab]."""
     if not isinstance(logits, Tensor) or logits.ndim != 3:
         raise BadInput(f"logits must be a tensor [batch, pos, d_vocab], got {told(logits)}")
-    if not isinstance(tokens, Tensor) or tokens.is_floating_point() or tokens.shape != logits.shape[:2]:
+    if not is_integral(tokens) or tokens.shape != logits.shape[:2]:
         raise BadInput(f"tokens must be integers [batch, pos] = {list(logits.shape[:2])}, got {told(tokens)}")
+    if attention_mask is not None and not (isinstance(attention_mask, Tensor) and attention_mask.shape == tokens.shape):
+        raise BadInput(f"attention_mask must be [batch, pos] = {list(tokens.shape)}, got {told(attention_mask)}")

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import torch
@@ -21,7 +23,10 @@ from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked
 from interp_hooks.hooks.points import HookPoint, NameFilter
 from interp_hooks.hooks.root_module import HookedRootModule
+from interp_hooks.hooks.scopes import OPEN
+from interp_hooks.hooks.slices import Slice, SliceInput
 from interp_hooks.model.cache.activation_cache import ActivationCache
+from interp_hooks.model.cache.activations import from_first
 from interp_hooks.model.components.attention import Visibility
 from interp_hooks.model.components.block import NOTHING, Known, TransformerBlock, at_positions
 from interp_hooks.model.components.embed import POSITIONS, Embed, MLMHead, TokenTypeEmbed, Unembed
@@ -29,8 +34,9 @@ from interp_hooks.model.components.kv_cache import KeyValueCache
 from interp_hooks.model.components.norm import NoNorm, Norm, norm
 from interp_hooks.model.components.positions import RotaryPositions
 from interp_hooks.model.config import HookedTransformerConfig
-from interp_hooks.model.inputs import Inputs, Prompt
+from interp_hooks.model.inputs import Inputs, Prompt, checked_mask, counts_back, is_text
 from interp_hooks.model.losses import lm_cross_entropy_loss
+from interp_hooks.model.padding import Padding
 from interp_hooks.model.tokenization import PaddingSide, TextInterface
 
 if TYPE_CHECKING:
@@ -40,11 +46,36 @@ if TYPE_CHECKING:
 ReturnType = Literal["logits", "loss", "both"]
 
 
+class Pass(NamedTuple):
+    """What a forward pass is given, and how many tokens of `past_kv_cache` come before its own."""
+
+    past: int = 0
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = MappingProxyType({})
+
+
+OUTSIDE = Pass()
+PASS: ContextVar[Pass] = ContextVar("PASS", default=OUTSIDE)
+"""For functions of a call or block: the pass that they are in."""
+
+
 class Output(NamedTuple):
     """What a pass with `return_type="both"` returns."""
 
     logits: Float[Tensor, "batch pos d_vocab"]
     loss: Tensor
+
+
+class Embedded(NamedTuple):
+    """What `input_to_embed` returns: the arguments of a pass that starts at layer 0; `attention_mask` None: all real.
+
+    `shortformer_pos_embed` is what queries and keys read beside the stream, where positions are not a part of it.
+    """
+
+    residual: Float[Tensor, "batch pos d_model"]
+    tokens: Int[Tensor, "batch pos"]
+    shortformer_pos_embed: Float[Tensor, "batch pos d_model"] | None
+    attention_mask: Bool[Tensor, "batch key"] | None
 
 
 class Network(HookedRootModule):
@@ -138,6 +169,16 @@ class Network(HookedRootModule):
         """
         return self._inputs.answers(tokens)
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not OPEN:
+            return super().__call__(*args, **kwargs)
+        cache = (dict(zip(FORWARD_ARGUMENTS, args, strict=False)) | kwargs).get("past_kv_cache")
+        outside = PASS.set(Pass(cache.length if isinstance(cache, KeyValueCache) else 0, args, kwargs))
+        try:
+            return super().__call__(*args, **kwargs)
+        finally:
+            PASS.reset(outside)
+
     def forward(
         self,
         input: str | Sequence[str] | Tensor,
@@ -160,11 +201,13 @@ class Network(HookedRootModule):
 
         `return_type`: "logits" [batch, pos, d_vocab]; "loss", the mean next-token cross-entropy in nats over real
         tokens ([batch, pos-1] with `loss_per_token`); "both"; or None, which skips the unembedding.
-        `attention_mask` [batch, pos] is 1 for real tokens: padding is neither seen nor counted as a position.
-        `stop_at_layer` returns the stream that would enter that layer.
+        `attention_mask` [batch, pos] is 1 for real tokens: padding is neither seen nor counted as a position. Without
+        it, padding in token ids is found by the rule of `interp_hooks.model.padding`, of which `padding_side` and
+        `prepend_bos` may tell more. `stop_at_layer` returns the stream that would enter that layer.
 
-        `logits_pos` unembeds only some positions: one, a list for all rows, or a tensor [batch, n] of each row's own.
-        The last layer computes only these, unless it is hooked; `stop_at_layer=n_layers` returns only these.
+        `logits_pos` unembeds only some positions: one, a list for all rows, or a tensor [batch, n] of each row's own;
+        negative ones count back from the last real token of each row. The last layer computes only these, unless it is
+        hooked; `stop_at_layer=n_layers` returns only these.
         `past_kv_cache` holds keys and values of earlier tokens. Those of the input are added to it, unless it is
         frozen; `attention_mask` covers the input, or earlier tokens and input.
 
@@ -174,44 +217,86 @@ class Network(HookedRootModule):
         its attention, or its MLP, is then not computed. `token_type_ids` (default: 0) are for models that have them.
 
         Raises:
-            BadInput: tokens, layers, positions or masks that do not fit the model.
+            BadInput: tokens, layers, positions or masks that do not fit the model, text that is too long, the loss of a
+                model that reads both ways, or ids of which nobody can tell whether they are padding.
             NoTokenizer: text, but no tokenizer.
         """
         if return_type not in ("logits", "loss", "both", None):
             raise BadInput(f"return_type must be 'logits', 'loss', 'both' or None, got {return_type!r}")
+        if return_type in ("loss", "both"):
+            self._refuse_loss()
         given, n_layers = self._inputs, self.cfg.n_layers
         start = 0 if start_at_layer is None else given.layer("start_at_layer", start_at_layer)
         stop = n_layers if stop_at_layer is None else given.layer("stop_at_layer", stop_at_layer)
         if start > stop:
             raise BadInput(f"start_at_layer={start_at_layer} comes after stop_at_layer={stop_at_layer}")
         cache = given.cache(past_kv_cache)
+        counts = return_type in ("loss", "both") or (logits_pos is not None and counts_back(logits_pos))
         past = 0 if cache is None else cache.length
         if start_at_layer is None:
             if shortformer_pos_embed is not None:
                 raise BadInput("shortformer_pos_embed is for passes with start_at_layer=; hook hook_pos_embed instead")
-            prompt = given.prompt(input, prepend_bos, padding_side, attention_mask, cache)
-            assert prompt.tokens is not None
-            positions = given.positions(prompt.real, past + prompt.tokens.shape[1])
-            if self.cfg.use_hook_tokens:
-                prompt = Prompt(self.hook_tokens(prompt.tokens), prompt.real)
-            residual, pos_embed = self._embed(cast("Tensor", prompt.tokens), positions[:, past:], token_type_ids)
+            prompt = given.prompt(input, prepend_bos, padding_side, attention_mask, cache, counts)
+            residual, pos_embed, positions, prompt = self._entering(prompt, past, token_type_ids)
         else:
             residual = given.residual(input)
             tokens = None if tokens is None else given.tokens_of(tokens, residual)
-            prompt = Prompt(tokens, given.real(attention_mask, residual.shape, cache))
-            positions = given.positions(prompt.real, past + residual.shape[1])
+            bare = tokens is not None and attention_mask is None
+            padding = given.padding(cast("Tensor", tokens), prepend_bos, padding_side, cache) if bare else Padding()
+            prompt = given.masked(tokens, residual.shape, padding, attention_mask, cache, counts)
+            positions = given.positions(prompt.seen, past + residual.shape[1])
             pos_embed = given.pos_embed(shortformer_pos_embed, residual)
             if pos_embed is None and self.has_positions and not self.adds_positions:
                 pos_embed = self.pos_embed(positions[:, past:], len(residual))
         layers = range(start, stop)
         first = given.known(known, start_at_layer, layers, residual, cache)
-        only = None if logits_pos is None else given.read_at(logits_pos, residual, stop, return_type)
-        output = self._through(layers, residual, prompt.real, positions, cache, only, first, pos_embed)
+        only = None if logits_pos is None else given.read_at(logits_pos, residual, stop, return_type, prompt.real)
+        output = self._through(layers, residual, prompt.seen, positions, cache, only, first, pos_embed)
         if stop_at_layer is None:
             output = self._read_out(output, prompt, return_type, loss_per_token)
         if cache is not None:
-            cache.commit(layers, positions.shape[1] - past, prompt.real, positions.amax(1) + 1)
+            cache.commit(layers, positions.shape[1] - past, prompt.seen, positions.amax(1) + 1)
         return output
+
+    @checked
+    def input_to_embed(
+        self,
+        input: str | Sequence[str] | Tensor,
+        prepend_bos: bool | None = None,
+        padding_side: PaddingSide | None = None,
+        attention_mask: Tensor | None = None,
+        past_kv_cache: KeyValueCache | None = None,
+        *,
+        token_type_ids: Int[Tensor, "batch pos"] | None = None,
+    ) -> Embedded:
+        """The stream that enters layer 0, to be changed and then given to `forward` with `start_at_layer=0`.
+
+        Soft prompts are vectors in place of tokens. Read some tokens to be replaced, so that positions are counted,
+        and put the vectors where their embeddings are:
+
+            stream, tokens, beside, mask = model.input_to_embed(prompts)
+            stream[:, 1:4] += soft - model.W_E[tokens[:, 1:4]]
+            logits = model(stream, start_at_layer=0, shortformer_pos_embed=beside, attention_mask=mask)
+
+        Raises:
+            BadInput: tokens or masks that do not fit the model.
+            NoTokenizer: text, but no tokenizer.
+        """
+        given, past = self._inputs, 0 if past_kv_cache is None else past_kv_cache.length
+        prompt = given.prompt(input, prepend_bos, padding_side, attention_mask, given.cache(past_kv_cache), True)
+        residual, beside, _, prompt = self._entering(prompt, past, token_type_ids)
+        return Embedded(residual, cast("Tensor", prompt.tokens), beside, prompt.real)
+
+    def _entering(
+        self, prompt: Prompt, past: int, token_type_ids: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, Tensor, Prompt]:
+        """The stream that enters layer 0, what is read beside it, the positions of all tokens, and the tokens."""
+        tokens = cast("Tensor", prompt.tokens)
+        positions = self._inputs.positions(prompt.seen, past + tokens.shape[1])
+        if self.cfg.use_hook_tokens:
+            prompt = prompt._replace(tokens=self.hook_tokens(tokens))
+        residual, beside = self._embed(cast("Tensor", prompt.tokens), positions[:, past:], token_type_ids)
+        return residual, beside, positions, prompt
 
     def _through(
         self,
@@ -274,8 +359,7 @@ class Network(HookedRootModule):
             return logits
         if prompt.tokens is None:
             raise BadInput("a loss needs the tokens: pass tokens= beside start_at_layer")
-        real = None if prompt.real is None else prompt.real[:, -prompt.tokens.shape[1] :]
-        loss = self.loss_fn(logits, prompt.tokens, real, loss_per_token)
+        loss = self.loss_fn(logits, prompt.tokens, prompt.real, loss_per_token)
         return loss if return_type == "loss" else Output(logits, loss)
 
     @checked
@@ -286,8 +370,21 @@ class Network(HookedRootModule):
         attention_mask: Tensor | None = None,
         per_token: bool = False,
     ) -> Tensor:
-        """The loss that `forward(tokens, return_type="loss")` makes of its logits; see `lm_cross_entropy_loss`."""
+        """The loss that `forward(tokens, return_type="loss")` makes of its logits; see `lm_cross_entropy_loss`.
+
+        Raises:
+            BadInput: the model sees the tokens that it would have to predict.
+        """
+        self._refuse_loss()
         return lm_cross_entropy_loss(logits, tokens.to(logits.device), attention_mask, per_token)
+
+    def _refuse_loss(self) -> None:
+        if self.cfg.attention_dir == "bidirectional":
+            raise BadInput(
+                "this model reads in both directions and sees the tokens that follow, so that a next-token loss "
+                "measures nothing; for a masked-token loss, compare its logits at the masked positions with the tokens "
+                "that were there: torch.nn.functional.cross_entropy(model(masked)[at], tokens[at])"
+            )
 
     @checked
     def logits(
@@ -328,22 +425,61 @@ class Network(HookedRootModule):
         names_filter: NameFilter | None = None,
         remove_batch_dim: bool = False,
         return_cache_object: bool = True,
+        pos_slice: SliceInput = None,
         **kwargs: Any,
     ) -> tuple[Any, Any]:
         """One pass: its output, and its activations as an `ActivationCache` (`return_cache_object=False`: as a dict).
 
         The arguments are those of `HookedRootModule.run_with_cache` and of `forward`. Without a filter, per-head
-        results and split inputs are left out unless `set_use_attn_result(True)` and its kin asked for them.
+        results and split inputs are left out unless `set_use_attn_result(True)` and its kin asked for them. Negative
+        positions of `pos_slice` count back from the last real token of each prompt; the cache knows which those are.
 
         Raises:
             UnknownHook: the filter selects nothing.
             HookDidNotFire: the pass did not come to a point that was named.
             BadInput: `remove_batch_dim` with several prompts.
         """
+        padding = self.padding_of(*args, **kwargs)
+        chosen = from_first(Slice.unwrap(pos_slice), padding)
         output, stored = super().run_with_cache(
-            *args, names_filter=names_filter, remove_batch_dim=remove_batch_dim, **kwargs
+            *args, names_filter=names_filter, remove_batch_dim=remove_batch_dim, pos_slice=chosen, **kwargs
         )
-        return output, ActivationCache(stored, self, not remove_batch_dim) if return_cache_object else stored
+        if not return_cache_object:
+            return output, stored
+        cache = ActivationCache(stored, self, not remove_batch_dim)
+        cache.padding = padding.at_positions(chosen)
+        return output, cache
+
+    def padding_of(
+        self,
+        input: Any = None,
+        *args: Any,
+        prepend_bos: bool | None = None,
+        padding_side: PaddingSide | None = None,
+        start_at_layer: int | None = None,
+        tokens: Any = None,
+        attention_mask: Tensor | None = None,
+        past_kv_cache: KeyValueCache | None = None,
+        **rest: Any,
+    ) -> Padding:
+        """The padding among the tokens of a pass with these arguments of `forward`.
+
+        Raises:
+            BadInput: token ids that do not fit the model, or whose beginning may be padding or text.
+        """
+        given = dict(zip(FORWARD_ARGUMENTS[1:], args, strict=False))
+        prepend_bos, padding_side = given.get("prepend_bos", prepend_bos), given.get("padding_side", padding_side)
+        read = input if given.get("start_at_layer", start_at_layer) is None else given.get("tokens", tokens)
+        mask = given.get("attention_mask", attention_mask)
+        if mask is not None:
+            length = input.shape[-1 if input.ndim < 3 else 1] if isinstance(input, Tensor) else 0
+            return Padding(neither=checked_mask(mask).bool()[:, -length:])
+        if read is None or isinstance(read, str):
+            return Padding()
+        if is_text(read):
+            return Padding(neither=self.text.fitted(read, prepend_bos, padding_side).real)
+        cache = given.get("past_kv_cache", past_kv_cache)
+        return self._inputs.padding(self._inputs.tokens(read), prepend_bos, padding_side, cache)
 
     def has_output(
         self, *args: Any, return_type: Any = "logits", stop_at_layer: int | None = None, **rest: Any

@@ -180,6 +180,12 @@ class Stream:
             before_mixing=name.startswith("ln1."),
         )
 
+    @property
+    def watched_at_the_end(self) -> bool:
+        """Whether somebody hooks the final norm or the unembedding, and expects all positions and all tokens there."""
+        hooked = (point.name for point in self.model.hook_points() if point.hooked)
+        return any(self.place(name).stage == Stage.FINAL for name in hooked)
+
     def entering(self, layer: int) -> str:
         """The hook that shows the stream as it enters a layer, or after the last one."""
         last = self.n_layers - 1

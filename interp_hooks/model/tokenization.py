@@ -14,7 +14,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,11 +23,11 @@ from torch import Tensor
 
 from interp_hooks.errors import BadInput, NoTokenizer, TokenError
 from interp_hooks.errors.arguments import told
+from interp_hooks.model.padding import Padding, PaddingSide, PadToken, find_padding
+from interp_hooks.model.token_text import begins_with, decoded, goes_on, id_of, read, text_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-PaddingSide = Literal["left", "right"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +53,8 @@ class TextInterface:
         padding_side: PaddingSide | None = "right",
         encloses: bool = False,
     ) -> None:
+        if tokenizer is not None and not has_vocabulary(tokenizer):
+            raise TokenError("the tokenizer knows no word: it was made without the file of its vocabulary")
         self._tokenizer, self.n_ctx, self.encloses = tokenizer, n_ctx, encloses
         self._side_without_tokenizer: PaddingSide = "right"
         if padding_side is not None:
@@ -123,7 +125,7 @@ class TextInterface:
         text: str | Sequence[str],
         prepend_bos: bool | None = None,
         padding_side: PaddingSide | None = None,
-        truncate: bool = True,
+        truncate: bool = False,
     ) -> Encoded:
         """The tokens of one string or several, a row each; `truncate` cuts rows to the model's context.
 
@@ -147,11 +149,27 @@ class TextInterface:
         places = torch.arange(longest).flip(0) if left else torch.arange(longest)
         return Encoded(tokens=torch.tensor(padded), real=places < lengths)
 
+    def fitted(
+        self, text: str | Sequence[str], prepend_bos: bool | None = None, padding_side: PaddingSide | None = None
+    ) -> Encoded:
+        """The same, of text that the model can read at once.
+
+        Raises:
+            BadInput: it is longer than the model's context.
+        """
+        encoded = self.encode(text, prepend_bos, padding_side)
+        if encoded.tokens.shape[1] > self.n_ctx:
+            raise BadInput(
+                f"the text has {encoded.tokens.shape[1]} tokens, but this model reads at most n_ctx={self.n_ctx}; "
+                "model.to_tokens(text, truncate=True) cuts it"
+            )
+        return encoded
+
     def _row(self, text: str, prepend_bos: bool | None) -> list[int]:
         if not isinstance(text, str):
             raise TokenError(f"expected a string or a list of strings, got an item of type {told(text)}")
         begins = self.prepend_bos if prepend_bos is None else prepend_bos
-        ids = list(self.tokenizer.encode(text, add_special_tokens=begins and self.encloses))
+        ids = read(self.tokenizer, text, special=begins and self.encloses)
         bos = self.tokenizer.bos_token_id
         if begins and not self.encloses:
             if bos is None:
@@ -162,38 +180,66 @@ class TextInterface:
             raise TokenError(f"the text {text!r} has no tokens; give some text, or prepend_bos=True")
         return ids
 
-    def real_tokens(
-        self, tokens: Int[Tensor, "batch pos"], padding_side: PaddingSide | None = None
-    ) -> Bool[Tensor, "batch pos"] | None:
-        """For padding on the left, the mask of real tokens, from the BOS or the first token that is not padding on.
+    @property
+    def pad(self) -> PadToken:
+        """The padding token, and whether texts may hold it."""
+        tokenizer = self.tokenizer
+        named = ("bos", "eos", "unk", "cls", "sep", "mask")
+        others = [id for name in named if (id := getattr(tokenizer, f"{name}_token_id")) is not None]
+        declared = tokenizer.pad_token_id is not None or tokenizer.eos_token_id is not None
+        return PadToken(
+            id=self.pad_id,
+            bos=tokenizer.bos_token_id,
+            shared=tokenizer.pad_token_id in [None, *others],
+            declared=declared,
+        )
 
-        None means that no mask is needed, as with padding on the right in a causal model.
+    def padding(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        padding_side: PaddingSide | None = None,
+        prepend_bos: bool | None = None,
+        begun: Bool[Tensor, " batch"] | None = None,
+    ) -> Padding:
+        """The padding in token ids; `padding_side` and `prepend_bos` are what a call says of them (`find_padding`).
+
+        Without a tokenizer, all tokens are real.
+
+        Raises:
+            BadInput: nobody can tell how a row begins.
         """
         side = checked_side(padding_side) if padding_side else self.padding_side
-        if self._tokenizer is None or side == "right":
-            return None
-        is_pad = tokens == self.pad_id
-        leading = is_pad.int().cumprod(dim=1).bool()
-        if self.pad_id == self.tokenizer.bos_token_id and self.prepend_bos:
-            leading = leading & leading.roll(-1, dims=1)  # the last of the run is the BOS
-            leading[:, -1] = False
-        return None if not leading.any() else ~leading
+        if self._tokenizer is None:
+            return Padding()
+        return find_padding(
+            tokens,
+            self.pad,
+            side,
+            told_side=padding_side is not None,
+            begins=prepend_bos,
+            begins_by_default=self.prepend_bos,
+            begun=begun,
+        )
 
     def decode(self, tokens: Any) -> str | list[str]:
         """The text of one row of token ids, or a list of texts for several rows."""
         ids = listed_ids(tokens)
         if isinstance(ids, list) and any(isinstance(row, list) for row in ids):
             return [str(self.decode(one_row(row))) for row in ids]
-        return self.tokenizer.decode(one_row(ids), clean_up_tokenization_spaces=False)
+        return decoded(self.tokenizer, one_row(ids))
 
     def pieces(self, tokens: Sequence[int]) -> list[str]:
-        """The text of every token, with its leading space.
+        """The text of every token, with its leading space; see `interp_hooks.model.token_text`."""
+        return [text_of(self.tokenizer, id) for id in one_row(tokens)]
 
-        Some tokenizers drop a leading space at the start of a text, so each token is decoded after a copy of itself.
+    def answer(self, prompt: str, answer: str, prepend_bos: bool | None = None) -> list[int]:
+        """The tokens of an answer as they follow a prompt: both are read together.
+
+        Raises:
+            TokenError: the answer does not begin with a token of its own.
         """
-        alone = [str(self.decode([id])) for id in tokens]
-        twice = [str(self.decode([id, id])) for id in tokens]
-        return [both[len(one) :] or one for one, both in zip(alone, twice, strict=True)]
+        before, together = (self._row(text, prepend_bos) for text in (prompt, prompt + answer))
+        return goes_on(self.tokenizer, before, together, answer)
 
     def single_id(self, text: str) -> int:
         """The id of a text that is exactly one token.
@@ -201,14 +247,23 @@ class TextInterface:
         Raises:
             TokenError: it is no token, several (which the message shows), or unknown.
         """
-        ids = self.tokenizer.encode(text, add_special_tokens=False)
+        if (known := id_of(self.tokenizer, text)) is not None:
+            return known
+        ids = read(self.tokenizer, text)
         if len(ids) != 1:
             pieces = " + ".join(repr(piece) for piece in self.pieces(ids)) or "nothing"
             hint = "" if text.startswith(" ") else f" Inside a sentence words begin with a space: try {' ' + text!r}."
             raise TokenError(f"{text!r} is {len(ids)} tokens ({pieces}); expected exactly one.{hint}")
         if ids[0] == self.tokenizer.unk_token_id and text.strip() != self.tokenizer.unk_token:
             raise TokenError(f"the tokenizer does not know {text!r}; it reads the unknown token {ids[0]} instead")
+        if not begins_with(self.tokenizer, text, ids[0]):
+            raise TokenError(f"{text!r} is no token: it is read as token {ids[0]}, which is {self.pieces(ids)[0]!r}")
         return ids[0]
+
+
+def has_vocabulary(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a tokenizer has tokens beside those that were added to it, such as BOS and EOS."""
+    return len(tokenizer) > len(tokenizer.added_tokens_decoder)
 
 
 def checked_side(side: str) -> PaddingSide:

@@ -37,6 +37,7 @@ class TextMethods(Network):
 
         Raises:
             BadInput: not a HuggingFace tokenizer.
+            TokenError: a tokenizer without vocabulary.
         """
         from transformers import PreTrainedTokenizerBase
 
@@ -79,17 +80,22 @@ class TextMethods(Network):
         prepend_bos: bool | None = None,
         padding_side: PaddingSide | None = None,
         move_to_device: bool = True,
-        truncate: bool = True,
+        truncate: bool | None = None,
     ) -> Int[Tensor, "batch pos"]:
         """Token ids, a row per string, beginning with exactly one BOS if `prepend_bos` (default: the model's).
 
-        Rows of unequal length are padded on `padding_side`; `truncate` cuts them to the model's context.
+        Rows of unequal length are padded on `padding_side`. Text that is longer than the model's context is refused;
+        `truncate=True` cuts it, `truncate=False` keeps it as long as it is.
 
         Raises:
             NoTokenizer: the model has none.
+            BadInput: text that is too long, unless `truncate` says what to do.
             TokenError: no strings, a string without tokens, or a BOS asked of a tokenizer that has none.
         """
-        tokens = self.text.encode(input, prepend_bos, padding_side, truncate).tokens
+        if truncate is None:
+            tokens = self.text.fitted(input, prepend_bos, padding_side).tokens
+        else:
+            tokens = self.text.encode(input, prepend_bos, padding_side, truncate).tokens
         return tokens.to(self.device) if move_to_device else tokens
 
     def to_string(self, tokens: Any) -> str | list[str]:

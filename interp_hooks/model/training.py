@@ -78,8 +78,10 @@ def train(
 ) -> HookedTransformer:
     """Train a model, in place, on items {"tokens": [pos]} of one length, or on bare rows of tokens, and return it.
 
+    Padding does not count: what an item's "attention_mask" says, or without one what the model finds.
+
     Raises:
-        BadInput: an empty data set.
+        BadInput: an empty data set, or tokens that may be padding or text.
     """
     data: Any = dataset
     if not len(data):
@@ -118,8 +120,8 @@ def _step(
 ) -> float:
     for group in optimizer.param_groups:
         group["lr"] = config.lr * min(1.0, step / max(config.warmup_steps, 1))
-    tokens = batch["tokens"] if isinstance(batch, Mapping) else batch
-    loss = model(tokens, return_type="loss")
+    given = batch if isinstance(batch, Mapping) else {"tokens": batch}
+    loss = model(given["tokens"], return_type="loss", attention_mask=given.get("attention_mask"))
     optimizer.zero_grad()
     loss.backward()
     if config.max_grad_norm is not None:

@@ -58,6 +58,7 @@ class HookedTransformer(Generation, TextMethods, StackedWeights, Switches):
 
     Raises:
         ConfigError: a config that contradicts itself, or without `d_vocab` and a tokenizer to take it from.
+        TokenError: a tokenizer without vocabulary.
     """
 
     def __init__(

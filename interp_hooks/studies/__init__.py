@@ -6,7 +6,7 @@ __getattr__, __all__ = lazily(
     __name__,
     {
         "lenses": ["LogitLens", "direct_logit_attribution", "logit_lens"],
-        "heads": ["detect_head"],
+        "heads": ["detect_head", "head_scores"],
         "svd": ["SVDInterpreter"],
     },
 )

@@ -4,6 +4,11 @@
     duplicate_token_head    P is 1 at every earlier copy of the query's token
     induction_head          P is 1 right after every earlier copy of the query's token
 
+`head_scores` gives the field's scores: what a query pays to such tokens, sum(A * P) over keys, averaged over queries
+that have any. On repeated random tokens these are the second copy, and a perfect head scores 1. Beside it stands what
+uniform attention scores. `detect_head` compares whole patterns, queries with nothing to attend to included, so that on
+such prompts a perfect induction head scores about a half:
+
     "mul"    sum(A * P) / sum(A)          the share of a head's attention that falls where P is 1
     "abs"    1 - sum(|A - P|) / pos       1 where the two are equal, -1 where no query attends as P says
 
@@ -18,9 +23,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp_hooks.corpus.evals import repeated_tokens
 from interp_hooks.errors import BadInput, nearest
 from interp_hooks.errors.arguments import checked
+from interp_hooks.experiments.results.result import Result
 from interp_hooks.hooks.names import get_act_name
+from interp_hooks.interventions.runs import PromptsLike, as_run
 from interp_hooks.model.cache.activation_cache import ActivationCache
 from interp_hooks.model.transformer import HookedTransformer
 
@@ -33,9 +41,64 @@ Heads = Sequence[tuple[int, int]] | Mapping[int, Sequence[int]]
 
 @torch.no_grad()
 @checked
+def head_scores(
+    model: HookedTransformer,
+    head: HeadName,
+    seq: str | Sequence[str] | Int[Tensor, "*batch pos"] | None = None,
+    *,
+    n: int = 16,
+    subseq_len: int | None = None,
+    generator: torch.Generator | None = None,
+) -> Result:
+    """How much every head attends as a "previous_token_head", a "duplicate_token_head" or an "induction_head" does.
+
+    A score is the attention that a query pays to the tokens that such a head attends to, averaged over the queries that
+    have any. The baseline "uniform" is the score on the same prompts of a head that attends to all tokens up to its own
+    alike, and the result's `change` what a head has above that. By default prompts are `n` rows of `subseq_len`
+    different random tokens, drawn with `generator`, that come twice (after a BOS, if the model's prompts have one); of
+    50 tokens, if two copies fit into the context.
+
+    Raises:
+        BadInput: an unknown kind, prompts none of whose queries has such a token, or copies that do not fit.
+
+    >>> scores = head_scores(model, "induction_head", generator=torch.Generator().manual_seed(0))
+    >>> scores.top(3)["layer"].tolist()
+    [1, 1, 1]
+    """
+    if head not in HEAD_NAMES:
+        raise BadInput(f"head must be one of {', '.join(HEAD_NAMES)}, got {head!r}.{nearest(str(head), HEAD_NAMES)}")
+    if n < 1:
+        raise BadInput(f"n must be at least 1, got {n}")
+    if seq is None:
+        fits = min(50, (model.cfg.n_ctx - 1) // 2, model.cfg.d_vocab // 2)
+        seq = repeated_tokens(model, n, fits if subseq_len is None else subseq_len, generator=generator)
+    layers, prompts = range(model.cfg.n_layers), _prompts(model, seq)
+    scores, uniform = [], []
+    for row, tokens in enumerate(prompts):
+        wanted = PATTERNS[head](tokens).double()
+        asks = wanted.sum(-1) > 0
+        if not bool(asks.any()):
+            raise BadInput(
+                f"prompt {row} has no token to attend to as a {head} would; seq needs tokens that come again"
+            )
+        attention = torch.stack([one.to(wanted) for one in _attention(model, tokens, None, layers).values()])
+        scores.append((attention * wanted).sum(-1)[..., asks].mean(-1))
+        seen = torch.ones_like(wanted).tril() if model.cfg.attention_dir == "causal" else torch.ones_like(wanted)
+        uniform.append((wanted.sum(-1) / seen.sum(-1))[asks].mean())
+    dtype = torch.promote_types(model.dtype, torch.float32)
+    return Result(
+        metric=f"{head.removesuffix('_head')}_score",
+        axes={"layer": layers, "head": range(model.cfg.n_heads)},
+        values=torch.stack(scores, dim=-1).to("cpu", dtype),
+        baselines={"uniform": torch.stack(uniform).to("cpu", dtype)},
+    )
+
+
+@torch.no_grad()
+@checked
 def detect_head(
     model: HookedTransformer,
-    seq: str | Sequence[str] | Int[Tensor, "*batch pos"],
+    seq: PromptsLike,
     detection_pattern: HeadName | Float[Tensor, "pos pos"],
     heads: Heads | None = None,
     cache: ActivationCache | None = None,
@@ -46,8 +109,10 @@ def detect_head(
 ) -> Float[Tensor, "layer head"]:
     """Score every head by how much it attends as a named pattern, or a pattern that you give, says.
 
-    Scores are means over prompts; with `heads` all other heads score -1. With `cache`, which holds the attention of a
-    single prompt, the model is not run. With "mul" a head scores nan if all that it attends to is excluded.
+    All queries count, so that on repeated tokens a perfect induction head scores about a half; `head_scores` has the
+    score by which such heads are known. Scores are means over prompts; with `heads` all other heads score -1. With
+    `cache`, which holds the attention of a single prompt, the model is not run. With "mul" a head scores nan if all
+    that it attends to is excluded.
 
     >>> scores = detect_head(model, clean, "previous_token_head")
     >>> layer, head = divmod(int(scores.argmax()), model.cfg.n_heads)
@@ -76,14 +141,10 @@ def detect_head(
     return scores
 
 
-def _prompts(model: HookedTransformer, seq: str | Sequence[str] | Tensor) -> list[Int[Tensor, "1 pos"]]:
-    """The tokens of each prompt by itself, so that none is padded."""
-    if isinstance(seq, Tensor):
-        return [row[None].to(model.device) for row in seq.reshape(-1, seq.shape[-1])]
-    prompts = [model.to_tokens(one) for one in ([seq] if isinstance(seq, str) else seq)]
-    if not prompts:
-        raise BadInput("expected at least one prompt, got an empty list")
-    return prompts
+def _prompts(model: HookedTransformer, seq: PromptsLike) -> list[Int[Tensor, "1 pos"]]:
+    """The real tokens of each prompt by itself."""
+    run = as_run(model, seq)
+    return [row[real][None] for row, real in zip(run.tokens, run.real, strict=True)]
 
 
 def _chosen(model: HookedTransformer, heads: Heads | None) -> dict[int, list[int]]:
@@ -124,7 +185,8 @@ def _attention(
     """The attention patterns of a prompt in some layers, from the cache or, without one, a pass of its own."""
     if cache is None:
         names = [get_act_name("pattern", layer) for layer in layers]
-        _, cache = model.run_with_cache(tokens, names_filter=names, stop_at_layer=max(layers) + 1)
+        real = torch.ones_like(tokens)  # there is no padding left
+        _, cache = model.run_with_cache(tokens, attention_mask=real, names_filter=names, stop_at_layer=max(layers) + 1)
     assert cache is not None
     found: dict[int, Tensor] = {}
     for layer in layers:

@@ -20,9 +20,10 @@ from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked
 from interp_hooks.experiments.results.record import experiment, on_data
 from interp_hooks.experiments.results.result import Result
-from interp_hooks.interventions.readout import Readout, for_each_prompt
+from interp_hooks.interventions.readout import LAST, Readout, for_each_prompt, said
 from interp_hooks.interventions.runs import PromptsLike, Run, as_run
 from interp_hooks.model.cache.activation_cache import ActivationCache
+from interp_hooks.model.inputs import counts_back
 from interp_hooks.model.transformer import HookedTransformer
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ READ = {  # what each unit is made of
 }
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class DirectLogitAttribution(Result):
     """The result of `direct_logit_attribution`: a `Result` whose only axis is the part of the model."""
 
@@ -60,7 +61,7 @@ def direct_logit_attribution(
     incorrect_tokens: Any = None,
     *,
     unit: Unit = "component",
-    pos: int | Tensor = -1,
+    pos: int | Tensor = LAST,
     cache: ActivationCache | None = None,
 ) -> DirectLogitAttribution:
     """Split an answer's logit (minus the incorrect answer's, if given) into what each part of the model adds to it.
@@ -70,6 +71,10 @@ def direct_logit_attribution(
     b_U add. Parts sum to the logit (difference), which is the baseline "model". With `unit="layer"` there is a row for
     the stream before each sublayer, "0_pre", "0_mid", ..., "final_post"; these do not sum: "final_post" and "bias"
     alone do. Logits are read at one position of each prompt, `pos`.
+
+    In a model with a soft cap on its logits, parts sum to the logit (difference) before the cap: the result's metric is
+    "logit_before_cap" ("logit_diff_before_cap"), its baseline "before_cap" is that sum, and "model" what the cap makes
+    of it, which is what the model says and metrics such as `LogitDiff` read.
 
     Use a difference of two answers, or a centred unembedding: a part that raises all logits alike has an effect here,
     and none on any probability. With `cache`, the activations of all positions, the model is not run again; such a
@@ -121,13 +126,21 @@ def _attribution(cache: ActivationCache, answer: Tensor, wrong: Tensor | None, u
         parts, labels = cache.accumulated_resid(incl_mid=True, return_labels=True)
     else:
         parts, labels = cache.stack_head_results(return_labels=True, incl_remainder=True)
-    effects = cache.logit_attrs(parts, answer, wrong, include_bias=True)[..., 0]
-    return DirectLogitAttribution(
-        metric="logit" if wrong is None else "logit_diff",
-        axes={unit: [*labels, "bias"]},
-        values=effects,
-        baselines={"model": effects[-2:].sum(0) if unit == "layer" else effects.sum(0)},
-    )
+
+    def effects_on(token: Tensor, other: Tensor | None = None) -> Float[Tensor, "part prompt"]:
+        return cache.logit_attrs(parts, token, other, include_bias=True)[..., 0]
+
+    def whole(effects: Float[Tensor, "part prompt"]) -> Float[Tensor, " prompt"]:
+        return effects[-2:].sum(0) if unit == "layer" else effects.sum(0)
+
+    effects, metric, parts_of = effects_on(answer, wrong), "logit" if wrong is None else "logit_diff", "model"
+    baselines, unembed = {"model": whole(effects)}, cache.known_model.unembed
+    if unembed.soft_cap:
+        own = unembed.capped(whole(effects_on(answer)))
+        own = own if wrong is None else own - unembed.capped(whole(effects_on(wrong)))
+        metric, parts_of, baselines = f"{metric}_before_cap", "before_cap", {"model": own, "before_cap": whole(effects)}
+    axes = {unit: [*labels, "bias"]}
+    return DirectLogitAttribution(metric=metric, axes=axes, values=effects, baselines=baselines, parts_of=parts_of)
 
 
 def cache_at(model: HookedTransformer, run: Run, pos: int | Tensor, names: tuple[str, ...]) -> ActivationCache:
@@ -135,7 +148,7 @@ def cache_at(model: HookedTransformer, run: Run, pos: int | Tensor, names: tuple
 
     A pass of its own, since it shows the final norm without unembedding anything.
     """
-    rows = Readout(pos=pos).positions(run)
+    rows = Readout(pos=said(model, pos)).positions(run)
     with torch.no_grad():
         _, stored = model.run_with_cache(
             run.tokens,
@@ -154,7 +167,9 @@ def _read_from(cache: ActivationCache, pos: int | Tensor, names: tuple[str, ...]
     if not stored:
         raise BadInput(f"the cache has nothing that ends with one of {', '.join(names)}")
     batch, length = next(iter(stored.values())).shape[:2]
-    return _at(cache.known_model, stored, Readout(pos=pos).positions(Run(torch.zeros(batch, length, dtype=torch.long))))
+    real = cache.real if counts_back(pos) else None
+    run = Run(torch.zeros(batch, length, dtype=torch.long), (), None if real is None else real.reshape(batch, length))
+    return _at(cache.known_model, stored, Readout(pos=said(cache.known_model, pos)).positions(run))
 
 
 def _at(model: HookedTransformer, stored: Mapping[str, Tensor], rows: Int[Tensor, "batch 1"]) -> ActivationCache:
@@ -204,7 +219,7 @@ class LogitLens:
 @torch.no_grad()
 @checked
 def logit_lens(
-    model: HookedTransformer, prompts: PromptsLike, *, pos: int | Tensor = -1, incl_mid: bool = False
+    model: HookedTransformer, prompts: PromptsLike, *, pos: int | Tensor = LAST, incl_mid: bool = False
 ) -> LogitLens:
     """What the model would predict at each layer if it stopped there, at one position of each prompt.
 

@@ -60,7 +60,8 @@ class SVDInterpreter:
             vectors = torch.linalg.svd(precise, full_matrices=False).Vh.mT
         if not 1 <= num_vectors <= vectors.shape[1]:
             raise BadInput(f"num_vectors must be 1..{vectors.shape[1]} for {vector_type}, got {num_vectors}")
-        return (self.model.W_U.to(vectors.dtype).T @ vectors[:, :num_vectors])[:, None]
+        unembedding = self.model.W_U.to(vectors.dtype).T * self.cfg.logits_scale
+        return (unembedding @ vectors[:, :num_vectors])[:, None]
 
     def _check(self, name: str, value: int, count: int) -> None:
         if not 0 <= value < count:

@@ -16,7 +16,7 @@ from interp_hooks.errors import BadInput, TokenError
 from interp_hooks.errors.arguments import Count, Seed, checked
 from interp_hooks.experiments.task import Task
 from interp_hooks.model.transformer import HookedTransformer
-from interp_hooks.tasks.in_words import Candidate, task_in_words
+from interp_hooks.tasks.in_words import Candidate, task_in_words, tokenizing
 
 IOICorruption = Literal["S2->IO", "S2->RAND", "IO->RAND", "S1->RAND", "S->RAND", "IO<->S1", "ABC"]
 
@@ -140,7 +140,8 @@ def ioi_pairs(model: HookedTransformer, n: Count = 32, *, seed: Seed = 0, templa
         TokenError: the tokenizer has fewer than two names of one token, or too few prompts fit it.
     """
     _check_templates([template])
-    names = [name for name in NAMES if len(model.to_str_tokens(" " + name, prepend_bos=False)) == 1]
+    ids_of = tokenizing(model)
+    names = [name for name in NAMES if len(ids_of(f"Then {name}")) == len(ids_of("Then")) + 1]
     if len(names) < 2:
         raise TokenError("this model's tokenizer has fewer than two of the names in tasks.ioi_text as single tokens")
     drawn = ioi_prompts(random.Random(seed), [template], names)

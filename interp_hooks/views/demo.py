@@ -249,10 +249,14 @@ def _scale_text(result: Result) -> str:
 
 
 def _components(report: IOIReport) -> Section:
-    total = report.components.baselines["model"].mean().item()
+    found = report.components
+    own, total = (found.baselines[name].mean().item() for name in ("model", found.parts_of or "model"))
+    whole = f"the model's {own:.2f} nats"
+    if found.parts_of == "before_cap":
+        whole = f"{total:.2f} nats, of which the soft cap on the model's logits leaves {own:.2f}"
     text = f"""
 The final residual stream is the sum of what the embeddings and every sublayer wrote to it, so the logit difference can
-be split exactly into their direct contributions. On the clean prompts the bars add up to the model's {total:.2f} nats.
+be split exactly into their direct contributions. On the clean prompts the bars add up to {whole}.
 They run in the order of the model, embeddings at the top; black lines are the standard error over prompts.
 
 This sees only what goes straight to the output. A part that works through a later one has no bar of its own.

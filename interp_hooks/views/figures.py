@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import plotly.graph_objects as go
@@ -89,11 +90,12 @@ def heatmap(
 
 
 @checked
-def bars(result: Result, *, top: int | None = None, title: str | None = None) -> go.Figure:
+def bars(result: Result, value: Value = "mean", *, top: int | None = None, title: str | None = None) -> go.Figure:
     """Draw a result with one axis as bars, with the standard error over prompts.
 
-    `top` keeps that many entries, those whose mean is largest in size, and puts the largest first; without it all are
-    shown in the result's own order.
+    `value` is as in `heatmap`; a recovered fraction has no standard error. `top` keeps that many entries, those whose
+    change from the baseline is largest in size (without a baseline, whose mean is), and puts the largest first; without
+    it all are shown in the result's own order.
 
     >>> effects = direct_logit_attribution(model, clean, pairs.answer, pairs.wrong, unit="head")
     >>> figure = bars(effects, top=8, title="Which heads write the answer?")
@@ -106,13 +108,14 @@ def bars(result: Result, *, top: int | None = None, title: str | None = None) ->
     if top is not None and top < 1:
         raise BadInput(f"top must be at least 1, got {top}")
     axis, entries = next(iter(result.axes.items()))
-    means, errors = _numbers(result.mean.tolist()), _numbers(result.standard_error.tolist())
+    shown, quantity, _ = _shown(result, value)
+    means, errors = _numbers(shown.tolist()), _numbers(_errors(result, value).tolist())
     order = list(range(len(entries)))
     if top is not None:
-        order = sorted(order, key=lambda place: -abs(means[place] or 0.0))[:top]
+        sizes = _numbers((result.mean if result.reference is None else result.change).tolist())
+        order = sorted(order, key=lambda place: -abs(sizes[place] or 0.0))[:top]
     texts = [_text(axis, entries[place]) for place in order]
     means, errors = [means[place] for place in order], [errors[place] for place in order]
-    quantity = metric_title(result.metric)
     trace = go.Bar(
         x=means,
         y=list(range(len(order))),
@@ -153,7 +156,7 @@ def _shown(result: Result, value: Value | None) -> tuple[Tensor, str, float]:
     if value == "mean":
         return result.mean, metric, 0.0
     if value == "change":
-        return result.mean - _reference(result), f"change of {metric}", 0.0
+        return result.change, f"change of {metric}", 0.0
     if value == "recovered_fraction":
         if result.nothing_to_recover:
             raise BadInput(f"the recovered fraction is not defined: {result.note}; use value='mean'")
@@ -161,11 +164,13 @@ def _shown(result: Result, value: Value | None) -> tuple[Tensor, str, float]:
     raise BadInput(f"value must be one of {', '.join(map(repr, get_args(Value)))}, got {value!r}")
 
 
-def _reference(result: Result) -> Tensor:
-    names = list(result.baselines) if result.scale is None else [result.scale[0]]
-    if len(names) != 1:
-        raise BadInput(f"a change needs one baseline, this result has {', '.join(names) or 'none'}; use value='mean'")
-    return result.baselines[names[0]].mean()
+def _errors(result: Result, value: Value) -> Tensor:
+    """The standard error of what is drawn; nan where it is not known. A prompt's change is from its own baseline."""
+    if value == "recovered_fraction":
+        return result.mean * float("nan")
+    reference = result.reference if value == "change" else None
+    values = result.values if reference is None else result.values - result.baselines[reference]
+    return replace(result, values=values).standard_error
 
 
 def _texts(result: Result, labels: Labels) -> dict[str, list[str]]:

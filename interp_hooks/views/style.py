@@ -29,6 +29,8 @@ AXIS_TITLES = {
 METRIC_TITLES = {
     "logit": "logit (nats)",
     "logit_diff": "logit difference (nats)",
+    "logit_before_cap": "logit before the soft cap (nats)",
+    "logit_diff_before_cap": "logit difference before the soft cap (nats)",
     "logprob_nats": "log-probability (nats)",
     "recovered_fraction": "recovered fraction",
 }

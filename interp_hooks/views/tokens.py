@@ -17,8 +17,8 @@ _VISIBLE = {" ": "·", "\n": "⏎", "\r": "␍", "\t": "⇥"}
 
 
 def escaped(text: Any) -> str:
-    """Text escaped so that plotly shows it literally."""
-    return html.escape(str(text)).replace("$", "&#36;")
+    """Text escaped so that plotly shows it literally. (Quotes stay: it does not know `&quot;`, and would show that.)"""
+    return html.escape(str(text), quote=False).replace("$", "&#36;")
 
 
 def visible(token: str) -> str:

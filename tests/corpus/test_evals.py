@@ -38,7 +38,7 @@ def reader() -> Any:
 
 def losses_of(model: Any, tokens: Tensor) -> Tensor:
     """[batch, pos-1], in nats."""
-    log_probs = model(tokens).log_softmax(-1)
+    log_probs = model(tokens, attention_mask=torch.ones_like(tokens)).log_softmax(-1)
     return -log_probs[:, :-1].gather(2, tokens[:, 1:, None])[..., 0]
 
 
@@ -52,17 +52,35 @@ def test_accuracy() -> None:
 
 
 def test_sanity_check(reader: Any) -> None:
-    tokens = reader.to_tokens(evals.PARAGRAPH)
+    tokens = reader.to_tokens(evals.PARAGRAPH, truncate=True)
     assert tokens.shape[1] == reader.cfg.n_ctx
     assert_close(sanity_check(reader), losses_of(reader, tokens).mean(), 1e-12)
+
+
+def test_padding_does_not_count(reader: Any) -> None:
+    """Neither where a mask says it, nor where the model finds it."""
+    texts = ["w1 w2 w3 w1 w2", "w3 w1"]
+    tokens = reader.to_tokens(texts)
+    losses = torch.cat([losses_of(reader, reader.to_tokens(text))[0] for text in texts])
+    real = reader.text.padding(tokens).real
+    assert real.sum(1).tolist() == [6, 3]
+    for batch in ({"tokens": tokens}, {"tokens": tokens, "attention_mask": real.long()}):
+        assert evaluate_on_dataset(reader, [batch]) == pytest.approx(losses.mean().item(), rel=1e-12)
+    right = torch.cat(
+        [reader(reader.to_tokens(text))[0, :-1].argmax(-1) == reader.to_tokens(text)[0, 1:] for text in texts]
+    )
+    found = lm_accuracy(reader(tokens), tokens, attention_mask=real)
+    assert found.item() == pytest.approx(right.float().mean().item())
+    assert int(lm_accuracy(reader(tokens), tokens, True, real).sum()) == int(right.sum())
 
 
 # ---------------------------------------------------------------------------------------------------------------- text
 
 
 def test_every_token_counts_alike(reader: Any) -> None:
-    batches = [{"tokens": random_tokens(3, 5, 20, seed=0)}, {"tokens": random_tokens(1, 7, 20, seed=1)}]
-    losses = [losses_of(reader, batch["tokens"]) for batch in batches]
+    each = random_tokens(3, 5, 20, seed=0), random_tokens(1, 7, 20, seed=1)
+    batches = [{"tokens": tokens, "attention_mask": torch.ones_like(tokens)} for tokens in each]
+    losses = [losses_of(reader, tokens) for tokens in each]
     expected = torch.cat([loss.flatten() for loss in losses]).mean().item()
     assert evaluate_on_dataset(reader, batches) == pytest.approx(expected, rel=1e-12)
     assert evaluate_on_dataset(reader, batches, truncate=1) == pytest.approx(losses[0].mean().item(), rel=1e-12)

@@ -69,7 +69,9 @@ def test_data_sets_have_columns(tokenizer: Any) -> None:
     assert torch.equal(found["tokens"], found.tokens)
     (batch,) = DataLoader(found, batch_size=3)
     assert torch.equal(batch["tokens"], found.tokens)
-    with pytest.raises(KeyError, match="only the column"):
+    assert torch.equal(batch["attention_mask"], found["attention_mask"]), "rows are full, though some end with an EOS"
+    assert bool(found["attention_mask"].all())
+    with pytest.raises(KeyError, match="the columns 'tokens' and 'attention_mask'"):
         found["text"]
 
 

@@ -72,19 +72,35 @@ def site(name: str, layer: int, **select: Any) -> Site:
     return at(name, **select) if name.startswith("hook_") or "." in name else at(name, layer, **select)
 
 
-def put(value: Tensor, axes: Sequence[str], select: Mapping[str, Any], new: Tensor | float) -> Tensor:
-    """`value` with `new` at those places whose index along every selected axis is selected."""
+PLACES = ("pos", "query", "key")
+
+
+def put(
+    value: Tensor, axes: Sequence[str], select: Mapping[str, Any], new: Tensor | float, run: Run | None = None
+) -> Tensor:
+    """`value` with `new` at those places whose index along every selected axis is selected.
+
+    Negative positions count back from the last real token of each of the run's prompts (without one: the last token).
+    """
     chosen = torch.ones(value.shape, dtype=torch.bool)
     for axis, wanted in select.items():
         dim = axes.index(axis)
-        size = value.shape[dim]
-        along = torch.arange(size).view(*(size if d == dim else 1 for d in range(value.ndim)))
-        if isinstance(wanted, Tensor):
-            chosen &= along == (wanted % size).view(-1, *[1] * (value.ndim - 1))
-        else:
-            listed = [wanted] if isinstance(wanted, int) else wanted
-            chosen &= torch.isin(along, torch.tensor([one % size for one in listed]))
+        for row in range(len(value)):
+            own = wanted[row].reshape(-1).tolist() if isinstance(wanted, Tensor) else wanted
+            listed = [own] if isinstance(own, int) else list(own)
+            size = value.shape[dim] if run is None or axis not in PLACES else last_real(run, row) + 1
+            places = [one if one >= 0 else size + one for one in listed]
+            others = [place for place in range(value.shape[dim]) if place not in places]
+            if dim:
+                chosen[row].index_fill_(dim - 1, torch.tensor(others, dtype=torch.long), False)
+            elif row in others:
+                chosen[row] = False
     return torch.where(chosen, new, value)
+
+
+def last_real(run: Run, row: int) -> int:
+    """Where the last real token of a prompt is."""
+    return run.tokens.shape[1] - 1 if run.attention_mask is None else int(run.attention_mask[row].nonzero().max())
 
 
 class ByHand(NamedTuple):
@@ -111,7 +127,7 @@ def by_hand(model: HookedTransformer, run: Run, known: dict[Any, Any], *watched:
     hooks: list[tuple[str, Callable[..., Any]]] = []
     for number, one in enumerate(run.interventions):
         new = source_of(model, one.source, one.site.hook, known)
-        acts = [(one.site.hook, _writer(new, one))] if one.into is None else _edge(model, one, new, known)
+        acts = [(one.site.hook, _writer(new, run, one))] if one.into is None else _edge(model, run, one, new, known)
         hooks += [(hook, _compared(act, changed, number)) for hook, act in acts]
     hooks += [(hook, lambda value, hook: seen.update({hook.name: value})) for hook in watched]
     with torch.no_grad():
@@ -129,17 +145,19 @@ def _compared(act: Callable[..., Tensor | None], changed: list[bool], number: in
     return fn
 
 
-def _writer(new: Any, one: Intervention) -> Callable[..., Tensor]:
+def _writer(new: Any, run: Run, one: Intervention) -> Callable[..., Tensor]:
     def act(value: Tensor, hook: HookPoint) -> Tensor:
         there = torch.as_tensor(new, dtype=value.dtype)
         if one.mask is not None:
             there = value + torch.as_tensor(one.mask, dtype=value.dtype) * (there - value)
-        return put(value, hook.axes, one.site.select, there)
+        return put(value, hook.axes, one.site.select, there, run)
 
     return act
 
 
-def _edge(model: HookedTransformer, one: Intervention, new: Any, known: dict[Any, Any]) -> list[tuple[str, Any]]:
+def _edge(
+    model: HookedTransformer, run: Run, one: Intervention, new: Any, known: dict[Any, Any]
+) -> list[tuple[str, Any]]:
     """Note what the sender writes here and in the source; add the difference to what the reader reads."""
     assert one.into is not None
     hook, into, noted = one.site.hook, one.into, dict[str, Tensor]()
@@ -150,7 +168,7 @@ def _edge(model: HookedTransformer, one: Intervention, new: Any, known: dict[Any
 
     def note(value: Tensor, hook: HookPoint) -> None:
         there = torch.as_tensor(new, dtype=value.dtype)
-        noted["old"], noted["new"] = value, put(value, hook.axes, one.site.select, there)
+        noted["old"], noted["new"] = value, put(value, hook.axes, one.site.select, there, run)
 
     def note_scale(value: Tensor, hook: HookPoint) -> None:
         noted["old scale"], noted["new scale"] = value, value if of_source is None else of_source
@@ -160,9 +178,9 @@ def _edge(model: HookedTransformer, one: Intervention, new: Any, known: dict[Any
         change = change - written(model, one.site.hook, noted["old"], noted.get("old scale"))
         if "new scale" in noted:  # only what is selected, although the other heads' shares have another scale now
             axes = ("batch", "pos", "head", "d_model")
-            change = put(torch.zeros_like(change), axes, one.site.select, change)
+            change = put(torch.zeros_like(change), axes, one.site.select, change, run)
         if "pos" in into.select:
-            change = put(torch.zeros_like(change), ("batch", "pos"), {"pos": into.select["pos"]}, change)
+            change = put(torch.zeros_like(change), ("batch", "pos"), {"pos": into.select["pos"]}, change, run)
         senders, readers = _several(one.site, change.shape[2]), _several(into, value.shape[2])
         weight = torch.as_tensor(1.0 if one.mask is None else one.mask).expand(len(senders), len(readers))
         value = value.clone()
@@ -308,8 +326,7 @@ def part_of(logits: Tensor, readout: Readout, run: Run) -> Tensor:
     for row, one in enumerate(logits):
         if readout.pos is not None:
             pos = int(torch.as_tensor(readout.pos).expand(batch)[row])
-            end = int(real[row].nonzero().max()) + 1  # how many tokens, padding included, end with a real one
-            one = one[pos if pos >= 0 else end + pos]
+            one = one[pos if pos >= 0 else last_real(run, row) + 1 + pos]
         rows.append(one if readout.tokens is None else one[..., readout.tokens[row]])
     return torch.stack(rows)
 

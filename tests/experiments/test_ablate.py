@@ -55,6 +55,25 @@ def test_every_cell_is_a_run(method: Any, site: str, over: tuple[str, ...], kind
         assert result.scale is None
 
 
+def test_the_top_head_is_the_one_whose_removal_matters_most() -> None:
+    """Each head zeroed by a hook of one's own; what is left of the metric says nothing of how much was lost."""
+    model, result = model_of("gpt2"), ablate(model_of("gpt2"), TOKENS, DIFF, progress=False)
+    plain = DIFF(model(TOKENS)).mean().item()
+    lost = {}
+    for layer in range(3):
+        for head in range(model.cfg.n_heads):
+
+            def zero(z: Tensor, hook: Any, head: int = head) -> None:
+                z[:, :, head] = 0.0
+
+            hooks = [(f"blocks.{layer}.attn.hook_z", zero)]
+            lost[layer, head] = DIFF(model.run_with_hooks(TOKENS, fwd_hooks=hooks)).mean().item() - plain
+    ranked = sorted(lost, key=lambda cell: -abs(lost[cell]))
+    top = result.top(len(lost))
+    assert list(zip(top["layer"], top["head"], strict=True)) == ranked
+    assert top["change"].tolist() == pytest.approx([lost[cell] for cell in ranked])
+
+
 def test_the_mean_of_identical_prompts_is_no_ablation() -> None:
     """Per position no axis is lost; over positions the tokens have to be the same one everywhere, too."""
     model = build(positional_embedding_type="none")

@@ -334,6 +334,75 @@ def test_half_precision_is_summed_in_single() -> None:
     assert attribution_patch(half, TOKENS, OTHER, DIFF, "k", qk_fix=True).values.isfinite().all()
 
 
+# ---------------------------------------------------------------------------------------- selected and named positions
+
+PLACES = {"subject": torch.tensor([1, 3]), "end": -1}
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+@pytest.mark.parametrize("site", ["z", "k", "resid_pre"])
+def test_a_part_that_is_selected_is_summed_alone(kind: str, site: str) -> None:
+    """Columns of the full grid, picked for each prompt by hand."""
+    model = model_of(kind)
+    full = attribution_patch(model, TOKENS, OTHER, DIFF, site, over=("layer", "pos"))
+    picked = effects(full)[:, [1, 3], [0, 1]]
+    named = attribution_patch(model, TOKENS, OTHER, DIFF, site, over=("layer", "position"), positions=PLACES)
+    assert list(named.axes["position"]) == ["subject", "end"]
+    assert_close(effects(named)[:, 0], picked, 1e-9)
+    assert_close(effects(named)[:, 1], effects(full)[:, 4], 1e-9)
+    alone = attribution_patch(
+        model, TOKENS, OTHER, DIFF, site, over=("layer",), select={"pos": "subject"}, positions=PLACES
+    )
+    assert_close(effects(alone), picked, 1e-9)
+    several = attribution_patch(model, TOKENS, OTHER, DIFF, site, over=("layer",), select={"pos": [0, 2]})
+    assert_close(effects(several), effects(full)[:, [0, 2]].sum(1), 1e-9)
+
+
+@pytest.mark.parametrize("qk_fix", [False, True])
+@pytest.mark.parametrize("site", ["q", "k"])
+def test_selected_keys_and_queries_are_those_of_the_whole_grid(site: str, qk_fix: bool) -> None:
+    model, over = model_of("llama"), ("layer", "head", "pos")
+    full = effects(attribution_patch(model, TOKENS, OTHER, DIFF, site, over=over, qk_fix=qk_fix))
+    ours = attribution_patch(
+        model,
+        TOKENS,
+        OTHER,
+        DIFF,
+        site,
+        over=("layer", "position"),
+        select={"head": 1},
+        positions=PLACES,
+        qk_fix=qk_fix,
+    )
+    assert_close(effects(ours)[:, 0], full[:, 1, [1, 3], [0, 1]], 1e-9)
+    assert_close(effects(ours)[:, 1], full[:, 1, 4], 1e-9)
+
+
+def test_padding_counts_back_from_the_last_real_token() -> None:
+    model = build()
+    model.set_tokenizer(word_tokenizer("a", "b", "c"), default_padding_side="right")
+    clean, corrupt = ["a b c", "a b"], ["b b c", "c b"]
+    last = torch.tensor([3, 2]) if model.default_prepend_bos else torch.tensor([2, 1])
+    for index in (-1, [-1]):
+        ours = attribution_patch(model, clean, corrupt, DIFF, "resid_pre", over=("layer",), select={"pos": index})
+        by_hand = attribution_patch(model, clean, corrupt, DIFF, "resid_pre", over=("layer",), select={"pos": last})
+        assert_close(ours.values, by_hand.values, 1e-12)
+
+
+def test_what_cannot_be_selected() -> None:
+    for options, message in (
+        (dict(select={"query": 1}), "there is no 'query' to select"),
+        (dict(select={"pos": 9}), "pos=9 is out of range"),
+        (dict(select={"pos": "S3"}), "there is no position 'S3'"),
+        (dict(over=("layer", "position")), "positions= has to say which"),
+        (dict(site="k", select={"pos": [1, 2]}, qk_fix=True), "takes keys one by one"),
+        (dict(site="k", select={"d_head": 1}, qk_fix=True), "leave d_head out"),
+    ):
+        arguments: dict[str, Any] = dict(clean=TOKENS, corrupt=OTHER, metric=DIFF, site="z") | options
+        with pytest.raises(BadInput, match=message):
+            attribution_patch(model_of("gpt2"), **arguments)
+
+
 # ------------------------------------------------------------------------------------------------------------ agreement
 
 
@@ -405,6 +474,79 @@ def test_an_exact_estimate_agrees_and_its_negative_does_not() -> None:
     assert len(good.cells) == 60
     assert (good.spearman, good.sign_errors) == (pytest.approx(1), 0)
     assert (bad.spearman, bad.sign_errors) == (pytest.approx(-1), 60)
+
+
+def saturated() -> tuple[HookedTransformer, Tensor, Tensor]:
+    """Neurons that are off in the corrupt run, of which two do all; at that end the gradient knows nothing of them."""
+    cfg = dict(n_layers=1, d_model=4, n_heads=1, d_head=4, d_mlp=200, act_fn="relu", normalization_type=None)
+    model = build(**cfg, positional_embedding_type="none", attn_only=False)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.zero_()
+        model.W_E[1, 0], model.W_E[2, 1] = 1.0, 1.0
+        mlp = model.blocks[0].mlp
+        mlp.W_in[0, :2] = 5.0
+        mlp.b_in[:2] = -1.0
+        mlp.W_out[:2, 2] = 1.0
+        mlp.W_in[1, 2:] = torch.linspace(0.01, 0.1, 198, dtype=torch.float64)
+        mlp.W_out[2:, 2] = -0.1
+        model.unembed.W_U[2, 0] = 1.0
+    return model, torch.tensor([[1, 1]]), torch.tensor([[2, 2]])
+
+
+def test_agreement_has_the_largest_effects_also_where_the_estimate_misses_them() -> None:
+    """An even sample of 12 of 200 neurons would have both only once in 300 times, and would find nothing wrong."""
+    model, clean, corrupt = saturated()
+    over = ("layer", "neuron")
+    estimate = attribution_patch(model, clean, corrupt, first_logits, "pre", over=over)
+    truth = patch(model, clean, corrupt, first_logits, "pre", over=over, progress=False)
+    assert effects(truth)[0, :2].flatten().tolist() == [8.0, 8.0]
+    assert effects(estimate)[0, :2].flatten().tolist() == [0.0, 0.0]
+    found = agreement(model, clean, corrupt, first_logits, estimate, "pre", cells=12, progress=False)
+    strongest = [{"layer": 0, "neuron": 0}, {"layer": 0, "neuron": 1}]
+    assert all(cell in found.cells for cell in strongest)
+    assert found.missed == strongest
+    assert len(found.not_patched) == 188
+    text = str(found)
+    assert text.startswith("12 of 200 cells patched (4 largest, 4 other end, 4 random): rank correlation")
+    assert "largest error 8 of effects up to 8 (first_logits), at layer 0, neuron" in text
+    assert "of the 5 largest effects, the estimates miss: layer 0, neuron 0; layer 0, neuron 1" in text
+    assert "188 cells were not patched; their estimates are up to 0.0" in text
+    assert found.table()["chosen"].value_counts().to_dict() == {"largest": 4, "other end": 4, "random": 4}
+    by_size = effects(estimate).mean(-1).abs().flatten().argsort(descending=True)[:4].tolist()
+    assert all({"layer": 0, "neuron": neuron} in found.cells for neuron in by_size)
+
+
+def test_what_is_not_patched_may_be_worse_than_what_is() -> None:
+    """Of 22 cells drawn evenly all are within some error: with 95 % so are seven eighths of the others, not all."""
+    zeros = torch.zeros(22, dtype=torch.float64)
+    found = Agreement(
+        metric="m", cells=[{"layer": 0}] * 22, estimated=zeros, patched=zeros + 0.5, rounding=0.0,
+        chosen=["random"] * 22, not_patched=torch.full((80,), 0.25),
+    )  # fmt: skip
+    share = 1 - 0.05 ** (1 / 22)  # the share of worse cells at which none among 22 comes once in twenty times
+    assert (1 - share) ** 22 == pytest.approx(0.05)
+    expected = f"80 cells were not patched; their estimates are up to 0.25, and as many as {int(80 * share)} of them"
+    assert f"{expected} may be further off than 0.5" in str(found)
+
+
+def test_agreement_knows_selected_and_named_positions() -> None:
+    model, places = model_of("gpt2"), {"subject": torch.tensor([1, 2]), "end": -1}
+    for options in (dict(select={"pos": "subject"}, positions=places), dict(select={"pos": 3, "head": [0, 2]})):
+        over = ("layer",) if "head" in options["select"] else ("layer", "head")
+        estimate = attribution_patch(model, TOKENS, OTHER, DIFF, "z", over=over, **options)
+        truth = patch(model, TOKENS, OTHER, DIFF, "z", over=over, **options, progress=False)
+        found = agreement(model, TOKENS, OTHER, DIFF, estimate, "z", cells=99, **options, progress=False)
+        assert_close(found.patched, effects(truth).mean(-1).flatten(), 1e-9)
+        assert not found.chosen
+        assert "not patched" not in str(found)
+    over = ("layer", "position")
+    estimate = attribution_patch(model, TOKENS, OTHER, DIFF, "z", over=over, positions=places)
+    found = agreement(model, TOKENS, OTHER, DIFF, estimate, "z", cells=4, positions=places, progress=False)
+    truth = patch(model, TOKENS, OTHER, DIFF, "z", over=over, positions=places, progress=False)
+    for cell, patched in zip(found.cells, found.patched, strict=True):
+        column = list(places).index(cell["position"])
+        assert float(patched) == pytest.approx(float(effects(truth).mean(-1)[cell["layer"], column]), rel=1e-9)
 
 
 @pytest.mark.parametrize("site", ["q", "k"])

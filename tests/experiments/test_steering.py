@@ -17,6 +17,7 @@ from interp_hooks.experiments.steering import (
     steering_vector,
 )
 from interp_hooks.interventions.runs import Run, orthonormal
+from interp_hooks.model.components.kv_cache import KeyValueCache
 from tests.experiments.by_hand import OTHER, RTOL, TOKENS, left_alone, model_of, value_at, word_tokenizer
 from tests.tiny import ARCHITECTURES, assert_close, build, convert, fresh_hf, hooked, random_tokens, unchecked_types
 
@@ -272,6 +273,49 @@ def test_steering_changes_what_is_generated() -> None:
     assert not (out[:, [1, 3]] == wanted).all()
 
 
+BACK: list[Any] = [-1, [-1, -2], torch.tensor([-2, -1]), slice(-2, None), slice(1, -1), slice(-2, -1), [0, -1]]
+MASKS = {"left": torch.tensor([[0, 0, 1, 1, 1], [1] * 5]), "right": torch.tensor([[1, 1, 1, 0, 0], [1] * 5])}
+
+
+@pytest.mark.parametrize("side", MASKS)
+@pytest.mark.parametrize("positions", BACK, ids=str)
+def test_negative_positions_count_back_from_the_last_real_token(positions: Any, side: str) -> None:
+    """Each padded prompt gives what it gives alone."""
+    model, vector, mask = model_of("gpt2"), drawn(12), MASKS[side]
+    with steer(model, vector, "resid_pre1", positions=positions):
+        together = model(TOKENS, attention_mask=mask)
+    for row, real in enumerate(mask.bool()):
+        own = positions[row : row + 1] if isinstance(positions, torch.Tensor) else positions
+        if side == "left" and not row and positions in ([0, -1], slice(1, -1)) and not isinstance(own, torch.Tensor):
+            continue  # 0 and 1 are padding there
+        with steer(model, vector, "resid_pre1", positions=own):
+            assert_close(together[row][real][None], model(TOKENS[row][real][None]), RTOL)
+
+
+@pytest.mark.parametrize("cached", [True, False])
+@pytest.mark.parametrize(
+    ("positions", "places"),
+    [(-1, 2), ([-2, 4], [1, 4]), (slice(-1, None), slice(2, None)), (slice(None, -1), slice(0, 2))],
+    ids=str,
+)
+def test_while_generating_they_count_back_in_the_prompt(positions: Any, places: Any, cached: bool) -> None:
+    """By hand: the prompt ends at position 2 whatever is read after it."""
+    model, vector, mask = model_of("llama"), 3 * drawn(12), torch.tensor([[0, 1, 1], [1, 1, 1]])
+    written = []
+    for steered in (positions, places):
+        with steer(model, vector, "resid_pre1", positions=steered):
+            options: dict[str, Any] = dict(attention_mask=mask, use_past_kv_cache=cached, verbose=False)
+            written.append(model.generate(TOKENS[:, :3], 4, do_sample=False, **options))
+    assert torch.equal(*written)
+
+
+def test_a_pass_that_reads_on_by_itself_has_no_end_to_count_from() -> None:
+    model, cache = model_of("llama"), KeyValueCache()
+    model(TOKENS[:, :3], past_kv_cache=cache)
+    with pytest.raises(BadInput, match="reads on after 3 tokens"), steer(model, drawn(12), "resid_pre1", positions=-1):
+        model(TOKENS[:, 3:], past_kv_cache=cache)
+
+
 def test_the_engine_sees_it_too() -> None:
     """Stacked runs of an experiment are steered like single passes."""
     model, metric, vector = model_of("gpt2"), LogitDiff([4, 11], [7, 2]), drawn(12)
@@ -300,8 +344,6 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     ),
     "width": (dict(vector=drawn(5)), BadInput, "needs a vector of 12 numbers \\(d_model\\), got \\[5\\]"),
     "both": (dict(vector=drawn(2, 12), positions=1), BadInput, "says by itself where it is added"),
-    "negative": (dict(positions=-1), BadInput, "moves the end of the row"),
-    "negative slice": (dict(positions=slice(-2, None)), BadInput, "moves the end of the row"),
     "step": (dict(positions=slice(0, 4, 2)), BadInput, "without a step"),
     "float": (dict(positions=1.5), BadInput, "must be an int, a list of ints"),
     "batch": (dict(positions=torch.tensor([1, 2, 3])), BadInput, "one index for each of 2 prompts; got 3"),

@@ -20,6 +20,7 @@ from torch import Tensor
 from interp_hooks import HookedTransformer, HookPoint
 from interp_hooks.errors import BadHookValue, HookConflict, HookDidNotFire
 from interp_hooks.hooks.points import Hook
+from interp_hooks.hooks.scopes import Scope
 from tests.tiny import ARCHITECTURES, assert_close, build, hooked, random_tokens, unchecked_types
 
 # A hooked norm, pattern, sink, per-head result, split input or expert is computed in another order than its fused
@@ -251,8 +252,9 @@ def _gives_the_tensor_itself(self: Hook, value: Tensor) -> Tensor:
     return value if returned is None else self.point.checked(returned, like=value)
 
 
-def _stays(self: Hook) -> None:
-    """A handle that removes nothing."""
+def _stays(self: HookedTransformer, scope: Scope, *_: bool) -> None:
+    """A call that leaves its functions attached, however it ended."""
+    HookPoint.attach([hook for hooks in scope.hooks.values() for hook in hooks])
 
 
 def _doubles_gradients(self: HookPoint, value: Tensor, backward: list[Hook]) -> Tensor:
@@ -278,7 +280,7 @@ MUTANTS = [
     ("it fires once with its axes", HookPoint, "_run", _has_one_axis_too_many),
     ("writing back changes nothing", HookPoint, "_run", _adds_epsilon),
     ("a wrong shape is refused", HookPoint, "checked", _accepts_anything),
-    ("an exception leaves nothing", Hook, "remove", _stays),
+    ("an exception leaves nothing", HookedTransformer, "_leave", _stays),
     ("an edit in place corrupts nothing cached", Hook, "__call__", _gives_the_tensor_itself),
     ("the gradient is autograd's", HookPoint, "_listen_to_gradient", _doubles_gradients),
 ]

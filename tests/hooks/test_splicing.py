@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -103,11 +104,12 @@ def test_hooks_on_the_point_run_before_the_module(chain: Chain, dictionary: Dict
 
 def test_hooks_stay_when_the_module_comes_and_goes(chain: Chain, dictionary: Dictionary) -> None:
     seen: list[Tensor] = []
-    hook = chain.hook_middle.add_hook(lambda value, hook: seen.append(value))
+    see: Callable[..., None] = lambda value, hook: seen.append(value)  # noqa: E731
+    chain.hook_middle.add_hook(see)
     handle = chain.splice("hook_middle", dictionary)
     chain.reset_hooks(including_permanent=True)
     assert list(chain.splices) == ["hook_middle"], "hooks are removed, modules are not"
-    chain.hook_middle.hooks.append(hook)
+    hook = chain.hook_middle.add_hook(see)
     chain(X)
     handle.remove()
     chain(X)

@@ -77,7 +77,8 @@ SELECTIONS: list[dict[str, Any]] = [
     {"pos": -1},
     {"pos": [0, 3]},
     {"pos": PER_PROMPT},
-    {"pos": PER_PROMPT - 5},
+    {"pos": torch.tensor([-2, -4])},
+    {"pos": [-1, -2]},
     {"pos": LATE},
     {"pos": -2, "head": 1},
     {"pos": PER_PROMPT, "head": 0},
@@ -1002,7 +1003,7 @@ def _sorts_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def execute(self: Batch) -> Any:
         logits, changed = right(self)
-        return torch.cat(logits.chunk(len(self.plans))[::-1]), changed
+        return logits[::-1], changed
 
     monkeypatch.setattr(Batch, "execute", execute)
 
@@ -1073,3 +1074,68 @@ def test_mutants_are_caught(
     mutate(monkeypatch)
     with unchecked_types(), pytest.raises((AssertionError, HookDidNotFire, IndexError, KeyError)):
         check()
+
+
+# ------------------------------------------------------------------------------------- what is there anyway is not put
+
+
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many runs go through each stretch of blocks."""
+    seen: list[int] = []
+    through = Batch._through
+
+    def counted(batch: Batch, stream: Tensor, start: int, stop: int, members: range, *given: Any) -> Tensor:
+        seen.append(len(members))
+        return through(batch, stream, start, stop, members, *given)
+
+    monkeypatch.setattr(Batch, "_through", counted)
+    return seen
+
+
+def grid_at(hook: str, source: Any, length: int) -> list[Run]:
+    axis = "query" if hook == "pattern" else "pos"
+    return [Run(TOKENS, [Intervention(at(hook, 0, **{axis: pos}), source)]) for pos in range(length)]
+
+
+@pytest.mark.parametrize("hook", ["resid_pre", "z", "k", "mlp_out", "pattern"])
+def test_positions_at_which_both_prompts_agree_are_not_computed(hook: str, computed: list[int]) -> None:
+    model = build(n_layers=2)
+    length = TOKENS.shape[1]
+    other = TOKENS.clone()
+    other[0, 2], other[1, 3] = (other[0, 2] + 1) % 11, (other[1, 3] + 1) % 11
+    runs = grid_at(hook, Run(other), length)
+    scores, (_, *changed) = evaluation(model, [Run(TOKENS), *runs], all_logits)
+    assert [did for (did,) in changed[:4]] == [False, False, True, True]
+    assert max(computed) == length - 2
+    plain, *scores = scores
+    for pos, score in enumerate(scores):
+        assert_close(score, logits_of(model, runs[pos]), RTOL)
+        assert pos >= 2 or torch.equal(score, plain)
+
+
+def test_a_prefix_says_nothing_where_tokens_see_what_follows(computed: list[int]) -> None:
+    model = build(n_layers=2, attention_dir="bidirectional")
+    other = TOKENS.clone()
+    other[:, -1] = (other[:, -1] + 1) % 11
+    _, changed = evaluation(model, grid_at("z", Run(other), TOKENS.shape[1]), all_logits)
+    assert all(did for (did,) in changed)
+    assert max(computed) == TOKENS.shape[1]
+
+
+def test_a_source_that_is_changed_within_the_shared_beginning_has_other_values(computed: list[int]) -> None:
+    model = build(n_layers=2)
+    other = TOKENS.clone()
+    other[:, -1] = (other[:, -1] + 1) % 11
+    source = Run(other, [Intervention(at("resid_pre", 0, pos=1), 0.5)])
+    runs = grid_at("z", source, TOKENS.shape[1])
+    scores, changed = evaluation(model, runs, all_logits)
+    assert [did for (did,) in changed] == [False] + [True] * (TOKENS.shape[1] - 1)
+    for run, score in zip(runs, scores, strict=True):
+        assert_close(score, logits_of(model, run), RTOL)
+
+
+def test_what_would_change_nothing_is_refused_all_the_same_if_it_does_not_fit() -> None:
+    model = build(n_layers=2)
+    with pytest.raises(BadInput, match="out of range"):
+        evaluate(model, [Run(TOKENS, [Intervention(at("z", 0, pos=0, head=9), Run(TOKENS))])], all_logits)

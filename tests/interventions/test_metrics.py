@@ -417,7 +417,7 @@ def test_an_answer_of_several_tokens_is_refused() -> None:
     """Before anything is run; the message shows the pieces."""
     model = _with_words()
     with left_alone(model), pytest.raises(TokenError, match=r"'yes no' is 2 tokens .*yes.*no.*expected exactly one"):
-        patch(model, TOKENS, OTHER, LogProb(["yes no", "no"]), progress=False)
+        patch(model, TOKENS.clamp(min=2), OTHER.clamp(min=2), LogProb(["yes no", "no"]), progress=False)
     with left_alone(model_of("gpt2")), pytest.raises(NoTokenizer, match="no tokenizer"):
         ablate(model_of("gpt2"), TOKENS, LogProb(["yes", "no"]), progress=False)
 

@@ -168,8 +168,12 @@ def test_which_runs_reach_what_is_read(site: Site, readout: Readout, reaches: bo
 
 
 def test_padding_after_what_is_read_does_not_reach_it() -> None:
-    """The last real tokens are the second and the third; a site counts from the end of the row."""
-    assert not plan_of("gpt2", at("z", 0, pos=-1), mask=PADDED).reaches
+    """The last real tokens are the second and the third."""
+    assert plan_of("gpt2", at("z", 0, pos=-1), mask=PADDED).reaches
+    assert not plan_of("gpt2", at("z", 2, pos=-2), mask=PADDED).reaches, "in the last layer only what is read counts"
+    assert plan_of("gpt2", at("z", 2, pos=[-2, -1]), mask=PADDED).reaches
+    assert not plan_of("gpt2", at("z", 2, pos=torch.tensor([-2, -3])), mask=PADDED).reaches
+    assert plan_of("gpt2", at("z", 2, pos=torch.tensor([-2, -1])), mask=PADDED).reaches
     assert not plan_of("gpt2", at("z", 0, pos=3), mask=PADDED).reaches
     assert plan_of("gpt2", at("z", 0, pos=2), mask=PADDED).reaches
     assert not plan_of("gpt2", at("z", 2, pos=0), mask=PADDED).reaches

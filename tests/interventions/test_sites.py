@@ -41,6 +41,11 @@ SELECTIONS: list[dict[str, Any]] = [
     {"query": [1, 2], "head": 2},
     {"key": torch.tensor([0, 1, 2])},
     {"neuron": 4, "pos": torch.tensor([0, 1, 2])},
+    {"pos": torch.tensor([[0, 2], [1, 2], [3, -1]])},
+    {"batch": 1},
+    {"batch": 1, "pos": torch.tensor([0, 2, 3])},
+    {"pos": torch.tensor([0, 2, 3]), "batch": 2},
+    {"batch": 2, "pos": torch.tensor([[0, 2], [1, 2], [3, 0]]), "head": 1},
 ]
 SEVERAL: list[dict[str, Any]] = [
     {"pos": [0, 2], "head": [0, 1]},
@@ -48,7 +53,12 @@ SEVERAL: list[dict[str, Any]] = [
     {"pos": torch.tensor([0, 1, 2]), "head": [0, 1]},
     {"pos": torch.tensor([0, 1, 2]), "head": [0, 1, 2]},
     {"query": [0, 1], "key": [1, 2]},
+    {"batch": [2, 0], "pos": torch.tensor([0, 2, 3])},
+    {"batch": 1, "pos": torch.tensor([[0, 2], [1, 2], [3, 0]]), "head": [0, 2]},
+    {"pos": torch.tensor([[0, 2, 3], [1, 2, 0], [3, 0, 1]]), "head": [0, 2]},
+    {"batch": [0, 2], "head": torch.tensor([0, 2, 1]), "pos": torch.tensor([[0, 2], [1, 2], [3, 0]])},
 ]
+MASKS: list[Any] = [True, [True, False, False, True], torch.tensor([True, False, True]), np.array([True, False])]
 
 
 def _point(select: dict[str, Any]) -> HookPoint:
@@ -98,6 +108,8 @@ def test_of_the_last_positions_it_selects_the_same_places(select: dict[str, Any]
 
 @pytest.mark.parametrize("select", [*SELECTIONS, *SEVERAL], ids=str)
 def test_the_first_position_is_the_first_that_is_selected(select: dict[str, Any]) -> None:
+    """Of all prompts, also where only some are selected."""
+    select = {axis: wanted for axis, wanted in select.items() if axis != "batch"}
     point = _point(select)
     whole = put(_zeros(point), point.axes, select, 1.0)
     dim = next(dim for dim, axis in enumerate(point.axes) if axis in ("pos", "query"))
@@ -114,7 +126,9 @@ def test_the_first_position_is_the_first_that_is_selected(select: dict[str, Any]
         ({"head": [0, 3]}, "head=3 is out of range: x has 3 along head"),
         ({"head": torch.tensor([0, 1, 3])}, "head=3 is out of range"),
         ({"pos": torch.tensor([0, 1])}, r"one index for each of 3 prompts; got shape \[2\]"),
-        ({"pos": torch.tensor([[0], [1], [2]])}, r"got shape \[3, 1\]"),
+        ({"pos": torch.tensor([[0], [1]])}, r"got shape \[2, 1\]"),
+        ({"pos": torch.zeros(3, 1, 1).long()}, r"got shape \[3, 1, 1\]"),
+        *(({"head": mask}, "must be an int, a list of ints .* Of a mask over the axis") for mask in MASKS),
         ({"pos": torch.tensor(1)}, "must be an int, a list"),
         ({"pos": 1.0}, "must be an int, a list"),
         ({"pos": slice(0, 2)}, "must be an int, a list"),

@@ -512,12 +512,15 @@ def test_mistakes_are_told_before_anything_is_computed(options: dict[str, Any], 
 
 
 def test_padding_on_the_right_is_refused(bundled: HookedTransformer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also in token ids, if a token is there only to pad; with BOS or EOS as padding nobody can tell."""
+    """Also in token ids."""
     with pytest.raises(BadInput, match="pad on the left"):
         greedy(bundled, PROMPTS, 2, padding_side="right")
     assert isinstance(greedy(bundled, PROMPTS[:1], 2, padding_side="right"), list)
     prompts = bundled.to_tokens(PROMPTS)
-    assert greedy(bundled, prompts, 2).shape[1] == prompts.shape[1] + 2
+    with pytest.raises(BadInput, match="pad on the left; if these are text, say so by padding_side='left'"):
+        greedy(bundled, prompts, 2)
+    text = greedy(bundled, prompts, 2, padding_side="left")
+    assert torch.equal(text, by_hand(bundled, prompts, 2, torch.ones_like(prompts, dtype=torch.bool)))
     tokenizer = copy.deepcopy(bundled.tokenizer)
     assert tokenizer is not None
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(7)
@@ -526,7 +529,8 @@ def test_padding_on_the_right_is_refused(bundled: HookedTransformer, monkeypatch
         greedy(bundled, bundled.to_tokens(PROMPTS), 2)
     left = bundled.to_tokens(PROMPTS, padding_side="left")
     assert greedy(bundled, left, 4, return_type="str") == greedy(bundled, PROMPTS, 4)
-    literal = greedy(bundled, left, 4, padding_side="right")
+    assert torch.equal(greedy(bundled, left, 4, padding_side="right"), greedy(bundled, left, 4)), "it is only padding"
+    literal = greedy(bundled, left, 4, attention_mask=torch.ones_like(left))
     assert torch.equal(literal, by_hand(bundled, left, 4, torch.ones_like(left, dtype=torch.bool)))
 
 

@@ -28,12 +28,15 @@ from interp_hooks.model import Output, lm_cross_entropy_loss
 from tests.model.test_tokens import word_tokenizer
 from tests.tiny import (
     ARCHITECTURES,
+    CUSTOM,
     assert_close,
     build,
+    convert,
     hooked,
     our_logits,
     random_tokens,
     redraw,
+    shared_hf,
     unchecked_types,
 )
 
@@ -631,3 +634,52 @@ def test_known_values_that_do_not_fit_are_refused() -> None:
         model(stream, start_at_layer=1, known={"z": z[:, :4]})
     with pytest.raises(BadInput, match="got q"):
         model(stream, start_at_layer=1, known={"q": z})
+
+
+# -------------------------------------------------------------------------------------------------------- soft prompts
+
+
+def soft_logits(hf: Any, soft: Tensor, tokens: Tensor) -> Tensor:
+    """HuggingFace's, of vectors in place of the embeddings of tokens 1 and 2."""
+    embedded = hf.get_input_embeddings()(tokens).detach().clone()
+    embedded[:, 1:3] = soft
+    with torch.no_grad():
+        return hf(inputs_embeds=embedded, use_cache=False).logits
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "neox"])
+def test_soft_prompts_give_huggingfaces_logits(name: str) -> None:
+    hf, tokens = shared_hf(name), random_tokens()
+    model = convert(hf, device="cpu")
+    soft = torch.randn(2, model.cfg.d_model)
+    stream, read, beside, mask = model.input_to_embed(tokens)
+    assert torch.equal(read, tokens)
+    assert mask is None
+    assert_close(our_logits(model, stream, start_at_layer=0), our_logits(model, tokens), 1e-6)
+    stream = stream.detach().clone()
+    stream[:, 1:3] += soft - model.W_E[tokens[:, 1:3]]
+    ours = our_logits(model, stream, start_at_layer=0, shortformer_pos_embed=beside, attention_mask=mask)
+    assert_close(ours, soft_logits(hf, soft, tokens), 1e-5)
+
+
+@pytest.mark.parametrize("name", [*CUSTOM, "gpt2", "llama"])
+def test_a_pass_goes_on_from_what_enters_layer_0(name: str) -> None:
+    """With padding, and with a key/value cache."""
+    model = hooked(name)
+    tokens, mask = random_tokens(d_vocab=23), torch.ones(2, 7, dtype=torch.long)
+    mask[1, :2] = 0
+    entering = model.input_to_embed(tokens, attention_mask=mask)
+    options: dict[str, Any] = dict(shortformer_pos_embed=entering.shortformer_pos_embed)
+    ours = our_logits(model, entering.residual, start_at_layer=0, attention_mask=entering.attention_mask, **options)
+    assert torch.equal(ours, our_logits(model, tokens, attention_mask=mask))
+    assert (entering.shortformer_pos_embed is None) == (name != "shortformer")
+    if model.cfg.attention_dir != "causal":
+        return
+    caches = KeyValueCache(), KeyValueCache()
+    for cache in caches:
+        our_logits(model, tokens[:, :4], attention_mask=mask[:, :4], past_kv_cache=cache)
+    more = model.input_to_embed(tokens[:, 4:], past_kv_cache=caches[0])
+    options = dict(past_kv_cache=caches[0], attention_mask=more.attention_mask)
+    options["shortformer_pos_embed"] = more.shortformer_pos_embed
+    expected = our_logits(model, tokens[:, 4:], past_kv_cache=caches[1])
+    assert_close(our_logits(model, more.residual, start_at_layer=0, **options), expected, 1e-12)

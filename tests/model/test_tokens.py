@@ -1,6 +1,7 @@
 """Text to tokens and back: exactly one BOS where it is wanted, padding on the side asked for, and nothing lost."""
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,14 @@ import torch
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from interp_hooks import HookedTransformer
-from interp_hooks.errors import BadInput, NoTokenizer, TokenError
+from interp_hooks import HookedTransformer, LogitDiff, evaluate, patch
+from interp_hooks.errors import BadInput, CheckpointError, NoTokenizer, TokenError
+from interp_hooks.interventions.runs import as_run
+from interp_hooks.loading.source import read_tokenizer
 from interp_hooks.model.tokenization import TextInterface
 from interp_hooks.model.tokens import overridden_defaults
+from interp_hooks.studies.heads import detect_head
+from interp_hooks.studies.lenses import logit_lens
 from tests.tiny import SHARED, assert_close, build, our_logits, unchecked_types
 
 WORDS = ["the", "cat", "sat", "on", "mat", "a", "dog", "ran"]
@@ -248,12 +253,28 @@ def test_a_side_that_is_none(side: Any) -> None:
 
 
 def test_long_text_is_cut_only_where_asked() -> None:
+    """n_ctx is 9; to cut a text without a word would give the numbers of another one."""
     model = text_model(word_tokenizer())
     long = "the cat " * 10
-    assert model.to_tokens(long).shape == (1, 9)
+    assert torch.equal(model.to_tokens(long, truncate=True), model.to_tokens("the cat " * 4))
     assert model.to_tokens(long, truncate=False).shape == (1, 21)
+    refused = "21 tokens, but this model reads at most n_ctx=9.*truncate=True"
+    for call in (
+        lambda: model.to_tokens(long),
+        lambda: model(long),
+        lambda: model(["sat", long], return_type="loss"),
+        lambda: model.run_with_cache(long),
+        lambda: detect_head(model, long, "previous_token_head"),
+        lambda: detect_head(model, ["sat", long], "previous_token_head"),
+        lambda: logit_lens(model, long),
+    ):
+        with pytest.raises(BadInput, match=refused):
+            call()
     with pytest.raises(BadInput, match="21 tokens, but this model reads at most n_ctx=9"):
         model(model.to_tokens(long, truncate=False))
+    with pytest.raises(BadInput, match="21 tokens and 2 new ones do not fit"):
+        model.generate(long, 2, verbose=False)
+    assert model.get_token_position("cat", long, mode="last") == 20
 
 
 # ------------------------------------------------------------------------------------------------------- single tokens
@@ -378,7 +399,7 @@ def test_texts_are_read_one_by_one() -> None:
     model = text_model(word_tokenizer(pad=True))
     assert model.to_str_tokens(["the cat", "sat"]) == [[" <s>", " the", " cat"], [" <s>", " sat"]]
     assert model.to_str_tokens(["the cat", "sat"], False, "left") == [[" the", " cat"], [" sat"]]
-    assert len(model.to_str_tokens("the cat " * 10)) == model.cfg.n_ctx, "cut as to_tokens cuts"
+    assert len(model.to_str_tokens("the cat " * 10)) == 21, "nothing is cut"
 
 
 @pytest.mark.parametrize(
@@ -548,3 +569,68 @@ def test_bos_stays_single_where_the_tokenizer_adds_it(llama_like: HookedTransfor
 def test_pieces_keep_the_space_that_decoding_drops(llama_like: HookedTransformer) -> None:
     pieces = llama_like.to_str_tokens("Once upon a time", prepend_bos=False)
     assert "".join(pieces) == " Once upon a time"
+
+
+# ------------------------------------------------------------------------------------------- beyond the vocabulary
+
+
+def test_tokens_that_were_added_to_the_tokenizer_alone_are_told() -> None:
+    """The model has no embedding for them."""
+    tokenizer = word_tokenizer()
+    tokenizer.add_tokens([f"new{number}" for number in range(12)])
+    model = text_model(tokenizer)
+    assert model.to_tokens("the new11").tolist() == [[0, THE, 23]], "and d_vocab is 23"
+    told = r"token ids must be 0\.\.22, got 23, ' new11': a token that was added to the tokenizer, and for which"
+    metric = LogitDiff(1, 2)
+    for read in (
+        model,
+        model.run_with_cache,
+        lambda text: model.generate(text, 1, verbose=False),
+        lambda text: model.input_to_embed(text),
+        lambda text: evaluate(model, [as_run(model, text)], metric),
+        lambda text: patch(model, text, "the cat", metric, "resid_pre", progress=False),
+    ):
+        with pytest.raises(BadInput, match=told):
+            read("the new11")
+    with pytest.raises(BadInput, match=r"must be 0\.\.18, got \[23\]"):
+        model.token_ids("new11")
+
+
+# --------------------------------------------------------------------------------------------- without a vocabulary
+
+
+def tokenizers_without_vocabulary() -> list[Any]:
+    from transformers import BertTokenizer, GPT2Tokenizer, LlamaTokenizer
+
+    return [make() for make in (LlamaTokenizer, GPT2Tokenizer, BertTokenizer)]
+
+
+def test_a_tokenizer_without_vocabulary_is_refused() -> None:
+    """As transformers makes it of a folder that lacks the file: it reads every text as the same few ids."""
+    for tokenizer in tokenizers_without_vocabulary():
+        assert set(tokenizer.get_vocab()) == {token.content for token in tokenizer.added_tokens_decoder.values()}
+        for give in (text_model, build().set_tokenizer, lambda one: TextInterface(one, 9)):
+            with pytest.raises(TokenError, match="the tokenizer knows no word"):
+                give(tokenizer)
+
+
+def test_a_folder_without_the_vocabularys_file_is_refused(tmp_path: Path) -> None:
+    from tests.tiny import fresh_hf
+
+    fresh_hf("llama").save_pretrained(tmp_path)
+    config = tmp_path / "tokenizer_config.json"
+    config.write_text('{"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>"}', encoding="utf-8")
+    for load in (HookedTransformer.from_pretrained, lambda name: read_tokenizer(name)):
+        with pytest.raises(CheckpointError, match=r"knows no word: the file of its vocabulary \(tokenizer.json"):
+            load(str(tmp_path))
+    assert HookedTransformer.from_pretrained(str(tmp_path), tokenizer=word_tokenizer()).to_tokens("cat").tolist() == [
+        [0, CAT]
+    ]
+    native = tmp_path / "native"
+    build().save_pretrained(native)
+    config.rename(native / config.name)
+    with pytest.raises(CheckpointError, match="knows no word"):
+        HookedTransformer.from_pretrained(str(native))
+    config_of_a_name = {**build().cfg.to_dict(), "tokenizer_name": str(native)}
+    with pytest.raises(CheckpointError, match="knows no word"):
+        HookedTransformer(config_of_a_name)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from interp_hooks import HookedTransformer
-from interp_hooks.errors import BadInput
+from interp_hooks.errors import BadInput, TokenError
 from interp_hooks.model.cache.activation_cache import ActivationCache
 from interp_hooks.studies import heads as head_detector
 from interp_hooks.studies.heads import (
@@ -17,6 +17,7 @@ from interp_hooks.studies.heads import (
     get_duplicate_token_head_detection_pattern,
     get_induction_head_detection_pattern,
     get_previous_token_head_detection_pattern,
+    head_scores,
 )
 from tests.experiments.by_hand import word_tokenizer
 from tests.experiments.gates import induction
@@ -133,6 +134,67 @@ def test_uniform_attention(circuit: HookedTransformer) -> None:
         assert_close(scores[:, 1], torch.full((2,), expected, dtype=scores.dtype), 1e-12)
 
 
+@pytest.mark.parametrize(
+    ("name", "head"), [("previous_token_head", (0, 0)), ("induction_head", (1, 0))], ids=["previous token", "induction"]
+)
+def test_a_perfect_head_has_the_score_of_one_and_uniform_attention_that_of_the_baseline(
+    circuit: HookedTransformer, name: Any, head: tuple[int, int]
+) -> None:
+    """`detect_head` says 0.45 for this induction head, since half of the queries have nothing to go on."""
+    queries = range(1, LENGTH) if name == "previous_token_head" else range(6, LENGTH)
+    uniform = sum(1 / (query + 1) for query in queries) / len(queries)
+    result = head_scores(circuit, name, REPEATED)
+    assert_close(result.mean[head], torch.tensor(1.0, dtype=torch.float64), 1e-6)
+    assert_close(result.mean[:, 1], torch.full((2,), uniform, dtype=torch.float64), 1e-12)
+    assert_close(result.baselines["uniform"], torch.tensor([uniform], dtype=torch.float64), 1e-12)
+    assert float(result.change[:, 1].abs().max()) < 1e-12
+    best = result.top(1)
+    assert (best["layer"].item(), best["head"].item()) == head
+    assert best["change"].item() == pytest.approx(1 - uniform, abs=1e-6)
+
+
+def test_the_induction_score_is_the_mean_along_its_diagonal() -> None:
+    """As everybody writes it: attention of the second copy to what followed in the first one."""
+    model, n = HookedTransformer.from_pretrained("induction-2l", device="cpu"), 20
+    words = torch.stack([torch.randperm(63, generator=torch.Generator().manual_seed(row))[:n] + 1 for row in range(3)])
+    tokens = torch.cat((torch.zeros(3, 1, dtype=torch.long), words, words), dim=1)
+    _, cache = model.run_with_cache(tokens)
+    result = head_scores(model, "induction_head", tokens)
+    again = head_scores(model, "duplicate_token_head", tokens)
+    for layer in range(2):
+        pattern = cache["pattern", layer].double()
+        after = pattern.diagonal(1 - n, dim1=-2, dim2=-1)[..., -n:].mean(-1)
+        same = pattern.diagonal(-n, dim1=-2, dim2=-1)[..., -n:].mean(-1)
+        assert_close(result.values[layer].T.double(), after, 1e-5)
+        assert_close(again.values[layer].T.double(), same, 1e-5)
+    assert result.mean[1].max() > 0.9
+    assert detect_head(model, tokens, "induction_head").max() < 0.5
+
+
+def test_tokens_that_come_by_chance_are_no_induction(reader: HookedTransformer) -> None:
+    """On few words uniform attention scores much, which the change leaves out."""
+    tokens = torch.randint(1, 3, (4, 9), generator=torch.Generator().manual_seed(0))
+    result = head_scores(build(), "induction_head", tokens)
+    assert float(result.baselines["uniform"].mean()) > 0.4
+    assert float(result.change.abs().max()) < 0.4
+
+
+def test_prompts_are_drawn_with_the_generator_and_fit() -> None:
+    model = HookedTransformer.from_pretrained("ioi-tiny", device="cpu")
+    one, same, other = (
+        head_scores(model, "induction_head", n=2, generator=torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)
+    )
+    assert torch.equal(one.values, same.values)
+    assert not torch.equal(one.values, other.values)
+    assert one.values.shape == (3, 4, 2)
+    assert one.metric == "induction_score"
+
+
+def test_a_text_without_repetition_has_no_score(reader: HookedTransformer) -> None:
+    with pytest.raises(BadInput, match="prompt 1 has no token to attend to"):
+        head_scores(reader, "induction_head", ["w1 w2 w1 w2", "w3 w4 w5"])
+
+
 @pytest.mark.parametrize("measure", ["mul", "abs"])
 @pytest.mark.parametrize("options", [{}, {"exclude_bos": True}, {"exclude_current_token": True}], ids=str)
 def test_every_head_by_its_formula(options: dict[str, Any], measure: Any) -> None:
@@ -228,7 +290,7 @@ def test_a_cache_of_something_else(circuit: HookedTransformer, reader: HookedTra
         detect_head(circuit, REPEATED.expand(2, -1), "induction_head", cache=cache)
     with pytest.raises(KeyError, match="was not cached"):
         detect_head(circuit, REPEATED, "induction_head", cache=ActivationCache({}, circuit))
-    with pytest.raises(BadInput, match="at least one prompt"):
+    with pytest.raises(TokenError, match="at least one string"):
         detect_head(reader, [], "induction_head")
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from interp_hooks import (
     ActivationCache,
@@ -24,7 +25,8 @@ from interp_hooks import (
 from interp_hooks.errors import BadInput
 from interp_hooks.studies.lenses import DirectLogitAttribution
 from tests.experiments.by_hand import KINDS, OTHER, RTOL, TOKENS, left_alone, logits_of, value_at, word_tokenizer
-from tests.tiny import CUSTOM, assert_close, build, distance, fresh_hf, hooked, unchecked_types
+from tests.family_configs.gemma import CONFIGS
+from tests.tiny import CUSTOM, assert_close, build, distance, fresh_hf, hooked, redraw, unchecked_types
 
 MODELS: dict[str, dict[str, Any]] = KINDS | {
     "folded": dict(normalization_type="LNPre"),
@@ -81,7 +83,7 @@ def _direct(model: Model, part: Tensor, tokens: Tensor) -> Tensor:
 
 
 def test_every_component_is_in_its_row(model: Model) -> None:
-    result = direct_logit_attribution(model, TOKENS, RIGHT)
+    result = direct_logit_attribution(model, TOKENS, RIGHT, pos=-1)
     rows = dict(zip(result.axes["component"], result.values, strict=True))
     hooks = {"embed": "hook_embed", "pos_embed": "hook_pos_embed"}
     hooks |= {
@@ -99,10 +101,10 @@ def test_every_component_is_in_its_row(model: Model) -> None:
 
 def test_every_head_is_in_its_row(model: Model) -> None:
     """Heads of one layer sum to its attention, less b_O, which is in the remainder."""
-    result = direct_logit_attribution(model, TOKENS, RIGHT, unit="head")
+    result = direct_logit_attribution(model, TOKENS, RIGHT, unit="head", pos=-1)
     rows = dict(zip(result.axes["head"], result.values, strict=True))
     assert list(rows) == [*(f"L{layer}H{head}" for layer in range(3) for head in range(4)), "remainder", "bias"]
-    components = direct_logit_attribution(model, TOKENS, RIGHT)
+    components = direct_logit_attribution(model, TOKENS, RIGHT, pos=-1)
     by_name = dict(zip(components.axes["component"], components.values, strict=True))
     for layer in range(3):
         results = value_at(model, Run(TOKENS), f"blocks.{layer}.attn.hook_result")
@@ -141,7 +143,7 @@ def test_processing_of_weights_moves_no_effect(name: str) -> None:
 
 def test_streams_are_read_as_they_grow(model: Model) -> None:
     """The last one, with the bias, gives the model's logit; every row is what the frozen norm makes of that stream."""
-    result = direct_logit_attribution(model, TOKENS, RIGHT, unit="layer")
+    result = direct_logit_attribution(model, TOKENS, RIGHT, unit="layer", pos=-1)
     mid = ["{}_pre", "{}_mid"] if "blocks.0.hook_resid_mid" in model.hook_dict else ["{}_pre"]
     assert result.labels == [*(one.format(layer) for layer in range(3) for one in mid), "final_post", "bias"]
     for label, row in zip(result.labels[:-2], result.attribution, strict=False):
@@ -240,7 +242,7 @@ def test_the_lens_ends_at_the_prediction(model: Model, pos: Any) -> None:
 
 def test_each_point_is_the_model_stopped_there(model: Model) -> None:
     """The stream of that layer, through the final norm with its own statistics, and the unembedding."""
-    lens = logit_lens(model, TOKENS, incl_mid=True)
+    lens = logit_lens(model, TOKENS, incl_mid=True, pos=-1)
     for label, log_probs in zip(lens.labels, lens.log_probs, strict=True):
         layer, point = label.split("_")
         hook = "blocks.2.hook_resid_post" if layer == "final" else f"blocks.{layer}.hook_resid_{point}"
@@ -328,19 +330,50 @@ IN_VOCABULARY = TOKENS % 19
 def test_effects_sum_to_the_logit_in_every_architecture(name: str, unit: Any) -> None:
     """Multiplied by `logits_scale`, before the soft cap; norms of outputs with the scales of the run."""
     model = hooked(name)
-    logits = logits_of(model, Run(IN_VOCABULARY))[BATCH, -1]
+    own = logits = logits_of(model, Run(IN_VOCABULARY))[BATCH, -1]
     if cap := model.cfg.output_logits_soft_cap:
         logits = cap * torch.atanh(logits / cap)
-    right, wrong = logits[BATCH, torch.tensor(RIGHT)], logits[BATCH, torch.tensor(WRONG)]
+    right, wrong = torch.tensor(RIGHT), torch.tensor(WRONG)
+    result = direct_logit_attribution(model, IN_VOCABULARY, RIGHT, WRONG, unit=unit, pos=-1)
+    before = logits[BATCH, right] - logits[BATCH, wrong]
+    assert_close(result.values.sum(0), before, RTOL)
+    assert result.parts_of is not None
+    assert_close(result.baselines[result.parts_of], before, RTOL)
+    assert_close(result.baselines["model"], own[BATCH, right] - own[BATCH, wrong], RTOL)
+    assert_close(
+        result.baselines["model"], evaluate(model, [Run(IN_VOCABULARY)], LogitDiff(RIGHT, WRONG, pos=-1))[0], RTOL
+    )
+
+
+@pytest.mark.parametrize("unit", ["component", "head", "layer"])
+def test_a_soft_cap_lies_between_the_parts_and_the_answer_and_the_result_says_so(unit: Any, tmp_path: Path) -> None:
+    """The difference that parts sum to is not the one that HuggingFace's model says, which is capped."""
+    config = AutoConfig.for_model(**CONFIGS["gemma2"] | dict(final_logit_softcapping=2.0))
+    hf_model = AutoModelForCausalLM.from_config(config).double().eval()
+    redraw(hf_model)
+    logits = hf_model(IN_VOCABULARY).logits[:, -1].detach()
+    model = HookedTransformer.from_pretrained("tiny", hf_model=hf_model, dtype=torch.float64)
+    said = logits[BATCH, torch.tensor(RIGHT)] - logits[BATCH, torch.tensor(WRONG)]
+    uncapped = 2 * torch.atanh(logits / 2)
+    before = uncapped[BATCH, torch.tensor(RIGHT)] - uncapped[BATCH, torch.tensor(WRONG)]
+    assert float((before - said).abs().max()) > 0.1
     result = direct_logit_attribution(model, IN_VOCABULARY, RIGHT, WRONG, unit=unit)
-    assert_close(result.values.sum(0), right - wrong, RTOL)
-    assert_close(result.baselines["model"], right - wrong, RTOL)
+    assert_close(result.baselines["model"], said, 1e-6)
+    assert_close(result.baselines["before_cap"], before, 1e-6)
+    assert_close(result.values[-2:].sum(0) if unit == "layer" else result.values.sum(0), before, 1e-6)
+    assert (result.metric, result.parts_of) == ("logit_diff_before_cap", "before_cap")
+    assert "cells are parts of before_cap" in result.note
+    single = direct_logit_attribution(model, IN_VOCABULARY, RIGHT, unit=unit)
+    assert single.metric == "logit_before_cap"
+    assert_close(single.baselines["model"], logits[BATCH, torch.tensor(RIGHT)], 1e-6)
+    result.save(tmp_path / "kept")
+    assert Result.load(tmp_path / "kept").note == result.note
 
 
 @pytest.mark.parametrize("name", CUSTOM)
 def test_the_lens_ends_at_the_prediction_in_every_architecture(name: str) -> None:
     model = hooked(name)
-    lens = logit_lens(model, IN_VOCABULARY)
+    lens = logit_lens(model, IN_VOCABULARY, pos=-1)
     assert_close(lens.log_probs[-1], logits_of(model, Run(IN_VOCABULARY))[BATCH, -1].log_softmax(-1), RTOL)
 
 
@@ -348,4 +381,4 @@ def test_the_lens_ends_at_the_prediction_in_every_architecture(name: str) -> Non
 def test_a_post_norm_model_has_no_direct_effects(unit: Any) -> None:
     model = hooked("post-norm")
     with left_alone(model), pytest.raises(BadInput, match="is no sum of what was written"):
-        direct_logit_attribution(model, IN_VOCABULARY, RIGHT, unit=unit)
+        direct_logit_attribution(model, IN_VOCABULARY, RIGHT, unit=unit, pos=-1)

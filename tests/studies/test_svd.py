@@ -50,6 +50,13 @@ def test_what_neurons_read_and_write(fields: dict[str, Any]) -> None:
     assert_same_up_to_sign(SVDInterpreter(plain).get_singular_vectors("w_in", 2), expected)
 
 
+def test_a_multiplier_of_the_logits_counts() -> None:
+    """As everywhere else where directions are read as logits."""
+    plain, scaled = build(), build(logits_scale=0.25)
+    ours = SVDInterpreter(scaled).get_singular_vectors("w_out", 2)
+    assert_same_up_to_sign(ours, unembedded(plain, plain.blocks[2].mlp.W_out, 10) / 4)
+
+
 def test_a_norm_that_two_readers_share() -> None:
     model = build(parallel_attn_mlp=True, parallel_shared_norm=True)
     expected = unembedded(model, model.blocks[0].mlp.W_in.T * model.blocks[0].ln1.w, 10)

@@ -159,6 +159,16 @@ def test_top_keeps_the_largest_in_size_with_their_labels():
         bars(line(torch.ones(2, 1), ["a", "b"]), top=0)
 
 
+def test_top_bars_are_those_that_change_most_from_the_baseline():
+    left = line(torch.tensor([[1.0, 2.0], [-4.0, -4.0], [3.0, 3.0]]), ["a", "b", "c"])
+    lost = replace(left, baselines={"original": torch.tensor([-3.0, -4.0])})
+    assert bars(lost, top=2).layout.yaxis.ticktext == ("c", "a")  # 6.5 and 5, against 0.5
+    changes = bars(lost, "change", top=2).data[0]
+    assert changes.x == (6.5, 5.0)
+    assert changes.error_x.array == (0.5, 1.0)  # of 6, 7 and of 4, 6
+    assert bars(lost, "change").layout.xaxis.title.text == "change of logit difference (nats)"
+
+
 def test_a_single_prompt_has_no_error_bars():
     assert not bars(line(torch.ones(2, 1), ["a", "b"])).data[0].error_x.visible
 

@@ -24,7 +24,8 @@ def test_whitespace_and_what_cannot_be_printed_is_made_visible(token, shown):
 
 
 @pytest.mark.parametrize(
-    ("text", "shown"), [("<b>", "&lt;b&gt;"), ("&lt;", "&amp;lt;"), ("$x$", "&#36;x&#36;"), (3, "3")]
+    ("text", "shown"),
+    [("<b>", "&lt;b&gt;"), ("&lt;", "&amp;lt;"), ("$x$", "&#36;x&#36;"), (3, "3"), ('"it\'s"', '"it\'s"')],
 )
 def test_nothing_is_markup_or_tex(text, shown):
     assert escaped(text) == shown

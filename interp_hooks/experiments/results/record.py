@@ -69,7 +69,7 @@ NEEDED = ("corrupt", "metric")  # the arguments that it brings, without which no
 NO_PART = ("model", "max_memory", "progress", "save_to")  # arguments on which no number depends
 NO_MATTER = (  # of a config, once the weights are there
     *("model_name", "original_architecture", "tokenizer_name", "tokenizer_prepends_bos", "device"),
-    *("seed", "init_mode", "initializer_range", "init_weights"),
+    *("seed", "init_mode", "initializer_range", "init_weights", "eos_token_ids"),
     *("use_attn_result", "use_split_qkv_input", "use_attn_in", "use_hook_mlp_in", "use_hook_tokens"),
     "use_attn_scale",  # attn_scale says what comes of it
 )
@@ -483,7 +483,10 @@ def _of_task(signature: inspect.Signature, args: Any, kwargs: Any) -> dict[str, 
     for name, parameter in signature.parameters.items():
         if task is not None and arguments.get(name) is task:
             arguments[name] = task.clean
-        elif name not in arguments and (parameter.default is OF_TASK or (task is not None and name in NEEDED)):
+        elif name not in arguments and (
+            parameter.default is OF_TASK
+            or (task is not None and name in NEEDED and parameter.default in (None, parameter.empty))
+        ):
             if task is None and name in NEEDED:
                 raise BadInput(f"{name} is needed: pass it, or a Task in place of the prompts, which brings its own")
             arguments[name] = None if task is None else getattr(task, name)
@@ -504,7 +507,9 @@ def on_data(function: Callable[P, OnData]) -> Callable[P, OnData]:
     def called(*args: P.args, **kwargs: P.kwargs) -> OnData:
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        arguments, model = bound.arguments, bound.arguments["model"]
+        given = bound.arguments.items()
+        arguments: dict[str, Any] = {name: None if value is OF_TASK else value for name, value in given}
+        model = arguments["model"]
         for name in (*PROMPTS, "corrupt"):
             if arguments.get(name) is not None:
                 arguments[name] = as_run(model, arguments[name])

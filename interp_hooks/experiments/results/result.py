@@ -5,11 +5,12 @@ result.values [layer, pos, prompt]   result.mean [layer, pos]   result.table(): 
 
 from __future__ import annotations
 
+import html
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -19,6 +20,7 @@ from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import Count, checked
 from interp_hooks.experiments.results.archive import Json, Packing, Unpacking, name_of
 from interp_hooks.experiments.results.folders import CALL, RESULT, read, replacing, write
+from interp_hooks.experiments.results.intervals import Interval, bootstrapped
 from interp_hooks.experiments.results.record import Call, Record, record_in
 from interp_hooks.interventions.runs import Intervention, Mean, Resample, Run, SourceLike
 from interp_hooks.interventions.sites import Site
@@ -30,28 +32,24 @@ if TYPE_CHECKING:
     from interp_hooks.interventions.readout import MetricLike
 
 AGREE = 1e-6  # relative difference below which two baselines count as equal
-AT_ONCE = 2**22  # bootstrap means that are held at once; torch.quantile takes no more than 2**24
+PARTS_IN_0_1 = ".direct_logit_attribution"  # whose saved results did not say yet that their rows are parts
+ROWS = 20  # of the table that a result prints
 
 
-class Interval(NamedTuple):
-    """The ends of a confidence interval for each cell."""
-
-    lower: Float[Tensor, "*grid"]
-    upper: Float[Tensor, "*grid"]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Result:
     """Values [*axes, prompt] of a metric, with the labels of every axis.
 
     `baselines` are the metric's values [prompt] without the experiment, by name. `scale`, if given, names the two
-    baselines that count as 0 and as 1 in `recovered_fraction`. `changed` tells, for each cell in the table's order,
-    which of its interventions made a difference where they were made. `record` is how all this came about.
+    baselines that count as 0 and as 1 in `recovered_fraction`. `parts_of` names the baseline of which the cells are
+    parts, instead of being values of the metric themselves. `changed` tells, for each cell in the table's order, which
+    of its interventions made a difference where they were made. `record` is how all this came about. A result prints
+    as its table.
 
     >>> result = patch(model, clean, corrupt, metric, "mlp_out", over=("layer",), progress=False)
     >>> result.save("mlps")
     >>> Result.load("mlps").table().columns.tolist()
-    ['layer', 'logit_diff', 'standard_error', 'recovered_fraction', 'changed']
+    ['layer', 'logit_diff', 'standard_error', 'change', 'recovered_fraction', 'changed']
     """
 
     metric: str
@@ -59,6 +57,7 @@ class Result:
     values: Float[Tensor, "*grid prompt"]
     baselines: Mapping[str, Float[Tensor, " prompt"]] = field(default_factory=dict)
     scale: tuple[str, str] | None = None
+    parts_of: str | None = None
     changed: Sequence[Sequence[bool]] | None = field(default=None, repr=False)
     record: Record | None = field(default=None, repr=False)
 
@@ -72,6 +71,28 @@ class Result:
         """The standard error of that mean; nan for a single prompt."""
         n = self.values.shape[-1]
         return self.values.std(-1) / n**0.5 if n > 1 else self.values[..., 0] * float("nan")
+
+    @property
+    def reference(self) -> str | None:
+        """The name of the baseline that cells are a change of: the one that counts as 0, or else the only one, if any.
+
+        None if cells are parts of something.
+        """
+        if self.scale is not None:
+            return self.scale[0]
+        return next(iter(self.baselines)) if len(self.baselines) == 1 and self.parts_of is None else None
+
+    @property
+    def change(self) -> Float[Tensor, "*grid"]:
+        """The mean of each cell minus that of the baseline `reference`: what the cell's intervention does.
+
+        Raises:
+            BadInput: there is no such baseline.
+        """
+        if self.reference is None:
+            names = f"{', '.join(self.baselines) or 'none'}" + (", of which its cells are parts" * bool(self.parts_of))
+            raise BadInput(f"a change needs one baseline, this result has {names}")
+        return self.mean - self.baselines[self.reference].mean()
 
     @property
     def recovered_fraction(self) -> Float[Tensor, "*grid"]:
@@ -102,8 +123,14 @@ class Result:
 
     @property
     def note(self) -> str:
-        """What may make the result meaningless, or '': equal baselines, interventions that all changed nothing."""
+        """What may be misread, or ''.
+
+        Equal baselines; interventions that all changed nothing; parts of something that is not the model's own value.
+        """
         notes = []
+        if self.parts_of not in (None, "model") and "model" in self.baselines:
+            whole, own = (float(self.baselines[name].mean()) for name in (self.parts_of, "model"))
+            notes.append(f"cells are parts of {self.parts_of} ({whole:.4g}), and do not sum to model ({own:.4g})")
         if self.scale is not None and self.nothing_to_recover:
             names, same = " and ".join(self.scale), float(self._scale()[0].mean())
             notes.append(f"{names} give the same mean {self.metric} ({same:.4g}), so there is no difference to recover")
@@ -134,23 +161,12 @@ class Result:
             raise BadInput(f"level must lie between 0 and 1, got {level}")
         if samples < 1:
             raise BadInput(f"samples must be at least 1, got {samples}")
-        scale = torch.stack(self._scale()).double().cpu() if recovered else None
-        n = self.values.shape[-1]
-        if n == 1 or (recovered and self.nothing_to_recover):
-            return Interval(self.mean * float("nan"), self.mean * float("nan"))
-        drawn = torch.randint(n, (samples, n), generator=generator)
-        weights = torch.zeros(samples, n, dtype=torch.float64)
-        weights.scatter_add_(1, drawn, torch.full(drawn.shape, 1 / n, dtype=torch.float64))
-        ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-        found = []
-        for cells in self.values.detach().double().cpu().reshape(-1, n).split(max(1, AT_ONCE // samples)):
-            means = cells @ weights.T
-            if scale is not None:
-                zero, one = scale @ weights.T
-                means = (means - zero) / (one - zero)
-            found.append(means.quantile(ends, dim=1))
-        lower, upper = torch.cat(found, dim=1).to(self.values).reshape(2, *self.values.shape[:-1])
-        return Interval(lower, upper)
+        scale = torch.stack(self._scale()) if recovered else None
+        if self.values.shape[-1] == 1 or (recovered and self.nothing_to_recover):
+            ends = self.mean * float("nan"), self.mean * float("nan")
+        else:
+            ends = bootstrapped(self.values, scale, level, samples, generator)
+        return Interval(*ends, self.axes)
 
     def _scale(self) -> tuple[Tensor, Tensor]:
         """The two baselines [prompt] that count as 0 and as 1."""
@@ -163,11 +179,12 @@ class Result:
     def table(
         self, interval: float | None = None, samples: Count = 1000, generator: torch.Generator | None = None
     ) -> pd.DataFrame:
-        """A row for each cell: its labels, the mean over prompts, its standard error, and the recovered fraction.
+        """A row for each cell: its labels, the mean over prompts, its standard error, the change, and the fraction.
 
-        With `interval` (a level such as 0.95) also the ends of the bootstrap intervals: `lower` and `upper` of the
-        mean, `recovered_lower` and `recovered_upper` of the fraction. Where it is known, `changed` tells whether any of
-        the cell's interventions made a difference.
+        The change is that of the mean, from the baseline `reference`; the fraction is the recovered one. With
+        `interval` (a level such as 0.95) also the ends of the bootstrap intervals: `lower` and `upper` of the mean,
+        `recovered_lower` and `recovered_upper` of the fraction. Where it is known, `changed` tells whether any of the
+        cell's interventions made a difference.
         """
         import pandas as pd
 
@@ -178,6 +195,8 @@ class Result:
         if interval is not None:
             ends = self.interval(interval, samples, generator)
             columns |= {"lower": ends.lower.flatten().tolist(), "upper": ends.upper.flatten().tolist()}
+        if self.reference is not None:
+            columns["change"] = self.change.flatten().tolist()
         if self.scale is not None:
             columns["recovered_fraction"] = self.recovered_fraction.flatten().tolist()
             if interval is not None:
@@ -214,17 +233,40 @@ class Result:
         return pd.DataFrame(rows)
 
     @checked
-    def top(self, k: int = 10) -> pd.DataFrame:
-        """The k rows of the table whose metric (recovered fraction, if there is one) is largest in size.
+    def top(self, k: int = 10, by: str | None = None) -> pd.DataFrame:
+        """The k rows of the table that are largest in size: by default those whose `change` is.
+
+        Where cells are no change of a baseline, the metric itself counts. `by` is another column.
 
         Raises:
-            BadInput: a `k` below 1.
+            BadInput: a `k` below 1, or no such column.
         """
         if k < 1:
             raise BadInput(f"k must be at least 1, got {k}")
         table = self.table()
-        by = self.metric if self.scale is None else "recovered_fraction"
+        numbers = [column for column in table.columns if column not in (*self.axes, "changed")]
+        by = by or ("change" if self.reference is not None else self.metric)
+        if by not in numbers:
+            raise BadInput(f"by must be one of {', '.join(numbers)}, got {by!r}")
         return table.loc[table[by].abs().sort_values(ascending=False, kind="stable").index[:k]].reset_index(drop=True)
+
+    def __repr__(self) -> str:
+        more = f"[{len(self._cells)} rows; top(k) has the largest]" if len(self._cells) > ROWS else ""
+        table = self.table().to_string(index=False, max_rows=ROWS)
+        return "\n".join(filter(None, (self._heading, table, more, self.note and f"note: {self.note}")))
+
+    def _repr_html_(self) -> str:
+        table = self.table().to_html(index=False, max_rows=ROWS, show_dimensions=len(self._cells) > ROWS)
+        notes = (html.escape(text) for text in (self._heading, self.note) if text)
+        return "".join(f"<p>{text}</p>" for text in notes) + table
+
+    @property
+    def _heading(self) -> str:
+        """What was measured, and the baselines, in a line."""
+        grid = " x ".join(f"{len(labels)} {axis}" for axis, labels in self.axes.items()) or "a single cell"
+        prompts = f"{self.values.shape[-1]} prompt{'s' * (self.values.shape[-1] != 1)}"
+        baselines = ", ".join(f"{name} {float(scores.mean()):.4g}" for name, scores in self.baselines.items())
+        return f"{self.metric}, {grid}, {prompts}" + (f"; {baselines}" if baselines else "")
 
     # ------------------------------------------------------------------------------------------------------- on disk
 
@@ -252,6 +294,8 @@ class Result:
         packing = Packing()
         fields = {name: packing.pack(getattr(self, name)) for name in ("metric", "scale", "values")}
         fields |= {"axes": packing.pack(dict(self.axes)), "baselines": packing.pack(dict(self.baselines))}
+        if self.parts_of is not None:
+            fields["parts_of"] = packing.pack(self.parts_of)
         if self.changed is not None:
             sizes = torch.tensor([len(did) for did in self.changed])
             flat = torch.tensor(list(itertools.chain.from_iterable(self.changed)), dtype=torch.bool)
@@ -291,6 +335,8 @@ class Result:
         document, tensors = read(folder, RESULT)
         unpacking = Unpacking(document["objects"], tensors)
         fields = {name: unpacking.unpack(packed) for name, packed in document["result"].items()}
+        if "parts_of" not in fields and str(document.get("experiment")).endswith(PARTS_IN_0_1):
+            fields["parts_of"] = "model"
         if "changed" in fields:
             sizes, flat = fields["changed"]
             fields["changed"] = [did.tolist() for did in flat.split(sizes.tolist())]

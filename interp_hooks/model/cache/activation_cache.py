@@ -18,6 +18,7 @@ from interp_hooks.errors.arguments import as_device, checked_methods
 from interp_hooks.hooks.root_module import HookedRootModule
 from interp_hooks.hooks.slices import Slice, SliceInput
 from interp_hooks.model.cache.direct_effects import DirectEffects
+from interp_hooks.model.padding import Padding
 from interp_hooks.model.tensor_files import write_tensors
 
 
@@ -78,7 +79,7 @@ class ActivationCache(DirectEffects):
             raise BadInput("the batch axis of this cache was removed, so that there are no prompts to choose from")
         sliced = {name: chosen.apply(value) for name, value in self.cache_dict.items()}
         cache = ActivationCache(sliced, self.model, self.has_batch_dim and chosen.mode != "int")
-        cache._n_layers = self._n_layers
+        cache._n_layers, cache.padding = self._n_layers, self.padding.at(chosen)
         return cache
 
     def stack_activation(
@@ -116,6 +117,8 @@ class ActivationCache(DirectEffects):
         if path.exists() and not overwrite:
             raise BadInput(f"{path} exists already; overwrite=True replaces it")
         told = {"has_batch_dim": self.has_batch_dim, "n_layers": self.n_layers, "names": list(self.cache_dict)}
+        padding = self.padding
+        told["padding"] = [None if padding.neither is None else padding.neither.tolist(), padding.doubt]
         write_tensors(path, self.cache_dict, {name: json.dumps(value) for name, value in told.items()})
 
     @classmethod
@@ -133,6 +136,8 @@ class ActivationCache(DirectEffects):
                 activations = {name: file.get_tensor(name) for name in metadata["names"]}
             cache = cls(activations, model, metadata["has_batch_dim"])
             cache._n_layers = metadata["n_layers"]
+            real, doubt = metadata.get("padding", (None, None))
+            cache.padding = Padding(neither=None if real is None else torch.tensor(real), doubt=doubt)
         except (OSError, SafetensorError, ValueError, KeyError) as error:
             raise BadInput(f"{path} is no file that ActivationCache.save wrote: {error}") from error
         cache._check_model()

@@ -11,12 +11,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from interp_hooks.errors import BadInput, UnknownHook, nearest
 from interp_hooks.errors.arguments import checked
 from interp_hooks.hooks.names import get_act_name
-from interp_hooks.hooks.slices import Slice
+from interp_hooks.hooks.slices import RowSlice, Slice
+from interp_hooks.model.padding import Padding, counted_back
 
 
 class Activations(Mapping[str, Tensor]):
@@ -30,6 +33,7 @@ class Activations(Mapping[str, Tensor]):
         self.model = model
         self.has_batch_dim = has_batch_dim
         self._n_layers: int | None = None  # of the model, where that is gone
+        self.padding = Padding()  # of the tokens that were read
 
     def __getitem__(self, key: Any) -> Tensor:
         if isinstance(key, str) and key in self.cache_dict:
@@ -82,8 +86,25 @@ class Activations(Mapping[str, Tensor]):
     def __repr__(self) -> str:
         return f"ActivationCache({len(self)} activations: {', '.join(list(self)[:4])}, ...)"
 
+    @property
+    def real(self) -> Bool[Tensor, "*batch pos"] | None:
+        """Which of the tokens that were read are real, as far as that is known; None: all of them.
+
+        Raises:
+            BadInput: nobody can tell.
+        """
+        real = self.padding.real
+        return real if real is None or self.has_batch_dim else real[0]
+
     def at(self, name: str, pos: Slice) -> Tensor:
-        """An activation at some positions."""
+        """An activation at some positions; negative ones count back from the last real token of each prompt.
+
+        Raises:
+            BadInput: a position outside a prompt.
+        """
+        pos = from_first(pos, self.padding)
+        if isinstance(pos, RowSlice) and not self.has_batch_dim:
+            return pos.apply(self[name][None], 1)[0]
         return pos.apply(self[name], 1 if self.has_batch_dim else 0)
 
     @checked
@@ -102,3 +123,27 @@ class Activations(Mapping[str, Tensor]):
         if mlp_input and (layer == n_layers or cfg.attn_only):
             raise BadInput(f"mlp_input=True needs a layer 0..{n_layers - 1} that has an MLP, got layer {layer}")
         return layer
+
+
+def from_first(pos: Slice, padding: Padding) -> Slice:
+    """A choice of positions in which those that count from the end do so from the last real token of each prompt.
+
+    Raises:
+        BadInput: nobody can tell where that is, a position outside a prompt, or a range of another length in each.
+    """
+    real = padding.real if pos.counts_back and not isinstance(pos, RowSlice) else None
+    if real is None:
+        return pos
+    if pos.mode != "slice":
+        return RowSlice(counted_back(torch.as_tensor(pos.slice).reshape(1, -1), real), single=pos.mode == "int")
+    start, stop, step = pos.slice.start, pos.slice.stop, pos.slice.step
+    if start is None or start >= 0:
+        if bool(real[:, -1].all()):  # all of them end together
+            return pos
+        raise BadInput(
+            f"prompts end at different places, so that {pos} is of another length in each; count both ends back"
+        )
+    last = 0 if stop is None else stop
+    if last > 0 or (stop is not None and stop >= 0):
+        raise BadInput(f"{pos} begins at a position from the end and ends at one from the beginning")
+    return RowSlice(counted_back(torch.arange(start, last, step or 1)[None], real))

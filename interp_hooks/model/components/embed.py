@@ -104,6 +104,8 @@ class Unembed(nn.Module):
 
     def shaped(self, logits: Tensor) -> Tensor:
         """Logits after the multiplier and the soft cap."""
-        if self.scale != 1:
-            logits = logits * self.scale
+        return self.capped(logits if self.scale == 1 else logits * self.scale)
+
+    def capped(self, logits: Tensor) -> Tensor:
+        """Logits, multiplied already, after the soft cap."""
         return logits if not self.soft_cap else self.soft_cap * torch.tanh(logits / self.soft_cap)

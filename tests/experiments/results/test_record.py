@@ -72,7 +72,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "ablate by mean": quiet(ablate, TOKENS, DIFF, "mlp_out", method="mean", over=("layer",), reference=OTHER),
     "ablate by Mean": quiet(ablate, TOKENS, DIFF, "mlp_out", method=Mean(Run(OTHER)), over=("layer",)),
     "ablate by resampling": quiet(ablate, TOKENS, DIFF, "z", method="resample", generator=generator()),
-    "optimal_ablation": quiet(optimal_ablation, TOKENS, DIFF, "mlp_out", over=("layer",), steps=2),
+    "optimal_ablation": quiet(optimal_ablation, TOKENS, "kl", "mlp_out", over=("layer",), steps=2),
     "path_patch": quiet(path_patch, TOKENS, OTHER, DIFF, {"one": at("z", 1, head=1), "more": [at("mlp_out", 0)]}),
     "path_patch to a layer": quiet(path_patch, TOKENS, OTHER, DIFF, receivers=at("q_input", 2), direction="noise"),
     "causal_trace": quiet(causal_trace, TOKENS, [1, 2], samples=3, generator=generator(), severed="mlp"),

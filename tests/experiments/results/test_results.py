@@ -1,6 +1,7 @@
 """A result's numbers stand in the cells that its labels say."""
 
 import math
+import pickle
 
 import pandas as pd
 import pytest
@@ -92,13 +93,14 @@ def test_without_a_scale_there_is_no_fraction() -> None:
 def test_every_row_of_the_table_is_its_cell() -> None:
     ours = result()
     table = ours.table()
-    assert list(table.columns) == ["layer", "head", "logit_diff", "standard_error", "recovered_fraction"]
+    assert list(table.columns) == ["layer", "head", "logit_diff", "standard_error", "change", "recovered_fraction"]
     assert len(table) == 6
     for row in table.to_dict("records"):
         place = [3, 5].index(row["layer"]), ["a", "b", "c"].index(row["head"])
         assert row["logit_diff"] == float(ours.mean[place])
         assert row["standard_error"] == float(ours.standard_error[place])
         assert row["recovered_fraction"] == float(ours.recovered_fraction[place])
+        assert row["change"] == pytest.approx(row["logit_diff"] - 2.0)
 
 
 def test_top_is_the_largest_in_size() -> None:
@@ -112,6 +114,64 @@ def test_top_is_the_largest_in_size() -> None:
     assert ranked.top(2)["layer"].tolist() == [1, 4]
     assert ranked.top(99).shape[0] == 5
     pd.testing.assert_frame_equal(ranked.top(5).sort_values("layer").reset_index(drop=True), ranked.table())
+
+
+def test_top_is_the_largest_change_from_the_baseline() -> None:
+    """Without a head the answer is 3.2 worse, which is far from the largest logit difference that is left."""
+    left = torch.tensor([4.0, 5.7, 0.8, 4.1, 2.0])[:, None].expand(5, 2)
+    lost = Result(
+        metric="logit_diff", axes={"head": range(5)}, values=left, baselines={"original": torch.full((2,), 4.0)}
+    )
+    assert lost.reference == "original"
+    assert lost.top()["head"].tolist() == [2, 4, 1, 3, 0]
+    assert_close(torch.tensor(lost.top()["change"].tolist()), torch.tensor([-3.2, -2.0, 1.7, 0.1, 0.0]), 1e-6)
+    assert lost.top(2, by="logit_diff")["head"].tolist() == [1, 3]
+    with pytest.raises(BadInput, match="logit_diff, standard_error, change, got 'lodit_diff'"):
+        lost.top(by="lodit_diff")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"scale": None},
+        {"baselines": {}, "scale": None},
+        {"baselines": {"model": ONE}, "scale": None, "parts_of": "model"},
+    ],
+    ids=["two baselines", "none", "parts of a baseline"],
+)
+def test_what_is_no_change_has_no_such_column(fields: dict) -> None:
+    ours = result(**fields)
+    assert ours.reference is None
+    assert "change" not in ours.table()
+    assert ours.top(1)["logit_diff"].item() == float(ours.mean.abs().max())
+    with pytest.raises(BadInput, match="needs one baseline"):
+        _ = ours.change
+
+
+def test_where_nothing_can_be_recovered_the_change_still_ranks() -> None:
+    same = result(baselines={"corrupt": ONE, "clean": ONE})
+    assert same.top(1)["logit_diff"].item() == float(same.mean.max())
+
+
+def test_a_result_prints_as_its_table_with_what_was_measured() -> None:
+    text = repr(result())
+    first, *rows = text.splitlines()
+    assert first == "logit_diff, 2 layer x 3 head, 4 prompts; corrupt 2, clean 6"
+    assert rows == result().table().to_string(index=False).splitlines()
+    assert str(result()) == text
+    assert "note: corrupt and clean give the same mean" in repr(result(baselines={"corrupt": ONE, "clean": ONE}))
+    assert "tensor(" not in text
+    html = result(metric="<b>")._repr_html_()
+    assert html.count("<tr") == 7
+    assert "<b>" not in html
+
+
+def test_a_long_result_prints_its_ends_and_how_long_it_is() -> None:
+    many = Result(metric="m", axes={"layer": range(500)}, values=torch.rand(500, 1))
+    lines = repr(many).splitlines()
+    assert len(lines) < 30
+    assert "499" in lines[-2]
+    assert lines[-1] == "[500 rows; top(k) has the largest]"
 
 
 def test_equal_cells_keep_their_order_in_top() -> None:
@@ -163,7 +223,7 @@ def test_an_interval_covers_the_truth_as_often_as_it_says() -> None:
 
 def test_cells_are_split_and_put_together(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = result().interval(generator=seeded())
-    monkeypatch.setattr("interp_hooks.experiments.results.result.AT_ONCE", 2000)
+    monkeypatch.setattr("interp_hooks.experiments.results.intervals.AT_ONCE", 2000)
     parts = result().interval(generator=seeded())
     assert whole.lower.shape == whole.upper.shape == (2, 3)
     assert_close(torch.stack(parts), torch.stack(whole), 1e-12)
@@ -182,6 +242,22 @@ def test_the_fraction_has_an_interval_that_counts_the_baselines() -> None:
     apart = result(axes={"cell": [0]}, values=torch.ones(1, 30), baselines={"corrupt": zero, "clean": one})
     lower, upper = apart.interval(generator=seeded(), recovered=True)
     assert float(upper - lower) > 0.1, "only the baselines vary"
+
+
+def test_an_interval_says_which_cell_is_which() -> None:
+    ours = result()
+    interval = ours.interval(generator=seeded())
+    table = interval.table()
+    assert list(table.columns) == ["layer", "head", "lower", "upper"]
+    assert repr(interval) == table.to_string(index=False)
+    lower, upper = interval
+    for row in table.to_dict("records"):
+        place = [3, 5].index(row["layer"]), ["a", "b", "c"].index(row["head"])
+        assert (row["lower"], row["upper"]) == (float(lower[place]), float(upper[place]))
+        assert row["lower"] <= float(ours.mean[place]) <= row["upper"]
+    assert interval[0] is interval.lower
+    again = pickle.loads(pickle.dumps(interval))
+    assert again.axes == interval.axes
 
 
 def test_intervals_that_are_not_known() -> None:
@@ -224,7 +300,7 @@ def test_a_table_with_intervals() -> None:
     table = ours.table(interval=0.9, samples=100, generator=seeded())
     ends = ["lower", "upper"]
     fraction = ["recovered_fraction", "recovered_lower", "recovered_upper"]
-    assert list(table.columns) == ["layer", "head", "logit_diff", "standard_error", *ends, *fraction]
+    assert list(table.columns) == ["layer", "head", "logit_diff", "standard_error", *ends, "change", *fraction]
     generator = seeded()
     plain, recovered = (ours.interval(0.9, 100, generator, recovered=one) for one in (False, True))
     for column, values in (("lower", plain.lower), ("upper", plain.upper), ("recovered_upper", recovered.upper)):

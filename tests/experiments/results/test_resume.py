@@ -70,7 +70,7 @@ RESUMABLE: dict[str, Callable[..., Result]] = {
     ),
     "ablate": lambda model, metric, **options: ablate(model, TOKENS, metric, method="mean", **options),
     "optimal_ablation": lambda model, metric, **options: optimal_ablation(
-        model, TOKENS, metric, "mlp_out", over=("layer",), reference=OTHER, reference_metric=DIFF, steps=2, **options
+        model, TOKENS, site="mlp_out", over=("layer",), reference=OTHER, steps=2, **options
     ),
     "causal_trace": lambda model, metric, **options: causal_trace(
         model, TOKENS, [1], metric, samples=2, generator=torch.Generator().manual_seed(1), **options

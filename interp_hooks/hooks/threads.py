@@ -1,0 +1,65 @@
+"""What threads that use one model at the same time cannot share is refused.
+
+Nothing is noted down as passes begin and end: who is in a pass is read from the stacks of the other threads, so that a
+pass pays nothing for it, and an interrupted one leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+
+from torch import nn
+
+from interp_hooks.errors import HookConflict
+
+_CALL = nn.Module._call_impl.__code__
+
+
+def is_running(part: nn.Module, thread: int) -> bool:
+    """Whether a thread is in a call of this module, or of one that it is a part of."""
+    frame = sys._current_frames().get(thread)
+    called: list[nn.Module] = []
+    while frame is not None:
+        if frame.f_code is _CALL:
+            called.append(frame.f_locals["self"])
+        frame = frame.f_back
+    return any(one is part for module in reversed(called) for one in module.modules())
+
+
+def others(part: nn.Module) -> Iterator[str]:
+    """The names of other threads that are in a call of this module, or of one that it is a part of."""
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    for thread in sys._current_frames():
+        if thread != threading.get_ident() and is_running(part, thread):
+            yield names.get(thread, str(thread))
+
+
+def refuse_while_others_run(part: nn.Module, what: str) -> None:
+    """Raises HookConflict if another thread is in a pass, which would see one thing before and another one after."""
+    for name in others(part):
+        raise HookConflict(
+            f"what stays on a model can't be {what} while a pass of another thread ({name}) is running: do it before "
+            "the threads start, or attach functions for a call or block only, with run_with_hooks(fwd_hooks=...) or "
+            "model.hooks(...), which no other thread sees"
+        )
+
+
+class OneAtATime:
+    """Refuses values of passes of two threads that are running at once; one after the other they may come."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module, self.thread, self._lock = module, threading.get_ident(), threading.Lock()
+
+    def check(self) -> None:
+        """Raises HookConflict if the pass that the value before came from is still running, in another thread."""
+        if (here := threading.get_ident()) == self.thread:
+            return
+        with self._lock:
+            if is_running(self.module, self.thread):
+                raise HookConflict(
+                    "passes of two threads would fill one cache at the same time; let each thread have its own, with "
+                    "run_with_cache or get_caching_hooks"
+                )
+            self.thread = here

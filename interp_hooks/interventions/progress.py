@@ -1,0 +1,22 @@
+"""The bar of a long computation, where somebody reads it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from tqdm import tqdm
+
+
+def progress_bar(items: Iterable[Any] | None = None, *, progress: bool, **options: Any) -> tqdm[Any]:
+    """A bar on stderr that counts `items`, or, without these, its updates; silent if `progress` is off or nobody reads.
+
+    A terminal reads it, and so does a notebook; a file, a pipe or a scheduler's log does not.
+    """
+    return tqdm(items, disable=not (progress and _is_read()), **options)
+
+
+def _is_read() -> bool:
+    """Whether stderr goes to a terminal or into a notebook."""
+    return sys.stderr.isatty() or type(sys.stderr).__module__.startswith("ipykernel")

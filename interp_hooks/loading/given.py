@@ -1,0 +1,60 @@
+"""Model objects that users give as `hf_model`: the ones that are converted, and what to do about the others."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from interp_hooks.errors import BadInput, CheckpointError
+from interp_hooks.errors.arguments import told
+
+ADAPTERS = ("lora_", "base_layer.", "modules_to_save.", "adapter_")  # in the names of a model with adapters of peft
+
+
+def check_model(hf_model: Any) -> None:
+    """Raises BadInput, or CheckpointError, unless it is a model of transformers whose own weights are in memory."""
+    from transformers import PreTrainedModel
+
+    if isinstance(inner := getattr(hf_model, "module", None), nn.Module):  # DataParallel and its relatives
+        raise BadInput(f"hf_model is wrapped in {type(hf_model).__name__}: pass hf_model=model.module ({told(inner)})")
+    if isinstance(inner := getattr(hf_model, "_orig_mod", None), nn.Module):
+        raise BadInput(f"hf_model was compiled ({type(hf_model).__name__}): pass hf_model=model._orig_mod")
+    if isinstance(hf_model, nn.Module) and (adapter := _adapter_in(hf_model)):
+        raise CheckpointError(
+            f"hf_model has adapters that are not merged into its weights ({adapter}): pass "
+            "hf_model=peft_model.merge_and_unload()"
+        )
+    if not isinstance(hf_model, PreTrainedModel):
+        expected = "a model of transformers, as AutoModelForCausalLM.from_pretrained gives"
+        raise BadInput(f"hf_model must be {expected}, got {told(hf_model)}")
+
+
+def _adapter_in(hf_model: nn.Module) -> str | None:
+    """The name of a weight that an adapter has, if there is one."""
+    names = (name for name, _ in hf_model.named_parameters())
+    return next((name for name in names if any(part in name for part in ADAPTERS)), None)
+
+
+def check_state(state: Mapping[str, Any], name: str, hf_model: Any) -> None:
+    """Raises CheckpointError for weights that are packed, quantised, or have no numbers."""
+    for key, tensor in state.items():
+        packed = not isinstance(tensor, Tensor)
+        is_weight = key.endswith(("weight", "bias", "proj", "_blocks"))
+        if packed or (is_weight and (not tensor.is_floating_point() or tensor.element_size() == 1)):
+            what = f"packed in a {type(tensor).__name__}" if packed else tensor.dtype
+            raise CheckpointError(
+                f"{name!r} is quantised ({key} is {what}). A converted model computes, hooks and edits dense weights, "
+                "so nothing works on these. Load it with transformers, call hf_model.dequantize(), and pass hf_model=; "
+                "pass a quantization_config that dequantizes while loading; or, of what torch.ao quantised, the model "
+                "before that"
+            )
+        if tensor.is_meta and getattr(hf_model, "hf_device_map", None):
+            raise CheckpointError(
+                f"{name!r}: {key} is not in memory (offloaded by its device_map). Give a device_map that keeps all "
+                "weights on devices, or a smaller dtype"
+            )
+        if tensor.is_meta:
+            raise CheckpointError(
+                f"{name!r}: {key} is on the meta device, where tensors have a shape but no numbers. Load the weights "
+                "with AutoModelForCausalLM.from_pretrained(...), outside of torch.device('meta')"
+            )
