@@ -419,7 +419,7 @@ def draw(signature: inspect.Signature, rng: random.Random) -> dict[str, Any]:
     for one in parameters:
         if rng.random() < share:
             given[one.name] = anything(rng)
-        elif one.default is one.empty or rng.random() < 0.3 or one.name in ("progress", "verbose"):
+        elif one.default is one.empty or rng.random() < 0.3 or one.name in ("progress", "verbose", "steps"):
             given[one.name] = good(one.name, rng)
     return given
 

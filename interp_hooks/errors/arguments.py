@@ -144,6 +144,7 @@ def fits(value: Any, kind: Any) -> bool:
         return KINDS[kind](value)
     if origin in CONTAINERS:
         return CONTAINERS[origin](value, parts)
+    kind = origin if isinstance(origin, type) else kind
     if isinstance(kind, type):
         return isinstance(value, kind) and not _without_numbers(value)
     return True
@@ -156,15 +157,17 @@ def _without_numbers(value: Any) -> bool:
 
 def _is_sequence(value: Any, parts: Sequence[Any]) -> bool:
     if isinstance(value, np.ndarray | Tensor):
-        return value.ndim > 0 and not _without_numbers(value)
+        if value.ndim == 0 or _without_numbers(value):
+            return False
+        return len(value) == 0 or _all_fit([value[0] if value.ndim > 1 else value[0].item()], parts)
     return isinstance(value, Sequence) and _all_fit(value, parts)
 
 
 def _is_iterable(value: Any, parts: Sequence[Any]) -> bool:
-    """Whether a value can be gone through; what can be so only once is not looked into."""
+    """Whether a value can be gone through; only plain collections are looked into, others may make their items then."""
     if isinstance(value, np.ndarray | Tensor):
         return _is_sequence(value, parts)
-    if isinstance(value, collections.abc.Collection):
+    if isinstance(value, str | list | tuple | set | frozenset):
         return _all_fit(value, parts)
     return isinstance(value, Iterable)
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import Words, checked, told
+from interp_hooks.errors.arguments import Words, checked, fits, told
 
 
 class Slice:
@@ -59,6 +59,8 @@ class Slice:
         Raises:
             BadInput: an entry outside the axis.
         """
+        if not isinstance(tensor, Tensor) or not fits(dim, int):
+            raise BadInput(f"expected a tensor and the place of an axis, got {told(tensor)} and {told(dim)}")
         if not -tensor.ndim <= dim < tensor.ndim:
             raise BadInput(f"dim must name one of the axes of {list(tensor.shape)}, got {dim}")
         if self.mode == "identity":

@@ -171,7 +171,7 @@ def test_keys_and_values_come_out_anywhere_and_all_else_where_it_is_read() -> No
         ([1.5], "positions must be"),
         ([3, "3"], "positions of different names, got 3, 3"),
         ([True], "positions must be a list of text or an int"),
-        (torch.tensor([1.5]), "a position as an int"),
+        (torch.tensor([1.5]), "positions must be a list of text or an int"),
     ],
 )
 def test_positions_that_cannot_be_told_apart_are_refused(positions: list[Any], message: str) -> None:

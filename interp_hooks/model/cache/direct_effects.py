@@ -10,13 +10,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import checked_methods
+from interp_hooks.errors.arguments import fits, told
 from interp_hooks.hooks.slices import Slice, SliceInput
 from interp_hooks.model.cache.decomposition import Decomposition
 from interp_hooks.model.cache.parts import norm_reading
 
 
-@checked_methods
 class DirectEffects(Decomposition):
     """The methods of a cache that read parts of the stream with the norms' scales of the run."""
 
@@ -99,6 +98,10 @@ class DirectEffects(Decomposition):
         self, stack: Tensor, pos_slice: SliceInput, batch_slice: SliceInput, has_batch_dim: bool
     ) -> Tensor:
         """The stack at the prompts that `batch_slice` chooses."""
+        if not isinstance(stack, Tensor) or not stack.is_floating_point() or not stack.ndim:
+            raise BadInput(f"residual_stack must be a floating tensor [..., d_model], got {told(stack)}")
+        if not fits(has_batch_dim, bool):
+            raise BadInput(f"has_batch_dim must be a bool, got {told(has_batch_dim)}")
         chosen = Slice(batch_slice)
         if chosen.mode == "identity" or not has_batch_dim:
             return stack
