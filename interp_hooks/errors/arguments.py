@@ -134,7 +134,7 @@ def _is_integer(value: Any) -> bool:
 
 def _is_single(value: Any, floating: bool) -> bool:
     """Whether a value is a tensor of one number without axes."""
-    return isinstance(value, Tensor) and value.ndim == 0 and (floating or is_integral(value))
+    return isinstance(value, Tensor) and value.ndim == 0 and (floating or (is_integral(value) and not value.is_meta))
 
 
 KINDS: dict[Any, Callable[[Any], bool]] = {
@@ -156,8 +156,8 @@ CONTAINERS: dict[Any, Callable[[Any, Sequence[Any]], bool]] = {
 
 
 def is_integral(value: Any) -> TypeGuard[Tensor]:
-    """Whether a value is a tensor of integers with numbers in it; a mask, whose True is no index, is none."""
-    if not isinstance(value, Tensor) or value.is_meta:
+    """Whether a value is a tensor of integers; a mask, whose True is no index, is none."""
+    if not isinstance(value, Tensor):
         return False
     return not (value.is_floating_point() or value.is_complex() or value.dtype == torch.bool)
 
