@@ -133,8 +133,10 @@ def _is_integer(value: Any) -> bool:
 
 
 def _is_single(value: Any, floating: bool) -> bool:
-    """Whether a value is a tensor of one number without axes."""
-    return isinstance(value, Tensor) and value.ndim == 0 and (floating or (is_integral(value) and not value.is_meta))
+    """Whether a value is a tensor of one real number without axes."""
+    if not isinstance(value, Tensor) or value.ndim or _without_numbers(value) or value.is_complex():
+        return False
+    return is_integral(value) or (floating and value.is_floating_point())
 
 
 KINDS: dict[Any, Callable[[Any], bool]] = {

@@ -482,8 +482,8 @@ MISTAKES: dict[str, tuple[Callable[[HookedTransformer], object], type[Exception]
     "a stream of another dtype": (
         lambda model: model(torch.zeros(1, 2, 12, dtype=torch.float32), start_at_layer=1), BadInput, "float32",
     ),
-    "position out of range": (run(logits_pos=5), BadInput, r"position 5 is out of range for prompts of 5 tokens"),
-    "negative position out of range": (run(logits_pos=[-6, 0]), BadInput, r"position -6 is out of range"),
+    "position out of range": (run(logits_pos=5), BadInput, "position 5 is out of range for prompts of 5 tokens"),
+    "negative position out of range": (run(logits_pos=[-6, 0]), BadInput, "position -6 is out of range"),
     "positions for other rows": (
         run(logits_pos=torch.zeros(3, 1, dtype=torch.long)), BadInput, r"must be \[batch=2, n\], got \[3, 1\]",
     ),
