@@ -224,8 +224,8 @@ CONTAINERS: dict[Any, Callable[[Any, Sequence[Any]], bool]] = {
 
 
 def is_integral(value: Any) -> TypeGuard[Tensor]:
-    """Whether a value is a tensor of integers with numbers in it; a mask, whose True is no index, is none."""
-    if not isinstance(value, Tensor) or value.is_meta:
+    """Whether a value is a tensor of integers; a mask, whose True is no index, is none."""
+    if not isinstance(value, Tensor):
         return False
     return not (value.is_floating_point() or value.is_complex() or value.dtype == torch.bool)
 

@@ -60,7 +60,10 @@ class Readout:
             BadInput: outside the prompts' tensor, before the first token of a prompt if it counts from the end, or for
                 another number of prompts.
         """
-        if not (is_integral(self.pos) or (isinstance(self.pos, Integral) and not isinstance(self.pos, bool))):
+        if not (
+            (is_integral(self.pos) and not self.pos.is_meta)
+            or (isinstance(self.pos, Integral) and not isinstance(self.pos, bool))
+        ):
             raise BadInput(f"pos must be an int or a tensor [batch] of integers, got {told(self.pos)}")
         pos = torch.as_tensor(self.pos, device=run.tokens.device).reshape(-1)
         return counted_back(for_each_prompt(pos, len(run.tokens), "position")[:, None], run.real)

@@ -83,7 +83,7 @@ class Run(Source):
 
     def __post_init__(self) -> None:
         tokens = self.tokens
-        if not isinstance(tokens, Tensor) or tokens.ndim != 2 or not (is_integral(tokens) or tokens.is_meta):
+        if not isinstance(tokens, Tensor) or tokens.ndim != 2 or not is_integral(tokens):
             raise BadInput(f"tokens of a Run must be integers [batch, pos], got {told(tokens)}")
         made = self.interventions
         if not isinstance(made, Sequence) or not all(isinstance(one, Intervention) for one in made):

@@ -144,7 +144,7 @@ class Site:
 
 def _as_index(axis: str, wanted: Any) -> Index:
     """An int, a tuple of ints, or a tensor of one index for each prompt."""
-    if is_integral(wanted) and wanted.ndim in (1, 2) and wanted.numel():
+    if is_integral(wanted) and not wanted.is_meta and wanted.ndim in (1, 2) and wanted.numel():
         return wanted.long().cpu()
     try:
         if not isinstance(wanted, Tensor) and not _holds_bools(wanted):

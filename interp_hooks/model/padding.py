@@ -97,7 +97,7 @@ def find_padding(
         BadInput: nobody can tell how a row begins; a row of padding alone, or padding between other tokens.
     """
     is_pad = tokens == pad.id
-    if not bool(is_pad.any()):
+    if not bool(is_pad.any()) or (pad.shared and _only_begins(is_pad, pad, side, begins)):
         return Padding()
     length = tokens.shape[1]
     leading, trailing = is_pad.int().cumprod(1).sum(1), is_pad.flip(1).int().cumprod(1).sum(1)
@@ -115,6 +115,13 @@ def find_padding(
         left = runs.left(side, told_side, begins, begins_by_default, before_bos)
         right, doubt = runs.right(side, told_side)
     return Padding(after_left=_mask(places >= left[:, None]), neither=_mask(_between(places, left, right)), doubt=doubt)
+
+
+def _only_begins(is_pad: Bool[Tensor, "batch pos"], pad: PadToken, side: PaddingSide, begins: bool | None) -> bool:
+    """Whether these are BOS tokens in front of rows and nothing else, which is soon seen."""
+    if bool(is_pad[:, 1:].any()):
+        return False
+    return side == "right" or (pad.id == pad.bos and begins is not False and bool(is_pad[:, 0].all()))
 
 
 @dataclass(frozen=True)
