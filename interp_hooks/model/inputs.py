@@ -17,6 +17,7 @@ from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import told, told_shape
 from interp_hooks.model.components.block import NOTHING, Known
 from interp_hooks.model.components.kv_cache import KeyValueCache
+from interp_hooks.model.components.transforms import numbers
 from interp_hooks.model.config import HookedTransformerConfig
 from interp_hooks.model.tokenization import TextInterface
 
@@ -89,7 +90,7 @@ class Inputs(NamedTuple):
         if tokens.ndim != 2 or tokens.numel() == 0:
             raise BadInput(f"token ids must be [batch, pos] with at least one token, got shape {list(input.shape)}")
         if not torch.compiler.is_compiling():  # compiled code cannot stop at a value; the embedding refuses it
-            low, high = int(tokens.min()), int(tokens.max())
+            low, high = int(numbers(tokens).min()), int(numbers(tokens).max())
             if low < 0 or high >= self.cfg.d_vocab:
                 raise BadInput(f"token ids must be 0..{self.cfg.d_vocab - 1}, got {low if low < 0 else high}")
         return tokens.to(self.device, torch.long)
@@ -184,9 +185,9 @@ class Inputs(NamedTuple):
         if list(given.shape) != [batch, past + pos]:
             raise BadInput(f"attention_mask must be [batch, pos] = {[batch, past + pos]}, got {list(given.shape)}")
         real = given.to(self.device).bool()
-        if not bool(real.any(dim=1).all()):
+        if not bool(numbers(real.any(dim=1)).all()):
             raise BadInput("attention_mask leaves a row without any real token")
-        return None if bool(real.all()) else real
+        return None if bool(numbers(real).all()) else real
 
     def positions(self, real: Bool[Tensor, "batch key"] | None, length: int) -> Int[Tensor, "rows key"]:
         """The position of each token, counted without padding; one row for all prompts if nothing is padding."""
@@ -216,7 +217,7 @@ def rows_at(where: int | Sequence[int] | Tensor, like: Tensor) -> Int[Tensor, "b
     index = index.reshape(1, -1) if index.ndim < 2 else index
     if index.shape[0] not in (1, batch) or index.ndim != 2:
         raise BadInput(f"positions per row must be [batch={batch}, n], got {list(index.shape)}")
-    if index.numel() and not (-length <= int(index.min()) and int(index.max()) < length):
+    if index.numel() and not (-length <= int(numbers(index).min()) and int(numbers(index).max()) < length):
         raise BadInput(f"position {index.flatten().tolist()} is out of range for prompts of {length} tokens")
     return (index % length).expand(batch, -1)
 
@@ -225,7 +226,7 @@ def _check_mask(mask: Any) -> None:
     """Raises BadInput unless the mask is a tensor of zeros and ones; one that is to be added to scores is not."""
     if not isinstance(mask, Tensor) or mask.is_meta:
         raise BadInput(f"attention_mask must be a tensor [batch, pos], got {told(mask)}")
-    if mask.dtype != torch.bool and not bool(((mask == 0) | (mask == 1)).all()):
+    if mask.dtype != torch.bool and not bool(numbers((mask == 0) | (mask == 1)).all()):
         raise BadInput("attention_mask must be 1 for real tokens and 0 for padding; it holds other numbers")
 
 

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from interp_hooks.errors import BadInput, NoTokenizer, TokenError
 from interp_hooks.errors.arguments import told
+from interp_hooks.model.components.transforms import numbers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -177,7 +178,7 @@ class TextInterface:
         if self.pad_id == self.tokenizer.bos_token_id and self.prepend_bos:
             leading = leading & leading.roll(-1, dims=1)  # the last of the run is the BOS
             leading[:, -1] = False
-        return None if not leading.any() else ~leading
+        return None if not numbers(leading).any() else ~leading
 
     def decode(self, tokens: Any) -> str | list[str]:
         """The text of one row of token ids, or a list of texts for several rows."""
