@@ -195,9 +195,9 @@ class HookPoint(nn.Module):
 
     def _run(self, value: Tensor) -> Tensor:
         backward, hooks = [], self.hooks
-        if hooks and may_be_computed_again():
-            refuse_to_be_lost(hooks, self.name)
         for hook in hooks:
+            if not hook.watches and may_be_computed_again():
+                refuse_to_be_lost([hook], self.name)
             hook.reached += 1
             if hook.direction == "fwd":
                 value = hook(value)

@@ -30,15 +30,22 @@ def numbers(tensor: Tensor) -> Tensor:
 def refuse_second_derivatives(fused: Tensor) -> None:
     """Say what to do if somebody differentiates the gradient of a fused attention kernel, which torch cannot."""
     node = fused.grad_fn
-    if node is None or not node.name().startswith("ScaledDotProduct"):
+    if node is None:
         return
+    kind = type(node)
+    if kind not in _FUSED:
+        _FUSED[kind] = node.name().startswith("ScaledDotProduct")
+    if _FUSED[kind]:
+        node.register_hook(_told)
 
-    def told(gradients: tuple[Tensor | None, ...], _: Any) -> tuple[Any, ...] | None:
-        if not torch.is_grad_enabled():
-            return None
-        return tuple(None if one is None else _Refused.apply(one) for one in gradients)
 
-    node.register_hook(told)
+_FUSED: dict[type, bool] = {}  # by the kind of a graph's node, whether it is that of a fused kernel
+
+
+def _told(gradients: tuple[Tensor | None, ...], _: Any) -> tuple[Any, ...] | None:
+    if not torch.is_grad_enabled():
+        return None
+    return tuple(None if one is None else _Refused.apply(one) for one in gradients)
 
 
 class _Refused(Function):
