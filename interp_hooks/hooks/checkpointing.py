@@ -91,9 +91,9 @@ def may_be_computed_again() -> bool:
 def refuse_to_be_lost(hooks: Iterable[Any], name: str) -> None:
     """Raises HookConflict if torch is checkpointing something within which functions are attached from outside.
 
-    Those that are permanent will be there again; those of a part or of a call within it too.
+    Those that are permanent will be there again; those of a part or of a call within it too. What only watches may go.
     """
-    if all(hook.is_permanent for hook in hooks):
+    if all(hook.is_permanent or hook.watches for hook in hooks):
         return
     frame = sys._getframe(1)
     of_one_call = len(IN_FORCE.get().scopes) == 1 and all(hook.context_level is not None for hook in hooks)
