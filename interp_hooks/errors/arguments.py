@@ -179,6 +179,10 @@ def described(kind: Any) -> str:
         return _alternatives(map(repr, parts))
     if origin in (collections.abc.Sequence, collections.abc.Iterable):
         return "a list" if parts[0] is Any else f"a list of {_several(described(parts[0]))}"
+    if origin is tuple and Ellipsis in parts:
+        return f"a list of {_several(described(parts[0]))}"
+    if origin is tuple:
+        return f"({', '.join(map(described, parts))})"
     if origin is collections.abc.Mapping:
         return f"a mapping from {described(parts[0])} to {described(parts[1])}"
     if origin is collections.abc.Callable:

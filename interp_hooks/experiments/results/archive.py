@@ -36,7 +36,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from interp_hooks import today
-from interp_hooks.errors import BadInput
+from interp_hooks.errors import BadInput, InterpHooksError
 from interp_hooks.hooks.names import get_act_name
 from interp_hooks.interventions.engine import Keeps
 from interp_hooks.interventions.readout import Metric
@@ -92,12 +92,29 @@ class _Kind(NamedTuple):
     read: Callable[[Any], Any]
 
 
+def _dtype(name: str) -> torch.dtype:
+    """The dtype of that name, and nothing else that torch has."""
+    if name not in DTYPES:
+        raise BadInput(f"a record may hold dtypes of torch, got {name!r:.80}")
+    return DTYPES[name]
+
+
+def _range(parts: Sequence[int]) -> range:
+    """A range that can be the entries of an axis; one that is too long would be listed and fill all memory."""
+    read = range(*parts)
+    if abs((read.stop - read.start) // read.step) > LONGEST:
+        raise BadInput(f"a record may hold ranges of at most {LONGEST} entries, got {read}")
+    return read
+
+
+LONGEST = 2**24
+DTYPES = {str(one): one for one in vars(torch).values() if isinstance(one, torch.dtype)}
 KINDS = {
     "float": _Kind(float, repr, float),
     "tuple": _Kind(tuple, list, tuple),
-    "range": _Kind(range, lambda value: [value.start, value.stop, value.step], lambda parts: range(*parts)),
+    "range": _Kind(range, lambda value: [value.start, value.stop, value.step], _range),
     "slice": _Kind(slice, lambda value: [value.start, value.stop, value.step], lambda parts: slice(*parts)),
-    "dtype": _Kind(torch.dtype, str, lambda name: getattr(torch, name.removeprefix("torch."))),
+    "dtype": _Kind(torch.dtype, str, _dtype),
     "function": _Kind(Unkept, lambda value: value.name, lambda name: Unkept(name=name)),
 }
 CLASSES = {cls.__name__: cls for cls in (Run, Intervention, Site, Mean, Resample, Randomness)}
@@ -307,12 +324,27 @@ def read(folder: Path, name: str) -> tuple[dict[str, Json], dict[str, Tensor]]:
         raise BadInput(f"{path} cannot be read: {error}") from error
 
 
+@contextmanager
+def whole(folder: Path) -> Iterator[None]:
+    """Within the block, what goes wrong is that the files in a folder are not what was written there.
+
+    Raises:
+        BadInput: in place of the errors that data of other kinds lead to.
+    """
+    try:
+        yield
+    except InterpHooksError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, RuntimeError, TypeError, ValueError) as error:
+        raise BadInput(f"{folder} is damaged ({type(error).__name__}: {error!s:.200})") from error
+
+
 def read_document(folder: Path, name: str) -> dict[str, Json]:
     """The JSON of it; raises as `read` does."""
     path = folder / f"{name}.json"
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BadInput(f"{path} cannot be read: {error}") from error
 
 

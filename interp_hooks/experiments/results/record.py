@@ -49,6 +49,7 @@ from interp_hooks.experiments.results.archive import (
     read,
     read_document,
     refuse_foreign,
+    whole,
     write,
 )
 from interp_hooks.interventions.readout import Metric
@@ -368,7 +369,11 @@ def record_in(folder: Path) -> Record | None:
     Raises:
         BadInput: it is damaged.
     """
-    return Record.unpacked(*read(folder, CALL)) if (folder / f"{CALL}.json").exists() else None
+    if not (folder / f"{CALL}.json").exists():
+        return None
+    document, tensors = read(folder, CALL)
+    with whole(folder):
+        return Record.unpacked(document, tensors)
 
 
 # ------------------------------------------------------------------------------------------------------ experiments

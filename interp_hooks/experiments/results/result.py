@@ -26,6 +26,7 @@ from interp_hooks.experiments.results.archive import (
     name_of,
     read,
     replacing,
+    whole,
     write,
 )
 from interp_hooks.experiments.results.record import Call, Record, record_in
@@ -298,12 +299,17 @@ class Result:
             there = "one that is not finished; Result.resume(folder, model) goes on with it" if begun else "none"
             raise BadInput(f"expected a result in {folder}, found {there}")
         document, tensors = read(folder, RESULT)
+        with whole(folder):
+            return cls._unpacked(document, tensors, record_in(folder))
+
+    @classmethod
+    def _unpacked(cls, document: Mapping[str, Any], tensors: Mapping[str, Tensor], record: Record | None) -> Result:
         unpacking = Unpacking(document["objects"], tensors)
         fields = {name: unpacking.unpack(packed) for name, packed in document["result"].items()}
         if "changed" in fields:
             sizes, flat = fields["changed"]
             fields["changed"] = [did.tolist() for did in flat.split(sizes.tolist())]
-        return cls(**fields, record=record_in(folder))
+        return cls(**fields, record=record)
 
     @checked
     def rerun(
