@@ -282,7 +282,8 @@ def test_an_index_does_not_lead_out_of_its_folder(outside: Any, tmp_path: Path) 
 def test_code_that_comes_with_a_checkpoint_does_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Left to itself, transformers asks on the terminal, and runs it after a "y"."""
     ran = tmp_path / "ran"
-    code = f"import pathlib\npathlib.Path({str(ran)!r}).touch()\nfrom transformers import PretrainedConfig as C\nclass Config(C): ...\n"
+    touch = f"import pathlib\npathlib.Path({str(ran)!r}).touch()\n"
+    code = f"{touch}from transformers import PretrainedConfig as C\nclass Config(C): ...\n"
     (tmp_path / "code.py").write_text(code, encoding="utf-8")
     auto = {"AutoConfig": "code.Config", "AutoModelForCausalLM": "code.Model", "AutoTokenizer": ["code.Config", None]}
     config = {"model_type": "own", "architectures": ["Own"], "auto_map": auto, "tokenizer_class": "Own"}

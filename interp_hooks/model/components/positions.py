@@ -53,7 +53,8 @@ class RotaryPositions(nn.Module):
         try:
             long = rope.get("max_position_embeddings", 1) if rope["rope_type"] in DEPENDS_ON_LENGTH else 0
             for last in (0, long):
-                inv_freq, factor = self.frequencies(rope, torch.tensor([[last]], device="cpu"))
+                with torch.device("cpu"):  # a model may be made on the meta device
+                    inv_freq, factor = self.frequencies(rope, torch.tensor([[last]]))
                 if not bool((inv_freq * factor).isfinite().all()) or inv_freq.shape[-1] > self.dim // 2:
                     raise ValueError(f"they give {inv_freq.shape[-1]} frequencies {inv_freq.flatten()[:3].tolist()}")
         except ConfigError:
