@@ -20,12 +20,12 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from interp_hooks.errors import CheckpointError, ConfigError, UnsupportedConfig, WeightMismatch, nearest
 from interp_hooks.loading.families.shared import modules
+from interp_hooks.loading.files import check_weights, reading
 from interp_hooks.loading.given import Numbers
 from interp_hooks.loading.guard import Family
 from interp_hooks.loading.load import adopt, default_device
@@ -55,18 +55,19 @@ def from_checkpoint(
         CheckpointError: an unknown format, a setting that is not implemented, or tensors that do not fit.
         ConfigError: settings that are missing or contradict each other.
     """
-    owned = not isinstance(checkpoint, Mapping)
+    owned, name = not isinstance(checkpoint, Mapping), str(checkpoint)
+    name = name if owned else "this state dict"
     found = recognise(_read(Path(checkpoint)) if isinstance(checkpoint, (str, Path)) else checkpoint)
     config = cfg if isinstance(cfg, HookedTransformerConfig) else _config(found, cfg, tuple(ignore_config))
     if dtype is not None:
         config = config.replace(dtype=dtype)
+    check_weights(config, sum(tensor.numel() for tensor in found.state.values()), name)
     with torch.device("meta"):
         model = HookedTransformer(config, tokenizer)
     weights = found.family.weights or _own_names(model)
     family = dataclasses.replace(found.family, weights=weights)
     state = with_gate_biases(found.state)
     where = torch.device(device or default_device())
-    name = "this state dict" if isinstance(checkpoint, Mapping) else str(checkpoint)
     adopt(model, family, state, config.n_layers, where, owned, Numbers(name, allow_nonfinite))
     return model.eval()
 
@@ -140,8 +141,9 @@ def _read(path: Path) -> Mapping[str, Any]:
             f"{str(path)!r} is no file of torch.save, or holds more than tensors and plain values. If you trust it, "
             "load it with torch.load(..., weights_only=False) and pass what is inside"
         ) from error
-    except (RuntimeError, EOFError, OSError, SafetensorError) as error:
-        raise CheckpointError(f"{str(path)!r} cannot be read: {error}") from error
+    except Exception:
+        with reading(repr(str(path))):
+            raise
     if not isinstance(content, Mapping):
         raise CheckpointError(f"expected a state dict in {str(path)!r}, got {type(content).__name__}")
     return content
