@@ -534,7 +534,7 @@ CALLS: dict[str, Call] = {
         bad={
             "hook": [3, None, ["z"]],
             "layer": ["one", 1.5, [1]],
-            "head": ["one", 1.5, [], [1.5], torch.zeros(2), torch.zeros(2, 2).long(), on_meta(2), None],
+            "head": ["one", 1.5, [], [1.5], torch.zeros(2), torch.zeros(2, 2, 2).long(), on_meta(2), None],
         },
     ),
     "evaluate at a site": Call(
@@ -884,7 +884,7 @@ CALLS: dict[str, Call] = {
             "vector": [torch.ones(127), torch.ones(1, 1, 128), "up", None, 3, [1.0], on_meta(128, dtype=torch.float32)],
             "hook": ["no_such", "pattern1", "z1", 3, None, at("z", 1), at("z", 1, head=9), at("resid_pre", 1, pos=0)],
             "coefficient": ["much", None, [1.0]],
-            "positions": [-1, [99], [-1], "last", 1.5, slice(0, 9, 2), slice(-1, None), torch.zeros(3).long(), []],
+            "positions": [[99], "last", 1.5, slice(0, 9, 2), torch.zeros(3).long(), []],
         },
     ),
     "ablate_directions": Call(
@@ -893,7 +893,7 @@ CALLS: dict[str, Call] = {
         bad={
             "directions": [torch.ones(127), torch.zeros(128), torch.ones(2, 128), "up", None, torch.full((128,), NAN)],
             "hook": ["no_such", "pattern1", 3],
-            "positions": [-1, "last", [99]],
+            "positions": ["last", [99]],
         },
     ),
     "steering_vector": Call(

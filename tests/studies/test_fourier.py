@@ -116,7 +116,10 @@ def test_what_other_waves_do_is_not_explained() -> None:
         (lambda: fourier_basis(0), "p must be at least 1, got 0"),
         (lambda: along_sums(torch.zeros(3, 4, 5), [0]), r"all pairs of p residues, got \[3, 4, 5\]"),
         (lambda: along_sums(torch.zeros(7, 7, 5), [4]), r"frequencies of 7 residues are ints 0\.\.3, got int 4"),
-        (lambda: along_sums(torch.zeros(7, 7, 5), cast("Any", torch.tensor([0.5]))), "frequencies must be a list of ints"),
+        (
+            lambda: along_sums(torch.zeros(7, 7, 5), cast("Any", torch.tensor([0.5]))),
+            "frequencies must be a list of ints",
+        ),
         (lambda: along_sums(torch.zeros(0, 0, 5), [0]), r"all pairs of p residues, got \[0, 0, 5\]"),
         (lambda: cosines(torch.zeros(0, 0, 0)), r"all pairs of p residues, got \[0, 0, 0\]"),
         (lambda: cosines(torch.full((5, 5, 5), 0.1)), "do not depend on c"),
