@@ -16,7 +16,8 @@ from __future__ import annotations
 import collections.abc
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Integral, Real
 from types import FunctionType, NoneType, UnionType
@@ -27,7 +28,7 @@ import torch
 from jaxtyping import AbstractArray
 from torch import Tensor
 
-from interp_hooks.errors import BadInput
+from interp_hooks.errors import BadInput, TokenError, UnknownHook
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -105,6 +106,15 @@ def checked_methods(cls: C) -> C:
         elif isinstance(value, classmethod | staticmethod):
             setattr(cls, name, type(value)(checked(value.__func__)))
     return cls
+
+
+@contextmanager
+def about(argument: str) -> Iterator[None]:
+    """A block that looks something up for an argument, whose name is put before what it raises."""
+    try:
+        yield
+    except (BadInput, TokenError, UnknownHook) as error:
+        raise type(error)(f"{argument}: {error}") from error
 
 
 def check_arguments(function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:

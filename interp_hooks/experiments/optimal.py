@@ -77,10 +77,12 @@ def optimal_ablation(
 
     >>> lost = optimal_ablation(model, clean, site="mlp_out", over=("layer",), steps=2, progress=False)
     """
+    if reference is None and reference_metric is not None:
+        raise BadInput("reference= and reference_metric= go together: a metric's answers belong to its prompts")
     if metric == "kl":
         metric = KL(as_run(model, prompts))
         reference_metric = "kl" if reference_metric is None else reference_metric
-    elif (reference is None) != (reference_metric is None):
+    elif reference is not None and reference_metric is None:
         raise BadInput("reference= and reference_metric= go together: a metric's answers belong to its prompts")
     cells: dict[str, Any] = dict(over=over, layers=layers, progress=progress)
     constants = optimal_constants(

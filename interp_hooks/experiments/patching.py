@@ -29,6 +29,7 @@ from interp_hooks.errors import BadInput, MetricError
 from interp_hooks.experiments.results.folders import Parts
 from interp_hooks.experiments.results.record import experiment, on_data
 from interp_hooks.experiments.results.result import Result
+from interp_hooks.hooks.names import get_act_name
 from interp_hooks.hooks.points import POSITIONS
 from interp_hooks.interventions.engine import evaluation
 from interp_hooks.interventions.readout import MetricLike, Readout, metric_name
@@ -391,7 +392,7 @@ def labels_of(
         raise BadInput("nothing to sweep over: layers is empty")
     if outside := [layer for layer in layers if not 0 <= layer < n_layers]:
         raise BadInput(f"layer {outside[0]} is out of range: the model has layers 0..{n_layers - 1}")
-    point = model.points(f"{hook}{layers[0]}")[0]
+    point = model.points(get_act_name(hook, layers[0]))[0]
     known = [axis for axis in point.axes if axis != "batch"]
     labels: dict[str, Sequence[Any]] = {}
     for axis in axes:

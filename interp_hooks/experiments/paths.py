@@ -23,6 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp_hooks.errors import BadInput, HookConflict, MetricError
+from interp_hooks.errors.arguments import about
 from interp_hooks.experiments.frozen import FrozenRun, MLPs, Senders, places
 from interp_hooks.experiments.patching import (
     Direction,
@@ -34,6 +35,7 @@ from interp_hooks.experiments.patching import (
 )
 from interp_hooks.experiments.results.record import experiment, on_data
 from interp_hooks.experiments.results.result import Result
+from interp_hooks.hooks.points import POSITIONS
 from interp_hooks.interventions.engine import Evaluation, evaluate, free_memory
 from interp_hooks.interventions.progress import progress_bar
 from interp_hooks.interventions.readout import MetricLike, checked_score, metric_name, reading
@@ -86,8 +88,12 @@ def path_patch(
     _check_options(model, mlps)
     base, other, scale, _ = directed_runs(model, clean, corrupt, direction)
     named = {} if positions is None else named_positions(base, positions)
-    axes, cells = _cells(model, base, senders, over, dict(select=select, positions=positions, layers=layers))
-    cells = [[resolved(site, named) for site in cell] for cell in cells]
+    with about("senders"):
+        axes, cells = _cells(model, base, senders, over, dict(select=select, positions=positions, layers=layers))
+        cells = [[resolved(site, named) for site in cell] for cell in cells]
+        _check_selection(model, base, [site for cell in cells for site in cell])
+    with about("receivers"):
+        receiving = _receivers(model, receivers, base, named)
     return patch_paths(
         model,
         [Run(base.tokens, [Intervention(site, other) for site in cell], base.attention_mask) for cell in cells],
@@ -95,7 +101,7 @@ def path_patch(
         axes=axes,
         baselines=dict(zip(scale, (base, other), strict=True)),
         scale=scale,
-        receivers=_receivers(model, receivers, named),
+        receivers=receiving,
         mlps=mlps,
         max_memory=max_memory,
         progress=progress,
@@ -202,7 +208,19 @@ def _senders(model: HookedTransformer, sites: Sites) -> list[Site]:
     return named
 
 
-def _receivers(model: HookedTransformer, receivers: str | Sites, named: Mapping[str, Tensor]) -> list[Site] | None:
+def _check_selection(model: HookedTransformer, base: Run, sites: Sequence[Site]) -> None:
+    """Raises BadInput if a site selects what its hook does not have; positions are looked at when they are used."""
+    for site in sites:
+        (point,) = model.points(site.hook)
+        sizes = [*base.tokens.shape, *(point.sizes[axis] for axis in point.axes[2:] if axis in point.sizes)]
+        others = {axis: wanted for axis, wanted in site.select.items() if axis not in POSITIONS}
+        if len(sizes) == len(point.axes):
+            replace(site, select=others).index(point, torch.empty(sizes, device="meta"))
+
+
+def _receivers(
+    model: HookedTransformer, receivers: str | Sites, base: Run, named: Mapping[str, Tensor]
+) -> list[Site] | None:
     """The sites that receive together; None for the logits."""
     if receivers == "logits":
         return None
@@ -218,7 +236,9 @@ def _receivers(model: HookedTransformer, receivers: str | Sites, named: Mapping[
                 f"{site.hook} cannot be a receiver. Receivers are what reads the stream: q_input, k_input, v_input or "
                 "mlp_in of a layer, or 'logits'"
             )
-    return [resolved(_with_full_name(model, site), named) for site in sites]
+    found = [resolved(_with_full_name(model, site), named) for site in sites]
+    _check_selection(model, base, found)
+    return found
 
 
 def _as_sites(sites: object, role: str) -> list[Site]:

@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp_hooks.errors import BadInput, HookDidNotFire
-from interp_hooks.errors.arguments import checked
+from interp_hooks.errors.arguments import about, checked
 from interp_hooks.experiments.patching import labels_of
 from interp_hooks.experiments.results.record import experiment, on_data
 from interp_hooks.experiments.results.result import Result
@@ -32,7 +32,7 @@ from interp_hooks.hooks.scopes import Block, Scope
 from interp_hooks.interventions.readout import LAST, Readout, said
 from interp_hooks.interventions.recording import record
 from interp_hooks.interventions.runs import PromptsLike, Run, as_run, orthonormal
-from interp_hooks.interventions.sites import Site, at
+from interp_hooks.interventions.sites import Site, as_index, at
 from interp_hooks.model.generate import PROMPT
 from interp_hooks.model.network import PASS, Pass
 from interp_hooks.model.padding import counted_back
@@ -105,7 +105,10 @@ def steering_vector(
     >>> direction = steering_vector(model, clean, corrupt, "resid_pre1")
     """
     place = _place(model, hook)
-    means = [_mean(model, as_run(model, prompts), place, said(model, pos)) for prompts in (positive, negative)]
+    means = []
+    for name, prompts in (("positive", positive), ("negative", negative)):
+        with about(name):
+            means.append(_mean(model, as_run(model, prompts), place, said(model, pos)))
     if means[0].shape != means[1].shape:
         lengths = " and ".join(str(len(mean)) for mean in means)
         raise BadInput(f"the prompts have {lengths} tokens; to subtract position by position make them equally long")
@@ -277,7 +280,7 @@ def _wanted(positions: Positions | None) -> slice | Int[Tensor, "rows n"]:
         if positions.step not in (None, 1):
             raise BadInput(f"positions must be a slice without a step, got {positions}")
         return positions
-    index = Site(hook="", select={"pos": positions}).select["pos"]
+    index = as_index("positions", positions)
     return index.reshape(len(index), -1) if isinstance(index, Tensor) else torch.tensor(index).reshape(1, -1)
 
 

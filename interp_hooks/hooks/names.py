@@ -6,7 +6,7 @@ blocks.{layer}.{sublayer}.hook_{name}      get_act_name("q", 3)  = "blocks.3.att
 
 import re
 
-from interp_hooks.errors import BadInput
+from interp_hooks.errors import BadInput, UnknownHook
 from interp_hooks.errors.arguments import told
 
 ALIASES = {
@@ -41,10 +41,12 @@ def get_act_name(name: str, layer: int | str | None = None, layer_type: str | No
     without a layer are those of the final norm.
 
     Raises:
-        BadInput: a name that is not a string.
+        BadInput: a name that is not a string; UnknownHook: one of no letters.
     """
     if not isinstance(name, str):
         raise BadInput(f"a hook is named by text, got {told(name)}")
+    if not name:
+        raise UnknownHook("there is no hook point ''; hook_table() lists all of them")
     if layer is None and layer_type is None and ("." in name or name.startswith("hook_")):
         return name
     short = _SHORT.fullmatch(name)

@@ -52,7 +52,6 @@ class Slice:
         chosen = cls(slice_input)
         return cls([chosen.slice]) if chosen.mode == "int" else chosen
 
-    @checked
     def apply(self, tensor: Tensor, dim: int = 0) -> Tensor:
         """The chosen entries of one axis, in the order given; a range shares memory with the tensor.
 

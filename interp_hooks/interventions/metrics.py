@@ -26,7 +26,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp_hooks.errors import BadInput, MetricError
-from interp_hooks.errors.arguments import is_integral
+from interp_hooks.errors.arguments import about, is_integral, told
 from interp_hooks.interventions.engine import evaluate
 from interp_hooks.interventions.readout import Metric, Readout, for_each_prompt, or_last
 from interp_hooks.interventions.runs import Prompts, Run, as_run
@@ -41,6 +41,11 @@ def _is_text(tokens: Any) -> bool:
     return isinstance(tokens, str)
 
 
+def _looked_up(model: HookedTransformer, tokens: Answers, role: str) -> Int[Tensor, " n"]:
+    with about(role):
+        return model.token_ids(tokens).reshape(-1)
+
+
 def _ids(tokens: Any, role: str) -> Tensor:
     if _is_text(tokens):
         raise BadInput(f"{role} is text, whose token depends on the model: use metric.on(model)")
@@ -50,7 +55,7 @@ def _ids(tokens: Any, role: str) -> Tensor:
 def _column(answers: Answers, role: str) -> Int[Tensor, "batch 1"]:
     ids = _ids(answers, role)
     if not is_integral(ids) or ids.ndim > 1 or ids.numel() == 0:
-        raise BadInput(f"{role} must be one token for each prompt, got shape {list(ids.shape)} of {ids.dtype}")
+        raise BadInput(f"{role} must be one token for each prompt, got {told(answers)}")
     return ids.reshape(-1, 1).long()
 
 
@@ -82,7 +87,7 @@ class LogitDiff(Metric):
     name = "logit_diff"
 
     def on(self, model: HookedTransformer) -> LogitDiff:
-        answer, wrong = model.token_ids(self.answer).reshape(-1), model.token_ids(self.wrong).reshape(-1)
+        answer, wrong = _looked_up(model, self.answer, "answer"), _looked_up(model, self.wrong, "wrong")
         _check_pairs(answer, wrong)
         return replace(self, answer=answer, wrong=wrong)
 
@@ -149,7 +154,7 @@ class _OfAnswer(Metric):
     pos: int | Tensor | None = None
 
     def on(self, model: HookedTransformer) -> _OfAnswer:
-        return replace(self, answer=model.token_ids(self.answer).reshape(-1))
+        return replace(self, answer=_looked_up(model, self.answer, "answer"))
 
     @property
     def readout(self) -> Readout:
@@ -216,10 +221,13 @@ class Accuracy(_OfAnswer):
     highest = 1.0
 
     def on(self, model: HookedTransformer) -> Accuracy:
-        answer, among = model.token_ids(self.answer).reshape(-1), self.among
+        answer, among = _looked_up(model, self.answer, "answer"), self.among
         if among is not None:
+            if isinstance(among, list | tuple) and not among:
+                raise BadInput(f"among must be tokens for all prompts or [batch, n], got {told(among)}")
             nested = isinstance(among, list | tuple) and any(isinstance(one, list | tuple) for one in among)
-            among = torch.stack([model.token_ids(row) for row in among]) if nested else model.token_ids(among)
+            with about("among"):
+                among = torch.stack([model.token_ids(row) for row in among]) if nested else model.token_ids(among)
         return replace(self, answer=answer, among=among)
 
     @property
@@ -228,9 +236,7 @@ class Accuracy(_OfAnswer):
             return Readout(pos=or_last(self.pos))
         answer, among = _column(self.answer, "answer"), _ids(self.among, "among")
         if not is_integral(among) or among.ndim not in (1, 2) or among.numel() == 0:
-            raise BadInput(
-                f"among must be tokens for all prompts or [batch, n], got {list(among.shape)} of {among.dtype}"
-            )
+            raise BadInput(f"among must be tokens for all prompts or [batch, n], got {told(self.among)}")
         among = among.reshape(-1, among.shape[-1]).to(answer)
         batch = max(len(answer), len(among))
         tokens = torch.cat(
@@ -244,7 +250,7 @@ class Accuracy(_OfAnswer):
         ids, answer = ids.to(logits.device), self._answer(logits)
         is_answer = ids == answer
         if bool(is_answer.all(1).any()):
-            raise BadInput("among must name a candidate other than the answer for every prompt")
+            raise BadInput("among must name a candidate other than the answer for every prompt, got the answer alone")
         own = logits.gather(1, answer) if tokens is None else logits[:, :1]
         return _count((own > logits.masked_fill(is_answer, -torch.inf)).logical_or(is_answer).all(1), logits)
 
@@ -303,7 +309,8 @@ class KL(Metric):
     def on(self, model: HookedTransformer) -> KL:
         if isinstance(self.reference, Tensor) and self.reference.is_floating_point():
             return self
-        run = self.reference if isinstance(self.reference, Run) else as_run(model, self.reference)
+        with about("reference"):
+            run = self.reference if isinstance(self.reference, Run) else as_run(model, self.reference)
         return replace(self, reference=evaluate(model, [run], _LogProbs(self.pos))[0])
 
     @property

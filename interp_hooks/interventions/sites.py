@@ -22,7 +22,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import checked, is_integral
+from interp_hooks.errors.arguments import checked, is_integral, told
 from interp_hooks.hooks.names import get_act_name, short_name
 from interp_hooks.hooks.points import POSITIONS, HookPoint
 from interp_hooks.model.padding import counted_back
@@ -56,8 +56,11 @@ class Site:
     select: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.hook, str) or not isinstance(self.select, Mapping):
+            came = f"{told(self.hook)} and {told(self.select)}"
+            raise BadInput(f"a Site has the name of a hook and select=, a mapping from axes to indices, got {came}")
         selected = {
-            axis: wanted if isinstance(wanted, str) and axis in POSITIONS else _as_index(axis, wanted)
+            axis: wanted if isinstance(wanted, str) and axis in POSITIONS else as_index(axis, wanted)
             for axis, wanted in self.select.items()
         }
         object.__setattr__(self, "select", selected)
@@ -142,7 +145,7 @@ class Site:
         return (self.hook, *((axis, key_of(wanted)) for axis, wanted in sorted(self.select.items())))
 
 
-def _as_index(axis: str, wanted: Any) -> Index:
+def as_index(axis: str, wanted: Any) -> Index:
     """An int, a tuple of ints, or a tensor of one index for each prompt."""
     if is_integral(wanted) and not wanted.is_meta and wanted.ndim in (1, 2) and wanted.numel():
         return wanted.long().cpu()

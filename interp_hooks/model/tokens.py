@@ -18,7 +18,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from interp_hooks.errors import BadInput, TokenError
-from interp_hooks.errors.arguments import checked
+from interp_hooks.errors.arguments import checked, told
 from interp_hooks.model.network import Network
 from interp_hooks.model.tokenization import PaddingSide, one_row
 
@@ -42,7 +42,7 @@ class TextMethods(Network):
         from transformers import PreTrainedTokenizerBase
 
         if not isinstance(tokenizer, PreTrainedTokenizerBase):
-            raise BadInput(f"expected a tokenizer of transformers (AutoTokenizer), got {type(tokenizer).__name__}")
+            raise BadInput(f"tokenizer must be a tokenizer of transformers (AutoTokenizer), got {told(tokenizer)}")
         self._read_text_with(tokenizer, default_padding_side)
 
     @property

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import checked
+from interp_hooks.errors.arguments import about, checked
 from interp_hooks.experiments.results.record import experiment, on_data
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.interventions.readout import LAST, Readout, for_each_prompt, said
@@ -93,8 +93,10 @@ def direct_logit_attribution(
         raise BadInput(f"unit must be 'component', 'layer' or 'head', got {unit!r}")
     if answer_tokens is None:
         raise BadInput("answer_tokens is needed: the token, for all prompts or for each, whose logit is split")
-    answer = model.token_ids(answer_tokens).reshape(-1)
-    wrong = None if incorrect_tokens is None else model.token_ids(incorrect_tokens).reshape(-1)
+    with about("answer_tokens"):
+        answer = model.token_ids(answer_tokens).reshape(-1)
+    with about("incorrect_tokens"):
+        wrong = None if incorrect_tokens is None else model.token_ids(incorrect_tokens).reshape(-1)
     if cache is None and input is not None:
         return attributed(model, as_run(model, input, attention_mask), answer, wrong, unit, said(model, pos))
     if cache is None or input is not None:
@@ -119,8 +121,10 @@ def attributed(
 def _attribution(cache: ActivationCache, answer: Tensor, wrong: Tensor | None, unit: Unit) -> DirectLogitAttribution:
     """The direct effects of the parts in a cache that holds a single position."""
     prompts = len(next(iter(cache.values())))
-    answer = for_each_prompt(answer, prompts, "answer")
-    wrong = None if wrong is None else for_each_prompt(wrong, prompts, "answer")
+    with about("answer_tokens"):
+        answer = for_each_prompt(answer, prompts, "answer")
+    with about("incorrect_tokens"):
+        wrong = None if wrong is None else for_each_prompt(wrong, prompts, "answer")
     if unit == "component":
         parts, labels = cache.decompose_resid(return_labels=True)
     elif unit == "layer":
@@ -199,7 +203,8 @@ class LogitLens:
 
     def log_prob(self, answer: Any) -> Float[Tensor, "point prompt"]:
         """The log-probability of an answer for each prompt (or one for all), in nats."""
-        ids = for_each_prompt(self.model.token_ids(answer).reshape(-1), self.log_probs.shape[1], "answer")
+        with about("answer"):
+            ids = for_each_prompt(self.model.token_ids(answer).reshape(-1), self.log_probs.shape[1], "answer")
         return self.log_probs.gather(-1, ids.expand(len(self.labels), -1)[..., None])[..., 0]
 
     def rank(self, answer: Any) -> Tensor:

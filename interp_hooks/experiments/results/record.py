@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from interp_hooks import __version__
-from interp_hooks.errors import BadInput, nearest
+from interp_hooks.errors import BadInput, TokenError, nearest
 from interp_hooks.errors.arguments import check_arguments
 from interp_hooks.experiments.results.archive import (
     Json,
@@ -464,14 +464,30 @@ def experiment(function: Callable[P, R]) -> Callable[P, R]:
     def called(*args: P.args, **kwargs: P.kwargs) -> R:
         arguments = _of_task(signature, args, kwargs)
         check_arguments(function, arguments)
-        call = Call.of(_name(function), arguments).told
+        call, outermost = Call.of(_name(function), arguments).told, not asked.get()
         before = asked.set(asked.get() or (call,))
         try:
             return function(**arguments)  # pyright: ignore[reportCallIssue]
+        except (BadInput, TokenError) as error:
+            if outermost and (name := _prompts_refused(arguments, error)) is not None:
+                raise type(error)(f"{name}: {error}") from error
+            raise
         finally:
             asked.reset(before)
 
     return called
+
+
+def _prompts_refused(arguments: Mapping[str, Any], error: Exception) -> str | None:
+    """Which of the arguments that are prompts an error is about: the one that is refused alike when it stands alone."""
+    for name in (*PROMPTS, "corrupt", "reference"):
+        if arguments.get(name) is not None:
+            try:
+                as_run(arguments["model"], arguments[name])
+            except type(error) as own:
+                if str(own) == str(error):
+                    return name
+    return None
 
 
 def _of_task(signature: inspect.Signature, args: Any, kwargs: Any) -> dict[str, Any]:

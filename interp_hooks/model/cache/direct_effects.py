@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import fits, told
+from interp_hooks.errors.arguments import about, fits, told
 from interp_hooks.hooks.slices import Slice, SliceInput
 from interp_hooks.model.cache.decomposition import Decomposition
 from interp_hooks.model.cache.parts import norm_reading
@@ -42,6 +42,7 @@ class DirectEffects(Decomposition):
         """
         layer = self.layers_before(layer, mlp_input)
         norm = self.known_model.norm_reading(layer, mlp_input)
+        _check_flags(recompute_ln=recompute_ln)
         stack = self._chosen_prompts(residual_stack, pos_slice, batch_slice, has_batch_dim)
         if recompute_ln or norm.kind is None:
             return norm.fused(stack)
@@ -79,15 +80,16 @@ class DirectEffects(Decomposition):
             BadInput: tokens that don't fit the stack, or a model with a masked-LM head, whose activation function lies
                 between stream and logits.
         """
+        _check_flags(include_bias=include_bias)
         if self.known_model.cfg.mlm_head:
             raise BadInput("a masked-LM head is not linear, so that a logit is no sum over parts of the stream")
         parts = self.apply_ln_to_stack(residual_stack, None, False, pos_slice, batch_slice, has_batch_dim)
         axes = ["batch"] * (self.has_batch_dim and has_batch_dim and Slice(batch_slice).mode != "int")
         axes += ["pos"] * (Slice(pos_slice).mode != "int")
         place = dict(zip(axes, parts.shape[-1 - len(axes) : -1], strict=True))
-        directions, constants = self._logit_directions(tokens, place)
+        directions, constants = self._logit_directions(tokens, place, "tokens")
         if incorrect_tokens is not None:
-            wrong_directions, wrong_constants = self._logit_directions(incorrect_tokens, place)
+            wrong_directions, wrong_constants = self._logit_directions(incorrect_tokens, place, "incorrect_tokens")
             directions, constants = directions - wrong_directions, constants - wrong_constants
         effects = (parts * directions.to(parts.device)).sum(-1)
         if include_bias:
@@ -100,8 +102,7 @@ class DirectEffects(Decomposition):
         """The stack at the prompts that `batch_slice` chooses."""
         if not isinstance(stack, Tensor) or not stack.is_floating_point() or not stack.ndim:
             raise BadInput(f"residual_stack must be a floating tensor [..., d_model], got {told(stack)}")
-        if not fits(has_batch_dim, bool):
-            raise BadInput(f"has_batch_dim must be a bool, got {told(has_batch_dim)}")
+        _check_flags(has_batch_dim=has_batch_dim)
         chosen = Slice(batch_slice)
         if chosen.mode == "identity" or not has_batch_dim:
             return stack
@@ -126,14 +127,23 @@ class DirectEffects(Decomposition):
         raise BadInput(f"has_batch_dim=False needs batch_slice to be one of the {prompts} prompts, got {batch_slice!r}")
 
     def _logit_directions(
-        self, tokens: Any, place: dict[str, int]
+        self, tokens: Any, place: dict[str, int], argument: str
     ) -> tuple[Float[Tensor, "*rest d_model"], Float[Tensor, "*rest"]]:
         """For each token its column of W_U, and the constant that the final norm's bias and b_U add to its logit."""
         model = self.known_model
-        ids, scale = _placed(model.token_ids(tokens), place), model.cfg.logits_scale
+        with about(argument):
+            ids = _placed(model.token_ids(tokens), place)
+        scale = model.cfg.logits_scale
         directions = model.W_U.detach().T[ids] * scale
         bias, constants = model.ln_final.b, model.b_U.detach()[ids] * scale
         return directions, constants if bias is None else constants + directions @ bias.detach()
+
+
+def _check_flags(**flags: Any) -> None:
+    """Raises BadInput for a flag that is no bool."""
+    for name, value in flags.items():
+        if not fits(value, bool):
+            raise BadInput(f"{name} must be a bool, got {told(value)}")
 
 
 def _placed(ids: Int[Tensor, "*given"], place: dict[str, int]) -> Int[Tensor, "*places"]:
