@@ -23,16 +23,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-# The oldest versions that are supported, in an environment of their own (several gigabytes: that torch brings CUDA).
-floor: .venv-floor/.installed
-	.venv-floor/bin/python -m pytest tests/test_families.py tests/test_real_checkpoint.py -k "$(FLOOR)"
-
-FLOOR ?= (gpt2 or neox or llama or gemma or qwen or real) and not japanese
-
-.venv-floor/.installed: pyproject.toml
-	$(PYTHON) -m venv .venv-floor
-	.venv-floor/bin/python -m pip install --quiet torch==2.6.0 transformers==5.9.0 --editable . pytest beartype
-	@touch $@
+# The lowest versions that pyproject.toml allows, in an environment of their own (several gigabytes: that torch brings
+# CUDA). Another version of one: make floor INSTEAD="torch==2.13.0"
+floor:
+	$(PYTHON) tests/floor.py .venv-floor $(INSTEAD)
 
 clean:
 	rm -rf .venv .venv-floor report.html

@@ -101,7 +101,7 @@ CALLED: dict[str, str] = {
     "labels": r"labels for",
     "max_new_tokens": r"new ones",
     "head_index": r"needs a head_index",
-    "reference": r"the source has|reference of KL|reference logits",
+    "reference": r"the prompt has \d+|the source has|reference of KL|reference logits",
     "clean": r"in clean|clean prompts",
     "corrupt": r"in corrupt|corrupt prompts",
     **dict.fromkeys(("steps", "lr", "batch_size"), r"steps >= 0, a finite lr > 0 and batch_size >= 1"),
@@ -135,6 +135,7 @@ PROMPTS = "|".join(
     (
         *(TOKEN_IDS, r"must be \[batch, pos\] with at least one token", r"reads at most n_ctx=128", r"must be text\b"),
         *(r"at least one (string|prompt)", r"expected (a string|token ids|one row of token ids|a single token id)"),
+        *(r"pass attention_mask= \(1 for real tokens",),
         *(r"residual stream \[batch, pos, d_model=128\]", r"this model computes in torch\.float32", r"has no numbers"),
         *(
             r"pass tokens= beside start_at_layer",
@@ -183,7 +184,7 @@ SITES = "|".join(
 )
 ENDS = "|".join(
     (
-        *(r"has 15 along pos", r"counted from the start", r"no pass came by", r"without a step", r"needs one index"),
+        *(r"has 15 along pos", r"no pass came by", r"without a step", r"needs one index"),
         *(
             r"for prompts of \d+ tokens",
             r"must be (an int|integers|a mapping|\[batch=2, n\])",

@@ -184,9 +184,9 @@ NO_SIDE = ["middle", 3]
 NO_PROMPTS = [
     *(None, 3, [], [3, "Mary"], torch.zeros(2, 15), torch.zeros(2, 3, 4, dtype=torch.long)),
     *(torch.full((2, 15), 9999), torch.full((2, 15), -1), torch.zeros(2, 0, dtype=torch.long), on_meta(2, 15)),
-    torch.zeros(2, 200, dtype=torch.long),
+    *(torch.zeros(2, 200, dtype=torch.long), torch.zeros(2, 15, dtype=torch.long)),
 ]
-NO_PAIR = [*NO_PROMPTS, [CLEAN], [CLEAN, SHORT], torch.zeros(2, 7, dtype=torch.long)]  # beside two of 15 tokens
+NO_PAIR = [*NO_PROMPTS, [CLEAN], [CLEAN, SHORT], torch.full((2, 7), 5)]  # beside two of 15 tokens
 NO_METRIC_FUNCTION = [
     doing("got float", lambda logits: 3.0),
     doing("nan|not finite", lambda logits: logits.sum() * NAN),
@@ -249,7 +249,17 @@ FORWARD = {
     ],
     "stop_at_layer": [*NO_INT, 4, -4],
     "past_kv_cache": ["cache", 3, {}, True],
-    "logits_pos": [15, -16, "last", 1.5, [0, 99], torch.zeros(3, 1).long(), torch.zeros(2, 1, 1).long(), on_meta(2, 1)],
+    "logits_pos": [
+        15,
+        -16,
+        "last",
+        1.5,
+        [0, 99],
+        torch.zeros(3, 1).long(),
+        torch.zeros(2, 1, 1).long(),
+        on_meta(2, 1),
+        torch.ones(15).bool(),
+    ],
     "token_type_ids": [torch.zeros(2, 15, dtype=torch.long), "types", 3],
     "known": [{"z": torch.zeros(2, 15, 4, 32)}, "z", 3],
 }
@@ -534,7 +544,7 @@ CALLS: dict[str, Call] = {
         bad={
             "hook": [3, None, ["z"]],
             "layer": ["one", 1.5, [1]],
-            "head": ["one", 1.5, [], [1.5], torch.zeros(2), torch.zeros(2, 2, 2).long(), on_meta(2), None],
+            "head": ["one", 1.5, [], [1.5], torch.zeros(2), torch.zeros(2, 2, 2).long(), on_meta(2), None, True],
         },
     ),
     "evaluate at a site": Call(
@@ -561,11 +571,11 @@ CALLS: dict[str, Call] = {
                     [1.0],
                     {},
                     {"hook_embed": torch.zeros(1)},
-                    Run(torch.zeros(2, 7).long()),
+                    Run(torch.full((2, 7), 5)),
                 ),
                 *(
                     NAN,
-                    Mean(Run(torch.zeros(2, 7).long()), per_position=True),
+                    Mean(Run(torch.full((2, 7), 5)), per_position=True),
                     on_meta(2, 15, 4, 32, dtype=torch.float32),
                 ),
                 {"blocks.1.attn.hook_z": torch.zeros(2, 14, 4, 32)},
@@ -593,7 +603,7 @@ CALLS: dict[str, Call] = {
                 torch.zeros(2, 15),
                 torch.full((2, 15), 9999),
                 torch.zeros(15).long(),
-                torch.zeros(3, 15).long(),
+                torch.full((3, 15), 5),
                 on_meta(2, 15),
             ],
             "interventions": [3, "z", [3], [at("z", 1)], Intervention(at("z", 1), 0.0)],
@@ -806,7 +816,7 @@ CALLS: dict[str, Call] = {
             "prompts": NO_PROMPTS,
             "metric": [*NO_METRIC, Rank(1)],
             "site": ["no_such", 3, None, ["hook_embed"]],
-            "baseline": [torch.zeros(7), "zero", None, {}, Run(torch.zeros(2, 7).long())],
+            "baseline": [torch.zeros(7), "zero", None, {}, Run(torch.full((2, 7), 5))],
             "steps": COUNT,
             "over": [["no_such"], ["pos", "pos"], 3, None],
         },
@@ -884,7 +894,17 @@ CALLS: dict[str, Call] = {
             "vector": [torch.ones(127), torch.ones(1, 1, 128), "up", None, 3, [1.0], on_meta(128, dtype=torch.float32)],
             "hook": ["no_such", "pattern1", "z1", 3, None, at("z", 1), at("z", 1, head=9), at("resid_pre", 1, pos=0)],
             "coefficient": ["much", None, [1.0]],
-            "positions": [[99], "last", 1.5, slice(0, 9, 2), torch.zeros(3).long(), []],
+            "positions": [
+                -99,
+                [99],
+                [-1, -99],
+                "last",
+                1.5,
+                slice(0, 9, 2),
+                torch.zeros(3).long(),
+                [],
+                True,
+            ],
         },
     ),
     "ablate_directions": Call(
@@ -893,7 +913,7 @@ CALLS: dict[str, Call] = {
         bad={
             "directions": [torch.ones(127), torch.zeros(128), torch.ones(2, 128), "up", None, torch.full((128,), NAN)],
             "hook": ["no_such", "pattern1", 3],
-            "positions": ["last", [99]],
+            "positions": [-99, "last", [99]],
         },
     ),
     "steering_vector": Call(
@@ -929,7 +949,7 @@ CALLS: dict[str, Call] = {
                 None,
                 CLEAN,
                 torch.zeros(2, 15),
-                torch.zeros(2, 7).long(),
+                torch.full((2, 7), 5),
                 torch.full((2, 15), 9999),
                 torch.zeros(15).long(),
                 on_meta(2, 15),

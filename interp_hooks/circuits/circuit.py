@@ -303,9 +303,11 @@ class Circuit:
             positions = tuple(layout.get("positions", ()))
             graph = ComputationGraph(Layout(**layout | {"positions": positions, "stops": stops}))
             edges, scores = document["edges"], document["scores"]
+            if not isinstance(edges, list):
+                raise TypeError(f"edges must be a list, got {told(edges)}")
             by_name = None if scores is None else dict(zip(edges, scores, strict=True))
             return cls(graph=graph, edges=edges, scores=by_name)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
             raise BadInput(f"expected a circuit as to_json writes it: {error}") from error
 
     def save(self, folder: str | Path, *, overwrite: bool = False, model: HookedTransformer | None = None) -> None:
@@ -335,6 +337,7 @@ class Circuit:
         if not (folder / f"{CIRCUIT}.json").exists():
             raise BadInput(f"expected a circuit in {folder}, as circuit.save() writes it, found none")
         document, _ = read(folder, CIRCUIT)
+        document = document if isinstance(document, dict) else {}
         return replace(cls.from_json(json.dumps(document.get("circuit"))), record=record_in(folder))
 
     def rerun(self, model: HookedTransformer, metric: MetricLike | None = None, *, any_model: bool = False) -> Circuit:

@@ -192,7 +192,8 @@ def check_parts(model: HookedTransformer, hypothesis: Hypothesis, prompt: Run) -
         excluded = [(f"excluding= of {name!r}", [Intervention(site, float("nan"))]) for site in node.excluding]
         blocks = [Intervention(site, 0.0) for site in node.excluding]
         for part, made in excluded + [(f"node {child!r}", [*blocks, one]) for child, one in parts]:
-            if name != hypothesis.root and not _reaches(model, Run(prompt.tokens, made), node.sites):
+            sent = Run(prompt.tokens, made, prompt.attention_mask)
+            if name != hypothesis.root and not _reaches(model, sent, node.sites):
                 hooks = made[-1].site.hook + (f" into {made[-1].into.hook}" if made[-1].into else "")
                 raise BadInput(
                     f"{part}: nothing that is put at {hooks} can reach node {name!r}, whose input it is to be"

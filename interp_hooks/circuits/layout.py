@@ -14,11 +14,12 @@ from typing import NamedTuple
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import fits, told
+from interp_hooks.errors.arguments import described, fits, told
 from interp_hooks.model.stream import INPUT, Stop, Stream, between_ends, block_stops
 from interp_hooks.model.transformer import HookedTransformer
 
 ARROW, AT, REST = "->", "@", "rest"
+MOST_EDGES = 2**34  # entries of the matrix of edges, a byte each: 80 layers of 64 heads at 200 positions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,15 @@ class Layout:
         for name in ("n_layers", "n_heads", "n_key_value_heads"):
             if not fits(size := getattr(self, name), int) or size < 1:
                 raise BadInput(f"{name} must be an int of at least 1, got {told(size)}")
+        for name, kind in (("attn_only", bool), ("parallel", bool), ("positions", tuple[str, ...])):
+            if not fits(value := getattr(self, name), kind):
+                raise BadInput(f"{name} must be {described(kind)}, got {told(value)}")
+        writers, readers = (self.n_layers * (self.n_heads * names + 1) + 1 for names in (1, 3))
+        if writers * readers * len(self.labels) > MOST_EDGES:
+            raise BadInput(
+                f"a graph of {self.n_layers} layers with {self.n_heads} heads and {len(self.labels)} positions has "
+                f"{writers * readers * len(self.labels):.1e} entries; at most {MOST_EDGES:.1e} fit into memory"
+            )
         if self.n_heads % self.n_key_value_heads:
             raise BadInput(f"{self.n_heads} heads cannot share {self.n_key_value_heads} key/value heads evenly")
         if len(set(self.positions)) < len(self.positions):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -27,6 +27,7 @@ from interp_hooks.experiments.patching import Positions, named_positions, paired
 from interp_hooks.hooks.points import HookPoint
 from interp_hooks.interventions.edges import Edge
 from interp_hooks.interventions.engine import free_memory
+from interp_hooks.interventions.passes import read_pass
 from interp_hooks.interventions.readout import MetricLike, checked_score, reading
 from interp_hooks.interventions.recording import record
 from interp_hooks.interventions.runs import Intervention, Mean, PromptsLike, Run, SourceLike, as_run, as_source
@@ -234,23 +235,11 @@ class MaskedEdges:
             return torch.cat([self._scores(some) for some in masks.split(int(together))])
 
     def _scores(self, masks: Float[Tensor, "circuit writer reader"]) -> Float[Tensor, "circuit prompt"]:
-        copies, run, n_layers = len(masks), self.run, self.model.cfg.n_layers
+        copies, run = len(masks), self.run
         done = _Pass(self, masks)
-        reads = None if self.readout.pos is None else self.readout.positions(run)
-        arguments: dict[str, Any] = {} if reads is None else {"logits_pos": reads.repeat(copies, 1)}
-        entering = run.tokens
-        if done.start:
-            entering = self.unchanged[self.stream.entering(done.start)]
-            arguments["start_at_layer"] = done.start
-        stream = self.model.run_with_hooks(
-            entering.repeat(copies, *[1] * (entering.ndim - 1)),
-            attention_mask=None if run.attention_mask is None else run.attention_mask.repeat(copies, 1),
-            fwd_hooks=done.hooks,
-            stop_at_layer=n_layers,
-            **arguments,
-        )
-        logits = self.readout.read(self.model, stream, run, cut=reads is not None)
-        scores = [checked_score(self._score(one), "a circuit", len(run.tokens)) for one in logits]
+        streams = self.unchanged if done.start else {}
+        read = read_pass(self.stream, self.readout, run, copies, done.start or -1, streams, done.hooks)
+        scores = [checked_score(self._score(one), "a circuit", len(run.tokens)) for one in read]
         if scores[0].ndim > 1 or scores[0].numel() not in (1, len(run.tokens)):
             expected = f"one number for each prompt, of which there are {len(run.tokens)}, or one for all"
             raise MetricError(f"the metric must give {expected}, got shape {list(scores[0].shape)}")

@@ -16,7 +16,7 @@ part below an inner node costs a pass over one prompt, to find out whether what 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -108,7 +108,7 @@ def scrub(
                 f"node {name!r} depends on {node.feature!r}, which is no feature that was passed, nor one of "
                 f"{', '.join(SAMPLERS)}.{nearest(node.feature, (*SAMPLERS, *known))}"
             )
-    check_parts(model, hypothesis, Run(run.tokens[:1]))
+    check_parts(model, hypothesis, _rows(run, slice(1)))
     names = [name for name in hypothesis.nodes if name != hypothesis.root] if each else []
     used = {node.feature for node in hypothesis.nodes.values()} & set(known)
     for name in sorted(used):
@@ -117,7 +117,7 @@ def scrub(
     sampler = _Sampler(run, known, generator, n)
     whole = [sampler.scrubbed(hypothesis)]
     each_alone = [sampler.scrubbed(hypothesis.only(name), exact=set(hypothesis.nodes) - {name}) for name in names]
-    other = Run(run.tokens[sampler.draw(ANYTHING).to(run.tokens.device)])
+    other = _rows(run, sampler.draw(ANYTHING))
     found = sweep_runs(
         model,
         [*whole, *each_alone],
@@ -162,7 +162,7 @@ class _Sampler:
             return self._run(hypothesis, child, drawn, exact) if below.children else Resample(self.run, drawn)
 
         made += [one for _, one in hypothesis.put(name, source)]
-        return Run(self.run.tokens[other.to(self.run.tokens.device)], made)
+        return _rows(self.run, other, made)
 
     def draw(self, feature: str, rows: Tensor | None = None, pool: int | None = None) -> Int[Tensor, " prompt"]:
         """For each of some rows, by default those of the dataset, a row with an equal feature, maybe from a pool."""
@@ -195,6 +195,12 @@ def _refuse_padding(run: Run) -> None:
         raise BadInput("scrubbing exchanges activations position by position; expected prompts of equal length")
 
 
+def _rows(run: Run, rows: slice | Tensor, made: Sequence[Intervention] = ()) -> Run:
+    """Some prompts of a run of which all tokens are real."""
+    tokens = run.tokens[rows if isinstance(rows, slice) else rows.to(run.tokens.device)]
+    return Run(tokens, made, torch.ones_like(tokens))
+
+
 def _joined(plain: Run, source: Run) -> Run:
     """The prompts of the dataset, and after them those of the source.
 
@@ -205,7 +211,8 @@ def _joined(plain: Run, source: Run) -> Run:
     if plain.tokens.shape[1] != source.tokens.shape[1]:
         lengths = plain.tokens.shape[1], source.tokens.shape[1]
         raise BadInput(f"expected a source of prompts as long as the dataset's {lengths[0]} tokens, got {lengths[1]}")
-    return Run(torch.cat((plain.tokens, source.tokens.to(plain.tokens.device))))
+    tokens = torch.cat((plain.tokens, source.tokens.to(plain.tokens.device)))
+    return Run(tokens, (), torch.ones_like(tokens))
 
 
 def _classes(name: str, feature: Feature, tokens: Tensor) -> Int[Tensor, " prompt"]:

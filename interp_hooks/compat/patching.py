@@ -26,6 +26,7 @@ from interp_hooks.interventions.progress import progress_bar
 from interp_hooks.interventions.runs import Intervention, Run
 from interp_hooks.interventions.sites import at
 from interp_hooks.model.cache.activation_cache import ActivationCache
+from interp_hooks.model.stream import Stream
 from interp_hooks.model.transformer import HookedTransformer
 
 if TYPE_CHECKING:
@@ -229,7 +230,8 @@ def generic_activation_patch(
         index_df = make_df_from_ranges(shape or (), index_axis_names or ())
     if list(index_df.columns)[:1] != ["layer"]:
         raise BadInput(f"the first axis of a cell must be 'layer', got {list(index_df.columns)}")
-    before = [get_act_name("resid_pre", layer) for layer in range(model.cfg.n_layers)]
+    stream = Stream(model)
+    before = [stream.entering(layer) for layer in range(model.cfg.n_layers)]
     streams = model.run_with_cache(corrupted_tokens, return_type=None, names_filter=before)[1]
     scores = []
     for index in progress_bar(index_df.to_numpy().tolist(), progress=progress):
@@ -238,8 +240,8 @@ def generic_activation_patch(
         def patched(value: Tensor, hook: HookPoint, index: list[int] = index) -> Tensor:
             return patch_setter(value, index, clean_cache[hook.name])
 
-        stream = streams["resid_pre", index[0]]
-        logits = model.run_with_hooks(stream, start_at_layer=index[0], fwd_hooks=[(name, patched)])
+        entering, resumed = stream.resumed(index[0], streams, corrupted_tokens)
+        logits = model.run_with_hooks(entering, **resumed, fwd_hooks=[(name, patched)])
         scores.append(patching_metric(logits))
     found = torch.stack(scores)
     found = found if shape is None else found.reshape(*shape, *found.shape[1:])

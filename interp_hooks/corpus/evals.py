@@ -16,7 +16,7 @@ from torch import Tensor
 from interp_hooks.corpus.texts import CORPORA, Texts, corpus_texts, first_rows, token_rows
 from interp_hooks.errors import BadInput, TokenError
 from interp_hooks.errors.arguments import checked
-from interp_hooks.model.losses import check_predicted, counted_predictions
+from interp_hooks.model.losses import check_counted, check_predicted, counted_predictions
 from interp_hooks.model.transformer import HookedTransformer
 
 PARAGRAPH = (
@@ -38,14 +38,15 @@ def lm_accuracy(
     With `attention_mask` [batch, pos], a prediction counts if both its token and the next one are real.
 
     Raises:
-        BadInput: tokens or a mask of another shape than the logits.
+        BadInput: tokens or a mask of another shape than the logits; for the share, no real token that follows another.
     """
     check_predicted(logits, tokens, attention_mask)
     right = logits[:, :-1].argmax(-1) == tokens[:, 1:]
-    if attention_mask is None:
-        return right if per_token else right.float().mean()
-    counted = counted_predictions(attention_mask).to(right.device)
-    return right & counted if per_token else (right & counted).sum() / counted.sum()
+    counted = torch.ones_like(right) if attention_mask is None else counted_predictions(attention_mask).to(right.device)
+    if per_token:
+        return right & counted
+    check_counted(counted.sum())
+    return (right & counted).sum() / counted.sum()
 
 
 @torch.no_grad()

@@ -86,7 +86,8 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def called(*args: P.args, **kwargs: P.kwargs) -> R:
-        check_arguments(function, signature.bind(*args, **kwargs).arguments)
+        if not torch.compiler.is_compiling():  # which needs graphs without such checks
+            check_arguments(function, signature.bind(*args, **kwargs).arguments)
         return function(*args, **kwargs)
 
     return called
@@ -233,8 +234,8 @@ CONTAINERS: dict[Any, Callable[[Any, Sequence[Any]], bool]] = {
 
 
 def is_integral(value: Any) -> TypeGuard[Tensor]:
-    """Whether a value is a tensor of integers with numbers in it; a mask, whose True is no index, is none."""
-    if not isinstance(value, Tensor) or value.is_meta:
+    """Whether a value is a tensor of integers; a mask, whose True is no index, is none."""
+    if not isinstance(value, Tensor):
         return False
     return not (value.is_floating_point() or value.is_complex() or value.dtype == torch.bool)
 

@@ -59,6 +59,7 @@ def ablate(
     max_memory: int | None = None,
     progress: bool = True,
     save_to: str | Path | None = None,
+    attention_mask: Tensor | None = None,
 ) -> Result:
     """Ablate `site` at every cell of the axes `over`; the baseline is "original".
 
@@ -68,14 +69,14 @@ def ablate(
     `reference` are the prompts whose activations the named methods use; the default, `prompts` themselves, lets each
     prompt's own value into its mean. Resampling draws a prompt for each prompt with `generator`, never itself where
     both sets are the same; its reference needs prompts of the same length. Noise is the same in all cells. `save_to` as
-    in `sweep`.
+    in `sweep`. `attention_mask` [batch, pos] is 1 for the real tokens of `prompts` that are ids.
 
     Raises:
         BadInput: an unknown method, or a reference that does not fit.
 
     >>> lost = ablate(model, clean, metric, "z", over=("layer", "head"), method="mean", progress=False)
     """
-    run = as_run(model, prompts)
+    run = as_run(model, prompts, attention_mask)
     if isinstance(method, str):
         source = _named(model, method, run, reference, site, layers, generator)
     elif reference is not None or generator is not None:
@@ -137,6 +138,7 @@ def mean_activations(
     exclude: Sequence[Excluded] = ("bos", "padding"),
     layers: Sequence[int] | None = None,
     batch_size: int = 32,
+    attention_mask: Tensor | None = None,
 ) -> Recording:
     """The mean of `site` over a reference set in every layer, as a source for runs on `prompts`.
 
@@ -144,12 +146,13 @@ def mean_activations(
     `batch_size` prompts at a time. With `groups`, a label for each prompt such as its template, a prompt gets the mean
     over the reference prompts of its own group (Wang et al. 2022, arxiv.org/abs/2211.00593). Tokens in `exclude` don't
     count; BOS tokens do in means per position, where they mix with nothing. Only a tokenizer tells what BOS is. Heads,
-    neurons, queries and keys are kept apart.
+    neurons, queries and keys are kept apart. `attention_mask` [batch, pos] is 1 for the real tokens of `prompts` that
+    are ids; of a padded reference a `Run` says it.
 
     Raises:
         BadInput: labels that don't fit; position by position, prompts of other lengths; nothing to take a mean of.
     """
-    run = as_run(model, prompts)
+    run = as_run(model, prompts, attention_mask)
     other = run if reference is None else as_run(model, reference)
     reference_groups = groups if reference is None and reference_groups is None else reference_groups
     own, members = _group_ids(len(run.tokens), len(other.tokens), groups, reference_groups)
@@ -183,18 +186,20 @@ def noised_activations(
     generator: torch.Generator | None = None,
     layers: Sequence[int] | None = None,
     batch_size: int = 32,
+    attention_mask: Tensor | None = None,
 ) -> Recording:
     """The activations of `site` on `prompts` plus Gaussian noise in every layer, as a source for runs on `prompts`.
 
     `std` is the noise's standard deviation; by default that of the reference's activations (of those of `prompts`,
-    without a reference), each coordinate its own. All layers get the same noise, up to that factor.
+    without a reference), each coordinate its own. All layers get the same noise, up to that factor. `attention_mask` as
+    in `mean_activations`.
 
     Raises:
         BadInput: a negative std, or activations that are not finite (masked attention scores).
     """
     if std is not None and not std >= 0:
         raise BadInput(f"std must not be negative, nor nan, got {std}")
-    run = as_run(model, prompts)
+    run = as_run(model, prompts, attention_mask)
     points = _points(model, site, run, layers)
     other = run if reference is None else as_run(model, reference)
     found = {} if std is not None else moments(model, other, points, batch_size=batch_size)

@@ -152,6 +152,7 @@ def attribution_patches(
 class _Plan:
     """A site: its cells, its hook point in every layer of them, and whether the patched pattern is computed."""
 
+    stream: Stream
     grid: Grid
     run: Run
     points: Sequence[HookPoint]
@@ -161,7 +162,8 @@ class _Plan:
     def kept(self) -> list[str]:
         """Of what the activations or gradients are needed in the run that is patched."""
         layers = [point.layer() for point in self.points] if self.fixed else []
-        inside = [get_act_name(hook, layer) for layer in layers for hook in ("resid_pre", "pattern")]
+        starts = [start for start in map(self.stream.starts, layers) if start >= 0]
+        inside = [*map(self.stream.entering, starts), *(get_act_name("pattern", layer) for layer in layers)]
         return [*(point.name for point in self.points), *inside]
 
     def summed(self, effects: Tensor, axes: Sequence[str], prompts: int) -> Float[Tensor, "*grid prompt"]:
@@ -217,7 +219,7 @@ def _plan(
             f"this model normalizes queries and keys over all heads together, so that {site!r} of one head changes the "
             "scores of all, and qk_fix takes them one by one: leave 'head' out of over, or use patch"
         )
-    return _Plan(grid=grid, run=run, points=points, fixed=fixed)
+    return _Plan(stream=Stream(model), grid=grid, run=run, points=points, fixed=fixed)
 
 
 # --------------------------------------------------------------------------------------------------- what changes
@@ -240,9 +242,8 @@ def _changes(model: HookedTransformer, plan: _Plan, run: Run, old: Recording, ne
     change = _one_key if short_name(plan.points[0].name) in KEYS and one_by_one else _pattern_change
     changes = []
     for point in plan.points:
-        stream = old[get_act_name("resid_pre", point.layer())].detach()
-        before = _scores(model, run, point.layer(), stream)
-        after = _scores(model, run, point.layer(), stream, [(point.name, _putting(new[point.name]))])
+        before = _scores(plan.stream, run, point.layer(), old)
+        after = _scores(plan.stream, run, point.layer(), old, [(point.name, _putting(new[point.name]))])
         changes.append(change(point, before, after))
     return changes
 
@@ -256,20 +257,22 @@ def _putting(new: Tensor) -> Callable[..., Tensor]:
 
 
 def _scores(
-    model: HookedTransformer, run: Run, layer: int, stream: Tensor, hooks: Hooks = ()
+    stream: Stream, run: Run, layer: int, old: Recording, hooks: Hooks = ()
 ) -> Float[Tensor, "batch head query keys"]:
-    """In float64, the scores of a layer that `stream` enters, whatever it does to queries and keys.
+    """In float64, the scores of a layer in a run of which `old` has the streams, whatever it does to queries and keys.
 
     A sink is one key more, the last one: it takes a share of every softmax. This is a pass of its own, since nothing
     but the attention of one layer is needed.
     """
+    model = stream.model
     names = [get_act_name("attn_scores", layer), *[f"blocks.{layer}.attn.hook_sink"] * model.cfg.attn_sinks]
     scope, _ = model.scope_of(hooks)
+    entering, resumed = stream.resumed(layer, old, run.tokens)
     with torch.no_grad():
         _, found = scope.run(
             model.run_with_cache,
-            stream,
-            start_at_layer=layer,
+            entering.detach(),
+            **resumed,
             stop_at_layer=layer + 1,
             attention_mask=run.attention_mask,
             names_filter=names,

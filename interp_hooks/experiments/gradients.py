@@ -25,6 +25,7 @@ from interp_hooks.experiments.patching import warn_of_lengths
 from interp_hooks.experiments.results.record import experiment, on_data
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.hooks.root_module import HookPoint
+from interp_hooks.interventions.passes import read_pass
 from interp_hooks.interventions.progress import progress_bar
 from interp_hooks.interventions.readout import MetricLike, counted_score, metric_name, reading
 from interp_hooks.interventions.recording import record
@@ -207,14 +208,11 @@ def _score(model: HookedTransformer, run: Run, metric: MetricLike, hooks: Hooks)
     """The metric of one pass, which unembeds only what is read; one number for all prompts counts as one prompt."""
     readout, score = reading(model, metric)
     stream = Stream(model)
-    late = any(stream.place(name).stage == Stage.FINAL for name, _ in hooks)  # these want to see all positions
-    given: dict[str, Any] = {"attention_mask": run.attention_mask, "fwd_hooks": hooks}
-    if late or stream.watched_at_the_end:
-        read = readout.select(model.run_with_hooks(run.tokens, **given), run)
+    if any(stream.place(name).stage == Stage.FINAL for name, _ in hooks):  # these want to see all positions
+        full = model.run_with_hooks(run.tokens, attention_mask=run.attention_mask, fwd_hooks=hooks)
+        read = readout.select(full, run)
     else:
-        pos = None if readout.pos is None else readout.positions(run)
-        final = model.run_with_hooks(run.tokens, **given, logits_pos=pos, stop_at_layer=model.cfg.n_layers)
-        (read,) = readout.read(model, final, run, cut=pos is not None)
+        (read,) = read_pass(stream, readout, run, 1, -1, {}, hooks)
     scores = score(read)
     if not isinstance(scores, Tensor) or scores.ndim > 1:
         came = f"shape {list(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__

@@ -35,11 +35,13 @@ from interp_hooks.experiments.results.record import experiment
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.hooks.root_module import HookPoint
 from interp_hooks.interventions.metrics import KL
+from interp_hooks.interventions.passes import read_pass
 from interp_hooks.interventions.progress import progress_bar
 from interp_hooks.interventions.readout import Metric, MetricLike, Readout, counted_score, metric_name, reading
 from interp_hooks.interventions.recording import record
 from interp_hooks.interventions.runs import PromptsLike, Run, as_run
 from interp_hooks.interventions.sites import Recording, Site, at
+from interp_hooks.model.stream import Stream
 from interp_hooks.model.transformer import HookedTransformer
 
 
@@ -159,12 +161,6 @@ class _Loss:
     score: Callable[[Tensor], Tensor]
     sign: int
 
-    def of(self, model: HookedTransformer, final: Tensor, run: Run) -> Float[Tensor, " copy"]:
-        """Of each of several copies of a run, one below the other, from their final streams."""
-        read = self.readout.read(model, final, run)
-        scores = [counted_score(self.score(one), "a constant", len(run.tokens)) for one in read]
-        return torch.stack([self.sign * score.mean() for score in scores])
-
 
 def _loss(model: HookedTransformer, metric: MetricLike, minimize: bool | None) -> _Loss:
     """The metric as a loss.
@@ -197,7 +193,7 @@ class _Search:
     run: Run
     loss: _Loss
     point: HookPoint
-    stream: Float[Tensor, "batch pos d_model"]
+    streams: Recording
     start: Float[Tensor, "1 ..."]
     scale: float
 
@@ -205,8 +201,9 @@ class _Search:
 @torch.no_grad()
 def _search(model: HookedTransformer, run: Run, loss: _Loss, point: HookPoint, per_position: bool) -> _Search:
     """On the stream that enters the hook's layer, from its mean on, in units of its root mean square."""
-    entering = f"blocks.{point.layer()}.hook_resid_pre"
-    stored = record(model, run, [entering, point.name])
+    stream = Stream(model)
+    entering = [stream.entering(start)] if (start := stream.starts(point.layer())) >= 0 else []
+    stored = record(model, run, [*entering, point.name])
     original = stored[point.name]
     if not bool(original.isfinite().all()):
         raise BadInput(f"{point.name} is infinite where attention is masked, so no constant can be learned for it")
@@ -216,7 +213,7 @@ def _search(model: HookedTransformer, run: Run, loss: _Loss, point: HookPoint, p
         run=run,
         loss=loss,
         point=point,
-        stream=stored[entering],
+        streams=stored,
         start=start,
         scale=float(original.square().mean().sqrt()) or 1.0,
     )
@@ -262,14 +259,10 @@ def _losses(
         rows = value.detach().unflatten(0, (copies, -1))
         return torch.where(chosen, constants, rows).flatten(0, 1)
 
-    final = model.run_with_hooks(
-        search.stream.repeat(copies, 1, 1),
-        start_at_layer=point.layer(),
-        stop_at_layer=model.cfg.n_layers,
-        attention_mask=None if run.attention_mask is None else run.attention_mask.repeat(copies, 1),
-        fwd_hooks=[(point.name, replace)],
-    )
-    losses = search.loss.of(model, final, run)
+    stream, loss, hooks = Stream(model), search.loss, [(point.name, replace)]
+    read = read_pass(stream, loss.readout, run, copies, point.layer(), search.streams, hooks)
+    scores = [counted_score(loss.score(one), "a constant", len(run.tokens)) for one in read]
+    losses = torch.stack([loss.sign * score.mean() for score in scores])
     if not losses.requires_grad:
         raise MetricError("this metric has no gradient (it counts or compares), so no constant can be learned with it")
     if not bool(losses.isfinite().all()):

@@ -17,7 +17,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -34,7 +34,7 @@ from interp_hooks.hooks.points import POSITIONS
 from interp_hooks.interventions.engine import evaluation
 from interp_hooks.interventions.readout import MetricLike, Readout, metric_name
 from interp_hooks.interventions.runs import OF_TASK, Intervention, PromptsLike, Run, SourceLike, as_run
-from interp_hooks.interventions.sites import at
+from interp_hooks.interventions.sites import Site, at
 from interp_hooks.model.transformer import HookedTransformer
 
 
@@ -139,6 +139,7 @@ def patch(
     max_memory: int | None = None,
     progress: bool = True,
     save_to: str | Path | None = None,
+    attention_mask: Tensor | None = None,
 ) -> Result:
     """Patch `site` (a short hook name: "resid_pre", "attn_out", "z", "post", ...) at every cell of the axes `over`.
 
@@ -148,7 +149,8 @@ def patch(
     all ("S2": an int, or a tensor of one for each prompt; negative ones count from the last real token). `select` fixes
     an axis instead: an index, a list, a tensor of one index for each prompt, or a position's name, as in
     `select={"pos": "S2"}`. Several sites are patched together, and so are the `window` layers around each one.
-    `layers` restricts the sweep; `save_to` as in `sweep`.
+    `layers` restricts the sweep; `save_to` as in `sweep`. `attention_mask` [batch, pos] is 1 for the real tokens of
+    clean and corrupt prompts that are ids; a `Run` has a mask of its own.
 
     Raises:
         BadInput: prompts that do not correspond token by token, an axis, layer or position that does not exist.
@@ -157,7 +159,7 @@ def patch(
     >>> result = patch(model, clean, corrupt, metric, "z", over=("layer", "head"), progress=False)
     >>> best = result.top(1)
     """
-    base, source, scale, baselines = directed_runs(model, clean, corrupt, direction)
+    base, source, scale, baselines = directed_runs(model, clean, corrupt, direction, attention_mask)
     return sweep_site(
         model,
         base,
@@ -291,7 +293,9 @@ class Directed(NamedTuple):
     baselines: dict[str, Run]
 
 
-def directed_runs(model: HookedTransformer, clean: Any, corrupt: Any, direction: Direction) -> Directed:
+def directed_runs(
+    model: HookedTransformer, clean: Any, corrupt: Any, direction: Direction, attention_mask: Tensor | None = None
+) -> Directed:
     """The clean and the corrupt run, in the part that each plays in a patching experiment.
 
     Raises:
@@ -300,17 +304,19 @@ def directed_runs(model: HookedTransformer, clean: Any, corrupt: Any, direction:
     if direction not in SCALES:
         raise BadInput(f"direction must be 'denoise' or 'noise', got {direction!r}")
     names, scale = ("clean", "corrupt"), SCALES[direction]
-    baselines = dict(zip(names, paired_runs(model, clean, corrupt, names), strict=True))
+    baselines = dict(zip(names, paired_runs(model, clean, corrupt, names, attention_mask), strict=True))
     return Directed(baselines[scale[0]], baselines[scale[1]], scale, baselines)
 
 
-def paired_runs(model: HookedTransformer, first: Any, second: Any, names: tuple[str, str]) -> tuple[Run, Run]:
+def paired_runs(
+    model: HookedTransformer, first: Any, second: Any, names: tuple[str, str], attention_mask: Tensor | None = None
+) -> tuple[Run, Run]:
     """Two runs whose tokens correspond position by position.
 
     Raises:
         BadInput: other numbers of prompts, or a pair of prompts of unequal length; the message shows the first such.
     """
-    runs = as_run(model, first), as_run(model, second)
+    runs = as_run(model, first, attention_mask), as_run(model, second, attention_mask)
     if len(runs[0].tokens) != len(runs[1].tokens):
         raise BadInput(f"got {len(runs[0].tokens)} {names[0]} prompts but {len(runs[1].tokens)} {names[1]} prompts")
     lengths = [run.real.sum(1) for run in runs]
@@ -359,6 +365,11 @@ def named_index(named: Mapping[str, Tensor], index: Any) -> Any:
     if index not in named:
         raise BadInput(f"there is no position {index!r}; positions= names {', '.join(named) or 'none'}")
     return named[index]
+
+
+def resolved(site: Site, named: Mapping[str, Tensor]) -> Site:
+    """A site in which positions that have names are the positions themselves."""
+    return replace(site, select={axis: named_index(named, index) for axis, index in site.select.items()})
 
 
 def labels_of(

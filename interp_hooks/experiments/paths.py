@@ -25,7 +25,14 @@ from torch import Tensor
 from interp_hooks.errors import BadInput, HookConflict, MetricError
 from interp_hooks.errors.arguments import about
 from interp_hooks.experiments.frozen import FrozenRun, MLPs, Senders, places
-from interp_hooks.experiments.patching import Direction, Positions, directed_runs, grid_of
+from interp_hooks.experiments.patching import (
+    Direction,
+    Positions,
+    directed_runs,
+    grid_of,
+    named_positions,
+    resolved,
+)
 from interp_hooks.experiments.results.record import experiment, on_data
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.hooks.points import POSITIONS
@@ -60,12 +67,12 @@ def path_patch(
 ) -> Result:
     """Patch the paths from senders to receivers, one set of senders at a time.
 
-    `senders` is a hook name, swept over the axes `over` as by `patch` (default: every head), with `select` and
-    `positions` as there; or a site or list of sites
-    that send together, which give a result without axes; or a mapping of labels to these. Senders are "z", "attn_out",
-    "mlp_out" of a layer, and "hook_embed" and its kin. `receivers` are sites that receive together ("q_input",
-    "k_input", "v_input" of a layer, selected by head or group of heads, "mlp_in"), or "logits": the final stream at
-    the positions that the metric reads. A sender that is not before any receiver changes nothing.
+    `senders` is a hook name, swept over the axes `over` as by `patch` (default: every head), with `select` as there; or
+    a site or list of sites that send together, which give a result without axes; or a mapping of labels to these.
+    Senders are "z", "attn_out", "mlp_out" of a layer, and "hook_embed" and its kin. `receivers` are sites that receive
+    together ("q_input", "k_input", "v_input" of a layer, selected by head or group of heads, "mlp_in"), or "logits":
+    the final stream at the positions that the metric reads. Sites may select one of the named `positions`,
+    `at("q_input", 9, pos="end")`. A sender that is not before any receiver changes nothing.
 
     MLPs between the two are part of the path ("recompute") or keep what they write in the base run ("freeze").
     "denoise" takes the corrupt prompt as base and sends the clean values, "noise" (as in the IOI paper) the reverse.
@@ -80,11 +87,13 @@ def path_patch(
     """
     _check_options(model, mlps)
     base, other, scale, _ = directed_runs(model, clean, corrupt, direction)
+    named = {} if positions is None else named_positions(base, positions)
     with about("senders"):
         axes, cells = _cells(model, base, senders, over, dict(select=select, positions=positions, layers=layers))
+        cells = [[resolved(site, named) for site in cell] for cell in cells]
         _check_selection(model, base, [site for cell in cells for site in cell])
     with about("receivers"):
-        receiving = _receivers(model, receivers, base)
+        receiving = _receivers(model, receivers, base, named)
     return patch_paths(
         model,
         [Run(base.tokens, [Intervention(site, other) for site in cell], base.attention_mask) for cell in cells],
@@ -209,7 +218,9 @@ def _check_selection(model: HookedTransformer, base: Run, sites: Sequence[Site])
             replace(site, select=others).index(point, torch.empty(sizes, device="meta"))
 
 
-def _receivers(model: HookedTransformer, receivers: str | Sites, base: Run) -> list[Site] | None:
+def _receivers(
+    model: HookedTransformer, receivers: str | Sites, base: Run, named: Mapping[str, Tensor]
+) -> list[Site] | None:
     """The sites that receive together; None for the logits."""
     if receivers == "logits":
         return None
@@ -225,9 +236,9 @@ def _receivers(model: HookedTransformer, receivers: str | Sites, base: Run) -> l
                 f"{site.hook} cannot be a receiver. Receivers are what reads the stream: q_input, k_input, v_input or "
                 "mlp_in of a layer, or 'logits'"
             )
-    named = [_with_full_name(model, site) for site in sites]
-    _check_selection(model, base, named)
-    return named
+    found = [resolved(_with_full_name(model, site), named) for site in sites]
+    _check_selection(model, base, found)
+    return found
 
 
 def _as_sites(sites: object, role: str) -> list[Site]:

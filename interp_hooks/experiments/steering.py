@@ -112,7 +112,10 @@ def steering_vector(
     if means[0].shape != means[1].shape:
         lengths = " and ".join(str(len(mean)) for mean in means)
         raise BadInput(f"the prompts have {lengths} tokens; to subtract position by position make them equally long")
-    return (means[0] - means[1]).to(model.dtype)
+    difference = means[0] - means[1]
+    if not bool(difference.isfinite().all()):
+        raise BadInput(f"the prompts give activations at {place.point.name} that are nan or infinite")
+    return difference.to(model.dtype)
 
 
 def _vectors(model: HookedTransformer, run: Run, places: Sequence[_Place]) -> list[Float[Tensor, "batch pos width"]]:
@@ -166,12 +169,21 @@ def relative_norms(
 ) -> Result:
     """The same at each of some sites."""
     places = [_place(model, site) for site in sites]
+    _check_finite(vector=vector)
     if len(vector) != places[0].width:
         raise BadInput(f"the vector has {len(vector)} numbers; {places[0].point.name} has {places[0].width}")
     norms = torch.stack([value.norm(dim=-1) for value in _vectors(model, run, places)])
     if run.attention_mask is not None:
         norms = norms.masked_fill(~run.attention_mask.bool(), torch.nan)
     return Result(metric="relative_norm", axes=axes, values=vector.to(norms).norm() / norms.nanmedian(-1).values)
+
+
+def _check_finite(**numbers: Tensor | float) -> None:
+    """Raises BadInput for the first argument with numbers that are nan or infinite."""
+    for name, value in numbers.items():
+        wrong = ~torch.as_tensor(value).isfinite()
+        if bool(wrong.any()):
+            raise BadInput(f"{name} must be finite, got {int(wrong.sum())} of {wrong.numel()} numbers nan or infinite")
 
 
 # ------------------------------------------------------------------------------------------------------------- steering
@@ -198,14 +210,15 @@ def steer(
 
     Raises:
         UnknownHook: no such hook.
-        BadInput: a site other than [batch, pos, width], a vector of another width, a position outside a prompt, or a
-            negative one in a pass that reads on outside of `generate`.
+        BadInput: a site other than [batch, pos, width], a vector of another width, numbers that are nan or infinite, a
+            position outside a prompt, or a negative one in a pass that reads on outside of `generate`.
         HookDidNotFire: when the block ends, if no position was steered.
 
     >>> with steer(model, steering_vector(model, clean, corrupt, "resid_pre1"), "resid_pre1", coefficient=2.0):
     ...     steered = model(clean)
     """
     place = _place(model, hook)
+    _check_finite(vector=vector, coefficient=coefficient)
     if vector.ndim not in (1, 2) or vector.shape[-1] != place.width:
         came = list(vector.shape)
         raise BadInput(f"{place.point.name} needs a vector of {place.width} numbers ({place.axis}), got {came}")

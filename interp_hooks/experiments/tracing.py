@@ -183,9 +183,8 @@ def subject_tokens(model: HookedTransformer, prompts: PromptsLike, subject: Subj
         for row, (text, name) in enumerate(zip(texts, subjects, strict=True)):
             mask[row, _places(model, run, row, text, name)] = True
     else:
-        rows = counted_back(
-            torch.tensor([[int(pos) for pos in subject]], dtype=torch.long, device=mask.device), run.real
-        )
+        places = torch.tensor([[int(pos) for pos in subject]], dtype=torch.long, device=mask.device)
+        rows = counted_back(places, run.real, "subject position")
         mask[torch.arange(len(mask), device=mask.device)[:, None], rows] = True
     if not bool(mask.any(1).all()):
         raise BadInput(f"prompt {int((~mask.any(1)).nonzero()[0])} has no subject: no token of it is marked")

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from interp_hooks.errors import BadHookValue, BadInput, HookDidNotFire
 from interp_hooks.errors.arguments import told
+from interp_hooks.hooks.checkpointing import may_be_computed_again, refuse_to_be_lost
 from interp_hooks.hooks.scopes import IN_FORCE, OPEN
 from interp_hooks.hooks.threads import refuse_while_others_run
 
@@ -102,6 +103,9 @@ class Hook:
         return given if returned is None else self.point.checked(returned, like=value)
 
 
+_WRAP = "a hook must be a function of (value, hook): wrap what takes only a value: `lambda value, hook: fn(value)`"
+
+
 def _takes_hook(fn: HookFn) -> bool:
     """Whether a hook function takes its second argument as `hook=`; otherwise it is passed by position.
 
@@ -110,13 +114,20 @@ def _takes_hook(fn: HookFn) -> bool:
     """
     if not callable(fn):
         raise BadInput(f"a hook must be a function of (value, hook), got {told(fn)}")
-    taken = signature(fn)
+    module = isinstance(fn, nn.Module)
+    try:
+        taken = signature(fn.forward if module else fn)
+    except ValueError as error:  # of C, such as torch.relu
+        raise BadInput(f"{_WRAP}, since {fn!r} does not tell what it takes") from error
     parameters = taken.parameters
     named = "hook" in parameters and parameters["hook"].kind is not Parameter.POSITIONAL_ONLY
     by_name = named or any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values())
     try:
         taken.bind(None, hook=None) if by_name else taken.bind(None, None)
     except TypeError as error:
+        if module:
+            name = type(fn).__name__
+            raise BadInput(f"{_WRAP}, or let the {name} stand there with model.splice(point, module)") from error
         raise BadInput(f"a hook must be a function of (value, hook), got one of {taken}") from error
     return by_name
 
@@ -183,8 +194,10 @@ class HookPoint(nn.Module):
         return value.unsqueeze(dim).expand(*value.shape[:dim], size, *value.shape[dim:])
 
     def _run(self, value: Tensor) -> Tensor:
-        backward = []
-        for hook in self.hooks:
+        backward, hooks = [], self.hooks
+        for hook in hooks:
+            if not hook.watches and may_be_computed_again():
+                refuse_to_be_lost([hook], self.name)
             hook.reached += 1
             if hook.direction == "fwd":
                 value = hook(value)

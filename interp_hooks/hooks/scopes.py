@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ContextDecorator
-from contextvars import ContextVar, copy_context
+from contextvars import Context, ContextVar, copy_context
 from typing import Any, ParamSpec, Protocol, TypeVar, runtime_checkable
 
 P = ParamSpec("P")
@@ -77,10 +77,14 @@ class Scope:
 
     def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """What the function returns, called with this scope in force."""
+        return self.run_in(copy_context(), function, *args, **kwargs)
+
+    def run_in(self, context: Context, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """The same in another context than the caller's, which nobody else may be in."""
         token = object()
         OPEN.append(token)
         try:
-            return copy_context().run(self._inside, function, *args, **kwargs)
+            return context.run(self._inside, function, *args, **kwargs)
         finally:
             OPEN.remove(token)
 
@@ -100,9 +104,11 @@ class Block(ContextDecorator):
     the few steps in which the block begins or ends leaves nothing in force once the object is gone.
     """
 
+    _open: list[tuple[Scope, object]] = []  # noqa: RUF012  (of one that was interrupted as it was made)
+
     def __init__(self, given: Any, made: Callable[[], Scope], ended: Callable[[Scope, bool], None]) -> None:
         self._given, self._made, self._ended = given, made, ended
-        self._open: list[tuple[Scope, object]] = []
+        self._open = []
 
     def _recreate_cm(self) -> Block:  # what ContextDecorator asks for, at every call of a decorated function
         return Block(self._given, self._made, self._ended)

@@ -74,8 +74,10 @@ def evaluate(
 ) -> Float[Tensor, "run ..."]:
     """The metric of every run: [run, batch] for a `Metric`; any function of full logits will do in its place.
 
-    `max_memory` bounds, roughly, the bytes of activations of the runs that are computed together (default: as much as
-    is of use and free); a single run is computed however large it is. Nothing is left attached to the model. Hooks
+    `max_memory` bounds the bytes of activations, to within a third: those that runs take values from, which are all
+    kept, and those of the runs that are computed together (default: as much as is of use and free). What is kept, and
+    a single run on all its prompts, are computed however large they are, and what the metric returns is not counted.
+    Nothing is left attached to the model. Hooks
     that are attached already see several runs at once, stacked along the batch axis. The result can be differentiated
     with respect to masks and tensors of the runs' own interventions that require a gradient.
 
@@ -108,8 +110,6 @@ def evaluation(
         raise BadInput(f"expected runs, got {told(other[0])}")
     if empty := [run.tokens for run in runs if run.tokens.is_meta]:
         raise BadInput(f"tokens of a run must be on a device with memory, got {told(empty[0])}")
-    if max_memory is None:
-        max_memory = free_memory(model)
     known = {} if keeps is None else keeps.known
     places = [place for place in range(len(runs)) if place not in known]
     learns = any(made.learns for run in runs for made in run.interventions)
@@ -159,7 +159,7 @@ def _scored(
     runs: Mapping[int, Run],
     readout: Readout,
     score: Callable[[Tensor], Tensor],
-    max_memory: int,
+    max_memory: int | None,
 ) -> Iterator[dict[int, tuple[Tensor, list[bool]]]]:
     """Scores and changes of the runs, by place, as they are finished."""
     planner = Planner(model, readout)
@@ -168,7 +168,8 @@ def _scored(
     for plan in plans:
         recorder.want_start(plan)
     recordings = recorder.record()
-    waiting = list(batches(model, plans, readout, max_memory))[::-1]
+    budget = free_memory(model) if max_memory is None else max_memory - recordings.bytes()
+    waiting = list(batches(model, plans, readout, budget))[::-1]
     in_full: dict[int, Run] = {}  # runs in which a plain function reads other positions than it did before
     while waiting:
         places = waiting.pop()

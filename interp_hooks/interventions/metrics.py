@@ -28,7 +28,7 @@ from torch import Tensor
 from interp_hooks.errors import BadInput, MetricError
 from interp_hooks.errors.arguments import about, is_integral, told
 from interp_hooks.interventions.engine import evaluate
-from interp_hooks.interventions.readout import LAST, Metric, Readout, for_each_prompt
+from interp_hooks.interventions.readout import Metric, Readout, for_each_prompt, or_last
 from interp_hooks.interventions.runs import Prompts, Run, as_run
 from interp_hooks.model.transformer import HookedTransformer
 
@@ -83,7 +83,7 @@ class LogitDiff(Metric):
 
     answer: Answers
     wrong: Answers
-    pos: int | Tensor = LAST
+    pos: int | Tensor | None = None
     name = "logit_diff"
 
     def on(self, model: HookedTransformer) -> LogitDiff:
@@ -95,7 +95,7 @@ class LogitDiff(Metric):
     def readout(self) -> Readout:
         answer, wrong = _column(self.answer, "answer"), _column(self.wrong, "wrong")
         _check_pairs(answer, wrong)
-        return Readout(pos=self.pos, tokens=torch.cat((answer, wrong), dim=1))
+        return Readout(pos=or_last(self.pos), tokens=torch.cat((answer, wrong), dim=1))
 
     def score(self, logits: Float[Tensor, "batch 2"]) -> Float[Tensor, " batch"]:
         return logits[:, 0] - logits[:, 1]
@@ -111,12 +111,12 @@ class LogitMargin(Metric):
 
     answer: Int[Tensor, " batch"]
     wrong: Int[Tensor, "batch n"]
-    pos: int | Tensor = LAST
+    pos: int | Tensor | None = None
     name = "logit_margin"
 
     @property
     def readout(self) -> Readout:
-        return Readout(pos=self.pos, tokens=torch.cat((self.answer[:, None], self.wrong), dim=1))
+        return Readout(pos=or_last(self.pos), tokens=torch.cat((self.answer[:, None], self.wrong), dim=1))
 
     def score(self, logits: Float[Tensor, "batch answers"]) -> Float[Tensor, " batch"]:
         return logits[:, 0] - logits[:, 1:].amax(1)
@@ -133,13 +133,13 @@ class ProbDiff(Metric):
 
     tokens: Int[Tensor, " n"]
     signs: Float[Tensor, "batch n"]
-    pos: int | Tensor = LAST
+    pos: int | Tensor | None = None
     name = "prob_diff"
     highest = 1.0
 
     @property
     def readout(self) -> Readout:
-        return Readout(pos=self.pos)
+        return Readout(pos=or_last(self.pos))
 
     def score(self, logits: Float[Tensor, "batch d_vocab"]) -> Float[Tensor, " batch"]:
         probs = logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
@@ -151,14 +151,14 @@ class _OfAnswer(Metric):
     """What compares one token with all others at one position."""
 
     answer: Answers
-    pos: int | Tensor = LAST
+    pos: int | Tensor | None = None
 
     def on(self, model: HookedTransformer) -> _OfAnswer:
         return replace(self, answer=_looked_up(model, self.answer, "answer"))
 
     @property
     def readout(self) -> Readout:
-        return Readout(pos=self.pos)
+        return Readout(pos=or_last(self.pos))
 
     def _answer(self, values: Float[Tensor, "batch d_vocab"]) -> Int[Tensor, "batch 1"]:
         return for_each_prompt(_column(self.answer, "answer").to(values.device), len(values), "answer")
@@ -233,7 +233,7 @@ class Accuracy(_OfAnswer):
     @property
     def readout(self) -> Readout:
         if self.among is None:
-            return Readout(pos=self.pos)
+            return Readout(pos=or_last(self.pos))
         answer, among = _column(self.answer, "answer"), _ids(self.among, "among")
         if not is_integral(among) or among.ndim not in (1, 2) or among.numel() == 0:
             raise BadInput(f"among must be tokens for all prompts or [batch, n], got {told(self.among)}")
@@ -242,7 +242,7 @@ class Accuracy(_OfAnswer):
         tokens = torch.cat(
             (for_each_prompt(answer, batch, "answer"), for_each_prompt(among, batch, "row of candidates")), 1
         )
-        return Readout(pos=self.pos, tokens=tokens)
+        return Readout(pos=or_last(self.pos), tokens=tokens)
 
     def score(self, logits: Float[Tensor, "batch n"]) -> Float[Tensor, " batch"]:
         tokens = self.readout.tokens  # the answer first, if only candidates are read
@@ -259,11 +259,11 @@ class Accuracy(_OfAnswer):
 class _LogProbs(Metric):
     """All log-probabilities at one position: what KL keeps of its reference."""
 
-    pos: int | Tensor
+    pos: int | Tensor | None
 
     @property
     def readout(self) -> Readout:
-        return Readout(pos=self.pos)
+        return Readout(pos=or_last(self.pos))
 
     def score(self, logits: Float[Tensor, "batch d_vocab"]) -> Float[Tensor, "batch d_vocab"]:
         return _log_probs(_refuse_codes(logits))
@@ -302,7 +302,7 @@ class KL(Metric):
     """
 
     reference: Prompts | Run
-    pos: int | Tensor = LAST
+    pos: int | Tensor | None = None
     name = "kl_nats"
     lower_is_better = True
 
@@ -315,7 +315,7 @@ class KL(Metric):
 
     @property
     def readout(self) -> Readout:
-        return Readout(pos=self.pos)
+        return Readout(pos=or_last(self.pos))
 
     def score(self, logits: Float[Tensor, "batch d_vocab"]) -> Float[Tensor, " batch"]:
         reference = self.reference

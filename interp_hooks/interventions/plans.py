@@ -5,6 +5,7 @@ known    of that layer, what its interventions come after: the mixing of heads (
 first    the first position that it touches, in a causal model
 late     whether it touches the last layer (1) or what comes after it (2), which then cannot be cut to what is read
 reaches  whether it can change what is read at all
+extra    how many numbers for each token it needs since its hooks are used
 changes  whether it may put anything at its sites that is not there anyway
 """
 
@@ -38,7 +39,7 @@ class Plan:
     norms: frozenset[str] = frozenset()
     reaches: bool = True
     changes: bool = True
-    looked_at: bool = False
+    extra: int = 0
 
     @property
     def joins(self) -> int:
@@ -86,6 +87,7 @@ class Planner:
         last = max((place.layer for place in places), default=-1)
         if self.spliced:  # what enters the final norm may come from a module, and is shown by no hook
             layer = min(layer, n_layers - 1)
+        layer = layer if self.alone else self.stream.starts(layer)
         reads = self._positions_read(run)
         cut = reads is not None and bool(places) and last < n_layers
         if cut and self.causal and reads is not None and self._cannot_reach(run, reads):
@@ -99,8 +101,15 @@ class Planner:
             known=self._untouched(layer, places),
             late=2 if self.watched_at_the_end else max(0, last - n_layers + 2),
             norms=frozenset(place.point.name for place in places if place.before_mixing),
-            looked_at=any(place.looks for place in places),
+            extra=sum(self._numbers_at(place, run.tokens.shape[1]) for place in dict.fromkeys(places)),
         )
+
+    def _numbers_at(self, place: Place, length: int) -> int:
+        """How many numbers for each token are there only because a hook is used: patterns, scores, values per head."""
+        if place.looks:
+            return 4 * self.model.cfg.n_heads * length
+        sizes = place.point.sizes
+        return 2 * sizes["head"] * sizes["d_model"] if {"head", "d_model"} <= sizes.keys() else 0
 
     def places(self, made: Intervention) -> list[Place]:
         """The hooks that an intervention touches."""
@@ -191,15 +200,29 @@ def batches(model: HookedTransformer, plans: Sequence[Plan], readout: Readout, m
         groups[plan.run.prompt_key, plan.first, plan.late, plan.norms, whole].append(place)
     for places in groups.values():
         places.sort(key=lambda place: (plans[place].joins, sorted(plans[place].known)))
-        together = max(1, int(max_memory // _bytes(model, [plans[place] for place in places], readout)))
+        together = _that_fit(model, [plans[place] for place in places], readout, max_memory)
         for start in range(0, len(places), together):
             yield places[start : start + together]
 
 
-def _bytes(model: HookedTransformer, plans: Sequence[Plan], readout: Readout) -> int:
-    """Roughly what one of these runs needs at its widest: an MLP, a looked-at pattern, or logits."""
-    cfg, (batch, length) = model.cfg, plans[0].run.tokens.shape
-    looked_at = any(plan.looked_at for plan in plans)
-    per_token = 10 * cfg.d_model + 3 * cfg.d_mlp + (4 * cfg.n_heads * length if looked_at else 0)
-    logits = (1 if readout.pos is not None else length) * (cfg.d_vocab_out if readout.tokens is None else 1)
-    return batch * (length * per_token + 2 * logits) * torch.finfo(model.dtype).bits // 8
+def _that_fit(model: HookedTransformer, plans: Sequence[Plan], readout: Readout, max_memory: int) -> int:
+    """How many of some runs on one prompt can be computed at once; at least one.
+
+    Counted are, at its widest, the layer of a run (the stream and its norm beside queries, keys, values and outputs of
+    heads, or beside an MLP with its activation function), its logits, and what a metric makes of those of one run.
+    """
+    cfg, (batch, length), first = model.cfg, plans[0].run.tokens.shape, min(plan.first for plan in plans)
+    heads, keys = cfg.n_heads * cfg.d_head, cfg.n_key_value_heads * cfg.d_head
+    looks = 4 * cfg.n_heads * length if cfg.attn_scores_soft_cap > 0 else 0
+    attention = 3 * cfg.d_model + 3 * heads + 4 * keys + max(looks, *(plan.extra for plan in plans))
+    mlp = 4 * cfg.d_model + (5 if cfg.gated_mlp else 4) * cfg.d_mlp
+    run = (length - first) * max(attention, mlp) + 3 * first * keys
+    read, one = (1 if readout.pos is not None else length), 0
+    if readout.tokens is not None:
+        run += read * readout.tokens.shape[1] * cfg.d_model
+    elif readout.on_demand or readout.next_tokens:
+        one = 4 * read * cfg.d_vocab_out
+    else:
+        run, one = run + read * cfg.d_vocab_out, 4 * read * cfg.d_vocab_out
+    size = torch.finfo(model.dtype).bits // 8
+    return max(1, (max_memory // (batch * size) - one) // run)

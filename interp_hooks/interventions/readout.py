@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -59,7 +60,10 @@ class Readout:
             BadInput: outside the prompts' tensor, before the first token of a prompt if it counts from the end, or for
                 another number of prompts.
         """
-        if not (is_integral(self.pos) or (isinstance(self.pos, Integral) and not isinstance(self.pos, bool))):
+        if not (
+            (is_integral(self.pos) and not self.pos.is_meta)
+            or (isinstance(self.pos, Integral) and not isinstance(self.pos, bool))
+        ):
             raise BadInput(f"pos must be an int or a tensor [batch] of integers, got {told(self.pos)}")
         pos = torch.as_tensor(self.pos, device=run.tokens.device).reshape(-1)
         return counted_back(for_each_prompt(pos, len(run.tokens), "position")[:, None], run.real)
@@ -89,7 +93,7 @@ class Readout:
             length = run.tokens.shape[1]
             return [LazyLogits.of(model, stream, length, positions) for stream in streams.chunk(copies)]
         if self.next_tokens:
-            return list(_next_log_probs(model.logits(streams[:, :-1]), run).chunk(copies))
+            return [_next_log_probs(model.logits(stream[:, :-1]), run) for stream in streams.chunk(copies)]
         if self.pos is not None and not cut:
             streams = at_positions(streams, self.positions(run).repeat(copies, 1))
         tokens = None if self.tokens is None else self._tokens(run, streams).repeat(copies, 1)
@@ -155,18 +159,25 @@ LAST: int = _Unsaid(-1)
 """As a default: the last real token, whose logits predict what follows. A model that reads both ways has no such."""
 
 
-def said(model: HookedTransformer, pos: int | Tensor | None) -> int | Tensor | None:
-    """A position as it is.
+def or_last(pos: int | Tensor | None) -> int | Tensor:
+    """A position, or `LAST` where there is none."""
+    return LAST if pos is None else pos
+
+
+def said(model: HookedTransformer, pos: int | Tensor | None) -> Any:
+    """A position as it is; -1 where nobody said one.
 
     Raises:
         BadInput: it is only the default, in a model that reads both ways.
     """
-    if isinstance(pos, _Unsaid) and model.cfg.attention_dir == "bidirectional":
+    if not isinstance(pos, _Unsaid):
+        return pos
+    if model.cfg.attention_dir == "bidirectional":
         raise BadInput(
             "pos= is needed: this model reads in both directions, so that the last token (a [SEP], perhaps) predicts "
             "nothing that follows; say which position is meant, such as that of [MASK]"
         )
-    return pos
+    return -1
 
 
 MetricLike = Metric | Callable[[Tensor], Tensor]

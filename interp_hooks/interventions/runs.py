@@ -83,7 +83,7 @@ class Run(Source):
 
     def __post_init__(self) -> None:
         tokens = self.tokens
-        if not isinstance(tokens, Tensor) or tokens.ndim != 2 or not (is_integral(tokens) or tokens.is_meta):
+        if not isinstance(tokens, Tensor) or tokens.ndim != 2 or not is_integral(tokens):
             raise BadInput(f"tokens of a Run must be integers [batch, pos], got {told(tokens)}")
         made = self.interventions
         if not isinstance(made, Sequence) or not all(isinstance(one, Intervention) for one in made):
@@ -294,6 +294,11 @@ class Intervention:
         for name, one in (("site", self.site), ("into", self.into)):
             if not (isinstance(one, Site) or (one is None and name == "into")):
                 raise BadInput(f"{name} must be a Site, as at(hook, layer) gives it, got {told(one)}")
+            if one is not None and (named := [axis for axis, index in one.select.items() if isinstance(index, str)]):
+                raise BadInput(
+                    f"{named[0]}={one.select[named[0]]!r} is a name, which experiments know that are given a task, or "
+                    "positions=; pass the position itself: a number for all prompts, or a tensor of one for each"
+                )
         _ = self.puts
         if not isinstance(self.mask, int | float | Tensor | None) or _empty(self.mask):
             raise BadInput(f"mask must be a number or a tensor, got {told(self.mask)}")
@@ -413,7 +418,9 @@ def masked(model: HookedTransformer, run: Run) -> Run:
     Raises:
         BadInput: it has no mask, and nobody can tell.
     """
-    real = None if run.attention_mask is not None else model.text.padding(run.tokens).real
+    if run.attention_mask is not None or run.tokens.shape[1] > model.cfg.n_ctx:  # which the pass refuses
+        return run
+    real = model.text.padding(run.tokens).real
     return run if real is None else replace(run, attention_mask=real)
 
 

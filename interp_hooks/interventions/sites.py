@@ -23,13 +23,18 @@ from torch import Tensor
 
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked, is_integral, told
-from interp_hooks.hooks.names import get_act_name
+from interp_hooks.hooks.names import get_act_name, short_name
 from interp_hooks.hooks.points import POSITIONS, HookPoint
 from interp_hooks.model.padding import counted_back
 
+SHARED = ("k", "v", "rot_k", "k_input", "v_input")  # what heads of a group may have in common
 Index = int | tuple[int, ...] | Tensor
 Recording = Mapping[str, Tensor]
 """Activations by hook name."""
+UNGROUP = (
+    ", one for each group of heads that share keys and values; "
+    "model.set_ungroup_grouped_query_attention(True) gives every head its own"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +43,7 @@ class Site:
 
     An int picks one index for all prompts, a list several, a tensor [batch] one of each prompt's own, and a tensor
     [batch, n] several. Lists of several axes pick all their combinations. Positions that are negative count back from
-    the last real token of each prompt.
+    the last real token of each prompt; a position may have a name, where an experiment is told which one it is.
 
     Raises:
         BadInput: an index that is none of these.
@@ -54,7 +59,11 @@ class Site:
         if not isinstance(self.hook, str) or not isinstance(self.select, Mapping):
             came = f"{told(self.hook)} and {told(self.select)}"
             raise BadInput(f"a Site has the name of a hook and select=, a mapping from axes to indices, got {came}")
-        object.__setattr__(self, "select", {axis: as_index(axis, wanted) for axis, wanted in self.select.items()})
+        selected = {
+            axis: wanted if isinstance(wanted, str) and axis in POSITIONS else as_index(axis, wanted)
+            for axis, wanted in self.select.items()
+        }
+        object.__setattr__(self, "select", selected)
 
     def index(self, point: HookPoint, value: Tensor, first: int = 0) -> tuple[Any, ...]:
         """What to index `value` with, whose positions begin at `first`.
@@ -113,6 +122,7 @@ class Site:
         if outside.numel():
             raise BadInput(
                 f"{axis}={int(outside.flatten()[0])} is out of range: {point.name} has {size + skipped} along {axis}"
+                + (UNGROUP if axis == "head" and short_name(point.name) in SHARED else "")
             )
         return torch.where(listed < 0, listed, listed - skipped)
 
@@ -137,7 +147,7 @@ class Site:
 
 def as_index(axis: str, wanted: Any) -> Index:
     """An int, a tuple of ints, or a tensor of one index for each prompt."""
-    if is_integral(wanted) and wanted.ndim in (1, 2) and wanted.numel():
+    if is_integral(wanted) and not wanted.is_meta and wanted.ndim in (1, 2) and wanted.numel():
         return wanted.long().cpu()
     try:
         if not isinstance(wanted, Tensor) and not _holds_bools(wanted):
@@ -206,6 +216,10 @@ class Recordings:
         self.model = model
         self.runs: dict[Any, Recording] = {}
         self.made: dict[Any, Tensor] = {}
+
+    def bytes(self) -> int:
+        """How many bytes the activations take."""
+        return sum(value.nbytes for recording in self.runs.values() for value in recording.values())
 
 
 @dataclass(frozen=True, kw_only=True)

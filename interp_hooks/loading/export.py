@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from interp_hooks.errors import CheckpointError
 from interp_hooks.loading.families import FAMILIES
 from interp_hooks.loading.rules import Rule, axis_sizes, rules
+from interp_hooks.loading.source import NO_CODE
 from interp_hooks.model.components.norm import Norm
 from interp_hooks.model.transformer import HookedTransformer
 
@@ -30,7 +31,7 @@ def to_hf(model: HookedTransformer) -> Any:
         raise CheckpointError(f"this model has {model.cfg.n_layers} of the checkpoint's {n_layers_there} layers")
     if not torch.equal(model.W_E, model.W_U.T.to(model.W_E.device)):
         config.tie_word_embeddings = False
-    hf_model = family.auto_class.from_config(config).to(model.device, model.dtype)
+    hf_model = family.auto_class.from_config(config, **NO_CODE).to(model.device, model.dtype)
     tensors, modules = hf_model.state_dict(), dict(model.named_modules())
     for rule in rules(family.weights, model.cfg.n_layers):
         values = [_value(modules, name) for name in rule.ours]

@@ -20,12 +20,13 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from interp_hooks.errors import CheckpointError, ConfigError, UnsupportedConfig, WeightMismatch, nearest
 from interp_hooks.loading.families.shared import modules
+from interp_hooks.loading.files import check_weights, reading
+from interp_hooks.loading.given import Numbers
 from interp_hooks.loading.guard import Family
 from interp_hooks.loading.load import adopt, default_device
 from interp_hooks.loading.rules import Table
@@ -42,27 +43,32 @@ def from_checkpoint(
     dtype: torch.dtype | str | None = None,
     device: torch.device | str | None = None,
     ignore_config: Sequence[str] = (),
+    allow_nonfinite: bool = False,
 ) -> HookedTransformer:
     """A model from a state dict (or a file that holds one) in one of the formats above; its weights are not processed.
 
     A `HookedTransformerConfig` is used as it is. `dtype` is that of the config unless given, `device` the GPU if there
-    is one. `ignore_config` names settings that are not known here and that you know to be harmless.
+    is one. `ignore_config` names settings that are not known here and that you know to be harmless. Weights with nan or
+    infinite numbers are refused unless `allow_nonfinite`.
 
     Raises:
         CheckpointError: an unknown format, a setting that is not implemented, or tensors that do not fit.
         ConfigError: settings that are missing or contradict each other.
     """
-    owned = not isinstance(checkpoint, Mapping)
+    owned, name = not isinstance(checkpoint, Mapping), str(checkpoint)
+    name = name if owned else "this state dict"
     found = recognise(_read(Path(checkpoint)) if isinstance(checkpoint, (str, Path)) else checkpoint)
     config = cfg if isinstance(cfg, HookedTransformerConfig) else _config(found, cfg, tuple(ignore_config))
     if dtype is not None:
         config = config.replace(dtype=dtype)
+    check_weights(config, sum(tensor.numel() for tensor in found.state.values()), name)
     with torch.device("meta"):
         model = HookedTransformer(config, tokenizer)
     weights = found.family.weights or _own_names(model)
     family = dataclasses.replace(found.family, weights=weights)
     state = with_gate_biases(found.state)
-    adopt(model, family, state, config.n_layers, torch.device(device or default_device()), owned)
+    where = torch.device(device or default_device())
+    adopt(model, family, state, config.n_layers, where, owned, Numbers(name, allow_nonfinite))
     return model.eval()
 
 
@@ -135,8 +141,9 @@ def _read(path: Path) -> Mapping[str, Any]:
             f"{str(path)!r} is no file of torch.save, or holds more than tensors and plain values. If you trust it, "
             "load it with torch.load(..., weights_only=False) and pass what is inside"
         ) from error
-    except (RuntimeError, EOFError, OSError, SafetensorError) as error:
-        raise CheckpointError(f"{str(path)!r} cannot be read: {error}") from error
+    except Exception:
+        with reading(repr(str(path))):
+            raise
     if not isinstance(content, Mapping):
         raise CheckpointError(f"expected a state dict in {str(path)!r}, got {type(content).__name__}")
     return content

@@ -1,8 +1,11 @@
-"""Model objects that users give as `hf_model`: the ones that are converted, and what to do about the others."""
+"""What is refused before it is converted: objects given as `hf_model` that are no models with weights, weights that
+are packed or have no numbers, and numbers that are nan or infinite."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from interp_hooks.errors import BadInput, CheckpointError
@@ -58,3 +61,43 @@ def check_state(state: Mapping[str, Any], name: str, hf_model: Any) -> None:
                 f"{name!r}: {key} is on the meta device, where tensors have a shape but no numbers. Load the weights "
                 "with AutoModelForCausalLM.from_pretrained(...), outside of torch.device('meta')"
             )
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """The rule that weights are finite numbers, unless the user allows others."""
+
+    name: str
+    allow_nonfinite: bool = False
+
+    def check(self, source: str, theirs: Tensor, ours: Tensor) -> None:
+        """Raises CheckpointError for a tensor of the checkpoint that is not finite, as it is or in our dtype."""
+        if self.allow_nonfinite or (found := _not_finite(ours)) is None:
+            return
+        if ours.dtype != theirs.dtype and _not_finite(theirs) is None:
+            raise CheckpointError(
+                f"{self.name!r}: {source} has numbers that {ours.dtype} cannot hold, which become {found}; load it in "
+                f"{str(theirs.dtype).removeprefix('torch.')}"
+            )
+        narrow = " in float16, which ends at 65504 (dtype='float32' may help)" if ours.dtype == torch.float16 else ""
+        raise CheckpointError(
+            f"{self.name!r}: {source} holds {found}{narrow}, so that nothing computed with it means anything. To look "
+            "into the weights nevertheless, pass allow_nonfinite=True"
+        )
+
+    def check_processed(self, model: nn.Module) -> None:
+        """Raises CheckpointError if processing made a weight infinite, as in half precision it can."""
+        for name, weight in [] if self.allow_nonfinite else model.named_parameters():
+            if weight.dtype == torch.float16 and (found := _not_finite(weight)):
+                raise CheckpointError(
+                    f"{self.name!r}: processing made {name} {found} in float16, which ends at 65504; load it with "
+                    "from_pretrained_no_processing, or with another dtype"
+                )
+
+
+def _not_finite(weight: Tensor) -> str | None:
+    """What numbers a tensor holds that are not finite, in words."""
+    if weight.numel() == 0 or bool(torch.stack(weight.detach().aminmax()).isfinite().all()):  # nan passes through
+        return None
+    counts = {"nan": int(weight.isnan().sum()), "infinite numbers": int(weight.isinf().sum())}
+    return " and ".join(f"{what} ({count} of {weight.numel()})" for what, count in counts.items() if count)

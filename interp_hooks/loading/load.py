@@ -10,6 +10,7 @@ import inspect
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,8 +27,9 @@ from interp_hooks.errors import (
     nearest,
 )
 from interp_hooks.loading.families import FAMILIES
+from interp_hooks.loading.files import check_index, check_room, reading
 from interp_hooks.loading.folding import Processing, process
-from interp_hooks.loading.given import check_model, check_state
+from interp_hooks.loading.given import Numbers, check_model, check_state
 from interp_hooks.loading.guard import Family
 from interp_hooks.loading.rules import Rule, axis_sizes, rules
 from interp_hooks.loading.source import Source
@@ -52,6 +54,7 @@ class LoadOptions:
     default_prepend_bos: bool | None = None
     default_padding_side: PaddingSide | None = None
     ignore_config: tuple[str, ...] = ()
+    allow_nonfinite: bool = False
     hf_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -62,8 +65,10 @@ def load_pretrained(cls: type[HookedTransformer], options: LoadOptions, processi
     if owned:
         source = Source(name=options.name, revision=options.revision, hf_kwargs=options.hf_kwargs)
         hf_config = source.config()
-        family = family_of(hf_config)
-        cfg, n_layers_there = _our_config(family, hf_config, options)
+        with reading(f"the config of {options.name!r}"):
+            family = family_of(hf_config)
+            cfg, n_layers_there = _our_config(family, hf_config, options)
+        _check_files(source, hf_config, cfg)
         tokenizer = source.tokenizer() if options.tokenizer is None else options.tokenizer
         hf_model = _loaded(source, hf_config, family, cfg.dtype)
         revision = source.commit() or options.revision
@@ -76,12 +81,14 @@ def load_pretrained(cls: type[HookedTransformer], options: LoadOptions, processi
     cfg, state = _ending_as(hf_model, cfg), dict(hf_model.state_dict())
     check_state(state, options.name, hf_model)
     del hf_model  # what is adopted belongs to nobody else
-    with torch.device("meta"):
+    with torch.device("meta"), reading(f"the config of {options.name!r}"):
         model = cls(cfg, tokenizer, default_padding_side=options.default_padding_side)
-    adopt(model, family, text_half(state), n_layers_there, _device(options), owned)
+    numbers = Numbers(options.name, options.allow_nonfinite)
+    adopt(model, family, text_half(state), n_layers_there, _device(options), owned, numbers)
     model.hf_config = hf_config
     model.revision = revision
     model._report = process(model, processing)
+    numbers.check_processed(model)
     return model.eval()
 
 
@@ -183,6 +190,15 @@ def _first_layers(fields: dict[str, Any], n_layers: int) -> dict[str, Any]:
     return fields | cut | {"n_layers": n_layers}
 
 
+def _check_files(source: Source, hf_config: Any, cfg: HookedTransformerConfig) -> None:
+    """Raises CheckpointError if the files of a folder cannot be those of such a model; nothing is built yet."""
+    folder = Path(source.location) / str(source.hf_kwargs.get("subfolder", ""))
+    if folder.is_dir():
+        check_index(folder)
+        packed = getattr(hf_config, "quantization_config", None) is not None or "gguf_file" in source.hf_kwargs
+        check_room(cfg, folder, packed)
+
+
 def _ending_as(hf_model: Any, cfg: HookedTransformerConfig) -> HookedTransformerConfig:
     """The config with the tokens at which HuggingFace's `generate` stops, as far as the model can write them.
 
@@ -202,17 +218,17 @@ def _loaded(source: Source, hf_config: Any, family: Family, dtype: torch.dtype |
             source.location,
             config=hf_config,
             dtype=dtype,
-            revision=source.revision,
             output_loading_info=True,
-            **source.hf_kwargs,
+            **source.arguments,
         )
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"the weights of {source.name!r} cannot be read: {error}") from error
-    except TypeError as error:
-        if source.hf_kwargs:
+    except Exception as error:  # files may hold anything, and so may be what is raised about them
+        if isinstance(error, TypeError) and source.hf_kwargs:
             listed = ", ".join(source.hf_kwargs)
             raise BadInput(f"transformers does not take one of the arguments {listed}: {error}") from error
-        raise
+        with reading(f"the checkpoint {source.name!r}"):
+            raise
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise WeightMismatch(f"the checkpoint {source.name!r} lacks {len(missing)} tensors: {', '.join(missing[:5])}")
@@ -227,6 +243,7 @@ def adopt(
     n_layers_there: int,
     device: torch.device | None,
     owned: bool,
+    numbers: Numbers,
 ) -> None:
     """Fill every parameter of a model on the meta device with the tensors in `state`, which is emptied.
 
@@ -235,6 +252,7 @@ def adopt(
 
     Raises:
         WeightMismatch: tensors left over, missing, or of another shape.
+        CheckpointError: tensors with nan or infinite numbers.
     """
     sizes, dtype, adopted = axis_sizes(model.cfg), as_dtype(model.cfg.dtype), set()
     there = dict(model.named_parameters())
@@ -255,6 +273,7 @@ def adopt(
         precise = rule.ours[0].endswith(".choice_bias")  # rounded, it would choose other experts
         stored = torch.promote_types(dtype, torch.float32) if precise else dtype
         moved = theirs.detach().to(device or theirs.device, stored)
+        numbers.check(rule.source, theirs, moved)
         where.setdefault(rule.layer, moved.device)
         if moved.data_ptr() == theirs.data_ptr() and (shared or not owned):
             moved = moved.clone()

@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from interp_hooks.errors import BadInput, CheckpointError, ConfigError, WeightMismatch, nearest
+from interp_hooks.loading.files import reading
 from interp_hooks.loading.folding import Processing, process
 from interp_hooks.loading.formats import TRANSFORMER_LENS, from_checkpoint, lens_name, with_gate_biases
 from interp_hooks.loading.load import LoadOptions
@@ -31,6 +32,7 @@ from interp_hooks.loading.source import CONFIG, WEIGHTS, folder_of, has_tokenize
 from interp_hooks.model.config import HookedTransformerConfig
 from interp_hooks.model.folder_lock import LOCK, locked
 from interp_hooks.model.tensor_files import PARTIAL, on_disk, remove_partial, write_tensors, write_text
+from interp_hooks.model.tokenization import checked_side
 from interp_hooks.model.transformer import HookedTransformer
 
 FORMAT = 1
@@ -104,19 +106,23 @@ def load(options: LoadOptions, processing: Processing, splices: Mapping[str, nn.
         if given := getattr(options, name):
             given = ", ".join(given) if name == "hf_kwargs" else f"{name}={given!r}"
             raise BadInput(f"{options.name!r} was saved as it is and is not converted, so it takes no {given}")
-    description = _description(folder)
-    cfg = _config(folder, description["config"])
+    with reading(str(folder / CONFIG)):
+        description = _description(folder)
+        cfg = _config(folder, description["config"])
+        side, saved = checked_side(description["padding_side"]), _spliced(description.get("splices", {}))
+        done = {line.partition(":")[0] for line in description["processing"] if line.endswith(": applied")}
     if options.default_prepend_bos is not None:
         cfg = cfg.replace(default_prepend_bos=options.default_prepend_bos)
     own = read_tokenizer(str(folder)) if options.tokenizer is None and _with_tokenizer(folder, description) else None
     tokenizer = own if options.tokenizer is None else options.tokenizer
-    model = from_checkpoint(folder / WEIGHTS, cfg, tokenizer, dtype=options.dtype, device=options.device)
+    given = dict[str, Any](dtype=options.dtype, device=options.device, allow_nonfinite=options.allow_nonfinite)
+    with reading(str(folder)):
+        model = from_checkpoint(folder / WEIGHTS, cfg, tokenizer, **given)
     _refuse_another_save(folder / WEIGHTS, description)
-    model.text.padding_side = options.default_padding_side or description["padding_side"]
-    _splice_in(model, folder, description.get("splices", {}), splices)
+    model.text.padding_side = options.default_padding_side or side
+    _splice_in(model, folder, saved, splices)
     if model.splices:
         _refuse_another_save(folder / SPLICED, description)
-    done = {line.partition(":")[0] for line in description["processing"] if line.endswith(": applied")}
     model.revision = revision
     model._report = process(model, replace(processing, **dict.fromkeys(done, False)))
     model._report = [f"{step}: applied" if (step := line.partition(":")[0]) in done else line for line in model._report]
@@ -146,6 +152,11 @@ def _refuse_another_save(path: Path, description: Mapping[str, Any]) -> None:
         )
 
 
+def _spliced(splices: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:
+    """The modules that were spliced in, by the hook where they are: each with its name and its class."""
+    return {hook: {"name": str(told["name"]), "class": str(told["class"])} for hook, told in splices.items()}
+
+
 def _class(module: nn.Module) -> str:
     return f"{type(module).__module__}.{type(module).__qualname__}"
 
@@ -162,7 +173,8 @@ def _splice_in(
         )
     if left := [hook for hook in given if hook not in saved]:
         raise BadInput(f"splices= has a module for {left[0]!r}; {str(folder)!r} has modules at {list(saved)}")
-    weights = load_file(folder / SPLICED) if saved else {}
+    with reading(str(folder / SPLICED)):
+        weights = load_file(folder / SPLICED) if saved else {}
     for hook, told in saved.items():
         place = f"{hook}.{told['name']}."
         own = {key.removeprefix(place): value for key, value in weights.items() if key.startswith(place)}
@@ -177,10 +189,7 @@ def _splice_in(
 
 
 def _description(folder: Path) -> dict[str, Any]:
-    try:
-        description = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{str(folder / CONFIG)!r} cannot be read: {error}") from error
+    description = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     if description.get("format") != FORMAT:
         raise CheckpointError(
             f"{str(folder)!r} was saved in format {description.get('format')}, and this version reads {FORMAT}: "

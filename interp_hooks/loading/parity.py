@@ -150,7 +150,7 @@ def verify_checkpoint(
     load = HookedTransformer.from_pretrained if processing else HookedTransformer.from_pretrained_no_processing
     model = load(name, dtype=dtype, **hf_kwargs)
     plain = {"attn_implementation": "eager", "experts_implementation": "eager"}  # the others don't know every dtype
-    theirs = family.auto_class.from_pretrained(source.location, dtype=model.dtype, **(plain | hf_kwargs))
+    theirs = family.auto_class.from_pretrained(source.location, dtype=model.dtype, **(plain | source.arguments))
     hf_model = theirs.to(model.device)
     text = TEXT if text is None and model.tokenizer is not None else text
     return verify(model, hf_model, None if text is None else model.to_tokens(text))

@@ -65,7 +65,7 @@ def _model_of(cfg: HookedTransformerConfig, state_dict: StateDict) -> HookedTran
         unfolded = any(name.endswith(GAINS) for name in state_dict)
         cfg = cfg.replace(normalization_type=(UNFOLDED if unfolded else FOLDED)[kind])
     like = next(weight for name, weight in state_dict.items() if name.endswith("embed.W_E"))
-    return from_checkpoint(state_dict, cfg, dtype=like.dtype, device=like.device)
+    return from_checkpoint(state_dict, cfg, dtype=like.dtype, device=like.device, allow_nonfinite=True)
 
 
 # --------------------------------------------------------------------------------------- one step, as state dict to it

@@ -11,7 +11,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from interp_hooks.errors import CheckpointError, UnsupportedArchitecture, nearest
+from interp_hooks.errors import CheckpointError, InterpHooksError, UnsupportedArchitecture, nearest
+from interp_hooks.loading.files import check_counts
 from interp_hooks.model.tokenization import has_vocabulary
 
 ALIASES = {
@@ -40,13 +41,24 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model",
 HUB_ARGUMENTS = ("token", "cache_dir", "local_files_only", "trust_remote_code", "force_download", "subfolder")
 
 
+NO_CODE = {"trust_remote_code": False}  # left out, transformers asks on the terminal, and a "y" runs the code
+
+
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A checkpoint by the name that the user has for it; of `hf_kwargs` only those in `HUB_ARGUMENTS` are used here."""
+    """A checkpoint by the name that the user has for it; of `hf_kwargs` only those in `HUB_ARGUMENTS` are used here.
+
+    Code that comes with a checkpoint is run only if `hf_kwargs` has `trust_remote_code=True`.
+    """
 
     name: str
     revision: str | None = None
     hf_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What to call `from_pretrained` of transformers' models with, beside config and dtype."""
+        return {**NO_CODE, **self.hf_kwargs, "revision": self.revision}
 
     @cached_property
     def location(self) -> str:
@@ -55,9 +67,7 @@ class Source:
 
     @property
     def _arguments(self) -> dict[str, Any]:
-        return {key: value for key, value in self.hf_kwargs.items() if key in HUB_ARGUMENTS} | {
-            "revision": self.revision
-        }
+        return {key: value for key, value in self.arguments.items() if key in (*HUB_ARGUMENTS, "revision")}
 
     def config(self) -> Any:
         """The HuggingFace config.
@@ -65,16 +75,19 @@ class Source:
         Raises:
             CheckpointError: it cannot be found; UnsupportedArchitecture: it cannot be read.
         """
-        from transformers import AutoConfig
+        from transformers import AutoConfig, PreTrainedConfig
 
         try:
+            check_counts(PreTrainedConfig.get_config_dict(self.location, **self._arguments)[0], self.name)
             return AutoConfig.from_pretrained(self.location, **self._arguments)
-        except (OSError, ValueError) as error:
+        except InterpHooksError:
+            raise
+        except Exception as error:  # a config may hold anything, and so may be what is raised about it
             if Path(self.location).is_dir():
                 raise UnsupportedArchitecture(
                     f"transformers cannot read the config in {self.location!r}: {error}"
                 ) from error
-            why = str(error).splitlines()[0]
+            why = (str(error).splitlines() or [type(error).__name__])[0]
             raise CheckpointError(
                 f"cannot load {self.name!r}: it is no folder, no bundled model ({', '.join(bundled())}), no alias, and "
                 f"the hub did not give a config for {self.location!r} ({why})."
@@ -117,7 +130,7 @@ def read_tokenizer(name: str, location: str | None = None, **arguments: Any) -> 
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(location or name, **arguments)
+        tokenizer = AutoTokenizer.from_pretrained(location or name, **(NO_CODE | arguments))
     except Exception as error:  # a broken file can make the tokenizers' own library raise anything
         why = f"{type(error).__name__}: {error}".splitlines()[0]
         raise CheckpointError(

@@ -17,6 +17,7 @@ import torch
 from interp_hooks.errors import ConfigError, nearest
 from interp_hooks.model.experts_config import ExpertsConfig
 from interp_hooks.model.field_names import KNOWN, in_our_words
+from interp_hooks.model.field_types import check_fields, kinds_of, make_tuples
 
 NormalizationType = Literal["LN", "LNPre", "RMS", "RMSPre"]
 NormPlacement = Literal["pre", "output", "pre_and_output", "post"]
@@ -177,8 +178,10 @@ class HookedTransformerConfig:
 
     def __post_init__(self) -> None:
         for field in RESOLVED:
-            if getattr(self, field) in (None, -1):
+            if getattr(self, field) is None or getattr(self, field) == -1:
                 self._set(field, 0)
+        make_tuples(self)
+        check_fields(self)
         for field in ("n_layers", "d_model", "n_ctx"):
             self._check_positive(field)
         if self.d_vocab != -1:
@@ -209,7 +212,7 @@ class HookedTransformerConfig:
         self._resolve("initializer_range", 0.8 / self.d_model**0.5 if self.init_mode == "gpt2" else 1.0)
         self._set("dtype", as_dtype(self.dtype))
         found = "cuda" if torch.cuda.is_available() else "cpu"
-        self._set("device", torch.device(found if self.device is None else self.device))
+        self._set("device", _as_device(found if self.device is None else self.device))
 
     def _resolve_heads(self) -> None:
         if not self.d_head and not self.n_heads:
@@ -259,9 +262,6 @@ class HookedTransformerConfig:
             self._set("rotary_layers", tuple(frozen))
         if self.positional_embedding_type == "alibi" and not self.alibi_slopes:
             raise ConfigError("positional_embedding_type='alibi' needs alibi_slopes, one for each head")
-        self._set("alibi_slopes", tuple(self.alibi_slopes))
-        self._set("window_sizes", tuple(self.window_sizes))
-        self._set("eos_token_ids", tuple(self.eos_token_ids))
         lengths = {"rotary_layers": self.n_layers, "window_sizes": self.n_layers, "alibi_slopes": self.n_heads}
         for field, length in lengths.items():
             if len(getattr(self, field)) not in (0, length):
@@ -311,6 +311,10 @@ class HookedTransformerConfig:
         """
         values = _with_tuples(values)  # a list may be what a file made of a tuple
         if isinstance(experts := values.get("experts"), Mapping):
+            known, needed = kinds_of(ExpertsConfig), ("n_experts", "experts_per_token", "d_expert", "layers")
+            if wrong := [*(name for name in experts if name not in known), *(n for n in needed if n not in experts)]:
+                expected = f"experts must have {', '.join(needed)}, and no fields but {', '.join(known)}"
+                raise ConfigError(f"{expected}; look at {wrong[0]!r}")
             values["experts"] = ExpertsConfig(**_with_tuples(experts))
         if missing := [name for name in ("n_layers", "d_model", "n_ctx") if name not in values]:
             raise ConfigError(f"a config needs n_layers, d_model and n_ctx; got none for {', '.join(missing)}")
@@ -425,6 +429,13 @@ class HookedTransformerConfig:
 
 def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+
+def _as_device(device: torch.device | str) -> torch.device:
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(f"device must be one that torch knows, got {device!r}") from error
 
 
 def as_dtype(dtype: "torch.dtype | str") -> torch.dtype:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from interp_hooks.errors import ConfigError
+from interp_hooks.model.field_types import check_fields, make_tuples
 
 RouterScores = Literal["softmax", "sigmoid", "sparsemixer"]
 GroupScore = Literal["max", "top2"]
@@ -46,10 +47,11 @@ class ExpertsConfig:
     precise_router: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "layers", tuple(self.layers))
+        make_tuples(self)
+        check_fields(self)
         if not 0 < self.experts_per_token <= self.n_experts:
             raise ConfigError(f"experts_per_token must be 1..n_experts={self.n_experts}, got {self.experts_per_token}")
-        if self.n_experts % self.n_groups or not 0 < self.groups_kept <= self.n_groups:
+        if self.n_groups < 1 or self.n_experts % self.n_groups or not 0 < self.groups_kept <= self.n_groups:
             raise ConfigError(
                 f"n_groups={self.n_groups} must divide n_experts={self.n_experts} and be at least "
                 f"groups_kept={self.groups_kept}"

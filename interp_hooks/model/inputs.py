@@ -17,6 +17,7 @@ from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import told, told_shape
 from interp_hooks.model.components.block import NOTHING, Known
 from interp_hooks.model.components.kv_cache import KeyValueCache
+from interp_hooks.model.components.transforms import numbers
 from interp_hooks.model.config import HookedTransformerConfig
 from interp_hooks.model.padding import Padding, counted_back
 from interp_hooks.model.tokenization import TextInterface
@@ -133,7 +134,7 @@ class Inputs(NamedTuple):
         if tokens.ndim != 2 or tokens.numel() == 0:
             raise BadInput(f"token ids must be [batch, pos] with at least one token, got shape {list(input.shape)}")
         if not torch.compiler.is_compiling():  # compiled code cannot stop at a value; the embedding refuses it
-            low, high = int(tokens.min()), int(tokens.max())
+            low, high = int(numbers(tokens).min()), int(numbers(tokens).max())
             if low < 0 or high >= self.cfg.d_vocab:
                 raise BadInput(
                     f"token ids must be 0..{self.cfg.d_vocab - 1}, got {low if low < 0 else high}{self._beyond(high)}"
@@ -237,9 +238,9 @@ class Inputs(NamedTuple):
         if list(given.shape) != [batch, past + pos]:
             raise BadInput(f"attention_mask must be [batch, pos] = {[batch, past + pos]}, got {list(given.shape)}")
         real = given.to(self.device).bool()
-        if cache is None and not bool(real.any(dim=1).all()):
+        if cache is None and not bool(numbers(real.any(dim=1)).all()):
             raise BadInput("attention_mask leaves a row without any real token")
-        return None if bool(real.all()) else real
+        return None if bool(numbers(real).all()) else real
 
     def positions(self, real: Bool[Tensor, "batch key"] | None, length: int) -> Int[Tensor, "rows key"]:
         """The position of each token, counted without padding; one row for all prompts if nothing is padding."""
@@ -295,7 +296,7 @@ def checked_mask(mask: Any) -> Tensor:
     """
     if not isinstance(mask, Tensor) or mask.is_meta:
         raise BadInput(f"attention_mask must be a tensor [batch, pos], got {told(mask)}")
-    if mask.dtype != torch.bool and not bool(((mask == 0) | (mask == 1)).all()):
+    if mask.dtype != torch.bool and not bool(numbers((mask == 0) | (mask == 1)).all()):
         raise BadInput("attention_mask must be 1 for real tokens and 0 for padding; it holds other numbers")
     return mask
 

@@ -21,15 +21,19 @@ def lm_cross_entropy_loss(
     others.
 
     Raises:
-        BadInput: tokens or a mask of another shape than the logits.
+        BadInput: tokens or a mask of another shape than the logits; for the mean, no real token that follows another.
     """
     check_predicted(logits, tokens, attention_mask)
     precise = torch.promote_types(logits.dtype, torch.float32)
     losses = F.cross_entropy(logits[:, :-1].transpose(1, 2).to(precise), tokens[:, 1:], reduction="none")
     if attention_mask is None:
+        if not per_token:
+            check_counted(losses.numel())
         return losses if per_token else losses.mean()
     counted = counted_predictions(attention_mask).to(losses.device)
     losses = losses.where(counted, losses.new_zeros(()))
+    if not per_token:
+        check_counted(counted.sum())
     return losses if per_token else losses.sum() / counted.sum()
 
 
@@ -37,6 +41,12 @@ def counted_predictions(attention_mask: Tensor) -> Bool[Tensor, "batch before"]:
     """Whether a token and the next one are real, so that the prediction counts."""
     real = attention_mask.bool()
     return real[:, :-1] & real[:, 1:]
+
+
+def check_counted(count: int | Tensor) -> None:
+    """Raises BadInput if there is nothing to take a mean of; compiled code cannot stop at a value, and goes on."""
+    if (isinstance(count, int) or not torch.compiler.is_compiling()) and not count:
+        raise BadInput("a mean over next tokens needs a prompt of at least two tokens: nothing follows a single one")
 
 
 def check_predicted(logits: object, tokens: object, attention_mask: object = None) -> None:

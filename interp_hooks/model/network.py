@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked
+from interp_hooks.hooks.checkpointing import Again, Functions
 from interp_hooks.hooks.points import HookPoint, NameFilter
 from interp_hooks.hooks.root_module import HookedRootModule
 from interp_hooks.hooks.scopes import OPEN
@@ -319,6 +320,11 @@ class Network(HookedRootModule):
             self.rotary.refuse_other_keys(cache.rotated_for, positions.amax(1) + 1)
         rotations = None if self.rotary is None else self.rotary(positions[:, keys - pos :], residual.dtype)
         visibility = Visibility(pos, keys, causal, real, positions)
+        functions = (
+            Functions(self.hook_dict.values())
+            if torch.is_grad_enabled() and not torch.compiler.is_compiling()
+            else None
+        )
         for layer in layers:
             block, rotation = self.blocks[layer], None if rotations is None else rotations[layer]
             extend = None if cache is None else partial(cache.extend, layer)
@@ -328,7 +334,9 @@ class Network(HookedRootModule):
             pos_embed = None if pos_embed is None else pos_embed.to(block.device)
             at_end = only if layer == layers[-1] else None
             at_start = known if layer == layers[0] else NOTHING
-            residual = block(residual, rotation, visibility, extend, at_end, at_start, pos_embed)
+            given = (residual, rotation, visibility, extend, at_end, at_start, pos_embed)
+            kept = functions is not None and isinstance(block, TransformerBlock)
+            residual = block(*given, Again(functions)) if kept else block(*given)
         return residual if only is None or layers else at_positions(residual, only)
 
     def _embed(

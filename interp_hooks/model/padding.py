@@ -97,7 +97,7 @@ def find_padding(
         BadInput: nobody can tell how a row begins; a row of padding alone, or padding between other tokens.
     """
     is_pad = tokens == pad.id
-    if not bool(is_pad.any()):
+    if not bool(is_pad.any()) or (pad.shared and _only_begins(is_pad, pad, side, begins)):
         return Padding()
     length = tokens.shape[1]
     leading, trailing = is_pad.int().cumprod(1).sum(1), is_pad.flip(1).int().cumprod(1).sum(1)
@@ -117,6 +117,13 @@ def find_padding(
     return Padding(after_left=_mask(places >= left[:, None]), neither=_mask(_between(places, left, right)), doubt=doubt)
 
 
+def _only_begins(is_pad: Bool[Tensor, "batch pos"], pad: PadToken, side: PaddingSide, begins: bool | None) -> bool:
+    """Whether these are BOS tokens in front of rows and nothing else, which is soon seen."""
+    if bool(is_pad[:, 1:].any()):
+        return False
+    return side == "right" or (pad.id == pad.bos and begins is not False and bool(is_pad[:, 0].all()))
+
+
 @dataclass(frozen=True)
 class _Runs:
     """How many padding tokens each row begins and ends with, and whether there are some `within` rows."""
@@ -131,7 +138,7 @@ class _Runs:
         """How much padding rows begin and end with, of a token that is nothing else."""
         whole = self.leading == self.length
         if self.within or bool((begun & (self.leading > 0) & ~whole).any()):
-            raise BadInput(f"the padding token {self.pad.id} stands between other tokens: {TOLD}")
+            raise BadInput(f"{self._doubt}the padding token {self.pad.id} stands between other tokens; {TOLD}")
         return self.leading, self.trailing.masked_fill(whole, 0), None
 
     def left(
@@ -151,14 +158,18 @@ class _Runs:
             of_text = int(begins)
             if least == 1 - of_text:
                 said = f"prepend_bos={begins} says that rows {'' if begins else 'do not '}begin with one"
-                raise BadInput(f"the token {self.pad.id} pads and is the BOS, and {said}, but not so these: {TOLD}")
+                raise BadInput(f"{self._doubt}{self.pad.id} pads and is the BOS, and {said}, but not so these; {TOLD}")
         if of_text > 1:  # no row is without padding
             of_text = int(by_default and self.pad.id == self.pad.bos)
         padding = (leading - of_text).clamp(min=0)
         if bool((padding == self.length).any()):
-            raise BadInput(f"row {int(padding.argmax())} is nothing but the padding token {self.pad.id}: {TOLD}")
+            raise BadInput(
+                f"{self._doubt}row {int(padding.argmax())} is nothing but the padding token {self.pad.id}; {TOLD}"
+            )
         if bool(padding.any()) and (self.within or not self.pad.declared):
-            raise BadInput(f"{self._may_be_text}, so nobody can tell whether rows begin with padding: {TOLD}")
+            raise BadInput(
+                f"{self._doubt}{self._may_be_text}, so nobody can tell whether rows begin with padding; {TOLD}"
+            )
         return padding
 
     def right(self, side: PaddingSide, told: bool) -> tuple[Int[Tensor, " batch"], str | None]:
@@ -169,10 +180,14 @@ class _Runs:
         none = torch.zeros_like(trailing)
         if most == 0 or (side == "left" and (told or most == 1)):
             return none, None
-        doubt = f"{self._may_be_text}, so nobody can tell how many of them at the end of rows are padding: {TOLD}"
+        doubt = f"{self._doubt}{self._may_be_text}, so nobody can tell how many at the end of rows are padding; {TOLD}"
         if least or self.within or side == "left" or not self.pad.declared:
             return none, doubt
         return trailing, None
+
+    @property
+    def _doubt(self) -> str:
+        return f"token ids are ambiguous, got {[len(self.leading), self.length]}: "
 
     @property
     def _may_be_text(self) -> str:
@@ -195,8 +210,12 @@ def ends_of(real: Bool[Tensor, "batch pos"]) -> Int[Tensor, " batch"]:
     return (real * torch.arange(1, real.shape[1] + 1, device=real.device)).amax(1)
 
 
-def counted_back(wanted: Int[Tensor, "#batch n"], real: Bool[Tensor, "batch pos"]) -> Int[Tensor, "batch n"]:
+def counted_back(
+    wanted: Int[Tensor, "#batch n"], real: Bool[Tensor, "batch pos"], what: str = "position"
+) -> Int[Tensor, "batch n"]:
     """Positions in each row from its first column: -1 is its last real token, -2 the one before it.
+
+    `what` is what errors call a position.
 
     Raises:
         BadInput: a position outside the rows, or one that counts back beyond a row's first real token.
@@ -208,5 +227,5 @@ def counted_back(wanted: Int[Tensor, "#batch n"], real: Bool[Tensor, "batch pos"
     inside &= (wanted >= 0) | real.gather(1, places.clamp(0, length - 1))
     if not bool(inside.all()):
         few = "" if bool(real.all()) else f", of which {real.sum(1).tolist()} are real"
-        raise BadInput(f"position {int(wanted[~inside][0])} is out of range for prompts of {length} tokens{few}")
+        raise BadInput(f"{what} {int(wanted[~inside][0])} is out of range for prompts of {length} tokens{few}")
     return places

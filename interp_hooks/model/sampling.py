@@ -91,7 +91,16 @@ class Sampling:
         counts: Int[Tensor, "*batch d_vocab"] | None,
         generator: torch.Generator | None,
     ) -> Int[Tensor, "*batch"]:
-        """One token for each row of logits, on their device; a generator may live on another one."""
+        """One token for each row of logits, on their device; a generator may live on another one.
+
+        Raises:
+            BadInput: logits that are nan or infinite, or that leave no token.
+        """
+        highest = logits.detach().amax(-1)  # nan passes through
+        if not bool(highest.isfinite().all()):
+            row = int((~highest.isfinite()).reshape(-1).nonzero()[0])
+            worst = "nan" if bool(highest.isnan().any()) else f"{float(highest.reshape(-1)[row])} at most"
+            raise BadInput(f"logits must be finite to draw a token from; those of row {row} are {worst}")
         scores = self.scores(logits, counts)
         if self.temperature == 0:
             return scores.argmax(-1)
@@ -127,7 +136,7 @@ def sample_logits(
     The penalties count `tokens`, those of each row so far. Without a generator torch's global one draws.
 
     Raises:
-        BadInput: a value out of range, or a penalty without the tokens that it counts.
+        BadInput: a value out of range, or a penalty without the tokens that it counts; logits that are nan or infinite.
     """
     rule = Sampling(
         top_k=top_k,

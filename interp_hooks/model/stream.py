@@ -16,7 +16,7 @@ Another kind of block, or a module that is spliced in where something is written
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from enum import IntEnum
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
@@ -180,12 +180,6 @@ class Stream:
             before_mixing=name.startswith("ln1."),
         )
 
-    @property
-    def watched_at_the_end(self) -> bool:
-        """Whether somebody hooks the final norm or the unembedding, and expects all positions and all tokens there."""
-        hooked = (point.name for point in self.model.hook_points() if point.hooked)
-        return any(self.place(name).stage == Stage.FINAL for name in hooked)
-
     def entering(self, layer: int) -> str:
         """The hook that shows the stream as it enters a layer, or after the last one."""
         last = self.n_layers - 1
@@ -193,6 +187,37 @@ class Stream:
             return f"blocks.{layer}.hook_resid_pre"
         post = self.model.cfg.norm_placement == "post"
         return f"blocks.{last}.hook_normalized_resid_post" if post else f"blocks.{last}.hook_resid_post"
+
+    @property
+    def watched_at_the_end(self) -> bool:
+        """Whether somebody's functions are attached after the blocks; they want to see every position and token."""
+        hooked = (name for name, point in self.model.hook_dict.items() if point.hooked)
+        return any(self.place(name).stage == Stage.FINAL for name in hooked)
+
+    def starts(self, layer: int) -> int:
+        """The last layer, up to this one, from whose recorded stream a pass can go on; -1: only the embeddings will do.
+
+        Where somebody's function is attached to the stream as it enters a layer, what is recorded has been through it,
+        and a pass from there would call it again. What queries read beside the stream is not recorded at all.
+        """
+
+        def changed(hook: str) -> bool:
+            return any(not attached.watches for attached in self.model.hook_dict[hook].hooks)
+
+        beside = not self.model.cfg.adds_positions and "hook_pos_embed" in self.model.hook_dict
+        if beside and changed("hook_pos_embed"):
+            return -1
+        while 0 <= layer < self.n_layers and changed(self.entering(layer)):
+            layer -= 1
+        return layer
+
+    def resumed(self, layer: int, streams: Mapping[str, Tensor], tokens: Tensor) -> tuple[Tensor, dict[str, Any]]:
+        """What a pass reads that need not compute what comes before a layer: its input, and arguments of `forward`.
+
+        `streams` has the stream that enters the layer that `starts` tells, if it is not -1.
+        """
+        start = self.starts(layer)
+        return (tokens, {}) if start < 0 else (streams[self.entering(start)], {"start_at_layer": start})
 
     def untouched(self, layer: int, stages: Collection[Stage]) -> frozenset[str]:
         """What of a layer comes before all these stages, so that it need not be computed for a change there.

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from interp_hooks.errors import BadInput, NoTokenizer, TokenError
 from interp_hooks.errors.arguments import told
+from interp_hooks.model.components.transforms import numbers, transformed
 from interp_hooks.model.padding import Padding, PaddingSide, PadToken, find_padding
 from interp_hooks.model.token_text import begins_with, decoded, goes_on, id_of, read, text_of
 
@@ -211,15 +212,19 @@ class TextInterface:
         side = checked_side(padding_side) if padding_side else self.padding_side
         if self._tokenizer is None:
             return Padding()
-        return find_padding(
-            tokens,
+        hidden = transformed()  # a transform hides rows, so that masks could not be told apart
+        padding = find_padding(
+            numbers(tokens).flatten(0, -2) if hidden else tokens,
             self.pad,
             side,
             told_side=padding_side is not None,
             begins=prepend_bos,
             begins_by_default=self.prepend_bos,
-            begun=begun,
+            begun=None if hidden else begun,
         )
+        if hidden and padding != Padding():
+            raise BadInput("under a transform of torch.func padding is not looked for: pass attention_mask=")
+        return padding
 
     def decode(self, tokens: Any) -> str | list[str]:
         """The text of one row of token ids, or a list of texts for several rows."""

@@ -130,6 +130,7 @@ class HookedTransformer(Generation, TextMethods, StackedWeights, Switches):
         default_prepend_bos: bool | None = None,
         default_padding_side: PaddingSide | None = None,
         ignore_config: Sequence[str] = (),
+        allow_nonfinite: bool = False,
         splices: Mapping[str, nn.Module] | None = None,
         **hf_kwargs: Any,
     ) -> Self:
@@ -139,8 +140,9 @@ class HookedTransformer(Generation, TextMethods, StackedWeights, Switches):
         is then only a name. The processing flags change the weights but no probability; `processing_report()` tells
         what was applied and what could not be. `dtype` is float32 by default, `device` the GPU if there is one, or
         the CPU without `move_to_device`. `ignore_config` names configuration attributes that the converter does not
-        know and that you know to be harmless. Texts are padded on the tokenizer's own side unless
-        `default_padding_side` says another. Other keyword arguments go to `transformers`.
+        know and that you know to be harmless. Weights that are nan or infinite are refused unless `allow_nonfinite`.
+        Texts are padded on the tokenizer's own side unless `default_padding_side` says another. Other keyword
+        arguments go to `transformers`.
 
         `checkpoint_value` (or `checkpoint_label`) is a step of the training of a Pythia or Stanford CRFM model or of
         the bundled "mod-add"; `checkpoint_index` is its place among the steps of which there is a checkpoint, which
@@ -187,6 +189,7 @@ class HookedTransformer(Generation, TextMethods, StackedWeights, Switches):
             default_prepend_bos=default_prepend_bos,
             default_padding_side=default_padding_side,
             ignore_config=tuple(ignore_config),
+            allow_nonfinite=allow_nonfinite,
             hf_kwargs=hf_kwargs,
         )
         if hf_model is None and is_native(model_name):
@@ -210,13 +213,15 @@ class HookedTransformer(Generation, TextMethods, StackedWeights, Switches):
         dtype: torch.dtype | str | None = None,
         device: torch.device | str | None = None,
         ignore_config: Sequence[str] = (),
+        allow_nonfinite: bool = False,
     ) -> Self:
         """A model from weights that are in no HuggingFace format, given as a mapping or as a file that holds one.
 
         Three formats are known: state dicts with this package's own keys ("blocks.0.attn.W_Q", as TransformerLens
         saves them too) and minGPT's, which both need a `cfg`, and nanoGPT checkpoints, which bring their own. A mapping
         as `cfg` may be what TransformerLens' `cfg.to_dict()` gave. `dtype` is that of the config unless given, `device`
-        the GPU if there is one; `ignore_config` names settings that are not known here and that change nothing.
+        the GPU if there is one; `ignore_config` names settings that are not known here and that change nothing. Weights
+        with nan or infinite numbers are refused unless `allow_nonfinite`.
 
         Raises:
             CheckpointError: another format, or weights that do not fit the config.
@@ -224,7 +229,7 @@ class HookedTransformer(Generation, TextMethods, StackedWeights, Switches):
         from interp_hooks.loading.formats import from_checkpoint
 
         options = dict[str, Any](dtype=dtype, device=device, ignore_config=ignore_config)
-        return cast("Self", from_checkpoint(checkpoint, cfg, tokenizer, **options))
+        return cast("Self", from_checkpoint(checkpoint, cfg, tokenizer, **options, allow_nonfinite=allow_nonfinite))
 
     def processing_report(self) -> list[str]:
         """One line for each processing step: applied, or skipped and why."""

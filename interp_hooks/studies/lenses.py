@@ -63,6 +63,7 @@ def direct_logit_attribution(
     unit: Unit = "component",
     pos: int | Tensor = LAST,
     cache: ActivationCache | None = None,
+    attention_mask: Tensor | None = None,
 ) -> DirectLogitAttribution:
     """Split an answer's logit (minus the incorrect answer's, if given) into what each part of the model adds to it.
 
@@ -78,7 +79,7 @@ def direct_logit_attribution(
 
     Use a difference of two answers, or a centred unembedding: a part that raises all logits alike has an effect here,
     and none on any probability. With `cache`, the activations of all positions, the model is not run again; such a
-    result cannot be rerun.
+    result cannot be rerun. `attention_mask` [batch, pos] is 1 for the real tokens of an input that is ids.
 
     >>> effects = direct_logit_attribution(model, clean, pairs.answer, pairs.wrong, unit="head")
     >>> effects.top(3)["head"].tolist()
@@ -97,7 +98,7 @@ def direct_logit_attribution(
     with about("incorrect_tokens"):
         wrong = None if incorrect_tokens is None else model.token_ids(incorrect_tokens).reshape(-1)
     if cache is None and input is not None:
-        return attributed(model, as_run(model, input), answer, wrong, unit, pos)
+        return attributed(model, as_run(model, input, attention_mask), answer, wrong, unit, said(model, pos))
     if cache is None or input is not None:
         raise BadInput("give either prompts to run or cache=, the activations of a run")
     return _attribution(_read_from(cache, pos, READ[unit]), answer, wrong, unit)
@@ -224,18 +225,24 @@ class LogitLens:
 @torch.no_grad()
 @checked
 def logit_lens(
-    model: HookedTransformer, prompts: PromptsLike, *, pos: int | Tensor = LAST, incl_mid: bool = False
+    model: HookedTransformer,
+    prompts: PromptsLike,
+    *,
+    pos: int | Tensor = LAST,
+    incl_mid: bool = False,
+    attention_mask: Tensor | None = None,
 ) -> LogitLens:
     """What the model would predict at each layer if it stopped there, at one position of each prompt.
 
     Points are "0_pre" (the embeddings), ..., "final_post" (the model's own prediction); `incl_mid` adds the points
-    between attention and MLP.
+    between attention and MLP. `attention_mask` [batch, pos] is 1 for the real tokens of prompts that are ids.
 
     >>> lens = logit_lens(model, clean)
     >>> lens.table(pairs.answer)["point"].tolist()
     ['0_pre', '1_pre', '2_pre', 'final_post']
     """
-    cache = cache_at(model, as_run(model, prompts), pos, ("hook_resid_pre", "hook_resid_mid", "resid_post"))
+    run = as_run(model, prompts, attention_mask)
+    cache = cache_at(model, run, pos, ("hook_resid_pre", "hook_resid_mid", "resid_post"))
     streams, labels = cache.accumulated_resid(apply_ln=True, incl_mid=incl_mid, return_labels=True)
     streams = streams[:, :, 0]
     logits = model.unembed(streams if model.mlm_head is None else model.mlm_head(streams))

@@ -40,18 +40,28 @@ def greater_than(model: HookedTransformer, n: Count = 32, *, seed: Seed = 0) -> 
     so that nearly any ending is later. Years that are not two tokens of two digits are left out. Positions: "XX",
     "YY", "end". `answer` is the next year, `wrong` the year before.
 
+    Tokenizers with a token for each digit are asked for the decade: the metric is the probability of all later digits
+    less that of the earlier ones (the decade of the year itself may be right or wrong, and does not count); "YY" is
+    that digit of the year, "XX" the last one of its century, `answer` the next decade, `wrong` the one before.
+
     Raises:
-        TokenError: the tokenizer does not split years so.
+        TokenError: the tokenizer does neither.
     """
-    task = task_in_words(model, "greater-than", n, _greater_than(random.Random(seed)))
-    endings = _two_digits(model)
-    began = [int(year) for year in re.findall(r"\d\d(\d\d) to", "\n".join(map(str, task.clean)))]
-    signs = torch.tensor([[1.0 if year > begin else -1.0 for year in endings] for begin in began])
-    metric = ProbDiff(torch.tensor(list(endings.values())), signs)
-    return replace(task, metric=metric)
+    endings = _endings(model)
+    by_decade = len(endings) == 10
+    drawn = (_decades if by_decade else _years)(random.Random(seed))
+    task = task_in_words(model, "greater-than", n, drawn)
+    began = [
+        int(year) // (10 if by_decade else 1) for year in re.findall(r"\d\d(\d\d) to", "\n".join(map(str, task.clean)))
+    ]
+    own = 0.0 if by_decade else -1.0
+    signs = torch.tensor(
+        [[own if end == begin else 1.0 if end > begin else -1.0 for end in endings] for begin in began]
+    )
+    return replace(task, metric=ProbDiff(torch.tensor(list(endings.values())), signs))
 
 
-def _greater_than(rng: random.Random) -> Iterator[Candidate]:
+def _years(rng: random.Random) -> Iterator[Candidate]:
     while True:
         event, century, year = rng.choice(EVENTS), rng.randint(11, 17), rng.randint(2, 98)
 
@@ -62,16 +72,43 @@ def _greater_than(rng: random.Random) -> Iterator[Candidate]:
         yield Candidate(clean, corrupt, f"{year + 1:02}", [f"{year - 1:02}"])
 
 
-def _two_digits(model: HookedTransformer) -> dict[int, int]:
-    """The token of each two-digit ending of a year, as far as there is one."""
-    before = model.to_tokens("the year 17", move_to_device=False)[0].tolist()
-    found = {}
+def _decades(rng: random.Random) -> Iterator[Candidate]:
+    while True:
+        event, century, decade, year = rng.choice(EVENTS), rng.randint(1, 7), rng.randint(1, 8), rng.randint(0, 9)
+
+        clean, corrupt = (
+            f"The {event} lasted from the year 1[XX:{century}][YY:{began // 10}]{began % 10} to the year 1{century}"
+            for began in (10 * decade + year, 1)
+        )
+        yield Candidate(clean, corrupt, f"{decade + 1}", [f"{decade - 1}"])
+
+
+def _endings(model: HookedTransformer) -> dict[int, int]:
+    """The token of each two-digit ending of a year that has one; or of each digit, if years are made of these.
+
+    Raises:
+        TokenError: neither is so.
+    """
+
+    def ids_of(text: str) -> list[int]:
+        return model.to_tokens(text, move_to_device=False)[0].tolist()
+
+    before, found = ids_of("the year 17"), dict[int, int]()
     for year in range(100):
-        ids = model.to_tokens(f"the year 17{year:02}", move_to_device=False)[0].tolist()
-        if ids[:-1] == before:
-            found[year] = ids[-1]
+        *first, last = ids_of(f"the year 17{year:02}")
+        if first == before:
+            found[year] = last
+    digits = [ids_of(f"the year 17{digit}") for digit in range(10)]
+    one_by_one = all(ids[:-1] == before for ids in digits) and all(
+        ids_of(f"the year 17{year}") == [*digits[year // 10], digits[year % 10][-1]] for year in range(10, 100)
+    )
+    if len(found) < 50 and one_by_one:
+        return {digit: ids[-1] for digit, ids in enumerate(digits)}
     if len(found) < 50:
-        raise TokenError(f"only {len(found)} two-digit endings of years are tokens of this tokenizer; needed are 50")
+        raise TokenError(
+            f"only {len(found)} two-digit endings of years are tokens of this tokenizer, of which 50 are needed, and "
+            "years are not written digit by digit either"
+        )
     return found
 
 

@@ -24,7 +24,7 @@ from interp_hooks.circuits.graph import Graph, Reader
 from interp_hooks.circuits.layout import ARROW, AT
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked
-from interp_hooks.views.style import FAINT, INK, NEGATIVE, PAPER, POSITIVE, figure
+from interp_hooks.views.style import FAINT, INK, MUTED, NEGATIVE, PAPER, POSITIVE, figure
 from interp_hooks.views.tokens import escaped, ticks
 
 MOST_EDGES = 300  # more cannot be told apart
@@ -32,10 +32,10 @@ ROW = 88  # pixels from one layer to the next
 LOWER = 0.45  # rows that an MLP is below the heads that it reads
 HALF_BOX = 0.13  # rows
 NARROWEST = 12  # boxes side by side that a figure has room for at least
+BOX = 46  # pixels that a box needs, with the gap to the next one
 LONG_NAMES_UP_TO = 16  # boxes side by side; narrower ones say "h1" for "a5.h1"
 CURVE = 24  # points of a curve
 
-MUTED = "#8c959f"
 DASHES = {"q": "2px,3px", "k": "8px,4px", "v": "solid", "": "solid"}
 PORTS = {"q": -0.24, "k": 0.0, "v": 0.24, "": 0.0}  # where edges enter a box, in boxes from its middle
 INTO = {"q": "into queries", "k": "into keys", "v": "into values (and MLPs, logits)"}
@@ -97,24 +97,26 @@ def circuit_figure(circuit: Circuit, *, top: int | None = None, title: str | Non
     places = _places(graph, {box for edge in edges for box in edge.boxes})
     curves = _curves(edges, places)
     columns = dict(tickmode="array", tickvals=[*places.columns.values()], ticktext=[*map(escaped, places.columns)])
+    plot = (len(places.rows) - 1) * ROW + (70 if at_positions else 20)
     made = figure(
         [*_moved(edges, places), *_lines(curves), _hover(curves), *_legend(edges)],
         title=title,
-        height=(len(places.rows) - 1) * ROW + (70 if at_positions else 20),
+        height=plot,
         x_title="token position" if at_positions else "",
         y_title="",
         xaxis=columns if at_positions else dict(showticklabels=False),
         yaxis=ticks(places.rows),
     )
-    half = places.room / 2 + 0.1
+    below, half, needed = 58 if at_positions else 8, places.room / 2 + 0.1, places.needed / 2 + 0.1
     return made.update_layout(
         yaxis=dict(autorange=False, range=[len(places.rows) - 0.6, -0.4], fixedrange=True),
         xaxis=dict(range=(places.middle - half, places.middle + half)),
         annotations=_boxes(edges, places),
         hovermode="closest",
         showlegend=True,
-        legend=dict(orientation="h", y=1.0, yanchor="bottom", x=0, font=dict(size=11), itemclick=False),
-        margin=dict(t=64 if title is None else 90, b=60 if at_positions else 10),
+        legend=dict(orientation="h", y=-below / plot, yanchor="top", x=0, font=dict(size=11), itemclick=False),
+        margin=dict(b=below + 30),
+        meta=dict(narrowest=round(2 * needed * BOX) + 90, tight=[places.middle - needed, places.middle + needed]),
     )
 
 
@@ -133,12 +135,16 @@ def _edges(circuit: Circuit) -> list[Edge]:
 
 
 class Places(NamedTuple):
-    """Where the boxes are: the names of the rows, the middle of each column, and how many boxes fit side by side."""
+    """Where the boxes are: the names of the rows, the middle of each column, and how many boxes fit side by side.
+
+    `needed` is how many boxes stand side by side; `room` is at least as much, so that small circuits have no huge gaps.
+    """
 
     of_box: dict[Box, Point]
     rows: list[str]
     columns: dict[str, float]
-    room: int
+    needed: float
+    room: float
     middle: float
 
 
@@ -164,7 +170,7 @@ def _places(graph: Graph, used: set[Box]) -> Places:
                 of_box[node, label] = Point(columns[label] + place - (len(nodes) - 1) / 2, row + below)
         left += width + 0.6
     names = ["input", *(f"layer {one}" for one in layers[1:-1]), "logits"]
-    return Places(of_box, names, columns, max(NARROWEST, round(left - 0.6)), (left - 1.6) / 2)
+    return Places(of_box, names, columns, left - 0.6, max(NARROWEST, round(left - 0.6)), (left - 1.6) / 2)
 
 
 def _curves(edges: Sequence[Edge], places: Places) -> list[Curve]:

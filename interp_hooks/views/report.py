@@ -20,7 +20,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from interp_hooks.errors import BadInput
-from interp_hooks.views.style import FAINT, FONT, INK, POSITIVE
+from interp_hooks.views.style import AT_NIGHT, FAINT, FONT, INK, NEGATIVE, PAPER, POSITIVE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,34 +28,106 @@ if TYPE_CHECKING:
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 
 STYLE = f"""
-:root {{ color-scheme: light; }}
-body {{ margin: 0; background: #fff; color: {INK}; font: 16px/1.6 {FONT}; }}
-main {{ max-width: 940px; margin: 0 auto; padding: 40px 24px 72px; }}
+:root {{ color-scheme: light dark; --ink: {INK}; --faint: {FAINT}; --paper: {PAPER}; }}
+:root {{ --accent: {POSITIVE}; --alarm: {NEGATIVE}; --inset: #f6f8fa; }}
+@media (prefers-color-scheme: dark) {{
+  :root {{ --ink: {AT_NIGHT[INK]}; --faint: {AT_NIGHT[FAINT]}; --paper: {AT_NIGHT[PAPER]}; }}
+  :root {{ --accent: {AT_NIGHT[POSITIVE]}; --alarm: {AT_NIGHT[NEGATIVE]}; --inset: #1b2129; }}
+}}
+body {{ margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.6 {FONT}; overflow-wrap: anywhere; }}
+main {{ max-width: 1300px; margin: 0 auto; padding: 40px 24px 72px; }}
 h1 {{ font-size: 1.9rem; line-height: 1.25; margin: 0 0 32px; font-weight: 650; }}
 h2 {{ font-size: 1.25rem; line-height: 1.35; margin: 0 0 10px; font-weight: 600; }}
-section {{ padding: 30px 0; border-top: 1px solid {FAINT}; }}
+section {{ padding: 30px 0; border-top: 1px solid var(--faint); }}
 p {{ margin: 0 0 12px; max-width: 74ch; }}
-.figure {{ width: 100%; margin-top: 18px; }}
 .scroll {{ overflow-x: auto; margin-top: 14px; }}
-table {{ border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }}
-th, td {{ text-align: left; padding: 5px 28px 5px 0; border-bottom: 1px solid {FAINT}; vertical-align: top; }}
+table {{ border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; overflow-wrap: normal; }}
+th, td {{ text-align: left; padding: 5px 28px 5px 0; border-bottom: 1px solid var(--faint); vertical-align: top; }}
 th {{ font-weight: 600; }}
 .number {{ text-align: right; }}
-pre {{ background: #f6f8fa; border-left: 3px solid {POSITIVE}; padding: 12px 16px; overflow-x: auto; }}
-pre {{ font-size: .9rem; }}
-noscript p {{ color: #b2182b; }}
+pre {{ background: var(--inset); border-left: 3px solid var(--accent); padding: 12px 16px; overflow-x: auto; }}
+pre {{ font-size: .9rem; overflow-wrap: normal; }}
+noscript p {{ color: var(--alarm); }}
+@media (max-width: 600px) {{ main {{ padding: 20px 14px 40px; }} h1 {{ font-size: 1.5rem; }} }}
 @media print {{ section {{ break-inside: avoid; }} }}
 """
 
+# A figure is drawn for the page that it is on: in the colours of the night where these are asked for; on a narrow page
+# with its colour bar below, a title of several lines without buttons over it, and no numbers where they would be too
+# small to read. What does not fit scrolls by itself.
 DRAW = """
-for (const source of document.querySelectorAll("script[type='application/json']")) {
-  const figure = JSON.parse(source.textContent);
-  const buttons = [["toImage"], ["zoom2d", "pan2d", "resetScale2d"]];
-  const nothingOutside = {displaylogo: false, showSendToCloud: false, plotlyServerURL: ""};
-  const options = {responsive: true, modeBarButtons: buttons, ...nothingOutside};
-  Plotly.newPlot(source.previousElementSibling, figure.data, figure.layout, options);
+const NIGHT = __NIGHT__, NARROW = 600, SMALLEST = 9;
+const atNight = matchMedia("(prefers-color-scheme: dark)");
+const buttons = [["toImage"], ["zoom2d", "pan2d", "resetScale2d"]];
+const nothingOutside = {displaylogo: false, showSendToCloud: false, plotlyServerURL: ""};
+const options = {responsive: true, modeBarButtons: buttons, ...nothingOutside};
+
+function recoloured(value) {
+  if (typeof value === "string") return NIGHT[value] ?? value;
+  if (Array.isArray(value)) return value.map(recoloured);
+  if (value === null || typeof value !== "object") return value;
+  return Object.fromEntries(Object.entries(value).map(([key, one]) => [key, recoloured(one)]));
 }
-"""
+
+function lines(text, most) {
+  const found = [""];
+  for (const word of text.split(" ")) {
+    const line = found[found.length - 1];
+    if (line && line.length + 1 + word.length > most) found.push(word);
+    else found[found.length - 1] = line ? line + " " + word : word;
+  }
+  return found;
+}
+
+function titled(layout, width) {
+  if (!layout.title?.text) return;
+  const title = lines(layout.title.text, Math.floor(width / 8.5));
+  layout.title.text = title.join("<br>");
+  layout.margin.t += 20 * (title.length - 1);
+  layout.height += 20 * (title.length - 1);
+}
+
+function narrowed({data, layout}) {
+  const meta = layout.meta ?? {};
+  if (layout.title?.text) Object.assign(layout.title, {xref: "container", x: 0.01});
+  if (meta.tight) layout.xaxis.range = meta.tight;
+  if (layout.legend) layout.height += 19 * data.filter(trace => trace.name).length;
+  for (const trace of data.filter(trace => trace.colorbar)) {
+    Object.assign(trace.colorbar, {orientation: "h", y: 0, yref: "container", yanchor: "bottom", ypad: 4, x: 0.5});
+    trace.colorbar.title.side = "bottom";
+    layout.margin.b += 80;
+    layout.height += 80;
+  }
+}
+
+async function draw(source) {
+  const holder = source.previousElementSibling.firstElementChild, page = source.parentElement.clientWidth;
+  const figure = JSON.parse(source.textContent);
+  titled(figure.layout, page < NARROW ? page : page - 240);
+  if (page < NARROW) narrowed(figure);
+  const data = atNight.matches ? recoloured(figure.data) : figure.data;
+  const layout = atNight.matches ? recoloured(figure.layout) : figure.layout;
+  holder.style.minWidth = (figure.layout.meta?.narrowest ?? 0) + "px";
+  await Plotly.react(holder, data, layout, {...options, displayModeBar: page < NARROW ? false : "hover"});
+  const numbers = [...holder.querySelectorAll(".heatmap-label text")];
+  const sizes = numbers.map(one => parseFloat(getComputedStyle(one).fontSize));
+  if (sizes.length && Math.min(...sizes) < SMALLEST) await Plotly.restyle(holder, {texttemplate: ""});
+}
+
+function drawAll() {
+  for (const source of document.querySelectorAll("script[type='application/json']")) draw(source);
+}
+
+let width = innerWidth, waiting;
+atNight.addEventListener("change", drawAll);
+addEventListener("resize", () => {
+  if (innerWidth === width) return;
+  width = innerWidth;
+  clearTimeout(waiting);
+  waiting = setTimeout(drawAll, 150);
+});
+drawAll();
+""".replace("__NIGHT__", json.dumps(AT_NIGHT))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -151,7 +223,8 @@ def _section(section: Section) -> str:
     if section.table is not None:
         parts.append(_table(section.table))
     if section.figure is not None:
-        parts.append(f'<div class="figure" role="img" aria-label="{html.escape(section.heading)}"></div>')
+        label = html.escape(section.heading)
+        parts.append(f'<div class="scroll"><div class="figure" role="img" aria-label="{label}"></div></div>')
         parts.append(f'<script type="application/json">{_json(section.figure)}</script>')
     return "<section>\n" + "\n".join(parts) + "\n</section>"
 

@@ -14,10 +14,22 @@ import plotly.graph_objects as go
 from interp_hooks.views.tokens import escaped
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-INK, FAINT, PAPER = "#24292f", "#d8dee4", "#ffffff"
+INK, FAINT, PAPER, MUTED = "#24292f", "#d8dee4", "#ffffff", "#8c959f"
 POSITIVE, NEGATIVE = "#2166ac", "#b2182b"
-DIVERGING = [[0.0, NEGATIVE], [0.25, "#ef8a62"], [0.5, PAPER], [0.75, "#67a9cf"], [1.0, POSITIVE]]
-SEQUENTIAL = [[0.0, PAPER], [0.5, "#67a9cf"], [1.0, "#08306b"]]
+PALE_POSITIVE, PALE_NEGATIVE, DEEP = "#67a9cf", "#ef8a62", "#08306b"
+DIVERGING = [[0.0, NEGATIVE], [0.25, PALE_NEGATIVE], [0.5, PAPER], [0.75, PALE_POSITIVE], [1.0, POSITIVE]]
+SEQUENTIAL = [[0.0, PAPER], [0.5, PALE_POSITIVE], [1.0, DEEP]]
+AT_NIGHT = {  # what each of these colours is on a dark page: far from 0 is bright there, and 0 is still the paper
+    INK: "#e6edf3",
+    FAINT: "#343b44",
+    PAPER: "#12161c",
+    MUTED: "#7d8590",
+    POSITIVE: "#6cb6ff",
+    NEGATIVE: "#ff7b72",
+    PALE_POSITIVE: "#2f6ea5",
+    PALE_NEGATIVE: "#a3453f",
+    DEEP: "#a8d5ff",
+}
 
 NO_BUTTONS = ("sendChartToCloud", "select2d", "lasso2d")  # the first uploads the chart to plotly's server
 TOKEN_AXES = ("pos", "query", "key")
@@ -79,7 +91,7 @@ def figure(
     background: str = PAPER,
 ) -> go.Figure:
     """A figure of one trace in the style of this package. `height` is that of the plot alone; titles are no markup."""
-    heading = {} if title is None else dict(title=dict(text=escaped(title), x=0, xref="paper", font=dict(size=15)))
+    heading = {} if title is None else dict(title=_heading(title))
     top = 34 if title is None else 60  # room for the buttons
     return go.Figure(
         trace,
@@ -95,6 +107,12 @@ def figure(
             **heading,
         ),
     )
+
+
+def _heading(title: str) -> dict[str, Any]:
+    """A title at the very top, so that a legend or the plot below it may grow."""
+    place = dict(x=0, xref="paper", y=1, yref="container", yanchor="top", pad=dict(t=16))
+    return place | dict(text=escaped(title), font=dict(size=15))
 
 
 def _template() -> go.layout.Template:

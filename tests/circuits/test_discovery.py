@@ -35,7 +35,7 @@ from tests.experiments.by_hand import OTHER, TOKENS, left_alone, model_of, shape
 from tests.experiments.gates import gate, induction, linear, output, two_heads_or
 from tests.tiny import assert_close, build, unchecked_types
 
-DIFF = LogitDiff([4, 11], [7, 2])
+DIFF = LogitDiff([4, 11], [7, 2], pos=-1)
 WITHIN = 1e-10
 SMOOTH = [kind for kind in HAS_GRAPH if kind not in ("experts", "plain-experts", "no-norm", "score-cap-clipped")]
 ZEROS = torch.zeros(1, 3, dtype=torch.long)

@@ -52,7 +52,7 @@ from tests.experiments.by_hand import (
 from tests.experiments.gates import micro, output, two_heads_or
 from tests.tiny import assert_close, build, unchecked_types
 
-DIFF = LogitDiff([4, 11], [7, 2])
+DIFF = LogitDiff([4, 11], [7, 2], pos=-1)
 WITHIN = 1e-10  # float64; changes are summed in another order than in one pass
 SOURCES: dict[str, Any] = {
     "run": Run(OTHER),

@@ -112,7 +112,7 @@ def test_labels_that_leave_out_an_input_are_as_wrong_when_it_is_another_rows() -
 
 TOKENS = random_tokens(12, 5, 23)
 FEATURES = {"first": lambda tokens: tokens[:, :1] % 3, "parity": TOKENS.sum(1) % 2}
-METRIC = LogitDiff(3, 5)
+METRIC = LogitDiff(3, 5, pos=-1)
 DEEP = Hypothesis(
     nodes={
         "output": Node(children=["late", "mlp"]),

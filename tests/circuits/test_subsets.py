@@ -13,7 +13,7 @@ from tests.experiments.by_hand import OTHER, TOKENS, model_of
 from tests.experiments.gates import output, two_heads_or
 from tests.tiny import assert_close, unchecked_types
 
-DIFF = LogitDiff([4, 11], [7, 2])
+DIFF = LogitDiff([4, 11], [7, 2], pos=-1)
 WITHIN = 1e-10
 ZEROS = torch.zeros(1, 3, dtype=torch.long)
 OR = two_heads_or()

@@ -20,7 +20,7 @@ from tests.experiments.by_hand import (
 )
 from tests.tiny import assert_close, build, random_tokens, unchecked_types
 
-DIFF = LogitDiff([4, 11], [7, 2])
+DIFF = LogitDiff([4, 11], [7, 2], pos=-1)
 SIX = random_tokens(6, 5, 23, seed=5)
 DIFF_OF_SIX = LogitDiff([1, 2, 3, 4, 5, 6], [7, 8, 9, 10, 11, 12])
 CELLS = [

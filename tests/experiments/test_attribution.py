@@ -15,7 +15,7 @@ from tests.experiments.by_hand import OTHER, RTOL, TOKENS, left_alone, model_of,
 from tests.experiments.gates import gate, linear, output
 from tests.tiny import ARCHITECTURES, assert_close, build, distance, hooked, unchecked_types
 
-DIFF = LogitDiff([4, 11], [7, 2])
+DIFF = LogitDiff([4, 11], [7, 2], pos=-1)
 
 
 def first_logits(logits: Tensor) -> Tensor:

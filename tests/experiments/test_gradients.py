@@ -13,7 +13,7 @@ from tests.experiments.by_hand import OTHER, RTOL, THIRD, TOKENS, left_alone, mo
 from tests.experiments.gates import gate, linear, output, two_heads_or
 from tests.tiny import ARCHITECTURES, assert_close, build, hooked, unchecked_types
 
-DIFF = LogitDiff([4, 11], [7, 2])
+DIFF = LogitDiff([4, 11], [7, 2], pos=-1)
 ZEROS = torch.zeros(1, 3, dtype=torch.long)
 
 

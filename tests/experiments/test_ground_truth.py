@@ -36,7 +36,7 @@ from tests.experiments.by_hand import KINDS, OTHER, RTOL, THIRD, TOKENS, model_o
 from tests.experiments.gates import OUT, WORDS, induction, linear, micro
 from tests.tiny import assert_close, build, distance, hooked
 
-DIFF = LogitDiff([4, 11], [7, 2])
+DIFF = LogitDiff([4, 11], [7, 2], pos=-1)
 
 
 def every_logit(logits: Tensor) -> Tensor:

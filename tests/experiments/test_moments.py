@@ -15,7 +15,7 @@ from tests.experiments.by_hand import OTHER, RTOL, TOKENS, left_alone, model_of,
 from tests.tiny import ARCHITECTURES, assert_close, build, hooked, random_tokens, unchecked_types
 
 SIX = random_tokens(6, 5, 23, seed=5)
-DIFF = LogitDiff([4, 11], [7, 2])
+DIFF = LogitDiff([4, 11], [7, 2], pos=-1)
 Z = "blocks.1.attn.hook_z"
 
 
@@ -33,7 +33,7 @@ def test_every_architecture(method: Any, name: str) -> None:
     generator = torch.Generator().manual_seed(0)
     result = ablate(model, tokens, DIFF, method=method, generator=generator, progress=False)
     assert result.values.shape == (model.cfg.n_layers, model.cfg.n_heads, 2)
-    same = ablate(model, tokens[:1], LogitDiff(4, 7), method="position_mean", progress=False)
+    same = ablate(model, tokens[:1], LogitDiff(4, 7, pos=-1), method="position_mean", progress=False)
     assert_close(same.values, same.baselines["original"].expand_as(same.values), 1e-9)
 
 

@@ -61,7 +61,7 @@ def test_at_every_position_too() -> None:
 def test_no_constant_that_we_know_is_better(name: str) -> None:
     """On the prompts it is learned on it is never worse than the mean, which it starts from."""
     model, tokens = hooked(name), random_tokens(3, 5, 19)
-    for metric, sign in ((LogProb([1, 2, 3]), 1), (KL(tokens), -1)):
+    for metric, sign in ((LogProb([1, 2, 3], pos=-1), 1), (KL(tokens, pos=-1), -1)):
         best = optimal_ablation(model, tokens, metric, steps=20, lr=0.01, layers=[1], progress=False)
         mean = ablate(model, tokens, metric, method="mean", layers=[1], progress=False)
         assert bool((sign * (best.mean - mean.mean) >= -1e-9).all())

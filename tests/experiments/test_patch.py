@@ -6,7 +6,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from interp_hooks import HookedTransformer, Intervention, LogitDiff, LogProb, Run, at, patch
+from interp_hooks import (
+    HookedTransformer,
+    Intervention,
+    LogitDiff,
+    LogProb,
+    Run,
+    ablate,
+    at,
+    causal_trace,
+    evaluate,
+    integrated_gradients,
+    patch,
+)
 from interp_hooks.errors import BadInput, NoTokenizer, UnknownHook
 from tests.experiments.by_hand import (
     OTHER,
@@ -20,7 +32,7 @@ from tests.experiments.by_hand import (
 )
 from tests.tiny import assert_close, build, random_tokens, unchecked_types
 
-DIFF = LogitDiff([4, 11], [7, 2])
+DIFF = LogitDiff([4, 11], [7, 2], pos=-1)
 CELLS = [
     ("gpt2", "resid_pre", ("layer", "pos")),
     ("gpt2", "resid_mid", ("layer", "pos")),
@@ -263,3 +275,37 @@ def test_positions_of_each_prompts_own() -> None:
 def test_sets_that_do_not_fit(options: dict[str, Any], message: str) -> None:
     with pytest.raises(BadInput, match=message):
         patch(model_of("llama"), TOKENS, OTHER, DIFF, progress=False, **options)
+
+
+@pytest.mark.parametrize("site", ["v", "k", "v_input"])
+def test_heads_that_share_keys_and_values_are_told_apart_once_ungrouped(site: str) -> None:
+    """A model of four heads in two groups: the message says how head 3 gets keys and values of its own."""
+    model = build(n_key_value_heads=2)
+    run = Run(TOKENS, [Intervention(at(site, 1, head=3), Run(OTHER))])
+    with pytest.raises(
+        BadInput, match=r"head=3 is out of range.*set_ungroup_grouped_query_attention\(True\) gives every"
+    ):
+        evaluate(model, [run], DIFF)
+    model.set_ungroup_grouped_query_attention(True)
+    assert evaluate(model, [run], DIFF).shape == (1, 2)
+    with pytest.raises(BadInput, match=r"has 4 along head$"):
+        evaluate(model, [Run(TOKENS, [Intervention(at("q", 1, head=4), Run(OTHER))])], DIFF)
+
+
+def test_prompts_of_several_lengths_are_warned_of_where_positions_are_numbers() -> None:
+    """The third token of a short prompt is another word's place than that of a long one."""
+    model = build()
+    model.set_tokenizer(word_tokenizer("a", "b", "c"), default_padding_side="right")
+    clean, corrupt = ["a b c", "a b"], ["b b c", "c b"]
+    told = r"prompts have \d to \d tokens, so that a number along 'pos' is not the same place.*name places: positions="
+    with pytest.warns(UserWarning, match=told):
+        numbered = patch(model, clean, corrupt, DIFF, over=("layer", "pos"), progress=False)
+    with pytest.warns(UserWarning, match="a number along 'query'"):
+        ablate(model, clean, DIFF, "pattern", over=("head", "query"), progress=False)
+    with pytest.warns(UserWarning, match=told):
+        integrated_gradients(model, clean, DIFF, steps=1)
+    with pytest.warns(UserWarning, match=told):
+        causal_trace(model, clean, [1], DIFF, noise=0.0, samples=1, layers=[0], progress=False)
+    named = patch(model, clean, corrupt, DIFF, over=("layer", "position"), positions={"first": 1}, progress=False)
+    assert_close(named.values[:, 0], numbered.values[:, 1], 1e-9)
+    patch(model, clean, corrupt, DIFF, over=("layer",), progress=False)

@@ -25,7 +25,7 @@ from tests.experiments.by_hand import OTHER, RTOL, TOKENS, left_alone, put, word
 from tests.experiments.gates import linear
 from tests.tiny import ARCHITECTURES, assert_close, build, distance, hooked, random_tokens, unchecked_types
 
-DIFF = LogitDiff([4, 11], [7, 2])
+DIFF = LogitDiff([4, 11], [7, 2], pos=-1)
 MLPS = ("recompute", "freeze")
 Sites = Sequence[Site]
 

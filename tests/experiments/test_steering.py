@@ -556,3 +556,25 @@ def test_another_head_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
         test_several_heads_at_once()
     with pytest.raises(AssertionError, match="relative difference"):
         test_at_one_place_it_is_an_intervention_along_them(at("z", 1, head=2), "gpt2")
+
+
+@pytest.mark.parametrize("number", [torch.nan, torch.inf])
+def test_what_is_no_number_steers_nothing(number: float) -> None:
+    model, vector = build(), torch.ones(12, dtype=torch.float64)
+    wrong = vector.clone()
+    wrong[3] = number
+    tokens = random_tokens(d_vocab=23)
+    for options in (dict(vector=wrong), dict(vector=vector, coefficient=number)):
+        with (
+            pytest.raises(BadInput, match=r"(vector|coefficient) must be finite, got 1 of (12|1) numbers nan"),
+            steer(model, hook="resid_pre1", **options),
+        ):
+            model(tokens)
+    with pytest.raises(BadInput, match=r"vector must be finite"):
+        relative_norm(model, tokens, wrong)
+    with pytest.raises(BadInput, match="finite directions"), ablate_directions(model, wrong):
+        model(tokens)
+    with torch.no_grad():
+        model.blocks[0].mlp.b_out[2] = number
+    with pytest.raises(BadInput, match=r"activations at blocks\.1\.hook_resid_pre that are nan or infinite"):
+        steering_vector(model, tokens, tokens + 0, "resid_pre1")

@@ -14,7 +14,7 @@ from tests.experiments.by_hand import OTHER, RTOL, TOKENS, left_alone, logits_of
 from tests.experiments.gates import linear
 from tests.tiny import assert_close, unchecked_types
 
-DIFF = LogitDiff([4, 11], [7, 2])
+DIFF = LogitDiff([4, 11], [7, 2], pos=-1)
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:

@@ -11,7 +11,7 @@ from interp_hooks.errors import BadInput, MetricError
 from tests.experiments.by_hand import OTHER, RTOL, TOKENS, left_alone, logits_of, model_of
 from tests.tiny import assert_close, unchecked_types
 
-DIFF = LogitDiff([4, 11], [7, 2])
+DIFF = LogitDiff([4, 11], [7, 2], pos=-1)
 
 
 def run_at(layer: int, strength: float) -> Run:

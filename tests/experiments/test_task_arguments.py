@@ -8,16 +8,21 @@ import torch
 
 from interp_hooks import (
     HookedTransformer,
+    Intervention,
     LogitDiff,
     Run,
     Task,
     ablate,
     agreement,
+    at,
     attribution_patch,
+    causal_trace,
     eap,
+    evaluate,
     faithfulness,
     integrated_gradients,
     patch,
+    patch_along,
     path_patch,
 )
 from interp_hooks.circuits import circuit_metric
@@ -25,7 +30,7 @@ from interp_hooks.errors import BadInput
 from tests.experiments.by_hand import OTHER, RTOL, TOKENS, model_of, word_tokenizer
 from tests.tiny import assert_close, build, unchecked_types
 
-DIFF = LogitDiff([4, 11], [7, 2])
+DIFF = LogitDiff([4, 11], [7, 2], pos=-1)
 PLACES = {"first": torch.tensor([1, 2]), "end": torch.tensor([4, 4])}
 TASK = Task(name="own", clean=TOKENS, corrupt=OTHER, answer=[4, 11], wrong=[7, 2], metric=DIFF, positions=PLACES)
 QUIET: dict[str, Any] = dict(progress=False)
@@ -92,6 +97,58 @@ def test_a_position_is_selected_by_its_name() -> None:
     given = patch(model, TOKENS, OTHER, DIFF, over=("layer",), select={"pos": "here"}, positions={"here": 2}, **QUIET)
     by_number = patch(model, TOKENS, OTHER, DIFF, over=("layer",), select={"pos": 2}, **QUIET)
     assert_close(given.values, by_number.values, RTOL)
+
+
+def test_paths_begin_at_named_positions() -> None:
+    """As from sites that are selected one by one; a task brings its positions."""
+    model = model_of("gpt2")
+    grid = path_patch(model, TASK, over=("layer", "position"), **QUIET)
+    assert dict(grid.axes) == {"layer": [0, 1, 2], "position": ["first", "end"]}
+    for column, places in enumerate(PLACES.values()):
+        sites = {str(layer): at("z", layer, pos=places) for layer in range(3)}
+        by_hand = path_patch(model, TOKENS, OTHER, DIFF, sites, **QUIET)
+        assert_close(grid.values[:, column], by_hand.values, RTOL)
+    alone = path_patch(model, TASK, over=("layer",), select={"pos": "first", "head": 1}, **QUIET)
+    by_hand = {str(layer): at("z", layer, pos=PLACES["first"], head=1) for layer in range(3)}
+    assert_close(alone.values, path_patch(model, TOKENS, OTHER, DIFF, by_hand, **QUIET).values, RTOL)
+
+
+def test_sites_of_a_path_may_name_their_positions() -> None:
+    model = model_of("gpt2")
+    where = dict(senders=at("z", 0, pos="first"), receivers=at("q_input", 2, pos="end"))
+    named = path_patch(model, TASK, **where, **QUIET)
+    by_hand = path_patch(
+        model, TOKENS, OTHER, DIFF, at("z", 0, pos=PLACES["first"]), at("q_input", 2, pos=PLACES["end"]), **QUIET
+    )
+    assert_close(named.values, by_hand.values, RTOL)
+    for sites in (dict(senders=at("z", 0, pos="S9")), dict(receivers=at("q_input", 2, pos="S9"))):
+        with pytest.raises(BadInput, match="there is no position 'S9'; positions= names first, end"):
+            path_patch(model, TASK, **sites, **QUIET)
+    with pytest.raises(BadInput, match="pos='first' is a name"):
+        Intervention(at("z", 0, pos="first"), 0.0)
+
+
+def test_directions_are_swapped_at_named_positions() -> None:
+    model, along = model_of("gpt2"), torch.eye(12, dtype=torch.float64)[:3]
+    grid = patch_along(model, TASK, along=along, over=("layer", "position"), **QUIET)
+    for column, places in enumerate(PLACES.values()):
+        runs = [
+            Run(OTHER, [Intervention(at("resid_pre", layer, pos=places), Run(TOKENS), along=along)])
+            for layer in range(3)
+        ]
+        assert_close(grid.values[:, column], evaluate(model, runs, DIFF), RTOL)
+    alone = patch_along(model, TASK, along=along, over=("layer",), select={"pos": "end"}, **QUIET)
+    assert_close(alone.values, grid.values[:, 1], RTOL)
+
+
+def test_a_trace_has_named_positions_that_are_no_padding() -> None:
+    model = padded()
+    options = dict(metric=DIFF, noise=0.0, samples=1, layers=[0], **QUIET)
+    last = 3 if model.default_prepend_bos else 2
+    with pytest.raises(BadInput, match="the position 'third' is padding in prompt 1; count from the end"):
+        causal_trace(model, ["a b c", "a b"], [1], positions={"third": last}, **options)
+    found = causal_trace(model, ["a b c", "a b"], [1], positions={"end": -1, "first": 0}, **options)
+    assert list(found.axes["pos"]) == ["end", "first"]
 
 
 def padded() -> HookedTransformer:

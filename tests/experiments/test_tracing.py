@@ -14,7 +14,7 @@ from interp_hooks.interventions.metrics import Prob
 from tests.experiments.by_hand import RTOL, TOKENS, left_alone, logits_of, model_of, word_tokenizer
 from tests.tiny import CUSTOM, assert_close, build, hooked, unchecked_types
 
-DIFF = LogitDiff([4, 11], [7, 2])
+DIFF = LogitDiff([4, 11], [7, 2], pos=-1)
 SUBJECT = [1, 2]
 
 
@@ -34,7 +34,7 @@ def trace(model: HookedTransformer, site: str = "resid_post", **options: Any) ->
 def test_limits_of_the_stream(name: str) -> None:
     """The last layer's stream where the metric reads it is the whole answer, elsewhere nothing; noise 0 is clean."""
     model = hooked(name)
-    metric = LogitDiff([4, 11], [7, 2])
+    metric = LogitDiff([4, 11], [7, 2], pos=-1)
     result = trace(model, "resid_post", metric=metric, noise=2.0, layers=[2])
     clean, corrupt = result.baselines["clean"], result.baselines["corrupt"]
     assert float((clean - corrupt).abs().min()) > 1e-3

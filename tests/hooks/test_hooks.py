@@ -576,3 +576,29 @@ def test_a_hooked_module_can_be_saved_whole(plain: HookedTransformer, tokens: Te
     with torch.no_grad():
         assert torch.equal(loaded(tokens), plain(tokens))
     assert loaded.cfg == plain.cfg
+
+
+@pytest.mark.parametrize("fn", [torch.relu, Tensor.relu, nn.ReLU(), nn.Linear(3, 3)])
+def test_what_takes_only_a_value_is_told_to_be_wrapped(toy: Toy, fn: Any) -> None:
+    told = r"must be a function of \(value, hook\)"
+    for call in (
+        lambda: toy.run_with_hooks(X, fwd_hooks=[("hook_first", fn)]),
+        lambda: toy.run_with_hooks(X, bwd_hooks=[("hook_first", fn)]),
+        lambda: toy.add_hook("hook_first", fn),
+    ):
+        with unchecked_types(), pytest.raises(BadInput, match=told):
+            call()
+    assert hooked_points(toy) == []
+    wrapped = toy.run_with_hooks(-X, True, fwd_hooks=[("hook_first", lambda value, hook: torch.relu(value))])
+    assert torch.equal(wrapped, torch.zeros_like(X))
+
+
+class TakesHook(nn.Module):
+    """A module that is a hook function."""
+
+    def forward(self, value: Tensor, hook: HookPoint) -> Tensor:
+        return value + len(hook.name)
+
+
+def test_a_module_that_takes_the_point_is_a_hook_function(toy: Toy) -> None:
+    assert torch.equal(toy.run_with_hooks(X, True, fwd_hooks=[("hook_first", TakesHook())]), X + 10)

@@ -1,17 +1,39 @@
 """Metrics compared with what one computes from full logits, and what they refuse."""
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from interp_hooks import HookedTransformer, Intervention, LogitDiff, LogProb, Run, ablate, at, evaluate, patch
+from interp_hooks import (
+    ComputationGraph,
+    HookedTransformer,
+    Intervention,
+    LogitDiff,
+    LogProb,
+    Run,
+    ablate,
+    at,
+    attribution_patch,
+    causal_trace,
+    direct_logit_attribution,
+    evaluate,
+    gradient_x_input,
+    logit_lens,
+    patch,
+    path_patch,
+    steering_vector,
+)
+from interp_hooks.circuits import circuit_metric
 from interp_hooks.errors import BadInput, MetricError, NoTokenizer, TokenError
+from interp_hooks.experiments.optimal import optimal_constants
 from interp_hooks.ground_truth.handmade import induction, or_gate
 from interp_hooks.ground_truth.programs import reverse
-from interp_hooks.interventions.metrics import KL, Accuracy, Loss, Prob, Rank, _LogProbs
+from interp_hooks.interventions.metrics import KL, Accuracy, LogitMargin, Loss, Prob, ProbDiff, Rank, _LogProbs
 from interp_hooks.interventions.readout import Metric
 from interp_hooks.interventions.runs import as_run
 from tests.experiments.by_hand import (
@@ -190,10 +212,10 @@ def test_a_run_does_not_diverge_from_itself(name: str) -> None:
     model, tokens = hooked(name), random_tokens(2, 5, 23)
     changed = Run(tokens, [Intervention(at("mlp_out" if model.cfg.d_mlp else "attn_out", 1), 0.3)])
     for reference in (tokens, Run(tokens)):
-        same, other = evaluate(model, [Run(tokens), changed], KL(reference))
+        same, other = evaluate(model, [Run(tokens), changed], KL(reference, pos=-1))
         assert float(same.abs().max()) < 1e-12
         assert bool((other > 1e-6).any())
-    assert float(evaluate(model, [changed], KL(changed)).abs().max()) < 1e-12
+    assert float(evaluate(model, [changed], KL(changed, pos=-1)).abs().max()) < 1e-12
 
 
 def test_kl_reads_each_prompt_at_its_own_end() -> None:
@@ -466,3 +488,71 @@ def test_what_is_no_metric(metric: Any, message: str) -> None:
     ):
         with left_alone(model_of("gpt2")), pytest.raises(MetricError, match=message):
             experiment()
+
+
+WRONG_COUNTS: dict[str, Any] = {
+    "three for two prompts": lambda logits: logits[:, -1, :3].sum(0),
+    "none": lambda logits: logits[:0, -1, 0],
+    "imaginary": lambda logits: logits[:, -1, 0].to(torch.complex128) * 1j,
+}
+
+
+@pytest.mark.parametrize("what", WRONG_COUNTS)
+def test_a_metric_gives_a_real_number_for_each_prompt(what: str) -> None:
+    """In every door that scores by itself."""
+    model, metric, options = model_of("gpt2"), WRONG_COUNTS[what], dict[str, Any](progress=False)
+    graph = ComputationGraph(model)
+    doors: list[Callable[[], Any]] = [
+        lambda: evaluate(model, [Run(TOKENS)], metric),
+        lambda: patch(model, TOKENS, OTHER, metric, over=("layer",), **options),
+        lambda: ablate(model, TOKENS, metric, **options),
+        lambda: path_patch(model, TOKENS, OTHER, metric, over=("layer",), **options),
+        lambda: gradient_x_input(model, TOKENS, metric),
+        lambda: attribution_patch(model, TOKENS, OTHER, metric, "z", over=("layer",)),
+        lambda: optimal_constants(model, TOKENS, metric, "mlp_out", over=("layer",), minimize=True, steps=1, **options),
+        lambda: circuit_metric(model, graph.circuit(), TOKENS, OTHER, metric),
+    ]
+    with left_alone(model):
+        for door in doors:
+            with pytest.raises(MetricError, match="number for each"):
+                door()
+
+
+@pytest.mark.parametrize("kind", ["bidirectional", "post-norm"])
+def test_a_model_that_reads_both_ways_has_no_default_position(kind: str) -> None:
+    """Its last token sees all others, and predicts nothing; a position that is said is taken."""
+    model = hooked(kind)
+    metrics: list[Any] = [
+        *(LogitDiff(4, 7), LogProb(4), Prob(4), Rank(4), Accuracy(4), KL(TOKENS)),
+        *(LogitMargin(torch.tensor([4, 4]), torch.tensor([[7], [7]])), ProbDiff(torch.tensor([4]), torch.ones(2, 1))),
+    ]
+    doors: list[Callable[..., Any]] = [
+        *(lambda metric=one, **pos: evaluate(model, [Run(TOKENS)], replace(metric, **pos)) for one in metrics),
+        lambda **pos: logit_lens(model, TOKENS, **pos),
+        lambda **pos: steering_vector(model, TOKENS, OTHER, "resid_pre1", **pos),
+    ]
+    for door in doors:
+        with pytest.raises(BadInput, match="pos= is needed: this model reads in both directions"):
+            door()
+        door(pos=-1)
+        door(pos=1)
+    with pytest.raises(BadInput, match="pos= is needed"):
+        causal_trace(model, TOKENS, [1], progress=False)
+    if kind == "bidirectional":  # the other has no direct effects
+        with pytest.raises(BadInput, match="pos= is needed"):
+            direct_logit_attribution(model, TOKENS, 4)
+        direct_logit_attribution(model, TOKENS, 4, pos=-1)
+
+
+@pytest.mark.parametrize("kind", ["bidirectional", "post-norm"])
+def test_a_model_that_reads_both_ways_has_no_next_token_loss(kind: str) -> None:
+    model = hooked(kind)
+    calls: list[Callable[[], Any]] = [
+        lambda: model(TOKENS, return_type="loss"),
+        lambda: model(TOKENS, return_type="both"),
+        lambda: model.loss_fn(model(TOKENS), TOKENS),
+        lambda: evaluate(model, [Run(TOKENS)], Loss()),
+    ]
+    for call in calls:
+        with left_alone(model), pytest.raises(BadInput, match="tokens that follow"):
+            call()

@@ -22,7 +22,6 @@ from tests.experiments.by_hand import (
     TOKENS,
     Reads,
     agree,
-    all_logits,
     model_of,
     rows_counted,
     shapes_counted,
@@ -96,7 +95,7 @@ def test_what_of_its_layer_a_run_comes_after(kind: str, name: str, known: set[st
         ([at("z", 1, pos=-1)], dict(layer=1, first=4, late=0)),
         ([at("z", 1, pos=[3, 4])], dict(layer=1, first=3)),
         ([at("z", 1, pos=LATE)], dict(layer=1, first=3)),
-        ([at("pattern", 1, query=2)], dict(layer=1, first=2, looked_at=True)),
+        ([at("pattern", 1, query=2)], dict(layer=1, first=2, extra=4 * 4 * 5)),
         ([at("pattern", 1, key=2)], dict(layer=1, first=0)),
         ([at("z", 0, pos=4), at("mlp_out", 1, pos=1)], dict(layer=0, first=1)),
         ([at("z", 0, pos=4), at("mlp_out", 1)], dict(layer=0, first=0)),
@@ -235,7 +234,7 @@ def test_an_edge_into_earlier_positions_starts_there() -> None:
 def test_a_misspelt_site_is_told_before_anything_is_computed() -> None:
     model = model_of("gpt2")
     with shapes_counted(model, "embed") as shapes, pytest.raises(UnknownHook):
-        evaluate(model, [Run(TOKENS), Run(TOKENS, [Intervention(at("zz", 1), 0.0)])], all_logits)
+        evaluate(model, [Run(TOKENS), Run(TOKENS, [Intervention(at("zz", 1), 0.0)])], Reads(EVERYWHERE))
     assert shapes == {"embed": []}
 
 
@@ -306,7 +305,7 @@ def test_no_run_starts_before_the_first_layer_it_touches(layer: int) -> None:
     ]
     blocks = [f"blocks.{at_layer}" for at_layer in range(3)]
     with shapes_counted(model, "embed", *blocks) as shapes:
-        evaluate(model, runs, all_logits)
+        evaluate(model, runs, Reads(EVERYWHERE))
     assert shapes["embed"] == [(2, 5)]
     for at_layer, block in enumerate(blocks):
         assert _stacked(shapes[block]) == ([] if at_layer < layer else [8])
@@ -319,7 +318,7 @@ def test_runs_join_on_the_way() -> None:
     runs = [Run(TOKENS, [Intervention(at(name, layer), 0.1)]) for layer in range(3) for name in ("q", "z", "mlp_out")]
     runs += [Run(TOKENS)]
     with shapes_counted(model, *_modules(0), *_modules(1), *_modules(2)) as shapes:
-        evaluate(model, runs, all_logits)
+        evaluate(model, runs, Reads(EVERYWHERE))
     rows = {module: sorted(rows for rows, _ in calls) for module, calls in shapes.items()}
     assert rows == {
         "blocks.0.attn": [2, 2],  # the prompt, and the run that touches q
@@ -338,7 +337,7 @@ def test_only_positions_that_can_change_are_computed(pos: Any, first: int) -> No
     with shapes_counted(model, "blocks.1") as shapes:
         evaluate(model, runs, Reads(LAST))
         assert shapes["blocks.1"] == [(2, 5), (8, 5 - first)]
-        evaluate(model, runs, all_logits)
+        evaluate(model, runs, Reads(EVERYWHERE))
     assert shapes["blocks.1"][-1] == (8, 5), "every position is read"
 
 
@@ -395,7 +394,7 @@ def _stacks(max_memory: int) -> list[int]:
         Run(TOKENS, [Intervention(at("q", 2, head=head), 0.1 * source)]) for head in range(4) for source in range(3)
     ]
     with shapes_counted(model, "blocks.2.mlp") as shapes:
-        evaluate(model, runs, all_logits, max_memory=max_memory)
+        evaluate(model, runs, Reads(EVERYWHERE), max_memory=max_memory)
     return [rows for rows, _ in shapes["blocks.2.mlp"]][1:]  # the first is the prompt, left alone
 
 
@@ -415,19 +414,19 @@ def test_a_larger_readout_or_a_pattern_leaves_less_room() -> None:
     def passes(name: str, metric: Any) -> int:
         runs = [Run(TOKENS, [Intervention(at(name, 2, head=head % 4), 0.0)]) for head in range(12)]
         with shapes_counted(model, "blocks.2.mlp") as shapes:
-            evaluate(model, runs, metric, max_memory=100_000)
+            evaluate(model, runs, metric, max_memory=75_000)
         return len(shapes["blocks.2.mlp"])
 
     fewest = passes("q", LogitDiff([1, 2], [3, 4]))
     assert passes("pattern", LogitDiff([1, 2], [3, 4])) > fewest
-    assert passes("q", all_logits) > fewest
+    assert passes("q", Reads(EVERYWHERE)) > fewest
 
 
 def test_other_hooks_see_the_stacked_runs() -> None:
     model = model_of("gpt2")
     runs = [Run(TOKENS, [Intervention(at("z", 1, head=head), 0.0)]) for head in range(4)]
     with rows_counted(model, "blocks.2.hook_resid_post") as rows:
-        evaluate(model, runs, all_logits)
+        evaluate(model, runs, Reads(EVERYWHERE))
     assert rows["blocks.2.hook_resid_post"] == [8]
 
 

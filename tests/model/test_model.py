@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from interp_hooks import HookedTransformer, HookedTransformerConfig, HookPoint, KeyValueCache
+from interp_hooks.corpus import lm_accuracy
 from interp_hooks.errors import (
     BadHookValue,
     BadInput,
@@ -24,6 +25,7 @@ from interp_hooks.errors import (
     TokenError,
     UnknownHook,
 )
+from interp_hooks.hooks import get_act_name
 from interp_hooks.model import Output, lm_cross_entropy_loss
 from tests.model.test_tokens import word_tokenizer
 from tests.tiny import (
@@ -485,8 +487,8 @@ MISTAKES: dict[str, tuple[Callable[[HookedTransformer], object], type[Exception]
     "a stream of another dtype": (
         lambda model: model(torch.zeros(1, 2, 12, dtype=torch.float32), start_at_layer=1), BadInput, "float32",
     ),
-    "position out of range": (run(logits_pos=5), BadInput, r"position \[5\] is out of range for prompts of 5 tokens"),
-    "negative position out of range": (run(logits_pos=[-6, 0]), BadInput, r"position \[-6, 0\] is out of range"),
+    "position out of range": (run(logits_pos=5), BadInput, "position 5 is out of range for prompts of 5 tokens"),
+    "negative position out of range": (run(logits_pos=[-6, 0]), BadInput, "position -6 is out of range"),
     "positions for other rows": (
         run(logits_pos=torch.zeros(3, 1, dtype=torch.long)), BadInput, r"must be \[batch=2, n\], got \[3, 1\]",
     ),
@@ -683,3 +685,55 @@ def test_a_pass_goes_on_from_what_enters_layer_0(name: str) -> None:
     options["shortformer_pos_embed"] = more.shortformer_pos_embed
     expected = our_logits(model, tokens[:, 4:], past_kv_cache=caches[1])
     assert_close(our_logits(model, more.residual, start_at_layer=0, **options), expected, 1e-12)
+
+
+# ----------------------------------------------------------------------------------------------------------------- nan
+
+
+@pytest.mark.parametrize("name", [*CUSTOM, "gpt2", "llama", "neox"])
+@pytest.mark.parametrize("hook", ["q", "k", "v"])
+def test_nan_shows_in_a_plain_pass_as_in_one_that_is_looked_at(name: str, hook: str) -> None:
+    """Torch's kernel for CPUs makes 0 of a query that is nan."""
+    model, tokens = hooked(name), random_tokens(d_vocab=23)
+
+    def spoil(value: Tensor, hook: HookPoint) -> Tensor:
+        value = value.clone()
+        value[0, 3, 0, 1] = torch.nan
+        return value
+
+    def keep(value: Tensor, hook: HookPoint) -> None:
+        pass
+
+    last = model.cfg.n_layers - 1
+    hooks: list[Any] = [(get_act_name(hook, last), spoil)]
+    with torch.no_grad():
+        plain = model.run_with_hooks(tokens, fwd_hooks=hooks)
+        looked_at = model.run_with_hooks(tokens, fwd_hooks=[*hooks, (get_act_name("pattern", last), keep)])
+    assert looked_at[0, 3].isnan().all()
+    if hook == "q":
+        assert torch.equal(plain.isnan(), looked_at.isnan())
+    assert plain[0, 3].isnan().all()
+    assert plain[1].isfinite().all()
+
+
+def test_one_token_has_no_next_token_loss() -> None:
+    model, one = build(), random_tokens(pos=1, d_vocab=19)
+    padded, mask = random_tokens(pos=3, d_vocab=19), torch.tensor([[0, 0, 1], [0, 0, 1]])
+    told = "needs a prompt of at least two tokens"
+    with torch.no_grad():
+        for lose in (
+            lambda: model(one, return_type="loss"),
+            lambda: model(one, return_type="both"),
+            lambda: model(padded, return_type="loss", attention_mask=mask),
+            lambda: lm_cross_entropy_loss(model(one), one),
+            lambda: lm_cross_entropy_loss(model(padded), padded, mask),
+            lambda: lm_accuracy(model(one), one),
+        ):
+            with pytest.raises(BadInput, match=told):
+                lose()
+        assert model(one, return_type="loss", loss_per_token=True).shape == (2, 0), "nothing is averaged"
+        assert lm_accuracy(model(one), one, per_token=True).shape == (2, 0)
+        alone = model(padded[:1], return_type="loss")
+        assert_close(
+            model(padded, return_type="loss", attention_mask=torch.tensor([[1, 1, 1], [0, 0, 1]])), alone, EXACT
+        )

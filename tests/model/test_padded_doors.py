@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers import BertConfig, BertForMaskedLM
 
 from interp_hooks import (
     HookedTransformer,
@@ -283,10 +284,13 @@ DOORS: dict[str, Door] = {
 """What gives each prompt something of its own."""
 
 
-@pytest.mark.parametrize("form", FORMS)
+METHODS = ("forward", "loss", "logits_pos", "key/value cache", "start_at_layer", "generate", "caches", "steer")
+CASES = [(door, form) for door in DOORS for form in FORMS if not (form == "run" and door in METHODS)]  # these take none
+
+
 @pytest.mark.parametrize("pad", PADS)
 @pytest.mark.parametrize("side", SIDES)
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize(("door", "form"), CASES)
 def test_a_padded_prompt_gives_what_it_gives_alone(door: str, side: str, pad: str, form: str) -> None:
     together = DOORS[door](Prompts(model_of(side, pad), form), TEXTS)
     for text, found in zip(TEXTS, together, strict=True):
@@ -368,3 +372,32 @@ def test_padding_of_ids_is_huggingfaces_with_a_mask(side: str, name: str) -> Non
     losses = F.cross_entropy(theirs[:, :-1].transpose(1, 2), labels[:, 1:], ignore_index=-100, reduction="none")
     counted = real[:, :-1] & real[:, 1:]
     assert_close(model(tokens, return_type="loss"), losses[counted].mean(), 1e-4)
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_an_encoder_does_not_attend_to_padding_of_ids(side: str) -> None:
+    """It sees what stands behind a token, so that padding on the right changes its logits."""
+    config = BertConfig(
+        vocab_size=61,
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        intermediate_size=40,
+        max_position_embeddings=32,
+    )
+    hf = BertForMaskedLM(config).eval()
+    redraw(hf)
+    tokenizer = word_tokenizer(*WORDS)
+    tokenizer.pad_token = "</s>"
+    model = HookedTransformer.from_pretrained_no_processing("tiny", hf_model=hf, tokenizer=tokenizer)
+    pad, row = tokenizer.pad_token_id, torch.tensor([7, 8, 9, 10, 11])
+    short = row[:2]
+    padded = F.pad(short, (3, 0) if side == "left" else (0, 3), value=pad)
+    tokens = torch.stack((row, padded))
+    real = (tokens != pad).long()
+    positions = (real.cumsum(1) - 1).clamp(min=0)
+    theirs = hf_logits(hf, tokens, attention_mask=real, position_ids=positions)
+    assert_close(model(tokens)[real.bool()], theirs[real.bool()], 1e-4)
+    assert_close(model(tokens)[1][real[1].bool()], model(short[None])[0], 1e-4)
+    _, cache = model.run_with_cache(tokens, pos_slice=-1)
+    assert_close(cache["resid_post", 1][1, 0], model.run_with_cache(short[None])[1]["resid_post", 1][0, -1], 1e-4)

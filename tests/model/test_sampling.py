@@ -12,6 +12,7 @@ from torch import Tensor
 from interp_hooks import HookedTransformer
 from interp_hooks.errors import BadInput
 from interp_hooks.model.sampling import Sampling, sample_logits, token_counts
+from tests.tiny import build
 
 DATA = Path(__file__).parents[1] / "data"
 RECORDED = json.loads((DATA / "sampling" / "draws.json").read_text())  # by benchmarks/reference_sampling.py
@@ -224,3 +225,26 @@ def test_padding_and_tokens_that_cannot_be_written_are_not_counted() -> None:
 def test_what_makes_no_rule_is_refused(rule: dict[str, Any], said: str) -> None:
     with pytest.raises(BadInput, match=said):
         sample_logits(LOGITS, **rule)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize(
+    ("number", "told"), [(torch.nan, "are nan"), (torch.inf, "are inf at most"), (-torch.inf, "are -inf at most")]
+)
+def test_no_token_is_drawn_from_what_is_no_number(number: float, told: str, temperature: float) -> None:
+    logits = torch.zeros(3, 5)
+    logits[1, 2:] = number
+    if number == -torch.inf:
+        assert int(sample_logits(logits, temperature=temperature)[1]) < 2, "masked tokens are never drawn"
+        logits[1] = number
+    with pytest.raises(BadInput, match=rf"logits must be finite to draw a token from; those of row 1 {told}"):
+        sample_logits(logits, temperature=temperature)
+
+
+@pytest.mark.parametrize("do_sample", [False, True])
+def test_generation_stops_at_nan(do_sample: bool) -> None:
+    model = build(d_vocab_out=23)
+    with torch.no_grad():
+        model.unembed.b_U[4] = torch.nan
+    with pytest.raises(BadInput, match="those of row 0 are nan"):
+        model.generate(torch.tensor([[1, 2]]), 2, do_sample=do_sample, verbose=False)

@@ -5,15 +5,16 @@ from collections.abc import Callable
 from typing import Any, get_args
 
 import pytest
+import tokenizers
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from interp_hooks import HookedTransformer, HookedTransformerConfig, Run, evaluate, tasks
 from interp_hooks.errors import BadInput, TokenError
 from interp_hooks.interventions.metrics import LogitDiff, LogitMargin
 from interp_hooks.tasks import ioi_text
 from interp_hooks.tasks.ioi_text import NAMES, IOICorruption
-from interp_hooks.tasks.templates import CAPITALS, WOMEN
+from interp_hooks.tasks.templates import CAPITALS, EVENTS, WOMEN
 from tests.experiments.by_hand import word_tokenizer
 from tests.tiny import assert_close, build, unchecked_types
 
@@ -141,6 +142,49 @@ def test_greater_than_sums_the_years(reader: HookedTransformer) -> None:
         )
         assert abs(scores[row] - by_hand) < 1e-6
         assert task.corrupt[row] == prompt.replace(f"{century}{year} to", f"{century}01 to")
+
+
+@pytest.fixture(scope="module")
+def digits() -> HookedTransformer:
+    """A model whose tokenizer writes numbers digit by digit, as those of Llama, Gemma and Qwen do."""
+    words = [
+        "The",
+        *(f" {word}" for word in (*EVENTS, "lasted", "from", "the", "year", "to")),
+        "the",
+        " ",
+        *"0123456789",
+    ]
+    vocab = {word: id for id, word in enumerate(("<s>", *words))}
+    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocab, unk_token="<s>"))
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.Split(tokenizers.Regex(" ?[A-Za-z]+|[0-9]| "), "isolated")
+    backend.decoder = tokenizers.decoders.Fuse()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", pad_token="<s>")
+    return HookedTransformer(HookedTransformerConfig(**SIZES, d_vocab=len(vocab)), tokenizer)
+
+
+def test_greater_than_asks_for_the_decade_where_years_are_written_in_digits(digits: HookedTransformer) -> None:
+    """p(later digits) - p(earlier digits): the year's own decade may be right or wrong, by the next digit."""
+    task = tasks.greater_than(digits, 8)
+    scores = evaluate(digits, [Run(digits.to_tokens(task.clean))], task.metric)[0]
+    with torch.no_grad():
+        probs = digits(task.clean)[:, -1].softmax(-1)
+    for row, prompt in enumerate(task.clean):
+        century, decade, year = re.findall(r"1(\d)(\d)(\d) to", prompt)[0]
+        ids = [digits.to_single_token(str(digit)) for digit in range(10)]
+        later, earlier = probs[row, ids[int(decade) + 1 :]].sum(), probs[row, ids[: int(decade)]].sum()
+        assert abs(scores[row] - (later - earlier)) < 1e-6
+        assert task.corrupt[row] == prompt.replace(f"1{century}{decade}{year} to", f"1{century}01 to")
+        assert token_at(digits, task.clean, row, task.positions["XX"]) == century
+        assert token_at(digits, task.clean, row, task.positions["YY"]) == decade
+        assert digits.to_string(task.answer[row, None]) == str(int(decade) + 1)
+        assert digits.to_string(task.wrong[row]) == str(int(decade) - 1)
+    assert len(set(task.clean)) == 8
+
+
+def test_years_that_are_neither_pairs_nor_digits_are_refused() -> None:
+    model = HookedTransformer(HookedTransformerConfig(**SIZES, d_vocab=9), word_tokenizer("the", "year"))
+    with pytest.raises(TokenError, match="years are not written digit by digit either"):
+        tasks.greater_than(model, 2)
 
 
 def test_answers_by_rule(reader: HookedTransformer) -> None:

@@ -1,5 +1,6 @@
 """The report as a browser shows it without network: figures are drawn, text is text, nothing is asked for."""
 
+import html
 import json
 import re
 import shutil
@@ -8,12 +9,14 @@ from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
-from interp_hooks import HookedTransformer, attention_pattern, bars, heatmap
+from interp_hooks import ComputationGraph, HookedTransformer, attention_pattern, bars, circuit_figure, heatmap
 from interp_hooks.views.demo import ioi_report
 from interp_hooks.views.report import Section, write_report
+from tests.tiny import build
 from tests.views.small import HOSTILE, line, result, save_checkpoint
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -88,11 +91,11 @@ class Visit:
         return re.findall("<title>(.*?)</title>", self.dom)[0]
 
 
-def visit(page: Path, folder: Path) -> Visit:
+def visit(page: Path, folder: Path, *flags: str) -> Visit:
     log = folder / "net.json"
     files = [f"--user-data-dir={folder / 'profile'}", f"--log-net-log={log}"]
     assert BROWSER is not None
-    done = subprocess.run([BROWSER, *FLAGS, *files, page.as_uri()], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([BROWSER, *FLAGS, *flags, *files, page.as_uri()], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     console = [row.partition("CONSOLE")[2] for row in done.stderr.splitlines() if "CONSOLE" in row]
     return Visit(dom=done.stdout, console=console, asked=asked_by_the_page(json.loads(log.read_text())))
@@ -183,3 +186,94 @@ def test_text_from_outside_is_shown_and_not_run(tmp_path):
     shown = Dom(seen.dom).texts
     for text in HOSTILE:
         assert any(text in piece.replace("·", " ") for piece in shown), text  # titles and hover texts are not cut
+
+
+# -------------------------------------------------------------------------------------------- on a phone, and at night
+
+MEASURE = """
+<script>
+addEventListener("load", () => setTimeout(() => {
+  const frame = document.querySelector("iframe").contentDocument, seen = {};
+  const all = query => [...frame.querySelectorAll(query)];
+  const boxes = query => all(query).map(one => one.getBoundingClientRect()).filter(one => one.width);
+  const apart = (a, b) => a.right <= b.left || b.right <= a.left || a.bottom <= b.top || b.bottom <= a.top;
+  const under = (a, others) => others.filter(b => !apart(a, b)).length;
+  const pairs = (some, others) => some.reduce((n, a, i) => n + under(a, others ?? some.slice(i + 1)), 0);
+  seen.overlapping_boxes = pairs(boxes(".annotation-text-g rect"));
+  seen.titles_under = pairs(boxes(".gtitle"), boxes(".legend, .modebar-btn, .annotation-text-g"));
+  seen.drawn = boxes(".annotation-text-g rect").length * boxes(".gtitle").length * boxes(".legend").length;
+  seen.beyond = frame.documentElement.scrollWidth - frame.documentElement.clientWidth;
+  seen.numbers = all(".heatmap-label text").map(one => parseFloat(getComputedStyle(one).fontSize));
+  seen.bars_under = pairs(boxes(".colorbar rect"), boxes(".xtitle"));
+  const used = frame.querySelector("main").getBoundingClientRect().width;
+  seen.used = used / frame.documentElement.clientWidth;
+  seen.page = getComputedStyle(frame.body).backgroundColor;
+  seen.figures = all(".main-svg").map(one => one.style.background).filter(one => one);
+  document.body.insertAdjacentHTML("beforeend", "<pre id=seen>" + JSON.stringify(seen) + "</pre>");
+}, 3000));
+</script>
+"""
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report with a circuit of eight heads in a layer, a map of many columns, and words that are long."""
+    graph = ComputationGraph(build(n_heads=8, d_head=4, n_layers=2))
+    scores = torch.randn(graph.exists.shape, generator=torch.Generator().manual_seed(0))
+    circuit = graph.scored(scores.masked_fill(~graph.exists, 0.0)).top(60, absolute=True)
+    words = "word" * 60
+    tokens = [f" token{place}" for place in range(15)]
+    return write_report(
+        tmp_path_factory.mktemp("pictures") / "report.html",
+        f"A report {words}",
+        [
+            Section(
+                heading=words,
+                text=words,
+                code=words,
+                table=pd.DataFrame({words: [words]}),
+                figure=circuit_figure(circuit, title="A circuit whose title is longer than a phone is wide, and more"),
+            ),
+            Section(
+                heading="Map", figure=heatmap(result(torch.randn(3, 15, 2)), labels={"pos": tokens}, title="A map")
+            ),
+        ],
+    )
+
+
+def measured(pictures: Path, folder: Path, width: int, *flags: str) -> dict:
+    page = folder / "frame.html"
+    frame = f'<iframe src="{pictures.as_uri()}" width="{width}" height="2500" style="border: 0"></iframe>'
+    page.write_text(f"<!DOCTYPE html><html><body>{frame}{MEASURE}</body></html>", encoding="utf-8")
+    seen = visit(page, folder, "--allow-file-access-from-files", "--window-size=1600,2600", *flags)
+    return json.loads(html.unescape(re.findall('<pre id="seen">(.*?)</pre>', seen.dom)[0]))
+
+
+@pytest.mark.parametrize("width", [420, 700, 1400])
+def test_nothing_lies_over_anything_at_any_width(pictures: Path, tmp_path: Path, width: int) -> None:
+    seen = measured(pictures, tmp_path, width)
+    assert seen["drawn"] > 0
+    assert (seen["overlapping_boxes"], seen["titles_under"], seen["bars_under"]) == (0, 0, 0)
+    assert seen["beyond"] <= 0, "the page itself scrolls sideways"
+    assert all(size >= 9 for size in seen["numbers"])
+    assert bool(seen["numbers"]) == (width > 420), "what is too small to read is left out"
+    assert seen["used"] > 0.9
+
+
+def test_the_night_has_other_colours(pictures: Path, tmp_path: Path) -> None:
+    day, night = (
+        measured(pictures, tmp_path, 900, *flags) for flags in ((), ("--blink-settings=preferredColorScheme=0",))
+    )
+    assert day["page"] == "rgb(255, 255, 255)"
+    assert {*day["figures"]} == {"rgb(255, 255, 255)"}
+    assert night["page"] == "rgb(18, 22, 28)"
+    assert {*night["figures"]} == {"rgb(18, 22, 28)"}
+
+
+def test_quotes_are_shown_as_quotes(tmp_path: Path) -> None:
+    text = '"it\'s"'
+    grid = result(torch.rand(1, 1, 2), axes={"layer": [text], "pos": [0]})
+    page = write_report(tmp_path / "quotes.html", "quotes", [Section(heading="h", figure=heatmap(grid, title=text))])
+    shown = Dom(visit(page, tmp_path).dom).texts
+    assert sum(piece == text for piece in shown) == 2  # the title and the tick
+    assert not any("&quot" in piece for piece in shown)

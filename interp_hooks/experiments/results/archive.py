@@ -79,12 +79,29 @@ class _Kind(NamedTuple):
     read: Callable[[Any], Any]
 
 
+def _dtype(name: str) -> torch.dtype:
+    """The dtype of that name, and nothing else that torch has."""
+    if name not in DTYPES:
+        raise BadInput(f"a record may hold dtypes of torch, got {name!r:.80}")
+    return DTYPES[name]
+
+
+def _range(parts: Sequence[int]) -> range:
+    """A range that can be the entries of an axis; one that is too long would be listed and fill all memory."""
+    read = range(*parts)
+    if abs((read.stop - read.start) // read.step) > LONGEST:
+        raise BadInput(f"a record may hold ranges of at most {LONGEST} entries, got {read}")
+    return read
+
+
+LONGEST = 2**24
+DTYPES = {str(one): one for one in vars(torch).values() if isinstance(one, torch.dtype)}
 KINDS = {
     "float": _Kind(float, repr, float),
     "tuple": _Kind(tuple, list, tuple),
-    "range": _Kind(range, lambda value: [value.start, value.stop, value.step], lambda parts: range(*parts)),
+    "range": _Kind(range, lambda value: [value.start, value.stop, value.step], _range),
     "slice": _Kind(slice, lambda value: [value.start, value.stop, value.step], lambda parts: slice(*parts)),
-    "dtype": _Kind(torch.dtype, str, lambda name: getattr(torch, name.removeprefix("torch."))),
+    "dtype": _Kind(torch.dtype, str, _dtype),
     "function": _Kind(Unkept, lambda value: value.name, lambda name: Unkept(name=name)),
 }
 CLASSES = {cls.__name__: cls for cls in (Run, Intervention, Site, Mean, Resample, Randomness)}

@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from interp_hooks.errors import BadInput
+from interp_hooks.errors import BadInput, InterpHooksError
 from interp_hooks.experiments.results.archive import Json, hash_of
 from interp_hooks.interventions.engine import Keeps
 from interp_hooks.model.folder_lock import LOCK, locked
@@ -78,8 +78,23 @@ def read_document(folder: Path, name: str) -> dict[str, Json]:
     path = folder / f"{name}.json"
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BadInput(f"{path} cannot be read: {error}") from error
+
+
+@contextmanager
+def whole(folder: Path) -> Iterator[None]:
+    """Within the block, what goes wrong is that the files in a folder are not what was written there.
+
+    Raises:
+        BadInput: in place of the errors that data of other kinds lead to.
+    """
+    try:
+        yield
+    except InterpHooksError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, RuntimeError, TypeError, ValueError) as error:
+        raise BadInput(f"{folder} is damaged ({type(error).__name__}: {error!s:.200})") from error
 
 
 def _lines(document: Mapping[str, Json]) -> str:

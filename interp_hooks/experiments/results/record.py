@@ -52,6 +52,7 @@ from interp_hooks.experiments.results.folders import (
     read,
     read_document,
     refuse_foreign,
+    whole,
     write,
 )
 from interp_hooks.interventions.readout import Metric
@@ -443,7 +444,8 @@ def record_in(folder: Path) -> Record | None:
     if not (folder / f"{CALL}.json").exists():
         return None
     document, tensors = read(folder, CALL)
-    return Record.unpacked(document, tensors)
+    with whole(folder):
+        return Record.unpacked(document, tensors)
 
 
 # ------------------------------------------------------------------------------------------------------ experiments

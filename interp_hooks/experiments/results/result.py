@@ -19,7 +19,7 @@ from torch import Tensor
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import Count, checked
 from interp_hooks.experiments.results.archive import Json, Packing, Unpacking, name_of
-from interp_hooks.experiments.results.folders import CALL, RESULT, read, replacing, write
+from interp_hooks.experiments.results.folders import CALL, RESULT, read, replacing, whole, write
 from interp_hooks.experiments.results.intervals import Interval, bootstrapped
 from interp_hooks.experiments.results.record import Call, Record, record_in
 from interp_hooks.interventions.runs import Intervention, Mean, Resample, Run, SourceLike
@@ -333,6 +333,11 @@ class Result:
             there = "one that is not finished; Result.resume(folder, model) goes on with it" if begun else "none"
             raise BadInput(f"expected a result in {folder}, found {there}")
         document, tensors = read(folder, RESULT)
+        with whole(folder):
+            return cls._unpacked(document, tensors, record_in(folder))
+
+    @classmethod
+    def _unpacked(cls, document: Mapping[str, Any], tensors: Mapping[str, Tensor], record: Record | None) -> Result:
         unpacking = Unpacking(document["objects"], tensors)
         fields = {name: unpacking.unpack(packed) for name, packed in document["result"].items()}
         if "parts_of" not in fields and str(document.get("experiment")).endswith(PARTS_IN_0_1):
@@ -340,7 +345,7 @@ class Result:
         if "changed" in fields:
             sizes, flat = fields["changed"]
             fields["changed"] = [did.tolist() for did in flat.split(sizes.tolist())]
-        return cls(**fields, record=record_in(folder))
+        return cls(**fields, record=record)
 
     @checked
     def rerun(

@@ -3,10 +3,11 @@
     q, k, v --norm, rotate--> scores = q k / attn_scale --cap, alibi, mask, softmax--> pattern --> z = pattern v
     out = z W_O + b_O
 
-Scores and patterns (the only tensors of size pos x pos) are made only while hooked, or for a soft cap, which no fused
-kernel can do; per-head results are made only while hooked. A sink (`hook_sink`: its score) takes a share of every
-softmax and adds nothing, so that rows of the pattern sum to less than one. The two final classes differ in where q, k
-and v come from: `Attention` projects the stream, `LatentAttention` (in `latent.py`) a low-rank summary of it.
+Scores and patterns (the only tensors of size pos x pos) are made only while hooked, under transforms of torch.func, or
+for a soft cap, which no fused kernel can do; per-head results are made only while hooked. A sink (`hook_sink`: its
+score) takes a share of every softmax and adds nothing, so that rows of the pattern sum to less than one. The two final
+classes differ in where q, k and v come from: `Attention` projects the stream, `LatentAttention` (in `latent.py`) a
+low-rank summary of it.
 """
 
 from abc import abstractmethod
@@ -21,6 +22,7 @@ from interp_hooks.hooks.points import HookPoint
 from interp_hooks.model.components.kv_cache import Extend
 from interp_hooks.model.components.norm import head_norm
 from interp_hooks.model.components.positions import Rotation, rotate
+from interp_hooks.model.components.transforms import refuse_second_derivatives, transformed
 from interp_hooks.model.components.weights import (
     READER_PER_HEAD,
     WRITER_PER_HEAD,
@@ -160,7 +162,7 @@ class AttentionCore(nn.Module):
         return write_per_head(z, self.W_O, self.b_O)
 
     def _explicitly(self) -> bool:
-        looked_at = self.hook_attn_scores.hooked or self.hook_pattern.hooked
+        looked_at = self.hook_attn_scores.hooked or self.hook_pattern.hooked or transformed()
         return looked_at or self.soft_cap > 0 or (self.sinks is not None and self.hook_sink.hooked)
 
     def _fused(self, q: Tensor, k: Tensor, v: Tensor, visibility: Visibility) -> Float[Tensor, "batch pos head d_head"]:
@@ -185,7 +187,12 @@ class AttentionCore(nn.Module):
             scale=1 / self.scale,
             enable_gqa=self.queries_per_key > 1,
         )
-        return z.transpose(1, 2)
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            refuse_second_derivatives(z)
+        if q.device.type != "cpu":
+            return z.transpose(1, 2)
+        hidden = q.detach().amax(-1, keepdim=True) * 0  # nan where a query is, which torch's kernel for CPUs hides
+        return z.transpose(1, 2) + hidden
 
     def _alibi(self, visibility: Visibility, dtype: torch.dtype) -> Tensor | float:
         """The bias on scores, which falls with the distance (Press et al. 2021, arxiv.org/abs/2108.12409)."""

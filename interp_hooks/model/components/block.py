@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from interp_hooks.hooks.checkpointing import Again
 from interp_hooks.hooks.points import HookPoint
 from interp_hooks.model.components.attention import Attention, Inputs, Visibility
 from interp_hooks.model.components.kv_cache import Extend
@@ -110,16 +111,33 @@ class TransformerBlock(nn.Module):
         only: Int[Tensor, "batch n"] | None = None,
         known: Known = NOTHING,
         pos_embed: Float[Tensor, "batch pos d_model"] | None = None,
+        again: Again | None = None,
     ) -> Float[Tensor, "batch _ d_model"]:
         """The stream after this block; for `extend` see `AttentionCore.forward`.
 
         `pos_embed` is added to what queries and keys read. With `only`, the result is the stream at these positions of
         each row, and nothing else is computed unless a hook is attached to the block. What is `known` passes its hook
-        point as if it had been computed.
+        point as if it had been computed. `again` has the functions of the pass, should the block be computed again in
+        its backward pass.
         """
+        given = (resid_pre, rotation, visibility, extend, only, known, pos_embed)
+        return self._computed(*given) if again is None else again(self._computed, *given)
+
+    def _computed(
+        self,
+        resid_pre: Tensor,
+        rotation: Rotation | None,
+        visibility: Visibility,
+        extend: Extend | None,
+        only: Int[Tensor, "batch n"] | None,
+        known: Known,
+        pos_embed: Tensor | None,
+    ) -> Float[Tensor, "batch _ d_model"]:
         if only is not None:
             if self.is_post or any(point.hooked for point in self.points):
-                return at_positions(self(resid_pre, rotation, visibility, extend, None, known, pos_embed), only)
+                return at_positions(
+                    self._computed(resid_pre, rotation, visibility, extend, None, known, pos_embed), only
+                )
             visibility, known = visibility.only(only), known.at(only)
         resid_pre = self.hook_resid_pre(resid_pre)
         reads_stream = known.z is None or (self.parallel and known.mlp_out is None)

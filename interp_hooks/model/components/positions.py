@@ -45,6 +45,23 @@ class RotaryPositions(nn.Module):
         self.kinds = [dict(rope) for rope in cfg.rotary_kinds]
         ropes = [cfg.rotary_at(layer) for layer in range(cfg.n_layers)]
         self.kind_of_layer = [None if rope is None else self.kinds.index(dict(rope)) for rope in ropes]
+        for rope in self.kinds:
+            self._check(rope)
+
+    def _check(self, rope: Mapping[str, Any]) -> None:
+        """Raises ConfigError for parameters that give no frequencies, in a short text or in a long one."""
+        try:
+            long = rope.get("max_position_embeddings", 1) if rope["rope_type"] in DEPENDS_ON_LENGTH else 0
+            for last in (0, long):
+                with torch.device("cpu"):  # a model may be made on the meta device
+                    inv_freq, factor = self.frequencies(rope, torch.tensor([[last]]))
+                if not bool((inv_freq * factor).isfinite().all()) or inv_freq.shape[-1] > self.dim // 2:
+                    raise ValueError(f"they give {inv_freq.shape[-1]} frequencies {inv_freq.flatten()[:3].tolist()}")
+        except ConfigError:
+            raise
+        except Exception as error:  # transformers computes with whatever is there
+            why = f"{type(error).__name__}: {error}"
+            raise ConfigError(f"the rotary parameters {rope} cannot be used ({why:.200})") from error
 
     def forward(self, positions: Int[Tensor, "rows pos"], dtype: torch.dtype) -> list[Rotation | None]:
         """The rotation of every layer, None where a layer has none."""

@@ -1,0 +1,59 @@
+"""The kinds and ranges of a config's fields, by their annotations: what a file says is not what a model can be."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Iterable, Mapping
+from numbers import Integral, Real
+from typing import Any, get_args, get_origin, get_type_hints
+
+from interp_hooks.errors import ConfigError
+from interp_hooks.errors.arguments import described, fits, told
+
+MOST_LAYERS = 100_000  # a thousand times what there is; a list for each layer of 10**9 would fill all memory
+LARGEST = 2**48  # of any size
+SIGNED = ("d_vocab", "seed")  # -1 leaves d_vocab to the tokenizer
+FROM_ZERO = ("positions_offset", "n_token_types", "kv_latent", "q_latent", "d_shared")
+NOT_NEGATIVE = ("eps", "latent_eps", "attn_scores_soft_cap", "output_logits_soft_cap", "qkv_clip", "mlp_clamp")
+
+
+@functools.cache
+def kinds_of(cls: type) -> Mapping[str, Any]:
+    """The annotation of each field."""
+    return get_type_hints(cls)
+
+
+def make_tuples(config: Any) -> None:
+    """Replace lists and arrays by tuples in the fields that are tuples: a file has no others."""
+    for name, kind in kinds_of(type(config)).items():
+        value = getattr(config, name)
+        tuples = any(get_origin(one) is tuple for one in (kind, *get_args(kind)))
+        if tuples and isinstance(value, Iterable) and not isinstance(value, str | Mapping):
+            object.__setattr__(config, name, tuple(value))
+
+
+def check_fields(config: Any) -> None:
+    """Raises ConfigError for the first field of a config whose value is of another kind, or no number that can be."""
+    kinds = kinds_of(type(config))
+    for field in dataclasses.fields(config):
+        name, kind, value = field.name, kinds[field.name], getattr(config, field.name)
+        choices = get_args(kind) or (kind,)
+        if not fits(value, kind) or (isinstance(value, bool) and bool not in choices and Any not in choices):
+            raise ConfigError(f"{name} must be {described(kind)}, got {told(value)}")
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, Real) and not isinstance(number, bool):
+                _check_number(name, number)
+
+
+def _check_number(name: str, value: Any) -> None:
+    if isinstance(value, Integral):
+        value = int(value)
+        most = MOST_LAYERS if name == "n_layers" else LARGEST
+        if name not in SIGNED and value < 0:
+            raise ConfigError(f"{name} must be {'at least 0' if name in FROM_ZERO else 'positive'}, got {value}")
+        if value > most:
+            raise ConfigError(f"{name} must be at most {most}, got {value}")
+    elif not math.isfinite(value) or (name in NOT_NEGATIVE and value < 0):
+        raise ConfigError(f"{name} must be finite{' and at least 0' * (name in NOT_NEGATIVE)}, got {value}")

@@ -1,0 +1,88 @@
+"""Weights that are nan or infinite are refused by the name that they have in the checkpoint, unless allowed."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel
+
+from interp_hooks import HookedTransformer
+from interp_hooks.errors import CheckpointError
+from tests.tiny import build, fresh_hf
+
+BAD = [float("nan"), float("inf"), -float("inf")]
+
+
+def spoilt(number: float) -> PreTrainedModel:
+    hf = fresh_hf("gpt2")
+    with torch.no_grad():
+        hf.transformer.h[1].mlp.c_fc.weight[2, 3] = number
+    return hf
+
+
+def as_object(tmp_path: Path, number: float, **options: Any) -> HookedTransformer:
+    return HookedTransformer.from_pretrained("tiny", hf_model=spoilt(number), **options)
+
+
+def as_folder(tmp_path: Path, number: float, **options: Any) -> HookedTransformer:
+    spoilt(number).save_pretrained(tmp_path)
+    return HookedTransformer.from_pretrained(str(tmp_path), **options)
+
+
+def as_native(tmp_path: Path, number: float, **options: Any) -> HookedTransformer:
+    build().save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "hooked_transformer.safetensors")
+    weights["blocks.1.mlp.W_in"][2, 3] = number
+    save_file(weights, tmp_path / "hooked_transformer.safetensors")
+    return HookedTransformer.from_pretrained(str(tmp_path), **options)
+
+
+def as_state_dict(tmp_path: Path, number: float, **options: Any) -> HookedTransformer:
+    model = build()
+    state = {name: weight.clone() for name, weight in model.state_dict().items()}
+    state["blocks.1.mlp.W_in"][2, 3] = number
+    return HookedTransformer.from_state_dict(state, model.cfg, **options)
+
+
+DOORS: list[tuple[Callable[..., HookedTransformer], str]] = [
+    (as_object, r"'tiny': transformer\.h\.1\.mlp\.c_fc\.weight"),
+    (as_folder, r"transformer\.h\.1\.mlp\.c_fc\.weight"),
+    (as_native, r"blocks\.1\.mlp\.W_in"),
+    (as_state_dict, r"this state dict': blocks\.1\.mlp\.W_in"),
+]
+
+
+@pytest.mark.parametrize("number", BAD)
+@pytest.mark.parametrize(("load", "name"), DOORS)
+def test_weights_that_are_no_numbers(
+    load: Callable[..., HookedTransformer], name: str, number: float, tmp_path: Path
+) -> None:
+    what = "nan" if number != number else "infinite numbers"
+    with pytest.raises(CheckpointError, match=rf"{name} holds {what} \(1 of \d+\), .* pass allow_nonfinite=True"):
+        load(tmp_path, number)
+    options = {} if load is as_state_dict else {"fold_ln": False, "center_writing_weights": False}
+    loaded = load(tmp_path, number, allow_nonfinite=True, **options)
+    assert int((~loaded.blocks[1].mlp.W_in.isfinite()).sum()) == 1, "only what is so in the checkpoint"
+
+
+def test_a_dtype_that_is_too_narrow_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"c_fc\.weight has numbers that torch\.float16 cannot hold.* in float32"):
+        as_object(tmp_path, 1e6, dtype="float16")
+    with pytest.raises(CheckpointError, match=r"c_fc\.weight holds .* in float16, which ends at 65504"):
+        as_folder(tmp_path, 1e6, dtype="float16")
+    assert as_object(tmp_path, 1e6, dtype="bfloat16").blocks[1].mlp.W_in.isfinite().all()
+
+
+def test_processing_that_leaves_a_dtype_is_named() -> None:
+    """A norm's gain and the weight that reads it, of which only the product is too large."""
+    hf = fresh_hf("gpt2")
+    with torch.no_grad():
+        hf.transformer.h[1].ln_2.weight.fill_(3e4)
+        hf.transformer.h[1].mlp.c_fc.weight.mul_(1e3)
+    message = r"processing made blocks\.1\.mlp\.W_in infinite numbers .* in float16"
+    with pytest.raises(CheckpointError, match=message):
+        HookedTransformer.from_pretrained("tiny", hf_model=hf, dtype="float16")
+    assert HookedTransformer.from_pretrained_no_processing("tiny", hf_model=hf, dtype="float16").dtype == torch.float16
