@@ -101,7 +101,7 @@ CALLED: dict[str, str] = {
     "labels": r"labels for",
     "max_new_tokens": r"new ones",
     "head_index": r"needs a head_index",
-    "reference": r"the source has|reference of KL|reference logits",
+    "reference": r"the prompt has \d+|the source has|reference of KL|reference logits",
     "clean": r"in clean|clean prompts",
     "corrupt": r"in corrupt|corrupt prompts",
     **dict.fromkeys(("steps", "lr", "batch_size"), r"steps >= 0, a finite lr > 0 and batch_size >= 1"),
