@@ -8,6 +8,9 @@ forward pass for each cell, so of the large grids they compute a part (`SAMPLED`
 this package always computes all cells. The limit of the first grid is its floating-point operations after all sharing
 (layers from the patched one on, positions from the patched one on, of the last layer keys and values everywhere and the
 rest where the metric reads) over the machine's own rate of matrix products of that size, measured in between.
+
+Rows that end in `, function` are the calls of tutorials, `get_act_patch_*` with a cache and a plain function of logits;
+the peers compute the grid of that name, with such a function as always.
 """
 
 import argparse
@@ -20,9 +23,11 @@ from common import checkpoint, finished
 from peers import PEERS, Peer
 
 from interp_hooks import HookedTransformer, LogitDiff, patch, path_patch
+from interp_hooks.compat import patching
 
 POSITIONS = 16
 SAMPLED = {"z by position": 16, "block_every": 4}  # peers compute every so-manieth cell
+FUNCTION = ", function"
 
 
 def grids(model: HookedTransformer, prompts: int) -> dict[str, Callable[[], torch.Tensor]]:
@@ -38,7 +43,21 @@ def grids(model: HookedTransformer, prompts: int) -> dict[str, Callable[[], torc
     def every() -> torch.Tensor:
         return torch.stack([swept(hook, "layer", "pos") for hook in ("resid_pre", "attn_out", "mlp_out")])
 
+    prompt = torch.arange(prompts)
+
+    def function(logits: torch.Tensor) -> torch.Tensor:
+        return (logits[prompt, -1, answer] - logits[prompt, -1, wrong]).mean()
+
+    _, cache = model.run_with_cache(clean)
+
+    def called(name: str) -> Callable[[], torch.Tensor]:
+        return lambda: getattr(patching, f"get_act_patch_{name}")(model, corrupt, cache, function, progress=False)
+
     return {
+        f"resid_pre{FUNCTION}": called("resid_pre"),
+        f"z{FUNCTION}": called("attn_head_out_all_pos"),
+        f"z by position{FUNCTION}": called("attn_head_out_by_pos"),
+        f"block_every{FUNCTION}": called("block_every"),
         "resid_pre": lambda: swept("resid_pre", "layer", "pos"),
         "z": lambda: swept("z", "layer", "head"),
         "z by position": lambda: swept("z", "layer", "pos", "head"),
@@ -91,20 +110,21 @@ def main(prompts: int, rounds: int, wanted: list[str], with_peers: bool, device:
     print(f"{prompts} prompts x {POSITIONS} tokens, {device}, {torch.get_num_threads()} threads, medians of {rounds}")
     for grid in wanted or ours:
         ratios: dict[str, list[float]] = {name: [] for name in (*peers, "limit")}
-        stride, seconds = SAMPLED.get(grid, 1), 0.0
+        of_peers = grid.removesuffix(FUNCTION)
+        stride, seconds = SAMPLED.get(of_peers, 1), 0.0
         values = ours[grid]().flatten()  # also warms up
         for _ in range(rounds):
             seconds = seconds_of(ours[grid])
             for name, peer in peers.items():
-                for_a_cell, numbers = peer.ask([grid, stride])
+                for_a_cell, numbers = peer.ask([of_peers, stride])
                 difference = (values[::stride].cpu() - torch.tensor(numbers)).abs().max().item()
                 assert difference < 1e-3, f"{name} gives other numbers for {grid}: {difference}"
                 ratios[name].append(for_a_cell * len(values) / seconds)
             rate = matmul_rate(32 * prompts * POSITIONS, model.cfg.d_model, device)
             ratios["limit"].append(seconds * rate / operations(model, prompts))
         found = [f"{name} / ours: {statistics.median(ratios[name]):.1f}" for name in peers]
-        limit = [f"ours / limit: {statistics.median(ratios['limit']):.2f}"] if grid == "resid_pre" else []
-        print(f"{grid:<18} {len(values):>5} cells   {seconds:6.2f} s   " + "   ".join(found + limit), flush=True)
+        limit = [f"ours / limit: {statistics.median(ratios['limit']):.2f}"] if of_peers == "resid_pre" else []
+        print(f"{grid:<24} {len(values):>5} cells   {seconds:6.2f} s   " + "   ".join(found + limit), flush=True)
 
 
 if __name__ == "__main__":
