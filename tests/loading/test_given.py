@@ -67,7 +67,7 @@ GIVEN: dict[str, tuple[Any, type[Exception], str]] = {
     "meta": (
         lambda: fresh_hf("llama").to("meta"),
         CheckpointError,
-        "it is on the meta device, where tensors have .* no",
+        "on the meta device, where tensors have .* no",
     ),
     "offloaded": (offloaded, CheckpointError, r"not in memory \(offloaded by its device_map\)"),
     "adapters": (adapted, CheckpointError, r"not merged .*q_proj\.base_layer\.weight.*merge_and_unload"),
