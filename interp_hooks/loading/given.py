@@ -54,7 +54,7 @@ def check_state(state: Mapping[str, Any], name: str) -> None:
         if tensor.is_meta:
             raise CheckpointError(
                 f"{name!r}: {key} is not in memory (offloaded by its device_map) or never was: it is on the meta "
-                "device, where tensors have a shape but no numbers. Load all weights with from_pretrained of transformers, "
+                "device, where tensors have a shape but no numbers. Load them with from_pretrained of transformers, "
                 "outside of torch.device('meta'), with a device_map that keeps them on devices"
             )
 
