@@ -38,7 +38,7 @@ def _adapter_in(hf_model: nn.Module) -> str | None:
     return next((name for name in names if any(part in name for part in ADAPTERS)), None)
 
 
-def check_state(state: Mapping[str, Any], name: str, hf_model: Any) -> None:
+def check_state(state: Mapping[str, Any], name: str) -> None:
     """Raises CheckpointError for weights that are packed, quantised, or have no numbers."""
     for key, tensor in state.items():
         packed = not isinstance(tensor, Tensor)
@@ -51,15 +51,11 @@ def check_state(state: Mapping[str, Any], name: str, hf_model: Any) -> None:
                 "pass a quantization_config that dequantizes while loading; or, of what torch.ao quantised, the model "
                 "before that"
             )
-        if tensor.is_meta and getattr(hf_model, "hf_device_map", None):
-            raise CheckpointError(
-                f"{name!r}: {key} is not in memory (offloaded by its device_map). Give a device_map that keeps all "
-                "weights on devices, or a smaller dtype"
-            )
         if tensor.is_meta:
             raise CheckpointError(
-                f"{name!r}: {key} is on the meta device, where tensors have a shape but no numbers. Load the weights "
-                "with AutoModelForCausalLM.from_pretrained(...), outside of torch.device('meta')"
+                f"{name!r}: {key} is not in memory (offloaded by its device_map) or never was: it is on the meta "
+                "device, where tensors have a shape but no numbers. Load them with from_pretrained of transformers, "
+                "outside of torch.device('meta'), with a device_map that keeps them on devices"
             )
 
 

@@ -79,7 +79,7 @@ def load_pretrained(cls: type[HookedTransformer], options: LoadOptions, processi
         cfg, n_layers_there = _our_config(family, hf_config, options)
         tokenizer, hf_model = options.tokenizer, options.hf_model
     cfg, state = _ending_as(hf_model, cfg), dict(hf_model.state_dict())
-    check_state(state, options.name, hf_model)
+    check_state(state, options.name)
     del hf_model  # what is adopted belongs to nobody else
     with torch.device("meta"), reading(f"the config of {options.name!r}"):
         model = cls(cfg, tokenizer, default_padding_side=options.default_padding_side)

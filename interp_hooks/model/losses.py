@@ -45,7 +45,8 @@ def counted_predictions(attention_mask: Tensor) -> Bool[Tensor, "batch before"]:
 
 def check_counted(count: int | Tensor) -> None:
     """Raises BadInput if there is nothing to take a mean of; compiled code cannot stop at a value, and goes on."""
-    if (isinstance(count, int) or not torch.compiler.is_compiling()) and not count:
+    unknown = isinstance(count, Tensor) and (torch.compiler.is_compiling() or count.is_meta)
+    if not unknown and not count:
         raise BadInput("a mean over next tokens needs a prompt of at least two tokens: nothing follows a single one")
 
 

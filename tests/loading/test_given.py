@@ -64,7 +64,11 @@ GIVEN: dict[str, tuple[Any, type[Exception], str]] = {
         BadInput,
         r"was compiled .*: pass hf_model=model\._orig_mod",
     ),
-    "meta": (lambda: fresh_hf("llama").to("meta"), CheckpointError, "is on the meta device, where tensors have .* no"),
+    "meta": (
+        lambda: fresh_hf("llama").to("meta"),
+        CheckpointError,
+        "on the meta device, where tensors have .* no",
+    ),
     "offloaded": (offloaded, CheckpointError, r"not in memory \(offloaded by its device_map\)"),
     "adapters": (adapted, CheckpointError, r"not merged .*q_proj\.base_layer\.weight.*merge_and_unload"),
     "peft": (wrapped_by_peft, CheckpointError, r"not merged .*merge_and_unload\(\)"),
