@@ -401,9 +401,7 @@ def one_by_one(model: HookedTransformer, threshold: float, start: Circuit) -> tu
     return circuit, scores
 
 
-@pytest.mark.parametrize(
-    ("kind", "threshold"), [("gpt2", 1e-3), ("llama", 1e-4), ("neox", 1e-2), ("output-norms", 1e-3)]
-)
+@pytest.mark.parametrize(("kind", "threshold"), [("gpt2", 1e-3), ("output-norms", 1e-3)])
 def test_acdc_is_one_edge_after_the_other(kind: str, threshold: float) -> None:
     model = model_of(kind)
     start = some(ComputationGraph(model), 0, share=0.25)

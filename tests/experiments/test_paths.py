@@ -52,10 +52,20 @@ def _freeze(hook: str, senders: Sites, base: dict[str, Tensor], other: dict[str,
 
 
 def by_definition(
-    model: HookedTransformer, base: Tensor, other: Tensor, senders: Sites, receivers: Sites | None, mlps: str
+    model: HookedTransformer,
+    base: Tensor,
+    other: Tensor,
+    senders: Sites,
+    receivers: Sites | None,
+    mlps: str,
+    caches: tuple[dict[str, Tensor], dict[str, Tensor]] | None = None,
 ) -> Tensor:
-    """Logits of the run whose receivers read what reaches them in one with all z (and MLPs) frozen but the senders."""
-    of_base, of_other, noted = _cached(model, base), _cached(model, other), {}
+    """Logits of the run whose receivers read what reaches them in one with all z (and MLPs) frozen but the senders.
+
+    `caches` are those of both runs, if they are there already.
+    """
+    of_base, of_other = caches or (_cached(model, base), _cached(model, other))
+    noted: dict[str, Tensor] = {}
 
     def note(value: Tensor, hook: HookPoint) -> None:
         noted[hook.name] = value.clone()
@@ -103,6 +113,7 @@ def test_every_path_is_the_definition(name: str, mlps: Literal["recompute", "fre
     """Any sender, any receiver, any architecture."""
     model = hooked(name)
     clean, corrupt = (random_tokens(2, 5, min(model.cfg.d_vocab, model.cfg.d_vocab_out), seed) for seed in range(2))
+    caches = _cached(model, clean), _cached(model, corrupt)
     senders, receivers = _sites_of(model)
     moved = 0.0
     for label, received in receivers.items():
@@ -111,7 +122,7 @@ def test_every_path_is_the_definition(name: str, mlps: Literal["recompute", "fre
         )
         assert result.axes == {"sender": list(senders)}
         for ours, (sender, sent) in zip(result.values, senders.items(), strict=True):
-            expected = DIFF(by_definition(model, clean, corrupt, sent, received, mlps))
+            expected = DIFF(by_definition(model, clean, corrupt, sent, received, mlps, caches))
             assert distance(ours, expected) < RTOL, f"{sender} to {label}"
             moved += float((ours - result.baselines["clean"]).abs().max() > 1e-6)
     assert moved > len(senders), "most paths do something, or nothing is tested"
@@ -125,9 +136,10 @@ def test_a_sweep_is_every_path(receivers: Any, direction: Literal["denoise", "no
     base, other = (corrupt, clean) if direction == "denoise" else (clean, corrupt)
     result = path_patch(model, clean, corrupt, DIFF, receivers=receivers, direction=direction, progress=False)
     assert result.axes == {"layer": [0, 1, 2], "head": [0, 1, 2, 3]}
+    caches = _cached(model, base), _cached(model, other)
     for layer, head in itertools.product(range(3), range(4)):
         received = None if receivers == "logits" else receivers
-        logits = by_definition(model, base, other, [at("z", layer, head=head)], received, "recompute")
+        logits = by_definition(model, base, other, [at("z", layer, head=head)], received, "recompute", caches)
         assert_close(result.values[layer, head], DIFF(logits), RTOL)
     with torch.no_grad():
         assert_close(result.baselines["clean"], DIFF(model(clean)), RTOL)
