@@ -182,17 +182,17 @@ class Scores(Mapping[EdgeName, float]):
         self.graph, self.kept, self._numbers = graph, kept, numbers
 
     @classmethod
-    def of(cls, graph: Graph, kept: EdgeMask, given: Mapping[Any, Any] | Tensor) -> Scores:
+    def of(cls, graph: Graph, kept: EdgeMask, scores: Mapping[Any, Any] | Tensor) -> Scores:
         """The scores of these edges, from a matrix, from a mapping, or from the scores of these and other edges.
 
         Raises:
             BadInput: scores of other edges than these, a matrix of another shape, or what is not a number.
         """
-        if isinstance(given, Scores) and given.graph == graph and not bool((kept & ~given.kept).any()):
-            return cls(graph, kept, given._numbers)
-        if not isinstance(given, Mapping | Tensor):
-            raise BadInput(f"scores must be a mapping from edges to numbers or a matrix, got {told(given)}")
-        numbers = _from_matrix(given, kept) if isinstance(given, Tensor) else _from_mapping(given, graph, kept)
+        if isinstance(scores, Scores) and scores.graph == graph and not bool((kept & ~scores.kept).any()):
+            return cls(graph, kept, scores._numbers)
+        if not isinstance(scores, Mapping | Tensor):
+            raise BadInput(f"scores must be a mapping from edges to numbers or a matrix, got {told(scores)}")
+        numbers = _from_matrix(scores, kept) if isinstance(scores, Tensor) else _from_mapping(scores, graph, kept)
         if bool((unknown := numbers.isnan() & kept).any()):
             raise BadInput(f"the score of {ARROW.join(graph.named(unknown)[0])} is nan")
         return cls(graph, kept, numbers)

@@ -193,6 +193,8 @@ def _all_fit(values: Iterable[Any], parts: Sequence[Any]) -> bool:
 def _is_mapping(value: Any, parts: Sequence[Any]) -> bool:
     if not isinstance(value, Mapping):
         return False
+    if parts[0] is Any and parts[1] is Any:  # nothing to look at, in what may be millions
+        return True
     return all(fits(key, parts[0]) and fits(one, parts[1]) for key, one in value.items())
 
 

@@ -49,7 +49,7 @@ Attention = Aggregate | SelectorWidth
 
 
 @checked
-def compile_program(program: Variable, vocabulary: Sequence[Value], max_length: Count) -> Compiled:
+def compile_program(program: Variable, vocabulary: str | Sequence[Value], max_length: Count) -> Compiled:
     """The program as a model for sequences of up to `max_length` words of the vocabulary, in float64.
 
     Raises:

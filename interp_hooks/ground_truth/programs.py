@@ -57,31 +57,31 @@ def pair_balance_program(opens: Value, closes: Value) -> Variable:
     return LinearMap(fraction_previous_program(opens), fraction_previous_program(closes), 1.0, -1.0)
 
 
-def reverse(vocabulary: Sequence[Value] = LETTERS, max_length: int = 4) -> GroundTruth:
+def reverse(vocabulary: str | Sequence[Value] = LETTERS, max_length: int = 4) -> GroundTruth:
     """Give the words backwards: the lower layers count them and compute where to look, the last one copies."""
     return ground_truth_of(reverse_program(), vocabulary, max_length, "Says the words backwards.")
 
 
-def histogram(vocabulary: Sequence[Value] = LETTERS, max_length: int = 4) -> GroundTruth:
+def histogram(vocabulary: str | Sequence[Value] = LETTERS, max_length: int = 4) -> GroundTruth:
     """Give how often each word occurs, in one layer."""
     return ground_truth_of(histogram_program(), vocabulary, max_length, "Says how often the word here occurs.")
 
 
 def fraction_previous(
-    word: Value = "x", vocabulary: Sequence[Value] = ("x", "y", "z"), max_length: int = 4
+    word: Value = "x", vocabulary: str | Sequence[Value] = ("x", "y", "z"), max_length: int = 4
 ) -> GroundTruth:
     """Give the fraction of the words so far that are `word`: an MLP recognizes it, a head takes the mean."""
     note = f"Logit 0 is which part of the words so far is {word!r}."
     return ground_truth_of(fraction_previous_program(word), vocabulary, max_length, note)
 
 
-def sort(vocabulary: Sequence[Value] = LETTERS, max_length: int = 4) -> GroundTruth:
+def sort(vocabulary: str | Sequence[Value] = LETTERS, max_length: int = 4) -> GroundTruth:
     """Give the words in ascending order: heads count how many are smaller, and each is fetched by its rank."""
     return ground_truth_of(sort_program(), vocabulary, max_length, "Says the words in ascending order.")
 
 
 def pair_balance(
-    opens: Value = "(", closes: Value = ")", vocabulary: Sequence[Value] = ("(", ")", "x"), max_length: int = 4
+    opens: Value = "(", closes: Value = ")", vocabulary: str | Sequence[Value] = ("(", ")", "x"), max_length: int = 4
 ) -> GroundTruth:
     """Give how much more of the words so far opens than closes: two heads take means, an MLP the difference."""
     note = f"Logit 0 is which part of the words so far is {opens!r}, minus which part is {closes!r}."
@@ -98,7 +98,7 @@ PROGRAMS = {
 
 
 def ground_truth_of(
-    program: Variable, vocabulary: Sequence[Value], max_length: int, notes: str, *, n: int = 32, seed: int = 0
+    program: Variable, vocabulary: str | Sequence[Value], max_length: int, notes: str, *, n: int = 32, seed: int = 0
 ) -> GroundTruth:
     """Compile a program, with a task of `n` pairs of random sequences of `max_length` words.
 

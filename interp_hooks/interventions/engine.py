@@ -118,7 +118,7 @@ def evaluation(
         torch.enable_grad() if learns else torch.no_grad(),
         progress_bar(total=len(runs), initial=len(known), progress=progress, unit="run") as bar,
     ):
-        readout, score = _reading(model, runs, metric)
+        readout, score = _reading(model, runs, metric) if places else (Readout(), metric)
         for finished in _scored(model, {place: runs[place] for place in places}, readout, score, max_memory):
             if keeps is not None:
                 keeps.add(finished)

@@ -152,7 +152,8 @@ def verify_checkpoint(
     plain = {"attn_implementation": "eager", "experts_implementation": "eager"}  # the others don't know every dtype
     theirs = family.auto_class.from_pretrained(source.location, dtype=model.dtype, **(plain | source.arguments))
     hf_model = theirs.to(model.device)
-    text = TEXT if text is None and model.tokenizer is not None else text
+    if text is None and model.tokenizer is not None:
+        return verify(model, hf_model, model.to_tokens(TEXT, truncate=True))
     return verify(model, hf_model, None if text is None else model.to_tokens(text))
 
 

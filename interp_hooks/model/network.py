@@ -362,12 +362,12 @@ class Network(HookedRootModule):
         if return_type is None:
             self.ln_final(residual)  # for its hooks
             return None
-        logits = self.logits(residual)
+        logits = self._logits(residual)
         if return_type == "logits":
             return logits
         if prompt.tokens is None:
             raise BadInput("a loss needs the tokens: pass tokens= beside start_at_layer")
-        loss = self.loss_fn(logits, prompt.tokens, prompt.real, loss_per_token)
+        loss = lm_cross_entropy_loss(logits, prompt.tokens.to(logits.device), prompt.real, loss_per_token)
         return loss if return_type == "loss" else Output(logits, loss)
 
     @checked
@@ -405,6 +405,9 @@ class Network(HookedRootModule):
         """
         if stream.shape[-1] != self.cfg.d_model:
             raise BadInput(f"stream must be [batch, pos, d_model={self.cfg.d_model}], got {list(stream.shape)}")
+        return self._logits(stream, tokens)
+
+    def _logits(self, stream: Tensor, tokens: Tensor | None = None) -> Tensor:
         normalized = self.ln_final(stream)
         normalized = normalized if self.mlm_head is None else self.mlm_head(normalized)
         if tokens is None:

@@ -258,7 +258,7 @@ def test_positions_that_do_not_fit_are_refused() -> None:
         ),
         ("the circuit is of", plain, POSITIONS),
         (r"positions that are all different, got \[3, 3\]", circuit, [3, 3]),
-        ("a position as an int, got bool True", circuit, [True]),
+        ("positions must be a mapping from text .* got list .True.", circuit, [True]),
         ("'b' and 'end' are the same token of prompt 1", circuit, POSITIONS | {"b": torch.tensor([3, 4])}),
         ("position 5 is out of range", circuit, POSITIONS | {"a": 5}),
         ("expected one position for each of 2 prompts", circuit, POSITIONS | {"a": torch.tensor([1, 1, 1])}),
@@ -453,7 +453,9 @@ def test_bad_input_is_refused() -> None:
     refused("one number for each prompt", lambda: circuit_metric(model, full, TOKENS, OTHER, lambda x: x), MetricError)
     three: Any = lambda logits: logits[0, 0, :3]  # noqa: E731
     refused(
-        "of which there are 2, .*got shape .3.", lambda: circuit_metric(model, full, TOKENS, OTHER, three), MetricError
+        r"for each of 2 prompts, or one for all, got .* \[3\]",
+        lambda: circuit_metric(model, full, TOKENS, OTHER, three),
+        MetricError,
     )
     refused("at least one circuit", lambda: faithfulness(model, {}, TOKENS, OTHER, DIFF))
     refused("a score for each of the 262", lambda: faithfulness_curve(model, true, TOKENS, OTHER, DIFF))

@@ -12,6 +12,7 @@ from interp_hooks import HookedTransformer, LogitDiff
 from interp_hooks.compat import patching
 from interp_hooks.errors import BadInput, UnknownHook
 from tests.experiments.by_hand import LACKS, OTHER, RTOL, TOKENS, left_alone, model_of
+from tests.interventions.test_progress import Terminal
 from tests.tiny import assert_close, unchecked_types
 
 # The result's axes beside the layer, by name: hook, then the axes in the order in which they are returned.
@@ -196,12 +197,14 @@ def test_a_cache_of_other_prompts_is_told() -> None:
             patching.get_act_patch_resid_pre(model, TOKENS, cache, metric, progress=False)
 
 
-def test_progress_is_shown_unless_switched_off(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_is_shown_unless_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
     model = model_of("gpt2")
     patching.get_act_patch_attn_out(model, TOKENS, clean_cache(model), metric, False)
-    assert capsys.readouterr().err == ""
+    assert terminal.getvalue() == ""
     patching.get_act_patch_attn_out(model, TOKENS, clean_cache(model), metric)
-    assert "15/15" in capsys.readouterr().err
+    assert "15/15" in terminal.getvalue()
 
 
 # -------------------------------------------------------------------------------------------------- generic patching

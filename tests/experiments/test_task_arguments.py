@@ -153,7 +153,7 @@ def test_a_trace_has_named_positions_that_are_no_padding() -> None:
 
 def padded() -> HookedTransformer:
     model = build()
-    model.set_tokenizer(word_tokenizer(), default_padding_side="right")
+    model.set_tokenizer(word_tokenizer("a", "b", "c"), default_padding_side="right")
     return model
 
 

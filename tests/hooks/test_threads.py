@@ -132,6 +132,12 @@ def at_once(*calls: Callable[[], Any]) -> list[Any]:
     return found
 
 
+@pytest.fixture(autouse=True)
+def no_token_of_other_tests() -> None:
+    """Interrupted blocks of other tests may have left some."""
+    OPEN.clear()
+
+
 def assert_nothing_is_left(model: HookedTransformer) -> None:
     assert not [point.name for point in model.hook_points() if point.hooked or point.attached]
     assert model.context_level == len(OPEN) == 0

@@ -18,6 +18,7 @@ from interp_hooks import (
     HookPoint,
     Intervention,
     LogitDiff,
+    LogProb,
     Run,
     ablate,
     at,
@@ -39,6 +40,7 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 CLEAN, CORRUPT = random_tokens(batch=2, pos=5, d_vocab=23, seed=1), random_tokens(batch=2, pos=5, d_vocab=23, seed=2)
 ANSWERS = LogitDiff(torch.tensor([3, 4]), torch.tensor([5, 6]))
+RIGHT = LogProb(torch.tensor([3, 4]))
 CLOSE = dict(rtol=0, atol=1e-10)
 
 
@@ -242,8 +244,8 @@ def graph_senders(model: HookedTransformer, into: str) -> list[Any]:
 def test_constants_that_are_learned(model: HookedTransformer, point: str) -> None:
     """Without a step of learning the constant is the mean, and the loss is that of ablating by it."""
     with attached(model, [point], random.Random(0)):
-        found = optimal_ablation(model, CLEAN, ANSWERS, "attn_out", over=("layer",), steps=0, progress=False).values
-        means = ablate(model, CLEAN, ANSWERS, "attn_out", over=("layer",), method="mean").values
+        found = optimal_ablation(model, CLEAN, RIGHT, "attn_out", over=("layer",), steps=0, progress=False).values
+        means = ablate(model, CLEAN, RIGHT, "attn_out", over=("layer",), method="mean").values
     torch.testing.assert_close(found, means, **CLOSE)
 
 

@@ -55,6 +55,7 @@ from tests.experiments.by_hand import (
     word_tokenizer,
 )
 from tests.interventions.test_plans import mixed_runs
+from tests.interventions.test_progress import Terminal
 from tests.tiny import assert_close, build, distance, unchecked_types
 
 
@@ -694,7 +695,7 @@ def test_padding_is_not_read(mask: Tensor) -> None:
 
 def test_padding_that_the_model_finds_by_itself_is_not_read() -> None:
     """A left-padding model masks padding tokens without being told; a run that starts at a layer must agree."""
-    model = HookedTransformer(build().cfg, word_tokenizer(), default_padding_side="left")
+    model = HookedTransformer(build().cfg, word_tokenizer("a"), default_padding_side="left")
     model.load_state_dict(build().state_dict())
     tokens = torch.tensor([[1, 1, 0, 7, 8], [0, 5, 6, 7, 8]])
     runs = [Run(tokens, [Intervention(at("z", layer, head=1), 0.0)]) for layer in range(3)]
@@ -902,11 +903,13 @@ def test_ones_own_hooks_work_and_stay() -> None:
     assert sum(len(point.hooks) for point in model.hook_points()) == 2
 
 
-def test_progress_is_shown_only_when_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_is_shown_only_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
     evaluate(model_of("gpt2"), [Run(TOKENS)], last_logit)
-    assert capsys.readouterr().err == ""
+    assert terminal.getvalue() == ""
     evaluate(model_of("gpt2"), [Run(TOKENS)] * 3, last_logit, progress=True)
-    assert "3/3" in capsys.readouterr().err
+    assert "3/3" in terminal.getvalue()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -261,7 +261,7 @@ def test_kl_where_logits_are_codes_is_refused(known: Any) -> None:
     """One-hot by construction."""
     system = known()
     with pytest.raises(MetricError, match=r"KL has nothing to compare: .*Use LogitDiff, LogitMargin or the task's own"):
-        evaluate(system.model, [Run(system.task.corrupt)], KL(system.task.clean))
+        evaluate(system.model, [Run(system.task.corrupt)], KL(system.task.clean, pos=-1))
 
 
 def test_kl_of_sure_answers_is_allowed() -> None:

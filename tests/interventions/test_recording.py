@@ -116,7 +116,7 @@ def test_a_source_is_read_once() -> None:
         for pos in range(5)
     ]
     with shapes_counted(model, "embed", "blocks.0.attn", "blocks.1.attn") as shapes:
-        evaluate(model, [Run(TOKENS), Run(OTHER), *runs], all_logits)
+        evaluate(model, [Run(TOKENS), Run(OTHER), *runs], Reads(EVERYWHERE))
     assert shapes["embed"] == [(2, 5), (2, 5)]
     assert sorted(rows for rows, _ in shapes["blocks.0.attn"]) == [2, 2, 10], "five of them touch q"
     stacks = sorted(rows for rows, _ in shapes["blocks.1.attn"])
@@ -132,7 +132,7 @@ def test_sources_of_sources_are_read_once() -> None:
     runs = [Run(TOKENS, [Intervention(at("attn_out", 1), source)]) for source in sources]
     runs += [Run(TOKENS, [Intervention(at("attn_out", 1), source, into=at("mlp_in", 2))]) for source in sources]
     with shapes_counted(model, "embed") as shapes:
-        evaluate(model, runs * 2, all_logits)
+        evaluate(model, runs * 2, Reads(EVERYWHERE))
     assert shapes["embed"] == [(2, 5)] * 3, "THIRD, OTHER patched from it, TOKENS"
 
 

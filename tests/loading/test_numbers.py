@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
@@ -34,9 +35,12 @@ def as_folder(tmp_path: Path, number: float, **options: Any) -> HookedTransforme
 
 def as_native(tmp_path: Path, number: float, **options: Any) -> HookedTransformer:
     build().save_pretrained(tmp_path)
-    weights = load_file(tmp_path / "hooked_transformer.safetensors")
+    path = tmp_path / "hooked_transformer.safetensors"
+    weights = load_file(path)
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
     weights["blocks.1.mlp.W_in"][2, 3] = number
-    save_file(weights, tmp_path / "hooked_transformer.safetensors")
+    save_file(weights, path, metadata)
     return HookedTransformer.from_pretrained(str(tmp_path), **options)
 
 

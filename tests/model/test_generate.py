@@ -491,7 +491,7 @@ def test_a_cache_in_another_dtype_is_refused() -> None:
         (dict(attention_mask=torch.ones(3, 5)), r"attention_mask must be \[batch, pos\] = \[3, 4\], got \[3, 5\]"),
         (dict(attention_mask=torch.ones(4)), r"attention_mask must be \[batch, pos\] = \[3, 4\], got \[4\]"),
         (dict(return_type="strings"), "return_type must be 'input', 'str' or 'tokens', got 'strings'"),
-        (dict(input=TOKENS.float()), "integer tensor of token ids"),
+        (dict(input=TOKENS.float()), "input must be text, a list of text or a tensor"),
         (dict(input=TOKENS + 23), r"token ids must be 0\.\.22"),
         (dict(input=TOKENS[:, :0]), "at least one token"),
         (dict(top_k=0), "top_k must be at least 1, got 0"),

@@ -627,8 +627,9 @@ def test_a_folder_without_the_vocabularys_file_is_refused(tmp_path: Path) -> Non
         [0, CAT]
     ]
     native = tmp_path / "native"
-    build().save_pretrained(native)
-    config.rename(native / config.name)
+    HookedTransformer(build().cfg, word_tokenizer()).save_pretrained(native)
+    (native / "tokenizer.json").unlink()
+    config.replace(native / config.name)
     with pytest.raises(CheckpointError, match="knows no word"):
         HookedTransformer.from_pretrained(str(native))
     config_of_a_name = {**build().cfg.to_dict(), "tokenizer_name": str(native)}

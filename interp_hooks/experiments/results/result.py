@@ -334,7 +334,9 @@ class Result:
             raise BadInput(f"expected a result in {folder}, found {there}")
         document, tensors = read(folder, RESULT)
         with whole(folder):
-            return cls._unpacked(document, tensors, record_in(folder))
+            result = cls._unpacked(document, tensors, record_in(folder))
+            repr(result)  # what cannot be shown is damaged
+        return result
 
     @classmethod
     def _unpacked(cls, document: Mapping[str, Any], tensors: Mapping[str, Tensor], record: Record | None) -> Result:

@@ -23,6 +23,7 @@ from torch import Tensor
 from interp_hooks import ActivationCache, Circuit, LogitDiff, Result, ablate, eap, patch
 from interp_hooks.errors import BadInput, DiskError, FolderInUse
 from interp_hooks.experiments.results.folders import Parts
+from interp_hooks.interventions import engine
 from interp_hooks.model import tensor_files
 from tests.children import in_a_child
 from tests.experiments.by_hand import OTHER, TOKENS, model_of
@@ -39,6 +40,12 @@ KINDS: dict[str, Callable[..., Result]] = {
     ),
     "ablate": lambda **options: ablate(model_of("gpt2"), TOKENS, DIFF, max_memory=1, progress=False, **options),
 }
+
+
+@pytest.fixture(autouse=True)
+def every_call_is_a_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plain functions are not called once beforehand, to see what they read."""
+    monkeypatch.setattr(engine, "FEW_RUNS", 10**9)
 
 
 class Waiting:

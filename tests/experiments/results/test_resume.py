@@ -29,6 +29,7 @@ from interp_hooks import (
 )
 from interp_hooks.errors import BadInput
 from interp_hooks.experiments.results.folders import Parts
+from interp_hooks.interventions import engine
 from tests.experiments.by_hand import OTHER, RTOL, TOKENS, model_of
 from tests.tiny import assert_close, build
 
@@ -38,6 +39,12 @@ ONE_BY_ONE = dict(max_memory=1, progress=False)
 
 class Killed(BaseException):
     """What no experiment catches."""
+
+
+@pytest.fixture(autouse=True)
+def every_call_is_a_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plain functions are not called once beforehand, to see what they read."""
+    monkeypatch.setattr(engine, "FEW_RUNS", 10**9)
 
 
 class Killing:
@@ -70,7 +77,16 @@ RESUMABLE: dict[str, Callable[..., Result]] = {
     ),
     "ablate": lambda model, metric, **options: ablate(model, TOKENS, metric, method="mean", **options),
     "optimal_ablation": lambda model, metric, **options: optimal_ablation(
-        model, TOKENS, site="mlp_out", over=("layer",), reference=OTHER, steps=2, **options
+        model,
+        TOKENS,
+        metric,
+        "mlp_out",
+        over=("layer",),
+        minimize=True,
+        reference=OTHER,
+        reference_metric="kl",
+        steps=2,
+        **options,
     ),
     "causal_trace": lambda model, metric, **options: causal_trace(
         model, TOKENS, [1], metric, samples=2, generator=torch.Generator().manual_seed(1), **options
