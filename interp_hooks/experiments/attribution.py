@@ -11,7 +11,6 @@ An estimate can be badly wrong (a saturated pattern, an OR, a stream that passes
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,10 +34,9 @@ from interp_hooks.experiments.patching import Direction, Grid, Positions, direct
 from interp_hooks.experiments.results.record import experiment, on_data
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.hooks.names import get_act_name, short_name
-from interp_hooks.hooks.points import POSITIONS
 from interp_hooks.hooks.root_module import HookPoint
 from interp_hooks.interventions.progress import progress_bar
-from interp_hooks.interventions.readout import MetricLike, Readout, metric_name
+from interp_hooks.interventions.readout import MetricLike, metric_name
 from interp_hooks.interventions.runs import OF_TASK, PromptsLike, Run
 from interp_hooks.interventions.sites import Recording, Site
 from interp_hooks.model.stream import Stream
@@ -182,20 +180,11 @@ class _Plan:
             return 1.0
         point = self.points[0]
         chosen = effects.new_zeros([effects.shape[axes.index(axis)] if axis in axes else 1 for axis in point.axes])
-        places = {axis: self._counted(index) for axis, index in selected.items() if axis in POSITIONS}
-        for each in itertools.product(*places.values()):
-            site = Site(hook=point.name, select={**selected, **dict(zip(places, each, strict=True))})
-            chosen[site.index(point, chosen)] = 1
+        site = Site(hook=point.name, select=selected).counted_back(self.run.real)
+        chosen[site.index(point, chosen)] = 1
         absent = [dim for dim, axis in enumerate(point.axes) if axis not in axes]
         ordered = chosen.permute(*(point.axes.index(axis) for axis in axes), *absent)
         return ordered.reshape(ordered.shape[: len(axes)])  # what is absent has size 1
-
-    def _counted(self, index: Any) -> list[Any]:
-        """Positions one by one, those that are negative counted from the last real token of each prompt."""
-        if bool(self.run.real.all()):
-            return [index]
-        listed = [index] if isinstance(index, int | Tensor) else index
-        return [Readout(pos=one).positions(self.run)[:, 0] for one in listed]
 
 
 def _plan(
