@@ -184,15 +184,14 @@ class TextInterface:
     @property
     def pad(self) -> PadToken:
         """The padding token, and whether texts may hold it."""
-        tokenizer = self.tokenizer
-        named = ("bos", "eos", "unk", "cls", "sep", "mask")
-        others = [id for name in named if (id := getattr(tokenizer, f"{name}_token_id")) is not None]
-        declared = tokenizer.pad_token_id is not None or tokenizer.eos_token_id is not None
+        tokenizer = self.tokenizer  # whose attributes take long to read
+        pad, bos, eos = tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id
+        others = (getattr(tokenizer, f"{name}_token_id") for name in ("unk", "cls", "sep", "mask"))
         return PadToken(
-            id=self.pad_id,
-            bos=tokenizer.bos_token_id,
-            shared=tokenizer.pad_token_id in [None, *others],
-            declared=declared,
+            id=next((id for id in (pad, eos) if id is not None), 0),
+            bos=bos,
+            shared=pad in (None, bos, eos) or pad in others,
+            declared=pad is not None or eos is not None,
         )
 
     def padding(
