@@ -184,7 +184,8 @@ def _scored(
             waiting += [places[half:], places[:half]]
             continue
         finished = {}
-        for place, one, did in zip(places, logits, changed, strict=True):
+        for place, did in zip(places, changed, strict=True):
+            one = logits.pop(0)  # so that what is computed of it can go when it was scored
             key, prompts = keys[place], len(together[0].run.tokens)
             try:
                 finished[key] = checked_score(scored(score, one), f"run {key}", prompts), did

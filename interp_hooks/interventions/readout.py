@@ -234,4 +234,7 @@ def checked_score(score: object, what: str, prompts: int) -> Tensor:
             f"the metric gives nan for {what}: {score.tolist()}. Look for infinite logits on both sides of a "
             "difference, a division by zero, or an intervention that overflows"
         )
-    return score if score.is_floating_point() else score.float()
+    if not score.is_floating_point():
+        return score.float()
+    part = score.untyped_storage().nbytes() > score.nbytes  # a view, which would keep all that it is a part of
+    return score.clone() if part else score
