@@ -43,7 +43,7 @@ class KeyValueCache:
 
     def __init__(self, capacity: int = 0, batch_size: int | None = None) -> None:
         self.capacity, self.batch_size, self.length = capacity, batch_size, 0
-        self.copies = 1  # of all prompts, which it stands for without holding them
+        self.copies = 1  # of the prompts that are held, for which a frozen cache stands; made a layer at a time
         self.real: Bool[Tensor, "batch past"] | None = None
         self.rotated_for: Int[Tensor, " rows"] | None = None
         self.frozen = False
@@ -77,7 +77,8 @@ class KeyValueCache:
 
     def unfreeze(self) -> None:
         """Let passes extend the cache again."""
-        self.frozen = False
+        self._layers = {layer: self._stored(layer) for layer in self._layers}
+        self.frozen, self.copies = False, 1
 
     @checked
     def at(
@@ -92,10 +93,13 @@ class KeyValueCache:
         return keys[:, : self.length], values[:, : self.length]
 
     def _stored(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Keys and values of a layer with the room behind them."""
+        """Keys and values of a layer, of all copies of the prompts, with the room behind them."""
         if layer not in self._layers:
             raise BadInput(f"this key/value cache holds {self.length} tokens, but not in layer {layer}")
-        return self._layers[layer]
+        keys, values = self._layers[layer]
+        if self.copies == 1:
+            return keys, values
+        return keys.repeat(self.copies, 1, 1, 1), values.repeat(self.copies, 1, 1, 1)
 
     def extend(
         self, layer: int, keys: Float[Tensor, "batch pos head d_head"], values: Float[Tensor, "batch pos head d_value"]
@@ -106,14 +110,14 @@ class KeyValueCache:
             BadInput: another number of prompts, or another dtype, than the cache holds.
         """
         stored = self._stored(layer) if self.length else (keys[:, :0], values[:, :0])
-        holds = len(stored[0]) * self.copies if self.length else self.batch_size
+        holds = len(stored[0]) if self.length else self.batch_size
         if holds not in (None, len(keys)):
             raise BadInput(f"past_kv_cache holds {holds} prompts, got {len(keys)}")
         if stored[0].dtype != keys.dtype:
             raise BadInput(f"past_kv_cache holds {stored[0].dtype}, but this model computes in {keys.dtype}")
         past, end = self.length, self.length + keys.shape[1]
         if self.frozen or torch.is_grad_enabled():  # a graph may hold what was read before
-            whole = self._followed(stored[0], keys), self._followed(stored[1], values)
+            whole = torch.cat((stored[0][:, :past], keys), dim=1), torch.cat((stored[1][:, :past], values), dim=1)
             if not self.frozen:
                 self._layers[layer] = whole
             return whole
@@ -122,13 +126,6 @@ class KeyValueCache:
             self._layers[layer] = stored
         stored[0][:, past:end], stored[1][:, past:end] = keys, values
         return stored[0][:, :end], stored[1][:, :end]
-
-    def _followed(
-        self, stored: Float[Tensor, "batch room head d"], new: Float[Tensor, "rows pos head d"]
-    ) -> Float[Tensor, "rows key head d"]:
-        """What is stored, once for each copy of the prompts, and what comes after it."""
-        past = stored[:, : self.length]
-        return torch.cat((past.repeat(self.copies, 1, 1, 1) if self.copies > 1 else past, new), dim=1)
 
     def _moved(self, stored: Float[Tensor, "batch key head d"], end: int) -> Float[Tensor, "batch room head d"]:
         """What is stored, moved to where there is room for `end` tokens or more."""
@@ -158,7 +155,7 @@ class KeyValueCache:
         if not 0 <= tokens <= self.length:
             raise BadInput(f"this key/value cache holds {self.length} tokens, so it has no first {tokens}")
         part = KeyValueCache()
-        part.length, part.frozen, part.copies = tokens, True, copies
+        part.length, part.frozen, part.copies = tokens, True, copies * self.copies
         part.rotated_for = None if self.rotated_for is None else self.rotated_for.repeat(copies)
         part.real = None if self.real is None else self.real[:, :tokens].repeat(copies, 1)
         part._layers = {

@@ -191,6 +191,26 @@ def test_copies_of_a_prefix_serve_several_continuations(real: Tensor | None) -> 
     assert (shared.length, cache.length) == (4, 8)
 
 
+@torch.no_grad()
+def test_a_prefix_for_copies_holds_what_one_of_copied_prompts_does() -> None:
+    """To whoever looks into it, cuts it again, or lets it read on."""
+    model, twice = hooked("gpt2"), KeyValueCache()
+    model(TOKENS[:, :5].repeat(2, 1), past_kv_cache=twice, attention_mask=REAL[:, :5].repeat(2, 1))
+    copied = filled(model, attention_mask=REAL[:, :5]).prefix(4, copies=2)
+    for ours, theirs in ((copied, twice.prefix(4)), (copied.prefix(3, copies=2), twice.prefix(3, copies=2))):
+        for layer in range(model.cfg.n_layers):
+            for one, other in zip(ours.at(layer), theirs.at(layer), strict=True):
+                assert_close(one, other, EXACT)
+        rows = len(theirs.at(0)[0])
+        following = TOKENS[:, 5:].repeat(rows // len(TOKENS), 1)
+        expected = model(following, past_kv_cache=theirs)
+        assert_close(model(following, past_kv_cache=ours), expected, EXACT)
+        ours.unfreeze()
+        parts = [model(part, past_kv_cache=ours) for part in following.split((1, 2), dim=1)]
+        assert_close(torch.cat(parts, dim=1), expected, EXACT)
+        assert ours.length == theirs.length + 3
+
+
 def test_a_prefix_of_one_layer_has_no_other() -> None:
     part = filled(hooked("gpt2"), 5).prefix(3, layers=[1])
     assert part.at(1)[0].shape[1] == 3
