@@ -127,7 +127,8 @@ class Planner:
         So it is, in a causal model, at the tokens with which the prompts of both begin.
         """
         other, place = made.puts, self.stream.place(made.site.hook)
-        if not isinstance(other, Run) or made.into is not None or place.layer == self.model.cfg.n_layers:
+        elsewhere = made.into is not None or place.layer == self.model.cfg.n_layers
+        if not isinstance(other, Run) or elsewhere or made.learns:
             return False
         touched = made.site.positions(place.point, run.tokens.shape[1])
         return touched is not None and int(touched.max()) < self._shared_beginning(run, other)
@@ -137,10 +138,8 @@ class Planner:
         key = (run.prompt_key, other.key)
         if key not in self._shared:
             length, other = run.tokens.shape[1], self.settled(other)
-            places = [self.stream.place(made.site.hook).point for made in other.interventions]
-            touched = [
-                made.site.first_position(point, length) for made, point in zip(other.interventions, places, strict=True)
-            ]
+            sites = [made.site for made in other.interventions]
+            touched = [site.first_position(self.stream.place(site.hook).point, length) for site in sites]
             same = 0
             if run.tokens.shape == other.tokens.shape:
                 equal = ((run.tokens == other.tokens) & (run.real == other.real)).all(0)

@@ -1138,6 +1138,13 @@ def test_a_source_that_is_changed_within_the_shared_beginning_has_other_values(c
         assert_close(score, logits_of(model, run), RTOL)
 
 
+def test_what_would_change_nothing_has_a_gradient_all_the_same() -> None:
+    mask = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    run = Run(TOKENS, [Intervention(at("z", 0, pos=0), Run(TOKENS.clone()), mask=mask)])
+    (gradient,) = torch.autograd.grad(evaluate(build(n_layers=2), [run], all_logits).sum(), mask)
+    assert abs(float(gradient)) < 1e-9
+
+
 def test_what_would_change_nothing_is_refused_all_the_same_if_it_does_not_fit() -> None:
     model = build(n_layers=2)
     with pytest.raises(BadInput, match="out of range"):
