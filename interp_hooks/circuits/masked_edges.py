@@ -240,7 +240,7 @@ class MaskedEdges:
         streams = self.unchanged if done.start else {}
         read = read_pass(self.stream, self.readout, run, copies, done.start or -1, streams, done.hooks)
         scores = [checked_score(self._score(one), "a circuit", len(run.tokens)) for one in read]
-        if scores[0].ndim > 1 or scores[0].numel() not in (1, len(run.tokens)):
+        if scores[0].ndim > 1:
             expected = f"one number for each prompt, of which there are {len(run.tokens)}, or one for all"
             raise MetricError(f"the metric must give {expected}, got shape {list(scores[0].shape)}")
         return torch.stack([score.reshape(-1) for score in scores])

@@ -31,7 +31,7 @@ from interp_hooks.interventions.readout import MetricLike, counted_score, metric
 from interp_hooks.interventions.recording import record
 from interp_hooks.interventions.runs import OF_TASK, Intervention, PromptsLike, Run, SourceLike, as_run
 from interp_hooks.interventions.sites import Recordings, Site, at
-from interp_hooks.model.stream import Stage, Stream
+from interp_hooks.model.stream import Stream
 from interp_hooks.model.transformer import HookedTransformer
 
 Hooks = Sequence[tuple[str, Callable[..., Tensor | None]]]
@@ -207,12 +207,7 @@ def recorded(
 def _score(model: HookedTransformer, run: Run, metric: MetricLike, hooks: Hooks) -> Float[Tensor, " prompt"]:
     """The metric of one pass, which unembeds only what is read; one number for all prompts counts as one prompt."""
     readout, score = reading(model, metric)
-    stream = Stream(model)
-    if any(stream.place(name).stage == Stage.FINAL for name, _ in hooks):  # these want to see all positions
-        full = model.run_with_hooks(run.tokens, attention_mask=run.attention_mask, fwd_hooks=hooks)
-        read = readout.select(full, run)
-    else:
-        (read,) = read_pass(stream, readout, run, 1, -1, {}, hooks)
+    (read,) = read_pass(Stream(model), readout, run, 1, -1, {}, hooks)
     scores = score(read)
     if not isinstance(scores, Tensor) or scores.ndim > 1:
         came = f"shape {list(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__

@@ -77,9 +77,9 @@ def evaluate(
     `max_memory` bounds the bytes of activations, to within a third: those that runs take values from, which are all
     kept, and those of the runs that are computed together (default: as much as is of use and free). What is kept, and
     a single run on all its prompts, are computed however large they are, and what the metric returns is not counted.
-    Nothing is left attached to the model. Hooks
-    that are attached already see several runs at once, stacked along the batch axis. The result can be differentiated
-    with respect to masks and tensors of the runs' own interventions that require a gradient.
+    Nothing is left attached to the model. Hooks that are attached already see several runs at once, stacked along the
+    batch axis. The result can be differentiated with respect to masks and tensors of the runs' own interventions that
+    require a gradient.
 
     Raises:
         UnknownHook, BadInput: a site that does not exist or does not fit its run.

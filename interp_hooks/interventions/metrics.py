@@ -11,8 +11,8 @@
     Loss        mean next-token loss, in nats         all tokens at all positions but the last
 
 A position of -1, the default, is the last real token of each prompt; a model that reads in both directions has no
-default. Answers are one token for each prompt, as ids or as text; text
-is looked up when a model is at hand (`metric.on(model)`, which experiments do by themselves).
+default. Answers are one token for each prompt, as ids or as text; text is looked up when a model is at hand
+(`metric.on(model)`, which experiments do by themselves).
 """
 
 from __future__ import annotations

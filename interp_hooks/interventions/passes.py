@@ -9,7 +9,7 @@ from torch import Tensor
 
 from interp_hooks.interventions.readout import Readout
 from interp_hooks.interventions.runs import Run
-from interp_hooks.model.stream import Stream
+from interp_hooks.model.stream import Stage, Stream
 
 
 def read_pass(
@@ -24,7 +24,7 @@ def read_pass(
     """What a readout reads of one pass with these hooks, for each copy of the prompts.
 
     Nothing before `layer` is touched by the hooks; `streams` has what `Stream.resumed` asks for. Only what is read is
-    unembedded, unless somebody's own functions wait for the rest.
+    unembedded, unless one of the hooks, or somebody's own, is behind the blocks and waits for the rest.
     """
     model, mask = stream.model, run.attention_mask
     entering, arguments = stream.resumed(layer, streams, run.tokens)
@@ -33,7 +33,7 @@ def read_pass(
         "fwd_hooks": hooks,
     }
     entering = entering.repeat(copies, *[1] * (entering.ndim - 1))
-    if stream.watched_at_the_end:
+    if stream.watched_at_the_end or any(stream.place(name).stage == Stage.FINAL for name, _ in hooks):
         return [readout.select(one, run) for one in model.run_with_hooks(entering, **arguments).chunk(copies)]
     reads = None if readout.pos is None else readout.positions(run)
     if reads is not None:

@@ -19,7 +19,6 @@ from interp_hooks.interventions.lazy_logits import LazyLogits
 from interp_hooks.interventions.runs import Run
 from interp_hooks.model.components.block import at_positions
 from interp_hooks.model.padding import counted_back
-from interp_hooks.model.stream import Stream
 from interp_hooks.model.transformer import HookedTransformer
 
 
@@ -88,7 +87,7 @@ class Readout:
         The streams are at all positions or, if they are `cut`, at those that are read, and no others.
         """
         copies = len(streams) // len(run.tokens)
-        if self.on_demand and not Stream(model).watched_at_the_end:
+        if self.on_demand:
             positions = self.positions(run) if cut else None
             length = run.tokens.shape[1]
             return [LazyLogits.of(model, stream, length, positions) for stream in streams.chunk(copies)]
