@@ -122,9 +122,9 @@ class Planner:
         return [site, into] if scale is None else [site, into, self.stream.place(scale)]
 
     def _has_it_anyway(self, run: Run, made: Intervention) -> bool:
-        """Whether an intervention takes over from another run what this one has at its positions itself.
+        """Whether an intervention puts, from another run, the values that this run has there itself.
 
-        So it is, in a causal model, at the tokens with which the prompts of both begin.
+        In a causal model that is so at the tokens with which the prompts of both runs begin.
         """
         other, place = made.puts, self.stream.place(made.site.hook)
         elsewhere = made.into is not None or place.layer == self.model.cfg.n_layers

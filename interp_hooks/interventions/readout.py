@@ -155,7 +155,7 @@ class _Unsaid(int):
 
 
 LAST: int = _Unsaid(-1)
-"""As a default: the last real token, whose logits predict what follows. A model that reads both ways has no such."""
+"""As a default: the last real token, whose logits predict what follows. A model that reads both ways has none."""
 
 
 def or_last(pos: int | Tensor | None) -> int | Tensor:
@@ -183,7 +183,7 @@ MetricLike = Metric | Callable[[Tensor], Tensor]
 
 
 def reading(model: HookedTransformer, metric: MetricLike) -> tuple[Readout, Callable[[Tensor], Tensor]]:
-    """What a metric reads of a model's logits, and how it scores that; of plain functions only their reading shows."""
+    """What a metric reads of a model's logits, and how it scores that; a plain function reads what it likes."""
     if not callable(metric):
         raise MetricError(f"the metric must be a Metric or a function of logits, got {told(metric)}")
     if not isinstance(metric, Metric):
@@ -222,10 +222,10 @@ def counted_score(score: object, what: str, prompts: int) -> Tensor:
 
 
 def checked_score(score: object, what: str, prompts: int) -> Tensor:
-    """The same as a tensor of floats.
+    """What a metric gave, checked as by `counted_score`, as a tensor of floats.
 
     Raises:
-        MetricError: also for nan.
+        MetricError: as there; also for nan.
     """
     score = counted_score(score, what, prompts)
     if bool(score.isnan().any()):
