@@ -28,11 +28,13 @@ class Prompt(NamedTuple):
 
     `seen` are those that attention may look at, cached ones first; `real` are those of `tokens` that count. They differ
     where ids are padded on the right of a causal model, whose real tokens do not see what stands behind them.
+    `documents` numbers the document of each token, where rows hold several.
     """
 
     tokens: Int[Tensor, "batch pos"] | None
     seen: Bool[Tensor, "batch key"] | None
     real: Bool[Tensor, "batch pos"] | None
+    documents: Int[Tensor, "batch pos"] | None = None
 
 
 class Inputs(NamedTuple):
@@ -242,8 +244,30 @@ class Inputs(NamedTuple):
             raise BadInput("attention_mask leaves a row without any real token")
         return None if bool(numbers(real).all()) else real
 
-    def positions(self, real: Bool[Tensor, "batch key"] | None, length: int) -> Int[Tensor, "rows key"]:
-        """The position of each token, counted without padding; one row for all prompts if nothing is padding."""
+    def documents(self, documents: Any, input: Any, cache: KeyValueCache | None) -> Int[Tensor, "batch pos"]:
+        """Which document each token of a pass belongs to."""
+        apart = integers(documents, "documents").to(self.device)
+        if cache is not None:
+            raise BadInput("documents= is for rows that are read in one pass; it cannot go with past_kv_cache=")
+        if is_text(input):
+            raise BadInput("documents= says to which document each token id belongs; pass token ids, not text")
+        rows = list(input.shape[:2]) if isinstance(input, Tensor) else []
+        if list(apart.shape) != ([1, *rows] if len(rows) == 1 else rows):
+            raise BadInput(f"documents must be [batch, pos] = {rows}, got {list(apart.shape)}")
+        return apart
+
+    def positions(
+        self, real: Bool[Tensor, "batch key"] | None, length: int, documents: Int[Tensor, "batch pos"] | None = None
+    ) -> Int[Tensor, "rows key"]:
+        """The position of each token, counted without padding; one row for all prompts if nothing is padding.
+
+        It is counted from the beginning of the token's document, if rows hold several.
+        """
+        if documents is not None:
+            places = torch.arange(length, device=self.device).expand_as(documents)
+            begins = torch.ones_like(documents, dtype=torch.bool)
+            begins[:, 1:] = documents[:, 1:] != documents[:, :-1]
+            return places - places.where(begins, 0).cummax(1).values
         if real is not None:
             return (real.long().cumsum(1) - 1).clamp(min=0)
         return torch.arange(length, device=self.device)[None]

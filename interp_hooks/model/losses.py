@@ -14,11 +14,13 @@ def lm_cross_entropy_loss(
     tokens: Int[Tensor, "batch pos"],
     attention_mask: Bool[Tensor, "batch pos"] | Int[Tensor, "batch pos"] | None = None,
     per_token: bool = False,
+    *,
+    documents: Int[Tensor, "batch pos"] | None = None,
 ) -> Tensor:
     """The cross-entropy of next tokens in nats, at least in float32: its mean, or with `per_token` [batch, pos-1].
 
-    With `attention_mask`, a prediction counts if both its token and the next one are real; `per_token` gives 0 for the
-    others.
+    With `attention_mask`, a prediction counts if both its token and the next one are real, with `documents` (the number
+    of the document of each token), if both are of one document; `per_token` gives 0 for the others.
 
     Raises:
         BadInput: tokens or a mask of another shape than the logits; for the mean, no real token that follows another.
@@ -26,11 +28,14 @@ def lm_cross_entropy_loss(
     check_predicted(logits, tokens, attention_mask)
     precise = torch.promote_types(logits.dtype, torch.float32)
     losses = F.cross_entropy(logits[:, :-1].transpose(1, 2).to(precise), tokens[:, 1:], reduction="none")
-    if attention_mask is None:
+    if attention_mask is None and documents is None:
         if not per_token:
             check_counted(losses.numel())
         return losses if per_token else losses.mean()
-    counted = counted_predictions(attention_mask).to(losses.device)
+    counted = counted_predictions(torch.ones_like(tokens) if attention_mask is None else attention_mask)
+    if documents is not None:
+        counted = counted & (documents[:, :-1] == documents[:, 1:])
+    counted = counted.to(losses.device)
     losses = losses.where(counted, losses.new_zeros(()))
     if not per_token:
         check_counted(counted.sum())

@@ -196,6 +196,7 @@ class Network(HookedRootModule):
         *,
         logits_pos: int | Sequence[int] | Tensor | None = None,
         token_type_ids: Int[Tensor, "batch pos"] | None = None,
+        documents: Int[Tensor, "batch pos"] | None = None,
         known: Mapping[str, Tensor] | None = None,
     ) -> Any:
         """One pass over text, token ids [batch, pos], or, with `start_at_layer`, a stream [batch, pos, d_model].
@@ -216,6 +217,8 @@ class Network(HookedRootModule):
         `shortformer_pos_embed` is what its queries and keys add (default: what the weights say). `known` may hold "z"
         [batch, pos, head, d_head], "mlp_out" [batch, pos, d_model], or both, of the layer at which the pass starts:
         its attention, or its MLP, is then not computed. `token_type_ids` (default: 0) are for models that have them.
+        `documents` [batch, pos] numbers the documents of rows that hold several: tokens see only those of their own,
+        and positions begin anew with each, as if each had a row for itself.
 
         Raises:
             BadInput: tokens, layers, positions or masks that do not fit the model, text that is too long, the loss of a
@@ -234,25 +237,29 @@ class Network(HookedRootModule):
         cache = given.cache(past_kv_cache)
         counts = return_type in ("loss", "both") or (logits_pos is not None and counts_back(logits_pos))
         past = 0 if cache is None else cache.length
+        apart = None if documents is None else given.documents(documents, input, cache)
         if start_at_layer is None:
             if shortformer_pos_embed is not None:
                 raise BadInput("shortformer_pos_embed is for passes with start_at_layer=; hook hook_pos_embed instead")
             prompt = given.prompt(input, prepend_bos, padding_side, attention_mask, cache, counts)
-            residual, pos_embed, positions, prompt = self._entering(prompt, past, token_type_ids)
+            residual, pos_embed, positions, prompt = self._entering(
+                prompt._replace(documents=apart), past, token_type_ids
+            )
         else:
             residual = given.residual(input)
             tokens = None if tokens is None else given.tokens_of(tokens, residual)
             bare = tokens is not None and attention_mask is None
             padding = given.padding(cast("Tensor", tokens), prepend_bos, padding_side, cache) if bare else Padding()
             prompt = given.masked(tokens, residual.shape, padding, attention_mask, cache, counts)
-            positions = given.positions(prompt.seen, past + residual.shape[1])
+            prompt = prompt._replace(documents=apart)
+            positions = given.positions(prompt.seen, past + residual.shape[1], apart)
             pos_embed = given.pos_embed(shortformer_pos_embed, residual)
             if pos_embed is None and self.has_positions and not self.adds_positions:
                 pos_embed = self.pos_embed(positions[:, past:], len(residual))
         layers = range(start, stop)
         first = given.known(known, start_at_layer, layers, residual, cache)
         only = None if logits_pos is None else given.read_at(logits_pos, residual, stop, return_type, prompt.real)
-        output = self._through(layers, residual, prompt.seen, positions, cache, only, first, pos_embed)
+        output = self._through(layers, residual, prompt.seen, positions, cache, only, first, pos_embed, apart)
         if stop_at_layer is None:
             output = self._read_out(output, prompt, return_type, loss_per_token)
         if cache is not None:
@@ -293,7 +300,7 @@ class Network(HookedRootModule):
     ) -> tuple[Tensor, Tensor | None, Tensor, Prompt]:
         """The stream that enters layer 0, what is read beside it, the positions of all tokens, and the tokens."""
         tokens = cast("Tensor", prompt.tokens)
-        positions = self._inputs.positions(prompt.seen, past + tokens.shape[1])
+        positions = self._inputs.positions(prompt.seen, past + tokens.shape[1], prompt.documents)
         if self.cfg.use_hook_tokens:
             prompt = prompt._replace(tokens=self.hook_tokens(tokens))
         residual, beside = self._embed(cast("Tensor", prompt.tokens), positions[:, past:], token_type_ids)
@@ -309,6 +316,7 @@ class Network(HookedRootModule):
         only: Int[Tensor, "batch n"] | None,
         known: Known,
         pos_embed: Float[Tensor, "batch pos d_model"] | None,
+        documents: Int[Tensor, "batch pos"] | None,
     ) -> Float[Tensor, "batch _ d_model"]:
         """The stream after some layers, at the positions `only` if some are given.
 
@@ -318,8 +326,10 @@ class Network(HookedRootModule):
         pos, keys, causal = residual.shape[1], positions.shape[1], self.cfg.attention_dir == "causal"
         if cache is not None and cache.rotated_for is not None and self.rotary is not None:
             self.rotary.refuse_other_keys(cache.rotated_for, positions.amax(1) + 1)
+        if documents is not None and self.rotary is not None:
+            self.rotary.refuse_mixed_lengths(positions)
         rotations = None if self.rotary is None else self.rotary(positions[:, keys - pos :], residual.dtype)
-        visibility = Visibility(pos, keys, causal, real, positions)
+        visibility = Visibility(pos, keys, causal, real, positions, documents=documents)
         functions = (
             Functions(self.hook_dict.values())
             if torch.is_grad_enabled() and not torch.compiler.is_compiling()
@@ -367,7 +377,8 @@ class Network(HookedRootModule):
             return logits
         if prompt.tokens is None:
             raise BadInput("a loss needs the tokens: pass tokens= beside start_at_layer")
-        loss = lm_cross_entropy_loss(logits, prompt.tokens.to(logits.device), prompt.real, loss_per_token)
+        tokens = prompt.tokens.to(logits.device)
+        loss = lm_cross_entropy_loss(logits, tokens, prompt.real, loss_per_token, documents=prompt.documents)
         return loss if return_type == "loss" else Output(logits, loss)
 
     @checked

@@ -41,7 +41,7 @@ class Visibility:
 
     The queries are the last `queries` of `keys` tokens, or only those at `rows` [batch, n]; `real` is False for
     padding, `positions` are the tokens' positions. A padding query sees itself, so that every row of every pattern
-    sums to one.
+    sums to one. With `documents` a token sees only those of its own document.
     """
 
     def __init__(
@@ -52,29 +52,30 @@ class Visibility:
         real: Bool[Tensor, "batch key"] | None,
         positions: Int[Tensor, "rows key"],
         rows: Int[Tensor, "batch n"] | None = None,
+        documents: Int[Tensor, "batch key"] | None = None,
     ) -> None:
         self.queries, self.keys, self.causal, self.real, self.positions = queries, keys, causal, real, positions
-        self.rows = rows
+        self.rows, self.documents = rows, documents
         self._windowed: dict[int, Bool[Tensor, "rows 1 query key"]] = {}
 
     def to(self, device: torch.device) -> "Visibility":
         """This visibility on another device."""
         if self.positions.device == device:
             return self
-        real = None if self.real is None else self.real.to(device)
-        rows = None if self.rows is None else self.rows.to(device)
-        return Visibility(self.queries, self.keys, self.causal, real, self.positions.to(device), rows)
+        real, rows, documents = (x if x is None else x.to(device) for x in (self.real, self.rows, self.documents))
+        return Visibility(self.queries, self.keys, self.causal, real, self.positions.to(device), rows, documents)
 
     def only(self, rows: Int[Tensor, "batch n"]) -> "Visibility":
         """The visibility of only some of the queries."""
         rows = rows.to(self.positions.device)
-        return Visibility(self.queries, self.keys, self.causal, self.real, self.positions, rows)
+        return Visibility(self.queries, self.keys, self.causal, self.real, self.positions, rows, self.documents)
 
     def needs_mask(self, window: int | None) -> bool:
         """Whether a kernel needs the dense mask, since "causal" or "everything" does not describe what is seen."""
         cuts = window is not None and window < self.keys
         everything = self.queries == self.keys and self.rows is None
-        return cuts or self.real is not None or (self.causal and not everything)
+        hides = self.real is not None or self.documents is not None
+        return cuts or hides or (self.causal and not everything)
 
     def mask(self, window: int | None) -> Bool[Tensor, "rows 1 query key"]:
         """True where a query may look; through a window it sees the last `window` tokens, itself included."""
@@ -103,6 +104,8 @@ class Visibility:
         if self.real is not None:
             itself = every.tril(past) & every.triu(past)
             seen = seen & self.real[:, None, None, :] | itself
+        if self.documents is not None:
+            seen = seen & (self.documents[:, None, -self.queries :, None] == self.documents[:, None, None, :])
         return self._rows_of(seen)
 
     @cached_property

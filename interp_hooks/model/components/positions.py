@@ -99,6 +99,14 @@ class RotaryPositions(nn.Module):
                 "rotated for a shorter one. Read all tokens again with a new cache"
             )
 
+    def refuse_mixed_lengths(self, positions: Int[Tensor, "rows pos"]) -> None:
+        """Raise BadInput if rows hold several documents and one of them is so long that it has its own frequencies."""
+        if self.turns_anew(torch.ones_like(positions[:, 0]), positions.amax(1) + 1):
+            raise BadInput(
+                "this model's rotary frequencies depend on how long a text is, and a document of a row that holds "
+                "several is longer than the original context; give it a row of its own, without documents="
+            )
+
     def turns_anew(self, read: Int[Tensor, " #rows"], total: Int[Tensor, " #rows"]) -> bool:
         """Whether frequencies change between `read` and `total` tokens, so that old keys do not fit new ones."""
         ropes = [rope for rope in self.kinds if rope["rope_type"] in DEPENDS_ON_LENGTH]
