@@ -5,6 +5,7 @@ Such a folder is left over only if the process is killed meanwhile.
 """
 
 import errno
+import hashlib
 import os
 import re
 import shutil
@@ -12,14 +13,18 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from safetensors import SafetensorError
+import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from interp_hooks.errors import DiskError
+from interp_hooks.errors import BadInput, DiskError
 
+Json = Any
 PARTIAL = ".partial"
+DIGEST = "sha256"  # in the metadata of files of tensors
 REASONS = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "there is no more space for you on this disk",
@@ -75,6 +80,37 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         there.add(memory.data_ptr())
     with _replacing(path) as partial:
         save_file(apart, partial, None if metadata is None else dict(metadata))
+
+
+def write_with_digest(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors as `write_tensors` does, with their digest in the file's metadata."""
+    write_tensors(path, tensors, {**(metadata or {}), DIGEST: hash_of(dict(sorted(tensors.items())))})
+
+
+def read_with_digest(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file, compared with their digest if it has one.
+
+    Raises:
+        BadInput: it is damaged.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            digest = (file.metadata() or {}).get(DIGEST)
+            tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
+    except (OSError, SafetensorError) as error:
+        raise BadInput(f"{path} cannot be read: {error}") from error
+    if digest is not None and hash_of(tensors) != digest:
+        raise BadInput(f"{path} cannot be read: its tensors are not those that were written, so it was damaged since")
+    return tensors
+
+
+def hash_of(tensors: Mapping[str, Tensor], text: str = "") -> str:
+    """The sha256 of a text and of the tensors' names, dtypes, shapes and numbers."""
+    digest = hashlib.sha256(text.encode())
+    for name, tensor in tensors.items():
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -11,7 +11,6 @@ kept by its name alone.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import importlib
 import json
 import math
@@ -32,8 +31,7 @@ from interp_hooks.interventions.readout import Metric
 from interp_hooks.interventions.runs import Intervention, Mean, Resample, Run
 from interp_hooks.interventions.sites import Here, Site, Source
 from interp_hooks.model.stream import norm_scale
-
-Json = Any
+from interp_hooks.model.tensor_files import Json, hash_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -322,12 +320,3 @@ def is_digest(digest: str, packed: Json, objects: Sequence[Json], tensors: Mappi
     alone = _Alone(objects, tensors)
     again = alone.again(packed)
     return alone.of_recorded or hash_of(alone.tensors, json.dumps([again, alone.objects])) == digest
-
-
-def hash_of(tensors: Mapping[str, Tensor], text: str = "") -> str:
-    """The sha256 of a text and of the tensors' names, dtypes, shapes and numbers."""
-    digest = hashlib.sha256(text.encode())
-    for name, tensor in tensors.items():
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()

@@ -17,17 +17,22 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from interp_hooks.errors import BadInput, InterpHooksError
-from interp_hooks.experiments.results.archive import Json, hash_of
 from interp_hooks.interventions.engine import Keeps
 from interp_hooks.model.folder_lock import LOCK, locked
-from interp_hooks.model.tensor_files import PARTIAL, on_disk, remove_partial, write_tensors, write_text
+from interp_hooks.model.tensor_files import (
+    PARTIAL,
+    Json,
+    on_disk,
+    read_with_digest,
+    remove_partial,
+    write_text,
+    write_with_digest,
+)
 
 CALL, RESULT, PARTS = "call", "result", "parts"
-DIGEST = "sha256"  # in the metadata of files of tensors
 
 
 # ------------------------------------------------------------------------------------------------------------ files
@@ -39,7 +44,7 @@ def write(folder: Path, name: str, document: Mapping[str, Json], tensors: Mappin
     Raises:
         DiskError: one of them cannot be written.
     """
-    _write_tensors(folder / f"{name}.safetensors", tensors)
+    write_with_digest(folder / f"{name}.safetensors", tensors)
     write_text(folder / f"{name}.json", _lines(document))
 
 
@@ -49,28 +54,7 @@ def read(folder: Path, name: str) -> tuple[dict[str, Json], dict[str, Tensor]]:
     Raises:
         BadInput: it is damaged.
     """
-    return read_document(folder, name), _read_tensors(folder / f"{name}.safetensors")
-
-
-def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    write_tensors(path, tensors, {DIGEST: hash_of(dict(sorted(tensors.items())))})
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file, compared with their digest if it has one.
-
-    Raises:
-        BadInput: it is damaged.
-    """
-    try:
-        with safe_open(path, "pt") as file:
-            digest = (file.metadata() or {}).get(DIGEST)
-            tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
-    except (OSError, SafetensorError) as error:
-        raise BadInput(f"{path} cannot be read: {error}") from error
-    if digest is not None and hash_of(tensors) != digest:
-        raise BadInput(f"{path} cannot be read: its tensors are not those that were written, so it was damaged since")
-    return tensors
+    return read_document(folder, name), read_with_digest(folder / f"{name}.safetensors")
 
 
 def read_document(folder: Path, name: str) -> dict[str, Json]:
@@ -172,7 +156,7 @@ class Parts(Keeps):
         self._known: dict[int, tuple[Tensor, list[bool]]] = {}
         for path in sorted(self.folder.glob("*.safetensors")):
             try:
-                part = _read_tensors(path)
+                part = read_with_digest(path)
                 changed = part["changed"].split(part["interventions"].tolist())
                 scores = part["scores"].to(device)
             except (BadInput, KeyError, RuntimeError):
@@ -194,4 +178,4 @@ class Parts(Keeps):
             "changed": torch.tensor([one for did in changed for one in did], dtype=torch.bool),
             "interventions": torch.tensor([len(did) for did in changed]),
         }
-        _write_tensors(self.folder / f"{min(finished):08d}.safetensors", part)
+        write_with_digest(self.folder / f"{min(finished):08d}.safetensors", part)

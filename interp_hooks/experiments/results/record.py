@@ -9,7 +9,6 @@ data when it is saved.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import importlib
 import inspect
@@ -41,7 +40,6 @@ from interp_hooks.experiments.results.archive import (
     digest_of,
     everything_in,
     fields_of,
-    hash_of,
     is_digest,
     name_of,
 )
@@ -58,6 +56,7 @@ from interp_hooks.experiments.results.folders import (
 from interp_hooks.interventions.readout import Metric
 from interp_hooks.interventions.runs import OF_TASK, Run, TaskLike, as_run
 from interp_hooks.model.folder_lock import LOCK, locked
+from interp_hooks.model.identity import Identity
 from interp_hooks.model.tensor_files import on_disk, remove_partial
 from interp_hooks.model.transformer import HookedTransformer
 
@@ -68,12 +67,6 @@ OnData = TypeVar("OnData")  # a result, several by name, or what else has a reco
 PROMPTS = ("clean", "prompts", "dataset")  # the arguments that may be a task
 NEEDED = ("corrupt", "metric")  # the arguments that it brings, without which nothing can be done
 NO_PART = ("model", "max_memory", "progress", "save_to")  # arguments on which no number depends
-NO_MATTER = (  # of a config, once the weights are there
-    *("model_name", "original_architecture", "tokenizer_name", "tokenizer_prepends_bos", "device"),
-    *("seed", "init_mode", "initializer_range", "init_weights", "eos_token_ids"),
-    *("use_attn_result", "use_split_qkv_input", "use_attn_in", "use_hook_mlp_in", "use_hook_tokens"),
-    "use_attn_scale",  # attn_scale says what comes of it
-)
 FORMER = {  # functions that 0.1 saved results of, which are now those that users call
     "circuits.discovery.edge_attributions": "circuits.discovery.eap_ig",
     "circuits.discovery.mask_gradients": "circuits.discovery.mask_gradient",
@@ -149,64 +142,6 @@ asked: ContextVar[tuple[Call, ...]] = ContextVar("asked", default=())  # the use
 
 
 # ------------------------------------------------------------------------------------------------------------ the model
-
-
-@dataclass(frozen=True, kw_only=True)
-class Identity:
-    """Which model it was: `weights` is the sha256 of all names, dtypes, shapes and numbers."""
-
-    name: str
-    revision: str | None
-    dtype: str
-    device: str
-    weights: str
-    config: Mapping[str, Json]
-
-    @classmethod
-    def of(cls, model: HookedTransformer) -> Identity:
-        return cls(
-            name=model.cfg.model_name,
-            revision=model.revision,
-            dtype=str(model.dtype),
-            device=str(model.device),
-            weights=weights_hash(model),
-            config=config_of(model),
-        )
-
-    def refuse_others(self, model: HookedTransformer) -> None:
-        """Raises BadInput if the model computes something else."""
-        config = config_of(model)
-        for name in (self.config.keys() | config.keys()) - {*NO_MATTER}:
-            if self.config.get(name) != config.get(name):
-                raise BadInput(
-                    f"this model has {name}={config.get(name)!r}, the one of the result {self.config.get(name)!r}; "
-                    "any_model=True runs it nevertheless"
-                )
-        if weights_hash(model) != self.weights:
-            raise BadInput(
-                f"this model's weights are not those of the result ({self.name}); any_model=True runs it nevertheless"
-            )
-
-
-def weights_hash(model: HookedTransformer) -> str:
-    """The sha256 of all weights: names, dtypes, shapes and numbers."""
-    return hash_of(dict(sorted(model.state_dict().items())))
-
-
-def config_of(model: HookedTransformer) -> dict[str, Json]:
-    """The model's config as JSON, with the kinds of modules that are spliced in."""
-    spliced = {hook: name_of(splice.module) for hook, splice in model.splices.items()}
-    return _plain(model.cfg) | ({"splices": spliced} if spliced else {})
-
-
-def _plain(value: Any) -> Json:
-    if dataclasses.is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
 
 
 class Alive:

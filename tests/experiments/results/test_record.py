@@ -39,7 +39,7 @@ from interp_hooks import (
 )
 from interp_hooks.errors import BadInput
 from interp_hooks.experiments import relative_norm
-from interp_hooks.experiments.results.record import Identity
+from interp_hooks.model.identity import Identity
 from tests.children import in_a_child
 from tests.experiments.by_hand import OTHER, RTOL, TOKENS, model_of
 from tests.model.test_tokens import word_tokenizer
@@ -443,7 +443,7 @@ def test_a_plain_function_is_asked_for(tmp_path: Path) -> None:
 
 def test_keeping_a_record_copies_and_hashes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     model, hashed = model_of("gpt2"), []
-    monkeypatch.setattr("interp_hooks.experiments.results.record.hash_of", lambda *given: hashed.append(given))
+    monkeypatch.setattr("interp_hooks.model.identity.hash_of", lambda *given: hashed.append(given))
     result = patch(model, TOKENS, OTHER, DIFF, progress=False)
     assert not hashed
     assert result.record is not None
