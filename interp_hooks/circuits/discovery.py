@@ -32,9 +32,9 @@ from interp_hooks.errors.arguments import Count
 from interp_hooks.experiments.gradients import Hooks, differentiable, finite
 from interp_hooks.experiments.results.record import experiment, on_data
 from interp_hooks.hooks.points import HookPoint
-from interp_hooks.interventions.progress import progress_bar
 from interp_hooks.interventions.readout import MetricLike, better, metric_name
 from interp_hooks.interventions.runs import OF_TASK, PromptsLike, Run, SourceLike
+from interp_hooks.model.progress import progress_bar
 from interp_hooks.model.transformer import HookedTransformer
 
 Rule = Literal["midpoint", "left"]

@@ -22,10 +22,10 @@ from interp_hooks.experiments.patching import labels_of
 from interp_hooks.hooks.names import get_act_name
 from interp_hooks.hooks.root_module import HookPoint
 from interp_hooks.interventions.engine import evaluate
-from interp_hooks.interventions.progress import progress_bar
 from interp_hooks.interventions.runs import Intervention, Run
 from interp_hooks.interventions.sites import at
 from interp_hooks.model.cache.activation_cache import ActivationCache
+from interp_hooks.model.progress import progress_bar
 from interp_hooks.model.stream import Stream
 from interp_hooks.model.transformer import HookedTransformer
 

@@ -1,4 +1,4 @@
-"""Many texts as rows of tokens, and how well a model predicts them."""
+"""Many texts: read once, for whatever is asked of them; as rows of tokens; and how well a model predicts them."""
 
 from interp_hooks import lazily
 
@@ -7,6 +7,14 @@ __getattr__, __all__ = lazily(
     {
         "texts": ["corpus_texts", "tokenize_and_concatenate"],
         "evals": ["induction_loss", "lm_accuracy"],
+        "reading": ["documents"],
+        "scanning": ["Scan", "gather", "scan"],
+        "drivers": ["scan_by_rank", "scan_on_ray"],
+        "units": ["Seen", "Units", "coordinates", "neurons"],
+        "reducers.base": ["Reducer"],
+        "reducers.top": ["TopK"],
+        "reducers.bands": ["Bands"],
+        "reducers.statistics": ["CoActivation", "Histogram", "MeanByToken", "Moments", "Statistics"],
     },
 )
 

@@ -35,10 +35,10 @@ from interp_hooks.experiments.results.record import experiment, on_data
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.hooks.names import get_act_name, short_name
 from interp_hooks.hooks.root_module import HookPoint
-from interp_hooks.interventions.progress import progress_bar
 from interp_hooks.interventions.readout import MetricLike, metric_name
 from interp_hooks.interventions.runs import OF_TASK, PromptsLike, Run
 from interp_hooks.interventions.sites import Recording, Site
+from interp_hooks.model.progress import progress_bar
 from interp_hooks.model.stream import Stream
 from interp_hooks.model.transformer import HookedTransformer
 

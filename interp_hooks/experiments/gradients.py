@@ -26,11 +26,11 @@ from interp_hooks.experiments.results.record import experiment, on_data
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.hooks.root_module import HookPoint
 from interp_hooks.interventions.passes import read_pass
-from interp_hooks.interventions.progress import progress_bar
 from interp_hooks.interventions.readout import MetricLike, counted_score, metric_name, reading
 from interp_hooks.interventions.recording import record
 from interp_hooks.interventions.runs import OF_TASK, Intervention, PromptsLike, Run, SourceLike, as_run
 from interp_hooks.interventions.sites import Recordings, Site, at
+from interp_hooks.model.progress import progress_bar
 from interp_hooks.model.stream import Stream
 from interp_hooks.model.transformer import HookedTransformer
 

@@ -37,10 +37,10 @@ from interp_hooks.experiments.results.record import experiment, on_data
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.hooks.points import POSITIONS
 from interp_hooks.interventions.engine import Evaluation, evaluate, free_memory
-from interp_hooks.interventions.progress import progress_bar
 from interp_hooks.interventions.readout import MetricLike, checked_score, metric_name, reading
 from interp_hooks.interventions.runs import OF_TASK, Intervention, PromptsLike, Run
 from interp_hooks.interventions.sites import Site, at
+from interp_hooks.model.progress import progress_bar
 from interp_hooks.model.stream import ATTENTION_INPUTS, INPUT, Stream
 from interp_hooks.model.transformer import HookedTransformer
 

@@ -30,13 +30,13 @@ from interp_hooks.errors import BadInput, HookDidNotFire, MetricError
 from interp_hooks.errors.arguments import checked, told
 from interp_hooks.interventions.lazy_logits import LazyLogits, ReadElsewhere, scored
 from interp_hooks.interventions.plans import Plan, Planner, batches
-from interp_hooks.interventions.progress import progress_bar
 from interp_hooks.interventions.readout import MetricLike, Readout, checked_score, reading
 from interp_hooks.interventions.recording import Recorder, hook_functions, steps_of
 from interp_hooks.interventions.runs import Run
 from interp_hooks.interventions.sites import Recordings
 from interp_hooks.model.components.block import at_positions
 from interp_hooks.model.components.kv_cache import KeyValueCache
+from interp_hooks.model.progress import progress_bar
 from interp_hooks.model.transformer import HookedTransformer
 
 MEMORY = 256 * 2**20  # bytes of activations beyond which stacking more runs on a CPU gains nothing

@@ -52,17 +52,18 @@ class Identity:
 
     def refuse_others(self, model: HookedTransformer) -> None:
         """Raises BadInput if the model computes something else."""
+        if (unlike := self.unlike(model, "the result")) is not None:
+            raise BadInput(f"{unlike}; any_model=True runs it nevertheless")
+
+    def unlike(self, model: HookedTransformer, of: str) -> str | None:
+        """In what a model differs from that `of` something, as a message, or None if it computes the same."""
         config = config_of(model)
         for name in (self.config.keys() | config.keys()) - {*NO_MATTER}:
             if self.config.get(name) != config.get(name):
-                raise BadInput(
-                    f"this model has {name}={config.get(name)!r}, the one of the result {self.config.get(name)!r}; "
-                    "any_model=True runs it nevertheless"
-                )
+                return f"this model has {name}={config.get(name)!r}, the one of {of} {self.config.get(name)!r}"
         if weights_hash(model) != self.weights and not self._only_rounded(model):
-            raise BadInput(
-                f"this model's weights are not those of the result ({self.name}); any_model=True runs it nevertheless"
-            )
+            return f"this model's weights are not those of {of} ({self.name})"
+        return None
 
     def _only_rounded(self, model: HookedTransformer) -> bool:
         """Whether the weights of a model differ from these by nothing but rounding errors."""

@@ -1,0 +1,169 @@
+"""Documents as rows of tokens for a pass: several to a row, each read as if it had the row for itself.
+
+    documents   | BOS the cat sat |  | BOS a dog |  | BOS it was late and nobody ... |
+    one row     BOS the cat sat BOS a dog . . .         attention stays within documents, positions begin anew
+
+A document longer than a row can be split into pieces, each of which begins with a BOS that the document does not have
+there. Positions count a document's own tokens, its BOS included: they are those of `model.to_tokens(text)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from interp_hooks.corpus.reading import Document
+from interp_hooks.errors import BadInput, TokenError
+from interp_hooks.model.transformer import HookedTransformer
+
+Longer = Literal["refuse", "split", "cut"]
+Excluded = Literal["bos", "first", "special"]
+EXCLUDED: tuple[Excluded, ...] = ("bos", "first", "special")
+ADDED = -1  # the position of a BOS that was put before a piece
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Consecutive tokens of a document, and the position of each in it."""
+
+    document: int
+    tokens: Int[Tensor, " pos"]
+    positions: Int[Tensor, " pos"]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of pieces: for each token its id, its document (-1: padding), and its position in it.
+
+    `pieces` [row, pos] numbers the pieces of these rows, from 0; padding has -1 and tokens that `counted` leaves out
+    have one like the others.
+    """
+
+    tokens: Int[Tensor, "row pos"]
+    documents: Int[Tensor, "row pos"]
+    positions: Int[Tensor, "row pos"]
+    pieces: Int[Tensor, "row pos"]
+    counted: Bool[Tensor, "row pos"]
+
+    @cached_property
+    def real(self) -> Bool[Tensor, "row pos"]:
+        return self.pieces >= 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Packer:
+    """How the documents of a batch become rows: what is done with those longer than a row, and which tokens count.
+
+    `exclude` names tokens that are read but not counted: "bos", a document's BOS, where attention rests and activations
+    are of another size; "first", the first token of every document, whatever it is; "special", all special tokens of
+    the tokenizer. A BOS that was put before a later piece never counts.
+    """
+
+    model: HookedTransformer
+    length: int
+    longer: Longer
+    exclude: Sequence[Excluded]
+    tokens_at_once: int
+
+    def tokens(self, number: int, document: Document) -> Int[Tensor, " pos"]:
+        """The token ids of a document, on the CPU.
+
+        Raises:
+            BadInput: it has none, or an id outside the vocabulary.
+        """
+        if isinstance(document, str):
+            try:
+                return self.model.to_tokens(document, truncate=False, move_to_device=False)[0]
+            except TokenError as error:
+                raise type(error)(f"document {number}: {error}") from error
+        return self.model.checked_tokens(document)[0].cpu()
+
+    def pieces(self, number: int, tokens: Int[Tensor, " pos"]) -> list[Piece]:
+        """A document as pieces that fit into rows.
+
+        Raises:
+            BadInput: it is longer than a row, and nothing was said of such documents.
+        """
+        places = torch.arange(len(tokens))
+        if len(tokens) <= self.length:
+            return [Piece(number, tokens, places)]
+        if self.longer == "refuse":
+            raise BadInput(
+                f"document {number} has {len(tokens)} tokens, more than the {self.length} that are read at once; "
+                "longer='split' reads it in pieces, longer='cut' its beginning"
+            )
+        if self.longer == "cut":
+            return [Piece(number, tokens[: self.length], places[: self.length])]
+        bos = self._bos(tokens)
+        room = self.length - len(bos)
+        found = [Piece(number, tokens[: self.length], places[: self.length])]
+        for start in range(self.length, len(tokens), room):
+            part = slice(start, start + room)
+            found.append(
+                Piece(number, torch.cat((bos, tokens[part])), torch.cat((torch.full_like(bos, ADDED), places[part])))
+            )
+        return found
+
+    def _bos(self, tokens: Int[Tensor, " pos"]) -> Int[Tensor, " n"]:
+        """What later pieces begin with: the document's first token, if that is a BOS."""
+        tokenizer = self.model.tokenizer
+        begins = tokenizer is not None and int(tokens[0]) == tokenizer.bos_token_id and self.length > 1
+        return tokens[: int(begins)]
+
+    def rows(self, pieces: Iterable[Piece]) -> list[Rows]:
+        """Pieces as rows, as many as are read at once to a `Rows`: the longest first, each where it first fits."""
+        filled: list[list[Piece]] = []
+        room: list[int] = []
+        longest = max((len(piece.tokens) for piece in pieces), default=0)
+        for piece in sorted(pieces, key=lambda one: -len(one.tokens)):
+            size = len(piece.tokens)
+            place = next((place for place, left in enumerate(room) if left >= size), None)
+            if place is None or not self._several:
+                place = len(filled)
+                filled.append([])
+                room.append(max(longest, min(self.length, ROW)))
+            filled[place].append(piece)
+            room[place] -= size
+        width = max((sum(len(one.tokens) for one in row) for row in filled), default=0)
+        at_once = max(1, self.tokens_at_once // max(1, width))
+        return [self._stacked(filled[start : start + at_once]) for start in range(0, len(filled), at_once)]
+
+    @cached_property
+    def _several(self) -> bool:
+        """Whether rows hold several documents; not where frequencies depend on how long a text is."""
+        rotary = self.model.rotary
+        most = torch.tensor([self.length])
+        return rotary is None or not rotary.turns_anew(torch.ones_like(most), most)
+
+    def _stacked(self, filled: Sequence[Sequence[Piece]]) -> Rows:
+        shape = len(filled), max(sum(len(piece.tokens) for piece in row) for row in filled)
+        tokens, positions = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
+        documents, pieces = torch.full(shape, -1), torch.full(shape, -1)
+        for number, row in enumerate(filled):
+            end = 0
+            for piece in row:
+                part = slice(end, end := end + len(piece.tokens))
+                tokens[number, part], positions[number, part] = piece.tokens, piece.positions
+                documents[number, part], pieces[number, part] = piece.document, int(pieces.max()) + 1
+        counted = (pieces >= 0) & ~self._left_out(tokens, positions)
+        return Rows(tokens, documents, positions, pieces, counted)
+
+    def _left_out(self, tokens: Int[Tensor, "row pos"], positions: Int[Tensor, "row pos"]) -> Bool[Tensor, "row pos"]:
+        tokenizer = self.model.tokenizer
+        left_out = positions == ADDED
+        if "first" in self.exclude:
+            left_out |= positions == 0
+        if "bos" in self.exclude and tokenizer is not None and tokenizer.bos_token_id is not None:
+            left_out |= (positions == 0) & (tokens == tokenizer.bos_token_id)
+        if "special" in self.exclude and tokenizer is not None:
+            left_out |= torch.isin(tokens, torch.tensor(tokenizer.all_special_ids))
+        return left_out
+
+
+ROW = 256  # tokens of a row, unless a document is longer: longer rows cost more attention, shorter ones more padding
