@@ -46,7 +46,7 @@ class Scan(Mapping[str, Any]):
 
     reducers: Mapping[str, Reducer]
     states: Mapping[str, Mapping[int | None, State]]
-    texts: Mapping[int, Int[Tensor, " pos"]] = field(repr=False)
+    texts: Mapping[int, Int[Tensor, " _"]] = field(repr=False)
     n_documents: int
     n_tokens: int
     n_read: int
@@ -86,7 +86,7 @@ def scan(
     save_to: str | Path | None = None,
     keep: Sequence[Units] = (),
     column: str = "text",
-    limit: Count | None = None,
+    limit: int | None = None,
     length: Count | None = None,
     longer: Longer = "refuse",
     exclude: Sequence[Excluded] = ("bos",),
@@ -130,6 +130,8 @@ def scan(
     for name, most in (("per_batch", per_batch), ("tokens_at_once", tokens_at_once), ("save_every", save_every)):
         if most < 1:
             raise BadInput(f"{name} must be at least 1, got {most}")
+    if limit is not None and limit < 1:
+        raise BadInput(f"limit must be at least 1, got {limit}")
     if keep and save_to is None:
         raise BadInput("keep= needs a folder, save_to=, to keep activations in")
     length = model.cfg.n_ctx if length is None else length
@@ -215,12 +217,17 @@ class _Work:
         """Refuse a corpus that is not the one that was begun, as far as the first documents of its batches tell.
 
         Raises:
-            BadInput: a document is another than the one that was read.
+            BadInput: a document is another than the one that was read, or was not read.
         """
         number, document = batch[0]
         if not torch.equal(self.packer.tokens(number, document), self.texts.get(number, torch.empty(0))):
             raise BadInput(
                 f"document {number} is not the one that was read when this folder was begun; scan into another folder"
+            )
+        if missing := [one for one, _ in batch if one not in self.texts]:
+            raise BadInput(
+                f"the scan in this folder ended in the middle of a batch, before document {missing[0]}, and cannot go "
+                "on there; scan into another folder, and let limit be a multiple of per_batch"
             )
 
     def save(self) -> None:

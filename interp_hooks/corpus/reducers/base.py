@@ -71,16 +71,22 @@ def exact(values: Float[Tensor, "*shape"]) -> Int[Tensor, "2 *shape"]:
     values = values.double()
     if not bool((values.abs() < 2**BITS).all()):
         raise BadInput("activations sum up to numbers that are too large or nan; look for infinite activations")
-    whole = values.floor()
-    return torch.stack((whole.long(), ((values - whole) * 2**BITS).long()))
+    whole = values.trunc()
+    rest = ((values - whole) * 2**BITS).long()
+    return _carried(whole.long(), rest)
 
 
 def added(one: Int[Tensor, "2 *shape"], other: Int[Tensor, "2 *shape"]) -> Int[Tensor, "2 *shape"]:
     """The sum of numbers in fixed point."""
-    whole, rest = one + other
+    return _carried(*(one + other))
+
+
+def _carried(whole: Tensor, rest: Tensor) -> Int[Tensor, "2 *shape"]:
+    """With a rest that is not negative and less than one whole."""
     return torch.stack((whole + (rest >> BITS), rest & (2**BITS - 1)))
 
 
 def number(fixed: Int[Tensor, "2 *shape"]) -> Float[Tensor, "*shape"]:
     """Numbers in fixed point as float64."""
-    return fixed[0].double() + fixed[1].double() / 2**BITS
+    below = (fixed[0] < 0).long()  # small negative numbers are -1 and a rest: as one float, that would lose digits
+    return (fixed[0] + below).double() + (fixed[1] - (below << BITS)).double() / 2**BITS
