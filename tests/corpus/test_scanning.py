@@ -1,4 +1,4 @@
-"""One pass over a corpus gives what a pass over each document gives, in whatever pieces and however often interrupted."""
+"""One pass over a corpus gives what a pass over each document gives, however it is split up and interrupted."""
 
 import dataclasses
 import time
@@ -87,7 +87,7 @@ def test_texts_are_there_to_be_read_again(whole: Scan) -> None:
     assert whole.context(7, 2, before=1, after=1).tolist() == DOCUMENTS[7][1:4].tolist()
     with pytest.raises(BadInput, match="there is no document 30"):
         whole.tokens(30)
-    with pytest.raises(KeyError, match="not 'tops'. Did you mean top"):
+    with pytest.raises(KeyError, match=r"not 'tops'\. Did you mean top"):
         whole["tops"]
 
 
