@@ -1,0 +1,86 @@
+"""What a scan of a corpus costs beside the forward passes that it cannot do without.
+
+    python benchmarks/scan.py [--documents 64] [--length 128] [--rounds 3] [--threads 2] [--device cpu]
+
+On a random checkpoint of GPT-2 small's size, documents of random tokens go through all blocks: by passes alone, and by
+scans that keep, of all 36,864 neurons and all 144 heads (the norm of what each adds to the stream), the top 20 and
+statistics; then histograms and examples from all bands, too. Printed is the time relative to the passes alone (median
+over rounds in which all ran one after the other), and how much memory a scan of four times as many documents needs
+beyond that of one. "In batches of units" is what the usual dashboards do: passes over all documents again for every
+2,048 neurons, here only their passes, without any of the rest.
+"""
+
+import argparse
+import math
+from collections.abc import Mapping
+
+import torch
+from common import by_turns, checkpoint, megabytes, ratio
+from torch import Tensor
+
+from interp_hooks import HookedTransformer
+from interp_hooks.corpus import Bands, Histogram, Reducer, Statistics, TopK, Units, neurons, scan
+from interp_hooks.corpus.packing import Packer
+
+AT_ONCE = 2048  # tokens of a pass
+ALLOWED = 1.25
+
+
+def result_norms(found: Mapping[str, Tensor], model: HookedTransformer, layer: int | None) -> Tensor:
+    """The norm of what every head adds to the stream [row, pos, head], without that vector itself."""
+    assert layer is not None
+    weights = model.blocks[layer].attn.W_O
+    gram = torch.einsum("hkd,hld->hkl", weights, weights)
+    return torch.einsum("bphk,hkl,bphl->bph", found["z"], gram, found["z"]).clamp(min=0).sqrt()
+
+
+HEADS = Units("head", ("z",), of=result_norms)
+TOP: dict[str, Reducer] = {
+    "top neurons": TopK(neurons(), k=20),
+    "top heads": TopK(HEADS, k=20),
+    "neurons": Statistics(neurons()),
+    "heads": Statistics(HEADS),
+}
+MORE: dict[str, Reducer] = {**TOP, "histogram": Histogram(neurons()), "bands": Bands(neurons())}
+
+
+def main(documents: int, length: int, rounds: int, device: str) -> None:
+    model = HookedTransformer.from_pretrained(str(checkpoint("gpt2-small-sized")), device=device)
+    tokens = torch.randint(1, 50_000, (documents, length), generator=torch.Generator().manual_seed(0))
+    options = {"tokens_at_once": AT_ONCE, "progress": False}
+    packer = Packer(model=model, length=1024, longer="refuse", exclude=("bos",), tokens_at_once=AT_ONCE)
+    rows = packer.rows([piece for number, ids in enumerate(tokens) for piece in packer.pieces(number, ids)])
+
+    @torch.no_grad()
+    def passes() -> None:
+        for part in rows:
+            mask, apart = part.real.to(device), part.pieces.to(device)
+            model(part.tokens.to(device), return_type=None, attention_mask=mask, documents=apart)
+
+    again = math.ceil(model.cfg.n_layers * model.cfg.d_mlp / AT_ONCE)
+    seconds = by_turns(
+        {
+            "passes": passes,
+            "top 20 and statistics": lambda: scan(model, tokens, TOP, **options),
+            "with histograms and bands": lambda: scan(model, tokens, MORE, **options),
+        },
+        rounds,
+    )
+    for name in seconds:
+        allowed = f" (allowed {ALLOWED})" if name.startswith("top") else ""
+        print(f"{name:26} {ratio(seconds, name, 'passes'):6.2f}{allowed}")
+    print(f"{'in batches of units':26} {again:6.2f} at least")
+    once, four = (megabytes(lambda n=n: scan(model, tokens.repeat(n, 1), TOP, **options), device) for n in (1, 4))
+    print(f"memory beyond the model: {once:.0f} MB, for four times the documents {four:.0f} MB")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--documents", type=int, default=64)
+    parser.add_argument("--length", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    main(arguments.documents, arguments.length, arguments.rounds, arguments.device)
