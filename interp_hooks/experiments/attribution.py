@@ -347,11 +347,11 @@ class _Estimate:
         scores = 8 * self.model.cfg.n_heads * length**2  # in float64
         self.parts = parts_within(
             objective,
-            lambda: Pass(run=self._some(objective.run, slice(0, 1)), rows=slice(0, 1), hooks=self._hooks, use=_nothing),
+            lambda: Pass(self._some(objective.run, slice(0, 1)), slice(0, 1), self._hooks, _nothing),
             self.names,
             bound(self.model, max_memory),
             rough=rough_bytes(self.model, length, per_head=per_head) + (5 * fixed + 10) * scores,
-            beside=lambda sites: 4 * sites + (5 * fixed + 10 * bool(fixed)) * scores,
+            takes=lambda kept, sites: kept + 4 * sites + (5 * fixed + 10 * bool(fixed)) * scores,
         )
         self.new: Recording | None = None  # of all prompts, where these are passed together
 
@@ -371,8 +371,9 @@ class _Estimate:
 
         hooks = [(name, note) for name in self.points] if len(self.parts) == 1 else []
         objective = replace(self.objective, run=self.source)
-        passed = lambda rows: [Pass(run=self._some(self.source, rows), rows=rows, hooks=hooks, use=_nothing)]
-        (scores,) = scored(objective, self.parts, passed)
+        (scores,) = scored(
+            objective, self.parts, lambda rows: [Pass(self._some(self.source, rows), rows, hooks, _nothing)]
+        )
         self.new = noted if hooks else None
         return scores
 
@@ -385,8 +386,11 @@ class _Estimate:
 
             def passes(rows: slice) -> list[Pass]:
                 run = self._some(self.objective.run, rows)
-                use = lambda done: found.append(self._of_part(done, run, rows, bar.update))
-                return [Pass(run=run, rows=rows, hooks=self._hooks, use=use)]
+
+                def use(done: Differentiable) -> None:
+                    found.append(self._of_part(done, run, rows, bar.update))
+
+                return [Pass(run, rows, self._hooks, use)]
 
             (scores,) = differentiated(self.objective, self.parts, passes, self.names)
         together = {site: _of_all([one[site] for one in found], len(scores)) for site in self.plans}
@@ -399,10 +403,11 @@ class _Estimate:
         new = record(self.model, self._some(self.source, rows), self.points) if self.new is None else self.new
         plans = {site: plan.of_prompts(run, rows) for site, plan in self.plans.items()}
         changes = {site: _changes(self.model, plan, run, done.values, new) for site, plan in plans.items()}
-        if self.drop is None:
+        drop, dropped = self.drop, []
+        if drop is None:
             return _effects(done, plans, changes)
-        dropped = []
-        for self.drop.layer in range(self.model.cfg.n_layers):
+        for layer in range(self.model.cfg.n_layers):
+            drop.layer = layer
             dropped.append(_effects(done, plans, changes, again=True))
             advance()
         return {site: torch.stack([one[site] for one in dropped]) for site in plans}

@@ -6,8 +6,9 @@ A metric may mix prompts, so that its gradient cannot be had from some of them. 
     2. score      the metric of all prompts, and its gradient g with respect to what was read
     3. go back    passes with gradient over the same prompts, each from its own part of g
 
-Such a pass keeps the activations asked for and what autograd needs of the layers after them; no weight gets a gradient.
-It is a pass of its own, since one graph serves all of these activations, where runs of the engine would each have theirs.
+Such a pass keeps the activations asked for and what autograd needs of the layers after them; no weight gets a
+gradient. It is a pass of its own, since one graph serves all of these activations, where runs of the engine would each
+have theirs.
 """
 
 from __future__ import annotations
@@ -39,7 +40,10 @@ Hooks = Sequence[tuple[str, Callable[..., Tensor | None]]]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Differentiable:
-    """A metric of all prompts, and activations of some, by hook name, with respect to which it can be differentiated."""
+    """A metric of all prompts, and activations of some, by hook name, with respect to which it can be differentiated.
+
+    What is differentiated is the sum of `of`, or its product with the `cotangent`.
+    """
 
     scores: Float[Tensor, " prompt"]
     values: dict[str, Tensor]
@@ -57,7 +61,7 @@ class Differentiable:
         return dict(zip(self.values, found, strict=True))
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Pass:
     """A pass over some prompts (`rows`) of a run, with hooks, and what is to be done once it can be differentiated."""
 
@@ -69,11 +73,15 @@ class Pass:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Objective:
-    """A metric of all prompts of a run, from what it reads of passes over some of them."""
+    """A metric of all prompts of a run, from what it reads of passes over some of them.
+
+    `flat` says what an error is about where the metric has no gradient, if not about activations.
+    """
 
     model: HookedTransformer
     metric: MetricLike
     run: Run
+    flat: str | None = None
 
     @cached_property
     def _reading(self) -> tuple[Readout, Callable[[Tensor], Tensor]]:
@@ -86,10 +94,37 @@ class Objective:
 
     def read(self, run: Run, rows: slice, hooks: Hooks) -> Tensor:
         """What is read of one pass, which unembeds nothing else."""
-        readout, batch = self._reading[0], len(self.run.tokens)
-        readout = readout if rows == self.whole else readout_of(readout, rows, batch)
-        (read,) = read_pass(Stream(self.model), readout, run, 1, -1, {}, hooks)
+        (read,) = read_pass(Stream(self.model), self.readout_of(rows), run, 1, -1, {}, hooks)
         return read
+
+    def readout_of(self, rows: slice) -> Readout:
+        """Which logits of some of the prompts the metric reads."""
+        readout = self._reading[0]
+        return readout if rows == self.whole else readout_of(readout, rows, len(self.run.tokens))
+
+    @property
+    def kept_numbers(self) -> int:
+        """How many numbers of a pass are kept for each prompt until all are scored."""
+        readout, length, cfg = self._reading[0], self.run.tokens.shape[1], self.model.cfg
+        if readout.on_demand:
+            return length * (cfg.d_vocab_out if Stream(self.model).watched_at_the_end else cfg.d_model)
+        if readout.next_tokens:
+            return 2 * length
+        read = length if readout.pos is None else 1
+        return read * (cfg.d_vocab_out if readout.tokens is None else readout.tokens.shape[1])
+
+    @property
+    def read_numbers(self) -> int:
+        """How many numbers a metric without gradient makes of each prompt's logits: of all, if nobody knows which."""
+        readout, cfg = self._reading[0], self.model.cfg
+        if readout.tokens is not None:
+            return 4 * self.kept_numbers
+        everywhere = readout.on_demand or readout.next_tokens or readout.pos is None
+        return 4 * cfg.d_vocab_out * (self.run.tokens.shape[1] if everywhere else 1)
+
+    def score(self, read: Tensor) -> Any:
+        """What the metric makes of what was read of all prompts."""
+        return self._reading[1](read)
 
     def scores(self, read: Tensor) -> Float[Tensor, " prompt"]:
         """The metric of what was read of all prompts; one number for all of them counts as one prompt.
@@ -97,7 +132,7 @@ class Objective:
         Raises:
             MetricError: it gives anything else, or a number that is not finite.
         """
-        scores, name = self._reading[1](read), metric_name(self.metric)
+        scores, name = self.score(read), metric_name(self.metric)
         if not isinstance(scores, Tensor) or scores.ndim > 1:
             came = f"shape {list(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
             raise MetricError(f"the metric must give one number for each prompt, got {came}")
@@ -110,12 +145,13 @@ class Objective:
         batch, length = self.run.tokens.shape
         return LazyLogits.of(self.model, torch.cat([*parts]).unflatten(0, (batch, length)), length)
 
-    def refuse_flat(self, names: Sequence[str]) -> MetricError:
+    def flat_error(self, names: Sequence[str]) -> MetricError:
         """What to raise where nothing can be differentiated."""
-        return MetricError(
-            f"{metric_name(self.metric)} has no gradient with respect to {', '.join(names[:3])}: it counts or ranks, "
-            "is computed outside torch, or does not depend on these activations; use patch instead, or another metric"
+        activations = (
+            f"{', '.join(names[:3])}: it counts or ranks, is computed outside torch, or does not depend on these "
+            "activations; use patch instead, or another metric"
         )
+        return MetricError(f"{metric_name(self.metric)} has no gradient with respect to {self.flat or activations}")
 
 
 def tensor_of(read: Tensor) -> Tensor:
@@ -136,7 +172,7 @@ def differentiable(
     with torch.enable_grad(), WeightsAreConstants():
         scores = objective.scores(read)
         if not scores.requires_grad:
-            raise objective.refuse_flat(names)
+            raise objective.flat_error(names)
         return Differentiable(scores=scores.detach(), values=values, of=scores.sum())
 
 
@@ -169,7 +205,7 @@ def _used_part(objective: Objective, one: Pass, names: Sequence[str], scores: Te
     read, values = _with_graph(objective, one.run, one.rows, one.hooks, names)
     of = tensor_of(read)
     if not of.requires_grad:
-        raise objective.refuse_flat(names)
+        raise objective.flat_error(names)
     each = len(cotangent) // len(objective.run.tokens)  # rows of a final stream, or one
     part = cotangent[one.rows.start * each : one.rows.stop * each]
     one.use(Differentiable(scores=scores, values=values, of=of, cotangent=part))
@@ -209,7 +245,7 @@ def _cotangent(
     with WeightsAreConstants():
         scores = objective.scores(objective.joined([leaf], lazy=lazy))
     if not scores.requires_grad:
-        raise objective.refuse_flat(names)
+        raise objective.flat_error(names)
     (cotangent,) = torch.autograd.grad(scores.sum(), leaf, materialize_grads=True)
     return scores.detach(), cotangent
 
@@ -286,7 +322,7 @@ class Kept:
 
 
 def bound(model: HookedTransformer, max_memory: int | None) -> int | None:
-    """The bytes that passes may take; None where they are not to be split: functions attached by users see all prompts."""
+    """The bytes that passes may take; None where prompts stay together: functions that users attached see all of them."""
     if max_memory is None and attached(model):
         return None
     return free_memory(model) if max_memory is None else max_memory
@@ -313,15 +349,15 @@ def parts_within(
     most: int | None,
     *,
     rough: float,
-    beside: Callable[[int], int],
+    takes: Callable[[int, int], int],
     stays: int = 0,
     passes: int = 1,
 ) -> list[slice]:
     """The prompts in parts whose passes with gradient take at most so many bytes each, as far as one prompt does.
 
-    What a prompt takes is what autograd keeps of a `first` pass over one, unless a rough guess says that all fit. Of
-    the bytes of its activations at `names`, `beside` makes what it takes besides, and `stays` copies of them are there
-    for all prompts all the time, as is what the metric reads in each of the `passes`.
+    What a prompt `takes` is computed from the bytes that autograd keeps of a `first` pass over one and those of its
+    activations at `names`, unless a rough guess says that all prompts fit. As many copies of the latter as `stays` are
+    there for all prompts all the time, as is what the metric reads in each of the `passes`.
     """
     batch = len(objective.run.tokens)
     if most is None or batch == 1 or batch * rough <= most:
@@ -330,7 +366,7 @@ def parts_within(
     with Kept(objective.model) as kept:
         read, values = _with_graph(objective, one.run, one.rows, one.hooks, names)
     activations = sum(value.nbytes for value in values.values())
-    each = kept.bytes + beside(activations)
+    each = takes(kept.bytes, activations)
     stay = stays * activations
     if batch * (each + stay + _bytes_of_score(read)) <= most:
         return [objective.whole]

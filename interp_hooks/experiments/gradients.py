@@ -155,7 +155,7 @@ class _Path:
             [point.name],
             most,
             rough=rough_bytes(self.model, self.run.tokens.shape[1], per_head=point.name.endswith("_input")),
-            beside=lambda site: 2 * site,
+            takes=lambda kept, site: kept + 2 * site,
             stays=5,
         )
 
@@ -163,7 +163,7 @@ class _Path:
         self, rows: slice, hooks: Iterable[Hooks], use: Callable[[Differentiable], None] = lambda done: None
     ) -> Iterator[Pass]:
         some = self.run if len(self.run.tokens) == rows.stop - rows.start else run_of(self.model, self.run, rows)
-        return (Pass(run=some, rows=rows, hooks=listed, use=use) for listed in hooks)
+        return (Pass(some, rows, listed, use) for listed in hooks)
 
     def beginning(self) -> tuple[Float[Tensor, " prompt"], Tensor]:
         """The metric and the activation as they are."""
@@ -177,9 +177,9 @@ class _Path:
 
     def changed(self, x: Tensor, intervention: Intervention) -> Tensor:
         """The activation x once the intervention is made."""
-        recordings = Recordings(self.model)
+        recordings, size = Recordings(self.model), len(self.run.tokens) // len(self.parts)
         for source in intervention.runs:
-            recordings.runs[source.key] = record_parts(self.model, source, [self.point.name], len(self.parts))
+            recordings.runs[source.key] = record_parts(self.model, source, [self.point.name], size)
         changed = x.clone()
         with torch.no_grad():
             intervention.write(changed, self.point, recordings)

@@ -6,6 +6,7 @@ may not be found in some of them.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -31,7 +32,7 @@ def parts_of(batch: int, size: int) -> list[slice]:
     """All prompts in parts of at most `size`, and of at least one, which differ by no more than one prompt."""
     parts = -(-batch // max(1, size))
     ends = [part * batch // parts for part in range(parts + 1)]
-    return [slice(start, stop) for start, stop in zip(ends, ends[1:], strict=False)]
+    return [slice(start, stop) for start, stop in itertools.pairwise(ends)]
 
 
 def run_of(model: HookedTransformer, run: Run, rows: Rows) -> Run:
@@ -65,14 +66,18 @@ def source_of(model: HookedTransformer, source: SourceLike, rows: Rows, batch: i
     raise Inseparable
 
 
-def record_parts(model: HookedTransformer, run: Run, hooks: Sequence[str], parts: int) -> Recording:
-    """The activations that a run has at some hooks, recorded in so many parts of its prompts if they can be told apart."""
-    batch = len(run.tokens)
+def in_parts(model: HookedTransformer, run: Run, size: int) -> list[Run]:
+    """A run in parts of at most `size` of its prompts, and of at least one, if they can be told apart."""
+    parts = parts_of(len(run.tokens), size)
     try:
-        every = [run] if parts == 1 else [run_of(model, run, rows) for rows in parts_of(batch, -(-batch // parts))]
+        return [run] if len(parts) == 1 else [run_of(model, run, rows) for rows in parts]
     except Inseparable:
-        every = [run]
-    found = [record(model, some, hooks) for some in every]
+        return [run]
+
+
+def record_parts(model: HookedTransformer, run: Run, hooks: Sequence[str], size: int) -> Recording:
+    """The activations that a run has at some hooks, recorded for at most `size` of its prompts at a time."""
+    found = [record(model, some, hooks) for some in in_parts(model, run, size)]
     return found[0] if len(found) == 1 else {hook: torch.cat([one[hook] for one in found]) for hook in found[0]}
 
 
