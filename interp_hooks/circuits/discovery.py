@@ -198,7 +198,7 @@ def _pass_at(
         written[hook.name] = value.detach()
 
     if fraction is None:
-        hooks: Hooks = [(name, note) for name in some.edges.written]
+        hooks: Hooks = [(name, note) for name in some.written]
         return Pass(some.run, some.rows, hooks, lambda done: use(done, lambda: some.changes_from(written)))
     hooks = [(graph.writer_parts[0].hook, _moved((1 - fraction) * some.changes[:, :, 0]))]
     return Pass(some.run, some.rows, hooks, lambda done: use(done, lambda: some.changes))

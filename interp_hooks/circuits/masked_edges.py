@@ -18,7 +18,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp_hooks.circuits.circuit import Circuit, ComputationGraph
@@ -124,12 +124,17 @@ class MaskedEdges:
 
     def some(self, rows: slice) -> SomePrompts:
         """Some of the prompts; all of them, once made, are kept."""
-        return self.whole if rows == self.objective.whole else SomePrompts(self, rows)
+        if rows == self.objective.whole:
+            return self.whole
+        batch, places = len(self.run.tokens), self.places
+        places = places[rows] if len(places) == batch else places
+        source = source_of(self.model, self.source, rows, batch)
+        return SomePrompts(self, rows, run_of(self.model, self.run, rows), source, places)
 
     @cached_property
     def whole(self) -> SomePrompts:
         """All prompts."""
-        return SomePrompts(self, self.objective.whole)
+        return SomePrompts(self, self.objective.whole, self.run, self.source, self.places)
 
     def of_circuits(self, circuits: Sequence[Circuit]) -> Float[Tensor, "circuit prompt"]:
         """The metric of each circuit: all edges outside it carry their values in the source.
@@ -191,19 +196,16 @@ class SomePrompts:
     interventions would be made one by one, thousands of them.
     """
 
-    def __init__(self, edges: MaskedEdges, rows: slice) -> None:
-        self.edges, self.rows, self.model = edges, rows, edges.model
-        self.graph, self.stream = edges.graph, edges.stream
-        whole, batch = edges.objective.whole, len(edges.run.tokens)
-        self.run, self.source, self.places = edges.run, edges.source, edges.places
-        if rows != whole:
-            self.run = run_of(self.model, self.run, rows)
-            self.source = source_of(self.model, self.source, rows, batch)
-            self.places = self.places[rows] if len(self.places) == batch else self.places
+    def __init__(
+        self, edges: MaskedEdges, rows: slice, run: Run, source: SourceLike, places: Int[Tensor, "batch pos"]
+    ) -> None:
+        self.rows, self.run, self.source, self.places = rows, run, source, places
+        self.model, self.graph, self.stream = edges.model, edges.graph, edges.stream
+        self.objective, self.written = edges.objective, edges.written
         self.recordings = Recordings(self.model)
         self.recordings.made |= edges.means
-        for other in [] if isinstance(self.source, Mean) else as_source(self.source).runs:
-            self.recordings.runs[other.key] = record(self.model, other, edges.written)
+        for other in [] if isinstance(source, Mean) else as_source(source).runs:
+            self.recordings.runs[other.key] = record(self.model, other, self.written)
 
     def edges_of(self, part: Part, copies: int) -> list[Edge]:
         """For each copy of the prompts an `Edge`, which notes how what some writers write would change."""
@@ -233,7 +235,7 @@ class SomePrompts:
     def unchanged(self) -> Recording:
         """What is written in the run without any change, and the stream as it enters each layer."""
         streams = map(self.stream.entering, range(self.model.cfg.n_layers))
-        return record(self.model, self.run, [*self.edges.written, *streams])
+        return record(self.model, self.run, [*self.written, *streams])
 
     @cached_property
     def changes(self) -> Float[Tensor, "batch pos writer d_model"]:
@@ -251,7 +253,7 @@ class SomePrompts:
         """What the metric reads of a pass with each of these masks."""
         done = MaskedPass(self, masks)
         streams = self.unchanged if done.start else {}
-        readout = self.edges.objective.readout_of(self.rows)
+        readout = self.objective.readout_of(self.rows)
         return read_pass(self.stream, readout, self.run, len(masks), done.start or -1, streams, done.hooks)
 
 
@@ -270,8 +272,13 @@ class MaskedPass:
         for part in writers:
             if part.layer < self.start:
                 self._add(part.rows, edges.changes[:, :, part.places].expand(len(masks), -1, -1, -1, -1))
-        sending = [hook for part in writers if part.layer >= self.start for hook in self._sending(part)]
-        self.hooks = [*sending, *((part.hook, self._receiving(part)) for part in readers)]
+        self._writers, self._readers = [part for part in writers if part.layer >= self.start], readers
+
+    @property
+    def hooks(self) -> list[tuple[str, Callable[..., Tensor | None]]]:
+        """What the pass needs; not kept here, so that what hooks note goes when the pass is over."""
+        sending = [hook for part in self._writers for hook in self._sending(part)]
+        return [*sending, *((part.hook, self._receiving(part)) for part in self._readers)]
 
     def _add(self, rows: Sequence[int], change: Float[Tensor, "circuit batch pos writer d_model"]) -> None:
         """Append what reaches readers from these writers to `changes`; in place unless it is to be differentiated."""

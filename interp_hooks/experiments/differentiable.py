@@ -13,7 +13,8 @@ have theirs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -296,33 +297,24 @@ def finite(values: Tensor, what: str) -> Tensor:
 # -------------------------------------------------------------------------------------------------------------- memory
 
 
-class Kept:
-    """Within the block, the memory that autograd keeps, but for the model's own tensors; `bytes` of it."""
+@contextmanager
+def kept_by_autograd(model: HookedTransformer) -> Iterator[dict[int, torch.UntypedStorage]]:
+    """Within the block, the memory that autograd keeps, but for that of the model's own tensors."""
+    own = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
+    storages: dict[int, torch.UntypedStorage] = {}
 
-    def __init__(self, model: HookedTransformer) -> None:
-        self._own = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
-        self._storages: dict[int, torch.UntypedStorage] = {}
-        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._note, lambda kept: kept)
-
-    def _note(self, kept: Tensor) -> Tensor:
+    def note(kept: Tensor) -> Tensor:
         storage = kept.untyped_storage()
-        self._storages |= {} if storage._cdata in self._own else {storage._cdata: storage}
+        if storage._cdata not in own:
+            storages[storage._cdata] = storage
         return kept.detach()
 
-    def __enter__(self) -> Kept:
-        self._hooks.__enter__()
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        self._hooks.__exit__(*raised)
-
-    @property
-    def bytes(self) -> int:
-        return sum(storage.nbytes() for storage in self._storages.values())
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda kept: kept):
+        yield storages
 
 
 def bound(model: HookedTransformer, max_memory: int | None) -> int | None:
-    """The bytes that passes may take; None where prompts stay together: functions that users attached see all of them."""
+    """The bytes that passes may take; None where prompts stay together, as functions that users attach see them."""
     if max_memory is None and attached(model):
         return None
     return free_memory(model) if max_memory is None else max_memory
@@ -363,10 +355,10 @@ def parts_within(
     if most is None or batch == 1 or batch * rough <= most:
         return [objective.whole]
     one = first()
-    with Kept(objective.model) as kept:
+    with kept_by_autograd(objective.model) as storages:
         read, values = _with_graph(objective, one.run, one.rows, one.hooks, names)
     activations = sum(value.nbytes for value in values.values())
-    each = takes(kept.bytes, activations)
+    each = takes(sum(storage.nbytes() for storage in storages.values()), activations)
     stay = stays * activations
     if batch * (each + stay + _bytes_of_score(read)) <= most:
         return [objective.whole]

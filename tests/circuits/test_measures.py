@@ -156,7 +156,7 @@ def test_several_circuits_do_not_mix() -> None:
     alone = torch.cat([edges.of_circuits([circuit]) for circuit in circuits])
     assert_close(edges.of_circuits(circuits), alone, WITHIN)
     numbers = edges.numbers.of_state + edges.numbers.of_pass + edges.objective.read_numbers
-    for max_memory, expected in ((8 * 2 * numbers, [(2, 5)] * 5), (1, [(1, 5)] * 10)):  # two passes before the circuits
+    for max_memory, expected in ((8 * 2 * numbers, [(2, 5)] * 4), (1, [(1, 5)] * 8)):  # the source first
         edges = MaskedEdges(model, Run(TOKENS), Run(OTHER), DIFF, max_memory=max_memory)
         with shapes_counted(model, "blocks.0") as shapes:
             assert_close(edges.of_circuits(circuits), alone, WITHIN)
