@@ -351,7 +351,7 @@ class _Estimate:
             self.names,
             bound(self.model, max_memory),
             rough=rough_bytes(self.model, length, per_head=per_head) + (5 * fixed + 10) * scores,
-            takes=lambda kept, sites: kept + 4 * sites + (5 * fixed + 10 * bool(fixed)) * scores,
+            takes=lambda kept, sites: 5 * kept // 4 + 4 * sites + (5 * fixed + 10 * bool(fixed)) * scores,
         )
         self.new: Recording | None = None  # of all prompts, where these are passed together
 

@@ -368,4 +368,4 @@ def parts_within(
 
 def _bytes_of_score(read: Tensor) -> int:
     """What a metric makes of what it reads, when it is to be differentiated: all logits, of a plain function."""
-    return 5 * read.numel() * read.element_size()
+    return 6 * read.numel() * read.element_size()

@@ -155,7 +155,7 @@ class _Path:
             [point.name],
             most,
             rough=rough_bytes(self.model, self.run.tokens.shape[1], per_head=point.name.endswith("_input")),
-            takes=lambda kept, site: kept + 2 * site,
+            takes=lambda kept, site: 5 * kept // 4 + 2 * site,
             stays=5,
         )
 
