@@ -13,7 +13,7 @@ from tests.interventions.test_memory import peak
 from tests.tiny import random_tokens
 
 BATCH, LENGTH = 5, 6
-TOKENS, OTHER = (random_tokens(batch=BATCH, pos=LENGTH, d_vocab=23, seed=seed) for seed in (1, 2))
+TOKENS, OTHER = (random_tokens(batch=BATCH, pos=LENGTH, d_vocab=22, seed=seed) for seed in (1, 2))
 PADDED = torch.tensor([[0, 0, 1, 1, 1, 1]] + [[1] * LENGTH] * 3 + [[0, 1, 1, 1, 1, 1]])
 ANSWERS = LogitDiff([3, 1, 4, 1, 5], [9, 2, 6, 5, 3])
 
