@@ -16,20 +16,29 @@ arxiv.org/abs/2403.17806. ACDC: Conmy et al. 2023, arxiv.org/abs/2304.14997.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from interp_hooks.circuits.circuit import Circuit
 from interp_hooks.circuits.graph import EdgeMask, EdgeMatrix
 from interp_hooks.circuits.layout import Part
-from interp_hooks.circuits.masked_edges import Ablation, MaskedEdges, Positions, setting, stacked
+from interp_hooks.circuits.masked_edges import MaskedEdges, MaskedPass, SomePrompts
+from interp_hooks.circuits.setting import Ablation, Positions, setting, stacked
 from interp_hooks.errors import BadInput, MetricError
 from interp_hooks.errors.arguments import Count
-from interp_hooks.experiments.gradients import Hooks, differentiable, finite
+from interp_hooks.experiments.differentiable import (
+    Differentiable,
+    Hooks,
+    Pass,
+    differentiated,
+    finite,
+    parts_within,
+    rough_bytes,
+)
 from interp_hooks.experiments.results.record import experiment, on_data
 from interp_hooks.hooks.points import HookPoint
 from interp_hooks.interventions.readout import MetricLike, better, metric_name
@@ -39,6 +48,7 @@ from interp_hooks.model.transformer import HookedTransformer
 
 Rule = Literal["midpoint", "left"]
 AT_ONCE = 32  # at most so many removals are tried together
+FLAT = "masks of edges: it counts or ranks, or is computed outside torch; use acdc instead, or another metric"
 ROUNDING = 100  # so many rounding errors may add up in a score
 
 
@@ -55,6 +65,7 @@ def eap(
     *,
     ablation: Ablation | SourceLike = "corrupt",
     positions: Positions | None = None,
+    max_memory: int | None = None,
 ) -> Circuit:
     """Edge attribution patching: all edges, scored by one corrupt and one clean forward pass and one backward pass.
 
@@ -77,8 +88,8 @@ def eap(
             outside a prompt.
         MetricError: a metric that cannot be differentiated, or is flat in the clean run.
     """
-    edges = MaskedEdges(model, *setting(model, clean, corrupt, metric, ablation, positions))
-    return edges.graph.scored(_attributions(edges, metric))
+    edges = MaskedEdges(model, *setting(model, clean, corrupt, metric, ablation, positions), max_memory)
+    return edges.graph.scored(_attributions(edges))
 
 
 @experiment
@@ -93,6 +104,7 @@ def eap_ig(
     rule: Rule = "midpoint",
     ablation: Ablation | SourceLike = "corrupt",
     positions: Positions | None = None,
+    max_memory: int | None = None,
     progress: bool = True,
 ) -> Circuit:
     """Edge attribution patching with integrated gradients: `eap` with the mean of the gradients at several points.
@@ -110,33 +122,61 @@ def eap_ig(
     if rule not in offsets or steps < 1:
         raise BadInput(f"expected at least 1 step and the rule 'midpoint' or 'left', got {steps} and {rule!r}")
     fractions = [(step + offsets[rule]) / steps for step in range(steps)]
-    edges = MaskedEdges(model, *setting(model, clean, corrupt, metric, ablation, positions))
-    return edges.graph.scored(_attributions(edges, metric, fractions, progress))
+    edges = MaskedEdges(model, *setting(model, clean, corrupt, metric, ablation, positions), max_memory)
+    return edges.graph.scored(_attributions(edges, fractions, progress))
 
 
-def _attributions(
-    edges: MaskedEdges, metric: MetricLike, fractions: Sequence[float] | None = None, progress: bool = False
-) -> EdgeMatrix:
+def _attributions(edges: MaskedEdges, fractions: Sequence[float] | None = None, progress: bool = False) -> EdgeMatrix:
     """The change of what each writer writes times the mean gradient at these fractions of the way to the clean run.
 
     Without fractions it is the gradient of the clean run itself, and the same pass gives the change.
     """
-    changes, points = (None, [1.0]) if fractions is None else (edges.changes, fractions)
-    total = torch.zeros(edges.graph.exists.shape, dtype=torch.float64, device=edges.model.device)
-    for fraction in progress_bar(points, progress=progress, unit="step"):
-        found, changes = _at_fraction(edges, metric, fraction, changes)
-        total += found
-    return _losses(edges, metric, total / len(points), "the attribution of an edge")
+    graph, points = edges.graph, [1.0] if fractions is None else fractions
+    total = torch.zeros(graph.exists.shape, dtype=torch.float64, device=edges.model.device)
+    names = [part.hook for part in graph.reader_parts]
+
+    def attribute(rows: slice, done: Callable[[], object] = lambda: None) -> Iterator[Pass]:
+        some = edges.some(rows)
+        for fraction in points:
+
+            def add(here: Differentiable, changes: Callable[[], Tensor]) -> None:
+                total.add_(_attribution(some, here, changes))
+                done()
+
+            yield _pass_at(some, None if fractions is None else fraction, add)
+
+    parts = parts_within(
+        edges.objective,
+        lambda: next(attribute(slice(0, 1))),
+        names,
+        edges.most,
+        rough=rough_bytes(edges.model, edges.run.tokens.shape[1], per_head=True) + _bytes_beside(edges),
+        takes=lambda kept, inputs: max(kept, 2 * inputs) + _bytes_beside(edges),
+        passes=len(points),
+    )
+    with progress_bar(total=len(points) * len(parts), progress=progress, unit="step") as bar:
+        differentiated(edges.objective, parts, lambda rows: attribute(rows, bar.update), names)
+    return _losses(edges, total / len(points), "the attribution of an edge")
 
 
-def _losses(edges: MaskedEdges, metric: MetricLike, gains: EdgeMatrix, what: str) -> EdgeMatrix:
+def _bytes_beside(edges: MaskedEdges) -> int:
+    """What the scores of edges take for each prompt, beside activations and their gradients."""
+    graph, length = edges.graph, edges.run.tokens.shape[1]
+    products = 3 * 8 * length * len(graph.writers) * max(len(part.names) for part in graph.reader_parts)
+    return edges.numbers.of_state * edges.model.W_E.element_size() + products
+
+
+def _losses(edges: MaskedEdges, gains: EdgeMatrix, what: str) -> EdgeMatrix:
     """How much worse the metric gets, for each edge, from how much higher it gets.
 
     Raises:
         MetricError: the values are not finite, or mere rounding errors beside what all edges together change.
     """
     largest = float(finite(gains, what).abs().max())
-    noise = ROUNDING * torch.finfo(torch.promote_types(edges.model.dtype, torch.float32)).eps
+    noise, metric = (
+        ROUNDING * torch.finfo(torch.promote_types(edges.model.dtype, torch.float32)).eps,
+        edges.objective.metric,
+    )
     if largest < noise:  # only then are the passes needed that tell what such small scores mean
         ends = torch.stack([torch.zeros_like(edges.graph.exists), edges.graph.exists])
         change = float(edges.of_kept(ends).double().mean(1).diff().abs())
@@ -148,28 +188,33 @@ def _losses(edges: MaskedEdges, metric: MetricLike, gains: EdgeMatrix, what: str
     return -better(metric) * gains
 
 
-def _at_fraction(
-    edges: MaskedEdges, metric: MetricLike, fraction: float, changes: Tensor | None
-) -> tuple[EdgeMatrix, Float[Tensor, "batch pos writer d_model"]]:
-    """Change times gradient, summed over positions, as a mean over prompts; and the changes, computed if not given."""
-    graph, written = edges.graph, dict[str, Tensor]()
+def _pass_at(
+    some: SomePrompts, fraction: float | None, use: Callable[[Differentiable, Callable[[], Tensor]], None]
+) -> Pass:
+    """A pass at this fraction of the way to the clean run (None: that run), used with what tells the changes."""
+    graph, written = some.graph, dict[str, Tensor]()
 
     def note(value: Tensor, hook: HookPoint) -> None:
         written[hook.name] = value.detach()
 
-    hooks: Hooks = [(name, note) for name in edges.written]
-    if changes is not None:
-        hooks = [(graph.writer_parts[0].hook, _moved((1 - fraction) * changes[:, :, 0]))]
-    done = differentiable(edges.model, edges.run, metric, [part.hook for part in graph.reader_parts], hooks)
-    gradients = done.gradients()
+    if fraction is None:
+        hooks: Hooks = [(name, note) for name in some.written]
+        return Pass(some.run, some.rows, hooks, lambda done: use(done, lambda: some.changes_from(written)))
+    hooks = [(graph.writer_parts[0].hook, _moved((1 - fraction) * some.changes[:, :, 0]))]
+    return Pass(some.run, some.rows, hooks, lambda done: use(done, lambda: some.changes))
+
+
+def _attribution(some: SomePrompts, done: Differentiable, changes_of: Callable[[], Tensor]) -> EdgeMatrix:
+    """Change times gradient, summed over the positions of some prompts, as their part of a mean over all prompts."""
+    gradients, graph = done.gradients(), some.graph
     with torch.no_grad():
-        changes = edges.changes_from(written) if changes is None else changes
+        changes = changes_of()
         scores = torch.zeros(graph.exists.shape, dtype=torch.float64, device=changes.device)
         for part in graph.reader_parts:
-            gradient = gradients[part.hook].to(changes)
+            gradient = gradients.pop(part.hook).to(changes)
             gradient = gradient if gradient.ndim == 4 else gradient[:, :, None]
-            scores[: part.seen, part.places] = edges.summed(changes[:, :, : part.seen] @ gradient.mT)
-    return scores / len(done.scores), changes
+            scores[: part.seen, part.places] = some.summed(changes[:, :, : part.seen] @ gradient.mT)
+    return scores / len(done.scores)
 
 
 def _moved(change: Tensor) -> Callable[..., Tensor]:
@@ -186,6 +231,7 @@ def mask_gradient(
     *,
     ablation: Ablation | SourceLike = "corrupt",
     positions: Positions | None = None,
+    max_memory: int | None = None,
 ) -> Circuit:
     """All edges, scored by the gradient of the metric with respect to how much of each edge is corrupted.
 
@@ -195,17 +241,28 @@ def mask_gradient(
     Raises:
         BadInput, MetricError: as `eap`.
     """
-    edges = MaskedEdges(model, *setting(model, clean, corrupt, metric, ablation, positions))
+    edges = MaskedEdges(model, *setting(model, clean, corrupt, metric, ablation, positions), max_memory)
+    objective = replace(edges.objective, flat=FLAT)
     masks = torch.zeros(1, *edges.graph.exists.shape, dtype=model.dtype, device=model.device, requires_grad=True)
-    scores = edges.scores(masks)
-    if not scores.requires_grad:
-        raise MetricError(
-            f"{metric_name(metric)} has no gradient with respect to masks of edges: it counts or ranks, or is computed "
-            "outside torch; use acdc instead, or another metric"
-        )
-    with torch.enable_grad():
-        (gradient,) = torch.autograd.grad(scores.mean(), masks)
-    return edges.graph.scored(_losses(edges, metric, gradient[0], "the gradient of a mask"))
+    total = torch.zeros_like(masks)
+
+    def add(done: Differentiable) -> None:
+        total.add_(torch.autograd.grad(done.of, masks, done.cotangent)[0] / len(done.scores))
+
+    def masked(rows: slice) -> list[Pass]:
+        some = edges.some(rows)
+        return [Pass(some.run, rows, MaskedPass(some, masks).hooks, add)]
+
+    parts = parts_within(
+        objective,
+        lambda: masked(slice(0, 1))[0],
+        [],
+        edges.most,
+        rough=torch.inf,
+        takes=lambda kept, inputs: kept + _bytes_beside(edges),
+    )
+    differentiated(objective, parts, masked, [])
+    return edges.graph.scored(_losses(edges, total[0], "the gradient of a mask"))
 
 
 @experiment
@@ -219,6 +276,7 @@ def node_attribution(
     absolute: bool = True,
     ablation: Ablation | SourceLike = "corrupt",
     positions: Positions | None = None,
+    max_memory: int | None = None,
 ) -> Circuit:
     """All edges, each with the lower score of its two ends, so that the top edges are those between the top nodes.
 
@@ -230,9 +288,9 @@ def node_attribution(
     Raises:
         BadInput, MetricError: as `eap`.
     """
-    edges = MaskedEdges(model, *setting(model, clean, corrupt, metric, ablation, positions))
+    edges = MaskedEdges(model, *setting(model, clean, corrupt, metric, ablation, positions), max_memory)
     graph, n_labels = edges.graph, len(edges.graph.layout.labels)
-    of_edges = _attributions(edges, metric).cpu()
+    of_edges = _attributions(edges).cpu()
     nodes = of_edges.unflatten(1, (-1, n_labels)).sum(1)  # writer label
     nodes = nodes.abs() if absolute else nodes
     nodes[0] = best = nodes.max()
@@ -255,6 +313,7 @@ def acdc(
     start: Circuit | None = None,
     ablation: Ablation | SourceLike = "corrupt",
     positions: Positions | None = None,
+    max_memory: int | None = None,
     progress: bool = True,
 ) -> Circuit:
     """Automatic circuit discovery: the edges whose removal makes the mean metric worse by `threshold` or more.
@@ -279,7 +338,7 @@ def acdc(
         raise BadInput("start has no edges, so there is nothing to remove")
     data = setting(model, clean, corrupt, metric, ablation, positions)
     kept = None if start is None else stacked(data.graph(model), [start])[0]
-    return edges_that_matter(model, *data, threshold, kept, progress)
+    return edges_that_matter(model, *data, threshold, kept, max_memory=max_memory, progress=progress)
 
 
 @on_data
@@ -291,10 +350,12 @@ def edges_that_matter(
     positions: Mapping[str, int | Tensor] | None,
     threshold: float,
     kept: EdgeMask | None,
+    *,
+    max_memory: int | None = None,
     progress: bool = True,
 ) -> Circuit:
     """The edges that are left of `kept`, or of all edges, when the others have been removed one after the other."""
-    edges = MaskedEdges(model, run, source, metric, positions)
+    edges = MaskedEdges(model, run, source, metric, positions, max_memory)
     kept = (edges.graph.exists if kept is None else kept).clone()
     sign, scores = better(metric), torch.zeros(kept.shape, dtype=torch.float64)
     current = sign * float(edges.of_kept(kept[None]).double().mean())

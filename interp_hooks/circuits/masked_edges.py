@@ -11,9 +11,11 @@ If the graph tells positions apart, each token of a prompt has the masks of the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, NamedTuple, get_args
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -21,130 +23,52 @@ from torch import Tensor
 
 from interp_hooks.circuits.circuit import Circuit, ComputationGraph
 from interp_hooks.circuits.graph import EdgeMatrix
-from interp_hooks.circuits.layout import Part, position_number
-from interp_hooks.errors import BadInput, MetricError
-from interp_hooks.experiments.patching import Positions, named_positions, paired_runs
+from interp_hooks.circuits.layout import Part
+from interp_hooks.circuits.setting import label_places, stacked
+from interp_hooks.errors import MetricError
+from interp_hooks.experiments.differentiable import Objective, bound, tensor_of
 from interp_hooks.hooks.points import HookPoint
 from interp_hooks.interventions.edges import Edge
 from interp_hooks.interventions.engine import free_memory
+from interp_hooks.interventions.lazy_logits import LazyLogits
 from interp_hooks.interventions.passes import read_pass
-from interp_hooks.interventions.readout import MetricLike, checked_score, reading
+from interp_hooks.interventions.prompts import Inseparable, in_parts, parts_of, run_of, source_of
+from interp_hooks.interventions.readout import MetricLike, checked_score
 from interp_hooks.interventions.recording import record
-from interp_hooks.interventions.runs import Intervention, Mean, PromptsLike, Run, SourceLike, as_run, as_source
+from interp_hooks.interventions.runs import Intervention, Mean, Run, SourceLike, as_source
 from interp_hooks.interventions.sites import Recording, Recordings, at
 from interp_hooks.model.stream import Stream, part_axis
 from interp_hooks.model.transformer import HookedTransformer
 
-Ablation = Literal["corrupt", "zero", "mean", "position_mean"]
 
+@dataclass(frozen=True)
+class Numbers:
+    """How many numbers there are for each prompt: in every pass without gradient, and before the first of them.
 
-def ablated_runs(
-    model: HookedTransformer, clean: PromptsLike, corrupt: PromptsLike | None, ablation: Ablation | SourceLike
-) -> tuple[Run, SourceLike]:
-    """The clean run, and the source that ablated edges take their values from.
-
-    Raises:
-        BadInput: an unknown ablation, corrupt prompts that are missing or do not correspond to the clean ones, or means
-            by position of prompts that are not all of one length.
+    Before it, what is written in the source and in the run is known, and how the two differ for each writer. In a pass,
+    what reaches readers from each writer is there beside the inputs of all heads of a layer, before and after a norm.
     """
-    if not isinstance(ablation, str):
-        return as_run(model, clean), ablation
-    if ablation not in get_args(Ablation):
-        raise BadInput(f"ablation must be {', '.join(map(repr, get_args(Ablation)))} or a source, got {ablation!r}")
-    if ablation == "zero":
-        return as_run(model, clean), 0.0
-    if corrupt is None:
-        raise BadInput(f"ablation={ablation!r} needs corrupt prompts")
-    if ablation == "corrupt":
-        return paired_runs(model, clean, corrupt, ("clean", "corrupt"))
-    run, other = as_run(model, clean), as_run(model, corrupt)
-    by_position = ablation == "position_mean"
-    if by_position and len({tuple(row) for one in (run, other) for row in one.real.tolist()}) > 1:
-        raise BadInput(
-            "ablation='position_mean' needs clean and corrupt prompts all of one length: of others, positions do not "
-            "correspond; use 'mean', or prompts of one template"
-        )
-    return run, Mean(other, per_position=by_position)
 
+    of_state: int
+    of_pass: int
 
-class Setting(NamedTuple):
-    """A run, the source of its ablated edges, a metric and positions: what experiments on data take as arguments."""
-
-    run: Run
-    source: SourceLike
-    metric: MetricLike
-    positions: Mapping[str, int | Tensor] | None
-
-    def graph(self, model: HookedTransformer) -> ComputationGraph:
-        """The model's graph, with these positions told apart."""
-        return ComputationGraph(model, self.positions or ())
-
-
-def setting(
-    model: HookedTransformer,
-    clean: PromptsLike,
-    corrupt: PromptsLike | None,
-    metric: MetricLike,
-    ablation: Ablation | SourceLike,
-    positions: Positions | None,
-) -> Setting:
-    """The setting that a user's arguments describe.
-
-    Raises:
-        BadInput: as `ablated_runs`; also a list of positions that are not ints, or not all different.
-    """
-    run, source = ablated_runs(model, clean, corrupt, ablation)
-    if positions is not None and not isinstance(positions, Mapping):
-        numbers = [position_number(pos) for pos in positions]
-        positions = {str(pos): pos for pos in numbers}
-        if len(positions) < len(numbers):
-            raise BadInput(f"expected positions that are all different, got {numbers}")
-    return Setting(run, source, metric, positions)
-
-
-def label_places(run: Run, positions: Mapping[str, int | Tensor]) -> Int[Tensor, "batch pos"]:
-    """For each token which of the positions it is, as a number; len(positions) for all other tokens.
-
-    Raises:
-        BadInput: a position outside a prompt or in its padding, or two that are the same token of a prompt.
-    """
-    rest = len(positions)
-    places = torch.full(run.tokens.shape, rest, device=run.tokens.device)
-    every = {label: index[:, None] for label, index in named_positions(run, positions).items()}
-    for number, (label, index) in enumerate(every.items()):
-        taken = places.gather(1, index)[:, 0]
-        if bool((taken != rest).any()):
-            row = int((taken != rest).nonzero()[0])
-            raise BadInput(
-                f"the positions {list(positions)[int(taken[row])]!r} and {label!r} are the same token of prompt {row}; "
-                "a token can have one of these names"
-            )
-        places.scatter_(1, index, number)
-    return places
-
-
-def stacked(graph: ComputationGraph, circuits: Iterable[Circuit]) -> Bool[Tensor, "circuit writer reader"]:
-    """The matrices of some circuits, one below the other.
-
-    Raises:
-        BadInput: a circuit of another graph.
-    """
-    for circuit in circuits:
-        named = circuit.graph.layout.positions
-        if named and not graph.layout.positions:
-            raise BadInput(
-                f"the circuit tells positions apart: say where {', '.join(named)} are in these prompts with positions="
-            )
-        if circuit.graph != graph:
-            raise BadInput(f"the circuit is of {circuit.graph}, the model's is {graph}")
-    return torch.stack([circuit.kept for circuit in circuits])
+    @classmethod
+    def of(cls, model: HookedTransformer, graph: ComputationGraph, written: Sequence[str], length: int) -> Numbers:
+        """Those of prompts of `length` tokens."""
+        cfg, writers, points = model.cfg, len(graph.writers), map(model.hook_dict.get, written)
+        recorded = sum(math.prod(point.sizes[axis] for axis in point.axes[2:]) for point in points if point is not None)
+        inputs = cfg.n_heads + 2 * cfg.n_key_value_heads
+        state = 2 * recorded + (cfg.n_layers + writers + 2 * cfg.n_heads + 4) * cfg.d_model
+        weights = 2 * max(len(part.names) for part in graph.reader_parts) * writers
+        passing = (writers + 4 * inputs + 4) * cfg.d_model + 5 * cfg.d_mlp + weights
+        return cls(length * state, length * passing)
 
 
 class MaskedEdges:
-    """Passes over one run in which edges take their values from a source, and what all such passes have in common.
+    """Passes over one run in which edges take their values from a source, some of its prompts at a time if need be.
 
-    Each is a pass of its own, not a run of the engine: all edges into a reader are one product of matrices, where
-    interventions would be made one by one, thousands of them.
+    `most` are the bytes that they may take: None where prompts are not to be told apart, since functions attached by
+    users, or a source that is a function, see all of them.
     """
 
     def __init__(
@@ -154,20 +78,134 @@ class MaskedEdges:
         source: SourceLike,
         metric: MetricLike,
         positions: Mapping[str, int | Tensor] | None = None,
+        max_memory: int | None = None,
     ) -> None:
         self.model, self.run, self.source = model, run, source
         self.graph, self.stream = ComputationGraph(model, positions or ()), Stream(model)
         self.places = label_places(run, positions) if positions else torch.zeros(1, 1, dtype=torch.long)
-        self.readout, self._score = reading(model, metric)
-        self.recordings = Recordings(model)
-        for other in as_source(source).runs:
-            self.recordings.runs[other.key] = record(model, other, self.written)
+        self.objective = Objective(model=model, metric=metric, run=run)
+        self.memory = free_memory(model) if max_memory is None else max_memory
+        self.most = bound(model, max_memory) if self._separable else None
+
+    @property
+    def _separable(self) -> bool:
+        try:
+            source_of(self.model, self.source, slice(0, 1), len(self.run.tokens))
+        except Inseparable:
+            return False
+        return True
 
     @property
     def written(self) -> list[str]:
         """The hooks at which one sees what writers write."""
         hooks = [part.hook for part in self.graph.writer_parts]
         return [*hooks, *filter(None, map(self.stream.scale_of, hooks))]
+
+    @cached_property
+    def numbers(self) -> Numbers:
+        """How many numbers passes have for each prompt."""
+        return Numbers.of(self.model, self.graph, self.written, self.run.tokens.shape[1])
+
+    @cached_property
+    def means(self) -> dict[Any, Tensor]:
+        """What a source that is a mean puts at every hook, as `Recordings.made` keeps it."""
+        mean, made = self.source, dict[Any, Tensor]()
+        if not isinstance(mean, Mean):
+            return made
+        sums = dict[str, tuple[Tensor, Tensor]]()
+        each = self.numbers.of_state * self.model.W_E.element_size()
+        for run in in_parts(self.model, mean.run, self.memory // each):
+            of_run = replace(mean, run=run)
+            for hook, value in record(self.model, run, self.written).items():
+                total, count = of_run.summed(value, self.model.hook_dict[hook], self.model)
+                before = sums.get(hook, (0.0, 0.0))
+                sums[hook] = before[0] + total, before[1] + count
+        return {(mean.key, hook): (total / count).to(self.model.dtype) for hook, (total, count) in sums.items()}
+
+    def some(self, rows: slice) -> SomePrompts:
+        """Some of the prompts; all of them, once made, are kept."""
+        if rows == self.objective.whole:
+            return self.whole
+        batch, places = len(self.run.tokens), self.places
+        places = places[rows] if len(places) == batch else places
+        source = source_of(self.model, self.source, rows, batch)
+        return SomePrompts(self, rows, run_of(self.model, self.run, rows), source, places)
+
+    @cached_property
+    def whole(self) -> SomePrompts:
+        """All prompts."""
+        return SomePrompts(self, self.objective.whole, self.run, self.source, self.places)
+
+    def of_circuits(self, circuits: Sequence[Circuit]) -> Float[Tensor, "circuit prompt"]:
+        """The metric of each circuit: all edges outside it carry their values in the source.
+
+        Raises:
+            BadInput: a circuit of another graph.
+        """
+        return self.of_kept(stacked(self.graph, circuits))
+
+    def of_kept(self, kept: Bool[Tensor, "circuit writer reader"]) -> Float[Tensor, "circuit prompt"]:
+        """The same for circuits that are given as matrices."""
+        return self.scores((self.graph.exists & ~kept).to(self.model.dtype))
+
+    @torch.no_grad()
+    def scores(self, masks: Float[Tensor, "circuit writer reader"]) -> Float[Tensor, "circuit prompt"]:
+        """The metric with each of these masks: 0 leaves an edge as it is, 1 replaces what it carries.
+
+        A metric that gives one number for all prompts counts as having one prompt.
+
+        Raises:
+            MetricError: the metric does not give one number for each prompt or one for all, or gives nan.
+        """
+        numbers, batch = self.numbers, len(self.run.tokens)
+        size = torch.finfo(self.model.dtype).bits // 8
+        left = self.memory // size - batch * self.objective.read_numbers
+        if self.most is None or batch == 1 or batch * (numbers.of_state + numbers.of_pass) <= left:
+            together = (left - batch * numbers.of_state) // (batch * numbers.of_pass)
+            reads = (read for few in masks.split(max(1, together)) for read in self.whole.reads(few))
+            return torch.stack([self._score(read) for read in reads])
+        kept = max(1, left // 4 // (batch * self.objective.kept_numbers))  # masks of which all reads can be kept
+        return torch.cat([self._scores_in_parts(some, left) for some in masks.split(kept)])
+
+    def _scores_in_parts(self, masks: Float[Tensor, "circuit writer reader"], left: int) -> Tensor:
+        """The same for masks that are passed over one part of the prompts after the other."""
+        numbers, batch = self.numbers, len(self.run.tokens)
+        left -= batch * len(masks) * self.objective.kept_numbers
+        found: list[list[Tensor]] = [[] for _ in masks]
+        lazy = False
+        for rows in parts_of(batch, left // (numbers.of_state + numbers.of_pass)):
+            some = self.some(rows)
+            for of_mask, mask in zip(found, masks, strict=True):
+                (read,) = some.reads(mask[None])
+                lazy = isinstance(read, LazyLogits)
+                of_mask.append(tensor_of(read))
+        return torch.stack([self._score(self.objective.joined(found.pop(0), lazy=lazy)) for _ in masks])
+
+    def _score(self, read: Tensor) -> Float[Tensor, " prompt"]:
+        score = checked_score(self.objective.score(read), "a circuit", len(self.run.tokens))
+        if score.ndim > 1:
+            expected = f"one number for each prompt, of which there are {len(self.run.tokens)}, or one for all"
+            raise MetricError(f"the metric must give {expected}, got shape {list(score.shape)}")
+        return score.reshape(-1)
+
+
+class SomePrompts:
+    """Some of the prompts of masked edges, with what all passes over them have in common.
+
+    Each is a pass of its own, not a run of the engine: all edges into a reader are one product of matrices, where
+    interventions would be made one by one, thousands of them.
+    """
+
+    def __init__(
+        self, edges: MaskedEdges, rows: slice, run: Run, source: SourceLike, places: Int[Tensor, "batch pos"]
+    ) -> None:
+        self.rows, self.run, self.source, self.places = rows, run, source, places
+        self.model, self.graph, self.stream = edges.model, edges.graph, edges.stream
+        self.objective, self.written = edges.objective, edges.written
+        self.recordings = Recordings(self.model)
+        self.recordings.made |= edges.means
+        for other in [] if isinstance(source, Mean) else as_source(source).runs:
+            self.recordings.runs[other.key] = record(self.model, other, self.written)
 
     def edges_of(self, part: Part, copies: int) -> list[Edge]:
         """For each copy of the prompts an `Edge`, which notes how what some writers write would change."""
@@ -177,16 +215,21 @@ class MaskedEdges:
 
     def changes_from(self, values: Recording) -> Float[Tensor, "batch pos writer d_model"]:
         """What every writer writes in the source minus what it writes in a pass with these values at `written`."""
-        changes = []
+        changes: Tensor | None = None
         for part in self.graph.writer_parts:
             (edge,) = self.edges_of(part, 1)
             edge.send(values[part.hook], self.model.hook_dict[part.hook])
             scale = self.stream.scale_of(part.hook)
             if scale is not None:
                 edge.send_normalized(values[scale], self.model.hook_dict[scale])
-            assert edge.change is not None
-            changes.append(edge.change.to(self.model.device))
-        return torch.cat(changes, dim=2)
+            change, edge.change = edge.change, None
+            assert change is not None
+            if changes is None:
+                sizes = (*self.run.tokens.shape, len(self.graph.writers), change.shape[-1])
+                changes = change.new_empty(sizes, device=self.model.device)
+            changes[:, :, part.places] = change.to(changes.device)
+        assert changes is not None
+        return changes
 
     @cached_property
     def unchanged(self) -> Recording:
@@ -206,50 +249,18 @@ class MaskedEdges:
         at = at.double().expand(*products.shape[:2], -1)
         return torch.einsum("bpwn,bpl->wnl", products.double(), at).flatten(1)
 
-    def of_circuits(self, circuits: Sequence[Circuit]) -> Float[Tensor, "circuit prompt"]:
-        """The metric of each circuit: all edges outside it carry their values in the source.
-
-        Raises:
-            BadInput: a circuit of another graph.
-        """
-        return self.of_kept(stacked(self.graph, circuits))
-
-    def of_kept(self, kept: Bool[Tensor, "circuit writer reader"]) -> Float[Tensor, "circuit prompt"]:
-        """The same for circuits that are given as matrices."""
-        return self.scores((self.graph.exists & ~kept).to(self.model.dtype))
-
-    def scores(self, masks: Float[Tensor, "circuit writer reader"]) -> Float[Tensor, "circuit prompt"]:
-        """The metric with each of these masks: 0 leaves an edge as it is, 1 replaces what it carries.
-
-        The metric can be differentiated with respect to masks that require a gradient. A metric that gives one number
-        for all prompts counts as having one prompt.
-
-        Raises:
-            MetricError: the metric does not give one number for each prompt or one for all, or gives nan.
-        """
-        cfg, (batch, length) = self.model.cfg, self.run.tokens.shape
-        vectors = 2 * len(self.graph.writers) + 6 * (cfg.n_heads + 2 * cfg.n_key_value_heads)
-        one = batch * length * vectors * cfg.d_model * torch.finfo(self.model.dtype).bits // 8
-        together = max(1, free_memory(self.model) // one)
-        with torch.set_grad_enabled(masks.requires_grad):
-            return torch.cat([self._scores(some) for some in masks.split(int(together))])
-
-    def _scores(self, masks: Float[Tensor, "circuit writer reader"]) -> Float[Tensor, "circuit prompt"]:
-        copies, run = len(masks), self.run
-        done = _Pass(self, masks)
+    def reads(self, masks: Float[Tensor, "circuit writer reader"]) -> list[Tensor]:
+        """What the metric reads of a pass with each of these masks."""
+        done = MaskedPass(self, masks)
         streams = self.unchanged if done.start else {}
-        read = read_pass(self.stream, self.readout, run, copies, done.start or -1, streams, done.hooks)
-        scores = [checked_score(self._score(one), "a circuit", len(run.tokens)) for one in read]
-        if scores[0].ndim > 1:
-            expected = f"one number for each prompt, of which there are {len(run.tokens)}, or one for all"
-            raise MetricError(f"the metric must give {expected}, got shape {list(scores[0].shape)}")
-        return torch.stack([score.reshape(-1) for score in scores])
+        readout = self.objective.readout_of(self.rows)
+        return read_pass(self.stream, readout, self.run, len(masks), done.start or -1, streams, done.hooks)
 
 
-class _Pass:
+class MaskedPass:
     """The hooks of one pass over copies of the prompts, one copy for each mask."""
 
-    def __init__(self, edges: MaskedEdges, masks: Float[Tensor, "circuit writer reader"]) -> None:
+    def __init__(self, edges: SomePrompts, masks: Float[Tensor, "circuit writer reader"]) -> None:
         self.edges, self.masks, graph = edges, masks, edges.graph
         touched = graph.exists if masks.requires_grad else (masks != 0).any(0)
         readers = [part for part in graph.reader_parts if bool(touched[:, part.places].any())]
@@ -258,10 +269,16 @@ class _Pass:
         self.room = sum(len(part.names) for part in writers)
         self.rows: list[int] = []  # the writers that `changes` has so far; it has room for all that are needed
         self.changes: Float[Tensor, "circuit batch pos writer d_model"] | None = None
-        if early := [row for part in writers if part.layer < self.start for row in part.rows]:
-            self._add(early, edges.changes[:, :, early].expand(len(masks), -1, -1, -1, -1))
-        sending = [hook for part in writers if part.layer >= self.start for hook in self._sending(part)]
-        self.hooks = [*sending, *((part.hook, self._receiving(part)) for part in readers)]
+        for part in writers:
+            if part.layer < self.start:
+                self._add(part.rows, edges.changes[:, :, part.places].expand(len(masks), -1, -1, -1, -1))
+        self._writers, self._readers = [part for part in writers if part.layer >= self.start], readers
+
+    @property
+    def hooks(self) -> list[tuple[str, Callable[..., Tensor | None]]]:
+        """What the pass needs; not kept here, so that what hooks note goes when the pass is over."""
+        sending = [hook for part in self._writers for hook in self._sending(part)]
+        return [*sending, *((part.hook, self._receiving(part)) for part in self._readers)]
 
     def _add(self, rows: Sequence[int], change: Float[Tensor, "circuit batch pos writer d_model"]) -> None:
         """Append what reaches readers from these writers to `changes`; in place unless it is to be differentiated."""

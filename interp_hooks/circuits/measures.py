@@ -7,7 +7,7 @@
 
 Faithfulness: Wang et al. 2022, arxiv.org/abs/2211.00593. The areas: Mueller et al. 2025, arxiv.org/abs/2504.13151. What
 "ablated" means changes the numbers (Miller, Chughtai and Saunders 2024, arxiv.org/abs/2407.08734): `ablation` is that
-of `discovery.eap`. The module `subsets` has the tests that a faithful circuit may still fail.
+of `discovery.eap`, and so is `max_memory`. The module `subsets` has the tests that a faithful circuit may still fail.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from torch import Tensor
 
 from interp_hooks.circuits.circuit import Circuit, ComputationGraph
 from interp_hooks.circuits.graph import as_matrix, by_edge
-from interp_hooks.circuits.masked_edges import Ablation, MaskedEdges, Positions, Setting, setting, stacked
+from interp_hooks.circuits.masked_edges import MaskedEdges
+from interp_hooks.circuits.setting import Ablation, Positions, Setting, setting, stacked
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import Count, checked
 from interp_hooks.experiments.results.record import experiment, on_data
@@ -43,9 +44,11 @@ def circuit_values(
     axis: str,
     labels: Sequence[Any],
     kept: Bool[Tensor, "circuit writer reader"],
+    *,
+    max_memory: int | None = None,
 ) -> Result:
     """The metric of circuits, given as matrices, beside that of no edge and that of the model."""
-    edges = MaskedEdges(model, run, source, metric, positions)
+    edges = MaskedEdges(model, run, source, metric, positions, max_memory)
     ends = torch.stack([torch.zeros_like(edges.graph.exists), edges.graph.exists])
     empty, whole, *values = edges.of_kept(torch.cat([ends, kept]))
     return Result(
@@ -57,11 +60,13 @@ def circuit_values(
     )
 
 
-def _values(model: HookedTransformer, data: Setting, axis: str, circuits: Mapping[Any, Circuit]) -> Result:
+def _values(
+    model: HookedTransformer, data: Setting, axis: str, circuits: Mapping[Any, Circuit], max_memory: int | None
+) -> Result:
     if not circuits:
         raise BadInput("expected at least one circuit, got none")
     kept = stacked(data.graph(model), circuits.values())
-    return circuit_values(model, *data, axis, list(circuits), kept)
+    return circuit_values(model, *data, axis, list(circuits), kept, max_memory=max_memory)
 
 
 @experiment
@@ -74,18 +79,20 @@ def circuit_metric(
     *,
     ablation: Ablation | SourceLike = "corrupt",
     positions: Positions | None = None,
+    max_memory: int | None = None,
 ) -> Float[Tensor, " prompt"]:
     """The metric on the clean prompts if every edge outside the circuit carries its ablated value.
 
     The circuit of all edges gives the model's, that of none the corrupt run's. A circuit that tells positions apart
     needs `positions`, as in `discovery.eap`, which say where they are in these prompts. This takes a pass over the
-    source of the ablated values, if there is one, and one over the circuit.
+    source of the ablated values, if there is one, and one over the circuit; `max_memory` is as in `discovery.eap`.
 
     Raises:
         BadInput: a circuit of another graph, or prompts that do not correspond.
         MetricError: the metric does not give one number for each prompt, or gives nan.
     """
-    return MaskedEdges(model, *setting(model, clean, corrupt, metric, ablation, positions)).of_circuits([circuit])[0]
+    data = setting(model, clean, corrupt, metric, ablation, positions)
+    return MaskedEdges(model, *data, max_memory).of_circuits([circuit])[0]
 
 
 @experiment
@@ -98,6 +105,7 @@ def faithfulness(
     *,
     ablation: Ablation | SourceLike = "corrupt",
     positions: Positions | None = None,
+    max_memory: int | None = None,
 ) -> Result:
     """How much of the metric a circuit keeps, or each of several by name: a result with the axis "circuit".
 
@@ -113,7 +121,8 @@ def faithfulness(
         BadInput, MetricError: as `circuit_metric`.
     """
     named = {"circuit": circuits} if isinstance(circuits, Circuit) else circuits
-    return _values(model, setting(model, clean, corrupt, metric, ablation, positions), "circuit", named)
+    data = setting(model, clean, corrupt, metric, ablation, positions)
+    return _values(model, data, "circuit", named, max_memory)
 
 
 # --------------------------------------------------------------------------------------------------- rankings of edges
@@ -132,6 +141,7 @@ def faithfulness_curve(
     prune: bool = True,
     ablation: Ablation | SourceLike = "corrupt",
     positions: Positions | None = None,
+    max_memory: int | None = None,
 ) -> Result:
     """The metric of the top edges of a ranking, for several fractions of all edges: a result with the axis "fraction".
 
@@ -151,7 +161,8 @@ def faithfulness_curve(
         raise BadInput(f"fractions must ascend from 0 to at most 1, got {listed}")
     chosen = {fraction: ranking.top(round(fraction * total), absolute=absolute) for fraction in listed}
     circuits = {fraction: top.pruned() if prune else top for fraction, top in chosen.items()}
-    return _values(model, setting(model, clean, corrupt, metric, ablation, positions), "fraction", circuits)
+    data = setting(model, clean, corrupt, metric, ablation, positions)
+    return _values(model, data, "fraction", circuits, max_memory)
 
 
 def _refuse_no_difference(result: Result) -> None:
@@ -245,6 +256,7 @@ def random_baseline(
     generator: torch.Generator | None = None,
     ablation: Ablation | SourceLike = "corrupt",
     positions: Positions | None = None,
+    max_memory: int | None = None,
 ) -> RandomBaseline:
     """The faithfulness of random circuits of `n_edges` edges: a circuit should do better than these.
 
@@ -259,7 +271,7 @@ def random_baseline(
     data = setting(model, clean, corrupt, metric, ablation, positions)
     graph = data.graph(model)
     drawn = {sample: random_circuit(graph, n_edges, generator) for sample in range(samples)}
-    result = _values(model, data, "sample", drawn)
+    result = _values(model, data, "sample", drawn, max_memory)
     _refuse_no_difference(result)
 
     def weights(n: int) -> Float[Tensor, "resample n"]:

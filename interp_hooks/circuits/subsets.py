@@ -17,7 +17,8 @@ from torch import Tensor
 
 from interp_hooks.circuits.circuit import Circuit
 from interp_hooks.circuits.graph import EdgeMask, as_matrix
-from interp_hooks.circuits.masked_edges import Ablation, MaskedEdges, Positions, setting, stacked
+from interp_hooks.circuits.masked_edges import MaskedEdges
+from interp_hooks.circuits.setting import Ablation, Positions, setting, stacked
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked
 from interp_hooks.experiments.results.record import experiment, on_data
@@ -69,6 +70,7 @@ def completeness(
     subsets: Mapping[str, Circuit] | None = None,
     ablation: Ablation | SourceLike = "corrupt",
     positions: Positions | None = None,
+    max_memory: int | None = None,
 ) -> Result:
     """F(C without K) - F(M without K) for sets K of the circuit's edges, by name: a result with the axis "removed".
 
@@ -83,7 +85,8 @@ def completeness(
     graph = data.graph(model)
     (of_circuit,) = stacked(graph, [circuit])
     subsets = _checked_subsets(circuit, {"nothing": circuit.only([]), **node_subsets(circuit)}, subsets)
-    return gaps_without(model, *data, of_circuit, list(subsets), stacked(graph, subsets.values()))
+    sets = stacked(graph, subsets.values())
+    return gaps_without(model, *data, of_circuit, list(subsets), sets, max_memory=max_memory)
 
 
 @on_data
@@ -96,9 +99,11 @@ def gaps_without(
     circuit: EdgeMask,
     names: Sequence[str],
     removed: Bool[Tensor, "subset writer reader"],
+    *,
+    max_memory: int | None = None,
 ) -> Result:
     """F(C without K) - F(M without K) for each of these sets K, with circuit and sets as matrices."""
-    edges = MaskedEdges(model, run, source, metric, positions)
+    edges = MaskedEdges(model, run, source, metric, positions, max_memory)
     values = _gaps(edges, circuit, removed)
     return Result(metric=metric_name(metric), axes={"removed": list(names)}, values=values)
 
@@ -134,6 +139,7 @@ def greedy_subset(
     parts: Mapping[str, Circuit] | None = None,
     ablation: Ablation | SourceLike = "corrupt",
     positions: Positions | None = None,
+    max_memory: int | None = None,
 ) -> dict[str, Circuit]:
     """A set K of edges for which the circuit is particularly incomplete, by the names of its parts ("a0.h1 + m0").
 
@@ -143,7 +149,7 @@ def greedy_subset(
     Raises:
         BadInput: as `completeness`.
     """
-    edges = MaskedEdges(model, *setting(model, clean, corrupt, metric, ablation, positions))
+    edges = MaskedEdges(model, *setting(model, clean, corrupt, metric, ablation, positions), max_memory)
     (of_circuit,) = stacked(edges.graph, [circuit])
     left = _checked_subsets(circuit, node_subsets(circuit), parts)
     removed, names = circuit.only([]), list[str]()
@@ -170,6 +176,7 @@ def minimality(
     subsets: Mapping[str, Circuit] | None = None,
     ablation: Ablation | SourceLike = "corrupt",
     positions: Positions | None = None,
+    max_memory: int | None = None,
 ) -> Result:
     """F(C without K and v) - F(C without K) for every part v of the circuit: a result with the axis "part".
 
@@ -186,7 +193,7 @@ def minimality(
     parts = _checked_subsets(circuit, nodes, parts)
     subsets = _checked_subsets(circuit, {"nothing": circuit.only([]), **nodes}, subsets)
     of_parts, of_subsets = (stacked(graph, some.values()) for some in (parts, subsets))
-    return losses_without(model, *data, of_circuit, list(parts), of_parts, of_subsets)
+    return losses_without(model, *data, of_circuit, list(parts), of_parts, of_subsets, max_memory=max_memory)
 
 
 @on_data
@@ -200,9 +207,11 @@ def losses_without(
     names: Sequence[str],
     parts: Bool[Tensor, "part writer reader"],
     subsets: Bool[Tensor, "subset writer reader"],
+    *,
+    max_memory: int | None = None,
 ) -> Result:
     """F(C without K and v) - F(C without K) for each part v, with the set K for which that is largest by size."""
-    edges, found = MaskedEdges(model, run, source, metric, positions), []
+    edges, found = MaskedEdges(model, run, source, metric, positions, max_memory), []
     for part in parts:
         without = circuit & ~(subsets & ~part)
         before, after = edges.of_kept(torch.cat([without, without & ~part])).split(len(subsets))

@@ -12,7 +12,7 @@ An estimate can be badly wrong (a saturated pattern, an OR, a stream that passes
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,25 +21,31 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
-from interp_hooks.experiments.gradients import (
+from interp_hooks.experiments.differentiable import (
     Differentiable,
     Hooks,
-    difference,
-    differentiable,
+    Objective,
+    Pass,
+    bound,
+    differentiated,
     finite,
-    recorded,
-    summed,
+    parts_within,
+    rough_bytes,
+    scored,
 )
+from interp_hooks.experiments.gradients import difference, summed
 from interp_hooks.experiments.patching import Direction, Grid, Positions, directed_runs, grid_of
 from interp_hooks.experiments.results.record import experiment, on_data
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.hooks.names import get_act_name, short_name
 from interp_hooks.hooks.root_module import HookPoint
+from interp_hooks.interventions.prompts import run_of, select_of
 from interp_hooks.interventions.readout import MetricLike, metric_name
+from interp_hooks.interventions.recording import record
 from interp_hooks.interventions.runs import OF_TASK, PromptsLike, Run
 from interp_hooks.interventions.sites import Recording, Site
 from interp_hooks.model.progress import progress_bar
-from interp_hooks.model.stream import Stream
+from interp_hooks.model.stream import ATTENTION_INPUTS, Stream
 from interp_hooks.model.transformer import HookedTransformer
 
 QUERIES, KEYS = ("q", "rot_q", "q_input"), ("k", "rot_k", "k_input")  # sites that act through the pattern alone
@@ -60,6 +66,7 @@ def attribution_patch(
     qk_fix: bool = False,
     grad_drop: bool = False,
     layers: Sequence[int] | None = None,
+    max_memory: int | None = None,
     progress: bool = True,
 ) -> Result:
     """Estimate `patch(model, clean, corrupt, metric, site, over=over, direction=direction)`: the same axes and scale.
@@ -81,6 +88,7 @@ def attribution_patch(
         qk_fix=qk_fix,
         grad_drop=grad_drop,
         layers=layers,
+        max_memory=max_memory,
         progress=progress,
     )[site]
 
@@ -100,6 +108,7 @@ def attribution_patches(
     qk_fix: bool = False,
     grad_drop: bool = False,
     layers: Sequence[int] | None = None,
+    max_memory: int | None = None,
     progress: bool = True,
 ) -> dict[str, Result]:
     """`attribution_patch` at several sites, each with its axes: {"z": ("layer", "head"), "mlp_out": ("layer", "pos")}.
@@ -109,6 +118,10 @@ def attribution_patches(
     through attention, and is exact up to the pattern; other sites stay as they are. `grad_drop` makes as many backward
     passes as there are layers: the size of an effect is the mean over gradients that skip another layer than the cell's
     own; its sign, which the paper leaves open, is that of their sum. With both this is AtP*.
+
+    `max_memory` bounds the bytes of activations, to within a third (default: as much as is of use and free): prompts
+    that do not fit together are passed some at a time, with the same result. What a metric makes of all prompts
+    together, and the passes of a single prompt, are computed however large they are.
 
     Raises:
         BadInput: prompts that do not correspond token by token, an axis or layer that does not exist; with `qk_fix`
@@ -122,13 +135,9 @@ def attribution_patches(
         raise BadInput("grad_drop leaves out one other layer at a time, but this model has a single one")
     where: dict[str, Any] = dict(select=select, positions=positions, layers=layers)
     plans = {site: _plan(model, site, over, base, qk_fix, where) for site, over in sites.items()}
-    kept = list(dict.fromkeys(name for plan in plans.values() for name in plan.kept))
-    at_source, new = recorded(model, source, metric, [point.name for plan in plans.values() for point in plan.points])
-    drop = _GradDrop()
-    done = differentiable(model, base, metric, kept, drop.hooks(model) if grad_drop else ())
-    changes = {site: _changes(model, plan, base, done.values, new) for site, plan in plans.items()}
-    effects = drop.effects(model, done, plans, changes, progress) if grad_drop else _effects(done, plans, changes)
-    at_base = done.scores.detach()
+    estimate = _Estimate(Objective(model=model, metric=metric, run=base), source, plans, max_memory, grad_drop)
+    at_source = estimate.at_source()
+    at_base, effects = estimate.effects(progress)
     at = dict(zip(scale, (at_base, at_source), strict=True))
     return {
         site: Result(
@@ -155,6 +164,11 @@ class _Plan:
     run: Run
     points: Sequence[HookPoint]
     fixed: bool
+
+    def of_prompts(self, run: Run, rows: slice) -> _Plan:
+        """The same for some of the prompts, of which there is a run."""
+        fixed, named = (select_of(one, rows) for one in (self.grid.fixed, self.grid.named))
+        return replace(self, run=run, grid=replace(self.grid, fixed=fixed, named=named))
 
     @property
     def kept(self) -> list[str]:
@@ -317,9 +331,102 @@ Plans = Mapping[str, _Plan]
 Changes = Mapping[str, Sequence[_Change]]
 
 
-def _effects(done: Differentiable, plans: Plans, changes: Changes) -> dict[str, Float[Tensor, "layer ..."]]:
+class _Estimate:
+    """The effects of all cells at several sites, from passes over the prompts in parts that fit into memory."""
+
+    def __init__(
+        self, objective: Objective, source: Run, plans: Plans, max_memory: int | None, grad_drop: bool
+    ) -> None:
+        self.objective, self.source, self.plans = objective, source, plans
+        self.model, self.drop = objective.model, _GradDrop() if grad_drop else None
+        self.names = list(dict.fromkeys(name for plan in plans.values() for name in plan.kept))
+        self.points = [point.name for plan in plans.values() for point in plan.points]
+        length = objective.run.tokens.shape[1]
+        per_head = any(name.endswith(ATTENTION_INPUTS) for name in self.names)
+        fixed = sum(len(plan.points) for plan in plans.values() if plan.fixed)
+        scores = 8 * self.model.cfg.n_heads * length**2  # in float64
+        self.parts = parts_within(
+            objective,
+            lambda: Pass(self._some(objective.run, slice(0, 1)), slice(0, 1), self._hooks, _nothing),
+            self.names,
+            bound(self.model, max_memory),
+            rough=rough_bytes(self.model, length, per_head=per_head) + (5 * fixed + 10) * scores,
+            takes=lambda kept, sites: 5 * kept // 4 + 4 * sites + (5 * fixed + 10 * bool(fixed)) * scores,
+        )
+        self.new: Recording | None = None  # of all prompts, where these are passed together
+
+    @property
+    def _hooks(self) -> Hooks:
+        return [] if self.drop is None else self.drop.hooks(self.model)
+
+    def _some(self, run: Run, rows: slice) -> Run:
+        return run if rows == self.objective.whole else run_of(self.model, run, rows)
+
+    def at_source(self) -> Float[Tensor, " prompt"]:
+        """The metric of the source run."""
+        noted: dict[str, Tensor] = {}
+
+        def note(value: Tensor, hook: HookPoint) -> None:
+            noted[hook.name] = value
+
+        hooks = [(name, note) for name in self.points] if len(self.parts) == 1 else []
+        objective = replace(self.objective, run=self.source)
+        (scores,) = scored(
+            objective, self.parts, lambda rows: [Pass(self._some(self.source, rows), rows, hooks, _nothing)]
+        )
+        self.new = noted if hooks else None
+        return scores
+
+    def effects(self, progress: bool) -> tuple[Float[Tensor, " prompt"], dict[str, Float[Tensor, "layer ..."]]]:
+        """The metric of the run that is patched, and the effect of every cell of each site."""
+        found: list[dict[str, Tensor]] = []
+        layers = self.model.cfg.n_layers if self.drop is not None else 1
+        shown = progress and self.drop is not None
+        with progress_bar(total=layers * len(self.parts), progress=shown, unit="layer") as bar:
+
+            def passes(rows: slice) -> list[Pass]:
+                run = self._some(self.objective.run, rows)
+
+                def use(done: Differentiable) -> None:
+                    found.append(self._of_part(done, run, rows, bar.update))
+
+                return [Pass(run, rows, self._hooks, use)]
+
+            (scores,) = differentiated(self.objective, self.parts, passes, self.names)
+        together = {site: _of_all([one[site] for one in found], len(scores)) for site in self.plans}
+        return scores, together if self.drop is None else self.drop.combined(self.plans, together)
+
+    def _of_part(
+        self, done: Differentiable, run: Run, rows: slice, advance: Callable[[], object]
+    ) -> dict[str, Float[Tensor, "*dropped layer ..."]]:
+        """The effects in some of the prompts; with grad_drop those that skip each of the layers."""
+        new = record(self.model, self._some(self.source, rows), self.points) if self.new is None else self.new
+        plans = {site: plan.of_prompts(run, rows) for site, plan in self.plans.items()}
+        changes = {site: _changes(self.model, plan, run, done.values, new) for site, plan in plans.items()}
+        drop, dropped = self.drop, []
+        if drop is None:
+            return _effects(done, plans, changes)
+        for layer in range(self.model.cfg.n_layers):
+            drop.layer = layer
+            dropped.append(_effects(done, plans, changes, again=True))
+            advance()
+        return {site: torch.stack([one[site] for one in dropped]) for site in plans}
+
+
+def _nothing(done: Differentiable) -> None:
+    """What is to be done with a pass that is only read."""
+
+
+def _of_all(parts: Sequence[Tensor], prompts: int) -> Tensor:
+    """The effects [..., prompt] in all prompts, from those in some; or their sum, if all prompts have one score."""
+    return torch.stack([*parts]).sum(0) if prompts == 1 else torch.cat([*parts], dim=-1)
+
+
+def _effects(
+    done: Differentiable, plans: Plans, changes: Changes, *, again: bool = False
+) -> dict[str, Float[Tensor, "layer ..."]]:
     """The effect of every cell of each site, from one backward pass."""
-    gradients = done.gradients()
+    gradients = done.gradients(again=again)
 
     def cells(site: str, change: _Change) -> Tensor:
         effects = change.effect(gradients[change.hook])
@@ -346,15 +453,15 @@ class _GradDrop:
         stream = Stream(model)
         return [(hook, drop) for layer in range(stream.n_layers) for hook in stream.sublayers(layer).values()]
 
-    def effects(
-        self, model: HookedTransformer, done: Differentiable, plans: Plans, changes: Changes, progress: bool
+    def combined(
+        self, plans: Plans, effects: Mapping[str, Float[Tensor, "dropped layer ..."]]
     ) -> dict[str, Float[Tensor, "layer ..."]]:
         """Mean sizes over the layers that are not a cell's own, with the sign of the sum."""
-        size, total = dict.fromkeys(plans, torch.zeros(())), dict.fromkeys(plans, torch.zeros(()))
-        for self.layer in progress_bar(range(model.cfg.n_layers), progress=progress, unit="layer"):
-            for site, effects in _effects(done, plans, changes).items():
-                own = torch.tensor([point.layer() == self.layer for point in plans[site].points])
-                effects = effects.masked_fill(own.to(effects.device).view(-1, *[1] * (effects.ndim - 1)), 0.0)
-                size[site] = size[site].to(effects) + effects.abs() / (model.cfg.n_layers - 1)
-                total[site] = total[site].to(effects) + effects
-        return {site: size[site].where(total[site] >= 0, -size[site]) for site in plans}
+        found = {}
+        for site, of_dropped in effects.items():
+            dropped = torch.arange(len(of_dropped))[:, None]
+            own = dropped == torch.tensor([point.layer() for point in plans[site].points])
+            others = of_dropped.masked_fill(own.to(of_dropped.device).view(*own.shape, *[1] * (of_dropped.ndim - 2)), 0)
+            size = others.abs().sum(0) / (len(of_dropped) - 1)
+            found[site] = size.where(others.sum(0) >= 0, -size)
+        return found

@@ -94,6 +94,11 @@ class FrozenRun:
     def model(self) -> HookedTransformer:
         return self.stream.model
 
+    @property
+    def bytes(self) -> int:
+        """How many bytes are kept of the two runs."""
+        return sum(value.nbytes for run in (self.base, self.other) for value in run.values())
+
     def differ(self, senders: Senders) -> list[bool]:
         """For each of the sites, whether it has another value in the other run, at the positions that are read."""
         found = []

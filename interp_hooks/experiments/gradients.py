@@ -3,38 +3,41 @@
     gradient x input        x * dm/dx                                    first order: exact where the rest is linear
     integrated gradients    (x - x') * mean of dm/dx from x' to x        sums to m(x) - m(x')
 
-Effects are in the metric's units. A pass that is to be differentiated keeps the activations asked for and what autograd
-needs of the layers after them; no weight gets a gradient. It is a pass of its own, since one graph serves all of these
-activations, where runs of the engine would each have theirs.
+Effects are in the metric's units.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import Tensor
 
-from interp_hooks.errors import BadInput, MetricError
+from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import Count
+from interp_hooks.experiments.differentiable import (
+    Differentiable,
+    Hooks,
+    Objective,
+    Pass,
+    bound,
+    differentiated,
+    finite,
+    parts_within,
+    rough_bytes,
+    scored,
+)
 from interp_hooks.experiments.patching import warn_of_lengths
 from interp_hooks.experiments.results.record import experiment, on_data
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.hooks.root_module import HookPoint
-from interp_hooks.interventions.passes import read_pass
-from interp_hooks.interventions.readout import MetricLike, counted_score, metric_name, reading
-from interp_hooks.interventions.recording import record
+from interp_hooks.interventions.prompts import record_parts, run_of
+from interp_hooks.interventions.readout import MetricLike, metric_name
 from interp_hooks.interventions.runs import OF_TASK, Intervention, PromptsLike, Run, SourceLike, as_run
 from interp_hooks.interventions.sites import Recordings, Site, at
 from interp_hooks.model.progress import progress_bar
-from interp_hooks.model.stream import Stream
 from interp_hooks.model.transformer import HookedTransformer
-
-Hooks = Sequence[tuple[str, Callable[..., Tensor | None]]]
 
 
 @experiment
@@ -48,6 +51,7 @@ def integrated_gradients(
     baseline: SourceLike = 0.0,
     steps: Count = 20,
     over: Sequence[str] = ("pos",),
+    max_memory: int | None = None,
     progress: bool = True,
 ) -> Result:
     """What each part of the activation x at `site` adds to the metric on the way from a baseline x' to x.
@@ -57,6 +61,10 @@ def integrated_gradients(
     integral is a midpoint sum of `steps` forward and backward passes. Baselines of the result: "original" m(x),
     "baseline" m(x') and "residual", what the sum of all effects leaves unexplained of m(x) - m(x'): add steps until
     it is small.
+
+    `max_memory` bounds the bytes of activations, to within a third (default: as much as is of use and free): prompts
+    that do not fit together are passed some at a time, with the same result. The activation at the site, of all
+    prompts, what a metric makes of them together, and the pass of a single prompt are there however large they are.
 
     Sundararajan, Taly and Yan 2017, arxiv.org/abs/1703.01365.
 
@@ -70,7 +78,7 @@ def integrated_gradients(
         raise BadInput(f"steps must be at least 1, got {steps}")
     fractions = [(step + 0.5) / steps for step in range(steps)]
     return _gradients_along_path(
-        model, as_run(model, prompts), metric, site, baseline, over, fractions, progress=progress
+        model, as_run(model, prompts), metric, site, baseline, over, fractions, max_memory, progress
     )
 
 
@@ -83,10 +91,12 @@ def gradient_x_input(
     site: Site | str = "hook_embed",
     *,
     over: Sequence[str] = ("pos",),
+    max_memory: int | None = None,
 ) -> Result:
     """The activation times the metric's gradient there: to first order, what the metric loses if it becomes 0.
 
-    The result is that of `integrated_gradients` from 0 with the gradient at x alone, "residual" included.
+    The result is that of `integrated_gradients` from 0 with the gradient at x alone, "residual" included; `max_memory`
+    is as there.
 
     Raises:
         BadInput: a site or axis that does not exist.
@@ -94,7 +104,7 @@ def gradient_x_input(
 
     >>> by_token = gradient_x_input(model, clean, metric, "hook_embed")
     """
-    return _gradients_along_path(model, as_run(model, prompts), metric, site, 0.0, over, [1.0])
+    return _gradients_along_path(model, as_run(model, prompts), metric, site, 0.0, over, [1.0], max_memory)
 
 
 def _gradients_along_path(
@@ -105,6 +115,7 @@ def _gradients_along_path(
     baseline: SourceLike,
     over: Sequence[str],
     fractions: Sequence[float],
+    max_memory: int | None,
     progress: bool = True,
 ) -> Result:
     """(x - x') times the mean gradient at x' + fraction (x - x')."""
@@ -112,18 +123,14 @@ def _gradients_along_path(
     (point,) = model.points(site.hook)
     checked_axes(point, over)
     warn_of_lengths(run, over)
-    original, x = recorded(model, run, metric, [point.name])
-    start = _changed(model, x[point.name], point, Intervention(site.counted_back(run.real), baseline))
-    change = difference(x[point.name], start)
-
-    def put(fraction: float) -> Hooks:
-        return [(point.name, lambda value, hook: (start + fraction * change).to(value))]
-
-    gradient = torch.zeros_like(change)
-    for fraction in progress_bar(fractions, progress=progress and len(fractions) > 1, unit="step"):
-        gradient += differentiable(model, run, metric, [point.name], put(fraction)).gradients()[point.name]
-    effects = summed(change * gradient / len(fractions), point.axes, over, len(original)).to(original)
-    at_baseline, _ = recorded(model, run, metric, [], put(0.0))
+    path = _Path(Objective(model=model, metric=metric, run=run), point, bound(model, max_memory))
+    original, x = path.beginning()
+    start = path.changed(x, Intervention(site.counted_back(run.real), baseline))
+    change = difference(x, start)
+    del x  # of all prompts, this is no small thing
+    gradient = path.gradient(start, change, fractions, progress and len(fractions) > 1)
+    at_baseline = path.scores(start)
+    effects = summed(gradient.mul_(change).div_(len(fractions)), point.axes, over, len(original)).to(original)
     total = effects.reshape(-1, len(original)).sum(0)
     return Result(
         metric=metric_name(metric),
@@ -137,114 +144,77 @@ def _gradients_along_path(
     )
 
 
-def _changed(model: HookedTransformer, x: Tensor, point: HookPoint, intervention: Intervention) -> Tensor:
-    """The activation x once the intervention is made."""
-    recordings = Recordings(model)
-    for source in intervention.runs:
-        recordings.runs[source.key] = record(model, source, point.name)
-    changed = x.clone()
-    with torch.no_grad():
-        intervention.write(changed, point, recordings)
-    return changed
+class _Path:
+    """The way of an activation from a baseline to what it is, for all prompts in parts that fit into memory."""
 
-
-# ------------------------------------------------------------------------------- passes that can be differentiated
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Differentiable:
-    """A metric [prompt], and the activations, by hook name, with respect to which it can be differentiated."""
-
-    scores: Float[Tensor, " prompt"]
-    values: dict[str, Tensor]
-
-    @torch.enable_grad()
-    def gradients(self) -> dict[str, Tensor]:
-        """The gradient of each prompt's score with respect to its activations; 0 where nothing reads them."""
-        found = torch.autograd.grad(
-            self.scores.sum(), list(self.values.values()), retain_graph=True, materialize_grads=True
+    def __init__(self, objective: Objective, point: HookPoint, most: int | None) -> None:
+        self.objective, self.model, self.run, self.point = objective, objective.model, objective.run, point
+        self.parts = parts_within(
+            objective,
+            lambda: next(iter(self._passes(slice(0, 1), [[]]))),
+            [point.name],
+            most,
+            rough=rough_bytes(self.model, self.run.tokens.shape[1], per_head=point.name.endswith("_input")),
+            takes=lambda kept, site: 5 * kept // 4 + 2 * site,
+            stays=5,
         )
-        return dict(zip(self.values, found, strict=True))
 
+    def _passes(
+        self, rows: slice, hooks: Iterable[Hooks], use: Callable[[Differentiable], None] = lambda done: None
+    ) -> Iterator[Pass]:
+        some = self.run if len(self.run.tokens) == rows.stop - rows.start else run_of(self.model, self.run, rows)
+        return (Pass(some, rows, listed, use) for listed in hooks)
 
-def differentiable(
-    model: HookedTransformer, run: Run, metric: MetricLike, names: Sequence[str], hooks: Hooks = ()
-) -> Differentiable:
-    """One pass over a run, with `hooks`, that keeps the activations at `names` (as the hooks leave them) and the graph.
+    def beginning(self) -> tuple[Float[Tensor, " prompt"], Tensor]:
+        """The metric and the activation as they are."""
+        found: list[Tensor] = []
 
-    Raises:
-        MetricError: the metric is not one number for each prompt, or cannot be differentiated.
-    """
-    values: dict[str, Tensor] = {}
+        def note(value: Tensor, hook: HookPoint) -> None:
+            found.append(value)
 
-    def keep(value: Tensor, hook: HookPoint) -> Tensor:
-        values[hook.name] = value.requires_grad_()
-        return value
+        (scores,) = scored(self.objective, self.parts, lambda rows: self._passes(rows, [[(self.point.name, note)]]))
+        return scores, found[0] if len(found) == 1 else torch.cat(found)
 
-    with torch.enable_grad(), _WeightsAreConstants():
-        scores = _score(model, run, metric, [*hooks, *((name, keep) for name in names)])
-    if not scores.requires_grad:
-        raise MetricError(
-            f"{metric_name(metric)} has no gradient with respect to {', '.join(names[:3])}: it counts or ranks, is "
-            "computed outside torch, or does not depend on these activations; use patch instead, or another metric"
+    def changed(self, x: Tensor, intervention: Intervention) -> Tensor:
+        """The activation x once the intervention is made."""
+        recordings, size = Recordings(self.model), len(self.run.tokens) // len(self.parts)
+        for source in intervention.runs:
+            recordings.runs[source.key] = record_parts(self.model, source, [self.point.name], size)
+        changed = x.clone()
+        with torch.no_grad():
+            intervention.write(changed, self.point, recordings)
+        return changed
+
+    def gradient(self, start: Tensor, change: Tensor, fractions: Sequence[float], progress: bool) -> Tensor:
+        """The sum of the gradients at these fractions of the way."""
+        gradient = torch.zeros_like(change)
+        with progress_bar(total=len(fractions) * len(self.parts), progress=progress, unit="step") as bar:
+
+            def passes(rows: slice) -> Iterator[Pass]:
+                def add(done: Differentiable) -> None:
+                    gradient[rows] += done.gradients()[self.point.name]
+                    bar.update()
+
+                ways = (self._put(start[rows], change[rows], fraction) for fraction in fractions)
+                return self._passes(rows, ways, add)
+
+            differentiated(self.objective, self.parts, passes, [self.point.name])
+        return gradient
+
+    def scores(self, start: Tensor) -> Float[Tensor, " prompt"]:
+        """The metric at the baseline."""
+        (scores,) = scored(
+            self.objective,
+            self.parts,
+            lambda rows: self._passes(rows, [[(self.point.name, lambda value, hook: start[rows].to(value))]]),
         )
-    return Differentiable(scores=scores, values=values)
+        return scores
 
-
-@torch.no_grad()
-def recorded(
-    model: HookedTransformer, run: Run, metric: MetricLike, names: Sequence[str], hooks: Hooks = ()
-) -> tuple[Float[Tensor, " prompt"], dict[str, Tensor]]:
-    """The metric of one pass with `hooks`, and the activations at `names`."""
-    values: dict[str, Tensor] = {}
-
-    def keep(value: Tensor, hook: HookPoint) -> None:
-        values[hook.name] = value
-
-    return _score(model, run, metric, [*hooks, *((name, keep) for name in names)]), values
-
-
-def _score(model: HookedTransformer, run: Run, metric: MetricLike, hooks: Hooks) -> Float[Tensor, " prompt"]:
-    """The metric of one pass, which unembeds only what is read; one number for all prompts counts as one prompt."""
-    readout, score = reading(model, metric)
-    (read,) = read_pass(Stream(model), readout, run, 1, -1, {}, hooks)
-    scores = score(read)
-    if not isinstance(scores, Tensor) or scores.ndim > 1:
-        came = f"shape {list(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
-        raise MetricError(f"the metric must give one number for each prompt, got {came}")
-    return finite(counted_score(scores, metric_name(metric), len(run.tokens)).reshape(-1), metric_name(metric))
-
-
-class _WeightsAreConstants(TorchFunctionMode):
-    """Within the block, in its thread, weights count as constants, so that autograd keeps nothing for them."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        return func(*map(_constant, args), **{name: _constant(value) for name, value in kwargs.items()})
-
-
-def _constant(given: Any) -> Any:
-    """Weights, also in a list, without their gradient; anything else as it is."""
-    if isinstance(given, nn.Parameter):
-        return given.detach() if given.requires_grad else given
-    return type(given)(map(_constant, given)) if type(given) in (list, tuple) else given
+    def _put(self, start: Tensor, change: Tensor, fraction: float) -> Hooks:
+        return [(self.point.name, lambda value, hook: (start + fraction * change).to(value))]
 
 
 # ----------------------------------------------------------------------------------------------------------- numbers
-
-
-def finite(values: Tensor, what: str) -> Tensor:
-    """The values, if all of them are numbers.
-
-    Raises:
-        MetricError: one is nan or infinite.
-    """
-    if not bool(values.isfinite().all()):
-        raise MetricError(
-            f"{what} gives values that are not finite. Look for infinite activations (masked attention scores) or "
-            "logits on one side of a difference, a division by zero, or a gradient that overflows"
-        )
-    return values
 
 
 def difference(new: Tensor, old: Tensor) -> Tensor:

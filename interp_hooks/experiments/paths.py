@@ -37,7 +37,7 @@ from interp_hooks.experiments.results.record import experiment, on_data
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.hooks.points import POSITIONS
 from interp_hooks.interventions.engine import Evaluation, evaluate, free_memory
-from interp_hooks.interventions.readout import MetricLike, checked_score, metric_name, reading
+from interp_hooks.interventions.readout import MetricLike, Readout, checked_score, metric_name, reading
 from interp_hooks.interventions.runs import OF_TASK, Intervention, PromptsLike, Run
 from interp_hooks.interventions.sites import Site, at
 from interp_hooks.model.progress import progress_bar
@@ -76,6 +76,8 @@ def path_patch(
 
     MLPs between the two are part of the path ("recompute") or keep what they write in the base run ("freeze").
     "denoise" takes the corrupt prompt as base and sends the clean values, "noise" (as in the IOI paper) the reverse.
+    `max_memory` bounds the bytes of activations, to within a third (default: as much as is of use and free): what is
+    kept of the two runs, and one set of senders on all prompts, are computed however large they are.
 
     Raises:
         BadInput: prompts that do not correspond token by token, or what cannot send or receive.
@@ -286,7 +288,7 @@ class Paths:
             return checked_score(score(logits), "a cell", len(base.tokens))
 
         scores = [scored(stream) for stream in frozen.final_streams]
-        for together in self._together(frozen):
+        for together in self._together(frozen, self.max_memory - frozen.bytes - self._bytes_of_score(readout)):
             scores += [scored(stream) for stream in frozen.inputs(together)["logits"]]
         return Evaluation(torch.stack(scores), [frozen.differ(senders) for senders in self.every])
 
@@ -309,21 +311,38 @@ class Paths:
             changes = [Intervention(site, inputs) for site in receivers if site.hook in inputs]
             return Run(base.tokens, changes, base.attention_mask)
 
-        scores = [evaluate(model, self.runs, self.metric, max_memory=self.max_memory)]
-        for together in self._together(frozen):
+        left = self.max_memory - frozen.bytes
+        scores = [evaluate(model, self.runs, self.metric, max_memory=left)]
+        for together in self._together(frozen, left // 2):  # the other half for the runs that receive
             noted = frozen.inputs(together)
             received = [run_of(place, noted) for place in range(len(together))]
-            scores.append(evaluate(model, received, self.metric, max_memory=self.max_memory))
+            taken = len(received) * len(wanted) * self._bytes_of_input
+            noted.clear()
+            scores.append(evaluate(model, received, self.metric, max_memory=left - taken))
         return Evaluation(torch.cat(scores), [frozen.differ(senders) for senders in self.every])
 
-    def _together(self, frozen: FrozenRun) -> Iterator[Sequence[Senders]]:
-        """The senders to compute at once: as many as fit."""
+    def _together(self, frozen: FrozenRun, left: int) -> Iterator[Sequence[Senders]]:
+        """The senders to compute at once: as many as fit into so many bytes, and at least one."""
         cfg, stream = self.model.cfg, frozen.final_streams[0]
         batch, pos, rows = *frozen.tokens.shape, stream.shape[1]
-        each = batch * (rows * (10 * cfg.d_model + 3 * cfg.d_mlp) + pos * len(frozen.wanted) * cfg.d_model)
-        size = max(1, self.max_memory // (each * stream.element_size()))
+        inside = 10 * cfg.d_model + (5 if cfg.gated_mlp else 3) * cfg.d_mlp
+        heads = 2 * cfg.n_heads * cfg.d_head
+        each = batch * (rows * (inside + heads) + (pos + rows) * len(frozen.wanted) * cfg.d_model)
+        size = max(1, left // (each * stream.element_size()))
         with progress_bar(total=len(self.every), progress=self.progress, unit="path") as bar:
             for first in range(0, len(self.every), size):
                 together = self.every[first : first + size]
                 yield together
                 bar.update(len(together))
+
+    def _bytes_of_score(self, readout: Readout) -> int:
+        """What a metric makes of the logits of one sender, if it reads all tokens."""
+        batch, length = self.runs[0].tokens.shape
+        read = length if readout.pos is None else 1
+        size = torch.finfo(self.model.dtype).bits // 8
+        return 4 * size * batch * read * self.model.cfg.d_vocab_out * (readout.tokens is None)
+
+    @property
+    def _bytes_of_input(self) -> int:
+        """What one hook reads in a run of all prompts."""
+        return self.runs[0].tokens.numel() * self.model.cfg.d_model * torch.finfo(self.model.dtype).bits // 8

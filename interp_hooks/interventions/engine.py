@@ -29,7 +29,7 @@ from torch import Tensor
 from interp_hooks.errors import BadInput, HookDidNotFire, MetricError
 from interp_hooks.errors.arguments import checked, told
 from interp_hooks.interventions.lazy_logits import LazyLogits, ReadElsewhere, scored
-from interp_hooks.interventions.plans import Plan, Planner, batches
+from interp_hooks.interventions.plans import Plan, Planner, attached, batches
 from interp_hooks.interventions.readout import MetricLike, Readout, checked_score, reading
 from interp_hooks.interventions.recording import Recorder, hook_functions, steps_of
 from interp_hooks.interventions.runs import Run
@@ -144,7 +144,7 @@ def _reading(
     """
     readout, score = reading(model, metric)
     worth_it = len(runs) > FEW_RUNS and len({run.tokens.shape for run in runs}) == 1
-    if not readout.on_demand or not worth_it or any(point.hooked for point in model.hook_points()):
+    if not readout.on_demand or not worth_it or attached(model):
         return readout, score
     prompts, n_layers = runs[0], model.cfg.n_layers
     with torch.no_grad():

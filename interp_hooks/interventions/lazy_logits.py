@@ -93,6 +93,11 @@ class LazyLogits(Tensor):
         return cls(_FinalStream(model, stream.flatten(0, 1)), rows)
 
     @property
+    def final_stream(self) -> Float[Tensor, "row d_model"]:
+        """The final stream that they are computed from, at all its positions."""
+        return self._stream.rows
+
+    @property
     def missed(self) -> bool:
         """Whether a position was asked for that is not in the stream."""
         return self._stream.missed

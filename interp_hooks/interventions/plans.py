@@ -47,6 +47,11 @@ class Plan:
         return self.layer + bool(self.known)
 
 
+def attached(model: HookedTransformer) -> bool:
+    """Whether functions or modules are attached to a model, beside those that an experiment brings."""
+    return any(point.hooked for point in model.hook_points())
+
+
 class Planner:
     """Makes plans of runs for a model and a readout.
 
@@ -56,7 +61,7 @@ class Planner:
 
     def __init__(self, model: HookedTransformer, readout: Readout) -> None:
         self.model, self.readout, self.stream = model, readout, Stream(model)
-        self.alone = not any(point.hooked for point in model.hook_points())
+        self.alone = not attached(model)
         self.spliced = not self.alone and bool(model.splices)
         self.causal = self.alone and model.cfg.attention_dir == "causal" and self.stream.keeps_keys
         self.watched_at_the_end = self.stream.watched_at_the_end

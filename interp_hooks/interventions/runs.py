@@ -162,15 +162,20 @@ class Mean(Source):
 
     def made_of(self, value: Tensor, point: HookPoint, model: HookedTransformer) -> Tensor:
         """The mean of the run's activation at a hook, with those dims kept as 1."""
+        total, count = self.summed(value, point, model)
+        return (total / count).to(value.dtype)
+
+    def summed(self, value: Tensor, point: HookPoint, model: HookedTransformer) -> tuple[Tensor, Tensor]:
+        """In float64, the sum that the mean is made of and how many values it has, with those dims kept as 1."""
         precise = value.double()
         if point.axes[1] != "pos":
-            return precise.mean(0, keepdim=True).to(value.dtype)
+            return precise.sum(0, keepdim=True), precise.new_tensor(len(value))
         exclude = set(self.exclude) - ({"bos"} if self.per_position else set())
         counted = counted_positions(model, self.run, exclude).to(value.device)
         counted = counted.reshape(*counted.shape, *[1] * (value.ndim - 2))
         dims = self.pooled(point)
         total = torch.where(counted, precise, 0.0).sum(dims, keepdim=True)
-        return (total / counted.double().sum(dims, keepdim=True)).to(value.dtype)
+        return total, counted.double().sum(dims, keepdim=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,10 +207,14 @@ class Resample(Source):
 
     def made_of(self, value: Tensor) -> Tensor:
         """The run's activation with its prompts in that order."""
-        order = self.order.to(value.device)
-        if bool(((order < 0) | (order >= len(value))).any()):
-            raise BadInput(f"order must name prompts 0..{len(value) - 1} of the run, got {order.tolist()}")
-        return value[order]
+        if not self.fits:
+            raise BadInput(f"order must name prompts 0..{len(value) - 1} of the run, got {self.order.tolist()}")
+        return value[self.order.to(value.device)]
+
+    @property
+    def fits(self) -> bool:
+        """Whether the run has all these prompts."""
+        return bool(((self.order >= 0) & (self.order < len(self.run.tokens))).all())
 
 
 @dataclass(frozen=True, eq=False)

@@ -134,7 +134,7 @@ def test_what_is_upstream_of_the_first_removed_edge_is_not_computed_again() -> N
     edges = MaskedEdges(model, Run(TOKENS), Run(OTHER), logits_sum)
     circuits = [without(graph, "a0.h1->logits", "a2.h1->m2", "input->a2.h0<v>"), without(graph, "m1->a2.h3<q>")]
     expected = torch.stack([logits_sum(logits_of(model, as_run(circuit, Run(OTHER)))) for circuit in circuits])
-    assert edges.changes.shape == (2, 5, 16, 12)
+    assert edges.whole.changes.shape == (2, 5, 16, 12)
     with shapes_counted(model, "blocks.0", "blocks.2") as shapes:
         ours = edges.of_circuits(circuits)
     assert_close(ours, expected, WITHIN)
@@ -148,17 +148,19 @@ def test_a_circuit_takes_two_passes() -> None:
     assert shapes["blocks.0"] == [(2, 5)] * 2
 
 
-def test_several_circuits_do_not_mix(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stacked or, for want of memory, one after the other."""
+def test_several_circuits_do_not_mix() -> None:
+    """Stacked or, for want of memory, one after the other, and if need be one prompt after the other."""
     model = model_of("output-norms")
     edges = MaskedEdges(model, Run(TOKENS), Run(OTHER), DIFF)
     circuits = [some(edges.graph, seed) for seed in range(3)]
     alone = torch.cat([edges.of_circuits([circuit]) for circuit in circuits])
     assert_close(edges.of_circuits(circuits), alone, WITHIN)
-    monkeypatch.setattr("interp_hooks.circuits.masked_edges.free_memory", lambda model: 1)
-    with shapes_counted(model, "blocks.0") as shapes:
-        assert_close(edges.of_circuits(circuits), alone, WITHIN)
-    assert shapes["blocks.0"] == [(2, 5)] * 3
+    numbers = edges.numbers.of_state + edges.numbers.of_pass + edges.objective.read_numbers
+    for max_memory, expected in ((8 * 2 * numbers, [(2, 5)] * 4), (1, [(1, 5)] * 8)):  # the source first
+        edges = MaskedEdges(model, Run(TOKENS), Run(OTHER), DIFF, max_memory=max_memory)
+        with shapes_counted(model, "blocks.0") as shapes:
+            assert_close(edges.of_circuits(circuits), alone, WITHIN)
+        assert shapes["blocks.0"] == expected
 
 
 @pytest.mark.parametrize("ablation", ["zero", "mean", "position_mean"])

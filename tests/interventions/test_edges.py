@@ -13,7 +13,7 @@ from torch import Tensor
 
 from interp_hooks import HookedTransformer, Intervention, LogitDiff, Mean, Readout, Resample, Run, Site, at
 from interp_hooks.errors import BadInput, UnknownHook
-from interp_hooks.experiments.gradients import differentiable
+from interp_hooks.experiments.differentiable import differentiable
 from interp_hooks.hooks.root_module import HookPoint
 from interp_hooks.interventions.edges import Edge
 from interp_hooks.interventions.engine import evaluate, evaluation
