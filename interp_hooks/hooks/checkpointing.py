@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from interp_hooks.errors import HookConflict
 from interp_hooks.hooks.scopes import IN_FORCE, OPEN, InForce, Scope
+from interp_hooks.hooks.threads import LENT, this_thread
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -32,6 +33,7 @@ class Functions:
 
     def __init__(self, points: Iterable[Any]) -> None:
         self.points, self.context = points, copy_context()
+        self.context.run(LENT.set, this_thread())
         staying = [point for point in points if point.attached]
         hooked = dict.fromkeys([*staying, *IN_FORCE.get().at] if OPEN else staying)
         self.hooks: dict[Any, Any] = {point: point.hooks for point in hooked}
@@ -96,7 +98,8 @@ def refuse_to_be_lost(hooks: Iterable[Any], name: str) -> None:
     if all(hook.is_permanent or hook.watches for hook in hooks):
         return
     frame = sys._getframe(1)
-    of_one_call = len(IN_FORCE.get().scopes) == 1 and all(hook.context_level is not None for hook in hooks)
+    scopes = [scope for scope in IN_FORCE.get().scopes if scope.hooks]
+    of_one_call = len(scopes) == 1 and all(hook.context_level is not None for hook in hooks)
     while frame is not None and frame.f_code is not PART:
         if frame.f_code is CALL and of_one_call:
             return

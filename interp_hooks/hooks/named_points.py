@@ -240,7 +240,7 @@ class NamedPoints(nn.Module):
             self.clear_contexts()
 
     def clear_contexts(self) -> None:
-        """Give every hook point a new, empty `ctx`."""
+        """Give every hook point a new, empty `ctx`, in this thread."""
         for point in self.hook_points():
             point.clear_context()
 

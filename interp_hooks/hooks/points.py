@@ -25,7 +25,7 @@ from interp_hooks.errors import BadHookValue, BadInput, HookDidNotFire
 from interp_hooks.errors.arguments import told
 from interp_hooks.hooks.checkpointing import may_be_computed_again, refuse_to_be_lost
 from interp_hooks.hooks.scopes import IN_FORCE, OPEN
-from interp_hooks.hooks.threads import refuse_while_others_run
+from interp_hooks.hooks.threads import Own, for_this_thread, refuse_while_others_run
 
 HookFn = Callable[..., Tensor | None]
 Direction = Literal["fwd", "bwd"]
@@ -137,7 +137,7 @@ class HookPoint(nn.Module):
 
     `axes` names every dimension in order ("batch pos head d_head"); `sizes` gives the sizes that the architecture
     fixes. `collected` says whether a caching run without a filter keeps the value. `ctx` is a dict in which hook
-    functions can leave things for each other.
+    functions can leave things for each other; each thread has its own.
 
         >>> point = HookPoint("batch pos d_model", d_model=4)
         >>> handle = point.add_hook(lambda value, hook: 2 * value)
@@ -153,7 +153,16 @@ class HookPoint(nn.Module):
         self.collected = collected
         self.name = ""
         self.attached: list[Hook] = []  # those that stay; see `hooks`
-        self.ctx: dict[Any, Any] = {}
+        self._left = Own()
+
+    @property
+    def ctx(self) -> dict[Any, Any]:
+        """What functions have left here in passes of this thread."""
+        return self._left.here
+
+    @ctx.setter
+    def ctx(self, left: dict[Any, Any]) -> None:
+        self._left.here = left
 
     @property
     def hooks(self) -> tuple[Hook, ...]:
@@ -215,7 +224,7 @@ class HookPoint(nn.Module):
             )
         value = value.view_as(value)  # a graph node of its own, even where one tensor passes two points
         for hook in backward:
-            value.register_hook(hook)
+            value.register_hook(for_this_thread(hook))
         return value
 
     def add_hook(
@@ -275,7 +284,7 @@ class HookPoint(nn.Module):
                 hook.remove()
 
     def clear_context(self) -> None:
-        """Give the point a new, empty `ctx`."""
+        """Give the point a new, empty `ctx`, in this thread."""
         self.ctx = {}
 
     def layer(self) -> int:

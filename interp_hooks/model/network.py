@@ -38,7 +38,7 @@ from interp_hooks.model.config import HookedTransformerConfig
 from interp_hooks.model.inputs import Inputs, Prompt, checked_mask, counts_back, is_text
 from interp_hooks.model.losses import lm_cross_entropy_loss
 from interp_hooks.model.padding import Padding
-from interp_hooks.model.tokenization import PaddingSide, TextInterface
+from interp_hooks.model.tokenization import PaddingSide, TextInterface, text_in_force
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -125,9 +125,14 @@ class Network(HookedRootModule):
 
     def _read_text_with(self, tokenizer: PreTrainedTokenizerBase | None, side: PaddingSide | None) -> None:
         cfg = self.cfg
-        self.text = TextInterface(tokenizer, cfg.n_ctx, cfg.default_prepend_bos, side, cfg.mlm_head)
+        self._text = TextInterface(tokenizer, cfg.n_ctx, cfg.default_prepend_bos, side, cfg.mlm_head)
         if tokenizer is not None:
             self._reconfigure(tokenizer_prepends_bos=self.text.tokenizer_prepends_bos)
+
+    @property
+    def text(self) -> TextInterface:
+        """What text is read with, here and now: within `overridden_defaults` it has other defaults."""
+        return text_in_force(self) or self._text
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase | None:

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from interp_hooks.errors import BadInput, NoTokenizer, TokenError
 from interp_hooks.errors.arguments import told
+from interp_hooks.hooks.scopes import IN_FORCE, OPEN, Scope
 from interp_hooks.model.components.transforms import numbers, transformed
 from interp_hooks.model.padding import Padding, PaddingSide, PadToken, find_padding
 from interp_hooks.model.token_text import begins_with, decoded, goes_on, id_of, read, text_of
@@ -308,3 +309,18 @@ def one_row(tokens: Any) -> list[int]:
     if any(isinstance(one, list) for one in row):
         raise BadInput(f"expected one row of token ids, got {len(row)} rows")
     return row
+
+
+class Reading(Scope):
+    """Another `TextInterface` that a model has, in the block and thread in which this is in force."""
+
+    def __init__(self, model: object, text: TextInterface) -> None:
+        super().__init__(None, ())
+        self.model, self.text = model, text
+
+
+def text_in_force(model: object) -> TextInterface | None:
+    """What a model reads text with here, if it is not what it reads text with elsewhere."""
+    scopes = IN_FORCE.get().scopes if OPEN else ()
+    found = (one.text for one in reversed(scopes) if isinstance(one, Reading) and one.model is model and one.open)
+    return next(found, None)
