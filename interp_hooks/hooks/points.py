@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from interp_hooks.errors import BadHookValue, BadInput, HookDidNotFire
 from interp_hooks.errors.arguments import told
-from interp_hooks.hooks.checkpointing import may_be_computed_again, refuse_to_be_lost
+from interp_hooks.hooks.checkpointing import refuse_to_be_lost
 from interp_hooks.hooks.scopes import IN_FORCE, OPEN
 from interp_hooks.hooks.threads import Own, for_this_thread, refuse_while_others_run
 
@@ -205,7 +205,7 @@ class HookPoint(nn.Module):
     def _run(self, value: Tensor) -> Tensor:
         backward, hooks = [], self.hooks
         for hook in hooks:
-            if not hook.watches and may_be_computed_again():
+            if not hook.watches:
                 refuse_to_be_lost([hook], self.name)
             hook.reached += 1
             if hook.direction == "fwd":
