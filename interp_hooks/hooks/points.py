@@ -16,22 +16,23 @@ import itertools
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from inspect import Parameter, signature
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from interp_hooks.errors import BadHookValue, BadInput, HookDidNotFire
-from interp_hooks.errors.arguments import told
+from interp_hooks.errors.arguments import Elsewhere, checked, told
 from interp_hooks.hooks.checkpointing import refuse_to_be_lost
 from interp_hooks.hooks.scopes import IN_FORCE, OPEN
 from interp_hooks.hooks.threads import Own, for_this_thread, refuse_while_others_run
 
-HookFn = Callable[..., Tensor | None]
+HookFn = Annotated[Callable[..., Tensor | None], Elsewhere()]
 Direction = Literal["fwd", "bwd"]
 Directions = Literal["fwd", "bwd", "both"]
-NameFilter = str | Callable[[str], bool] | Iterable[str]
+NameFilter = Annotated[str | Callable[[str], bool] | Iterable[str], Elsewhere()]
 HookSpec = tuple[NameFilter, HookFn]
+HookSpecs = Annotated[Sequence[HookSpec], Elsewhere()]
 
 POSITIONS = ("pos", "query")  # the axes along tokens; in a causal model what is at one depends on no later token
 
@@ -146,6 +147,7 @@ class HookPoint(nn.Module):
         >>> handle.remove()
     """
 
+    @checked
     def __init__(self, axes: str = "", *, collected: bool = True, **sizes: int) -> None:
         super().__init__()
         self.axes = tuple(axes.split())
@@ -227,6 +229,7 @@ class HookPoint(nn.Module):
             value.register_hook(for_this_thread(hook))
         return value
 
+    @checked
     def add_hook(
         self,
         hook: HookFn,
@@ -269,11 +272,13 @@ class HookPoint(nn.Module):
         """Attach a function that stays until hooks are removed with `including_permanent=True`."""
         return self.add_hook(hook, dir, is_permanent=True)
 
+    @checked
     def has_hooks(self, dir: Directions = "both", including_permanent: bool = True, level: int | None = None) -> bool:
         """Whether a function of this direction and of this level (None: any) is attached."""
         dir = checked_directions(dir)
         return any(hook.is_among(dir, including_permanent, level) for hook in self.hooks)
 
+    @checked
     def remove_hooks(
         self, dir: Directions = "fwd", including_permanent: bool = False, level: int | None = None
     ) -> None:

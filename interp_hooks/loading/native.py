@@ -49,9 +49,10 @@ def save(model: HookedTransformer, folder: Path) -> None:
     is none, so that whatever happens no file of one save is loaded with one of another.
     """
     folder = folder.expanduser()
-    if (folder / "config.json").exists():
-        raise CheckpointError(f"{str(folder)!r} holds a HuggingFace checkpoint (config.json); save to another folder")
     with on_disk(folder):
+        if (folder / "config.json").exists():
+            held = "holds a HuggingFace checkpoint (config.json)"
+            raise CheckpointError(f"{str(folder)!r} {held}; save to another folder")
         folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / LOCK, folder), on_disk(folder):
         remove_partial(folder)

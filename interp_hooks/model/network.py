@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import checked
+from interp_hooks.errors.arguments import check_arguments, checked
 from interp_hooks.hooks.checkpointing import Again, Functions
 from interp_hooks.hooks.points import HookPoint, NameFilter
 from interp_hooks.hooks.root_module import HookedRootModule
@@ -227,6 +227,9 @@ class Network(HookedRootModule):
                 model that reads both ways, or ids of which nobody can tell whether they are padding.
             NoTokenizer: text, but no tokenizer.
         """
+        if not torch.compiler.is_compiling():
+            flags = dict(loss_per_token=loss_per_token, prepend_bos=prepend_bos, padding_side=padding_side)
+            check_arguments(Network.forward, flags)
         if return_type not in ("logits", "loss", "both", None):
             raise BadInput(f"return_type must be 'logits', 'loss', 'both' or None, got {return_type!r}")
         if return_type in ("loss", "both"):
@@ -435,6 +438,7 @@ class Network(HookedRootModule):
 
     # ----------------------------------------------------------------------------------------------------- caches
 
+    @checked
     def run_with_cache(
         self,
         *args: Any,
@@ -466,6 +470,7 @@ class Network(HookedRootModule):
         cache.padding = padding.at_positions(chosen)
         return output, cache
 
+    @checked
     def padding_of(
         self,
         input: Any = None,

@@ -18,10 +18,10 @@ from jaxtyping import Int
 from torch import Tensor
 
 from interp_hooks.errors import BadInput, TokenError
-from interp_hooks.errors.arguments import checked, told
+from interp_hooks.errors.arguments import checked
 from interp_hooks.hooks.scopes import Block
 from interp_hooks.model.network import Network
-from interp_hooks.model.tokenization import PaddingSide, Reading, one_row
+from interp_hooks.model.tokenization import PaddingSide, Reading, check_tokenizer, one_row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -40,10 +40,7 @@ class TextMethods(Network):
             BadInput: not a HuggingFace tokenizer; within `overridden_defaults`, at whose end it would be gone.
             TokenError: a tokenizer without vocabulary.
         """
-        from transformers import PreTrainedTokenizerBase
-
-        if not isinstance(tokenizer, PreTrainedTokenizerBase):
-            raise BadInput(f"tokenizer must be a tokenizer of transformers (AutoTokenizer), got {told(tokenizer)}")
+        check_tokenizer(tokenizer)
         if self.text is not self._text:
             raise BadInput("within overridden_defaults text is read with a copy: set the tokenizer before the block")
         self._read_text_with(tokenizer, default_padding_side)
@@ -110,6 +107,7 @@ class TextMethods(Network):
         """
         return self.text.decode(tokens)
 
+    @checked
     def to_str_tokens(
         self, input: Any, prepend_bos: bool | None = None, padding_side: PaddingSide | None = None
     ) -> list[Any]:
