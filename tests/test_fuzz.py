@@ -8,9 +8,22 @@ from typing import Any
 import pytest
 import torch
 
-from interp_hooks import FactoredMatrix, circuits, gradient_x_input, integrated_gradients, ioi_pairs, tasks
-from interp_hooks.errors import BadInput, InterpHooksError, OutOfRange
+from interp_hooks import (
+    FactoredMatrix,
+    HookedTransformer,
+    HookedTransformerConfig,
+    HookPoint,
+    circuits,
+    compat,
+    corpus,
+    gradient_x_input,
+    integrated_gradients,
+    ioi_pairs,
+    tasks,
+)
+from interp_hooks.errors import BadInput, ConfigError, InterpHooksError, OutOfRange, UnknownHook
 from interp_hooks.errors.arguments import Count, Seed, described, fits
+from interp_hooks.model.training import HookedTransformerTrainConfig
 from tests import fuzz
 from tests.tiny import unchecked_types
 
@@ -92,3 +105,61 @@ def test_options_that_an_experiment_has_not() -> None:
     result = gradient_x_input(w.model, w.pairs, site="hook_embed")
     with pytest.raises(InterpHooksError, match="has no argument 'save_to'"):
         result.rerun(w.model, save_to="somewhere")
+
+
+def test_flags_and_filters_of_hook_methods() -> None:
+    model, tokens, two = fuzz.world().model, fuzz.world().tokens, torch.ones(2)
+    calls: dict[str, Any] = {
+        "clear_contexts must be a bool": lambda: model.reset_hooks(clear_contexts=two),
+        "reset_hooks_end must be a bool": lambda: model.hooks(reset_hooks_end=two),
+        "incl_bwd must be a bool": lambda: model.cache_all(None, incl_bwd=two),
+        "cache must be a dict": lambda: model.add_caching_hooks(cache=["a"]),
+        "return_cache_object must be a bool": lambda: model.run_with_cache(tokens, return_cache_object=two),
+        "hook_point must be a HookPoint": lambda: model.check_and_add_hook("z", "z", lambda value, hook: None),
+        "dir must be 'fwd'": lambda: model.list_hooks(dir=two),
+        "past_kv_cache must be a KeyValueCache": lambda: model.padding_of(tokens, past_kv_cache={}),
+        "prepend_bos must be a bool": lambda: model("text", prepend_bos=two),
+        "loss_per_token must be a bool": lambda: model("text", return_type="loss", loss_per_token=two),
+        "fwd_hooks must be a list": lambda: model.run_with_hooks("text", fwd_hooks=torch.tensor(1.0)),
+        "axes must be text": lambda: HookPoint(two),
+        "hooks are selected by": lambda: model.points(torch.tensor(1.0)),
+        "hooks are selected by a name": lambda: model.points(int),
+        "token ids are at most": lambda: model.to_string(torch.tensor([2**40])),
+        "token ids are integers": lambda: model.to_string(torch.ones(2, dtype=torch.complex64)),
+    }
+    with unchecked_types():
+        for told, call in calls.items():
+            with pytest.raises((BadInput, UnknownHook), match=told):
+                call()
+    assert not [point for point in model.hook_points() if point.hooked]
+
+
+def test_tokenizers_and_texts_that_are_none() -> None:
+    model = fuzz.world().model
+    with unchecked_types():
+        for call in (
+            lambda: corpus.tokenize_and_concatenate(["text"], 0.5),
+            lambda: corpus.induction_loss(model, tokenizer=model, subseq_len=5),
+            lambda: HookedTransformer(model.cfg, tokenizer=0.5),
+            lambda: compat.IOIDataset(b"bytes"),
+        ):
+            with pytest.raises(BadInput, match="tokenizer must be a tokenizer of transformers"):
+                call()
+        for texts, told in (("one text", "got one string"), ([["a"]], "dataset must be"), ([{"no": 1}], "at 'text'")):
+            with pytest.raises(BadInput, match=told):
+                corpus.tokenize_and_concatenate(texts, model.tokenizer)
+
+
+def test_what_is_no_model_checkpoint_or_number() -> None:
+    model = fuzz.world().model
+    with unchecked_types():
+        with pytest.raises(BadInput, match="hf_model must be a model of transformers"):
+            model.verify({"a": 1})
+        with pytest.raises(BadInput, match="checkpoint must be a state dict"):
+            HookedTransformer.from_state_dict(model)
+        with pytest.raises(BadInput, match="joined with other scores"):
+            fuzz.world().circuit.scores | torch.ones(2)
+        with pytest.raises(ConfigError, match="print_every must be an int"):
+            HookedTransformerTrainConfig(1, 2, print_every=...)
+        with pytest.raises(ConfigError, match="d_head must be an int"):
+            HookedTransformerConfig(n_layers=1, d_model=2, n_ctx=3, d_head=torch.ones(3))

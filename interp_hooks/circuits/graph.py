@@ -224,6 +224,8 @@ class Scores(Mapping[EdgeName, float]):
 
     def __or__(self, other: Scores) -> Scores:
         """The scores of both, and these where both have one."""
+        if not isinstance(other, Scores):
+            raise BadInput(f"scores are joined with other scores, got {told(other)}")
         numbers = torch.where(self.kept, self._numbers, other._numbers)
         return Scores(self.graph, self.kept | other.kept, numbers)
 

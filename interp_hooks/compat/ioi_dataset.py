@@ -18,10 +18,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from interp_hooks.errors import BadInput, TokenError
+from interp_hooks.errors.arguments import Count, checked
 from interp_hooks.interventions.engine import evaluate
 from interp_hooks.interventions.metrics import LogitDiff
 from interp_hooks.interventions.runs import Run
 from interp_hooks.model.token_text import goes_on, read
+from interp_hooks.model.tokenization import check_tokenizer
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.tasks.ioi_text import IOI_TEMPLATES, NAMES, OBJECTS, PLACES
 
@@ -41,17 +43,19 @@ class IOIDataset(Dataset):
         TokenError: a BOS asked of a tokenizer that has none.
     """
 
+    @checked
     def __init__(
         self,
         tokenizer: Any,
         templates: Sequence[str] | None = None,
         names: Sequence[str] | None = None,
         nouns: Mapping[str, Sequence[str]] | None = None,
-        num_samples: int = 1000,
+        num_samples: Count = 1000,
         symmetric: bool = False,
         prepend_bos: bool = True,
         seed: int | None = None,
     ) -> None:
+        check_tokenizer(tokenizer)
         if prepend_bos and tokenizer.bos_token_id is None:
             raise TokenError("prepend_bos=True, but the tokenizer has no BOS token; pass prepend_bos=False")
         if num_samples < 1 or (symmetric and num_samples % 2):
@@ -122,11 +126,12 @@ class IOIDataset(Dataset):
 
 
 @torch.no_grad()
+@checked
 def ioi_eval(
     model: HookedTransformer,
     dataset: IOIDataset | Sequence[Mapping[str, Tensor]] | None = None,
     batch_size: int = 8,
-    num_samples: int = 1000,
+    num_samples: Count = 1000,
     tokenizer: Any = None,
     symmetric: bool = False,
 ) -> dict[str, float]:

@@ -17,6 +17,7 @@ from interp_hooks.corpus.texts import CORPORA, Texts, corpus_texts, first_rows, 
 from interp_hooks.errors import BadInput, TokenError
 from interp_hooks.errors.arguments import checked
 from interp_hooks.model.losses import check_counted, check_predicted, counted_predictions
+from interp_hooks.model.tokenization import check_tokenizer
 from interp_hooks.model.transformer import HookedTransformer
 
 PARAGRAPH = (
@@ -181,6 +182,8 @@ def repeated_tokens(
     generator: torch.Generator | None = None,
 ) -> Int[Tensor, "batch pos"]:
     """Rows of BOS, x_1 ... x_n, x_1 ... x_n, as `induction_loss` describes them."""
+    if tokenizer is not None:
+        check_tokenizer(tokenizer)
     tokenizer = model.tokenizer if tokenizer is None else tokenizer
     bos: Any = None if tokenizer is None else tokenizer.bos_token_id
     if prepend_bos and bos is None:

@@ -20,7 +20,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from interp_hooks.errors import BadInput, TokenError, nearest
+from interp_hooks.errors.arguments import checked, told
 from interp_hooks.model.token_text import read
+from interp_hooks.model.tokenization import check_tokenizer
 
 Texts = Iterable[str] | Iterable[Mapping[str, Any]]
 
@@ -71,9 +73,10 @@ def token_rows(
     `texts` are strings, or mappings that have the text at `column_name`.
 
     Raises:
-        BadInput: `max_length` leaves no room for text.
+        BadInput: `max_length` leaves no room for text, texts of another kind, or no tokenizer of transformers.
         TokenError: the tokenizer has no EOS, or no BOS where rows have to begin with one; a text that it would cut.
     """
+    check_tokenizer(tokenizer)
     eos, bos = tokenizer.eos_token_id, tokenizer.bos_token_id
     if eos is None or (add_bos_token and bos is None):
         raise TokenError("the tokenizer needs an EOS token to part texts, and a BOS token unless add_bos_token=False")
@@ -82,7 +85,10 @@ def token_rows(
         raise BadInput(f"max_length={max_length} leaves no room for text")
     waiting: list[Any] = []
     for number, text in enumerate(texts):
-        text = text if isinstance(text, str) else text[column_name]
+        if not isinstance(text, str):
+            text = text[column_name] if isinstance(text, Mapping) and column_name in text else text
+        if not isinstance(text, str):
+            raise BadInput(f"texts are strings, or mappings with the text at {column_name!r}, got {told(text)}")
         waiting += [eos] * (number > 0) + read(tokenizer, text)
         room = max_length - len(begins)
         full = len(waiting) // room * room
@@ -111,6 +117,7 @@ class TokenRows(Dataset):
         return self.tokens if index == "tokens" else torch.ones_like(self.tokens)
 
 
+@checked
 def tokenize_and_concatenate(
     dataset: Texts,
     tokenizer: Any,
@@ -125,8 +132,10 @@ def tokenize_and_concatenate(
     `streaming` and `num_proc`, which other libraries take, change nothing here.
 
     Raises:
-        BadInput: the texts do not fill one row.
+        BadInput: the texts do not fill one row, or are a single string.
     """
+    if isinstance(dataset, str):
+        raise BadInput("dataset must be a list of texts (or rows of a data set), got one string: pass [text]")
     return TokenRows(first_rows(token_rows(dataset, tokenizer, max_length, column_name, add_bos_token), max_length))
 
 

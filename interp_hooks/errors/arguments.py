@@ -59,10 +59,17 @@ class Words:
         return True
 
 
+@dataclass(frozen=True)
+class Elsewhere:
+    """Says of an annotation that its values are checked where they are used, in words of that place."""
+
+
 Count = Annotated[int, Within(most=1_000_000)]
 """How many of something are drawn or computed one after the other. How few there may be, the function itself says."""
 Seed = Annotated[int, Within(least=-(2**63), most=2**63 - 1)]
 """What random numbers begin with."""
+Device = Annotated[torch.device | str, Elsewhere()]
+"""A device; `as_device` checks it."""
 
 OPERATORS = ("__getitem__", "__mul__", "__rmul__", "__truediv__")
 WORDS: dict[Any, str] = {
@@ -148,7 +155,7 @@ def fits(value: Any, kind: Any) -> bool:
     if origin in (Union, UnionType):
         return any(fits(value, part) for part in parts)
     if origin is Annotated:
-        return fits(value, parts[0]) and all(value in one for one in parts[1:])
+        return Elsewhere() in parts or (fits(value, parts[0]) and all(value in one for one in parts[1:]))
     if origin is Literal:
         return any(type(value) is type(part) for part in parts)
     if kind in KINDS:
@@ -277,6 +284,7 @@ def described(kind: Any) -> str:
         return "a function"
     if isinstance(kind, type) and issubclass(kind, AbstractArray):
         return f"a tensor [{kind.dim_str.strip().replace('*_', '...')}] ({kind.__name__.partition('[')[0].lower()})"
+    kind = origin if isinstance(origin, type) else kind
     return WORDS.get(kind, f"a {kind.__name__}" if isinstance(kind, type) else "anything")
 
 

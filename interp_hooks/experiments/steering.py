@@ -181,7 +181,7 @@ def relative_norms(
 def _check_finite(**numbers: Tensor | float) -> None:
     """Raises BadInput for the first argument with numbers that are nan or infinite."""
     for name, value in numbers.items():
-        wrong = ~torch.as_tensor(value).isfinite()
+        wrong = ~torch.as_tensor(value if isinstance(value, Tensor) else float(value)).isfinite()
         if bool(wrong.any()):
             raise BadInput(f"{name} must be finite, got {int(wrong.sum())} of {wrong.numel()} numbers nan or infinite")
 

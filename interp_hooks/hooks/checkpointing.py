@@ -4,7 +4,7 @@
     refused   everything else that is checkpointed while functions are attached from outside of it
 
 Blocks of a transformer are such parts: they are given their `Again` as an argument, which torch keeps with the others.
-Whether anything else is being checkpointed is read from the stack, and asked only where gradients are kept.
+Whether anything else is being checkpointed, or computed again, is read from the stack.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from interp_hooks.errors import HookConflict
 from interp_hooks.hooks.scopes import IN_FORCE, OPEN, InForce, Scope
+from interp_hooks.hooks.threads import LENT, this_thread
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -32,6 +33,7 @@ class Functions:
 
     def __init__(self, points: Iterable[Any]) -> None:
         self.points, self.context = points, copy_context()
+        self.context.run(LENT.set, this_thread())
         staying = [point for point in points if point.attached]
         hooked = dict.fromkeys([*staying, *IN_FORCE.get().at] if OPEN else staying)
         self.hooks: dict[Any, Any] = {point: point.hooks for point in hooked}
@@ -79,13 +81,10 @@ class Again:
             IN_A_PART.reset(outside)
 
 
-CHECKPOINT = inspect.unwrap(checkpoint).__code__
 PART, CALL = (inspect.unwrap(function).__code__ for function in (Again.__call__, Scope._inside))
-
-
-def may_be_computed_again() -> bool:
-    """Whether there will be a backward pass of what is computed here."""
-    return not torch.compiler.is_compiling() and (torch.is_grad_enabled() or IN_A_PART.get())
+TORCHS = inspect.unwrap(checkpoint).__code__.co_filename
+FIRST, OF_REENTRANT, SECOND = checkpoint.__name__, "forward", ("backward", "recompute_fn")
+"""Functions of that file that are on the stack the first time; then, where torch keeps no graph; the second time."""
 
 
 def refuse_to_be_lost(hooks: Iterable[Any], name: str) -> None:
@@ -93,17 +92,31 @@ def refuse_to_be_lost(hooks: Iterable[Any], name: str) -> None:
 
     Those that are permanent will be there again; those of a part or of a call within it too. What only watches may go.
     """
-    if all(hook.is_permanent or hook.watches for hook in hooks):
+    if torch.compiler.is_compiling() or all(hook.is_permanent or hook.watches for hook in hooks):
         return
-    frame = sys._getframe(1)
-    of_one_call = len(IN_FORCE.get().scopes) == 1 and all(hook.context_level is not None for hook in hooks)
-    while frame is not None and frame.f_code is not PART:
-        if frame.f_code is CALL and of_one_call:
+    frame, kept = sys._getframe(1), torch.is_grad_enabled() or IN_A_PART.get()
+    while frame is not None and (code := frame.f_code) is not PART:
+        if code is CALL and _of_one_call(hooks):
             return
-        if frame.f_code is CHECKPOINT:
-            raise HookConflict(
-                f"{name} is hooked, and within something that torch.utils.checkpoint computes again in the backward "
-                "pass, when its functions may be gone. Checkpoint whole blocks (model.blocks[i].forward), which keep "
-                "theirs; or call run_with_hooks within what is checkpointed; or attach them with is_permanent=True"
-            )
+        if code.co_filename == TORCHS:
+            kept = kept or (code.co_name == OF_REENTRANT and any(frame.f_locals["ctx"].needs_input_grad))
+            if code.co_name in SECOND or (code.co_name == FIRST and kept):
+                raise HookConflict(f"{name} is hooked, and {_MAY_BE_GONE if code.co_name == FIRST else _CAME_SINCE}")
         frame = frame.f_back
+
+
+def _of_one_call(hooks: Iterable[Any]) -> bool:
+    scopes = [scope for scope in IN_FORCE.get().scopes if scope.hooks]
+    return len(scopes) == 1 and all(hook.context_level is not None for hook in hooks)
+
+
+_MAY_BE_GONE = (
+    "within something that torch.utils.checkpoint computes again in the backward pass, when its functions may be gone. "
+    "Checkpoint whole blocks (model.blocks[i].forward), which keep theirs; or call run_with_hooks within what is "
+    "checkpointed; or attach them with is_permanent=True"
+)
+_CAME_SINCE = (
+    "torch.utils.checkpoint computes it again in the backward pass, while the first time it was not. Remove the "
+    "functions before the backward pass, or checkpoint whole blocks (model.blocks[i].forward), which keep those of "
+    "their pass"
+)

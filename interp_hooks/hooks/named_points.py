@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from torch import nn
 
 from interp_hooks.errors import BadInput, HookDidNotFire, UnknownHook, nearest
-from interp_hooks.errors.arguments import checked, told
+from interp_hooks.errors.arguments import checked, fits, told
 from interp_hooks.hooks.names import get_act_name
 from interp_hooks.hooks.points import (
     Direction,
@@ -25,6 +25,7 @@ from interp_hooks.hooks.points import (
     HookFn,
     HookPoint,
     HookSpec,
+    HookSpecs,
     NameFilter,
     Watcher,
     checked_direction,
@@ -89,7 +90,7 @@ class NamedPoints(nn.Module):
         """
         if isinstance(wanted, str):
             return [self._point(wanted)]
-        if callable(wanted):
+        if callable(wanted) and not isinstance(wanted, type):
             found = [point for name, point in self.hook_dict.items() if wanted(name)]
             if not found:
                 examples = ", ".join(list(self.hook_dict)[:4])
@@ -97,7 +98,7 @@ class NamedPoints(nn.Module):
                     f"the filter function selects none of the {len(self.hook_dict)} hook points ({examples}, ...)"
                 )
             return found
-        if not isinstance(wanted, Iterable):
+        if isinstance(wanted, type) or not fits(wanted, Iterable[Any]):
             raise UnknownHook(f"hooks are selected by a name, several names or a function of names, got {told(wanted)}")
         names = list(wanted)
         if not names:
@@ -160,6 +161,7 @@ class NamedPoints(nn.Module):
     ) -> None:
         """Override this to refuse a function, by raising, before anything is attached."""
 
+    @checked
     def check_and_add_hook(
         self,
         hook_point: HookPoint,
@@ -174,6 +176,7 @@ class NamedPoints(nn.Module):
         self.check_hooks_to_add(hook_point, hook_point_name, hook, dir, is_permanent, prepend)
         return hook_point.add_hook(hook, dir, is_permanent, level, prepend)
 
+    @checked
     def add_hook(
         self,
         name: NameFilter,
@@ -196,6 +199,7 @@ class NamedPoints(nn.Module):
         HookPoint.attach(made)
         return made
 
+    @checked
     def add_perma_hook(self, name: NameFilter, hook: HookFn, dir: Direction = "fwd") -> list[Hook]:
         """Attach a function that stays until hooks are removed with `including_permanent=True`.
 
@@ -204,6 +208,7 @@ class NamedPoints(nn.Module):
         """
         return self.add_hook(name, hook, dir, is_permanent=True)
 
+    @checked
     def list_hooks(
         self, name_filter: NameFilter | None = None, dir: Directions = "both", including_permanent: bool = True
     ) -> dict[str, list[Hook]]:
@@ -216,6 +221,7 @@ class NamedPoints(nn.Module):
         }
         return {name: hooks for name, hooks in among.items() if hooks}
 
+    @checked
     def remove_all_hook_fns(
         self, direction: Directions = "both", including_permanent: bool = False, level: int | None = None
     ) -> None:
@@ -223,6 +229,7 @@ class NamedPoints(nn.Module):
         for point in self.hook_points():
             point.remove_hooks(direction, including_permanent, level)
 
+    @checked
     def reset_hooks(
         self,
         clear_contexts: bool = True,
@@ -240,14 +247,15 @@ class NamedPoints(nn.Module):
             self.clear_contexts()
 
     def clear_contexts(self) -> None:
-        """Give every hook point a new, empty `ctx`."""
+        """Give every hook point a new, empty `ctx`, in this thread."""
         for point in self.hook_points():
             point.clear_context()
 
+    @checked
     def hooks(
         self,
-        fwd_hooks: Sequence[HookSpec] = (),
-        bwd_hooks: Sequence[HookSpec] = (),
+        fwd_hooks: HookSpecs = (),
+        bwd_hooks: HookSpecs = (),
         reset_hooks_end: bool = True,
         clear_contexts: bool = False,
     ) -> AbstractContextManager[Self]:
@@ -266,7 +274,7 @@ class NamedPoints(nn.Module):
         return Block(self, lambda: self.scope_of(fwd_hooks, bwd_hooks)[0], ended)
 
     def scope_of(
-        self, fwd_hooks: Sequence[HookSpec], bwd_hooks: Sequence[HookSpec] = ()
+        self, fwd_hooks: Sequence[HookSpec], bwd_hooks: HookSpecs = ()
     ) -> tuple[Scope, list[tuple[NameFilter, list[Hook]]]]:
         """A scope of these functions, and for each entry what was made of it."""
         directions: list[tuple[Direction, Sequence[HookSpec]]] = [
@@ -314,11 +322,12 @@ class NamedPoints(nn.Module):
             self._leave(scope, raised or reset_hooks_end, clear_contexts)
         return returned
 
+    @checked
     def run_with_hooks(
         self,
         *args: Any,
-        fwd_hooks: Sequence[HookSpec] = (),
-        bwd_hooks: Sequence[HookSpec] = (),
+        fwd_hooks: HookSpecs = (),
+        bwd_hooks: HookSpecs = (),
         reset_hooks_end: bool = True,
         clear_contexts: bool = False,
         **kwargs: Any,
@@ -340,7 +349,7 @@ def _pairs(argument: str, specs: Any) -> list[HookSpec]:
     Raises:
         BadInput: an entry that is not a pair.
     """
-    if not isinstance(specs, Iterable) or isinstance(specs, str):
+    if not fits(specs, Iterable[Any]) or isinstance(specs, str):
         raise BadInput(f"{argument} must be a list of (name, function), got {told(specs)}")
     pairs = list(specs)
     for pair in pairs:

@@ -16,22 +16,23 @@ import itertools
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from inspect import Parameter, signature
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from interp_hooks.errors import BadHookValue, BadInput, HookDidNotFire
-from interp_hooks.errors.arguments import told
-from interp_hooks.hooks.checkpointing import may_be_computed_again, refuse_to_be_lost
+from interp_hooks.errors.arguments import Elsewhere, checked, told
+from interp_hooks.hooks.checkpointing import refuse_to_be_lost
 from interp_hooks.hooks.scopes import IN_FORCE, OPEN
-from interp_hooks.hooks.threads import refuse_while_others_run
+from interp_hooks.hooks.threads import Own, for_this_thread, refuse_while_others_run
 
-HookFn = Callable[..., Tensor | None]
+HookFn = Annotated[Callable[..., Tensor | None], Elsewhere()]
 Direction = Literal["fwd", "bwd"]
 Directions = Literal["fwd", "bwd", "both"]
-NameFilter = str | Callable[[str], bool] | Iterable[str]
+NameFilter = Annotated[str | Callable[[str], bool] | Iterable[str], Elsewhere()]
 HookSpec = tuple[NameFilter, HookFn]
+HookSpecs = Annotated[Sequence[HookSpec], Elsewhere()]
 
 POSITIONS = ("pos", "query")  # the axes along tokens; in a causal model what is at one depends on no later token
 
@@ -137,7 +138,7 @@ class HookPoint(nn.Module):
 
     `axes` names every dimension in order ("batch pos head d_head"); `sizes` gives the sizes that the architecture
     fixes. `collected` says whether a caching run without a filter keeps the value. `ctx` is a dict in which hook
-    functions can leave things for each other.
+    functions can leave things for each other; each thread has its own.
 
         >>> point = HookPoint("batch pos d_model", d_model=4)
         >>> handle = point.add_hook(lambda value, hook: 2 * value)
@@ -146,6 +147,7 @@ class HookPoint(nn.Module):
         >>> handle.remove()
     """
 
+    @checked
     def __init__(self, axes: str = "", *, collected: bool = True, **sizes: int) -> None:
         super().__init__()
         self.axes = tuple(axes.split())
@@ -153,7 +155,16 @@ class HookPoint(nn.Module):
         self.collected = collected
         self.name = ""
         self.attached: list[Hook] = []  # those that stay; see `hooks`
-        self.ctx: dict[Any, Any] = {}
+        self._left = Own()
+
+    @property
+    def ctx(self) -> dict[Any, Any]:
+        """What functions have left here in passes of this thread."""
+        return self._left.here
+
+    @ctx.setter
+    def ctx(self, left: dict[Any, Any]) -> None:
+        self._left.here = left
 
     @property
     def hooks(self) -> tuple[Hook, ...]:
@@ -196,7 +207,7 @@ class HookPoint(nn.Module):
     def _run(self, value: Tensor) -> Tensor:
         backward, hooks = [], self.hooks
         for hook in hooks:
-            if not hook.watches and may_be_computed_again():
+            if not hook.watches:
                 refuse_to_be_lost([hook], self.name)
             hook.reached += 1
             if hook.direction == "fwd":
@@ -215,9 +226,10 @@ class HookPoint(nn.Module):
             )
         value = value.view_as(value)  # a graph node of its own, even where one tensor passes two points
         for hook in backward:
-            value.register_hook(hook)
+            value.register_hook(for_this_thread(hook))
         return value
 
+    @checked
     def add_hook(
         self,
         hook: HookFn,
@@ -260,11 +272,13 @@ class HookPoint(nn.Module):
         """Attach a function that stays until hooks are removed with `including_permanent=True`."""
         return self.add_hook(hook, dir, is_permanent=True)
 
+    @checked
     def has_hooks(self, dir: Directions = "both", including_permanent: bool = True, level: int | None = None) -> bool:
         """Whether a function of this direction and of this level (None: any) is attached."""
         dir = checked_directions(dir)
         return any(hook.is_among(dir, including_permanent, level) for hook in self.hooks)
 
+    @checked
     def remove_hooks(
         self, dir: Directions = "fwd", including_permanent: bool = False, level: int | None = None
     ) -> None:
@@ -275,7 +289,7 @@ class HookPoint(nn.Module):
                 hook.remove()
 
     def clear_context(self) -> None:
-        """Give the point a new, empty `ctx`."""
+        """Give the point a new, empty `ctx`, in this thread."""
         self.ctx = {}
 
     def layer(self) -> int:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import as_device
+from interp_hooks.errors.arguments import Device, as_device, checked
 from interp_hooks.hooks.named_points import NamedPoints
 from interp_hooks.hooks.points import POSITIONS, Direction, Hook, HookPoint, HookSpec, NameFilter, Watcher
 from interp_hooks.hooks.slices import Slice, SliceInput
@@ -115,11 +115,12 @@ class HookedRootModule(NamedPoints):
         """
         return True
 
+    @checked
     def get_caching_hooks(
         self,
         names_filter: NameFilter | None = None,
         incl_bwd: bool = False,
-        device: torch.device | str | None = None,
+        device: Device | None = None,
         remove_batch_dim: bool = False,
         cache: dict[str, Tensor] | None = None,
         pos_slice: SliceInput = None,
@@ -147,11 +148,12 @@ class HookedRootModule(NamedPoints):
         )
         return cache, [(one, keep) for one in wanted], [(one, keep_gradient) for one in wanted if incl_bwd]
 
+    @checked
     def add_caching_hooks(
         self,
         names_filter: NameFilter | None = None,
         incl_bwd: bool = False,
-        device: torch.device | str | None = None,
+        device: Device | None = None,
         remove_batch_dim: bool = False,
         cache: dict[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
@@ -172,32 +174,35 @@ class HookedRootModule(NamedPoints):
         )
         return cache
 
+    @checked
     def cache_all(
         self,
         cache: dict[str, Tensor] | None,
         incl_bwd: bool = False,
-        device: torch.device | str | None = None,
+        device: Device | None = None,
         remove_batch_dim: bool = False,
     ) -> dict[str, Tensor]:
         """`add_caching_hooks` of every collected point."""
         return self.add_caching_hooks(None, incl_bwd, device, remove_batch_dim, cache)
 
+    @checked
     def cache_some(
         self,
         cache: dict[str, Tensor] | None,
         names: NameFilter,
         incl_bwd: bool = False,
-        device: torch.device | str | None = None,
+        device: Device | None = None,
         remove_batch_dim: bool = False,
     ) -> dict[str, Tensor]:
         """`add_caching_hooks` of some points."""
         return self.add_caching_hooks(names, incl_bwd, device, remove_batch_dim, cache)
 
+    @checked
     def run_with_cache(
         self,
         *args: Any,
         names_filter: NameFilter | None = None,
-        device: torch.device | str | None = None,
+        device: Device | None = None,
         remove_batch_dim: bool = False,
         incl_bwd: bool | Callable[[Any], Tensor] = False,
         reset_hooks_end: bool = True,

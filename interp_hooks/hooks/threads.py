@@ -1,4 +1,4 @@
-"""What threads that use one model at the same time cannot share is refused.
+"""What threads that use one model at the same time cannot share: each has its own (`Own`), or it is refused.
 
 Nothing is noted down as passes begin and end: who is in a pass is read from the stacks of the other threads, so that a
 pass pays nothing for it, and an interrupted one leaves nothing behind.
@@ -8,13 +8,75 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import Any, ParamSpec, TypeVar
+from weakref import WeakKeyDictionary
 
 from torch import nn
 
 from interp_hooks.errors import HookConflict
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 _CALL = nn.Module._call_impl.__code__
+
+
+class Thread:
+    """What is a thread's own is found by this; it goes when the thread ends."""
+
+
+class _Here(threading.local):
+    def __init__(self) -> None:
+        self.thread = Thread()
+
+
+_HERE = _Here()
+LENT: ContextVar[Thread | None] = ContextVar("LENT", default=None)
+"""The thread for which another one works, as those do in which torch differentiates on a GPU."""
+
+
+def this_thread() -> Thread:
+    """The thread one is in, or the one for which it works."""
+    return LENT.get() or _HERE.thread
+
+
+def for_this_thread(function: Callable[P, R]) -> Callable[P, R]:
+    """The function, which finds what is this thread's own, whichever thread calls it."""
+    thread = this_thread()
+
+    def called(*args: P.args, **kwargs: P.kwargs) -> R:
+        before = LENT.set(thread)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            LENT.reset(before)
+
+    return called
+
+
+class Own:
+    """A dict for each thread, empty at first. A copy holds, for the thread that made it, a copy of that thread's."""
+
+    def __init__(self) -> None:
+        self._of: WeakKeyDictionary[Thread, dict[Any, Any]] = WeakKeyDictionary()
+
+    @property
+    def here(self) -> dict[Any, Any]:
+        """That of this thread."""
+        return self._of.setdefault(this_thread(), {})
+
+    @here.setter
+    def here(self, own: dict[Any, Any]) -> None:
+        self._of[this_thread()] = own
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"here": self.here}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__()
+        self.here = state["here"]
 
 
 def is_running(part: nn.Module, thread: int) -> bool:

@@ -23,7 +23,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from interp_hooks.errors import CheckpointError, ConfigError, UnsupportedConfig, WeightMismatch, nearest
+from interp_hooks.errors import BadInput, CheckpointError, ConfigError, UnsupportedConfig, WeightMismatch, nearest
+from interp_hooks.errors.arguments import told
 from interp_hooks.loading.families.shared import modules
 from interp_hooks.loading.files import check_weights, reading
 from interp_hooks.loading.given import Numbers
@@ -55,6 +56,8 @@ def from_checkpoint(
         CheckpointError: an unknown format, a setting that is not implemented, or tensors that do not fit.
         ConfigError: settings that are missing or contradict each other.
     """
+    if not isinstance(checkpoint, Mapping | str | Path):
+        raise BadInput(f"checkpoint must be a state dict, or a file that holds one, got {told(checkpoint)}")
     owned, name = not isinstance(checkpoint, Mapping), str(checkpoint)
     name = name if owned else "this state dict"
     found = recognise(_read(Path(checkpoint)) if isinstance(checkpoint, (str, Path)) else checkpoint)

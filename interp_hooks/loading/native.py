@@ -24,9 +24,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from interp_hooks.errors import BadInput, CheckpointError, ConfigError, WeightMismatch, nearest
+from interp_hooks.errors.arguments import told
 from interp_hooks.loading.files import reading
 from interp_hooks.loading.folding import Processing, process
 from interp_hooks.loading.formats import TRANSFORMER_LENS, from_checkpoint, lens_name, with_gate_biases
+from interp_hooks.loading.given import Numbers
 from interp_hooks.loading.load import LoadOptions
 from interp_hooks.loading.source import CONFIG, WEIGHTS, folder_of, has_tokenizer, kept_steps, read_tokenizer
 from interp_hooks.model.config import HookedTransformerConfig
@@ -47,9 +49,10 @@ def save(model: HookedTransformer, folder: Path) -> None:
     is none, so that whatever happens no file of one save is loaded with one of another.
     """
     folder = folder.expanduser()
-    if (folder / "config.json").exists():
-        raise CheckpointError(f"{str(folder)!r} holds a HuggingFace checkpoint (config.json); save to another folder")
     with on_disk(folder):
+        if (folder / "config.json").exists():
+            held = "holds a HuggingFace checkpoint (config.json)"
+            raise CheckpointError(f"{str(folder)!r} {held}; save to another folder")
         folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / LOCK, folder), on_disk(folder):
         remove_partial(folder)
@@ -175,17 +178,17 @@ def _splice_in(
         raise BadInput(f"splices= has a module for {left[0]!r}; {str(folder)!r} has modules at {list(saved)}")
     with reading(str(folder / SPLICED)):
         weights = load_file(folder / SPLICED) if saved else {}
-    for hook, told in saved.items():
-        place = f"{hook}.{told['name']}."
+    for hook, splice in saved.items():
+        place = f"{hook}.{splice['name']}."
         own = {key.removeprefix(place): value for key, value in weights.items() if key.startswith(place)}
         module = given[hook].to(model.device, model.dtype)
         try:
             module.load_state_dict(own)
         except RuntimeError as error:
             raise WeightMismatch(
-                f"the module for {hook!r} is not the {told['class']} that was saved: {error}"
+                f"the module for {hook!r} is not the {splice['class']} that was saved: {error}"
             ) from error
-        model.splice(hook, module, told["name"])
+        model.splice(hook, module, splice["name"])
 
 
 def _description(folder: Path) -> dict[str, Any]:
@@ -205,11 +208,14 @@ def _config(folder: Path, fields: Mapping[str, Any]) -> HookedTransformerConfig:
         raise CheckpointError(f"the config in {str(folder / CONFIG)!r} does not fit this version: {error}") from error
 
 
-def own_weights(model: HookedTransformer, state: Mapping[str, Any], strict: bool) -> dict[str, Tensor]:
+def own_weights(
+    model: HookedTransformer, state: Mapping[str, Any], strict: bool, assign: bool, allow_nonfinite: bool
+) -> dict[str, Tensor]:
     """The weights of a state dict under the names that this model has for them, checked before they are loaded.
 
     Raises:
-        WeightMismatch: what `strict` forbids, or a tensor of another shape.
+        WeightMismatch: what `strict` forbids, no tensor, or one of another shape.
+        CheckpointError: a weight that would not be finite, unless `allow_nonfinite`.
     """
     there = model.state_dict()
     ignored = re.compile("|".join(TRANSFORMER_LENS.ignored_weights))
@@ -219,6 +225,8 @@ def own_weights(model: HookedTransformer, state: Mapping[str, Any], strict: bool
         for key, tensor in state.items()
         if key in there or not ignored.fullmatch(key)
     }
+    if wrong := [key for key, tensor in own.items() if key in there and not isinstance(tensor, Tensor)]:
+        raise WeightMismatch(f"{wrong[0]} must be a tensor, got {told(own[wrong[0]])}")
     own = with_gate_biases(own) if model.cfg.gated_mlp else own
     left, missing = [key for key in own if key not in there], [key for key in there if key not in own]
     if strict and (left or missing):
@@ -233,4 +241,8 @@ def own_weights(model: HookedTransformer, state: Mapping[str, Any], strict: bool
     for key, tensor in own.items():
         if key in there and tensor.shape != there[key].shape:
             raise WeightMismatch(f"{key} has shape {list(tensor.shape)}, expected {list(there[key].shape)}")
+    numbers, places = Numbers("this state dict", allow_nonfinite), tuple(f"{hook}." for hook in model.splices)
+    for key, weight in model.named_parameters():
+        if key in own and not key.startswith(places) and not own[key].is_meta:
+            numbers.check(key, own[key], own[key] if assign else own[key].to(weight.dtype))
     return own

@@ -17,6 +17,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
+from interp_hooks.loading.given import check_model
 from interp_hooks.loading.load import family_of
 from interp_hooks.loading.source import Source
 from interp_hooks.model.components.attention import AttentionCore
@@ -86,8 +87,9 @@ def verify(model: HookedTransformer, hf_model: Any, tokens: Int[Tensor, "batch p
     """Compare a converted model with a HuggingFace one on `tokens` (default: random ones, 2 x 32).
 
     Raises:
-        BadInput: models of different vocabularies.
+        BadInput: models of different vocabularies, or what is no model of transformers.
     """
+    check_model(hf_model)
     d_vocab = hf_model.get_input_embeddings().weight.shape[0]
     if d_vocab != model.cfg.d_vocab:
         raise BadInput(f"the models do not fit: vocabularies of {model.cfg.d_vocab} and {d_vocab} tokens")

@@ -24,16 +24,18 @@ UNFOLDED = {"LNPre": "LN", "RMSPre": "RMS"} | {kind: kind for kind in ("LN", "RM
 GAINS = (".ln1.w", ".ln2.w", "ln_final.w", "mlm_head.ln.w")
 
 
-def load_and_process(model: HookedTransformer, state_dict: StateDict, processing: Processing) -> list[str]:
+def load_and_process(
+    model: HookedTransformer, state_dict: StateDict, processing: Processing, allow_nonfinite: bool = False
+) -> list[str]:
     """Fill a model with the processed weights of a state dict; return the lines that `folding.process` returns.
 
     Whether its norms still have gains is read from the state dict, whatever the model's have.
 
     Raises:
-        CheckpointError: tensors left over, missing, or of the wrong shape.
+        CheckpointError: tensors left over, missing, of the wrong shape, or not finite unless `allow_nonfinite`.
         ConfigError: see `process`.
     """
-    loaded = _model_of(model.cfg, state_dict)
+    loaded = _model_of(model.cfg, state_dict, allow_nonfinite)
     report = process(loaded, processing)
     _take_over(model, loaded)
     return report
@@ -56,7 +58,7 @@ def _take_over(model: HookedTransformer, other: HookedTransformer) -> None:
     model._reconfigure(normalization_type=other.cfg.normalization_type)
 
 
-def _model_of(cfg: HookedTransformerConfig, state_dict: StateDict) -> HookedTransformer:
+def _model_of(cfg: HookedTransformerConfig, state_dict: StateDict, allow_nonfinite: bool = True) -> HookedTransformer:
     """A new model that holds copies of a state dict's weights, in their dtype and on their device."""
     if recognise(state_dict).family is not TRANSFORMER_LENS:
         raise CheckpointError("expected a state dict with this package's own names, such as 'blocks.0.attn.W_Q'")
@@ -65,7 +67,7 @@ def _model_of(cfg: HookedTransformerConfig, state_dict: StateDict) -> HookedTran
         unfolded = any(name.endswith(GAINS) for name in state_dict)
         cfg = cfg.replace(normalization_type=(UNFOLDED if unfolded else FOLDED)[kind])
     like = next(weight for name, weight in state_dict.items() if name.endswith("embed.W_E"))
-    return from_checkpoint(state_dict, cfg, dtype=like.dtype, device=like.device, allow_nonfinite=True)
+    return from_checkpoint(state_dict, cfg, dtype=like.dtype, device=like.device, allow_nonfinite=allow_nonfinite)
 
 
 # --------------------------------------------------------------------------------------- one step, as state dict to it

@@ -9,6 +9,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from types import MappingProxyType
 from typing import Any, Literal, TypeVar, get_args
 
@@ -178,7 +179,8 @@ class HookedTransformerConfig:
 
     def __post_init__(self) -> None:
         for field in RESOLVED:
-            if getattr(self, field) is None or getattr(self, field) == -1:
+            value = getattr(self, field)
+            if value is None or (isinstance(value, Real) and value == -1):
                 self._set(field, 0)
         make_tuples(self)
         check_fields(self)

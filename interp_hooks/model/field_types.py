@@ -16,7 +16,12 @@ MOST_LAYERS = 100_000  # a thousand times what there is; a list for each layer o
 LARGEST = 2**48  # of any size
 SIGNED = ("d_vocab", "seed")  # -1 leaves d_vocab to the tokenizer
 FROM_ZERO = ("positions_offset", "n_token_types", "kv_latent", "q_latent", "d_shared")
-NOT_NEGATIVE = ("eps", "latent_eps", "attn_scores_soft_cap", "output_logits_soft_cap", "qkv_clip", "mlp_clamp")
+NOT_NEGATIVE = (
+    *("attn_scores_soft_cap", "output_logits_soft_cap", "qkv_clip", "mlp_clamp"),
+    *("alibi_slopes", "jitter", "min_weight_sum"),
+)
+POSITIVE = ("rotary_base", "embed_scale", "residual_scale", "logits_scale", "weight_scale", "eps", "latent_eps")
+BELOW_ONE = ("eps", "latent_eps")  # at 1 a norm would hide what it normalizes
 
 
 @functools.cache
@@ -48,6 +53,9 @@ def check_fields(config: Any) -> None:
 
 
 def _check_number(name: str, value: Any) -> None:
+    if name in POSITIVE and not (0 < value < (1 if name in BELOW_ONE else math.inf)):
+        expected = "above 0 and below 1" if name in BELOW_ONE else "positive and finite"
+        raise ConfigError(f"{name} must be {expected}, got {value}")
     if isinstance(value, Integral):
         value = int(value)
         most = MOST_LAYERS if name == "n_layers" else LARGEST

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import checked
+from interp_hooks.errors.arguments import check_arguments, checked
 from interp_hooks.hooks.checkpointing import Again, Functions
 from interp_hooks.hooks.points import HookPoint, NameFilter
 from interp_hooks.hooks.root_module import HookedRootModule
@@ -38,7 +38,7 @@ from interp_hooks.model.config import HookedTransformerConfig
 from interp_hooks.model.inputs import Inputs, Prompt, checked_mask, counts_back, is_text
 from interp_hooks.model.losses import lm_cross_entropy_loss
 from interp_hooks.model.padding import Padding
-from interp_hooks.model.tokenization import PaddingSide, TextInterface
+from interp_hooks.model.tokenization import PaddingSide, TextInterface, text_in_force
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -125,9 +125,14 @@ class Network(HookedRootModule):
 
     def _read_text_with(self, tokenizer: PreTrainedTokenizerBase | None, side: PaddingSide | None) -> None:
         cfg = self.cfg
-        self.text = TextInterface(tokenizer, cfg.n_ctx, cfg.default_prepend_bos, side, cfg.mlm_head)
+        self._text = TextInterface(tokenizer, cfg.n_ctx, cfg.default_prepend_bos, side, cfg.mlm_head)
         if tokenizer is not None:
             self._reconfigure(tokenizer_prepends_bos=self.text.tokenizer_prepends_bos)
+
+    @property
+    def text(self) -> TextInterface:
+        """What text is read with, here and now: within `overridden_defaults` it has other defaults."""
+        return text_in_force(self) or self._text
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase | None:
@@ -225,6 +230,9 @@ class Network(HookedRootModule):
                 model that reads both ways, or ids of which nobody can tell whether they are padding.
             NoTokenizer: text, but no tokenizer.
         """
+        if not torch.compiler.is_compiling():
+            flags = dict(loss_per_token=loss_per_token, prepend_bos=prepend_bos, padding_side=padding_side)
+            check_arguments(Network.forward, flags)
         if return_type not in ("logits", "loss", "both", None):
             raise BadInput(f"return_type must be 'logits', 'loss', 'both' or None, got {return_type!r}")
         if return_type in ("loss", "both"):
@@ -441,6 +449,7 @@ class Network(HookedRootModule):
 
     # ----------------------------------------------------------------------------------------------------- caches
 
+    @checked
     def run_with_cache(
         self,
         *args: Any,
@@ -472,6 +481,7 @@ class Network(HookedRootModule):
         cache.padding = padding.at_positions(chosen)
         return output, cache
 
+    @checked
     def padding_of(
         self,
         input: Any = None,

@@ -5,6 +5,7 @@ No switch is needed to hook anything; `run_with_cache(names_filter=...)` collect
 
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked_methods
+from interp_hooks.hooks.threads import refuse_while_others_run
 from interp_hooks.model.grouping import regroup, ungroup
 from interp_hooks.model.network import Network
 
@@ -58,7 +59,9 @@ class Switches(Network):
         Raises:
             BadInput: copies that have been edited differently and cannot be shared again; spliced modules, whose
                 hook points this would change.
+            HookConflict: a pass of another thread is running.
         """
+        refuse_while_others_run(self, "grouped anew")
         if self.splices:
             raise BadInput(f"hook points change their sizes: first remove() what is spliced in, {[*self.splices]}")
         heads, groups = self.cfg.n_heads, self.cfg.n_key_value_heads

@@ -22,13 +22,17 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from interp_hooks.errors import BadInput, NoTokenizer, TokenError
-from interp_hooks.errors.arguments import told
+from interp_hooks.errors.arguments import is_integral, told
+from interp_hooks.hooks.scopes import IN_FORCE, OPEN, Scope
 from interp_hooks.model.components.transforms import numbers, transformed
 from interp_hooks.model.padding import Padding, PaddingSide, PadToken, find_padding
 from interp_hooks.model.token_text import begins_with, decoded, goes_on, id_of, read, text_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+MOST = 2**31 - 1  # of token ids, in whichever tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +58,8 @@ class TextInterface:
         padding_side: PaddingSide | None = "right",
         encloses: bool = False,
     ) -> None:
+        if tokenizer is not None:
+            check_tokenizer(tokenizer)
         if tokenizer is not None and not has_vocabulary(tokenizer):
             raise TokenError("the tokenizer knows no word: it was made without the file of its vocabulary")
         self._tokenizer, self.n_ctx, self.encloses = tokenizer, n_ctx, encloses
@@ -270,6 +276,14 @@ def has_vocabulary(tokenizer: PreTrainedTokenizerBase) -> bool:
     return len(tokenizer) > len(tokenizer.added_tokens_decoder)
 
 
+def check_tokenizer(tokenizer: Any) -> None:
+    """Raises BadInput for what is no tokenizer of transformers."""
+    from transformers import PreTrainedTokenizerBase
+
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise BadInput(f"tokenizer must be a tokenizer of transformers (AutoTokenizer), got {told(tokenizer)}")
+
+
 def checked_side(side: str) -> PaddingSide:
     """The side, if it is one."""
     if side == "left" or side == "right":
@@ -281,18 +295,20 @@ def listed_ids(tokens: Any) -> Any:
     """Token ids as an int, a list of ints, or a list of such lists.
 
     Raises:
-        BadInput: not token ids, or a negative one.
+        BadInput: not token ids, a negative one, or one that no vocabulary has.
     """
     if isinstance(tokens, list | tuple):
         return [listed_ids(one) for one in tokens]
-    if isinstance(tokens, Integral) and not isinstance(tokens, bool) and int(tokens) >= 0:
+    if isinstance(tokens, Integral) and not isinstance(tokens, bool) and 0 <= int(tokens) <= MOST:
         return int(tokens)
-    if isinstance(tokens, Tensor | np.ndarray):
+    if (isinstance(tokens, np.ndarray) and tokens.dtype.kind in "iu") or isinstance(tokens, Tensor):
         ids = torch.as_tensor(tokens)
-        if ids.ndim > 2 or ids.is_floating_point() or ids.dtype == torch.bool or ids.is_meta:
+        if ids.ndim > 2 or not is_integral(ids) or ids.is_meta:
             raise BadInput(f"token ids are integers [pos] or [batch, pos], got {told(ids)}")
         if ids.numel() and int(ids.min()) < 0:
             raise BadInput(f"token ids are not negative, got {int(ids.min())}")
+        if ids.numel() and int(ids.max()) > MOST:
+            raise BadInput(f"token ids are at most {MOST}, got {int(ids.max())}")
         return ids.tolist()
     raise BadInput(f"expected token ids, got {told(tokens)}")
 
@@ -308,3 +324,18 @@ def one_row(tokens: Any) -> list[int]:
     if any(isinstance(one, list) for one in row):
         raise BadInput(f"expected one row of token ids, got {len(row)} rows")
     return row
+
+
+class Reading(Scope):
+    """Another `TextInterface` that a model has, in the block and thread in which this is in force."""
+
+    def __init__(self, model: object, text: TextInterface) -> None:
+        super().__init__(None, ())
+        self.model, self.text = model, text
+
+
+def text_in_force(model: object) -> TextInterface | None:
+    """What a model reads text with here, if it is not what it reads text with elsewhere."""
+    scopes = IN_FORCE.get().scopes if OPEN else ()
+    found = (one.text for one in reversed(scopes) if isinstance(one, Reading) and one.model is model and one.open)
+    return next(found, None)

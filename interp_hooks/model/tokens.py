@@ -8,8 +8,8 @@ model.get_token_position(" you", "Hello you")                    2
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,9 +18,10 @@ from jaxtyping import Int
 from torch import Tensor
 
 from interp_hooks.errors import BadInput, TokenError
-from interp_hooks.errors.arguments import checked, told
+from interp_hooks.errors.arguments import checked
+from interp_hooks.hooks.scopes import Block
 from interp_hooks.model.network import Network
-from interp_hooks.model.tokenization import PaddingSide, one_row
+from interp_hooks.model.tokenization import PaddingSide, Reading, check_tokenizer, one_row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -36,13 +37,12 @@ class TextMethods(Network):
         """Read text with this tokenizer from now on. Rows are padded on its own side unless another is given.
 
         Raises:
-            BadInput: not a HuggingFace tokenizer.
+            BadInput: not a HuggingFace tokenizer; within `overridden_defaults`, at whose end it would be gone.
             TokenError: a tokenizer without vocabulary.
         """
-        from transformers import PreTrainedTokenizerBase
-
-        if not isinstance(tokenizer, PreTrainedTokenizerBase):
-            raise BadInput(f"tokenizer must be a tokenizer of transformers (AutoTokenizer), got {told(tokenizer)}")
+        check_tokenizer(tokenizer)
+        if self.text is not self._text:
+            raise BadInput("within overridden_defaults text is read with a copy: set the tokenizer before the block")
         self._read_text_with(tokenizer, default_padding_side)
 
     @property
@@ -62,7 +62,8 @@ class TextMethods(Network):
     @default_prepend_bos.setter
     def default_prepend_bos(self, prepend_bos: bool) -> None:
         self.text.prepend_bos = prepend_bos
-        self._reconfigure(default_prepend_bos=prepend_bos)
+        if self.text is self._text:  # else it is so until the block ends
+            self._reconfigure(default_prepend_bos=prepend_bos)
 
     @property
     def default_padding_side(self) -> PaddingSide:
@@ -106,6 +107,7 @@ class TextMethods(Network):
         """
         return self.text.decode(tokens)
 
+    @checked
     def to_str_tokens(
         self, input: Any, prepend_bos: bool | None = None, padding_side: PaddingSide | None = None
     ) -> list[Any]:
@@ -170,21 +172,21 @@ class TextMethods(Network):
         return row.index(wanted) if mode == "first" else len(row) - 1 - row[::-1].index(wanted)
 
 
-@contextmanager
 def overridden_defaults(
     model: TextMethods, prepend_bos: bool | None = None, padding_side: PaddingSide | None = None
-) -> Iterator[None]:
-    """Give a model another `default_prepend_bos` or `default_padding_side` for the length of a `with` block.
+) -> AbstractContextManager[None]:
+    """Give a model another `default_prepend_bos` or `default_padding_side` in a `with` block, for its thread.
 
     Raises:
-        TokenError: a BOS asked of a tokenizer that has none.
+        TokenError: (as the block begins) a BOS asked of a tokenizer that has none.
     """
-    before, model.text = model.text, copy.copy(model.text)
-    try:
+
+    def other() -> Reading:
+        text = copy.copy(model.text)
         if prepend_bos is not None:
-            model.text.prepend_bos = prepend_bos
+            text.prepend_bos = prepend_bos
         if padding_side is not None:
-            model.text.padding_side = padding_side
-        yield
-    finally:
-        model.text = before
+            text.padding_side = padding_side
+        return Reading(model, text)
+
+    return Block(None, other, lambda scope, raised: None)

@@ -5,16 +5,18 @@ For anything else, write a loop in plain torch: `model(tokens, return_type="loss
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from interp_hooks.errors import BadInput, ConfigError
+from interp_hooks.errors.arguments import Elsewhere, checked, told
+from interp_hooks.model.field_types import check_fields
 from interp_hooks.model.transformer import HookedTransformer
 
 OptimizerName = Literal["Adam", "AdamW", "SGD"]
@@ -51,6 +53,7 @@ class HookedTransformerTrainConfig:
     max_steps: int | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name in ("num_epochs", "batch_size", "save_every", "print_every", "max_steps"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -73,17 +76,22 @@ def _optimizer(model: HookedTransformer, config: HookedTransformerTrainConfig) -
     return (torch.optim.AdamW if decay else torch.optim.Adam)(model.parameters(), lr=config.lr, weight_decay=decay)
 
 
+@checked
 def train(
-    model: HookedTransformer, config: HookedTransformerTrainConfig, dataset: Dataset | Sequence[Any]
+    model: HookedTransformer,
+    config: HookedTransformerTrainConfig,
+    dataset: Annotated[Dataset | Sequence[Any], Elsewhere()],
 ) -> HookedTransformer:
     """Train a model, in place, on items {"tokens": [pos]} of one length, or on bare rows of tokens, and return it.
 
     Padding does not count: what an item's "attention_mask" says, or without one what the model finds.
 
     Raises:
-        BadInput: an empty data set, or tokens that may be padding or text.
+        BadInput: no data set, an empty one, or tokens that may be padding or text.
     """
     data: Any = dataset
+    if not isinstance(data, Sized) or isinstance(data, Mapping | str):
+        raise BadInput(f"dataset must be rows of tokens, or items that hold them, got {told(data)}")
     if not len(data):
         raise BadInput("the data set is empty")
     if config.device is not None:

@@ -253,21 +253,31 @@ class HookedTransformer(Generation, TextMethods, StackedWeights, Switches):
         save(self, Path(folder))
 
     @checked
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+    def load_state_dict(
+        self,
+        state_dict: Mapping[str, Any],
+        strict: bool = True,
+        assign: bool = False,
+        *,
+        allow_nonfinite: bool = False,
+    ) -> Any:
         """Copy weights into this model, or, if some do not fit, none.
 
         Keys are those of `state_dict()`. Attention masks and rotary tables of old files are ignored, and grouped keys
         may have the names that TransformerLens gives them. A gated MLP without `b_gate` is TransformerLens', which adds
         `b_in` after the product; what it writes is then added to `b_out`. Without `strict`, keys may be missing or left
-        over; the return value tells which.
+        over; the return value tells which. Weights with nan or infinite numbers are refused unless `allow_nonfinite`;
+        those of spliced modules are the modules' own affair.
 
         Raises:
-            WeightMismatch: keys left over or missing, a tensor of another shape, or such a `b_in` without W_out or
-                b_out.
+            WeightMismatch: keys left over or missing, no tensor, one of another shape, or such a `b_in` without W_out
+                or b_out.
+            CheckpointError: numbers that are nan or infinite, or become so in the model's dtype.
         """
         from interp_hooks.loading.native import own_weights
 
-        return super().load_state_dict(own_weights(self, state_dict, strict), strict, assign)
+        own = own_weights(self, state_dict, strict, assign, allow_nonfinite)
+        return super().load_state_dict(own, strict, assign)
 
     @checked
     def process_weights_(
@@ -300,14 +310,16 @@ class HookedTransformer(Generation, TextMethods, StackedWeights, Switches):
         center_unembed: bool = True,
         fold_value_biases: bool = True,
         refactor_factored_attn_matrices: bool = False,
+        *,
+        allow_nonfinite: bool = False,
     ) -> None:
         """Fill this model with the processed weights of a state dict in its own (or TransformerLens') names.
 
         The state dict may have its norms folded or not. It is not changed, and if anything is wrong with it, neither is
-        the model.
+        the model. Weights with nan or infinite numbers are refused unless `allow_nonfinite`.
 
         Raises:
-            CheckpointError: tensors left over, missing, or of another shape.
+            CheckpointError: tensors left over, missing, of another shape, or with nan or infinite numbers.
             ConfigError: as `process_weights_`.
         """
         from interp_hooks.loading.processing import load_and_process
@@ -315,7 +327,7 @@ class HookedTransformer(Generation, TextMethods, StackedWeights, Switches):
         processing = _processing(
             fold_ln, center_writing_weights, center_unembed, fold_value_biases, refactor_factored_attn_matrices
         )
-        self._report = load_and_process(self, state_dict, processing)
+        self._report = load_and_process(self, state_dict, processing, allow_nonfinite)
 
     @checked
     def fold_layer_norm(

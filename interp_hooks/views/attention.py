@@ -11,7 +11,8 @@ from torch import Tensor
 
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked
-from interp_hooks.views.style import FAINT, SEQUENTIAL, axis_title, colour_bar, figure, gaps, plot_height, words_below
+from interp_hooks.views.adapting import FAINT
+from interp_hooks.views.style import SEQUENTIAL, axis_title, colour_bar, figure, gaps, plot_height, words_below
 from interp_hooks.views.tokens import escaped, ticks, visible
 
 ACROSS = 3  # patterns side by side

@@ -24,7 +24,8 @@ from interp_hooks.circuits.graph import Graph, Reader
 from interp_hooks.circuits.layout import ARROW, AT
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked
-from interp_hooks.views.style import FAINT, INK, MUTED, NEGATIVE, PAPER, POSITIVE, figure
+from interp_hooks.views.adapting import FAINT, INK, MUTED, NEGATIVE, PAPER, POSITIVE
+from interp_hooks.views.style import figure
 from interp_hooks.views.tokens import escaped, ticks
 
 MOST_EDGES = 300  # more cannot be told apart

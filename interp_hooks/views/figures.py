@@ -16,12 +16,9 @@ from torch import Tensor
 from interp_hooks.errors import BadInput, nearest
 from interp_hooks.errors.arguments import checked
 from interp_hooks.experiments.results.result import Result
+from interp_hooks.views.adapting import FAINT, INK, NEGATIVE, POSITIVE
 from interp_hooks.views.style import (
     DIVERGING,
-    FAINT,
-    INK,
-    NEGATIVE,
-    POSITIVE,
     TOKEN_AXES,
     axis_title,
     colour_bar,

@@ -20,7 +20,8 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from interp_hooks.errors import BadInput
-from interp_hooks.views.style import AT_NIGHT, FAINT, FONT, INK, NEGATIVE, PAPER, POSITIVE
+from interp_hooks.views.adapting import ADAPT, AT_NIGHT, FAINT, INK, NEGATIVE, PAPER, POSITIVE
+from interp_hooks.views.style import FONT
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,82 +53,21 @@ noscript p {{ color: var(--alarm); }}
 @media print {{ section {{ break-inside: avoid; }} }}
 """
 
-# A figure is drawn for the page that it is on: in the colours of the night where these are asked for; on a narrow page
-# with its colour bar below, a title of several lines without buttons over it, and no numbers where they would be too
-# small to read. What does not fit scrolls by itself.
-DRAW = """
-const NIGHT = __NIGHT__, NARROW = 600, SMALLEST = 9;
-const atNight = matchMedia("(prefers-color-scheme: dark)");
+DRAW = f"""{ADAPT}
 const buttons = [["toImage"], ["zoom2d", "pan2d", "resetScale2d"]];
-const nothingOutside = {displaylogo: false, showSendToCloud: false, plotlyServerURL: ""};
-const options = {responsive: true, modeBarButtons: buttons, ...nothingOutside};
+const nothingOutside = {{displaylogo: false, showSendToCloud: false, plotlyServerURL: ""}};
+const options = {{responsive: true, modeBarButtons: buttons, ...nothingOutside}};
 
-function recoloured(value) {
-  if (typeof value === "string") return NIGHT[value] ?? value;
-  if (Array.isArray(value)) return value.map(recoloured);
-  if (value === null || typeof value !== "object") return value;
-  return Object.fromEntries(Object.entries(value).map(([key, one]) => [key, recoloured(one)]));
-}
 
-function lines(text, most) {
-  const found = [""];
-  for (const word of text.split(" ")) {
-    const line = found[found.length - 1];
-    if (line && line.length + 1 + word.length > most) found.push(word);
-    else found[found.length - 1] = line ? line + " " + word : word;
-  }
-  return found;
-}
+function drawAll() {{
+  for (const source of document.querySelectorAll("script[type='application/json']")) {{
+    const holder = source.previousElementSibling.firstElementChild;
+    drawn(holder, JSON.parse(source.textContent), source.parentElement.clientWidth, options);
+  }}
+}}
 
-function titled(layout, width) {
-  if (!layout.title?.text) return;
-  const title = lines(layout.title.text, Math.floor(width / 8.5));
-  layout.title.text = title.join("<br>");
-  layout.margin.t += 20 * (title.length - 1);
-  layout.height += 20 * (title.length - 1);
-}
-
-function narrowed({data, layout}) {
-  const meta = layout.meta ?? {};
-  if (layout.title?.text) Object.assign(layout.title, {xref: "container", x: 0.01});
-  if (meta.tight) layout.xaxis.range = meta.tight;
-  if (layout.legend) layout.height += 19 * data.filter(trace => trace.name).length;
-  for (const trace of data.filter(trace => trace.colorbar)) {
-    Object.assign(trace.colorbar, {orientation: "h", y: 0, yref: "container", yanchor: "bottom", ypad: 4, x: 0.5});
-    trace.colorbar.title.side = "bottom";
-    layout.margin.b += 80;
-    layout.height += 80;
-  }
-}
-
-async function draw(source) {
-  const holder = source.previousElementSibling.firstElementChild, page = source.parentElement.clientWidth;
-  const figure = JSON.parse(source.textContent);
-  titled(figure.layout, page < NARROW ? page : page - 240);
-  if (page < NARROW) narrowed(figure);
-  const data = atNight.matches ? recoloured(figure.data) : figure.data;
-  const layout = atNight.matches ? recoloured(figure.layout) : figure.layout;
-  holder.style.minWidth = (figure.layout.meta?.narrowest ?? 0) + "px";
-  await Plotly.react(holder, data, layout, {...options, displayModeBar: page < NARROW ? false : "hover"});
-  const numbers = [...holder.querySelectorAll(".heatmap-label text")];
-  const sizes = numbers.map(one => parseFloat(getComputedStyle(one).fontSize));
-  if (sizes.length && Math.min(...sizes) < SMALLEST) await Plotly.restyle(holder, {texttemplate: ""});
-}
-
-function drawAll() {
-  for (const source of document.querySelectorAll("script[type='application/json']")) draw(source);
-}
-
-let width = innerWidth, waiting;
-atNight.addEventListener("change", drawAll);
-addEventListener("resize", () => {
-  if (innerWidth === width) return;
-  width = innerWidth;
-  clearTimeout(waiting);
-  waiting = setTimeout(drawAll, 150);
-});
-drawAll();
-""".replace("__NIGHT__", json.dumps(AT_NIGHT))
+whenChanged(drawAll);
+"""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

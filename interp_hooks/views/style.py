@@ -6,30 +6,18 @@ its own template, so that plotly's global settings are neither read nor changed.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 import plotly.graph_objects as go
 
+from interp_hooks.views.adapting import ALONE, DEEP, FAINT, INK, NEGATIVE, PALE_NEGATIVE, PALE_POSITIVE, PAPER, POSITIVE
 from interp_hooks.views.tokens import escaped
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-INK, FAINT, PAPER, MUTED = "#24292f", "#d8dee4", "#ffffff", "#8c959f"
-POSITIVE, NEGATIVE = "#2166ac", "#b2182b"
-PALE_POSITIVE, PALE_NEGATIVE, DEEP = "#67a9cf", "#ef8a62", "#08306b"
 DIVERGING = [[0.0, NEGATIVE], [0.25, PALE_NEGATIVE], [0.5, PAPER], [0.75, PALE_POSITIVE], [1.0, POSITIVE]]
 SEQUENTIAL = [[0.0, PAPER], [0.5, PALE_POSITIVE], [1.0, DEEP]]
-AT_NIGHT = {  # what each of these colours is on a dark page: far from 0 is bright there, and 0 is still the paper
-    INK: "#e6edf3",
-    FAINT: "#343b44",
-    PAPER: "#12161c",
-    MUTED: "#7d8590",
-    POSITIVE: "#6cb6ff",
-    NEGATIVE: "#ff7b72",
-    PALE_POSITIVE: "#2f6ea5",
-    PALE_NEGATIVE: "#a3453f",
-    DEEP: "#a8d5ff",
-}
 
 NO_BUTTONS = ("sendChartToCloud", "select2d", "lasso2d")  # the first uploads the chart to plotly's server
 TOKEN_AXES = ("pos", "query", "key")
@@ -48,6 +36,29 @@ METRIC_TITLES = {
 }
 
 ROW, FEWEST_PIXELS, MOST_PIXELS = 34, 190, 900  # height of a row, and of the rows together
+
+
+class Figure(go.Figure):
+    """A figure whose pages of its own suit a phone and dark mode, as reports do."""
+
+    def to_html(self, config: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any) -> str:
+        """As plotly's; a page of its own follows its width and the reader's colour scheme."""
+        config = {"responsive": True, **(config or {})}
+        return super().to_html(config, *args, **_adapting(config, kwargs))
+
+    def write_html(self, file: Any, config: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any) -> None:
+        """As plotly's; a page of its own follows its width and the reader's colour scheme."""
+        config = {"responsive": True, **(config or {})}
+        super().write_html(file, config, *args, **_adapting(config, kwargs))
+
+
+def _adapting(config: Mapping[str, Any], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments, with the script that adapts a page; a part of another page is left to that page."""
+    if not kwargs.get("full_html", True):
+        return kwargs
+    given = kwargs.get("post_script") or []
+    script = ALONE.replace("__CONFIG__", json.dumps(config))
+    return kwargs | {"post_script": [*([given] if isinstance(given, str) else given), script]}
 
 
 def axis_title(axis: str) -> str:
@@ -93,7 +104,7 @@ def figure(
     """A figure of one trace in the style of this package. `height` is that of the plot alone; titles are no markup."""
     heading = {} if title is None else dict(title=_heading(title))
     top = 34 if title is None else 60  # room for the buttons
-    return go.Figure(
+    return Figure(
         trace,
         layout=dict(
             template=_template(),

@@ -147,6 +147,53 @@ def test_what_cannot_be_kept_is_refused() -> None:
     model.reset_hooks()
 
 
+def whole(model: HookedTransformer, reentrant: bool | None) -> Tensor:
+    """A pass that is checkpointed as a whole, from a stream that wants gradients; None: one that is not."""
+    stream = model.input_to_embed(TOKENS).residual.detach().requires_grad_()
+    run = functools.partial(model, start_at_layer=0)
+    return run(stream) if reentrant is None else checkpoint(run, stream, use_reentrant=reentrant)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_whole_model_is_computed_again_as_it_was_or_refused(reentrant: bool) -> None:
+    """torch computes a reentrant part without gradients the first time."""
+    model, functions = build(), [("resid_mid1", shifted)]
+    expected = gradients(model, whole(model, None))
+    output = whole(model, reentrant)
+    with model.hooks(fwd_hooks=functions):
+        with pytest.raises(HookConflict, match=r"resid_mid is hooked, and within something .* is_permanent=True"):
+            whole(model, reentrant)
+        with pytest.raises(HookConflict, match=r"resid_mid is hooked, and .* it again .* while the first time it was"):
+            gradients(model, output)
+    found = gradients(model, whole(model, reentrant))
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+    model.add_hook("resid_mid1", shifted, is_permanent=True)
+    expected = gradients(model, whole(model, None))
+    found = gradients(model, whole(model, reentrant))
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_call_within_a_whole_model(reentrant: bool) -> None:
+    model = build()
+    stream = model.input_to_embed(TOKENS).residual.detach().requires_grad_()
+    run = functools.partial(model.run_with_hooks, start_at_layer=0, fwd_hooks=[("resid_mid1", shifted)])
+    expected = gradients(model, run(stream))
+    found = gradients(model, checkpoint(run, stream, use_reentrant=reentrant))
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+def test_reentrant_without_an_input_that_wants_gradients_torch_itself_tells() -> None:
+    """There are no gradients then, of which any could be wrong."""
+    model = build()
+    with model.hooks(fwd_hooks=[("resid_mid1", shifted)]):
+        expected = model(TOKENS)
+        with pytest.warns(UserWarning, match="None of the inputs have requires_grad=True"):
+            output = checkpoint(model, TOKENS, use_reentrant=True)
+    assert torch.equal(output, expected)
+    assert not output.requires_grad
+
+
 def test_what_is_permanent_and_what_is_elsewhere_is_not_refused() -> None:
     model = build()
     expected = in_a_call(model)

@@ -124,6 +124,7 @@ def assert_as_before(model: HookedTransformer, plain: Tensor, weights: dict[str,
     assert all(torch.equal(weight, weights[name]) for name, weight in model.state_dict().items())
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # where a block is thrown away
 @pytest.mark.parametrize("name", CALLS)
 def test_an_exception_at_any_line_leaves_nothing(model: HookedTransformer, name: str) -> None:
     call = CALLS[name]

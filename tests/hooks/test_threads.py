@@ -1,7 +1,9 @@
 """Two threads that use one model at the same time: each gets what it would get alone, or is refused."""
 
+import copy
 import itertools
 import os
+import pickle
 import random
 import sys
 import threading
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from interp_hooks import (
     HookedTransformer,
@@ -25,6 +28,8 @@ from interp_hooks import (
 )
 from interp_hooks.errors import HookConflict
 from interp_hooks.hooks.scopes import OPEN
+from interp_hooks.model.tokens import overridden_defaults
+from tests.model.test_tokens import text_model, word_tokenizer
 from tests.tiny import build, random_tokens, unchecked_types
 
 TIMES = int(os.environ.get("TIMES", "1"))  # how often each pair runs at once
@@ -294,6 +299,111 @@ def test_steering_counts_the_tokens_of_its_own_pass(model: HookedTransformer) ->
         once = model.run_with_hooks(TOKENS[:, 4:], *positional, fwd_hooks=[("resid_pre0", meanwhile)])
     expected = model.run_with_hooks(TOKENS, fwd_hooks=[("resid_pre1", add)])
     torch.testing.assert_close(once, expected[:, 4:], rtol=0, atol=1e-12)
+
+
+# ------------------------------------------------------------------------------------------------- what each has alone
+
+
+def in_turns(*steps: Callable[[Callable[[], None]], Any]) -> list[Any]:
+    """What two functions return that go on side by side: each calls `together()`, and waits there for the other."""
+    barrier = threading.Barrier(len(steps), timeout=20)
+    found = at_once(*(lambda step=step: step(barrier.wait) for step in steps))
+    for one in found:
+        if isinstance(one, BaseException):
+            raise one
+    return found
+
+
+def test_what_functions_leave_is_their_threads_own(model: HookedTransformer) -> None:
+    point = model.hook_dict["blocks.1.attn.hook_z"]
+    point.ctx["here"] = "before"
+
+    def leaving(note: str) -> Callable[[Callable[[], None]], Any]:
+        def leave(value: Tensor, hook: HookPoint) -> None:
+            assert hook.ctx == {}
+            hook.ctx["note"] = note
+
+        def step(together: Callable[[], None]) -> Any:
+            model.run_with_hooks(TOKENS, fwd_hooks=[("z1", leave)])
+            together()
+            seen = dict(point.ctx)
+            together()
+            if note == "first":
+                model.clear_contexts()
+            together()
+            return seen, dict(point.ctx)
+
+        return step
+
+    found = in_turns(leaving("first"), leaving("second"))
+    assert found == [({"note": "first"}, {}), ({"note": "second"}, {"note": "second"})]
+    assert point.ctx == {"here": "before"}
+    point.ctx = {"else": 1}
+    assert at_once(lambda: point.ctx) == [{}], "the number of a thread may be given again"
+    model.reset_hooks()
+    assert point.ctx == {}
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_what_is_left_in_the_backward_pass_is_the_thread_of_the_pass(checkpointed: bool) -> None:
+    """On a GPU torch differentiates in threads of its own."""
+    model, block = build(), checkpoint if checkpointed else None
+    model.zero_grad()
+    if block is not None:
+        for layer in model.blocks:
+            forward = layer.forward
+            layer.forward = lambda *args, forward=forward: checkpoint(forward, *args, use_reentrant=False)  # type: ignore
+
+    def note(value: Tensor, hook: HookPoint) -> None:
+        hook.ctx["times"] = hook.ctx.get("times", 0) + 1
+
+    loss = model.run_with_hooks(TOKENS, fwd_hooks=[("z1", note)], bwd_hooks=[("mlp_out1", note)], return_type="loss")
+    at_once(loss.backward)
+    assert model.hook_dict["blocks.1.hook_mlp_out"].ctx == {"times": 1}
+    assert model.hook_dict["blocks.1.attn.hook_z"].ctx == {"times": 1 + checkpointed}
+
+
+def test_copies_of_a_point_have_what_this_thread_left_there(model: HookedTransformer) -> None:
+    point = HookPoint("batch pos")
+    point.ctx["a"] = [1]
+    for twin in (copy.deepcopy(point), pickle.loads(pickle.dumps(point))):
+        assert twin.ctx == {"a": [1]}
+        assert twin.ctx["a"] is not point.ctx["a"]
+
+
+def test_defaults_for_text_are_the_threads_that_overrides_them() -> None:
+    model = text_model(word_tokenizer(pad=True))
+    plain = model.to_tokens(["the cat", "sat"])
+
+    def without(together: Callable[[], None]) -> list[Any]:
+        with overridden_defaults(model, prepend_bos=False, padding_side="left"):
+            together()
+            found = [model.to_tokens(["the cat", "sat"]), model.default_padding_side, model.default_prepend_bos]
+            together()
+        return [*found, model.default_padding_side]
+
+    def otherwise(together: Callable[[], None]) -> list[Any]:
+        together()
+        found = [model.to_tokens(["the cat", "sat"]), model.default_padding_side, model.default_prepend_bos]
+        together()
+        return [*found, model.default_padding_side]
+
+    (one, *first), (other, *second) = in_turns(without, otherwise)
+    assert one.tolist() == [[plain[0, 1], plain[0, 2]], [2, plain[1, 1]]]
+    assert torch.equal(other, plain)
+    assert (first, second) == (["left", False, "right"], ["right", True, "right"])
+    assert_nothing_is_left(model)
+
+
+def test_keys_are_not_grouped_anew_while_another_thread_is_in_a_pass() -> None:
+    model = build(n_key_value_heads=2)
+
+    def do() -> None:
+        with pytest.raises(HookConflict, match="can't be grouped anew while a pass of another thread"):
+            model.set_ungroup_grouped_query_attention(True)
+
+    while_a_pass_runs(model, do)
+    assert model.cfg.n_key_value_heads == 2
 
 
 @pytest.mark.slow

@@ -26,6 +26,7 @@ from interp_hooks import (
     evaluate,
     optimal_ablation,
     patch,
+    patch_along,
     steer,
 )
 from interp_hooks.circuits import ComputationGraph
@@ -173,6 +174,28 @@ def test_patching_and_ablating(model: HookedTransformer, point: str) -> None:
             for head in range(4):
                 cell = Run(CLEAN, [Intervention(at("z", layer, head=head), 0.0)])
                 torch.testing.assert_close(zeroed[layer, head], by_hand(model, cell), **CLOSE)
+
+
+@pytest.mark.parametrize(("site", "direction"), [("resid_pre", "denoise"), ("z", "noise")])
+def test_patching_along_directions(model: HookedTransformer, point: str, site: str, direction: Any) -> None:
+    """By hand: the user's functions first, and of what they leave one component is the other run's."""
+    width = model.cfg.d_head if site == "z" else model.cfg.d_model
+    basis, _ = torch.linalg.qr(torch.arange(2 * width, dtype=torch.float64).cos().reshape(width, 2))
+    base, other = (CORRUPT, CLEAN) if direction == "denoise" else (CLEAN, CORRUPT)
+    with attached(model, [point], random.Random(0)):
+        found = patch_along(
+            model, CLEAN, CORRUPT, ANSWERS, basis.T, site, over=("layer", "pos"), direction=direction, progress=False
+        )
+        for layer in range(3):
+            (there,) = model.points(f"{site}{layer}")
+            new = model.run_with_cache(other, names_filter=there.name)[1][there.name]
+            for pos in range(5):
+
+                def swap(value: Tensor, hook: HookPoint, pos: int = pos, new: Tensor = new) -> None:
+                    value[:, pos] += (new[:, pos] - value[:, pos]) @ basis @ basis.T
+
+                logits = model.run_with_hooks(base, fwd_hooks=[(there.name, swap)])
+                torch.testing.assert_close(found.values[layer, pos], ANSWERS(logits).detach(), **CLOSE)
 
 
 @pytest.mark.parametrize("kind", ["standard", "shortformer"])

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from interp_hooks import HookedTransformer
-from interp_hooks.errors import CheckpointError
+from interp_hooks.errors import CheckpointError, WeightMismatch
 from tests.tiny import build, fresh_hf
 
 BAD = [float("nan"), float("inf"), -float("inf")]
@@ -90,3 +90,52 @@ def test_processing_that_leaves_a_dtype_is_named() -> None:
     with pytest.raises(CheckpointError, match=message):
         HookedTransformer.from_pretrained("tiny", hf_model=hf, dtype="float16")
     assert HookedTransformer.from_pretrained_no_processing("tiny", hf_model=hf, dtype="float16").dtype == torch.float16
+
+
+# ----------------------------------------------------------------------------------- into a model that is there already
+
+
+def spoilt_state(number: float) -> dict[str, torch.Tensor]:
+    state = {name: weight.clone() for name, weight in build(seed=3).state_dict().items()}
+    state["blocks.1.mlp.W_in"][2, 3] = number
+    return state
+
+
+@pytest.mark.parametrize("number", BAD)
+@pytest.mark.parametrize("how", ["load_state_dict", "assign", "without strict", "load_and_process_state_dict"])
+def test_into_a_model_that_is_there(how: str, number: float) -> None:
+    model, state = build(), spoilt_state(number)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    options: dict[str, Any] = {"assign": how == "assign", "strict": how != "without strict"}
+    load = model.load_state_dict
+    if how == "load_and_process_state_dict":
+        load, options = model.load_and_process_state_dict, {"fold_ln": False, "center_writing_weights": False}
+    with pytest.raises(CheckpointError, match=r"this state dict': blocks\.1\.mlp\.W_in holds .* \(1 of \d+\)"):
+        load(state, **options)
+    assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+    load(state, allow_nonfinite=True, **options)
+    assert int((~model.blocks[1].mlp.W_in.isfinite()).sum()) == 1
+
+
+def test_into_a_dtype_that_is_too_narrow() -> None:
+    state = spoilt_state(1e6)
+    half = build(dtype=torch.float16)
+    with pytest.raises(CheckpointError, match=r"W_in has numbers that torch\.float16 cannot hold.* in float64"):
+        half.load_state_dict(state)
+    half.load_state_dict(state, assign=True)
+    assert half.blocks[1].mlp.W_in.isfinite().all()
+
+
+def test_numbers_of_spliced_modules_are_their_own() -> None:
+    """A threshold that is infinite lets nothing through."""
+    model, sae = build(), torch.nn.Module()
+    sae.threshold = torch.nn.Parameter(torch.full((3,), torch.inf))
+    sae.forward = lambda value: value  # type: ignore[method-assign]
+    with model.splice("mlp_out1", sae, name="sae"):
+        found = model.load_state_dict(model.state_dict())
+    assert found.missing_keys == []
+
+
+def test_what_is_no_tensor_is_named() -> None:
+    with pytest.raises(WeightMismatch, match=r"embed\.W_E must be a tensor, got list \[1, 2\]"):
+        build().load_state_dict({"embed.W_E": [1, 2]}, strict=False)

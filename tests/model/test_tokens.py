@@ -151,6 +151,18 @@ def test_overriding_what_cannot_be_is_told_and_leaves_the_defaults() -> None:
     assert (untold.default_prepend_bos, untold.default_padding_side) == (True, "right")
 
 
+def test_what_is_set_within_a_block_ends_with_it() -> None:
+    model = text_model(word_tokenizer(pad=True))
+    with overridden_defaults(model, padding_side="left"):
+        model.default_prepend_bos = False
+        assert model.to_tokens("the cat").tolist() == [[THE, CAT]]
+        with pytest.raises(BadInput, match="set the tokenizer before the block"):
+            model.set_tokenizer(word_tokenizer())
+    assert model.default_prepend_bos
+    assert model.cfg.default_prepend_bos
+    assert model.to_tokens("the cat").tolist() == [[0, THE, CAT]]
+
+
 def test_a_forward_pass_reads_text_as_to_tokens_does() -> None:
     model = text_model(word_tokenizer(adds_bos=True))
     for options in ({}, {"prepend_bos": False}):

@@ -10,8 +10,8 @@ import pytest
 from interp_hooks import Circuit, ComputationGraph, circuit_figure
 from interp_hooks.circuits.layout import Layout
 from interp_hooks.errors import BadInput
+from interp_hooks.views.adapting import NEGATIVE, POSITIVE
 from interp_hooks.views.circuits import DASHES, MOST_EDGES, MUTED, WIDTHS
-from interp_hooks.views.style import NEGATIVE, POSITIVE
 from tests.views.small import HOSTILE
 
 LAYOUT = Layout(n_layers=3, n_heads=4, n_key_value_heads=4)

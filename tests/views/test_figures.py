@@ -1,13 +1,15 @@
+import copy
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import plotly.io
 import pytest
 import torch
 
 from interp_hooks.errors import BadInput
+from interp_hooks.views.adapting import NEGATIVE, POSITIVE
 from interp_hooks.views.figures import bars, heatmap
-from interp_hooks.views.style import NEGATIVE, POSITIVE
 from interp_hooks.views.tokens import escaped
 from tests.views.small import HOSTILE, line, result
 
@@ -192,3 +194,19 @@ def test_global_templates_are_neither_read_nor_changed(monkeypatch):
     monkeypatch.setattr(plotly.io.templates, "default", "plotly_dark")
     assert heatmap(result(GIVEN)).to_json() == before
     assert plotly.io.templates.default == "plotly_dark"
+
+
+def test_a_page_of_its_own_adapts_and_a_part_of_a_page_does_not(tmp_path: Path) -> None:
+    drawn = heatmap(result(torch.rand(2, 3, 2)))
+    drawn.write_html(
+        tmp_path / "page.html", config={"displaylogo": False}, include_plotlyjs=False, post_script="mine();"
+    )
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert '"responsive": true, "displaylogo": false' in page
+    assert "mine();" in page
+    assert 'name: "viewport"' in page
+    assert "prefers-color-scheme: dark" in page
+    assert page.count("plot_id") == 0
+    assert "prefers-color-scheme" not in drawn.to_html(full_html=False, include_plotlyjs=False)
+    assert "prefers-color-scheme" in drawn.to_html(include_plotlyjs=False)
+    assert type(copy.deepcopy(drawn)) is type(drawn)

@@ -205,7 +205,7 @@ addEventListener("load", () => setTimeout(() => {
   seen.beyond = frame.documentElement.scrollWidth - frame.documentElement.clientWidth;
   seen.numbers = all(".heatmap-label text").map(one => parseFloat(getComputedStyle(one).fontSize));
   seen.bars_under = pairs(boxes(".colorbar rect"), boxes(".xtitle"));
-  const used = frame.querySelector("main").getBoundingClientRect().width;
+  const used = (frame.querySelector("main") ?? frame.body).getBoundingClientRect().width;
   seen.used = used / frame.documentElement.clientWidth;
   seen.page = getComputedStyle(frame.body).backgroundColor;
   seen.figures = all(".main-svg").map(one => one.style.background).filter(one => one);
@@ -268,6 +268,22 @@ def test_the_night_has_other_colours(pictures: Path, tmp_path: Path) -> None:
     assert {*day["figures"]} == {"rgb(255, 255, 255)"}
     assert night["page"] == "rgb(18, 22, 28)"
     assert {*night["figures"]} == {"rgb(18, 22, 28)"}
+
+
+def test_a_figure_written_alone_suits_a_phone_and_the_night(tmp_path: Path) -> None:
+    page = tmp_path / "alone.html"
+    title = "A map whose title is longer than a phone is wide, and more, and more"
+    heatmap(result(torch.randn(3, 15, 2)), title=title).write_html(page)
+    phone = measured(page, tmp_path, 420, "--blink-settings=preferredColorScheme=0")
+    assert phone["beyond"] <= 0, "the page itself scrolls sideways"
+    assert not phone["numbers"], "what is too small to read is left out"
+    assert (phone["bars_under"], phone["titles_under"]) == (0, 0)
+    assert phone["page"] == "rgb(18, 22, 28)"
+    assert {*phone["figures"]} == {"rgb(18, 22, 28)"}
+    wide = measured(page, tmp_path, 1400)
+    assert wide["page"] == "rgb(255, 255, 255)"
+    assert wide["numbers"]
+    assert wide["used"] > 0.9
 
 
 def test_quotes_are_shown_as_quotes(tmp_path: Path) -> None:

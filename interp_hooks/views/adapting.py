@@ -1,0 +1,105 @@
+"""How figures suit the page that they are on, in the browser: its width, and whether it is dark.
+
+ADAPT    functions in JavaScript that draw a figure for its page
+ALONE    what makes such a page of one that plotly writes for a single figure
+"""
+
+import json
+
+INK, FAINT, PAPER, MUTED = "#24292f", "#d8dee4", "#ffffff", "#8c959f"
+POSITIVE, NEGATIVE = "#2166ac", "#b2182b"
+PALE_POSITIVE, PALE_NEGATIVE, DEEP = "#67a9cf", "#ef8a62", "#08306b"
+AT_NIGHT = {  # what each of these colours is on a dark page: far from 0 is bright there, and 0 is still the paper
+    INK: "#e6edf3",
+    FAINT: "#343b44",
+    PAPER: "#12161c",
+    MUTED: "#7d8590",
+    POSITIVE: "#6cb6ff",
+    NEGATIVE: "#ff7b72",
+    PALE_POSITIVE: "#2f6ea5",
+    PALE_NEGATIVE: "#a3453f",
+    DEEP: "#a8d5ff",
+}
+
+# A figure is drawn for the page that it is on: in the colours of the night where these are asked for; on a narrow page
+# with its colour bar below, a title of several lines without buttons over it, and no numbers where they would be too
+# small to read. What does not fit scrolls by itself.
+ADAPT = """
+const NIGHT = __NIGHT__, NARROW = 600, SMALLEST = 9;
+const atNight = matchMedia("(prefers-color-scheme: dark)");
+function recoloured(value) {
+  if (typeof value === "string") return NIGHT[value] ?? value;
+  if (Array.isArray(value)) return value.map(recoloured);
+  if (value === null || typeof value !== "object" || ArrayBuffer.isView(value)) return value;
+  return Object.fromEntries(Object.entries(value).map(([key, one]) => [key, recoloured(one)]));
+}
+
+function lines(text, most) {
+  const found = [""];
+  for (const word of text.split(" ")) {
+    const line = found[found.length - 1];
+    if (line && line.length + 1 + word.length > most) found.push(word);
+    else found[found.length - 1] = line ? line + " " + word : word;
+  }
+  return found;
+}
+
+function titled(layout, width) {
+  if (!layout.title?.text) return;
+  const title = lines(layout.title.text, Math.floor(width / 8.5));
+  layout.title.text = title.join("<br>");
+  layout.margin.t += 20 * (title.length - 1);
+  layout.height += 20 * (title.length - 1);
+}
+
+function narrowed({data, layout}) {
+  const meta = layout.meta ?? {};
+  if (layout.title?.text) Object.assign(layout.title, {xref: "container", x: 0.01});
+  if (meta.tight) layout.xaxis.range = meta.tight;
+  if (layout.legend) layout.height += 19 * data.filter(trace => trace.name).length;
+  for (const trace of data.filter(trace => trace.colorbar)) {
+    Object.assign(trace.colorbar, {orientation: "h", y: 0, yref: "container", yanchor: "bottom", ypad: 4, x: 0.5});
+    trace.colorbar.title.side = "bottom";
+    layout.margin.b += 80;
+    layout.height += 80;
+  }
+}
+
+async function drawn(holder, figure, page, options) {
+  titled(figure.layout, page < NARROW ? page : page - 240);
+  if (page < NARROW) narrowed(figure);
+  const data = atNight.matches ? recoloured(figure.data) : figure.data;
+  const layout = atNight.matches ? recoloured(figure.layout) : figure.layout;
+  holder.style.minWidth = (figure.layout.meta?.narrowest ?? 0) + "px";
+  await Plotly.react(holder, data, layout, {displayModeBar: page < NARROW ? false : "hover", ...options});
+  const numbers = [...holder.querySelectorAll(".heatmap-label text")];
+  const sizes = numbers.map(one => parseFloat(getComputedStyle(one).fontSize));
+  if (sizes.length && Math.min(...sizes) < SMALLEST) await Plotly.restyle(holder, {texttemplate: ""});
+}
+
+function whenChanged(drawAll) {
+  let width = innerWidth, waiting;
+  atNight.addEventListener("change", drawAll);
+  addEventListener("resize", () => {
+    if (innerWidth === width) return;
+    width = innerWidth;
+    clearTimeout(waiting);
+    waiting = setTimeout(drawAll, 150);
+  });
+  drawAll();
+}
+""".replace("__NIGHT__", json.dumps(AT_NIGHT))
+
+# What plotly calls once it has drawn its only figure. The page of a phone says how wide it is only if it is asked to.
+ALONE = f"""(() => {{
+{ADAPT}
+const holder = document.getElementById("{{plot_id}}");
+const given = structuredClone({{data: holder.data, layout: holder.layout}});
+const tag = (name, fields) => Object.assign(document.createElement(name), fields);
+document.head.append(tag("meta", {{name: "viewport", content: "width=device-width, initial-scale=1"}}));
+document.head.append(tag("style", {{textContent: ":root {{ color-scheme: light dark }} body {{ overflow-x: auto }}"}}));
+whenChanged(() => {{
+  document.body.style.background = atNight.matches ? NIGHT["{PAPER}"] : "{PAPER}";
+  drawn(holder, structuredClone(given), document.body.clientWidth, __CONFIG__);
+}});
+}})();"""
