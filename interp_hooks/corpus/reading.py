@@ -25,7 +25,7 @@ from interp_hooks.errors.arguments import told
 from interp_hooks.model.transformer import HookedTransformer
 
 Corpus = str | Path | Tensor | Iterable[Any]
-Document = str | Int[Tensor, " pos"]
+Document = str | Int[Tensor, " _"]
 
 
 def documents(model: HookedTransformer, corpus: Corpus, column: str = "text") -> Iterator[Document]:

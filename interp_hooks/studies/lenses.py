@@ -70,9 +70,10 @@ def direct_logit_attribution(
 
     `unit` chooses the parts: embeddings and sublayers ("component": "embed", "0_attn_out", "0_mlp_out", ...), heads
     ("head": "L0H3", ..., and "remainder" for everything else) or neurons ("neuron": "L0N17", ..., "remainder"), of
-    which no vector is made. The last part, "bias", is what the final norm's bias and b_U add. Parts sum to the logit (difference), which is the baseline "model". With `unit="layer"` there is a row for
-    the stream before each sublayer, "0_pre", "0_mid", ..., "final_post"; these do not sum: "final_post" and "bias"
-    alone do. Logits are read at one position of each prompt, `pos`.
+    which no vector is made. The last part, "bias", is what the final norm's bias and b_U add. Parts sum to the logit
+    (difference), which is the baseline "model". With `unit="layer"` there is a row for the stream before each sublayer,
+    "0_pre", "0_mid", ..., "final_post"; these do not sum: "final_post" and "bias" alone do. Logits are read at one
+    position of each prompt, `pos`.
 
     In a model with a soft cap on its logits, parts sum to the logit (difference) before the cap: the result's metric is
     "logit_before_cap" ("logit_diff_before_cap"), its baseline "before_cap" is that sum, and "model" what the cap makes

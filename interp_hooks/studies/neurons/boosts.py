@@ -45,10 +45,10 @@ class LogitBoost:
     top_boosts: Float[Tensor, "unit k"]
     bottom: Int[Tensor, "unit k"]
     bottom_boosts: Float[Tensor, "unit k"]
-    next_tokens: Sequence[Int[Tensor, " context"]]
-    next_boost: Sequence[Float[Tensor, " context"]]
-    activation: Sequence[Float[Tensor, " context"]]
-    scale: Sequence[Float[Tensor, " context"]]
+    next_tokens: Sequence[Int[Tensor, " _"]]
+    next_boost: Sequence[Float[Tensor, " _"]]
+    activation: Sequence[Float[Tensor, " _"]]
+    scale: Sequence[Float[Tensor, " _"]]
     text_of: Callable[[int], str]
 
     def table(self) -> pd.DataFrame:
@@ -150,7 +150,7 @@ def _boosted(
 
 def _activations_and_scales(
     model: HookedTransformer, units: Sequence[tuple[int, int]], examples: Sequence[Contexts]
-) -> list[tuple[Float[Tensor, " context"], Float[Tensor, " context"]]]:
+) -> list[tuple[Float[Tensor, " _"], Float[Tensor, " _"]]]:
     """Of every unit its activation in each of its contexts, and what the norms on its way to the logits divide by."""
     owners = [unit for unit, one in zip(units, examples, strict=True) for _ in range(len(one))]
     rows = together(examples)

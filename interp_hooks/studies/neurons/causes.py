@@ -53,8 +53,8 @@ class AblationEffects:
 
     units: Sequence[tuple[int, int]]
     means: Float[Tensor, " unit"]
-    top_loss: Sequence[Float[Tensor, " context"]]
-    top_kl: Sequence[Float[Tensor, " context"]]
+    top_loss: Sequence[Float[Tensor, " _"]]
+    top_kl: Sequence[Float[Tensor, " _"]]
     random_loss: Float[Tensor, "unit context"]
     random_kl: Float[Tensor, "unit context"]
 
@@ -182,7 +182,7 @@ def _changes(
 
 def _on_their_own(
     model: HookedTransformer, ablations: Sequence[Ablation], contexts: Sequence[Contexts]
-) -> list[Float[Tensor, "context 2"]]:
+) -> list[Float[Tensor, "_ 2"]]:
     """The effects of each ablation on contexts of its own: all of them are rows of one run, each row with its own."""
     owners = [number for number, one in enumerate(contexts) for _ in range(len(one))]
     rows, found = together(contexts), [torch.zeros(0, 2, dtype=torch.float64)]

@@ -145,7 +145,7 @@ class Contexts:
     `values` are the unit's own, as they were in the scan; nan where nobody measured it.
     """
 
-    rows: Sequence[Int[Tensor, " pos"]]
+    rows: Sequence[Int[Tensor, " _"]]
     at: Int[Tensor, " context"]
     values: Float[Tensor, " context"]
 
@@ -155,9 +155,8 @@ class Contexts:
     @property
     def next_tokens(self) -> Int[Tensor, " context"]:
         """The token that follows, -1 where the document ends."""
-        return torch.tensor(
-            [int(row[at + 1]) if at + 1 < len(row) else -1 for row, at in zip(self.rows, self.at.tolist(), strict=True)]
-        )
+        following = [row[at + 1 : at + 2].tolist() for row, at in zip(self.rows, self.at.tolist(), strict=True)]
+        return torch.tensor([one[0] if one else -1 for one in following], dtype=torch.long)
 
     def chosen(self, which: Sequence[int]) -> Contexts:
         """Some of them."""
@@ -238,7 +237,7 @@ def leads(model: HookedTransformer, tokens: Int[Tensor, " pos"]) -> bool:
     return model.tokenizer is not None and len(tokens) > 0 and int(tokens[0]) == model.tokenizer.bos_token_id
 
 
-def stacked(model: HookedTransformer, rows: Sequence[Int[Tensor, " pos"]]) -> Run:
+def stacked(model: HookedTransformer, rows: Sequence[Int[Tensor, " _"]]) -> Run:
     """Prompts of any length as one run, padded on the right."""
     tokens = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
     lengths = torch.tensor([len(row) for row in rows])
@@ -246,7 +245,7 @@ def stacked(model: HookedTransformer, rows: Sequence[Int[Tensor, " pos"]]) -> Ru
     return Run(tokens.to(model.device), (), mask.to(model.device))
 
 
-def split_by_size(rows: Sequence[Int[Tensor, " pos"]], at_once: int = AT_ONCE) -> list[list[int]]:
+def split_by_size(rows: Sequence[Int[Tensor, " _"]], at_once: int = AT_ONCE) -> list[list[int]]:
     """The rows that go through the model in one pass, in their order."""
     groups: list[list[int]] = []
     longest = 0

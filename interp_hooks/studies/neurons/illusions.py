@@ -48,7 +48,7 @@ class Illusion:
     """
 
     texts: Sequence[Sequence[str]]
-    values: Sequence[Float[Tensor, " example"]]
+    values: Sequence[Float[Tensor, " _"]]
     kinds: Sequence[Sequence[int]]
     top_mass: Sequence[float | None]
 

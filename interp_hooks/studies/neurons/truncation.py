@@ -242,7 +242,7 @@ def _kept(
     return found
 
 
-def _at_last(model: HookedTransformer, unit: Units, rows: Sequence[Int[Tensor, " pos"]]) -> Float[Tensor, " row"]:
+def _at_last(model: HookedTransformer, unit: Units, rows: Sequence[Int[Tensor, " _"]]) -> Float[Tensor, " row"]:
     found = [torch.zeros(0, dtype=torch.float64)]
     for group in split_by_size(rows):
         values = measured(model, unit, stacked(model, [rows[number] for number in group]))

@@ -210,12 +210,13 @@ def _measured(
     usual = norm * (onto.square().mean() ** 0.5)  # the spread of a row that points nowhere in particular
     rounding = (64 * torch.finfo(onto.dtype).eps * usual) ** 2
     variance = variance.where(variance > rounding, 0.0)
+    spread = variance.sqrt().where(variance > 0, torch.nan)
     return {
         "norm": norm,
         "null_share": (rows @ nothing).square().sum(1) / norm.square().clamp(min=torch.finfo(norm.dtype).tiny),
         "variance": variance,
-        "skew": (squares * effect).mean(1) / variance**1.5,
-        "kurtosis": squares.square().mean(1) / variance.square(),
+        "skew": (squares * effect).mean(1) / spread**3,
+        "kurtosis": squares.square().mean(1) / spread**4,
         "top": top.indices,
         "top_values": top.values,
         "bottom": bottom.indices,
