@@ -322,7 +322,7 @@ EXPECTED: dict[str, str] = {
     "vector": r"a vector of 128 numbers|must be a tensor|blocks\.0\.hook_resid_pre has 128",
     "index_axis_names": r"either by index_axis_names|must be 'layer'|there are layer, head|a list of text",
     "index_df": r"either by index_axis_names or by index_df",
-    "unit": r"'component', 'layer' or 'head'",
+    "unit": r"'component', 'layer', 'head' or 'neuron'",
     "detection_pattern": r"'?previous_token_head'?, '?dup|a causal model cannot|\[query, key\] = \[15, 15\]",
     "heads": r"this model has layers 0\.\.2 of heads 0\.\.3|leave it out to score every head|a list of",
     "error_measure": r"'mul' or 'abs'|'abs' or 'mul'",

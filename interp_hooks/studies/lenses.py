@@ -30,11 +30,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-Unit = Literal["component", "layer", "head"]
+Unit = Literal["component", "layer", "head", "neuron"]
 READ = {  # what each unit is made of
     "component": ("embed", "0.hook_resid_pre", "hook_attn_out", "hook_mlp_out", "ln_final.hook_scale"),
     "layer": ("hook_resid_pre", "hook_resid_mid", "hook_resid_post", "ln_final.hook_scale"),
     "head": ("hook_z", "hook_resid_post", "ln1_post.hook_scale", "ln_final.hook_scale"),
+    "neuron": ("mlp.hook_post", "hook_resid_post", "ln2_post.hook_scale", "ln_final.hook_scale"),
 }
 
 
@@ -67,11 +68,12 @@ def direct_logit_attribution(
 ) -> DirectLogitAttribution:
     """Split an answer's logit (minus the incorrect answer's, if given) into what each part of the model adds to it.
 
-    `unit` chooses the parts: embeddings and sublayers ("component": "embed", "0_attn_out", "0_mlp_out", ...), or heads
-    ("head": "L0H3", ..., and "remainder" for everything else). The last part, "bias", is what the final norm's bias and
-    b_U add. Parts sum to the logit (difference), which is the baseline "model". With `unit="layer"` there is a row for
-    the stream before each sublayer, "0_pre", "0_mid", ..., "final_post"; these do not sum: "final_post" and "bias"
-    alone do. Logits are read at one position of each prompt, `pos`.
+    `unit` chooses the parts: embeddings and sublayers ("component": "embed", "0_attn_out", "0_mlp_out", ...), heads
+    ("head": "L0H3", ..., and "remainder" for everything else) or neurons ("neuron": "L0N17", ..., "remainder"), of
+    which no vector is made. The last part, "bias", is what the final norm's bias and b_U add. Parts sum to the logit
+    (difference), which is the baseline "model". With `unit="layer"` there is a row for the stream before each sublayer,
+    "0_pre", "0_mid", ..., "final_post"; these do not sum: "final_post" and "bias" alone do. Logits are read at one
+    position of each prompt, `pos`.
 
     In a model with a soft cap on its logits, parts sum to the logit (difference) before the cap: the result's metric is
     "logit_before_cap" ("logit_diff_before_cap"), its baseline "before_cap" is that sum, and "model" what the cap makes
@@ -90,7 +92,7 @@ def direct_logit_attribution(
             cache, or a cache without what is read.
     """
     if unit not in READ:
-        raise BadInput(f"unit must be 'component', 'layer' or 'head', got {unit!r}")
+        raise BadInput(f"unit must be 'component', 'layer', 'head' or 'neuron', got {unit!r}")
     if answer_tokens is None:
         raise BadInput("answer_tokens is needed: the token, for all prompts or for each, whose logit is split")
     with about("answer_tokens"):
@@ -125,14 +127,19 @@ def _attribution(cache: ActivationCache, answer: Tensor, wrong: Tensor | None, u
         answer = for_each_prompt(answer, prompts, "answer")
     with about("incorrect_tokens"):
         wrong = None if wrong is None else for_each_prompt(wrong, prompts, "answer")
+    parts: Tensor | None = None
     if unit == "component":
         parts, labels = cache.decompose_resid(return_labels=True)
     elif unit == "layer":
         parts, labels = cache.accumulated_resid(incl_mid=True, return_labels=True)
-    else:
+    elif unit == "head":
         parts, labels = cache.stack_head_results(return_labels=True, incl_remainder=True)
+    else:
+        labels = _neuron_labels(cache.known_model)
 
     def effects_on(token: Tensor, other: Tensor | None = None) -> Float[Tensor, "part prompt"]:
+        if parts is None:
+            return _neuron_effects(cache, token, other)
         return cache.logit_attrs(parts, token, other, include_bias=True)[..., 0]
 
     def whole(effects: Float[Tensor, "part prompt"]) -> Float[Tensor, " prompt"]:
@@ -146,6 +153,39 @@ def _attribution(cache: ActivationCache, answer: Tensor, wrong: Tensor | None, u
         metric, parts_of, baselines = f"{metric}_before_cap", "before_cap", {"model": own, "before_cap": whole(effects)}
     axes = {unit: [*labels, "bias"]}
     return DirectLogitAttribution(metric=metric, axes=axes, values=effects, baselines=baselines, parts_of=parts_of)
+
+
+def _neuron_labels(model: HookedTransformer) -> list[str]:
+    cfg = model.cfg
+    return [f"L{layer}N{neuron}" for layer in range(cfg.n_layers) for neuron in range(cfg.d_mlp)] + ["remainder"]
+
+
+def _neuron_effects(
+    cache: ActivationCache, token: Int[Tensor, " prompt"], other: Int[Tensor, " prompt"] | None
+) -> Float[Tensor, "part prompt"]:
+    """What all neurons, the rest of the stream and the biases add to a logit, less that of another token.
+
+    Neurons are projected onto the direction of the answer, those of all prompts that have the same one at once.
+    """
+    model, W_U = cache.known_model, cache.known_model.W_U.detach()
+    asked = torch.stack((token, token if other is None else other), dim=1)
+    answers, which = asked.unique(dim=0, return_inverse=True)
+    found: Tensor | None = None
+    for number, (one, wrong) in enumerate(answers):
+        rows = (which == number).nonzero()[:, 0]
+        of = ActivationCache({name: value[rows.to(value.device)] for name, value in cache.items()}, model)
+        onto = (W_U[:, one] if other is None else W_U[:, one] - W_U[:, wrong]) * model.cfg.logits_scale
+        parts = of.stack_neuron_results(incl_remainder=True, apply_ln=True, project_output_onto=onto)[..., 0]
+        parts = parts[:-1] if model.ln_final.b is not None else parts  # the norm's bias is part of the constant below
+        stream = of[f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"]
+        constant = of.logit_attrs(
+            torch.zeros_like(stream)[None], one, None if other is None else wrong, include_bias=True
+        )[1, :, 0]
+        effects = torch.cat((parts, constant[None]))
+        found = effects.new_zeros(len(effects), len(token)) if found is None else found
+        found[:, rows] = effects
+    assert found is not None
+    return found
 
 
 def cache_at(model: HookedTransformer, run: Run, pos: int | Tensor, names: tuple[str, ...]) -> ActivationCache:

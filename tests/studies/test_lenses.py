@@ -55,9 +55,11 @@ def cached(model: Model, names: Any = None, prompt: int | None = None) -> Activa
         return model.run_with_cache(tokens, names_filter=names)[1]
 
 
-@pytest.mark.parametrize("unit", ["component", "head"])
+@pytest.mark.parametrize("unit", ["component", "head", "neuron"])
 @pytest.mark.parametrize("pos", POSITIONS, ids=str)
 def test_effects_sum_to_the_logit(model: Model, unit: Any, pos: Any) -> None:
+    if unit == "neuron" and model.cfg.attn_only:
+        pytest.skip("it has no neurons")
     logits = logits_of(model, Run(TOKENS))[BATCH, pos]
     right, wrong = logits[BATCH, torch.tensor(RIGHT)], logits[BATCH, torch.tensor(WRONG)]
     single = direct_logit_attribution(model, TOKENS, RIGHT, unit=unit, pos=pos)
@@ -114,6 +116,39 @@ def test_every_head_is_in_its_row(model: Model) -> None:
         heads = sum(rows[f"L{layer}H{head}"] for head in range(4))
         assert_close(heads + b_O, by_name[f"{layer}_attn_out"], RTOL)
     assert torch.equal(rows["bias"], by_name["bias"])
+
+
+@pytest.mark.parametrize("wrong", [None, WRONG], ids=["logit", "difference"])
+def test_every_neuron_is_in_its_row(model: Model, wrong: list[int] | None) -> None:
+    """Neurons of one layer sum to its MLP, less b_out, which is in the remainder."""
+    if model.cfg.attn_only:
+        with pytest.raises(BadInput, match="layer 0 has no MLP"):
+            direct_logit_attribution(model, TOKENS, RIGHT, unit="neuron")
+        return
+    result = direct_logit_attribution(model, TOKENS, RIGHT, wrong, unit="neuron", pos=-1)
+    rows = dict(zip(result.axes["neuron"], result.values, strict=True))
+    assert list(rows) == [*(f"L{at}N{neuron}" for at in range(3) for neuron in range(20)), "remainder", "bias"]
+    components = direct_logit_attribution(model, TOKENS, RIGHT, wrong, pos=-1)
+    by_name = dict(zip(components.axes["component"], components.values, strict=True))
+
+    def direct(part: Tensor) -> Tensor:
+        effect = _direct(model, part, torch.tensor(RIGHT))
+        return effect if wrong is None else effect - _direct(model, part, torch.tensor(wrong))
+
+    for at_layer in range(3):
+        mlp: Any = model.blocks[at_layer].mlp
+        written = value_at(model, Run(TOKENS), f"blocks.{at_layer}.mlp.hook_post")[..., None] * mlp.W_out
+        neurons = torch.stack([rows[f"L{at_layer}N{neuron}"] for neuron in range(20)])
+        assert_close(neurons, torch.stack([direct(written[:, :, neuron]) for neuron in range(20)]), RTOL)
+        assert_close(neurons.sum(0) + direct(mlp.b_out.expand(2, 1, -1)), by_name[f"{at_layer}_mlp_out"], RTOL)
+    assert_close(rows["bias"], by_name["bias"], RTOL)
+
+
+def test_neurons_of_prompts_with_the_same_answer_are_read_together() -> None:
+    model = build(normalization_type="RMS")
+    one = direct_logit_attribution(model, TOKENS, [4, 4], [7, 7], unit="neuron")
+    each = [direct_logit_attribution(model, row[None], 4, 7, unit="neuron") for row in TOKENS]
+    assert_close(one.values, torch.cat([result.values for result in each], dim=1), RTOL)
 
 
 @pytest.mark.parametrize("part", ["attn_out", "mlp_out"])
@@ -206,7 +241,7 @@ def test_text_and_padding() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(unit="neuron"), "'component', 'layer' or 'head', got 'neuron'"),
+        (dict(unit="feature"), "'component', 'layer', 'head' or 'neuron', got 'feature'"),
         (dict(pos=5), "position 5 is out of range"),
         (dict(pos=torch.tensor([0, 1, 2])), ""),
         (dict(answer_tokens=[1, 2, 3]), "one answer for each of 2 prompts, or one for all, got 3"),
