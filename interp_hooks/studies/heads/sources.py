@@ -64,11 +64,11 @@ def direct_effect_by_source(
         raise BadInput("answer is needed: the token, for all prompts or for each, whose logit is split")
     run = as_run(model, prompts)
     with about("answer"):
-        onto = _logit_directions(model, answer, len(run.tokens))
+        onto = logit_directions(model, answer, len(run.tokens))
     if wrong is not OF_TASK and wrong is not None:
         with about("wrong"):
-            onto = onto - _logit_directions(model, wrong, len(run.tokens))
-    effects = Heads.of(model, run, pos).effects(onto)  # layer head key prompt
+            onto = onto - logit_directions(model, wrong, len(run.tokens))
+    effects = HeadsAt.of(model, run, pos).effects(onto)  # layer head key prompt
     if groups is None:
         labels: list[Any] = list(range(run.tokens.shape[1]))
     else:
@@ -94,13 +94,13 @@ def result_by_source(
     """
     if not (0 <= layer < model.cfg.n_layers and 0 <= head < model.cfg.n_heads):
         raise BadInput(f"there is no head {head} in layer {layer}")
-    heads = Heads.of(model, as_run(model, prompts), pos)
+    heads = HeadsAt.of(model, as_run(model, prompts), pos)
     attention, values = heads.attention(layer)[:, head], heads.values(layer)[:, :, head]
     return attention[..., None] * (values @ model.blocks[layer].attn.W_O[head])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Heads:
+class HeadsAt:
     """The attention of one position of each prompt, the values, and the scales of the norms that are on the way out."""
 
     model: HookedTransformer
@@ -108,7 +108,7 @@ class Heads:
     rows: Int[Tensor, "batch 1"]
 
     @classmethod
-    def of(cls, model: HookedTransformer, run: Run, pos: int | Tensor) -> Heads:
+    def of(cls, model: HookedTransformer, run: Run, pos: int | Tensor) -> HeadsAt:
         """Those of a run, with its interventions."""
         wanted = ("attn.hook_pattern", "attn.hook_v", "ln1_post.hook_scale", "ln_final.hook_scale")
         names = [point.name for point in model.hook_points() if point.name.endswith(wanted)]
@@ -145,8 +145,12 @@ class Heads:
         return torch.stack(found)
 
 
-def _logit_directions(model: HookedTransformer, tokens: Any, batch: int) -> Float[Tensor, "batch d_model"]:
-    """The columns of W_U for one token of each prompt; of several, [prompt, n], the first one's."""
+def logit_directions(model: HookedTransformer, tokens: Any, batch: int) -> Float[Tensor, "batch d_model"]:
+    """The columns of W_U for one token of each prompt; of several, [prompt, n], the first one's.
+
+    Raises:
+        BadInput: another number of tokens than of prompts, or a masked-LM head.
+    """
     if model.cfg.mlm_head:
         raise BadInput("a masked-LM head is not linear, so that a logit is no sum over parts of the stream")
     ids = model.token_ids(tokens)
