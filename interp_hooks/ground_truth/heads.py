@@ -21,7 +21,7 @@ from torch import Tensor
 from interp_hooks.errors import BadInput
 from interp_hooks.experiments.task import Task
 from interp_hooks.ground_truth.handmade import blank, repetition
-from interp_hooks.ground_truth.system import BOS, GroundTruth, edges, task_at_the_end
+from interp_hooks.ground_truth.system import BOS, Edge, GroundTruth, edges, task_at_the_end
 from interp_hooks.interventions.metrics import LogitDiff
 from interp_hooks.interventions.sites import at
 from interp_hooks.model.transformer import HookedTransformer
@@ -75,6 +75,8 @@ def pointer_induction(d_vocab: int = 11, n_ctx: int = 12) -> GroundTruth:
     blocks, width = [d_vocab, n_ctx, d_vocab, n_ctx, 1], d_vocab + n_ctx + 1
     model, (tok, ptr, out, pos, one) = _attention_only(2, blocks, n_ctx=n_ctx, d_vocab=d_vocab, d_head=width)
     places = torch.eye(n_ctx, dtype=torch.float64)
+    first: Any
+    second: Any
     first, second = (block.attn for block in model.blocks)
     with torch.no_grad():
         model.embed.W_E[:, tok], model.embed.W_E[:, one] = torch.eye(d_vocab, dtype=torch.float64), 1.0
@@ -106,7 +108,7 @@ NAMES = ("Ann", "Bob", "Cal", "Dan", "Eve", "Flo")
 def name_movers(negative: bool = True, backup: bool = True) -> GroundTruth:
     """Indirect object identification: "<bos> Ann and Bob . Bob to" -> "Ann", in four layers of two heads.
 
-    The stream is [TOK | DUP | INH | OUT | POS | ONE]; TOK has a dimension for each word, DUP, INH and OUT for each name.
+    The stream is [TOK | DUP | INH | OUT | POS | ONE]. TOK has one dimension a word, DUP, INH and OUT one a name.
 
         0.0   at a name, looks for an earlier copy, and writes the name to DUP
         1.0   at "to", looks for a token with a DUP, and copies DUP to INH                                 S-inhibition
@@ -124,7 +126,7 @@ def name_movers(negative: bool = True, backup: bool = True) -> GroundTruth:
     tok, dup, inh, out, pos, one = parts
     bos, names, to = tok[0], tok[1 : n + 1], tok[-1]
     eye = torch.eye(n, dtype=torch.float64)
-    attention = [block.attn for block in model.blocks]
+    attention: list[Any] = [block.attn for block in model.blocks]
     with torch.no_grad():
         model.embed.W_E[:, tok], model.embed.W_E[:, one] = torch.eye(len(words), dtype=torch.float64), 1.0
         model.pos_embed.W_pos[:, pos] = torch.eye(n_ctx, dtype=torch.float64)
@@ -134,7 +136,7 @@ def name_movers(negative: bool = True, backup: bool = True) -> GroundTruth:
         _rests_on_bos(attention[1], 0, one, bos, n)
         _copies(attention[1], 0, dup, inh)
         for layer, head, times in ((2, 0, 1.0), (2, 1, -0.5 * negative), (3, 0, float(backup))):
-            attn: Any = attention[layer]
+            attn = attention[layer]
             if times:
                 attn.W_Q[head, to, :n], attn.W_Q[head, inh, :n] = SHARPNESS, -2 * SHARPNESS * eye
                 attn.W_K[head, names, :n] = eye
@@ -143,13 +145,14 @@ def name_movers(negative: bool = True, backup: bool = True) -> GroundTruth:
         if backup:
             attention[3].W_Q[0, out, :n] = -2 * SHARPNESS * eye
         model.unembed.W_U[out, 1 : n + 1] = eye
+    circuit, patching_circuit = _names_circuits(negative, backup)
     return GroundTruth(
         model=model,
         vocabulary=words,
         outputs=words,
         task=_names_task(),
-        circuit=frozenset(),
-        patching_circuit=frozenset(),
+        circuit=circuit,
+        patching_circuit=patching_circuit,
         places={
             "duplicate-token head": at("z", 0, head=0),
             "S-inhibition head": at("z", 1, head=0),
@@ -157,8 +160,27 @@ def name_movers(negative: bool = True, backup: bool = True) -> GroundTruth:
             "negative name mover": at("z", 2, head=1),
             "backup name mover": at("z", 3, head=0),
         },
-        notes="The backup head writes nothing unless the name mover is silent.",
+        notes="The backup head writes nothing unless the name mover is silent. It makes up for values that the name "
+        "mover does not get; with the negative head also for wrong keys.",
     )
+
+
+def _names_circuits(negative: bool, backup: bool) -> tuple[frozenset[Edge], frozenset[Edge]]:
+    """The edges that matter for `name_movers`, if they carry nothing, and if they carry the corrupt run."""
+    circuit = edges(
+        "input->a0.h0<q>,a0.h0<k>,a0.h0<v>,a2.h0<q>,a2.h0<k>,a2.h0<v>",
+        *("a0.h0->a1.h0<k>,a1.h0<v>", "a1.h0->a2.h0<q>", "a2.h0->logits"),
+    )
+    patching = edges("input->a0.h0<q>,a2.h0<k>", "a0.h0->a1.h0<v>", "a1.h0->a2.h0<q>", "a2.h0->logits")
+    if negative:
+        circuit |= edges("input->a2.h1<q>,a2.h1<k>,a2.h1<v>", "a1.h0->a2.h1<q>", "a2.h1->logits")
+        patching |= edges("input->a2.h1<k>", "a1.h0->a2.h1<q>", "a2.h1->logits")
+    if backup:
+        circuit |= edges("input->a1.h0<q>,a3.h0<k>", "a1.h0->a3.h0<q>", "a2.h0->a3.h0<q>")
+        circuit -= edges("input->a2.h0<v>")
+        patching |= edges("a1.h0->a3.h0<q>", "a2.h0->a3.h0<q>")
+        patching -= edges("input->a2.h0<k>") if negative else frozenset()
+    return circuit, patching
 
 
 def _names_task() -> Task:
@@ -168,7 +190,9 @@ def _names_task() -> Task:
         together, full_stop, to = (len(NAMES) + place for place in (1, 2, 3))
         rows.append([0, a, together, b, full_stop, s, to])
         corrupt.append([0, a, together, b, full_stop, io, to])
-        answers.append(io), wrongs.append(s), io_first.append(first)
+        answers.append(io)
+        wrongs.append(s)
+        io_first.append(first)
     answer, wrong, before = torch.tensor(answers), torch.tensor(wrongs), torch.tensor(io_first)
     places = dict(IO=torch.where(before, 1, 3), S1=torch.where(before, 3, 1))
     return Task(
@@ -191,7 +215,8 @@ def copy_suppression(d_vocab: int = 12, n_ctx: int = 10) -> GroundTruth:
     """
     blocks = [d_vocab, d_vocab, 1]
     model, (tok, out, one) = _attention_only(1, blocks, n_ctx=n_ctx, d_vocab=d_vocab, d_head=d_vocab + 1)
-    words, attn = torch.eye(d_vocab, dtype=torch.float64), model.blocks[0].attn
+    words = torch.eye(d_vocab, dtype=torch.float64)
+    attn: Any = model.blocks[0].attn
     following = torch.cat((torch.arange(2, d_vocab), torch.tensor([1])))
     with torch.no_grad():
         model.embed.W_E[:, tok], model.embed.W_E[:, one] = words, 1.0
@@ -202,9 +227,7 @@ def copy_suppression(d_vocab: int = 12, n_ctx: int = 10) -> GroundTruth:
         model.unembed.W_U[out] = words
     last = torch.arange(1, d_vocab)
     then, other, another = (last.roll(-by) for by in (1, 3, 5))
-    clean, corrupt = (
-        torch.stack((torch.zeros_like(last), first, another, last), dim=1) for first in (then, other)
-    )
+    clean, corrupt = (torch.stack((torch.zeros_like(last), first, another, last), dim=1) for first in (then, other))
     names = (BOS, *(f"w{word}" for word in range(1, d_vocab)))
     circuit = edges("input->a0.h0<q>,a0.h0<k>,a0.h0<v>", "a0.h0->logits")
     return GroundTruth(
@@ -228,7 +251,7 @@ def successor(n_items: int = 12) -> GroundTruth:
     blocks = [d_vocab, d_vocab, n_ctx]
     model, (tok, out, pos) = _attention_only(1, blocks, n_ctx=n_ctx, d_vocab=d_vocab, d_head=d_vocab)
     words, places = (torch.eye(size, dtype=torch.float64) for size in (d_vocab, n_ctx))
-    attn = model.blocks[0].attn
+    attn: Any = model.blocks[0].attn
     with torch.no_grad():
         model.embed.W_E[:, tok], model.pos_embed.W_pos[:, pos] = words, places
         attn.W_Q[0, pos, :n_ctx], attn.W_K[0, pos, :n_ctx] = SHARPNESS * places, places

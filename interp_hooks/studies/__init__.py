@@ -6,7 +6,13 @@ __getattr__, __all__ = lazily(
     __name__,
     {
         "lenses": ["LogitLens", "direct_logit_attribution", "logit_lens"],
+        "directions": ["DirectionTokens", "tokens_of"],
         "heads": ["detect_head", "head_scores"],
+        "heads.criteria": ["HEAD_CRITERIA"],
+        "heads.metrics": ["HeadMetrics", "attention_metrics", "head_metrics"],
+        "heads.roles": ["ROLES", "HeadRoles", "Role", "follows_positions", "head_roles"],
+        "heads.sources": ["direct_effect_by_source", "result_by_source"],
+        "heads.vocabulary": ["copying_scores", "qk_tokens", "relation_scores", "salient_tokens"],
         "svd": ["SVDInterpreter"],
     },
 )

@@ -1,7 +1,7 @@
 """A direction in the stream as words: which tokens' logits it raises and lowers, or which embeddings it reads.
 
     unembed    what a vector that is added to the stream adds to logits: a neuron, what a head writes, a steering vector
-    embed      how strongly a vector that reads the stream answers to each token: a probe, a query, the weights of a neuron
+    embed      how strongly a vector that reads the stream answers to each token: a probe, a query, a neuron's weights
 
 The final norm is linear but for its scale, which depends on the rest of the stream: it centres the vector (LayerNorm)
 and multiplies it by its gain, and the scale is left out, so that values compare with each other and not with logits.

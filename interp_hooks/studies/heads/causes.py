@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -28,8 +27,8 @@ ASKED = 200  # queries at which a head's logits are made
 def by_path(*hooks: str, place: str | None = None, sign: int = 1, direction: Direction = "noise") -> Cause:
     """What is lost if the head reaches later heads' inputs, or the logits, as it does in the counterpart.
 
-    Inputs are at a named place, or everywhere. With `sign=-1`, what is gained. With "denoise", what the counterpart wins
-    if the head reaches them as in the prompts, which shows also where several heads do the same.
+    Inputs are at a named place, or everywhere. With `sign=-1`, what is gained. With "denoise", what the counterpart
+    wins if the head reaches them as in the prompts, which shows also where several heads do the same.
     """
 
     def share(scene: Scene, found: Found, heads: Tensor) -> Float[Tensor, "layer head"]:

@@ -1,4 +1,5 @@
-"""The first criterion of a role, where a head attends: a number for every head, 1 perfect and 0 that of uniform attention.
+"""The first criterion of a role, where a head attends: a number for every head, 1 perfect and 0 that of uniform
+attention.
 
 Each function gives a criterion: what it makes of a scene, and of the roles that were found before.
 """

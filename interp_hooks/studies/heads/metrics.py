@@ -257,14 +257,19 @@ def attention_metrics(
 # ------------------------------------------------------------------------------------------------------ a whole model
 
 
+def bos_of(model: HookedTransformer) -> int | None:
+    """The id of BOS, if a tokenizer knows one."""
+    id: Any = None if model.tokenizer is None else model.tokenizer.bos_token_id
+    return id
+
+
 def metrics_of_batch(model: HookedTransformer, run: Run, sink: SinkRule = "first") -> HeadMetrics:
     """The metrics of all heads, [layer, head, metric], on the prompts of one run.
 
     A pass of its own, in which the pattern of one layer is gone before the next is made.
     """
     cfg, real, found = model.cfg, run.real, {}
-    bos = None if model.tokenizer is None else model.tokenizer.bos_token_id
-    sinks, norms = sink_mask(run.tokens, real, sink, bos), {}
+    sinks, norms = sink_mask(run.tokens, real, sink, bos_of(model)), {}
     windows = {cfg.window_at(layer) for layer in range(cfg.n_layers)}
     dtype, causal = torch.promote_types(model.dtype, torch.float32), cfg.attention_dir == "causal"
     targets = {

@@ -1,8 +1,8 @@
 """What each head is for, by two criteria: where it attends, and what happens without it.
 
 A head has a role if it meets both criteria, and is a candidate for it if it meets one. Attention is less what uniform
-attention pays, as a part of what a perfect head pays: 1 perfect, 0 uniform. What a head causes is the share that is lost
-of the difference between prompts and counterparts, unless the role says otherwise.
+attention pays, as a part of what a perfect head pays: 1 perfect, 0 uniform. What a head causes is the share that is
+lost of the difference between prompts and counterparts, unless the role says otherwise.
 
     random tokens that come twice    previous token, duplicate token, induction (classic or pointer)
     a task with named positions      IO, S1, S2, end: the roles of Wang et al. 2022 (arxiv.org/abs/2211.00593)
@@ -55,6 +55,7 @@ from interp_hooks.studies.heads.scenes import Scene, heads_apart
 
 if TYPE_CHECKING:
     import pandas as pd
+
 
 @dataclass(frozen=True, kw_only=True)
 class Role:
@@ -196,7 +197,7 @@ class HeadRoles:
     def _index(self, role: str) -> int:
         names = [one.name for one in self.roles]
         if role not in names:
-            raise BadInput(f"the role {role!r} was not looked for; these were: {', '.join(names)}{nearest(role, names)}")
+            raise BadInput(f"the role {role!r} was not looked for; these were: {', '.join(names)}")
         return names.index(role)
 
     def _passes(self, at: int) -> tuple[Bool[Tensor, "layer head"], Bool[Tensor, "layer head"]]:
@@ -226,8 +227,8 @@ def head_roles(
     """Which heads have which roles on a task, on prompts, or by default on random tokens that come twice.
 
     By default all roles are looked for whose positions the task names. Random tokens are `n` rows of `subseq_len`
-    different ones (at most 50), twice, after a BOS if the model's prompts have one, or after `bos`. Keys and values that
-    heads share are taken apart for as long as this takes, so that each head's can be changed alone.
+    different ones (at most 50), twice, after a BOS if the model's prompts have one, or after `bos`. Keys and values
+    that heads share are taken apart for as long as this takes, so that each head's can be changed alone.
 
     Raises:
         BadInput: an unknown role, or one that the prompts cannot show.
@@ -239,10 +240,7 @@ def head_roles(
     if n < 2:
         raise BadInput(f"n must be at least 2, got {n}")
     with heads_apart(model):
-        if prompts is None:
-            scene = Scene.repetition(model, n, subseq_len, generator, bos)
-        else:
-            scene = Scene.of(model, prompts)
+        scene = Scene.repetition(model, n, subseq_len, generator, bos) if prompts is None else Scene.of(model, prompts)
         asked = chosen_roles(scene, roles)
         return scored(scene, asked)
 
@@ -296,9 +294,9 @@ def follows_positions(
     """Whether an induction head goes with the number of a position (1) or with what stands there (0).
 
     On random tokens that come twice, the head's keys are made in a run in which each token of the first copy has the
-    position embedding of the next one; queries and values are not. Of what a head then pays to the token after the earlier copy and to that
-    which has its position embedding now, this is the part that goes to the latter; it says something of heads that do
-    attend so (`head_roles`).
+    position embedding of the next one; queries and values are not. Of what the head then pays to the token after the
+    earlier copy, and to that which has its position embedding now, this is the part that goes to the latter. It says
+    something of heads that do attend so (`head_roles`).
 
     Raises:
         BadInput: the model adds no positions to its stream, so that no head can point at one.

@@ -21,13 +21,13 @@ from interp_hooks.errors import BadInput
 from interp_hooks.experiments.patching import Direction, named_positions
 from interp_hooks.experiments.paths import path_patch
 from interp_hooks.interventions.engine import evaluate
+from interp_hooks.interventions.metrics import Metric
 from interp_hooks.interventions.readout import MetricLike, Readout
 from interp_hooks.interventions.recording import record
-from interp_hooks.interventions.metrics import Metric
 from interp_hooks.interventions.runs import Intervention, PromptsLike, Run, TaskLike, as_run
 from interp_hooks.interventions.sites import at
 from interp_hooks.model.transformer import HookedTransformer
-from interp_hooks.studies.heads.metrics import HeadMetrics, attention_metrics, metrics_of_batch
+from interp_hooks.studies.heads.metrics import HeadMetrics, attention_metrics, bos_of, metrics_of_batch
 
 Place = tuple[str, int]
 """A named position, and how many tokens after it."""
@@ -92,7 +92,7 @@ class Scene:
             BadInput: two copies that do not fit, or too few tokens for a first copy that shares none with the second.
         """
         text, cfg = model.tokenizer, model.cfg
-        bos = text.bos_token_id if bos is None and text is not None and model.text.prepend_bos else bos
+        bos = bos_of(model) if bos is None and model.text.prepend_bos else bos
         special = {bos, *([] if text is None else text.all_special_ids)}
         count = min(cfg.d_vocab, cfg.d_vocab_out, *([] if text is None else [len(text)]))
         ordinary = torch.tensor([id for id in range(count) if id not in special])
@@ -162,16 +162,28 @@ class Scene:
 
     # ---------------------------------------------------------------------------------------------------------- cause
 
+    @property
+    def counterpart(self) -> Run:
+        """The prompts without what matters, which a scene of prompts alone lacks."""
+        if self.corrupt is None:
+            raise BadInput("prompts alone have no counterparts; give a task, whose corrupt prompts are these")
+        return self.corrupt
+
+    @property
+    def asked(self) -> MetricLike:
+        """What is asked of the model, which a scene of prompts alone does not say."""
+        if self.metric is None:
+            raise BadInput("prompts alone do not say what is asked of the model; give a task, which has a metric")
+        return self.metric
+
     @cached_property
     def scores(self) -> Float[Tensor, "2 prompt"]:
         """The metric of the prompts and of their counterparts."""
-        assert self.metric is not None
-        assert self.corrupt is not None
-        return evaluate(self.model, [self.clean, self.corrupt], self.metric)
+        return evaluate(self.model, [self.clean, self.counterpart], self.asked)
 
     @cached_property
     def works(self) -> bool:
-        """Whether the model does better on the prompts than on their counterparts, by more than chance would have it."""
+        """Whether the model does better on the prompts than on their counterparts, by more than chance."""
         gain = self.scores[0] - self.scores[1]
         error = gain.std() / len(gain) ** 0.5 if len(gain) > 1 else torch.zeros(())
         return bool(gain.mean() > SURE * error) and bool(gain.mean() > 1e-9)
@@ -199,7 +211,7 @@ class Scene:
         elif not receivers:
             return torch.zeros_like(self.unknown)
         options: dict[str, Any] = dict(receivers=receivers, direction=direction, progress=False)
-        return path_patch(self.model, self.clean, self.corrupt, self.metric, **options).recovered_fraction.cpu()
+        return path_patch(self.model, self.clean, self.counterpart, self.asked, **options).recovered_fraction.cpu()
 
     def lost_without(self, heads: Bool[Tensor, "layer head"]) -> Float[Tensor, "layer head"]:
         """The share that is lost if one of these heads alone writes what it writes in the counterpart."""
@@ -207,24 +219,19 @@ class Scene:
         cells = heads.nonzero().tolist()
         if not self.works or not cells:
             return found
-        assert self.metric is not None
-        assert self.corrupt is not None
-        changes = [[Intervention(at("z", layer, head=head), self.corrupt)] for layer, head in cells]
+        changes = [[Intervention(at("z", layer, head=head), self.counterpart)] for layer, head in cells]
         runs = [Run(self.clean.tokens, change, self.clean.attention_mask) for change in changes]
-        after, (before, without) = evaluate(self.model, runs, self.metric).mean(-1).cpu(), self.scores.mean(-1).cpu()
+        after, (before, without) = evaluate(self.model, runs, self.asked).mean(-1).cpu(), self.scores.mean(-1).cpu()
         found[tuple(heads.nonzero().T)] = ((before - after) / (before - without)).to(found)
         return found
 
-    def attention_lost(
-        self, metric: str, hook: str, heads: Bool[Tensor, "layer head"]
-    ) -> Float[Tensor, "layer head"]:
+    def attention_lost(self, metric: str, hook: str, heads: Bool[Tensor, "layer head"]) -> Float[Tensor, "layer head"]:
         """The share of these heads' attention of a kind that goes if their own queries or keys ("q_input", "k_input")
         are made as in the counterpart."""
         found = self.unknown
-        assert self.corrupt is not None
         for layer in heads.any(1).nonzero()[:, 0].tolist():
             chosen = heads[layer].nonzero()[:, 0].tolist()
-            run = replace(self.clean, interventions=[Intervention(at(hook, layer, head=chosen), self.corrupt)])
+            run = replace(self.clean, interventions=[Intervention(at(hook, layer, head=chosen), self.counterpart)])
             after = self._attending(run, layer).corrected(metric)[chosen].cpu()
             found[layer, chosen] = (1 - after / self.metrics.corrected(metric)[layer, chosen].cpu()).to(found)
         return found

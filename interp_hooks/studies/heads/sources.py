@@ -3,8 +3,8 @@
     result[q] = sum over keys j of A[q, j] v[j] W_O
 
 The split is exact, and so is that of the head's direct effect on a logit, for which the final norm has the scale of the
-run. Summed over the tokens of a subject and over those of a relation it says from which of the two a head recalls a fact
-(Geva et al. 2023, arxiv.org/abs/2304.14767; Chughtai et al. 2024, arxiv.org/abs/2402.07321).
+run. Summed over the tokens of a subject and over those of a relation it says from which of the two a head recalls a
+fact (Geva et al. 2023, arxiv.org/abs/2304.14767; Chughtai et al. 2024, arxiv.org/abs/2402.07321).
 """
 
 from __future__ import annotations
@@ -170,7 +170,9 @@ def masks_of(run: Run, groups: Mapping[str, Places]) -> dict[str, Bool[Tensor, "
         given = torch.as_tensor(places, device=real.device)
         if given.dtype == torch.bool:
             if given.shape != real.shape:
-                raise BadInput(f"the mask of {name!r} must be [prompt, pos] = {list(real.shape)}, got {list(given.shape)}")
+                raise BadInput(
+                    f"the mask of {name!r} must be [prompt, pos] = {list(real.shape)}, got {list(given.shape)}"
+                )
             masks[name] = given & real
             continue
         each = isinstance(places, Tensor) and given.ndim >= 1 and len(given) == len(real)

@@ -2,10 +2,10 @@
 
     row a of M = norm(f(a)) W_V W_O, unembedded         f(a) stands for token a: E, MLP0(E), or their sum
 
-A head copies a token if its own logit is the highest of its row, suppresses it if it is the lowest, and knows a relation
-if many pairs (a, b) have b near the top of row a (Elhelo and Geva 2024, "Inferring Functionality of Attention Heads from
-their Parameters", arxiv.org/abs/2412.11965). Rows are made for the tokens that are asked for, a few at a time: never
-all of M. What biases add, alike for all tokens, is left out. Heads of layer 0 read the embedding.
+A head copies a token if its own logit is the highest of its row, suppresses it if it is the lowest, and knows a
+relation if many pairs (a, b) have b near the top of row a (Elhelo and Geva 2024, "Inferring Functionality of Attention
+Heads from their Parameters", arxiv.org/abs/2412.11965). Rows are made for the tokens that are asked for, a few at a
+time: never all of M. What biases add, alike for all tokens, is left out. Heads of layer 0 read the embedding.
 """
 
 from __future__ import annotations
@@ -20,8 +20,19 @@ from torch import Tensor
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import Count, about, checked
 from interp_hooks.experiments.results.result import Result
+from interp_hooks.model.cache.frozen_norm import FrozenNorm
+from interp_hooks.model.components.positions import rotate
+from interp_hooks.model.factored import FactoredMatrix
 from interp_hooks.model.transformer import HookedTransformer
-from interp_hooks.studies.directions import CHUNK, EmbeddingKind, names_of, token_vectors, unembedding
+from interp_hooks.studies.directions import (
+    CHUNK,
+    DirectionTokens,
+    EmbeddingKind,
+    names_of,
+    token_vectors,
+    tokens_of,
+    unembedding,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -86,10 +97,8 @@ def copying_scores(
     most = min(model.cfg.d_vocab, model.cfg.d_vocab_out)
     if n < 1:
         raise BadInput(f"n must be at least 1, got {n}")
-    if tokens is None:
-        ids = torch.randperm(most, generator=generator)[:n]
-    else:
-        ids = model.token_ids(tokens).reshape(-1)
+    drawn = torch.randperm(most, generator=generator)[:n]
+    ids = drawn if tokens is None else model.token_ids(tokens).reshape(-1)
     _check(model, k)
     both = _hits(model, ids, ids, k=k, signs=["raises", "lowers"], embedding=embedding, metric="copied_share")
     return {"copying": both["raises"], "suppression": both["lowers"]}
@@ -119,8 +128,7 @@ def salient_tokens(
     """
     import pandas as pd
 
-    if not (0 <= layer < model.cfg.n_layers and 0 <= head < model.cfg.n_heads):
-        raise BadInput(f"there is no head {head} in layer {layer}")
+    _check_head(model, layer, head)
     _check(model, max(k, outputs))
     vectors = token_vectors(model, kind="embed" if layer == 0 else embedding)
     W_V, W_O = _weights(model, layer)
@@ -139,6 +147,47 @@ def salient_tokens(
     return pd.DataFrame(listed)
 
 
+@torch.no_grad()
+@checked
+def qk_tokens(
+    model: HookedTransformer,
+    layer: int,
+    head: int,
+    *,
+    distance: int = 0,
+    vectors: Count = 3,
+    k: Count = 10,
+    embedding: EmbeddingKind = "stream",
+) -> tuple[DirectionTokens, DirectionTokens]:
+    """Which queries look for which keys, by the singular vectors of W_Q W_K^T: the tokens of each side.
+
+    Vector i of the queries goes with vector i of the keys: a head attends from the highest tokens of the one to the
+    highest of the other, and from the lowest to the lowest. With rotary positions the product depends on how far the
+    key stands before the query, `distance` tokens. Biases, norms of queries and keys, and positions are left out.
+
+    Raises:
+        BadInput: there is no such head, or a number out of range.
+
+    >>> queries, keys = qk_tokens(model, 1, 2, vectors=1, k=4)
+    >>> len(keys.words()[0])
+    4
+    """
+    _check_head(model, layer, head)
+    if not 1 <= vectors <= model.cfg.d_head:
+        raise BadInput(f"vectors must be 1..{model.cfg.d_head}, got {vectors}")
+    attn: Any = model.blocks[layer].attn
+    W_Q, W_K = attn.W_Q[head].detach(), attn.W_K[head * len(attn.W_K) // model.cfg.n_heads].detach()
+    rotation = None if model.rotary is None else model.rotary(torch.tensor([[distance]]), W_Q.dtype)[layer]
+    if rotation is not None:
+        W_Q = rotate(W_Q[:, None, None], rotation.to(W_Q.device), attn.rotary_adjacent_pairs)[:, 0, 0]
+    product, norm = FactoredMatrix(W_Q, W_K.T), model.norm_reading(layer)
+    sides = [one[:, :vectors].T for one in (product.U, product.V)]
+    if norm.kind is not None:
+        sides = [FrozenNorm.of(norm, side.new_ones(1)).pulled_back(side) for side in sides]
+    queries, keys = (tokens_of(model, side, k=k, through="embed", embedding=embedding) for side in sides)
+    return queries, keys
+
+
 # --------------------------------------------------------------------------------------------------------------- rows
 
 
@@ -153,8 +202,7 @@ def normalized(
 
 def _weights(model: HookedTransformer, layer: int) -> tuple[Tensor, Tensor]:
     """W_V and W_O of every head of a layer."""
-    if model.cfg.kv_latent:
-        raise BadInput("the heads of this model share a low-rank summary of the stream, and have no W_V of their own")
+    _check_head(model, layer, 0)
     attn: Any = model.blocks[layer].attn
     W_V = attn.W_V.detach()
     return W_V.repeat_interleave(model.cfg.n_heads // len(W_V), dim=0), attn.W_O.detach()
@@ -188,7 +236,7 @@ def _hits(
 ) -> dict[Sign, Result]:
     """For every head and pair, whether the related token is among the `k` at that end of the given one's row."""
     cfg, related = model.cfg, related.to(model.device)
-    found = {sign: torch.zeros(cfg.n_layers, cfg.n_heads, len(given)) for sign in signs}
+    found: dict[Sign, Tensor] = {sign: torch.zeros(cfg.n_layers, cfg.n_heads, len(given)) for sign in signs}
     for layer, head, part, logits in rows_of(model, given, embedding):
         own = logits.gather(1, related[part, None])
         for sign in signs:
@@ -196,12 +244,19 @@ def _hits(
             found[sign][layer, head, part] = (ahead < k).float().cpu()
     chance = torch.full((len(given),), k / cfg.d_vocab_out)
     axes = {"layer": range(cfg.n_layers), "head": range(cfg.n_heads)}
-    return {
-        sign: Result(metric=metric, axes=axes, values=values, baselines={"chance": chance})
-        for sign, values in found.items()
-    }
+    results: dict[Sign, Result] = {}
+    for sign, values in found.items():
+        results[sign] = Result(metric=metric, axes=axes, values=values, baselines={"chance": chance})
+    return results
 
 
 def _check(model: HookedTransformer, k: int) -> None:
     if not 1 <= k <= model.cfg.d_vocab_out:
         raise BadInput(f"k must be 1..{model.cfg.d_vocab_out}, the size of the vocabulary, got {k}")
+
+
+def _check_head(model: HookedTransformer, layer: int, head: int) -> None:
+    if not (0 <= layer < model.cfg.n_layers and 0 <= head < model.cfg.n_heads):
+        raise BadInput(f"there is no head {head} in layer {layer}")
+    if model.cfg.kv_latent:
+        raise BadInput("the heads of this model share a low-rank summary of the stream, so none has weights of its own")
