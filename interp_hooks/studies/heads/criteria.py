@@ -27,7 +27,7 @@ def norm_factor(W_O: Float[Tensor, "head d_head d_model"]) -> Float[Tensor, "hea
 
 
 def written_norms(
-    x: Float[Tensor, "batch pos head d_head"], factor: Float[Tensor, "head d_head rank"]
+    x: Float[Tensor, "batch pos group d_head"], factor: Float[Tensor, "head d_head rank"]
 ) -> Float[Tensor, "batch pos head"]:
     """The length of x W_O for every head, of values or of z, without making the vectors in the stream.
 
