@@ -32,7 +32,8 @@ def by_path(*hooks: str, place: str | None = None, sign: int = 1, direction: Dir
     """
 
     def share(scene: Scene, found: Found, heads: Tensor) -> Float[Tensor, "layer head"]:
-        return sign * scene.moved_by_paths(hooks, None if place is None else (place, 0), direction)
+        some = None if scene.every_cause or hooks == ("logits",) else heads
+        return sign * scene.moved_by_paths(hooks, None if place is None else (place, 0), direction, some)
 
     return share
 

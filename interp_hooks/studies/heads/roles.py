@@ -22,7 +22,7 @@ Roles are data: to ask for one of your own, pass a `Role` in `roles=`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -223,24 +223,28 @@ def head_roles(
     subseq_len: int | None = None,
     bos: int | None = None,
     generator: torch.Generator | None = None,
+    every_cause: bool = True,
 ) -> HeadRoles:
     """Which heads have which roles on a task, on prompts, or by default on random tokens that come twice.
 
     By default all roles are looked for whose positions the task names. Random tokens are `n` rows of `subseq_len`
     different ones (at most 50), twice, after a BOS if the model's prompts have one, or after `bos`. Keys and values
-    that heads share are taken apart for as long as this takes, so that each head's can be changed alone.
+    that heads share are taken apart for as long as this takes, so that each head's can be changed alone. Paths into
+    other heads take a run for each head; with `every_cause=False` for each head that attends as the role does, so that
+    no candidate is found by its cause alone.
 
     Raises:
         BadInput: an unknown role, or one that the prompts cannot show.
 
     >>> found = head_roles(model, pairs, roles=["name mover"])
-    >>> found.having("name mover")[0]
-    (2, 2)
+    >>> found.table()["role"].unique().tolist()
+    ['name mover']
     """
     if n < 2:
         raise BadInput(f"n must be at least 2, got {n}")
     with heads_apart(model):
         scene = Scene.repetition(model, n, subseq_len, generator, bos) if prompts is None else Scene.of(model, prompts)
+        scene = replace(scene, every_cause=every_cause)
         asked = chosen_roles(scene, roles)
         return scored(scene, asked)
 

@@ -54,6 +54,7 @@ class Scene:
     """Prompts and their counterparts, both left alone, with named positions; `repeats` tells random repeated tokens.
 
     Without counterparts (`corrupt` is None) there is nothing to lose, and only attention and direct effects are there.
+    `paths` keeps what was found out about paths, since several roles may ask for the same.
     """
 
     model: HookedTransformer
@@ -64,6 +65,8 @@ class Scene:
     answer: Any = None
     wrong: Any = None
     repeats: bool = False
+    every_cause: bool = True
+    paths: dict[Any, Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(cls, model: HookedTransformer, prompts: PromptsLike) -> Scene:
@@ -194,24 +197,44 @@ class Scene:
         return torch.full((self.model.cfg.n_layers, self.model.cfg.n_heads), float("nan"))
 
     def moved_by_paths(
-        self, hooks: tuple[str, ...], place: Place | None, direction: Direction = "noise"
+        self,
+        hooks: tuple[str, ...],
+        place: Place | None,
+        direction: Direction = "noise",
+        heads: Bool[Tensor, "layer head"] | None = None,
     ) -> Float[Tensor, "layer head"]:
-        """The share that is lost if what each head writes reaches some inputs as in the counterpart.
+        """The share that is lost if what each of these heads (default: all) writes reaches some inputs as in the
+        counterpart.
 
         Inputs are those of all heads of later layers ("k_input", ...), at a place or everywhere, or "logits". With
         "denoise": the share that is won if it reaches them in the counterpart as in the prompts.
         """
-        if not self.works:
-            return self.unknown
+        heads = torch.ones_like(self.unknown).bool() if heads is None else heads
+        asked = (hooks, place, direction, str(heads.nonzero().tolist()))
+        if asked not in self.paths:
+            self.paths[asked] = self._moved_by_paths(hooks, place, direction, heads)
+        return self.paths[asked]
+
+    def _moved_by_paths(
+        self, hooks: tuple[str, ...], place: Place | None, direction: Direction, heads: Bool[Tensor, "layer head"]
+    ) -> Float[Tensor, "layer head"]:
+        found, senders = (
+            self.unknown,
+            {f"L{layer}H{head}": at("z", layer, head=head) for layer, head in heads.nonzero().tolist()},
+        )
+        if not self.works or not senders:
+            return found
         where = {} if place is None else {"pos": self.place(place)}
         layers = range(1, self.model.cfg.n_layers)
         receivers: Any = [at(hook, layer, **where) for hook in hooks for layer in layers]
         if hooks == ("logits",):
             receivers = "logits"
         elif not receivers:
-            return torch.zeros_like(self.unknown)
-        options: dict[str, Any] = dict(receivers=receivers, direction=direction, progress=False)
-        return path_patch(self.model, self.clean, self.counterpart, self.asked, **options).recovered_fraction.cpu()
+            return found.masked_fill(heads, 0.0)
+        options: dict[str, Any] = dict(senders=senders, receivers=receivers, direction=direction, progress=False)
+        patched = path_patch(self.model, self.clean, self.counterpart, self.asked, **options)
+        found[heads] = patched.recovered_fraction.cpu().to(found)
+        return found
 
     def lost_without(self, heads: Bool[Tensor, "layer head"]) -> Float[Tensor, "layer head"]:
         """The share that is lost if one of these heads alone writes what it writes in the counterpart."""

@@ -173,6 +173,7 @@ def test_one_pattern_at_a_time_is_held() -> None:
     """The pattern of a layer is gone when the next one is made."""
     alive: list[Any] = []
     model = build()
+
     def look(pattern: Tensor, hook: Any) -> None:
         assert not [ref for ref in alive if ref() is not None]
         alive.append(weakref.ref(pattern))

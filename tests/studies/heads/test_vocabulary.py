@@ -113,7 +113,9 @@ def test_heads_of_other_coordinates_know_the_same() -> None:
             attn: Any = block.attn
             attn.W_V.copy_(attn.W_V @ turn[layer])
             attn.W_O.copy_(torch.linalg.inv(turn[layer]) @ attn.W_O)
-    for one, same in zip(rows_of(model, torch.arange(5), "stream"), rows_of(turned, torch.arange(5), "stream"), strict=True):
+    for one, same in zip(
+        rows_of(model, torch.arange(5), "stream"), rows_of(turned, torch.arange(5), "stream"), strict=True
+    ):
         assert_close(same[3], one[3], 1e-7)
 
 
@@ -128,7 +130,8 @@ def test_the_tokens_that_a_head_answers_to() -> None:
 
 
 @pytest.mark.parametrize(
-    "fields", [{}, dict(positional_embedding_type="rotary"), dict(positional_embedding_type="rotary", n_key_value_heads=2)]
+    "fields",
+    [{}, dict(positional_embedding_type="rotary"), dict(positional_embedding_type="rotary", n_key_value_heads=2)],
 )
 def test_query_and_key_tokens_make_the_scores(fields: dict[str, Any]) -> None:
     """Over all vectors, the values of both sides and the singular values give back what a head scores at a distance."""
@@ -140,7 +143,6 @@ def test_query_and_key_tokens_make_the_scores(fields: dict[str, Any]) -> None:
                 weight.zero_()
     grid = torch.cartesian_prod(torch.arange(23), torch.arange(23))  # query key
     tokens = torch.stack([grid[:, 1], *[torch.zeros(len(grid)).long()] * max(distance - 1, 0), grid[:, 0]], dim=1)
-    tokens = tokens if distance else grid[:, :1].repeat(1, 1)
     if distance:
         _, cache = model.run_with_cache(tokens, names_filter="blocks.0.attn.hook_attn_scores")
         scores = cache["attn_scores", 0][:, head, -1, 0].reshape(23, 23) * model.cfg.attn_scale
