@@ -1,7 +1,7 @@
 """Models in which a head has a role by construction; float64, attention only, without norms.
 
 pointer_induction   a duplicate-token head that writes where the copy is, and a head that looks one further
-name_movers         indirect object identification: duplicate, S-inhibition, name mover, and a negative and a backup one
+name_movers         indirect object identification: S-inhibition, name mover, and those that back it up or oppose it
 copy_suppression    a head that finds the predicted token in the prompt, and takes it back
 successor           a head that writes what comes after the token that it reads
 
@@ -105,7 +105,7 @@ def pointer_induction(d_vocab: int = 11, n_ctx: int = 12) -> GroundTruth:
 NAMES = ("Ann", "Bob", "Cal", "Dan", "Eve", "Flo")
 
 
-def name_movers(negative: bool = True, backup: bool = True) -> GroundTruth:
+def name_movers(negative: bool = True, backup: bool = True, suppressor: bool = False) -> GroundTruth:
     """Indirect object identification: "<bos> Ann and Bob . Bob to" -> "Ann", in four layers of two heads.
 
     The stream is [TOK | DUP | INH | OUT | POS | ONE]. TOK has one dimension a word, DUP, INH and OUT one a name.
@@ -115,9 +115,10 @@ def name_movers(negative: bool = True, backup: bool = True) -> GroundTruth:
         2.0   at "to", looks for names that are not in INH, and copies them to OUT                           name mover
         2.1   looks there too, and writes minus a half of them (`negative`)                         negative name mover
         3.0   looks for names that are neither in INH nor in OUT, and copies them to OUT (`backup`)   backup name mover
+        3.1   looks where 1.0 looks, and takes that name from OUT (`suppressor`)                       suppression of S
 
-    All rest on BOS. The logit difference is 1, a half with the negative head. The task has all pairs of names in both
-    orders; in the corrupt prompt the other name comes twice.
+    All rest on BOS. The logit difference is 1, a half less with the negative head, and 1 more with the suppressor. The
+    task has all pairs of names in both orders; in the corrupt prompt the other name comes twice.
     """
     words = (BOS, *NAMES, "and", ".", "to")
     n, n_ctx = len(NAMES), 7
@@ -142,10 +143,14 @@ def name_movers(negative: bool = True, backup: bool = True) -> GroundTruth:
                 attn.W_K[head, names, :n] = eye
                 _rests_on_bos(attn, head, one, bos, n)
                 _copies(attn, head, names, out, times)
+        if suppressor:
+            attention[3].W_Q[1, to, 0], attention[3].W_K[1, dup, 0] = SHARPNESS, 1.0
+            _rests_on_bos(attention[3], 1, one, bos, n)
+            _copies(attention[3], 1, names, out, -1.0)
         if backup:
             attention[3].W_Q[0, out, :n] = -2 * SHARPNESS * eye
         model.unembed.W_U[out, 1 : n + 1] = eye
-    circuit, patching_circuit = _names_circuits(negative, backup)
+    circuit, patching_circuit = _names_circuits(negative, backup, suppressor)
     return GroundTruth(
         model=model,
         vocabulary=words,
@@ -159,13 +164,14 @@ def name_movers(negative: bool = True, backup: bool = True) -> GroundTruth:
             "name mover": at("z", 2, head=0),
             "negative name mover": at("z", 2, head=1),
             "backup name mover": at("z", 3, head=0),
+            "suppression of S": at("z", 3, head=1),
         },
         notes="The backup head writes nothing unless the name mover is silent. It makes up for values that the name "
         "mover does not get; with the negative head also for wrong keys.",
     )
 
 
-def _names_circuits(negative: bool, backup: bool) -> tuple[frozenset[Edge], frozenset[Edge]]:
+def _names_circuits(negative: bool, backup: bool, suppressor: bool) -> tuple[frozenset[Edge], frozenset[Edge]]:
     """The edges that matter for `name_movers`, if they carry nothing, and if they carry the corrupt run."""
     circuit = edges(
         "input->a0.h0<q>,a0.h0<k>,a0.h0<v>,a2.h0<q>,a2.h0<k>,a2.h0<v>",
@@ -180,6 +186,9 @@ def _names_circuits(negative: bool, backup: bool) -> tuple[frozenset[Edge], froz
         circuit -= edges("input->a2.h0<v>")
         patching |= edges("a1.h0->a3.h0<q>", "a2.h0->a3.h0<q>")
         patching -= edges("input->a2.h0<k>") if negative else frozenset()
+    if suppressor:
+        circuit |= edges("input->a3.h1<q>,a3.h1<v>", "a0.h0->a3.h1<k>", "a3.h1->logits")
+        patching |= edges("input->a3.h1<v>", "a3.h1->logits")
     return circuit, patching
 
 

@@ -17,6 +17,7 @@ MODELS: dict[str, Callable[[], GroundTruth]] = {
     "names without negative": lambda: name_movers(negative=False),
     "names without backup": lambda: name_movers(backup=False),
     "one name mover": lambda: name_movers(negative=False, backup=False),
+    "suppressor": lambda: name_movers(False, False, suppressor=True),
     "suppression": copy_suppression,
     "successor": successor,
 }

@@ -20,7 +20,8 @@ def test_values_are_what_is_added_to_logits(fields: dict[str, Any]) -> None:
     """With the scale of the final norm held, and less the mean over the vocabulary."""
     model = build(**fields)
     stream = torch.randn(1, 1, 12, generator=torch.Generator().manual_seed(1)).double()
-    scale = model.ln_final.statistics(stream)[1][0, 0]
+    final: Any = model.ln_final
+    scale = final.statistics(stream)[1][0, 0]
     moved = torch.autograd.functional.jvp(lambda x: model.logits(x), stream, DIRECTIONS[:1, None])[1][0, 0]
     found = DIRECTIONS[0] @ unembedding(model)
     along = found / scale  # and what the change of the scale takes from all of the stream

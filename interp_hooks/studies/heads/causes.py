@@ -38,14 +38,23 @@ def by_path(*hooks: str, place: str | None = None, sign: int = 1, direction: Dir
     return share
 
 
-def by_itself() -> Cause:
-    """What is lost if the head writes what it writes in the counterpart."""
-    return lambda scene, found, heads: scene.lost_without(heads)
+def by_itself(direction: Direction = "noise") -> Cause:
+    """What is lost if the head writes what it writes in the counterpart.
+
+    With "denoise", what the counterpart wins if the head writes what it writes in the prompts.
+    """
+    return lambda scene, found, heads: scene.moved_by(heads, direction)
 
 
-def by_route(metric: str, hook: str) -> Cause:
-    """How much of the head's attention of a kind is lost if its own queries or keys are made as in the counterpart."""
-    return lambda scene, found, heads: scene.attention_lost(metric, hook, heads)
+def by_route(metric: str, hook: str, other: str) -> Cause:
+    """How much more of the head's attention of a kind is lost if one of its own inputs is made as in the counterpart
+    than if the other is: "q_input" and "k_input"."""
+
+    def share(scene: Scene, found: Found, heads: Tensor) -> Float[Tensor, "layer head"]:
+        lost = (scene.attention_lost(metric, one, heads).clamp(0.0, 1.0) for one in (hook, other))
+        return next(lost) - next(lost)
+
+    return share
 
 
 def from_source(group: str, query: str) -> Cause:
@@ -96,8 +105,9 @@ def lowers_predicted() -> Cause:
         layers = heads.any(1).nonzero()[:, 0].tolist()
         z = record(model, scene.clean, [f"blocks.{layer}.attn.hook_z" for layer in layers]) if layers else {}
         for layer in layers:
-            queries = scene.predicted_before[layer].any(-1)
-            predicted, written = scene.predicted[layer][queries][:ASKED], z[f"blocks.{layer}.attn.hook_z"][queries]
+            wanted, likeliest = scene.predicted[layer]
+            queries = wanted.any(-1)
+            predicted, written = likeliest[queries][:ASKED], z[f"blocks.{layer}.attn.hook_z"][queries]
             onto = unembedding(model, layer)
             for head in heads[layer].nonzero()[:, 0].tolist():
                 W_O = model.blocks[layer].attn.W_O[head].detach().to(onto)

@@ -73,12 +73,12 @@ def maps_to_answer(item: str) -> Looks:
 
 
 def to_predicted() -> Looks:
-    """Attends to earlier copies of the token that the stream before its layer predicts, as a logit lens reads it."""
+    """Attends to tokens that the stream before its layer predicts, as a logit lens reads it, and that stand already."""
 
     def share(scene: Scene, found: Found) -> Float[Tensor, "layer head"]:
         rows = []
         seen = (scene.clean.real.cumsum(1)[:, :, None]).clamp(min=1)
-        for pattern, wanted in zip(scene.patterns(), scene.predicted_before, strict=True):
+        for pattern, (wanted, _) in zip(scene.patterns(), scene.predicted, strict=True):
             asks = wanted.any(-1)
             paid = (pattern * wanted[:, None]).sum(-1).transpose(1, 2)[asks].mean(0)
             uniform = (wanted / seen).sum(-1)[asks].mean()

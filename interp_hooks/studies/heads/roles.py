@@ -12,9 +12,9 @@ lost of the difference between prompts and counterparts, unless the role says ot
 
 A classic induction head finds the earlier copy by what the previous-token head wrote to its keys; a pointer head has
 the position of the copy in its query, and looks one further (which needs learned positions). So the one loses its
-attention with the keys of prompts that do not repeat, the other with their queries (`causes` is the share of attention
-that is lost), and where the position embeddings that keys see change places the one goes with the tokens, the other
-with the positions (`follows_positions`).
+attention with the keys of prompts that do not repeat, the other with their queries: what they cause is the share of
+attention that is lost by the one, less that by the other. Where the position embeddings that keys see change places,
+the one goes with the tokens, the other with the positions (`follows_positions`).
 
 Roles are data: to ask for one of your own, pass a `Role` in `roles=`.
 """
@@ -93,20 +93,20 @@ ROLES: tuple[Role, ...] = (
         name="induction",
         needs=("repeats",),
         looks=looks_like("induction"),
-        causes=by_path("logits", direction="denoise"),
+        causes=by_itself("denoise"),
     ),
     Role(
         name="classic induction",
         needs=("repeats",),
         looks=looks_like("induction"),
-        causes=by_route("induction", "k_input"),
+        causes=by_route("induction", "k_input", "q_input"),
         least=(0.3, 0.5),
     ),
     Role(
         name="pointer induction",
         needs=("repeats",),
         looks=looks_like("induction"),
-        causes=by_route("induction", "q_input"),
+        causes=by_route("induction", "q_input", "k_input"),
         least=(0.3, 0.5),
     ),
     Role(name="name mover", needs=IOI, looks=looks_from("end", "IO"), causes=by_path("logits")),
@@ -117,6 +117,7 @@ ROLES: tuple[Role, ...] = (
         looks=looks_when_without("name mover", "end", "IO"),
         causes=instead_of("name mover", "end"),
     ),
+    Role(name="suppression of S", needs=IOI, looks=looks_from("end", "S2"), causes=by_path("logits")),
     Role(name="S-inhibition", needs=IOI, looks=looks_from("end", "S2"), causes=by_path("q_input", place="end")),
     Role(name="duplicate of S", needs=IOI, looks=looks_from("S2", "S1"), causes=by_path("v_input", place="S2")),
     Role(

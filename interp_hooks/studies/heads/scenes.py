@@ -31,7 +31,9 @@ from interp_hooks.studies.heads.metrics import HeadMetrics, attention_metrics, b
 
 Place = tuple[str, int]
 """A named position, and how many tokens after it."""
+LIKELY = 10  # tokens that count as predicted
 SURE = 3.0  # standard errors by which a model must do better on the prompts than on their counterparts
+MOST = 0.75  # of the pairs must be so
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,18 +152,22 @@ class Scene:
         return 1 / seen
 
     @cached_property
-    def predicted(self) -> list[Tensor]:
-        """The likeliest next token at each position [batch, pos], by the logit lens of the stream before each layer."""
-        names = [f"blocks.{layer}.hook_resid_pre" for layer in range(self.model.cfg.n_layers)]
-        streams = record(self.model, self.clean, names)
-        return [torch.cat([self.model.logits(row[None]).argmax(-1) for row in streams[name]]) for name in names]
+    def predicted(self) -> list[tuple[Bool[Tensor, "batch query key"], Int[Tensor, "batch query"]]]:
+        """For each layer, where a token stands already that is among the likeliest to come, and the likeliest of these.
 
-    @cached_property
-    def predicted_before(self) -> list[Bool[Tensor, "batch query key"]]:
-        """Where the likeliest next token stands already, up to the query; the first token of a prompt is the sink."""
-        tokens, real = self.clean.tokens, self.clean.real
+        The likeliest are those of the logit lens of the stream before the layer: ten, or a thousandth of a vocabulary
+        that is small. The first token of a prompt is the sink, and does not count.
+        """
+        tokens, real, n = self.clean.tokens, self.clean.real, max(1, min(LIKELY, self.model.cfg.d_vocab_out // 1000))
         seen = (real[:, :, None] & (real & real.cumsum(1).gt(1))[:, None]).tril()
-        return [seen & (token[:, :, None] == tokens[:, None]) for token in self.predicted]
+        names, found = [f"blocks.{layer}.hook_resid_pre" for layer in range(self.model.cfg.n_layers)], []
+        streams = record(self.model, self.clean, names)
+        for name in names:
+            likely = torch.cat([self.model.logits(row[None]).topk(n).indices for row in streams[name]])
+            stands = seen[..., None] & (likely[:, :, None] == tokens[:, None, :, None])  # batch query key likely
+            best = stands.any(2).int().argmax(-1, keepdim=True)
+            found.append((stands.any(-1), likely.gather(-1, best)[..., 0]))
+        return found
 
     # ---------------------------------------------------------------------------------------------------------- cause
 
@@ -186,10 +192,11 @@ class Scene:
 
     @cached_property
     def works(self) -> bool:
-        """Whether the model does better on the prompts than on their counterparts, by more than chance."""
+        """Whether the model does better on the prompts than on their counterparts: in most pairs, and not by chance."""
         gain = self.scores[0] - self.scores[1]
         error = gain.std() / len(gain) ** 0.5 if len(gain) > 1 else torch.zeros(())
-        return bool(gain.mean() > SURE * error) and bool(gain.mean() > 1e-9)
+        sure = bool(gain.mean() > SURE * error) and bool(gain.mean() > 1e-9)
+        return sure and float((gain > 0).double().mean()) >= MOST
 
     @property
     def unknown(self) -> Float[Tensor, "layer head"]:
@@ -236,16 +243,22 @@ class Scene:
         found[heads] = patched.recovered_fraction.cpu().to(found)
         return found
 
-    def lost_without(self, heads: Bool[Tensor, "layer head"]) -> Float[Tensor, "layer head"]:
-        """The share that is lost if one of these heads alone writes what it writes in the counterpart."""
+    def moved_by(
+        self, heads: Bool[Tensor, "layer head"], direction: Direction = "noise"
+    ) -> Float[Tensor, "layer head"]:
+        """The share that is lost if one of these heads alone writes what it writes in the counterpart.
+
+        With "denoise": the share that is won if it writes in the counterpart what it writes in the prompts.
+        """
         found = self.unknown
         cells = heads.nonzero().tolist()
         if not self.works or not cells:
             return found
-        changes = [[Intervention(at("z", layer, head=head), self.counterpart)] for layer, head in cells]
-        runs = [Run(self.clean.tokens, change, self.clean.attention_mask) for change in changes]
-        after, (before, without) = evaluate(self.model, runs, self.asked).mean(-1).cpu(), self.scores.mean(-1).cpu()
-        found[tuple(heads.nonzero().T)] = ((before - after) / (before - without)).to(found)
+        base, other = (self.clean, self.counterpart) if direction == "noise" else (self.counterpart, self.clean)
+        runs = [replace(base, interventions=[Intervention(at("z", layer, head=head), other)]) for layer, head in cells]
+        after, (clean, corrupt) = evaluate(self.model, runs, self.asked).mean(-1).cpu(), self.scores.mean(-1).cpu()
+        before, whole = (clean, corrupt - clean) if direction == "noise" else (corrupt, clean - corrupt)
+        found[heads] = ((after - before) / whole).to(found)
         return found
 
     def attention_lost(self, metric: str, hook: str, heads: Bool[Tensor, "layer head"]) -> Float[Tensor, "layer head"]:
