@@ -700,22 +700,22 @@ WEIGHTS = [
 ANALYSIS = [
     Row(
         "detect_head(model, seq, detection_pattern, heads, cache, exclude_bos, exclude_current_token, error_measure)",
-        "tests/studies/test_heads.py::test_every_head_by_its_formula",
+        "tests/studies/heads/test_detector.py::test_every_head_by_its_formula",
         "a list of prompts is averaged with all options; exclusions change neither pattern nor cache",
     ),
     Row(
         "head_detector.get_previous_token_head_detection_pattern(tokens)",
-        "tests/studies/test_heads.py::test_patterns_by_hand",
+        "tests/studies/heads/test_detector.py::test_patterns_by_hand",
         typed="`previous_token_head`",
     ),
     Row(
         "head_detector.get_duplicate_token_head_detection_pattern(tokens)",
-        "tests/studies/test_heads.py::test_patterns_by_hand",
+        "tests/studies/heads/test_detector.py::test_patterns_by_hand",
         typed="`duplicate_token_head`",
     ),
     Row(
         "head_detector.get_induction_head_detection_pattern(tokens)",
-        "tests/studies/test_heads.py::test_patterns_by_hand",
+        "tests/studies/heads/test_detector.py::test_patterns_by_hand",
         "counts all tokens, the first copy included; `head_scores` has the standard score",
         typed="`induction_head`",
     ),

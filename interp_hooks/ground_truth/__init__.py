@@ -6,6 +6,7 @@ __getattr__, __all__ = lazily(
     __name__,
     {
         "compiler": ["compile_program"],
+        "heads": ["copy_suppression", "name_movers", "pointer_induction", "successor"],
         "toy_models": ["superposition"],
         "system": ["GroundTruth", "KnownModel"],
     },

@@ -199,7 +199,7 @@ def induction(d_vocab: int = 11, n_ctx: int = 12) -> GroundTruth:
         model=model,
         vocabulary=(BOS, *(f"w{word}" for word in range(1, d_vocab))),
         outputs=(BOS, *(f"w{word}" for word in range(1, d_vocab))),
-        task=_repetition(half, d_vocab),
+        task=repetition(half, d_vocab),
         circuit=edges(
             "input->a0.h0<q>,a0.h0<k>,a0.h0<v>,a1.h0<q>,a1.h0<k>,a1.h0<v>", "a0.h0->a1.h0<k>", "a1.h0->logits"
         ),
@@ -210,7 +210,7 @@ def induction(d_vocab: int = 11, n_ctx: int = 12) -> GroundTruth:
     )
 
 
-def _repetition(half: int, d_vocab: int, n: int = 8) -> Task:
+def repetition(half: int, d_vocab: int, n: int = 8) -> Task:
     """Pairs of prompts that end with the same `half` tokens, which one of the two prompts has had before.
 
     The first `n` pairs have the repetition in the clean prompt, the next `n` in the corrupt one. Every position of the

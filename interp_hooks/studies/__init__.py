@@ -22,6 +22,11 @@ __getattr__, __all__ = lazily(
             "truncated_prompt",
         ],
         "neurons.vocabulary": ["Thresholds", "VocabularyEffect", "vocabulary_effect"],
+        "heads.criteria": ["HEAD_CRITERIA"],
+        "heads.metrics": ["HeadMetrics", "attention_metrics", "head_metrics"],
+        "heads.roles": ["ROLES", "HeadRoles", "Role", "follows_positions", "head_roles"],
+        "heads.sources": ["direct_effect_by_source", "result_by_source"],
+        "heads.vocabulary": ["copying_scores", "qk_tokens", "relation_scores", "salient_tokens"],
         "svd": ["SVDInterpreter"],
     },
 )

@@ -13,10 +13,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import checked
+from interp_hooks.errors.arguments import Count, checked
 from interp_hooks.model.components.mlp import MLP, GatedMLP
 from interp_hooks.model.config import HookedTransformerConfig
 from interp_hooks.model.transformer import HookedTransformer
+from interp_hooks.studies.directions import DirectionTokens, tokens_of
 
 VectorType = Literal["OV", "w_in", "w_out"]
 
@@ -44,6 +45,34 @@ class SVDInterpreter:
         Raises:
             BadInput: there is no such layer, head or number of vectors, or the MLP is not a single matrix.
         """
+        vectors = self._vectors(vector_type, layer_index, num_vectors, head_index)
+        unembedding = self.model.W_U.to(vectors.dtype).T * self.cfg.logits_scale
+        return (unembedding @ vectors)[:, None]
+
+    @torch.no_grad()
+    @checked
+    def tokens(
+        self,
+        vector_type: VectorType,
+        layer_index: int,
+        num_vectors: int = 10,
+        head_index: int | None = None,
+        *,
+        k: Count = 10,
+    ) -> DirectionTokens:
+        """The tokens at both ends of the same singular vectors, as `tokens_of` reads a direction.
+
+        Unlike `get_singular_vectors` it takes the final norm into account, folded or not.
+
+        Raises:
+            BadInput: as there, or a `k` out of range.
+        """
+        return tokens_of(self.model, self._vectors(vector_type, layer_index, num_vectors, head_index).mT, k=k)
+
+    def _vectors(
+        self, vector_type: str, layer_index: int, num_vectors: int, head_index: int | None
+    ) -> Float[Tensor, "d_model num_vectors"]:
+        """The first singular vectors that lie in the stream."""
         if vector_type not in get_args(VectorType):
             raise BadInput(f"vector_type must be 'OV', 'w_in' or 'w_out', got {vector_type!r}")
         self._check("layer_index", layer_index, self.cfg.n_layers)
@@ -60,8 +89,7 @@ class SVDInterpreter:
             vectors = torch.linalg.svd(precise, full_matrices=False).Vh.mT
         if not 1 <= num_vectors <= vectors.shape[1]:
             raise BadInput(f"num_vectors must be 1..{vectors.shape[1]} for {vector_type}, got {num_vectors}")
-        unembedding = self.model.W_U.to(vectors.dtype).T * self.cfg.logits_scale
-        return (unembedding @ vectors[:, :num_vectors])[:, None]
+        return vectors[:, :num_vectors]
 
     def _check(self, name: str, value: int, count: int) -> None:
         if not 0 <= value < count:

@@ -1,0 +1,27 @@
+"""The examples in the docstrings of this room's functions run, as those of the names at the root do."""
+
+import doctest
+from typing import Any
+
+import pytest
+
+from interp_hooks import studies
+from tests.test_public_names import FLAGS, examples_of, world
+
+__all__ = ["world"]
+NAMES = [name for name in studies.__all__ if examples_of(getattr(studies, name))]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_example_of_a_study_runs(name: str, world: dict[str, Any]) -> None:
+    examples = examples_of(getattr(studies, name))
+    assert any(name in example.source for example in examples), f"the example of {name} does not use it"
+    names = world | {one: getattr(studies, one) for one in studies.__all__}
+    told: list[str] = []
+    test = doctest.DocTest(examples, names, name, None, 0, None)
+    assert doctest.DocTestRunner(optionflags=FLAGS).run(test, out=told.append).failed == 0, "".join(told)
+
+
+def test_functions_have_examples() -> None:
+    functions = {name for name in studies.__all__ if callable(getattr(studies, name)) and name.islower()}
+    assert functions <= {*NAMES}
