@@ -13,7 +13,7 @@ from tests.interventions.test_memory import peak
 from tests.tiny import random_tokens
 
 BATCH, LENGTH = 5, 6
-TOKENS, OTHER = (random_tokens(batch=BATCH, pos=LENGTH, d_vocab=22, seed=seed) for seed in (1, 2))
+TOKENS, OTHER = (random_tokens(batch=BATCH, pos=LENGTH, d_vocab=19, seed=seed) for seed in (1, 2))
 PADDED = torch.tensor([[0, 0, 1, 1, 1, 1]] + [[1] * LENGTH] * 3 + [[0, 1, 1, 1, 1, 1]])
 ANSWERS = LogitDiff([3, 1, 4, 1, 5], [9, 2, 6, 5, 3])
 
@@ -51,7 +51,7 @@ SHAPES = {"a large vocabulary": dict(d_vocab=5000), "many heads": dict(d_vocab=3
 N = 8
 LONG, LONG_OTHER = torch.randint(0, 300, (2, N, 32), generator=torch.Generator().manual_seed(0))
 MEASURED: dict[str, Metric] = {
-    "two logits": LogitDiff(torch.arange(N), torch.arange(N) + 20), "divergence": KL(LONG_OTHER)
+    "divergence": KL(LONG_OTHER), "two logits": LogitDiff(torch.arange(N), torch.arange(N) + 20)
 }  # fmt: skip
 
 
