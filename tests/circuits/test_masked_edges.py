@@ -52,7 +52,7 @@ def by_acdc(model: HookedTransformer, *data: Any, **options: Any) -> Tensor:
     graph = ComputationGraph(model, options.get("positions", ()))
     direct = [edge for edge in graph.edges if edge[1].startswith("logits")]
     found = acdc(model, *data, 1e-9, start=graph.circuit(direct), progress=False, **options)
-    return torch.tensor([float(edge in found.edges) for edge in graph.edges])
+    return torch.cat([found.kept.flatten().double(), torch.ones(1)])
 
 
 def by_faithfulness(model: HookedTransformer, *data: Any, **options: Any) -> Tensor:
