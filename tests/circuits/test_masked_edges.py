@@ -50,7 +50,7 @@ def scores(circuit: Circuit) -> Tensor:
 
 def by_acdc(model: HookedTransformer, *data: Any, **options: Any) -> Tensor:
     graph = ComputationGraph(model, options.get("positions", ()))
-    direct = [edge for edge in graph.edges if edge[1].startswith("logits")]
+    direct = [edge for edge in graph.edges if edge[1].startswith(("a0.h1", "logits"))]
     found = acdc(model, *data, 1e-9, start=graph.circuit(direct), progress=False, **options)
     return torch.cat([found.kept.flatten().double(), torch.ones(1)])
 
