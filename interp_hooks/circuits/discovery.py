@@ -80,6 +80,11 @@ def eap(
     from names to an int or a tensor [prompt]; a negative int counts from the last real token. The sum over positions is
     the score without them.
 
+    `max_memory` bounds the bytes of activations, to within a third (default: as much as is of use and free): prompts
+    that do not fit together are passed some at a time, with the same result. What a metric makes of all prompts
+    together, and the passes of a single prompt, are computed however large they are. Prompts stay together where a
+    source of ablated values is a function or a class of your own, and by default where hooks are attached.
+
     A metric that is at its best in the clean run, such as the divergence from it, has no gradient there: it is refused
     if all scores are rounding errors. `eap_ig` can deal with such a metric.
 
@@ -327,7 +332,8 @@ def acdc(
     by default; with the best edges of a quicker method, as above, the search takes less time.
 
     Several edges are removed together in the hope that all may go; those after one that has to stay are tried again.
-    If all edges are there at the start, a pass begins only at the layer of the reader that is visited.
+    If all edges are there at the start, a pass begins only at the layer of the reader that is visited. `max_memory` is
+    as in `eap`.
 
     Raises:
         BadInput: a threshold that is not above 0, an empty start, or one of another graph; else as `eap`.
