@@ -21,8 +21,10 @@ SMOKE = [
     *("tests/loading/test_native.py", "tests/experiments/results/test_archive.py"),
     *("tests/test_families.py::test_logits_in_float64", "tests/test_real_checkpoint.py"),
 ]
-# Members of these families whose logits are not those of transformers 5.9; why has not been looked into.
-LATER = "not (deepseek-v2-groups or japanese or nemotron-tied or phi-tied)"
+# What transformers 5.9 cannot compute itself: its router of expert groups lacks an attribute, and its scaled
+# frequencies do not know of partial rotation (Japanese GPT-NeoX, Phi). Of Nemotron it reads another rotated share than
+# the config names, and the checkpoint is refused.
+LATER = "not (deepseek-v2-groups or japanese-tied or nemotron-tied or phi-tied)"
 
 
 def floors() -> list[str]:

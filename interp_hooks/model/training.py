@@ -90,8 +90,8 @@ def train(
         BadInput: no data set, an empty one, or tokens that may be padding or text.
     """
     data: Any = dataset
-    if not isinstance(data, Sized) or isinstance(data, Mapping | str):
-        raise BadInput(f"dataset must be rows of tokens, or items that hold them, got {told(data)}")
+    if not isinstance(dataset, Sized) or isinstance(dataset, Mapping | str):
+        raise BadInput(f"dataset must be rows of tokens, or items that hold them, got {told(dataset)}")
     if not len(data):
         raise BadInput("the data set is empty")
     if config.device is not None:
