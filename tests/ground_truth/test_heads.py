@@ -1,6 +1,7 @@
 """Models in which heads have roles do what they say, along the edges that they name and no others."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from interp_hooks.errors import BadInput
 from interp_hooks.ground_truth import GroundTruth, copy_suppression, name_movers, pointer_induction, successor
 from tests.ground_truth.edges import those_that_matter
 
+NOTHING: Any = 0.0
 MODELS: dict[str, Callable[[], GroundTruth]] = {
     "pointer": pointer_induction,
     "small pointer": lambda: pointer_induction(7, 9),
@@ -26,9 +28,11 @@ MODELS: dict[str, Callable[[], GroundTruth]] = {
 @pytest.mark.parametrize("name", MODELS)
 def test_edges_matter_exactly_if_they_are_in_the_circuit(name: str) -> None:
     known = MODELS[name]()
-    task = known.task
-    assert those_that_matter(known.model, task.clean, 0.0, task.metric) == known.circuit
-    assert those_that_matter(known.model, task.clean, Run(task.corrupt), task.metric) == known.patching_circuit
+    task, clean = known.task, torch.as_tensor(known.task.clean)
+    assert those_that_matter(known.model, clean, NOTHING, task.metric) == known.circuit
+    assert (
+        those_that_matter(known.model, clean, Run(torch.as_tensor(task.corrupt)), task.metric) == known.patching_circuit
+    )
 
 
 @pytest.mark.parametrize(("d_vocab", "n_ctx"), [(11, 12), (30, 20)])

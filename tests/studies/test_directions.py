@@ -22,7 +22,8 @@ def test_values_are_what_is_added_to_logits(fields: dict[str, Any]) -> None:
     stream = torch.randn(1, 1, 12, generator=torch.Generator().manual_seed(1)).double()
     final: Any = model.ln_final
     scale = final.statistics(stream)[1][0, 0]
-    moved = torch.autograd.functional.jvp(lambda x: model.logits(x), stream, DIRECTIONS[:1, None])[1][0, 0]
+    change: Any = torch.autograd.functional.jvp(lambda x: model.logits(x), stream, DIRECTIONS[:1, None])[1]
+    moved = change[0, 0]
     found = DIRECTIONS[0] @ unembedding(model)
     along = found / scale  # and what the change of the scale takes from all of the stream
     centred = stream[0, 0] - (stream.mean() if model.ln_final.kind == "LN" else 0.0)

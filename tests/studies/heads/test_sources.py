@@ -54,6 +54,7 @@ def test_groups_are_sums_of_their_positions() -> None:
             expected = single.values[:, :, places, prompt].sum(2)
             assert_close(found.values[:, :, row, prompt], expected, 1e-10)
     mask = masks_of(run, {"one": torch.tensor([[0, 0, 0, 1, 0, 0, 0], [0, 1, 0, 0, 0, 0, 0]]).bool()})
+    assert not mask["other"][~run.real].any(), "padding is in no group"
     assert torch.equal(mask["one"], masks_of(run, {"one": groups["one"]})["one"])
 
 
