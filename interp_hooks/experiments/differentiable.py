@@ -37,6 +37,7 @@ from interp_hooks.model.stream import Stream
 from interp_hooks.model.transformer import HookedTransformer
 
 Hooks = Sequence[tuple[str, Callable[..., Tensor | None]]]
+TOGETHER = 2**31  # bytes up to which prompts stay together on a CPU: each part costs a pass more
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -317,7 +318,7 @@ def bound(model: HookedTransformer, max_memory: int | None) -> int | None:
     """The bytes that passes may take; None where prompts stay together, as functions that users attach see them."""
     if max_memory is None and attached(model):
         return None
-    return free_memory(model) if max_memory is None else max_memory
+    return free_memory(model, TOGETHER) if max_memory is None else max_memory
 
 
 def rough_bytes(model: HookedTransformer, length: int, *, per_head: bool) -> float:

@@ -196,10 +196,10 @@ def _scored(
         yield from _scored(model, in_full, replace(readout, pos=None), score, max_memory)
 
 
-def free_memory(model: HookedTransformer) -> int:
-    """Bytes that stacked runs may take: on a GPU half of what is free."""
+def free_memory(model: HookedTransformer, on_cpu: int = MEMORY) -> int:
+    """Bytes that stacked runs may take: on a GPU half of what is free, else `on_cpu`."""
     if model.device.type != "cuda":
-        return MEMORY
+        return on_cpu
     free, _ = torch.cuda.mem_get_info(model.device)
     unused = torch.cuda.memory_reserved(model.device) - torch.cuda.memory_allocated(model.device)
     return (free + unused) // 2
