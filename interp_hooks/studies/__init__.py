@@ -8,6 +8,10 @@ __getattr__, __all__ = lazily(
         "lenses": ["LogitLens", "direct_logit_attribution", "logit_lens"],
         "heads": ["detect_head", "head_scores"],
         "svd": ["SVDInterpreter"],
+        "wikis.columns": ["Column"],
+        "wikis.comparing": ["compare"],
+        "wikis.making": ["wiki"],
+        "wikis.tables": ["Wiki"],
     },
 )
 
