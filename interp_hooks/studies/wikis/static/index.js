@@ -118,7 +118,7 @@ function plot() {
   const across = scaled(data[state.x], FRAME.left, width - FRAME.right), up = scaled(data[state.y], height - FRAME.bottom, FRAME.top);
   axes(pen, across, up, width, height, colour);
   const points = [], layers = about.kinds[state.kind].layers, n = shown.length;
-  const size = n > 5000 ? 2 : n > 500 ? 3 : 6, tones = layers.map((_, place) => mixed(colour("pale"), colour("deep"), place / Math.max(1, layers.length - 1)));
+  const size = n > 5000 ? 2 : n > 500 ? 4 : 7, tones = layers.map((_, place) => mixed(colour("pale"), colour("deep"), place / Math.max(1, layers.length - 1)));
   pen.globalAlpha = matches ? .25 : n > 5000 ? .55 : .85;
   const marked = [];
   let layer = 0, end = layers[0]?.[1] ?? 0;

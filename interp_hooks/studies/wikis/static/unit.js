@@ -77,14 +77,22 @@ function metrics(columns) {
   for (const column of about.kinds[here.kind].columns.filter(one => !one.label)) {
     const values = columns[column.name], value = values[here.flat], sorted = sortedNumbers(values);
     if (!sorted.length) continue;
-    const rank = value === null ? null : percentile(sorted, value), text = rank === null ? "" : `above ${Math.round(rank)} %`;
-    rows.push(
+    const text = value === null ? "" : standing(sorted, value);
+    const words = `${spoken(column.name)} is ${number(value)} ${column.unit}, ${text} of ${plural}; they go from ${number(sorted[0])} to ${number(sorted[sorted.length - 1])}`;
+    rows.push(make("div", {class: "metric"},
       make("div", {class: "name", onpointermove: event => hint(column.about, event), onpointerleave: () => hint("")},
         spoken(column.name), make("div", {class: "small"}, column.unit)),
-      make("div", {class: "strip"}, strip(sorted, value, `${spoken(column.name)} is ${number(value)} ${column.unit}, ${text} of ${plural}; they go from ${number(sorted[0])} to ${number(sorted[sorted.length - 1])}`)),
-      make("div", {class: "value"}, number(value)), make("div", {class: "small"}, text));
+      make("div", {class: "strip"}, strip(sorted, value, words)),
+      make("div", {class: "value"}, number(value)), make("div", {class: "small"}, text)));
   }
   return section(`Among all ${countOf(about, here.kind).toLocaleString("en")} ${plural}`, make("div", {class: "strips"}, ...rows));
+}
+
+// Above which share of the others a value is.
+function standing(sorted, value) {
+  const below = bisect(sorted, value, (a, b) => a < b), others = sorted.length - 1;
+  if (below === others && others) return "the highest";
+  return others ? `above ${Math.round(100 * below / others)} %` : "";
 }
 
 function strip(sorted, value, words) {
@@ -177,6 +185,7 @@ function examples(one) {
   const note = `Each is from a document of its own, and its value the largest there; colours go up to ${number(one.largest)} (${about.kinds[here.kind].unit}).`;
   if (!panel) return section("Examples", make("p", {class: "note"}, note), ...inside);
   attention(panel, one, groups.get(bands[0])[0]);
+  inside[1].setAttribute("aria-pressed", "true");
   return make("div", {}, section("Attention", panel), section("Examples", make("p", {class: "note"}, note + " A click shows the attention there."), ...inside));
 }
 
@@ -197,9 +206,9 @@ function attention(panel, one, example) {
   const width = 2 * about.around + 1, tokens = tokensOf(one, example), levels = example[5];
   const paid = (query, key) => decoded(levels, query * (width + 1) + key) / 4095;
   const keys = [...(tokens[0].at > 0 ? [{text: "(first)", place: width}] : []), ...tokens];
-  const cell = Math.max(11, Math.min(20, Math.floor((Math.min(panel.clientWidth || byId("page").clientWidth, 720) - 96) / keys.length)));
-  const left = 92, top = 76, size = n => n * cell;
-  const svg = draw("svg", {width: left + size(keys.length) + 4, height: top + size(tokens.length) + 4, viewBox: `0 0 ${left + size(keys.length) + 4} ${top + size(tokens.length) + 4}`, role: "img"});
+  const cell = Math.max(11, Math.min(20, Math.floor((Math.min(panel.clientWidth || byId("page").clientWidth, 720) - 136) / keys.length)));
+  const left = 92, top = 76, size = n => n * cell, wide = left + size(keys.length) + 40, high = top + size(tokens.length) + 4;
+  const svg = draw("svg", {width: wide, height: high, viewBox: `0 0 ${wide} ${high}`, role: "img"});
   svg.append(draw("rect", {class: "ground", x: left, y: top, width: size(keys.length), height: size(tokens.length)}));
   const ring = draw("rect", {class: "row", x: left, width: size(keys.length), height: cell});
   tokens.forEach((query, row) => {
