@@ -86,6 +86,7 @@ def test_tokens_are_those_of_the_model(made: Wiki, reads: HookedTransformer, tex
         assert rows["text"].tolist() == reads.to_str_tokens(text)
 
 
+@torch.no_grad()
 def test_examples_are_true(reads: HookedTransformer, texts: list[str], tmp_path: Path) -> None:
     """The model run again on a document has the activation at the position that a row says, and no larger one."""
     whole = wiki(reads, texts, tmp_path / "whole", top=3, causal=False, progress=False)
@@ -95,7 +96,7 @@ def test_examples_are_true(reads: HookedTransformer, texts: list[str], tmp_path:
         neurons = [one["post", layer][0] for one in caches]
         for kind, values in (("head", heads), ("neuron", neurons)):
             rows = whole.examples.query("unit == @kind and layer == @layer")
-            assert len(rows) > 10
+            assert len(rows) >= 10
             for row in rows.itertuples():
                 value = values[row.document][1:, row.index]
                 assert row.activation == pytest.approx(float(value[row.position - 1]), rel=1e-4, abs=1e-6)
@@ -118,6 +119,7 @@ def test_bands_hold_what_their_names_say(made: Wiki) -> None:
     assert names[-2:] == ["64 to 128", "128 and more"]
 
 
+@torch.no_grad()
 def test_columns_say_what_the_model_does(made: Wiki, reads: HookedTransformer, texts: list[str]) -> None:
     pieces = [reads.to_tokens(text)[:, :8] for text in texts]
     paid, lost, queries = torch.zeros(2, 2), [], 0
@@ -126,7 +128,9 @@ def test_columns_say_what_the_model_does(made: Wiki, reads: HookedTransformer, t
         queries += tokens.shape[1] - 1
         for layer in range(2):
             paid[layer] += cache["pattern", layer][0].diagonal(-1, 1, 2).sum(1)
-    assert made.heads["previous_token_attention"].tolist() == pytest.approx((paid / queries).flatten().tolist(), rel=1e-4)
+    assert made.heads["previous_token_attention"].tolist() == pytest.approx(
+        (paid / queries).flatten().tolist(), rel=1e-4
+    )
     width = max(tokens.shape[1] for tokens in pieces)
     rows = torch.cat([torch.nn.functional.pad(one, (0, width - one.shape[1])) for one in pieces])
     mask = torch.cat([torch.nn.functional.pad(torch.ones_like(one), (0, width - one.shape[1])) for one in pieces])
@@ -135,6 +139,7 @@ def test_columns_say_what_the_model_does(made: Wiki, reads: HookedTransformer, t
     assert made.heads["mean_ablation_loss_increase"].tolist() == pytest.approx(lost, rel=1e-3, abs=1e-6)
 
 
+@torch.no_grad()
 def test_lists_hold_the_tokens_that_a_neuron_raises(made: Wiki, reads: HookedTransformer) -> None:
     """By its row of W_out: folded norms leave W_U as it is read, but for the mean over the vocabulary."""
     neuron = reads.W_out[1, 5]
@@ -173,6 +178,7 @@ def test_a_model_without_tokenizer_or_neurons_has_a_wiki(tmp_path: Path) -> None
 # ----------------------------------------------------------------------------------------------------------- data files
 
 
+@torch.no_grad()
 def test_activations_around_an_example_are_those_of_its_piece(made: Wiki, reads: HookedTransformer) -> None:
     """Documents are read eight tokens at a time: BOS and seven of the document after the first piece."""
     for kind, plural in (("neuron", "neurons"), ("head", "heads")):
@@ -200,6 +206,7 @@ def test_activations_around_an_example_are_those_of_its_piece(made: Wiki, reads:
         assert shown["largest"] <= largest * 1.001
 
 
+@torch.no_grad()
 def test_attention_of_an_example_is_that_of_its_piece(made: Wiki, reads: HookedTransformer) -> None:
     example = data(made, "heads/L01_0")[0]["examples"][0]
     _, document, position = example[:3]
@@ -241,7 +248,9 @@ def test_units_are_cut_into_files(tmp_path: Path) -> None:
     model = build(d_mlp=300, n_heads=9, d_vocab_out=23)
     made = wiki(model, out=tmp_path / "w", limit=4, top=1, per_band=1, causal=False, progress=False)
     names = {str(path.relative_to(made.path / "data")) for path in (made.path / "data").rglob("L*.js")}
-    assert names == {f"{kind}/L0{layer}_{n}.js" for kind in ("heads", "neurons") for layer in range(3) for n in range(2)}
+    assert names == {
+        f"{kind}/L0{layer}_{n}.js" for kind in ("heads", "neurons") for layer in range(3) for n in range(2)
+    }
     sizes = [len(data(made, f"neurons/L02_{n}")) for n in range(2)]
     assert sizes == [SHARD["neuron"], 300 - SHARD["neuron"]]
     last = made.examples.query("unit == 'neuron' and layer == 2 and index == 299 and band == 'top'").iloc[0]
@@ -253,7 +262,12 @@ def test_units_are_cut_into_files(tmp_path: Path) -> None:
 def test_numbers_are_packed_into_two_characters() -> None:
     values = np.array([[0, 63, 64, 4095]])
     (text,) = packed(values)
-    assert [DIGITS.index(a) * 64 + DIGITS.index(b) for a, b in zip(text[::2], text[1::2], strict=True)] == [0, 63, 64, 4095]
+    assert [DIGITS.index(a) * 64 + DIGITS.index(b) for a, b in zip(text[::2], text[1::2], strict=True)] == [
+        0,
+        63,
+        64,
+        4095,
+    ]
 
 
 def test_the_search_finds_units_by_the_tokens_at_their_top(made: Wiki) -> None:
@@ -281,7 +295,11 @@ def test_nothing_in_a_data_file_is_markup(tmp_path: Path) -> None:
 
 def test_a_corpus_without_documents_leaves_nothing(reads: HookedTransformer, tmp_path: Path) -> None:
     (tmp_path / "empty.txt").touch()
-    for corpus, message in ((tmp_path / "empty.txt", "no documents"), (tmp_path / "none.txt", "no file"), ([], "no doc")):
+    for corpus, message in (
+        (tmp_path / "empty.txt", "no documents"),
+        (tmp_path / "none.txt", "no file"),
+        ([], "no doc"),
+    ):
         with pytest.raises(BadInput, match=message):
             wiki(reads, corpus, tmp_path / "w", progress=False)
     assert [path.name for path in tmp_path.iterdir()] == ["empty.txt"]
@@ -404,8 +422,9 @@ def test_units_as_neuronpedia_reads_them(reads: HookedTransformer, texts: list[s
         assert one.keys() == OF_ACTIVATION
         assert len(one["tokens"]) == len(one["values"])
         assert one["values"][one["qualifying_token_index"]] == pytest.approx(row.activation, rel=2e-3, abs=1e-5)
-        assert one["tokens"][one["qualifying_token_index"]] == made.tokens.query(
-            "document == @row.document and position == @row.position"
-        )["text"].item()
+        assert (
+            one["tokens"][one["qualifying_token_index"]]
+            == made.tokens.query("document == @row.document and position == @row.position")["text"].item()
+        )
         if row.band != "top":
             assert one["bin_min"] <= max(row.activation, 0.0) <= one["bin_max"] + 1e-6

@@ -66,7 +66,9 @@ def test_the_assignment_is_the_best_of_all(shape: tuple[int, int]) -> None:
         gains = drawn.normal(size=shape).round(1)
         few, many = sorted(shape)
         wide = gains if shape[0] <= shape[1] else gains.T
-        best = max(sum(wide[i, j] for i, j in enumerate(columns)) for columns in itertools.permutations(range(many), few))
+        best = max(
+            sum(wide[i, j] for i, j in enumerate(columns)) for columns in itertools.permutations(range(many), few)
+        )
         pairs = assignment(gains)
         assert len({i for i, _ in pairs}) == len({j for _, j in pairs}) == few
         assert sum(gains[i, j] for i, j in pairs) == pytest.approx(best)

@@ -125,7 +125,9 @@ def add_windows(
     documents = needed(examples)
     for start in range(0, len(documents), AT_ONCE):
         chunk = documents[start : start + AT_ONCE]
-        wanted = {kind.name: {layer: _wanted(one, chunk) for layer, one in examples[kind.name].items()} for kind in kinds}
+        wanted = {
+            kind.name: {layer: _wanted(one, chunk) for layer, one in examples[kind.name].items()} for kind in kinds
+        }
         reducers = {kind.name: Windows(kind.units, wanted[kind.name]) for kind in kinds}
         again = scan(model, [found.tokens(one) for one in chunk], reducers, progress=False, **options)  # pyright: ignore[reportArgumentType]
         for kind in kinds:

@@ -1,8 +1,8 @@
 """Where a wiki is written: beside its place, so that `out` holds a whole wiki or what it held before.
 
-    out.partial/scan     the scan, which goes on there if it was killed
-    out.partial/wiki     the wiki while it is written; moved to `out` in the end
-    out.partial/old      what was at `out`, for the moment in which the two change places
+out.partial/scan     the scan, which goes on there if it was killed
+out.partial/wiki     the wiki while it is written; moved to `out` in the end
+out.partial/old      what was at `out`, for the moment in which the two change places
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ def checked_place(out: str | Path) -> Path:
         raise BadInput(f"cannot write {str(out)!r}: it is a file; expected a folder, or nothing")
     if path.exists() and any(path.iterdir()) and not (path / ABOUT).exists():
         holds = ", ".join(sorted(one.name for one in path.iterdir())[:3])
-        raise BadInput(f"cannot write {str(out)!r}: it holds something else than a wiki ({holds}); choose another folder")
+        raise BadInput(
+            f"cannot write {str(out)!r}: it holds something else than a wiki ({holds}); choose another folder"
+        )
     if not os.access(path.parent, os.W_OK):
         raise BadInput(f"cannot write {str(out)!r}: you may not write in {str(path.parent)!r}")
     return path

@@ -93,7 +93,8 @@ def wiki(
         if least < 1:
             raise BadInput(f"{name} must be at least 1, got {least}")
     if corpus is None:
-        corpus, corpus_name = generated_corpus(model, seed)
+        corpus, name_of_corpus = generated_corpus(model, seed)
+        corpus_name = corpus_name or name_of_corpus
     kinds = kinds_of(model)
     length = min(model.cfg.n_ctx, LENGTH) if length is None else length
     with Place.open(out, model) as place:
@@ -181,15 +182,11 @@ class _Making:
                 examples["head"] = add_attention(self.model, self.found, examples["head"], self.packer, bar.update)
         identity = dataclasses.asdict(Identity.of(self.model))
         for kind in ("head", "neuron"):
-            write_units(
-                folder / f"{PLURAL[kind]}.parquet", kind, material.sizes.get(kind, {}), columns.get(kind, ())
-            )
+            write_units(folder / f"{PLURAL[kind]}.parquet", kind, material.sizes.get(kind, {}), columns.get(kind, ()))
         write_examples(folder / "examples.parquet", examples)
         write_listings(folder / "listings.parquet", listings)
         write_tokens(folder / "tokens.parquet", self.found, self.words)
-        write_pages(
-            folder, about, self.found, self.kinds, material.sizes, columns, listings, examples, self.words
-        )
+        write_pages(folder, about, self.found, self.kinds, material.sizes, columns, listings, examples, self.words)
         if neuronpedia:
             write_neuronpedia(folder / "neuronpedia", about, self.found, columns, listings, examples, self.words)
         write_text(folder / ABOUT, json.dumps({**about, "model": identity}, indent=2) + "\n")

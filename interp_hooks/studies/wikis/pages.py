@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 
-from interp_hooks.corpus.reducers.statistics import Histogram
 from interp_hooks.corpus.scanning import Scan
 from interp_hooks.model.tensor_files import on_disk
 from interp_hooks.studies.wikis.columns import Column, Listing
@@ -57,7 +56,7 @@ def write_pages(
     with on_disk(folder):
         for path in sorted(STATIC.iterdir()):
             shutil.copyfile(path, folder / path.name)
-        write_data(folder, "about", dict(about) | _described(kinds, sizes, columns, listings))
+        write_data(folder, "about", dict(about) | _described(found, kinds, sizes, columns, listings))
         for kind in kinds:
             plural = PLURAL[kind.name]
             write_data(folder, plural, {one.name: _flat(one, sizes[kind.name]) for one in columns[kind.name]})
@@ -83,13 +82,14 @@ def write_data(folder: Path, name: str, value: Any) -> None:
 
 
 def _described(
+    found: Scan,
     kinds: Sequence[Kind],
     sizes: Mapping[UnitKind, Mapping[int, int]],
     columns: Mapping[str, Sequence[Column]],
     listings: Mapping[str, Sequence[Listing]],
 ) -> dict[str, Any]:
     """What the pages need to know of the data files."""
-    edges = Histogram(kinds[0].units).result({"counts": None})["edges"] if kinds else []  # pyright: ignore[reportArgumentType]
+    histograms = [one for kind in kinds for one in found[f"{kind.name}_histogram"].values()]
     return {
         "kinds": {
             kind.name: {
@@ -107,7 +107,7 @@ def _described(
             for kind in kinds
         },
         "bands": band_names(),
-        "edges": [None if not np.isfinite(edge) else edge for edge in map(float, edges)],
+        "edges": [short(edge) for edge in histograms[0]["edges"].tolist()],
         "around": AROUND,
         "documents": DOCUMENTS,
         "search": SEARCH,
@@ -146,6 +146,8 @@ def _units(one: Examples, counts: np.ndarray, listings: Sequence[tuple[str, Any]
     if one.attention is not None:
         levels = (one.attention.astype(np.float32) * 4095).round().clip(0, 4095).astype(np.int64)
         attention = packed(levels.reshape(len(one), -1))
+    listed = (column.tolist() for column in (one.band, one.document, one.position, one.activation))
+    band, document, position, activation = listed
     units = []
     for unit, (low, high) in enumerate(zip(bounds.tolist(), bounds[1:].tolist(), strict=False)):
         bins = counts[unit].nonzero()[0]
@@ -153,7 +155,7 @@ def _units(one: Examples, counts: np.ndarray, listings: Sequence[tuple[str, Any]
             "largest": short(float(largest[unit])),
             "histogram": [bins.tolist(), counts[unit][bins].tolist()],
             "examples": [
-                [int(one.band[row]), int(one.document[row]), int(one.position[row]), short(one.activation[row])]
+                [band[row], document[row], position[row], short(activation[row])]
                 + [str(around[row])]
                 + ([] if attention is None else [str(attention[row])])
                 for row in range(low, high)
@@ -236,5 +238,3 @@ def _mentions(
                 for text, _ in entries:
                     yield 1, (first + unit, text)
         first += n
-
-

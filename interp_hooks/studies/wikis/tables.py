@@ -144,7 +144,9 @@ def write_listings(path: Path, listings: Mapping[str, Sequence[Listing]]) -> Non
         for listing in listed
         for layer, units in listing.entries.items()
     )
-    _write(path, LISTING_FIELDS, (dict(zip(LISTING_FIELDS, zip(*part, strict=True), strict=True)) for part in rows if part))
+    _write(
+        path, LISTING_FIELDS, (dict(zip(LISTING_FIELDS, zip(*part, strict=True), strict=True)) for part in rows if part)
+    )
 
 
 def write_tokens(path: Path, found: Scan, words: Callable[[int], str]) -> None:
@@ -247,7 +249,11 @@ class Wiki:
         _, parquet = need_arrow()
         schema = parquet.read_schema(self.path / f"{name}.parquet")
         return {
-            field.name: {key.decode(): text.decode() for key, text in (field.metadata or {}).items() if key != b"PARQUET:field_id"}
+            field.name: {
+                key.decode(): text.decode()
+                for key, text in (field.metadata or {}).items()
+                if key != b"PARQUET:field_id"
+            }
             for field in schema
         }
 

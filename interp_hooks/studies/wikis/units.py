@@ -1,7 +1,7 @@
 """The units that have a page, and what one scan over the corpus keeps of each.
 
-    head      how much it writes: the length of z W_O, what the head adds to the stream (before any norm of its output)
-    neuron    what it gives on to the output weights ("post")
+head      how much it writes: the length of z W_O, what the head adds to the stream (before any norm of its output)
+neuron    what it gives on to the output weights ("post")
 """
 
 from __future__ import annotations
