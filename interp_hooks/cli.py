@@ -70,10 +70,39 @@ def parser() -> argparse.ArgumentParser:
     verify.add_argument("--no-processing", action="store_true", help="keep the checkpoint's own weights")
     verify.add_argument("--json", action="store_true", help="print JSON")
     verify.set_defaults(run=_verify)
+    _add_wiki(commands)
     families = commands.add_parser("families", help="list the architectures that convert")
     families.add_argument("--markdown", action="store_true", help="as the README has it")
     families.set_defaults(run=_families)
     return whole
+
+
+def _add_wiki(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    wiki = commands.add_parser(
+        "wiki",
+        help="write a page for every head and neuron of a model, and tables for programs",
+        description="Read a corpus with a model and write a folder: index.html opens without a network and leads to a "
+        "page for every head and every neuron; heads.parquet, neurons.parquet, examples.parquet, listings.parquet and "
+        "tokens.parquet are for programs. A run that was stopped goes on where it was if it is started again.",
+    )
+    wiki.add_argument("model", help="bundled name, folder of a checkpoint, alias or hub id")
+    wiki.add_argument(
+        "--corpus",
+        help="file of documents: text (one a line), .jsonl or .parquet with a column 'text', or a folder of these "
+        "(default: 256 generated sentences about giving; for models without tokenizer random tokens that repeat)",
+    )
+    wiki.add_argument("--out", default="wiki", help="folder to write (default: wiki)")
+    wiki.add_argument("--limit", type=_at_least(1), help="read so many documents of the corpus (default: all)")
+    wiki.add_argument("--length", type=_at_least(2), help="tokens that are read at once (default: 256, or the context)")
+    wiki.add_argument("--top", type=_at_least(1), default=10, help="top documents on a page (default: 10)")
+    wiki.add_argument("--per-band", type=_at_least(1), default=2, help="random ones of each band (default: 2)")
+    wiki.add_argument(
+        "--sample", type=_at_least(1), default=16, help="documents for attention statistics and effects (default: 16)"
+    )
+    wiki.add_argument("--seed", type=_at_least(0), default=0, help="which examples are drawn (default: 0)")
+    wiki.add_argument("--no-causal", action="store_true", help="leave out effects of ablation, which take long")
+    wiki.add_argument("--neuronpedia", action="store_true", help="also JSON per unit for Neuronpedia and SAEDashboard")
+    wiki.set_defaults(run=_wiki)
 
 
 def _at_least(least: int) -> Callable[[str], int]:
@@ -112,6 +141,39 @@ def _verify(arguments: argparse.Namespace) -> int:
     )
     _print(report.to_json() if arguments.json else str(report))
     return DONE if report.passed else DIFFERS
+
+
+def _wiki(arguments: argparse.Namespace) -> int:
+    from interp_hooks.corpus.reading import checked_file
+    from interp_hooks.studies.wikis.folder import checked_place
+    from interp_hooks.studies.wikis.making import wiki
+    from interp_hooks.studies.wikis.tables import need_arrow
+
+    try:
+        need_arrow()
+    except ImportError as error:
+        print(f"interp-hooks: error: {error}", file=sys.stderr)
+        return REFUSED
+    checked_place(arguments.out)
+    if arguments.corpus is not None:
+        checked_file(arguments.corpus)
+    from interp_hooks.model.transformer import HookedTransformer
+
+    made = wiki(
+        HookedTransformer.from_pretrained(arguments.model),
+        arguments.corpus,
+        arguments.out,
+        limit=arguments.limit,
+        length=arguments.length,
+        top=arguments.top,
+        per_band=arguments.per_band,
+        sample=arguments.sample,
+        seed=arguments.seed,
+        causal=not arguments.no_causal,
+        neuronpedia=arguments.neuronpedia,
+    )
+    _print(f"wiki: {made.page}")
+    return DONE
 
 
 def _families(arguments: argparse.Namespace) -> int:

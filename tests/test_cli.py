@@ -17,6 +17,7 @@ from interp_hooks.cli import main
 from interp_hooks.loading import parity
 from interp_hooks.loading.families import FAMILIES
 from interp_hooks.loading.listing import markdown
+from interp_hooks.studies import Wiki
 from tests.views.small import save_checkpoint
 
 
@@ -219,6 +220,65 @@ def test_verify_exits_2_where_there_is_nothing_to_compare(arguments, message, ch
     assert printed.err.startswith("interp-hooks: error: ")
     assert message in printed.err
     assert not printed.out
+
+
+# ---------------------------------------------------------------------------------------------------------------- wiki
+
+
+def wiki(*arguments: object) -> int:
+    return main(["wiki", *map(str, arguments)])
+
+
+def test_wiki_writes_a_folder_and_says_where(checkpoint, tmp_path, capsys):
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text('{"text": "When Mary and John went to"}\n{"text": "Then Mary gave a ring to John"}\n' * 2)
+    out = tmp_path / "w"
+    options = ("--out", out, "--corpus", corpus, "--limit", 3, "--top", 2, "--no-causal", "--neuronpedia")
+    assert wiki(checkpoint, *options) == 0
+    assert capsys.readouterr().out == f"wiki: {out / 'index.html'}\n"
+    made = Wiki(out)
+    assert made.about["corpus"] == "corpus.jsonl"
+    assert made.about["n_documents"] == 3
+    assert made.examples.query("band == 'top'")["rank"].max() == 1
+    assert "mean_ablation_loss_increase" not in made.heads
+    assert (out / "neuronpedia" / "heads" / "0" / "1.json").exists()
+
+
+def test_wiki_without_a_corpus_makes_one(checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert wiki(checkpoint, "--limit", 4, "--seed", 3) == 0
+    made = Wiki("wiki")
+    assert made.about["corpus"] == "256 generated sentences about giving (seed 3)"
+    assert "mean_ablation_loss_increase" in made.heads
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--corpus", "nowhere.txt"], "there is no file nowhere.txt"),
+        (["--corpus", "corpus.pdf"], "of an unknown kind"),
+        (["--out", "no/where"], "there is no folder"),
+        (["--out", "full"], "holds something else than a wiki (diary)"),
+    ],
+)
+def test_wiki_refuses_before_a_model_is_loaded(options, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(interp_hooks.HookedTransformer, "from_pretrained", lambda *_: 1 / 0)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "diary").touch()
+    (tmp_path / "corpus.pdf").touch()
+    assert wiki("ioi-tiny", *options) == 2
+    assert message in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus.pdf", "full"]
+
+
+def test_wiki_without_pyarrow_is_refused_with_one_message(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert wiki("ioi-tiny", "--out", tmp_path / "w") == 2
+    assert (
+        capsys.readouterr().err
+        == "interp-hooks: error: a wiki is written with pyarrow: pip install 'interp-hooks[wiki]'\n"
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------ families

@@ -44,19 +44,31 @@ def documents(model: HookedTransformer, corpus: Corpus, column: str = "text") ->
             yield _document(entry, column, f"document {number}")
 
 
-def _of_path(path: Path, column: str) -> Iterator[str]:
+def checked_file(path: str | Path) -> Path:
+    """A corpus file, or a folder of some, that is there and of a kind that can be read.
+
+    Raises:
+        BadInput: it is not.
+    """
+    path = Path(path)
+    kinds = ", ".join(filter(None, READERS))
     if path.is_dir():
-        files = sorted(one for one in path.iterdir() if one.suffix in READERS and one.is_file())
-        if not files:
-            raise BadInput(f"the folder {path} holds no corpus file; expected {', '.join(filter(None, READERS))}")
-        for file in files:
-            yield from _of_path(file, column)
-        return
+        if not any(one.suffix in READERS and one.is_file() for one in path.iterdir()):
+            raise BadInput(f"the folder {path} holds no corpus file; expected {kinds}")
+        return path
     if not path.is_file():
         raise BadInput(f"there is no file {path}; expected a corpus file or folder, or a list of texts")
     if path.suffix not in READERS:
-        raise BadInput(f"{path} is of an unknown kind; expected {', '.join(filter(None, READERS))}")
-    yield from READERS[path.suffix](path, column)
+        raise BadInput(f"{path} is of an unknown kind; expected {kinds}")
+    return path
+
+
+def _of_path(path: Path, column: str) -> Iterator[str]:
+    if not checked_file(path).is_dir():
+        yield from READERS[path.suffix](path, column)
+        return
+    for file in sorted(one for one in path.iterdir() if one.suffix in READERS and one.is_file()):
+        yield from _of_path(file, column)
 
 
 def _lines(path: Path, _: str = "") -> Iterator[str]:

@@ -28,6 +28,10 @@ __getattr__, __all__ = lazily(
         "heads.sources": ["direct_effect_by_source", "result_by_source"],
         "heads.vocabulary": ["copying_scores", "qk_tokens", "relation_scores", "salient_tokens"],
         "svd": ["SVDInterpreter"],
+        "wikis.columns": ["Column"],
+        "wikis.comparing": ["compare"],
+        "wikis.making": ["wiki"],
+        "wikis.tables": ["Wiki"],
     },
 )
 

@@ -1,0 +1,226 @@
+"""`wiki`: one scan over a corpus, metrics of every unit, and a folder of tables and pages."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from interp_hooks.corpus.evals import repeated_tokens
+from interp_hooks.corpus.packing import Packer, Piece
+from interp_hooks.corpus.reading import Corpus, Document
+from interp_hooks.corpus.scanning import Scan, scan
+from interp_hooks.errors import BadInput
+from interp_hooks.errors.arguments import Count, Seed, checked
+from interp_hooks.model.identity import Identity
+from interp_hooks.model.progress import progress_bar
+from interp_hooks.model.tensor_files import write_text
+from interp_hooks.model.transformer import HookedTransformer
+from interp_hooks.studies.wikis.columns import Column, Material, columns_of, listings_of
+from interp_hooks.studies.wikis.examples import add_attention, add_windows, examples_of, needed
+from interp_hooks.studies.wikis.folder import Place
+from interp_hooks.studies.wikis.neuronpedia import write_neuronpedia
+from interp_hooks.studies.wikis.pages import write_pages
+from interp_hooks.studies.wikis.tables import (
+    ABOUT,
+    PLURAL,
+    Wiki,
+    need_arrow,
+    write_examples,
+    write_listings,
+    write_tokens,
+    write_units,
+)
+from interp_hooks.studies.wikis.units import Kind, UnitKind, kinds_of
+from interp_hooks.tasks.in_words import plain
+from interp_hooks.tasks.ioi_text import IOI_TEMPLATES, ioi_prompts
+
+VERSION = 1
+GENERATED = 256  # documents of the corpus that is made where none is given
+LENGTH = 256  # tokens that are read at once
+SAMPLE_LENGTH = 64
+
+
+@checked
+def wiki(
+    model: HookedTransformer,
+    corpus: Corpus | None = None,
+    out: str | Path = "wiki",
+    *,
+    limit: Count | None = None,
+    length: Count | None = None,
+    top: Count = 10,
+    per_band: Count = 2,
+    sample: Count = 16,
+    seed: Seed = 0,
+    causal: bool = True,
+    columns: Mapping[UnitKind, Sequence[Column]] | None = None,
+    neuronpedia: bool = False,
+    corpus_name: str | None = None,
+    progress: bool = True,
+) -> Wiki:
+    """Write a page for every head and every neuron of a model into the folder `out`, with tables for programs.
+
+    `corpus` is what `documents` reads: a file of texts, a list of texts, token ids; `limit` stops after so many
+    documents. Without one, it is made: sentences about giving (`generated_corpus`). Documents longer than `length`
+    tokens (default: 256, or the model's context) are read in pieces. The page of a unit shows its `top` documents and
+    `per_band` random ones of each band of activation. Attention statistics and, unless `causal=False`, effects come
+    from the first tokens of `sample` documents. `columns` are metrics of your own, and `neuronpedia` writes a JSON
+    file per unit, too.
+
+    A run that was killed goes on in `out.partial`; `out` is there only when it is whole. A wiki of the same model
+    that is there is replaced.
+
+    Raises:
+        ImportError: pyarrow is not installed; nothing was computed.
+        BadInput: a corpus without documents, or a folder that holds something else, or a wiki of another model.
+        FolderInUse: another process writes there.
+
+    >>> from interp_hooks.studies import wiki
+    >>> made = wiki(model, [*clean, *corrupt], "my-wiki", causal=False, progress=False)
+    >>> made.heads[["layer", "head", "previous_token_attention"]].shape
+    (12, 3)
+    """
+    need_arrow()
+    for name, least in (("top", top), ("per_band", per_band), ("sample", sample)):
+        if least < 1:
+            raise BadInput(f"{name} must be at least 1, got {least}")
+    if corpus is None:
+        corpus, name_of_corpus = generated_corpus(model, seed)
+        corpus_name = corpus_name or name_of_corpus
+    kinds = kinds_of(model)
+    length = min(model.cfg.n_ctx, LENGTH) if length is None else length
+    with Place.open(out, model) as place:
+        reducers = {name: one for kind in kinds for name, one in kind.reducers(top, per_band, seed).items()}
+        reading: dict[str, Any] = dict(length=length, longer="split")
+        try:
+            found = scan(model, corpus, reducers, save_to=place.scan, limit=limit, progress=progress, **reading)
+        except BadInput as error:
+            if place.scan.exists() and "scan into another folder" in str(error):
+                raise BadInput(f"{error}; or delete {place.partial}, in which a wiki was begun") from error
+            raise
+        packer = Packer(model=model, exclude=("bos",), tokens_at_once=length, **reading)
+        made = _Making(model, found, kinds, packer, _words(model), progress)
+        options = dict(limit=limit, length=length, top=top, per_band=per_band, sample=sample, seed=seed)
+        about = {
+            "version": VERSION,
+            "name": model.cfg.model_name,
+            "corpus": _name_of(corpus) if corpus_name is None else corpus_name,
+            "options": options,
+            "n_documents": found.n_documents,
+            "n_tokens": found.n_tokens,
+        }
+        made.write(place.draft, about, made.material(sample, causal), columns or {}, reading, neuronpedia)
+        place.finish()
+    return Wiki(place.path)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Making:
+    """A scan of a model, from which a wiki is written."""
+
+    model: HookedTransformer
+    found: Scan
+    kinds: Sequence[Kind]
+    packer: Packer
+    words: Callable[[int], str]
+    progress: bool
+
+    def material(self, sample: int, causal: bool) -> Material:
+        sizes: dict[UnitKind, dict[int, int]] = {
+            kind.name: {
+                int(layer): len(one["mean"])
+                for layer, one in self.found[f"{kind.name}_statistics"].items()
+                if layer is not None
+            }
+            for kind in self.kinds
+        }
+        return Material(
+            model=self.model,
+            found=self.found,
+            sample=self._sample(sample),
+            words=self.words,
+            sizes=sizes,
+            causal=causal,
+            progress=self.progress,
+        )
+
+    def _sample(self, n: int) -> list[Piece]:
+        """The beginnings of some documents, evenly spread over those that were read."""
+        long_enough = [document for document, ids in self.found.texts.items() if len(ids) > 1]
+        chosen = long_enough[:: max(1, len(long_enough) // n)][:n]
+        if not chosen:
+            raise BadInput("every document of the corpus is a single token; there is no attention to measure")
+        return [Piece(one, ids, torch.arange(len(ids))) for one in chosen for ids in [self._start(one)]]
+
+    def _start(self, document: int) -> torch.Tensor:
+        return self.found.tokens(document)[: min(SAMPLE_LENGTH, self.packer.length)]
+
+    def write(
+        self,
+        folder: Path,
+        about: Mapping[str, Any],
+        material: Material,
+        own: Mapping[UnitKind, Sequence[Column]],
+        reading: Mapping[str, Any],
+        neuronpedia: bool,
+    ) -> None:
+        """All files of the wiki, into a folder."""
+        columns = {kind.name: columns_of(material, kind.name, own.get(kind.name, ())) for kind in self.kinds}
+        listings = {kind.name: listings_of(material, kind.name) for kind in self.kinds}
+        examples = {kind.name: examples_of(self.found, kind) for kind in self.kinds}
+        with progress_bar(total=2 * len(needed(examples)), progress=self.progress, unit="document") as bar:
+            add_windows(self.model, self.found, examples, list(self.kinds), bar.update, **reading)
+            if "head" in examples:
+                examples["head"] = add_attention(self.model, self.found, examples["head"], self.packer, bar.update)
+        identity = dataclasses.asdict(Identity.of(self.model))
+        for kind in ("head", "neuron"):
+            write_units(folder / f"{PLURAL[kind]}.parquet", kind, material.sizes.get(kind, {}), columns.get(kind, ()))
+        write_examples(folder / "examples.parquet", examples)
+        write_listings(folder / "listings.parquet", listings)
+        write_tokens(folder / "tokens.parquet", self.found, self.words)
+        write_pages(folder, about, self.found, self.kinds, material.sizes, columns, listings, examples, self.words)
+        if neuronpedia:
+            write_neuronpedia(folder / "neuronpedia", about, self.found, columns, listings, examples, self.words)
+        write_text(folder / ABOUT, json.dumps({**about, "model": identity}, indent=2) + "\n")
+
+
+def _words(model: HookedTransformer) -> Callable[[int], str]:
+    """The text of a token id; without a tokenizer its number."""
+    if model.tokenizer is None:
+        return lambda id: str(id)
+    return functools.cache(lambda id: model.to_single_str_token(id))
+
+
+def _name_of(corpus: Corpus) -> str:
+    return Path(corpus).name if isinstance(corpus, str | Path) else "texts that were given"
+
+
+def generated_corpus(model: HookedTransformer, seed: int = 0, n: int = GENERATED) -> tuple[Sequence[Document], str]:
+    """A corpus for a model to be looked at without any data, and its name.
+
+    Sentences of indirect object identification with their answers ("... gave a drink to Mary"); for a model that reads
+    no text, random tokens that come twice.
+
+    Raises:
+        TokenError: a tokenizer that cannot read the sentences.
+    """
+    if model.tokenizer is None:
+        size = min(25, (model.cfg.n_ctx - 1) // 2)
+        if size < 1:
+            raise BadInput("this model's context is too short for a generated corpus; give one with corpus=")
+        drawn = repeated_tokens(model, n, size, generator=torch.Generator().manual_seed(seed))
+        return list(drawn.cpu()), f"{n} rows of random tokens that come twice (seed {seed})"
+    return list(islice(_sentences(seed), n)), f"{n} generated sentences about giving (seed {seed})"
+
+
+def _sentences(seed: int) -> Iterator[str]:
+    for one in ioi_prompts(random.Random(seed), range(len(IOI_TEMPLATES))):
+        yield plain(one.clean) + one.answer

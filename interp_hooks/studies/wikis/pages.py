@@ -1,0 +1,240 @@
+"""The pages of a wiki: fixed files (static/), and data files that they load by script tags, as file:// allows.
+
+    data/about.js                 model, corpus, what columns mean, how data are cut into shards
+    data/heads.js, neurons.js     the columns of all units: what overview and strips are drawn from
+    data/neurons/L03_0.js         examples, histograms and lists of 256 units of layer 3
+    data/documents/12.js          the texts of the tokens of 32 documents
+    data/search/07.js             by token text, the units that have it at the top
+
+Each assigns JSON to a place in a variable. "<" is escaped in it, so that no text of a token ends a script, and the
+pages put texts into the document as text alone. Numbers of many are 12 bits in two characters.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from interp_hooks.corpus.scanning import Scan
+from interp_hooks.model.tensor_files import on_disk
+from interp_hooks.studies.wikis.columns import Column, Listing
+from interp_hooks.studies.wikis.examples import AROUND, NO_BAND, Examples, needed
+from interp_hooks.studies.wikis.tables import PLURAL
+from interp_hooks.studies.wikis.units import Kind, UnitKind, band_names
+
+STATIC = Path(__file__).parent / "static"
+SHARD = {"head": 8, "neuron": 256}  # units in a file
+DOCUMENTS, SEARCH = 32, 64  # documents in a file; files of the search
+MOST_FOUND = 200  # units that the search lists of one token
+DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+STEPS = 2047  # of a value, from 0 to the largest
+UNKNOWN = 4095  # in place of a value that there is not
+
+
+def write_pages(
+    folder: Path,
+    about: Mapping[str, Any],
+    found: Scan,
+    kinds: Sequence[Kind],
+    sizes: Mapping[UnitKind, Mapping[int, int]],
+    columns: Mapping[str, Sequence[Column]],
+    listings: Mapping[str, Sequence[Listing]],
+    examples: Mapping[str, Mapping[int, Examples]],
+    words: Callable[[int], str],
+) -> None:
+    """Write all pages and their data into a folder.
+
+    Raises:
+        DiskError: a file cannot be written.
+    """
+    with on_disk(folder):
+        for path in sorted(STATIC.iterdir()):
+            shutil.copyfile(path, folder / path.name)
+        write_data(folder, "about", dict(about) | _described(found, kinds, sizes, columns, listings))
+        for kind in kinds:
+            plural = PLURAL[kind.name]
+            write_data(folder, plural, {one.name: _flat(one, sizes[kind.name]) for one in columns[kind.name]})
+            histograms = found[f"{kind.name}_histogram"]
+            for layer, one in examples[kind.name].items():
+                parts = [(listing.name, listing.entries.get(layer)) for listing in listings[kind.name]]
+                units = _units(one, histograms[layer]["counts"].numpy(), parts)
+                for number in range(0, len(units), SHARD[kind.name]):
+                    name = f"{plural}/L{layer:02d}_{number // SHARD[kind.name]}"
+                    write_data(folder, name, units[number : number + SHARD[kind.name]])
+        _write_documents(folder, found, needed(examples), words)
+        _write_search(folder, found, kinds, sizes, listings, examples, words)
+
+
+def write_data(folder: Path, name: str, value: Any) -> None:
+    """A data file: `WIKI["name"] = value`, in ASCII and without any character that means something in HTML."""
+    path = folder / "data" / f"{name}.js"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    for char in "<>&":
+        text = text.replace(char, f"\\u{ord(char):04x}")
+    path.write_text(f'(window.WIKI??={{}})["{name}"]={text};\n', encoding="ascii")
+
+
+def _described(
+    found: Scan,
+    kinds: Sequence[Kind],
+    sizes: Mapping[UnitKind, Mapping[int, int]],
+    columns: Mapping[str, Sequence[Column]],
+    listings: Mapping[str, Sequence[Listing]],
+) -> dict[str, Any]:
+    """What the pages need to know of the data files."""
+    histograms = [one for kind in kinds for one in found[f"{kind.name}_histogram"].values()]
+    return {
+        "kinds": {
+            kind.name: {
+                "plural": PLURAL[kind.name],
+                "activation": kind.activation,
+                "unit": kind.activation_unit,
+                "layers": [[layer, n] for layer, n in sizes[kind.name].items()],
+                "shard": SHARD[kind.name],
+                "columns": [
+                    {"name": one.name, "unit": one.unit, "about": one.about, "label": one.is_label}
+                    for one in columns[kind.name]
+                ],
+                "listings": [{"name": one.name, "unit": one.unit, "about": one.about} for one in listings[kind.name]],
+            }
+            for kind in kinds
+        },
+        "bands": band_names(),
+        "edges": [short(edge) for edge in histograms[0]["edges"].tolist()],
+        "around": AROUND,
+        "documents": DOCUMENTS,
+        "search": SEARCH,
+        "most": MOST_FOUND,
+    }
+
+
+def _flat(column: Column, sizes: Mapping[int, int]) -> list[Any]:
+    """A column of all units, layer by layer, with five digits."""
+    values = [value for layer in sizes for value in column.of_layer(layer)]
+    return values if column.is_label else [short(value) for value in values]
+
+
+def short(value: float | None) -> float | None:
+    """A number with five digits; None if it is none, or not finite."""
+    return None if value is None or not np.isfinite(value) else float(f"{float(value):.5g}")
+
+
+# --------------------------------------------------------------------------------------------------------------- units
+
+
+def packed(values: np.ndarray) -> np.ndarray:
+    """Whole numbers 0..4095, [row, n], as one text of 2 n characters for each row."""
+    letters = np.frombuffer(DIGITS.encode(), dtype=np.uint8)
+    rows = np.stack((letters[values >> 6], letters[values & 63]), axis=-1).reshape(len(values), -1)
+    return np.ascontiguousarray(rows).view(f"S{rows.shape[1]}")[:, 0].astype(str) if rows.size else np.zeros(0, str)
+
+
+def _units(one: Examples, counts: np.ndarray, listings: Sequence[tuple[str, Any]]) -> list[dict[str, Any]]:
+    """What the pages show of each unit of a layer."""
+    bounds = np.searchsorted(one.unit, np.arange(len(counts) + 1))
+    largest = np.array([_largest(one.around[low:high]) for low, high in zip(bounds, bounds[1:], strict=False)])
+    scaled = one.around.astype(np.float32) / np.where(largest > 0, largest, 1)[one.unit, None] * STEPS + STEPS
+    codes = np.where(np.isnan(scaled), UNKNOWN, np.nan_to_num(scaled).round().clip(0, 2 * STEPS)).astype(np.int64)
+    around, attention = packed(codes), None
+    if one.attention is not None:
+        levels = (one.attention.astype(np.float32) * 4095).round().clip(0, 4095).astype(np.int64)
+        attention = packed(levels.reshape(len(one), -1))
+    listed = (column.tolist() for column in (one.band, one.document, one.position, one.activation))
+    band, document, position, activation = listed
+    units = []
+    for unit, (low, high) in enumerate(zip(bounds.tolist(), bounds[1:].tolist(), strict=False)):
+        bins = counts[unit].nonzero()[0]
+        shown: dict[str, Any] = {
+            "largest": short(float(largest[unit])),
+            "histogram": [bins.tolist(), counts[unit][bins].tolist()],
+            "examples": [
+                [band[row], document[row], position[row], short(activation[row])]
+                + [str(around[row])]
+                + ([] if attention is None else [str(attention[row])])
+                for row in range(low, high)
+            ],
+            "listings": {
+                name: [[text, short(value)] for text, value in entries[unit]]
+                for name, entries in listings
+                if entries is not None
+            },
+        }
+        units.append(shown)
+    return units
+
+
+def _largest(around: np.ndarray) -> float:
+    return float(np.abs(np.nan_to_num(around.astype(np.float32))).max(initial=0.0))
+
+
+# --------------------------------------------------------------------------------------------------- documents, search
+
+
+def _write_documents(folder: Path, found: Scan, documents: Sequence[int], words: Callable[[int], str]) -> None:
+    shards: dict[int, dict[str, list[str]]] = defaultdict(dict)
+    for document in documents:
+        shards[document // DOCUMENTS][str(document)] = [words(id) for id in found.tokens(document).tolist()]
+    for number, texts in shards.items():
+        write_data(folder, f"documents/{number}", texts)
+
+
+def search_key(text: str) -> str:
+    """What a token is found by: its text without spaces around it, in small letters; of spaces alone, as it is."""
+    return text.strip().lower() or text
+
+
+def search_shard(key: str) -> int:
+    """The file in which a key is."""
+    return sum(map(ord, key)) % SEARCH
+
+
+def _write_search(
+    folder: Path,
+    found: Scan,
+    kinds: Sequence[Kind],
+    sizes: Mapping[UnitKind, Mapping[int, int]],
+    listings: Mapping[str, Sequence[Listing]],
+    examples: Mapping[str, Mapping[int, Examples]],
+    words: Callable[[int], str],
+) -> None:
+    """By key and kind, flat: unit, top examples at such a token, entries of lists with it; the best first."""
+    shards: list[dict[str, dict[str, Any]]] = [{} for _ in range(SEARCH)]
+    for kind in kinds:
+        counts: dict[str, dict[int, list[int]]] = defaultdict(lambda: defaultdict(lambda: [0, 0]))
+        for column, (unit, text) in _mentions(found, kind, sizes[kind.name], listings, examples, words):
+            counts[search_key(text)][unit][column] += 1
+        for key, units in counts.items():
+            best = sorted(units.items(), key=lambda one: (-one[1][0], -one[1][1], one[0]))
+            flat = [number for unit, (top, listed) in best[:MOST_FOUND] for number in (unit, top, listed)]
+            shards[search_shard(key)].setdefault(key, {})[kind.name] = [len(best), flat]
+    for number, words_of in enumerate(shards):
+        write_data(folder, f"search/{number}", words_of)
+
+
+def _mentions(
+    found: Scan,
+    kind: Kind,
+    sizes: Mapping[int, int],
+    listings: Mapping[str, Sequence[Listing]],
+    examples: Mapping[str, Mapping[int, Examples]],
+    words: Callable[[int], str],
+) -> Iterator[tuple[int, tuple[int, str]]]:
+    """Every token at a top example (0) and in a list (1), with the number of the unit among all."""
+    first = 0
+    for layer, n in sizes.items():
+        one = examples[kind.name][layer]
+        for row in np.nonzero(one.band == NO_BAND)[0].tolist():
+            id = int(found.texts[int(one.document[row])][int(one.position[row])])
+            yield 0, (first + int(one.unit[row]), words(id))
+        for listing in listings[kind.name]:
+            for unit, entries in enumerate(listing.entries.get(layer, ())):
+                for text, _ in entries:
+                    yield 1, (first + unit, text)
+        first += n

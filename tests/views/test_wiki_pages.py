@@ -1,0 +1,60 @@
+"""The wiki's fixed pages: colours are those of all pages, and nothing in them can run a text or ask a network."""
+
+import re
+
+import pytest
+
+from interp_hooks.studies.wikis.pages import DIGITS, STATIC, STEPS, UNKNOWN, search_key
+from interp_hooks.views.report import STYLE
+from interp_hooks.views.style import AT_NIGHT as NIGHT
+from interp_hooks.views.style import DEEP, FAINT, INK, NEGATIVE, PALE_POSITIVE, PAPER, POSITIVE
+from interp_hooks.views.tokens import _VISIBLE
+
+FILES = sorted(STATIC.iterdir())
+NAMES = {
+    "ink": INK,
+    "faint": FAINT,
+    "paper": PAPER,
+    "accent": POSITIVE,
+    "alarm": NEGATIVE,
+    "pale": PALE_POSITIVE,
+    "deep": DEEP,
+}
+
+
+def colours(css: str) -> list[str]:
+    return re.findall(r"--(?:ink|faint|paper|accent|alarm|inset): (#\w+)", css)
+
+
+def test_colours_are_those_of_reports() -> None:
+    css = (STATIC / "wiki.css").read_text(encoding="utf-8")
+    assert colours(css) == colours(STYLE)
+    day, night = css.split("@media (prefers-color-scheme: dark)", 1)
+    for name, colour in NAMES.items():
+        assert f"--{name}: {colour};" in day
+        assert f"--{name}: {NIGHT[colour]};" in night
+
+
+def test_the_scripts_decode_what_python_writes() -> None:
+    unit = (STATIC / "unit.js").read_text(encoding="utf-8")
+    assert f'DIGITS = "{DIGITS}"' in unit
+    assert f"UNKNOWN = {UNKNOWN}, STEPS = {STEPS};" in unit
+    seen = re.search(r"SEEN = \{(.*?)\}", (STATIC / "wiki.js").read_text(encoding="utf-8"))
+    assert seen is not None
+    assert seen[1] == ", ".join(
+        f'"{char}": "{shown}"'.replace(char, {"\n": "\\n", "\r": "\\r", "\t": "\\t"}.get(char, char))
+        for char, shown in _VISIBLE.items()
+    )
+    assert [search_key(text) for text in (" The", "the\n", "  ")] == ["the", "the", "  "]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_nothing_runs_texts_or_leads_outside(path) -> None:
+    source = path.read_text(encoding="utf-8")
+    assert not re.findall(
+        r"innerHTML|outerHTML|insertAdjacent|document\.write|\beval\b|new Function|\bfetch\(|XMLHttp|import\(", source
+    )
+    assert set(re.findall(r"https?://[^\"' ]+", source)) <= {"http://www.w3.org/2000/svg"}
+    if path.suffix == ".html":
+        assert "default-src 'none'" in source
+        assert not re.findall(r"<script>|\son\w+=|style=", source)
