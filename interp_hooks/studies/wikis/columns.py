@@ -7,6 +7,7 @@ add columns of their own with `wiki(..., columns={"head": [Column(...)]})`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,12 +21,21 @@ from interp_hooks.corpus.packing import Piece
 from interp_hooks.corpus.scanning import Scan
 from interp_hooks.errors import BadInput
 from interp_hooks.experiments.ablation import ablate
+from interp_hooks.experiments.gradients import integrated_gradients
 from interp_hooks.hooks.names import get_act_name
 from interp_hooks.interventions.metrics import Loss
 from interp_hooks.interventions.recording import record
-from interp_hooks.interventions.runs import Run
-from interp_hooks.model.cache.frozen_norm import FrozenNorm
+from interp_hooks.interventions.runs import Mean, Run
+from interp_hooks.interventions.sites import at
 from interp_hooks.model.transformer import HookedTransformer
+from interp_hooks.studies.heads.metrics import head_metrics
+from interp_hooks.studies.heads.roles import head_roles
+from interp_hooks.studies.heads.vocabulary import copying_scores
+from interp_hooks.studies.neurons.causes import ablation_effects
+from interp_hooks.studies.neurons.contexts import Found, neuron
+from interp_hooks.studies.neurons.tables import neuron_table
+from interp_hooks.studies.neurons.truncation import minimal_example
+from interp_hooks.studies.neurons.vocabulary import VocabularyEffect, vocabulary_effect
 from interp_hooks.studies.wikis.units import UnitKind
 
 Sizes = Mapping[int, int]
@@ -81,7 +91,8 @@ class Listing:
 class Material:
     """What columns are made from: a model, what a scan found, and some pieces of documents that were drawn for more.
 
-    `words` gives the text of a token id; `causal` asks for effects, which take many passes.
+    `words` gives the text of a token id; `causal` asks for effects, which take many passes. `n_examined` neurons of
+    each layer, those whose largest activation stands out most, get metrics that take passes of their own.
     """
 
     model: HookedTransformer
@@ -91,6 +102,25 @@ class Material:
     sizes: Mapping[UnitKind, Sizes]
     causal: bool
     progress: bool
+    n_examined: int
+
+    @cached_property
+    def vocabulary(self) -> VocabularyEffect:
+        """What every neuron does to the vocabulary by its weights."""
+        return vocabulary_effect(self.model, k=LISTED)
+
+    @cached_property
+    def examined(self) -> list[tuple[int, int]]:
+        """The neurons that are examined, as (layer, neuron)."""
+        if self.model.cfg.experts is not None or self.model.cfg.mlm_head:
+            return []
+        chosen = []
+        for layer, one in self.found["neuron_statistics"].items() if "neuron" in self.sizes else ():
+            outstanding = ((one["max"] - one["mean"]) / one["std"]).nan_to_num(0.0, 0.0, 0.0)
+            chosen += [
+                (layer, unit) for unit in outstanding.topk(min(self.n_examined, len(outstanding))).indices.tolist()
+            ]
+        return chosen
 
     @cached_property
     def sample_run(self) -> Run:
@@ -124,44 +154,92 @@ def activation_columns(kind: UnitKind) -> Callable[[Material], list[Column]]:
     return columns
 
 
-ATTENTION = {
-    "previous_token_attention": "mean attention to the token right before the query",
-    "current_token_attention": "mean attention of a token to itself",
-    "first_token_attention": "mean attention to the first token (BOS, where there is one), at which heads rest",
+PAID = {
+    "previous_token": "attention to the token right before the query",
+    "duplicate_token": "attention to earlier copies of the query's token",
+    "induction": "attention to the tokens right after earlier copies of the query's token",
+    "current_token": "attention of a token to itself",
+    "sink": "attention to the first token, at which heads rest that have nothing to do",
 }
+ABOVE = "above uniform attention"
 
 
-@torch.no_grad()
 def attention_columns(material: Material) -> list[Column]:
-    """Where heads attend on the sample, over all queries but the first of each piece; and a label for clear cases."""
-    model, sizes = material.model, material.sizes["head"]
-    sums = {layer: torch.zeros(4, n, dtype=torch.float64) for layer, n in sizes.items()}
-    queries = 0
-    for piece in material.sample:
-        queries += len(piece.tokens) - 1
-        for layer, pattern in patterns_of(model, piece, sizes).items():
-            seen = pattern[:, 1:].double()
-            diagonals = [pattern.diagonal(offset, 1, 2).double() for offset in (-1, 0)]
-            paid = [diagonals[0].sum(1), diagonals[1][:, 1:].sum(1), seen[..., 0].sum(1)]
-            entropy = -torch.xlogy(seen, seen).sum((1, 2))
-            sums[layer] += torch.stack([*paid, entropy]).cpu()
-    means = {layer: one / max(queries, 1) for layer, one in sums.items()}
+    """What heads attend to on the sample, and on random tokens that come twice."""
+    model, run = material.model, material.sample_run
+    on_text = head_metrics(model, run)
     columns = [
-        Column(name=name, unit="attention probability", about=about, values={n: one[row] for n, one in means.items()})
-        for row, (name, about) in enumerate(ATTENTION.items())
+        Column(name=name, unit=f"probability {ABOVE}", about=f"mean {about}", values=on_text.above_uniform(name))
+        for name, about in PAID.items()
     ]
-    entropy = {layer: one[3] for layer, one in means.items()}
-    labels = {layer: [_label(one) for one in values[:3].T.tolist()] for layer, values in means.items()}
+    spread = {
+        "entropy": ("nats", "entropy of attention"),
+        "distance": ("tokens", "mean distance of what is attended to"),
+    }
+    columns += [
+        Column(name=name, unit=unit, about=f"{about}, the first token left out", values=on_text.mean(name))
+        for name, (unit, about) in spread.items()
+    ]
+    columns += [
+        Column(
+            name=f"{name}_share",
+            unit="share of attention times value norm",
+            about=f"how much of what the head does goes by {about}",
+            values=on_text.mean(f"{name}_share"),
+        )
+        for name, about in PAID.items()
+    ]
+    size = min(25, (model.cfg.n_ctx - 1) // 2, model.cfg.d_vocab // 2)
+    if size < 2:
+        return columns
+    repeated = head_metrics(model, n=8, subseq_len=size, generator=torch.Generator().manual_seed(0))
+    return columns + [
+        Column(
+            name=f"repeated_{name}",
+            unit=f"probability {ABOVE}",
+            about=f"mean {PAID[name]}, on random tokens that come twice",
+            values=repeated.above_uniform(name),
+        )
+        for name in ("previous_token", "duplicate_token", "induction")
+    ]
+
+
+def weight_columns(material: Material) -> list[Column]:
+    """What heads' weights do to a token's own logit."""
+    model = material.model
+    if model.cfg.kv_latent or model.cfg.mlm_head:
+        return []
+    scores = copying_scores(model, n=100, generator=torch.Generator().manual_seed(0))
+    about = {"copying": "raise that token's own logit most of all", "suppression": "lower it most of all"}
     return [
-        *columns,
-        Column(name="attention_entropy", unit="nats", about="mean entropy of where a query attends", values=entropy),
-        Column(name="label", unit="label", about="what gets more than half of the head's attention", values=labels),
+        Column(
+            name=name,
+            unit="share of tokens",
+            about=f"share of 100 random tokens of which the head's value and output weights {about[name]}",
+            values=result.mean.cpu(),
+        )
+        for name, result in scores.items()
     ]
 
 
-def _label(paid: Sequence[float]) -> str:
-    most = max(range(3), key=lambda place: paid[place])
-    return ("previous token", "current token", "first token")[most] if paid[most] > 0.5 else ""
+def role_columns(material: Material) -> list[Column]:
+    """The roles of heads by attention and cause, on random tokens that come twice."""
+    model = material.model
+    size = min(25, (model.cfg.n_ctx - 1) // 2, model.cfg.d_vocab // 2)
+    if not material.causal or model.cfg.attention_dir == "bidirectional" or model.cfg.kv_latent or size < 2:
+        return []
+    generator = torch.Generator().manual_seed(0)
+    table = head_roles(model, n=8, subseq_len=size, generator=generator, every_cause=False).table()
+    roles: dict[tuple[int, int], list[str]] = {}
+    for row in table.to_dict("records"):
+        name = row["role"] if row["verdict"] == "role" else f"{row['role']} (candidate)"
+        roles.setdefault((row["layer"], row["head"]), []).append(name)
+    labels = {
+        layer: [", ".join(roles.get((layer, head), ())) for head in range(n)]
+        for layer, n in material.sizes["head"].items()
+    }
+    about = "roles by attention and by cause on random tokens that come twice; a candidate meets one of the two"
+    return [Column(name="role", unit="label", about=about, values=labels)]
 
 
 def patterns_of(
@@ -193,9 +271,76 @@ def causal_columns(material: Material) -> list[Column]:
     ]
 
 
+def neuron_columns(material: Material) -> list[Column]:
+    """What neurons' weights do to the vocabulary, and how what they read and write agree."""
+    if material.model.cfg.mlm_head or material.model.cfg.experts is not None:
+        return []
+    table = neuron_table(material.model, material.found, effect=material.vocabulary)
+    return [
+        Column(
+            name=name,
+            unit=unit,
+            about=about,
+            values={layer: rows[name].tolist() for layer, rows in table.groupby("layer")},
+        )
+        for name, (unit, about) in NEURONS.items()
+        if name in table
+    ]
+
+
+NEURONS = {
+    "label": (
+        "label",
+        "what its effect on logits is where it is positive (prediction, suppression, partition, entropy)",
+    ),
+    "negative_label": ("label", "the same where its activation is negative"),
+    "kurtosis": ("none", "kurtosis of its effect on logits over the vocabulary"),
+    "skew": ("none", "skew of that effect"),
+    "variance": ("logits squared", "variance of that effect for an activation of 1, but for the final norm's scale"),
+    "norm": ("length of a vector in the residual stream", "norm of its output weights"),
+    "null_share": ("share of the norm squared", "how much of its output weights hardly reaches logits"),
+    "cos_in": ("cosine", "of what it reads and what it writes"),
+    "cos_gate": ("cosine", "of what its gate reads and what it writes"),
+    "top_mass": ("share of activation", "share of its positive activation in the highest octave that it reaches"),
+}
+
+
+def estimated_columns(material: Material) -> list[Column]:
+    """What the loss on the sample gains if one neuron gives its mean, to the order of a gradient half way there."""
+    model, run = material.model, material.sample_run
+    if not material.causal or model.cfg.attention_dir == "bidirectional" or model.cfg.experts is not None:
+        return []
+    found = {
+        layer: -integrated_gradients(
+            model, run, Loss(), at("post", layer), baseline=Mean(run), steps=1, over=("neuron",), progress=False
+        ).mean.cpu()
+        for layer in material.sizes["neuron"]
+    }
+    about = "about how much the next-token loss on a sample of the corpus rises if the neuron gives its mean"
+    return [Column(name="ablation_loss_estimate", unit="nats per token", about=about, values=found)]
+
+
+def ablation_columns(material: Material) -> list[Column]:
+    """What is lost if one neuron gives its mean, on its top contexts and on random ones, for those examined."""
+    if not material.causal or material.model.cfg.attention_dir == "bidirectional" or not material.examined:
+        return []
+    effects = ablation_effects(material.model, material.found, material.examined, k=5, n_random=16)
+    table = effects.table().set_index(["contexts", "layer", "neuron"])
+    columns = []
+    for contexts in ("top", "random"):
+        for name, what in (("loss_change_nats", "loss"), ("kl_nats", "kl")):
+            values = {layer: [math.nan] * n for layer, n in material.sizes["neuron"].items()}
+            for layer, neuron in material.examined:
+                values[layer][neuron] = float(table.loc[(contexts, layer, neuron), name])
+            told = "next-token loss rises" if what == "loss" else "predictions diverge"
+            about = f"by how much {told} on {contexts} contexts if the neuron gives its mean (of those examined)"
+            columns.append(Column(name=f"{contexts}_{what}_if_ablated", unit="nats", about=about, values=values))
+    return columns
+
+
 # ------------------------------------------------------------------------------------------------------------ listings
 
-LISTED = 10
+LISTED = 10  # tokens
 
 
 @torch.no_grad()
@@ -220,37 +365,43 @@ def attended_tokens(material: Material) -> list[Listing]:
     return [Listing(name="attends to", unit="share of attention", about=about, entries=entries)]
 
 
-@torch.no_grad()
 def vocabulary_listings(material: Material) -> list[Listing]:
     """The tokens whose logits a neuron raises and lowers most by its output weights."""
-    model = material.model
-    if model.cfg.mlm_head or model.cfg.experts is not None:
+    if material.model.cfg.mlm_head or material.model.cfg.experts is not None:
         return []
-    onto = unembedding(model)
-    raised, lowered = {}, {}
-    for layer in material.sizes["neuron"]:
-        effects = torch.cat([part.to(onto) @ onto for part in model.blocks[layer].mlp.W_out.detach().split(512)])
-        for entries, sign in ((raised, 1), (lowered, -1)):
-            top = (sign * effects).topk(min(LISTED, effects.shape[1]), dim=1)
-            entries[layer] = [
-                [(material.words(id), sign * value) for value, id in zip(*row, strict=True)]
-                for row in zip(top.values.tolist(), top.indices.tolist(), strict=True)
-            ]
-    of = "by its output weights alone (the final norm's scale left out, less the mean over the vocabulary)"
+    effect, of = material.vocabulary, "where its activation is positive, by its output weights alone"
+    entries: dict[str, dict[int, list[list[tuple[str, float | None]]]]] = {"raises": {}, "lowers": {}}
+    for place, (layer, _, _) in enumerate(effect.neurons):
+        for name, words, values in zip(
+            entries, effect.words(place), (effect.top_values[place], effect.bottom_values[place]), strict=True
+        ):
+            entries[name].setdefault(layer, []).append(list(zip(words, values.tolist(), strict=True)))
+    unit = "logit per activation"
     return [
-        Listing(name="raises", unit="logit per activation", about=f"tokens that it raises most, {of}", entries=raised),
-        Listing(name="lowers", unit="logit per activation", about=f"tokens that it lowers most, {of}", entries=lowered),
+        Listing(name=name, unit=unit, about=f"tokens that it {name} most {of}", entries=listed)
+        for name, listed in entries.items()
     ]
 
 
-def unembedding(model: HookedTransformer) -> Float[Tensor, "d_model d_vocab_out"]:
-    """What a vector in the stream is multiplied by to give logits, less their mean and but for the final norm's scale."""
-    W_U = model.W_U.detach()
-    onto = W_U.to(torch.promote_types(W_U.dtype, torch.float32)).T * model.cfg.logits_scale
-    onto = onto - onto.mean(0)
-    if model.ln_final.kind is not None:
-        onto = FrozenNorm.of(model.ln_final, onto.new_ones(1)).pulled_back(onto)
-    return onto.T
+def minimal_listings(material: Material) -> list[Listing]:
+    """A minimal prompt of every neuron that is examined."""
+    found = Found(material.found)
+    entries = {layer: [[] for _ in range(n)] for layer, n in material.sizes["neuron"].items()}
+    for layer, number in material.examined:
+        top = found.top[layer]
+        document, position = (int(top[name][number, 0]) for name in ("documents", "positions"))
+        if document < 0 or float(top["values"][number, 0]) <= 0:
+            continue
+        prompt = material.found.tokens(document)[max(0, position + 1 - material.model.cfg.n_ctx) : position + 1]
+        short = minimal_example(material.model, neuron(layer, number), prompt[-LONGEST:])
+        text = "".join(material.words(int(id)) for id in short.tokens)
+        entries[layer][number] = [(text, short.kept)]
+    about = "tokens of its top example of which none can be left out without losing half of the activation (of those examined)"
+    unit = "share of the activation"
+    return [Listing(name="minimal prompt", unit=unit, about=about, entries=entries)] if material.examined else []
+
+
+LONGEST = 32  # tokens of a prompt that is made minimal
 
 
 # ------------------------------------------------------------------------------------------ where metrics are joined in
@@ -259,10 +410,10 @@ Columns = Sequence[Callable[[Material], list[Column]]]
 Listings = Sequence[Callable[[Material], list[Listing]]]
 
 COLUMNS: Mapping[UnitKind, Columns] = {
-    "head": (attention_columns, activation_columns("head"), causal_columns),
-    "neuron": (activation_columns("neuron"),),
+    "head": (role_columns, attention_columns, weight_columns, activation_columns("head"), causal_columns),
+    "neuron": (neuron_columns, activation_columns("neuron"), estimated_columns, ablation_columns),
 }
-LISTINGS: Mapping[UnitKind, Listings] = {"head": (attended_tokens,), "neuron": (vocabulary_listings,)}
+LISTINGS: Mapping[UnitKind, Listings] = {"head": (attended_tokens,), "neuron": (vocabulary_listings, minimal_listings)}
 
 
 def columns_of(material: Material, kind: UnitKind, own: Sequence[Column] = ()) -> list[Column]:

@@ -60,6 +60,7 @@ def wiki(
     per_band: Count = 2,
     sample: Count = 16,
     seed: Seed = 0,
+    examined: Count = 8,
     causal: bool = True,
     columns: Mapping[UnitKind, Sequence[Column]] | None = None,
     neuronpedia: bool = False,
@@ -72,7 +73,8 @@ def wiki(
     documents. Without one, it is made: sentences about giving (`generated_corpus`). Documents longer than `length`
     tokens (default: 256, or the model's context) are read in pieces. The page of a unit shows its `top` documents and
     `per_band` random ones of each band of activation. Attention statistics and, unless `causal=False`, effects come
-    from the first tokens of `sample` documents. `columns` are metrics of your own, and `neuronpedia` writes a JSON
+    from the first tokens of `sample` documents; `examined` neurons of each layer, those whose largest activation stands
+    out most, are ablated on their own contexts, and get a minimal prompt. `columns` are metrics of your own, and `neuronpedia` writes a JSON
     file per unit, too.
 
     A run that was killed goes on in `out.partial`; `out` is there only when it is whole. A wiki of the same model
@@ -85,7 +87,7 @@ def wiki(
 
     >>> from interp_hooks.studies import wiki
     >>> made = wiki(model, [*clean, *corrupt], "my-wiki", causal=False, progress=False)
-    >>> made.heads[["layer", "head", "previous_token_attention"]].shape
+    >>> made.heads[["layer", "head", "previous_token"]].shape
     (12, 3)
     """
     need_arrow()
@@ -108,7 +110,9 @@ def wiki(
             raise
         packer = Packer(model=model, exclude=("bos",), tokens_at_once=length, **reading)
         made = _Making(model, found, kinds, packer, _words(model), progress)
-        options = dict(limit=limit, length=length, top=top, per_band=per_band, sample=sample, seed=seed)
+        options = dict(
+            limit=limit, length=length, top=top, per_band=per_band, sample=sample, examined=examined, seed=seed
+        )
         about = {
             "version": VERSION,
             "name": model.cfg.model_name,
@@ -117,7 +121,7 @@ def wiki(
             "n_documents": found.n_documents,
             "n_tokens": found.n_tokens,
         }
-        made.write(place.draft, about, made.material(sample, causal), columns or {}, reading, neuronpedia)
+        made.write(place.draft, about, made.material(sample, causal, examined), columns or {}, reading, neuronpedia)
         place.finish()
     return Wiki(place.path)
 
@@ -133,7 +137,7 @@ class _Making:
     words: Callable[[int], str]
     progress: bool
 
-    def material(self, sample: int, causal: bool) -> Material:
+    def material(self, sample: int, causal: bool, examined: int) -> Material:
         sizes: dict[UnitKind, dict[int, int]] = {
             kind.name: {
                 int(layer): len(one["mean"])
@@ -150,6 +154,7 @@ class _Making:
             sizes=sizes,
             causal=causal,
             progress=self.progress,
+            n_examined=examined,
         )
 
     def _sample(self, n: int) -> list[Piece]:
