@@ -46,8 +46,8 @@ Sizes = Mapping[int, int]
 class Column:
     """Something that is known of every unit of a kind: a number, in some `unit`, or a label (a str; "" is none).
 
-    `values` are [layer, unit], a tensor or nested sequences, or a mapping from layers to [unit]. nan is a number that is
-    not known.
+    `values` are [layer, unit], a tensor or nested sequences, or a mapping from layers to [unit]. nan is a number that
+    is not known.
     """
 
     name: str
@@ -147,7 +147,12 @@ def activation_columns(kind: UnitKind) -> Callable[[Material], list[Column]]:
     def columns(material: Material) -> list[Column]:
         found = material.found[f"{kind}_statistics"]
         return [
-            Column(name=name, unit=unit, about=about, values={layer: one[key] for layer, one in found.items()})
+            Column(
+                name=name,
+                unit=unit,
+                about=about,
+                values={layer: one[key] for layer, one in found.items() if layer is not None},
+            )
             for key, (name, unit, about) in chosen.items()
         ]
 
@@ -174,7 +179,7 @@ def attention_columns(material: Material) -> list[Column]:
     ]
     spread = {
         "entropy": ("nats", "entropy of attention"),
-        "distance": ("tokens", "mean distance of what is attended to"),
+        "distance": ("tokens", "mean distance of attention"),
     }
     columns += [
         Column(name=name, unit=unit, about=f"{about}, the first token left out", values=on_text.mean(name))
@@ -281,7 +286,7 @@ def neuron_columns(material: Material) -> list[Column]:
             name=name,
             unit=unit,
             about=about,
-            values={layer: rows[name].tolist() for layer, rows in table.groupby("layer")},
+            values={layer: table[name][table["layer"] == layer].tolist() for layer in material.sizes["neuron"]},
         )
         for name, (unit, about) in NEURONS.items()
         if name in table
@@ -291,7 +296,7 @@ def neuron_columns(material: Material) -> list[Column]:
 NEURONS = {
     "label": (
         "label",
-        "what its effect on logits is where it is positive (prediction, suppression, partition, entropy)",
+        "the kind of its effect on logits (prediction, suppression, partition, entropy) if positive",
     ),
     "negative_label": ("label", "the same where its activation is negative"),
     "kurtosis": ("none", "kurtosis of its effect on logits over the vocabulary"),
@@ -325,13 +330,13 @@ def ablation_columns(material: Material) -> list[Column]:
     if not material.causal or material.model.cfg.attention_dir == "bidirectional" or not material.examined:
         return []
     effects = ablation_effects(material.model, material.found, material.examined, k=5, n_random=16)
-    table = effects.table().set_index(["contexts", "layer", "neuron"])
+    rows = {(row["contexts"], row["layer"], row["neuron"]): row for row in effects.table().to_dict("records")}
     columns = []
     for contexts in ("top", "random"):
         for name, what in (("loss_change_nats", "loss"), ("kl_nats", "kl")):
             values = {layer: [math.nan] * n for layer, n in material.sizes["neuron"].items()}
-            for layer, neuron in material.examined:
-                values[layer][neuron] = float(table.loc[(contexts, layer, neuron), name])
+            for layer, unit in material.examined:
+                values[layer][unit] = float(rows[contexts, layer, unit][name])
             told = "next-token loss rises" if what == "loss" else "predictions diverge"
             about = f"by how much {told} on {contexts} contexts if the neuron gives its mean (of those examined)"
             columns.append(Column(name=f"{contexts}_{what}_if_ablated", unit="nats", about=about, values=values))
@@ -350,9 +355,9 @@ def attended_tokens(material: Material) -> list[Listing]:
     ids, place = torch.cat([piece.tokens for piece in material.sample]).unique(return_inverse=True)
     sums = {layer: torch.zeros(n, len(ids), dtype=torch.float64) for layer, n in sizes.items()}
     columns = place.split([len(piece.tokens) for piece in material.sample])
-    for piece, at in zip(material.sample, columns, strict=True):
+    for piece, column in zip(material.sample, columns, strict=True):
         for layer, pattern in patterns_of(model, piece, sizes).items():
-            sums[layer].index_add_(1, at[1:], pattern[:, :, 1:].sum(1).double().cpu())
+            sums[layer].index_add_(1, column[1:], pattern[:, :, 1:].sum(1).double().cpu())
     entries = {}
     for layer, paid in sums.items():
         share = paid / paid.sum(1, keepdim=True).clamp(min=1e-30)
@@ -396,7 +401,7 @@ def minimal_listings(material: Material) -> list[Listing]:
         short = minimal_example(material.model, neuron(layer, number), prompt[-LONGEST:])
         text = "".join(material.words(int(id)) for id in short.tokens)
         entries[layer][number] = [(text, short.kept)]
-    about = "tokens of its top example of which none can be left out without losing half of the activation (of those examined)"
+    about = "of its top example, tokens of which none can be left out without losing half of the activation"
     unit = "share of the activation"
     return [Listing(name="minimal prompt", unit=unit, about=about, entries=entries)] if material.examined else []
 

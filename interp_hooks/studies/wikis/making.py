@@ -73,9 +73,9 @@ def wiki(
     documents. Without one, it is made: sentences about giving (`generated_corpus`). Documents longer than `length`
     tokens (default: 256, or the model's context) are read in pieces. The page of a unit shows its `top` documents and
     `per_band` random ones of each band of activation. Attention statistics and, unless `causal=False`, effects come
-    from the first tokens of `sample` documents; `examined` neurons of each layer, those whose largest activation stands
-    out most, are ablated on their own contexts, and get a minimal prompt. `columns` are metrics of your own, and `neuronpedia` writes a JSON
-    file per unit, too.
+    from the first tokens of `sample` documents; `examined` neurons of each layer, those whose largest activation
+    stands out most, are ablated on their own contexts, and get a minimal prompt. `columns` are metrics of your own,
+    and `neuronpedia` writes a JSON file per unit, too.
 
     A run that was killed goes on in `out.partial`; `out` is there only when it is whole. A wiki of the same model
     that is there is replaced.
