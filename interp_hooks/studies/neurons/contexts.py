@@ -36,7 +36,12 @@ PER_UNIT = {TopK: "values", Statistics: "min", Histogram: "counts", Bands: "coun
 
 
 def neuron(layer: int, number: int, hook: str = "post") -> Units:
-    """One neuron as a unit: what it gives on to the output weights, or another activation of it."""
+    """One neuron as a unit: what it gives on to the output weights, or another activation of it.
+
+    >>> from interp_hooks.studies import neuron
+    >>> neuron(1, 3).select
+    (3,)
+    """
     return replace(neurons([layer], hook), select=(number,))
 
 
