@@ -131,7 +131,7 @@ def illusion(
 
 
 def top_mass(histogram: Mapping[str, Tensor], place: int, side: Side = "largest") -> float:
-    """The share of a unit's positive (or negative) activation in the outermost octave which it reaches; nan without any.
+    """The share of a unit's positive (or negative) activation in the last octave that it reaches; nan without any.
 
     Every value counts as the middle of its octave, three halves of the lower edge, so that the share is right to within
     a third.
