@@ -107,10 +107,8 @@ def logit_boost(
     found, onto = Found(scan), unembedding(model)
     if not 1 <= k <= onto.shape[1]:
         raise BadInput(f"k must be 1..{onto.shape[1]}, the size of the vocabulary, got {k}")
-    examples = [
-        top_contexts(model, found, layer, neuron, k=n_contexts, side=side, before=before).followed()
-        for layer, neuron in units
-    ]
+    options: dict[str, Any] = dict(k=n_contexts, side=side, before=before)
+    examples = [top_contexts(model, found, layer, neuron, **options).followed() for layer, neuron in units]
     shown = _activations_and_scales(model, units, examples)
     groups = {layer: neurons_of(model, layer)[0] for layer, _ in units}
     parts = [

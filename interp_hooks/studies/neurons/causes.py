@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp_hooks.corpus.reducers.top import Side
 from interp_hooks.corpus.scanning import Scan
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import Count, checked
@@ -87,6 +88,7 @@ def ablation_effects(
     *,
     k: Count = 8,
     n_random: Count = 32,
+    side: Side = "largest",
     before: Count | None = 64,
     value: float | None = None,
     generator: torch.Generator | None = None,
@@ -96,7 +98,8 @@ def ablation_effects(
 
     It is set to its mean over the scan's corpus, or to `value`. `scan` needs `TopK(neurons())` and
     `Statistics(neurons())`, as `neuron_reducers` has them. `k` top contexts of each unit and `n_random` tokens of the
-    corpus, drawn by `generator` (default: seed 0), are read with `before` tokens before them.
+    corpus, drawn by `generator` (default: seed 0), are read with `before` tokens before them. `side` "smallest" takes
+    the contexts in which a unit is smallest: neurons of gated MLPs may do what they do where they are negative.
 
     Raises:
         BadInput: units that the scan did not measure, or a scan without such reducers.
@@ -113,7 +116,8 @@ def ablation_effects(
     places = [(layer, found.place(layer, neuron)) for layer, neuron in units]
     means = [float(found.statistics[layer]["mean"][place]) if value is None else value for layer, place in places]
     ablations = [Ablation(layer, neuron, mean) for (layer, neuron), mean in zip(units, means, strict=True)]
-    tops = [top_contexts(model, found, layer, neuron, k=k, before=before).followed() for layer, neuron in units]
+    options: dict[str, Any] = dict(k=k, side=side, before=before)
+    tops = [top_contexts(model, found, layer, neuron, **options).followed() for layer, neuron in units]
     drawn = random_contexts(model, scan, n_random, generator or torch.Generator().manual_seed(0), before)
     with progress_bar(total=2 * len(units), progress=progress, unit="unit") as bar:
         top = _on_their_own(model, ablations, tops)

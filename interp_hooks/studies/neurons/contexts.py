@@ -39,8 +39,8 @@ def neuron(layer: int, number: int, hook: str = "post") -> Units:
     """One neuron as a unit: what it gives on to the output weights, or another activation of it.
 
     >>> from interp_hooks.studies import neuron
-    >>> neuron(1, 17).select
-    (17,)
+    >>> neuron(1, 3).select
+    (3,)
     """
     return replace(neurons([layer], hook), select=(number,))
 

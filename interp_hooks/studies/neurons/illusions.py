@@ -23,6 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp_hooks.corpus.reducers.top import Side
 from interp_hooks.corpus.scanning import Scan
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import Count, checked
@@ -88,12 +89,14 @@ def illusion(
     other: Scan,
     *,
     k: Count = 8,
+    side: Side = "largest",
     by: By = "stream",
     threshold: float = 0.5,
 ) -> Illusion:
     """The top `k` examples of a neuron in the corpora of two scans, side by side.
 
-    Scans need `TopK(neurons())`; with `Histogram(neurons())` they tell the mass in the top band, too.
+    Scans need `TopK(neurons())`; with `Histogram(neurons())` they tell the mass in the top band, too. With `side`
+    "smallest" it is about the other end, of scans with `TopK(neurons(), side="smallest")`.
 
     Raises:
         BadInput: a neuron that a scan did not measure, a scan without `TopK`, or an unknown measure of likeness.
@@ -107,7 +110,7 @@ def illusion(
     if by not in LIKENESS:
         raise BadInput(f"by must be 'stream' or 'tokens', got {by!r}")
     founds = [Found(one), Found(other)]
-    examples = [top_contexts(model, found, layer, neuron, k=k) for found in founds]
+    examples = [top_contexts(model, found, layer, neuron, k=k, side=side) for found in founds]
     both = together(examples)
     kinds = leaders(LIKENESS[by](model, layer, both), both.values.abs(), threshold)
     text_of, sizes = names_of(model), [len(one) for one in examples]
@@ -119,20 +122,23 @@ def illusion(
         values=[one.values for one in examples],
         kinds=[kinds[: sizes[0]], kinds[sizes[0] :]],
         top_mass=[
-            None if not found.measures("histogram") else top_mass(found.histogram[layer], found.place(layer, neuron))
+            None
+            if not found.measures("histogram")
+            else top_mass(found.histogram[layer], found.place(layer, neuron), side)
             for found in founds
         ],
     )
 
 
-def top_mass(histogram: Mapping[str, Tensor], place: int) -> float:
-    """The share of a unit's positive activation that is in the highest octave which it reaches; nan without any.
+def top_mass(histogram: Mapping[str, Tensor], place: int, side: Side = "largest") -> float:
+    """The share of a unit's positive (or negative) activation in the last octave that it reaches; nan without any.
 
     Every value counts as the middle of its octave, three halves of the lower edge, so that the share is right to within
     a third.
     """
     positive = histogram["edges"] > 0
-    mass = histogram["counts"][place, positive].double() * histogram["edges"][positive]
+    counts = histogram["counts"][place] if side == "largest" else histogram["counts"][place].flip(0)  # bins mirror
+    mass = counts[positive].double() * histogram["edges"][positive]
     reached = mass.nonzero()
     return float(mass[reached[-1]] / mass.sum()) if len(reached) else float("nan")
 

@@ -36,18 +36,20 @@ def by_hand(model: HookedTransformer, unit: tuple[int, int], value: float, row: 
 
 
 @pytest.mark.parametrize("at_once", [8192, 20])
-@pytest.mark.parametrize("value", [None, 0.5])
-def test_effects_are_those_by_hand(at_once: int, value: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("value", "side"), [(None, "largest"), (0.5, "smallest")])
+def test_effects_are_those_by_hand(
+    at_once: int, value: float | None, side: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = build(gated_mlp=True, act_fn="silu", d_vocab_out=23)
     scan = scanned(model, texts(), k=3)
     found, generator = Found(scan), torch.Generator().manual_seed(4)
     monkeypatch.setattr(causes, "AT_ONCE", at_once)
-    effects = ablation_effects(model, scan, UNITS, n_random=5, value=value, generator=generator)
+    effects = ablation_effects(model, scan, UNITS, n_random=5, value=value, side=side, generator=generator)
     drawn = random_contexts(model, scan, 5, torch.Generator().manual_seed(4), 64)
     for place, (layer, neuron) in enumerate(UNITS):
         mean = float(found.statistics[layer]["mean"][neuron]) if value is None else value
         assert float(effects.means[place]) == mean
-        top = top_contexts(model, found, layer, neuron).followed()
+        top = top_contexts(model, found, layer, neuron, side=side).followed()
         for contexts, loss, kl in (
             (top, effects.top_loss[place], effects.top_kl[place]),
             (drawn, effects.random_loss[place], effects.random_kl[place]),

@@ -1,8 +1,11 @@
 """A neuron that answers to two words looks like a neuron of one in a corpus that has only this one."""
 
+from typing import Any
+
 import pytest
 import torch
 
+from interp_hooks import HookedTransformer
 from interp_hooks.corpus import TopK, neurons, scan
 from interp_hooks.errors import BadInput
 from interp_hooks.studies import illusion
@@ -51,12 +54,23 @@ def test_each_example_joins_the_first_kind_that_is_similar() -> None:
     assert leaders(likeness, torch.tensor([3.0, 4.0, 2.0, 1.0]), 0.5) == [0, 0, 0, 1]
 
 
+def negative(model: HookedTransformer) -> HookedTransformer:
+    """The same neurons with the opposite sign."""
+    mlp: Any = model.blocks[0].mlp
+    plain = mlp.act_fn
+    mlp.act_fn = lambda pre: -plain(pre)
+    return model
+
+
 def test_the_mass_of_the_highest_octave_is_nearly_right() -> None:
     model = pair_model()
     found = scanned(model, documents(TEA, CAT)[0])
     histogram = Found(found).histogram[0]
     assert top_mass(histogram, EITHER) == pytest.approx(2 / 3)
     assert torch.tensor(top_mass(histogram, 3)).isnan()
+    mirrored = Found(scanned(negative(model), documents(TEA, CAT)[0])).histogram[0]
+    assert top_mass(mirrored, EITHER, "smallest") == pytest.approx(2 / 3)
+    assert torch.tensor(top_mass(mirrored, EITHER)).isnan()
 
 
 def test_a_scan_without_a_histogram_tells_no_mass() -> None:
