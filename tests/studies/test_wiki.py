@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,7 +47,7 @@ def made(reads: HookedTransformer, texts: list[str], tmp_path_factory: pytest.Te
     return wiki(reads, texts, tmp_path_factory.mktemp("wikis") / "made", length=8, top=3, progress=False)
 
 
-def data(made: Wiki, name: str) -> object:
+def data(made: Wiki, name: str) -> Any:
     """What a data file assigns."""
     text = (made.path / "data" / f"{name}.js").read_text(encoding="ascii")
     head, _, value = text.partition("=")[2].partition("=")
@@ -95,7 +96,7 @@ def test_examples_are_true(reads: HookedTransformer, texts: list[str], tmp_path:
         heads = [torch.einsum("phk,hkd->phd", one["z", layer][0], reads.W_O[layer]).norm(dim=-1) for one in caches]
         neurons = [one["post", layer][0] for one in caches]
         for kind, values in (("head", heads), ("neuron", neurons)):
-            rows = whole.examples.query("unit == @kind and layer == @layer")
+            rows = whole.examples.query(f"unit == '{kind}' and layer == {layer}")
             assert len(rows) >= 10
             for row in rows.itertuples():
                 value = values[row.document][1:, row.index]
@@ -187,7 +188,7 @@ def test_activations_around_an_example_are_those_of_its_piece(made: Wiki, reads:
         largest = 0.0
         for example in shown["examples"]:
             _, document, position = example[:3]
-            ids = made.tokens.query("document == @document")["token_id"].tolist()
+            ids = made.tokens.query(f"document == {document}")["token_id"].tolist()
             start = 0 if position < 8 else 8 + (position - 8) // 7 * 7
             piece = ids[:8] if start == 0 else [ids[0], *ids[start : start + 7]]
             _, cache = reads.run_with_cache(torch.tensor([piece]))
@@ -210,7 +211,7 @@ def test_activations_around_an_example_are_those_of_its_piece(made: Wiki, reads:
 def test_attention_of_an_example_is_that_of_its_piece(made: Wiki, reads: HookedTransformer) -> None:
     example = data(made, "heads/L01_0")[0]["examples"][0]
     _, document, position = example[:3]
-    ids = made.tokens.query("document == @document")["token_id"].tolist()
+    ids = made.tokens.query(f"document == {document}")["token_id"].tolist()
     start = 0 if position < 8 else 8 + (position - 8) // 7 * 7
     piece = ids[:8] if start == 0 else [ids[0], *ids[start : start + 7]]
     _, cache = reads.run_with_cache(torch.tensor([piece]))
@@ -349,7 +350,7 @@ def test_a_killed_wiki_goes_on_with_its_scan(
     monkeypatch.undo()
     assert not (tmp_path / "w").exists()
     assert [path.name for path in (tmp_path / "w.partial").iterdir()] == ["scan"]
-    read: list[object] = []
+    read: list[Any] = []
     whole = scanning.Reading.read
     monkeypatch.setattr(scanning.Reading, "read", lambda self, rows: read.append(self.reducers) or whole(self, rows))
     with pytest.raises(BadInput, match=r"or delete .*w\.partial"):

@@ -28,6 +28,8 @@ from interp_hooks.model.cache.frozen_norm import FrozenNorm
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.studies.wikis.units import UnitKind
 
+RUNS = 8  # documents of the sample on which effects are measured
+
 Sizes = Mapping[int, int]
 """How many units of a kind each layer has."""
 
@@ -36,8 +38,8 @@ Sizes = Mapping[int, int]
 class Column:
     """Something that is known of every unit of a kind: a number, in some `unit`, or a label (a str; "" is none).
 
-    `values` are [layer, unit], a tensor or nested sequences, or a mapping from layers to [unit]. nan is a number that is
-    not known.
+    `values` are [layer, unit], a tensor or nested sequences, or a mapping from layers to [unit]. A number that is not
+    known is nan.
     """
 
     name: str
@@ -93,11 +95,12 @@ class Material:
     progress: bool
 
     @cached_property
-    def sample_run(self) -> Run:
-        """The sample as one run, padded on the right."""
-        width = max(len(piece.tokens) for piece in self.sample)
-        tokens, real = (torch.zeros(len(self.sample), width, dtype=torch.long) for _ in range(2))
-        for row, piece in enumerate(self.sample):
+    def run(self) -> Run:
+        """The first `RUNS` of the sample as a run, padded on the right, for effects of all heads."""
+        pieces = self.sample[:RUNS]
+        width = max(len(piece.tokens) for piece in pieces)
+        tokens, real = (torch.zeros(len(pieces), width, dtype=torch.long) for _ in range(2))
+        for row, piece in enumerate(pieces):
             tokens[row, : len(piece.tokens)], real[row, : len(piece.tokens)] = piece.tokens, 1
         device = self.model.device
         return Run(tokens.to(device), (), real.to(device))
@@ -115,7 +118,7 @@ def activation_columns(kind: UnitKind) -> Callable[[Material], list[Column]]:
     chosen = described if kind == "neuron" else {name: described[name] for name in ("mean", "std", "max")}
 
     def columns(material: Material) -> list[Column]:
-        found = material.found[f"{kind}_statistics"]
+        found = {int(layer): one for layer, one in material.found[f"{kind}_statistics"].items() if layer is not None}
         return [
             Column(name=name, unit=unit, about=about, values={layer: one[key] for layer, one in found.items()})
             for key, (name, unit, about) in chosen.items()
@@ -180,8 +183,7 @@ def causal_columns(material: Material) -> list[Column]:
     model = material.model
     if not material.causal or model.cfg.attention_dir == "bidirectional":
         return []
-    run = material.sample_run
-    lost = ablate(model, run, Loss(), "z", method="mean", progress=material.progress)
+    lost = ablate(model, material.run, Loss(), "z", method="mean", progress=material.progress)
     increase = (lost.values - lost.baselines["original"]).mean(-1)
     return [
         Column(
@@ -196,6 +198,7 @@ def causal_columns(material: Material) -> list[Column]:
 # ------------------------------------------------------------------------------------------------------------ listings
 
 LISTED = 10
+AT_ONCE = 256  # neurons whose effects on the vocabulary are made together
 
 
 @torch.no_grad()
@@ -227,15 +230,19 @@ def vocabulary_listings(material: Material) -> list[Listing]:
     if model.cfg.mlm_head or model.cfg.experts is not None:
         return []
     onto = unembedding(model)
-    raised, lowered = {}, {}
+    raised: dict[int, list[list[tuple[str, float]]]] = {}
+    lowered: dict[int, list[list[tuple[str, float]]]] = {}
     for layer in material.sizes["neuron"]:
-        effects = torch.cat([part.to(onto) @ onto for part in model.blocks[layer].mlp.W_out.detach().split(512)])
-        for entries, sign in ((raised, 1), (lowered, -1)):
-            top = (sign * effects).topk(min(LISTED, effects.shape[1]), dim=1)
-            entries[layer] = [
-                [(material.words(id), sign * value) for value, id in zip(*row, strict=True)]
-                for row in zip(top.values.tolist(), top.indices.tolist(), strict=True)
-            ]
+        mlp: Any = model.blocks[layer].mlp
+        raised[layer], lowered[layer] = [], []
+        for part in mlp.W_out.detach().split(AT_ONCE):
+            effects = part.to(onto) @ onto
+            for entries, largest in ((raised, True), (lowered, False)):
+                top = effects.topk(min(LISTED, effects.shape[1]), dim=1, largest=largest)
+                entries[layer] += [
+                    [(material.words(id), value) for value, id in zip(*row, strict=True)]
+                    for row in zip(top.values.tolist(), top.indices.tolist(), strict=True)
+                ]
     of = "by its output weights alone (the final norm's scale left out, less the mean over the vocabulary)"
     return [
         Listing(name="raises", unit="logit per activation", about=f"tokens that it raises most, {of}", entries=raised),
@@ -244,7 +251,7 @@ def vocabulary_listings(material: Material) -> list[Listing]:
 
 
 def unembedding(model: HookedTransformer) -> Float[Tensor, "d_model d_vocab_out"]:
-    """What a vector in the stream is multiplied by to give logits, less their mean and but for the final norm's scale."""
+    """What turns a vector in the stream into logits, less their mean and but for the final norm's scale."""
     W_U = model.W_U.detach()
     onto = W_U.to(torch.promote_types(W_U.dtype, torch.float32)).T * model.cfg.logits_scale
     onto = onto - onto.mean(0)
