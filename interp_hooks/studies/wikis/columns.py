@@ -181,7 +181,8 @@ def patterns_of(
 def causal_columns(material: Material) -> list[Column]:
     """What the loss on the sample gains if one head writes its mean."""
     model = material.model
-    if not material.causal or model.cfg.attention_dir == "bidirectional":
+    predicts = model.cfg.attention_dir == "causal" and model.cfg.d_vocab_out == model.cfg.d_vocab
+    if not (material.causal and predicts):
         return []
     lost = ablate(model, material.run, Loss(), "z", method="mean", progress=material.progress)
     increase = (lost.values - lost.baselines["original"]).mean(-1)

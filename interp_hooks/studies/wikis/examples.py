@@ -100,7 +100,8 @@ class Windows(Reducer):
 
     def reduce(self, seen: Seen) -> State:
         assert seen.layer is not None
-        document, position, unit, row = self.wanted[seen.layer].T
+        device = seen.values.device
+        document, position, unit, row = self.wanted[seen.layer].to(device).T
         keys = (seen.documents << 32) + seen.positions
         order = keys.argsort()
         asked = (document << 32) + position
@@ -108,7 +109,7 @@ class Windows(Reducer):
         token = order[place]
         there = keys[token] == asked
         token, unit, position = token[there], unit[there], position[there]
-        offsets = torch.arange(-AROUND, AROUND + 1)
+        offsets = torch.arange(-AROUND, AROUND + 1, device=device)
         at = token[:, None] + offsets
         inside = (at >= 0) & (at < len(keys))
         at = at.clamp(0, len(keys) - 1)
@@ -172,7 +173,7 @@ def add_attention(
             rows = {layer: list(_in_piece(one, piece)) for layer, one in filled.items()}
             for layer, pattern in patterns_of(model, piece, [layer for layer, one in rows.items() if one]).items():
                 for row, token in rows[layer]:
-                    _fill(filled[layer], row, token, pattern[int(filled[layer].unit[row])].cpu().numpy())
+                    _fill(filled[layer], row, token, pattern[int(filled[layer].unit[row])].float().cpu().numpy())
         progress(1)
     return filled
 
