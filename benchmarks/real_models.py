@@ -72,8 +72,11 @@ import sys, torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 folder, name, to = sys.argv[1:]
 model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
-del model.config.quantization_config  # its weights are plain numbers now
-model.save_pretrained(to)
+weights, config = model.state_dict(), model.config
+del config.quantization_config  # they are plain numbers now
+plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+plain.load_state_dict(weights)
+plain.save_pretrained(to)
 AutoTokenizer.from_pretrained(folder, gguf_file=name).save_pretrained(to)
 """
 

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +15,11 @@ from interp_hooks.errors import BadInput, FolderInUse
 from interp_hooks.model.folder_lock import LOCK, locked
 from interp_hooks.studies import Column, Wiki, wiki
 from interp_hooks.studies.wikis import pages, tables
+from interp_hooks.studies.wikis.columns import unembedding
 from interp_hooks.studies.wikis.examples import AROUND, Windows
 from interp_hooks.studies.wikis.pages import DIGITS, SHARD, STEPS, UNKNOWN, packed, search_key, search_shard
 from interp_hooks.studies.wikis.units import band_names
-from tests.tiny import build
+from tests.tiny import CUSTOM, build, random_tokens
 from tests.views.small import save_checkpoint
 
 TEXTS = [
@@ -46,7 +48,7 @@ def made(reads: HookedTransformer, texts: list[str], tmp_path_factory: pytest.Te
     return wiki(reads, texts, tmp_path_factory.mktemp("wikis") / "made", length=8, top=3, progress=False)
 
 
-def data(made: Wiki, name: str) -> object:
+def data(made: Wiki, name: str) -> Any:
     """What a data file assigns."""
     text = (made.path / "data" / f"{name}.js").read_text(encoding="ascii")
     head, _, value = text.partition("=")[2].partition("=")
@@ -95,7 +97,7 @@ def test_examples_are_true(reads: HookedTransformer, texts: list[str], tmp_path:
         heads = [torch.einsum("phk,hkd->phd", one["z", layer][0], reads.W_O[layer]).norm(dim=-1) for one in caches]
         neurons = [one["post", layer][0] for one in caches]
         for kind, values in (("head", heads), ("neuron", neurons)):
-            rows = whole.examples.query("unit == @kind and layer == @layer")
+            rows = whole.examples.query(f"unit == '{kind}' and layer == {layer}")
             assert len(rows) >= 10
             for row in rows.itertuples():
                 value = values[row.document][1:, row.index]
@@ -153,6 +155,35 @@ def test_lists_hold_the_tokens_that_a_neuron_raises(made: Wiki, reads: HookedTra
     assert lowered["text"].tolist() == [reads.to_single_str_token(id) for id in worst.indices.tolist()]
 
 
+def test_the_unembedding_of_a_model_that_keeps_its_norm_is_what_logits_get() -> None:
+    """A vector that is added to the stream, at a scale that stays, moves logits by it, up to their mean."""
+    model = build()
+    vector, stream = torch.randn(2, 12, dtype=torch.float64).unbind()
+    with torch.no_grad():
+        centred = vector - vector.mean()
+        logits = (centred * model.ln_final.w) @ model.W_U
+        assert torch.allclose(vector @ unembedding(model), logits - logits.mean())
+        moved = [model.unembed(model.ln_final((stream + sign * 1e-6 * vector)[None, None])) for sign in (1, -1)]
+        slope = (moved[0] - moved[1])[0, 0] / 2e-6 * (stream - stream.mean()).std(correction=0)
+        along = (stream - stream.mean()) / (stream - stream.mean()).norm()
+        turned = (centred - along * (centred @ along)) @ unembedding(model)  # the scale grows with what lies along it
+    assert torch.allclose(slope - slope.mean(), turned, rtol=1e-3, atol=1e-4)
+
+
+ODD = ["experts", "plain-experts", "post-norm", "latent", "shared-norm", "shortformer", "bidirectional", "output-norms"]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_models_of_all_kinds_have_a_wiki(name: str, tmp_path: Path) -> None:
+    model = build(**CUSTOM[name], d_vocab_out=23)
+    corpus = random_tokens(batch=3, pos=8, d_vocab=23)
+    made = wiki(model, corpus, tmp_path / "w", top=1, per_band=1, sample=2, progress=False)
+    assert len(made.heads) == 12
+    assert made.heads.drop(columns="label").notna().all(axis=None)
+    assert ("mean_ablation_loss_increase" in made.heads) == (model.cfg.attention_dir == "causal")
+    assert set(made.examples["unit"]) == ({"head", "neuron"} if len(made.neurons) else {"head"})
+
+
 def test_own_columns_are_joined(reads: HookedTransformer, texts: list[str], tmp_path: Path) -> None:
     own = Column(name="mine", unit="apples", about="a count", values=torch.arange(4.0).reshape(2, 2))
     roles = Column(name="role", unit="role", about="what it is", values=[["", "mover"], ["", ""]])
@@ -175,6 +206,12 @@ def test_a_model_without_tokenizer_or_neurons_has_a_wiki(tmp_path: Path) -> None
     assert made.about["corpus"] == "256 rows of random tokens that come twice (seed 0)"
 
 
+def test_a_model_for_which_no_corpus_can_be_made_is_told_to_bring_one(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="no corpus can be made for this model .* give one with corpus="):
+        wiki(build(n_ctx=3), out=tmp_path / "w", progress=False)
+    assert not list(tmp_path.iterdir())
+
+
 # ----------------------------------------------------------------------------------------------------------- data files
 
 
@@ -187,7 +224,7 @@ def test_activations_around_an_example_are_those_of_its_piece(made: Wiki, reads:
         largest = 0.0
         for example in shown["examples"]:
             _, document, position = example[:3]
-            ids = made.tokens.query("document == @document")["token_id"].tolist()
+            ids = made.tokens.query(f"document == {document}")["token_id"].tolist()
             start = 0 if position < 8 else 8 + (position - 8) // 7 * 7
             piece = ids[:8] if start == 0 else [ids[0], *ids[start : start + 7]]
             _, cache = reads.run_with_cache(torch.tensor([piece]))
@@ -210,7 +247,7 @@ def test_activations_around_an_example_are_those_of_its_piece(made: Wiki, reads:
 def test_attention_of_an_example_is_that_of_its_piece(made: Wiki, reads: HookedTransformer) -> None:
     example = data(made, "heads/L01_0")[0]["examples"][0]
     _, document, position = example[:3]
-    ids = made.tokens.query("document == @document")["token_id"].tolist()
+    ids = made.tokens.query(f"document == {document}")["token_id"].tolist()
     start = 0 if position < 8 else 8 + (position - 8) // 7 * 7
     piece = ids[:8] if start == 0 else [ids[0], *ids[start : start + 7]]
     _, cache = reads.run_with_cache(torch.tensor([piece]))
@@ -349,7 +386,7 @@ def test_a_killed_wiki_goes_on_with_its_scan(
     monkeypatch.undo()
     assert not (tmp_path / "w").exists()
     assert [path.name for path in (tmp_path / "w.partial").iterdir()] == ["scan"]
-    read: list[object] = []
+    read: list[Any] = []
     whole = scanning.Reading.read
     monkeypatch.setattr(scanning.Reading, "read", lambda self, rows: read.append(self.reducers) or whole(self, rows))
     with pytest.raises(BadInput, match=r"or delete .*w\.partial"):

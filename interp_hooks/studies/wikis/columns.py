@@ -32,11 +32,11 @@ from interp_hooks.studies.heads.metrics import head_metrics
 from interp_hooks.studies.heads.roles import head_roles
 from interp_hooks.studies.heads.vocabulary import copying_scores
 from interp_hooks.studies.neurons.causes import ablation_effects
-from interp_hooks.studies.neurons.contexts import Found, neuron
 from interp_hooks.studies.neurons.tables import neuron_table
-from interp_hooks.studies.neurons.truncation import minimal_example
 from interp_hooks.studies.neurons.vocabulary import VocabularyEffect, vocabulary_effect
 from interp_hooks.studies.wikis.units import UnitKind
+
+RUNS = 8  # documents of the sample on which effects are measured
 
 Sizes = Mapping[int, int]
 """How many units of a kind each layer has."""
@@ -46,8 +46,8 @@ Sizes = Mapping[int, int]
 class Column:
     """Something that is known of every unit of a kind: a number, in some `unit`, or a label (a str; "" is none).
 
-    `values` are [layer, unit], a tensor or nested sequences, or a mapping from layers to [unit]. nan is a number that
-    is not known.
+    `values` are [layer, unit], a tensor or nested sequences, or a mapping from layers to [unit]. A number that is not
+    known is nan.
     """
 
     name: str
@@ -123,11 +123,12 @@ class Material:
         return chosen
 
     @cached_property
-    def sample_run(self) -> Run:
-        """The sample as one run, padded on the right."""
-        width = max(len(piece.tokens) for piece in self.sample)
-        tokens, real = (torch.zeros(len(self.sample), width, dtype=torch.long) for _ in range(2))
-        for row, piece in enumerate(self.sample):
+    def run(self) -> Run:
+        """The first `RUNS` of the sample as a run, padded on the right, for effects of all heads."""
+        pieces = self.sample[:RUNS]
+        width = max(len(piece.tokens) for piece in pieces)
+        tokens, real = (torch.zeros(len(pieces), width, dtype=torch.long) for _ in range(2))
+        for row, piece in enumerate(pieces):
             tokens[row, : len(piece.tokens)], real[row, : len(piece.tokens)] = piece.tokens, 1
         device = self.model.device
         return Run(tokens.to(device), (), real.to(device))
@@ -145,13 +146,13 @@ def activation_columns(kind: UnitKind) -> Callable[[Material], list[Column]]:
     chosen = described if kind == "neuron" else {name: described[name] for name in ("mean", "std", "max")}
 
     def columns(material: Material) -> list[Column]:
-        found = material.found[f"{kind}_statistics"]
+        found = {int(layer): one for layer, one in material.found[f"{kind}_statistics"].items() if layer is not None}
         return [
             Column(
                 name=name,
                 unit=unit,
                 about=about,
-                values={layer: one[key] for layer, one in found.items() if layer is not None},
+                values={layer: one[key] for layer, one in found.items()},
             )
             for key, (name, unit, about) in chosen.items()
         ]
@@ -171,7 +172,7 @@ ABOVE = "above uniform attention"
 
 def attention_columns(material: Material) -> list[Column]:
     """What heads attend to on the sample, and on random tokens that come twice."""
-    model, run = material.model, material.sample_run
+    model, run = material.model, material.run
     on_text = head_metrics(model, run)
     columns = [
         Column(name=name, unit=f"probability {ABOVE}", about=f"mean {about}", values=on_text.above_uniform(name))
@@ -261,10 +262,10 @@ def patterns_of(
 def causal_columns(material: Material) -> list[Column]:
     """What the loss on the sample gains if one head writes its mean."""
     model = material.model
-    if not material.causal or model.cfg.attention_dir == "bidirectional":
+    predicts = model.cfg.attention_dir == "causal" and model.cfg.d_vocab_out == model.cfg.d_vocab
+    if not (material.causal and predicts):
         return []
-    run = material.sample_run
-    lost = ablate(model, run, Loss(), "z", method="mean", progress=material.progress)
+    lost = ablate(model, material.run, Loss(), "z", method="mean", progress=material.progress)
     increase = (lost.values - lost.baselines["original"]).mean(-1)
     return [
         Column(
@@ -312,7 +313,7 @@ NEURONS = {
 
 def estimated_columns(material: Material) -> list[Column]:
     """What the loss on the sample gains if one neuron gives its mean, to the order of a gradient half way there."""
-    model, run = material.model, material.sample_run
+    model, run = material.model, material.run
     if not material.causal or model.cfg.attention_dir == "bidirectional" or model.cfg.experts is not None:
         return []
     found = {
@@ -345,7 +346,8 @@ def ablation_columns(material: Material) -> list[Column]:
 
 # ------------------------------------------------------------------------------------------------------------ listings
 
-LISTED = 10  # tokens
+LISTED = 10
+AT_ONCE = 256  # neurons whose effects on the vocabulary are made together
 
 
 @torch.no_grad()
@@ -374,39 +376,35 @@ def vocabulary_listings(material: Material) -> list[Listing]:
     """The tokens whose logits a neuron raises and lowers most by its output weights."""
     if material.model.cfg.mlm_head or material.model.cfg.experts is not None:
         return []
-    effect, of = material.vocabulary, "where its activation is positive, by its output weights alone"
-    entries: dict[str, dict[int, list[list[tuple[str, float | None]]]]] = {"raises": {}, "lowers": {}}
-    for place, (layer, _, _) in enumerate(effect.neurons):
-        for name, words, values in zip(
-            entries, effect.words(place), (effect.top_values[place], effect.bottom_values[place]), strict=True
-        ):
-            entries[name].setdefault(layer, []).append(list(zip(words, values.tolist(), strict=True)))
-    unit = "logit per activation"
+    onto = unembedding(model)
+    raised: dict[int, list[list[tuple[str, float]]]] = {}
+    lowered: dict[int, list[list[tuple[str, float]]]] = {}
+    for layer in material.sizes["neuron"]:
+        mlp: Any = model.blocks[layer].mlp
+        raised[layer], lowered[layer] = [], []
+        for part in mlp.W_out.detach().split(AT_ONCE):
+            effects = part.to(onto) @ onto
+            for entries, largest in ((raised, True), (lowered, False)):
+                top = effects.topk(min(LISTED, effects.shape[1]), dim=1, largest=largest)
+                entries[layer] += [
+                    [(material.words(id), value) for value, id in zip(*row, strict=True)]
+                    for row in zip(top.values.tolist(), top.indices.tolist(), strict=True)
+                ]
+    of = "by its output weights alone (the final norm's scale left out, less the mean over the vocabulary)"
     return [
         Listing(name=name, unit=unit, about=f"tokens that it {name} most {of}", entries=listed)
         for name, listed in entries.items()
     ]
 
 
-def minimal_listings(material: Material) -> list[Listing]:
-    """A minimal prompt of every neuron that is examined."""
-    found = Found(material.found)
-    entries = {layer: [[] for _ in range(n)] for layer, n in material.sizes["neuron"].items()}
-    for layer, number in material.examined:
-        top = found.top[layer]
-        document, position = (int(top[name][number, 0]) for name in ("documents", "positions"))
-        if document < 0 or float(top["values"][number, 0]) <= 0:
-            continue
-        prompt = material.found.tokens(document)[max(0, position + 1 - material.model.cfg.n_ctx) : position + 1]
-        short = minimal_example(material.model, neuron(layer, number), prompt[-LONGEST:])
-        text = "".join(material.words(int(id)) for id in short.tokens)
-        entries[layer][number] = [(text, short.kept)]
-    about = "of its top example, tokens of which none can be left out without losing half of the activation"
-    unit = "share of the activation"
-    return [Listing(name="minimal prompt", unit=unit, about=about, entries=entries)] if material.examined else []
-
-
-LONGEST = 32  # tokens of a prompt that is made minimal
+def unembedding(model: HookedTransformer) -> Float[Tensor, "d_model d_vocab_out"]:
+    """What turns a vector in the stream into logits, less their mean and but for the final norm's scale."""
+    W_U = model.W_U.detach()
+    onto = W_U.to(torch.promote_types(W_U.dtype, torch.float32)).T * model.cfg.logits_scale
+    onto = onto - onto.mean(0)
+    if model.ln_final.kind is not None:
+        onto = FrozenNorm.of(model.ln_final, onto.new_ones(1)).pulled_back(onto)
+    return onto.T
 
 
 # ------------------------------------------------------------------------------------------ where metrics are joined in

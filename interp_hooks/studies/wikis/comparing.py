@@ -42,15 +42,14 @@ def compare(wiki_a: Wiki | str | Path, wiki_b: Wiki | str | Path, metrics: Seque
     names = _metrics(a, b, metrics)
     heads_a, heads_b = a.heads, b.heads
     correlations = _profiles(heads_a, names) @ _profiles(heads_b, names).T
+    of_a, of_b = (one[["layer", "head"]].to_numpy().tolist() for one in (heads_a, heads_b))
     rows = assignment(correlations)
     best_a, best_b = correlations.argmax(1), correlations.argmax(0)
     return pd.DataFrame(
         [
             {
-                "layer_a": int(heads_a["layer"][i]),
-                "head_a": int(heads_a["head"][i]),
-                "layer_b": int(heads_b["layer"][j]),
-                "head_b": int(heads_b["head"][j]),
+                **dict(zip(("layer_a", "head_a"), of_a[i], strict=True)),
+                **dict(zip(("layer_b", "head_b"), of_b[j], strict=True)),
                 "correlation": float(correlations[i, j]),
                 "runner_up": float(np.delete(correlations[i], j).max(initial=-1.0)),
                 "mutual": bool(best_a[i] == j and best_b[j] == i),

@@ -7,7 +7,7 @@ and attention patterns from reading each such piece by itself.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -27,13 +27,13 @@ NO_BAND = -1  # of the top examples
 AT_ONCE = 64  # documents of which windows are made together
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Examples:
     """The examples of one layer's units, a row each: by unit, then top ones before bands, then by rank.
 
     `around` [example, 2 AROUND + 1] are the activations of the tokens around, nan where the model read none there.
-    `attention` [example, 2 AROUND + 1, 2 AROUND + 2] is what each of these tokens attends to among them, and in its last
-    column to the first token of the piece; heads alone have it.
+    `attention` [example, 2 AROUND + 1, 2 AROUND + 2] is what each of these tokens attends to among them, and in its
+    last column to the first token of the piece; heads alone have it.
     """
 
     unit: np.ndarray
@@ -60,8 +60,15 @@ def _of_layer(top: Mapping[str, Tensor], banded: Mapping[str, Tensor]) -> Exampl
     unit, band, rank, document, position, activation = (np.concatenate(column) for column in zip(*rows, strict=True))
     order = np.lexsort((rank, band, unit))
     around = np.full((len(order), WIDTH), np.nan, dtype=np.float16)
-    listed = (column[order] for column in (unit, band, rank, document, position, activation))
-    return Examples(*listed, around)
+    return Examples(
+        unit=unit[order],
+        band=band[order],
+        rank=rank[order],
+        document=document[order],
+        position=position[order],
+        activation=activation[order],
+        around=around,
+    )
 
 
 def _rows(documents: Tensor, state: Mapping[str, Tensor], first_band: int) -> tuple[np.ndarray, ...]:
@@ -85,14 +92,16 @@ def needed(examples: Mapping[str, Mapping[int, Examples]]) -> list[int]:
 class Windows(Reducer):
     """The activations of units around given places: by layer, `wanted` are rows of (document, position, unit, row).
 
-    The state has the `rows` that were found and their `values`; each place is in one piece, so that none is found twice.
+    The state has the `rows` that were found and their `values`; each place is in one piece, so none is found twice.
     """
 
     units: Units
-    wanted: Mapping[int | None, Tensor] = field(repr=False)
+    wanted: Mapping[int, Tensor] = field(repr=False)
 
     def reduce(self, seen: Seen) -> State:
-        document, position, unit, row = self.wanted[seen.layer].T
+        assert seen.layer is not None
+        device = seen.values.device
+        document, position, unit, row = self.wanted[seen.layer].to(device).T
         keys = (seen.documents << 32) + seen.positions
         order = keys.argsort()
         asked = (document << 32) + position
@@ -100,7 +109,7 @@ class Windows(Reducer):
         token = order[place]
         there = keys[token] == asked
         token, unit, position = token[there], unit[there], position[there]
-        offsets = torch.arange(-AROUND, AROUND + 1)
+        offsets = torch.arange(-AROUND, AROUND + 1, device=device)
         at = token[:, None] + offsets
         inside = (at >= 0) & (at < len(keys))
         at = at.clamp(0, len(keys) - 1)
@@ -164,14 +173,13 @@ def add_attention(
             rows = {layer: list(_in_piece(one, piece)) for layer, one in filled.items()}
             for layer, pattern in patterns_of(model, piece, [layer for layer, one in rows.items() if one]).items():
                 for row, token in rows[layer]:
-                    _fill(filled[layer], row, token, pattern[int(filled[layer].unit[row])].cpu().numpy())
+                    _fill(filled[layer], row, token, pattern[int(filled[layer].unit[row])].float().cpu().numpy())
         progress(1)
     return filled
 
 
 def _with_room(one: Examples) -> Examples:
-    attention = np.zeros((len(one), WIDTH, WIDTH + 1), dtype=np.float16)
-    return Examples(*(getattr(one, name) for name in Examples.__dataclass_fields__ if name != "attention"), attention)
+    return replace(one, attention=np.zeros((len(one), WIDTH, WIDTH + 1), dtype=np.float16))
 
 
 def _in_piece(one: Examples, piece: Piece) -> Iterator[tuple[int, int]]:

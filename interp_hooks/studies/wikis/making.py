@@ -215,13 +215,14 @@ def generated_corpus(model: HookedTransformer, seed: int = 0, n: int = GENERATED
     no text, random tokens that come twice.
 
     Raises:
-        TokenError: a tokenizer that cannot read the sentences.
+        BadInput: a model without tokenizer whose context or vocabulary is too small.
     """
     if model.tokenizer is None:
         size = min(25, (model.cfg.n_ctx - 1) // 2)
-        if size < 1:
-            raise BadInput("this model's context is too short for a generated corpus; give one with corpus=")
-        drawn = repeated_tokens(model, n, size, generator=torch.Generator().manual_seed(seed))
+        try:
+            drawn = repeated_tokens(model, n, size, generator=torch.Generator().manual_seed(seed))
+        except BadInput as error:
+            raise BadInput(f"no corpus can be made for this model ({error}); give one with corpus=") from error
         return list(drawn.cpu()), f"{n} rows of random tokens that come twice (seed {seed})"
     return list(islice(_sentences(seed), n)), f"{n} generated sentences about giving (seed {seed})"
 

@@ -16,6 +16,7 @@ import json
 import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,7 @@ def packed(values: np.ndarray) -> np.ndarray:
 def _units(one: Examples, counts: np.ndarray, listings: Sequence[tuple[str, Any]]) -> list[dict[str, Any]]:
     """What the pages show of each unit of a layer."""
     bounds = np.searchsorted(one.unit, np.arange(len(counts) + 1))
-    largest = np.array([_largest(one.around[low:high]) for low, high in zip(bounds, bounds[1:], strict=False)])
+    largest = np.array([_largest(one.around[low:high]) for low, high in pairwise(bounds)])
     scaled = one.around.astype(np.float32) / np.where(largest > 0, largest, 1)[one.unit, None] * STEPS + STEPS
     codes = np.where(np.isnan(scaled), UNKNOWN, np.nan_to_num(scaled).round().clip(0, 2 * STEPS)).astype(np.int64)
     around, attention = packed(codes), None
@@ -149,7 +150,7 @@ def _units(one: Examples, counts: np.ndarray, listings: Sequence[tuple[str, Any]
     listed = (column.tolist() for column in (one.band, one.document, one.position, one.activation))
     band, document, position, activation = listed
     units = []
-    for unit, (low, high) in enumerate(zip(bounds.tolist(), bounds[1:].tolist(), strict=False)):
+    for unit, (low, high) in enumerate(pairwise(bounds.tolist())):
         bins = counts[unit].nonzero()[0]
         shown: dict[str, Any] = {
             "largest": short(float(largest[unit])),

@@ -5,15 +5,14 @@
     listings.parquet    unit, layer, index, listing, rank, text, value: tokens that a unit raises, attends to, ...
     tokens.parquet      document, position, token_id, text: all documents that were read
 
-Positions are those of `model.to_tokens(text)`: BOS, where there is one, is position 0. What a column means, and in which
-unit it is, stands in the metadata of its field ("unit", "about").
+Positions are those of `model.to_tokens(text)`: BOS, where there is one, is position 0. What a column means, and in
+which unit it is, stands in the metadata of its field ("unit", "about").
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -175,9 +174,11 @@ def write_tokens(path: Path, found: Scan, words: Callable[[int], str]) -> None:
 # ------------------------------------------------------------------------------------------------------------- reading
 
 
-@dataclass(frozen=True)
 class Wiki:
     """A wiki that was written to a folder: its tables, as pandas DataFrames.
+
+    Raises:
+        BadInput: the folder holds no wiki.
 
     >>> from interp_hooks.studies import Wiki, wiki
     >>> made = wiki(model, [*clean, *corrupt], "my-wiki", causal=False, progress=False)
@@ -185,20 +186,15 @@ class Wiki:
     12
     """
 
-    path: Path
+    about: dict[str, Any]
+    """Of which model and corpus it is, and with which options it was made."""
 
     def __init__(self, path: str | Path) -> None:
-        object.__setattr__(self, "path", Path(path))
-        self.about  # noqa: B018: a folder that holds no wiki is refused at once
+        self.path = Path(path)
+        self.about = read_about(self.path)
 
-    @property
-    def about(self) -> dict[str, Any]:
-        """Of which model and corpus it is, and with which options it was made.
-
-        Raises:
-            BadInput: the folder holds no wiki.
-        """
-        return read_about(self.path)
+    def __repr__(self) -> str:
+        return f"Wiki({str(self.path)!r})"
 
     @property
     def heads(self) -> pd.DataFrame:

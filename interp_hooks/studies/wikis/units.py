@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -83,5 +84,5 @@ def kinds_of(model: HookedTransformer) -> list[Kind]:
 def band_names() -> list[str]:
     """The activation bands by name, octaves from the smallest on."""
     edges = [str(Fraction(2) ** exponent) for exponent in range(FIRST, LAST + 1)]
-    between = [f"{low} to {high}" for low, high in zip(edges, edges[1:], strict=False)]
+    between = [f"{low} to {high}" for low, high in pairwise(edges)]
     return [f"below {edges[0]}", *between, f"{edges[-1]} and more"]

@@ -46,7 +46,7 @@ function number(value) {
   if (value === null || value === undefined) return "–";
   if (Number.isInteger(value) && Math.abs(value) < 1e6) return String(value);
   const size = Math.abs(value);
-  if (size && (size >= 1e5 || size < 1e-3)) return value.toExponential(1).replace("-", "−");
+  if (size && (size >= 1e5 || size < 1e-3)) return value.toExponential(1).replace(".0e", "e").replaceAll("-", "−");
   return String(+value.toPrecision(3)).replace("-", "−");
 }
 
