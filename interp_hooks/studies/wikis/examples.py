@@ -18,7 +18,7 @@ from interp_hooks.corpus.reducers.base import Reducer, State
 from interp_hooks.corpus.scanning import Scan, scan
 from interp_hooks.corpus.units import Seen, Units
 from interp_hooks.model.transformer import HookedTransformer
-from interp_hooks.studies.wikis.columns import patterns_of
+from interp_hooks.studies.wikis.head_columns import patterns_of
 from interp_hooks.studies.wikis.units import Kind
 
 AROUND = 12  # tokens on either side of an example

@@ -1,0 +1,128 @@
+"""What columns and listings of a wiki are, and what they are made from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from interp_hooks.corpus.packing import Piece
+from interp_hooks.corpus.scanning import Scan
+from interp_hooks.errors import BadInput
+from interp_hooks.interventions.runs import Run
+from interp_hooks.model.transformer import HookedTransformer
+from interp_hooks.studies.neurons.vocabulary import VocabularyEffect, vocabulary_effect
+from interp_hooks.studies.wikis.units import UnitKind
+
+LISTED = 10  # tokens of a listing
+RUNS = 8  # documents of the sample on which effects are measured
+
+Sizes = Mapping[int, int]
+"""How many units of a kind each layer has."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Column:
+    """Something that is known of every unit of a kind: a number, in some `unit`, or a label (a str; "" is none).
+
+    `values` are [layer, unit], a tensor or nested sequences, or a mapping from layers to [unit]. A number that is not
+    known is nan.
+    """
+
+    name: str
+    unit: str
+    about: str
+    values: Tensor | Sequence[Sequence[Any]] | Mapping[int, Any]
+
+    def of_layer(self, layer: int) -> list[Any]:
+        values = self.values[layer]
+        return values.tolist() if isinstance(values, Tensor) else list(values)
+
+    @property
+    def is_label(self) -> bool:
+        layers = self.values if isinstance(self.values, Mapping) else range(len(self.values))
+        return any(isinstance(one, str) for layer in layers for one in self.of_layer(layer)[:1])
+
+    def check(self, sizes: Sizes) -> None:
+        """Raises BadInput unless there is one value for each unit."""
+        try:
+            found = {layer: len(self.of_layer(layer)) for layer in sizes}
+        except (KeyError, IndexError):
+            found = None
+        if found != dict(sizes):
+            raise BadInput(f"the column {self.name!r} needs a value for each unit, {dict(sizes)} by layer, got {found}")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Listing:
+    """Some texts for every unit, with a number each (or None): tokens that it raises, prompts that drive it.
+
+    `entries` are, by layer, a list for each unit.
+    """
+
+    name: str
+    unit: str
+    about: str
+    entries: Mapping[int, Sequence[Sequence[tuple[str, float | None]]]]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Material:
+    """What columns are made from: a model, what a scan found, and some pieces of documents that were drawn for more.
+
+    `words` gives the text of a token id; `causal` asks for effects, which take many passes. `n_examined` neurons of
+    each layer, those whose largest activation stands out most, get metrics that take passes of their own.
+    """
+
+    model: HookedTransformer
+    found: Scan
+    sample: Sequence[Piece] = field(repr=False)
+    words: Callable[[int], str]
+    sizes: Mapping[UnitKind, Sizes]
+    causal: bool
+    progress: bool
+    n_examined: int
+
+    @cached_property
+    def vocabulary(self) -> VocabularyEffect:
+        """What every neuron does to the vocabulary by its weights."""
+        return vocabulary_effect(self.model, k=LISTED)
+
+    @cached_property
+    def examined(self) -> list[tuple[int, int]]:
+        """The neurons that are examined, as (layer, neuron)."""
+        chosen: list[tuple[int, int]] = []
+        for layer, one in self.found["neuron_statistics"].items() if self.has_plain_neurons else ():
+            assert layer is not None
+            outstanding = ((one["max"] - one["mean"]) / one["std"]).nan_to_num(0.0, 0.0, 0.0)
+            chosen += [
+                (layer, unit) for unit in outstanding.topk(min(self.n_examined, len(outstanding))).indices.tolist()
+            ]
+        return chosen
+
+    @cached_property
+    def run(self) -> Run:
+        """The first `RUNS` of the sample as a run, padded on the right, for effects of single units."""
+        pieces = self.sample[:RUNS]
+        width = max(len(piece.tokens) for piece in pieces)
+        tokens, real = (torch.zeros(len(pieces), width, dtype=torch.long) for _ in range(2))
+        for row, piece in enumerate(pieces):
+            tokens[row, : len(piece.tokens)], real[row, : len(piece.tokens)] = piece.tokens, 1
+        device = self.model.device
+        return Run(tokens.to(device), (), real.to(device))
+
+    @property
+    def has_effects(self) -> bool:
+        """Whether effects are asked for, and the model predicts next tokens, so that there are any."""
+        cfg = self.model.cfg
+        return self.causal and cfg.attention_dir == "causal" and cfg.d_vocab_out == cfg.d_vocab
+
+    @property
+    def has_plain_neurons(self) -> bool:
+        """Whether neurons write to the stream by one matrix per layer, and the stream makes the logits."""
+        cfg = self.model.cfg
+        return "neuron" in self.sizes and cfg.experts is None and not cfg.mlm_head
