@@ -207,7 +207,7 @@ def test_a_model_without_tokenizer_or_neurons_has_a_wiki(tmp_path: Path) -> None
 
 
 def test_a_model_for_which_no_corpus_can_be_made_is_told_to_bring_one(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="no corpus can be made for this model .* give one with corpus="):
+    with pytest.raises(BadInput, match=r"no corpus can be made for this model .* give one with corpus="):
         wiki(build(n_ctx=3), out=tmp_path / "w", progress=False)
     assert not list(tmp_path.iterdir())
 
