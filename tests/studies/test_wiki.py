@@ -14,8 +14,8 @@ from interp_hooks.corpus import scanning
 from interp_hooks.errors import BadInput, FolderInUse
 from interp_hooks.model.folder_lock import LOCK, locked
 from interp_hooks.studies import Column, Wiki, wiki
+from interp_hooks.studies.directions import unembedding
 from interp_hooks.studies.wikis import pages, tables
-from interp_hooks.studies.wikis.columns import unembedding
 from interp_hooks.studies.wikis.examples import AROUND, Windows
 from interp_hooks.studies.wikis.pages import DIGITS, SHARD, STEPS, UNKNOWN, packed, search_key, search_shard
 from interp_hooks.studies.wikis.units import band_names
