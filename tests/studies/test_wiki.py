@@ -124,15 +124,15 @@ def test_bands_hold_what_their_names_say(made: Wiki) -> None:
 @torch.no_grad()
 def test_columns_say_what_the_model_does(made: Wiki, reads: HookedTransformer, texts: list[str]) -> None:
     pieces = [reads.to_tokens(text)[:, :8] for text in texts]
-    paid, lost, queries = torch.zeros(2, 2), [], 0
+    paid, uniform, queries = torch.zeros(2, 2), torch.zeros(2, 1), 0
     for tokens in pieces:
         _, cache = reads.run_with_cache(tokens)
         queries += tokens.shape[1] - 1
         for layer in range(2):
             paid[layer] += cache["pattern", layer][0].diagonal(-1, 1, 2).sum(1)
-    assert made.heads["previous_token_attention"].tolist() == pytest.approx(
-        (paid / queries).flatten().tolist(), rel=1e-4
-    )
+            uniform[layer] += sum(1 / (query + 1) for query in range(1, tokens.shape[1]))
+    above = (paid - uniform) / queries
+    assert made.heads["previous_token"].tolist() == pytest.approx(above.flatten().tolist(), rel=1e-4, abs=1e-6)
     width = max(tokens.shape[1] for tokens in pieces)
     rows = torch.cat([torch.nn.functional.pad(one, (0, width - one.shape[1])) for one in pieces])
     mask = torch.cat([torch.nn.functional.pad(torch.ones_like(one), (0, width - one.shape[1])) for one in pieces])
@@ -179,17 +179,17 @@ def test_models_of_all_kinds_have_a_wiki(name: str, tmp_path: Path) -> None:
     corpus = random_tokens(batch=3, pos=8, d_vocab=23)
     made = wiki(model, corpus, tmp_path / "w", top=1, per_band=1, sample=2, progress=False)
     assert len(made.heads) == 12
-    assert made.heads.drop(columns="label").notna().all(axis=None)
+    assert made.heads[["previous_token", "entropy", "mean_activation"]].notna().all(axis=None)
     assert ("mean_ablation_loss_increase" in made.heads) == (model.cfg.attention_dir == "causal")
     assert set(made.examples["unit"]) == ({"head", "neuron"} if len(made.neurons) else {"head"})
 
 
 def test_own_columns_are_joined(reads: HookedTransformer, texts: list[str], tmp_path: Path) -> None:
     own = Column(name="mine", unit="apples", about="a count", values=torch.arange(4.0).reshape(2, 2))
-    roles = Column(name="role", unit="role", about="what it is", values=[["", "mover"], ["", ""]])
+    roles = Column(name="own_role", unit="role", about="what it is", values=[["", "mover"], ["", ""]])
     made = wiki(reads, texts, tmp_path / "w", columns={"head": [own, roles]}, causal=False, progress=False)
     assert made.heads["mine"].tolist() == [0, 1, 2, 3]
-    assert made.heads["role"].tolist() == ["", "mover", "", ""]
+    assert made.heads["own_role"].tolist() == ["", "mover", "", ""]
     assert made.columns("heads")["mine"] == {"unit": "apples", "about": "a count"}
     wrong = Column(name="mine", unit="apples", about="a count", values=torch.zeros(2, 3))
     for columns, message in (([wrong], "a value for each unit"), ([own, own], "already")):

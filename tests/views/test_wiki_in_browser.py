@@ -26,7 +26,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Wiki:
     patch = pytest.MonkeyPatch()
     patch.setattr(making, "_words", lambda model: lambda id: HOSTILE[id % len(HOSTILE)] + " " * (id // len(HOSTILE)))
     own = Column(name=HOSTILE[2], unit=HOSTILE[0], about=HOSTILE[1], values=torch.rand(3, 4))
-    role = Column(name="role", unit="role", about=HOSTILE[3], values=[[HOSTILE[0]] * 4] * 3)
+    role = Column(name="own_role", unit="role", about=HOSTILE[3], values=[[HOSTILE[0]] * 4] * 3)
     model = build(d_vocab=23, d_vocab_out=23)
     out = tmp_path_factory.mktemp("wikis") / "made"
     try:
@@ -161,7 +161,7 @@ def test_a_click_opens_the_unit_and_a_search_finds_it(made: Wiki, tmp_path: Path
     Object.assign(seen, look());
     """
     seen = looked(made, tmp_path, "index.html#kind=head", steps)
-    assert re.match(r"L\dH\d, previous token attention: .*", seen["said"])
+    assert re.match(r"L\dH\d, repeated induction: .*", seen["said"])
     assert "“<b>” is at the top of" in seen["found"]
     top = made.examples.query("unit == 'head' and band == 'top'").merge(made.tokens, on=["document", "position"])
     listed = top[top["text"].str.strip() == "<b>"][["layer", "index"]].to_numpy().tolist()

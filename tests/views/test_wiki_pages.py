@@ -6,9 +6,9 @@ import re
 import pytest
 
 from interp_hooks.studies.wikis.pages import DIGITS, STATIC, STEPS, UNKNOWN, search_key
+from interp_hooks.views.adapting import AT_NIGHT as NIGHT
+from interp_hooks.views.adapting import DEEP, FAINT, INK, NEGATIVE, PALE_POSITIVE, PAPER, POSITIVE
 from interp_hooks.views.report import STYLE
-from interp_hooks.views.style import AT_NIGHT as NIGHT
-from interp_hooks.views.style import DEEP, FAINT, INK, NEGATIVE, PALE_POSITIVE, PAPER, POSITIVE
 from interp_hooks.views.tokens import _VISIBLE
 
 FILES = sorted(STATIC.iterdir())
