@@ -7,7 +7,7 @@ INSTALLED := .venv/.installed
 .PHONY: demo test lint floor clean
 
 demo: $(INSTALLED)
-	$(BIN)/interp-hooks demo --out report.html
+	$(BIN)/interp-hooks demo --out report.html --wiki wiki
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
@@ -29,4 +29,4 @@ floor:
 	$(PYTHON) tests/floor.py .venv-floor $(INSTEAD)
 
 clean:
-	rm -rf .venv .venv-floor report.html
+	rm -rf .venv .venv-floor report.html wiki wiki.partial

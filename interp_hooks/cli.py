@@ -57,6 +57,7 @@ def parser() -> argparse.ArgumentParser:
     demo.add_argument("--out", default="report.html", help="file to write")
     demo.add_argument("--prompts", type=_at_least(1), default=32, help="pairs of prompts to average over")
     demo.add_argument("--seed", type=_at_least(0), default=0, help="which prompts are drawn")
+    demo.add_argument("--wiki", metavar="FOLDER", help="write a wiki of the model there, too, and link to it")
     demo.set_defaults(run=_demo)
     verify = commands.add_parser(
         "verify",
@@ -99,6 +100,12 @@ def _add_wiki(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     wiki.add_argument(
         "--sample", type=_at_least(1), default=16, help="documents for attention statistics and effects (default: 16)"
     )
+    wiki.add_argument(
+        "--examined",
+        type=_at_least(0),
+        default=8,
+        help="neurons of each layer that are ablated on their own contexts, and get a minimal prompt (default: 8)",
+    )
     wiki.add_argument("--seed", type=_at_least(0), default=0, help="which examples are drawn (default: 0)")
     wiki.add_argument("--no-causal", action="store_true", help="leave out effects of ablation, which take long")
     wiki.add_argument("--neuronpedia", action="store_true", help="also JSON per unit for Neuronpedia and SAEDashboard")
@@ -122,13 +129,21 @@ def _demo(arguments: argparse.Namespace) -> int:
     from interp_hooks.views.report import check_destination
 
     check_destination(arguments.out)
+    if arguments.wiki is not None and not _can_write_wiki(arguments.wiki):
+        return REFUSED
     from interp_hooks.model.transformer import HookedTransformer
     from interp_hooks.views.demo import ioi_report, summary
 
     model = HookedTransformer.from_pretrained(arguments.model)
     report = ioi_report(model, prompts=arguments.prompts, seed=arguments.seed, progress=sys.stderr.isatty())
     _print(summary(report))
-    place = report.write(arguments.out, _command(arguments))
+    page = None
+    if arguments.wiki is not None:
+        from interp_hooks.studies.wikis.making import wiki
+
+        page = wiki(model, out=arguments.wiki, seed=arguments.seed).page
+        _print(f"\nwiki: {page}")
+    place = report.write(arguments.out, _command(arguments), page)
     _print(f"\nreport: {place}")
     return DONE
 
@@ -143,18 +158,26 @@ def _verify(arguments: argparse.Namespace) -> int:
     return DONE if report.passed else DIFFERS
 
 
-def _wiki(arguments: argparse.Namespace) -> int:
-    from interp_hooks.corpus.reading import checked_file
+def _can_write_wiki(folder: str) -> bool:
+    """Whether a wiki can be written to a folder; prints why not where a package is missing."""
     from interp_hooks.studies.wikis.folder import checked_place
-    from interp_hooks.studies.wikis.making import wiki
     from interp_hooks.studies.wikis.tables import need_arrow
 
     try:
         need_arrow()
     except ImportError as error:
         print(f"interp-hooks: error: {error}", file=sys.stderr)
+        return False
+    checked_place(folder)
+    return True
+
+
+def _wiki(arguments: argparse.Namespace) -> int:
+    from interp_hooks.corpus.reading import checked_file
+    from interp_hooks.studies.wikis.making import wiki
+
+    if not _can_write_wiki(arguments.out):
         return REFUSED
-    checked_place(arguments.out)
     if arguments.corpus is not None:
         checked_file(arguments.corpus)
     from interp_hooks.model.transformer import HookedTransformer
@@ -168,6 +191,7 @@ def _wiki(arguments: argparse.Namespace) -> int:
         top=arguments.top,
         per_band=arguments.per_band,
         sample=arguments.sample,
+        examined=arguments.examined,
         seed=arguments.seed,
         causal=not arguments.no_causal,
         neuronpedia=arguments.neuronpedia,
@@ -190,7 +214,8 @@ def _print(text: str) -> None:
 
 
 def _command(arguments: argparse.Namespace) -> str:
-    options = {name: str(getattr(arguments, name)) for name in ("model", "prompts", "seed", "out")}
+    given = {name: getattr(arguments, name) for name in ("model", "prompts", "seed", "out", "wiki")}
+    options = {name: str(value) for name, value in given.items() if value is not None}
     return shlex.join(
         ["interp-hooks", "demo", *(part for name, text in options.items() for part in (f"--{name}", text))]
     )

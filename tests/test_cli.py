@@ -5,6 +5,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,19 @@ def test_demo_prints_tables_and_writes_a_report(checkpoint, tmp_path, capsys):
     )
     assert command in out.read_text(encoding="utf-8")
     assert [item.name for item in tmp_path.iterdir()] == ["report.html"]
+
+
+@pytest.mark.skipif(find_spec("pyarrow") is None, reason="tables of a wiki need pyarrow")
+def test_demo_writes_a_wiki_and_leads_to_it(checkpoint, tmp_path, capsys):
+    out, pages = tmp_path / "report.html", tmp_path / "every head"
+    assert demo("--model", checkpoint, "--out", out, "--prompts", 2, "--wiki", pages) == 0
+    assert f"wiki: {pages / 'index.html'}" in capsys.readouterr().out
+    assert (pages / "index.html").exists()
+    assert '<a href="every%20head/index.html">Open the wiki</a>' in out.read_text(encoding="utf-8")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("precious")
+    assert demo("--model", checkpoint, "--out", out, "--wiki", tmp_path / "other") == 2
+    assert "thesis.tex" in capsys.readouterr().err
 
 
 def test_the_command_in_the_report_makes_the_same_report(checkpoint, tmp_path):

@@ -49,9 +49,15 @@ class IOIReport:
     pattern: Float[Tensor, "query key"]
     tokens: list[str]
 
-    def write(self, path: str | os.PathLike[str], command: str = "") -> Path:
-        """Write the HTML report; `command` is what a reader can type to make it again."""
-        return write_report(path, f"Indirect object identification in {self.name}", sections(self, command))
+    def write(
+        self, path: str | os.PathLike[str], command: str = "", wiki: str | os.PathLike[str] | None = None
+    ) -> Path:
+        """Write the HTML report, with a link to the first page of a wiki of the model, if there is one.
+
+        `command` is what a reader can type to make it again.
+        """
+        link = None if wiki is None else os.path.relpath(wiki, Path(path).resolve().parent).replace(os.sep, "/")
+        return write_report(path, f"Indirect object identification in {self.name}", sections(self, command, link))
 
     @property
     def name(self) -> str:
@@ -188,12 +194,23 @@ def caveats(report: IOIReport) -> list[str]:
     return found
 
 
-def sections(report: IOIReport, command: str = "") -> list[Section]:
-    """The report's parts, in reading order."""
+def sections(report: IOIReport, command: str = "", wiki: str | None = None) -> list[Section]:
+    """The report's parts, in reading order; `wiki` is where a wiki's first page is, from the report's folder."""
     measured = [part(report) for part in (_task, _resid, _heads, _components, _direct, _pattern)]
     model = Section(heading="The model", table=model_table(report))
     again = [Section(heading="Make this report again", code=command)] if command else []
-    return [*measured, model, Section(heading="Versions", table=version_table()), *again]
+    return [
+        *measured,
+        *([] if wiki is None else [_wiki(wiki)]),
+        model,
+        Section(heading="Versions", table=version_table()),
+        *again,
+    ]
+
+
+def _wiki(place: str) -> Section:
+    text = "What every head and every neuron of the model is for, as far as examples, weights and ablations tell."
+    return Section(heading="Every head and neuron", text=text, link=("Open the wiki", place))
 
 
 def _task(report: IOIReport) -> Section:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
@@ -48,6 +49,7 @@ th {{ font-weight: 600; }}
 .number {{ text-align: right; }}
 pre {{ background: var(--inset); border-left: 3px solid var(--accent); padding: 12px 16px; overflow-x: auto; }}
 pre {{ font-size: .9rem; overflow-wrap: normal; }}
+a {{ color: var(--accent); }}
 noscript p {{ color: var(--alarm); }}
 @media (max-width: 600px) {{ main {{ padding: 20px 14px 40px; }} h1 {{ font-size: 1.5rem; }} }}
 @media print {{ section {{ break-inside: avoid; }} }}
@@ -72,13 +74,17 @@ whenChanged(drawAll);
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Section:
-    """A heading, plain text (paragraphs are separated by empty lines), and what stands below them."""
+    """A heading, plain text (paragraphs are separated by empty lines), and what stands below them.
+
+    `link` is the words of a link and where it leads, from the report's folder.
+    """
 
     heading: str
     text: str = ""
     figure: go.Figure | None = None
     table: pd.DataFrame | None = None
     code: str = ""
+    link: tuple[str, str] | None = None
 
 
 def check_destination(path: str | os.PathLike[str]) -> Path:
@@ -158,6 +164,9 @@ def render(title: str, sections: Iterable[Section]) -> str:
 def _section(section: Section) -> str:
     paragraphs = [part.strip() for part in section.text.split("\n\n") if part.strip()]
     parts = [f"<h2>{html.escape(section.heading)}</h2>", *(f"<p>{html.escape(part)}</p>" for part in paragraphs)]
+    if section.link is not None:
+        words, place = section.link
+        parts.append(f'<p><a href="{html.escape(quote(place))}">{html.escape(words)}</a></p>')
     if section.code:
         parts.append(f"<pre>{html.escape(section.code)}</pre>")
     if section.table is not None:
