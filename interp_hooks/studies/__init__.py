@@ -7,6 +7,7 @@ __getattr__, __all__ = lazily(
     {
         "lenses": ["LogitLens", "direct_logit_attribution", "logit_lens"],
         "directions": ["DirectionTokens", "tokens_of"],
+        "findings": ["Finding", "check_findings"],
         "heads": ["detect_head", "head_scores"],
         "neurons.boosts": ["LogitBoost", "logit_boost"],
         "neurons.causes": ["AblationEffects", "ablation_effects"],

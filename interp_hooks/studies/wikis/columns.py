@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from interp_hooks.errors import BadInput
+from interp_hooks.studies.findings import Finding
 from interp_hooks.studies.wikis.head_columns import (
     attended_tokens,
     attention_columns,
@@ -78,6 +79,29 @@ def columns_of(material: Material, kind: UnitKind, own: Sequence[Column] = ()) -
     return made
 
 
-def listings_of(material: Material, kind: UnitKind) -> list[Listing]:
-    """All listings of a kind of units."""
-    return [listing for make in LISTINGS[kind] for listing in make(material)]
+def listings_of(material: Material, kind: UnitKind, findings: Sequence[Finding] = ()) -> list[Listing]:
+    """All listings of a kind of units, findings first."""
+    made = [listing for make in LISTINGS[kind] for listing in make(material)]
+    found = findings_of(material, kind, findings)
+    return made if found is None else [found, *made]
+
+
+def findings_of(material: Material, kind: UnitKind, findings: Sequence[Finding]) -> Listing | None:
+    """What was found out about units of a kind, each checked again; None if that is nothing.
+
+    Raises:
+        BadInput: a finding about a part that the model does not have.
+    """
+    entries: dict[int, list[list[tuple[str, float | None]]]] = {
+        layer: [[] for _ in range(n)] for layer, n in material.sizes[kind].items()
+    }
+    for finding in findings:
+        of, layer, number = finding.place
+        holds = finding.holds(material.model)
+        if of == kind:
+            text = f"{finding.claim} ({finding.evidence}; {finding.command})"
+            entries[layer][number].append((text, float(holds)))
+    if not any(map(any, entries.values())):
+        return None
+    about = "what was found out about it, with the evidence and what checks it; 1 holds here, 0 does not"
+    return Listing(name="findings", unit="holds", about=about, entries=entries)

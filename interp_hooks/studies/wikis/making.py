@@ -23,6 +23,7 @@ from interp_hooks.model.identity import Identity
 from interp_hooks.model.progress import progress_bar
 from interp_hooks.model.tensor_files import write_text
 from interp_hooks.model.transformer import HookedTransformer
+from interp_hooks.studies.findings import Finding
 from interp_hooks.studies.wikis.columns import Column, Material, columns_of, listings_of
 from interp_hooks.studies.wikis.examples import add_attention, add_windows, examples_of, needed
 from interp_hooks.studies.wikis.folder import Place
@@ -63,6 +64,7 @@ def wiki(
     examined: Count = 8,
     causal: bool = True,
     columns: Mapping[UnitKind, Sequence[Column]] | None = None,
+    findings: Sequence[Finding] = (),
     neuronpedia: bool = False,
     corpus_name: str | None = None,
     progress: bool = True,
@@ -75,7 +77,7 @@ def wiki(
     `per_band` random ones of each band of activation. Attention statistics and, unless `causal=False`, effects come
     from the first tokens of `sample` documents; `examined` neurons of each layer, those whose largest activation
     stands out most, are ablated on their own contexts, and get a minimal prompt. `columns` are metrics of your own,
-    and `neuronpedia` writes a JSON file per unit, too.
+    `findings` are checked and stand on the pages of their parts, and `neuronpedia` writes a JSON file per unit, too.
 
     A run that was killed goes on in `out.partial`; `out` is there only when it is whole. A wiki of the same model
     that is there is replaced.
@@ -121,7 +123,9 @@ def wiki(
             "n_documents": found.n_documents,
             "n_tokens": found.n_tokens,
         }
-        made.write(place.draft, about, made.material(sample, causal, examined), columns or {}, reading, neuronpedia)
+        made.write(
+            place.draft, about, made.material(sample, causal, examined), columns or {}, findings, reading, neuronpedia
+        )
         place.finish()
     return Wiki(place.path)
 
@@ -174,12 +178,13 @@ class _Making:
         about: Mapping[str, Any],
         material: Material,
         own: Mapping[UnitKind, Sequence[Column]],
+        findings: Sequence[Finding],
         reading: Mapping[str, Any],
         neuronpedia: bool,
     ) -> None:
         """All files of the wiki, into a folder."""
         columns = {kind.name: columns_of(material, kind.name, own.get(kind.name, ())) for kind in self.kinds}
-        listings = {kind.name: listings_of(material, kind.name) for kind in self.kinds}
+        listings = {kind.name: listings_of(material, kind.name, findings) for kind in self.kinds}
         examples = {kind.name: examples_of(self.found, kind) for kind in self.kinds}
         with progress_bar(total=2 * len(needed(examples)), progress=self.progress, unit="document") as bar:
             add_windows(self.model, self.found, examples, list(self.kinds), bar.update, **reading)
