@@ -59,7 +59,7 @@ LEFT_OUT = {
     # torch's own, with torch's errors, and formulas that take what torch takes.
     *("model.to", "model.gelu_new", "model.solu"),
     # Abstract: users write classes of their own, whose methods the engine calls.
-    *("HookedRootModule", "Source", "Metric", "interventions.Here"),
+    *("HookedRootModule", "Source", "Metric", "interventions.Here", "corpus.Reducer"),
     # What the engine, or the file of a result, asks of a metric, a readout, or a cache: arguments come from there.
     *("metric.on", "metric.score", "readout.read", "readout.read_there", "readout.select", "readout.positions"),
     *("kv_cache.commit", "kv_cache.extend", "result.packed", "dla.packed", "cache.at"),

@@ -59,7 +59,7 @@ def test_what_scrubbing_recovers_is_what_the_readme_says(name: str, claims: tupl
 
 def test_the_circuit_of_ioi_is_what_the_readme_says():
     out = said_by("ioi_circuit")
-    edges, left = re.findall(r"^ +S2->IO +size .* (\d+) +([\d.]+) +[\d.]+ +[\d.]+ +[\d.]+$", out, re.MULTILINE)[0]
+    edges, left = re.findall(r"^ +S2->IO +size .* (\d+) +([\d.]+) +[\d.]+ +[\d.]+ +-?[\d.]+$", out, re.MULTILINE)[0]
     (of_all,) = re.findall(r"of (\d+) edges; measured", out)
     (gap,) = re.findall(r"^ +ABC greedy: .* ([\d.]+)$", out, re.MULTILINE)
     movers = r"^L2H3, L2H2, L2H1 +{} +[\d.]+ +[\d.]+ +([\d.]+) "

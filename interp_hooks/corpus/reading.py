@@ -39,6 +39,8 @@ def documents(model: HookedTransformer, corpus: Corpus, column: str = "text") ->
         yield from _of_path(Path(corpus), column)
     elif isinstance(corpus, Tensor):
         yield from _of_tensor(model, corpus)
+    elif not isinstance(corpus, Iterable):
+        raise BadInput(f"a corpus is a file, a list of texts or token ids, or a stream of them, got {told(corpus)}")
     else:
         for number, entry in enumerate(corpus):
             yield _document(entry, column, f"document {number}")

@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
+from interp_hooks.errors.arguments import checked, told
 from interp_hooks.hooks.names import get_act_name
 from interp_hooks.model.transformer import HookedTransformer
 
@@ -41,6 +42,11 @@ class Units:
     select: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
+        named = isinstance(self.hooks, tuple | list) and all(isinstance(hook, str) for hook in self.hooks)
+        if not (isinstance(self.name, str) and named):
+            raise BadInput(
+                f"units have a name and a tuple of names of hooks, got {told(self.name)}, {told(self.hooks)}"
+            )
         if not self.hooks or (self.of is None and len(self.hooks) > 1):
             raise BadInput(f"{self.name!r} needs one hook, or several and of= to make units of them, got {self.hooks}")
 
@@ -90,6 +96,7 @@ class Units:
         return {"name": self.name, "hooks": self.hooks, "layers": self.layers, "select": self.select}
 
 
+@checked
 def neurons(layers: Sequence[int] | None = None, hook: str = "post") -> Units:
     """The neurons of all MLPs: what they give on to the output weights ("post"), or another activation of theirs.
 
@@ -98,6 +105,7 @@ def neurons(layers: Sequence[int] | None = None, hook: str = "post") -> Units:
     return Units("neuron" if hook == "post" else f"neuron_{hook}", (hook,), layers=_tuple(layers))
 
 
+@checked
 def coordinates(hook: str, layers: Sequence[int] | None = None) -> Units:
     """The coordinates of an activation: of "resid_pre", say, or of the outputs of heads in "z", one after the other."""
     return Units(hook, (hook,), layers=_tuple(layers))

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
+from interp_hooks.errors.arguments import checked
 from interp_hooks.experiments.task import Task
 from interp_hooks.ground_truth.handmade import blank, repetition
 from interp_hooks.ground_truth.system import BOS, Edge, GroundTruth, edges, task_at_the_end
@@ -56,6 +57,7 @@ def _looks_at_earlier_copies(attn: Any, tok: Tensor, pos: Tensor, one: Tensor, b
     _rests_on_bos(attn, 0, one, bos, w + p)
 
 
+@checked
 def pointer_induction(d_vocab: int = 11, n_ctx: int = 12) -> GroundTruth:
     """After A B ... A comes B, found by position: the task of `handmade.induction`, done by Q-composition.
 
@@ -105,6 +107,7 @@ def pointer_induction(d_vocab: int = 11, n_ctx: int = 12) -> GroundTruth:
 NAMES = ("Ann", "Bob", "Cal", "Dan", "Eve", "Flo")
 
 
+@checked
 def name_movers(negative: bool = True, backup: bool = True, suppressor: bool = False) -> GroundTruth:
     """Indirect object identification: "<bos> Ann and Bob . Bob to" -> "Ann", in four layers of two heads.
 
@@ -215,6 +218,7 @@ def _names_task() -> Task:
     )
 
 
+@checked
 def copy_suppression(d_vocab: int = 12, n_ctx: int = 10) -> GroundTruth:
     """Each word predicts the next of the vocabulary, and head 0.0 takes that back twice over if it has come before.
 
@@ -251,6 +255,7 @@ def copy_suppression(d_vocab: int = 12, n_ctx: int = 10) -> GroundTruth:
     )
 
 
+@checked
 def successor(n_items: int = 12) -> GroundTruth:
     """A head that looks at its own token and writes the next of the vocabulary: "<bos> 7 3 5" -> "6".
 

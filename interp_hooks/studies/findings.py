@@ -41,8 +41,10 @@ class Finding:
     check: Callable[[HookedTransformer], bool]
 
     def __post_init__(self) -> None:
-        if PART.fullmatch(self.part) is None:
-            raise BadInput(f"the part of a finding is a head, 'L1H0', or a neuron, 'L2N17', got {self.part!r}")
+        if not isinstance(self.part, str) or PART.fullmatch(self.part) is None:
+            raise BadInput(f"the part of a finding is a head, 'L1H0', or a neuron, 'L2N17', got {told(self.part)}")
+        if not callable(self.check):
+            raise BadInput(f"check must be a function of a model, got {told(self.check)}")
 
     @property
     def place(self) -> tuple[Literal["head", "neuron"], int, int]:

@@ -143,7 +143,7 @@ MEMORY: dict[str, Callable[..., object]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("shape", "metric"), zip(SHAPES, MEASURED, strict=True))
+@pytest.mark.parametrize(("shape", "metric"), [*zip(SHAPES, MEASURED, strict=True)])
 @pytest.mark.parametrize("method", MEMORY)
 def test_memory_is_bounded(method: str, shape: str, metric: str) -> None:
     model = sized(shape)

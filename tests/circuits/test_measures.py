@@ -149,14 +149,14 @@ def test_a_circuit_takes_two_passes() -> None:
 
 
 def test_several_circuits_do_not_mix() -> None:
-    """Stacked or, for want of memory, one after the other, and if need be one prompt after the other."""
+    """Stacked or, for want of memory, one after the other, and if need be each prompt for itself."""
     model = model_of("output-norms")
     edges = MaskedEdges(model, Run(TOKENS), Run(OTHER), DIFF)
     circuits = [some(edges.graph, seed) for seed in range(3)]
     alone = torch.cat([edges.of_circuits([circuit]) for circuit in circuits])
     assert_close(edges.of_circuits(circuits), alone, WITHIN)
     numbers = edges.numbers.of_state + edges.numbers.of_pass + edges.objective.read_numbers
-    for max_memory, expected in ((8 * 2 * numbers, [(2, 5)] * 4), (1, [(1, 5)] * 8)):  # the source first
+    for max_memory, expected in ((8 * 2 * numbers, [(2, 5)] * 4), (1, [(1, 5)] * 12)):  # source first
         edges = MaskedEdges(model, Run(TOKENS), Run(OTHER), DIFF, max_memory=max_memory)
         with shapes_counted(model, "blocks.0") as shapes:
             assert_close(edges.of_circuits(circuits), alone, WITHIN)

@@ -12,7 +12,7 @@ from interp_hooks import HookedTransformer, LogitDiff
 from interp_hooks.compat import patching
 from interp_hooks.errors import BadInput, UnknownHook
 from tests.experiments.by_hand import LACKS, OTHER, RTOL, TOKENS, left_alone, model_of
-from tests.interventions.test_progress import Terminal
+from tests.model.test_progress import Terminal
 from tests.tiny import assert_close, unchecked_types
 
 # The result's axes beside the layer, by name: hook, then the axes in the order in which they are returned.

@@ -500,7 +500,7 @@ def test_agreement_has_the_largest_effects_also_where_the_estimate_misses_them()
     over = ("layer", "neuron")
     estimate = attribution_patch(model, clean, corrupt, first_logits, "pre", over=over)
     truth = patch(model, clean, corrupt, first_logits, "pre", over=over, progress=False)
-    assert effects(truth)[0, :2].flatten().tolist() == [8.0, 8.0]
+    assert effects(truth)[0, :2].flatten().tolist() == pytest.approx([8.0, 8.0])
     assert effects(estimate)[0, :2].flatten().tolist() == [0.0, 0.0]
     found = agreement(model, clean, corrupt, first_logits, estimate, "pre", cells=12, progress=False)
     strongest = [{"layer": 0, "neuron": 0}, {"layer": 0, "neuron": 1}]

@@ -131,7 +131,7 @@ MEMORY: dict[str, Callable[..., Any]] = {
 }
 
 
-@pytest.mark.parametrize(("shape", "metric"), zip(SHAPES, MEASURED, strict=True))
+@pytest.mark.parametrize(("shape", "metric"), [*zip(SHAPES, MEASURED, strict=True)])
 @pytest.mark.parametrize("name", MEMORY)
 def test_memory_is_bounded(name: str, shape: str, metric: str) -> None:
     model: HookedTransformer = sized(shape)

@@ -55,7 +55,7 @@ from tests.experiments.by_hand import (
     word_tokenizer,
 )
 from tests.interventions.test_plans import mixed_runs
-from tests.interventions.test_progress import Terminal
+from tests.model.test_progress import Terminal
 from tests.tiny import assert_close, build, distance, unchecked_types
 
 

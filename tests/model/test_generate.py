@@ -524,7 +524,7 @@ def test_padding_on_the_right_is_refused(bundled: HookedTransformer, monkeypatch
     tokenizer = copy.deepcopy(bundled.tokenizer)
     assert tokenizer is not None
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(7)
-    monkeypatch.setattr(bundled, "text", TextInterface(tokenizer, bundled.cfg.n_ctx))
+    monkeypatch.setattr(bundled, "_text", TextInterface(tokenizer, bundled.cfg.n_ctx))
     with pytest.raises(BadInput, match="pad on the left"):
         greedy(bundled, bundled.to_tokens(PROMPTS), 2)
     left = bundled.to_tokens(PROMPTS, padding_side="left")

@@ -373,8 +373,8 @@ def _ignores_what_hooks_return(monkeypatch: pytest.MonkeyPatch) -> None:
 def _sees_the_future(monkeypatch: pytest.MonkeyPatch) -> None:
     right = Visibility.__init__
 
-    def everything(self: Visibility, *facts: Any) -> None:
-        right(self, *facts)
+    def everything(self: Visibility, *facts: Any, **more: Any) -> None:
+        right(self, *facts, **more)
         self.causal = False
 
     monkeypatch.setattr(Visibility, "__init__", everything)

@@ -26,6 +26,7 @@ from interp_hooks.corpus.reducers.top import NONE, Side, TopK
 from interp_hooks.corpus.scanning import Scan
 from interp_hooks.corpus.units import Units, neurons
 from interp_hooks.errors import BadInput
+from interp_hooks.errors.arguments import checked
 from interp_hooks.interventions.recording import record
 from interp_hooks.interventions.runs import Run
 from interp_hooks.model.transformer import HookedTransformer
@@ -35,6 +36,7 @@ PER_UNIT = {TopK: "values", Statistics: "min", Histogram: "counts", Bands: "coun
 """The reducers that are read here, and something in their states that has a row for each unit."""
 
 
+@checked
 def neuron(layer: int, number: int, hook: str = "post") -> Units:
     """One neuron as a unit: what it gives on to the output weights, or another activation of it.
 
@@ -45,6 +47,7 @@ def neuron(layer: int, number: int, hook: str = "post") -> Units:
     return replace(neurons([layer], hook), select=(number,))
 
 
+@checked
 def neuron_reducers(k: int = 20, layers: Sequence[int] | None = None) -> dict[str, Reducer]:
     """The reducers that studies of neurons read: a scan with these has all that they ask for.
 

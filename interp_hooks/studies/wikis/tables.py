@@ -20,6 +20,7 @@ import numpy as np
 
 from interp_hooks.corpus.scanning import Scan
 from interp_hooks.errors import BadInput
+from interp_hooks.errors.arguments import checked
 from interp_hooks.model.tensor_files import on_disk
 from interp_hooks.studies.wikis.columns import Column, Listing
 from interp_hooks.studies.wikis.examples import NO_BAND, Examples
@@ -189,6 +190,7 @@ class Wiki:
     about: dict[str, Any]
     """Of which model and corpus it is, and with which options it was made."""
 
+    @checked
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.about = read_about(self.path)
