@@ -55,7 +55,7 @@ EXPERIMENTS: dict[str, Callable[..., Result]] = {
         model, clean, metric, at("z", 1), over=("head",), steps=3, progress=False, **options
     ),
     "from corrupt": lambda model, clean, corrupt, metric, **options: integrated_gradients(
-        model, clean, metric, at("z", 1, pos=-1), baseline=corrupt, over=("head",), steps=3, **options
+        model, clean, metric, at("z", 1, pos=-2), baseline=corrupt, over=("head",), steps=3, **options
     ),
     "from a mean": lambda model, clean, corrupt, metric, **options: integrated_gradients(
         model, clean, metric, baseline=Mean(corrupt), over=(), steps=3, **options
