@@ -51,7 +51,7 @@ function setUp() {
     if (!entries.some(([value]) => value === state[id])) state[id] = entries[0]?.[0] ?? "";
     byId(id).value = state[id];
   };
-  const wished = state.kind === "head" ? ["previous_token_attention", "mean_ablation_loss_increase"] : ["active_share", "max_activation"];
+  const wished = state.kind === "head" ? ["repeated_induction", "mean_ablation_loss_increase"] : ["active_share", "max_activation"];
   wished.forEach((name, place) => {
     const id = "xy"[place];
     if (!numbers.some(one => one.name === state[id])) state[id] = numbers.some(one => one.name === name) ? name : numbers[place]?.name;

@@ -27,7 +27,7 @@ class Statistics(Reducer):
         above = values.clamp(min=0)
         return {
             "count": torch.tensor(len(values)),
-            "active": above.count_nonzero(0).cpu(),
+            "active": _sum((values > 0).to(values.dtype)).long().cpu(),
             "sum": _exact_sum(values),
             "positive": _exact_sum(above),
             "squares": _exact_sum(values.square()),
@@ -55,7 +55,15 @@ class Statistics(Reducer):
 
 
 def _exact_sum(values: Tensor) -> Tensor:
-    return exact(values.sum(0, dtype=torch.float64).cpu())
+    return exact(_sum(values).cpu())
+
+
+def _sum(values: Tensor) -> Tensor:
+    """The sum over tokens in float64, of short sums in the values' own precision: several times faster."""
+    return torch.stack([part.sum(0) for part in values.split(SHORT)]).sum(0, dtype=torch.float64)
+
+
+SHORT = 128  # tokens
 
 
 FIRST, LAST = -12, 9  # exponents of the smallest and largest bins' lower edges
