@@ -1,6 +1,7 @@
 """The examples in the docstrings of this room's functions run, as those of the names at the root do."""
 
 import doctest
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,10 @@ NAMES = [name for name in studies.__all__ if examples_of(getattr(studies, name))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_example_of_a_study_runs(name: str, world: dict[str, Any]) -> None:
+def test_the_example_of_a_study_runs(
+    name: str, world: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # some write files
     examples = examples_of(getattr(studies, name))
     assert any(name in example.source for example in examples), f"the example of {name} does not use it"
     names = world | {one: getattr(studies, one) for one in studies.__all__}
