@@ -12,29 +12,20 @@ beyond that of one. "In batches of units" is what the usual dashboards do: passe
 
 import argparse
 import math
-from collections.abc import Mapping
 
 import torch
 from common import by_turns, checkpoint, megabytes, ratio
-from torch import Tensor
 
 from interp_hooks import HookedTransformer
 from interp_hooks.corpus import Bands, Histogram, Reducer, Statistics, TopK, Units, neurons, scan
 from interp_hooks.corpus.packing import Packer
+from interp_hooks.studies.wikis.units import result_norm
 
 AT_ONCE = 2048  # tokens of a pass
 ALLOWED = 1.25
 
 
-def result_norms(found: Mapping[str, Tensor], model: HookedTransformer, layer: int | None) -> Tensor:
-    """The norm of what every head adds to the stream [row, pos, head], without that vector itself."""
-    assert layer is not None
-    weights = model.blocks[layer].attn.W_O
-    gram = torch.einsum("hkd,hld->hkl", weights, weights)
-    return torch.einsum("bphk,hkl,bphl->bph", found["z"], gram, found["z"]).clamp(min=0).sqrt()
-
-
-HEADS = Units("head", ("z",), of=result_norms)
+HEADS = Units("head", ("z",), of=result_norm)
 TOP: dict[str, Reducer] = {
     "top neurons": TopK(neurons(), k=20),
     "top heads": TopK(HEADS, k=20),

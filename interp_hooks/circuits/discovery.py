@@ -178,10 +178,8 @@ def _losses(edges: MaskedEdges, gains: EdgeMatrix, what: str) -> EdgeMatrix:
         MetricError: the values are not finite, or mere rounding errors beside what all edges together change.
     """
     largest = float(finite(gains, what).abs().max())
-    noise, metric = (
-        ROUNDING * torch.finfo(torch.promote_types(edges.model.dtype, torch.float32)).eps,
-        edges.objective.metric,
-    )
+    noise = ROUNDING * torch.finfo(torch.promote_types(edges.model.dtype, torch.float32)).eps
+    metric = edges.objective.metric
     if largest < noise:  # only then are the passes needed that tell what such small scores mean
         ends = torch.stack([torch.zeros_like(edges.graph.exists), edges.graph.exists])
         change = float(edges.of_kept(ends).double().mean(1).diff().abs())

@@ -27,6 +27,7 @@ from interp_hooks.circuits.layout import Part
 from interp_hooks.circuits.setting import label_places, stacked
 from interp_hooks.errors import MetricError
 from interp_hooks.experiments.differentiable import Objective, bound, tensor_of
+from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.hooks.points import HookPoint
 from interp_hooks.interventions.edges import Edge
 from interp_hooks.interventions.engine import free_memory
@@ -148,7 +149,7 @@ class MaskedEdges:
         """The same for circuits that are given as matrices."""
         return self.scores((self.graph.exists & ~kept).to(self.model.dtype))
 
-    @torch.no_grad()
+    @no_gradients
     def scores(self, masks: Float[Tensor, "circuit writer reader"]) -> Float[Tensor, "circuit prompt"]:
         """The metric with each of these masks: 0 leaves an edge as it is, 1 replaces what it carries.
 

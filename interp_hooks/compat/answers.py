@@ -10,10 +10,11 @@ from torch import Tensor
 
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked
+from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.model.transformer import HookedTransformer
 
 
-@torch.no_grad()
+@no_gradients
 @checked
 def answer_ranks(
     prompt: str,

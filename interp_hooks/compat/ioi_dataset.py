@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 
 from interp_hooks.errors import BadInput, TokenError
 from interp_hooks.errors.arguments import Count, checked
+from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.interventions.engine import evaluate
 from interp_hooks.interventions.metrics import LogitDiff
 from interp_hooks.interventions.runs import Run
@@ -125,7 +126,7 @@ class IOIDataset(Dataset):
         return {"PLACE": list(PLACES), "OBJECT": list(OBJECTS)}
 
 
-@torch.no_grad()
+@no_gradients
 @checked
 def ioi_eval(
     model: HookedTransformer,

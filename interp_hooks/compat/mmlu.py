@@ -6,16 +6,15 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
-
 from interp_hooks.errors import BadInput, TokenError, nearest
 from interp_hooks.errors.arguments import checked
+from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.model.transformer import HookedTransformer
 
 LETTERS = "ABCD"
 
 
-@torch.no_grad()
+@no_gradients
 @checked
 def mmlu_eval(
     model: HookedTransformer,

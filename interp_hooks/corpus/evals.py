@@ -5,7 +5,7 @@ Losses are in nats per token. Nothing is downloaded unless you leave the texts o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from interp_hooks.corpus.texts import CORPORA, Texts, corpus_texts, first_rows, token_rows
 from interp_hooks.errors import BadInput, TokenError
 from interp_hooks.errors.arguments import checked
+from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.model.losses import check_counted, check_predicted, counted_predictions
 from interp_hooks.model.tokenization import check_tokenizer
 from interp_hooks.model.transformer import HookedTransformer
@@ -50,7 +51,7 @@ def lm_accuracy(
     return (right & counted).sum() / counted.sum()
 
 
-@torch.no_grad()
+@no_gradients
 @checked
 def sanity_check(model: HookedTransformer) -> Float[Tensor, ""]:
     """The loss on some plain English: below 5 for a language model that works, above 7 where something is wrong."""
@@ -60,7 +61,7 @@ def sanity_check(model: HookedTransformer) -> Float[Tensor, ""]:
 # ------------------------------------------------------------------------------------------------------------ text
 
 
-@torch.no_grad()
+@no_gradients
 @checked
 def evaluate_on_dataset(
     model: HookedTransformer,
@@ -143,7 +144,7 @@ def _check_device(model: HookedTransformer, device: Any) -> None:
 # ------------------------------------------------------------------------------------------------------ repetition
 
 
-@torch.no_grad()
+@no_gradients
 @checked
 def induction_loss(
     model: HookedTransformer,
@@ -197,6 +198,19 @@ def repeated_tokens(
     return torch.cat((torch.tensor(begins, dtype=torch.long).expand(rows, -1), half, half), dim=1)
 
 
+def repeat_length(model: HookedTransformer, most: int = 50) -> int:
+    """How many tokens come twice by default: as many as fit into context and vocabulary, and `most` of them."""
+    return min(most, (model.cfg.n_ctx - 1) // 2, model.cfg.d_vocab // 2)
+
+
+def ordinary_tokens(model: HookedTransformer, tokenizer: Any, *besides: int | None) -> Int[Tensor, " id"]:
+    """The ids that the model both reads and predicts, but for special tokens and those `besides`."""
+    count = min(model.cfg.d_vocab, model.cfg.d_vocab_out)
+    special = {*besides} if tokenizer is None else {*besides, *tokenizer.all_special_ids}
+    count = count if tokenizer is None else min(count, len(tokenizer))
+    return torch.tensor([id for id in range(count) if id not in special])
+
+
 def _different_tokens(
     model: HookedTransformer,
     tokenizer: Any,
@@ -204,11 +218,8 @@ def _different_tokens(
     length: int,
     generator: torch.Generator | None,
 ) -> Int[Tensor, "batch pos"]:
-    """Rows of different tokens that the model both reads and predicts; special tokens are left out."""
-    count = min(model.cfg.d_vocab, model.cfg.d_vocab_out)
-    special: Sequence[int] = () if tokenizer is None else tokenizer.all_special_ids
-    count = count if tokenizer is None else min(count, len(tokenizer))
-    ordinary = torch.tensor([id for id in range(count) if id not in set(special)])
+    """Rows of different ordinary tokens."""
+    ordinary = ordinary_tokens(model, tokenizer)
     if len(ordinary) < length:
         raise BadInput(f"the vocabulary has {len(ordinary)} ordinary tokens, fewer than subseq_len={length}")
     drawn = [torch.randperm(len(ordinary), generator=generator)[:length] for _ in range(rows)]

@@ -9,22 +9,23 @@ there. Positions count a document's own tokens, its BOS included: they are those
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from interp_hooks.corpus.reading import Document
-from interp_hooks.errors import BadInput, TokenError
+from interp_hooks.errors import BadInput, TokenError, nearest
 from interp_hooks.model.transformer import HookedTransformer
 
 Longer = Literal["refuse", "split", "cut"]
 Excluded = Literal["bos", "first", "special"]
-EXCLUDED: tuple[Excluded, ...] = ("bos", "first", "special")
+EXCLUDED: tuple[Excluded, ...] = get_args(Excluded)
 ADDED = -1  # the position of a BOS that was put before a piece
 
 
@@ -71,6 +72,17 @@ class Packer:
     exclude: Sequence[Excluded]
     tokens_at_once: int
 
+    def __post_init__(self) -> None:
+        if wrong := [one for one in self.exclude if one not in EXCLUDED]:
+            known = ", ".join(EXCLUDED)
+            raise BadInput(f"exclude may name {known}, got {wrong[0]!r}.{nearest(str(wrong[0]), EXCLUDED)}")
+        if self.longer not in get_args(Longer):
+            raise BadInput(f"longer must be 'refuse', 'split' or 'cut', got {self.longer!r}")
+        if self.tokens_at_once < 1:
+            raise BadInput(f"tokens_at_once must be at least 1, got {self.tokens_at_once}")
+        if not 2 <= self.length <= self.model.cfg.n_ctx:
+            raise BadInput(f"length must be 2..{self.model.cfg.n_ctx}, the model's context, got {self.length}")
+
     def tokens(self, number: int, document: Document) -> Int[Tensor, " pos"]:
         """The token ids of a document, on the CPU.
 
@@ -90,19 +102,17 @@ class Packer:
         Raises:
             BadInput: it is longer than a row, and nothing was said of such documents.
         """
-        places = torch.arange(len(tokens))
-        if len(tokens) <= self.length:
-            return [Piece(number, tokens, places)]
-        if self.longer == "refuse":
+        if len(tokens) > self.length and self.longer == "refuse":
             raise BadInput(
                 f"document {number} has {len(tokens)} tokens, more than the {self.length} that are read at once; "
                 "longer='split' reads it in pieces, longer='cut' its beginning"
             )
-        if self.longer == "cut":
-            return [Piece(number, tokens[: self.length], places[: self.length])]
-        bos = self._bos(tokens)
-        room = self.length - len(bos)
+        places = torch.arange(len(tokens))
         found = [Piece(number, tokens[: self.length], places[: self.length])]
+        if self.longer == "cut":
+            return found
+        bos = tokens[: int(leads(self.model, tokens))]
+        room = self.length - len(bos)
         for start in range(self.length, len(tokens), room):
             part = slice(start, start + room)
             found.append(
@@ -110,18 +120,13 @@ class Packer:
             )
         return found
 
-    def _bos(self, tokens: Int[Tensor, " pos"]) -> Int[Tensor, " n"]:
-        """What later pieces begin with: the document's first token, if that is a BOS."""
-        tokenizer = self.model.tokenizer
-        begins = tokenizer is not None and int(tokens[0]) == tokenizer.bos_token_id and self.length > 1
-        return tokens[: int(begins)]
-
     def rows(self, pieces: Iterable[Piece]) -> list[Rows]:
         """Pieces as rows, as many as are read at once to a `Rows`: the longest first, each where it first fits."""
         filled: list[list[Piece]] = []
         room: list[int] = []
-        longest = max((len(piece.tokens) for piece in pieces), default=0)
-        for piece in sorted(pieces, key=lambda one: -len(one.tokens)):
+        longest_first = sorted(pieces, key=lambda one: -len(one.tokens))
+        longest = max((len(piece.tokens) for piece in longest_first[:1]), default=0)
+        for piece in longest_first:
             size = len(piece.tokens)
             place = next((place for place, left in enumerate(room) if left >= size), None)
             if place is None or not self._several:
@@ -145,12 +150,13 @@ class Packer:
         shape = len(filled), max(sum(len(piece.tokens) for piece in row) for row in filled)
         tokens, positions = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
         documents, pieces = torch.full(shape, -1), torch.full(shape, -1)
-        for number, row in enumerate(filled):
+        numbers = itertools.count()
+        for place, row in enumerate(filled):
             end = 0
             for piece in row:
                 part = slice(end, end := end + len(piece.tokens))
-                tokens[number, part], positions[number, part] = piece.tokens, piece.positions
-                documents[number, part], pieces[number, part] = piece.document, int(pieces.max()) + 1
+                tokens[place, part], positions[place, part] = piece.tokens, piece.positions
+                documents[place, part], pieces[place, part] = piece.document, next(numbers)
         counted = (pieces >= 0) & ~self._left_out(tokens, positions)
         return Rows(tokens, documents, positions, pieces, counted)
 
@@ -164,6 +170,11 @@ class Packer:
         if "special" in self.exclude and tokenizer is not None:
             left_out |= torch.isin(tokens, torch.tensor(tokenizer.all_special_ids))
         return left_out
+
+
+def leads(model: HookedTransformer, tokens: Int[Tensor, " pos"]) -> bool:
+    """Whether a text begins with BOS, which stays before whatever of it is cut off."""
+    return model.tokenizer is not None and len(tokens) > 0 and int(tokens[0]) == model.tokenizer.bos_token_id
 
 
 ROW = 256  # tokens of a row, unless a document is longer: longer rows cost more attention, shorter ones more padding

@@ -8,7 +8,6 @@ A batch is some consecutive documents, `per_batch` of them, packed into rows; on
 all reducers, and ends after the last hook that one of them reads. Each batch gives states, which are merged; since that
 is exact, workers that take every n-th batch, and scans that were killed and go on, end with the same bits. (Those of a
 pass are the same where processor, number of threads and batches are.)
-
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from jaxtyping import Int
 from torch import Tensor
 from tqdm import tqdm
 
-from interp_hooks.corpus.packing import EXCLUDED, Excluded, Longer, Packer
+from interp_hooks.corpus.packing import Excluded, Longer, Packer
 from interp_hooks.corpus.passes import Reading
 from interp_hooks.corpus.reading import Corpus, Document, documents
 from interp_hooks.corpus.reducers.base import Reducer, State, merged
@@ -55,6 +54,9 @@ class Scan(Mapping[str, Any]):
         if name not in self.reducers:
             raise KeyError(f"this scan has {', '.join(self.reducers)}, not {name!r}.{nearest(name, self.reducers)}")
         return {layer: self.reducers[name].result(state) for layer, state in self.states[name].items()}
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.reducers
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.reducers)
@@ -123,20 +125,12 @@ def scan(
         raise BadInput(f"part must be (worker, workers) with 0 <= worker < workers, got {part}")
     if not reducers and not keep:
         raise BadInput("a scan needs a reducer, or units to keep")
-    if wrong := [one for one in exclude if one not in EXCLUDED]:
-        raise BadInput(f"exclude may name {', '.join(EXCLUDED)}, got {wrong[0]!r}.{nearest(str(wrong[0]), EXCLUDED)}")
-    if longer not in ("refuse", "split", "cut"):
-        raise BadInput(f"longer must be 'refuse', 'split' or 'cut', got {longer!r}")
-    for name, most in (("per_batch", per_batch), ("tokens_at_once", tokens_at_once), ("save_every", save_every)):
-        if most < 1:
-            raise BadInput(f"{name} must be at least 1, got {most}")
-    if limit is not None and limit < 1:
-        raise BadInput(f"limit must be at least 1, got {limit}")
+    for name, number in (("per_batch", per_batch), ("save_every", save_every), ("limit", limit)):
+        if number is not None and number < 1:
+            raise BadInput(f"{name} must be at least 1, got {number}")
     if keep and save_to is None:
         raise BadInput("keep= needs a folder, save_to=, to keep activations in")
     length = model.cfg.n_ctx if length is None else length
-    if not 2 <= length <= model.cfg.n_ctx:
-        raise BadInput(f"length must be 2..{model.cfg.n_ctx}, the model's context, got {length}")
     packer = Packer(model=model, length=length, longer=longer, exclude=tuple(exclude), tokens_at_once=tokens_at_once)
     reading = Reading(model, reducers, keep)
     options = {"length": length, "longer": longer, "exclude": list(exclude), "per_batch": per_batch}
@@ -146,7 +140,7 @@ def scan(
         folder = None
         if save_to is not None:
             folder = stack.enter_context(Folder.open(save_to, model, reducers, keep, options, part))
-        work = _Work(packer, reading, Progress(states={}) if folder is None else folder.progress(), folder)
+        work = _Work(packer, reading, Progress() if folder is None else folder.progress(), folder)
         bar = stack.enter_context(progress_bar(progress=progress and worker == 0, unit="token", unit_scale=True))
         for number, batch in enumerate(batches):
             if number % workers == worker:
@@ -262,14 +256,14 @@ def gather(folder: str | Path, reducers: Mapping[str, Reducer]) -> Scan:
     about = read_about(path)
     if about.get("reducers") != {name: told(reducer) for name, reducer in reducers.items()}:
         raise BadInput(f"{path} holds the reducers {about.get('reducers')!r:.300}, not those that were given")
-    done = Progress(states={})
-    for worker in range(int(about["workers"])):
-        file = path / f"state.{worker}-of-{about['workers']}.safetensors"
+    done, workers = Progress(), int(about["workers"])
+    for worker in range(workers):
+        file = Folder(path, (worker, workers)).state
         if not file.exists():
-            raise BadInput(f"worker {worker} of {about['workers']} has not begun: {file} is not there")
+            raise BadInput(f"worker {worker} of {workers} has not begun: {file} is not there")
         part = read_progress(file)
         if not part.finished:
-            raise BadInput(f"worker {worker} of {about['workers']} has not finished; run its part again, it goes on")
+            raise BadInput(f"worker {worker} of {workers} has not finished; run its part again, it goes on")
         done.states = merged(reducers, done.states, part.states)
         done.documents += part.documents
         done.counted += part.counted

@@ -15,14 +15,14 @@ import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from interp_hooks.corpus.reducers.base import Reducer, State
+from interp_hooks.corpus.reducers.base import Reducer, States
 from interp_hooks.corpus.units import Units
 from interp_hooks.errors import BadInput
 from interp_hooks.model.folder_lock import locked
@@ -44,7 +44,7 @@ ABOUT, INDEX, TOKENS, ACTIVATIONS = "scan.json", "index.json", "tokens", "activa
 class Progress:
     """How far a worker is, and the states until there."""
 
-    states: dict[str, dict[int | None, State]]
+    states: States = field(default_factory=dict)
     next_batch: int = 0
     documents: int = 0
     counted: int = 0
@@ -83,13 +83,19 @@ class Folder:
             (folder.path / TOKENS).mkdir(parents=True, exist_ok=True)
         with locked(folder.path / f"lock.{folder._name}", folder.path):
             folder._describe(model, reducers, keep, options)
-            for place in (folder.path, folder.path / TOKENS):
-                remove_partial(place) if part[1] == 1 else None
+            if part[1] == 1:  # else another worker may be writing
+                for place in (folder.path, folder.path / TOKENS):
+                    remove_partial(place)
             yield folder
 
     @property
     def _name(self) -> str:
         return f"{self.part[0]}-of-{self.part[1]}"
+
+    @property
+    def state(self) -> Path:
+        """The file of the worker's states."""
+        return self.path / f"state.{self._name}.safetensors"
 
     def _refuse_foreign(self) -> None:
         if self.path.is_file():
@@ -137,8 +143,7 @@ class Folder:
         Raises:
             BadInput: the file is damaged.
         """
-        path = self.path / f"state.{self._name}.safetensors"
-        return read_progress(path) if path.exists() else Progress(states={})
+        return read_progress(self.state) if self.state.exists() else Progress()
 
     def write(self, done: Progress) -> None:
         """Write how far the worker is."""
@@ -149,8 +154,7 @@ class Folder:
             for what, value in state.items()
         }
         facts = {field.name: getattr(done, field.name) for field in dataclasses.fields(done) if field.name != "states"}
-        path = self.path / f"state.{self._name}.safetensors"
-        write_with_digest(path, tensors or {"none/0/none": torch.zeros(1)}, {PROGRESS: json.dumps(facts)})
+        write_with_digest(self.state, tensors or {"none/0/none": torch.zeros(1)}, {PROGRESS: json.dumps(facts)})
 
     def write_batch(self, number: int, texts: Mapping[int, Tensor], kept: Mapping[str, Tensor]) -> None:
         """Write the token ids of a batch's documents, and the values that are kept of it."""
@@ -218,7 +222,7 @@ def read_progress(path: Path) -> Progress:
     try:
         with safe_open(path, "pt") as file:
             facts = json.loads(file.metadata()[PROGRESS])
-        done = Progress(states={}, **facts)
+        done = Progress(**facts)
         for key, value in tensors.items():
             name, layer, what = key.rsplit("/", 2)
             if name != "none":

@@ -32,6 +32,7 @@ from interp_hooks.experiments.moments import (
 from interp_hooks.experiments.patching import Positions, labels_of, sweep_site
 from interp_hooks.experiments.results.record import experiment
 from interp_hooks.experiments.results.result import Result
+from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.hooks.root_module import HookPoint
 from interp_hooks.interventions.readout import MetricLike
 from interp_hooks.interventions.recording import record
@@ -124,7 +125,7 @@ def _named(
     return sources[method]()
 
 
-@torch.no_grad()
+@no_gradients
 @checked
 def mean_activations(
     model: HookedTransformer,
@@ -174,7 +175,7 @@ def mean_activations(
     return means
 
 
-@torch.no_grad()
+@no_gradients
 @checked
 def noised_activations(
     model: HookedTransformer,

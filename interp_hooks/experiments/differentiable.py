@@ -21,10 +21,10 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import Tensor
 
 from interp_hooks.errors import MetricError
+from interp_hooks.hooks.modes import no_gradients, with_constant_weights, with_gradients
 from interp_hooks.hooks.root_module import HookPoint
 from interp_hooks.interventions.engine import free_memory
 from interp_hooks.interventions.lazy_logits import LazyLogits
@@ -52,7 +52,7 @@ class Differentiable:
     of: Tensor
     cotangent: Tensor | None = None
 
-    @torch.enable_grad()
+    @with_gradients
     def gradients(self, *, again: bool = False) -> dict[str, Tensor]:
         """The gradient of the summed scores with respect to the activations; 0 where nothing reads them.
 
@@ -161,6 +161,7 @@ def tensor_of(read: Tensor) -> Tensor:
     return read.final_stream if isinstance(read, LazyLogits) else read
 
 
+@with_gradients
 def differentiable(
     model: HookedTransformer, run: Run, metric: MetricLike, names: Sequence[str], hooks: Hooks = ()
 ) -> Differentiable:
@@ -171,11 +172,10 @@ def differentiable(
     """
     objective = Objective(model=model, metric=metric, run=run)
     read, values = _with_graph(objective, run, objective.whole, hooks, names)
-    with torch.enable_grad(), WeightsAreConstants():
-        scores = objective.scores(read)
-        if not scores.requires_grad:
-            raise objective.flat_error(names)
-        return Differentiable(scores=scores.detach(), values=values, of=scores.sum())
+    scores = with_constant_weights(objective.scores)(read)
+    if not scores.requires_grad:
+        raise objective.flat_error(names)
+    return Differentiable(scores=scores.detach(), values=values, of=scores.sum())
 
 
 def differentiated(
@@ -213,7 +213,7 @@ def _used_part(objective: Objective, one: Pass, names: Sequence[str], scores: Te
     one.use(Differentiable(scores=scores, values=values, of=of, cotangent=part))
 
 
-@torch.no_grad()
+@no_gradients
 def _reads(
     objective: Objective, parts: Sequence[slice], passes: Callable[[slice], Iterable[Pass]]
 ) -> list[tuple[list[Tensor], bool]]:
@@ -238,14 +238,13 @@ def scored(
         return [objective.scores(objective.joined(of_parts, lazy=lazy)) for of_parts, lazy in reads]
 
 
-@torch.enable_grad()
+@with_gradients
 def _cotangent(
     objective: Objective, parts: Sequence[Tensor], lazy: bool, names: Sequence[str]
 ) -> tuple[Float[Tensor, " prompt"], Tensor]:
     """The scores of all prompts, and the gradient of their sum with respect to what was read."""
     leaf = torch.cat([*parts]).requires_grad_()
-    with WeightsAreConstants():
-        scores = objective.scores(objective.joined([leaf], lazy=lazy))
+    scores = with_constant_weights(objective.scores)(objective.joined([leaf], lazy=lazy))
     if not scores.requires_grad:
         raise objective.flat_error(names)
     (cotangent,) = torch.autograd.grad(scores.sum(), leaf, materialize_grads=True)
@@ -262,23 +261,8 @@ def _with_graph(
         values[hook.name] = value.requires_grad_()
         return value
 
-    with torch.enable_grad(), WeightsAreConstants():
-        return objective.read(run, rows, [*hooks, *((name, keep) for name in names)]), values
-
-
-class WeightsAreConstants(TorchFunctionMode):
-    """Within the block, in its thread, weights count as constants, so that autograd keeps nothing for them."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        return func(*map(_constant, args), **{name: _constant(value) for name, value in kwargs.items()})
-
-
-def _constant(given: Any) -> Any:
-    """Weights, also in a list, without their gradient; anything else as it is."""
-    if isinstance(given, nn.Parameter):
-        return given.detach() if given.requires_grad else given
-    return type(given)(map(_constant, given)) if type(given) in (list, tuple) else given
+    read = with_constant_weights(objective.read)
+    return read(run, rows, [*hooks, *((name, keep) for name in names)]), values
 
 
 def finite(values: Tensor, what: str) -> Tensor:

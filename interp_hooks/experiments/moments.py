@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
+from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.hooks.points import POSITIONS, HookPoint
 from interp_hooks.interventions.recording import record
 from interp_hooks.interventions.runs import Excluded, Run, counted_positions
@@ -48,7 +49,7 @@ def is_pooled(point: HookPoint, per_position: bool) -> bool:
     return point.axes[position_dim(point)] == "pos" and not per_position
 
 
-@torch.no_grad()
+@no_gradients
 def moments(
     model: HookedTransformer,
     reference: Run,

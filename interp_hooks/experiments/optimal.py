@@ -33,6 +33,7 @@ from interp_hooks.experiments.moments import is_pooled, moments, stretched
 from interp_hooks.experiments.patching import labels_of
 from interp_hooks.experiments.results.record import experiment
 from interp_hooks.experiments.results.result import Result
+from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.hooks.root_module import HookPoint
 from interp_hooks.interventions.metrics import KL
 from interp_hooks.interventions.passes import read_pass
@@ -198,7 +199,7 @@ class _Search:
     scale: float
 
 
-@torch.no_grad()
+@no_gradients
 def _search(model: HookedTransformer, run: Run, loss: _Loss, point: HookPoint, per_position: bool) -> _Search:
     """On the stream that enters the hook's layer, from its mean on, in units of its root mean square."""
     stream = Stream(model)

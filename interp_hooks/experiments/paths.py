@@ -35,6 +35,7 @@ from interp_hooks.experiments.patching import (
 )
 from interp_hooks.experiments.results.record import experiment, on_data
 from interp_hooks.experiments.results.result import Result
+from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.hooks.points import POSITIONS
 from interp_hooks.interventions.engine import Evaluation, evaluate, free_memory
 from interp_hooks.interventions.readout import MetricLike, Readout, checked_score, metric_name, reading
@@ -111,7 +112,7 @@ def path_patch(
 
 
 @on_data
-@torch.no_grad()
+@no_gradients
 def patch_paths(
     model: HookedTransformer,
     runs: Sequence[Run],

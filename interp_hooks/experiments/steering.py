@@ -27,6 +27,7 @@ from interp_hooks.errors.arguments import about, checked
 from interp_hooks.experiments.patching import labels_of
 from interp_hooks.experiments.results.record import experiment, on_data
 from interp_hooks.experiments.results.result import Result
+from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.hooks.root_module import HookPoint
 from interp_hooks.hooks.scopes import Block, Scope
 from interp_hooks.interventions.readout import LAST, Readout, said
@@ -82,7 +83,7 @@ def _place(model: HookedTransformer, hook: str | Site) -> _Place:
 # -------------------------------------------------------------------------------------------------------------- vectors
 
 
-@torch.no_grad()
+@no_gradients
 @checked
 def steering_vector(
     model: HookedTransformer,
@@ -135,7 +136,7 @@ def _mean(model: HookedTransformer, run: Run, place: _Place, pos: int | Tensor |
 
 
 @experiment
-@torch.no_grad()
+@no_gradients
 def relative_norm(
     model: HookedTransformer,
     prompts: PromptsLike,
@@ -158,7 +159,7 @@ def relative_norm(
 
 
 @on_data
-@torch.no_grad()
+@no_gradients
 def relative_norms(
     model: HookedTransformer,
     run: Run,
@@ -366,7 +367,7 @@ def ablate_directions(
     return _changing(model, places, positions, lambda value, _: _without(value, basis.to(value)))
 
 
-@torch.no_grad()
+@no_gradients
 @checked
 def orthogonalize(model: HookedTransformer, directions: Float[Tensor, "*n d_model"]) -> HookedTransformer:
     """A copy of the model that cannot write the directions [n, d_model]: exactly `ablate_directions`, by weights.

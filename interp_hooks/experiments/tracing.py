@@ -32,6 +32,7 @@ from interp_hooks.experiments.patching import (
 )
 from interp_hooks.experiments.results.record import experiment
 from interp_hooks.experiments.results.result import Result
+from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.interventions.metrics import Prob
 from interp_hooks.interventions.readout import LAST, MetricLike, Readout, said
 from interp_hooks.interventions.recording import record
@@ -46,7 +47,7 @@ Subject = str | Sequence[str] | Sequence[int] | Tensor
 
 
 @experiment
-@torch.no_grad()
+@no_gradients
 def causal_trace(
     model: HookedTransformer,
     prompts: PromptsLike,

@@ -10,11 +10,11 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from interp_hooks.errors import HookDidNotFire
 from interp_hooks.errors.arguments import checked
+from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.hooks.points import HookPoint
 from interp_hooks.interventions.edges import Edge
 from interp_hooks.interventions.plans import Plan, Planner
@@ -85,7 +85,7 @@ def hook_functions(
 # ---------------------------------------------------------------------------------------------------------- recording
 
 
-@torch.no_grad()
+@no_gradients
 @checked
 def record(model: HookedTransformer, run: Run, hooks: str | Iterable[str]) -> Recording:
     """The activations that a run, with its interventions, has at some hooks, by their full names.
@@ -141,7 +141,7 @@ class Recorder:
         for hook in hooks:
             self.want(unchanged, hook)
 
-    @torch.no_grad()
+    @no_gradients
     def record(self) -> Recordings:
         """What was asked for."""
         recordings = Recordings(self.planner.model)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from interp_hooks.errors import CheckpointError
+from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.loading.families import FAMILIES
 from interp_hooks.loading.rules import Rule, axis_sizes, rules
 from interp_hooks.loading.source import NO_CODE
@@ -19,7 +20,7 @@ from interp_hooks.model.components.norm import Norm
 from interp_hooks.model.transformer import HookedTransformer
 
 
-@torch.no_grad()
+@no_gradients
 def to_hf(model: HookedTransformer) -> Any:
     """A HuggingFace model with these weights; `HookedTransformer.to_hf` calls this and lists what it raises."""
     if model.hf_config is None:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from interp_hooks.errors import ConfigError
+from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.model.components.attention import Attention
 from interp_hooks.model.components.latent import LatentAttention
 from interp_hooks.model.components.mlp import MLP, GatedMLP
@@ -38,7 +39,7 @@ class Processing:
     refactor_factored_attn_matrices: bool = False
 
 
-@torch.no_grad()
+@no_gradients
 def process(model: HookedTransformer, processing: Processing) -> list[str]:
     """Apply the steps that are asked for; return a line for each step: applied (now or before), skipped and why, ...
 

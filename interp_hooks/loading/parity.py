@@ -17,6 +17,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
+from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.loading.given import check_model
 from interp_hooks.loading.load import family_of
 from interp_hooks.loading.source import Source
@@ -82,7 +83,7 @@ class Report:
         return "\n".join(f"{label:<{width}}  {value}" for label, value in rows.items())
 
 
-@torch.no_grad()
+@no_gradients
 def verify(model: HookedTransformer, hf_model: Any, tokens: Int[Tensor, "batch pos"] | None = None) -> Report:
     """Compare a converted model with a HuggingFace one on `tokens` (default: random ones, 2 x 32).
 
@@ -159,7 +160,7 @@ def verify_checkpoint(
     return verify(model, hf_model, None if text is None else model.to_tokens(text))
 
 
-@torch.no_grad()
+@no_gradients
 def invariants(model: HookedTransformer, tokens: Int[Tensor, "batch pos"]) -> dict[str, float]:
     """By what each equation that the hooks promise is violated at most, over all layers, relative to its right side."""
     worst: dict[str, float] = {}

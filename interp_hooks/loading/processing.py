@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from interp_hooks.errors import CheckpointError, ConfigError
+from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.loading.folding import STEPS, Processing, fold_ln, process
 from interp_hooks.loading.formats import TRANSFORMER_LENS, from_checkpoint, recognise, unwrapped
 from interp_hooks.model.components.norm import Norm
@@ -41,7 +42,7 @@ def load_and_process(
     return report
 
 
-@torch.no_grad()
+@no_gradients
 def _take_over(model: HookedTransformer, other: HookedTransformer) -> None:
     """Copy another model's weights into this one's memory, dtype and device; its hooks and all else stay."""
     for name, part in other.named_modules():
@@ -110,7 +111,7 @@ def one_step(cfg: HookedTransformerConfig, state_dict: StateDict, step: str) -> 
     return _changed(_model_of(cfg, state_dict), state_dict, step, STEPS[step].run)
 
 
-@torch.no_grad()
+@no_gradients
 def _changed(
     model: HookedTransformer, state_dict: StateDict, step: str, run: Callable[[HookedTransformer], None]
 ) -> dict[str, Tensor]:

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked
+from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.model.components.kv_cache import KeyValueCache
 from interp_hooks.model.components.positions import DEPENDS_ON_LENGTH
 from interp_hooks.model.inputs import checked_mask
@@ -215,7 +216,7 @@ class Generation(Network):
                 bar.update()
                 yield logits
 
-    @torch.no_grad()
+    @no_gradients
     def _step(self, rows: Rows, cache: KeyValueCache | None) -> Float[Tensor, "batch d_vocab"]:
         """The logits of the next token, after reading what is not in the cache."""
         read = 0 if cache is None else cache.length

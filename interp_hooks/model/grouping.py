@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from interp_hooks.errors import BadInput
+from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.hooks.points import HookPoint
 from interp_hooks.model.components.block import TransformerBlock
 from interp_hooks.model.components.norm import Norm
@@ -21,7 +22,7 @@ GROUPED = ("W_K", "W_V", "b_K", "b_V")
 SHOWN_PER_GROUP = ("hook_k", "hook_v", "hook_rot_k", "hook_k_input", "hook_v_input", "k_norm.")
 
 
-@torch.no_grad()
+@no_gradients
 def ungroup(blocks: Iterable[TransformerBlock]) -> None:
     """Give every query head a copy of its group's weights for keys and values."""
     for block in blocks:
@@ -29,7 +30,7 @@ def ungroup(blocks: Iterable[TransformerBlock]) -> None:
         _change(block, block.heads, partial(torch.repeat_interleave, repeats=copies, dim=0))
 
 
-@torch.no_grad()
+@no_gradients
 def regroup(blocks: Iterable[TransformerBlock], groups: int) -> None:
     """Let `groups` groups of query heads share keys and values again.
 

@@ -67,9 +67,9 @@ class Identity:
 
     def _only_rounded(self, model: HookedTransformer) -> bool:
         """Whether the weights of a model differ from these by nothing but rounding errors."""
-        sums, norms = sums_of(model), {name: float(one.double().norm()) for name, one in model.state_dict().items()}
-        if self.sums is None or {*self.sums} != {*sums}:
+        if self.sums is None or {*self.sums} != {*(sums := sums_of(model))}:
             return False
+        norms = {name: float(one.double().norm()) for name, one in model.state_dict().items()}
         largest = ROUNDING * torch.finfo(model.dtype).eps
         return all(
             abs(one - other) <= largest * norms[name]

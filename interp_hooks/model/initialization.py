@@ -17,6 +17,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.hooks.points import HookPoint
 from interp_hooks.model.config import InitMode
 
@@ -25,7 +26,7 @@ EMBEDDINGS = ("W_E", "W_pos", "W_token_type")
 CURVATURES = {"alpha_p": math.log(math.expm1(0.8)), "alpha_n": math.log(math.expm1(0.3))}
 
 
-@torch.no_grad()
+@no_gradients
 def initialize(
     model: nn.Module, mode: InitMode, initializer_range: float, seed: int | None, gain_offset: float = 0.0
 ) -> None:

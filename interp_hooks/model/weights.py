@@ -12,6 +12,7 @@ from torch import Tensor
 
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked_methods
+from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.model.components.moe import MoE
 from interp_hooks.model.factored import FactoredMatrix, composition_scores
 from interp_hooks.model.network import Network
@@ -118,7 +119,7 @@ class StackedWeights(Network):
         """W_V W_O of every head, [n_layers, n_heads, d_model, d_model]. Raises AttributeError as `QK`."""
         return FactoredMatrix(self.W_V, self.W_O)
 
-    @torch.no_grad()
+    @no_gradients
     def all_composition_scores(self, mode: Composition) -> Float[Tensor, "n_layers n_heads n_layers n_heads"]:
         """How much of what each head writes is read by each head of later layers for its queries, keys or values.
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import Count, checked
+from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.model.cache.frozen_norm import FrozenNorm, centred
 from interp_hooks.model.transformer import HookedTransformer
 
@@ -71,7 +72,7 @@ class DirectionTokens:
         return self.table().to_string(index=False, max_rows=20)
 
 
-@torch.no_grad()
+@no_gradients
 @checked
 def tokens_of(
     model: HookedTransformer,

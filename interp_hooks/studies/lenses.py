@@ -20,6 +20,7 @@ from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import about, checked
 from interp_hooks.experiments.results.record import experiment, on_data
 from interp_hooks.experiments.results.result import Result
+from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.interventions.readout import LAST, Readout, for_each_prompt, said
 from interp_hooks.interventions.runs import PromptsLike, Run, as_run
 from interp_hooks.model.cache.activation_cache import ActivationCache
@@ -119,7 +120,7 @@ def attributed(
     return _attribution(cache_at(model, run, pos, READ[unit]), answer, wrong, unit)
 
 
-@torch.no_grad()
+@no_gradients
 def _attribution(cache: ActivationCache, answer: Tensor, wrong: Tensor | None, unit: Unit) -> DirectLogitAttribution:
     """The direct effects of the parts in a cache that holds a single position."""
     prompts = len(next(iter(cache.values())))
@@ -262,7 +263,7 @@ class LogitLens:
         return pd.DataFrame(columns)
 
 
-@torch.no_grad()
+@no_gradients
 @checked
 def logit_lens(
     model: HookedTransformer,

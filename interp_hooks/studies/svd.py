@@ -14,6 +14,7 @@ from torch import Tensor
 
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import Count, checked
+from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.model.components.mlp import MLP, GatedMLP
 from interp_hooks.model.config import HookedTransformerConfig
 from interp_hooks.model.transformer import HookedTransformer
@@ -32,7 +33,7 @@ class SVDInterpreter:
     def cfg(self) -> HookedTransformerConfig:
         return self.model.cfg
 
-    @torch.no_grad()
+    @no_gradients
     @checked
     def get_singular_vectors(
         self, vector_type: VectorType, layer_index: int, num_vectors: int = 10, head_index: int | None = None
@@ -49,7 +50,7 @@ class SVDInterpreter:
         unembedding = self.model.W_U.to(vectors.dtype).T * self.cfg.logits_scale
         return (unembedding @ vectors)[:, None]
 
-    @torch.no_grad()
+    @no_gradients
     @checked
     def tokens(
         self,

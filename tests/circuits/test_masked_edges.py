@@ -30,17 +30,16 @@ from tests.experiments.split import (
     MEASURED,
     METRICS,
     OTHER,
+    PLACES,
     PROMPTS,
     SHAPES,
     TOKENS,
+    WITHIN,
     check_memory,
     sized,
     split,
 )
 from tests.tiny import assert_close
-
-WITHIN = 1e-9
-PLACES = {"verb": torch.tensor([2, 3, 4, 3, 2]), "end": -1}
 
 
 def scores(circuit: Circuit) -> Tensor:

@@ -15,6 +15,8 @@ from tests.tiny import random_tokens
 BATCH, LENGTH = 5, 6
 TOKENS, OTHER = (random_tokens(batch=BATCH, pos=LENGTH, d_vocab=19, seed=seed) for seed in (1, 2))
 PADDED = torch.tensor([[0, 0, 1, 1, 1, 1]] + [[1] * LENGTH] * 3 + [[0, 1, 1, 1, 1, 1]])
+PLACES = {"verb": torch.tensor([2, 3, 4, 3, 2]), "end": -1}
+WITHIN = 1e-9  # relative, in float64
 ANSWERS = LogitDiff([3, 1, 4, 1, 5], [9, 2, 6, 5, 3])
 
 

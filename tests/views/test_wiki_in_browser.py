@@ -24,7 +24,7 @@ pytestmark = [
 def made(tmp_path_factory: pytest.TempPathFactory) -> Wiki:
     """A wiki in which every token, label and name is hostile."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(making, "_words", lambda model: lambda id: HOSTILE[id % len(HOSTILE)] + " " * (id // len(HOSTILE)))
+    patch.setattr(making, "names_of", lambda model: lambda id: HOSTILE[id % len(HOSTILE)] + " " * (id // len(HOSTILE)))
     own = Column(name=HOSTILE[2], unit=HOSTILE[0], about=HOSTILE[1], values=torch.rand(3, 4))
     role = Column(name="own_role", unit="role", about=HOSTILE[3], values=[[HOSTILE[0]] * 4] * 3)
     model = build(d_vocab=23, d_vocab_out=23)

@@ -53,6 +53,7 @@ from interp_hooks.experiments.results.folders import (
     whole,
     write,
 )
+from interp_hooks.hooks.modes import keeps_gradient_mode
 from interp_hooks.interventions.readout import Metric
 from interp_hooks.interventions.runs import OF_TASK, Run, TaskLike, as_run
 from interp_hooks.model.folder_lock import LOCK, locked
@@ -395,6 +396,7 @@ def experiment(function: Callable[P, R]) -> Callable[P, R]:
     """
     signature = inspect.signature(function)
 
+    @keeps_gradient_mode
     @functools.wraps(function)
     def called(*args: P.args, **kwargs: P.kwargs) -> R:
         arguments = _of_task(signature, args, kwargs)

@@ -23,10 +23,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp_hooks.corpus.evals import repeated_tokens
+from interp_hooks.corpus.evals import repeat_length, repeated_tokens
 from interp_hooks.errors import BadInput, nearest
 from interp_hooks.errors.arguments import checked
 from interp_hooks.experiments.results.result import Result
+from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.hooks.names import get_act_name
 from interp_hooks.interventions.runs import PromptsLike, as_run
 from interp_hooks.model.cache.activation_cache import ActivationCache
@@ -39,7 +40,7 @@ Heads = Sequence[tuple[int, int]] | Mapping[int, Sequence[int]]
 """(layer, head) pairs, or the heads of each layer."""
 
 
-@torch.no_grad()
+@no_gradients
 @checked
 def head_scores(
     model: HookedTransformer,
@@ -70,8 +71,8 @@ def head_scores(
     if n < 1:
         raise BadInput(f"n must be at least 1, got {n}")
     if seq is None:
-        fits = min(50, (model.cfg.n_ctx - 1) // 2, model.cfg.d_vocab // 2)
-        seq = repeated_tokens(model, n, fits if subseq_len is None else subseq_len, generator=generator)
+        size = repeat_length(model) if subseq_len is None else subseq_len
+        seq = repeated_tokens(model, n, size, generator=generator)
     layers, prompts = range(model.cfg.n_layers), _prompts(model, seq)
     scores, uniform = [], []
     for row, tokens in enumerate(prompts):
@@ -94,7 +95,7 @@ def head_scores(
     )
 
 
-@torch.no_grad()
+@no_gradients
 @checked
 def detect_head(
     model: HookedTransformer,

@@ -27,9 +27,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp_hooks.corpus.evals import repeated_tokens
+from interp_hooks.corpus.evals import repeat_length, repeated_tokens
 from interp_hooks.errors import BadInput, nearest
 from interp_hooks.errors.arguments import Count, checked
+from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.interventions.runs import PromptsLike, Run, as_run
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.studies.heads.criteria import norm_factor, written_norms
@@ -215,7 +216,7 @@ def measured(
     return HeadMetrics(totals=own[0], weights=own[1], uniform_totals=uniform[0], uniform_weights=uniform[1])
 
 
-@torch.no_grad()
+@no_gradients
 def attention_metrics(
     pattern: Float[Tensor, "batch head query key"],
     tokens: Int[Tensor, "batch pos"],
@@ -300,7 +301,7 @@ def added(batches: Iterable[HeadMetrics]) -> HeadMetrics:
     return first
 
 
-@torch.no_grad()
+@no_gradients
 @checked
 def head_metrics(
     model: HookedTransformer,
@@ -327,8 +328,8 @@ def head_metrics(
     if n < 1 or batch_size < 1:
         raise BadInput(f"n and batch_size must be at least 1, got {n} and {batch_size}")
     if prompts is None:
-        fits = min(50, (model.cfg.n_ctx - 1) // 2, model.cfg.d_vocab // 2)
-        prompts = repeated_tokens(model, n, fits if subseq_len is None else subseq_len, generator=generator)
+        size = repeat_length(model) if subseq_len is None else subseq_len
+        prompts = repeated_tokens(model, n, size, generator=generator)
         run = Run(prompts, (), torch.ones_like(prompts))
     else:
         run = as_run(model, prompts)

@@ -31,6 +31,7 @@ from torch import Tensor
 
 from interp_hooks.errors import BadInput, nearest
 from interp_hooks.errors.arguments import Count, checked
+from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.interventions.runs import PromptsLike
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.studies.heads.causes import (
@@ -213,7 +214,7 @@ class HeadRoles:
         return self.table().to_string(index=False, max_rows=40)
 
 
-@torch.no_grad()
+@no_gradients
 @checked
 def head_roles(
     model: HookedTransformer,
@@ -286,7 +287,7 @@ def scored(scene: Scene, roles: Sequence[Role]) -> HeadRoles:
     return HeadRoles(roles=list(roles), attention=stacked[0], cause=stacked[1])
 
 
-@torch.no_grad()
+@no_gradients
 @checked
 def follows_positions(
     model: HookedTransformer,

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from interp_hooks.corpus.evals import ordinary_tokens
 from interp_hooks.errors import BadInput
 from interp_hooks.experiments.patching import Direction, named_positions
 from interp_hooks.experiments.paths import path_patch
@@ -96,13 +97,10 @@ class Scene:
         Raises:
             BadInput: two copies that do not fit, or too few tokens for a first copy that shares none with the second.
         """
-        text, cfg = model.tokenizer, model.cfg
         bos = bos_of(model) if bos is None and model.text.prepend_bos else bos
-        special = {bos, *([] if text is None else text.all_special_ids)}
-        count = min(cfg.d_vocab, cfg.d_vocab_out, *([] if text is None else [len(text)]))
-        ordinary = torch.tensor([id for id in range(count) if id not in special])
+        ordinary = ordinary_tokens(model, model.tokenizer, bos)
         begins = torch.tensor([] if bos is None else [bos], dtype=torch.long).expand(n, -1)
-        most = min((cfg.n_ctx - begins.shape[1]) // 2, len(ordinary) // 2)
+        most = min((model.cfg.n_ctx - begins.shape[1]) // 2, len(ordinary) // 2)
         length = min(50, most) if length is None else length
         if not 2 <= length <= most:
             raise BadInput(f"subseq_len must be 2..{most} for this context and vocabulary, got {length}")

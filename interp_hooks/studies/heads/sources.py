@@ -20,6 +20,7 @@ from torch import Tensor
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import about, checked
 from interp_hooks.experiments.results.result import Result
+from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.interventions.readout import LAST, Readout, for_each_prompt, said
 from interp_hooks.interventions.recording import record
 from interp_hooks.interventions.runs import OF_TASK, PromptsLike, Run, TaskLike, as_run
@@ -33,7 +34,7 @@ Places = int | Sequence[int] | Tensor
 """Positions of all prompts; a tensor [prompt] or [prompt, n] of each prompt's own, or a mask [prompt, pos]."""
 
 
-@torch.no_grad()
+@no_gradients
 @checked
 def direct_effect_by_source(
     model: HookedTransformer,
@@ -79,7 +80,7 @@ def direct_effect_by_source(
     return Result(metric="direct_effect", axes=axes, values=effects.cpu())
 
 
-@torch.no_grad()
+@no_gradients
 @checked
 def result_by_source(
     model: HookedTransformer, prompts: PromptsLike, layer: int, head: int, *, pos: int | Tensor = LAST

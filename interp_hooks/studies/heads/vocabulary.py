@@ -20,6 +20,7 @@ from torch import Tensor
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import Count, about, checked
 from interp_hooks.experiments.results.result import Result
+from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.model.cache.frozen_norm import FrozenNorm
 from interp_hooks.model.components.positions import rotate
 from interp_hooks.model.factored import FactoredMatrix
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 Sign = Literal["raises", "lowers"]
 
 
-@torch.no_grad()
+@no_gradients
 @checked
 def relation_scores(
     model: HookedTransformer,
@@ -72,7 +73,7 @@ def relation_scores(
     return _hits(model, given, related, k=k, signs=[sign], embedding=embedding, metric="relation_score")[sign]
 
 
-@torch.no_grad()
+@no_gradients
 @checked
 def copying_scores(
     model: HookedTransformer,
@@ -104,7 +105,7 @@ def copying_scores(
     return {"copying": both["raises"], "suppression": both["lowers"]}
 
 
-@torch.no_grad()
+@no_gradients
 @checked
 def salient_tokens(
     model: HookedTransformer,
@@ -147,7 +148,7 @@ def salient_tokens(
     return pd.DataFrame(listed)
 
 
-@torch.no_grad()
+@no_gradients
 @checked
 def qk_tokens(
     model: HookedTransformer,

@@ -22,6 +22,7 @@ from interp_hooks.corpus.reducers.top import Side
 from interp_hooks.corpus.scanning import Scan
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import Count, checked
+from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.interventions.recording import record
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.studies.directions import names_of, unembedding
@@ -74,7 +75,7 @@ class LogitBoost:
         return self.table().to_string(index=False, max_rows=20)
 
 
-@torch.no_grad()
+@no_gradients
 @checked
 def logit_boost(
     model: HookedTransformer,

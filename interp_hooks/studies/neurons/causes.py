@@ -21,6 +21,7 @@ from interp_hooks.corpus.reducers.top import Side
 from interp_hooks.corpus.scanning import Scan
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import Count, checked
+from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.interventions.engine import evaluate
 from interp_hooks.interventions.readout import Metric, Readout
 from interp_hooks.interventions.runs import Intervention, Run
@@ -79,7 +80,7 @@ class AblationEffects:
         return self.table().to_string(index=False, max_rows=20)
 
 
-@torch.no_grad()
+@no_gradients
 @checked
 def ablation_effects(
     model: HookedTransformer,

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp_hooks.corpus.packing import leads
 from interp_hooks.corpus.reducers.bands import Bands
 from interp_hooks.corpus.reducers.base import Reducer
 from interp_hooks.corpus.reducers.statistics import Histogram, Statistics
@@ -238,11 +239,6 @@ def _contexts(
         rows.append(torch.cat((tokens[:begins], tokens[start : position + 2])) if position >= begins else tokens[:2])
         places.append(position if position < begins else begins + position - start)
     return Contexts(rows=rows, at=torch.tensor(places, dtype=torch.long), values=values)
-
-
-def leads(model: HookedTransformer, tokens: Int[Tensor, " pos"]) -> bool:
-    """Whether a prompt begins with BOS, which stays before whatever is cut off."""
-    return model.tokenizer is not None and len(tokens) > 0 and int(tokens[0]) == model.tokenizer.bos_token_id
 
 
 def stacked(model: HookedTransformer, rows: Sequence[Int[Tensor, " _"]]) -> Run:

@@ -27,6 +27,7 @@ from interp_hooks.corpus.reducers.top import Side
 from interp_hooks.corpus.scanning import Scan
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import Count, checked
+from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.hooks.names import get_act_name
 from interp_hooks.interventions.recording import record
 from interp_hooks.model.transformer import HookedTransformer
@@ -79,7 +80,7 @@ class Illusion:
         return f"{self.table().to_string(index=False)}\n{kinds}; mass in the highest octave: {mass}"
 
 
-@torch.no_grad()
+@no_gradients
 @checked
 def illusion(
     model: HookedTransformer,

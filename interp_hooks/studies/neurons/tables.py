@@ -11,6 +11,7 @@ from torch import Tensor
 
 from interp_hooks.corpus.scanning import Scan
 from interp_hooks.errors.arguments import Count, checked
+from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.studies.neurons.contexts import Found
 from interp_hooks.studies.neurons.illusions import top_mass
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 OF_STATISTICS = ("mean", "std", "min", "max", "active")
 
 
-@torch.no_grad()
+@no_gradients
 @checked
 def neuron_table(
     model: HookedTransformer,

@@ -23,13 +23,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from interp_hooks.corpus.packing import leads
 from interp_hooks.corpus.units import Units
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked
+from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.interventions.runs import Intervention, Run
 from interp_hooks.interventions.sites import at
 from interp_hooks.model.transformer import HookedTransformer
-from interp_hooks.studies.neurons.contexts import leads, measured, split_by_size, stacked
+from interp_hooks.studies.neurons.contexts import measured, split_by_size, stacked
 
 Replacement = int | Literal["mean", "delete"]
 """What stands where a token is taken away: a token id, the mean embedding, or nothing."""
@@ -53,7 +55,7 @@ class Shortened:
         return self.activation / self.whole
 
 
-@torch.no_grad()
+@no_gradients
 @checked
 def truncated_prompt(
     model: HookedTransformer, unit: Units, tokens: Int[Tensor, " pos"], *, keep: float = 0.5
@@ -78,7 +80,7 @@ def truncated_prompt(
     return _shortened(tokens, torch.ones(len(tokens), dtype=torch.bool), whole, whole)
 
 
-@torch.no_grad()
+@no_gradients
 @checked
 def minimal_example(
     model: HookedTransformer, unit: Units, tokens: Int[Tensor, " pos"], *, keep: float = 0.5
@@ -110,7 +112,7 @@ def minimal_example(
     return _shortened(tokens, kept, value, whole)
 
 
-@torch.no_grad()
+@no_gradients
 @checked
 def token_importance(
     model: HookedTransformer, unit: Units, tokens: Int[Tensor, " pos"], *, replacement: Replacement = "mean"
@@ -135,7 +137,7 @@ def token_importance(
     return found
 
 
-@torch.no_grad()
+@no_gradients
 @checked
 def and_ness(
     model: HookedTransformer,

@@ -31,6 +31,7 @@ from torch import Tensor
 
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import Count, checked
+from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.model.progress import progress_bar
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.studies.directions import CHUNK, names_of, unembedding
@@ -134,7 +135,7 @@ SIDES: tuple[Side, ...] = ("positive", "negative")
 MOMENTS = ("norm", "null_share", "variance", "skew", "kurtosis")
 
 
-@torch.no_grad()
+@no_gradients
 @checked
 def vocabulary_effect(
     model: HookedTransformer,

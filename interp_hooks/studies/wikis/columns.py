@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from interp_hooks.errors import BadInput
-from interp_hooks.studies.findings import Finding
 from interp_hooks.studies.wikis.head_columns import (
     attended_tokens,
     attention_columns,
@@ -55,6 +54,25 @@ def activation_columns(kind: UnitKind) -> Callable[[Material], list[Column]]:
     return columns
 
 
+def finding_listings(kind: UnitKind) -> Callable[[Material], list[Listing]]:
+    """What was found out about units, checked again."""
+
+    def listings(material: Material) -> list[Listing]:
+        entries: dict[int, list[list[tuple[str, float | None]]]] = {
+            layer: [[] for _ in range(n)] for layer, n in material.sizes[kind].items()
+        }
+        for finding, holds in material.checked_findings:
+            of, layer, number = finding.place
+            if of == kind:
+                text = f"{finding.claim} ({finding.evidence}; {finding.command})"
+                entries[layer][number].append((text, float(holds)))
+        about = "what was found out about it, with the evidence and what checks it; 1 holds here, 0 does not"
+        there = any(map(any, entries.values()))
+        return [Listing(name="findings", unit="holds", about=about, entries=entries)] if there else []
+
+    return listings
+
+
 Columns = Sequence[Callable[[Material], list[Column]]]
 Listings = Sequence[Callable[[Material], list[Listing]]]
 
@@ -62,7 +80,10 @@ COLUMNS: Mapping[UnitKind, Columns] = {
     "head": (role_columns, attention_columns, weight_columns, activation_columns("head"), causal_columns),
     "neuron": (neuron_columns, activation_columns("neuron"), estimated_columns, ablation_columns),
 }
-LISTINGS: Mapping[UnitKind, Listings] = {"head": (attended_tokens,), "neuron": (vocabulary_listings, minimal_listings)}
+LISTINGS: Mapping[UnitKind, Listings] = {
+    "head": (finding_listings("head"), attended_tokens),
+    "neuron": (finding_listings("neuron"), vocabulary_listings, minimal_listings),
+}
 
 
 def columns_of(material: Material, kind: UnitKind, own: Sequence[Column] = ()) -> list[Column]:
@@ -79,29 +100,6 @@ def columns_of(material: Material, kind: UnitKind, own: Sequence[Column] = ()) -
     return made
 
 
-def listings_of(material: Material, kind: UnitKind, findings: Sequence[Finding] = ()) -> list[Listing]:
-    """All listings of a kind of units, findings first."""
-    made = [listing for make in LISTINGS[kind] for listing in make(material)]
-    found = findings_of(material, kind, findings)
-    return made if found is None else [found, *made]
-
-
-def findings_of(material: Material, kind: UnitKind, findings: Sequence[Finding]) -> Listing | None:
-    """What was found out about units of a kind, each checked again; None if that is nothing.
-
-    Raises:
-        BadInput: a finding about a part that the model does not have.
-    """
-    entries: dict[int, list[list[tuple[str, float | None]]]] = {
-        layer: [[] for _ in range(n)] for layer, n in material.sizes[kind].items()
-    }
-    for finding in findings:
-        of, layer, number = finding.place
-        holds = finding.holds(material.model)
-        if of == kind:
-            text = f"{finding.claim} ({finding.evidence}; {finding.command})"
-            entries[layer][number].append((text, float(holds)))
-    if not any(map(any, entries.values())):
-        return None
-    about = "what was found out about it, with the evidence and what checks it; 1 holds here, 0 does not"
-    return Listing(name="findings", unit="holds", about=about, entries=entries)
+def listings_of(material: Material, kind: UnitKind) -> list[Listing]:
+    """All listings of a kind of units."""
+    return [listing for make in LISTINGS[kind] for listing in make(material)]

@@ -17,6 +17,7 @@ from interp_hooks.corpus.packing import Packer, Piece
 from interp_hooks.corpus.reducers.base import Reducer, State
 from interp_hooks.corpus.scanning import Scan, scan
 from interp_hooks.corpus.units import Seen, Units
+from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.studies.wikis.head_columns import patterns_of
 from interp_hooks.studies.wikis.units import Kind
@@ -157,7 +158,7 @@ def _wanted(one: Examples, chunk: list[int]) -> Tensor:
 # ----------------------------------------------------------------------------------------------------------- attention
 
 
-@torch.no_grad()
+@no_gradients
 def add_attention(
     model: HookedTransformer,
     found: Scan,

@@ -8,8 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp_hooks.corpus.evals import repeat_length
 from interp_hooks.corpus.packing import Piece
 from interp_hooks.experiments.ablation import ablate
+from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.hooks.names import get_act_name
 from interp_hooks.interventions.metrics import Loss
 from interp_hooks.interventions.recording import record
@@ -28,6 +30,7 @@ PAID = {
     "sink": "attention to the first token, at which heads rest that have nothing to do",
 }
 ABOVE = "above uniform attention"
+REPEATED = 25  # random tokens that come twice, at most
 
 
 def attention_columns(material: Material) -> list[Column]:
@@ -55,7 +58,7 @@ def attention_columns(material: Material) -> list[Column]:
         )
         for name, about in PAID.items()
     ]
-    size = min(25, (model.cfg.n_ctx - 1) // 2, model.cfg.d_vocab // 2)
+    size = repeat_length(model, REPEATED)
     if size < 2:
         return columns
     repeated = head_metrics(model, n=8, subseq_len=size, generator=torch.Generator().manual_seed(0))
@@ -91,7 +94,7 @@ def weight_columns(material: Material) -> list[Column]:
 def role_columns(material: Material) -> list[Column]:
     """The roles of heads by attention and cause, on random tokens that come twice."""
     model = material.model
-    size = min(25, (model.cfg.n_ctx - 1) // 2, model.cfg.d_vocab // 2)
+    size = repeat_length(model, REPEATED)
     if not material.has_effects or model.cfg.kv_latent or size < 2:
         return []
     generator = torch.Generator().manual_seed(0)
@@ -136,7 +139,7 @@ def causal_columns(material: Material) -> list[Column]:
     ]
 
 
-@torch.no_grad()
+@no_gradients
 def attended_tokens(material: Material) -> list[Listing]:
     """The tokens that get most of a head's attention on the sample, the first of each piece left out."""
     model, sizes = material.model, material.sizes["head"]

@@ -23,6 +23,7 @@ from interp_hooks.model.identity import Identity
 from interp_hooks.model.progress import progress_bar
 from interp_hooks.model.tensor_files import write_text
 from interp_hooks.model.transformer import HookedTransformer
+from interp_hooks.studies.directions import names_of
 from interp_hooks.studies.findings import Finding
 from interp_hooks.studies.wikis.columns import Column, Material, columns_of, listings_of
 from interp_hooks.studies.wikis.examples import add_attention, add_windows, examples_of, needed
@@ -111,7 +112,7 @@ def wiki(
                 raise BadInput(f"{error}; or delete {place.partial}, in which a wiki was begun") from error
             raise
         packer = Packer(model=model, exclude=("bos",), tokens_at_once=length, **reading)
-        made = _Making(model, found, kinds, packer, _words(model), progress)
+        made = _Making(model, found, kinds, packer, functools.cache(names_of(model)), progress)
         options = dict(
             limit=limit, length=length, top=top, per_band=per_band, sample=sample, examined=examined, seed=seed
         )
@@ -123,9 +124,8 @@ def wiki(
             "n_documents": found.n_documents,
             "n_tokens": found.n_tokens,
         }
-        made.write(
-            place.draft, about, made.material(sample, causal, examined), columns or {}, findings, reading, neuronpedia
-        )
+        material = made.material(sample, causal, examined, findings)
+        made.write(place.draft, about, material, columns or {}, reading, neuronpedia)
         place.finish()
     return Wiki(place.path)
 
@@ -141,7 +141,7 @@ class _Making:
     words: Callable[[int], str]
     progress: bool
 
-    def material(self, sample: int, causal: bool, examined: int) -> Material:
+    def material(self, sample: int, causal: bool, examined: int, findings: Sequence[Finding]) -> Material:
         sizes: dict[UnitKind, dict[int, int]] = {
             kind.name: {
                 int(layer): len(one["mean"])
@@ -159,6 +159,7 @@ class _Making:
             causal=causal,
             progress=self.progress,
             n_examined=examined,
+            findings=findings,
         )
 
     def _sample(self, n: int) -> list[Piece]:
@@ -178,13 +179,12 @@ class _Making:
         about: Mapping[str, Any],
         material: Material,
         own: Mapping[UnitKind, Sequence[Column]],
-        findings: Sequence[Finding],
         reading: Mapping[str, Any],
         neuronpedia: bool,
     ) -> None:
         """All files of the wiki, into a folder."""
         columns = {kind.name: columns_of(material, kind.name, own.get(kind.name, ())) for kind in self.kinds}
-        listings = {kind.name: listings_of(material, kind.name, findings) for kind in self.kinds}
+        listings = {kind.name: listings_of(material, kind.name) for kind in self.kinds}
         examples = {kind.name: examples_of(self.found, kind) for kind in self.kinds}
         with progress_bar(total=2 * len(needed(examples)), progress=self.progress, unit="document") as bar:
             add_windows(self.model, self.found, examples, list(self.kinds), bar.update, **reading)
@@ -200,13 +200,6 @@ class _Making:
         if neuronpedia:
             write_neuronpedia(folder / "neuronpedia", about, self.found, columns, listings, examples, self.words)
         write_text(folder / ABOUT, json.dumps({**about, "model": identity}, indent=2) + "\n")
-
-
-def _words(model: HookedTransformer) -> Callable[[int], str]:
-    """The text of a token id; without a tokenizer its number."""
-    if model.tokenizer is None:
-        return lambda id: str(id)
-    return functools.cache(lambda id: model.to_single_str_token(id))
 
 
 def _name_of(corpus: Corpus) -> str:

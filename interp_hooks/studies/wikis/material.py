@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from interp_hooks.corpus.packing import Piece
@@ -15,6 +14,8 @@ from interp_hooks.corpus.scanning import Scan
 from interp_hooks.errors import BadInput
 from interp_hooks.interventions.runs import Run
 from interp_hooks.model.transformer import HookedTransformer
+from interp_hooks.studies.findings import Finding
+from interp_hooks.studies.neurons.contexts import stacked
 from interp_hooks.studies.neurons.vocabulary import VocabularyEffect, vocabulary_effect
 from interp_hooks.studies.wikis.units import UnitKind
 
@@ -86,6 +87,7 @@ class Material:
     causal: bool
     progress: bool
     n_examined: int
+    findings: Sequence[Finding] = ()
 
     @cached_property
     def vocabulary(self) -> VocabularyEffect:
@@ -107,13 +109,16 @@ class Material:
     @cached_property
     def run(self) -> Run:
         """The first `RUNS` of the sample as a run, padded on the right, for effects of single units."""
-        pieces = self.sample[:RUNS]
-        width = max(len(piece.tokens) for piece in pieces)
-        tokens, real = (torch.zeros(len(pieces), width, dtype=torch.long) for _ in range(2))
-        for row, piece in enumerate(pieces):
-            tokens[row, : len(piece.tokens)], real[row, : len(piece.tokens)] = piece.tokens, 1
-        device = self.model.device
-        return Run(tokens.to(device), (), real.to(device))
+        return stacked(self.model, [piece.tokens for piece in self.sample[:RUNS]])
+
+    @cached_property
+    def checked_findings(self) -> list[tuple[Finding, bool]]:
+        """The findings, each with whether it holds.
+
+        Raises:
+            BadInput: one about a part that the model does not have.
+        """
+        return [(finding, finding.holds(self.model)) for finding in self.findings]
 
     @property
     def has_effects(self) -> bool:

@@ -12,7 +12,6 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -23,6 +22,7 @@ from interp_hooks.corpus.reducers.top import TopK
 from interp_hooks.corpus.units import Units, neurons
 from interp_hooks.hooks.names import get_act_name
 from interp_hooks.model.transformer import HookedTransformer
+from interp_hooks.studies.heads.criteria import norm_factor, written_norms
 
 UnitKind = Literal["head", "neuron"]
 TOP = "top"
@@ -31,14 +31,9 @@ TOP = "top"
 def result_norm(
     found: Mapping[str, Tensor], model: HookedTransformer, layer: int | None
 ) -> Float[Tensor, "row pos head"]:
-    """The length of what each head writes, from z.
-
-    It is computed in the head's own width, from R of W_O^T = Q R: |z W_O| = |z R^T|.
-    """
+    """The length of what each head writes, from z."""
     assert layer is not None
-    W_O = model.blocks[layer].attn.W_O.detach()
-    factor = torch.linalg.qr(W_O.to(torch.promote_types(W_O.dtype, torch.float32)).mT).R.mT
-    return torch.einsum("bphk,hkr->bphr", found["z"].to(factor.dtype), factor).norm(dim=-1)
+    return written_norms(found["z"], norm_factor(model.blocks[layer].attn.W_O))
 
 
 @dataclass(frozen=True)

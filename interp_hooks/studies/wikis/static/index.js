@@ -164,11 +164,15 @@ function axes(pen, across, up, width, height, colour) {
     write(pen, colour("muted"), number(value), FRAME.left - 8, y + 4, "right");
   }
   const unit = name => state.ranks ? "percentile" : about.kinds[state.kind].columns.find(one => one.name === name)?.unit;
-  write(pen, colour("ink"), `${spoken(state.x)} (${unit(state.x)})`, (FRAME.left + width) / 2, height - 8, "center");
+  const titled = (name, room) => {  // without its unit where both do not fit
+    const whole = `${spoken(name)} (${unit(name)})`;
+    return pen.measureText(whole).width <= room ? whole : spoken(name);
+  };
+  write(pen, colour("ink"), titled(state.x, width - FRAME.left), (FRAME.left + width) / 2, height - 8, "center");
   pen.save();
   pen.translate(14, (height - FRAME.bottom) / 2);
   pen.rotate(-Math.PI / 2);
-  write(pen, colour("ink"), `${spoken(state.y)} (${unit(state.y)})`, 0, 0, "center");
+  write(pen, colour("ink"), titled(state.y, height - FRAME.bottom), 0, 0, "center");
   pen.restore();
 }
 

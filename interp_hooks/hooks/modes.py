@@ -1,0 +1,93 @@
+"""Switches of the thread that are turned for one call, and are as before after it however the call ends.
+
+    no_gradients, with_gradients    gradients off, or on
+    keeps_gradient_mode             on or off after the call as before it, whatever is done within it
+    with_constant_weights           gradients on, of anything but weights
+
+`torch.no_grad()` and torch's function modes are turned back in Python methods of their own; Ctrl-C that comes as such a
+method begins leaves the thread switched. Here everything is turned back twice, so that one interruption at any moment
+cannot keep it from happening.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode, _push_mode
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def no_gradients(function: Callable[P, R]) -> Callable[P, R]:
+    """A function that is computed without gradients."""
+    return _in_mode(function, mode=False)
+
+
+def with_gradients(function: Callable[P, R]) -> Callable[P, R]:
+    """A function that is computed with gradients on."""
+    return _in_mode(function, mode=True)
+
+
+def keeps_gradient_mode(function: Callable[P, R]) -> Callable[P, R]:
+    """A function after which gradients are on or off as they were before it."""
+    return _in_mode(function, mode=None)
+
+
+def _in_mode(function: Callable[P, R], *, mode: bool | None) -> Callable[P, R]:
+    @functools.wraps(function)
+    def called(*args: P.args, **kwargs: P.kwargs) -> R:
+        before = torch.is_grad_enabled()
+        try:
+            try:
+                torch.set_grad_enabled(before if mode is None else mode)
+                return function(*args, **kwargs)
+            finally:
+                torch.set_grad_enabled(before)
+        finally:
+            torch.set_grad_enabled(before)
+
+    return called
+
+
+def with_constant_weights(function: Callable[P, R]) -> Callable[P, R]:
+    """A function that is computed with gradients on, but for weights, so that autograd keeps nothing for them."""
+
+    @with_gradients
+    @functools.wraps(function)
+    def called(*args: P.args, **kwargs: P.kwargs) -> R:
+        before = _get_current_function_mode_stack()
+        try:
+            try:
+                _set_function_modes([*before, _ConstantWeights()])
+                return function(*args, **kwargs)
+            finally:
+                _set_function_modes(before)
+        finally:
+            _set_function_modes(before)
+
+    return called
+
+
+def _set_function_modes(modes: list[TorchFunctionMode]) -> None:
+    while _get_current_function_mode_stack():
+        _pop_mode()
+    for mode in modes:
+        _push_mode(mode)
+
+
+class _ConstantWeights(TorchFunctionMode):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        return func(*map(_constant, args), **{name: _constant(value) for name, value in kwargs.items()})
+
+
+def _constant(given: Any) -> Any:
+    """Weights, also in a list, without their gradient; anything else as it is."""
+    if isinstance(given, nn.Parameter):
+        return given.detach() if given.requires_grad else given
+    return type(given)(map(_constant, given)) if type(given) in (list, tuple) else given
