@@ -25,6 +25,7 @@ from interp_hooks.corpus import (
     gather,
     neurons,
     scan,
+    store,
 )
 from interp_hooks.errors import BadInput, FolderInUse, UnknownHook
 from interp_hooks.model.folder_lock import locked
@@ -89,6 +90,17 @@ def test_texts_are_there_to_be_read_again(whole: Scan) -> None:
         whole.tokens(30)
     with pytest.raises(KeyError, match=r"not 'tops'\. Did you mean top"):
         whole["tops"]
+
+
+def test_texts_on_disk_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(store, "KEPT", 2)
+    texts = scan(MODEL, DOCUMENTS, STATISTICS, save_to=tmp_path, **SMALL).texts
+    assert isinstance(texts, store.TextsOnDisk)
+    assert [ids.tolist() for ids in texts.values()] == [ids.tolist() for ids in DOCUMENTS]
+    assert texts._batch.cache_info().currsize == 2
+    assert 30 not in texts
+    assert {*range(30)} == {*texts}
+    assert len(texts) == 30
 
 
 @pytest.mark.parametrize("workers", [2, 4])
@@ -248,6 +260,8 @@ def test_nothing_to_read_or_to_do() -> None:
         scan(MODEL, DOCUMENTS, {}, **SMALL)
     with pytest.raises(BadInput, match="needs a folder"):
         scan(MODEL, DOCUMENTS, {}, keep=[neurons()], **SMALL)
+    with pytest.raises(BadInput, match=r"none of the 5 tokens that were read counts.*exclude=\(\)"):
+        scan(MODEL, [torch.tensor([one]) for one in range(5)], STATISTICS, exclude=("first",), **SMALL)
 
 
 def test_hooks_and_layers_that_do_not_exist() -> None:
