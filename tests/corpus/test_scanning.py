@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from interp_hooks import HookedTransformer
+from interp_hooks import HookedTransformer, Run, record
 from interp_hooks.corpus import (
     Bands,
     Histogram,
@@ -30,7 +30,7 @@ from interp_hooks.corpus import (
 from interp_hooks.errors import BadInput, FolderInUse, UnknownHook
 from interp_hooks.model.folder_lock import locked
 from tests.children import Child
-from tests.tiny import assert_close, build, unchecked_types
+from tests.tiny import CUSTOM, assert_close, build, unchecked_types
 
 MODEL = build(dtype=torch.float32)
 DOCUMENTS = [torch.randint(1, 19, (3 + 5 * n % 7,), generator=torch.Generator().manual_seed(n)) for n in range(30)]
@@ -202,6 +202,29 @@ def test_units_of_several_activations() -> None:
         by_hand.append(attention_to_itself({"pattern": cache["pattern", 2], "v": cache["v", 2]}, MODEL, 2)[0])
     assert_close(found["own"][2]["mean"], torch.cat(by_hand).double().mean(0), 1e-5)
     assert [*found["embed"]] == [None]
+
+
+def test_neurons_of_experts_count_by_their_weight() -> None:
+    model = build(**CUSTOM["experts"])
+    parts: dict[str, Reducer] = {part: Statistics(neurons(part=part)) for part in ("mlp", "experts", "shared")}
+    parts["pre"] = Statistics(neurons(hook="pre", part="experts"))
+    tokens = torch.stack([document[:3] for document in DOCUMENTS])
+    found = scan(model, tokens, parts, exclude=(), **SMALL)
+    assert {name: list(layers) for name, layers in found.items()} == {
+        "mlp": [0], "experts": [1, 2], "shared": [1, 2], "pre": [1, 2]
+    }  # fmt: skip
+    for layer in (1, 2):
+        moe = f"blocks.{layer}.mlp"
+        names = [f"{moe}.experts.hook_{name}" for name in ("post", "pre")]
+        names += [f"{moe}.hook_expert_weights", f"{moe}.shared.hook_post"]
+        recorded = record(model, Run(tokens), names)
+        post, pre, weights, shared = (recorded[name] for name in names)
+        weighted = post * weights[..., None]
+        assert 0 < float((weighted == 0).double().mean()) < 1
+        for name, values in (("experts", weighted), ("pre", pre), ("shared", shared)):
+            assert_close(found[name][layer]["mean"], values.flatten(0, 1).flatten(1).mean(0), 1e-9)
+    with pytest.raises(UnknownHook, match="experts"):
+        scan(MODEL, DOCUMENTS, {"experts": parts["experts"]}, **SMALL)
 
 
 def test_selected_units() -> None:
