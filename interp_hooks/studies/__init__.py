@@ -28,6 +28,7 @@ __getattr__, __all__ = lazily(
         "heads.roles": ["ROLES", "HeadRoles", "Role", "follows_positions", "head_roles"],
         "heads.sources": ["direct_effect_by_source", "result_by_source"],
         "heads.vocabulary": ["copying_scores", "qk_tokens", "relation_scores", "salient_tokens"],
+        "norms": ["freeze_norms", "norm_effects", "norm_statistics"],
         "svd": ["SVDInterpreter"],
         "wikis.columns": ["Column"],
         "wikis.comparing": ["compare"],
