@@ -26,6 +26,7 @@ __getattr__, __all__ = lazily(
         "heads.criteria": ["HEAD_CRITERIA"],
         "heads.metrics": ["HeadMetrics", "attention_metrics", "head_metrics"],
         "heads.roles": ["ROLES", "HeadRoles", "Role", "follows_positions", "head_roles"],
+        "heads.scores": ["score_split"],
         "heads.sources": ["direct_effect_by_source", "result_by_source"],
         "heads.vocabulary": ["copying_scores", "qk_tokens", "relation_scores", "salient_tokens"],
         "svd": ["SVDInterpreter"],
