@@ -29,8 +29,8 @@ from interp_hooks.model.components.attention import Visibility
 from interp_hooks.model.components.positions import Rotation, rotate
 from interp_hooks.model.stream import Stream
 from interp_hooks.model.transformer import HookedTransformer
+from interp_hooks.model.weights import Composition
 
-Input = Literal["q", "k", "v"]
 Unit = Literal["whole", "component", "head", "neuron"]
 """Into what a stream is split: nothing, whole sublayers, heads and MLPs, or heads and neurons."""
 BEFORE = (
@@ -102,9 +102,31 @@ class HeadInput:
 
     def constant(self, like: Float[Tensor, "batch n d_model"]) -> Float[Tensor, "batch n d_head"]:
         """What biases add, at positions of a stream."""
-        assert self.reading.onto is not None
-        read = like.new_zeros(*like.shape[:-1], self.reading.onto.shape[-1])
-        return self.of(read if self.reading.bias is None else read + self.reading.bias.to(read), whole=True)
+        return self.of(self._read(torch.zeros_like(like)), whole=True)
+
+    def whole(
+        self, stream: Float[Tensor, "batch n d_model"], counts: Bool[Tensor, "batch n"]
+    ) -> Float[Tensor, "batch n d_head"]:
+        """The queries (keys, values) of a whole stream.
+
+        Raises:
+            BadInput: they are clipped where they count.
+        """
+        read, aside = self._read(stream), self.read_aside
+        made = self.unturned(read if aside is None else read + aside, whole=True)
+        self.refuse_clipped(made, counts)
+        return self.turned(made, whole=True)
+
+    def _read(self, stream: Float[Tensor, "batch n d_model"]) -> Float[Tensor, "batch n d_head"]:
+        """A whole stream after the norm of the layer, times W."""
+        read, bias = self.reading.of(stream), self.reading.bias
+        return read if bias is None else read + bias.to(read)
+
+    def pulled_back(
+        self, stream: Float[Tensor, "batch n d_model"], onto: Float[Tensor, "batch n d_head"]
+    ) -> Float[Tensor, "batch n d_model"]:
+        """Directions whose products with parts of a stream are the products of `onto` with what is made of them."""
+        return torch.func.vjp(self.of_stream, stream)[1](onto)[0]
 
     @property
     def read_aside(self) -> Float[Tensor, "batch n d_head"] | None:
@@ -112,11 +134,11 @@ class HeadInput:
         return None if self.beside is None else replace(self.reading, norms=()).of(self.beside)
 
     def refuse_clipped(self, made: Float[Tensor, "batch n d_head"], counts: Bool[Tensor, "batch n"]) -> None:
-        """Raises BadInput if whole queries or keys, not yet turned, are clipped where they count."""
+        """Raises BadInput if whole queries (keys, values), not yet turned, are clipped where they count."""
         if self.clip and self.after is None and bool((made[counts].abs() > self.clip * (1 + 1e-6)).any()):
             raise BadInput(
-                f"this model clips queries and keys at {self.clip:g}, and does so here, so that they are no sum over "
-                "parts of the stream"
+                f"this model clips queries, keys and values at {self.clip:g}, and does so here, so that they are no "
+                "sum over parts of the stream"
             )
 
 
@@ -135,9 +157,9 @@ class ReadRun:
         Raises:
             BadInput: a model whose stream is not a sum of parts, or in which something is spliced.
         """
-        ends = (*BEFORE, *others)
-        names = [point.name for point in model.hook_points() if point.name.endswith(ends) and point.layer() <= last]
-        entry = [name for name in (*Stream(model).embeddings, "hook_pos_embed") if name in model.hook_dict]
+        ends, stream = (*BEFORE, *others), Stream(model)
+        names = [name for name in model.hook_dict if name.endswith(ends) and stream.place(name).layer <= last]
+        entry = [name for name in (*stream.embeddings, "hook_pos_embed") if name in model.hook_dict]
         cache = Decomposition(record(model, run, dict.fromkeys([*entry, *names])), model)
         return cls(model=model, run=run, cache=cache)
 
@@ -178,7 +200,7 @@ class ReadRun:
         assert sin is not None
         return Rotation(cos, sin, scale)
 
-    def input(self, layer: int, head: int, which: Input, pos: Slice | None = None) -> HeadInput:
+    def input(self, layer: int, head: int, which: Composition, pos: Slice | None = None) -> HeadInput:
         """How a head makes its queries, keys or values at positions (default: at all).
 
         Raises:
@@ -187,12 +209,12 @@ class ReadRun:
         pos = Slice() if pos is None else pos
         attn: Any = self.model.blocks[layer].attn
         norms = norm_reading(self.cache, layer, False, pos)
-        turns = None if which == "v" else self.rotation(layer, pos, which == "q")
+        turns = None if which == "V" else self.rotation(layer, pos, which == "Q")
         if self.model.cfg.kv_latent:
             return self._latent(layer, head, which, pos, norms, turns)
-        weight, bias = (getattr(attn, f"{name}_{which.upper()}").detach() for name in ("W", "b"))
+        weight, bias = (getattr(attn, f"{name}_{which}").detach() for name in ("W", "b"))
         own = head * len(weight) // self.model.cfg.n_heads
-        norm = None if which == "v" else self._head_norm(layer, which, own, pos)
+        norm = None if which == "V" else self._head_norm(layer, which, own, pos)
         onto, added = weight[own], bias[own]
         if norm is not None and attn.q_norm.kind in CENTRED and self.model.cfg.qk_norm == "all_heads":
             if attn.norm_after_rotary:
@@ -203,7 +225,7 @@ class ReadRun:
             onto, added = onto - weight.mean((0, 2))[:, None], added - bias.mean()
             norm = replace(norm, centres=False)
         after = norm is not None and attn.norm_after_rotary
-        beside = self.model.cfg.positional_embedding_type == "shortformer" and which != "v"
+        beside = self.model.cfg.positional_embedding_type == "shortformer" and which != "V"
         return HeadInput(
             reading=Reading(norms=norms, onto=onto),
             bias=added,
@@ -211,13 +233,13 @@ class ReadRun:
             rotation=turns,
             after=norm if after else None,
             adjacent=attn.rotary_adjacent_pairs,
-            clip=None if which == "v" else attn.clip,
+            clip=attn.clip,
             beside=self.cache.at("hook_pos_embed", pos) if beside else None,
         )
 
-    def _head_norm(self, layer: int, which: Input, own: int, pos: Slice) -> FrozenNorm | None:
+    def _head_norm(self, layer: int, which: Composition, own: int, pos: Slice) -> FrozenNorm | None:
         """The norm of a head's queries or keys, if there is one."""
-        name = f"{which}_norm"
+        name = f"{which.lower()}_norm"
         norm: Any = getattr(self.model.blocks[layer].attn, name)
         if norm.kind is None:
             return None
@@ -230,7 +252,7 @@ class ReadRun:
         self,
         layer: int,
         head: int,
-        which: Input,
+        which: Composition,
         pos: Slice,
         norms: tuple[FrozenNorm, ...],
         turns: Rotation | None,
@@ -239,14 +261,14 @@ class ReadRun:
         attn: Any = self.model.blocks[layer].attn
         turns = None if turns is None else turns._replace(query_scale=None)
         turned: dict[str, Any] = dict(rotation=turns, plain=attn.plain, adjacent=attn.rotary_adjacent_pairs)
-        if which == "q" and not attn.q_latent:
+        if which == "Q" and not attn.q_latent:
             return HeadInput(reading=Reading(norms=norms, onto=attn.W_Q[head].detach()), bias=attn.b_Q[head], **turned)
-        latent, down, up = {"q": ("q", "Q", "UQ"), "k": ("kv", "KV", "UK"), "v": ("kv", "KV", "UV")}[which]
+        latent, down, up = {"Q": ("q", "Q", "UQ"), "K": ("kv", "KV", "UK"), "V": ("kv", "KV", "UV")}[which]
         gain = getattr(attn, f"{latent}_latent_norm").gain.detach()
         through = gain[:, None] * getattr(attn, f"W_{up}")[head].detach()
         onto, bias = (getattr(attn, f"{one}_D{down}").detach() @ through for one in ("W", "b"))
         scale = self.cache.at(f"blocks.{layer}.attn.{latent}_latent_norm.hook_scale", pos)
-        if which == "k":  # the dimensions that turn are read from the stream itself
+        if which == "K":  # the dimensions that turn are read from the stream itself
             onto, bias = torch.cat((onto, attn.W_KR.detach()), dim=1), torch.cat((bias, attn.b_KR.detach()))
             ones = torch.ones_like(scale).expand(-1, -1, len(attn.b_KR))
             scale = torch.cat((scale.expand(-1, -1, attn.plain), ones), dim=-1)
@@ -254,12 +276,12 @@ class ReadRun:
             reading=Reading(norms=norms, onto=onto),
             bias=bias,
             scale=scale,
-            offset=attn.b_Q[head].detach() if which == "q" else None,
-            **({} if which == "v" else turned),
+            offset=attn.b_Q[head].detach() if which == "Q" else None,
+            **({} if which == "V" else turned),
         )
 
     def split(
-        self, layer: int, head: int, which: Input, unit: Unit, pos: Slice, counts: Bool[Tensor, "batch n"]
+        self, layer: int, head: int, which: Composition, unit: Unit, pos: Slice, counts: Bool[Tensor, "batch n"]
     ) -> tuple[list[str], Float[Tensor, "part batch n d_head"]]:
         """The queries (keys, values) of the parts of the stream, and what the parts are called.
 

@@ -68,11 +68,12 @@ def score_split(
     rows = {name: place_of(prompts, run, where, name) for name, where in (("query", query), ("key", key))}
     neurons = ["mlp.hook_post"] if "neuron" in (query_unit, key_unit) else []
     read = ReadRun.of(model, run, layer, "attn.hook_attn_scores", *neurons)
-    weights = _weights(read, layer, rows["query"], rows["key"], prompts, against)
+    other = against if against in AGAINST else place_of(prompts, run, against, "against")
+    weights = weights_of(read, layer, rows["query"], rows["key"], other)
     at_query = RowSlice(rows["query"])
     here = torch.ones_like(rows["query"], dtype=torch.bool)
-    of_query, q = read.split(layer, head, "q", query_unit, at_query, here)
-    of_key, k = read.split(layer, head, "k", key_unit, Slice(), weights != 0)
+    of_query, q = read.split(layer, head, "Q", query_unit, at_query, here)
+    of_key, k = read.split(layer, head, "K", key_unit, Slice(), weights != 0)
     k = torch.einsum("ybpd,bp->ybd", k, weights.to(k))
     scale = model.cfg.attn_scale_at(layer)
     axes: dict[str, Any] = {"query_part": of_query, "key_part": of_key}
@@ -104,12 +105,15 @@ def _check(model: HookedTransformer, layer: int, head: int, *units: str) -> None
             raise BadInput(f"a unit must be one of {', '.join(get_args(Unit))}, got {unit!r}")
 
 
-def _weights(
-    read: ReadRun, layer: int, query: Tensor, key: Tensor, prompts: Any, against: Any
+def weights_of(
+    read: ReadRun, layer: int, query: Tensor, key: Tensor, against: str | Tensor
 ) -> Float[Tensor, "batch key"]:
-    """How much the score of each key counts: 1 for the key that is asked for, less what it is measured against."""
-    length = read.run.tokens.shape[1]
-    visible = read.visible(layer)
+    """How much the score of each key counts: 1 for the key that is asked for, less what it is measured against.
+
+    Raises:
+        BadInput: a key that the query does not see.
+    """
+    length, visible = read.run.tokens.shape[1], read.visible(layer)
     seen = visible.gather(1, query.to(visible.device)[..., None].expand(-1, -1, length))[:, 0]
 
     def one(rows: Tensor, what: str) -> Tensor:
@@ -121,11 +125,9 @@ def _weights(
         return torch.zeros(seen.shape, dtype=torch.float64, device=seen.device).scatter(1, rows, 1.0)
 
     weights = one(key, "key")
-    if isinstance(against, str) and against == "visible":
-        return weights - seen.double() / seen.sum(-1, keepdim=True)
-    if isinstance(against, str) and against == "nothing":
-        return weights
-    return weights - one(place_of(prompts, read.run, against, "against"), "key to compare with")
+    if isinstance(against, Tensor):
+        return weights - one(against, "key to compare with")
+    return weights - seen.double() / seen.sum(-1, keepdim=True) if against == "visible" else weights
 
 
 def _frequencies(model: HookedTransformer, layer: int) -> tuple[list[Any], Float[Tensor, "d_head frequency"]]:

@@ -153,7 +153,10 @@ def test_what_is_refused() -> None:
         (lambda: score_split(model, tokens, 1, 0, "end", 4), "no position 'end'"),
         (lambda: score_split(model, tokens, 1, 0, 5, 4, frequencies=True), "rotary positions"),
         (lambda: score_split(build(**CUSTOM["post-norm"]), tokens, 1, 0, 5, 4), "post-norm"),
-        (lambda: score_split(build(**CUSTOM["score-cap-clipped"]), tokens, 1, 0, 5, 4), "clips queries and keys"),
+        (
+            lambda: score_split(build(**CUSTOM["score-cap-clipped"]), tokens, 1, 0, 5, 4),
+            "clips queries, keys and values",
+        ),
         (lambda: score_split(build(**CUSTOM["experts"]), tokens, 2, 0, 5, 4, key_unit="neuron"), "experts"),
         (lambda: score_split(build(**ROTARY, **after), tokens, 1, 0, 5, 4), "centres over all heads"),
     ):
