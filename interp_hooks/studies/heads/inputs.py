@@ -105,9 +105,9 @@ class HeadInput:
         return self.of(self._read(torch.zeros_like(like)), whole=True)
 
     def whole(
-        self, stream: Float[Tensor, "batch n d_model"], counts: Bool[Tensor, "batch n"]
+        self, stream: Float[Tensor, "batch n d_model"], counts: Bool[Tensor, "batch n"], turned: bool = True
     ) -> Float[Tensor, "batch n d_head"]:
-        """The queries (keys, values) of a whole stream.
+        """The queries (keys, values) of a whole stream, or what they are before they are turned.
 
         Raises:
             BadInput: they are clipped where they count.
@@ -115,7 +115,7 @@ class HeadInput:
         read, aside = self._read(stream), self.read_aside
         made = self.unturned(read if aside is None else read + aside, whole=True)
         self.refuse_clipped(made, counts)
-        return self.turned(made, whole=True)
+        return self.turned(made, whole=True) if turned else made
 
     def _read(self, stream: Float[Tensor, "batch n d_model"]) -> Float[Tensor, "batch n d_head"]:
         """A whole stream after the norm of the layer, times W."""
@@ -191,14 +191,9 @@ class ReadRun:
         rotation = self._rotations[layer]
         if rotation is None:
             return None
-        scale = rotation.query_scale if queries else None
-        cos, sin, scale = (
-            x if x is None else pos.apply(x.expand(len(self.positions), *x.shape[1:]), 1)[..., 0, :]
-            for x in (rotation.cos, rotation.sin, scale)
-        )
-        assert cos is not None
-        assert sin is not None
-        return Rotation(cos, sin, scale)
+        rotation = rotation if queries else rotation._replace(query_scale=None)
+        batch = len(self.positions)
+        return rotation.each(lambda x: pos.apply(x.expand(batch, *x.shape[1:]), 1)).of_one_head()
 
     def input(self, layer: int, head: int, which: Composition, pos: Slice | None = None) -> HeadInput:
         """How a head makes its queries, keys or values at positions (default: at all).

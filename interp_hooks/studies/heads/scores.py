@@ -78,7 +78,7 @@ def score_split(
     scale = model.cfg.attn_scale_at(layer)
     axes: dict[str, Any] = {"query_part": of_query, "key_part": of_key}
     if frequencies:
-        axes["frequency"], member = _frequencies(model, layer)
+        axes["frequency"], member = frequency_pairs(model, layer)
         values = torch.einsum("xbd,ybd,df->xyfb", q[:, :, 0], k, member.to(k)) / scale
     else:
         values = torch.einsum("xbd,ybd->xyb", q[:, :, 0], k) / scale
@@ -130,8 +130,12 @@ def weights_of(
     return weights - seen.double() / seen.sum(-1, keepdim=True) if against == "visible" else weights
 
 
-def _frequencies(model: HookedTransformer, layer: int) -> tuple[list[Any], Float[Tensor, "d_head frequency"]]:
-    """The pairs of rotary dimensions, and which dimensions belong to each; a last one has those that do not turn."""
+def frequency_pairs(model: HookedTransformer, layer: int) -> tuple[list[Any], Float[Tensor, "d_head frequency"]]:
+    """The numbers of pairs of rotary dimensions, and which dimensions belong to each; "plain" ones do not turn.
+
+    Raises:
+        BadInput: the layer does not rotate.
+    """
     rope, d_head, attn = model.cfg.rotary_at(layer), model.cfg.d_head, model.blocks[layer].attn
     if rope is None or model.rotary is None:
         raise BadInput("only layers with rotary positions have frequencies")
