@@ -23,6 +23,7 @@ __getattr__, __all__ = lazily(
             "truncated_prompt",
         ],
         "neurons.vocabulary": ["Thresholds", "VocabularyEffect", "vocabulary_effect"],
+        "heads.affinity": ["WeightComposition", "weight_composition"],
         "heads.composing": ["composition_parts", "shares_of"],
         "heads.criteria": ["HEAD_CRITERIA"],
         "heads.metrics": ["HeadMetrics", "attention_metrics", "head_metrics"],

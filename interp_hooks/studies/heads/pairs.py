@@ -2,7 +2,7 @@
 
     parts      what comes to the reader through the sender on these prompts         (`composing`)
     shares     the same over all that comes to the reader
-    weights    |W_OV W_QK| over the norms of both, on no prompt at all              (`composition_scores`)
+    weights    |W_OV W_QK| over the norms of both, on no prompt at all              (`weight_composition`)
     effects    what path patching does to a metric: the cause, at the price of a pass for each reader and sender
 
 The first three are guesses at the fourth, or at the edges of a circuit that is known. How good they are is told by
@@ -33,6 +33,7 @@ from interp_hooks.interventions.runs import OF_TASK, PromptsLike, TaskLike
 from interp_hooks.interventions.sites import at
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.model.weights import Composition
+from interp_hooks.studies.heads.affinity import weight_composition
 from interp_hooks.studies.heads.composing import composition_parts
 from interp_hooks.studies.heads.scores import Place
 
@@ -183,7 +184,7 @@ def _weight_scores(model: HookedTransformer, via: Composition) -> Float[Tensor, 
     n = model.cfg.n_layers * model.cfg.n_heads
     if model.cfg.kv_latent:
         return torch.full((n, n, 1), float("nan"))
-    return model.all_composition_scores(via).reshape(n, n, 1).nan_to_num(0.0).cpu()
+    return weight_composition(model, via).score.values.nan_to_num(0.0)
 
 
 @experiment
