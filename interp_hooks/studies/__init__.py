@@ -27,6 +27,7 @@ __getattr__, __all__ = lazily(
         "heads.composing": ["composition_parts", "shares_of"],
         "heads.criteria": ["HEAD_CRITERIA"],
         "heads.metrics": ["HeadMetrics", "attention_metrics", "head_metrics"],
+        "heads.hops": ["token_paths"],
         "heads.offsets": ["content_circuit", "position_profile", "rotary_wavelengths"],
         "heads.pairs": ["ComposingHeads", "composing_heads", "path_effects"],
         "heads.roles": ["ROLES", "HeadRoles", "Role", "follows_positions", "head_roles"],

@@ -69,26 +69,15 @@ def composition_parts(
     >>> shares_of(parts).mean.shape[1]
     12
     """
-    _check(via, query, key, answer, wrong)
-    run, other = as_run(model, prompts), None if corrupt is None else as_run(model, corrupt)
-    if other is not None and other.tokens.shape != run.tokens.shape:
-        shapes = f"{list(run.tokens.shape)} and {list(other.tokens.shape)}"
+    reached = Reached.of(model, prompts, via, query=query, key=key, against=against, answer=answer, wrong=wrong)
+    read, other = reached.read, None if corrupt is None else as_run(model, corrupt)
+    if other is not None and other.tokens.shape != read.run.tokens.shape:
+        shapes = f"{list(read.run.tokens.shape)} and {list(other.tokens.shape)}"
         raise BadInput(f"the corrupt prompts must correspond to the prompts token by token, got shapes {shapes}")
-    read = ReadRun.of(model, run, model.cfg.n_layers, "attn.hook_pattern", "ln_final.hook_scale")
     instead = None if other is None else ReadRun.of(model, other, model.cfg.n_layers)
-    at_query = place_of(prompts, run, -1 if query is None else query, "query")
-    reached = Reached(
-        read=read,
-        via=via,
-        query=None if query is None and answer is None else at_query,
-        key=None if key is None else place_of(prompts, run, key, "key"),
-        against=place_of(prompts, run, against, "against") if against not in AGAINST else against,
-        logits=None if answer is None else _logit_direction(read, answer, wrong, at_query),
-    )
     names, readers = _senders(read), model.all_head_labels()
-    values = torch.zeros(
-        len(names), len(readers), len(run.tokens), dtype=torch.promote_types(model.dtype, torch.float32)
-    )
+    precise = torch.promote_types(model.dtype, torch.float32)
+    values = torch.zeros(len(names), len(readers), len(read.run.tokens), dtype=precise)
     row = {name: place for place, name in enumerate(names)}
     for layer in range(model.cfg.n_layers):
         parts, labels = read.cache.get_full_resid_decomposition(layer, expand_neurons=False, return_labels=True)
@@ -103,8 +92,7 @@ def composition_parts(
             if instead is None and (aside := made.read_aside) is not None:
                 found[row["pos_embed"]] += _products(made.of(aside)[None], onto)[0].to(found)
             values[:, layer * model.cfg.n_heads + head] = found
-    metric = f"{via}_{'direct_effect' if answer is not None else UNITS[via]}"
-    return Result(metric=metric, axes={"sender": names, "reader": readers}, values=values)
+    return Result(metric=reached.metric, axes={"sender": names, "reader": readers}, values=values)
 
 
 @checked
@@ -161,6 +149,42 @@ class Reached:
     key: Int[Tensor, "batch 1"] | None
     against: str | Int[Tensor, "batch 1"]
     logits: Float[Tensor, "batch 1 d_model"] | None
+
+    @classmethod
+    def of(
+        cls,
+        model: HookedTransformer,
+        prompts: PromptsLike,
+        via: Composition,
+        *,
+        query: Place | None,
+        key: Place | None,
+        against: Place,
+        answer: Any,
+        wrong: Any,
+    ) -> Reached:
+        """What `composition_parts` is asked.
+
+        Raises:
+            BadInput: what does not go together, or is not in the prompts.
+        """
+        _check(via, query, key, answer, wrong)
+        run = as_run(model, prompts)
+        read = ReadRun.of(model, run, model.cfg.n_layers, "attn.hook_pattern", "ln_final.hook_scale")
+        at_query = place_of(prompts, run, -1 if query is None else query, "query")
+        return cls(
+            read=read,
+            via=via,
+            query=None if query is None and answer is None else at_query,
+            key=None if key is None else place_of(prompts, run, key, "key"),
+            against=place_of(prompts, run, against, "against") if against not in AGAINST else against,
+            logits=None if answer is None else _logit_direction(read, answer, wrong, at_query),
+        )
+
+    @property
+    def metric(self) -> str:
+        """What the numbers are."""
+        return f"{self.via}_{UNITS[self.via] if self.logits is None else 'direct_effect'}"
 
     def gradient(
         self, layer: int, head: int
