@@ -4,10 +4,10 @@
 
 A rotary model turns pair f of a head's dimensions by the position times a frequency, so that each pair is a clock of
 its own: fast ones tell how far a key stands from its query, slow ones hardly turn and can compare what the two hold
-(Barbero et al. 2024, arxiv.org/abs/2410.06205). Two layers of attention learn, in less than a minute, to continue random
-words that come again. Their scores are then taken apart, exactly, by what wrote query and key and by frequency; and what
-that says is put to the test, by taking away fast or slow pairs. Prints tables and writes a figure as HTML into the
-current folder.
+(Barbero et al. 2024, arxiv.org/abs/2410.06205). Two layers of attention learn, in less than a minute, to continue
+random words that come again. Their scores are then taken apart, exactly, by what wrote query and key and by frequency;
+and what that says is put to the test, by taking away fast or slow pairs. Prints tables and writes a figure as HTML into
+the current folder.
 """
 
 import math
