@@ -25,7 +25,7 @@ from interp_hooks.interventions.runs import PromptsLike, as_run
 from interp_hooks.model.cache.parts import frozen
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.model.weights import Composition
-from interp_hooks.studies.heads.inputs import HeadInput, ReadRun
+from interp_hooks.studies.heads.inputs import HeadInput, ReadRun, precise
 from interp_hooks.studies.heads.scores import AGAINST, Place, place_of, weights_of
 from interp_hooks.studies.heads.sources import logit_directions
 
@@ -76,22 +76,24 @@ def composition_parts(
         raise BadInput(f"the corrupt prompts must correspond to the prompts token by token, got shapes {shapes}")
     instead = None if other is None else ReadRun.of(model, other, model.cfg.n_layers)
     names, readers = _senders(read), model.all_head_labels()
-    precise = torch.promote_types(model.dtype, torch.float32)
-    values = torch.zeros(len(names), len(readers), len(read.run.tokens), dtype=precise)
+    dtype = torch.promote_types(model.dtype, torch.float32)
+    values = torch.zeros(len(names), len(readers), len(read.run.tokens), dtype=dtype)
     row = {name: place for place, name in enumerate(names)}
     for layer in range(model.cfg.n_layers):
         parts, labels = read.cache.get_full_resid_decomposition(layer, expand_neurons=False, return_labels=True)
         if instead is not None:
             parts = parts - instead.cache.get_full_resid_decomposition(layer, expand_neurons=False)
+        first, pulled = layer * model.cfg.n_heads, list[Tensor]()
         for head in range(model.cfg.n_heads):
             stream, made, onto = reached.gradient(layer, head)
-            found = torch.zeros_like(values[:, 0])
-            found[[row[label] for label in labels]] = _products(parts, made.pulled_back(stream, onto)).to(found)
+            pulled.append(made.pulled_back(stream, onto))
             if instead is None:
-                found[row["bias"]] += _products(made.constant(stream)[None], onto)[0].to(found)
+                values[row["bias"], first + head] = _product(made.constant(stream), onto)
             if instead is None and (aside := made.read_aside) is not None:
-                found[row["pos_embed"]] += _products(made.of(aside)[None], onto)[0].to(found)
-            values[:, layer * model.cfg.n_heads + head] = found
+                values[row["pos_embed"], first + head] = _product(made.of(aside), onto)
+        rows = torch.tensor([row[label] for label in labels])
+        readers_here = slice(first, first + model.cfg.n_heads)
+        values[rows, readers_here] += torch.einsum("xbpd,hbpd->xhb", parts, torch.stack(pulled)).to(values)
     return Result(metric=reached.metric, axes={"sender": names, "reader": readers}, values=values)
 
 
@@ -130,10 +132,10 @@ def _senders(read: ReadRun) -> list[str]:
     return [*(["pos_embed"] if read.model.cfg.positional_embedding_type == "shortformer" else []), *labels]
 
 
-def _products(
-    parts: Float[Tensor, "part batch pos width"], onto: Float[Tensor, "batch pos width"]
-) -> Float[Tensor, "part batch"]:
-    return torch.einsum("xbpw,bpw->xb", parts, onto.to(parts))
+def _product(
+    made: Float[Tensor, "batch pos d_head"], onto: Float[Tensor, "batch pos d_head"]
+) -> Float[Tensor, " batch"]:
+    return torch.einsum("bpk,bpk->b", made, onto).cpu()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -231,7 +233,7 @@ class Reached:
     ) -> Float[Tensor, "batch #query d_head"]:
         """What mixed values are projected onto: the logits' direction through W_O, or what the head writes itself."""
         block: Any = self.read.model.blocks[layer]
-        W_O = block.attn.W_O[head].detach()
+        W_O = precise(block.attn.W_O[head])
         if self.logits is None:
             pattern = self.read.cache[f"blocks.{layer}.attn.hook_pattern"][:, head]
             return pattern @ values @ (W_O @ W_O.T)
@@ -240,7 +242,7 @@ class Reached:
         for norm in frozen(self.read.cache, block.ln1_post, f"blocks.{layer}.ln1_post", RowSlice(self.query)):
             onto = norm.pulled_back(onto) / norm.scale
         length = values.shape[1]
-        return (onto @ W_O.T.to(onto)).to(values).expand(-1, length, -1)
+        return (onto @ W_O.T).to(values).expand(-1, length, -1)
 
 
 def _logit_direction(

@@ -21,6 +21,7 @@ from interp_hooks.model.cache.parts import frozen
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.model.weights import Composition
 from interp_hooks.studies.heads.composing import Reached
+from interp_hooks.studies.heads.inputs import precise
 from interp_hooks.studies.heads.scores import Place
 
 
@@ -68,7 +69,7 @@ def token_paths(
     attn: Any = block.attn
     real = read.run.real.to(stream.device)
     values = read.input(earlier, of, "V").whole(read.cache[f"blocks.{earlier}.hook_resid_pre"], real)
-    through = reads @ attn.W_O[of].detach().T.to(reads)  # batch middle d_head
+    through = reads @ precise(attn.W_O[of]).T  # batch middle d_head
     pattern = read.cache[f"blocks.{earlier}.attn.hook_pattern"][:, of].to(through)
     table = pattern * (through @ values.to(through).mT)  # batch middle source
     positions = range(table.shape[1])

@@ -40,6 +40,11 @@ BEFORE = (
 )
 
 
+def precise(tensor: Tensor) -> Tensor:
+    """A weight or an activation as a constant, in float32 or better."""
+    return tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32))
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class HeadInput:
     """The map from the stream to a head's queries, keys or values at some positions of a run.
@@ -160,7 +165,8 @@ class ReadRun:
         ends, stream = (*BEFORE, *others), Stream(model)
         names = [name for name in model.hook_dict if name.endswith(ends) and stream.place(name).layer <= last]
         entry = [name for name in (*stream.embeddings, "hook_pos_embed") if name in model.hook_dict]
-        cache = Decomposition(record(model, run, dict.fromkeys([*entry, *names])), model)
+        recorded = record(model, run, dict.fromkeys([*entry, *names]))
+        cache = Decomposition({name: precise(value) for name, value in recorded.items()}, model)
         return cls(model=model, run=run, cache=cache)
 
     @cached_property
@@ -184,7 +190,7 @@ class ReadRun:
     def _rotations(self) -> list[Rotation | None]:
         if self.model.rotary is None:
             return [None] * self.model.cfg.n_layers
-        return self.model.rotary(self.positions, self.model.dtype)
+        return self.model.rotary(self.positions, torch.promote_types(self.model.dtype, torch.float32))
 
     def rotation(self, layer: int, pos: Slice, queries: bool) -> Rotation | None:
         """How a layer turns queries or keys at some positions, without the axis of heads."""
@@ -207,7 +213,7 @@ class ReadRun:
         turns = None if which == "V" else self.rotation(layer, pos, which == "Q")
         if self.model.cfg.kv_latent:
             return self._latent(layer, head, which, pos, norms, turns)
-        weight, bias = (getattr(attn, f"{name}_{which}").detach() for name in ("W", "b"))
+        weight, bias = (precise(getattr(attn, f"{name}_{which}")) for name in ("W", "b"))
         own = head * len(weight) // self.model.cfg.n_heads
         norm = None if which == "V" else self._head_norm(layer, which, own, pos)
         onto, added = weight[own], bias[own]
@@ -257,21 +263,22 @@ class ReadRun:
         turns = None if turns is None else turns._replace(query_scale=None)
         turned: dict[str, Any] = dict(rotation=turns, plain=attn.plain, adjacent=attn.rotary_adjacent_pairs)
         if which == "Q" and not attn.q_latent:
-            return HeadInput(reading=Reading(norms=norms, onto=attn.W_Q[head].detach()), bias=attn.b_Q[head], **turned)
+            onto, bias = precise(attn.W_Q[head]), precise(attn.b_Q[head])
+            return HeadInput(reading=Reading(norms=norms, onto=onto), bias=bias, **turned)
         latent, down, up = {"Q": ("q", "Q", "UQ"), "K": ("kv", "KV", "UK"), "V": ("kv", "KV", "UV")}[which]
-        gain = getattr(attn, f"{latent}_latent_norm").gain.detach()
-        through = gain[:, None] * getattr(attn, f"W_{up}")[head].detach()
-        onto, bias = (getattr(attn, f"{one}_D{down}").detach() @ through for one in ("W", "b"))
+        gain = precise(getattr(attn, f"{latent}_latent_norm").gain)
+        through = gain[:, None] * precise(getattr(attn, f"W_{up}")[head])
+        onto, bias = (precise(getattr(attn, f"{one}_D{down}")) @ through for one in ("W", "b"))
         scale = self.cache.at(f"blocks.{layer}.attn.{latent}_latent_norm.hook_scale", pos)
         if which == "K":  # the dimensions that turn are read from the stream itself
-            onto, bias = torch.cat((onto, attn.W_KR.detach()), dim=1), torch.cat((bias, attn.b_KR.detach()))
+            onto, bias = torch.cat((onto, precise(attn.W_KR)), dim=1), torch.cat((bias, precise(attn.b_KR)))
             ones = torch.ones_like(scale).expand(-1, -1, len(attn.b_KR))
             scale = torch.cat((scale.expand(-1, -1, attn.plain), ones), dim=-1)
         return HeadInput(
             reading=Reading(norms=norms, onto=onto),
             bias=bias,
             scale=scale,
-            offset=attn.b_Q[head].detach() if which == "Q" else None,
+            offset=precise(attn.b_Q[head]) if which == "Q" else None,
             **({} if which == "V" else turned),
         )
 

@@ -65,7 +65,10 @@ class ComposingHeads:
         return {name: result.mean[via].abs().double()[self.pairs[via]].nan_to_num(0.0) for name, result in results}
 
     def table(self) -> pd.DataFrame:
-        """A row for each pair and input of the reader: the largest shares first."""
+        """A row for each pair and input of the reader: the largest shares first.
+
+        `same_sign` is the share of prompts whose part has the sign of the mean.
+        """
         import pandas as pd
 
         axes = self.parts.axes
@@ -76,6 +79,8 @@ class ComposingHeads:
         table = pd.DataFrame(rows, columns=["via", "sender", "reader"])
         for name, result in zip(GUESSES, (self.parts, self.shares, self.weights), strict=True):
             table[name] = result.mean[self.pairs].tolist()
+        agree = self.parts.values.sign() == self.parts.mean.sign()[..., None]
+        table["same_sign"] = agree.double().mean(-1)[self.pairs].tolist()
         order = table["share"].abs().sort_values(ascending=False, kind="stable").index
         return table.loc[order].reset_index(drop=True)
 
@@ -154,7 +159,7 @@ def composing_heads(
 
     >>> found = composing_heads(model, pairs, query="end")
     >>> found.table().columns.tolist()
-    ['via', 'sender', 'reader', 'part', 'share', 'weight']
+    ['via', 'sender', 'reader', 'part', 'share', 'weight', 'same_sign']
     """
     if corrupt is OF_TASK:
         corrupt = prompts.corrupt if isinstance(prompts, TaskLike) else None

@@ -165,4 +165,6 @@ def _baselines(
     if attn.slopes:
         distance = read.visibility.distance[:, 0].expand_as(scores)
         found["alibi"] = at_query(-attn.slopes[head] * distance.to(scores))
-    return found if not attn.slopes and not attn.soft_cap else {"product": product.cpu()} | found
+    if attn.soft_cap:
+        return {"product": product.cpu()} | found
+    return {"product": found["score"] - found["alibi"]} | found if attn.slopes else found

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from interp_hooks import HookedTransformer, ioi_pairs
+from interp_hooks import HookedTransformer, LogitDiff, at, ioi_pairs, path_patch
 from interp_hooks.errors import BadInput
 from interp_hooks.ground_truth.handmade import induction
 from interp_hooks.ground_truth.heads import name_movers, pointer_induction
@@ -59,10 +59,26 @@ def test_what_a_pair_of_prompts_changes_finds_what_patching_shows() -> None:
         assert area[via, "share"] > 0.9 > area[via, "weight"]
 
 
+def test_an_induction_model_that_was_trained_is_read_too() -> None:
+    """Prompts repeat 20 words and their first 10; in the corrupt ones the first 20 are others."""
+    model = HookedTransformer.from_pretrained("induction-2l", device="cpu")
+    words = 1 + torch.rand(32, 64, generator=torch.Generator().manual_seed(0)).argsort(1)
+    bos, first, others = torch.zeros(32, 1, dtype=torch.long), words[:, :20], words[:, 20:40]
+    prompts, corrupt = (torch.cat((bos, one, first[:, :10]), dim=1) for one in (first, others))
+    metric = LogitDiff(first[:, 10], others[:, 10])
+    effects = path_effects(model, prompts, corrupt, metric, via=["K"])
+    whole, changed = (composing_heads(model, prompts, other, via=["K"]) for other in (None, corrupt))
+    strong = effects.mean.abs() > 0.25 * effects.mean.nan_to_num(0.0).abs().max()
+    for found in (whole, changed):
+        area = found.auc(strong).set_index("guess").auc
+        assert area["share"] > 0.9
+        best = found.table().iloc[0]
+        assert (best.via, best.sender) == ("K", "L0H3"), "the best previous-token head"
+        assert best.same_sign > 0.95
+
+
 def test_effects_are_those_of_one_path() -> None:
     model = build(n_key_value_heads=2)
-    from interp_hooks import LogitDiff, at, path_patch
-
     clean, corrupt = random_tokens(2, d_vocab=23), random_tokens(2, d_vocab=23, seed=1)
     metric = LogitDiff(torch.tensor([1, 2]), torch.tensor([3, 4]))
     found = path_effects(model, clean, corrupt, metric, via=["K"])

@@ -54,6 +54,15 @@ def test_terms_sum_to_the_score_of_the_run(name: str, unit: Any) -> None:
     assert_close(whole + found.baselines.get("alibi", 0.0), scores, 1e-10)
 
 
+@pytest.mark.parametrize("name", ["folded", "latent", "shared-norm", "output-norms"])
+def test_half_precision(name: str) -> None:
+    """Parts are read in float32, up to the rounding of what the run itself wrote."""
+    model, tokens = build(**FIELDS[name] | dict(dtype=torch.float16)), random_tokens(2, d_vocab=23)
+    found = score_split(model, tokens, 2, 3, 5, 4, key_unit="neuron")
+    assert found.values.dtype == torch.float32
+    assert_close(found.values.sum((0, 1)), found.baselines["score"], 0.02)
+
+
 @pytest.mark.parametrize("name", FAMILY_CONFIGS)
 def test_families_too(name: str) -> None:
     model, tokens = hooked(name), random_tokens()
