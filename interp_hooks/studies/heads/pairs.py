@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from jaxtyping import Bool, Float
@@ -164,8 +164,7 @@ def composing_heads(
     if corrupt is OF_TASK:
         corrupt = prompts.corrupt if isinstance(prompts, TaskLike) else None
     labels, heads = model.all_head_labels(), model.cfg.n_heads
-    if model.cfg.n_layers < 2:
-        raise BadInput("heads work with those of earlier layers, and this model has a single layer")
+    _check(model, [*via])
     layer = torch.arange(len(labels)) // heads
     never = (layer[:, None] >= layer)[..., None]
     parts, shares, weights = [], [], []
@@ -182,6 +181,13 @@ def composing_heads(
     named = zip(("part", "share", "weight"), (parts, shares, weights), strict=True)
     results = {f"{name}s": Result(metric=name, axes=axes, values=torch.stack(values)) for name, values in named}
     return ComposingHeads(**results)
+
+
+def _check(model: HookedTransformer, via: list[Composition]) -> None:
+    if not via or not {*via} <= {*get_args(Composition)} or len({*via}) < len(via):
+        raise BadInput(f"via must be one or more of 'Q', 'K' and 'V', each once, got {via!r}")
+    if model.cfg.n_layers < 2:
+        raise BadInput("heads work with those of earlier layers, and this model has a single layer")
 
 
 def _weight_scores(model: HookedTransformer, via: Composition) -> Float[Tensor, "sender reader 1"]:
@@ -216,6 +222,7 @@ def path_effects(
     >>> path_effects(model, pairs, via=["Q"]).axes["via"]
     ['Q']
     """
+    _check(model, [*via])
     cfg, labels = model.cfg, model.all_head_labels()
     per_group = cfg.n_heads // cfg.n_key_value_heads
     values: Tensor | None = None
@@ -230,6 +237,5 @@ def path_effects(
                 if values is None:
                     values = change.new_full((len(via), len(labels), len(labels), change.shape[-1]), float("nan"))
                 values[number, : len(change), layer * cfg.n_heads + head] = change
-    if values is None:
-        raise BadInput("heads work with those of earlier layers, and this model has a single layer")
+    assert values is not None
     return Result(metric="effect", axes={"via": list(via), "sender": labels, "reader": labels}, values=values)

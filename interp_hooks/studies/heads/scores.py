@@ -93,6 +93,9 @@ def place_of(prompts: Any, run: Run, where: Any, what: str) -> Int[Tensor, "batc
     Raises:
         BadInput: a position outside the prompts or in their padding, or a name that no task gives.
     """
+    length = run.tokens.shape[1]
+    if isinstance(where, int) and not -length <= where < length:
+        raise BadInput(f"{what}: position {where} is out of range for prompts of {length} tokens")
     named = named_positions(run, prompts.positions) if isinstance(prompts, TaskLike) else {}
     return named_positions(run, {what: named_index(named, where)})[what][:, None]
 

@@ -104,6 +104,8 @@ def test_what_is_refused() -> None:
     found = composing_heads(model, tokens, via=["Q"])
     for call, message in (
         (lambda: composing_heads(build(**single), tokens), "single layer"),
+        (lambda: composing_heads(model, tokens, via=[]), "via must be one or more"),
+        (lambda: path_effects(model, tokens, tokens, lambda logits: logits[:, -1, 0], via=["Q", "Q"]), "each once"),
         (lambda: path_effects(build(**single), tokens, tokens, lambda logits: logits[:, -1, 0]), "single layer"),
         (lambda: found.against(composing_heads(model, tokens, via=["K"]).parts), "on the same model and inputs"),
     ):
