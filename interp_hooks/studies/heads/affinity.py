@@ -39,15 +39,17 @@ if TYPE_CHECKING:
 class WeightComposition:
     """How the weights of every head fit those of each later one; results have the axes sender and reader.
 
-    `bound` is the highest score that these singular values allow; the z-scores are those of the squared score, and of
-    the kernel. Pairs whose sender is in no earlier layer are nan, and so are heads without weights. Prints as its
-    table.
+    `bound` is the highest score that these singular values allow, and the baseline "chance" of the score the root mean
+    square of scores by chance; `kernel_chance` is the mean of kernels by chance, the product of ranks over dimensions.
+    The z-scores are those of the squared score, and of the kernel. Pairs whose sender is in no earlier layer are nan,
+    and so are heads without weights. Prints as its table.
     """
 
     score: Result
     score_z: Result
     bound: Result
     kernel: Result
+    kernel_chance: Result
     kernel_z: Result
 
     def table(self) -> pd.DataFrame:
@@ -78,7 +80,7 @@ def weight_composition(model: HookedTransformer, via: Composition, *, offset: in
         BadInput: an unknown `via`, latent attention, whose heads have no weights of their own, or a single layer.
 
     >>> weight_composition(model, "K").table().columns.tolist()
-    ['sender', 'reader', 'score', 'score_z', 'bound', 'kernel', 'kernel_z']
+    ['sender', 'reader', 'score', 'score_z', 'bound', 'kernel', 'kernel_chance', 'kernel_z']
     """
     cfg, labels = model.cfg, model.all_head_labels()
     if via not in get_args(Composition):
@@ -97,11 +99,15 @@ def weight_composition(model: HookedTransformer, via: Composition, *, offset: in
             for name, values in heads[earlier].fit(heads[later], dims).items():
                 found[name][cells] = values.cpu()
     axes = {"sender": labels, "reader": labels}
-    results = {name: Result(metric=name, axes=axes, values=values[..., None]) for name, values in found.items()}
+    chance = {"score": {"chance": torch.tensor([dims**-0.5])}}
+    results = {
+        name: Result(metric=name, axes=axes, values=values[..., None], baselines=chance.get(name, {}))
+        for name, values in found.items()
+    }
     return WeightComposition(**results)
 
 
-NAMES = ("score", "score_z", "bound", "kernel", "kernel_z")
+NAMES = ("score", "score_z", "bound", "kernel", "kernel_chance", "kernel_z")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -154,6 +160,7 @@ class HeadWeights:
             "score_z": _standardized(score**2, (written**2).sum(-1), (read**2).sum(-1), dims),
             "bound": (written[:, :n] @ read[:, :n].mT).sqrt(),
             "kernel": kernel.where(product > 0, float("nan")),
+            "kernel_chance": (product / dims).where(product > 0, float("nan")),
             "kernel_z": _standardized(kernel / product, 1 / ranks[0], 1 / ranks[1], dims),
         }
 

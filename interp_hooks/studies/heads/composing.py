@@ -56,10 +56,10 @@ def composition_parts(
         V      the squared length of its output, at `query` or as a mean over all queries. With `answer` its direct
                effect on that logit, less that of `wrong`, at `query` (default: the last position)
 
-    With `corrupt` it is what of this would go if the sender wrote what it writes in the corrupt prompts: without norms
-    exactly what patching that one edge takes away, in `score_split` or output, while norms and attention stay. ALiBi is
-    no product of two streams, and no part of this; soft caps come after it. What every sender writes on all prompts is
-    held at once.
+    With `corrupt` it is how much of this would go if the sender wrote to this reader what it writes in the corrupt
+    prompts, while norms and attention stay as they are: without norms, exactly what patching that one edge takes away.
+    ALiBi is no product of two streams, and no part of this; soft caps come after it. What every sender writes on all
+    prompts is held at once.
 
     Raises:
         BadInput: a `key` without a `query`, a key that a query does not see, heads that clip, corrupt prompts of

@@ -111,10 +111,16 @@ class ComposingHeads:
 
         `true` are edges, ("a0.h1", "a2.h0<q>"), as in `GroundTruth.circuit`, or a mask of cells. Inputs of which no
         pair is true, or all are, are left out.
+
+        Raises:
+            BadInput: a mask of another shape.
         """
         import pandas as pd
 
         mask = true if isinstance(true, Tensor) else self._mask(true)
+        if mask.shape != self.pairs.shape or mask.dtype != torch.bool:
+            shape = list(self.pairs.shape)
+            raise BadInput(f"a mask must be bool, [via, sender, reader] = {shape}, got {mask.dtype} {list(mask.shape)}")
         rows: list[dict[str, Any]] = []
         for number, via in enumerate(self.parts.axes["via"]):
             right = mask[number][self.pairs[number]]

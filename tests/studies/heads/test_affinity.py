@@ -46,6 +46,8 @@ def test_numbers_are_those_of_matrices_written_out(via: Any) -> None:
     projections = [one @ torch.linalg.pinv(one) for one in (W_O[0, 1].T, {"Q": W_Q, "K": W_K, "V": W_V}[via][2, 3])]
     kernel = (projections[0] @ projections[1]).trace()
     assert float(found.kernel.mean[1, 11]) == pytest.approx(float(kernel), rel=1e-10)
+    assert float(found.kernel_chance.mean[1, 11]) == pytest.approx(4 * 4 / 14, rel=1e-12)
+    assert float(found.score.baselines["chance"]) == pytest.approx(14**-0.5, rel=1e-6)
     variance = 2 * 4 * 4 * 10 * 10 / (14**2 * 13 * 16)  # of the trace of two random projections of rank 4
     assert float(found.kernel_z.mean[1, 11]) == pytest.approx((float(kernel) - 4 * 4 / 14) / variance**0.5, rel=1e-8)
     spectra = [torch.linalg.svdvals(one)[:4] ** 2 for one in (left, right)]

@@ -108,6 +108,7 @@ def test_what_is_refused() -> None:
         (lambda: path_effects(model, tokens, tokens, lambda logits: logits[:, -1, 0], via=["Q", "Q"]), "each once"),
         (lambda: path_effects(build(**single), tokens, tokens, lambda logits: logits[:, -1, 0]), "single layer"),
         (lambda: found.against(composing_heads(model, tokens, via=["K"]).parts), "on the same model and inputs"),
+        (lambda: found.auc(torch.ones(3, 12, 12, dtype=torch.bool)), "a mask must be bool"),
     ):
         with unchecked_types(), pytest.raises(BadInput, match=message):
             call()
