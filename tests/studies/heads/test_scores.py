@@ -20,6 +20,7 @@ FIELDS: dict[str, dict[str, Any]] = {
         attn_scores_soft_cap=2.0, positional_embedding_type="alibi", alibi_slopes=(0.5, 0.25, 0.125, 0.0625)
     ),
     "rotary": ROTARY,
+    "adjacent": ROTARY | dict(rotary_adjacent_pairs=True),
     "partial": ROTARY | dict(rotary_dim=2, n_key_value_heads=2),
     "yarn": ROTARY
     | dict(rotary_scaling=dict(rope_type="yarn", rope_theta=100.0, factor=4.0, max_position_embeddings=4)),
@@ -100,7 +101,7 @@ def test_frequencies_sum_to_the_terms(name: str) -> None:
     assert found.axes["frequency"] == [*range(turned // 2), *(["plain"] if turned < model.cfg.d_head else [])]
 
 
-@pytest.mark.parametrize("name", ["rotary", "partial", "yarn", "head norms", "latent"])
+@pytest.mark.parametrize("name", ["rotary", "adjacent", "partial", "yarn", "head norms", "latent"])
 def test_each_term_depends_on_the_distance_alone(name: str) -> None:
     """In the first layer a stream is an embedding wherever it stands."""
     model, tokens = build(**FIELDS[name]), random_tokens(2, d_vocab=23)
