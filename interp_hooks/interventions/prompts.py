@@ -18,6 +18,7 @@ from interp_hooks.interventions.readout import Readout, for_each_prompt
 from interp_hooks.interventions.recording import record
 from interp_hooks.interventions.runs import Intervention, Mean, Resample, Run, SourceLike, masked
 from interp_hooks.interventions.sites import Here, Recording, Site, Source
+from interp_hooks.interventions.subspaces import Pointwise
 from interp_hooks.model.transformer import HookedTransformer
 
 Rows = slice | Tensor
@@ -57,7 +58,7 @@ def source_of(model: HookedTransformer, source: SourceLike, rows: Rows, batch: i
     if isinstance(source, Resample) and len(source.order) == batch and source.fits:
         order = source.order.cpu()[rows.cpu() if isinstance(rows, Tensor) else rows].to(source.run.tokens.device)
         return Resample(run_of(model, source.run, order), torch.arange(len(order)))
-    if isinstance(source, int | float | Mean):
+    if isinstance(source, int | float | Mean | Pointwise):
         return source
     if isinstance(source, Tensor):
         return _Part(source, rows, batch)

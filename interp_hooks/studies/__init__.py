@@ -6,7 +6,9 @@ __getattr__, __all__ = lazily(
     __name__,
     {
         "lenses": ["LogitLens", "direct_logit_attribution", "logit_lens"],
+        "covariances": ["JointMoments"],
         "directions": ["DirectionTokens", "tokens_of"],
+        "erasure": ["Erasure", "erase_concept", "erase_concept_of_corpus", "leace"],
         "findings": ["Finding", "check_findings"],
         "heads": ["detect_head", "head_scores"],
         "neurons.boosts": ["LogitBoost", "logit_boost"],
