@@ -29,6 +29,7 @@ __getattr__, __all__ = lazily(
         "heads.metrics": ["HeadMetrics", "attention_metrics", "head_metrics"],
         "heads.roles": ["ROLES", "HeadRoles", "Role", "follows_positions", "head_roles"],
         "heads.sources": ["direct_effect_by_source", "result_by_source"],
+        "heads.stability": ["RoleStability", "role_stability"],
         "heads.vocabulary": ["copying_scores", "qk_tokens", "relation_scores", "salient_tokens"],
         "svd": ["SVDInterpreter"],
         "wikis.columns": ["Column"],

@@ -71,7 +71,8 @@ class Kept(ABC):
             if document["kind"] != name_of(cls):
                 raise BadInput(f"{folder} holds a {document['kind'].rpartition('.')[2]}, not a {cls.__name__}")
             unpacking = Unpacking(document["objects"], tensors)
-            found = cls(**{name: unpacking.unpack(packed) for name, packed in document["fields"].items()})
+            fields = {name: unpacking.unpack(packed) for name, packed in document["fields"].items()}
+            found = cls(**cls._read(fields))
             repr(found)  # what cannot be shown is damaged
         record = record_in(folder)
         return found if record is None else found._with(record)
@@ -79,6 +80,11 @@ class Kept(ABC):
     def _fields(self) -> dict[str, Any]:
         assert is_dataclass(self)
         return fields_of(self)
+
+    @classmethod
+    def _read(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        """The fields as they were, of which some are kept as text."""
+        return fields
 
     def _with(self, record: Record) -> Self:
         assert is_dataclass(self)
