@@ -13,7 +13,7 @@ __getattr__, __all__ = lazily(
         "units": ["Seen", "Units", "coordinates", "neurons"],
         "labels": ["Labels", "by_document", "by_token"],
         "reducers.base": ["Reducer"],
-        "reducers.labelled": ["LabelledMoments"],
+        "reducers.labelled": ["LabelledMoments", "LinearHits"],
         "reducers.top": ["TopK"],
         "reducers.bands": ["Bands"],
         "reducers.statistics": ["CoActivation", "Histogram", "MeanByToken", "Moments", "Statistics"],

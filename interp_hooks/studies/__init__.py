@@ -31,6 +31,8 @@ __getattr__, __all__ = lazily(
         "heads.sources": ["direct_effect_by_source", "result_by_source"],
         "heads.stability": ["RoleStability", "role_stability"],
         "heads.vocabulary": ["copying_scores", "qk_tokens", "relation_scores", "salient_tokens"],
+        "probes.fitting": ["LinearProbe", "logistic", "ridge"],
+        "probes.probing": ["Probes", "linear_probe", "probe_corpus"],
         "svd": ["SVDInterpreter"],
         "wikis.columns": ["Column"],
         "wikis.comparing": ["compare"],

@@ -6,6 +6,7 @@ tokens of a document are all in one part.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -62,6 +63,33 @@ class LabelledMoments(Reducer):
 
     def result(self, state: State) -> dict[str, Tensor]:
         return {"count": state["count"], "sums": number(state["sums"]), "products": number(state["products"])}
+
+
+@dataclass(frozen=True, eq=False)
+class LinearHits(Reducer):
+    """How often linear probes of each layer, (weights [class, unit], bias [class]), give each class for each class.
+
+    The result is `confusion` [part, class, said], with documents dealt to parts as by `LabelledMoments`. The weights
+    are tensors, so that a scan with it cannot be kept in a folder.
+    """
+
+    units: Units
+    labels: Labels
+    weights: Mapping[int, tuple[Tensor, Tensor]]
+    parts: int = 1
+    seed: int = 0
+
+    def reduce(self, seen: Seen) -> State:
+        classes, parts = self.labels.classes_of(seen), part_of(seen.documents, self.parts, self.seed)
+        counted, n = classes >= 0, len(self.labels.classes)
+        assert seen.layer is not None
+        weights, bias = (one.to(seen.values.device) for one in self.weights[seen.layer])
+        said = (seen.values[counted].double() @ weights.T + bias).argmax(-1)
+        cells = (parts[counted] * n + classes[counted]) * n + said
+        return {"confusion": cells.bincount(minlength=self.parts * n * n).reshape(self.parts, n, n).cpu()}
+
+    def merge(self, one: State, other: State) -> State:
+        return {"confusion": one["confusion"] + other["confusion"]}
 
 
 def part_of(documents: Int[Tensor, " token"], parts: int, seed: int = 0) -> Int[Tensor, " token"]:
