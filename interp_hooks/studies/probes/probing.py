@@ -316,10 +316,8 @@ def probe_corpus(
 
     >>> from interp_hooks.corpus import by_token
     >>> from interp_hooks.studies import probe_corpus
-    >>> ids = model.token_ids([" Mary", " John"])
-    >>> labels = by_token({int(ids[0]): 0, int(ids[1]): 1})
-    >>> texts = [*clean, *corrupt]
-    >>> probe_corpus(model, texts, labels, layers=[1], parts=2, progress=False).axes["probe"]
+    >>> labels = by_token({id: id % 2 for id in range(model.cfg.d_vocab)})
+    >>> probe_corpus(model, [*clean, *corrupt], labels, layers=[1], parts=2, progress=False).axes["probe"]
     ['trained', 'majority']
     """
     if parts < 2 or "save_to" in options or hasattr(corpus, "__next__"):
