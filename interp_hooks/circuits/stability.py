@@ -8,48 +8,40 @@
                           the task's circuit
 
 What two circuits have in common is the Jaccard index of their edges, |A & B| / |A | B|: 1 for the same circuit, and
-about n / (2N - n) for two random ones of n of N edges. Attributions differ a lot from sample to sample (Meloux et al.
-2025, arxiv.org/abs/2510.00845), and faithfulness with the ablation (Miller, Chughtai and Saunders 2024,
+about n / (2N - n) for two random ones of n of N edges. Attributions differ a lot from sample to sample
+(arxiv.org/abs/2510.00845), and faithfulness with the ablation (Miller, Chughtai and Saunders 2024,
 arxiv.org/abs/2407.08734).
-
-Scores by gradients are means over prompts, so that all samples come from one pass that keeps those of each prompt; a
-search (acdc, or one of your own) is made anew for each sample.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from interp_hooks.circuits.circuit import Circuit, ComputationGraph
-from interp_hooks.circuits.discovery import Rule, acdc, fractions_of, gains
+from interp_hooks.circuits.discovery import Rule, fractions_of
 from interp_hooks.circuits.graph import EdgeMask, EdgeMatrix
 from interp_hooks.circuits.layout import ARROW
-from interp_hooks.circuits.masked_edges import MaskedEdges
+from interp_hooks.circuits.searches import Finder, Method, Search, samples_of
 from interp_hooks.circuits.setting import Ablation, Positions, setting
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import Count, told
 from interp_hooks.experiments.results.kept import Kept
 from interp_hooks.experiments.results.record import Record, experiment, on_data
 from interp_hooks.interventions.engine import evaluate
-from interp_hooks.interventions.prompts import MetricOf, run_of, select_of, source_of
 from interp_hooks.interventions.readout import Metric, MetricLike, better
-from interp_hooks.interventions.runs import OF_TASK, PromptsLike, Run, SourceLike, as_run
+from interp_hooks.interventions.runs import OF_TASK, PromptsLike, SourceLike, as_run
 from interp_hooks.model.progress import progress_bar
 from interp_hooks.model.transformer import HookedTransformer
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Method = Literal["eap", "eap_ig", "acdc"]
-Finder = Callable[[HookedTransformer, Run, Run | None, Metric], Circuit]
-"""A search of one's own: the circuit of a model, clean prompts, corrupt ones and a metric."""
 FEWEST = 4  # prompts, of which halves can be made
 
 
@@ -193,94 +185,6 @@ def jaccard(one: EdgeMask, other: EdgeMask) -> float:
     return int((one & other).sum()) / either if either else 1.0
 
 
-# --------------------------------------------------------------------------------------------------------- searches
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Search:
-    """How a circuit is looked for, on any of the prompts, with any ablation, with the answers of any prompts."""
-
-    model: HookedTransformer
-    clean: Run
-    corrupt: Run | None
-    metric: Metric
-    method: Method | Finder
-    n_edges: int
-    threshold: float
-    absolute: bool
-    fractions: Sequence[float]
-    positions: Mapping[str, int | Tensor] | None
-    max_memory: int | None
-
-    @property
-    def every(self) -> Int[Tensor, " prompt"]:
-        """All prompts, each once."""
-        return torch.arange(len(self.clean.tokens))
-
-    @property
-    def by_gradients(self) -> bool:
-        return self.method in ("eap", "eap_ig")
-
-    def edges(self, ablation: Ablation | SourceLike, metric: Metric | None = None) -> MaskedEdges:
-        """Masked passes over all prompts."""
-        metric = self.metric if metric is None else metric
-        data = setting(self.model, self.clean, self.corrupt, metric, ablation, self.positions)
-        return MaskedEdges(self.model, *data, self.max_memory)
-
-    def scores(
-        self, ablation: Ablation | SourceLike, answers: Int[Tensor, " prompt"] | None = None
-    ) -> Float[Tensor, "prompt writer reader"]:
-        """What ablating each edge costs in each prompt, to first order, as a score by gradients says it."""
-        metric = None if answers is None else self.scored_by(self.every, answers)
-        fractions = self.fractions if self.method == "eap_ig" else None
-        return -better(self.metric) * gains(self.edges(ablation, metric), fractions, by_prompt=True).cpu()
-
-    def scored_by(self, rows: Int[Tensor, " prompt"], answers: Int[Tensor, " prompt"]) -> MetricOf:
-        """The metric of some prompts, by the answers of these or others."""
-        return MetricOf(self.metric, rows, answers, len(self.clean.tokens))
-
-    def chosen(self, scores: EdgeMatrix) -> Circuit:
-        """The circuit of the strongest edges."""
-        return self.graph.scored(scores).top(self.n_edges, absolute=self.absolute)
-
-    @cached_property
-    def graph(self) -> ComputationGraph:
-        return ComputationGraph(self.model, self.positions or ())
-
-    def found(
-        self,
-        ablation: Ablation | SourceLike,
-        rows: Int[Tensor, " prompt"],
-        answers: Int[Tensor, " prompt"] | None = None,
-    ) -> Circuit:
-        """The circuit that a search on some of the prompts finds."""
-        n = len(self.clean.tokens)
-        metric = self.scored_by(rows, rows if answers is None else answers)
-        clean = run_of(self.model, self.clean, rows)
-        corrupt = None if self.corrupt is None else run_of(self.model, self.corrupt, rows)
-        if callable(self.method):
-            found = self.method(self.model, clean, corrupt, metric)
-            if not isinstance(found, Circuit) or found.graph != self.graph:
-                raise BadInput(f"method must return a circuit of {self.graph}, got {told(found)}")
-            return found
-        source = ablation if isinstance(ablation, str) else source_of(self.model, ablation, rows, n)
-        positions = None if self.positions is None else select_of(self.positions, rows)
-        options: dict[str, Any] = dict(ablation=source, positions=positions, max_memory=self.max_memory)
-        return acdc(self.model, clean, corrupt, metric, self.threshold, progress=False, **options)
-
-
-def _samples(
-    search: _Search, ablation: Ablation | SourceLike, scores: Tensor | None, drawn: Sequence[Int[Tensor, " prompt"]]
-) -> Iterator[Circuit]:
-    """The circuit of each sample of prompts: from the scores of each prompt, or by a search."""
-    for rows in drawn:
-        if scores is None:
-            yield search.found(ablation, rows)
-            continue
-        weights = rows.bincount(minlength=len(scores)).to(scores) / len(rows)
-        yield search.chosen(torch.tensordot(weights, scores, dims=1))
-
-
 # ------------------------------------------------------------------------------------------------------------ stability
 
 
@@ -366,7 +270,7 @@ def stability_of(
     _check(method, metric, n, n_edges, total)
     assert isinstance(metric, Metric)
     given = setting(model, run, other, metric, ablation if not callable(method) else "zero", positions)
-    search = _Search(
+    search = Search(
         model=model, clean=run, corrupt=other, metric=metric.on(model), method=method, n_edges=n_edges,
         threshold=threshold, absolute=absolute, fractions=fractions, positions=given.positions,
         max_memory=max_memory,
@@ -382,14 +286,14 @@ def stability_of(
         )
     with progress_bar(total=3 + len(others) + nulls, progress=progress, unit="search") as bar:
         scores = search.scores(ablation) if search.by_gradients else None
-        (circuit,) = _samples(search, ablation, scores, [search.every])
+        (circuit,) = samples_of(search, ablation, scores, [search.every])
         bar.update()
         inclusion, halves = _on_other_prompts(search, ablation, scores, samples, splits, generator)
         bar.update()
         found, faithful = {}, {named: _faithfulness(search, circuit, ablation)} if not callable(method) else {}
         for one in others:
             by_prompt = search.scores(one) if search.by_gradients else None
-            (with_it,) = _samples(search, one, by_prompt, [search.every])
+            (with_it,) = samples_of(search, one, by_prompt, [search.every])
             found[one], faithful[one] = with_it.kept, _faithfulness(search, circuit, one)
             bar.update()
         names, predicted, intervened = _tried(search, circuit, ablation, scores, tried, generator)
@@ -423,7 +327,7 @@ def _check(method: Any, metric: Any, prompts: int, n_edges: int, total: int) -> 
 
 
 def _on_other_prompts(
-    search: _Search,
+    search: Search,
     ablation: Ablation | SourceLike,
     scores: Tensor | None,
     samples: int,
@@ -434,17 +338,17 @@ def _on_other_prompts(
     n = len(search.every)
     drawn = [torch.randint(n, (n,), generator=generator) for _ in range(samples)]
     inclusion = torch.zeros(search.graph.exists.shape, dtype=torch.float64)
-    for circuit in _samples(search, ablation, scores, drawn):
+    for circuit in samples_of(search, ablation, scores, drawn):
         inclusion += circuit.kept / samples
     shared = []
     for _ in range(splits):
         order = torch.randperm(n, generator=generator)
-        one, other = _samples(search, ablation, scores, [order[: n // 2], order[n // 2 : 2 * (n // 2)]])
+        one, other = samples_of(search, ablation, scores, [order[: n // 2], order[n // 2 : 2 * (n // 2)]])
         shared.append(jaccard(one.kept, other.kept))
     return inclusion.clamp(max=1.0), torch.tensor(shared, dtype=torch.float64)
 
 
-def _faithfulness(search: _Search, circuit: Circuit, ablation: Ablation | SourceLike) -> float:
+def _faithfulness(search: Search, circuit: Circuit, ablation: Ablation | SourceLike) -> float:
     """The faithfulness of a circuit under an ablation."""
     edges = search.edges(ablation)
     ends = torch.stack([torch.zeros_like(circuit.kept), circuit.graph.exists, circuit.kept])
@@ -453,7 +357,7 @@ def _faithfulness(search: _Search, circuit: Circuit, ablation: Ablation | Source
 
 
 def _tried(
-    search: _Search,
+    search: Search,
     circuit: Circuit,
     ablation: Ablation | SourceLike,
     scores: Tensor | None,
@@ -482,7 +386,7 @@ def _tried(
 
 
 def _null(
-    search: _Search,
+    search: Search,
     circuit: Circuit,
     ablation: Ablation | SourceLike,
     generator: torch.Generator,

@@ -186,7 +186,7 @@ def steer(
     def add(value: Tensor, places: Tensor) -> Tensor:
         rows = vector.to(value)
         rows = rows if rows.ndim == 1 else rows[places.clamp(max=len(rows) - 1)]
-        return value + coefficient * rows
+        return value + float(coefficient) * rows
 
     return _changing(model, [place], slice(len(vector)) if vector.ndim == 2 else positions, add)
 
@@ -203,7 +203,7 @@ def _steered_by(
         )
 
     def change(value: Tensor, _: Tensor) -> Tensor:
-        return value + coefficient * (source.made_of(value, name) - value)
+        return value + float(coefficient) * (source.made_of(value, name) - value)
 
     return _changing(model, [place], positions, change)
 

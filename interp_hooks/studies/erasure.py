@@ -13,7 +13,7 @@ An `Eraser` is a source of interventions, and an `Erasure` is one for each layer
     erasure = erase_concept(model, prompts, labels, "resid_post")
     Run(tokens, erasure.interventions())                       all of them at once
     ablate(model, prompts, metric, "resid_post", over=("layer",), method=erasure)           one layer after the other
-    with erasure.made_in(model): model.generate(...)           in whatever passes there are
+    with erasure.applied(model): model.generate(...)           in whatever passes there are
     steer(model, erasure["resid_post1"], "resid_post1")        one of them, to any degree
 
 The promise is about linear probes and the data that it was fitted on: a probe of another kind may still find the
@@ -145,7 +145,7 @@ class Erasure(Pointwise, Kept):
         ]
 
     @checked
-    def made_in(
+    def applied(
         self, model: HookedTransformer, *, positions: Positions | None = None
     ) -> AbstractContextManager[HookedTransformer]:
         """A `with` block within which every pass, also of `generate`, has all hooks erased; `positions` as in `steer`.
@@ -216,7 +216,7 @@ def erase_concept(
 
     `labels` are the class of each prompt, read at `pos` (default: the last real token; None: all tokens but BOS and
     padding), or a class for each token [batch, pos], -1 for those without. In the runs that later layers are fitted on
-    erasers act at all positions, as they do in `interventions()` and `made_in`. `select` says which head (`{"head": 1}`
+    erasers act at all positions, as they do in `interventions()` and `applied`. `select` says which head (`{"head": 1}`
     of "z"). A layer takes a pass over the prompts, as far as its hook.
 
     Raises:
@@ -227,7 +227,7 @@ def erase_concept(
     >>> erasure = erase_concept(model, [*clean, *corrupt], [0] * 4 + [1] * 4, "resid_pre", layers=[1, 2])
     >>> erasure.table()["hook"].tolist()
     ['blocks.1.hook_resid_pre', 'blocks.2.hook_resid_pre']
-    >>> with erasure.made_in(model):
+    >>> with erasure.applied(model):
     ...     text = model.generate(clean[0], max_new_tokens=1, verbose=False)
     """
     labelled, chosen = Labelled.of(model, prompts, labels, pos), dict(select or {})
@@ -276,7 +276,7 @@ def erase_concept_of_corpus(
     for layer in sorted(labels_of(model, site, ["layer"], 1, layers)["layer"]):
         place = vector_place(model, at(site, layer))
         reducer = LabelledMoments(Units(site, (site,), layers=(layer,)), labels)
-        with _erasure(found, {}).made_in(model) if found else ExitStack():
+        with _erasure(found, {}).applied(model) if found else ExitStack():
             sums = scan(model, corpus, {"moments": reducer}, **options)["moments"][layer]
         moments = JointMoments.of_scan(sums)
         found[place.point.name] = moments, leace(moments, method=method, shrinkage=shrinkage)

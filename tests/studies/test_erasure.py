@@ -236,7 +236,7 @@ def test_prompts_may_be_read_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) ->
 def test_generation_is_erased_at_every_token() -> None:
     model = build(d_vocab_out=23)
     erasure = erase_concept(model, TOKENS, LABELS, "resid_pre", pos=None)
-    with erasure.made_in(model):
+    with erasure.applied(model):
         cached = model.generate(TOKENS[:2], max_new_tokens=3, do_sample=False, verbose=False, stop_at_eos=False)
         slow = model.generate(
             TOKENS[:2], max_new_tokens=3, do_sample=False, use_past_kv_cache=False, verbose=False, stop_at_eos=False

@@ -74,7 +74,7 @@ def ridge(moments: JointMoments, *, strength: float = 1e-2) -> LinearProbe:
     _check(strength)
     scale = moments.covariance.diagonal().clamp(min=moments.floor).sqrt()
     standard = moments.covariance / scale[:, None] / scale
-    penalty = strength * torch.eye(len(scale)).to(standard)
+    penalty = float(strength) * torch.eye(len(scale)).to(standard)
     weights = (torch.linalg.solve(standard + penalty, moments.cross / scale[:, None]) / scale[:, None]).T
     return LinearProbe(weights=weights, bias=moments.label_mean - weights @ moments.mean)
 
