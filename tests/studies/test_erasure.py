@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from interp_hooks import Intervention, LogitDiff, Run, ablate, at, evaluate, patch_along, steer
+from interp_hooks import Intervention, LogitDiff, Run, ablate, at, evaluate, patch, patch_along, steer
 from interp_hooks.corpus import LabelledMoments, Labels, Units, by_document, by_token, gather, scan
 from interp_hooks.corpus.reducers.labelled import part_of
 from interp_hooks.errors import BadInput, UnknownHook
@@ -219,6 +219,21 @@ def test_it_is_a_source_for_whatever_takes_one() -> None:
         model, prompts, TOKENS[3:6], metric, along=eraser.writes, site="resid_post", over=("layer",), progress=False
     )
     assert along.values.shape == (3, 3)
+
+
+def test_a_sweep_within_the_block_is_one_of_runs_with_all_interventions() -> None:
+    model = build()
+    erasure = erase_concept(model, TOKENS, LABELS, "resid_pre", pos=None)
+    clean, corrupt, metric = TOKENS[:3], TOKENS[3:6], LogitDiff([4, 11, 2], [7, 2, 5], pos=-1)
+    with erasure.applied(model):
+        found = patch(model, clean, corrupt, metric, "z", over=("layer", "head"), progress=False)
+    source = Run(clean, erasure.interventions())
+    runs = [
+        Run(corrupt, [*erasure.interventions(), Intervention(at("z", layer, head=head), source)])
+        for layer in range(3)
+        for head in range(4)
+    ]
+    assert_close(found.values.flatten(0, 1), evaluate(model, runs, metric), 1e-10)
 
 
 def test_prompts_may_be_read_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

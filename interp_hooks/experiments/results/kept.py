@@ -69,7 +69,8 @@ class Kept(ABC):
         document, tensors = read(folder, FINDING)
         with whole(folder):
             if document["kind"] != name_of(cls):
-                raise BadInput(f"{folder} holds a {document['kind'].rpartition('.')[2]}, not a {cls.__name__}")
+                kind = document["kind"].rpartition(".")[2]
+                raise BadInput(f"expected {cls.__name__} in {folder}, found what {kind}.load reads")
             unpacking = Unpacking(document["objects"], tensors)
             fields = {name: unpacking.unpack(packed) for name, packed in document["fields"].items()}
             found = cls(**cls._read(fields))
