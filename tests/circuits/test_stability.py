@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from interp_hooks import KL, Circuit, ComputationGraph, LogitDiff, LogProb, Metric, Run, eap, eap_ig, evaluate
+from interp_hooks import KL, Circuit, ComputationGraph, LogitDiff, LogProb, Metric, Run, acdc, eap, eap_ig, evaluate
 from interp_hooks.circuits import Stability, circuit_metric, circuit_stability, random_circuit
 from interp_hooks.circuits.discovery import gains
 from interp_hooks.circuits.masked_edges import MaskedEdges
@@ -50,7 +50,7 @@ METRICS: dict[str, Any] = {
 
 @pytest.mark.parametrize("kind", METRICS)
 def test_a_metric_of_some_prompts_is_the_one_made_for_them(kind: str) -> None:
-    model, rows = build(), torch.tensor([6, 1, 1, 3])
+    model, rows = build(n_layers=2), torch.tensor([6, 1, 1, 3])
     whole: Metric = METRICS[kind](torch.arange(N)).on(model)
     ours = evaluate(model, [Run(TOKENS[rows])], MetricOf(whole, rows, rows, N))
     assert_close(ours, evaluate(model, [Run(TOKENS[rows])], METRICS[kind](rows)), 1e-12)
@@ -58,7 +58,7 @@ def test_a_metric_of_some_prompts_is_the_one_made_for_them(kind: str) -> None:
 
 
 def test_prompts_are_scored_by_the_answers_of_others_at_their_own_positions() -> None:
-    model, order = build(), torch.arange(N).roll(3)
+    model, order = build(n_layers=2), torch.arange(N).roll(3)
     whole = METRICS["positions of their own"](torch.arange(N))
     ours = evaluate(model, [Run(TOKENS)], MetricOf(whole, torch.arange(N), order, N))
     assert_close(ours, evaluate(model, [Run(TOKENS)], LogitDiff(ANSWER[order], WRONG[order], pos=PLACES)), 1e-12)
@@ -67,7 +67,7 @@ def test_prompts_are_scored_by_the_answers_of_others_at_their_own_positions() ->
 @pytest.mark.parametrize("positions", [None, {"here": PLACES}])
 @pytest.mark.parametrize("memory", [None, 1])
 def test_scores_of_each_prompt_are_those_of_the_prompt_alone(positions: Any, memory: int | None) -> None:
-    model = build()
+    model = build(n_layers=2)
     edges = MaskedEdges(model, *setting(model, TOKENS, OTHER, DIFF, "corrupt", positions), memory)
     found = -gains(edges, by_prompt=True)
     whole = eap(model, TOKENS, OTHER, DIFF, positions=positions)
@@ -90,7 +90,7 @@ def by_hand(model: Any, rows: Tensor, n_edges: int, **options: Any) -> Circuit:
 
 
 def test_samples_are_circuits_of_prompts_drawn_again() -> None:
-    model, draws = build(), draws_of_a_call()
+    model, draws = build(n_layers=2), draws_of_a_call()
     ours = circuit_stability(
         model, TOKENS, OTHER, DIFF, method="eap", n_edges=40, samples=4, splits=3, nulls=1, generator=generator(),
         progress=False,
@@ -110,7 +110,7 @@ def test_samples_are_circuits_of_prompts_drawn_again() -> None:
 
 @pytest.mark.parametrize("method", ["eap", "eap_ig"])
 def test_other_ablations_and_single_edges(method: Any) -> None:
-    model = build()
+    model = build(n_layers=2)
     ours = circuit_stability(
         model, TOKENS, OTHER, DIFF, method=method, n_edges=30, steps=2, tried=6, generator=generator(), **FEW
     )
@@ -134,7 +134,7 @@ def test_other_ablations_and_single_edges(method: Any) -> None:
 
 
 def test_the_null_exchanges_answers() -> None:
-    model = build()
+    model = build(n_layers=2)
     ours = circuit_stability(
         model, TOKENS, OTHER, DIFF, method="eap", n_edges=30, samples=1, splits=1, nulls=2, tried=1,
         generator=generator(), progress=False,
@@ -182,7 +182,7 @@ def test_a_planted_circuit_is_found_every_time(method: Any, options: dict[str, A
 
 def test_random_circuits_are_not() -> None:
     """Inclusion is the share of edges that the circuit has, and what halves share is chance."""
-    model, draws, n_edges = build(), generator(), 60
+    model, draws, n_edges = build(n_layers=2), generator(), 60
 
     def find(model: Any, clean: Run, corrupt: Run | None, metric: Metric) -> Circuit:
         return random_circuit(ComputationGraph(model), n_edges, draws)
@@ -198,7 +198,7 @@ def test_random_circuits_are_not() -> None:
 
 
 def test_a_search_of_ones_own_sees_the_prompts_that_were_drawn() -> None:
-    model, seen = build(), list[tuple[Tensor, Tensor]]()
+    model, seen = build(n_layers=2), list[tuple[Tensor, Tensor]]()
 
     def find(model: Any, clean: Run, corrupt: Run | None, metric: Metric) -> Circuit:
         assert corrupt is not None
@@ -222,7 +222,7 @@ def test_a_search_of_ones_own_sees_the_prompts_that_were_drawn() -> None:
 
 
 def test_table_summary_disk_and_rerun(tmp_path: Path) -> None:
-    model = build()
+    model = build(n_layers=2)
     ours = circuit_stability(
         model, TOKENS, OTHER, DIFF, method="eap", n_edges=30, tried=4, generator=generator(), **FEW
     )
@@ -260,8 +260,44 @@ BAD: Sequence[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("arguments", "words"), BAD)
 def test_bad_input_is_refused(arguments: dict[str, Any], words: str) -> None:
-    model = build()
+    model = build(n_layers=2)
     given: dict[str, Any] = dict(clean=TOKENS, corrupt=OTHER, metric=DIFF, **FEW) | arguments
     with pytest.raises(BadInput, match=words), unchecked_types():
         circuit_stability(model, **given)
     assert not any(point.hooks for point in model.hook_dict.values())
+
+
+@pytest.mark.parametrize("method", ["eap", "acdc"])
+def test_positions_go_with_their_prompts(method: Any) -> None:
+    """Of each prompt its own: a sample has those of the prompts that were drawn."""
+    model, rows = build(n_layers=1), torch.randint(N, (N,), generator=draws_of_a_call())
+    options: Any = dict(method=method, n_edges=30, threshold=0.02, ablations=(), positions={"here": PLACES - 1})
+    ours = circuit_stability(
+        model, TOKENS, OTHER, DIFF, samples=1, splits=1, nulls=1, generator=generator(), progress=False, **options
+    )
+    metric, places = LogitDiff(ANSWER[rows], WRONG[rows], pos=-1), {"here": PLACES[rows] - 1}
+    if method == "eap":
+        found = eap(model, TOKENS[rows], OTHER[rows], metric, positions=places).top(30, absolute=True)
+    else:
+        found = acdc(model, TOKENS[rows], OTHER[rows], metric, 0.02, positions=places, progress=False)
+    assert torch.equal(ours.inclusion > 0, found.kept)
+    assert any("@here" in reader for reader in ours.table()["reader"])
+
+
+@pytest.mark.parametrize("method", ["eap", "acdc"])
+def test_sources_of_ablated_values_go_with_their_prompts_too(method: Any) -> None:
+    model = build(n_layers=1)
+    options: Any = dict(method=method, n_edges=20, threshold=0.1, ablations=(), samples=2, splits=1, nulls=1, tried=3)
+    one, other = (
+        circuit_stability(
+            model, TOKENS, OTHER, DIFF, ablation=ablation, generator=generator(), progress=False, **options
+        )
+        for ablation in ("corrupt", Run(OTHER))
+    )
+    assert torch.equal(one.inclusion, other.inclusion)
+    assert torch.equal(one.null_strength, other.null_strength)
+    assert (one.ablation, other.ablation) == ("corrupt", "as given")
+    alone = circuit_stability(
+        model, TOKENS, None, DIFF, ablation="zero", generator=generator(), progress=False, **options
+    )
+    assert list(alone.faithfulness) == ["zero"]
