@@ -8,7 +8,7 @@ a null               prompts scored by the answers of others; of random tokens, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -125,12 +125,11 @@ def role_stability(
     if min(samples, splits, nulls) < 1:
         raise BadInput(f"samples, splits and nulls must be at least 1, got {samples}, {splits} and {nulls}")
     with heads_apart(model):
-        if prompts is None:
-            scene = Scene.repetition(model, n, subseq_len, generator, bos)
-            drawn: Callable[[Tensor], Scene] = lambda _: Scene.repetition(model, n, subseq_len, generator, bos)  # noqa: E731
-        else:
-            scene = Scene.of(model, prompts)
-            drawn = lambda rows: _some(scene, rows, rows)  # noqa: E731
+
+        def repetition() -> Scene:
+            return Scene.repetition(model, n, subseq_len, generator, bos)
+
+        scene = repetition() if prompts is None else Scene.of(model, prompts)
         if scene.corrupt is None or not isinstance(scene.metric, Metric):
             raise BadInput("stability needs a task, whose prompts have counterparts and a metric; got prompts alone")
         scene = replace(scene, every_cause=every_cause, metric=scene.metric.on(model))
@@ -139,7 +138,10 @@ def role_stability(
             raise BadInput(f"stability over prompts needs at least {FEWEST} of them, got {count}")
         with progress_bar(total=1 + samples + 2 * splits + nulls, progress=progress, unit="search") as bar:
 
-            def found(one: Scene) -> Bool[Tensor, "role layer head"]:
+            def found(rows: Int[Tensor, " prompt"]) -> Bool[Tensor, "role layer head"]:
+                return found_in(repetition() if scene.repeats else _some(scene, rows, rows))
+
+            def found_in(one: Scene) -> Bool[Tensor, "role layer head"]:
                 bar.update()
                 return _had(scored(replace(one, every_cause=every_cause, paths={}), asked))
 
@@ -148,13 +150,13 @@ def role_stability(
             had = _had(whole)
             inclusion = torch.zeros(had.shape, dtype=torch.float64)
             for _ in range(samples):
-                inclusion += found(drawn(torch.randint(count, (count,), generator=generator))).double() / samples
+                inclusion += found(torch.randint(count, (count,), generator=generator)).double() / samples
             halves = []
             for _ in range(splits):
                 order = torch.randperm(count, generator=generator)
-                one, other = (found(drawn(rows)) for rows in (order[: count // 2], order[count // 2 :]))
+                one, other = (found(rows) for rows in (order[: count // 2], order[count // 2 :]))
                 halves.append([jaccard(*both) for both in zip(one, other, strict=True)])
-            null = [float(found(_null(scene, generator)).sum()) for _ in range(nulls)]
+            null = [float(found_in(_null(scene, generator)).sum()) for _ in range(nulls)]
         return RoleStability(
             roles=[role.name for role in asked],
             samples=samples,

@@ -15,7 +15,7 @@ is chosen on the documents that are trained on.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -107,7 +107,7 @@ def linear_probe(
     *,
     pos: int | Tensor | None = LAST,
     layers: Sequence[int] | None = None,
-    select: dict[str, int] | None = None,
+    select: Mapping[str, int] | None = None,
     kind: Kind = "logistic",
     strength: float = 1e-2,
     balanced: bool = False,
@@ -320,7 +320,7 @@ def probe_corpus(
     >>> probe_corpus(model, [*clean, *corrupt], labels, layers=[1], parts=2, progress=False).axes["probe"]
     ['trained', 'majority']
     """
-    if parts < 2 or "save_to" in options or hasattr(corpus, "__next__"):
+    if parts < 2 or "save_to" in options or isinstance(corpus, Iterator):
         raise BadInput("expected 2 parts or more, a corpus that can be read twice, and no save_to=")
     numbers = labels_of(model, site, ["layer"], 1, layers)["layer"]
     for layer in numbers:
