@@ -43,6 +43,7 @@ from interp_hooks import (
     at,
 )
 from interp_hooks.errors import InterpHooksError
+from interp_hooks.studies import JointMoments
 from tests.tiny import unchecked_types
 
 PATIENCE = 5  # seconds that a call may take on these tiny inputs
@@ -59,7 +60,7 @@ LEFT_OUT = {
     # torch's own, with torch's errors, and formulas that take what torch takes.
     *("model.to", "model.gelu_new", "model.solu"),
     # Abstract: users write classes of their own, whose methods the engine calls.
-    *("HookedRootModule", "Source", "Metric", "interventions.Here", "corpus.Reducer"),
+    *("HookedRootModule", "Source", "Metric", "interventions.Here", "interventions.Pointwise", "corpus.Reducer"),
     # What the engine, or the file of a result, asks of a metric, a readout, or a cache: arguments come from there.
     *("metric.on", "metric.score", "readout.read", "readout.read_there", "readout.select", "readout.positions"),
     *("kv_cache.commit", "kv_cache.extend", "result.packed", "dla.packed", "cache.at"),
@@ -243,6 +244,11 @@ GOOD: dict[str, Callable[[World], list[Any]]] = {
     "directions": lambda w: [torch.ones(128), torch.eye(128)[:2]],
     "along": lambda w: [torch.ones(128), torch.eye(128)[:2]],
     "project_output_onto": lambda w: [torch.ones(128), torch.eye(128)[:, :2], None],
+    "labels": lambda w: [[0, 1], torch.tensor([1, 0]), w.tokens % 2],
+    "classes": lambda w: [[0, 1], torch.tensor([0, 1, 2])],
+    **dict.fromkeys(("counterfactual", "original", "among"), lambda w: [w.pairs.answer, [" Mary", " John"], None]),
+    "moments": lambda w: [JointMoments.of(torch.eye(3), torch.tensor([0, 1, 1]))],
+    "base": lambda w: [w.pairs.clean, w.tokens],
     "run": lambda w: [Run(w.tokens)],
     "runs": lambda w: [[Run(w.tokens)]],
     "interventions": lambda w: [[], [Intervention(at("z", 1), 0.0)]],

@@ -19,6 +19,7 @@ __getattr__, __all__ = lazily(
         "subsets": ["completeness", "greedy_subset", "minimality", "node_subsets", "random_subsets"],
         "hypotheses": ["Hypothesis", "Node"],
         "scrubbing": ["scrub"],
+        "stability": ["Stability", "circuit_stability"],
     },
 )
 

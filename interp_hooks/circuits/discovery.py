@@ -21,6 +21,7 @@ from dataclasses import replace
 from typing import Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from interp_hooks.circuits.circuit import Circuit
@@ -128,21 +129,43 @@ def eap_ig(
     Raises:
         BadInput, MetricError: as `eap`; also for less than 1 step, or an unknown rule.
     """
-    offsets = {"midpoint": 0.5, "left": 0.0}
-    if rule not in offsets or steps < 1:
-        raise BadInput(f"expected at least 1 step and the rule 'midpoint' or 'left', got {steps} and {rule!r}")
-    fractions = [(step + offsets[rule]) / steps for step in range(steps)]
+    fractions = fractions_of(steps, rule)
     edges = MaskedEdges(model, *setting(model, clean, corrupt, metric, ablation, positions), max_memory)
     return edges.graph.scored(_attributions(edges, fractions, progress))
 
 
+def fractions_of(steps: int, rule: Rule) -> list[float]:
+    """How far on the way to the clean embeddings gradients are taken.
+
+    Raises:
+        BadInput: less than 1 step, or an unknown rule.
+    """
+    offsets = {"midpoint": 0.5, "left": 0.0}
+    if rule not in offsets or steps < 1:
+        raise BadInput(f"expected at least 1 step and the rule 'midpoint' or 'left', got {steps} and {rule!r}")
+    return [(step + offsets[rule]) / steps for step in range(steps)]
+
+
 def _attributions(edges: MaskedEdges, fractions: Sequence[float] | None = None, progress: bool = False) -> EdgeMatrix:
+    """The mean over prompts of what each edge adds to the metric, as `gains` gives it.
+
+    Raises:
+        MetricError: it is not finite, or mere rounding.
+    """
+    return _losses(edges, gains(edges, fractions, progress), "the attribution of an edge")
+
+
+def gains(
+    edges: MaskedEdges, fractions: Sequence[float] | None = None, progress: bool = False, *, by_prompt: bool = False
+) -> Float[Tensor, "*prompt writer reader"]:
     """The change of what each writer writes times the mean gradient at these fractions of the way to the clean run.
 
-    Without fractions it is the gradient of the clean run itself, and the same pass gives the change.
+    Without fractions it is the gradient of the clean run itself, and the same pass gives the change. It is the mean
+    over prompts, or that of each.
     """
     graph, points = edges.graph, [1.0] if fractions is None else fractions
-    total = torch.zeros(graph.exists.shape, dtype=torch.float64, device=edges.model.device)
+    of_prompts = [len(edges.run.tokens)] if by_prompt else []
+    total = torch.zeros(*of_prompts, *graph.exists.shape, dtype=torch.float64, device=edges.model.device)
     names = [part.hook for part in graph.reader_parts]
 
     def attribute(rows: slice, done: Callable[[], object] = lambda: None) -> Iterator[Pass]:
@@ -150,7 +173,8 @@ def _attributions(edges: MaskedEdges, fractions: Sequence[float] | None = None, 
         for fraction in points:
 
             def add(here: Differentiable, changes: Callable[[], Tensor]) -> None:
-                total.add_(_attribution(some, here, changes))
+                part = total[rows] if by_prompt else total
+                part.add_(_attribution(some, here, changes, by_prompt))
                 done()
 
             yield _pass_at(some, None if fractions is None else fraction, add)
@@ -166,7 +190,7 @@ def _attributions(edges: MaskedEdges, fractions: Sequence[float] | None = None, 
     )
     with progress_bar(total=len(points) * len(parts), progress=progress, unit="step") as bar:
         differentiated(edges.objective, parts, lambda rows: attribute(rows, bar.update), names)
-    return _losses(edges, total / len(points), "the attribution of an edge")
+    return total / len(points)
 
 
 def _bytes_beside(edges: MaskedEdges) -> int:
@@ -212,17 +236,21 @@ def _pass_at(
     return Pass(some.run, some.rows, hooks, lambda done: use(done, lambda: some.changes))
 
 
-def _attribution(some: SomePrompts, done: Differentiable, changes_of: Callable[[], Tensor]) -> EdgeMatrix:
-    """Change times gradient, summed over the positions of some prompts, as their part of a mean over all prompts."""
+def _attribution(
+    some: SomePrompts, done: Differentiable, changes_of: Callable[[], Tensor], by_prompt: bool
+) -> Float[Tensor, "*prompt writer reader"]:
+    """Change times gradient, summed over positions, of each of some prompts or as their part of a mean over all."""
     gradients, graph = done.gradients(), some.graph
     with torch.no_grad():
         changes = changes_of()
-        scores = torch.zeros(graph.exists.shape, dtype=torch.float64, device=changes.device)
+        of_prompts = changes.shape[:1] if by_prompt else ()
+        scores = torch.zeros(*of_prompts, *graph.exists.shape, dtype=torch.float64, device=changes.device)
         for part in graph.reader_parts:
             gradient = gradients.pop(part.hook).to(changes)
             gradient = gradient if gradient.ndim == 4 else gradient[:, :, None]
-            scores[: part.seen, part.places] = some.summed(changes[:, :, : part.seen] @ gradient.mT)
-    return scores / len(done.scores)
+            products = changes[:, :, : part.seen] @ gradient.mT
+            scores[..., : part.seen, part.places] = some.summed(products, by_prompt)
+    return scores if by_prompt else scores / len(done.scores)
 
 
 def _moved(change: Tensor) -> Callable[..., Tensor]:

@@ -22,7 +22,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp_hooks.circuits.circuit import Circuit, ComputationGraph
-from interp_hooks.circuits.graph import EdgeMatrix
 from interp_hooks.circuits.layout import Part
 from interp_hooks.circuits.setting import label_places, stacked
 from interp_hooks.errors import MetricError
@@ -244,11 +243,14 @@ class SomePrompts:
         with torch.no_grad():
             return self.changes_from(self.unchanged)
 
-    def summed(self, products: Float[Tensor, "batch pos writer name"]) -> EdgeMatrix:
-        """The sum over prompts and over the tokens at each position, so that each reader has that of its position."""
+    def summed(
+        self, products: Float[Tensor, "batch pos writer name"], by_prompt: bool = False
+    ) -> Float[Tensor, "*batch writer reader"]:
+        """The sum over the tokens at each position, so that each reader has that of its position, and over prompts."""
         at = torch.nn.functional.one_hot(self.places.to(products.device), len(self.graph.layout.labels))
         at = at.double().expand(*products.shape[:2], -1)
-        return torch.einsum("bpwn,bpl->wnl", products.double(), at).flatten(1)
+        into = "bpwn,bpl->bwnl" if by_prompt else "bpwn,bpl->wnl"
+        return torch.einsum(into, products.double(), at).flatten(-2)
 
     def reads(self, masks: Float[Tensor, "circuit writer reader"]) -> list[Tensor]:
         """What the metric reads of a pass with each of these masks."""

@@ -23,6 +23,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from interp_hooks.corpus.labels import Labels
 from interp_hooks.corpus.reducers.base import Reducer, States
 from interp_hooks.corpus.units import Units
 from interp_hooks.errors import BadInput
@@ -189,7 +190,7 @@ def told(reducer: Reducer) -> Json:
     if not dataclasses.is_dataclass(reducer):
         raise BadInput(f"a reducer that is kept must be a dataclass of plain values, got a {type(reducer).__name__}")
     values = {field.name: getattr(reducer, field.name) for field in dataclasses.fields(reducer)}
-    plain = {name: one.told() if isinstance(one, Units) else one for name, one in values.items()}
+    plain = {name: one.told() if isinstance(one, Units | Labels) else one for name, one in values.items()}
     try:
         return json.loads(json.dumps({"kind": type(reducer).__qualname__, **plain}))
     except TypeError as error:

@@ -15,8 +15,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -28,57 +26,17 @@ from interp_hooks.experiments.patching import labels_of
 from interp_hooks.experiments.results.record import experiment, on_data
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.hooks.modes import no_gradients
-from interp_hooks.hooks.root_module import HookPoint
 from interp_hooks.hooks.scopes import Block, Scope
 from interp_hooks.interventions.readout import LAST, Readout, said
-from interp_hooks.interventions.recording import record
 from interp_hooks.interventions.runs import PromptsLike, Run, as_run, orthonormal
 from interp_hooks.interventions.sites import Site, as_index, at
+from interp_hooks.interventions.subspaces import Pointwise
+from interp_hooks.interventions.vectors import VectorPlace, recorded_vectors, vector_place
 from interp_hooks.model.generate import PROMPT
 from interp_hooks.model.network import PASS, Pass
 from interp_hooks.model.padding import counted_back
 from interp_hooks.model.stream import INPUT, Stream
 from interp_hooks.model.transformer import HookedTransformer
-
-# --------------------------------------------------------------------------------------------------------------- places
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Place:
-    """A site that has one vector for each position."""
-
-    point: HookPoint
-    site: Site
-
-    @property
-    def axis(self) -> str:
-        """What the numbers of a vector are: "d_model", "d_head", ..."""
-        return self.point.axes[-1]
-
-    @property
-    def width(self) -> int:
-        return self.point.sizes[self.axis]
-
-    def index(self, value: Tensor) -> tuple[Any, ...]:
-        """Where in the hook's activation the vectors [batch, pos, width] are."""
-        return self.site.index(self.point, value)
-
-
-def _place(model: HookedTransformer, hook: str | Site) -> _Place:
-    """The place of that name, once the axes between position and width are selected."""
-    site = hook if isinstance(hook, Site) else Site(hook=hook)
-    (point,) = model.points(site.hook)
-    axes = ", ".join(point.axes)
-    if len(point.axes) < 3 or point.axes[1] != "pos":
-        raise BadInput(f"a vector for each position needs a hook [batch, pos, ..., width]; {point.name} has {axes}")
-    between = point.axes[2:-1]
-    if set(site.select) != set(between) or not all(isinstance(index, int) for index in site.select.values()):
-        needed = f"select one index of {' and of '.join(between)}, and nothing else" if between else "select nothing"
-        raise BadInput(f"{point.name} has {axes}; for a vector at each position {needed}, got {dict(site.select)}")
-    place = _Place(point=point, site=site)
-    place.index(torch.empty([1, 1, *(point.sizes[axis] for axis in point.axes[2:])], device="meta"))  # or it raises
-    return place
-
 
 # -------------------------------------------------------------------------------------------------------------- vectors
 
@@ -105,7 +63,7 @@ def steering_vector(
 
     >>> direction = steering_vector(model, clean, corrupt, "resid_pre1")
     """
-    place = _place(model, hook)
+    place = vector_place(model, hook)
     means = []
     for name, prompts in (("positive", positive), ("negative", negative)):
         with about(name):
@@ -119,14 +77,8 @@ def steering_vector(
     return difference.to(model.dtype)
 
 
-def _vectors(model: HookedTransformer, run: Run, places: Sequence[_Place]) -> list[Float[Tensor, "batch pos width"]]:
-    stored = record(model, run, [place.point.name for place in places])
-    values = [stored[place.point.name] for place in places]
-    return [value[place.index(value)] for place, value in zip(places, values, strict=True)]
-
-
-def _mean(model: HookedTransformer, run: Run, place: _Place, pos: int | Tensor | None) -> Tensor:
-    value = _vectors(model, run, [place])[0].double()
+def _mean(model: HookedTransformer, run: Run, place: VectorPlace, pos: int | Tensor | None) -> Tensor:
+    value = recorded_vectors(model, run, [place])[0].double()
     if pos is not None:
         rows = Readout(pos=pos).positions(run).to(value.device)
         return value[torch.arange(len(value), device=value.device), rows[:, 0]].mean(0)
@@ -169,11 +121,11 @@ def relative_norms(
     axes: Mapping[str, Sequence[int]],
 ) -> Result:
     """The same at each of some sites."""
-    places = [_place(model, site) for site in sites]
+    places = [vector_place(model, site) for site in sites]
     _check_finite(vector=vector)
     if len(vector) != places[0].width:
         raise BadInput(f"the vector has {len(vector)} numbers; {places[0].point.name} has {places[0].width}")
-    norms = torch.stack([value.norm(dim=-1) for value in _vectors(model, run, places)])
+    norms = torch.stack([value.norm(dim=-1) for value in recorded_vectors(model, run, places)])
     if run.attention_mask is not None:
         norms = norms.masked_fill(~run.attention_mask.bool(), torch.nan)
     return Result(metric="relative_norm", axes=axes, values=vector.to(norms).norm() / norms.nanmedian(-1).values)
@@ -195,13 +147,16 @@ Positions = int | Sequence[int] | slice | Tensor
 @checked
 def steer(
     model: HookedTransformer,
-    vector: Float[Tensor, "*pos width"],
+    vector: Float[Tensor, "*pos width"] | Pointwise,
     hook: str | Site,
     *,
     coefficient: float = 1.0,
     positions: Positions | None = None,
 ) -> AbstractContextManager[HookedTransformer]:
     """Within the `with` block, add `coefficient * vector` to the activation at `hook`.
+
+    In place of a vector, an eraser (`studies.leace`), or another source that changes vectors one by one: `coefficient`
+    is then how much of its change is made.
 
     `hook` is a name ("resid_pre6", "mlp_out3"), or a site with one vector for each position (`at("z", 5, head=1)`).
     `positions` are counted from the start of each row, padding included, also while `model.generate` reads on with or
@@ -218,7 +173,9 @@ def steer(
     >>> with steer(model, steering_vector(model, clean, corrupt, "resid_pre1"), "resid_pre1", coefficient=2.0):
     ...     steered = model(clean)
     """
-    place = _place(model, hook)
+    place = vector_place(model, hook)
+    if isinstance(vector, Pointwise):
+        return _steered_by(model, vector, place, coefficient, positions)
     _check_finite(vector=vector, coefficient=coefficient)
     if vector.ndim not in (1, 2) or vector.shape[-1] != place.width:
         came = list(vector.shape)
@@ -229,14 +186,31 @@ def steer(
     def add(value: Tensor, places: Tensor) -> Tensor:
         rows = vector.to(value)
         rows = rows if rows.ndim == 1 else rows[places.clamp(max=len(rows) - 1)]
-        return value + coefficient * rows
+        return value + float(coefficient) * rows
 
     return _changing(model, [place], slice(len(vector)) if vector.ndim == 2 else positions, add)
 
 
+def _steered_by(
+    model: HookedTransformer, source: Pointwise, place: VectorPlace, coefficient: float, positions: Positions | None
+) -> AbstractContextManager[HookedTransformer]:
+    """Within the block, `coefficient` of the change that a source makes of each vector of the place."""
+    _check_finite(coefficient=coefficient)
+    name, width = place.point.name, source.width_at(place.point.name)
+    if width != place.width:
+        raise BadInput(
+            f"{name} has vectors of {place.width} numbers ({place.axis}), the source changes ones of {width}"
+        )
+
+    def change(value: Tensor, _: Tensor) -> Tensor:
+        return value + float(coefficient) * (source.made_of(value, name) - value)
+
+    return _changing(model, [place], positions, change)
+
+
 def _changing(
     model: HookedTransformer,
-    places: Sequence[_Place],
+    places: Sequence[VectorPlace],
     positions: Positions | None,
     change: Callable[[Tensor, Tensor], Tensor],
 ) -> AbstractContextManager[HookedTransformer]:
@@ -247,7 +221,7 @@ def _changing(
     wanted = _wanted(positions)
     changed, back = False, _counts_back(wanted)
 
-    def write(place: _Place, value: Tensor) -> None:
+    def write(place: VectorPlace, value: Tensor) -> None:
         nonlocal changed
         this = PASS.get()
         seen = torch.arange(this.past, this.past + value.shape[1], device=value.device)
@@ -257,7 +231,7 @@ def _changing(
         index = place.index(value)
         value[index] = torch.where(here[..., None], change(value[index], seen), value[index])
 
-    def writer(place: _Place) -> Callable[..., None]:
+    def writer(place: VectorPlace) -> Callable[..., None]:
         return lambda value, hook: write(place, value)
 
     def begun() -> Scope:
@@ -362,7 +336,7 @@ def ablate_directions(
         raise BadInput("in this model the stream passes a norm after every addition, which writes all directions again")
     stream = Stream(model)
     written = [INPUT, *(hook for layer in range(stream.n_layers) for hook in stream.sublayers(layer).values())]
-    places = [_place(model, one) for one in (written if hook is None else [hook])]
+    places = [vector_place(model, one) for one in (written if hook is None else [hook])]
     basis = _basis(directions, places[0].width, places[0].axis)
     return _changing(model, places, positions, lambda value, _: _without(value, basis.to(value)))
 

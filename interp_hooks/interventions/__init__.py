@@ -7,6 +7,7 @@ __getattr__, __all__ = lazily(
     {
         "sites": ["Here", "Site", "Source", "at"],
         "runs": ["Intervention", "Mean", "Resample", "Run"],
+        "subspaces": ["Eraser", "Pointwise"],
         "recording": ["record"],
         "engine": ["evaluate"],
         "readout": ["Metric", "Readout"],

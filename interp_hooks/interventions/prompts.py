@@ -12,12 +12,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp_hooks.interventions.readout import Readout, for_each_prompt
+from interp_hooks.interventions.readout import Metric, Readout, for_each_prompt
 from interp_hooks.interventions.recording import record
 from interp_hooks.interventions.runs import Intervention, Mean, Resample, Run, SourceLike, masked
 from interp_hooks.interventions.sites import Here, Recording, Site, Source
+from interp_hooks.interventions.subspaces import Pointwise
 from interp_hooks.model.transformer import HookedTransformer
 
 Rows = slice | Tensor
@@ -57,7 +59,7 @@ def source_of(model: HookedTransformer, source: SourceLike, rows: Rows, batch: i
     if isinstance(source, Resample) and len(source.order) == batch and source.fits:
         order = source.order.cpu()[rows.cpu() if isinstance(rows, Tensor) else rows].to(source.run.tokens.device)
         return Resample(run_of(model, source.run, order), torch.arange(len(order)))
-    if isinstance(source, int | float | Mean):
+    if isinstance(source, int | float | Mean | Pointwise):
         return source
     if isinstance(source, Tensor):
         return _Part(source, rows, batch)
@@ -130,3 +132,46 @@ def readout_of(readout: Readout, rows: slice, batch: int) -> Readout:
     if tokens is not None:
         tokens = for_each_prompt(tokens, batch, "answer")[rows]
     return replace(readout, pos=pos, tokens=tokens)
+
+
+@dataclass(frozen=True, eq=False)
+class MetricOf(Metric):
+    """A metric of other prompts than it was made for, of which it has to score each by itself.
+
+    Prompt i is scored at the position that the metric has for prompt `rows[i]`, by the answer that it has for prompt
+    `answers[i]`. With both alike these are some of its prompts, some of them several times, as a bootstrap draws them;
+    with other `answers`, prompts are scored by the answers of others. `metric` must be one of token ids (`Metric.on`).
+    """
+
+    metric: Metric
+    rows: Int[Tensor, " prompt"]
+    answers: Int[Tensor, " prompt"]
+    batch: int
+
+    @property
+    def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.metric.name
+
+    @property
+    def lower_is_better(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.metric.lower_is_better
+
+    @property
+    def highest(self) -> float | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.metric.highest
+
+    @property
+    def readout(self) -> Readout:
+        readout = self.metric.readout
+        pos, tokens = readout.pos, readout.tokens
+        if isinstance(pos, Tensor):
+            pos = for_each_prompt(pos.reshape(-1), self.batch, "position")[self.rows.to(pos.device)]
+        if tokens is not None:
+            tokens = for_each_prompt(tokens, self.batch, "answer")[self.answers.to(tokens.device)]
+        return replace(readout, pos=pos, tokens=tokens)
+
+    def score(self, logits: Tensor) -> Float[Tensor, " prompt"]:
+        answers = self.answers.to(logits.device)
+        scored_as = torch.zeros(self.batch, dtype=torch.long, device=logits.device)  # prompts without one borrow a row
+        scored_as[answers] = torch.arange(len(answers), device=logits.device)
+        return self.metric.score(logits[scored_as])[answers]

@@ -551,7 +551,7 @@ def test_a_position_counted_from_the_pass_instead_of_the_row_is_caught(monkeypat
 
 
 def test_another_head_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(steering._Place, "index", lambda self, value: (slice(None), slice(None), 3))
+    monkeypatch.setattr(steering.VectorPlace, "index", lambda self, value: (slice(None), slice(None), 3))
     with pytest.raises(AssertionError, match="relative difference"):
         test_several_heads_at_once()
     with pytest.raises(AssertionError, match="relative difference"):

@@ -8,7 +8,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from interp_hooks.model import tensor_files
-from interp_hooks.model.tensor_files import write_tensors
+from interp_hooks.model.tensor_files import hash_of, write_tensors
 
 
 def test_views_and_twins_are_written_apart(tmp_path: Path) -> None:
@@ -33,3 +33,8 @@ def test_a_file_stays_until_the_new_one_is_whole(tmp_path: Path, monkeypatch: py
     with pytest.raises(OSError, match="no space left"):
         write_tensors(tmp_path / "file", {"a": torch.zeros(1)})
     assert load_file(tmp_path / "file")["a"] == 1
+
+
+def test_the_hash_of_a_single_number_does_not_depend_on_its_stride() -> None:
+    column = torch.tensor([[1.0, 2.0]]).T[:1, 0].as_strided((1,), (2,))
+    assert hash_of({"a": column}) == hash_of({"a": torch.tensor([1.0])}) != hash_of({"a": torch.tensor([2.0])})

@@ -22,6 +22,7 @@ from interp_hooks.corpus.reducers.base import Reducer, State
 from interp_hooks.corpus.reducers.top import NONE, Side
 from interp_hooks.corpus.units import Seen, Units
 from interp_hooks.errors import BadInput
+from interp_hooks.errors.arguments import fits, told
 
 FIRST, LAST = -8, 7  # the exponents of the first and the last octave
 N_BANDS = LAST - FIRST + 2
@@ -62,8 +63,9 @@ class Bands(Reducer):
     side: Side = "largest"
 
     def __post_init__(self) -> None:
-        if self.n < 1 or self.side not in ("largest", "smallest"):
-            raise BadInput(f"Bands keep at least 1 example of the 'largest' or 'smallest', got {self.n}, {self.side!r}")
+        if not fits(self.n, int) or self.n < 1 or self.side not in ("largest", "smallest"):
+            came = f"{told(self.n)}, {self.side!r}"
+            raise BadInput(f"Bands keep at least 1 example of the 'largest' or 'smallest', got {came}")
 
     def reduce(self, seen: Seen) -> State:
         sign = 1 if self.side == "largest" else -1

@@ -11,6 +11,7 @@ from torch import Tensor
 from interp_hooks.corpus.reducers.base import Reducer, State
 from interp_hooks.corpus.units import Seen, Units
 from interp_hooks.errors import BadInput
+from interp_hooks.errors.arguments import fits, told
 
 Side = Literal["largest", "smallest"]
 NONE = -1  # the document of an example that there is not
@@ -30,8 +31,8 @@ class TopK(Reducer):
     side: Side = "largest"
 
     def __post_init__(self) -> None:
-        if self.k < 1 or self.side not in ("largest", "smallest"):
-            raise BadInput(f"TopK keeps at least 1 'largest' or 'smallest' value, got {self.k} and {self.side!r}")
+        if not fits(self.k, int) or self.k < 1 or self.side not in ("largest", "smallest"):
+            raise BadInput(f"TopK keeps at least 1 'largest' or 'smallest' value, got {told(self.k)} and {self.side!r}")
 
     @property
     def _sign(self) -> int:
