@@ -65,7 +65,7 @@ LEFT_OUT = {
     *("kv_cache.commit", "kv_cache.extend", "result.packed", "dla.packed", "cache.at"),
     # Made by the calls that return them, which are drawn here.
     *("Result", "Task", "ground_truth.GroundTruth", "ground_truth.KnownModel", "ActivationCache", "model.Output"),
-    *("experiments.Agreement", "studies.LogitLens", "tasks.PromptPairs"),
+    *("experiments.Agreement", "studies.LensResult", "studies.LogitLens", "tasks.PromptPairs"),
     # Long by design.
     "model.train",
     # A mapping's KeyError.

@@ -5,7 +5,8 @@ from interp_hooks import lazily
 __getattr__, __all__ = lazily(
     __name__,
     {
-        "lenses": ["LogitLens", "direct_logit_attribution", "logit_lens"],
+        "lenses": ["Lens", "LensResult", "LogitLens", "logit_lens"],
+        "logit_attribution": ["direct_logit_attribution"],
         "directions": ["DirectionTokens", "tokens_of"],
         "findings": ["Finding", "check_findings"],
         "heads": ["detect_head", "head_scores"],

@@ -1,0 +1,22 @@
+"""What the model would say of its stream at each layer.
+
+base           `Lens`: an affine map of the stream for each layer
+reading        what a lens says of prompts, or of a run with interventions
+logit          the logit lens: no map
+"""
+
+from interp_hooks.studies.lenses.base import Lens
+from interp_hooks.studies.lenses.logit import logit_lens
+from interp_hooks.studies.lenses.reading import LensResult
+from interp_hooks.studies.logit_attribution import DirectLogitAttribution, direct_logit_attribution
+
+LogitLens = LensResult  # what it was called when it was the logit lens' alone
+
+__all__ = [
+    "DirectLogitAttribution",
+    "Lens",
+    "LensResult",
+    "LogitLens",
+    "direct_logit_attribution",
+    "logit_lens",
+]
