@@ -3,9 +3,11 @@
 base           `Lens`: an affine map of the stream for each layer
 reading        what a lens says of prompts, or of a run with interventions
 logit          the logit lens: no map
+jacobian       fits of the Jacobian lens
 """
 
 from interp_hooks.studies.lenses.base import Lens
+from interp_hooks.studies.lenses.jacobian import fit_jacobian_lens, gather_jacobian_lens
 from interp_hooks.studies.lenses.logit import logit_lens
 from interp_hooks.studies.lenses.reading import LensResult
 from interp_hooks.studies.logit_attribution import DirectLogitAttribution, direct_logit_attribution
@@ -18,5 +20,7 @@ __all__ = [
     "LensResult",
     "LogitLens",
     "direct_logit_attribution",
+    "fit_jacobian_lens",
+    "gather_jacobian_lens",
     "logit_lens",
 ]

@@ -155,9 +155,7 @@ class Lens:
             BadInput: another kind of lens, of which that does not hold.
         """
         if self.kind != "jacobian":
-            raise BadInput(
-                f"only the Jacobian lens of a model is known from that of another one, not a {self.kind} lens"
-            )
+            raise BadInput(f"only the Jacobian lens of a model is known from that of another, this is {self!r}")
         maps = {layer: None if one is None else centred(one.T).T + 1 / len(one) for layer, one in self.maps.items()}
         return replace(self, maps=maps, of_centred=True)
 
