@@ -6,6 +6,8 @@ __getattr__, __all__ = lazily(
     __name__,
     {
         "lenses": ["Lens", "LensResult", "LogitLens", "logit_lens"],
+        "lenses.files": ["load_lens", "save_lens"],
+        "lenses.tuned": ["fit_tuned_lens"],
         "lenses.jacobian": ["fit_jacobian_lens", "gather_jacobian_lens"],
         "logit_attribution": ["direct_logit_attribution"],
         "directions": ["DirectionTokens", "tokens_of"],
