@@ -7,6 +7,8 @@ __getattr__, __all__ = lazily(
     {
         "lenses": ["Lens", "LensResult", "LogitLens", "logit_lens"],
         "lenses.files": ["load_lens", "save_lens"],
+        "lenses.vectors": ["LensVectors", "lens_vectors"],
+        "lenses.decomposition": ["LensDecomposition", "lens_decomposition"],
         "lenses.tuned": ["fit_tuned_lens"],
         "lenses.jacobian": ["fit_jacobian_lens", "gather_jacobian_lens"],
         "logit_attribution": ["direct_logit_attribution"],

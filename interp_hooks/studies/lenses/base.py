@@ -120,12 +120,13 @@ class Lens:
         Raises:
             BadInput: a layer without a map, or another width.
         """
-        self._refuse_layer(layer)
+        self.refuse_layer(layer)
         if self.d_model not in (None, stream.shape[-1]):
             raise BadInput(f"this lens maps streams of width {self.d_model}, got {list(stream.shape)}")
         return through(stream, self.maps[layer], self.biases.get(layer))
 
-    def _refuse_layer(self, layer: int) -> None:
+    def refuse_layer(self, layer: int) -> None:
+        """Raises BadInput if a layer has no map."""
         if layer not in self.maps:
             raise BadInput(f"this lens has maps for layers {', '.join(map(str, self.layers))}, not for {layer!r}")
 

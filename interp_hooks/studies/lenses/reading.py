@@ -46,12 +46,14 @@ class LensResult(Result):
     """What a lens says: a `Result` whose cells are points of the stream, and at `pos=None` positions too.
 
     Its values are those of the metric that was asked for, or `kl`. `streams` are the mapped streams, of which log-probs
-    and ranks of any token are computed when they are asked for; `real` says which tokens are no padding, where all
-    positions were read. `model` is the model, which must not be changed before that.
+    and ranks of any token are computed when they are asked for. Where all positions were read, `tokens` are the
+    prompts', and `real` says which of them are no padding (None: all). `model` is the model, which must not be changed
+    before that.
     """
 
     streams: Float[Tensor, "*grid prompt d_model"]
     model: HookedTransformer
+    tokens: Int[Tensor, "prompt pos"] | None = None
     real: Bool[Tensor, "prompt pos"] | None = None
 
     @property
@@ -237,13 +239,13 @@ def read_points(
 
     streams = torch.stack([mapped(label, every=False) for label in hooks]).transpose(1, 2)  # point pos prompt d_model
     axes: dict[str, Any] = {"point": list(hooks)}
-    real = None
-    if pos is None:
-        axes["pos"] = range(run.tokens.shape[1])
-        real = None if bool(run.real.all()) else run.real.cpu()
-    else:
+    if pos is not None:
         streams = streams[:, 0]
-    found = LensResult(metric="kl_nats", axes=axes, values=streams[..., 0], streams=streams, model=model, real=real)
+    found = LensResult(metric="kl_nats", axes=axes, values=streams[..., 0], streams=streams, model=model)
+    if pos is None:
+        real = None if bool(run.real.all()) else run.real.cpu()
+        axes["pos"] = range(run.tokens.shape[1])
+        found = replace(found, tokens=run.tokens.cpu(), real=real)
     if metric is None:
         return replace(found, values=found.kl)
     readout, score = reading(model, metric)
