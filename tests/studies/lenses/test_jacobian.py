@@ -55,6 +55,16 @@ def test_it_is_the_double_sum(name: str) -> None:
         assert_close(lens.maps[layer], expected, 1e-9)
 
 
+@pytest.mark.parametrize("name", ["gpt2", "neox", "bidirectional", "alibi-windows"])
+def test_texts_that_share_a_row_do_not_see_each_other(name: str) -> None:
+    model = build(**(MODELS | CUSTOM)[name])
+    short = [text[:size] for text, size in zip(TEXTS, (4, 5, 3, 4), strict=True)]
+    lens = fit(model, short, skip_first=1, tokens_at_once=9)
+    for layer in lens.layers:
+        expected = torch.stack([written_out(model, text, layer, 1) for text in short]).mean(0)
+        assert_close(lens.maps[layer], expected, 1e-9)
+
+
 def test_of_a_single_position_it_is_the_plain_jacobian() -> None:
     model = build()
     tokens = TEXTS[0][:4]

@@ -188,9 +188,10 @@ def test_planted_vectors_are_found(kind: str) -> None:
 
 
 def test_more_vectors_explain_no_less_and_coefficients_are_least_squares() -> None:
-    model = build(d_model=16)
-    lens = Lens(maps={1: torch.randn(16, 16, dtype=torch.float64)})
+    model = build(d_model=8)
+    lens = Lens(maps={1: torch.randn(8, 8, dtype=torch.float64)})
     found = lens_decomposition(model, lens, TOKENS, 1, k=8)
+    assert bool((found.coefficients == 0).any()), "a vector that joined early is of no more use later"
     assert bool((found.values.diff(dim=1) >= -1e-12).all())
     assert bool((found.values >= -1e-12).all())
     assert bool((found.values <= 1).all())
