@@ -21,13 +21,14 @@ from jaxtyping import Int
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import told
+from interp_hooks.errors.arguments import checked, told
 from interp_hooks.model.transformer import HookedTransformer
 
 Corpus = str | Path | Tensor | Iterable[Any]
 Document = str | Int[Tensor, " _"]
 
 
+@checked
 def documents(model: HookedTransformer, corpus: Corpus, column: str = "text") -> Iterator[Document]:
     """The documents of a corpus, by the table above; `model` tells padding in token ids.
 

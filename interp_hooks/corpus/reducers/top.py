@@ -30,8 +30,8 @@ class TopK(Reducer):
     side: Side = "largest"
 
     def __post_init__(self) -> None:
-        if self.k < 1 or self.side not in ("largest", "smallest"):
-            raise BadInput(f"TopK keeps at least 1 'largest' or 'smallest' value, got {self.k} and {self.side!r}")
+        if not isinstance(self.k, int) or self.k < 1 or self.side not in ("largest", "smallest"):
+            raise BadInput(f"TopK keeps at least 1 'largest' or 'smallest' value, got {self.k!r} and {self.side!r}")
 
     @property
     def _sign(self) -> int:

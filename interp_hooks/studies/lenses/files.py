@@ -64,9 +64,13 @@ def load_lens(path: str | Path) -> Lens:
     >>> lens = load_lens("lens/EleutherAI/pythia-160m-deduped")  # doctest: +SKIP
     """
     path = Path(path)
-    if path.is_dir():
-        return _read_tuned(path)
-    if not path.is_file():
+    try:
+        if path.is_dir():
+            return _read_tuned(path)
+        there = path.is_file()
+    except (OSError, ValueError) as error:
+        raise BadInput(f"there is no lens at {str(path)[:300]}: {error!s:.300}") from error
+    if not there:
         raise BadInput(f"there is no lens at {path}")
     return _read_own(path) if path.suffix == ".safetensors" else _read_jacobian(path)
 

@@ -145,6 +145,8 @@ def test_files_of_something_else(content: Any, message: str, tmp_path: Path) -> 
 def test_folders_of_something_else(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="there is no lens"):
         load_lens(tmp_path / "nothing.pt")
+    with pytest.raises(BadInput, match="there is no lens"):
+        load_lens("x" * 500)
     with pytest.raises(BadInput, match="holds no tuned lens"):
         load_lens(tmp_path)
     theirs(2, 12, tmp_path / "lens")
