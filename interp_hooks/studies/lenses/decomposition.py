@@ -116,7 +116,11 @@ def decomposed(
 ) -> LensDecomposition:
     """`lens_decomposition`, given a run, the lens' map of the layer, and what the control is drawn from."""
     hook = Stream(model).entering(layer)
-    stream = at_positions(record(model, run, [hook])[hook], Readout(pos=pos).positions(run))[:, 0].double()
+    stream = (
+        at_positions(record(model, run, [hook])[hook], Readout(pos=pos).positions(run))[:, 0]
+        .to(model.W_U.device)
+        .double()
+    )
     dictionary = _Dictionary(model, map, ids)
     stream, noise = dictionary.seen(stream), dictionary.seen(noise.to(stream))
     control = noise / noise.norm(dim=1, keepdim=True) * stream.norm(dim=1, keepdim=True)
