@@ -98,7 +98,9 @@ def lens_decomposition(
     if not 1 <= k <= min(len(ids), model.cfg.d_model):
         raise BadInput(f"k must be 1..{min(len(ids), model.cfg.d_model)}, got {k}")
     run = run_to_read(model, prompts)
-    noise = torch.randn(len(run.tokens), model.cfg.d_model, generator=generator, dtype=torch.float64)
+    device = None if generator is None else generator.device
+    shape = len(run.tokens), model.cfg.d_model
+    noise = torch.randn(shape, generator=generator, dtype=torch.float64, device=device)
     return decomposed(model, run, lens.maps[layer], layer, said(model, pos), k, ids, noise)
 
 
@@ -116,11 +118,8 @@ def decomposed(
 ) -> LensDecomposition:
     """`lens_decomposition`, given a run, the lens' map of the layer, and what the control is drawn from."""
     hook = Stream(model).entering(layer)
-    stream = (
-        at_positions(record(model, run, [hook])[hook], Readout(pos=pos).positions(run))[:, 0]
-        .to(model.W_U.device)
-        .double()
-    )
+    rows = Readout(pos=pos).positions(run)
+    stream = at_positions(record(model, run, [hook])[hook], rows)[:, 0].to(model.W_U.device, torch.float64)
     dictionary = _Dictionary(model, map, ids)
     stream, noise = dictionary.seen(stream), dictionary.seen(noise.to(stream))
     control = noise / noise.norm(dim=1, keepdim=True) * stream.norm(dim=1, keepdim=True)

@@ -17,7 +17,6 @@ into any `Run`:
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,7 +60,8 @@ def lens_vectors(model: HookedTransformer, lens: Lens, layer: int, tokens: Any) 
     if not len(ids):
         raise BadInput("tokens must name at least one token")
     vectors = pulled_back(model, lens.maps[layer], unembedding_of(model, ids))
-    return LensVectors(layer=layer, tokens=ids.cpu(), vectors=vectors, text_of=names_of(model))
+    words = list(map(names_of(model), ids.tolist()))
+    return LensVectors(layer=layer, tokens=ids.cpu(), vectors=vectors, words=words)
 
 
 def unembedding_of(model: HookedTransformer, ids: Int[Tensor, " token"]) -> Float[Tensor, "token d_model"]:
@@ -96,17 +96,12 @@ def pulled_back(
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class LensVectors:
-    """The lens vectors of some tokens in the stream that enters a layer, and what may be done with them."""
+    """The lens vectors of some tokens (`words` are their texts) in the stream that enters a layer, and what they do."""
 
     layer: int
     tokens: Int[Tensor, " token"]
     vectors: Float[Tensor, "token d_model"]
-    text_of: Callable[[int], str]
-
-    @property
-    def words(self) -> list[str]:
-        """The tokens' texts."""
-        return [self.text_of(id) for id in self.tokens.tolist()]
+    words: list[str]
 
     def __repr__(self) -> str:
         return f"LensVectors(layer={self.layer}, words={self.words})"
