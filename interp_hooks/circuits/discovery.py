@@ -30,6 +30,7 @@ from interp_hooks.circuits.masked_edges import MaskedEdges, MaskedPass, SomeProm
 from interp_hooks.circuits.setting import Ablation, Positions, setting, stacked
 from interp_hooks.errors import BadInput, MetricError
 from interp_hooks.errors.arguments import Count
+from interp_hooks.experiments.backward_rules import BackwardRule, rules_named
 from interp_hooks.experiments.differentiable import (
     Differentiable,
     Hooks,
@@ -65,6 +66,7 @@ def eap(
     *,
     ablation: Ablation | SourceLike = "corrupt",
     positions: Positions | None = None,
+    rules: BackwardRule | None = None,
     max_memory: int | None = None,
 ) -> Circuit:
     """Edge attribution patching: all edges, scored by one corrupt and one clean forward pass and one backward pass.
@@ -80,6 +82,8 @@ def eap(
     from names to an int or a tensor [prompt]; a negative int counts from the last real token. The sum over positions is
     the score without them.
 
+    `rules` holds some parts of the model constant in the backward pass (`backward_rules`), as in `attribution_patch`.
+
     `max_memory` bounds the bytes of activations, to within a third (default: as much as is of use and free): prompts
     that do not fit together are passed some at a time, with the same result. What a metric makes of all prompts
     together, and the passes of a single prompt, are computed however large they are. Prompts stay together where a
@@ -94,6 +98,7 @@ def eap(
         MetricError: a metric that cannot be differentiated, or is flat in the clean run.
     """
     edges = MaskedEdges(model, *setting(model, clean, corrupt, metric, ablation, positions), max_memory)
+    edges.objective = replace(edges.objective, rules=rules_named(rules))
     return edges.graph.scored(_attributions(edges))
 
 

@@ -28,7 +28,7 @@ from interp_hooks.corpus.packing import Excluded, Longer, Packer
 from interp_hooks.corpus.passes import Reading, Reads
 from interp_hooks.corpus.reading import Corpus, Document, documents
 from interp_hooks.corpus.reducers.base import Merges, Reducer, State, merged
-from interp_hooks.corpus.store import Folder, Progress, read_about, read_progress, read_texts, told
+from interp_hooks.corpus.store import Folder, Progress, TextsOnDisk, read_about, read_progress, told
 from interp_hooks.corpus.units import Units
 from interp_hooks.errors import BadInput, nearest
 from interp_hooks.errors.arguments import Count, checked
@@ -72,7 +72,7 @@ class Scan(Mapping[str, Any]):
         """
         if document not in self.texts:
             raise BadInput(f"there is no document {document}; this scan read 0..{self.n_documents - 1}")
-        return self.texts[document]
+        return self.texts[document].long()
 
     def context(self, document: int, position: int, before: int = 10, after: int = 10) -> Int[Tensor, " pos"]:
         """The token ids of a document around a position."""
@@ -105,10 +105,11 @@ def scan(
     says. `exclude` says which tokens are read but do not count: "bos", "first" (of each document, where attention
     rests), "special". A batch is `per_batch` documents; `tokens_at_once` bounds a single pass.
 
-    With `save_to`, states are kept in that folder after every `save_every` batches, with the token ids that were read,
-    and a scan that was killed goes on there. `keep` names units whose values at all counted tokens are kept there too,
-    in the model's dtype, as safetensors files that `index.json` lists. `part=(2, 4)` is the third of four workers: it
-    takes every fourth batch; `gather` puts the parts of a folder together.
+    Token ids that were read stay in memory (4 bytes each), so that examples can be shown, unless there is `save_to`:
+    then states are kept in that folder after every `save_every` batches, with the token ids, which are read from there;
+    the memory of a scan does not depend on the corpus, and a scan that was killed goes on there. `keep` names units
+    whose values at all counted tokens are kept there too, in the model's dtype, as safetensors files that `index.json`
+    lists. `part=(2, 4)` is the third of four workers: it takes every fourth batch; `gather` puts the parts together.
 
     Raises:
         BadInput: a corpus without documents, a document that is too long, or a folder of another scan or model.
@@ -177,7 +178,7 @@ def scan_by(
         if save_to is not None:
             opened = Folder.open(save_to, model, reading.reducers, reading.keep, options, part)
             folder = stack.enter_context(opened)
-        work = _Work(packer, reading, Progress() if folder is None else folder.progress(), folder)
+        work = _Work(packer, reading, Progress() if folder is None else folder.progress(), folder, per_batch)
         bar = stack.enter_context(progress_bar(progress=progress and worker == 0, unit="token", unit_scale=True))
         for number, batch in enumerate(batches):
             if number % workers == worker:
@@ -193,6 +194,11 @@ def _found(reducers: Mapping[str, Merges], done: Progress, part: tuple[int, int]
     if not done.documents:
         raise BadInput(
             "the corpus has no documents" if part == (0, 1) else f"there are no documents for worker {part[0]}"
+        )
+    if not done.counted and part == (0, 1):
+        raise BadInput(
+            f"none of the {done.read} tokens that were read counts: each is one that exclude= leaves out (by default "
+            "BOS). Give longer documents, or exclude=()"
         )
     return Scan(
         reducers=dict(reducers),
@@ -213,9 +219,10 @@ def _batches(found: Iterator[Document], size: int, limit: int | None) -> Iterato
 class _Work:
     """A worker's part of a scan: what is done, and what was read."""
 
-    def __init__(self, packer: Packer, reading: Reads, done: Progress, folder: Folder | None) -> None:
+    def __init__(self, packer: Packer, reading: Reads, done: Progress, folder: Folder | None, per_batch: int) -> None:
         self.packer, self.reading, self.done, self.folder = packer, reading, done, folder
-        self.texts: dict[int, Tensor] = {} if folder is None else folder.texts()
+        self.in_memory: dict[int, Tensor] = {}
+        self.texts = self.in_memory if folder is None else TextsOnDisk(folder.path, per_batch)
         self.waiting = 0
         self._unsaved: list[tuple[int, dict[int, Tensor], Mapping[str, Tensor]]] = []
 
@@ -239,9 +246,11 @@ class _Work:
         self.done.counted += counted
         self.done.read += sum(map(len, ids.values()))
         self.done.next_batch = number + 1
-        self.texts |= ids
-        if self.folder is not None:
-            self._unsaved.append((number, ids, {name: torch.cat(parts) for name, parts in kept.items()}))
+        texts = {one: tokens.to(torch.int32) for one, tokens in ids.items()}
+        if self.folder is None:
+            self.in_memory |= texts
+        else:
+            self._unsaved.append((number, texts, {name: torch.cat(parts) for name, parts in kept.items()}))
             self.waiting += 1
 
     def _check(self, batch: Sequence[tuple[int, Document]]) -> None:
@@ -251,7 +260,8 @@ class _Work:
             BadInput: a document is another than the one that was read, or was not read.
         """
         number, document = batch[0]
-        if not torch.equal(self.packer.tokens(number, document), self.texts.get(number, torch.empty(0))):
+        there = self.texts.get(number, torch.empty(0))
+        if not torch.equal(self.packer.tokens(number, document).to(there.dtype), there):
             raise BadInput(
                 f"document {number} is not the one that was read when this folder was begun; scan into another folder"
             )
@@ -305,4 +315,4 @@ def gather(folder: str | Path, reducers: Mapping[str, Merges]) -> Scan:
         done.documents += part.documents
         done.counted += part.counted
         done.read += part.read
-    return _found(reducers, done, (0, 1), read_texts(path))
+    return _found(reducers, done, (0, 1), TextsOnDisk(path, int(about["options"]["per_batch"])))

@@ -16,6 +16,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -158,7 +159,7 @@ class Folder:
 
     def write_batch(self, number: int, texts: Mapping[int, Tensor], kept: Mapping[str, Tensor]) -> None:
         """Write the token ids of a batch's documents, and the values that are kept of it."""
-        listed = {str(document): ids.to(torch.int32) for document, ids in texts.items()}
+        listed = {str(document): ids for document, ids in texts.items()}
         write_with_digest(self.path / TOKENS / f"{number:08d}.safetensors", listed)
         if not kept:
             return
@@ -178,10 +179,6 @@ class Folder:
         if files:
             about = "tensors [token, unit] by units and layer; documents and positions [token] say where in the corpus"
             write_text(self.path / ACTIVATIONS / INDEX, json.dumps({"about": about, "files": listed}, indent=2) + "\n")
-
-    def texts(self) -> dict[int, Tensor]:
-        """The token ids of all documents that were read."""
-        return read_texts(self.path)
 
 
 PROGRESS = "progress"  # in the metadata of a file of states
@@ -234,9 +231,38 @@ def read_progress(path: Path) -> Progress:
     return done
 
 
-def read_texts(folder: Path) -> dict[int, Tensor]:
-    """The token ids of all documents in a scan's folder; files that are damaged were not finished."""
-    found: dict[int, Tensor] = {}
-    for path in sorted((folder / TOKENS).glob("*.safetensors")):
-        found |= {int(document): ids.long() for document, ids in read_with_digest(path).items()}
-    return dict(sorted(found.items()))
+class TextsOnDisk(Mapping[int, Tensor]):
+    """The token ids of the documents in a scan's folder, read when they are asked for; some batches stay in memory.
+
+    Reading raises `BadInput` where a file is damaged.
+    """
+
+    def __init__(self, folder: Path, per_batch: int) -> None:
+        self.folder, self.per_batch = folder / TOKENS, per_batch
+        self._batch = lru_cache(KEPT)(self._read)
+
+    def _path(self, batch: int) -> Path:
+        return self.folder / f"{batch:08d}.safetensors"
+
+    def _read(self, batch: int) -> dict[int, Tensor]:
+        return {int(document): ids for document, ids in read_with_digest(self._path(batch)).items()}
+
+    def __getitem__(self, document: int) -> Tensor:
+        if document not in self:
+            raise KeyError(document)
+        return self._batch(document // self.per_batch)[document]
+
+    def __contains__(self, document: object) -> bool:
+        if not isinstance(document, int) or not self._path(batch := document // self.per_batch).exists():
+            return False
+        return document in self._batch(batch)
+
+    def __iter__(self) -> Iterator[int]:
+        for path in sorted(self.folder.glob("*.safetensors")):
+            yield from sorted(self._batch(int(path.stem)))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+KEPT = 1024  # batches of documents that stay in memory once they are read

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -29,10 +29,11 @@ Measure = Callable[[Mapping[str, Tensor], HookedTransformer, int | None], Tensor
 class Units:
     """Units of a kind, in every layer that has them or in some `layers`.
 
-    `hooks` are short names of activations of a layer ("post"), or full names, for units outside of layers
-    ("hook_embed"). `of(values, model, layer)` makes [row, pos, unit] of the activations, by those names; without it
-    there is one hook, [row, pos, ...], whose last axes are the units. `select` keeps some units of every layer. Units
-    are known by their `name`: two of one name, in one scan, measure the same.
+    `hooks` are short names of activations of a layer ("post"), full names with `{layer}` in place of its number
+    ("blocks.{layer}.mlp.shared.hook_post"), or full names, for units outside of layers ("hook_embed").
+    `of(values, model, layer)` makes [row, pos, unit] of the activations, by those names; without it there is one hook,
+    [row, pos, ...], whose last axes are the units. `select` keeps some units of every layer. Units are known by their
+    `name`: two of one name, in one scan, measure the same.
     """
 
     name: str
@@ -57,18 +58,20 @@ class Units:
             UnknownHook: there is none of that name.
             BadInput: a layer that the model does not have.
         """
-        if any("." in hook or get_act_name(hook) in model.hook_dict for hook in self.hooks):
+        if not any(LAYER in hook for hook in self.hooks) and any(
+            "." in hook or get_act_name(hook) in model.hook_dict for hook in self.hooks
+        ):
             return {None: tuple(model.points(hook)[0].name for hook in self.hooks)}
         n_layers = model.cfg.n_layers
         if self.layers is not None and (wrong := [one for one in self.layers if not 0 <= one < n_layers]):
             raise BadInput(f"{self.name!r} names layer {wrong[0]}; this model has layers 0..{n_layers - 1}")
         found: dict[int | None, tuple[str, ...]] = {}
         for layer in range(n_layers) if self.layers is None else self.layers:
-            names = tuple(get_act_name(hook, layer) for hook in self.hooks)
+            names = tuple(_in_layer(hook, layer) for hook in self.hooks)
             if self.layers is not None or all(name in model.hook_dict for name in names):
                 found[layer] = tuple(model.points(name)[0].name for name in names)
         if not found:
-            model.points(get_act_name(self.hooks[0], 0))  # which says what there is
+            model.points(_in_layer(self.hooks[0], 0))  # which says what there is
             raise BadInput(f"no layer of this model has all of {', '.join(self.hooks)}")
         return found
 
@@ -96,13 +99,41 @@ class Units:
         return {"name": self.name, "hooks": self.hooks, "layers": self.layers, "select": self.select}
 
 
+LAYER = "{layer}"
+
+
+def _in_layer(hook: str, layer: int) -> str:
+    """The full name of a hook in a layer."""
+    return hook.replace(LAYER, str(layer)) if LAYER in hook else get_act_name(hook, layer)
+
+
+Part = Literal["mlp", "experts", "shared"]
+
+
 @checked
-def neurons(layers: Sequence[int] | None = None, hook: str = "post") -> Units:
+def neurons(layers: Sequence[int] | None = None, hook: str = "post", part: Part = "mlp") -> Units:
     """The neurons of all MLPs: what they give on to the output weights ("post"), or another activation of theirs.
 
-    Neurons of experts are those of each expert in turn, where `post` has an axis for experts.
+    Layers with experts have no neurons of the part "mlp"; `part` chooses their "experts" (all neurons of one expert
+    after the other, "post" times the router's weight of the expert, so that it is 0 at tokens that do not pass it) or
+    "shared" (the MLP that all pass).
     """
-    return Units("neuron" if hook == "post" else f"neuron_{hook}", (hook,), layers=_tuple(layers))
+    of_experts = part == "experts" and hook == "post"
+    name = "_".join(["neuron", *([part] if part != "mlp" else []), *([hook] if hook != "post" else [])])
+    module = f"blocks.{LAYER}.mlp"
+    hooks = {
+        "mlp": (hook,),
+        "experts": (f"{module}.experts.hook_{hook}", *([f"{module}.hook_expert_weights"] if of_experts else [])),
+        "shared": (f"{module}.shared.hook_{hook}",),
+    }
+    return Units(name, hooks[part], of=_times_weight if of_experts else None, layers=_tuple(layers))
+
+
+def _times_weight(
+    found: Mapping[str, Tensor], model: HookedTransformer, layer: int | None
+) -> Float[Tensor, "row pos neuron"]:
+    post, weights = found.values()
+    return (post * weights[..., None].to(post)).flatten(2)
 
 
 @checked

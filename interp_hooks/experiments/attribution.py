@@ -11,7 +11,7 @@ An estimate can be badly wrong (a saturated pattern, an OR, a stream that passes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +21,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
+from interp_hooks.errors.arguments import Count
+from interp_hooks.experiments.backward_rules import BackwardRule, rules_named
 from interp_hooks.experiments.differentiable import (
     Differentiable,
     Hooks,
@@ -48,6 +50,7 @@ from interp_hooks.model.progress import progress_bar
 from interp_hooks.model.stream import ATTENTION_INPUTS, Stream
 from interp_hooks.model.transformer import HookedTransformer
 
+PATTERNS = ("attn_scores", "pattern")
 QUERIES, KEYS = ("q", "rot_q", "q_input"), ("k", "rot_k", "k_input")  # sites that act through the pattern alone
 
 
@@ -65,14 +68,16 @@ def attribution_patch(
     direction: Direction = "denoise",
     qk_fix: bool = False,
     grad_drop: bool = False,
+    steps: Count | None = None,
+    rules: BackwardRule | None = None,
     layers: Sequence[int] | None = None,
     max_memory: int | None = None,
     progress: bool = True,
 ) -> Result:
     """Estimate `patch(model, clean, corrupt, metric, site, over=over, direction=direction)`: the same axes and scale.
 
-    `select` and `positions` are as there. `attribution_patches` tells what `qk_fix` and `grad_drop` do and what is
-    raised, and estimates more sites at once.
+    `select` and `positions` are as there. `attribution_patches` tells what `qk_fix`, `grad_drop`, `steps` and `rules`
+    do and what is raised, and estimates more sites at once.
 
     >>> estimate = attribution_patch(model, clean, corrupt, metric, "z", over=("layer", "head"))
     """
@@ -87,6 +92,8 @@ def attribution_patch(
         direction=direction,
         qk_fix=qk_fix,
         grad_drop=grad_drop,
+        steps=steps,
+        rules=rules,
         layers=layers,
         max_memory=max_memory,
         progress=progress,
@@ -107,6 +114,8 @@ def attribution_patches(
     direction: Direction = "denoise",
     qk_fix: bool = False,
     grad_drop: bool = False,
+    steps: Count | None = None,
+    rules: BackwardRule | None = None,
     layers: Sequence[int] | None = None,
     max_memory: int | None = None,
     progress: bool = True,
@@ -119,13 +128,19 @@ def attribution_patches(
     passes as there are layers: the size of an effect is the mean over gradients that skip another layer than the cell's
     own; its sign, which the paper leaves open, is that of their sum. With both this is AtP*.
 
+    `steps` takes the mean of the gradients at so many points between both runs, at each of which the embeddings are
+    that far from the one to the other (as in EAP-IG, Hanna et al. 2024, arxiv.org/abs/2403.17806), each with a forward
+    and a backward pass. `rules` holds some parts of the model constant in the backward pass (`backward_rules`): "relp"
+    costs as much as the plain gradient, and is often much closer.
+
     `max_memory` bounds the bytes of activations, to within a third (default: as much as is of use and free): prompts
     that do not fit together are passed some at a time, with the same result. What a metric makes of all prompts
     together, and the passes of a single prompt, are computed however large they are.
 
     Raises:
         BadInput: prompts that do not correspond token by token, an axis or layer that does not exist; with `qk_fix`
-            parts of a query or key, or heads that are normalized together; with `grad_drop` a model of one layer.
+            parts of a query or key, or heads that are normalized together; with `grad_drop` a model of one layer, or
+            `steps`; with `rules` a model that has no such rules, or sites whose only way leads through what is held.
         MetricError: the metric is not one number for each prompt, or cannot be differentiated.
 
     >>> estimates = attribution_patches(model, clean, corrupt, metric, {"z": ("layer", "head"), "mlp_out": ("layer",)})
@@ -133,9 +148,18 @@ def attribution_patches(
     base, source, scale, _ = directed_runs(model, clean, corrupt, direction)
     if grad_drop and model.cfg.n_layers < 2:
         raise BadInput("grad_drop leaves out one other layer at a time, but this model has a single one")
+    if steps is not None and steps < 1:
+        raise BadInput(f"steps must be at least 1, got {steps}")
+    if grad_drop and steps is not None:
+        raise BadInput("grad_drop and steps are two cures of one fault, a gradient that vanishes: choose one")
+    if (ruled := rules_named(rules)) is not None and ruled.holds_patterns:
+        through = [site for site in sites if short_name(get_act_name(site, 0)) in QUERIES + KEYS + PATTERNS]
+        if through:
+            raise BadInput(f"{through[0]!r} acts through patterns, which {rules!r} holds: all its effects would be 0")
     where: dict[str, Any] = dict(select=select, positions=positions, layers=layers)
     plans = {site: _plan(model, site, over, base, qk_fix, where) for site, over in sites.items()}
-    estimate = _Estimate(Objective(model=model, metric=metric, run=base), source, plans, max_memory, grad_drop)
+    objective = Objective(model=model, metric=metric, run=base, rules=ruled)
+    estimate = _Estimate(objective, source, plans, max_memory, grad_drop, steps)
     at_source = estimate.at_source()
     at_base, effects = estimate.effects(progress)
     at = dict(zip(scale, (at_base, at_source), strict=True))
@@ -335,9 +359,15 @@ class _Estimate:
     """The effects of all cells at several sites, from passes over the prompts in parts that fit into memory."""
 
     def __init__(
-        self, objective: Objective, source: Run, plans: Plans, max_memory: int | None, grad_drop: bool
+        self,
+        objective: Objective,
+        source: Run,
+        plans: Plans,
+        max_memory: int | None,
+        grad_drop: bool,
+        steps: int | None,
     ) -> None:
-        self.objective, self.source, self.plans = objective, source, plans
+        self.objective, self.source, self.plans, self.steps = objective, source, plans, steps
         self.model, self.drop = objective.model, _GradDrop() if grad_drop else None
         self.names = list(dict.fromkeys(name for plan in plans.values() for name in plan.kept))
         self.points = [point.name for plan in plans.values() for point in plan.points]
@@ -379,6 +409,8 @@ class _Estimate:
 
     def effects(self, progress: bool) -> tuple[Float[Tensor, " prompt"], dict[str, Float[Tensor, "layer ..."]]]:
         """The metric of the run that is patched, and the effect of every cell of each site."""
+        if self.steps is not None:
+            return self._integrated(self.steps, progress)
         found: list[dict[str, Tensor]] = []
         layers = self.model.cfg.n_layers if self.drop is not None else 1
         shown = progress and self.drop is not None
@@ -396,6 +428,35 @@ class _Estimate:
         together = {site: _of_all([one[site] for one in found], len(scores)) for site in self.plans}
         return scores, together if self.drop is None else self.drop.combined(self.plans, together)
 
+    def _integrated(
+        self, steps: int, progress: bool
+    ) -> tuple[Float[Tensor, " prompt"], dict[str, Float[Tensor, "layer ..."]]]:
+        """The same with the mean gradient at points whose embeddings lie between those of both runs."""
+        found = [dict.fromkeys(self.plans, torch.zeros(())) for _ in self.parts]
+        with progress_bar(total=steps * len(self.parts), progress=progress, unit="step") as bar:
+
+            def passes(rows: slice) -> Iterator[Pass]:
+                base, source = (self._some(run, rows) for run in (self.objective.run, self.source))
+                old, new = (record(self.model, run, [*self.names, ENTERS]) for run in (base, source))
+                plans = {site: plan.of_prompts(base, rows) for site, plan in self.plans.items()}
+                changes = {site: _changes(self.model, plan, base, old, new) for site, plan in plans.items()}
+                sums = found[self.parts.index(rows)] if rows in self.parts else {}
+
+                def use(done: Differentiable) -> None:
+                    for site, effects in _effects(done, plans, changes).items():
+                        sums[site] = sums[site] + effects / steps
+                    bar.update()
+
+                for step in range(steps):
+                    moved = (step + 0.5) / steps * difference(new[ENTERS], old[ENTERS])
+                    yield Pass(base, rows, [(ENTERS, _moved_by(moved))], use)
+
+            differentiated(self.objective, self.parts, passes, self.names)
+        (scores,) = scored(
+            self.objective, self.parts, lambda rows: [Pass(self._some(self.objective.run, rows), rows, [], _nothing)]
+        )
+        return scores, {site: _of_all([one[site] for one in found], len(scores)) for site in self.plans}
+
     def _of_part(
         self, done: Differentiable, run: Run, rows: slice, advance: Callable[[], object]
     ) -> dict[str, Float[Tensor, "*dropped layer ..."]]:
@@ -411,6 +472,13 @@ class _Estimate:
             dropped.append(_effects(done, plans, changes, again=True))
             advance()
         return {site: torch.stack([one[site] for one in dropped]) for site in plans}
+
+
+ENTERS = "blocks.0.hook_resid_pre"
+
+
+def _moved_by(change: Tensor) -> Callable[..., Tensor]:
+    return lambda value, hook: value + change.to(value)
 
 
 def _nothing(done: Differentiable) -> None:

@@ -15,15 +15,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from interp_hooks.errors import MetricError
+from interp_hooks.experiments.backward_rules import BackwardRules
 from interp_hooks.hooks.modes import no_gradients, with_constant_weights, with_gradients
 from interp_hooks.hooks.root_module import HookPoint
 from interp_hooks.interventions.engine import free_memory
@@ -33,9 +34,12 @@ from interp_hooks.interventions.plans import attached
 from interp_hooks.interventions.prompts import parts_of, readout_of
 from interp_hooks.interventions.readout import MetricLike, Readout, counted_score, metric_name, reading
 from interp_hooks.interventions.runs import Run
+from interp_hooks.model.components.norm import holding_scales
 from interp_hooks.model.stream import Stream
 from interp_hooks.model.transformer import HookedTransformer
 
+P = ParamSpec("P")
+R = TypeVar("R")
 Hooks = Sequence[tuple[str, Callable[..., Tensor | None]]]
 TOGETHER = 2**31  # bytes up to which prompts stay together on a CPU: each part costs a pass more
 
@@ -77,13 +81,15 @@ class Pass:
 class Objective:
     """A metric of all prompts of a run, from what it reads of passes over some of them.
 
-    `flat` says what an error is about where the metric has no gradient, if not about activations.
+    `flat` says what an error is about where the metric has no gradient, if not about activations. With `rules` the
+    backward pass goes by these.
     """
 
     model: HookedTransformer
     metric: MetricLike
     run: Run
     flat: str | None = None
+    rules: BackwardRules | None = None
 
     @cached_property
     def _reading(self) -> tuple[Readout, Callable[[Tensor], Tensor]]:
@@ -96,8 +102,12 @@ class Objective:
 
     def read(self, run: Run, rows: slice, hooks: Hooks) -> Tensor:
         """What is read of one pass, which unembeds nothing else."""
-        (read,) = read_pass(Stream(self.model), self.readout_of(rows), run, 1, -1, {}, hooks)
+        ruled = [] if self.rules is None else self.rules.hooks(self.model)
+        (read,) = self._by_rules(read_pass)(Stream(self.model), self.readout_of(rows), run, 1, -1, {}, [*ruled, *hooks])
         return read
+
+    def _by_rules(self, function: Callable[P, R]) -> Callable[P, R]:
+        return function if self.rules is None else holding_scales(function)
 
     def readout_of(self, rows: slice) -> Readout:
         """Which logits of some of the prompts the metric reads."""
@@ -126,7 +136,7 @@ class Objective:
 
     def score(self, read: Tensor) -> Any:
         """What the metric makes of what was read of all prompts."""
-        return self._reading[1](read)
+        return self._by_rules(self._reading[1])(read)
 
     def scores(self, read: Tensor) -> Float[Tensor, " prompt"]:
         """The metric of what was read of all prompts; one number for all of them counts as one prompt.
@@ -162,15 +172,13 @@ def tensor_of(read: Tensor) -> Tensor:
 
 
 @with_gradients
-def differentiable(
-    model: HookedTransformer, run: Run, metric: MetricLike, names: Sequence[str], hooks: Hooks = ()
-) -> Differentiable:
+def differentiable(objective: Objective, run: Run, names: Sequence[str], hooks: Hooks = ()) -> Differentiable:
     """One pass over a run, with `hooks`, that keeps the activations at `names` (as the hooks leave them) and the graph.
 
     Raises:
         MetricError: the metric is not one number for each prompt, or cannot be differentiated.
     """
-    objective = Objective(model=model, metric=metric, run=run)
+    objective = replace(objective, run=run)
     read, values = _with_graph(objective, run, objective.whole, hooks, names)
     scores = with_constant_weights(objective.scores)(read)
     if not scores.requires_grad:
@@ -198,7 +206,7 @@ def differentiated(
 
 
 def _used_whole(objective: Objective, one: Pass, names: Sequence[str]) -> Tensor:
-    done = differentiable(objective.model, one.run, objective.metric, names, one.hooks)
+    done = differentiable(objective, one.run, names, one.hooks)
     one.use(done)
     return done.scores
 

@@ -59,7 +59,7 @@ class Agreement:
     @property
     def spearman(self) -> float:
         """The rank correlation over cells, ties sharing their mean rank; nan if either side is the same everywhere."""
-        return float(torch.corrcoef(torch.stack([_ranks(self._rounded(side)) for side in self._sides]))[0, 1])
+        return float(torch.corrcoef(torch.stack([ranks(self._rounded(side)) for side in self._sides]))[0, 1])
 
     @property
     def sign_errors(self) -> int:
@@ -218,7 +218,7 @@ def _told(cell: Mapping[str, Any]) -> str:
     return ", ".join(f"{axis} {label}" for axis, label in cell.items())
 
 
-def _ranks(values: Float[Tensor, " cell"]) -> Float[Tensor, " cell"]:
+def ranks(values: Float[Tensor, " cell"]) -> Float[Tensor, " cell"]:
     """0 for the smallest; equal values get the mean of their ranks."""
     below, same = values[:, None] > values, values[:, None] == values
     return below.sum(1) + (same.sum(1).double() - 1) / 2

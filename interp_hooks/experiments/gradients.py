@@ -16,6 +16,7 @@ from torch import Tensor
 
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import Count
+from interp_hooks.experiments.backward_rules import BackwardRule, rules_named
 from interp_hooks.experiments.differentiable import (
     Differentiable,
     Hooks,
@@ -91,20 +92,23 @@ def gradient_x_input(
     site: Site | str = "hook_embed",
     *,
     over: Sequence[str] = ("pos",),
+    rules: BackwardRule | None = None,
     max_memory: int | None = None,
 ) -> Result:
     """The activation times the metric's gradient there: to first order, what the metric loses if it becomes 0.
 
     The result is that of `integrated_gradients` from 0 with the gradient at x alone, "residual" included; `max_memory`
-    is as there.
+    is as there. With `rules` some parts of the model are held in the backward pass (`backward_rules`): in a model
+    without biases, effects at "blocks.0.hook_resid_pre" then sum to the metric (with all rules but plain "relp").
+    Integrated gradients have no such rules: what makes them sum is the plain gradient.
 
     Raises:
-        BadInput: a site or axis that does not exist.
+        BadInput: a site or axis that does not exist, or rules that the model has not.
         MetricError: the metric is not one number for each prompt, or cannot be differentiated.
 
     >>> by_token = gradient_x_input(model, clean, metric, "hook_embed")
     """
-    return _gradients_along_path(model, as_run(model, prompts), metric, site, 0.0, over, [1.0], max_memory)
+    return _gradients_along_path(model, as_run(model, prompts), metric, site, 0.0, over, [1.0], max_memory, rules=rules)
 
 
 def _gradients_along_path(
@@ -117,13 +121,15 @@ def _gradients_along_path(
     fractions: Sequence[float],
     max_memory: int | None,
     progress: bool = True,
+    rules: BackwardRule | None = None,
 ) -> Result:
     """(x - x') times the mean gradient at x' + fraction (x - x')."""
     site = site if isinstance(site, Site) else at(site)
     (point,) = model.points(site.hook)
     checked_axes(point, over)
     warn_of_lengths(run, over)
-    path = _Path(Objective(model=model, metric=metric, run=run), point, bound(model, max_memory))
+    objective = Objective(model=model, metric=metric, run=run, rules=rules_named(rules))
+    path = _Path(objective, point, bound(model, max_memory))
     original, x = path.beginning()
     start = path.changed(x, Intervention(site.counted_back(run.real), baseline))
     change = difference(x, start)

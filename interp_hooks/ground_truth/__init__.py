@@ -7,6 +7,7 @@ __getattr__, __all__ = lazily(
     {
         "compiler": ["compile_program"],
         "heads": ["copy_suppression", "name_movers", "pointer_induction", "successor"],
+        "recall_heads": ["function_vector", "mixed_recall"],
         "toy_models": ["superposition"],
         "system": ["GroundTruth", "KnownModel"],
     },

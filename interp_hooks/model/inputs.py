@@ -129,7 +129,8 @@ class Inputs(NamedTuple):
 
     def tokens(self, input: Any) -> Int[Tensor, "batch pos"]:
         """Token ids [batch, pos] on the model's device, from ids [batch, pos] or [pos]."""
-        if not isinstance(input, Tensor) or input.is_floating_point() or input.dtype == torch.bool or input.is_meta:
+        counts = isinstance(input, Tensor) and not (input.is_floating_point() or input.is_complex() or input.is_meta)
+        if not counts or input.dtype == torch.bool:
             hint = "; a stream needs start_at_layer=" if isinstance(input, Tensor) and input.ndim == 3 else ""
             raise BadInput(f"expected text or an integer tensor of token ids [batch, pos], got {told(input)}{hint}")
         tokens = input[None] if input.ndim == 1 else input

@@ -5,6 +5,7 @@ gendered_pronoun  "So Mary is a really great friend, isn't" -> " she"
 docstring         the third argument of a function, where its documentation goes on -> " size"
 acronyms          "The Central Hill Team (CH" -> "T"
 capitals          "The capital of France is the city of" -> " Paris"
+in_context        "hot: cold", "big: small" and other examples, a line each, then "fast:" -> " slow"
 subject_verb_agreement   "The keys near the door" -> " are"
 """
 
@@ -12,12 +13,12 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import torch
 
-from interp_hooks.errors import TokenError
+from interp_hooks.errors import BadInput, TokenError
 from interp_hooks.errors.arguments import Count, Seed, checked
 from interp_hooks.experiments.task import Task
 from interp_hooks.interventions.metrics import ProbDiff
@@ -217,12 +218,17 @@ CAPITALS = {
     "Cuba": "Havana", "Poland": "Warsaw", "Ireland": "Dublin", "Canada": "Ottawa", "Iran": "Tehran", "Iraq": "Baghdad",
     "Syria": "Damascus", "Kenya": "Nairobi", "Portugal": "Lisbon",
 }  # fmt: skip
-CAPITAL_TEMPLATES = (("The capital of", " is the city of"), ("Everyone in", " knows that its capital is"))
+CAPITAL_TEMPLATES = (
+    ("The[relation: capital] of", " is the city of"), ("Everyone in", " knows that its[relation: capital] is")
+)  # fmt: skip
 
 
 @checked
 def capitals(model: HookedTransformer, n: Count = 32, *, seed: Seed = 0) -> Task:
-    """The capital of a country; the corrupt prompt names another one. Positions: "country", "end"."""
+    """The capital of a country; the corrupt prompt names another one.
+
+    Positions: "country", which is the "subject" too, "relation" (the word capital), "end".
+    """
 
     def drawn() -> Iterator[Candidate]:
         rng = random.Random(seed)
@@ -233,7 +239,54 @@ def capitals(model: HookedTransformer, n: Count = 32, *, seed: Seed = 0) -> Task
             clean, corrupt = (f"{before}[country: {country}]{after}" for country in (one, other))
             yield Candidate(clean, corrupt, " " + CAPITALS[one], [" " + CAPITALS[other]], template)
 
-    return task_in_words(model, "capitals", n, drawn())
+    task = task_in_words(model, "capitals", n, drawn())
+    return replace(task, positions={**task.positions, "subject": task.positions["country"]})
+
+
+ANTONYMS = {
+    "hot": "cold", "big": "small", "fast": "slow", "old": "young", "up": "down", "left": "right", "day": "night",
+    "good": "bad", "open": "closed", "high": "low", "rich": "poor", "hard": "soft", "light": "dark", "long": "short",
+    "black": "white", "early": "late", "wet": "dry", "true": "false", "begin": "end", "buy": "sell", "win": "lose",
+    "north": "south", "before": "after", "inside": "outside", "happy": "sad", "strong": "weak", "full": "empty",
+    "first": "last", "love": "hate", "war": "peace",
+}  # fmt: skip
+
+
+@checked
+def in_context(
+    model: HookedTransformer,
+    n: Count = 32,
+    *,
+    pairs: Mapping[str, str] | None = None,
+    shots: Count = 5,
+    seed: Seed = 0,
+) -> Task:
+    """A function told by examples (Todd et al. 2024, arxiv.org/abs/2310.15213): "hot: cold" and others, then "big:".
+
+    `pairs` are words and what the function makes of them (default: their antonyms); words that are more than one token
+    are left out. Every prompt has `shots` examples, a line each; in the corrupt prompt their labels change places, so
+    that no word has its own. The wrong answer is the last example's label. Positions: "label1", "label2", ..., "end".
+
+    Raises:
+        BadInput: fewer than two examples, or fewer pairs than examples and a question take.
+        TokenError: too few words are one token.
+    """
+    known = list((ANTONYMS if pairs is None else pairs).items())
+    if not 2 <= shots < len(known):
+        raise BadInput(f"shots must be 2..{len(known) - 1}, one less than there are pairs, got {shots}")
+
+    def drawn() -> Iterator[Candidate]:
+        rng = random.Random(seed)
+        while True:
+            *examples, (asked, answer) = rng.sample(known, shots + 1)
+            words, labels = zip(*examples, strict=True)
+            clean, corrupt = (
+                "".join(f"{word}:[label{i + 1}: {told[i]}]\n" for i, word in enumerate(words)) + f"{asked}:"
+                for told in (labels, (*labels[1:], labels[0]))
+            )
+            yield Candidate(clean, corrupt, f" {answer}", [f" {labels[-1]}"])
+
+    return task_in_words(model, "in-context", n, drawn(), same_length=True)
 
 
 NOUNS = ("key", "door", "book", "car", "tree", "dog", "picture", "boat", "flower", "student", "table", "window")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from interp_hooks import HookedTransformer
+from interp_hooks import HookedTransformer, Run, record
 from interp_hooks.corpus import (
     Bands,
     Histogram,
@@ -25,11 +25,12 @@ from interp_hooks.corpus import (
     gather,
     neurons,
     scan,
+    store,
 )
 from interp_hooks.errors import BadInput, FolderInUse, UnknownHook
 from interp_hooks.model.folder_lock import locked
 from tests.children import Child
-from tests.tiny import assert_close, build, unchecked_types
+from tests.tiny import CUSTOM, assert_close, build, unchecked_types
 
 MODEL = build(dtype=torch.float32)
 DOCUMENTS = [torch.randint(1, 19, (3 + 5 * n % 7,), generator=torch.Generator().manual_seed(n)) for n in range(30)]
@@ -89,6 +90,17 @@ def test_texts_are_there_to_be_read_again(whole: Scan) -> None:
         whole.tokens(30)
     with pytest.raises(KeyError, match=r"not 'tops'\. Did you mean top"):
         whole["tops"]
+
+
+def test_texts_on_disk_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(store, "KEPT", 2)
+    texts = scan(MODEL, DOCUMENTS, STATISTICS, save_to=tmp_path, **SMALL).texts
+    assert isinstance(texts, store.TextsOnDisk)
+    assert [ids.tolist() for ids in texts.values()] == [ids.tolist() for ids in DOCUMENTS]
+    assert texts._batch.cache_info().currsize == 2
+    assert 30 not in texts
+    assert {*range(30)} == {*texts}
+    assert len(texts) == 30
 
 
 @pytest.mark.parametrize("workers", [2, 4])
@@ -192,6 +204,29 @@ def test_units_of_several_activations() -> None:
     assert [*found["embed"]] == [None]
 
 
+def test_neurons_of_experts_count_by_their_weight() -> None:
+    model = build(**CUSTOM["experts"])
+    parts: dict[str, Reducer] = {part: Statistics(neurons(part=part)) for part in ("mlp", "experts", "shared")}
+    parts["pre"] = Statistics(neurons(hook="pre", part="experts"))
+    tokens = torch.stack([document[:3] for document in DOCUMENTS])
+    found = scan(model, tokens, parts, exclude=(), **SMALL)
+    assert {name: list(layers) for name, layers in found.items()} == {
+        "mlp": [0], "experts": [1, 2], "shared": [1, 2], "pre": [1, 2]
+    }  # fmt: skip
+    for layer in (1, 2):
+        moe = f"blocks.{layer}.mlp"
+        names = [f"{moe}.experts.hook_{name}" for name in ("post", "pre")]
+        names += [f"{moe}.hook_expert_weights", f"{moe}.shared.hook_post"]
+        recorded = record(model, Run(tokens), names)
+        post, pre, weights, shared = (recorded[name] for name in names)
+        weighted = post * weights[..., None]
+        assert 0 < float((weighted == 0).double().mean()) < 1
+        for name, values in (("experts", weighted), ("pre", pre), ("shared", shared)):
+            assert_close(found[name][layer]["mean"], values.flatten(0, 1).flatten(1).mean(0), 1e-9)
+    with pytest.raises(UnknownHook, match="experts"):
+        scan(MODEL, DOCUMENTS, {"experts": parts["experts"]}, **SMALL)
+
+
 def test_selected_units() -> None:
     some = dataclasses.replace(neurons(layers=[2]), select=(7, 3))
     found = scan(MODEL, DOCUMENTS, {"some": Statistics(some)}, **SMALL)["some"]
@@ -248,6 +283,8 @@ def test_nothing_to_read_or_to_do() -> None:
         scan(MODEL, DOCUMENTS, {}, **SMALL)
     with pytest.raises(BadInput, match="needs a folder"):
         scan(MODEL, DOCUMENTS, {}, keep=[neurons()], **SMALL)
+    with pytest.raises(BadInput, match=r"none of the 5 tokens that were read counts.*exclude=\(\)"):
+        scan(MODEL, [torch.tensor([one]) for one in range(5)], STATISTICS, exclude=("first",), **SMALL)
 
 
 def test_hooks_and_layers_that_do_not_exist() -> None:

@@ -8,7 +8,15 @@ import torch
 
 from interp_hooks import Intervention, Run, evaluate
 from interp_hooks.errors import BadInput
-from interp_hooks.ground_truth import GroundTruth, copy_suppression, name_movers, pointer_induction, successor
+from interp_hooks.ground_truth import (
+    GroundTruth,
+    copy_suppression,
+    function_vector,
+    mixed_recall,
+    name_movers,
+    pointer_induction,
+    successor,
+)
 from tests.ground_truth.edges import those_that_matter
 
 NOTHING: Any = 0.0
@@ -22,6 +30,8 @@ MODELS: dict[str, Callable[[], GroundTruth]] = {
     "suppressor": lambda: name_movers(False, False, suppressor=True),
     "suppression": copy_suppression,
     "successor": successor,
+    "function vector": function_vector,
+    "mixed recall": mixed_recall,
 }
 
 

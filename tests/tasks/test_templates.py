@@ -14,7 +14,7 @@ from interp_hooks.errors import BadInput, TokenError
 from interp_hooks.interventions.metrics import LogitDiff, LogitMargin
 from interp_hooks.tasks import ioi_text
 from interp_hooks.tasks.ioi_text import NAMES, IOICorruption
-from interp_hooks.tasks.templates import CAPITALS, EVENTS, WOMEN
+from interp_hooks.tasks.templates import ANTONYMS, CAPITALS, EVENTS, WOMEN
 from tests.experiments.by_hand import word_tokenizer
 from tests.tiny import assert_close, build, unchecked_types
 
@@ -25,6 +25,7 @@ IN_WORDS: list[Callable[..., tasks.Task]] = [
     tasks.docstring,
     tasks.acronyms,
     tasks.capitals,
+    tasks.in_context,
     tasks.subject_verb_agreement,
 ]
 SIZES = dict(n_layers=1, d_model=8, n_ctx=128, n_heads=2, d_mlp=8, act_fn="gelu", seed=0)
@@ -272,3 +273,28 @@ def test_the_margin_is_over_the_best_distractor() -> None:
     assert_close(metric.score(read), torch.tensor([0.5, -1.5]), 1e-6)
     assert metric.readout.tokens is not None
     assert metric.readout.tokens.tolist() == [[1, 0, 3], [2, 0, 1]]
+
+
+def test_examples_in_context_lose_their_own_labels(reader: HookedTransformer) -> None:
+    found = tasks.in_context(reader, 8, shots=3)
+    assert sorted(found.positions) == ["end", "label1", "label2", "label3"]
+    for row, (clean, corrupt) in enumerate(zip(found.clean, found.corrupt, strict=True)):
+        *examples, asked = clean.split("\n")
+        told = dict(example.split(": ") for example in examples)
+        answer = reader.to_string(found.answer[row][None])
+        assert ANTONYMS.items() >= {*told.items(), (asked[:-1], answer[1:])}
+        exchanged = dict(example.split(": ") for example in corrupt.split("\n")[:-1])
+        assert sorted(exchanged.values()) == sorted(told.values())
+        assert not exchanged.items() & told.items()
+        for number, label in enumerate(told.values(), 1):
+            assert token_at(reader, found.clean, row, found.positions[f"label{number}"]) == f" {label}"
+    with pytest.raises(BadInput, match=r"shots must be 2\.\.2"):
+        tasks.in_context(reader, pairs={"a": "b", "c": "d", "e": "f"}, shots=3)
+
+
+def test_a_capital_is_a_fact_of_subject_and_relation(reader: HookedTransformer) -> None:
+    found = tasks.capitals(reader, 8)
+    assert sorted(found.positions) == ["country", "end", "relation", "subject"]
+    for row in range(8):
+        assert token_at(reader, found.clean, row, found.positions["relation"]) == " capital"
+        assert token_at(reader, found.clean, row, found.positions["subject"])[1:] in CAPITALS

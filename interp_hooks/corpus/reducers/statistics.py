@@ -23,16 +23,15 @@ class Statistics(Reducer):
     units: Units
 
     def reduce(self, seen: Seen) -> State:
-        values = seen.values
-        above = values.clamp(min=0)
+        parts = [_of_some(values) for values in seen.values.split(SHORT)]
+        found = {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
+        sums = {name: exact(found[name].sum(0, dtype=torch.float64).cpu()) for name in ("sum", "positive", "squares")}
         return {
-            "count": torch.tensor(len(values)),
-            "active": _sum((values > 0).to(values.dtype)).long().cpu(),
-            "sum": _exact_sum(values),
-            "positive": _exact_sum(above),
-            "squares": _exact_sum(values.square()),
-            "min": values.amin(0).cpu().float(),
-            "max": values.amax(0).cpu().float(),
+            "count": torch.tensor(len(seen.values)),
+            "active": found["active"].sum(0).cpu(),
+            **sums,
+            "min": found["min"].amin(0).cpu().float(),
+            "max": found["max"].amax(0).cpu().float(),
         }
 
     def merge(self, one: State, other: State) -> State:
@@ -54,16 +53,20 @@ class Statistics(Reducer):
         }
 
 
-def _exact_sum(values: Tensor) -> Tensor:
-    return exact(_sum(values).cpu())
+SHORT = 128  # tokens: so many are summed in the values' own precision, while the processor has them at hand
 
 
-def _sum(values: Tensor) -> Tensor:
-    """The sum over tokens in float64, of short sums in the values' own precision: several times faster."""
-    return torch.stack([part.sum(0) for part in values.split(SHORT)]).sum(0, dtype=torch.float64)
-
-
-SHORT = 128  # tokens
+def _of_some(values: Tensor) -> dict[str, Tensor]:
+    """What `Statistics` adds up, of some tokens."""
+    above = values.clamp(min=0)
+    return {
+        "active": (values > 0).sum(0),
+        "sum": values.sum(0),
+        "positive": above.sum(0),
+        "squares": values.square().sum(0),
+        "min": values.amin(0),
+        "max": values.amax(0),
+    }
 
 
 FIRST, LAST = -12, 9  # exponents of the smallest and largest bins' lower edges
@@ -80,12 +83,12 @@ class Histogram(Reducer):
     units: Units
 
     def reduce(self, seen: Seen) -> State:
-        values = seen.values.float()
-        size = (torch.frexp(values).exponent - FIRST).clamp(0, _SIZES)  # 0: nearer to 0 than the smallest bin
-        size = size.masked_fill(values == 0, 0)
-        bins = (_SIZES + torch.where(values < 0, -size, size)).long()
-        counts = torch.zeros(2 * _SIZES + 1, values.shape[1], dtype=torch.long, device=values.device)
-        counts.scatter_add_(0, bins, torch.ones((), dtype=torch.long, device=values.device).expand_as(bins))
+        one = torch.ones((), dtype=torch.long, device=seen.values.device)
+        each = one.new_zeros(512, seen.values.shape[1])
+        for values in seen.values.split(SHORT):
+            sign_and_exponent = (values.float().view(torch.int32) >> 23).long() + 256  # of a float32: 0..511
+            each.scatter_add_(0, sign_and_exponent, one.expand_as(sign_and_exponent))
+        counts = one.new_zeros(2 * _SIZES + 1, seen.values.shape[1]).index_add_(0, _BINS.to(one.device), each)
         return {"counts": counts.T.contiguous().cpu()}
 
     def merge(self, one: State, other: State) -> State:
@@ -97,7 +100,16 @@ class Histogram(Reducer):
         return {"counts": state["counts"], "edges": torch.tensor(lower, dtype=torch.float64)}
 
 
-_SIZES = LAST - FIRST + 1
+_SIZES = LAST - FIRST + 1  # 0: nearer to 0 than the smallest bin
+
+
+def _bins() -> Tensor:
+    """The bin of each sign and exponent that a float32 can have: negative ones first, each from 2^-127 up."""
+    size = (torch.arange(256) - 126 - FIRST).clamp(0, _SIZES)
+    return torch.cat((_SIZES - size, _SIZES + size))
+
+
+_BINS = _bins()
 
 
 @dataclass(frozen=True)

@@ -43,14 +43,16 @@ class TopK(Reducer):
         return self._best(values.T.cpu().float(), documents.T.cpu(), positions.T.cpu())
 
     def merge(self, one: State, other: State) -> State:
-        both = {name: torch.cat((one[name], other[name]), dim=1) for name in one}
-        return self._best(both["values"], both["documents"], both["positions"])
+        best, worst = self._sign * other["values"][:, 0], self._sign * one["values"][:, -1]
+        units = (best >= worst).nonzero()[:, 0]  # those of whose list anything can change
+        both = {name: torch.cat((one[name][units], other[name][units]), dim=1) for name in one}
+        found = self._best(both["values"], both["documents"], both["positions"])
+        return {name: one[name].index_copy(0, units, found[name]) for name in one}
 
     def _best(self, values: Tensor, documents: Tensor, positions: Tensor) -> State:
         """The first `k` by the rule, of a list for each unit."""
         sign = self._sign
-        order = positions.argsort(dim=1, stable=True)
-        order = order.gather(1, documents.gather(1, order).argsort(dim=1, stable=True))
+        order = ((documents << 32) + positions).argsort(dim=1)
         order = order.gather(1, (-sign * values).gather(1, order).argsort(dim=1, stable=True))
         values, documents, positions = (one.gather(1, order) for one in (values, documents, positions))
         again = (documents[:, :, None] == documents[:, None, :]).tril(-1).any(2) | (documents == NONE)

@@ -204,7 +204,7 @@ class Decomposition(Activations):
         Raises:
             BadInput: the stream is no sum of parts.
         """
-        model, pos = self.known_model, Slice(pos_slice)
+        model, pos = self.known_model, pos_slice if isinstance(pos_slice, Slice) else Slice(pos_slice)
         if model.cfg.norm_placement == "post":
             raise BadInput(
                 "a post-norm model normalizes its stream after every addition, so that it is no sum of what was written"

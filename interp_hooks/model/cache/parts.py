@@ -60,7 +60,7 @@ class Parts:
                 result = self.cache.at(name, self.pos)
             else:
                 z = self.cache.at(f"blocks.{at}.attn.hook_z", self.pos)
-                result = torch.einsum("...hk,hkd->...hd", z, W_O.to(z.device))
+                result = torch.einsum("...hk,hkd->...hd", z, W_O.to(z))
             read = self._as_written(at, "attn", self.reading).of(self._scaled(result).movedim(-2, 0))
             self.add([f"L{at}H{head}" for head in range(len(W_O))], read)
 

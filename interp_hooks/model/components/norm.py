@@ -4,8 +4,13 @@
     normalized = (x - mean) / scale                                              hook_normalized
     output     = normalized * (w + gain_offset) + b  without gain: normalized
 
-Unhooked it is one fused kernel. The statistics are computed in float32 for half-precision models.
+Unhooked it is one fused kernel. The statistics are computed in float32 for half-precision models. Within
+`holding_scales` the scale counts as a constant in the backward pass.
 """
+
+from collections.abc import Callable
+from contextvars import ContextVar, copy_context
+from typing import ParamSpec, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +20,30 @@ from interp_hooks.errors import HookConflict
 from interp_hooks.hooks.points import HookPoint
 from interp_hooks.model.components.weights import parameter
 from interp_hooks.model.config import HookedTransformerConfig, NormalizationType
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+HELD: ContextVar[bool] = ContextVar("HELD", default=False)
+HOLDING: list[object] = []  # a token for each call that holds scales somewhere: without any, nobody has to ask further
+
+
+def holding_scales(function: Callable[P, R]) -> Callable[P, R]:
+    """A function in whose calls, in their thread, the scales of norms are constants for the backward pass."""
+
+    def held(*args: P.args, **kwargs: P.kwargs) -> R:
+        HELD.set(True)
+        return function(*args, **kwargs)
+
+    def called(*args: P.args, **kwargs: P.kwargs) -> R:
+        token = object()
+        HOLDING.append(token)
+        try:
+            return copy_context().run(held, *args, **kwargs)
+        finally:
+            HOLDING.remove(token)
+
+    return called
 
 
 class Norm(nn.Module):
@@ -55,14 +84,21 @@ class Norm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not (self.hook_scale.hooked or self.hook_normalized.hooked):
             return self.fused(x)
+        return self._step_by_step(x, self.hook_scale, self.hook_normalized)
+
+    def _step_by_step(
+        self, x: Tensor, show_scale: Callable[[Tensor], Tensor], show_normalized: Callable[[Tensor], Tensor]
+    ) -> Tensor:
         centred, scale = self.statistics(x)
-        normalized = self.hook_normalized(centred / self.hook_scale(scale)).to(x.dtype)
+        normalized = show_normalized(centred / show_scale(scale)).to(x.dtype)
         if (gain := self.gain) is not None:
             normalized = normalized * gain
         return normalized if self.b is None else normalized + self.b
 
     def fused(self, x: Tensor) -> Tensor:
         """The same values in one kernel; hooks don't fire."""
+        if HOLDING and HELD.get():
+            return self._step_by_step(x, _as_it_is, _as_it_is)
         w, b = self.gain, self.b
         separate = w if w is not None and w.shape != self.over else None  # more gains than the kernel normalizes over
         kernel_w, kernel_b = (w, b) if separate is None else (None, None)
@@ -80,7 +116,8 @@ class Norm(nn.Module):
         axes = tuple(range(-len(self.over), 0))
         if self.kind in ("LN", "LNPre"):
             x = x - x.mean(axes, keepdim=True)
-        return x, (x.pow(2).mean(axes, keepdim=True) + self.eps).sqrt()
+        scale = (x.pow(2).mean(axes, keepdim=True) + self.eps).sqrt()
+        return x, scale.detach() if HOLDING and HELD.get() else scale
 
     def show(self, x: Tensor) -> None:
         """Show the statistics of a stream to the hooks, where each reader of the stream normalizes its own input.
@@ -100,6 +137,10 @@ class Norm(nn.Module):
                     "one norm) is hooked too. Each reader then has a stream and statistics of its own; hook those "
                     "inputs, or drop one of the two hooks"
                 )
+
+
+def _as_it_is(value: Tensor) -> Tensor:
+    return value
 
 
 class NoNorm(nn.Module):

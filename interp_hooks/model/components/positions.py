@@ -6,7 +6,7 @@ are computed once for all layers that share frequencies. Scaled frequencies (lin
 ...) come from the initialisers of `transformers`, which are looked up only when a config asks for one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -29,10 +29,18 @@ class Rotation(NamedTuple):
     sin: Tensor
     query_scale: Tensor | None = None
 
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Rotation":
+        """This rotation with all its tensors changed alike."""
+        scale = None if self.query_scale is None else change(self.query_scale)
+        return Rotation(change(self.cos), change(self.sin), scale)
+
     def to(self, device: torch.device) -> "Rotation":
         """This rotation on another device."""
-        scale = None if self.query_scale is None else self.query_scale.to(device)
-        return Rotation(self.cos.to(device), self.sin.to(device), scale)
+        return self.each(lambda x: x.to(device))
+
+    def of_one_head(self) -> "Rotation":
+        """This rotation for queries or keys of a single head, [rows pos pair], without an axis for heads."""
+        return self.each(lambda x: x[..., 0, :])
 
 
 class RotaryPositions(nn.Module):

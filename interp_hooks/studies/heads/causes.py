@@ -9,11 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp_hooks.experiments.patching import Direction
+from interp_hooks.interventions.engine import evaluate
 from interp_hooks.interventions.recording import record
+from interp_hooks.interventions.runs import Intervention
+from interp_hooks.interventions.sites import at
 from interp_hooks.studies.directions import unembedding
 from interp_hooks.studies.heads.looks import Found, heads_of, run_without
 from interp_hooks.studies.heads.scenes import Scene
@@ -66,6 +70,37 @@ def from_source(group: str, query: str) -> Cause:
         groups, pos = {group: scene.place((group, 0))}, scene.place((query, 0))
         effects = direct_effect_by_source(scene.model, scene.clean, scene.answer, scene.wrong, groups=groups, pos=pos)
         return effects.mean[:, :, 0] / scene.scores[0].mean().cpu()
+
+    return share
+
+
+def from_both(group: str, other: str, query: str) -> Cause:
+    """How much of the metric the head adds directly to the answer from each of two named positions: the smaller part,
+    twice."""
+    causes = [from_source(name, query) for name in (group, other)]
+    return lambda scene, found, heads: 2 * torch.minimum(*(cause(scene, found, heads) for cause in causes))
+
+
+def by_mean(query: str) -> Cause:
+    """What the counterpart wins if the head writes, at a named position, its mean over the prompts.
+
+    The mean is the same for all prompts: what it wins cannot come from what a single prompt asks about.
+    """
+
+    def share(scene: Scene, found: Found, heads: Tensor) -> Float[Tensor, "layer head"]:
+        won, place, cells = scene.unknown, scene.place((query, 0)), heads.nonzero().tolist()
+        if not scene.works or not cells:
+            return won
+        names = [f"blocks.{layer}.attn.hook_z" for layer in heads.any(1).nonzero()[:, 0].tolist()]
+        rows, z = torch.arange(len(place)), record(scene.model, scene.clean, names)
+        runs = []
+        for layer, head in cells:
+            mean = z[f"blocks.{layer}.attn.hook_z"][rows, place, head].mean(0)
+            changed = Intervention(at("z", layer, head=head, pos=place), mean)
+            runs.append(replace(scene.counterpart, interventions=[changed]))
+        after, (clean, corrupt) = evaluate(scene.model, runs, scene.asked).mean(-1).cpu(), scene.scores.mean(-1).cpu()
+        won[heads] = ((after - corrupt) / (clean - corrupt)).to(won)
+        return won
 
     return share
 

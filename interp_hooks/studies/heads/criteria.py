@@ -23,7 +23,7 @@ Criterion = Callable[[Tensor, Tensor, Tensor], Tensor]
 def norm_factor(W_O: Float[Tensor, "head d_head d_model"]) -> Float[Tensor, "head d_head rank"]:
     """A matrix for each head with |x W_O| = |x factor|: factor times its transpose is the Gram matrix W_O W_O^T."""
     precise = W_O.detach().to(torch.promote_types(W_O.dtype, torch.float32))
-    return torch.linalg.qr(precise.mT).R.mT
+    return torch.linalg.qr(precise.mT, mode="r").R.mT
 
 
 def written_norms(

@@ -47,6 +47,29 @@ def _from(scene: Scene, found: Found, query: Place, key: Place, without: str | N
     return (paid - uniform) / (1 - uniform)
 
 
+def looks_at_all(query: str, keys: str) -> Looks:
+    """Attends from one named position to those that have a common name and a number: "label1", "label2", ..."""
+
+    def share(scene: Scene, found: Found) -> Float[Tensor, "layer head"]:
+        names = [name for name in scene.positions if name.startswith(keys) and name[len(keys) :].isdigit()]
+        paid = torch.stack([scene.attention((query, 0), (name, 0)).mean(-1).cpu() for name in names]).sum(0)
+        uniform = len(names) * scene.uniform((query, 0)).mean().cpu()
+        return (paid - uniform) / (1 - uniform)
+
+    return share
+
+
+def looks_at_both(query: str, key: str, other: str) -> Looks:
+    """Attends from one named position to two others alike: the smaller part counts, twice."""
+
+    def share(scene: Scene, found: Found) -> Float[Tensor, "layer head"]:
+        paid = torch.stack([scene.attention((query, 0), (name, 0)).mean(-1).cpu() for name in (key, other)]).amin(0)
+        uniform = scene.uniform((query, 0)).mean().cpu()
+        return 2 * (paid - uniform) / (1 - 2 * uniform)
+
+    return share
+
+
 def looks_first(query: str, key: str) -> Looks:
     """Attends more to one named position than to any other token: the share of prompts in which it does."""
 

@@ -8,6 +8,9 @@ lost of the difference between prompts and counterparts, unless the role says ot
     a task with named positions      IO, S1, S2, end: the roles of Wang et al. 2022 (arxiv.org/abs/2211.00593)
                                      subject, relation, end: recall of facts      item, end: successor
                                      key, value, end: retrieval
+                                     label1, label2, ..., end: function vector (Todd et al. 2024,
+                                     arxiv.org/abs/2310.15213), of examples whose labels are exchanged in the corrupt
+                                     prompts
     any prompts                      copy suppression (McDougall et al. 2023, arxiv.org/abs/2310.04625)
 
 A classic induction head finds the earlier copy by what the previous-token head wrote to its keys; a pointer head has
@@ -37,14 +40,18 @@ from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.studies.heads.causes import (
     Cause,
     by_itself,
+    by_mean,
     by_path,
     by_route,
+    from_both,
     from_source,
     instead_of,
     lowers_predicted,
 )
 from interp_hooks.studies.heads.looks import (
     Looks,
+    looks_at_all,
+    looks_at_both,
     looks_first,
     looks_from,
     looks_like,
@@ -138,6 +145,18 @@ ROLES: tuple[Role, ...] = (
         needs=("subject", "relation", "end"),
         looks=looks_from("end", "relation"),
         causes=from_source("relation", "end"),
+    ),
+    Role(
+        name="mixed recall",
+        needs=("subject", "relation", "end"),
+        looks=looks_at_both("end", "subject", "relation"),
+        causes=from_both("subject", "relation", "end"),
+    ),
+    Role(
+        name="function vector",
+        needs=("label1", "end"),
+        looks=looks_at_all("end", "label"),
+        causes=by_mean("end"),
     ),
     Role(name="successor", needs=("item", "end"), looks=maps_to_answer("item"), causes=by_path("logits")),
     Role(

@@ -152,8 +152,8 @@ def write_listings(path: Path, listings: Mapping[str, Sequence[Listing]]) -> Non
 def write_tokens(path: Path, found: Scan, words: Callable[[int], str]) -> None:
     def parts() -> Iterable[Mapping[str, Any]]:
         waiting: list[tuple[int, np.ndarray]] = []
-        for document, ids in found.texts.items():
-            waiting.append((document, ids.numpy()))
+        for document in found.texts:
+            waiting.append((document, found.tokens(document).numpy()))
             if sum(len(ids) for _, ids in waiting) >= ROWS:
                 yield together(waiting)
                 waiting = []

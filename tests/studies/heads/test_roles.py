@@ -9,7 +9,14 @@ from torch import Tensor
 
 from interp_hooks import HookedTransformer, LogitDiff, Task, ioi_pairs
 from interp_hooks.errors import BadInput
-from interp_hooks.ground_truth import copy_suppression, name_movers, pointer_induction, successor
+from interp_hooks.ground_truth import (
+    copy_suppression,
+    function_vector,
+    mixed_recall,
+    name_movers,
+    pointer_induction,
+    successor,
+)
 from interp_hooks.ground_truth.handmade import induction
 from interp_hooks.ground_truth.planted import planted_fact
 from interp_hooks.studies.heads.causes import by_path
@@ -89,6 +96,11 @@ WHO_HAS_IT: dict[str, tuple[Callable[[], HeadRoles], dict[str, tuple[int, int]]]
     "copy suppression": (lambda: of(copy_suppression()), {"copy suppression": (0, 0)}),
     "successor": (lambda: of(successor()), {"successor": (0, 0)}),
     "retrieval": (lambda: head_roles(*recall(), roles=["retrieval"]), {"retrieval": (1, 0)}),
+    "function vector": (lambda: of(function_vector()), {"function vector": (1, 0)}),
+    "mixed recall": (
+        lambda: head_roles(mixed_recall().model, mixed_recall().task, roles=["mixed recall"]),
+        {"mixed recall": (0, 0)},
+    ),
     "facts": (lambda: head_roles(*fact_of_one_relation(), roles=["subject recall"]), {"subject recall": (1, 0)}),
 }
 AT_LEAST = {  # causes that are not 1: others share in them, or work against them
