@@ -69,7 +69,8 @@ SUBJECTS: dict[str, dict[str, list[str]]] = {
     },
     "tasks": {"experiments.task": ["Task"], "tasks.ioi_text": ["ioi_pairs"]},
     "studies": {
-        "studies.lenses": ["direct_logit_attribution", "logit_lens"],
+        "studies.lenses": ["logit_lens"],
+        "studies.logit_attribution": ["direct_logit_attribution"],
         "studies.heads": ["detect_head", "head_scores"],
     },
     "views": {

@@ -43,7 +43,7 @@ from interp_hooks import (
     at,
 )
 from interp_hooks.errors import InterpHooksError
-from interp_hooks.studies import JointMoments
+from interp_hooks.studies import JointMoments, Lens
 from tests.tiny import unchecked_types
 
 PATIENCE = 5  # seconds that a call may take on these tiny inputs
@@ -63,12 +63,13 @@ LEFT_OUT = {
     *("HookedRootModule", "Source", "Metric", "interventions.Here", "interventions.Pointwise", "corpus.Reducer"),
     # What the engine, or the file of a result, asks of a metric, a readout, or a cache: arguments come from there.
     *("metric.on", "metric.score", "readout.read", "readout.read_there", "readout.select", "readout.positions"),
-    *("kv_cache.commit", "kv_cache.extend", "result.packed", "dla.packed", "cache.at"),
+    *("kv_cache.commit", "kv_cache.extend", "result.packed", "dla.packed", "lens.packed", "cache.at"),
     # Made by the calls that return them, which are drawn here.
     *("Result", "Task", "ground_truth.GroundTruth", "ground_truth.KnownModel", "ActivationCache", "model.Output"),
-    *("experiments.Agreement", "studies.LogitLens", "tasks.PromptPairs"),
+    *("experiments.Agreement", "studies.LensResult", "studies.LogitLens", "tasks.PromptPairs"),
+    *("studies.LensDecomposition", "studies.LensVectors"),
     # Long by design.
-    "model.train",
+    *("model.train", "studies.fit_tuned_lens"),
     # A mapping's KeyError.
     *("scores.of", "scores.__getitem__"),
 }
@@ -257,6 +258,8 @@ GOOD: dict[str, Callable[[World], list[Any]]] = {
     "baseline": lambda w: [0.0, Run(w.tokens)],
     "ablation": lambda w: ["zero", "mean", 0.0],
     "result": lambda w: [w.result],
+    "lens": lambda w: [Lens.identity(w.model), Lens(maps={1: torch.eye(128), 2: None})],
+    "corpus": lambda w: [w.pairs.clean, w.tokens],
     "circuit": lambda w: [w.circuit, w.circuit.top(5)],
     "graph": lambda w: [w.circuit.graph],
     "scores": lambda w: [None, torch.zeros_like(w.circuit.scores.matrix), {"input->m0": 1.0}],  # type: ignore[union-attr]

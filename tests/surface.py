@@ -721,7 +721,7 @@ ANALYSIS = [
     ),
     Row(
         "direct_logit_attribution(model, input, answer_tokens, incorrect_tokens, unit, pos, cache)",
-        "tests/studies/test_lenses.py::test_every_component_is_in_its_row",
+        "tests/studies/test_logit_attribution.py::test_every_component_is_in_its_row",
         "has a row for the biases, so that parts sum to the logit; `.top(k)` is a DataFrame",
     ),
     Row(

@@ -48,7 +48,7 @@ from interp_hooks.ground_truth import handmade
 from interp_hooks.hooks import Slice
 from interp_hooks.interventions.runs import OF_TASK
 from interp_hooks.model import ExpertsConfig
-from interp_hooks.studies import SVDInterpreter
+from interp_hooks.studies import Lens, SVDInterpreter, lens_decomposition, lens_vectors
 from interp_hooks.tasks import brackets
 from tests.experiments.by_hand import OTHER, TOKENS, model_of
 from tests.tiny import build
@@ -116,6 +116,9 @@ VALUES: dict[str, Callable[[], Any]] = {
     "FactoredMatrix that was taken apart": lambda: (matrix := model().QK[0, 1], matrix.S)[0],
     "SVDInterpreter": lambda: SVDInterpreter(model()),
     "LogitLens": lambda: logit_lens(model(), pairs().clean),
+    "Lens": lambda: Lens(maps={1: torch.eye(3), 2: None}, biases={1: torch.ones(3)}),
+    "LensVectors": lambda: lens_vectors(model(), Lens.identity(model()), 1, [" Mary", " John"]),
+    "lens_decomposition": lambda: lens_decomposition(model(), Lens.identity(model()), pairs().clean, 1, k=2),
     "Agreement": lambda: agreement(model(), pairs(), result=estimated(), site="z", cells=2, progress=False),
     "Scrubbed": scrubbed,
     "faithfulness": lambda: faithfulness(model(), circuit().top(30), pairs()),

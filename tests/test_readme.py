@@ -26,7 +26,7 @@ def test_every_python_block_and_line_runs(monkeypatch: pytest.MonkeyPatch) -> No
         exec(compile(code["block"] or code["line"], str(README), "exec"), namespace)
     assert sum(code["block"] is not None for code in found) >= 6
     assert sum(code["line"] is not None for code in found) >= 19
-    assert len(shown) == 2
+    assert len(shown) == 3
 
 
 def test_families_listed_are_those_that_load() -> None:

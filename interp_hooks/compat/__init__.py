@@ -119,7 +119,7 @@ MODULES: dict[str, Mapping[str, str] | str] = {
     "patching": "interp_hooks.compat.patching",
     "tools": {},
     "tools.analysis": {
-        **_of("studies.lenses", "DirectLogitAttribution", "direct_logit_attribution"),
+        **_of("studies.logit_attribution", "DirectLogitAttribution", "direct_logit_attribution"),
         **_of("compat.patching", "get_act_patch_direct_path", "get_act_patch_direct_path_all_sources"),
     },
     "train": _of("model.training", "HookedTransformerTrainConfig", "train"),

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from interp_hooks.corpus.packing import Rows
-from interp_hooks.corpus.reducers.base import Reducer, States
+from interp_hooks.corpus.reducers.base import Merges, Reducer, States
 from interp_hooks.corpus.units import Seen, Units
 from interp_hooks.errors import BadInput
 from interp_hooks.hooks.points import HookPoint, Watcher
@@ -22,6 +23,25 @@ from interp_hooks.model.transformer import HookedTransformer
 
 class _Ended(Exception):
     """The pass has come to the last hook that somebody reads."""
+
+
+@runtime_checkable
+class Reads(Protocol):
+    """What a scan does with some rows: passes of some kind, which give states that merge, and maybe values to keep."""
+
+    @property
+    def reducers(self) -> Mapping[str, Merges]:
+        """How its states merge, by name."""
+        ...
+
+    @property
+    def keep(self) -> Sequence[Units]:
+        """The units whose values are kept."""
+        ...
+
+    def read(self, rows: Rows) -> tuple[States, dict[str, Tensor]]:
+        """The states that some rows give, and the values that are kept of them."""
+        ...
 
 
 @dataclass

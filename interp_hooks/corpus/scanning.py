@@ -12,7 +12,7 @@ pass are the same where processor, number of threads and batches are.)
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
@@ -25,9 +25,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from interp_hooks.corpus.packing import Excluded, Longer, Packer
-from interp_hooks.corpus.passes import Reading
+from interp_hooks.corpus.passes import Reading, Reads
 from interp_hooks.corpus.reading import Corpus, Document, documents
-from interp_hooks.corpus.reducers.base import Reducer, State, merged
+from interp_hooks.corpus.reducers.base import Merges, Reducer, State, merged
 from interp_hooks.corpus.store import Folder, Progress, TextsOnDisk, read_about, read_progress, told
 from interp_hooks.corpus.units import Units
 from interp_hooks.errors import BadInput, nearest
@@ -43,7 +43,7 @@ class Scan(Mapping[str, Any]):
     `n_documents`, `n_tokens` (those that counted) and `n_read` (with those left out) say how much was read.
     """
 
-    reducers: Mapping[str, Reducer]
+    reducers: Mapping[str, Merges]
     states: Mapping[str, Mapping[int | None, State]]
     texts: Mapping[int, Int[Tensor, " _"]] = field(repr=False)
     n_documents: int
@@ -121,26 +121,63 @@ def scan(
     >>> found["top"][0]["documents"].shape
     torch.Size([512, 3])
     """
+    if not reducers and not keep:
+        raise BadInput("a scan needs a reducer, or units to keep")
+    if keep and save_to is None:
+        raise BadInput("keep= needs a folder, save_to=, to keep activations in")
+    return scan_by(
+        model,
+        corpus,
+        lambda: Reading(model, reducers, keep),
+        save_to=save_to,
+        column=column,
+        limit=limit,
+        length=length,
+        longer=longer,
+        exclude=exclude,
+        per_batch=per_batch,
+        tokens_at_once=tokens_at_once,
+        save_every=save_every,
+        part=part,
+        progress=progress,
+    )
+
+
+def scan_by(
+    model: HookedTransformer,
+    corpus: Corpus,
+    reads: Callable[[], Reads],
+    *,
+    save_to: str | Path | None,
+    column: str,
+    limit: int | None,
+    length: int | None,
+    longer: Longer,
+    exclude: Sequence[Excluded],
+    per_batch: int,
+    tokens_at_once: int,
+    save_every: int,
+    part: tuple[int, int],
+    progress: bool,
+) -> Scan:
+    """A scan whose rows are read by passes of another kind: once the rest is checked, `reads` makes what reads them."""
     worker, workers = part
     if not 0 <= worker < workers:
         raise BadInput(f"part must be (worker, workers) with 0 <= worker < workers, got {part}")
-    if not reducers and not keep:
-        raise BadInput("a scan needs a reducer, or units to keep")
     for name, number in (("per_batch", per_batch), ("save_every", save_every), ("limit", limit)):
         if number is not None and number < 1:
             raise BadInput(f"{name} must be at least 1, got {number}")
-    if keep and save_to is None:
-        raise BadInput("keep= needs a folder, save_to=, to keep activations in")
     length = model.cfg.n_ctx if length is None else length
     packer = Packer(model=model, length=length, longer=longer, exclude=tuple(exclude), tokens_at_once=tokens_at_once)
-    reading = Reading(model, reducers, keep)
+    reading = reads()
     options = {"length": length, "longer": longer, "exclude": list(exclude), "per_batch": per_batch}
     options |= {"tokens_at_once": tokens_at_once, "column": column}
     batches = _batches(documents(model, corpus, column), per_batch, limit)
     with ExitStack() as stack:
         folder = None
         if save_to is not None:
-            folder = stack.enter_context(Folder.open(save_to, model, reducers, keep, options, part))
+            opened = Folder.open(save_to, model, reading.reducers, reading.keep, options, part)
+            folder = stack.enter_context(opened)
         work = _Work(packer, reading, Progress() if folder is None else folder.progress(), folder, per_batch)
         bar = stack.enter_context(progress_bar(progress=progress and worker == 0, unit="token", unit_scale=True))
         for number, batch in enumerate(batches):
@@ -150,10 +187,10 @@ def scan(
                     work.save()
         if folder is not None:
             work.finish()
-    return _found(reducers, work.done, part, work.texts)
+    return _found(reading.reducers, work.done, part, work.texts)
 
 
-def _found(reducers: Mapping[str, Reducer], done: Progress, part: tuple[int, int], texts: Mapping[int, Tensor]) -> Scan:
+def _found(reducers: Mapping[str, Merges], done: Progress, part: tuple[int, int], texts: Mapping[int, Tensor]) -> Scan:
     if not done.documents:
         raise BadInput(
             "the corpus has no documents" if part == (0, 1) else f"there are no documents for worker {part[0]}"
@@ -182,7 +219,7 @@ def _batches(found: Iterator[Document], size: int, limit: int | None) -> Iterato
 class _Work:
     """A worker's part of a scan: what is done, and what was read."""
 
-    def __init__(self, packer: Packer, reading: Reading, done: Progress, folder: Folder | None, per_batch: int) -> None:
+    def __init__(self, packer: Packer, reading: Reads, done: Progress, folder: Folder | None, per_batch: int) -> None:
         self.packer, self.reading, self.done, self.folder = packer, reading, done, folder
         self.in_memory: dict[int, Tensor] = {}
         self.texts = self.in_memory if folder is None else TextsOnDisk(folder.path, per_batch)
@@ -254,7 +291,7 @@ class _Work:
 
 
 @checked
-def gather(folder: str | Path, reducers: Mapping[str, Reducer]) -> Scan:
+def gather(folder: str | Path, reducers: Mapping[str, Merges]) -> Scan:
     """What the workers of a scan found together, or what a scan found that was kept earlier.
 
     `reducers` are those of the scan. No model is needed.

@@ -24,7 +24,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from interp_hooks.corpus.labels import Labels
-from interp_hooks.corpus.reducers.base import Reducer, States
+from interp_hooks.corpus.reducers.base import Merges, States
 from interp_hooks.corpus.units import Units
 from interp_hooks.errors import BadInput
 from interp_hooks.model.folder_lock import locked
@@ -67,7 +67,7 @@ class Folder:
         cls,
         path: str | Path,
         model: HookedTransformer,
-        reducers: Mapping[str, Reducer],
+        reducers: Mapping[str, Merges],
         keep: Sequence[Units],
         options: Mapping[str, Json],
         part: tuple[int, int],
@@ -111,7 +111,7 @@ class Folder:
     def _describe(
         self,
         model: HookedTransformer,
-        reducers: Mapping[str, Reducer],
+        reducers: Mapping[str, Merges],
         keep: Sequence[Units],
         options: Mapping[str, Json],
     ) -> None:
@@ -185,7 +185,7 @@ class Folder:
 PROGRESS = "progress"  # in the metadata of a file of states
 
 
-def told(reducer: Reducer) -> Json:
+def told(reducer: Merges) -> Json:
     """A reducer as JSON: its class and the values that it is made of."""
     if not dataclasses.is_dataclass(reducer):
         raise BadInput(f"a reducer that is kept must be a dataclass of plain values, got a {type(reducer).__name__}")

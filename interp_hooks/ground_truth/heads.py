@@ -260,7 +260,12 @@ def successor(n_items: int = 12) -> GroundTruth:
     """A head that looks at its own token and writes the next of the vocabulary: "<bos> 7 3 5" -> "6".
 
     The stream is [TOK | OUT | POS]; head 0.0 looks at its own position, and copies TOK to OUT, one further.
+
+    Raises:
+        BadInput: fewer items than prompts with three of them need.
     """
+    if n_items < 4:
+        raise BadInput(f"successor needs at least 4 items, got {n_items}")
     d_vocab, n_ctx = n_items + 1, 4
     blocks = [d_vocab, d_vocab, n_ctx]
     model, (tok, out, pos) = _attention_only(1, blocks, n_ctx=n_ctx, d_vocab=d_vocab, d_head=d_vocab)

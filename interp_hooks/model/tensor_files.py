@@ -78,7 +78,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         shares = memory.data_ptr() in there or memory.nbytes() != whole.nbytes
         apart[name] = whole.clone() if shares else whole
         there.add(memory.data_ptr())
-    with _replacing(path) as partial:
+    with replacing(path) as partial:
         save_file(apart, partial, None if metadata is None else dict(metadata))
 
 
@@ -117,12 +117,12 @@ def hash_of(tensors: Mapping[str, Tensor], text: str = "") -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Write text to `path`, replacing what was there; raises as `write_tensors` does."""
-    with _replacing(path) as partial:
+    with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Iterator[Path]:
     """A place for a file that takes the place of `path` at the end of the block."""
     with on_disk(path):
         folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=PARTIAL, dir=path.parent))

@@ -5,7 +5,13 @@ from interp_hooks import lazily
 __getattr__, __all__ = lazily(
     __name__,
     {
-        "lenses": ["LogitLens", "direct_logit_attribution", "logit_lens"],
+        "lenses": ["Lens", "LensResult", "LogitLens", "logit_lens"],
+        "lenses.files": ["load_lens", "save_lens"],
+        "lenses.vectors": ["LensVectors", "lens_vectors"],
+        "lenses.decomposition": ["LensDecomposition", "lens_decomposition"],
+        "lenses.tuned": ["fit_tuned_lens"],
+        "lenses.jacobian": ["fit_jacobian_lens", "gather_jacobian_lens"],
+        "logit_attribution": ["direct_logit_attribution"],
         "covariances": ["JointMoments"],
         "directions": ["DirectionTokens", "tokens_of"],
         "erasure": ["Erasure", "erase_concept", "erase_concept_of_corpus", "leace"],

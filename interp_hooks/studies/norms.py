@@ -35,7 +35,7 @@ from interp_hooks.interventions.readout import LAST, MetricLike, for_each_prompt
 from interp_hooks.interventions.runs import OF_TASK, Intervention, Mean, PromptsLike, Run, as_run
 from interp_hooks.interventions.sites import at
 from interp_hooks.model.transformer import HookedTransformer
-from interp_hooks.studies.lenses import cache_at
+from interp_hooks.studies.logit_attribution import cache_at
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,6 +9,7 @@ __getattr__, __all__ = lazily(
         "attention": ["attention_pattern"],
         "circuits": ["circuit_figure"],
         "stability": ["stability_figure"],
+        "lenses": ["lens_figure"],
         "arrays": ["get_corner", "to_numpy"],
     },
 )

@@ -22,7 +22,7 @@ from interp_hooks.experiments.patching import patch
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.experiments.task import Task
 from interp_hooks.model.transformer import HookedTransformer
-from interp_hooks.studies.lenses import direct_logit_attribution
+from interp_hooks.studies.logit_attribution import direct_logit_attribution
 from interp_hooks.tasks.ioi_text import ioi_pairs
 from interp_hooks.views.attention import attention_pattern
 from interp_hooks.views.figures import bars, heatmap

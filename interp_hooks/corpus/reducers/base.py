@@ -27,17 +27,11 @@ States = dict[str, dict[int | None, State]]
 BITS = 62
 
 
-class Reducer(ABC):
-    """Something that is computed of every token of a corpus; `units` says of which numbers.
+class Merges(ABC):
+    """States of a kind, however they come about: how two merge, and what users see of one.
 
     Subclass it as a dataclass of plain values: a scan that goes on where it was interrupted compares them.
     """
-
-    units: Units
-
-    @abstractmethod
-    def reduce(self, seen: Seen) -> State:
-        """The state that some tokens of one layer give."""
 
     @abstractmethod
     def merge(self, one: State, other: State) -> State:
@@ -48,7 +42,17 @@ class Reducer(ABC):
         return dict(state)
 
 
-def merged(reducers: Mapping[str, Reducer], one: States, other: States) -> States:
+class Reducer(Merges):
+    """Something that is computed of every token of a corpus; `units` says of which numbers."""
+
+    units: Units
+
+    @abstractmethod
+    def reduce(self, seen: Seen) -> State:
+        """The state that some tokens of one layer give."""
+
+
+def merged(reducers: Mapping[str, Merges], one: States, other: States) -> States:
     """The states of two parts of a corpus, as those of both."""
     both: States = {}
     for name, reducer in reducers.items():

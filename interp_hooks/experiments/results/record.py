@@ -75,6 +75,7 @@ FORMER = {  # functions that 0.1 saved results of, which are now those that user
     "experiments.attribution.estimated": "experiments.attribution.attribution_patches",
     "experiments.gradients.gradients_along_path": "experiments.gradients.integrated_gradients",
 }
+PARTED = {"studies.lenses.attributed": "studies.logit_attribution.attributed"}  # from a module that kept its name
 EXPERIMENTS: dict[str, Callable[..., Any]] = {}  # those that can be called again, by name
 
 
@@ -346,6 +347,7 @@ class Record:
 def _today(name: str, arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """A call as it is made today, from one that 0.1 saved: functions that were two are one, others have moved."""
     name = current_name(f"interp_hooks.{name}").partition(".")[2]
+    name = PARTED.get(name, name)
     if name not in FORMER:
         return name, arguments
     given, fractions = dict(arguments), arguments.get("fractions")

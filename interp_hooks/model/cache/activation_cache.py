@@ -48,7 +48,7 @@ class ActivationCache(DirectEffects):
 
     def toggle_autodiff(self, mode: bool = False) -> None:
         """Turn gradients off, or with True on, for everything that torch does in this thread from now on."""
-        torch.set_grad_enabled(mode)
+        torch.set_grad_enabled(bool(mode))
 
     def remove_batch_dim(self) -> ActivationCache:
         """Remove the batch axis of the only prompt, in place, and return this cache.

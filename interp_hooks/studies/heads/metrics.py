@@ -217,6 +217,7 @@ def measured(
 
 
 @no_gradients
+@checked
 def attention_metrics(
     pattern: Float[Tensor, "batch head query key"],
     tokens: Int[Tensor, "batch pos"],

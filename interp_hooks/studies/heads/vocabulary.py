@@ -65,7 +65,7 @@ def relation_scores(
     >>> list(capitals.axes)
     ['layer', 'head']
     """
-    if not pairs or any(isinstance(pair, str) or len(pair) != 2 for pair in pairs):
+    if not len(pairs) or any(isinstance(pair, str) or len(pair) != 2 for pair in pairs):
         raise BadInput("pairs must be pairs of tokens, such as (' France', ' Paris'), and at least one")
     with about("pairs"):
         given, related = (model.token_ids([pair[side] for pair in pairs]).reshape(-1) for side in (0, 1))

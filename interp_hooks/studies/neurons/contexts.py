@@ -123,7 +123,7 @@ class Found:
         return {
             name: one
             for name, one in self.scan.reducers.items()
-            if one.units.name == self.units and type(one) in PER_UNIT
+            if isinstance(one, Reducer) and one.units.name == self.units and type(one) in PER_UNIT
         }
 
     @cached_property
@@ -144,7 +144,8 @@ class Found:
 
     @property
     def _told(self) -> str:
-        return ", ".join(f"{type(one).__name__} of {one.units.name!r}" for one in self.scan.reducers.values())
+        reducers = [one for one in self.scan.reducers.values() if isinstance(one, Reducer)]
+        return ", ".join(f"{type(one).__name__} of {one.units.name!r}" for one in reducers)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

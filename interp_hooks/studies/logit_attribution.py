@@ -1,23 +1,21 @@
-"""What each part of the model adds to an answer's logit, and what the model would predict at each layer.
+"""Direct logit attribution: a logit, or a difference of two, split into what each part of the model adds to it.
 
-Direct logit attribution splits a logit (or a difference of two) into what each part of the model wrote to the final
-stream. The final norm's scale is held as it was in the run, so that the split is exact; it does not see what later
-layers make of a part. The logit lens (nostalgebraist 2020) unembeds the stream of every layer through the final norm,
-whose scale is computed anew at each.
+The final norm's scale is held as it was in the run, so that the split of what was written to the final stream is exact;
+it does not see what later layers make of a part.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import about, checked
+from interp_hooks.errors.arguments import about
 from interp_hooks.experiments.results.record import experiment, on_data
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.hooks.modes import no_gradients
@@ -26,10 +24,6 @@ from interp_hooks.interventions.runs import PromptsLike, Run, as_run
 from interp_hooks.model.cache.activation_cache import ActivationCache
 from interp_hooks.model.inputs import counts_back
 from interp_hooks.model.transformer import HookedTransformer
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 Unit = Literal["component", "layer", "head", "neuron"]
 READ = {  # what each unit is made of
@@ -223,68 +217,3 @@ def _at(model: HookedTransformer, stored: Mapping[str, Tensor], rows: Int[Tensor
     return ActivationCache(
         {name: value[each.to(value.device), rows.to(value.device)] for name, value in stored.items()}, model
     )
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class LogitLens:
-    """The predictions of the logit lens: the log-probabilities of all tokens at each point of the stream.
-
-    `labels` name the points, from "0_pre" to "final_post".
-    """
-
-    labels: list[str]
-    log_probs: Float[Tensor, "point prompt d_vocab"]
-    model: HookedTransformer
-
-    @property
-    def kl(self) -> Float[Tensor, "point prompt"]:
-        """How far each point is from the model's own prediction: KL(final || point) in nats."""
-        final = self.log_probs[-1]
-        return (final.exp() * (final - self.log_probs)).sum(-1)
-
-    def log_prob(self, answer: Any) -> Float[Tensor, "point prompt"]:
-        """The log-probability of an answer for each prompt (or one for all), in nats."""
-        with about("answer"):
-            ids = for_each_prompt(self.model.token_ids(answer).reshape(-1), self.log_probs.shape[1], "answer")
-        return self.log_probs.gather(-1, ids.expand(len(self.labels), -1)[..., None])[..., 0]
-
-    def rank(self, answer: Any) -> Tensor:
-        """How many tokens each point finds likelier than the answer, [point, prompt]: 0 where it is the likeliest."""
-        return (self.log_probs > self.log_prob(answer)[..., None]).sum(-1)
-
-    def table(self, answer: Any = None) -> pd.DataFrame:
-        """A table with a row for each point: means over prompts of the KL and, with `answer`, its log-prob and rank."""
-        import pandas as pd
-
-        columns: dict[str, Any] = {"point": self.labels, "kl_nats": self.kl.mean(-1).tolist()}
-        if answer is not None:
-            columns["logprob_nats"] = self.log_prob(answer).mean(-1).tolist()
-            columns["rank"] = self.rank(answer).float().mean(-1).tolist()
-        return pd.DataFrame(columns)
-
-
-@no_gradients
-@checked
-def logit_lens(
-    model: HookedTransformer,
-    prompts: PromptsLike,
-    *,
-    pos: int | Tensor = LAST,
-    incl_mid: bool = False,
-    attention_mask: Tensor | None = None,
-) -> LogitLens:
-    """What the model would predict at each layer if it stopped there, at one position of each prompt.
-
-    Points are "0_pre" (the embeddings), ..., "final_post" (the model's own prediction); `incl_mid` adds the points
-    between attention and MLP. `attention_mask` [batch, pos] is 1 for the real tokens of prompts that are ids.
-
-    >>> lens = logit_lens(model, clean)
-    >>> lens.table(pairs.answer)["point"].tolist()
-    ['0_pre', '1_pre', '2_pre', 'final_post']
-    """
-    run = as_run(model, prompts, attention_mask)
-    cache = cache_at(model, run, pos, ("hook_resid_pre", "hook_resid_mid", "resid_post"))
-    streams, labels = cache.accumulated_resid(apply_ln=True, incl_mid=incl_mid, return_labels=True)
-    streams = streams[:, :, 0]
-    logits = model.unembed(streams if model.mlm_head is None else model.mlm_head(streams))
-    return LogitLens(labels=labels, log_probs=logits.log_softmax(-1), model=model)

@@ -1,4 +1,4 @@
-"""Direct effects sum to the model's own logits, and the lens ends at the model's own prediction."""
+"""Direct effects sum to the model's own logits."""
 
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,10 @@ from interp_hooks import (
     direct_logit_attribution,
     evaluate,
     ioi_pairs,
-    logit_lens,
 )
 from interp_hooks.errors import BadInput
-from interp_hooks.studies.lenses import DirectLogitAttribution
-from tests.experiments.by_hand import KINDS, OTHER, RTOL, TOKENS, left_alone, logits_of, value_at, word_tokenizer
+from interp_hooks.studies.logit_attribution import DirectLogitAttribution
+from tests.experiments.by_hand import KINDS, RTOL, TOKENS, left_alone, logits_of, value_at, word_tokenizer
 from tests.family_configs.gemma import CONFIGS
 from tests.tiny import CUSTOM, assert_close, build, distance, fresh_hf, hooked, redraw, unchecked_types
 
@@ -44,9 +43,6 @@ Model = HookedTransformer
 @pytest.fixture(scope="module", params=MODELS)
 def model(request: pytest.FixtureRequest) -> HookedTransformer:
     return build(**MODELS[request.param])
-
-
-# ------------------------------------------------------------------------------------------ direct logit attribution
 
 
 def cached(model: Model, names: Any = None, prompt: int | None = None) -> ActivationCache:
@@ -262,98 +258,6 @@ def test_mistakes_are_told_and_leave_the_model_alone(changes: dict[str, Any], me
         direct_logit_attribution(model, **arguments)
 
 
-# ---------------------------------------------------------------------------------------------------------- logit lens
-
-
-@pytest.mark.parametrize("pos", POSITIONS, ids=str)
-def test_the_lens_ends_at_the_prediction(model: Model, pos: Any) -> None:
-    lens = logit_lens(model, TOKENS, pos=pos)
-    assert lens.labels == ["0_pre", "1_pre", "2_pre", "final_post"]
-    assert_close(lens.log_probs[-1], logits_of(model, Run(TOKENS))[BATCH, pos].log_softmax(-1), RTOL)
-    assert not lens.kl[-1].any()
-    assert bool((lens.kl[:-1] > 0).all())
-    assert_close(lens.log_probs.exp().sum(-1), torch.ones(4, 2), RTOL)
-
-
-def test_each_point_is_the_model_stopped_there(model: Model) -> None:
-    """The stream of that layer, through the final norm with its own statistics, and the unembedding."""
-    lens = logit_lens(model, TOKENS, incl_mid=True, pos=-1)
-    for label, log_probs in zip(lens.labels, lens.log_probs, strict=True):
-        layer, point = label.split("_")
-        hook = "blocks.2.hook_resid_post" if layer == "final" else f"blocks.{layer}.hook_resid_{point}"
-        with torch.no_grad():
-            logits = model.unembed(model.ln_final(value_at(model, Run(TOKENS), hook)))
-        assert_close(log_probs, logits[:, -1].log_softmax(-1), RTOL)
-    middle = "blocks.0.hook_resid_mid" in model.hook_dict
-    assert [label for label in lens.labels if label.endswith("mid")] == (["0_mid", "1_mid", "2_mid"] if middle else [])
-
-
-@pytest.mark.parametrize("stops_at", [0, 1, 2])
-def test_a_model_that_stops_early_says_so(stops_at: int) -> None:
-    """Layers that write nothing leave the prediction where it was."""
-    model = build()
-    with torch.no_grad():
-        for block in model.blocks[stops_at:]:
-            for weight in (block.attn.W_O, block.attn.b_O, block.mlp.W_out, block.mlp.b_out):
-                weight.zero_()
-    lens = logit_lens(model, TOKENS)
-    for point, log_probs in enumerate(lens.log_probs):
-        if point >= stops_at:
-            assert_close(log_probs, lens.log_probs[-1], RTOL)
-            assert float(lens.kl[point].abs().max()) < RTOL
-        else:
-            assert float(lens.kl[point].min()) > 1e-6
-
-
-def test_kl_log_prob_and_rank() -> None:
-    model = build()
-    lens = logit_lens(model, TOKENS)
-    final = lens.log_probs[-1]
-    for point, log_probs in enumerate(lens.log_probs):
-        expected = torch.nn.functional.kl_div(log_probs, final, reduction="none", log_target=True).sum(-1)
-        assert_close(lens.kl[point] + 1, expected + 1, RTOL)
-    for row in range(2):
-        for answer in (3, RIGHT):
-            token = answer if isinstance(answer, int) else answer[row]
-            assert torch.equal(lens.log_prob(answer)[:, row], lens.log_probs[:, row, token])
-            likelier = (lens.log_probs[:, row] > lens.log_probs[:, row, token, None]).sum(-1)
-            assert torch.equal(lens.rank(answer)[:, row], likelier)
-    top = final.argmax(-1).tolist()
-    assert lens.rank(top)[-1].tolist() == [0, 0]
-
-
-def test_the_table_is_a_row_for_each_point() -> None:
-    lens = logit_lens(build(), TOKENS)
-    assert list(lens.table().columns) == ["point", "kl_nats"]
-    table = lens.table(RIGHT)
-    assert table["point"].tolist() == lens.labels
-    assert table["kl_nats"].tolist() == pytest.approx(lens.kl.mean(-1).tolist())
-    assert table["logprob_nats"].tolist() == pytest.approx(lens.log_prob(RIGHT).mean(-1).tolist())
-    assert table["rank"].tolist() == pytest.approx(lens.rank(RIGHT).double().mean(-1).tolist())
-
-
-def test_text_and_padding_in_the_lens() -> None:
-    for side in ("left", "right"):
-        model = HookedTransformer(build().cfg, word_tokenizer("a", "b", "c", "yes"), default_padding_side=side)
-        model.load_state_dict(build().state_dict())
-        together = logit_lens(model, ["a b c", "c"])
-        alone = [logit_lens(model, text).log_probs for text in ("a b c", "c")]
-        assert_close(together.log_probs, torch.cat(alone, 1), RTOL)
-        assert torch.equal(together.log_prob("yes"), together.log_prob(model.to_single_token("yes")))
-
-
-@pytest.mark.parametrize("answers", [[1, 2, 3], [19, 1], 19], ids=str)
-def test_answers_that_do_not_fit_the_lens(answers: Any) -> None:
-    with unchecked_types(), pytest.raises(BadInput):
-        logit_lens(build(), TOKENS).log_prob(answers)
-
-
-def test_a_position_outside_the_prompt() -> None:
-    model = build()
-    with left_alone(model), pytest.raises(BadInput, match="position -6 is out of range"):
-        logit_lens(model, OTHER, pos=-6)
-
-
 # -------------------------------------------------------------------------------------------------- every architecture
 
 ADDITIVE = [name for name in CUSTOM if name != "post-norm"]
@@ -403,13 +307,6 @@ def test_a_soft_cap_lies_between_the_parts_and_the_answer_and_the_result_says_so
     assert_close(single.baselines["model"], logits[BATCH, torch.tensor(RIGHT)], 1e-6)
     result.save(tmp_path / "kept")
     assert Result.load(tmp_path / "kept").note == result.note
-
-
-@pytest.mark.parametrize("name", CUSTOM)
-def test_the_lens_ends_at_the_prediction_in_every_architecture(name: str) -> None:
-    model = hooked(name)
-    lens = logit_lens(model, IN_VOCABULARY, pos=-1)
-    assert_close(lens.log_probs[-1], logits_of(model, Run(IN_VOCABULARY))[BATCH, -1].log_softmax(-1), RTOL)
 
 
 @pytest.mark.parametrize("unit", ["component", "head"])
