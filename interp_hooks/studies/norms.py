@@ -23,7 +23,7 @@ from torch import Tensor
 from interp_hooks.corpus.reading import Corpus
 from interp_hooks.corpus.reducers.base import Reducer, State, added, exact, number
 from interp_hooks.corpus.scanning import scan
-from interp_hooks.corpus.units import Seen, Units
+from interp_hooks.corpus.units import LAYER, Seen, Units
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import about, checked
 from interp_hooks.experiments.results.record import experiment, on_data
@@ -40,7 +40,7 @@ from interp_hooks.studies.logit_attribution import cache_at
 if TYPE_CHECKING:
     import pandas as pd
 
-PER_LAYER = ("ln1", "ln1_post", "ln2", "ln2_post")
+PER_LAYER, LAST_NORM = ("ln1", "ln1_post", "ln2", "ln2_post"), "ln_final"
 LARGEST = 3  # coordinates whose share is told
 FIRST, REST = 0, 1  # the first token of each document, and all others
 READ = ("embed", "0.hook_resid_pre", "hook_attn_out", "hook_mlp_out", "hook_z", "hook_resid_post")
@@ -132,23 +132,34 @@ def norm_statistics(model: HookedTransformer, corpus: Corpus, **options: Any) ->
     """
     import pandas as pd
 
-    reducers: dict[str, Reducer] = {}
-    for name in (*PER_LAYER, "ln_final"):
-        module = name if name == "ln_final" else f"blocks.{{layer}}.{name}"
-        hooks = tuple(f"{module}.{hook}" for hook in ("hook_scale", "hook_normalized"))
-        if any(hooks[0].replace("{layer}", str(layer)) in model.hook_dict for layer in range(model.cfg.n_layers)):
+    norms, reducers = norms_of(model), dict[str, Reducer]()
+    for name in (*PER_LAYER, LAST_NORM):
+        module = name if name == LAST_NORM else f"blocks.{LAYER}.{name}"
+        if any(module.replace(LAYER, str(layer)) in norms.values() for layer in range(model.cfg.n_layers)):
+            hooks = (f"{module}.hook_scale", f"{module}.hook_normalized")
             reducers[name] = _Scales(Units(f"scale_{name}", hooks, of=_scale_and_normalized))
-    if not reducers:
-        raise BadInput("this model normalizes nothing, so that there are no scales")
     found = scan(model, corpus, reducers, **{"exclude": (), **options})
-    rows = [
-        {"norm": name if layer is None else f"{layer}_{name}", "layer": layer, **one}
-        for name in reducers
-        for layer, one in found[name].items()
-    ]
-    order = {name: place for place, name in enumerate(PER_LAYER)}
-    rows.sort(key=lambda row: (row["layer"] is None, row["layer"], order.get(row["norm"].split("_", 1)[-1], 0)))
-    return pd.DataFrame(rows).drop(columns="layer")
+    rows = {
+        name if layer is None else f"{layer}_{name}": one for name in reducers for layer, one in found[name].items()
+    }
+    return pd.DataFrame([{"norm": norm, **rows[norm]} for norm in norms])
+
+
+def norms_of(model: HookedTransformer) -> dict[str, str]:
+    """The norms of the stream and of what is written to it, in order: their modules by "0_ln1", ..., "ln_final".
+
+    Raises:
+        BadInput: there are none.
+    """
+    places = {f"{layer}_{name}": f"blocks.{layer}.{name}" for layer in range(model.cfg.n_layers) for name in PER_LAYER}
+    found = {
+        label: module
+        for label, module in {**places, LAST_NORM: LAST_NORM}.items()
+        if f"{module}.hook_scale" in model.hook_dict
+    }
+    if not found:
+        raise BadInput("this model normalizes nothing, so that there are no scales")
+    return found
 
 
 @experiment
@@ -175,20 +186,14 @@ def freeze_norms(
     """
     run = as_run(model, prompts)
     metric = Loss() if metric is None else metric
-    names = [name for name in model.hook_dict if _of_norm(name)]
-    if not names:
-        raise BadInput("this model normalizes nothing, so that there is nothing to freeze")
+    norms = norms_of(model)
     mean = Mean(run, per_position=per_position)
-    runs = [Run(run.tokens, [Intervention(at(name), mean)], run.attention_mask) for name in names]
+    scales = (at(f"{module}.hook_scale") for module in norms.values())
+    runs = [Run(run.tokens, [Intervention(scale, mean)], run.attention_mask) for scale in scales]
     scores = evaluate(model, [run, *runs], metric, progress=progress)
-    labels = [name.removeprefix("blocks.").removesuffix(".hook_scale").replace(".", "_") for name in names]
     return Result(
-        metric=metric_name(metric), axes={"norm": labels}, values=scores[1:], baselines={"original": scores[0]}
+        metric=metric_name(metric), axes={"norm": list(norms)}, values=scores[1:], baselines={"original": scores[0]}
     )
-
-
-def _of_norm(name: str) -> bool:
-    return name.endswith(".hook_scale") and name.split(".")[-2] in (*PER_LAYER, "ln_final")
 
 
 Parts = Literal["component", "head"]
