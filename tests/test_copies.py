@@ -246,8 +246,8 @@ def test_a_circuit_says_after_pickling_what_it_came_from(tmp_path: Path) -> None
 @pytest.mark.parametrize("way", ["pickle", "deepcopy"])
 def test_inputs_that_change_before_or_after_are_noticed(way: str, tmp_path: Path) -> None:
     """In the original, and in what was sent."""
-    tokens = TOKENS.clone()
-    result = patch(model_of("gpt2"), tokens, OTHER, DIFF, "z", over=("layer",), progress=False)
+    tokens, other = TOKENS.clone(), OTHER.clone()
+    result = patch(model_of("gpt2"), tokens, other, DIFF, "z", over=("layer",), progress=False)
     sent = WAYS[way](result)
     sent.save(tmp_path / "sent", model=model_of("gpt2"))
     tokens[0, 0] += 1
