@@ -64,6 +64,8 @@ class Readout:
             or (isinstance(self.pos, Integral) and not isinstance(self.pos, bool))
         ):
             raise BadInput(f"pos must be an int or a tensor [batch] of integers, got {told(self.pos)}")
+        if isinstance(self.pos, int) and abs(self.pos) > LARGEST:
+            raise BadInput(f"pos must be a position of the prompts, got {self.pos}")
         pos = torch.as_tensor(self.pos, device=run.tokens.device).reshape(-1)
         return counted_back(for_each_prompt(pos, len(run.tokens), "position")[:, None], run.real)
 
@@ -154,6 +156,7 @@ class _Unsaid(int):
     """A position that nobody said."""
 
 
+LARGEST = 2**62  # of any position that a tensor can say
 LAST: int = _Unsaid(-1)
 """As a default: the last real token, whose logits predict what follows. A model that reads both ways has none."""
 
