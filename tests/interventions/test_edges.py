@@ -13,7 +13,7 @@ from torch import Tensor
 
 from interp_hooks import HookedTransformer, Intervention, LogitDiff, Mean, Readout, Resample, Run, Site, at
 from interp_hooks.errors import BadInput, UnknownHook
-from interp_hooks.experiments.differentiable import differentiable
+from interp_hooks.experiments.differentiable import Objective, differentiable
 from interp_hooks.hooks.root_module import HookPoint
 from interp_hooks.interventions.edges import Edge
 from interp_hooks.interventions.engine import evaluate, evaluation
@@ -311,7 +311,7 @@ def edge_attribution(kind: str) -> None:
     """The gradient with respect to a mask is (what the sender adds there - here) * dm/d(input of the reader)."""
     model, run = model_of(kind), Run(TOKENS)
     readers = readers_of(model)
-    gradients = differentiable(model, run, DIFF, list(readers)).gradients()
+    gradients = differentiable(Objective(model=model, metric=DIFF, run=run), run, list(readers)).gradients()
     attributed = _attributed(model)
     changes = {one: _added(model, CLEAN, one) - _added(model, run, one) for one, _ in attributed}
     largest = max(float(found.abs().max()) for found in attributed.values())
