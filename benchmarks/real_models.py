@@ -128,8 +128,10 @@ def heads(model: HookedTransformer) -> None:
     for role in roles:
         print(f"{role}, by attention and cause: {', '.join(f'L{a}H{b}' for a, b in found.having(role)) or 'none'}")
 
-    for task, role in ((in_context(model, 24), "function vector"), (capitals(model, 24), "subject recall")):
-        found = head_roles(model, task, roles=[role])
+    names = ioi(model, 12)
+    tasks = {"function vector": in_context(model, 24), "subject recall": capitals(model, 24)}
+    for role, task in {**tasks, **dict.fromkeys(("name mover", "suppression of S", "S-inhibition"), names)}.items():
+        found = head_roles(model, task, roles=[role], every_cause=False)
         print(f"{role}, by attention and cause: {', '.join(f'L{a}H{b}' for a, b in found.having(role)) or 'none'}")
 
 

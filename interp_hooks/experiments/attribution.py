@@ -11,6 +11,7 @@ An estimate can be badly wrong (a saturated pattern, an OR, a stream that passes
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -436,19 +437,23 @@ class _Estimate:
         with progress_bar(total=steps * len(self.parts), progress=progress, unit="step") as bar:
 
             def passes(rows: slice) -> Iterator[Pass]:
+                sums = found[self.parts.index(rows)]
                 base, source = (self._some(run, rows) for run in (self.objective.run, self.source))
-                old, new = (record(self.model, run, [*self.names, ENTERS]) for run in (base, source))
+                start, end = (record(self.model, run, ENTERS)[ENTERS] for run in (base, source))
                 plans = {site: plan.of_prompts(base, rows) for site, plan in self.plans.items()}
-                changes = {site: _changes(self.model, plan, base, old, new) for site, plan in plans.items()}
-                sums = found[self.parts.index(rows)] if rows in self.parts else {}
+
+                @functools.cache
+                def changes() -> Changes:
+                    old, new = (record(self.model, run, self.names) for run in (base, source))
+                    return {site: _changes(self.model, plan, base, old, new) for site, plan in plans.items()}
 
                 def use(done: Differentiable) -> None:
-                    for site, effects in _effects(done, plans, changes).items():
+                    for site, effects in _effects(done, plans, changes()).items():
                         sums[site] = sums[site] + effects / steps
                     bar.update()
 
                 for step in range(steps):
-                    moved = (step + 0.5) / steps * difference(new[ENTERS], old[ENTERS])
+                    moved = (step + 0.5) / steps * difference(end, start)
                     yield Pass(base, rows, [(ENTERS, _moved_by(moved))], use)
 
             differentiated(self.objective, self.parts, passes, self.names)
