@@ -199,11 +199,13 @@ def test_own_columns_are_joined(reads: HookedTransformer, texts: list[str], tmp_
 
 
 def test_a_model_without_tokenizer_or_neurons_has_a_wiki(tmp_path: Path) -> None:
-    made = wiki(build(attn_only=True, d_vocab_out=23), out=tmp_path / "w", progress=False)
+    model = build(attn_only=True, d_vocab_out=23, model_name=str(tmp_path / "small-model"))
+    made = wiki(model, out=tmp_path / "w", progress=False)
     assert made.neurons.empty
     assert len(made.heads) == 12
     assert made.tokens["text"].tolist() == [str(id) for id in made.tokens["token_id"]]
     assert made.about["corpus"] == "256 rows of random tokens that come twice (seed 0)"
+    assert made.about["name"] == "small-model", "the folder is nobody's business"
 
 
 def test_a_model_for_which_no_corpus_can_be_made_is_told_to_bring_one(tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ def wiki(
         )
         about = {
             "version": VERSION,
-            "name": model.cfg.model_name,
+            "name": _named(model.cfg.model_name),
             "corpus": _name_of(corpus) if corpus_name is None else corpus_name,
             "options": options,
             "n_documents": found.n_documents,
@@ -128,6 +128,11 @@ def wiki(
         made.write(place.draft, about, material, columns or {}, reading, neuronpedia)
         place.finish()
     return Wiki(place.path)
+
+
+def _named(model_name: str) -> str:
+    """What a model is called: of a folder, its last part alone."""
+    return Path(model_name).name if Path(model_name).is_absolute() else model_name
 
 
 @dataclasses.dataclass(frozen=True)
