@@ -87,7 +87,7 @@ AutoTokenizer.from_pretrained(folder, gguf_file=name).save_pretrained(to)
 
 def texts_of(model: HookedTransformer, n_tokens: int) -> list[str]:
     """Questions about capitals, and docstrings of about so many tokens in all."""
-    found, read = list(map(str, capitals(model, 100).clean)), 0
+    found, read = list(dict.fromkeys(map(str, capitals(model, 100).clean))), 0
     for text in docstrings():
         if read >= n_tokens:
             return found
