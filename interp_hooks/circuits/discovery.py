@@ -38,6 +38,7 @@ from interp_hooks.experiments.differentiable import (
     Pass,
     differentiated,
     finite,
+    moved_by,
     parts_within,
     rough_bytes,
 )
@@ -232,7 +233,7 @@ def _pass_at(
     if fraction is None:
         hooks: Hooks = [(name, note) for name in some.written]
         return Pass(some.run, some.rows, hooks, lambda done: use(done, lambda: some.changes_from(written)))
-    hooks = [(graph.writer_parts[0].hook, _moved((1 - fraction) * some.changes[:, :, 0]))]
+    hooks = [(graph.writer_parts[0].hook, moved_by((1 - fraction) * some.changes[:, :, 0]))]
     return Pass(some.run, some.rows, hooks, lambda done: use(done, lambda: some.changes))
 
 
@@ -251,10 +252,6 @@ def _attribution(
             products = changes[:, :, : part.seen] @ gradient.mT
             scores[..., : part.seen, part.places] = some.summed(products, by_prompt)
     return scores if by_prompt else scores / len(done.scores)
-
-
-def _moved(change: Tensor) -> Callable[..., Tensor]:
-    return lambda value, hook: value + change.to(value)
 
 
 @experiment

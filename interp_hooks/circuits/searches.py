@@ -19,6 +19,7 @@ from interp_hooks.circuits.circuit import Circuit, ComputationGraph
 from interp_hooks.circuits.discovery import acdc, gains
 from interp_hooks.circuits.graph import EdgeMatrix
 from interp_hooks.circuits.masked_edges import MaskedEdges
+from interp_hooks.circuits.measures import faithfulness
 from interp_hooks.circuits.setting import Ablation, setting
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import told
@@ -70,6 +71,12 @@ class Search:
         metric = None if answers is None else self.scored_by(self.every, answers)
         fractions = self.fractions if self.method == "eap_ig" else None
         return -better(self.metric) * gains(self.edges(ablation, metric), fractions, by_prompt=True).cpu()
+
+    def faithfulness(self, circuit: Circuit, ablation: Ablation | SourceLike) -> float:
+        """The faithfulness of a circuit under an ablation; nan where the metric does not change."""
+        options: dict[str, Any] = dict(ablation=ablation, positions=self.positions, max_memory=self.max_memory)
+        found = faithfulness(self.model, circuit, self.clean, self.corrupt, self.metric, **options)
+        return float(found.recovered_fraction)
 
     def scored_by(self, rows: Int[Tensor, " prompt"], answers: Int[Tensor, " prompt"]) -> MetricOf:
         """The metric of some prompts, by the answers of these or others."""

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp_hooks.circuits.circuit import Circuit, ComputationGraph
@@ -179,6 +179,12 @@ class Stability(Kept):
         return f"{heading}\n{self.summary().to_string(index=False)}\n{self.table().to_string(index=False, max_rows=20)}"
 
 
+def exchanged(n: int, generator: torch.Generator | None) -> Int[Tensor, " prompt"]:
+    """For each of n prompts another one, at random, so that nobody has the own answer."""
+    order = torch.randperm(n, generator=generator)
+    return torch.empty_like(order).scatter_(0, order, order.roll(1))
+
+
 def jaccard(one: EdgeMask, other: EdgeMask) -> float:
     """The share of the edges of either that both have; 1 for two empty circuits."""
     either = int((one | other).sum())
@@ -290,11 +296,11 @@ def stability_of(
         bar.update()
         inclusion, halves = _on_other_prompts(search, ablation, scores, samples, splits, generator)
         bar.update()
-        found, faithful = {}, {named: _faithfulness(search, circuit, ablation)} if not callable(method) else {}
+        found, faithful = {}, {named: search.faithfulness(circuit, ablation)} if not callable(method) else {}
         for one in others:
             by_prompt = search.scores(one) if search.by_gradients else None
             (with_it,) = samples_of(search, one, by_prompt, [search.every])
-            found[one], faithful[one] = with_it.kept, _faithfulness(search, circuit, one)
+            found[one], faithful[one] = with_it.kept, search.faithfulness(circuit, one)
             bar.update()
         names, predicted, intervened = _tried(search, circuit, ablation, scores, tried, generator)
         bar.update()
@@ -348,14 +354,6 @@ def _on_other_prompts(
     return inclusion.clamp(max=1.0), torch.tensor(shared, dtype=torch.float64)
 
 
-def _faithfulness(search: Search, circuit: Circuit, ablation: Ablation | SourceLike) -> float:
-    """The faithfulness of a circuit under an ablation."""
-    edges = search.edges(ablation)
-    ends = torch.stack([torch.zeros_like(circuit.kept), circuit.graph.exists, circuit.kept])
-    empty, whole, value = edges.of_kept(ends).double().mean(1).tolist()
-    return (value - empty) / (whole - empty) if abs(whole - empty) > 1e-9 * max(1.0, abs(whole)) else float("nan")
-
-
 def _tried(
     search: Search,
     circuit: Circuit,
@@ -393,14 +391,13 @@ def _null(
     done: Callable[[], object],
 ) -> tuple[float, float]:
     """How many edges are found with exchanged answers, and how strong they are beside those of the circuit."""
-    order = torch.randperm(len(search.every), generator=generator)
-    answers = torch.empty_like(order).scatter_(0, order, order.roll(1))  # nobody has the own one
-    own, exchanged = (
+    answers = exchanged(len(search.every), generator)
+    own, by_others = (
         evaluate(search.model, [search.clean], search.scored_by(search.every, one))[0]
         for one in (search.every, answers)
     )
     done()
-    if torch.equal(own, exchanged):
+    if torch.equal(own, by_others):
         return float("nan"), float("nan")
     if not search.by_gradients:
         found = search.found(ablation, search.every, answers)

@@ -13,7 +13,7 @@ import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Int
@@ -55,6 +55,13 @@ class Rows:
     @cached_property
     def real(self) -> Bool[Tensor, "row pos"]:
         return self.pieces >= 0
+
+    def told_apart(self, device: torch.device, copies: int = 1) -> dict[str, Any]:
+        """What a pass over copies of these rows has to know beside the tokens: padding, and pieces where rows have
+        several."""
+        several = bool((self.documents[:, 1:] != self.documents[:, :-1]).any())
+        real, pieces = (one.repeat(copies, 1).to(device) for one in (self.real, self.pieces))
+        return {"attention_mask": real, "documents": pieces if several else None}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -72,13 +72,11 @@ class Reading:
         where = {name: getattr(rows, name).flatten()[flat] for name in ("tokens", "documents", "positions", "pieces")}
         order = where["pieces"].argsort(stable=True)
         watcher = _Watch(self, flat[order].to(device), {name: one[order].to(device) for name, one in where.items()})
-        several = bool((rows.documents[:, 1:] != rows.documents[:, :-1]).any())
         with torch.no_grad(), suppress(_Ended):
             self.model.run_with_hooks(
                 rows.tokens.to(device),
                 return_type="logits" if any(hook.startswith("unembed.") for hook in self.hooks) else None,
-                attention_mask=rows.real.to(device),
-                documents=rows.pieces.to(device) if several else None,
+                **rows.told_apart(device),
                 fwd_hooks=[(hook, watcher) for hook in self.hooks],
             )
         return watcher.states, watcher.kept

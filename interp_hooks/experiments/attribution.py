@@ -32,6 +32,7 @@ from interp_hooks.experiments.differentiable import (
     bound,
     differentiated,
     finite,
+    moved_by,
     parts_within,
     rough_bytes,
     scored,
@@ -454,7 +455,7 @@ class _Estimate:
 
                 for step in range(steps):
                     moved = (step + 0.5) / steps * difference(end, start)
-                    yield Pass(base, rows, [(ENTERS, _moved_by(moved))], use)
+                    yield Pass(base, rows, [(ENTERS, moved_by(moved))], use)
 
             differentiated(self.objective, self.parts, passes, self.names)
         (scores,) = scored(
@@ -480,10 +481,6 @@ class _Estimate:
 
 
 ENTERS = "blocks.0.hook_resid_pre"
-
-
-def _moved_by(change: Tensor) -> Callable[..., Tensor]:
-    return lambda value, hook: value + change.to(value)
 
 
 def _nothing(done: Differentiable) -> None:

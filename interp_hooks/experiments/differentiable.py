@@ -67,6 +67,11 @@ class Differentiable:
         return dict(zip(self.values, found, strict=True))
 
 
+def moved_by(change: Tensor) -> Callable[..., Tensor]:
+    """A hook that adds something to what is there."""
+    return lambda value, hook: value + change.to(value)
+
+
 @dataclass(frozen=True, eq=False)
 class Pass:
     """A pass over some prompts (`rows`) of a run, with hooks, and what is to be done once it can be differentiated."""

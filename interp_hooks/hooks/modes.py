@@ -21,54 +21,52 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack,
 
 P = ParamSpec("P")
 R = TypeVar("R")
+S = TypeVar("S")
 
 
 def no_gradients(function: Callable[P, R]) -> Callable[P, R]:
     """A function that is computed without gradients."""
-    return _in_mode(function, mode=False)
+    return _switched(function, torch.is_grad_enabled, torch.set_grad_enabled, lambda before: False)
 
 
 def with_gradients(function: Callable[P, R]) -> Callable[P, R]:
     """A function that is computed with gradients on."""
-    return _in_mode(function, mode=True)
+    return _switched(function, torch.is_grad_enabled, torch.set_grad_enabled, lambda before: True)
 
 
 def keeps_gradient_mode(function: Callable[P, R]) -> Callable[P, R]:
     """A function after which gradients are on or off as they were before it."""
-    return _in_mode(function, mode=None)
-
-
-def _in_mode(function: Callable[P, R], *, mode: bool | None) -> Callable[P, R]:
-    @functools.wraps(function)
-    def called(*args: P.args, **kwargs: P.kwargs) -> R:
-        before = torch.is_grad_enabled()
-        try:
-            try:
-                torch.set_grad_enabled(before if mode is None else mode)
-                return function(*args, **kwargs)
-            finally:
-                torch.set_grad_enabled(before)
-        finally:
-            torch.set_grad_enabled(before)
-
-    return called
+    return _switched(function, torch.is_grad_enabled, torch.set_grad_enabled, lambda before: before)
 
 
 def with_constant_weights(function: Callable[P, R]) -> Callable[P, R]:
     """A function that is computed with gradients on, but for weights, so that autograd keeps nothing for them."""
+    return with_gradients(
+        _switched(
+            function,
+            _get_current_function_mode_stack,
+            _set_function_modes,
+            lambda before: [*before, _ConstantWeights()],
+        )
+    )
 
-    @with_gradients
+
+def _switched(
+    function: Callable[P, R], now: Callable[[], S], switch: Callable[[S], object], to: Callable[[S], S]
+) -> Callable[P, R]:
+    """A function during which something of the thread is switched: `to` says to what, from what it is `now`."""
+
     @functools.wraps(function)
     def called(*args: P.args, **kwargs: P.kwargs) -> R:
-        before = _get_current_function_mode_stack()
+        before = now()
         try:
             try:
-                _set_function_modes([*before, _ConstantWeights()])
+                switch(to(before))
                 return function(*args, **kwargs)
             finally:
-                _set_function_modes(before)
+                switch(before)
         finally:
-            _set_function_modes(before)
+            switch(before)
 
     return called
 

@@ -21,6 +21,16 @@ R = TypeVar("R")
 OPEN: list[object] = []  # one that is left here by an interruption costs a look into the context, and changes nothing
 
 
+def run_noted(tokens: list[object], context: Context, function: Callable[[], R]) -> R:
+    """What a function returns, called in a context, while `tokens` say that there is somebody with one of his own."""
+    token = object()
+    tokens.append(token)
+    try:
+        return context.run(function)
+    finally:
+        tokens.remove(token)
+
+
 @runtime_checkable
 class Attached(Protocol):
     """What a scope holds: a function that is attached to a point, until it is removed."""
@@ -81,12 +91,7 @@ class Scope:
 
     def run_in(self, context: Context, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """The same in another context than the caller's, which nobody else may be in."""
-        token = object()
-        OPEN.append(token)
-        try:
-            return context.run(self._inside, function, *args, **kwargs)
-        finally:
-            OPEN.remove(token)
+        return run_noted(OPEN, context, lambda: self._inside(function, *args, **kwargs))
 
     def _inside(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         IN_FORCE.set(self.joined(IN_FORCE.get()))

@@ -31,10 +31,11 @@ from interp_hooks.experiments.results.result import Result
 from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.interventions.engine import evaluate
 from interp_hooks.interventions.metrics import Loss
-from interp_hooks.interventions.readout import LAST, MetricLike, for_each_prompt, metric_name
+from interp_hooks.interventions.readout import LAST, MetricLike, metric_name
 from interp_hooks.interventions.runs import OF_TASK, Intervention, Mean, PromptsLike, Run, as_run
 from interp_hooks.interventions.sites import at
 from interp_hooks.model.transformer import HookedTransformer
+from interp_hooks.studies.heads.sources import one_token_each
 from interp_hooks.studies.logit_attribution import cache_at
 
 if TYPE_CHECKING:
@@ -62,15 +63,13 @@ class _Scales(Reducer):
         scale, normalized = values[:, 0], values[:, 1:]
         log = scale.log()
         each = torch.stack((scale, scale**2, log, log**2, log**3, log**4, positions, positions**2, positions * scale))
-        group = (seen.positions > 0).long()
-        split = [group == which for which in (FIRST, REST)]
-        ends = [(scale[rows].amin(), scale[rows].amax()) if rows.any() else NO_ENDS for rows in split]
+        split = [seen.positions == 0, seen.positions > 0]  # by FIRST and REST
         return {
             "counts": torch.stack([rows.sum() for rows in split]).cpu(),
             "sums": exact(torch.stack([each[:, rows].sum(1) for rows in split]).cpu()),
             "squares": exact(torch.stack([normalized[rows].square().sum(0) for rows in split]).cpu()),
-            "min": torch.stack([torch.as_tensor(low) for low, _ in ends]).cpu(),
-            "max": torch.stack([torch.as_tensor(high) for _, high in ends]).cpu(),
+            "min": torch.stack([scale.where(rows, torch.inf).amin() for rows in split]).cpu(),
+            "max": torch.stack([scale.where(rows, -torch.inf).amax() for rows in split]).cpu(),
         }
 
     def merge(self, one: State, other: State) -> State:
@@ -98,9 +97,6 @@ class _Scales(Reducer):
             "bimodality": (skew**2 + 1) * variance**2 / fourth if fourth > 0 else float("nan"),
             f"top{LARGEST}_share": float(coordinates[:LARGEST].sum() / coordinates.sum()),
         }
-
-
-NO_ENDS = (torch.inf, -torch.inf)
 
 
 def _scale_and_normalized(
@@ -133,11 +129,10 @@ def norm_statistics(model: HookedTransformer, corpus: Corpus, **options: Any) ->
     import pandas as pd
 
     norms, reducers = norms_of(model), dict[str, Reducer]()
-    for name in (*PER_LAYER, LAST_NORM):
+    for name in dict.fromkeys(norm.rpartition(".")[2] for norm in norms.values()):
         module = name if name == LAST_NORM else f"blocks.{LAYER}.{name}"
-        if any(module.replace(LAYER, str(layer)) in norms.values() for layer in range(model.cfg.n_layers)):
-            hooks = (f"{module}.hook_scale", f"{module}.hook_normalized")
-            reducers[name] = _Scales(Units(f"scale_{name}", hooks, of=_scale_and_normalized))
+        hooks = (f"{module}.hook_scale", f"{module}.hook_normalized")
+        reducers[name] = _Scales(Units(f"scale_{name}", hooks, of=_scale_and_normalized))
     found = scan(model, corpus, reducers, **{"exclude": (), **options})
     rows = {
         name if layer is None else f"{layer}_{name}": one for name in reducers for layer, one in found[name].items()
@@ -199,8 +194,8 @@ def freeze_norms(
 Parts = Literal["component", "head"]
 
 
+@experiment
 @no_gradients
-@checked
 def norm_effects(
     model: HookedTransformer,
     prompts: PromptsLike,
@@ -223,17 +218,13 @@ def norm_effects(
     ['frozen', 'jacobian', 'removed']
     """
     run = as_run(model, prompts)
-    if answer is OF_TASK:
-        answer = getattr(prompts, "answer", None)
-    if wrong is OF_TASK:
-        wrong = getattr(prompts, "wrong", None)
     if answer is None:
         raise BadInput("answer is needed: the token, for all prompts or for each, whose logit is asked for")
     count = len(run.tokens)
     with about("answer"):
-        tokens = [_first(model, answer, count)]
+        tokens = [one_token_each(model, answer, count)]
     with about("wrong"):
-        tokens += [] if wrong is None else [_first(model, wrong, count)]
+        tokens += [] if wrong is None else [one_token_each(model, wrong, count)]
     cache = cache_at(model, run, pos, (*READ, *SCALES))
     if unit == "component":
         parts, labels = cache.decompose_resid(return_labels=True)
@@ -242,10 +233,11 @@ def norm_effects(
     stream = cache[f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"]
     frozen = cache.logit_attrs(parts, tokens[0], tokens[1] if len(tokens) > 1 else None)[..., 0]
 
+    chosen = torch.stack(tokens, dim=1).to(stream.device)
+
     def asked(stream: Float[Tensor, "prompt 1 d_model"]) -> Float[Tensor, " prompt"]:
-        logits = model.logits(stream)[:, 0]
-        chosen = [logits.gather(1, one[:, None].to(logits.device))[:, 0] for one in tokens]
-        return chosen[0] if len(chosen) == 1 else chosen[0] - chosen[1]
+        logits = model.logits(stream, chosen)[:, 0]
+        return logits[:, 0] if len(tokens) == 1 else logits[:, 0] - logits[:, 1]
 
     with torch.enable_grad():
         leaf = stream.detach().clone().requires_grad_()
@@ -258,9 +250,3 @@ def norm_effects(
         axes={unit: list(labels), "way": ["frozen", "jacobian", "removed"]},
         values=torch.stack((frozen.to(removed), jacobian.to(removed), removed), dim=1),
     )
-
-
-def _first(model: HookedTransformer, tokens: Any, count: int) -> Tensor:
-    """One token for each prompt; of several, [prompt, n], the first."""
-    ids = model.token_ids(tokens)
-    return for_each_prompt(ids[:, 0] if ids.ndim == 2 else ids.reshape(-1), count, "answer")

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from interp_hooks.errors import HookConflict
 from interp_hooks.hooks.points import HookPoint
+from interp_hooks.hooks.scopes import run_noted
 from interp_hooks.model.components.weights import parameter
 from interp_hooks.model.config import HookedTransformerConfig, NormalizationType
 
@@ -35,15 +36,7 @@ def holding_scales(function: Callable[P, R]) -> Callable[P, R]:
         HELD.set(True)
         return function(*args, **kwargs)
 
-    def called(*args: P.args, **kwargs: P.kwargs) -> R:
-        token = object()
-        HOLDING.append(token)
-        try:
-            return copy_context().run(held, *args, **kwargs)
-        finally:
-            HOLDING.remove(token)
-
-    return called
+    return lambda *args, **kwargs: run_noted(HOLDING, copy_context(), lambda: held(*args, **kwargs))
 
 
 class Norm(nn.Module):

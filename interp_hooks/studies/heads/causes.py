@@ -14,7 +14,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp_hooks.experiments.patching import Direction
-from interp_hooks.interventions.engine import evaluate
 from interp_hooks.interventions.recording import record
 from interp_hooks.interventions.runs import Intervention
 from interp_hooks.interventions.sites import at
@@ -88,19 +87,15 @@ def by_mean(query: str) -> Cause:
     """
 
     def share(scene: Scene, found: Found, heads: Tensor) -> Float[Tensor, "layer head"]:
-        won, place, cells = scene.unknown, scene.place((query, 0)), heads.nonzero().tolist()
-        if not scene.works or not cells:
-            return won
+        place, rows = scene.place((query, 0)), torch.arange(len(scene.clean.tokens))
         names = [f"blocks.{layer}.attn.hook_z" for layer in heads.any(1).nonzero()[:, 0].tolist()]
-        rows, z = torch.arange(len(place)), record(scene.model, scene.clean, names)
-        runs = []
-        for layer, head in cells:
-            mean = z[f"blocks.{layer}.attn.hook_z"][rows, place, head].mean(0)
-            changed = Intervention(at("z", layer, head=head, pos=place), mean)
-            runs.append(replace(scene.counterpart, interventions=[changed]))
-        after, (clean, corrupt) = evaluate(scene.model, runs, scene.asked).mean(-1).cpu(), scene.scores.mean(-1).cpu()
-        won[heads] = ((after - corrupt) / (clean - corrupt)).to(won)
-        return won
+        z = record(scene.model, scene.clean, names) if names else {}
+
+        def mean(layer: int, head: int) -> Intervention:
+            value = z[f"blocks.{layer}.attn.hook_z"][rows, place, head].mean(0)
+            return Intervention(at("z", layer, head=head, pos=place), value)
+
+        return scene.moved_to(heads, mean, "denoise")
 
     return share
 

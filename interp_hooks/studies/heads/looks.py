@@ -43,7 +43,16 @@ def _from(scene: Scene, found: Found, query: Place, key: Place, without: str | N
     run = None if without is None else run_without(scene, found, without)
     if run is None and without is not None:
         return scene.unknown
-    paid, uniform = scene.attention(query, key, run).mean(-1).cpu(), scene.uniform(query).mean().cpu()
+    return above_uniform(_paid(scene, query, key, run), scene.uniform(query).mean().cpu())
+
+
+def _paid(scene: Scene, query: Place, key: Place, run: Run | None = None) -> Float[Tensor, "layer head"]:
+    """What every head pays from one place to another, as a mean over prompts."""
+    return scene.attention(query, key, run).mean(-1).cpu()
+
+
+def above_uniform(paid: Tensor, uniform: float | Tensor) -> Tensor:
+    """What is paid above chance, as a part of what a perfect head pays above it."""
     return (paid - uniform) / (1 - uniform)
 
 
@@ -52,9 +61,8 @@ def looks_at_all(query: str, keys: str) -> Looks:
 
     def share(scene: Scene, found: Found) -> Float[Tensor, "layer head"]:
         names = [name for name in scene.positions if name.startswith(keys) and name[len(keys) :].isdigit()]
-        paid = torch.stack([scene.attention((query, 0), (name, 0)).mean(-1).cpu() for name in names]).sum(0)
-        uniform = len(names) * scene.uniform((query, 0)).mean().cpu()
-        return (paid - uniform) / (1 - uniform)
+        paid = torch.stack([_paid(scene, (query, 0), (name, 0)) for name in names]).sum(0)
+        return above_uniform(paid, len(names) * scene.uniform((query, 0)).mean().cpu())
 
     return share
 
@@ -63,9 +71,8 @@ def looks_at_both(query: str, key: str, other: str) -> Looks:
     """Attends from one named position to two others alike: the smaller part counts, twice."""
 
     def share(scene: Scene, found: Found) -> Float[Tensor, "layer head"]:
-        paid = torch.stack([scene.attention((query, 0), (name, 0)).mean(-1).cpu() for name in (key, other)]).amin(0)
-        uniform = scene.uniform((query, 0)).mean().cpu()
-        return 2 * (paid - uniform) / (1 - 2 * uniform)
+        least = torch.stack([_paid(scene, (query, 0), (name, 0)) for name in (key, other)]).amin(0)
+        return above_uniform(2 * least, 2 * scene.uniform((query, 0)).mean().cpu())
 
     return share
 
@@ -77,7 +84,7 @@ def looks_first(query: str, key: str) -> Looks:
         rows, q, k = torch.arange(len(scene.clean.tokens)), scene.place((query, 0)), scene.place((key, 0))
         most = torch.stack([pattern[rows, :, q].argmax(-1) for pattern in scene.patterns()])  # layer prompt head
         hits, chance = (most == k[:, None]).double().mean(1).cpu(), float(scene.uniform((query, 0)).mean())
-        return (hits - chance) / (1 - chance)
+        return above_uniform(hits, chance)
 
     return share
 
@@ -89,8 +96,7 @@ def maps_to_answer(item: str) -> Looks:
         model, rows = scene.model, torch.arange(len(scene.clean.tokens))
         given = scene.clean.tokens[rows, scene.place((item, 0))]
         pairs = list(zip(given.tolist(), model.token_ids(scene.answer).reshape(-1).tolist(), strict=True))
-        hits, chance = relation_scores(model, pairs, k=1).mean, 1 / model.cfg.d_vocab_out
-        return (hits - chance) / (1 - chance)
+        return above_uniform(relation_scores(model, pairs, k=1).mean, 1 / model.cfg.d_vocab_out)
 
     return share
 
@@ -105,7 +111,7 @@ def to_predicted() -> Looks:
             asks = wanted.any(-1)
             paid = (pattern * wanted[:, None]).sum(-1).transpose(1, 2)[asks].mean(0)
             uniform = (wanted / seen).sum(-1)[asks].mean()
-            rows.append(((paid - uniform) / (1 - uniform)).cpu())
+            rows.append(above_uniform(paid, uniform).cpu())
         return torch.stack(rows).nan_to_num(0.0)
 
     return share

@@ -7,7 +7,7 @@ of one head comes from the counterpart: 0 nothing, 1 all of the difference betwe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -248,12 +248,23 @@ class Scene:
 
         With "denoise": the share that is won if it writes in the counterpart what it writes in the prompts.
         """
+        other = self.clean if direction == "denoise" else self.counterpart
+        return self.moved_to(heads, lambda layer, head: Intervention(at("z", layer, head=head), other), direction)
+
+    def moved_to(
+        self,
+        heads: Bool[Tensor, "layer head"],
+        change: Callable[[int, int], Intervention],
+        direction: Direction,
+    ) -> Float[Tensor, "layer head"]:
+        """The share that is lost if one of these heads alone is changed in the prompts; with "denoise" the share that
+        is won if it is changed in the counterparts."""
         found = self.unknown
         cells = heads.nonzero().tolist()
         if not self.works or not cells:
             return found
-        base, other = (self.clean, self.counterpart) if direction == "noise" else (self.counterpart, self.clean)
-        runs = [replace(base, interventions=[Intervention(at("z", layer, head=head), other)]) for layer, head in cells]
+        base = self.clean if direction == "noise" else self.counterpart
+        runs = [replace(base, interventions=[change(layer, head)]) for layer, head in cells]
         after, (clean, corrupt) = evaluate(self.model, runs, self.asked).mean(-1).cpu(), self.scores.mean(-1).cpu()
         before, whole = (clean, corrupt - clean) if direction == "noise" else (corrupt, clean - corrupt)
         found[heads] = ((after - before) / whole).to(found)

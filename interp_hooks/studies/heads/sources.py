@@ -146,6 +146,12 @@ class HeadsAt:
         return torch.stack(found)
 
 
+def one_token_each(model: HookedTransformer, tokens: Any, batch: int) -> Int[Tensor, " batch"]:
+    """The ids of one token of each prompt; of several, [prompt, n], the first one's."""
+    ids = model.token_ids(tokens)
+    return for_each_prompt(ids[:, 0] if ids.ndim == 2 else ids.reshape(-1), batch, "answer")
+
+
 def logit_directions(model: HookedTransformer, tokens: Any, batch: int) -> Float[Tensor, "batch d_model"]:
     """The columns of W_U for one token of each prompt; of several, [prompt, n], the first one's.
 
@@ -154,8 +160,7 @@ def logit_directions(model: HookedTransformer, tokens: Any, batch: int) -> Float
     """
     if model.cfg.mlm_head:
         raise BadInput("a masked-LM head is not linear, so that a logit is no sum over parts of the stream")
-    ids = model.token_ids(tokens)
-    ids = for_each_prompt(ids[:, 0] if ids.ndim == 2 else ids.reshape(-1), batch, "answer")
+    ids = one_token_each(model, tokens, batch)
     W_U = model.W_U.detach()
     return W_U.T[ids.to(W_U.device)].to(torch.promote_types(W_U.dtype, torch.float32)) * model.cfg.logits_scale
 

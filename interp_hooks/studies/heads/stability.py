@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp_hooks.circuits.stability import FEWEST, jaccard
+from interp_hooks.circuits.stability import FEWEST, exchanged, jaccard
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import Count, checked
 from interp_hooks.experiments.ablation import ablate
@@ -206,9 +206,7 @@ def _null(scene: Scene, generator: torch.Generator | None) -> Scene:
     count = len(scene.clean.tokens)
     if scene.repeats:
         return replace(scene, clean=scene.counterpart, corrupt=scene.clean, paths={})
-    order = torch.randperm(count, generator=generator)
-    answers = torch.empty_like(order).scatter_(0, order, order.roll(1))
-    return _some(scene, torch.arange(count), answers)
+    return _some(scene, torch.arange(count), exchanged(count, generator))
 
 
 def _lost(scene: Scene) -> dict[str, Float[Tensor, "layer head"]]:

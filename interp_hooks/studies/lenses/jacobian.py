@@ -228,11 +228,9 @@ class _Backwards:
             streams[hook.name] = value.requires_grad_()
             return value
 
-        several = bool((rows.documents[:, 1:] != rows.documents[:, :-1]).any())
         final = model.run_with_hooks(
             rows.tokens.repeat(copies, 1).to(model.device),
-            attention_mask=rows.real.repeat(copies, 1).to(model.device),
-            documents=rows.pieces.repeat(copies, 1).to(model.device) if several else None,
+            **rows.told_apart(model.device, copies),
             stop_at_layer=model.cfg.n_layers,
             fwd_hooks=[(hook, keep) for hook in self.hooks.values()],
         )

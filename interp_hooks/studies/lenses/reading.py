@@ -163,7 +163,7 @@ class LensResult(Result):
         size = max(1, CHUNK // (len(rows) * self.model.cfg.d_vocab_out))
         for start in range(0, rows.shape[1], size):
             part = slice(start, start + size)
-            yield of(log_probs_of(self.model, rows[:, part]), None if ids is None else ids[part])
+            yield of(no_gradients(log_probs_of)(self.model, rows[:, part]), None if ids is None else ids[part])
 
 
 def _kl(log_probs: Float[Tensor, "point row d_vocab"]) -> Float[Tensor, "point row"]:
@@ -179,7 +179,6 @@ def _picked(log_probs: Float[Tensor, "point row d_vocab"], ids: Tensor | None) -
     return log_probs.gather(-1, index)[..., 0].masked_fill(~known, -torch.inf)
 
 
-@no_gradients
 def log_probs_of(
     model: HookedTransformer, streams: Float[Tensor, "point row d_model"]
 ) -> Float[Tensor, "point row d_vocab"]:

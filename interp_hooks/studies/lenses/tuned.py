@@ -34,7 +34,7 @@ from interp_hooks.model.stream import Stream
 from interp_hooks.model.tensor_files import on_disk, read_with_digest, remove_partial, write_with_digest
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.studies.lenses.base import Lens, stream_is_centred
-from interp_hooks.studies.lenses.reading import CHUNK, vocabulary_size
+from interp_hooks.studies.lenses.reading import CHUNK, log_probs_of
 
 Optimizer = Literal["sgd", "adam"]
 PER_BATCH = 64  # documents that are packed together
@@ -259,11 +259,9 @@ class _Fit:
         def keep(value: Tensor, hook: HookPoint) -> None:
             found[hook.name] = value[counted.to(value.device)].to(model.unembed.W_U.device)
 
-        several = bool((rows.documents[:, 1:] != rows.documents[:, :-1]).any())
         model.run_with_hooks(
             rows.tokens.to(model.device),
-            attention_mask=rows.real.to(model.device),
-            documents=rows.pieces.to(model.device) if several else None,
+            **rows.told_apart(model.device),
             stop_at_layer=model.cfg.n_layers,
             fwd_hooks=[(hook, keep) for hook in (*self.hooks.values(), self.final)],
         )
@@ -276,18 +274,17 @@ class _Fit:
         size = max(1, CHUNK // self.model.cfg.d_vocab_out)
         for start in range(0, len(final), size):
             part = slice(start, start + size)
-            said = self._log_probs(final[part]).detach()
+            said = self._said(final[part]).detach()
             for layer, hook in self.hooks.items():
                 stream = streams[hook][part].to(self.maps[layer])
                 mapped = stream + stream @ self.maps[layer].T + self.biases[layer]
-                kl = (said.exp() * (said - self._log_probs(mapped.to(final.dtype)))).sum()
+                kl = (said.exp() * (said - self._said(mapped.to(final.dtype)))).sum()
                 kl.backward()
                 sums[layer] += float(kl.detach())
         return sums
 
-    def _log_probs(self, stream: Float[Tensor, "token d_model"]) -> Float[Tensor, "token d_vocab"]:
-        logits = self.model.logits(stream[None])[0, :, : vocabulary_size(self.model)]
-        return logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+    def _said(self, stream: Float[Tensor, "token d_model"]) -> Float[Tensor, "token d_vocab"]:
+        return log_probs_of(self.model, stream[None])[0]
 
     # ------------------------------------------------------------------------------------------------------ on disk
 
