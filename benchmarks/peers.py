@@ -11,6 +11,10 @@ PEERS = {  # name: (what to install, which model)
     "TransformerLens 3.9.0": ("transformer-lens==3.9.0", "hooked"),
     "TransformerLens 4.3.0": ("transformer-lens==4.3.0", "bridge"),
 }
+LENSES = {  # name: (what to install, which lens)
+    "TransformerLens 4.3.0": ("transformer-lens==4.3.0", "jacobian"),
+    "tuned-lens 0.2.0": ("tuned-lens==0.2.0", "tuned"),
+}
 TORCH = next(line for line in (HERE.parent / "constraints.txt").read_text().splitlines() if line.startswith("torch=="))
 
 
