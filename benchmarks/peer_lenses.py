@@ -69,11 +69,11 @@ def main(kind, folder, threads):
     torch.set_num_threads(int(threads))
     fit = {"jacobian": jacobian, "tuned": tuned}[kind](folder)
     print(json.dumps("ready"), flush=True)
-    for line in sys.stdin:
-        request, numbers = json.loads(line), []
+    numbers = []
+    for request in map(json.loads, sys.stdin):
         start = time.perf_counter()
-        used = megabytes(lambda: numbers.append(fit(request)), "cpu")
-        print(json.dumps([time.perf_counter() - start, used, numbers[0]]), flush=True)
+        used = megabytes(lambda request=request: numbers.append(fit(request)), "cpu")
+        print(json.dumps([time.perf_counter() - start, used, numbers.pop()]), flush=True)
 
 
 if __name__ == "__main__":
