@@ -1,0 +1,18 @@
+"""Sparse dictionaries: SAEs, transcoders and crosscoders; read, spliced into models, trained, evaluated."""
+
+from interp_hooks import lazily
+
+__getattr__, __all__ = lazily(
+    __name__,
+    {
+        "activations": ["Activation", "BatchTopK", "Gated", "JumpReLU", "ReLU", "TopK"],
+        "base": ["Dictionary"],
+        "single": ["SAE", "Transcoder"],
+        "cross_layer": ["CrossLayerTranscoder"],
+        "crosscoder": ["Crosscoder"],
+    },
+)
+
+
+def __dir__() -> list[str]:
+    return __all__
