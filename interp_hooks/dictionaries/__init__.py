@@ -10,6 +10,8 @@ __getattr__, __all__ = lazily(
         "single": ["SAE", "Transcoder"],
         "cross_layer": ["CrossLayerTranscoder"],
         "crosscoder": ["Crosscoder"],
+        "files": ["load", "save"],
+        "inputs": ["adapted"],
     },
 )
 
