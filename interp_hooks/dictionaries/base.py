@@ -27,6 +27,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp_hooks.dictionaries.activations import Activation
+from interp_hooks.dictionaries.splicing import Part, Spliced, parameters, splice_parts
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import as_device
 from interp_hooks.hooks.names import get_act_name
@@ -86,6 +87,14 @@ class Dictionary(ABC):
         `x` is what the features were read from, which dictionaries that normalize their input or have a skip need.
         """
 
+    @abstractmethod
+    def parts(self) -> list[Part]:
+        """The dictionary as a model sees it: a part for every hook that it writes, in the order of a pass.
+
+        Raises:
+            BadInput: it writes before it has read all that it reads.
+        """
+
     def __call__(self, x: Tensor) -> Tensor:
         """The reconstruction of, or from, some activations."""
         return self.decode(self.encode(x), x)
@@ -136,6 +145,14 @@ class Dictionary(ABC):
                         f"this dictionary is of activations of width {width}, {hook} of this model has {size}: it was "
                         f"made for {self.facts.get('model_name') or 'another model'}"
                     )
+
+    def splice_into(
+        self, model: HookedTransformer, *, name: str, error_term: bool = False, through_error: bool = True
+    ) -> Spliced:
+        """Let the dictionary stand in a model until `remove()` of what is returned; see `model.spliced`."""
+        self.refuse_unfit(model)
+        parts = self.to(model.device).mapped(parameters).parts()
+        return splice_parts(model, parts, name, error_term=error_term, through_error=through_error)
 
     @property
     def head(self) -> int | None:

@@ -19,6 +19,7 @@ from torch import Tensor
 from interp_hooks.dictionaries.activations import Activation
 from interp_hooks.dictionaries.base import Dictionary, full_name, refuse_unlike
 from interp_hooks.dictionaries.single import Transcoder
+from interp_hooks.dictionaries.splicing import Part
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked, told_shape
 
@@ -177,6 +178,25 @@ class CrossLayerTranscoder(Dictionary):
         if x is None:
             raise BadInput(f"layer {layer} has a skip: decoding needs what the features were read from")
         return said + x.to(said.dtype) @ skip.to(said.dtype)
+
+    def parts(self) -> list[Part]:
+        return [self._part(layer) for layer in range(self.n_layers)]
+
+    def _part(self, layer: int) -> Part:
+        skip = self.W_skip[layer]
+        weights = {name: weight for name, weight in self.tensors().items() if str(layer) in name.split(".")}
+        return Part(
+            hook_in=self.layers_in[layer],
+            hook_out=self.layers_out[layer],
+            head=None,
+            n_features=self.n_features,
+            weights=weights,
+            pre=lambda x: self.pre_of(layer, x),
+            activate=self.activations[layer],
+            decode=lambda features, x: self.decode_layer(layer, features, x),
+            skip=None if skip is None else lambda x: x.to(self.dtype) @ skip.to(self.dtype),
+            rows=lambda: self.W_dec[layer][:, 0].to(self.dtype),
+        )
 
     @checked
     def encoder_rows(self, layer: int, features: Sequence[int] | Int[Tensor, " n"]) -> Float[Tensor, "n d_in"]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from interp_hooks.dictionaries.activations import Activation, ReLU
 from interp_hooks.dictionaries.base import Dictionary, full_name, refuse_unlike
+from interp_hooks.dictionaries.splicing import Part
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import told_shape
 
@@ -81,6 +82,12 @@ class Crosscoder(Dictionary):
         self, features: Float[Tensor, "*tokens feature"], x: Float[Tensor, "*tokens site d"] | None = None
     ) -> Float[Tensor, "*tokens site d"]:
         return torch.einsum("...f,fsd->...sd", features, self.W_dec) + self.b_dec
+
+    def parts(self) -> list[Part]:
+        raise BadInput(
+            "a crosscoder's features need all of its sites, the later ones too, so it cannot stand in a model; encode "
+            "what run_with_cache finds at its hooks"
+        )
 
     @property
     def decoder_norms(self) -> Float[Tensor, "feature site"]:

@@ -8,7 +8,7 @@ Many SAEs subtract their decoder's bias from the input, b_in = b_dec; others sub
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from interp_hooks.dictionaries.activations import Activation, ReLU
 from interp_hooks.dictionaries.base import Dictionary, full_name, refuse_unlike
+from interp_hooks.dictionaries.splicing import Part
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked, told_shape
 
@@ -109,6 +110,25 @@ class SingleSite(Dictionary):
         if self.normalization == "layer_norm":
             return _Scale(x.mean(-1, keepdim=True), x.std(-1, keepdim=True) + EPS)
         return _Scale(torch.zeros_like(x[..., :1]), x.norm(dim=-1, keepdim=True) / x.shape[-1] ** 0.5)
+
+    def parts(self) -> list[Part]:
+        return [
+            Part(
+                hook_in=self.hooks_in[0],
+                hook_out=self.hooks_out[0],
+                head=self.head,
+                n_features=self.n_features,
+                weights=self.tensors(),
+                pre=self.pre_activations,
+                activate=self.activation,
+                decode=lambda features, x: self.decode(features[0], x),
+                skip=self._skip(),
+                rows=lambda: self.W_dec,
+            )
+        ]
+
+    def _skip(self) -> Callable[[Tensor], Tensor] | None:
+        return None
 
     # ---------------------------------------------------------------------------------------------- single features
 
@@ -261,6 +281,10 @@ class Transcoder(SingleSite):
         if x is None:
             raise BadInput("this transcoder has a skip: decode(features, x) needs x, what the features were read from")
         return said + x.to(said.dtype) @ self.W_skip
+
+    def _skip(self) -> Callable[[Tensor], Tensor] | None:
+        skip = self.W_skip
+        return None if skip is None else lambda x: x.to(skip.dtype) @ skip
 
     @checked
     def folded_scale(self, scale: float, scale_out: float | None = None) -> Self:
