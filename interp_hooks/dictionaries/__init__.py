@@ -10,8 +10,10 @@ __getattr__, __all__ = lazily(
         "single": ["SAE", "Transcoder"],
         "cross_layer": ["CrossLayerTranscoder"],
         "crosscoder": ["Crosscoder"],
+        "evaluation": ["DictionaryMetrics", "dictionary_metrics", "random_dictionary"],
         "files": ["load", "save"],
         "inputs": ["adapted"],
+        "planted": ["Recovery", "recovery"],
     },
 )
 
