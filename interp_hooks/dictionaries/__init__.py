@@ -7,6 +7,8 @@ __getattr__, __all__ = lazily(
     {
         "activations": ["Activation", "BatchTopK", "Gated", "JumpReLU", "ReLU", "TopK"],
         "base": ["Dictionary"],
+        "recipe": ["Recipe"],
+        "training": ["train_dictionaries", "train_on_activations"],
         "single": ["SAE", "Transcoder"],
         "cross_layer": ["CrossLayerTranscoder"],
         "crosscoder": ["Crosscoder"],
