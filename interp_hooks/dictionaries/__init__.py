@@ -15,7 +15,7 @@ __getattr__, __all__ = lazily(
         "evaluation": ["DictionaryMetrics", "dictionary_metrics", "random_dictionary"],
         "files": ["load", "save"],
         "inputs": ["adapted"],
-        "planted": ["Recovery", "recovery"],
+        "planted": ["Recovery", "recovery", "superposition_recovery"],
     },
 )
 

@@ -24,6 +24,10 @@ class Recipe:
 
     Raises:
         BadInput: numbers out of range, or what does not go together.
+
+    >>> from interp_hooks.dictionaries import Recipe
+    >>> Recipe(hook="resid_post1", n_features=1024).rate()
+    0.0008
     """
 
     n_features: int

@@ -146,7 +146,7 @@ def train_on_activations(
     >>> from interp_hooks.dictionaries import Recipe, train_on_activations
     >>> recipe = Recipe(hook="activations", n_features=8, k=2)
     >>> train_on_activations(torch.randn(100, 5), recipe, steps=3, tokens_per_step=50, progress=False)
-    SAE(activations, d_in=5, n_features=8)
+    SAE(hook_activations, d_in=5, n_features=8)
     """
     if recipe.sites or (recipe.hook_out is None) != (y is None) or (y is not None and len(y) != len(x)):
         raise BadInput("expected x [token, d_in], and for a transcoder's recipe as many y [token, d_out]")

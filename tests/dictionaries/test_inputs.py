@@ -29,7 +29,10 @@ def mlp_input(model: Any, layer: int) -> Tensor:
 @pytest.mark.parametrize("fields", [{}, dict(normalization_type="RMS", norm_gain_offset=1.0)])
 def test_the_gain_is_folded_in(fields: dict[str, Any]) -> None:
     model = build(**fields)
-    each = [dataclasses.replace(transcoder(layer=layer, seed=layer), hook_in=f"blocks.{layer}.mlp.hook_in") for layer in range(3)]
+    each = [
+        dataclasses.replace(transcoder(layer=layer, seed=layer), hook_in=f"blocks.{layer}.mlp.hook_in")
+        for layer in range(3)
+    ]
     x = [mlp_input(model, layer) for layer in range(3)]
     read: dict[str, Tensor] = {}
 
