@@ -80,7 +80,18 @@ SUBJECTS: dict[str, dict[str, list[str]]] = {
     },
 }
 ROOMS = (
-    *("circuits", "compat", "corpus", "errors", "experiments", "ground_truth", "hooks", "interventions", "loading"),
+    *(
+        "circuits",
+        "compat",
+        "corpus",
+        "dictionaries",
+        "errors",
+        "experiments",
+        "ground_truth",
+        "hooks",
+        "interventions",
+        "loading",
+    ),
     *("model", "studies", "tasks", "views"),
 )
 

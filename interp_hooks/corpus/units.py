@@ -19,7 +19,7 @@ from torch import Tensor
 
 from interp_hooks.errors import BadInput, UnknownHook
 from interp_hooks.errors.arguments import checked, told
-from interp_hooks.hooks.names import get_act_name
+from interp_hooks.hooks.names import LAYER, get_act_name
 from interp_hooks.model.transformer import HookedTransformer
 
 Measure = Callable[[Mapping[str, Tensor], HookedTransformer, int | None], Tensor]
@@ -67,11 +67,11 @@ class Units:
             raise BadInput(f"{self.name!r} names layer {wrong[0]}; this model has layers 0..{n_layers - 1}")
         found: dict[int | None, tuple[str, ...]] = {}
         for layer in range(n_layers) if self.layers is None else self.layers:
-            names = tuple(_in_layer(hook, layer) for hook in self.hooks)
+            names = tuple(get_act_name(hook, layer) for hook in self.hooks)
             if self.layers is not None or all(name in model.hook_dict for name in names):
                 found[layer] = tuple(model.points(name)[0].name for name in names)
         if not found:
-            model.points(_in_layer(self.hooks[0], 0))  # which says what there is
+            model.points(get_act_name(self.hooks[0], 0))  # which says what there is
             raise BadInput(f"no layer of this model has all of {', '.join(self.hooks)}")
         return found
 
@@ -104,14 +104,6 @@ class Units:
     def told(self) -> dict[str, Any]:
         """What a record keeps of them: all but the function, for which the name stands."""
         return {"name": self.name, "hooks": self.hooks, "layers": self.layers, "select": self.select}
-
-
-LAYER = "{layer}"
-
-
-def _in_layer(hook: str, layer: int) -> str:
-    """The full name of a hook in a layer."""
-    return hook.replace(LAYER, str(layer)) if LAYER in hook else get_act_name(hook, layer)
 
 
 Part = Literal["mlp", "experts", "shared"]

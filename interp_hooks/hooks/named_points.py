@@ -9,8 +9,8 @@ modules into.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import nn
@@ -32,7 +32,7 @@ from interp_hooks.hooks.points import (
     checked_directions,
 )
 from interp_hooks.hooks.scopes import IN_FORCE, Block, Scope
-from interp_hooks.hooks.splicing import Splice, SplicedPoint, put_in
+from interp_hooks.hooks.splicing import Splice, Spliceable, SplicedPoint, put_in
 from interp_hooks.hooks.threads import refuse_while_others_run
 
 if TYPE_CHECKING:
@@ -141,6 +141,36 @@ class NamedPoints(nn.Module):
         made = Splice(put_in(self._point(point), module, name), self.setup)
         self.setup()
         return made
+
+    @checked
+    def spliced(self, *parts: Spliceable, name: str = "dictionary", **options: Any) -> AbstractContextManager[Self]:
+        """Let dictionaries (or whatever says `splice_into`) stand in the model for the length of a `with` block.
+
+            with model.spliced(sae, error_term=True):
+                logits, cache = model.run_with_cache(tokens)
+                cache["blocks.1.hook_mlp_out.dictionary.hook_features"]
+
+        Of a dictionary `error_term` says whether the pass goes on with the reconstruction and what it leaves out, which
+        together are what was there, to the bit, or with the reconstruction alone (the default). Gradients run through
+        features and error, so that they are those of what is computed; with `through_error=False` the error counts as
+        a constant, and they run through features alone. Several stand in the model at once; all are in, or none.
+
+        Raises:
+            UnknownHook, BadInput: a dictionary that does not fit this model.
+            HookConflict: another module stands where one writes.
+        """
+        if wrong := [part for part in parts if not isinstance(part, Spliceable)]:
+            raise BadInput(
+                f"dictionaries are spliced in here, got {told(wrong[0])}; a module by model.splice(hook, module)"
+            )
+        return self._spliced(parts, name, options)
+
+    @contextmanager
+    def _spliced(self, parts: Sequence[Spliceable], name: str, options: dict[str, Any]) -> Iterator[Self]:
+        with ExitStack() as stack:
+            for part in parts:
+                stack.callback(part.splice_into(self, name=name, **options).remove)
+            yield self
 
     @property
     def splices(self) -> dict[str, Splice]:

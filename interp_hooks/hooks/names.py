@@ -25,6 +25,7 @@ MLP_NAMES = {"pre", "post", "mid", "pre_linear"}
 BLOCK_NAMES = {"resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"}
 BLOCK_NAMES |= {"attn_in", "mlp_in", "q_input", "k_input", "v_input"}
 
+LAYER = "{layer}"  # stands for the number of a layer in full names
 _SHORT = re.compile(r"([a-z_]+?)_?(\d+)([a-z]?.*)")
 
 
@@ -36,9 +37,9 @@ def short_name(hook: str) -> str:
 def get_act_name(name: str, layer: int | str | None = None, layer_type: str | None = None) -> str:
     """The full hook name for a short one: ("k", 6) or "k6", ("scale", 4, "ln1") or "scale4ln1", "embed".
 
-    A full name is returned as it is; "hook_" before a short name is dropped. If only one sublayer has a hook of that
-    name, it is taken; otherwise `layer_type` ("a", "m", "attn", "mlp", "ln1", ...) says which. `scale` and `normalized`
-    without a layer are those of the final norm.
+    A full name is returned as it is, or with `layer` in place of "{layer}" in it; "hook_" before a short name is
+    dropped. If only one sublayer has a hook of that name, it is taken; otherwise `layer_type` ("a", "m", "attn", "mlp",
+    "ln1", ...) says which. `scale` and `normalized` without a layer are those of the final norm.
 
     Raises:
         BadInput: a name that is not a string; UnknownHook: one of no letters.
@@ -47,6 +48,8 @@ def get_act_name(name: str, layer: int | str | None = None, layer_type: str | No
         raise BadInput(f"a hook is named by text, got {told(name)}")
     if not name:
         raise UnknownHook("there is no hook point ''; hook_table() lists all of them")
+    if layer is not None and LAYER in name:
+        return name.replace(LAYER, str(layer))
     if layer is None and layer_type is None and ("." in name or name.startswith("hook_")):
         return name
     short = _SHORT.fullmatch(name)

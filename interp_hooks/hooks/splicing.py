@@ -12,6 +12,7 @@ A point with a module in it counts as hooked, so that values which are only comp
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -75,6 +76,24 @@ class Splice:
 
     def __repr__(self) -> str:
         return f"Splice({self.name!r} at {self.point.name})"
+
+
+@runtime_checkable
+class Removable(Protocol):
+    """What can be taken out again."""
+
+    def remove(self) -> None:
+        """Take it out."""
+        ...
+
+
+@runtime_checkable
+class Spliceable(Protocol):
+    """Something that knows by itself which modules it puts where in a model: a dictionary."""
+
+    def splice_into(self, model: Any, *, name: str, **options: Any) -> Removable:
+        """Splice its modules in, all or none."""
+        ...
 
 
 def put_in(point: HookPoint, module: nn.Module, name: str) -> SplicedPoint:

@@ -99,6 +99,13 @@ class Declares(Protocol):
         ...
 
 
+@runtime_checkable
+class ReadsEarlier(Protocol):
+    """A spliced module that takes something from an earlier hook of the pass, `first_hook`."""
+
+    first_hook: str
+
+
 def norm_scale(sender: str) -> str:
     """Where a norm after attention shows its scale, for the heads of a block; of other senders the hook itself."""
     return sender.replace("attn.hook_z", "ln1_post.hook_scale")
@@ -204,6 +211,10 @@ class Stream:
         def changed(hook: str) -> bool:
             return any(not attached.watches for attached in self.model.hook_dict[hook].hooks)
 
+        for hook, splice in self.model.splices.items():  # what is spliced in may take something from earlier layers
+            first = splice.module.first_hook if isinstance(splice.module, ReadsEarlier) else hook
+            if (begins := self.place(first).layer) < layer <= self.place(hook).layer:
+                return self.starts(begins)
         beside = not self.model.cfg.adds_positions and "hook_pos_embed" in self.model.hook_dict
         if beside and changed("hook_pos_embed"):
             return -1

@@ -10,6 +10,7 @@ __getattr__, __all__ = lazily(
         "circuits": ["circuit_figure"],
         "stability": ["stability_figure"],
         "lenses": ["lens_figure"],
+        "recovered": ["recovery_figure"],
         "arrays": ["get_corner", "to_numpy"],
     },
 )

@@ -98,3 +98,7 @@ def test_a_wrong_name_suggests_near_ones(plain: HookedTransformer, wrong: str, n
         plain.points(wrong)
     assert nearest in str(error.value)
     assert "hook_table()" in str(error.value)
+
+
+def test_a_full_name_may_leave_its_layer_open() -> None:
+    assert get_act_name("blocks.{layer}.hook_mlp_out.sae.hook_features", 3) == "blocks.3.hook_mlp_out.sae.hook_features"

@@ -1,0 +1,24 @@
+"""Sparse dictionaries: SAEs, transcoders and crosscoders; read, spliced into models, trained, evaluated."""
+
+from interp_hooks import lazily
+
+__getattr__, __all__ = lazily(
+    __name__,
+    {
+        "activations": ["Activation", "BatchTopK", "Gated", "JumpReLU", "ReLU", "TopK"],
+        "base": ["Dictionary"],
+        "recipe": ["Recipe"],
+        "training": ["train_dictionaries", "train_on_activations"],
+        "single": ["SAE", "Transcoder"],
+        "cross_layer": ["CrossLayerTranscoder"],
+        "crosscoder": ["Crosscoder"],
+        "evaluation": ["DictionaryMetrics", "dictionary_metrics", "random_dictionary"],
+        "files": ["load", "save"],
+        "inputs": ["adapted"],
+        "planted": ["Recovery", "recovery", "superposition_recovery"],
+    },
+)
+
+
+def __dir__() -> list[str]:
+    return __all__
