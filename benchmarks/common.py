@@ -23,6 +23,9 @@ _SIZES = dict(vocab_size=32000, hidden_size=1024, num_hidden_layers=8, num_atten
 MODELS: dict[str, Callable[[], PreTrainedModel]] = {
     "gpt2-small-sized": lambda: GPT2LMHeadModel(GPT2Config()),
     "gpt2-untied": lambda: GPT2LMHeadModel(GPT2Config(tie_word_embeddings=False)),
+    "gpt2-lens-sized": lambda: GPT2LMHeadModel(
+        GPT2Config(n_layer=6, n_embd=256, n_head=8, vocab_size=8192, n_positions=128, bos_token_id=0, eos_token_id=0)
+    ),
     "llama-sized": lambda: LlamaForCausalLM(LlamaConfig(**_SIZES, intermediate_size=2816)),  # untied, 155 M
     "mixtral-sized": lambda: MixtralForCausalLM(MixtralConfig(**_SIZES, intermediate_size=512, num_local_experts=8)),
 }

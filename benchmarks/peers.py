@@ -11,6 +11,11 @@ PEERS = {  # name: (what to install, which model)
     "TransformerLens 3.9.0": ("transformer-lens==3.9.0", "hooked"),
     "TransformerLens 4.3.0": ("transformer-lens==4.3.0", "bridge"),
 }
+LENSES = {  # name: (what to install, which lens)
+    "TransformerLens 4.3.0": ("transformer-lens==4.3.0", "jacobian"),
+    "tuned-lens 0.2.0": ("tuned-lens==0.2.0", "tuned"),
+}
+DASHBOARD = "sae-dashboard==0.8.0 pyarrow<21"  # newer pyarrows want another numpy than it does
 TORCH = next(line for line in (HERE.parent / "constraints.txt").read_text().splitlines() if line.startswith("torch=="))
 
 

@@ -1,20 +1,25 @@
 """What a scan of a corpus costs beside the forward passes that it cannot do without.
 
-    python benchmarks/scan.py [--documents 64] [--length 128] [--rounds 3] [--threads 2] [--device cpu]
+    python benchmarks/scan.py [--documents 64] [--length 128] [--rounds 3] [--threads 2] [--without-peers]
 
 On a random checkpoint of GPT-2 small's size, documents of random tokens go through all blocks: by passes alone, and by
 scans that keep, of all 36,864 neurons and all 144 heads (the norm of what each adds to the stream), the top 20 and
 statistics; then histograms and examples from all bands, too. Printed is the time relative to the passes alone (median
 over rounds in which all ran one after the other), and how much memory a scan of four times as many documents needs
-beyond that of one. "In batches of units" is what the usual dashboards do: passes over all documents again for every
-2,048 neurons, here only their passes, without any of the rest.
+beyond that of one.
+
+SAEDashboard makes the data of its pages for 256 units at a time, of the same texts on the same weights, and reads the
+texts again for each such batch. It runs in an environment of its own, in one run with this package, for a batch of the
+first, a middle and the last layer; its time for all neurons is scaled up from these.
 """
 
 import argparse
 import math
+import statistics
 
 import torch
 from common import by_turns, checkpoint, megabytes, ratio
+from peers import DASHBOARD, Peer
 
 from interp_hooks import HookedTransformer
 from interp_hooks.corpus import Bands, Histogram, Reducer, Statistics, TopK, Units, neurons, scan
@@ -22,6 +27,7 @@ from interp_hooks.corpus.packing import Packer
 from interp_hooks.studies.wikis.units import result_norm
 
 AT_ONCE = 2048  # tokens of a pass
+BATCH = 256  # units of which SAEDashboard makes pages at a time
 ALLOWED = 1.25
 
 
@@ -35,7 +41,7 @@ TOP: dict[str, Reducer] = {
 MORE: dict[str, Reducer] = {**TOP, "histogram": Histogram(neurons()), "bands": Bands(neurons())}
 
 
-def main(documents: int, length: int, rounds: int, device: str) -> None:
+def main(documents: int, length: int, rounds: int, device: str, with_peers: bool) -> None:
     model = HookedTransformer.from_pretrained(str(checkpoint("gpt2-small-sized")), device=device)
     tokens = torch.randint(1, 50_000, (documents, length), generator=torch.Generator().manual_seed(0))
     options = {"tokens_at_once": AT_ONCE, "progress": False}
@@ -48,7 +54,6 @@ def main(documents: int, length: int, rounds: int, device: str) -> None:
             mask, apart = part.real.to(device), part.pieces.to(device)
             model(part.tokens.to(device), return_type=None, attention_mask=mask, documents=apart)
 
-    again = math.ceil(model.cfg.n_layers * model.cfg.d_mlp / AT_ONCE)
     seconds = by_turns(
         {
             "passes": passes,
@@ -60,7 +65,14 @@ def main(documents: int, length: int, rounds: int, device: str) -> None:
     for name in seconds:
         allowed = f" (allowed {ALLOWED})" if name.startswith("top") else ""
         print(f"{name:26} {ratio(seconds, name, 'passes'):6.2f}{allowed}")
-    print(f"{'in batches of units':26} {again:6.2f} at least")
+    if with_peers:
+        batches = model.cfg.n_layers * math.ceil(model.cfg.d_mlp / BATCH)
+        peer = Peer(DASHBOARD, "peer_dashboard.py", checkpoint("gpt2-small-sized"), torch.get_num_threads())
+        layers = (0, model.cfg.n_layers // 2, model.cfg.n_layers - 1)
+        asked = [{"layer": layer, "features": BATCH, "tokens": tokens.tolist()} for layer in (0, *layers)]
+        taken = [peer.ask(request)[0] for request in asked][1:]  # the first warms up
+        times = batches * statistics.mean(taken) / statistics.median(seconds["passes"])
+        print(f"{'SAEDashboard, neurons alone':26} {times:6.2f}")
     once, four = (megabytes(lambda n=n: scan(model, tokens.repeat(n, 1), TOP, **options), device) for n in (1, 4))
     print(f"memory beyond the model: {once:.0f} MB, for four times the documents {four:.0f} MB")
 
@@ -72,6 +84,7 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--without-peers", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    main(arguments.documents, arguments.length, arguments.rounds, arguments.device)
+    main(arguments.documents, arguments.length, arguments.rounds, arguments.device, not arguments.without_peers)

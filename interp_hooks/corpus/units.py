@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp_hooks.errors import BadInput
+from interp_hooks.errors import BadInput, UnknownHook
 from interp_hooks.errors.arguments import checked, told
 from interp_hooks.hooks.names import LAYER, get_act_name
 from interp_hooks.model.transformer import HookedTransformer
@@ -74,6 +74,13 @@ class Units:
             model.points(get_act_name(self.hooks[0], 0))  # which says what there is
             raise BadInput(f"no layer of this model has all of {', '.join(self.hooks)}")
         return found
+
+    def exist(self, model: HookedTransformer) -> bool:
+        """Whether a model has them."""
+        try:
+            return bool(self.places(model))
+        except (BadInput, UnknownHook):
+            return False
 
     def values(
         self, found: Mapping[str, Tensor], model: HookedTransformer, layer: int | None

@@ -48,10 +48,10 @@ def scores(circuit: Circuit) -> Tensor:
 
 
 def by_acdc(model: HookedTransformer, *data: Any, **options: Any) -> Tensor:
-    graph = ComputationGraph(model, options.get("positions", ()))
-    direct = [edge for edge in graph.edges if edge[1].startswith(("a0.h1", "logits"))]
-    found = acdc(model, *data, 1e-9, start=graph.circuit(direct), progress=False, **options)
-    return torch.cat([found.kept.flatten().double(), torch.ones(1)])
+    start = eap_ig(model, *data, steps=2, progress=False, **options).top(24, absolute=True)
+    found = acdc(model, *data, 1e-4, start=start, progress=False, **options)
+    assert len(found) < len(start)
+    return torch.cat([found.kept.flatten().double(), scores(found)])
 
 
 def by_faithfulness(model: HookedTransformer, *data: Any, **options: Any) -> Tensor:

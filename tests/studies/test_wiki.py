@@ -181,7 +181,46 @@ def test_models_of_all_kinds_have_a_wiki(name: str, tmp_path: Path) -> None:
     assert len(made.heads) == 12
     assert made.heads[["previous_token", "entropy", "mean_activation"]].notna().all(axis=None)
     assert ("mean_ablation_loss_increase" in made.heads) == (model.cfg.attention_dir == "causal")
-    assert set(made.examples["unit"]) == ({"head", "neuron"} if len(made.neurons) else {"head"})
+    kinds = {"head", "neuron", *(("expert_neuron",) if model.cfg.experts else ())}
+    kinds |= {"shared_neuron"} if model.cfg.experts and model.cfg.experts.d_shared else set()
+    assert set(made.examples["unit"]) == (kinds if len(made.neurons) else {"head"})
+
+
+@torch.no_grad()
+def test_neurons_of_experts_have_two_ends_and_effects(tmp_path: Path) -> None:
+    """Layer 0 has an MLP, the others experts: examples at both ends are true, bands are what their names say."""
+    model = build(**CUSTOM["experts"], d_vocab_out=23)
+    corpus = random_tokens(batch=12, pos=8, d_vocab=23)
+    made = wiki(model, corpus, tmp_path / "w", top=2, per_band=2, sample=4, examined=2, progress=False)
+    _, cache = model.run_with_cache(corpus, names_filter=lambda name: ".mlp." in name)
+    edges = [0, *(2.0**n for n in range(-8, 8)), np.inf]
+    names = band_names("smallest")
+    for kind in ("neuron", "expert_neuron", "shared_neuron"):
+        table = made.table(f"{kind}s")
+        for layer in table["layer"].unique().tolist():
+            name = f"blocks.{layer}.mlp"
+            if kind == "expert_neuron":
+                weighted = cache[f"{name}.experts.hook_post"] * cache[f"{name}.hook_expert_weights"][..., None]
+                values = weighted.flatten(2)
+            else:
+                values = cache[f"{name}.hook_post" if kind == "neuron" else f"{name}.shared.hook_post"]
+            assert values.shape[2] == (table["layer"] == layer).sum()
+            rows = made.examples.query("unit == @kind and layer == @layer")
+            assert {"top", "bottom"} < set(rows["band"])
+            for row in rows.itertuples():
+                value = values[row.document, :, row.index]
+                assert row.activation == pytest.approx(float(value[row.position]), abs=1e-6)
+                negative = row.band == "bottom" or row.band in names
+                assert row.activation == pytest.approx(float(value.min() if negative else value.max()), abs=1e-6)
+                if row.band in names:
+                    place = names.index(row.band)
+                    assert place > 0
+                    assert edges[place] <= -row.activation < edges[place + 1]
+        effects = [f"{end}_{what}_if_ablated" for end in ("top", "bottom", "random") for what in ("loss", "kl")]
+        assert table[effects].notna().any().all()
+    experts = made.table("expert_neurons")
+    assert (experts["expert"] == experts["expert_neuron"] // model.cfg.experts.d_expert).all()
+    assert data(made, "about")["kinds"]["expert_neuron"]["of_expert"] == model.cfg.experts.d_expert
 
 
 def test_own_columns_are_joined(reads: HookedTransformer, texts: list[str], tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ largest in it. Bands are octaves, so that none has to be known beforehand:
 
     band 0: below the smallest octave, band 1: 2^-8 to 2^-7, ... the last band: from 2^7 on
 
+With `side="smallest"` the value is the unit's smallest in the piece, and bands are those of minus the value.
+
 In each band those `n` examples are kept whose hash, a number that depends on the piece and a seed alone, is smallest:
 a uniform sample without replacement, whatever the order and the workers.
 """
@@ -72,9 +74,9 @@ class Bands(Reducer):
         found, documents, positions, starts = seen.per_piece(sign)
         hashes = hashed(documents.cpu(), starts.cpu(), self.seed)
         order = hashes.argsort()
-        values, positions = sign * found.T.cpu().float()[:, order], positions.T.cpu()[:, order]
+        values, positions = found.T.cpu().float()[:, order], positions.T.cpu()[:, order]
         documents, hashes = (one.cpu()[order].expand_as(positions) for one in (documents, hashes))
-        bands = band_of(values).long()
+        bands = band_of(sign * values).long()
         counts = torch.zeros(len(values), N_BANDS, dtype=torch.long).scatter_add_(1, bands, torch.ones_like(bands))
         by_band = bands.argsort(dim=1, stable=True)
         bands = bands.gather(1, by_band)

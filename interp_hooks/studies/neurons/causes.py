@@ -19,13 +19,14 @@ from torch import Tensor
 
 from interp_hooks.corpus.reducers.top import Side
 from interp_hooks.corpus.scanning import Scan
+from interp_hooks.corpus.units import Part, neurons
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import Count, checked
 from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.interventions.engine import evaluate
 from interp_hooks.interventions.readout import Metric, Readout
 from interp_hooks.interventions.runs import Intervention, Run
-from interp_hooks.interventions.sites import at
+from interp_hooks.interventions.sites import Site, at
 from interp_hooks.model.progress import progress_bar
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.studies.neurons.contexts import (
@@ -87,6 +88,7 @@ def ablation_effects(
     scan: Scan,
     units: Sequence[tuple[int, int]],
     *,
+    part: Part = "mlp",
     k: Count = 8,
     n_random: Count = 32,
     side: Side = "largest",
@@ -97,7 +99,9 @@ def ablation_effects(
 ) -> AblationEffects:
     """What each of some neurons (layer, neuron) does to predictions where it is active, and elsewhere.
 
-    It is set to its mean over the scan's corpus, or to `value`. `scan` needs `TopK(neurons())` and
+    It is set to its mean over the scan's corpus, or to `value`. With `part="experts"`, (layer, neuron) counts the
+    neurons of all experts in turn, and a neuron is set to 0 unless `value` says otherwise: at tokens that do not pass
+    its expert it is nothing, so that its mean is no value that it could have there. `scan` needs `TopK(neurons())` and
     `Statistics(neurons())`, as `neuron_reducers` has them. `k` top contexts of each unit and `n_random` tokens of the
     corpus, drawn by `generator` (default: seed 0), are read with `before` tokens before them. `side` "smallest" takes
     the contexts in which a unit is smallest: neurons of gated MLPs may do what they do where they are negative.
@@ -111,12 +115,15 @@ def ablation_effects(
     >>> ablation_effects(model, found, [(1, 3), (2, 40)], n_random=4).table()["contexts"].tolist()
     ['top', 'random', 'top', 'random']
     """
-    found = Found(scan)
+    found = Found(scan, neurons(part=part).name)
     if not units:
         raise BadInput("units must be (layer, neuron) pairs, got none")
     places = [(layer, found.place(layer, neuron)) for layer, neuron in units]
+    if value is None and part == "experts":
+        value = 0.0
     means = [float(found.statistics[layer]["mean"][place]) if value is None else value for layer, place in places]
-    ablations = [Ablation(layer, neuron, mean) for (layer, neuron), mean in zip(units, means, strict=True)]
+    sites = [site_of(model, layer, neuron, part) for layer, neuron in units]
+    ablations = [Ablation(site, mean) for site, mean in zip(sites, means, strict=True)]
     options: dict[str, Any] = dict(k=k, side=side, before=before)
     tops = [top_contexts(model, found, layer, neuron, **options).followed() for layer, neuron in units]
     drawn = random_contexts(model, scan, n_random, generator or torch.Generator().manual_seed(0), before)
@@ -139,13 +146,21 @@ def ablation_effects(
 class Ablation:
     """A neuron that is set to a value."""
 
-    layer: int
-    neuron: int
+    site: Site
     value: float
 
     def on(self, rows: Tensor | None = None) -> Intervention:
         """In all prompts, or in those where `rows` [prompt, 1] is 1."""
-        return Intervention(at("post", self.layer, neuron=self.neuron), self.value, mask=rows)
+        return Intervention(self.site, self.value, mask=rows)
+
+
+def site_of(model: HookedTransformer, layer: int, neuron: int, part: Part) -> Site:
+    """Where a neuron of a part of a layer is; those of experts are numbered in turn."""
+    hook = neurons([layer], part=part).places(model)[layer][0]
+    experts = model.cfg.experts
+    if part != "experts" or experts is None:
+        return at(hook, neuron=neuron)
+    return at(hook, expert=neuron // experts.d_expert, neuron=neuron % experts.d_expert)
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,7 +220,7 @@ def _on_the_same(
     model: HookedTransformer, ablations: Sequence[Ablation], contexts: Contexts
 ) -> Float[Tensor, "unit context 2"]:
     """The effects of each ablation on the same contexts: a run for each."""
-    found = []
+    found = [torch.zeros(len(ablations), 0, 2, dtype=torch.float64)]
     for group in split_by_size(contexts.rows, AT_ONCE):
         chosen = contexts.chosen(group)
         run = stacked(model, chosen.rows)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from interp_hooks.corpus.scanning import Scan
+from interp_hooks.corpus.units import Part, neurons
 from interp_hooks.errors.arguments import Count, checked
 from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.model.transformer import HookedTransformer
@@ -51,8 +52,9 @@ def neuron_table(
         cos_in, cos_gate        the cosine of what it reads (through W_in, and W_gate where there is one) and writes
         raises, lowers          the `k` tokens whose logits it raises and lowers most where it is positive
 
-    Columns of activations are there if a scan is given that has `Statistics(neurons())` or `Histogram(neurons())`, and
-    nan for neurons that it did not measure. `effect` is the `vocabulary_effect` of the same layers, if it is known.
+    Columns of activations are there if a scan is given that has `Statistics(neurons())` or `Histogram(neurons())`
+    (`neurons(part="experts")` for those of experts), and nan for neurons that it did not measure. `effect` is the
+    `vocabulary_effect` of the same layers, if it is known.
 
     Raises:
         BadInput: a model without neurons, or a layer that does not exist.
@@ -69,7 +71,7 @@ def neuron_table(
     columns: dict[str, Any] = {
         name: [one[axis] for one in effect.neurons] for axis, name in enumerate(("layer", "part", "neuron"))
     }
-    columns |= {} if scan is None else _activations(Found(scan), effect.neurons)
+    columns |= {} if scan is None else _activations(scan, effect.neurons)
     columns |= {name: getattr(effect, name).tolist() for name in MOMENTS}
     columns |= {"label": effect.labels(), "negative_label": effect.labels("negative")}
     columns |= _congruence(model, effect.neurons)
@@ -78,15 +80,17 @@ def neuron_table(
     return pd.DataFrame(columns)
 
 
-def _activations(found: Found, listed: Sequence[tuple[int, str, int]]) -> dict[str, list[float]]:
-    """The columns of activations that a scan has; it measures neurons of plain MLPs alone."""
+def _activations(scan: Scan, listed: Sequence[tuple[int, str, int]]) -> dict[str, list[float]]:
+    """The columns of activations that a scan has, nan for neurons that it did not measure."""
+    by_part = {part: Found(scan, neurons(part=part).name) for part in get_args(Part)}
     columns: dict[str, list[float]] = {}
-    if found.measures("statistics"):
+    if any(found.measures("statistics") for found in by_part.values()):
         columns |= {name: [float("nan")] * len(listed) for name in OF_STATISTICS}
-    if found.measures("histogram"):
+    if any(found.measures("histogram") for found in by_part.values()):
         columns["top_mass"] = [float("nan")] * len(listed)
     for row, (layer, part, neuron) in enumerate(listed):
-        if part != "mlp" or not found.measured(layer, neuron):
+        found = by_part[part]
+        if not found.measured(layer, neuron):
             continue
         place = found.place(layer, neuron)
         for name, column in columns.items():

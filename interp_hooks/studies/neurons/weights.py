@@ -76,8 +76,14 @@ def _neurons(model: HookedTransformer, layer: int, part: str, name: str, module:
         hook=f"{name}.hook_post",
         reads=flat if norm.kind is None else {one: _of(norm, rows).pulled_back(rows) for one, rows in flat.items()},
         writes=(writes if after.kind is None else _of(after, writes).unscaled(writes)) * model.cfg.residual_scale,
-        signed="W_gate" in weights or model.cfg.normalizes_neurons or model.cfg.act_fn in SIGNED,
+        signed=signed(model),
     )
+
+
+def signed(model: HookedTransformer) -> bool:
+    """Whether what a model's neurons give on may well be negative."""
+    cfg = model.cfg
+    return cfg.gated_mlp or cfg.normalizes_neurons or cfg.act_fn in SIGNED
 
 
 def _precise(rows: Tensor) -> Tensor:

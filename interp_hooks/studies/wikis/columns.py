@@ -14,30 +14,31 @@ from interp_hooks.studies.wikis.head_columns import (
     attended_tokens,
     attention_columns,
     causal_columns,
+    head_weight_columns,
     role_columns,
-    weight_columns,
 )
 from interp_hooks.studies.wikis.material import Column, Listing, Material
 from interp_hooks.studies.wikis.neuron_columns import (
     ablation_columns,
     estimated_columns,
+    expert_columns,
     minimal_listings,
-    neuron_columns,
     vocabulary_listings,
+    weight_columns,
 )
-from interp_hooks.studies.wikis.units import UnitKind
+from interp_hooks.studies.wikis.units import PARTS, UnitKind
 
 
 def activation_columns(kind: UnitKind) -> Callable[[Material], list[Column]]:
     """What the scan says of activations."""
-    of = "norm of its output" if kind == "head" else "activation"
+    of = {"head": "norm of its output", "expert_neuron": "activation times the router's weight"}.get(kind, "activation")
     described = {
         "mean": ("mean_activation", "activation", f"mean {of} over the counted tokens of the corpus"),
         "std": ("std_activation", "activation", f"standard deviation of the {of} over these tokens"),
         "max": ("max_activation", "activation", f"largest {of} in the corpus"),
         "active": ("active_share", "share of tokens", "share of tokens at which the activation is above 0"),
     }
-    chosen = described if kind == "neuron" else {name: described[name] for name in ("mean", "std", "max")}
+    chosen = described if kind in PARTS else {name: described[name] for name in ("mean", "std", "max")}
 
     def columns(material: Material) -> list[Column]:
         found = {int(layer): one for layer, one in material.found[f"{kind}_statistics"].items() if layer is not None}
@@ -77,12 +78,25 @@ Columns = Sequence[Callable[[Material], list[Column]]]
 Listings = Sequence[Callable[[Material], list[Listing]]]
 
 COLUMNS: Mapping[UnitKind, Columns] = {
-    "head": (role_columns, attention_columns, weight_columns, activation_columns("head"), causal_columns),
-    "neuron": (neuron_columns, activation_columns("neuron"), estimated_columns, ablation_columns),
+    "head": (role_columns, attention_columns, head_weight_columns, activation_columns("head"), causal_columns),
+    "neuron": (weight_columns("neuron"), activation_columns("neuron"), estimated_columns, ablation_columns("neuron")),
+    "expert_neuron": (
+        expert_columns,
+        weight_columns("expert_neuron"),
+        activation_columns("expert_neuron"),
+        ablation_columns("expert_neuron"),
+    ),
+    "shared_neuron": (
+        weight_columns("shared_neuron"),
+        activation_columns("shared_neuron"),
+        ablation_columns("shared_neuron"),
+    ),
 }
 LISTINGS: Mapping[UnitKind, Listings] = {
     "head": (finding_listings("head"), attended_tokens),
-    "neuron": (finding_listings("neuron"), vocabulary_listings, minimal_listings),
+    "neuron": (finding_listings("neuron"), vocabulary_listings("neuron"), minimal_listings),
+    "expert_neuron": (vocabulary_listings("expert_neuron"),),
+    "shared_neuron": (vocabulary_listings("shared_neuron"),),
 }
 
 

@@ -6,7 +6,7 @@ and attention patterns from reading each such piece by itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -14,23 +14,28 @@ import torch
 from torch import Tensor
 
 from interp_hooks.corpus.packing import Packer, Piece
+from interp_hooks.corpus.reducers.bands import N_BANDS
 from interp_hooks.corpus.reducers.base import Reducer, State
+from interp_hooks.corpus.reducers.top import NONE, Side
 from interp_hooks.corpus.scanning import Scan, scan
 from interp_hooks.corpus.units import Seen, Units
 from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.studies.wikis.head_columns import patterns_of
-from interp_hooks.studies.wikis.units import Kind
+from interp_hooks.studies.wikis.units import ENDS, Kind, band_names
 
 AROUND = 12  # tokens on either side of an example
 WIDTH = 2 * AROUND + 1
-NO_BAND = -1  # of the top examples
+TOP, BOTTOM = -1, -2  # in place of a band, of the examples at an end
+FIRST_BAND: Mapping[Side, int] = {"largest": 0, "smallest": N_BANDS}  # bands of both sides are numbered in turn
 AT_ONCE = 64  # documents of which windows are made together
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Examples:
-    """The examples of one layer's units, a row each: by unit, then top ones before bands, then by rank.
+    """The examples of one layer's units, a row each: by unit, then those of ends before bands, then by rank.
+
+    `band` is `BOTTOM`, `TOP`, or the number of a band: those of negative values follow those of positive ones.
 
     `around` [example, 2 AROUND + 1] are the activations of the tokens around, nan where the model read none there.
     `attention` [example, 2 AROUND + 1, 2 AROUND + 2] is what each of these tokens attends to among them, and in its
@@ -52,12 +57,22 @@ class Examples:
 
 def examples_of(found: Scan, kind: Kind) -> dict[int, Examples]:
     """The examples that a scan kept of every layer; nothing is around them yet."""
-    tops, bands = found[f"{kind.name}_top"], found[f"{kind.name}_bands"]
-    return {int(layer): _of_layer(tops[layer], bands[layer]) for layer in tops if layer is not None}
+    names: dict[Side, str] = {side: f"{kind.name}_{ENDS[side]}" for side in kind.sides}
+    layers = [int(layer) for layer in found[f"{kind.name}_top"] if layer is not None]
+    return {
+        layer: _of_layer((side, found[name][layer], found[f"{name}_bands"][layer]) for side, name in names.items())
+        for layer in layers
+    }
 
 
-def _of_layer(top: Mapping[str, Tensor], banded: Mapping[str, Tensor]) -> Examples:
-    rows = [_rows(top["documents"][:, None], top, NO_BAND), _rows(banded["documents"], banded, 0)]
+def _of_layer(ends: Iterable[tuple[Side, State, State]]) -> Examples:
+    rows = []
+    for side, end, banded in ends:
+        rows.append(_rows(end["documents"][:, None], end, TOP if side == "largest" else BOTTOM))
+        documents = banded["documents"].clone()
+        if side == "smallest":
+            documents[:, 0] = NONE  # where the unit is not negative
+        rows.append(_rows(documents, banded, FIRST_BAND[side]))
     unit, band, rank, document, position, activation = (np.concatenate(column) for column in zip(*rows, strict=True))
     order = np.lexsort((rank, band, unit))
     around = np.full((len(order), WIDTH), np.nan, dtype=np.float16)
@@ -78,6 +93,14 @@ def _rows(documents: Tensor, state: Mapping[str, Tensor], first_band: int) -> tu
     flat = [state[name].reshape(documents.shape).numpy()[unit, band, rank] for name in ("documents", "positions")]
     values = state["values"].reshape(documents.shape).numpy()[unit, band, rank]
     return unit, band + first_band, rank, *flat, values
+
+
+def names_of_bands() -> dict[int, str]:
+    """What each band is called, and the ends."""
+    names = {TOP: ENDS["largest"], BOTTOM: ENDS["smallest"]}
+    for side, first in FIRST_BAND.items():
+        names |= dict(enumerate(band_names(side), first))
+    return names
 
 
 def needed(examples: Mapping[str, Mapping[int, Examples]]) -> list[int]:

@@ -73,7 +73,7 @@ def attention_columns(material: Material) -> list[Column]:
     ]
 
 
-def weight_columns(material: Material) -> list[Column]:
+def head_weight_columns(material: Material) -> list[Column]:
     """What heads' weights do to a token's own logit."""
     model = material.model
     if model.cfg.kv_latent or model.cfg.mlm_head:

@@ -196,7 +196,8 @@ class _Making:
             if "head" in examples:
                 examples["head"] = add_attention(self.model, self.found, examples["head"], self.packer, bar.update)
         identity = dataclasses.asdict(Identity.of(self.model))
-        for kind in ("head", "neuron"):
+        always: list[UnitKind] = ["head", "neuron"]  # even if there are none
+        for kind in dict.fromkeys(always + [kind.name for kind in self.kinds]):
             write_units(folder / f"{PLURAL[kind]}.parquet", kind, material.sizes.get(kind, {}), columns.get(kind, ()))
         write_examples(folder / "examples.parquet", examples)
         write_listings(folder / "listings.parquet", listings)

@@ -5,21 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from interp_hooks.corpus.packing import Piece
+from interp_hooks.corpus.reducers.top import Side
 from interp_hooks.corpus.scanning import Scan
 from interp_hooks.errors import BadInput
 from interp_hooks.interventions.runs import Run
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.studies.findings import Finding
 from interp_hooks.studies.neurons.contexts import stacked
+from interp_hooks.studies.neurons.tables import neuron_table
 from interp_hooks.studies.neurons.vocabulary import VocabularyEffect, vocabulary_effect
+from interp_hooks.studies.neurons.weights import signed
 from interp_hooks.studies.wikis.units import UnitKind
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 LISTED = 10  # tokens of a listing
+END: Mapping[Side, str] = {"largest": "max", "smallest": "min"}  # what statistics call it
 RUNS = 8  # documents of the sample on which effects are measured
 
 Sizes = Mapping[int, int]
@@ -76,7 +84,7 @@ class Material:
     """What columns are made from: a model, what a scan found, and some pieces of documents that were drawn for more.
 
     `words` gives the text of a token id; `causal` asks for effects, which take many passes. `n_examined` neurons of
-    each layer, those whose largest activation stands out most, get metrics that take passes of their own.
+    each layer, those whose most extreme activation stands out most, get metrics that take passes of their own.
     """
 
     model: HookedTransformer
@@ -95,12 +103,25 @@ class Material:
         return vocabulary_effect(self.model, k=LISTED)
 
     @cached_property
-    def examined(self) -> list[tuple[int, int]]:
-        """The neurons that are examined, as (layer, neuron)."""
+    def neurons(self) -> pd.DataFrame:
+        """The table of all neurons."""
+        return neuron_table(self.model, self.found, effect=self.vocabulary)
+
+    @property
+    def sides(self) -> Sequence[Side]:
+        """The ends at which the activation of neurons may be large."""
+        return ("largest", "smallest") if signed(self.model) else ("largest",)
+
+    def examined(self, kind: UnitKind) -> list[tuple[int, int]]:
+        """The neurons of a kind that are examined, as (layer, neuron)."""
+        if not self.has_vocabulary:
+            return []
+        ends = [END[side] for side in self.sides]
         chosen: list[tuple[int, int]] = []
-        for layer, one in self.found["neuron_statistics"].items() if self.has_plain_neurons else ():
+        for layer, one in self.found[f"{kind}_statistics"].items():
             assert layer is not None
-            outstanding = ((one["max"] - one["mean"]) / one["std"]).nan_to_num(0.0, 0.0, 0.0)
+            far = torch.stack([(one[end] - one["mean"]).abs() for end in ends]).amax(0)
+            outstanding = (far / one["std"]).nan_to_num(0.0, 0.0, 0.0)
             chosen += [
                 (layer, unit) for unit in outstanding.topk(min(self.n_examined, len(outstanding))).indices.tolist()
             ]
@@ -127,7 +148,6 @@ class Material:
         return self.causal and cfg.attention_dir == "causal" and cfg.d_vocab_out == cfg.d_vocab
 
     @property
-    def has_plain_neurons(self) -> bool:
-        """Whether neurons write to the stream by one matrix per layer, and the stream makes the logits."""
-        cfg = self.model.cfg
-        return "neuron" in self.sizes and cfg.experts is None and not cfg.mlm_head
+    def has_vocabulary(self) -> bool:
+        """Whether the stream makes the logits, so that what neurons write to it is an effect on tokens."""
+        return not self.model.cfg.mlm_head

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 from interp_hooks.experiments.gradients import integrated_gradients
 from interp_hooks.interventions.metrics import Loss
@@ -10,26 +12,40 @@ from interp_hooks.interventions.runs import Mean
 from interp_hooks.interventions.sites import at
 from interp_hooks.studies.neurons.causes import ablation_effects
 from interp_hooks.studies.neurons.contexts import Found, neuron
-from interp_hooks.studies.neurons.tables import neuron_table
 from interp_hooks.studies.neurons.truncation import minimal_example
 from interp_hooks.studies.wikis.material import Column, Listing, Material
+from interp_hooks.studies.wikis.units import ENDS, PARTS, UnitKind
 
 
-def neuron_columns(material: Material) -> list[Column]:
+def weight_columns(kind: UnitKind) -> Callable[[Material], list[Column]]:
     """What neurons' weights do to the vocabulary, and how what they read and write agree."""
-    if not material.has_plain_neurons:
-        return []
-    table = neuron_table(material.model, material.found, effect=material.vocabulary)
-    return [
-        Column(
-            name=name,
-            unit=unit,
-            about=about,
-            values={layer: table[name][table["layer"] == layer].tolist() for layer in material.sizes["neuron"]},
-        )
-        for name, (unit, about) in NEURONS.items()
-        if name in table
-    ]
+
+    def columns(material: Material) -> list[Column]:
+        if not material.has_vocabulary:
+            return []
+        table = material.neurons[material.neurons["part"] == PARTS[kind]]
+        return [
+            Column(
+                name=name,
+                unit=unit,
+                about=about,
+                values={layer: table[name][table["layer"] == layer].tolist() for layer in material.sizes[kind]},
+            )
+            for name, (unit, about) in NEURONS.items()
+            if name in table
+        ]
+
+    return columns
+
+
+def expert_columns(material: Material) -> list[Column]:
+    """Of which expert each neuron is."""
+    experts = material.model.cfg.experts
+    assert experts is not None
+    sizes = material.sizes["expert_neuron"].items()
+    values = {layer: [float(unit // experts.d_expert) for unit in range(n)] for layer, n in sizes}
+    about = "of which expert of its layer it is a neuron"
+    return [Column(name="expert", unit="number", about=about, values=values)]
 
 
 NEURONS = {
@@ -52,7 +68,7 @@ NEURONS = {
 def estimated_columns(material: Material) -> list[Column]:
     """What the loss on the sample gains if one neuron gives its mean, to the order of a gradient half way there."""
     model, run = material.model, material.run
-    if not (material.has_effects and material.has_plain_neurons):
+    if not (material.has_effects and material.has_vocabulary):
         return []
     found = {
         layer: -integrated_gradients(
@@ -64,47 +80,67 @@ def estimated_columns(material: Material) -> list[Column]:
     return [Column(name="ablation_loss_estimate", unit="nats per token", about=about, values=found)]
 
 
-def ablation_columns(material: Material) -> list[Column]:
-    """What is lost if one neuron gives its mean, on its top contexts and on random ones, for those examined."""
-    if not (material.has_effects and material.examined):
-        return []
-    effects = ablation_effects(material.model, material.found, material.examined, k=5, n_random=16)
-    rows = {(row["contexts"], row["layer"], row["neuron"]): row for row in effects.table().to_dict("records")}
-    columns = []
-    for contexts in ("top", "random"):
-        for name, what in (("loss_change_nats", "loss"), ("kl_nats", "kl")):
-            values = {layer: [math.nan] * n for layer, n in material.sizes["neuron"].items()}
-            for layer, unit in material.examined:
-                values[layer][unit] = float(rows[contexts, layer, unit][name])
-            told = "next-token loss rises" if what == "loss" else "predictions diverge"
-            about = f"by how much {told} on {contexts} contexts if the neuron gives its mean (of those examined)"
-            columns.append(Column(name=f"{contexts}_{what}_if_ablated", unit="nats", about=about, values=values))
+def ablation_columns(kind: UnitKind) -> Callable[[Material], list[Column]]:
+    """What is lost if one neuron gives its mean (0 in an expert): on its top contexts, where it may be negative on
+    those in which it is smallest, and on random ones, for those examined."""
+
+    def columns(material: Material) -> list[Column]:
+        examined = material.examined(kind)
+        if not (material.has_effects and examined):
+            return []
+        rows: dict[tuple[str, int, int], Any] = {}
+        for side in material.sides:
+            n_random = 16 if side == "largest" else 0  # random contexts are the same for both
+            options: dict[str, Any] = dict(part=PARTS[kind], side=side, k=5, n_random=n_random)
+            for row in ablation_effects(material.model, material.found, examined, **options).table().to_dict("records"):
+                if row["contexts"] == "top" or n_random:
+                    contexts = ENDS[side] if row["contexts"] == "top" else "random"
+                    rows[contexts, row["layer"], row["neuron"]] = row
+        ablated = "is 0" if kind == "expert_neuron" else "gives its mean"
+        made = []
+        for contexts in dict.fromkeys(contexts for contexts, *_ in rows):
+            for name, what in (("loss_change_nats", "loss"), ("kl_nats", "kl")):
+                values = {layer: [math.nan] * n for layer, n in material.sizes[kind].items()}
+                for layer, unit in examined:
+                    values[layer][unit] = float(rows[contexts, layer, unit][name])
+                told = "next-token loss rises" if what == "loss" else "predictions diverge"
+                about = f"by how much {told} on {contexts} contexts if the neuron {ablated} (of those examined)"
+                made.append(Column(name=f"{contexts}_{what}_if_ablated", unit="nats", about=about, values=values))
+        return made
+
     return columns
 
 
-def vocabulary_listings(material: Material) -> list[Listing]:
+def vocabulary_listings(kind: UnitKind) -> Callable[[Material], list[Listing]]:
     """The tokens whose logits a neuron raises and lowers most by its output weights."""
-    if not material.has_plain_neurons:
-        return []
-    effect, of = material.vocabulary, "where its activation is positive, by its output weights alone"
-    entries: dict[str, dict[int, list[list[tuple[str, float | None]]]]] = {"raises": {}, "lowers": {}}
-    for place, (layer, _, _) in enumerate(effect.neurons):
-        for name, words, values in zip(
-            entries, effect.words(place), (effect.top_values[place], effect.bottom_values[place]), strict=True
-        ):
-            entries[name].setdefault(layer, []).append(list(zip(words, values.tolist(), strict=True)))
-    unit = "logit per activation"
-    return [
-        Listing(name=name, unit=unit, about=f"tokens that it {name} most {of}", entries=listed)
-        for name, listed in entries.items()
-    ]
+
+    def listings(material: Material) -> list[Listing]:
+        if not material.has_vocabulary:
+            return []
+        effect, of = material.vocabulary, "where its activation is positive, by its output weights alone"
+        entries: dict[str, dict[int, list[list[tuple[str, float | None]]]]] = {"raises": {}, "lowers": {}}
+        for place, (layer, part, _) in enumerate(effect.neurons):
+            if part != PARTS[kind]:
+                continue
+            for name, words, values in zip(
+                entries, effect.words(place), (effect.top_values[place], effect.bottom_values[place]), strict=True
+            ):
+                entries[name].setdefault(layer, []).append(list(zip(words, values.tolist(), strict=True)))
+        unit = "logit per activation"
+        return [
+            Listing(name=name, unit=unit, about=f"tokens that it {name} most {of}", entries=listed)
+            for name, listed in entries.items()
+        ]
+
+    return listings
 
 
 def minimal_listings(material: Material) -> list[Listing]:
     """A minimal prompt of every neuron that is examined."""
     found = Found(material.found)
+    examined = material.examined("neuron")
     entries = {layer: [[] for _ in range(n)] for layer, n in material.sizes["neuron"].items()}
-    for layer, number in material.examined:
+    for layer, number in examined:
         top = found.top[layer]
         document, position = (int(top[name][number, 0]) for name in ("documents", "positions"))
         if document < 0 or float(top["values"][number, 0]) <= 0:
@@ -115,7 +151,7 @@ def minimal_listings(material: Material) -> list[Listing]:
         entries[layer][number] = [(text, short.kept)]
     about = "of its top example, tokens of which none can be left out without losing half of the activation"
     unit = "share of the activation"
-    return [Listing(name="minimal prompt", unit=unit, about=about, entries=entries)] if material.examined else []
+    return [Listing(name="minimal prompt", unit=unit, about=about, entries=entries)] if examined else []
 
 
 LONGEST = 32  # tokens of a prompt that is made minimal

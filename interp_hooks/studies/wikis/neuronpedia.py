@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from interp_hooks.corpus.reducers.bands import edges
+from interp_hooks.corpus.reducers.bands import N_BANDS, edges
 from interp_hooks.corpus.scanning import Scan
 from interp_hooks.model.tensor_files import on_disk
 from interp_hooks.studies.wikis.columns import Column, Listing
-from interp_hooks.studies.wikis.examples import AROUND, NO_BAND, Examples
+from interp_hooks.studies.wikis.examples import AROUND, BOTTOM, TOP, Examples
 from interp_hooks.studies.wikis.pages import short
 from interp_hooks.studies.wikis.tables import PLURAL
 
@@ -85,19 +85,19 @@ def _histogram(counts: np.ndarray, lower: np.ndarray) -> dict[str, Any]:
 def _activations(one: Examples, unit: int, found: Scan, words: Callable[[int], str]) -> list[dict[str, Any]]:
     low, high = np.searchsorted(one.unit, [unit, unit + 1]).tolist()
     largest = float(np.max(one.activation[low:high], initial=0.0))
-    starts = [*edges(), np.inf]
+    smallest = float(np.min(one.activation[low:high], initial=0.0))
     listed = []
     for row in range(low, high):
         document, position, band = int(one.document[row]), int(one.position[row]), int(one.band[row])
         ids = found.tokens(document)
         first, last = max(0, position - AROUND), min(len(ids), position + AROUND + 1)
         values = one.around[row, first - position + AROUND : last - position + AROUND].astype(float)
-        share = 0.0 if band == NO_BAND else float(np.mean(one.band[low:high] == band))
-        limits = (largest, largest) if band == NO_BAND else (starts[band], min(starts[band + 1], max(largest, 0.0)))
+        share = 0.0 if band < 0 else float(np.mean(one.band[low:high] == band))
+        limits = _limits(band, smallest, largest)
         listed.append(
             {
-                "bin_min": float(np.nan_to_num(limits[0], neginf=0.0)),
-                "bin_max": float(limits[1]),
+                "bin_min": limits[0],
+                "bin_max": limits[1],
                 "bin_contains": share,
                 "tokens": [words(id) for id in ids[first:last].tolist()],
                 "values": [short(value) or 0.0 for value in values.tolist()],
@@ -108,3 +108,12 @@ def _activations(one: Examples, unit: int, found: Scan, words: Callable[[int], s
             }
         )
     return listed
+
+
+def _limits(band: int, smallest: float, largest: float) -> tuple[float, float]:
+    """Between which activations the examples of a band are, or those of an end."""
+    if band in (TOP, BOTTOM):
+        return (largest, largest) if band == TOP else (smallest, smallest)
+    starts = [0.0, *edges()[1:], np.inf]
+    near, far = starts[band % N_BANDS], starts[band % N_BANDS + 1]
+    return (near, min(far, largest)) if band < N_BANDS else (max(-far, smallest), -near)

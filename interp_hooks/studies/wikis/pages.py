@@ -22,15 +22,17 @@ from typing import Any
 
 import numpy as np
 
+from interp_hooks.corpus.reducers.bands import N_BANDS
 from interp_hooks.corpus.scanning import Scan
 from interp_hooks.model.tensor_files import on_disk
 from interp_hooks.studies.wikis.columns import Column, Listing
-from interp_hooks.studies.wikis.examples import AROUND, NO_BAND, Examples, needed
+from interp_hooks.studies.wikis.examples import AROUND, Examples, names_of_bands, needed
 from interp_hooks.studies.wikis.tables import PLURAL
-from interp_hooks.studies.wikis.units import Kind, UnitKind, band_names
+from interp_hooks.studies.wikis.units import Kind, UnitKind
 
 STATIC = Path(__file__).parent / "static"
-SHARD = {"head": 8, "neuron": 256}  # units in a file
+SHARD: Mapping[str, int] = {"head": 8, "neuron": 256, "expert_neuron": 256, "shared_neuron": 256}
+"""How many units are in a file."""
 DOCUMENTS, SEARCH = 32, 64  # documents in a file; files of the search
 MOST_FOUND = 200  # units that the search lists of one token
 DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
@@ -99,6 +101,8 @@ def _described(
                 "unit": kind.activation_unit,
                 "layers": [[layer, n] for layer, n in sizes[kind.name].items()],
                 "shard": SHARD[kind.name],
+                "letter": kind.letter,
+                "of_expert": kind.of_expert,
                 "columns": [
                     {"name": one.name, "unit": one.unit, "about": one.about, "label": one.is_label}
                     for one in columns[kind.name]
@@ -107,7 +111,8 @@ def _described(
             }
             for kind in kinds
         },
-        "bands": band_names(),
+        "bands": {str(band): name for band, name in names_of_bands().items()},
+        "octaves": N_BANDS,
         "edges": [short(edge) for edge in histograms[0]["edges"].tolist()],
         "around": AROUND,
         "documents": DOCUMENTS,
@@ -227,11 +232,11 @@ def _mentions(
     examples: Mapping[str, Mapping[int, Examples]],
     words: Callable[[int], str],
 ) -> Iterator[tuple[int, tuple[int, str]]]:
-    """Every token at a top example (0) and in a list (1), with the number of the unit among all."""
+    """Every token at an example of an end (0) and in a list (1), with the number of the unit among all."""
     first = 0
     for layer, n in sizes.items():
         one = examples[kind.name][layer]
-        for row in np.nonzero(one.band == NO_BAND)[0].tolist():
+        for row in np.nonzero(one.band < 0)[0].tolist():
             id = int(found.texts[int(one.document[row])][int(one.position[row])])
             yield 0, (first + int(one.unit[row]), words(id))
         for listing in listings[kind.name]:

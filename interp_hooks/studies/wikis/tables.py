@@ -1,7 +1,8 @@
 """A wiki's tables as parquet, and the wiki as it is read again.
 
     heads.parquet       layer, head, and a column for each metric      neurons.parquet     layer, neuron, and so on
-    examples.parquet    unit ("head" or "neuron"), layer, index, band, rank, document, position, activation
+    expert_neurons.parquet, shared_neurons.parquet    of layers with experts: layer, number, expert, and so on
+    examples.parquet    unit ("head", "neuron", ...), layer, index, band, rank, document, position, activation
     listings.parquet    unit, layer, index, listing, rank, text, value: tokens that a unit raises, attends to, ...
     tokens.parquet      document, position, token_id, text: all documents that were read
 
@@ -23,14 +24,18 @@ from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked
 from interp_hooks.model.tensor_files import on_disk
 from interp_hooks.studies.wikis.columns import Column, Listing
-from interp_hooks.studies.wikis.examples import NO_BAND, Examples
-from interp_hooks.studies.wikis.units import TOP, band_names
+from interp_hooks.studies.wikis.examples import Examples, names_of_bands
 
 if TYPE_CHECKING:
     import pandas as pd
 
 ABOUT = "wiki.json"
-PLURAL = {"head": "heads", "neuron": "neurons"}
+PLURAL: Mapping[str, str] = {
+    "head": "heads",
+    "neuron": "neurons",
+    "expert_neuron": "expert_neurons",
+    "shared_neuron": "shared_neurons",
+}
 ROWS = 2**20  # of a row group
 
 
@@ -72,17 +77,17 @@ def _field(arrow: Any, name: str, of: Any, unit: str, about: str) -> Any:
 
 
 EXAMPLE_FIELDS = {
-    "unit": ("string", "name", "head or neuron"),
+    "unit": ("string", "name", "kind of the unit: head, neuron, ..."),
     "layer": ("int32", "number", "layer of the model"),
     "index": ("int32", "number", "number of the unit in its layer"),
-    "band": ("string", "name", 'what it is an example of: "top", or a band of activation, from which it was drawn'),
+    "band": ("string", "name", '"top", "bottom" (where it is smallest), or the band from which it was drawn'),
     "rank": ("int32", "number", "0 for the first; within a band the order says nothing"),
     "document": ("int64", "number", "which document of the corpus"),
     "position": ("int32", "token", "which token of it, of model.to_tokens(text)"),
     "activation": ("float32", "as the unit", "activation there; of a head the norm of what it writes"),
 }
 LISTING_FIELDS = {
-    "unit": ("string", "name", "head or neuron"),
+    "unit": ("string", "name", "kind of the unit: head, neuron, ..."),
     "layer": ("int32", "number", "layer of the model"),
     "index": ("int32", "number", "number of the unit in its layer"),
     "listing": ("string", "name", "which list of the unit"),
@@ -111,8 +116,8 @@ def _write(path: Path, fields: Mapping[str, tuple[str, str, str]], parts: Iterab
 
 
 def write_examples(path: Path, examples: Mapping[str, Mapping[int, Examples]]) -> None:
-    names = {NO_BAND: TOP, **dict(enumerate(band_names()))}
-    texts = np.asarray([names[band] for band in range(NO_BAND, len(names) - 1)], dtype=object)
+    names = names_of_bands()
+    texts = np.asarray([names[band] for band in sorted(names)], dtype=object)
     _write(
         path,
         EXAMPLE_FIELDS,
@@ -121,7 +126,7 @@ def write_examples(path: Path, examples: Mapping[str, Mapping[int, Examples]]) -
                 "unit": np.full(len(one), kind, dtype=object),
                 "layer": np.full(len(one), layer),
                 "index": one.unit,
-                "band": texts[one.band - NO_BAND],
+                "band": texts[one.band - min(names)],
                 "rank": one.rank,
                 "document": one.document,
                 "position": one.position,

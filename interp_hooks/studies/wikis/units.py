@@ -1,13 +1,18 @@
 """The units that have a page, and what one scan over the corpus keeps of each.
 
-head      how much it writes: the length of z W_O, what the head adds to the stream (before any norm of its output)
-neuron    what it gives on to the output weights ("post")
+head             how much it writes: the length of z W_O, its part of the stream (before any norm of its output)
+neuron           what it gives on to the output weights ("post")
+expert_neuron    the same in an expert, times the router's weight; the neurons of all experts are numbered in turn
+shared_neuron    the same in the MLP that stands beside experts and that all tokens pass
+
+Neurons that may well be negative, as in gated MLPs, have two sides: examples of the smallest values, and of bands
+below 0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
 from typing import Literal
@@ -18,14 +23,16 @@ from torch import Tensor
 from interp_hooks.corpus.reducers.bands import FIRST, LAST, Bands
 from interp_hooks.corpus.reducers.base import Reducer
 from interp_hooks.corpus.reducers.statistics import Histogram, Statistics
-from interp_hooks.corpus.reducers.top import TopK
-from interp_hooks.corpus.units import Units, neurons
-from interp_hooks.hooks.names import get_act_name
+from interp_hooks.corpus.reducers.top import Side, TopK
+from interp_hooks.corpus.units import Part, Units, neurons
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.studies.heads.criteria import norm_factor, written_norms
+from interp_hooks.studies.neurons.weights import signed
 
-UnitKind = Literal["head", "neuron"]
-TOP = "top"
+UnitKind = Literal["head", "neuron", "expert_neuron", "shared_neuron"]
+PARTS: Mapping[UnitKind, Part] = {"neuron": "mlp", "expert_neuron": "experts", "shared_neuron": "shared"}
+ENDS: Mapping[Side, str] = {"largest": "top", "smallest": "bottom"}
+"""What the examples at either end are called; the bands of that side are "top_bands" and "bottom_bands"."""
 
 
 def result_norm(
@@ -38,46 +45,61 @@ def result_norm(
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of units: what is measured of them, and in which words."""
+    """A kind of units: what is measured of them, in which words, and at which ends of their activation.
+
+    `letter` stands in their names ("L3N17"), and `of_expert` is how many of them each expert has.
+    """
 
     name: UnitKind
     units: Units
     activation: str
     activation_unit: str
+    letter: str = "N"
+    of_expert: int | None = None
+    sides: Sequence[Side] = ("largest",)
 
     def reducers(self, top: int, per_band: int, seed: int) -> dict[str, Reducer]:
         """What a scan keeps of these units, each under the kind's name."""
-        return {
-            f"{self.name}_top": TopK(self.units, k=top),
-            f"{self.name}_bands": Bands(self.units, n=per_band, seed=seed),
+        found: dict[str, Reducer] = {
             f"{self.name}_statistics": Statistics(self.units),
             f"{self.name}_histogram": Histogram(self.units),
         }
+        for side in self.sides:
+            end = ENDS[side]
+            found[f"{self.name}_{end}"] = TopK(self.units, k=top, side=side)
+            found[f"{self.name}_{end}_bands"] = Bands(self.units, n=per_band, seed=seed, side=side)
+        return found
 
 
-KINDS = (
-    Kind(
-        "head",
-        Units("head", ("z",), of=result_norm),
-        "norm of what the head writes",
-        "length of a vector in the residual stream",
-    ),
-    Kind("neuron", neurons(), "activation after the nonlinearity", "activation"),
+HEADS = Kind(
+    "head",
+    Units("head", ("z",), of=result_norm),
+    "norm of what the head writes",
+    "length of a vector in the residual stream",
+    "H",
 )
 
 
 def kinds_of(model: HookedTransformer) -> list[Kind]:
     """The kinds of units that a model has."""
-    layers = range(model.cfg.n_layers)
-    return [
-        kind
-        for kind in KINDS
-        if any(all(get_act_name(hook, layer) in model.hook_dict for hook in kind.units.hooks) for layer in layers)
-    ]
+    sides: Sequence[Side] = ("largest", "smallest") if signed(model) else ("largest",)
+    plain = Kind("neuron", neurons(), "activation after the nonlinearity", "activation", sides=sides)
+    kinds = [HEADS, plain]
+    if model.cfg.experts is not None:
+        one = replace(plain, name="expert_neuron", units=neurons(part="experts"), letter="E")
+        weighted = "activation after the nonlinearity, times the router's weight"
+        kinds.append(replace(one, activation=weighted, of_expert=model.cfg.experts.d_expert))
+        kinds.append(replace(plain, name="shared_neuron", units=neurons(part="shared"), letter="S"))
+    return [kind for kind in kinds if kind.units.exist(model)]
 
 
-def band_names() -> list[str]:
-    """The activation bands by name, octaves from the smallest on."""
-    edges = [str(Fraction(2) ** exponent) for exponent in range(FIRST, LAST + 1)]
+def band_names(side: Side = "largest") -> list[str]:
+    """The bands of activation by name: octaves, from the smallest on; on the other side, those of minus the activation.
+
+    >>> band_names()[1], band_names("smallest")[1]
+    ('1/256 to 1/128', '-1/256 to -1/128')
+    """
+    sign, (beyond, within) = ("", ("more", "below")) if side == "largest" else ("-", ("less", "above"))
+    edges = [sign + str(Fraction(2) ** exponent) for exponent in range(FIRST, LAST + 1)]
     between = [f"{low} to {high}" for low, high in pairwise(edges)]
-    return [f"below {edges[0]}", *between, f"{edges[-1]} and more"]
+    return [f"{within} {edges[0]}", *between, f"{edges[-1]} and {beyond}"]

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import torch
 
 from interp_hooks.corpus import Bands, Seen, neurons
@@ -29,6 +31,16 @@ def test_counts_and_examples_are_those_of_the_documents() -> None:
             for place in range(int((kept >= 0).sum())):
                 where = int(kept[place]), int(state["positions"][unit, band, place])
                 assert there[where] == (float(state["values"][unit, band, place]), band)
+
+
+def test_the_other_side_is_that_of_minus_the_activation() -> None:
+    seen = random_seen(0, range(40))
+    state = Bands(neurons(), n=3, side="smallest").reduce(seen)
+    turned = Bands(neurons(), n=3).reduce(replace(seen, values=-seen.values))
+    there = state["documents"] >= 0
+    assert (state["values"][there] < 0).any()
+    assert torch.equal(state["values"][there], -turned["values"][there])
+    assert_same({**state, "values": turned["values"]}, turned)
 
 
 def test_merges_exactly() -> None:

@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 
 from interp_hooks import HookedTransformer
+from interp_hooks.corpus import Statistics, TopK, neurons, scan
 from interp_hooks.errors import BadInput
 from interp_hooks.studies import ablation_effects
 from interp_hooks.studies.neurons import causes
 from interp_hooks.studies.neurons.contexts import Found, random_contexts, top_contexts
 from tests.studies.neurons.planted import scanned
-from tests.tiny import build
+from tests.tiny import CUSTOM, build
 
 UNITS = [(1, 3), (0, 7), (1, 12), (2, 0)]
 
@@ -23,14 +24,16 @@ def texts(n: int = 6, words: int = 19) -> list[Tensor]:
     return [torch.randint(words, (size,), generator=generator) for size in sizes]
 
 
-def by_hand(model: HookedTransformer, unit: tuple[int, int], value: float, row: Tensor, at: int) -> list[float]:
+def by_hand(model: HookedTransformer, unit: tuple[Any, Any], value: float, row: Tensor, at: int) -> list[float]:
+    hook, where = unit if isinstance(unit[0], str) else (f"blocks.{unit[0]}.mlp.hook_post", unit[1:])
+
     def ablate(post: Tensor, hook: Any) -> Tensor:
-        post[..., unit[1]] = value
+        post[(..., *where)] = value
         return post
 
     with torch.no_grad():
         clean = model(row[None])[0, at].log_softmax(-1)
-        changed = model.run_with_hooks(row[None], fwd_hooks=[(f"blocks.{unit[0]}.mlp.hook_post", ablate)])
+        changed = model.run_with_hooks(row[None], fwd_hooks=[(hook, ablate)])
     changed = changed[0, at].log_softmax(-1)
     return [float(clean[row[at + 1]] - changed[row[at + 1]]), float((clean.exp() * (clean - changed)).sum())]
 
@@ -58,6 +61,25 @@ def test_effects_are_those_by_hand(
             for row, at, *got in zip(contexts.rows, contexts.at.tolist(), loss.tolist(), kl.tolist(), strict=True):
                 assert got == pytest.approx(by_hand(model, (layer, neuron), mean, row, at), abs=1e-9)
     assert sum(map(len, effects.top_loss)) > len(UNITS)
+
+
+@pytest.mark.parametrize(("part", "value"), [("experts", None), ("experts", 0.5), ("shared", None)])
+def test_neurons_of_experts_are_ablated_in_their_expert(part: Any, value: float | None) -> None:
+    model = build(**CUSTOM["experts"], d_vocab_out=23)
+    units, experts = neurons(part=part), model.cfg.experts
+    assert experts is not None
+    reducers = {"top": TopK(units, k=3), "statistics": Statistics(units)}
+    found = scan(model, texts(), reducers, progress=False)
+    effects = ablation_effects(model, found, [(1, 4), (2, 3)], part=part, n_random=4, value=value)
+    drawn = random_contexts(model, found, 4, torch.Generator().manual_seed(0), 64)
+    for place, (layer, number) in enumerate([(1, 4), (2, 3)]):
+        mean = float(found["statistics"][layer]["mean"][number]) if part == "shared" else value or 0.0
+        where = (number // experts.d_expert, number % experts.d_expert) if part == "experts" else (number,)
+        got = zip(effects.random_loss[place].tolist(), effects.random_kl[place].tolist(), strict=True)
+        for row, at, one in zip(drawn.rows, drawn.at.tolist(), got, strict=True):
+            hook = f"blocks.{layer}.mlp.{part}.hook_post"
+            assert one == pytest.approx(by_hand(model, (hook, where), mean, row, at), abs=1e-9)
+    assert effects.random_kl.max() > 1e-6
 
 
 def test_a_neuron_that_writes_nothing_does_nothing() -> None:

@@ -15,7 +15,7 @@ async function start() {
   for (const [name, value] of given) if (name in state) state[name] = name === "ranks" ? value === "1" : value;
   if (!(state.kind in about.kinds)) state.kind = Object.keys(about.kinds)[0];
   for (const [kind, {plural, layers}] of Object.entries(about.kinds)) {
-    const text = plural[0].toUpperCase() + plural.slice(1) + " (" + countOf(about, kind).toLocaleString("en") + ")";
+    const text = plural[0].toUpperCase() + spoken(plural.slice(1)) + " (" + countOf(about, kind).toLocaleString("en") + ")";
     byId("kinds").append(make("button", {type: "button", id: "kind-" + kind, onclick: () => change({kind}, true)}, text));
   }
   for (const name of ["x", "y", "layer", "label"]) byId(name).onchange = event => change({[name]: event.target.value});
@@ -83,7 +83,7 @@ async function search() {
   const [total, flat] = (Object.hasOwn(shard, key) ? shard[key][state.kind] : null) ?? [0, []];
   matches = new Map();
   for (let place = 0; place < flat.length; place += 3) matches.set(flat[place], [flat[place + 1], flat[place + 2]]);
-  const plural = about.kinds[state.kind].plural;
+  const plural = spoken(about.kinds[state.kind].plural);
   byId("found").textContent = total
     ? `“${visible(key)}” is at the top of ${total.toLocaleString("en")} ${plural}` + (total > matches.size ? `; the first ${matches.size} are marked.` : ".")
     : `No ${plural} have “${visible(key)}” among their top examples or lists; other spellings and ends of words are tokens of their own.`;
@@ -137,7 +137,7 @@ function plot() {
   const ring = points.find(([, , flat]) => flat === chosen);
   if (ring) { pen.strokeStyle = colour("ink"); pen.lineWidth = 2; pen.beginPath(); pen.arc(ring[0], ring[1], 8, 0, 7); pen.stroke(); }
   drawing = {points};
-  canvas.setAttribute("aria-label", `${points.length} ${about.kinds[state.kind].plural}: ${spoken(state.x)} across, ${spoken(state.y)} up. The list below says the same in words.`);
+  canvas.setAttribute("aria-label", `${points.length} ${spoken(about.kinds[state.kind].plural)}: ${spoken(state.x)} across, ${spoken(state.y)} up. The list below says the same in words.`);
 }
 
 function scaled(values, from, to) {
@@ -216,7 +216,7 @@ function nearest(event) {
 
 function described(flat) {
   const data = WIKI[about.kinds[state.kind].plural];
-  return [shortName(state.kind, ...placeOf(about, state.kind, flat)), ...[state.x, state.y].map(name => `${spoken(name)}: ${number(data[name][flat])}`)];
+  return [shortName(about, state.kind, ...placeOf(about, state.kind, flat)), ...[state.x, state.y].map(name => `${spoken(name)}: ${number(data[name][flat])}`)];
 }
 
 function open(flat) {
@@ -259,14 +259,14 @@ function list() {
   const found = matches ? [...matches.keys()].filter(flat => shown.includes(flat)) : [...shown].sort((a, b) => value(b) - value(a));
   const labels = columns.filter(one => one.label);
   byId("listed").textContent = matches ? `With “${visible(searchKey(state.search))}” at the top` : `Highest in ${spoken(state.y)}`;
-  const heads = [[state.kind, ""], ...(matches ? [["top examples", "number"], ["in lists", "number"]] : []),
+  const heads = [[spoken(state.kind), ""], ...(matches ? [["top examples", "number"], ["in lists", "number"]] : []),
     [spoken(state.x), "number"], ...(state.y === state.x ? [] : [[spoken(state.y), "number"]]), ...labels.map(one => [spoken(one.name), ""])];
   byId("units").replaceChildren(
     make("tr", {}, ...heads.map(([text, of]) => make("th", {scope: "col", class: of}, text))),
     ...found.slice(0, LISTED).map(flat => {
       const place = placeOf(about, state.kind, flat);
       const numbers = [...(matches?.get(flat) ?? []), ...[...new Set([state.x, state.y])].map(name => data[name][flat])];
-      return make("tr", {}, make("td", {}, make("a", {href: address(state.kind, ...place)}, shortName(state.kind, ...place))),
+      return make("tr", {}, make("td", {}, make("a", {href: address(state.kind, ...place)}, shortName(about, state.kind, ...place))),
         ...numbers.map(one => make("td", {class: "number"}, number(one))), ...labels.map(one => make("td", {}, data[one.name][flat])));
     }));
   byId("more").textContent = found.length > LISTED ? `${LISTED} of ${found.length.toLocaleString("en")}` : "";

@@ -4,6 +4,7 @@
 const DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 const DIGIT = Object.fromEntries([...DIGITS].map((char, place) => [char, place]));
 const UNKNOWN = 4095, STEPS = 2047;
+const TOP = -1, BOTTOM = -2, ENDS = {[TOP]: "Where it is largest", [BOTTOM]: "Where it is smallest"};
 let about, here = null;
 
 async function show() {
@@ -35,18 +36,24 @@ function missing() {
 }
 
 function head(columns) {
-  const {kind, layer, unit, flat} = here, name = shortName(kind, layer, unit);
+  const {kind, layer, unit, flat} = here, name = shortName(about, kind, layer, unit);
   document.title = `${name} of ${about.name}`;
   byId("trail").textContent = ` / ${about.name} / layer ${layer}`;
   const labels = about.kinds[kind].columns.filter(one => one.label).map(one => columns[one.name][flat]).filter(text => text);
-  byId("title").replaceChildren(`${kind === "head" ? "Head" : "Neuron"} ${unit} of layer ${layer}`,
+  byId("title").replaceChildren(called(kind, layer, unit),
     ...labels.map(text => make("span", {class: "chip"}, text)));
   const link = (text, place, said) => place && make("a", {href: "#" + [kind, ...place].join("/"), "aria-label": said}, text);
   const [left, right] = [beside(-1), beside(1)], [below, above] = [across(-1), across(1)];
   byId("neighbours").replaceChildren(...[
-    link("← " + (left && shortName(kind, ...left)), left, "previous " + kind), link((right && shortName(kind, ...right)) + " →", right, "next " + kind),
+    link("← " + (left && shortName(about, kind, ...left)), left, "previous " + spoken(kind)), link((right && shortName(about, kind, ...right)) + " →", right, "next " + spoken(kind)),
     link("⇧↓ layer " + below?.[0], below, "same number, layer before"), link("⇧↑ layer " + above?.[0], above, "same number, layer after"),
   ].filter(one => one));
+}
+
+function called(kind, layer, unit) {
+  const size = about.kinds[kind].of_expert;
+  if (size) return `Neuron ${unit % size} of expert ${Math.floor(unit / size)} of layer ${layer}`;
+  return ({head: "Head ", shared_neuron: "Shared neuron "}[kind] ?? "Neuron ") + unit + " of layer " + layer;
 }
 
 function beside(step) {
@@ -73,7 +80,7 @@ const section = (title, ...inside) => make("section", {}, make("h2", {}, title),
 // ------------------------------------------------------------------------------------------------------------ metrics
 
 function metrics(columns) {
-  const plural = about.kinds[here.kind].plural, rows = [];
+  const plural = spoken(about.kinds[here.kind].plural), rows = [];
   for (const column of about.kinds[here.kind].columns.filter(one => !one.label)) {
     const values = columns[column.name], value = values[here.flat], sorted = sortedNumbers(values);
     if (!sorted.length) continue;
@@ -176,13 +183,14 @@ function examples(one) {
   if (!one.examples.length) return null;
   const groups = new Map();
   for (const example of one.examples) groups.set(example[0], [...(groups.get(example[0]) ?? []), example]);
-  const bands = [...groups.keys()].sort((a, b) => (b < 0) - (a < 0) || b - a), inside = [];
+  const part = band => band === TOP ? 0 : band === BOTTOM ? 2 : band < about.octaves ? 1 : 3;
+  const bands = [...groups.keys()].sort((a, b) => part(a) - part(b) || b - a), inside = [];
   const panel = one.examples[0].length > 5 ? make("div", {class: "attention"}) : null;
   for (const band of bands) {
-    inside.push(make("h3", {}, band < 0 ? "Where it is largest" : `${about.bands[band]}: at random`));
+    inside.push(make("h3", {}, ENDS[band] ?? `${about.bands[band]}: at random`));
     for (const example of groups.get(band)) inside.push(row(one, example, panel));
   }
-  const note = `Each is from a document of its own, and its value the largest there; colours go up to ${number(one.largest)} (${about.kinds[here.kind].unit}).`;
+  const note = `Each is from a document of its own, and its value the largest there (in the parts below 0, the smallest); colours go up to ${number(one.largest)} (${about.kinds[here.kind].unit}).`;
   if (!panel) return section("Examples", make("p", {class: "note"}, note), ...inside);
   attention(panel, one, groups.get(bands[0])[0]);
   inside[1].setAttribute("aria-pressed", "true");

@@ -51,7 +51,7 @@ function number(value) {
 }
 
 const spoken = name => name.replaceAll("_", " ");
-const shortName = (kind, layer, unit) => "L" + layer + (kind === "head" ? "H" : "N") + unit;
+const shortName = (about, kind, layer, unit) => "L" + layer + about.kinds[kind].letter + unit;
 const address = (kind, layer, unit) => "unit.html#" + kind + "/" + layer + "/" + unit;
 
 function flatOf(about, kind, layer, unit) {
