@@ -68,7 +68,7 @@ class HookedTransformer(Generation, TextMethods, StackedWeights, Switches):
         move_to_device: bool = True,
         default_padding_side: PaddingSide | None = None,
     ) -> None:
-        on_meta = torch.get_default_device().type == "meta"  # somebody else fills this model, and has a tokenizer
+        on_meta = torch.empty(0).is_meta  # then somebody else fills this model, and has a tokenizer
         if not isinstance(cfg, HookedTransformerConfig | Mapping):
             raise ConfigError(f"cfg must be a HookedTransformerConfig or a mapping of its fields, got {told(cfg)}")
         cfg = cfg if isinstance(cfg, HookedTransformerConfig) else HookedTransformerConfig.from_dict(cfg)
