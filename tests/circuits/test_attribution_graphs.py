@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
-from interp_hooks import HookedTransformer, circuits
+from interp_hooks import HookedTransformer, HookedTransformerConfig, circuits
 from interp_hooks.circuits import (
     AttributionGraph,
     attribution_graph,
@@ -31,6 +32,7 @@ from interp_hooks.errors import BadInput
 from tests.dictionaries.random_ones import cross_layer, transcoder
 from tests.tiny import CUSTOM, build, hooked
 
+DATA = Path(__file__).parents[1] / "data" / "circuit_tracer.safetensors"
 TOKENS = torch.tensor([3, 11, 0, 7, 18, 11])
 SETS: dict[str, Any] = {
     "cross-layer": lambda: cross_layer(),
@@ -444,3 +446,59 @@ def test_the_example_runs(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: 
     )
     assert examples
     assert results.failed == 0, "".join(told)
+
+
+# ---------------------------------------------------------------------------------------------------- circuit-tracer's
+
+
+def reference() -> tuple[dict[str, Tensor], HookedTransformer, list[Transcoder]]:
+    """What circuit-tracer 0.5.0 found (benchmarks/reference_circuit_tracer.py), and the same model and transcoders."""
+    found = load_file(DATA)
+    sizes = dict(n_layers=3, d_model=12, n_ctx=16, d_head=4, n_heads=3, d_mlp=20, d_vocab=17)
+    rotary = dict(positional_embedding_type="rotary", rotary_dim=4)
+    model = HookedTransformer(
+        HookedTransformerConfig(**sizes, **rotary, act_fn="silu", gated_mlp=True, normalization_type="RMS")
+    ).eval()
+    weights = {name.removeprefix("model."): one for name, one in found.items() if name.startswith("model.")}
+    weights = {name.replace("old_mlp.", "").replace("old_unembed.", ""): one for name, one in weights.items()}
+    zero = {name: torch.zeros_like(one) for name, one in model.state_dict().items() if name not in weights}
+    assert {name.rpartition(".")[2] for name in zero} <= {"b_gate", "b_U"}  # theirs has none
+    model.load_state_dict(zero | {name: weights[name] for name in model.state_dict() if name in weights})
+    made = []
+    for layer in range(3):
+        names = ("W_enc", "W_dec", "W_skip", "b_enc", "b_dec")
+        one = {name: found[f"transcoders.transcoders.{layer}.{name}"] for name in names}
+        gain = weights[f"blocks.{layer}.ln2.w"][:, None]  # theirs read what the norm gives with its gain
+        made.append(
+            Transcoder(
+                hook_in=f"blocks.{layer}.ln2.hook_normalized",
+                hook_out=f"blocks.{layer}.hook_mlp_out",
+                W_enc=gain * one["W_enc"].T,
+                b_enc=one["b_enc"],
+                W_dec=one["W_dec"],
+                b_dec=one["b_dec"],
+                W_skip=gain * one["W_skip"].T,
+            )
+        )
+    return found, model, made
+
+
+def test_the_graph_is_that_of_circuit_tracer() -> None:
+    """It leaves out what MLPs write at BOS; here that is an error."""
+    found, model, transcoders = reference()
+    graph = attribution_graph(model, found["tokens"], transcoders, max_logits=5, first_as_error=True, progress=False)
+    n_pos, n_features = len(found["tokens"]), len(found["features"])
+    assert [*zip(*(one[graph.features].tolist() for one in (graph.layer, graph.pos, graph.index)), strict=True)] == [
+        tuple(row) for row in found["features"].tolist()
+    ]
+    assert torch.allclose(graph.activation[graph.features], found["activations"], rtol=1e-4, atol=1e-5)
+    assert graph.index[graph.logits].tolist() == found["logits"].tolist()
+    assert torch.allclose(graph.activation[graph.logits], found["probabilities"], rtol=1e-4)
+    dense = torch.zeros(len(graph), len(graph))
+    dense[graph.target, graph.source] = graph.weight
+    assert dense.shape == found["adjacency"].shape
+    compared = torch.ones(len(graph), dtype=torch.bool)
+    compared[n_features : n_features + 3 * n_pos : n_pos] = False  # errors at BOS
+    assert (dense - found["adjacency"])[:, compared].abs().max() < 1e-4 * found["adjacency"].abs().max()
+    theirs = dataclasses.replace(graph, weight=torch.where(compared[graph.source], graph.weight, 0.0))
+    assert theirs.scores() == pytest.approx(found["scores"].tolist(), abs=1e-4)
