@@ -72,7 +72,9 @@ def main() -> None:
         "scores": torch.tensor(scores),
     }
     kept = {name: one.detach().clone().contiguous() for name, one in {**weights, **found}.items()}
-    save_file({name: one for name, one in kept.items() if not name.endswith((".mask", ".IGNORE", "_sin", "_cos"))}, DATA)
+    save_file(
+        {name: one for name, one in kept.items() if not name.endswith((".mask", ".IGNORE", "_sin", "_cos"))}, DATA
+    )
     print({name: list(one.shape) for name, one in kept.items()})
 
 
