@@ -23,7 +23,13 @@ from interp_hooks.errors import nearest
 NAME = "transformer_lens"
 
 __getattr__, __all__ = lazily(
-    __name__, {"answers": ["test_prompt"], "ioi_dataset": ["IOIDataset", "ioi_eval"], "mmlu": ["mmlu_eval"]}
+    __name__,
+    {
+        "answers": ["test_prompt"],
+        "ioi_dataset": ["IOIDataset", "ioi_eval"],
+        "mmlu": ["mmlu_eval"],
+        "sae_transformer": ["HookedSAETransformer"],
+    },
 )
 __all__ += ["install"]
 

@@ -7,13 +7,15 @@ __getattr__, __all__ = lazily(
     {
         "activations": ["Activation", "BatchTopK", "Gated", "JumpReLU", "ReLU", "TopK"],
         "base": ["Dictionary"],
+        "recipe": ["Recipe"],
+        "training": ["train_dictionaries", "train_on_activations"],
         "single": ["SAE", "Transcoder"],
         "cross_layer": ["CrossLayerTranscoder"],
         "crosscoder": ["Crosscoder"],
         "evaluation": ["DictionaryMetrics", "dictionary_metrics", "random_dictionary"],
         "files": ["load", "save"],
         "inputs": ["adapted"],
-        "planted": ["Recovery", "recovery"],
+        "planted": ["Recovery", "recovery", "superposition_recovery"],
     },
 )
 

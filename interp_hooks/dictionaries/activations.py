@@ -128,6 +128,10 @@ class Gated(Activation):
         """From the paper's parameters; `b_gate` is the encoder's bias."""
         return cls(scale=r_mag.exp(), shift=b_mag - r_mag.exp() * b_gate)
 
+    def detached(self) -> Gated:
+        """The same without gradients."""
+        return Gated(self.scale.detach(), self.shift.detach())
+
     def __call__(self, pre: Float[Tensor, "*tokens feature"]) -> Float[Tensor, "*tokens feature"]:
         return torch.where(pre > 0, pre * self.scale + self.shift, 0.0).relu()
 

@@ -120,6 +120,12 @@ def random_dictionary(dictionary: SAE | Transcoder, seed: Seed = 0) -> SAE | Tra
     """A control: directions drawn at random, each with the norm that it has in the dictionary; biases stay.
 
     Encoder and decoder of a feature point the same way where they are of the same width.
+
+    >>> from interp_hooks import dictionaries
+    >>> sae = dictionaries.load("ioi-tiny/sae")
+    >>> control = dictionaries.random_dictionary(sae)
+    >>> bool(torch.allclose(control.decoder_norms, sae.decoder_norms, atol=1e-4))
+    True
     """
     generator = torch.Generator().manual_seed(seed)
 

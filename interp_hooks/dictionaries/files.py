@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from interp_hooks.dictionaries.formats.reading import Asked
 from interp_hooks.errors import BadInput, CheckpointError, nearest
 from interp_hooks.errors.arguments import checked
 
+BUNDLED = ("ioi-tiny/sae", "ioi-tiny/transcoders")
 WRITERS = {"own": own.write, "saelens": saelens.write}
 
 
@@ -27,6 +29,8 @@ def load(
 ) -> Dictionary:
     """The dictionary in a folder or file, on the CPU, with its weights in the dtype that they have there.
 
+    Two of the model ioi-tiny ship with the package: "ioi-tiny/sae" and "ioi-tiny/transcoders".
+
     Which `format` it is shows itself: "own", "saelens" (version 6 and before), "sparsify", "dictionary_learning",
     "gemma-scope", "gemma-scope-2", "llama-scope", "qwen-scope", "goodfire", or "circuit-tracer" (sets, whose encoders
     and decoders stay on disk until rows of them are used). `hook` and `hook_out` say, or say otherwise, which
@@ -41,9 +45,13 @@ def load(
         BadInput: weights that do not fit together or are not finite, or a hook that has to be said.
 
     >>> from interp_hooks import dictionaries
-    >>> sae = dictionaries.load("pretrained/sae")  # doctest: +SKIP
+    >>> sae = dictionaries.load("ioi-tiny/sae")
+    >>> with model.spliced(sae, error_term=True):
+    ...     logits, cache = model.run_with_cache(clean)
+    >>> cache["blocks.1.hook_resid_post.dictionary.hook_features"].shape
+    torch.Size([4, ..., 512])
     """
-    path = Path(path)
+    path = bundled(path)
     if format is not None and format not in FORMATS:
         raise BadInput(f"format must be one of {', '.join(FORMATS)}, got {format!r}.{nearest(format, FORMATS)}")
     try:
@@ -57,6 +65,14 @@ def load(
         raise CheckpointError(f"{path} is no dictionary in a known format ({', '.join(FORMATS)})")
     found = FORMATS[names[0]].read(path, Asked(hook=hook, hook_out=hook_out, input_scale=input_scale))
     return found if dtype is None else found.to(dtype)
+
+
+def bundled(path: str | Path) -> Path:
+    """A path as it is, or that of a dictionary that ships with the package, by its name."""
+    if str(path) not in BUNDLED or Path(path).exists():
+        return Path(path)
+    model, _, name = str(path).partition("/")
+    return Path(str(files("interp_hooks"))) / "pretrained" / model / "dictionaries" / f"{name}.safetensors"
 
 
 @checked

@@ -35,6 +35,13 @@ def adapted(dictionary: D, model: HookedTransformer) -> D:
     Raises:
         BadInput: the gain of the norm is folded into the weights after it (load with fold_ln=False), or a kind of
             dictionary that does not predict something else than it reads.
+
+    >>> from interp_hooks import HookedTransformer, dictionaries
+    >>> plain = HookedTransformer.from_pretrained_no_processing("ioi-tiny", device="cpu")
+    >>> weights = dict(W_enc=torch.ones(128, 9), b_enc=torch.zeros(9), W_dec=torch.ones(9, 128), b_dec=torch.zeros(128))
+    >>> theirs = dictionaries.Transcoder(hook_in="blocks.1.mlp.hook_in", hook_out="mlp_out1", **weights)
+    >>> dictionaries.adapted(theirs, plain).hook_in
+    'blocks.1.ln2.hook_normalized'
     """
     layers = {READ.format(layer): layer for layer in range(model.cfg.n_layers)}
     if not layers.keys() & {*dictionary.hooks_in}:

@@ -13,8 +13,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp_hooks.dictionaries.recipe import Recipe
+from interp_hooks.dictionaries.single import SAE
+from interp_hooks.dictionaries.training import train_on_activations
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import checked, told_shape
+from interp_hooks.errors.arguments import Count, Seed, checked, told_shape
+from interp_hooks.ground_truth.toy_models import Superposition
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -63,6 +67,39 @@ def recovery(found: Float[Tensor, "feature d"], true: Float[Tensor, "true d"]) -
     cosine = ((true.double() / norms[1]) @ rows.T).abs().cpu()
     matched = torch.from_numpy(assignment(-cosine.numpy()))
     return Recovery(matched=matched, cosine=cosine.gather(1, matched[:, None])[:, 0], best=cosine.amax(1))
+
+
+@checked
+def superposition_recovery(
+    toy: Superposition, recipe: Recipe, *, steps: Count = 1000, tokens_per_step: Count = 512, seed: Seed = 0
+) -> dict[str, Recovery]:
+    """Train a dictionary on the hidden activations of every toy model of superposition, and match it with W's columns.
+
+    Inputs are drawn as in the toy models' own training. Features that a model leaves out (columns shorter than a tenth
+    of the longest) are no true ones; the others keep their order. Results are named by the inputs' probability.
+
+    >>> from interp_hooks.dictionaries import Recipe, superposition_recovery
+    >>> from interp_hooks.ground_truth import superposition
+    >>> toy = superposition(5, 2, probability=[0.05], steps=50)
+    >>> list(superposition_recovery(toy, Recipe(hook="hidden", n_features=8, k=1), steps=10))
+    ['p=0.05']
+    """
+    generator = torch.Generator().manual_seed(seed)
+    found: dict[str, Recovery] = {}
+    for place, probability in enumerate(toy.probabilities.tolist()):
+        columns, size = toy.W[place].T, (min(steps, 200) * tokens_per_step, toy.W.shape[-1])
+        x = torch.rand(size, generator=generator) * (torch.rand(size, generator=generator) < probability)
+        hidden = (x[x.any(-1)] @ columns).to(toy.W.dtype)
+        trained = train_on_activations(
+            hidden, recipe, steps=steps, tokens_per_step=tokens_per_step, seed=seed, progress=False
+        )
+        assert isinstance(trained, SAE)
+        norms = columns.norm(dim=-1)
+        name = f"p={probability:.3g}"
+        found[name if name not in found else f"{name} ({place})"] = recovery(
+            trained.W_dec, columns[norms > norms.max() / 10]
+        )
+    return found
 
 
 def assignment(cost: np.ndarray) -> np.ndarray:

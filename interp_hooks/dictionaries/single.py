@@ -26,14 +26,15 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 Normalization = Literal["none", "layer_norm", "constant_norm"]
-EPS = 1e-5  # that SAELens adds to a token's standard deviation
+EPS = 1e-5  # that SAELens adds to a token's standard deviation, and leaves out when it undoes the normalization
 
 
 class _Scale(NamedTuple):
-    """What was subtracted from each token, and by what it was divided then."""
+    """What was subtracted from each token, and by what it was divided then, with `eps` on top."""
 
     mean: Float[Tensor, "*tokens 1"]
     size: Float[Tensor, "*tokens 1"]
+    eps: float
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -86,7 +87,7 @@ class SingleSite(Dictionary):
         if x.shape[-1] != self.d_in:
             raise BadInput(f"this dictionary reads activations of width {self.d_in}, got {told_shape(x)}")
         scale = self._scale(x := x.to(self.W_enc.dtype))
-        x = x if scale is None else (x - scale.mean) / scale.size
+        x = x if scale is None else (x - scale.mean) / (scale.size + scale.eps)
         return (x if self.b_in is None else x - self.b_in) @ self.W_enc + self.b_enc
 
     def encode(self, x: Float[Tensor, "*tokens d_in"]) -> Float[Tensor, "*tokens feature"]:
@@ -108,8 +109,8 @@ class SingleSite(Dictionary):
         if self.normalization == "none":
             return None
         if self.normalization == "layer_norm":
-            return _Scale(x.mean(-1, keepdim=True), x.std(-1, keepdim=True) + EPS)
-        return _Scale(torch.zeros_like(x[..., :1]), x.norm(dim=-1, keepdim=True) / x.shape[-1] ** 0.5)
+            return _Scale(x.mean(-1, keepdim=True), x.std(-1, keepdim=True), EPS)
+        return _Scale(torch.zeros_like(x[..., :1]), x.norm(dim=-1, keepdim=True) / x.shape[-1] ** 0.5, 0.0)
 
     def parts(self) -> list[Part]:
         return [

@@ -11,6 +11,7 @@ __getattr__, __all__ = lazily(
         "attribution_graphs": ["attribution_graph_page"],
         "stability": ["stability_figure"],
         "lenses": ["lens_figure"],
+        "recovered": ["recovery_figure"],
         "arrays": ["get_corner", "to_numpy"],
     },
 )

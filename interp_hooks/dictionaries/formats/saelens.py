@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def _read(path: Path, asked: Asked) -> Dictionary:
         )
     weights.finish()
     if architecture == "topk" and config.get("rescale_acts_by_decoder_norm"):
-        found = found.folded_norms()  # which is what that setting computes with
+        found = replace(found.folded_norms(), activation=activation)  # features are ranked as they are scaled
     if normalized == SCALED:
         return found.folded_scale(_scale(path, asked))
     if asked.input_scale is not None:

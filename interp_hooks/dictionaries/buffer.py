@@ -1,0 +1,142 @@
+"""Activations of a corpus in random order: a buffer that is shuffled, and half of which is replaced at a time.
+
+Tokens of one text resemble each other, and batches should not. The buffer holds so many tokens; when half of them are
+given out, passes of the model fill it up again, and what is there is shuffled anew. Values keep the model's dtype.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp_hooks.corpus.packing import Packer, Rows
+from interp_hooks.corpus.reading import Corpus, documents
+from interp_hooks.errors import BadInput
+from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.hooks.points import HookPoint
+from interp_hooks.model.stream import Stream
+from interp_hooks.model.transformer import HookedTransformer
+
+PER_BATCH = 64  # documents that are packed together
+
+
+class ActivationBuffer:
+    """Batches of activations at some hooks, at tokens that count; the corpus is read again when it ends.
+
+    `passes` is how many passes were made. What is left to give out (`left`, by hook [token, d]), `passes` and the
+    generator's state are all that it takes to go on.
+    """
+
+    def __init__(
+        self,
+        model: HookedTransformer,
+        corpus: Corpus,
+        packer: Packer,
+        hooks: Sequence[tuple[str, int | None]],
+        *,
+        column: str,
+        tokens: int,
+        generator: torch.Generator,
+    ) -> None:
+        self.model, self.corpus, self.packer, self.column = model, corpus, packer, column
+        self.hooks = list(dict.fromkeys(hooks))
+        self.tokens, self.generator, self.passes = tokens, generator, 0
+        self.left: dict[tuple[str, int | None], Tensor] = {}
+        last = max(Stream(model).place(hook).layer for hook, _ in self.hooks)
+        self.stop = last + 1 if last < model.cfg.n_layers else None
+        self._rows: Iterator[Rows] | None = None
+
+    def __len__(self) -> int:
+        return len(next(iter(self.left.values()))) if self.left else 0
+
+    def take(self, n: int) -> dict[tuple[str, int | None], Float[Tensor, "token d"]]:
+        """The next n tokens' activations.
+
+        Raises:
+            BadInput: the corpus has no tokens that count, or ended and cannot be read again.
+        """
+        if len(self) < max(n, self.tokens // 2):
+            self.fill()
+        batch = {hook: values[:n] for hook, values in self.left.items()}
+        self.left = {hook: values[n:] for hook, values in self.left.items()}
+        return batch
+
+    def fill(self) -> None:
+        """Fill the buffer up, and shuffle it."""
+        parts = {hook: [self.left[hook]] if self.left else [] for hook in self.hooks}
+        count = len(self)
+        if self._rows is None:
+            self._rows = islice(self._all_rows(), self.passes, None)
+        while count < self.tokens:
+            found = self._read(next(self._rows))
+            self.passes += 1
+            count += len(found[self.hooks[0]])
+            for hook, values in found.items():
+                parts[hook].append(values)
+        order = torch.randperm(count, generator=self.generator)
+        self.left = {hook: torch.cat(values)[order.to(values[0].device)] for hook, values in parts.items()}
+
+    def _all_rows(self) -> Iterator[Rows]:
+        while True:
+            found = enumerate(documents(self.model, self.corpus, self.column))
+            counted = 0
+            while batch := list(islice(found, PER_BATCH)):
+                pieces = [
+                    piece
+                    for number, one in batch
+                    for piece in self.packer.pieces(number, self.packer.tokens(number, one))
+                ]
+                for rows in self.packer.rows(pieces):
+                    counted += int(rows.counted.sum())
+                    yield rows
+            if not counted:
+                raise BadInput(
+                    "the corpus has no more tokens that count: give a list or a file, which can be read again, or more "
+                    "texts"
+                )
+
+    @no_gradients
+    def _read(self, rows: Rows) -> dict[tuple[str, int | None], Tensor]:
+        found: dict[str, Tensor] = {}
+        counted = rows.counted.to(self.model.device)
+
+        def keep(value: Tensor, hook: HookPoint) -> None:
+            found[hook.name] = value[counted.to(value.device)]
+
+        self.model.run_with_hooks(
+            rows.tokens.to(self.model.device),
+            **rows.told_apart(self.model.device),
+            stop_at_layer=self.stop,
+            return_type=None if self.stop is not None else "logits",
+            fwd_hooks=[(name, keep) for name in dict.fromkeys(name for name, _ in self.hooks)],
+        )
+        return {
+            (name, head): found[name].flatten(1) if head is None else found[name][:, head] for name, head in self.hooks
+        }
+
+
+class TensorBuffer:
+    """Batches of activations that are there, in another order each time they are passed through."""
+
+    def __init__(self, values: Mapping[tuple[str, int | None], Tensor], generator: torch.Generator) -> None:
+        self.values, self.generator, self.passes = values, generator, 0
+        self.hooks = list(values)
+        self.left: dict[tuple[str, int | None], Tensor] = {}
+
+    def take(self, n: int) -> dict[tuple[str, int | None], Float[Tensor, "token d"]]:
+        """The next n."""
+        if not self.left or len(self.left[self.hooks[0]]) < n:
+            self.fill()
+        batch = {hook: values[:n] for hook, values in self.left.items()}
+        self.left = {hook: values[n:] for hook, values in self.left.items()}
+        return batch
+
+    def fill(self) -> None:
+        """Begin to pass through them again."""
+        order = torch.randperm(len(self.values[self.hooks[0]]), generator=self.generator)
+        self.left = {hook: values[order.to(values.device)] for hook, values in self.values.items()}
+        self.passes += 1
