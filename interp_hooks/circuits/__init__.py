@@ -5,6 +5,10 @@ from interp_hooks import lazily
 __getattr__, __all__ = lazily(
     __name__,
     {
+        "attribution_graphs.attention": ["edge_heads", "score_terms"],
+        "attribution_graphs.files": ["load_graph", "save_graph"],
+        "attribution_graphs.graph": ["AttributionGraph", "attribution_graph"],
+        "attribution_graphs.interventions": ["check_graph"],
         "circuit": ["Circuit", "ComputationGraph"],
         "discovery": ["acdc", "eap", "eap_ig", "mask_gradient", "node_attribution"],
         "measures": [

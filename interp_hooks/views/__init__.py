@@ -8,6 +8,7 @@ __getattr__, __all__ = lazily(
         "figures": ["bars", "heatmap"],
         "attention": ["attention_pattern"],
         "circuits": ["circuit_figure"],
+        "attribution_graphs": ["attribution_graph_page"],
         "stability": ["stability_figure"],
         "lenses": ["lens_figure"],
         "recovered": ["recovery_figure"],

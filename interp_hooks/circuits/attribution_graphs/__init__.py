@@ -1,0 +1,1 @@
+"""Attribution graphs: which features of a prompt, through which others, lead to the next token."""
