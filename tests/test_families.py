@@ -251,7 +251,11 @@ def test_export_is_exact_and_carries_edits(name: str) -> None:
 @every_member
 def test_every_parameter_of_ours_is_in_the_table_once(name: str) -> None:
     model = ours(name)
-    filled = [weight for rule in rules(family_of(name).weights, model.cfg.n_layers) for weight in rule.ours]
+    filled = [
+        weight
+        for rule in rules(family_of(name).weights, model.cfg.n_layers, model.cfg.mixer_kinds)
+        for weight in rule.ours
+    ]
     assert sorted(filled) == sorted({*filled}), "no weight is filled twice"
     assert set(dict(model.named_parameters())) <= set(filled)
 
@@ -261,7 +265,7 @@ def shapes(name: str) -> dict[str, set[tuple[int, ...]]]:
     family, model = family_of(name), ours(name)
     tensors, found = member(name).state_dict(), {}
     for line, theirs in family.weights.items():
-        for rule in rules({line: theirs}, model.cfg.n_layers):
+        for rule in rules({line: theirs}, model.cfg.n_layers, model.cfg.mixer_kinds):
             found.setdefault(line, set()).update(tuple(tensors[s].shape) for s in rule.names(tensors))
     return found
 

@@ -1,0 +1,95 @@
+"""The gated delta net (Yang et al. 2024, arxiv.org/abs/2412.06464): linear attention that corrects what it remembers.
+
+q, k, v    = silu(convolution(x W_Q, x W_K, x W_V))                     hook_q, hook_k, hook_v
+log_decay  = -exp(A_log) softplus(x W_decay + b_decay)                  hook_log_decay
+beta       = beta_scale sigmoid(x W_beta + b_beta)                      hook_beta
+S[t]       = a S[t-1] + beta k (v - a S[t-1]^T k)^T                     a = exp(log_decay), k = k / |k|
+mixed      = S[t]^T q / (|q| sqrt(d_key))                               hook_state, hook_mixed, hook_mixing
+z          = norm(mixed) * silu(x W_G)                                  hook_gate, hook_z
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from interp_hooks.hooks.points import HookPoint
+from interp_hooks.model.components.convolution import ShortConvolution
+from interp_hooks.model.components.linear_recurrence import Gates, LinearRecurrence
+from interp_hooks.model.components.mixer import Reader
+from interp_hooks.model.components.norm import Norm
+from interp_hooks.model.components.recurrence import Recurrence
+from interp_hooks.model.components.weights import READER_PER_HEAD, TRANSPOSED, linear, parameter, read_per_head
+from interp_hooks.model.config import HookedTransformerConfig
+
+UNIT_EPS = 1e-6  # added to the square of the length of queries and keys
+
+
+class GatedDeltaNet(LinearRecurrence):
+    """Heads that decay their state, and write to it what it does not yet hold under a key."""
+
+    kind = "a gated delta net"
+
+    def __init__(self, cfg: HookedTransformerConfig, layer: int) -> None:
+        super().__init__()
+        sizes, d_model = cfg.mixers, cfg.d_model
+        assert sizes is not None
+        heads, groups, d_key, d_value = sizes.n_heads, sizes.n_key_heads, sizes.d_key, sizes.d_value
+        self.heads, self.groups, self.beta_scale = heads, groups, sizes.beta_scale
+        self.W_Q, self.b_Q = parameter(groups, d_model, d_key, lies=READER_PER_HEAD), parameter(groups, d_key)
+        self.W_K, self.b_K = parameter(groups, d_model, d_key, lies=READER_PER_HEAD), parameter(groups, d_key)
+        self.W_V, self.b_V = parameter(heads, d_model, d_value, lies=READER_PER_HEAD), parameter(heads, d_value)
+        self.W_G, self.b_G = parameter(heads, d_model, d_value, lies=READER_PER_HEAD), parameter(heads, d_value)
+        self.W_decay, self.b_decay = parameter(d_model, heads, lies=TRANSPOSED), parameter(heads)
+        self.W_beta, self.b_beta = parameter(d_model, heads, lies=TRANSPOSED), parameter(heads)
+        self.A_log = parameter(heads)
+        self.convolution = ShortConvolution(sizes.channels, sizes.taps)
+        self.hook_q = HookPoint("batch pos head d_key", head=groups, d_key=d_key)
+        self.hook_k = HookPoint("batch pos head d_key", head=groups, d_key=d_key)
+        self.hook_v = HookPoint("batch pos head d_value", head=heads, d_value=d_value)
+        self.hook_log_decay = HookPoint("batch pos head", head=heads)
+        self.hook_beta = HookPoint("batch pos head", head=heads)
+        self._show_recurrence(heads, d_key, d_value)
+        self.norm = Norm("RMS", (d_value,), sizes.eps, axes="batch pos head d_value", head=heads)
+        self.hook_gate = HookPoint("batch pos head d_head", head=heads, d_head=d_value)
+        self._write_with(cfg, heads, d_value)
+        self._show_writing()
+
+    def readers(self) -> list[Reader]:
+        """The weights of queries, keys, values, gates, decay and beta."""
+        per_head = [(self.W_Q, self.b_Q), (self.W_K, self.b_K), (self.W_V, self.b_V), (self.W_G, self.b_G)]
+        of_gates = [(self.W_decay, self.b_decay), (self.W_beta, self.b_beta)]
+        return [*((*pair, 1) for pair in per_head), *((*pair, 0) for pair in of_gates)]
+
+    def reads(self, x: Float[Tensor, "batch pos d_model"]) -> tuple[Float[Tensor, "batch pos channel"], Gates]:
+        """Queries, keys and values side by side; the logarithm of the decay, and beta."""
+        pairs = ((self.W_Q, self.b_Q), (self.W_K, self.b_K), (self.W_V, self.b_V))
+        channels = torch.cat([read_per_head(x, *pair).flatten(2) for pair in pairs], dim=-1)
+        precise = torch.promote_types(x.dtype, torch.float32)
+        step = F.softplus(linear(x, self.W_decay, None).to(precise) + self.b_decay.to(precise))
+        beta = self.beta_scale * torch.sigmoid(linear(x, self.W_beta, self.b_beta))
+        return channels, torch.stack((-self.A_log.to(precise).exp() * step, beta.to(precise)), dim=2)
+
+    def recurrence(self, channels: Float[Tensor, "batch pos channel"], gates: Gates, *, shown: bool) -> Recurrence:
+        """Unit keys and scaled unit queries, those of a group for each of its heads."""
+        (groups, _, d_key), (heads, _, d_value) = self.W_Q.shape, self.W_V.shape
+        parts = F.silu(channels).split((groups * d_key, groups * d_key, heads * d_value), dim=-1)
+        q, k, v = (part.unflatten(-1, (-1, width)) for part, width in zip(parts, (d_key, d_key, d_value), strict=True))
+        log_decay, beta = gates.unbind(2)
+        if shown:
+            q, k, v = self.hook_q(q), self.hook_k(k), self.hook_v(v)
+            log_decay, beta = self.hook_log_decay(log_decay), self.hook_beta(beta)
+        q, k, v = (x.transpose(1, 2).to(gates.dtype) for x in (q, k, v))
+        q, k = (_unit(x).repeat_interleave(heads // groups, dim=1) for x in (q, k))
+        return Recurrence(q / d_key**0.5, k, v, log_decay.mT[..., None], beta.mT)
+
+    def written(
+        self, mixed: Float[Tensor, "batch pos head d_value"], given: Recurrence, x: Float[Tensor, "batch pos d_model"]
+    ) -> Float[Tensor, "batch pos head d_head"]:
+        """What the heads read, normalized and gated."""
+        gate = F.silu(read_per_head(x, self.W_G, self.b_G).to(given.v.dtype)).to(x.dtype)
+        return self.norm(mixed) * self.hook_gate(gate)
+
+
+def _unit(x: Tensor) -> Tensor:
+    return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + UNIT_EPS)

@@ -1,0 +1,17 @@
+"""Which mixer stands in a layer."""
+
+from interp_hooks.model.components.attention import Attention
+from interp_hooks.model.components.gated_delta import GatedDeltaNet
+from interp_hooks.model.components.latent import LatentAttention
+from interp_hooks.model.components.mixer import Mixer
+from interp_hooks.model.config import HookedTransformerConfig
+
+RECURRENT: dict[str, type[Mixer]] = {"gated_delta": GatedDeltaNet}
+
+
+def mixer(cfg: HookedTransformerConfig, layer: int) -> Mixer:
+    """What mixes tokens in a layer, by the config."""
+    kind = cfg.mixer_at(layer)
+    if kind == "attention":
+        return (LatentAttention if cfg.kv_latent else Attention)(cfg, layer)
+    return RECURRENT[kind](cfg, layer)

@@ -1,0 +1,112 @@
+"""Linear recurrences over tokens, and the attention that they are equivalent to.
+
+    without beta     S[t] = a[t] S[t-1] + k[t] v[t]^T
+    with beta        S[t] = a[t] S[t-1] + beta[t] k[t] (v[t] - a[t] S[t-1]^T k[t])^T        the gated delta rule
+    what is read     o[t] = S[t]^T q[t]  =  sum over s <= t of M[t, s] v[s],  if S[0] = 0
+
+`a = exp(log_decay)` is a number per head and token, or one for each dimension of the key. `scan` computes this by
+chunks (Yang et al. 2024, arxiv.org/abs/2406.06484, 2412.06464; Dao and Gu 2024, arxiv.org/abs/2405.21060), `states`
+and `mixing` what nobody needs but who looks inside. All are exact; sums of logarithms, not differences of sums, decay.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+CHUNK = 64  # tokens that are computed at once where the decay is one number per head
+FINE_CHUNK = 16  # where it is one for each dimension of the key, so that pairs of tokens have as many
+
+
+class Recurrence(NamedTuple):
+    """What a recurrence reads at every token, [batch, head, pos, ...], in one precise dtype.
+
+    `log_decay` is [batch, head, pos, 1 or d_key], `beta` [batch, head, pos] or None.
+    """
+
+    q: Float[Tensor, "batch head pos d_key"]
+    k: Float[Tensor, "batch head pos d_key"]
+    v: Float[Tensor, "batch head pos d_value"]
+    log_decay: Float[Tensor, "batch head pos #d_key"]
+    beta: Float[Tensor, "batch head pos"] | None = None
+
+    @property
+    def chunk(self) -> int:
+        return CHUNK if self.log_decay.shape[-1] == 1 else FINE_CHUNK
+
+    def at(self, tokens: slice) -> "Recurrence":
+        """The recurrence over some of the tokens."""
+        q, k, v, log_decay = (one[:, :, tokens] for one in self[:4])
+        return Recurrence(q, k, v, log_decay, None if self.beta is None else self.beta[:, :, tokens])
+
+    def empty(self) -> Float[Tensor, "batch head d_key d_value"]:
+        """The state before the first token."""
+        return self.v.new_zeros(*self.k.shape[:2], self.k.shape[-1], self.v.shape[-1])
+
+
+def scan(given: Recurrence, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """What is read at every token [batch, head, pos, d_value], and the state after the last [.., d_key, d_value]."""
+    state, read = given.empty() if state is None else state, []
+    for start in range(0, given.k.shape[2], given.chunk):
+        chunk = given.at(slice(start, start + given.chunk))
+        decay = _Decay(chunk.log_decay)
+        looks, v = decay.pairs(chunk.q, chunk.k, causal=True), chunk.v
+        if chunk.beta is not None:
+            written = torch.cat((chunk.v, decay.from_start * chunk.k), dim=-1) * chunk.beta[..., None]
+            v, remembers = _solved(chunk, decay, written).split((v.shape[-1], chunk.k.shape[-1]), dim=-1)
+            v = v - remembers @ state
+        read.append((decay.from_start * chunk.q) @ state + looks @ v)
+        state = decay.whole * state + (decay.to_end * chunk.k).mT @ v
+    return torch.cat(read, dim=2), state
+
+
+def mixing(given: Recurrence) -> Float[Tensor, "batch head query key"]:
+    """The matrix M by which what is read at each token is a sum of values: what attention calls its pattern."""
+    decay = _Decay(given.log_decay)
+    looks = decay.pairs(given.q, given.k, causal=True)
+    if given.beta is None:
+        return looks
+    identity = torch.eye(looks.shape[-1], dtype=looks.dtype, device=looks.device)
+    return looks @ _solved(given, decay, identity * given.beta[..., None])
+
+
+def states(given: Recurrence, state: Tensor | None = None) -> Float[Tensor, "batch head pos d_key d_value"]:
+    """The state after every token, one after the other."""
+    state, found = given.empty() if state is None else state, []
+    for token in range(given.k.shape[2]):
+        state = given.log_decay[:, :, token, :, None].exp() * state
+        k, v = given.k[:, :, token], given.v[:, :, token]
+        if given.beta is not None:
+            v = given.beta[:, :, token, None] * (v - (state * k[..., None]).sum(-2))
+        state = state + k[..., None] * v[..., None, :]
+        found.append(state)
+    return torch.stack(found, dim=2)
+
+
+class _Decay:
+    """How much is left of what a token wrote when a later one reads it, within a chunk."""
+
+    def __init__(self, log_decay: Float[Tensor, "batch head pos #d_key"]) -> None:
+        length = log_decay.shape[2]
+        later = torch.ones(length, length, dtype=torch.bool, device=log_decay.device).tril(-1)[..., None]
+        steps = log_decay[:, :, :, None].expand(-1, -1, -1, length, -1).masked_fill(~later, 0.0)
+        self.between = steps.cumsum(2).exp()  # [.., reads, wrote, #d_key], of use where the first is not before
+        self.from_start = log_decay.cumsum(2).exp()
+        self.to_end = self.between[:, :, -1]
+        self.whole = self.from_start[:, :, -1, :, None]
+
+    def pairs(self, later: Tensor, earlier: Tensor, *, causal: bool) -> Float[Tensor, "batch head pos pos"]:
+        """Products of what is read at each token and written at those before it (or at itself, if `causal`)."""
+        if self.between.shape[-1] == 1:
+            products = (later @ earlier.mT) * self.between[..., 0]
+        else:
+            products = torch.einsum("bhid,bhjd,bhijd->bhij", later, earlier, self.between)
+        return products.tril(0 if causal else -1)
+
+
+def _solved(given: Recurrence, decay: _Decay, written: Tensor) -> Tensor:
+    """What stays of what every token would write, once each has taken away what the state held under its key."""
+    assert given.beta is not None
+    corrections = given.beta[..., None] * decay.pairs(given.k, given.k, causal=False)
+    return torch.linalg.solve_triangular(corrections, written, upper=False, unitriangular=True)

@@ -1,0 +1,69 @@
+"""The architecture of what mixes tokens in place of attention, as one frozen value."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from interp_hooks.errors import ConfigError
+from interp_hooks.model.field_types import check_fields, make_tuples
+
+MixerKind = Literal["attention", "gated_delta"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixersConfig:
+    """Which layers mix tokens by something else than attention, and the sizes of that.
+
+        >>> mixers = MixersConfig(layers=("gated_delta", "attention"), n_heads=4, n_key_heads=2, d_key=6, d_value=8)
+        >>> sizes = dict(n_layers=2, d_model=16, n_ctx=8, n_heads=2, d_vocab=50, act_fn="relu")
+        >>> HookedTransformerConfig(**sizes, mixers=mixers).mixer_at(0)
+        'gated_delta'
+
+    `layers` names the mixer of each layer; those that are not "attention" have these sizes:
+
+    "gated_delta" (Yang et al. 2024, arxiv.org/abs/2412.06464): `n_heads` heads with a state [d_key, d_value] each;
+    `n_key_heads` heads of queries and keys (default: `n_heads`) serve as many heads each. `taps` is the length of the
+    convolution before it, `beta_scale` the most that beta can be (2: eigenvalues of the state's update may be
+    negative), `eps` that of the norm of what heads read.
+    """
+
+    layers: tuple[MixerKind, ...]
+    n_heads: int = 1
+    n_key_heads: int = 0
+    d_key: int = 0
+    d_value: int = 0
+    taps: int = 4
+    beta_scale: float = 1.0
+    eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        make_tuples(self)
+        check_fields(self)
+        object.__setattr__(self, "n_key_heads", self.n_key_heads or self.n_heads)
+        if unknown := [kind for kind in self.layers if kind not in get_args(MixerKind)]:
+            raise ConfigError(f"mixers.layers must be one of {', '.join(get_args(MixerKind))}, got {unknown[0]!r}")
+        for field in ("n_heads", "taps", *(("d_key", "d_value") if self.has("gated_delta") else ())):
+            if getattr(self, field) < 1:
+                raise ConfigError(f"mixers.{field} must be positive, got {getattr(self, field)}")
+        if self.n_heads % self.n_key_heads:
+            raise ConfigError(
+                f"mixers.n_key_heads={self.n_key_heads} does not divide mixers.n_heads={self.n_heads}: every head of "
+                "queries and keys serves the same number of heads"
+            )
+
+    def has(self, kind: str) -> bool:
+        """Whether some layer has a mixer of this kind."""
+        return kind in self.layers
+
+    @property
+    def channels(self) -> int:
+        """How many channels pass the convolution: those of queries, keys and values."""
+        return 2 * self.n_key_heads * self.d_key + self.n_heads * self.d_value
+
+    def writes(self, kind: MixerKind) -> tuple[int, int]:
+        """How many heads of such a mixer write, and how wide what each of them writes from is."""
+        return self.n_heads, self.d_value
+
+    def n_weights(self, kind: MixerKind, d_model: int) -> int:
+        """How many weights such a mixer has, without biases and gains."""
+        values = self.n_heads * self.d_value
+        return d_model * (self.channels + 2 * values + 2 * self.n_heads) + self.taps * self.channels
