@@ -300,6 +300,11 @@ EQUIVALENT = [
         "after the rotation nothing but the product of query and key is left, and so of their gains",
     ),
     (
+        r"exchange blocks.{attention}.ln1_post.w and blocks.{gated_delta}.ln2.w",
+        {"olmo_hybrid"},
+        "layers of both kinds call a norm so, which stands after attention here and before the MLP there",
+    ),
+    (
         r"exchange embed.W_E and unembed.W_U",
         {"bert", "roberta"},
         "they are tied, as in every published checkpoint",

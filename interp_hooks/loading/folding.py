@@ -72,16 +72,17 @@ def fold_ln(model: HookedTransformer, centre: bool = True) -> None:
 
     Weights that read a LayerNorm also lose their mean over d_model, which never matters, unless `centre` is False.
     """
-    if model.cfg.reads_normalized:
-        for block in model.blocks:
-            attention = block.attn.readers()
-            mlp = [] if model.cfg.attn_only else _readers_of_mlp(block.mlp)
-            if model.cfg.parallel_shared_norm:
-                _fold(block.ln1, attention + mlp, centre)
-            else:
-                _fold(block.ln1, attention, centre)
-                if mlp:
-                    _fold(block.ln2, mlp, centre)
+    for layer, block in enumerate(model.blocks):
+        if not model.cfg.reads_normalized_at(layer):
+            continue
+        attention = block.attn.readers()
+        mlp = [] if model.cfg.attn_only else _readers_of_mlp(block.mlp)
+        if model.cfg.parallel_shared_norm:
+            _fold(block.ln1, attention + mlp, centre)
+        else:
+            _fold(block.ln1, attention, centre)
+            if mlp:
+                _fold(block.ln2, mlp, centre)
     for block in [] if model.cfg.attn_only else model.blocks:
         _fold_neurons(block.mlp, centre)
     reader, head = (model.W_U, model.b_U, 0), model.mlm_head

@@ -191,6 +191,8 @@ class HookedTransformerConfig:
         check_fields(self)
         for field in ("n_layers", "d_model", "n_ctx"):
             self._check_positive(field)
+        if self.mixers is not None and len(self.mixers.layers) != self.n_layers:
+            raise ConfigError(f"mixers.layers must have {self.n_layers} entries, got {len(self.mixers.layers)}")
         if self.d_vocab != -1:
             self._check_positive("d_vocab")
             self._resolve("d_vocab_out", self.d_vocab)
@@ -275,8 +277,6 @@ class HookedTransformerConfig:
                 raise ConfigError(f"{field} must have {length} entries, got {len(getattr(self, field))}")
         if self.experts is not None and len(self.experts.layers) != self.n_layers:
             raise ConfigError(f"experts.layers must have {self.n_layers} entries, got {len(self.experts.layers)}")
-        if self.mixers is not None and len(self.mixers.layers) != self.n_layers:
-            raise ConfigError(f"mixers.layers must have {self.n_layers} entries, got {len(self.mixers.layers)}")
         for size in self.window_sizes:
             if size is not None and size < 1:
                 raise ConfigError(f"window_sizes must be positive or None, got {size}")
@@ -359,17 +359,27 @@ class HookedTransformerConfig:
     @property
     def centres_residual(self) -> bool:
         """Whether every reader of the residual stream subtracts its mean, so that writers may be centred."""
-        return self.normalization_type in ("LN", "LNPre") and self.norm_placement == "pre" and self.final_norm
+        placed = all(self.norm_placement_at(layer) == "pre" for layer in range(self.n_layers))
+        return self.normalization_type in ("LN", "LNPre") and placed and self.final_norm
 
-    @property
-    def reads_normalized(self) -> bool:
-        """Whether attention and MLP read the stream through a norm (otherwise they read it as it is)."""
-        return self.norm_placement in ("pre", "pre_and_output")
+    def norm_placement_at(self, layer: int) -> NormPlacement:
+        """What is normalized in `layer`."""
+        if self.mixers is None or self.mixer_at(layer) == "attention":
+            return self.norm_placement
+        return self.mixers.norm_placement or self.norm_placement
+
+    def reads_normalized_at(self, layer: int) -> bool:
+        """Whether attention and MLP of `layer` read the stream through a norm (otherwise they read it as it is)."""
+        return self.norm_placement_at(layer) in ("pre", "pre_and_output")
+
+    def writes_normalized_at(self, layer: int) -> bool:
+        """Whether what attention and MLP of `layer` write is normalized before it is added to the stream."""
+        return self.norm_placement_at(layer) in ("output", "pre_and_output")
 
     @property
     def writes_normalized(self) -> bool:
-        """Whether what attention and MLP write is normalized before it is added to the stream."""
-        return self.norm_placement in ("output", "pre_and_output")
+        """Whether what attention and MLP write is normalized before it is added to the stream, in some layer."""
+        return any(map(self.writes_normalized_at, range(self.n_layers)))
 
     @property
     def norm_is_folded(self) -> bool:

@@ -7,6 +7,7 @@ from interp_hooks.errors import ConfigError
 from interp_hooks.model.field_types import check_fields, make_tuples
 
 MixerKind = Literal["attention", "gated_delta"]
+MixerNorms = Literal["pre", "output", "pre_and_output"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,8 @@ class MixersConfig:
     `n_key_heads` heads of queries and keys (default: `n_heads`) serve as many heads each. `taps` is the length of the
     convolution before it, `beta_scale` the most that beta can be (2: eigenvalues of the state's update may be
     negative), `eps` that of the norm of what heads read.
+
+    `norm_placement` is that of the layers with such mixers, if it is another than the config's.
     """
 
     layers: tuple[MixerKind, ...]
@@ -34,6 +37,7 @@ class MixersConfig:
     taps: int = 4
     beta_scale: float = 1.0
     eps: float = 1e-6
+    norm_placement: MixerNorms | None = None
 
     def __post_init__(self) -> None:
         make_tuples(self)
@@ -41,6 +45,11 @@ class MixersConfig:
         object.__setattr__(self, "n_key_heads", self.n_key_heads or self.n_heads)
         if unknown := [kind for kind in self.layers if kind not in get_args(MixerKind)]:
             raise ConfigError(f"mixers.layers must be one of {', '.join(get_args(MixerKind))}, got {unknown[0]!r}")
+        if self.norm_placement not in (None, *get_args(MixerNorms)):
+            raise ConfigError(
+                f"mixers.norm_placement must be one of {', '.join(get_args(MixerNorms))} or None, got "
+                f"{self.norm_placement!r}"
+            )
         for field in ("n_heads", "taps", *(("d_key", "d_value") if self.has("gated_delta") else ())):
             if getattr(self, field) < 1:
                 raise ConfigError(f"mixers.{field} must be positive, got {getattr(self, field)}")

@@ -451,7 +451,7 @@ class Network(HookedRootModule):
             raise BadInput(f"layer must be 0..{self.cfg.n_layers}, got {layer}")
         if layer == self.cfg.n_layers:
             return self.ln_final
-        if not self.cfg.reads_normalized:
+        if not self.cfg.reads_normalized_at(layer):
             return NoNorm()
         block = self.blocks[layer]
         return block.ln2 if mlp and not self.cfg.parallel_shared_norm else block.ln1

@@ -1,6 +1,7 @@
 """Models that mix tokens by gated delta nets (Yang et al. 2024) in most layers, and by attention in some.
 
 Qwen3-Next and Qwen3.5 (Qwen team 2025, 2026): Qwen 3 with gates on what attention heads write, and partial rotation.
+OLMo Hybrid (Ai2 2026): layers of OLMo 3 between others that are normalized as Llama's, perhaps without rotation.
 """
 
 from dataclasses import replace
@@ -8,8 +9,9 @@ from typing import Any
 
 from interp_hooks.loading.families.llama import ATTENTION, ENDS, MLP, NORMS
 from interp_hooks.loading.families.moe import TRAINING_ONLY, expert_weights
+from interp_hooks.loading.families.olmo import OLMO2, OUTPUT_NORMS, QK_NORM_ALL_HEADS
 from interp_hooks.loading.families.qwen_moe import SHARED_EXPERT, experts_of_qwen
-from interp_hooks.loading.families.shared import OLDER_ROPE, QK_RMS, llama_like
+from interp_hooks.loading.families.shared import OLDER_ROPE, QK_RMS, basics, llama_like, rotary
 from interp_hooks.loading.guard import Family
 from interp_hooks.loading.rules import Table, on_layers
 from interp_hooks.model.experts_config import ExpertsConfig
@@ -54,6 +56,16 @@ def mixers_of(hf: Any, **more: Any) -> MixersConfig:
         taps=hf.linear_conv_kernel_dim,
         **more,
     )
+
+
+def separate_weights(**named: str) -> Table:
+    """Lines for matrices of queries (`q`), keys, values, gates (`g`), decay (`a`) and beta (`b`) that are called so."""
+    shapes = {"Q": "(G K) d -> G d K", "K": "(G K) d -> G d K", "V": "(H W) d -> H d W", "G": "(H W) d -> H d W"}
+    of = {"q": "Q", "k": "K", "v": "V", "g": "G", "a": "decay", "b": "beta"}
+    return {
+        f"{OURS}.W_{of[what]}": f"{DELTA}.{name}.weight | {shapes.get(of[what], 'H d -> d H')}"
+        for what, name in named.items()
+    }
 
 
 def _config(hf: Any) -> dict[str, Any]:
@@ -117,10 +129,8 @@ QWEN3_5 = replace(
     | {
         f"{OURS}.W_Q, {OURS}.W_K, {OURS}.W_V": f"{DELTA}.in_proj_qkv.weight | c d -> c d | G*K G*K H*W"
         " | (G K) d -> G d K; (G K) d -> G d K; (H W) d -> H d W",
-        f"{OURS}.W_G": f"{DELTA}.in_proj_z.weight | (H W) d -> H d W",
-        f"{OURS}.W_beta": f"{DELTA}.in_proj_b.weight | H d -> d H",
-        f"{OURS}.W_decay": f"{DELTA}.in_proj_a.weight | H d -> d H",
-    },
+    }
+    | separate_weights(g="in_proj_z", a="in_proj_a", b="in_proj_b"),
     ignored_config=_IGNORED,
 )
 
@@ -144,4 +154,42 @@ QWEN3_5_MOE = replace(
     config=_qwen3_5_moe_config,
     weights=QWEN3_5.weights | expert_weights() | SHARED_EXPERT,
     ignored_config=(*_IGNORED, *TRAINING_ONLY),
+)
+
+
+def _olmo_config(hf: Any) -> dict[str, Any]:
+    d_head = hf.hidden_size // hf.num_attention_heads
+    rotates = hf.rope_parameters is not None and hf.rope_parameters.get("rope_theta") is not None
+    beta_scale = 2.0 if hf.linear_allow_neg_eigval else 1.0
+    return basics(hf, act_fn=hf.hidden_act, eps=hf.rms_norm_eps) | dict(
+        n_key_value_heads=hf.num_key_value_heads,
+        d_head=d_head,
+        d_mlp=hf.intermediate_size,
+        n_ctx=hf.max_position_embeddings,
+        normalization_type="RMS",
+        norm_placement="output",
+        qk_norm="all_heads",
+        qk_norm_type="RMS",
+        gated_mlp=True,
+        mixers=mixers_of(hf, eps=1e-5, beta_scale=beta_scale, norm_placement="pre"),
+        **(rotary(hf, d_head) if rotates else dict(positional_embedding_type="none")),
+    )
+
+
+OLMO_HYBRID = replace(
+    OLMO2,
+    model_type="olmo_hybrid",
+    name="OLMo Hybrid",
+    config=_olmo_config,
+    weights=on_layers("attention", ATTENTION | QK_NORM_ALL_HEADS | OUTPUT_NORMS)
+    | ENDS
+    | MLP
+    | on_layers("gated_delta", NORMS)
+    | delta_weights(norm="o_norm", out="o_proj")
+    | separate_weights(q="q_proj", k="k_proj", v="v_proj", g="g_proj", a="a_proj", b="b_proj"),
+    ignored_config=(
+        *_IGNORED,
+        *("linear_a_log_min", "linear_a_log_max", "linear_dt_min", "linear_dt_max", "linear_dt_init_floor"),
+    ),
+    requires={"hidden_act": "silu"},
 )

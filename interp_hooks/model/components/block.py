@@ -79,10 +79,11 @@ class TransformerBlock(nn.Module):
             self.hook_v_input = HookPoint("batch pos head d_model", collected=False, head=groups, d_model=d_model)
         if not self.attends:
             self.hook_mixer_in = HookPoint("batch pos d_model", collected=False, d_model=d_model)
-        kind = cfg.normalization_type if cfg.reads_normalized or self.is_post else None
+        kind = cfg.normalization_type if cfg.reads_normalized_at(layer) or self.is_post else None
+        written = cfg.output_norm_type if cfg.writes_normalized_at(layer) else None
         self.ln1 = norm(cfg, kind)
         self.attn: Mixer = mixer(cfg, layer)
-        self.ln1_post = norm(cfg, cfg.output_norm_type)
+        self.ln1_post = norm(cfg, written)
         self.hook_attn_out = HookPoint("batch pos d_model", d_model=d_model)
         if not cfg.attn_only:
             if not cfg.parallel_attn_mlp:
@@ -91,7 +92,7 @@ class TransformerBlock(nn.Module):
             self.ln2 = NoNorm() if cfg.parallel_shared_norm else norm(cfg, kind)
             experts = cfg.experts if cfg.has_experts(layer) else None
             self.mlp = mlp(cfg, cfg.d_mlp) if experts is None else MoE(cfg, experts)
-            self.ln2_post = norm(cfg, cfg.output_norm_type)
+            self.ln2_post = norm(cfg, written)
             self.hook_mlp_out = HookPoint("batch pos d_model", d_model=d_model)
         self.hook_resid_post = HookPoint("batch pos d_model", d_model=d_model)
         if self.is_post:
