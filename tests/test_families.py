@@ -334,6 +334,7 @@ def test_mutants_of_the_table_are_caught(name: str, monkeypatch: pytest.MonkeyPa
 # Other values than the default's neighbour, where that one would make no model.
 CHANGED: dict[str, Any] = {
     "attention_types": [[["local"], 3]],
+    "full_attn_idxs": [2],
     "architectures": None,
     "dtype": torch.float64,
     "id2label": {0: "a", 1: "b", 2: "c"},

@@ -455,7 +455,7 @@ class HookedTransformerConfig:
         """How many heads write in `layer`, and how wide what each of them writes from (z) is."""
         if self.mixers is None or (kind := self.mixer_at(layer)) == "attention":
             return self.n_heads, self.d_value
-        return self.mixers.writes(kind)
+        return self.mixers.writes(kind, self.d_model)
 
     def has_experts(self, layer: int) -> bool:
         """Whether a mixture of experts stands in place of the MLP of `layer`."""

@@ -18,7 +18,7 @@ SIGNED = ("d_vocab", "seed")  # -1 leaves d_vocab to the tokenizer
 FROM_ZERO = ("positions_offset", "n_token_types", "kv_latent", "q_latent", "d_shared")
 NOT_NEGATIVE = (
     *("attn_scores_soft_cap", "output_logits_soft_cap", "qkv_clip", "mlp_clamp"),
-    *("alibi_slopes", "jitter", "min_weight_sum"),
+    *("alibi_slopes", "jitter", "min_weight_sum", "weight_sum_offset"),
 )
 POSITIVE = ("rotary_base", "embed_scale", "residual_scale", "logits_scale", "weight_scale", "eps", "latent_eps")
 BELOW_ONE = ("eps", "latent_eps")  # at 1 a norm would hide what it normalizes

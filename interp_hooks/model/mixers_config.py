@@ -6,7 +6,7 @@ from typing import Literal, get_args
 from interp_hooks.errors import ConfigError
 from interp_hooks.model.field_types import check_fields, make_tuples
 
-MixerKind = Literal["attention", "gated_delta"]
+MixerKind = Literal["attention", "gated_delta", "gated_convolution"]
 MixerNorms = Literal["pre", "output", "pre_and_output"]
 
 
@@ -25,6 +25,8 @@ class MixersConfig:
     `n_key_heads` heads of queries and keys (default: `n_heads`) serve as many heads each. `taps` is the length of the
     convolution before it, `beta_scale` the most that beta can be (2: eigenvalues of the state's update may be
     negative), `eps` that of the norm of what heads read.
+
+    "gated_convolution" (Liquid AI 2025, arxiv.org/abs/2511.23404): as wide as the stream, without heads.
 
     `norm_placement` is that of the layers with such mixers, if it is another than the config's.
     """
@@ -68,11 +70,13 @@ class MixersConfig:
         """How many channels pass the convolution: those of queries, keys and values."""
         return 2 * self.n_key_heads * self.d_key + self.n_heads * self.d_value
 
-    def writes(self, kind: MixerKind) -> tuple[int, int]:
+    def writes(self, kind: MixerKind, d_model: int) -> tuple[int, int]:
         """How many heads of such a mixer write, and how wide what each of them writes from is."""
-        return self.n_heads, self.d_value
+        return (1, d_model) if kind == "gated_convolution" else (self.n_heads, self.d_value)
 
     def n_weights(self, kind: MixerKind, d_model: int) -> int:
         """How many weights such a mixer has, without biases and gains."""
+        if kind == "gated_convolution":
+            return 4 * d_model**2 + self.taps * d_model
         values = self.n_heads * self.d_value
         return d_model * (self.channels + 2 * values + 2 * self.n_heads) + self.taps * self.channels

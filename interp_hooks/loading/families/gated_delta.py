@@ -35,7 +35,7 @@ GATED_ATTENTION: Table = on_layers(
 def delta_weights(norm: str, out: str) -> Table:
     """Lines for what all gated delta nets have, where they call the norm of what heads read, and what writes, so."""
     return {
-        f"{OURS}.convolution.W": f"{DELTA}.conv1d.weight | c 1 taps -> c taps",
+        f"{OURS}.convolution.W": f"{DELTA}.conv1d.weight | C 1 taps -> C taps",
         f"{OURS}.convolution.b": None,
         f"{OURS}.A_log": f"{DELTA}.A_log",
         f"{OURS}.b_decay": f"{DELTA}.dt_bias",
@@ -127,7 +127,7 @@ QWEN3_5 = replace(
     | MLP
     | delta_weights(norm="norm", out="out_proj")
     | {
-        f"{OURS}.W_Q, {OURS}.W_K, {OURS}.W_V": f"{DELTA}.in_proj_qkv.weight | c d -> c d | G*K G*K H*W"
+        f"{OURS}.W_Q, {OURS}.W_K, {OURS}.W_V": f"{DELTA}.in_proj_qkv.weight | C d -> C d | G*K G*K H*W"
         " | (G K) d -> G d K; (G K) d -> G d K; (H W) d -> H d W",
     }
     | separate_weights(g="in_proj_z", a="in_proj_a", b="in_proj_b"),

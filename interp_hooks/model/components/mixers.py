@@ -1,12 +1,13 @@
 """Which mixer stands in a layer."""
 
 from interp_hooks.model.components.attention import Attention
+from interp_hooks.model.components.gated_convolution import GatedConvolution
 from interp_hooks.model.components.gated_delta import GatedDeltaNet
 from interp_hooks.model.components.latent import LatentAttention
 from interp_hooks.model.components.mixer import Mixer
 from interp_hooks.model.config import HookedTransformerConfig
 
-RECURRENT: dict[str, type[Mixer]] = {"gated_delta": GatedDeltaNet}
+OTHERS: dict[str, type[Mixer]] = {"gated_delta": GatedDeltaNet, "gated_convolution": GatedConvolution}
 
 
 def mixer(cfg: HookedTransformerConfig, layer: int) -> Mixer:
@@ -14,4 +15,4 @@ def mixer(cfg: HookedTransformerConfig, layer: int) -> Mixer:
     kind = cfg.mixer_at(layer)
     if kind == "attention":
         return (LatentAttention if cfg.kv_latent else Attention)(cfg, layer)
-    return RECURRENT[kind](cfg, layer)
+    return OTHERS[kind](cfg, layer)

@@ -28,7 +28,7 @@ from interp_hooks import (
 from interp_hooks.circuits import ComputationGraph, circuit_metric, mask_gradient
 from interp_hooks.errors import BadInput, ConfigError, UnknownHook
 from interp_hooks.loading.parity import invariants
-from interp_hooks.model.components.mixers import RECURRENT
+from interp_hooks.model.components.mixers import OTHERS
 from interp_hooks.model.config import HookedTransformerConfig
 from interp_hooks.model.mixers_config import MixersConfig
 from interp_hooks.model.stream import Stream
@@ -40,6 +40,7 @@ DIFF = LogitDiff([4, 11], [7, 2])
 
 SIZES: dict[str, dict[str, Any]] = {
     "gated_delta": dict(n_heads=6, n_key_heads=3, d_key=5, d_value=7, taps=3, beta_scale=2.0),
+    "gated_convolution": dict(taps=3),
 }
 every_kind = pytest.mark.parametrize("kind", SIZES)
 RECURRENCES = [kind for kind in SIZES if kind in ("gated_delta",)]
@@ -63,7 +64,7 @@ def activations(model: HookedTransformer, tokens: Tensor, **options: Any) -> dic
 
 
 def test_every_kind_is_tested() -> None:
-    assert {*SIZES} == {*RECURRENT}
+    assert {*SIZES} == {*OTHERS}
 
 
 # -------------------------------------------------------------------------------------------------------------- hooks
