@@ -195,3 +195,5 @@ def _stream(model: HookedTransformer, layer: int, here: dict[str, Tensor], holds
         holds("resid_post == ln1(resid_mid) + mlp_out", before + here["hook_mlp_out"], here["hook_resid_post"])
     elif "hook_mlp_out" in here:
         holds("resid_post == resid_pre + attn_out + mlp_out", before + here["hook_mlp_out"], here["hook_resid_post"])
+    else:
+        holds("resid_post == resid_pre + attn_out", before, here["hook_resid_post"])

@@ -24,6 +24,7 @@ from interp_hooks.model.config import InitMode
 EMBEDDINGS = ("W_E", "W_pos", "W_token_type")
 # Where training of xIELU begins (arxiv.org/abs/2411.13010): both curvatures 0.8, as what softplus is taken of.
 CURVATURES = {"alpha_p": math.log(math.expm1(0.8)), "alpha_n": math.log(math.expm1(0.3))}
+STARTS = CURVATURES | {"D": 1.0}  # a state space model's token reads itself as it is
 
 
 @no_gradients
@@ -49,7 +50,7 @@ def initialize(model: nn.Module, mode: InitMode, initializer_range: float, seed:
             weight.copy_(drawn)
         else:
             gain = 1.0 - getattr(model.get_submodule(name.rpartition(".")[0]), "gain_offset", 0.0)
-            weight.fill_(gain if kind == "w" else CURVATURES.get(kind, 0.0))
+            weight.fill_(gain if kind == "w" else STARTS.get(kind, 0.0))
 
 
 def relative_deviation(mode: InitMode, kind: str, fan_in: int, fan_out: int) -> float:

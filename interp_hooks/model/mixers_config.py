@@ -6,7 +6,8 @@ from typing import Literal, get_args
 from interp_hooks.errors import ConfigError
 from interp_hooks.model.field_types import check_fields, make_tuples
 
-MixerKind = Literal["attention", "gated_delta", "gated_convolution"]
+MixerKind = Literal["attention", "gated_delta", "gated_convolution", "mamba2"]
+WITH_STATES = ("gated_delta", "mamba2")
 MixerNorms = Literal["pre", "output", "pre_and_output"]
 
 
@@ -28,6 +29,10 @@ class MixersConfig:
 
     "gated_convolution" (Liquid AI 2025, arxiv.org/abs/2511.23404): as wide as the stream, without heads.
 
+    "mamba2" (Dao and Gu 2024, arxiv.org/abs/2405.21060): as "gated_delta", with steps of at least `dt_min` and at
+    most `dt_max` (0: any length); the norm is over `norm_groups` groups of channels (0: none), and comes before the
+    gate with `norm_first`.
+
     `norm_placement` is that of the layers with such mixers, if it is another than the config's.
     """
 
@@ -39,6 +44,10 @@ class MixersConfig:
     taps: int = 4
     beta_scale: float = 1.0
     eps: float = 1e-6
+    dt_min: float = 0.0
+    dt_max: float = 0.0
+    norm_groups: int = 0
+    norm_first: bool = False
     norm_placement: MixerNorms | None = None
 
     def __post_init__(self) -> None:
@@ -52,9 +61,17 @@ class MixersConfig:
                 f"mixers.norm_placement must be one of {', '.join(get_args(MixerNorms))} or None, got "
                 f"{self.norm_placement!r}"
             )
-        for field in ("n_heads", "taps", *(("d_key", "d_value") if self.has("gated_delta") else ())):
+        sized = ("n_heads", "d_key", "d_value") if any(map(self.has, WITH_STATES)) else ()
+        for field in ("taps", *sized):
             if getattr(self, field) < 1:
                 raise ConfigError(f"mixers.{field} must be positive, got {getattr(self, field)}")
+        if 0 < self.dt_max <= self.dt_min:
+            raise ConfigError(f"mixers.dt_max must be above dt_min={self.dt_min} or 0 (none), got {self.dt_max}")
+        if self.norm_groups and (self.n_heads * self.d_value) % self.norm_groups:
+            raise ConfigError(
+                f"mixers.norm_groups={self.norm_groups} does not divide the {self.n_heads * self.d_value} channels "
+                "that heads write from"
+            )
         if self.n_heads % self.n_key_heads:
             raise ConfigError(
                 f"mixers.n_key_heads={self.n_key_heads} does not divide mixers.n_heads={self.n_heads}: every head of "
@@ -78,5 +95,5 @@ class MixersConfig:
         """How many weights such a mixer has, without biases and gains."""
         if kind == "gated_convolution":
             return 4 * d_model**2 + self.taps * d_model
-        values = self.n_heads * self.d_value
-        return d_model * (self.channels + 2 * values + 2 * self.n_heads) + self.taps * self.channels
+        values, gates = self.n_heads * self.d_value, self.n_heads * (2 if kind == "gated_delta" else 1)
+        return d_model * (self.channels + 2 * values + gates) + self.taps * self.channels

@@ -58,8 +58,8 @@ class GatedConvolution(Mixer):
         in_gate = in_gate if real is None else in_gate * real[..., None]
         read = self.convolution.hook_in(in_gate * v)
         if earlier is not None:
-            stored, _ = earlier(read[:, :, None], read[:, :, None, :0])
-            before = stored[:, : stored.shape[1] - x.shape[1], 0]
+            before = earlier.convolved()
+            earlier(read[:, :, None], read[:, :, None, :0])
         if self.hook_mixing.hooked:
             mixed = torch.einsum("bcqk,bkc->bqc", self.hook_mixing(self._mixing(in_gate)), v)
             mixed = self.convolution.hook_out(mixed + self.convolution.of(torch.zeros_like(v), before))

@@ -51,7 +51,6 @@ class GatedDeltaNet(LinearRecurrence):
         self.hook_beta = HookPoint("batch pos head", head=heads)
         self._show_recurrence(heads, d_key, d_value)
         self.norm = Norm("RMS", (d_value,), sizes.eps, axes="batch pos head d_value", head=heads)
-        self.hook_gate = HookPoint("batch pos head d_head", head=heads, d_head=d_value)
         self._write_with(cfg, heads, d_value)
         self._show_writing()
 
@@ -70,25 +69,32 @@ class GatedDeltaNet(LinearRecurrence):
         beta = self.beta_scale * torch.sigmoid(linear(x, self.W_beta, self.b_beta))
         return channels, torch.stack((-self.A_log.to(precise).exp() * step, beta.to(precise)), dim=2)
 
-    def recurrence(self, channels: Float[Tensor, "batch pos channel"], gates: Gates, *, shown: bool) -> Recurrence:
+    def recurrence(self, channels: Float[Tensor, "batch pos channel"], gates: Gates) -> Recurrence:
         """Unit keys and scaled unit queries, those of a group for each of its heads."""
         (groups, _, d_key), (heads, _, d_value) = self.W_Q.shape, self.W_V.shape
         parts = F.silu(channels).split((groups * d_key, groups * d_key, heads * d_value), dim=-1)
         q, k, v = (part.unflatten(-1, (-1, width)) for part, width in zip(parts, (d_key, d_key, d_value), strict=True))
         log_decay, beta = gates.unbind(2)
-        if shown:
-            q, k, v = self.hook_q(q), self.hook_k(k), self.hook_v(v)
-            log_decay, beta = self.hook_log_decay(log_decay), self.hook_beta(beta)
+        q, k, v = self.hook_q(q), self.hook_k(k), self.hook_v(v)
+        log_decay, beta = self.hook_log_decay(log_decay), self.hook_beta(beta)
         q, k, v = (x.transpose(1, 2).to(gates.dtype) for x in (q, k, v))
-        q, k = (_unit(x).repeat_interleave(heads // groups, dim=1) for x in (q, k))
-        return Recurrence(q / d_key**0.5, k, v, log_decay.mT[..., None], beta.mT)
+        q, k = (x.repeat_interleave(heads // groups, dim=1) for x in (self.as_read(q), _unit(k)))
+        return Recurrence(q, k, v, log_decay.mT[..., None], beta.mT)
 
-    def written(
-        self, mixed: Float[Tensor, "batch pos head d_value"], given: Recurrence, x: Float[Tensor, "batch pos d_model"]
+    def as_read(self, q: Float[Tensor, "batch pos head d_key"]) -> Float[Tensor, "batch pos head d_key"]:
+        """Queries of length 1 / sqrt(d_key)."""
+        return _unit(q) / q.shape[-1] ** 0.5
+
+    def gate(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos head d_head"]:
+        """The SiLU of a linear map of what is read."""
+        precise = torch.promote_types(x.dtype, torch.float32)
+        return F.silu(read_per_head(x, self.W_G, self.b_G).to(precise)).to(x.dtype)
+
+    def gated(
+        self, mixed: Float[Tensor, "batch pos head d_value"], v: Tensor, gate: Float[Tensor, "batch pos head d_head"]
     ) -> Float[Tensor, "batch pos head d_head"]:
         """What the heads read, normalized and gated."""
-        gate = F.silu(read_per_head(x, self.W_G, self.b_G).to(given.v.dtype)).to(x.dtype)
-        return self.norm(mixed) * self.hook_gate(gate)
+        return self.norm(mixed) * gate
 
 
 def _unit(x: Tensor) -> Tensor:

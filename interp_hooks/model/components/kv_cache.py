@@ -41,6 +41,10 @@ class Earlier:
         """Keys and values (or what a recurrence reads) of all tokens so far, the given ones last."""
         return self.cache.extend(self.layer, keys, values)
 
+    def convolved(self) -> Float[Tensor, "batch past channel"] | None:
+        """The channels of earlier tokens, which a mixer has stored as its keys; None if there are none."""
+        return None if not self.cache.length else self.cache.at(self.layer)[0][:, :, 0]
+
     def state(self, after: Callable[[Tensor, Tensor], Tensor]) -> Tensor | None:
         """The state after the earlier tokens, None if there are none; `after` computes it from what is stored."""
         return self.cache.state(self.layer, after)

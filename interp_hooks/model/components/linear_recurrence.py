@@ -10,7 +10,7 @@ of M, or of a state, changes what is read there, and no other state.
 """
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from jaxtyping import Bool, Float
@@ -25,13 +25,13 @@ from interp_hooks.model.components.positions import Rotation
 from interp_hooks.model.components.recurrence import Recurrence, mixing, scan, states
 
 Gates = Float[Tensor, "batch pos gate head"]
+"""What decides of each head how its state decays and how strongly a token writes to it: one number each, or several."""
 
 
 class LinearRecurrence(Mixer):
     """A mixer that is a linear recurrence behind a short convolution. Abstract.
 
-    What it reads of each token, and a cache stores of it, are the channels that pass the convolution, and the gates of
-    the heads: numbers that say how the state decays, and how strongly the token writes to it.
+    Of each token a cache stores the channels that pass the convolution, and what the recurrence wrote.
     """
 
     convolution: ShortConvolution
@@ -43,37 +43,49 @@ class LinearRecurrence(Mixer):
             "batch pos head d_key d_value", collected=False, head=heads, d_key=d_key, d_value=d_value
         )
         self.hook_mixed = HookPoint("batch pos head d_value", head=heads, d_value=d_value)
+        self.hook_gate = HookPoint("batch pos head d_head", head=heads, d_head=d_value)
 
     @abstractmethod
     def reads(self, x: Float[Tensor, "batch pos d_model"]) -> tuple[Float[Tensor, "batch pos channel"], Gates]:
         """The channels before the convolution, and the gates, of some tokens."""
 
     @abstractmethod
-    def recurrence(self, channels: Float[Tensor, "batch pos channel"], gates: Gates, *, shown: bool) -> Recurrence:
-        """The recurrence over tokens, from their channels after the convolution; hooks fire if it is `shown`."""
+    def recurrence(self, channels: Float[Tensor, "batch pos channel"], gates: Gates) -> Recurrence:
+        """The recurrence over tokens, from their channels after the convolution, past the hooks of its parts."""
+
+    def as_read(self, q: Float[Tensor, "batch pos head d_key"]) -> Float[Tensor, "batch pos head d_key"]:
+        """What reads the state, of what `hook_q` shows."""
+        return q
 
     @abstractmethod
-    def written(
-        self, mixed: Float[Tensor, "batch pos head d_value"], given: Recurrence, x: Float[Tensor, "batch pos d_model"]
+    def gate(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos head d_head"]:
+        """What multiplies what heads read, before `hook_gate`."""
+
+    @abstractmethod
+    def gated(
+        self, mixed: Float[Tensor, "batch pos head d_value"], v: Tensor, gate: Float[Tensor, "batch pos head d_head"]
     ) -> Float[Tensor, "batch pos head d_head"]:
-        """z, from what the heads read of their states, and from what the layer reads."""
+        """z, from what the heads read of their states, the values of the token itself, and the gate."""
 
     def forward(
         self, inputs: Inputs, rotation: Rotation | None, visibility: Visibility, earlier: Earlier | None = None
     ) -> Float[Tensor, "batch query head d_head"]:
         """z of every head at the queries; all tokens of the pass are gone through whatever these are."""
-        x, before, state = inputs[0], None, None
+        x = inputs[0]
         channels, gates = self._of_real(*self.reads(x), visibility.own)
-        channels = self.convolution.hook_in(channels)
+        channels, before, state = self.convolution.hook_in(channels), None, None
         if earlier is not None:
-            stored, _ = earlier(channels[:, :, None], gates)
-            before = stored[:, : stored.shape[1] - x.shape[1], 0]
-            state = earlier.state(self._state_after)
-        given = self.recurrence(self.convolution(channels, before), gates, shown=True)
+            before = earlier.convolved()
+        given = self.recurrence(self.convolution(channels, before), gates)
+        if earlier is not None:
+            earlier(channels[:, :, None], _stored(given))
+            widths = (given.k.shape[-1], given.v.shape[-1], given.log_decay.shape[-1])
+            state = earlier.state(lambda _, stored: scan(_from_stored(stored, widths))[1])
         mixed, state = self._mixed(given, state)
         if earlier is not None:
             earlier.keep(state)
-        return visibility.chosen(self.written(self.hook_mixed(mixed.transpose(1, 2).to(x.dtype)), given, x))
+        mixed, v = (visibility.chosen(value.transpose(1, 2).to(x.dtype)) for value in (mixed, given.v))
+        return self.gated(self.hook_mixed(mixed), v, self.hook_gate(self.gate(visibility.chosen(x))))
 
     def _of_real(
         self, channels: Tensor, gates: Tensor, real: Bool[Tensor, "batch pos"] | None
@@ -82,10 +94,6 @@ class LinearRecurrence(Mixer):
         if real is None:
             return channels, gates
         return channels * real[..., None], gates * real[..., None, None]
-
-    def _state_after(self, channels: Tensor, gates: Tensor) -> Tensor:
-        """The state after tokens of which a cache has stored this."""
-        return scan(self.recurrence(self.convolution.of(channels[:, :, 0]), gates, shown=False))[1]
 
     def _mixed(self, given: Recurrence, state: Tensor | None) -> tuple[Tensor, Tensor]:
         """What is read at every token [batch, head, pos, d_value], and the state after the last."""
@@ -101,8 +109,25 @@ class LinearRecurrence(Mixer):
         return read, after
 
     def promises(self, here: Mapping[str, Tensor]) -> Iterator[Promise]:
-        """That what is read is what the equivalent attention says, and that heads add up."""
-        values = here["hook_v"].double()
-        mixed = torch.einsum("bhqk,bkhd->bqhd", here["hook_mixing"].double(), values)
-        yield Promise("mixed == mixing @ v", mixed, here["hook_mixed"])
+        """That what is read is what the states and the equivalent attention say, what z is, and that heads add up."""
+        q, v, gate, mixed = (here[f"hook_{name}"].double() for name in ("q", "v", "gate", "mixed"))
+        by_tokens = torch.einsum("bhqk,bkhd->bqhd", here["hook_mixing"].double(), v)
+        yield Promise("mixed == mixing @ v", by_tokens, mixed)
+        q = self.as_read(q).repeat_interleave(v.shape[2] // q.shape[2], dim=2)
+        by_state = torch.einsum("bphk,bphkv->bphv", q, here["hook_state"].double())
+        yield Promise("mixed == state^T q", by_state, mixed)
+        yield Promise("z is mixed, normalized and gated", self.gated(mixed, v, gate), here["hook_z"])
         yield self._promise_of_writing(here)
+
+
+def _stored(given: Recurrence) -> Float[Tensor, "batch pos head part"]:
+    """What tokens wrote, side by side: keys, values, decay, beta."""
+    parts = [given.k, given.v, given.log_decay, *([] if given.beta is None else [given.beta[..., None]])]
+    return torch.cat(parts, dim=-1).transpose(1, 2)
+
+
+def _from_stored(stored: Float[Tensor, "batch pos head part"], widths: Sequence[int]) -> Recurrence:
+    """A recurrence over what tokens wrote, which nobody reads."""
+    parts = stored.transpose(1, 2)
+    k, v, log_decay, beta = parts.split((*widths, parts.shape[-1] - sum(widths)), dim=-1)
+    return Recurrence(k, k, v, log_decay, beta[..., 0] if beta.shape[-1] else None)

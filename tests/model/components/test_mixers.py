@@ -30,7 +30,7 @@ from interp_hooks.errors import BadInput, ConfigError, UnknownHook
 from interp_hooks.loading.parity import invariants
 from interp_hooks.model.components.mixers import OTHERS
 from interp_hooks.model.config import HookedTransformerConfig
-from interp_hooks.model.mixers_config import MixersConfig
+from interp_hooks.model.mixers_config import WITH_STATES, MixersConfig
 from interp_hooks.model.stream import Stream
 from tests.tiny import assert_close, build, unchecked_types
 
@@ -41,9 +41,10 @@ DIFF = LogitDiff([4, 11], [7, 2])
 SIZES: dict[str, dict[str, Any]] = {
     "gated_delta": dict(n_heads=6, n_key_heads=3, d_key=5, d_value=7, taps=3, beta_scale=2.0),
     "gated_convolution": dict(taps=3),
+    "mamba2": dict(n_heads=6, n_key_heads=2, d_key=5, d_value=4, taps=3, norm_groups=3, dt_min=0.3, dt_max=1.5),
 }
 every_kind = pytest.mark.parametrize("kind", SIZES)
-RECURRENCES = [kind for kind in SIZES if kind in ("gated_delta",)]
+RECURRENCES = [kind for kind in SIZES if kind in WITH_STATES]
 every_recurrence = pytest.mark.parametrize("kind", RECURRENCES)
 
 
@@ -308,6 +309,9 @@ def test_configs() -> None:
         (dict(layers=("delta",)), "must be one of"),
         (dict(layers=("gated_delta",), d_key=0), "d_key must be positive"),
         (dict(layers=("gated_delta",), n_key_heads=4), "does not divide"),
+        (dict(layers=("mamba2",), norm_groups=4), "does not divide"),
+        (dict(layers=("mamba2",), dt_min=2.0, dt_max=1.0), "must be above dt_min"),
+        (dict(layers=("mamba2",), norm_placement="post"), "norm_placement must be one of"),
     ):
         with unchecked_types(), pytest.raises(ConfigError, match=said):
             MixersConfig(**SIZES["gated_delta"] | wrong)
