@@ -39,7 +39,7 @@ def state_space_weights(there: str) -> Table:
     }
 
 
-def steps(hf: Any) -> dict[str, float]:
+def steps(hf: Any) -> dict[str, Any]:
     """The bounds of steps."""
     low, high = hf.time_step_limit or (0.0, float("inf"))
     return dict(dt_min=float(low), dt_max=0.0 if high == float("inf") else float(high))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from interp_hooks.hooks.points import HookPoint
 from interp_hooks.model.components.convolution import ShortConvolution
-from interp_hooks.model.components.linear_recurrence import Gates, LinearRecurrence
+from interp_hooks.model.components.linear_recurrence import Gates, LinearRecurrence, Parts
 from interp_hooks.model.components.mixer import Reader
 from interp_hooks.model.components.norm import Norm
 from interp_hooks.model.components.recurrence import Recurrence
@@ -69,17 +69,22 @@ class GatedDeltaNet(LinearRecurrence):
         beta = self.beta_scale * torch.sigmoid(linear(x, self.W_beta, self.b_beta))
         return channels, torch.stack((-self.A_log.to(precise).exp() * step, beta.to(precise)), dim=2)
 
-    def recurrence(self, channels: Float[Tensor, "batch pos channel"], gates: Gates) -> Recurrence:
-        """Unit keys and scaled unit queries, those of a group for each of its heads."""
+    def parts(self, channels: Float[Tensor, "batch pos channel"], gates: Gates) -> Parts:
+        """Queries and keys of each group, values, decay and beta of each head."""
         (groups, _, d_key), (heads, _, d_value) = self.W_Q.shape, self.W_V.shape
-        parts = F.silu(channels).split((groups * d_key, groups * d_key, heads * d_value), dim=-1)
-        q, k, v = (part.unflatten(-1, (-1, width)) for part, width in zip(parts, (d_key, d_key, d_value), strict=True))
+        pieces = F.silu(channels).split((groups * d_key, groups * d_key, heads * d_value), dim=-1)
+        q, k, v = (one.unflatten(-1, (-1, width)) for one, width in zip(pieces, (d_key, d_key, d_value), strict=True))
         log_decay, beta = gates.unbind(2)
-        q, k, v = self.hook_q(q), self.hook_k(k), self.hook_v(v)
-        log_decay, beta = self.hook_log_decay(log_decay), self.hook_beta(beta)
-        q, k, v = (x.transpose(1, 2).to(gates.dtype) for x in (q, k, v))
-        q, k = (x.repeat_interleave(heads // groups, dim=1) for x in (self.as_read(q), _unit(k)))
-        return Recurrence(q, k, v, log_decay.mT[..., None], beta.mT)
+        shown = (self.hook_log_decay(log_decay), self.hook_beta(beta))
+        return Parts(self.hook_q(q), self.hook_k(k), self.hook_v(v), shown)
+
+    def recurrence(self, parts: Parts) -> Recurrence:
+        """Unit keys and scaled unit queries, those of a group for each of its heads."""
+        log_decay, beta = (gate.mT for gate in parts.gates)
+        q, k, v = (one.transpose(1, 2).to(beta.dtype) for one in parts[:3])
+        copies = self.heads // self.groups
+        q, k = (one.repeat_interleave(copies, dim=1) for one in (self.as_read(q), _unit(k)))
+        return Recurrence(q, k, v, log_decay[..., None], beta)
 
     def as_read(self, q: Float[Tensor, "batch pos head d_key"]) -> Float[Tensor, "batch pos head d_key"]:
         """Queries of length 1 / sqrt(d_key)."""

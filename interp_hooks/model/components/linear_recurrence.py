@@ -10,7 +10,8 @@ of M, or of a state, changes what is read there, and no other state.
 """
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -28,16 +29,29 @@ Gates = Float[Tensor, "batch pos gate head"]
 """What decides of each head how its state decays and how strongly a token writes to it: one number each, or several."""
 
 
+class Parts(NamedTuple):
+    """What a recurrence reads of tokens, past their hooks, each [batch, pos, ...]."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    gates: tuple[Tensor, ...]
+
+
 class LinearRecurrence(Mixer):
     """A mixer that is a linear recurrence behind a short convolution. Abstract.
 
-    Of each token a cache stores the channels that pass the convolution, and what the recurrence wrote.
+    Of each token a cache stores the channels that pass the convolution, and the parts that the state is made of.
     """
 
     convolution: ShortConvolution
+    hook_mixing: HookPoint
+    hook_state: HookPoint
+    hook_mixed: HookPoint
+    hook_gate: HookPoint
 
     def _show_recurrence(self, heads: int, d_key: int, d_value: int) -> None:
-        """Make the hooks on the state and on what is read from it."""
+        """Make the hooks on the state, on what is read from it, and on the gate of that."""
         self.hook_mixing = HookPoint("batch head query key", collected=False, head=heads)
         self.hook_state = HookPoint(
             "batch pos head d_key d_value", collected=False, head=heads, d_key=d_key, d_value=d_value
@@ -50,22 +64,24 @@ class LinearRecurrence(Mixer):
         """The channels before the convolution, and the gates, of some tokens."""
 
     @abstractmethod
-    def recurrence(self, channels: Float[Tensor, "batch pos channel"], gates: Gates) -> Recurrence:
-        """The recurrence over tokens, from their channels after the convolution, past the hooks of its parts."""
+    def parts(self, channels: Float[Tensor, "batch pos channel"], gates: Gates) -> Parts:
+        """What the recurrence reads of tokens, from their channels after the convolution."""
+
+    @abstractmethod
+    def recurrence(self, parts: Parts) -> Recurrence:
+        """The recurrence over these parts."""
+
+    @abstractmethod
+    def gate(self, x: Float[Tensor, "batch pos d_model"]) -> Tensor:
+        """What multiplies what heads read, before `hook_gate`."""
+
+    @abstractmethod
+    def gated(self, mixed: Tensor, v: Tensor, gate: Tensor) -> Float[Tensor, "batch pos head d_head"]:
+        """z, from what the heads read of their states, the values of the token itself, and the gate."""
 
     def as_read(self, q: Float[Tensor, "batch pos head d_key"]) -> Float[Tensor, "batch pos head d_key"]:
         """What reads the state, of what `hook_q` shows."""
         return q
-
-    @abstractmethod
-    def gate(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos head d_head"]:
-        """What multiplies what heads read, before `hook_gate`."""
-
-    @abstractmethod
-    def gated(
-        self, mixed: Float[Tensor, "batch pos head d_value"], v: Tensor, gate: Float[Tensor, "batch pos head d_head"]
-    ) -> Float[Tensor, "batch pos head d_head"]:
-        """z, from what the heads read of their states, the values of the token itself, and the gate."""
 
     def forward(
         self, inputs: Inputs, rotation: Rotation | None, visibility: Visibility, earlier: Earlier | None = None
@@ -73,19 +89,17 @@ class LinearRecurrence(Mixer):
         """z of every head at the queries; all tokens of the pass are gone through whatever these are."""
         x = inputs[0]
         channels, gates = self._of_real(*self.reads(x), visibility.own)
-        channels, before, state = self.convolution.hook_in(channels), None, None
+        channels = self.convolution.hook_in(channels)
+        parts = self.parts(self.convolution(channels, None if earlier is None else earlier.convolved()), gates)
+        state = None
         if earlier is not None:
-            before = earlier.convolved()
-        given = self.recurrence(self.convolution(channels, before), gates)
-        if earlier is not None:
-            earlier(channels[:, :, None], _stored(given))
-            widths = (given.k.shape[-1], given.v.shape[-1], given.log_decay.shape[-1])
-            state = earlier.state(lambda _, stored: scan(_from_stored(stored, widths))[1])
-        mixed, state = self._mixed(given, state)
+            earlier(channels[:, :, None], _flat(parts))
+            state = earlier.state(lambda _, stored: scan(self.recurrence(_unflattened(stored, like=parts)))[1])
+        mixed, state = self._mixed(self.recurrence(parts), state)
         if earlier is not None:
             earlier.keep(state)
-        mixed, v = (visibility.chosen(value.transpose(1, 2).to(x.dtype)) for value in (mixed, given.v))
-        return self.gated(self.hook_mixed(mixed), v, self.hook_gate(self.gate(visibility.chosen(x))))
+        mixed = self.hook_mixed(visibility.chosen(mixed).to(x.dtype))
+        return self.gated(mixed, visibility.chosen(parts.v), self.hook_gate(self.gate(visibility.chosen(x))))
 
     def _of_real(
         self, channels: Tensor, gates: Tensor, real: Bool[Tensor, "batch pos"] | None
@@ -96,7 +110,7 @@ class LinearRecurrence(Mixer):
         return channels * real[..., None], gates * real[..., None, None]
 
     def _mixed(self, given: Recurrence, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        """What is read at every token [batch, head, pos, d_value], and the state after the last."""
+        """What is read at every token, as `hook_mixed` shows it, and the state after the last."""
         read, after = scan(given, state)
         if self.hook_mixing.hooked:
             read = self.hook_mixing(mixing(given)) @ given.v
@@ -104,9 +118,14 @@ class LinearRecurrence(Mixer):
                 read = read + scan(given._replace(v=torch.zeros_like(given.v)), state)[0]
         if self.hook_state.hooked:
             there = states(given, state)
-            shown = self.hook_state(there.movedim(2, 1)).movedim(1, 2)
-            read = read + torch.einsum("bhpk,bhpkv->bhpv", given.q, shown - there)
-        return read, after
+            shown = self.hook_state(self.of_heads(there.movedim(2, 1)))
+            change = shown.reshape(there.movedim(2, 1).shape).movedim(1, 2) - there
+            read = read + torch.einsum("bhpk,bhpkv->bhpv", given.q, change)
+        return self.of_heads(read.transpose(1, 2)), after
+
+    def of_heads(self, value: Float[Tensor, "batch pos head ..."]) -> Tensor:
+        """A value of every head, as hooks show it."""
+        return value
 
     def promises(self, here: Mapping[str, Tensor]) -> Iterator[Promise]:
         """That what is read is what the states and the equivalent attention say, what z is, and that heads add up."""
@@ -120,14 +139,14 @@ class LinearRecurrence(Mixer):
         yield self._promise_of_writing(here)
 
 
-def _stored(given: Recurrence) -> Float[Tensor, "batch pos head part"]:
-    """What tokens wrote, side by side: keys, values, decay, beta."""
-    parts = [given.k, given.v, given.log_decay, *([] if given.beta is None else [given.beta[..., None]])]
-    return torch.cat(parts, dim=-1).transpose(1, 2)
+def _flat(parts: Parts) -> Float[Tensor, "batch pos 1 part"]:
+    """What the state is made of, side by side."""
+    return torch.cat([part.flatten(2) for part in (parts.k, parts.v, *parts.gates)], dim=-1)[:, :, None]
 
 
-def _from_stored(stored: Float[Tensor, "batch pos head part"], widths: Sequence[int]) -> Recurrence:
-    """A recurrence over what tokens wrote, which nobody reads."""
-    parts = stored.transpose(1, 2)
-    k, v, log_decay, beta = parts.split((*widths, parts.shape[-1] - sum(widths)), dim=-1)
-    return Recurrence(k, k, v, log_decay, beta[..., 0] if beta.shape[-1] else None)
+def _unflattened(stored: Float[Tensor, "batch pos 1 part"], like: Parts) -> Parts:
+    """What the state is made of, of tokens that nobody reads."""
+    shapes = [part.shape[2:] for part in (like.k, like.v, *like.gates)]
+    pieces = stored[:, :, 0].split([shape.numel() for shape in shapes], dim=-1)
+    k, v, *gates = (piece.unflatten(-1, shape) for piece, shape in zip(pieces, shapes, strict=True))
+    return Parts(k, k, v, tuple(gates))

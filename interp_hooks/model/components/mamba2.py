@@ -17,7 +17,7 @@ from torch import Tensor
 
 from interp_hooks.hooks.points import HookPoint
 from interp_hooks.model.components.convolution import ShortConvolution
-from interp_hooks.model.components.linear_recurrence import Gates, LinearRecurrence
+from interp_hooks.model.components.linear_recurrence import Gates, LinearRecurrence, Parts
 from interp_hooks.model.components.mixer import Reader
 from interp_hooks.model.components.norm import NoNorm, Norm
 from interp_hooks.model.components.recurrence import Recurrence
@@ -68,16 +68,21 @@ class Mamba2(LinearRecurrence):
         step = linear(x, self.W_dt, self.b_dt).to(precise) + self.dt_bias.to(precise)
         return channels, F.softplus(step).clamp(self.dt_min, self.dt_max)[:, :, None]
 
-    def recurrence(self, channels: Float[Tensor, "batch pos channel"], gates: Gates) -> Recurrence:
-        """Keys times the step, and queries, those of a group for each of its heads."""
+    def parts(self, channels: Float[Tensor, "batch pos channel"], gates: Gates) -> Parts:
+        """Queries and keys of each group, values, step and decay of each head."""
         (groups, _, d_key), (heads, _, d_value) = self.W_Q.shape, self.W_V.shape
-        parts = F.silu(channels).split((heads * d_value, groups * d_key, groups * d_key), dim=-1)
-        v, k, q = (part.unflatten(-1, (-1, width)) for part, width in zip(parts, (d_value, d_key, d_key), strict=True))
-        q, k, v, dt = self.hook_q(q), self.hook_k(k), self.hook_v(v), self.hook_dt(gates[:, :, 0])
+        pieces = F.silu(channels).split((heads * d_value, groups * d_key, groups * d_key), dim=-1)
+        v, k, q = (one.unflatten(-1, (-1, width)) for one, width in zip(pieces, (d_value, d_key, d_key), strict=True))
+        dt = self.hook_dt(gates[:, :, 0])
         log_decay = self.hook_log_decay(-self.A_log.to(dt.dtype).exp() * dt)
-        q, k, v = (x.transpose(1, 2).to(dt.dtype) for x in (q, k, v))
-        q, k = (x.repeat_interleave(heads // groups, dim=1) for x in (q, k))
-        return Recurrence(q, k * dt.mT[..., None], v, log_decay.mT[..., None])
+        return Parts(self.hook_q(q), self.hook_k(k), self.hook_v(v), (dt, log_decay))
+
+    def recurrence(self, parts: Parts) -> Recurrence:
+        """Queries, and keys times the step, those of a group for each of its heads."""
+        dt, log_decay = (gate.mT for gate in parts.gates)
+        q, k, v = (one.transpose(1, 2).to(dt.dtype) for one in parts[:3])
+        q, k = (one.repeat_interleave(self.heads // self.groups, dim=1) for one in (q, k))
+        return Recurrence(q, k * dt[..., None], v, log_decay[..., None])
 
     def gate(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos head d_head"]:
         """The SiLU of a linear map of what is read."""
