@@ -307,6 +307,11 @@ EQUIVALENT = [
         "layers of both kinds call a norm so, which stands after attention here and before the MLP there",
     ),
     (
+        r"exchange blocks.{mamba}.attn.k_norm.w and blocks.{mamba}.attn.q_norm.w",
+        {"jamba"},
+        "what is written and what is read are multiplied dimension by dimension, and so are their gains",
+    ),
+    (
         r"exchange embed.W_E and unembed.W_U",
         {"bert", "roberta"},
         "they are tied, as in every published checkpoint",

@@ -17,8 +17,8 @@ The axes have the config's sizes: h heads, g key/value heads, q query heads for 
 d d_model, m d_mlp, v d_vocab, e experts, n width of an expert, s width of the shared expert; in latent attention l and
 c the latents of keys and values and of queries, r the rotary and p the plain dimensions of a head. Of other mixers, H
 are the heads, G the heads of keys, Q the heads for each of those, K d_key, W d_value, C the channels that pass the
-convolution, N the groups of a norm. A word that ends in a number is an axis of that size ("cores4"). A rule reads
-backwards too, from our tensors to theirs.
+convolution, N the groups of a norm, R dt_rank. A word that ends in a number is an axis of that size ("cores4"). A
+rule reads backwards too, from our tensors to theirs.
 """
 
 import itertools
@@ -145,7 +145,15 @@ def _reversed(pattern: str) -> str:
 def axis_sizes(cfg: HookedTransformerConfig) -> dict[str, int]:
     """The size of every axis letter that patterns and shares may use; 0 where the model has no such axis."""
     experts, mixers = cfg.experts, cfg.mixers
-    of_mixers = {"H": "n_heads", "G": "n_key_heads", "K": "d_key", "W": "d_value", "C": "channels", "N": "norm_groups"}
+    of_mixers = {
+        "H": "n_heads",
+        "G": "n_key_heads",
+        "K": "d_key",
+        "W": "d_value",
+        "C": "channels",
+        "N": "norm_groups",
+        "R": "dt_rank",
+    }
     return {
         **{axis: 0 if mixers is None else getattr(mixers, field) for axis, field in of_mixers.items()},
         "Q": 0 if mixers is None else mixers.n_heads // mixers.n_key_heads,

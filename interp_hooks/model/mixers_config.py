@@ -6,8 +6,9 @@ from typing import Literal, get_args
 from interp_hooks.errors import ConfigError
 from interp_hooks.model.field_types import check_fields, make_tuples
 
-MixerKind = Literal["attention", "gated_delta", "gated_convolution", "mamba2"]
-WITH_STATES = ("gated_delta", "mamba2")
+MixerKind = Literal["attention", "gated_delta", "gated_convolution", "mamba2", "mamba"]
+PartNorm = Literal["RMS", "RMSPre"]
+WITH_STATES = ("gated_delta", "mamba2", "mamba")
 MixerNorms = Literal["pre", "output", "pre_and_output"]
 
 
@@ -33,6 +34,10 @@ class MixersConfig:
     most `dt_max` (0: any length); the norm is over `norm_groups` groups of channels (0: none), and comes before the
     gate with `norm_first`.
 
+    "mamba" (Gu and Dao 2023, arxiv.org/abs/2312.00752): `d_value` channels with a state [d_key] each, without heads;
+    `dt_rank` is the width between the two matrices that steps are made with, `part_norm` the kind of norm of keys,
+    queries and steps, `eps` its.
+
     `norm_placement` is that of the layers with such mixers, if it is another than the config's.
     """
 
@@ -48,6 +53,8 @@ class MixersConfig:
     dt_max: float = 0.0
     norm_groups: int = 0
     norm_first: bool = False
+    dt_rank: int = 0
+    part_norm: PartNorm | None = None
     norm_placement: MixerNorms | None = None
 
     def __post_init__(self) -> None:
@@ -56,13 +63,13 @@ class MixersConfig:
         object.__setattr__(self, "n_key_heads", self.n_key_heads or self.n_heads)
         if unknown := [kind for kind in self.layers if kind not in get_args(MixerKind)]:
             raise ConfigError(f"mixers.layers must be one of {', '.join(get_args(MixerKind))}, got {unknown[0]!r}")
-        if self.norm_placement not in (None, *get_args(MixerNorms)):
-            raise ConfigError(
-                f"mixers.norm_placement must be one of {', '.join(get_args(MixerNorms))} or None, got "
-                f"{self.norm_placement!r}"
-            )
+        for field, choices in (("norm_placement", MixerNorms), ("part_norm", PartNorm)):
+            if (value := getattr(self, field)) not in (None, *get_args(choices)):
+                raise ConfigError(
+                    f"mixers.{field} must be one of {', '.join(get_args(choices))} or None, got {value!r}"
+                )
         sized = ("n_heads", "d_key", "d_value") if any(map(self.has, WITH_STATES)) else ()
-        for field in ("taps", *sized):
+        for field in ("taps", *sized, *(("dt_rank",) if self.has("mamba") else ())):
             if getattr(self, field) < 1:
                 raise ConfigError(f"mixers.{field} must be positive, got {getattr(self, field)}")
         if 0 < self.dt_max <= self.dt_min:
@@ -84,16 +91,22 @@ class MixersConfig:
 
     @property
     def channels(self) -> int:
-        """How many channels pass the convolution: those of queries, keys and values."""
+        """How many channels pass the convolution: those of queries, keys and values, or (of Mamba) of values."""
+        if self.has("mamba"):
+            return self.d_value
         return 2 * self.n_key_heads * self.d_key + self.n_heads * self.d_value
 
     def writes(self, kind: MixerKind, d_model: int) -> tuple[int, int]:
         """How many heads of such a mixer write, and how wide what each of them writes from is."""
-        return (1, d_model) if kind == "gated_convolution" else (self.n_heads, self.d_value)
+        if kind == "gated_convolution":
+            return 1, d_model
+        return 1 if kind == "mamba" else self.n_heads, self.d_value
 
     def n_weights(self, kind: MixerKind, d_model: int) -> int:
         """How many weights such a mixer has, without biases and gains."""
         if kind == "gated_convolution":
             return 4 * d_model**2 + self.taps * d_model
+        if kind == "mamba":
+            return self.d_value * (3 * d_model + 2 * self.dt_rank + 3 * self.d_key + self.taps)
         values, gates = self.n_heads * self.d_value, self.n_heads * (2 if kind == "gated_delta" else 1)
         return d_model * (self.channels + 2 * values + gates) + self.taps * self.channels

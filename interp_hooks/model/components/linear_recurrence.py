@@ -79,7 +79,7 @@ class LinearRecurrence(Mixer):
     def gated(self, mixed: Tensor, v: Tensor, gate: Tensor) -> Float[Tensor, "batch pos head d_head"]:
         """z, from what the heads read of their states, the values of the token itself, and the gate."""
 
-    def as_read(self, q: Float[Tensor, "batch pos head d_key"]) -> Float[Tensor, "batch pos head d_key"]:
+    def as_read(self, q: Float[Tensor, "batch pos *head d_key"]) -> Float[Tensor, "batch pos *head d_key"]:
         """What reads the state, of what `hook_q` shows."""
         return q
 
@@ -130,10 +130,15 @@ class LinearRecurrence(Mixer):
     def promises(self, here: Mapping[str, Tensor]) -> Iterator[Promise]:
         """That what is read is what the states and the equivalent attention say, what z is, and that heads add up."""
         q, v, gate, mixed = (here[f"hook_{name}"].double() for name in ("q", "v", "gate", "mixed"))
-        by_tokens = torch.einsum("bhqk,bkhd->bqhd", here["hook_mixing"].double(), v)
+        matrix, state = here["hook_mixing"].double(), here["hook_state"].double()
+        read = self.as_read(q)
+        if v.ndim == 3:  # one number for each channel
+            by_tokens, by_state = torch.einsum("bcqk,bkc->bqc", matrix, v), torch.einsum("bpk,bpck->bpc", read, state)
+        else:
+            read = read.repeat_interleave(v.shape[2] // q.shape[2], dim=2)
+            by_tokens, by_state = matrix @ v.transpose(1, 2), torch.einsum("bphk,bphkv->bphv", read, state)
+            by_tokens = by_tokens.transpose(1, 2)
         yield Promise("mixed == mixing @ v", by_tokens, mixed)
-        q = self.as_read(q).repeat_interleave(v.shape[2] // q.shape[2], dim=2)
-        by_state = torch.einsum("bphk,bphkv->bphv", q, here["hook_state"].double())
         yield Promise("mixed == state^T q", by_state, mixed)
         yield Promise("z is mixed, normalized and gated", self.gated(mixed, v, gate), here["hook_z"])
         yield self._promise_of_writing(here)

@@ -4,6 +4,7 @@ from interp_hooks.model.components.attention import Attention
 from interp_hooks.model.components.gated_convolution import GatedConvolution
 from interp_hooks.model.components.gated_delta import GatedDeltaNet
 from interp_hooks.model.components.latent import LatentAttention
+from interp_hooks.model.components.mamba import Mamba
 from interp_hooks.model.components.mamba2 import Mamba2
 from interp_hooks.model.components.mixer import Mixer
 from interp_hooks.model.config import HookedTransformerConfig
@@ -12,6 +13,7 @@ OTHERS: dict[str, type[Mixer]] = {
     "gated_delta": GatedDeltaNet,
     "gated_convolution": GatedConvolution,
     "mamba2": Mamba2,
+    "mamba": Mamba,
 }
 
 

@@ -9,6 +9,7 @@ chunks (Yang et al. 2024, arxiv.org/abs/2406.06484, 2412.06464; Dao and Gu 2024,
 and `mixing` what nobody needs but who looks inside. All are exact; sums of logarithms, not differences of sums, decay.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -48,6 +49,11 @@ class Recurrence(NamedTuple):
 def scan(given: Recurrence, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """What is read at every token [batch, head, pos, d_value], and the state after the last [.., d_key, d_value]."""
     state, read = given.empty() if state is None else state, []
+    if given.v.shape[-1] == 1:  # products of matrices gain nothing
+        after = state
+        for token, after in enumerate(_one_by_one(given, state)):
+            read.append((after * given.q[:, :, token, :, None]).sum(-2))
+        return torch.stack(read, dim=2), after
     for start in range(0, given.k.shape[2], given.chunk):
         chunk = given.at(slice(start, start + given.chunk))
         decay = _Decay(chunk.log_decay)
@@ -73,15 +79,19 @@ def mixing(given: Recurrence) -> Float[Tensor, "batch head query key"]:
 
 def states(given: Recurrence, state: Tensor | None = None) -> Float[Tensor, "batch head pos d_key d_value"]:
     """The state after every token, one after the other."""
-    state, found = given.empty() if state is None else state, []
+    return torch.stack([*_one_by_one(given, given.empty() if state is None else state)], dim=2)
+
+
+def _one_by_one(given: Recurrence, state: Tensor) -> Iterator[Float[Tensor, "batch head d_key d_value"]]:
+    """The state after each token."""
+    decay = given.log_decay.exp()[..., None]
     for token in range(given.k.shape[2]):
-        state = given.log_decay[:, :, token, :, None].exp() * state
+        state = decay[:, :, token] * state
         k, v = given.k[:, :, token], given.v[:, :, token]
         if given.beta is not None:
             v = given.beta[:, :, token, None] * (v - (state * k[..., None]).sum(-2))
         state = state + k[..., None] * v[..., None, :]
-        found.append(state)
-    return torch.stack(found, dim=2)
+        yield state
 
 
 class _Decay:

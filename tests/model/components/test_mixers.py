@@ -42,6 +42,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "gated_delta": dict(n_heads=6, n_key_heads=3, d_key=5, d_value=7, taps=3, beta_scale=2.0),
     "gated_convolution": dict(taps=3),
     "mamba2": dict(n_heads=6, n_key_heads=2, d_key=5, d_value=4, taps=3, norm_groups=3, dt_min=0.3, dt_max=1.5),
+    "mamba": dict(d_key=5, d_value=14, taps=3, dt_rank=2, part_norm="RMS"),
 }
 every_kind = pytest.mark.parametrize("kind", SIZES)
 RECURRENCES = [kind for kind in SIZES if kind in WITH_STATES]
@@ -90,7 +91,7 @@ def test_the_state_at_a_position(kind: str) -> None:
     model(TOKENS[:, :6], past_kv_cache=cache)
     state = cache.state(2, lambda *stored: pytest.fail("the state is there"))
     assert state is not None
-    assert_close(state, every[:, 5], 1e-12)
+    assert_close(state.reshape(every[:, 5].shape), every[:, 5], 1e-12)
     later = activations(model, TOKENS[:, 6:], past_kv_cache=cache.prefix(6))
     assert_close(later["blocks.2.attn.hook_state"], every[:, 6:], 1e-12)
     anew = cache.prefix(4)
@@ -105,6 +106,7 @@ def test_an_edit_of_the_equivalent_attention_is_one_of_values(kind: str) -> None
     found = activations(model, TOKENS)
     matrix, v = (found[f"blocks.0.attn.hook_{name}"] for name in ("mixing", "v"))
     v = v.repeat_interleave(matrix.shape[1] // v.shape[2], dim=2)
+    value = v[:, 2, 1]  # of the second head (or channel), at the third token
 
     def cut(value: Tensor, hook: HookPoint) -> None:
         value[:, 1, 5, 2] = 0.0
@@ -114,7 +116,7 @@ def test_an_edit_of_the_equivalent_attention_is_one_of_values(kind: str) -> None
     look: Any = (hooks[0], lambda value, hook: seen.update({hook.name: value}))
     model.run_with_hooks(TOKENS, fwd_hooks=[("blocks.0.attn.hook_mixing", cut), look])
     expected = found[hooks[0]].clone()
-    expected[:, 5, 1] -= matrix[:, 1, 5, 2, None] * v[:, 2, 1]
+    expected[:, 5, 1] -= matrix[:, 1, 5, 2].reshape(-1, *[1] * (value.ndim - 1)) * value
     assert_close(seen[hooks[0]], expected, 1e-10)
 
     def forget(value: Tensor, hook: HookPoint) -> None:
