@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import itertools
 import operator
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -280,8 +281,9 @@ def mutants(name: str) -> Iterator[tuple[str, dict[str, str | None]]]:
         yield f"drop {line}", {key: value for key, value in table.items() if key != line}
         yield f"absent {line}", table | {line: None}
     for one, other in itertools.combinations(used, 2):
-        if shape[one] & shape[other]:
-            sources = [str(table[key]).partition("|") for key in (one, other)]
+        sources = [str(table[key]).partition("|") for key in (one, other)]
+        anywhere = {re.sub(r"\{\w+\}", "{i}", source) for source, *_ in sources}
+        if shape[one] & shape[other] and len(anywhere) > 1:  # not the same name in layers of two kinds
             swapped = {
                 one: "".join((sources[1][0], *sources[0][1:])),
                 other: "".join((sources[0][0], *sources[1][1:])),
@@ -300,11 +302,6 @@ EQUIVALENT = [
         r"exchange blocks.{i}.attn.q_norm.w and blocks.{i}.attn.k_norm.w",
         {"hunyuan_v1_dense"},
         "after the rotation nothing but the product of query and key is left, and so of their gains",
-    ),
-    (
-        r"exchange blocks.{attention}.ln1_post.w and blocks.{gated_delta}.ln2.w",
-        {"olmo_hybrid"},
-        "layers of both kinds call a norm so, which stands after attention here and before the MLP there",
     ),
     (
         r"exchange blocks.{mamba}.attn.k_norm.w and blocks.{mamba}.attn.q_norm.w",
@@ -343,6 +340,7 @@ CHANGED: dict[str, Any] = {
     "attention_types": [[["local"], 3]],
     "full_attn_idxs": [2],
     "attn_layer_indices": [0],
+    "mtp_layers_block_type": ["mlp"],
     "rope_parameters": {"rope_type": "default", "rope_theta": 100.0},
     "architectures": None,
     "dtype": torch.float64,

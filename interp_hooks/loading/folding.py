@@ -23,6 +23,7 @@ from interp_hooks.model.components.mixer import Reader
 from interp_hooks.model.components.mlp import MLP, GatedMLP
 from interp_hooks.model.components.moe import MoE
 from interp_hooks.model.components.norm import NoNorm, Norm
+from interp_hooks.model.components.nothing import NoMLP
 from interp_hooks.model.config import FOLDED
 from interp_hooks.model.factored import FactoredMatrix
 from interp_hooks.model.transformer import HookedTransformer
@@ -80,7 +81,8 @@ def fold_ln(model: HookedTransformer, centre: bool = True) -> None:
         if model.cfg.parallel_shared_norm:
             _fold(block.ln1, attention + mlp, centre)
         else:
-            _fold(block.ln1, attention, centre)
+            if attention:
+                _fold(block.ln1, attention, centre)
             if mlp:
                 _fold(block.ln2, mlp, centre)
     for block in [] if model.cfg.attn_only else model.blocks:
@@ -94,7 +96,9 @@ def fold_ln(model: HookedTransformer, centre: bool = True) -> None:
     model._reconfigure(normalization_type=FOLDED[str(model.cfg.normalization_type)])
 
 
-def _readers_of_mlp(mlp: MLP | GatedMLP | MoE) -> list[Reader]:
+def _readers_of_mlp(mlp: MLP | GatedMLP | MoE | NoMLP) -> list[Reader]:
+    if isinstance(mlp, NoMLP):
+        return []
     if isinstance(mlp, MLP):
         return [(mlp.W_in, mlp.b_in, 0)]
     if isinstance(mlp, GatedMLP):
@@ -127,7 +131,7 @@ def _fold(norm: Norm | NoNorm, readers: list[Reader], centre: bool) -> None:
     norm.kind, norm.w, norm.b = FOLDED[norm.kind], None, None
 
 
-def _fold_neurons(mlp: MLP | GatedMLP | MoE, centre: bool) -> None:
+def _fold_neurons(mlp: MLP | GatedMLP | MoE | NoMLP, centre: bool) -> None:
     """Fold the norm that some MLPs have after their activation function."""
     if isinstance(mlp, MoE) and mlp.shared is not None:
         _fold_neurons(mlp.shared, centre)
@@ -160,7 +164,7 @@ def center_writing_weights(model: HookedTransformer) -> None:
             _edit(part, lambda w: w.sub_(w.mean(-1, keepdim=True)))
 
 
-def _writers_of_mlp(mlp: MLP | GatedMLP | MoE) -> list[Tensor]:
+def _writers_of_mlp(mlp: MLP | GatedMLP | MoE | NoMLP) -> list[Tensor]:
     if not isinstance(mlp, MoE):
         return [mlp.W_out, mlp.b_out]
     shared = [] if mlp.shared is None else _writers_of_mlp(mlp.shared)

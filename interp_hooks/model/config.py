@@ -413,7 +413,7 @@ class HookedTransformerConfig:
 
     def _mlp_weights(self, layer: int) -> int:
         matrices, experts = 2 + self.gated_mlp, self.experts
-        if self.attn_only:
+        if not self.has_mlp(layer):
             return 0
         if experts is None or not self.has_experts(layer):
             return matrices * self.d_model * self.d_mlp
@@ -457,9 +457,14 @@ class HookedTransformerConfig:
             return self.n_heads, self.d_value
         return self.mixers.writes(kind, self.d_model)
 
+    def has_mlp(self, layer: int) -> bool:
+        """Whether `layer` has an MLP, or experts in its place."""
+        without = self.mixers is not None and self.mixers.mlps and not self.mixers.mlps[layer]
+        return not (self.attn_only or without)
+
     def has_experts(self, layer: int) -> bool:
         """Whether a mixture of experts stands in place of the MLP of `layer`."""
-        return self.experts is not None and self.experts.layers[layer]
+        return self.experts is not None and self.experts.layers[layer] and self.has_mlp(layer)
 
     def attn_scale_at(self, layer: int) -> float:
         """The number that divides the attention scores of `layer`."""

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 from interp_hooks.errors import ConfigError
 from interp_hooks.model.field_types import check_fields, make_tuples
 
-MixerKind = Literal["attention", "gated_delta", "gated_convolution", "mamba2", "mamba"]
+MixerKind = Literal["attention", "gated_delta", "gated_convolution", "mamba2", "mamba", "none"]
 PartNorm = Literal["RMS", "RMSPre"]
 WITH_STATES = ("gated_delta", "mamba2", "mamba")
 MixerNorms = Literal["pre", "output", "pre_and_output"]
@@ -38,6 +38,8 @@ class MixersConfig:
     `dt_rank` is the width between the two matrices that steps are made with, `part_norm` the kind of norm of keys,
     queries and steps, `eps` its.
 
+    "none": such a layer has an MLP alone. `mlps` says of each layer whether it has an MLP (default: all have one).
+
     `norm_placement` is that of the layers with such mixers, if it is another than the config's.
     """
 
@@ -55,12 +57,15 @@ class MixersConfig:
     norm_first: bool = False
     dt_rank: int = 0
     part_norm: PartNorm | None = None
+    mlps: tuple[bool, ...] = ()
     norm_placement: MixerNorms | None = None
 
     def __post_init__(self) -> None:
         make_tuples(self)
         check_fields(self)
         object.__setattr__(self, "n_key_heads", self.n_key_heads or self.n_heads)
+        if len(self.mlps) not in (0, len(self.layers)):
+            raise ConfigError(f"mixers.mlps must have {len(self.layers)} entries or none, got {len(self.mlps)}")
         if unknown := [kind for kind in self.layers if kind not in get_args(MixerKind)]:
             raise ConfigError(f"mixers.layers must be one of {', '.join(get_args(MixerKind))}, got {unknown[0]!r}")
         for field, choices in (("norm_placement", MixerNorms), ("part_norm", PartNorm)):
@@ -98,12 +103,14 @@ class MixersConfig:
 
     def writes(self, kind: MixerKind, d_model: int) -> tuple[int, int]:
         """How many heads of such a mixer write, and how wide what each of them writes from is."""
-        if kind == "gated_convolution":
-            return 1, d_model
+        if kind in ("gated_convolution", "none"):
+            return (1, d_model) if kind == "gated_convolution" else (0, 1)
         return 1 if kind == "mamba" else self.n_heads, self.d_value
 
     def n_weights(self, kind: MixerKind, d_model: int) -> int:
         """How many weights such a mixer has, without biases and gains."""
+        if kind == "none":
+            return 0
         if kind == "gated_convolution":
             return 4 * d_model**2 + self.taps * d_model
         if kind == "mamba":

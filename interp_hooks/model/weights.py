@@ -36,6 +36,11 @@ class StackedWeights(Network):
                 f"only layers {attend} of this model have attention, so that {name} of all layers cannot be stacked: "
                 f"read model.blocks[layer].{name}"
             )
+        without = [
+            layer for layer in range(self.cfg.n_layers) if not self.cfg.attn_only and not self.cfg.has_mlp(layer)
+        ]
+        if name.startswith("mlp.") and without:
+            raise BadInput(f"layers {without} have no MLP, so that {name} of all layers cannot be stacked")
         return torch.stack([block.get_parameter(name) for block in self.blocks])
 
     def _stack_per_query_head(self, name: str) -> Tensor:

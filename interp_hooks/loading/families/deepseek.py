@@ -50,8 +50,13 @@ def _v2_experts(hf: Any) -> ExpertsConfig:
 
 def v3_experts(hf: Any) -> ExpertsConfig:
     """The experts of DeepSeek-V3, as other families have them too."""
+    return with_sigmoids(hf, _v2_experts(hf))
+
+
+def with_sigmoids(hf: Any, experts: ExpertsConfig) -> ExpertsConfig:
+    """The same experts, chosen as in DeepSeek-V3."""
     return replace(
-        _v2_experts(hf),
+        experts,
         scores="sigmoid",
         biased_choice=True,
         normalize_weights=hf.norm_topk_prob,

@@ -28,6 +28,7 @@ from interp_hooks.model.components.mixers import mixer
 from interp_hooks.model.components.mlp import mlp
 from interp_hooks.model.components.moe import MoE
 from interp_hooks.model.components.norm import NoNorm, norm
+from interp_hooks.model.components.nothing import NoMLP
 from interp_hooks.model.components.positions import Rotation
 from interp_hooks.model.config import HookedTransformerConfig
 
@@ -81,7 +82,7 @@ class TransformerBlock(nn.Module):
             self.hook_mixer_in = HookPoint("batch pos d_model", collected=False, d_model=d_model)
         kind = cfg.normalization_type if cfg.reads_normalized_at(layer) or self.is_post else None
         written = cfg.output_norm_type if cfg.writes_normalized_at(layer) else None
-        self.ln1 = norm(cfg, kind)
+        self.ln1 = norm(cfg, None if cfg.mixer_at(layer) == "none" else kind)
         self.attn: Mixer = mixer(cfg, layer)
         self.ln1_post = norm(cfg, written)
         self.hook_attn_out = HookPoint("batch pos d_model", d_model=d_model)
@@ -89,9 +90,9 @@ class TransformerBlock(nn.Module):
             if not cfg.parallel_attn_mlp:
                 self.hook_resid_mid = HookPoint("batch pos d_model", d_model=d_model)
             self.hook_mlp_in = HookPoint("batch pos d_model", collected=False, d_model=d_model)
-            self.ln2 = NoNorm() if cfg.parallel_shared_norm else norm(cfg, kind)
-            experts = cfg.experts if cfg.has_experts(layer) else None
-            self.mlp = mlp(cfg, cfg.d_mlp) if experts is None else MoE(cfg, experts)
+            has_mlp, experts = cfg.has_mlp(layer), cfg.experts if cfg.has_experts(layer) else None
+            self.ln2 = norm(cfg, kind if has_mlp and not cfg.parallel_shared_norm else None)
+            self.mlp = NoMLP(cfg) if not has_mlp else mlp(cfg, cfg.d_mlp) if experts is None else MoE(cfg, experts)
             self.ln2_post = norm(cfg, written)
             self.hook_mlp_out = HookPoint("batch pos d_model", d_model=d_model)
         self.hook_resid_post = HookPoint("batch pos d_model", d_model=d_model)

@@ -7,6 +7,7 @@ from interp_hooks.model.components.latent import LatentAttention
 from interp_hooks.model.components.mamba import Mamba
 from interp_hooks.model.components.mamba2 import Mamba2
 from interp_hooks.model.components.mixer import Mixer
+from interp_hooks.model.components.nothing import NoMixer
 from interp_hooks.model.config import HookedTransformerConfig
 
 OTHERS: dict[str, type[Mixer]] = {
@@ -14,6 +15,7 @@ OTHERS: dict[str, type[Mixer]] = {
     "gated_convolution": GatedConvolution,
     "mamba2": Mamba2,
     "mamba": Mamba,
+    "none": NoMixer,
 }
 
 

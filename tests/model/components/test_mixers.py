@@ -27,6 +27,7 @@ from interp_hooks import (
 )
 from interp_hooks.circuits import ComputationGraph, circuit_metric, mask_gradient
 from interp_hooks.errors import BadInput, ConfigError, UnknownHook
+from interp_hooks.loading.folding import Processing, process
 from interp_hooks.loading.parity import invariants
 from interp_hooks.model.components.mixers import OTHERS
 from interp_hooks.model.config import HookedTransformerConfig
@@ -52,7 +53,7 @@ every_recurrence = pytest.mark.parametrize("kind", RECURRENCES)
 def hybrid(kind: str, **fields: Any) -> HookedTransformer:
     mixers = MixersConfig(layers=(kind, "attention", kind), **SIZES[kind])  # pyright: ignore[reportArgumentType]
     defaults = dict(normalization_type="RMS", positional_embedding_type="none", gated_mlp=True, gated_attn=True)
-    return build(mixers=mixers, **defaults | fields)
+    return build(**dict(mixers=mixers) | defaults | fields)
 
 
 @functools.cache
@@ -66,7 +67,7 @@ def activations(model: HookedTransformer, tokens: Tensor, **options: Any) -> dic
 
 
 def test_every_kind_is_tested() -> None:
-    assert {*SIZES} == {*OTHERS}
+    assert {*SIZES, "none"} == {*OTHERS}
 
 
 # -------------------------------------------------------------------------------------------------------------- hooks
@@ -287,6 +288,38 @@ def test_a_model_that_trains(kind: str) -> None:
     assert not [name for name in silent if "W" in name]
 
 
+def test_layers_that_are_one_thing_each() -> None:
+    """A layer with an MLP alone, one with attention alone, and one with both: what is not there adds nothing."""
+    kinds, mlps = ("none", "attention", "mamba2"), (True, False, True)
+    model = hybrid("mamba2", mixers=MixersConfig(layers=kinds, mlps=mlps, **SIZES["mamba2"]), normalization_type="LN")
+    with torch.no_grad():
+        model.blocks[0].attn.b_O.zero_()  # of which checkpoints have none
+        model.blocks[1].mlp.get_parameter("b_out").zero_()
+    found = activations(model, TOKENS)
+    for silent in ("blocks.0.hook_attn_out", "blocks.1.hook_mlp_out"):
+        assert not found[silent].any()
+    assert_close(
+        found["blocks.0.hook_resid_post"], found["blocks.0.hook_resid_pre"] + found["blocks.0.hook_mlp_out"], 1e-12
+    )
+    cache = KeyValueCache()
+    model(TOKENS[:, :4], past_kv_cache=cache)
+    assert_close(model(TOKENS[:, 4:], past_kv_cache=cache), model(TOKENS)[:, 4:], 1e-12)
+    graph, ours, masks = (
+        ComputationGraph(model),
+        *(method(model, TOKENS, OTHER, DIFF) for method in (eap, mask_gradient)),
+    )
+    assert not [writer for writer in graph.writers if writer.startswith("a0.")]
+    assert ours.scores is not None
+    assert masks.scores is not None
+    assert_close(ours.scores.matrix, masks.scores.matrix, 1e-9)
+    parts = direct_logit_attribution(model, TOKENS, [4, 11], [7, 2], unit="head")
+    assert_close(parts.values.sum(0), DIFF(model(TOKENS)), 1e-9)
+    assert "fold_ln: applied" in process(model, Processing())
+    assert_close(DIFF(model(TOKENS)), parts.values.sum(0), 1e-9)
+    with pytest.raises(BadInput, match=r"layers \[1\] have no MLP"):
+        _ = model.W_in
+
+
 # ---------------------------------------------------------------------------------------------------------- bad input
 
 
@@ -325,5 +358,7 @@ def test_configs() -> None:
     ):
         with pytest.raises(ConfigError, match=said):
             HookedTransformerConfig(**sizes | fields)
+    with pytest.raises(ConfigError, match="must have 2 entries or none"):
+        MixersConfig(layers=("none", "attention"), mlps=(True,))
     with pytest.raises(ConfigError, match="no fields but"):
         HookedTransformerConfig.from_dict(sizes | dict(mixers=dict(layers=["attention"], state=3)))
