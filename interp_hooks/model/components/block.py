@@ -78,7 +78,8 @@ class TransformerBlock(nn.Module):
             self.hook_q_input = HookPoint("batch pos head d_model", collected=False, head=heads, d_model=d_model)
             self.hook_k_input = HookPoint("batch pos head d_model", collected=False, head=groups, d_model=d_model)
             self.hook_v_input = HookPoint("batch pos head d_model", collected=False, head=groups, d_model=d_model)
-        if not self.attends:
+        self.has_mixer = not self.attends and cfg.mixer_at(layer) != "none"  # another than attention
+        if self.has_mixer:
             self.hook_mixer_in = HookPoint("batch pos d_model", collected=False, d_model=d_model)
         kind = cfg.normalization_type if cfg.reads_normalized_at(layer) or self.is_post else None
         written = cfg.output_norm_type if cfg.writes_normalized_at(layer) else None
@@ -219,7 +220,7 @@ class TransformerBlock(nn.Module):
     def _attention_streams(self, resid_pre: Tensor) -> Inputs:
         """What queries, keys and values read: the stream itself, unless the inputs of single heads are hooked."""
         if not self.per_head_inputs:
-            stream = resid_pre if self.attends else self.hook_mixer_in(resid_pre)
+            stream = self.hook_mixer_in(resid_pre) if self.has_mixer else resid_pre
             return stream, stream, stream
         stream = resid_pre if self.heads != self.groups else self.hook_attn_in.expand(resid_pre, head=self.heads)
         return (
