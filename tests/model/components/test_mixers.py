@@ -33,6 +33,9 @@ from interp_hooks.model.components.mixers import OTHERS
 from interp_hooks.model.config import HookedTransformerConfig
 from interp_hooks.model.mixers_config import WITH_STATES, MixersConfig
 from interp_hooks.model.stream import Stream
+from interp_hooks.studies.heads.affinity import weight_composition
+from interp_hooks.studies.heads.metrics import metrics_of_batch
+from interp_hooks.studies.heads.sources import result_by_source
 from tests.tiny import assert_close, build, unchecked_types
 
 TOKENS = torch.tensor([[1, 5, 2, 9, 3, 8, 11, 4, 6], [4, 4, 8, 1, 7, 2, 0, 10, 3]])
@@ -332,6 +335,13 @@ def test_what_it_has_not_is_refused(kind: str) -> None:
         patch(model, TOKENS, OTHER, DIFF, "q_input", over=("layer", "head"), progress=False)
     with pytest.raises(BadInput, match=r"only layers \[1\] of this model have attention"):
         _ = model.W_Q
+    for study in (
+        lambda: result_by_source(model, TOKENS, 0, 0),
+        lambda: metrics_of_batch(model, Run(TOKENS)),
+        lambda: weight_composition(model, "Q"),
+    ):
+        with pytest.raises(BadInput, match=r"layer 0 mixes tokens by something else than attention; layers \[1\]"):
+            study()
     assert Stream(model).sublayers(0) == {"attn_out": "blocks.0.hook_attn_out", "mlp_out": "blocks.0.hook_mlp_out"}
 
 
