@@ -6,9 +6,9 @@ from typing import Literal, get_args
 from interp_hooks.errors import ConfigError
 from interp_hooks.model.field_types import check_fields, make_tuples
 
-MixerKind = Literal["attention", "gated_delta", "gated_convolution", "mamba2", "mamba", "none"]
+MixerKind = Literal["attention", "gated_delta", "kimi_delta", "gated_convolution", "mamba2", "mamba", "none"]
 PartNorm = Literal["RMS", "RMSPre"]
-WITH_STATES = ("gated_delta", "mamba2", "mamba")
+WITH_STATES = ("gated_delta", "kimi_delta", "mamba2", "mamba")
 MixerNorms = Literal["pre", "output", "pre_and_output"]
 
 
@@ -27,6 +27,9 @@ class MixersConfig:
     `n_key_heads` heads of queries and keys (default: `n_heads`) serve as many heads each. `taps` is the length of the
     convolution before it, `beta_scale` the most that beta can be (2: eigenvalues of the state's update may be
     negative), `eps` that of the norm of what heads read.
+
+    "kimi_delta" (Kimi Team 2025, arxiv.org/abs/2510.26692): as "gated_delta", with a decay for each dimension of the
+    key; `gate_rank` is the width between the two matrices that decays and gates are made with.
 
     "gated_convolution" (Liquid AI 2025, arxiv.org/abs/2511.23404): as wide as the stream, without heads.
 
@@ -51,6 +54,7 @@ class MixersConfig:
     taps: int = 4
     beta_scale: float = 1.0
     eps: float = 1e-6
+    gate_rank: int = 0
     dt_min: float = 0.0
     dt_max: float = 0.0
     norm_groups: int = 0
@@ -74,7 +78,8 @@ class MixersConfig:
                     f"mixers.{field} must be one of {', '.join(get_args(choices))} or None, got {value!r}"
                 )
         sized = ("n_heads", "d_key", "d_value") if any(map(self.has, WITH_STATES)) else ()
-        for field in ("taps", *sized, *(("dt_rank",) if self.has("mamba") else ())):
+        ranks = {"mamba": "dt_rank", "kimi_delta": "gate_rank"}
+        for field in ("taps", *sized, *(rank for kind, rank in ranks.items() if self.has(kind))):
             if getattr(self, field) < 1:
                 raise ConfigError(f"mixers.{field} must be positive, got {getattr(self, field)}")
         if 0 < self.dt_max <= self.dt_min:
@@ -115,5 +120,8 @@ class MixersConfig:
             return 4 * d_model**2 + self.taps * d_model
         if kind == "mamba":
             return self.d_value * (3 * d_model + 2 * self.dt_rank + 3 * self.d_key + self.taps)
+        if kind == "kimi_delta":
+            inner = self.gate_rank * (2 * d_model + self.n_heads * (self.d_key + self.d_value))
+            return d_model * (self.channels + self.n_heads * (self.d_value + 1)) + inner + self.taps * self.channels
         values, gates = self.n_heads * self.d_value, self.n_heads * (2 if kind == "gated_delta" else 1)
         return d_model * (self.channels + 2 * values + gates) + self.taps * self.channels

@@ -78,7 +78,7 @@ def _v3_config(hf: Any) -> dict[str, Any]:
     return _config(hf) | dict(rotary_adjacent_pairs=hf.rope_interleave, experts=v3_experts(hf))
 
 
-_LATENT_ATTENTION: Table = {
+LATENT_ATTENTION: Table = {
     "blocks.{i}.attn.W_DQ": f"{LAYER}.self_attn.q_a_proj.weight | c d -> d c",
     "blocks.{i}.attn.b_DQ": f"{LAYER}.self_attn.q_a_proj.bias?",
     "blocks.{i}.attn.q_latent_norm.w": f"{LAYER}.self_attn.q_a_layernorm.weight",
@@ -108,7 +108,7 @@ DEEPSEEK_V2 = Family(
     model_type="deepseek_v2",
     name="DeepSeek-V2",
     config=_v2_config,
-    weights=LLAMA.weights | _LATENT_ATTENTION | EXPERTS,
+    weights=LLAMA.weights | LATENT_ATTENTION | EXPERTS,
     ignored_weights=LLAMA.ignored_weights,
     ignored_config=(
         *LLAMA.ignored_config,

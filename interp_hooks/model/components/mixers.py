@@ -2,7 +2,7 @@
 
 from interp_hooks.model.components.attention import Attention
 from interp_hooks.model.components.gated_convolution import GatedConvolution
-from interp_hooks.model.components.gated_delta import GatedDeltaNet
+from interp_hooks.model.components.gated_delta import GatedDeltaNet, KimiDelta
 from interp_hooks.model.components.latent import LatentAttention
 from interp_hooks.model.components.mamba import Mamba
 from interp_hooks.model.components.mamba2 import Mamba2
@@ -12,6 +12,7 @@ from interp_hooks.model.config import HookedTransformerConfig
 
 OTHERS: dict[str, type[Mixer]] = {
     "gated_delta": GatedDeltaNet,
+    "kimi_delta": KimiDelta,
     "gated_convolution": GatedConvolution,
     "mamba2": Mamba2,
     "mamba": Mamba,

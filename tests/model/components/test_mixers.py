@@ -44,6 +44,7 @@ DIFF = LogitDiff([4, 11], [7, 2])
 
 SIZES: dict[str, dict[str, Any]] = {
     "gated_delta": dict(n_heads=6, n_key_heads=3, d_key=5, d_value=7, taps=3, beta_scale=2.0),
+    "kimi_delta": dict(n_heads=6, d_key=5, d_value=7, taps=3, gate_rank=2),
     "gated_convolution": dict(taps=3),
     "mamba2": dict(n_heads=6, n_key_heads=2, d_key=5, d_value=4, taps=3, norm_groups=3, dt_min=0.3, dt_max=1.5),
     "mamba": dict(d_key=5, d_value=14, taps=3, dt_rank=2, part_norm="RMS"),
