@@ -181,8 +181,9 @@ class Network(HookedRootModule):
             kinds = {block.attn.kind for block in self.blocks if not getattr(block, "attends", True)}
             if not kinds:
                 raise
-            layers = ", ".join(str(layer) for layer, kind in enumerate(self.cfg.mixer_kinds) if kind != "attention")
-            raise UnknownHook(f"{error} Layers {layers} have {' or '.join(kinds)} in place of attention.") from None
+            places = [str(layer) for layer, kind in enumerate(self.cfg.mixer_kinds) if kind != "attention"]
+            layers = f"layer{'s' * (len(places) > 1)} {', '.join(places)}"
+            raise UnknownHook(f"{error} In {layers} stands {' or '.join(kinds)} in place of attention.") from None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if not OPEN:

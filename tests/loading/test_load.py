@@ -251,7 +251,7 @@ def foreign(kind: str) -> PreTrainedModel:
     if kind == "bart":
         sizes = dict(decoder_layers=1, decoder_attention_heads=2, decoder_ffn_dim=8)
         return BartForCausalLM(BartConfig(d_model=16, vocab_size=9, **sizes))
-    return RwkvForCausalLM(RwkvConfig(hidden_size=16, num_hidden_layers=1, vocab_size=9))
+    return RwkvForCausalLM(RwkvConfig(hidden_size=16, num_hidden_layers=2, vocab_size=9))
 
 
 @pytest.mark.parametrize(

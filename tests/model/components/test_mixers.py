@@ -330,7 +330,7 @@ def test_layers_that_are_one_thing_each() -> None:
 @every_kind
 def test_what_it_has_not_is_refused(kind: str) -> None:
     model = shared(kind)
-    with pytest.raises(UnknownHook, match=r"Layers 0, 2 have .* in place of attention"):
+    with pytest.raises(UnknownHook, match=r"In layers 0, 2 stands .* in place of attention"):
         model.run_with_cache(TOKENS, names_filter="pattern0")
     with pytest.raises(UnknownHook, match="in place of attention"):
         patch(model, TOKENS, OTHER, DIFF, "q_input", over=("layer", "head"), progress=False)
