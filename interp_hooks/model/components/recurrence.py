@@ -49,9 +49,9 @@ class Recurrence(NamedTuple):
         length = self.k.shape[2]
         chunk = min(self.chunk, length)
         missing = -length % chunk
-        parts = [F.pad(one, (0, 0, 0, missing)).unflatten(2, (-1, chunk)) for one in self[:4]]
+        q, k, v, log_decay = (F.pad(one, (0, 0, 0, missing)).unflatten(2, (-1, chunk)) for one in self[:4])
         beta = None if self.beta is None else F.pad(self.beta, (0, missing)).unflatten(2, (-1, chunk))
-        return Recurrence(*parts, beta)
+        return Recurrence(q, k, v, log_decay, beta)
 
     def at(self, tokens: slice) -> "Recurrence":
         """The recurrence over some of the tokens."""
