@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import itertools
 import operator
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -251,18 +252,24 @@ def test_export_is_exact_and_carries_edits(name: str) -> None:
 @every_member
 def test_every_parameter_of_ours_is_in_the_table_once(name: str) -> None:
     model = ours(name)
-    filled = [weight for rule in rules(family_of(name).weights, model.cfg.n_layers) for weight in rule.ours]
+    filled = [
+        weight
+        for rule in rules(family_of(name).weights, model.cfg.n_layers, model.cfg.mixer_kinds)
+        for weight in rule.ours
+    ]
     assert sorted(filled) == sorted({*filled}), "no weight is filled twice"
     assert set(dict(model.named_parameters())) <= set(filled)
 
 
 def shapes(name: str) -> dict[str, set[tuple[int, ...]]]:
-    """For each line of the table, the shapes of their tensors."""
+    """For each line of the table, the shapes of their tensors, of parts that the model has."""
     family, model = family_of(name), ours(name)
+    parts = dict(model.named_parameters())
     tensors, found = member(name).state_dict(), {}
     for line, theirs in family.weights.items():
-        for rule in rules({line: theirs}, model.cfg.n_layers):
-            found.setdefault(line, set()).update(tuple(tensors[s].shape) for s in rule.names(tensors))
+        for rule in rules({line: theirs}, model.cfg.n_layers, model.cfg.mixer_kinds):
+            if parts.keys() & {*rule.ours}:
+                found.setdefault(line, set()).update(tuple(tensors[s].shape) for s in rule.names(tensors))
     return found
 
 
@@ -274,8 +281,9 @@ def mutants(name: str) -> Iterator[tuple[str, dict[str, str | None]]]:
         yield f"drop {line}", {key: value for key, value in table.items() if key != line}
         yield f"absent {line}", table | {line: None}
     for one, other in itertools.combinations(used, 2):
-        if shape[one] & shape[other]:
-            sources = [str(table[key]).partition("|") for key in (one, other)]
+        sources = [str(table[key]).partition("|") for key in (one, other)]
+        anywhere = {re.sub(r"\{\w+\}", "{i}", source) for source, *_ in sources}
+        if shape[one] & shape[other] and len(anywhere) > 1:  # not the same name in layers of two kinds
             swapped = {
                 one: "".join((sources[1][0], *sources[0][1:])),
                 other: "".join((sources[0][0], *sources[1][1:])),
@@ -294,6 +302,11 @@ EQUIVALENT = [
         r"exchange blocks.{i}.attn.q_norm.w and blocks.{i}.attn.k_norm.w",
         {"hunyuan_v1_dense"},
         "after the rotation nothing but the product of query and key is left, and so of their gains",
+    ),
+    (
+        r"exchange blocks.{mamba}.attn.k_norm.w and blocks.{mamba}.attn.q_norm.w",
+        {"jamba"},
+        "what is written and what is read are multiplied dimension by dimension, and so are their gains",
     ),
     (
         r"exchange embed.W_E and unembed.W_U",
@@ -325,6 +338,10 @@ def test_mutants_of_the_table_are_caught(name: str, monkeypatch: pytest.MonkeyPa
 # Other values than the default's neighbour, where that one would make no model.
 CHANGED: dict[str, Any] = {
     "attention_types": [[["local"], 3]],
+    "full_attn_idxs": [2],
+    "attn_layer_indices": [0],
+    "mtp_layers_block_type": ["mlp"],
+    "rope_parameters": {"rope_type": "default", "rope_theta": 100.0},
     "architectures": None,
     "dtype": torch.float64,
     "id2label": {0: "a", 1: "b", 2: "c"},

@@ -87,7 +87,7 @@ class _OneKind(type):
             raise BadInput(f"length must be at least 1, got {length}")
         norm = Norm(cls.kind, (length or cfg.d_model,), cfg.eps, gain_offset=cfg.norm_gain_offset)
         with torch.no_grad():
-            initialize(norm, cfg.init_mode, 0.0, None, cfg.norm_gain_offset)
+            initialize(norm, cfg.init_mode, 0.0, None)
         return norm
 
 

@@ -403,7 +403,24 @@ def labels_of(
                 raise BadInput("over names 'position', so positions= has to say which: {'S2': places, 'end': -1}")
             labels[axis] = list(named)
         elif axis in known:
-            labels[axis] = range(point.sizes.get(axis, length))
+            labels[axis] = range(_size_everywhere(model, hook, axis, layers) or length)
         else:
             raise BadInput(f"{point.name} cannot be swept over {axis!r}; it has layer, {', '.join(known)}")
     return labels
+
+
+def _size_everywhere(model: HookedTransformer, hook: str, axis: str, layers: Sequence[int]) -> int | None:
+    """The size of a hook's axis in all these layers; None where the input decides.
+
+    Raises:
+        BadInput: it differs from layer to layer.
+    """
+    sizes = {layer: model.points(get_act_name(hook, layer))[0].sizes.get(axis) for layer in layers}
+    first, *others = dict.fromkeys(sizes.values())
+    if others:
+        alike = [layer for layer, size in sizes.items() if size == first]
+        raise BadInput(
+            f"layers differ in their number of {axis}s at {hook} ({', '.join(map(str, (first, *others)))}): sweep over "
+            f"layers that are alike, as layers={alike}"
+        )
+    return first

@@ -20,10 +20,11 @@ ALIASES = {
     "mlp_post": "post",
 }
 SUBLAYER_ALIASES = {"a": "attn", "m": "mlp", "b": "", "block": "", "blocks": "", "attention": "attn"}
-ATTENTION_NAMES = {"q", "k", "v", "z", "rot_q", "rot_k", "result", "pattern", "attn_scores"}
+ATTENTION_NAMES = {"q", "k", "v", "z", "rot_q", "rot_k", "result", "pattern", "attn_scores", "gate"}
+ATTENTION_NAMES |= {"mixing", "mixed", "state", "log_decay", "beta", "dt", "in_gate"}  # of what stands in its place
 MLP_NAMES = {"pre", "post", "mid", "pre_linear"}
 BLOCK_NAMES = {"resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"}
-BLOCK_NAMES |= {"attn_in", "mlp_in", "q_input", "k_input", "v_input"}
+BLOCK_NAMES |= {"attn_in", "mixer_in", "mlp_in", "q_input", "k_input", "v_input"}
 
 LAYER = "{layer}"  # stands for the number of a layer in full names
 _SHORT = re.compile(r"([a-z_]+?)_?(\d+)([a-z]?.*)")

@@ -34,7 +34,7 @@ def to_hf(model: HookedTransformer) -> Any:
         config.tie_word_embeddings = False
     hf_model = family.auto_class.from_config(config, **NO_CODE).to(model.device, model.dtype)
     tensors, modules = hf_model.state_dict(), dict(model.named_modules())
-    for rule in rules(family.weights, model.cfg.n_layers):
+    for rule in rules(family.weights, model.cfg.n_layers, model.cfg.mixer_kinds):
         values = [_value(modules, name) for name in rule.ours]
         names = rule.names(tensors)
         if all(value is None for value in values):

@@ -19,10 +19,11 @@ from torch import Tensor
 from interp_hooks.errors import ConfigError
 from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.model.components.attention import Attention
-from interp_hooks.model.components.latent import LatentAttention
+from interp_hooks.model.components.mixer import Reader
 from interp_hooks.model.components.mlp import MLP, GatedMLP
 from interp_hooks.model.components.moe import MoE
 from interp_hooks.model.components.norm import NoNorm, Norm
+from interp_hooks.model.components.nothing import NoMLP
 from interp_hooks.model.config import FOLDED
 from interp_hooks.model.factored import FactoredMatrix
 from interp_hooks.model.transformer import HookedTransformer
@@ -72,16 +73,18 @@ def fold_ln(model: HookedTransformer, centre: bool = True) -> None:
 
     Weights that read a LayerNorm also lose their mean over d_model, which never matters, unless `centre` is False.
     """
-    if model.cfg.reads_normalized:
-        for block in model.blocks:
-            attention = _readers_of_attention(block.attn)
-            mlp = [] if model.cfg.attn_only else _readers_of_mlp(block.mlp)
-            if model.cfg.parallel_shared_norm:
-                _fold(block.ln1, attention + mlp, centre)
-            else:
+    for layer, block in enumerate(model.blocks):
+        if not model.cfg.reads_normalized_at(layer):
+            continue
+        attention = block.attn.readers()
+        mlp = [] if model.cfg.attn_only else _readers_of_mlp(block.mlp)
+        if model.cfg.parallel_shared_norm:
+            _fold(block.ln1, attention + mlp, centre)
+        else:
+            if attention:
                 _fold(block.ln1, attention, centre)
-                if mlp:
-                    _fold(block.ln2, mlp, centre)
+            if mlp:
+                _fold(block.ln2, mlp, centre)
     for block in [] if model.cfg.attn_only else model.blocks:
         _fold_neurons(block.mlp, centre)
     reader, head = (model.W_U, model.b_U, 0), model.mlm_head
@@ -93,18 +96,9 @@ def fold_ln(model: HookedTransformer, centre: bool = True) -> None:
     model._reconfigure(normalization_type=FOLDED[str(model.cfg.normalization_type)])
 
 
-Reader = tuple[Tensor, Tensor, int]
-"""A weight that reads the stream, its bias, and its axis of d_model."""
-
-
-def _readers_of_attention(attn: Attention | LatentAttention) -> list[Reader]:
-    if isinstance(attn, Attention):
-        return [(attn.W_Q, attn.b_Q, 1), (attn.W_K, attn.b_K, 1), (attn.W_V, attn.b_V, 1)]
-    query = (attn.W_DQ, attn.b_DQ, 0) if attn.q_latent else (attn.W_Q, attn.b_Q, 1)
-    return [query, (attn.W_DKV, attn.b_DKV, 0), (attn.W_KR, attn.b_KR, 0)]
-
-
-def _readers_of_mlp(mlp: MLP | GatedMLP | MoE) -> list[Reader]:
+def _readers_of_mlp(mlp: MLP | GatedMLP | MoE | NoMLP) -> list[Reader]:
+    if isinstance(mlp, NoMLP):
+        return []
     if isinstance(mlp, MLP):
         return [(mlp.W_in, mlp.b_in, 0)]
     if isinstance(mlp, GatedMLP):
@@ -137,7 +131,7 @@ def _fold(norm: Norm | NoNorm, readers: list[Reader], centre: bool) -> None:
     norm.kind, norm.w, norm.b = FOLDED[norm.kind], None, None
 
 
-def _fold_neurons(mlp: MLP | GatedMLP | MoE, centre: bool) -> None:
+def _fold_neurons(mlp: MLP | GatedMLP | MoE | NoMLP, centre: bool) -> None:
     """Fold the norm that some MLPs have after their activation function."""
     if isinstance(mlp, MoE) and mlp.shared is not None:
         _fold_neurons(mlp.shared, centre)
@@ -170,7 +164,7 @@ def center_writing_weights(model: HookedTransformer) -> None:
             _edit(part, lambda w: w.sub_(w.mean(-1, keepdim=True)))
 
 
-def _writers_of_mlp(mlp: MLP | GatedMLP | MoE) -> list[Tensor]:
+def _writers_of_mlp(mlp: MLP | GatedMLP | MoE | NoMLP) -> list[Tensor]:
     if not isinstance(mlp, MoE):
         return [mlp.W_out, mlp.b_out]
     shared = [] if mlp.shared is None else _writers_of_mlp(mlp.shared)
@@ -193,6 +187,8 @@ def _values_are_no_constant(model: HookedTransformer) -> str | None:
         return "with attention sinks the rows of a pattern do not sum to one"
     if model.cfg.qkv_clip:
         return "values are clipped after their bias is added"
+    if model.cfg.gated_attn:
+        return "gates come between values and what heads write"
     if model.cfg.kv_latent:
         return "latent attention has no value biases"
     return None
@@ -200,9 +196,9 @@ def _values_are_no_constant(model: HookedTransformer) -> str | None:
 
 def fold_value_biases(model: HookedTransformer) -> None:
     """Move what b_V adds to every head's output into b_O."""
-    for block in model.blocks:
-        attn = block.attn
-        assert isinstance(attn, Attention)
+    for attn in (block.attn for block in model.blocks):
+        if not isinstance(attn, Attention):  # a recurrence, whose biases are none
+            continue
         b_V = attn.b_V.repeat_interleave(attn.queries_per_key, dim=0)
         precise = _precise(b_V)
         added = torch.einsum("hk,hkd->d", b_V.to(precise), attn.W_O.to(precise))
@@ -218,6 +214,7 @@ def _refuse_what_has_no_single_matrix(model: HookedTransformer) -> None:
         "queries and keys that are normalized, clipped or read from a latent have no product W_Q W_K^T": (
             cfg.qk_norm or cfg.qkv_clip or cfg.kv_latent
         ),
+        "some layers have no attention, and so no W_Q": cfg.mixers is not None,
         "query heads share keys, so that W_K cannot follow each W_Q": cfg.n_key_value_heads != cfg.n_heads,
         f"heads (d_head={cfg.d_head}, d_value={cfg.d_value}) that are wider than d_model={cfg.d_model} have no such "
         "split": max(cfg.d_head, cfg.d_value) > cfg.d_model,

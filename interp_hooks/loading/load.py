@@ -184,9 +184,9 @@ def _our_config(family: Family, hf_config: Any, options: LoadOptions) -> tuple[H
 def _first_layers(fields: dict[str, Any], n_layers: int) -> dict[str, Any]:
     """The same fields for a model of the first layers only."""
     cut = {name: fields[name][:n_layers] for name in ("rotary_layers", "window_sizes") if fields.get(name)}
-    if fields.get("experts") is not None:
-        experts = fields["experts"]
-        cut["experts"] = replace(experts, layers=experts.layers[:n_layers])
+    for name in ("experts", "mixers"):
+        if (group := fields.get(name)) is not None:
+            cut[name] = replace(group, layers=group.layers[:n_layers])
     return fields | cut | {"n_layers": n_layers}
 
 
@@ -258,7 +258,7 @@ def adopt(
     there = dict(model.named_parameters())
     where: dict[int | None, torch.device] = {}
     absent: list[Rule] = []
-    for rule in rules(family.weights, n_layers_there):
+    for rule in rules(family.weights, n_layers_there, model.cfg.mixer_kinds):
         beyond = rule.layer is not None and rule.layer >= model.cfg.n_layers
         if not beyond and not any(name in there for name in rule.ours):
             continue  # a part that this layer does not have; if its tensors are there, they are left over

@@ -112,7 +112,7 @@ def load(options: LoadOptions, processing: Processing, splices: Mapping[str, nn.
     with reading(str(folder / CONFIG)):
         description = _description(folder)
         cfg = _config(folder, description["config"])
-        side, saved = checked_side(description["padding_side"]), _spliced(description.get("splices", {}))
+        side, saved = _padding_side(description["padding_side"]), _spliced(description.get("splices", {}))
         done = {line.partition(":")[0] for line in description["processing"] if line.endswith(": applied")}
     if options.default_prepend_bos is not None:
         cfg = cfg.replace(default_prepend_bos=options.default_prepend_bos)
@@ -199,6 +199,14 @@ def _description(folder: Path) -> dict[str, Any]:
             "install a later interp_hooks"
         )
     return description
+
+
+def _padding_side(side: Any) -> Any:
+    """The saved side; raises CheckpointError if it is none."""
+    try:
+        return checked_side(side)
+    except BadInput as error:
+        raise CheckpointError(f"{CONFIG} is damaged: {error}") from error
 
 
 def _config(folder: Path, fields: Mapping[str, Any]) -> HookedTransformerConfig:

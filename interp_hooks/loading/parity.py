@@ -21,7 +21,6 @@ from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.loading.given import check_model
 from interp_hooks.loading.load import family_of
 from interp_hooks.loading.source import Source
-from interp_hooks.model.components.attention import AttentionCore
 from interp_hooks.model.config import as_dtype
 from interp_hooks.model.transformer import HookedTransformer
 
@@ -176,8 +175,10 @@ def invariants(model: HookedTransformer, tokens: Int[Tensor, "batch pos"]) -> di
     for layer, block in enumerate(model.blocks):
         here = {name.removeprefix(f"blocks.{layer}."): value for name, value in cache.items()}
         _stream(model, layer, here, holds)
-        _attention(block.attn, here, holds)
-        if "mlp.experts.hook_out" in here and not model.cfg.writes_normalized:
+        inside = {name.removeprefix("attn."): value for name, value in here.items() if name.startswith("attn.")}
+        for promise in block.attn.promises(inside):
+            holds(*promise)
+        if "mlp.experts.hook_out" in here and not model.cfg.writes_normalized_at(layer):
             written = here["mlp.experts.hook_out"].double().sum(2)
             shared = here.get("mlp.hook_shared_out")
             total = written if shared is None else written + shared.double()
@@ -194,19 +195,5 @@ def _stream(model: HookedTransformer, layer: int, here: dict[str, Tensor], holds
         holds("resid_post == ln1(resid_mid) + mlp_out", before + here["hook_mlp_out"], here["hook_resid_post"])
     elif "hook_mlp_out" in here:
         holds("resid_post == resid_pre + attn_out + mlp_out", before + here["hook_mlp_out"], here["hook_resid_post"])
-
-
-def _attention(attn: AttentionCore, here: dict[str, Tensor], holds: Any) -> None:
-    pattern = here["attn.hook_pattern"].double()
-    values = here["attn.hook_v"].repeat_interleave(attn.queries_per_key, dim=2).double()
-    holds("z == pattern @ v", torch.einsum("bhqk,bkhd->bqhd", pattern, values), here["attn.hook_z"])
-    total = pattern.sum(-1)
-    if attn.sinks is not None:
-        scores = here["attn.hook_attn_scores"].double()
-        log_sum = torch.logaddexp(scores.logsumexp(-1), here["attn.hook_sink"].double())
-        holds("rows of pattern + sink == 1", total + (here["attn.hook_sink"].double() - log_sum).exp(), total / total)
     else:
-        holds("rows of pattern == 1", total, torch.ones_like(total))
-    written = here["attn.hook_result"].double().sum(2) + attn.b_O.double()
-    per_head = torch.einsum("bphk,hkd->bpd", here["attn.hook_z"].double(), attn.W_O.double()) + attn.b_O.double()
-    holds("sum of result + b_O == z W_O + b_O", written, per_head)
+        holds("resid_post == resid_pre + attn_out", before, here["hook_resid_post"])

@@ -5,19 +5,24 @@
 
     ours, ours, ... : theirs [or theirs] [?] [| einops pattern [| shares [| pattern of each part]]]
 
-`{i}` runs over the layers; a line for parts that a layer does not have (its experts, say) is passed over there. Several
-names on the left split the first axis of the result: each gets one slice, or as many as its share says ("h g g"), and
-each part may be rearranged once more. `or` gives the tensor's name in another version of transformers. `*` in a name
-counts 0, 1, 2, ...: tensors that are separate there and stacked here. `?` marks a bias that may be absent, and None in
-place of a source one that always is: ours is then zero. `modules` in families/shared.py writes the usual lines.
+`{i}` runs over the layers; a line for parts that a layer does not have (its experts, say) is passed over there. In its
+place "{attention}" or the kind of another mixer runs over the layers that mix tokens so. Several names on the left
+split the first axis of the result: each gets one slice, or as many as its share says ("h g g"; "2*g" is a product), and
+each part may be rearranged once more (by one pattern, or by one for each, between ";"). `or` gives the tensor's name in
+another version of transformers. `*` in a name counts 0, 1, 2, ...: tensors that are separate there and stacked here.
+`?` marks a bias that may be absent, and None in place of a source one that always is: ours is then zero. `modules` in
+families/shared.py writes the usual lines.
 
 The axes have the config's sizes: h heads, g key/value heads, q query heads for each of those, k d_head, w d_value,
 d d_model, m d_mlp, v d_vocab, e experts, n width of an expert, s width of the shared expert; in latent attention l and
-c the latents of keys and values and of queries, r the rotary and p the plain dimensions of a head. A word that ends in
-a number is an axis of that size ("cores4"). A rule reads backwards too, from our tensors to theirs.
+c the latents of keys and values and of queries, r the rotary and p the plain dimensions of a head. Of other mixers, H
+are the heads, G the heads of keys, Q the heads for each of those, K d_key, W d_value, C the channels that pass the
+convolution, N the groups of a norm, R dt_rank, B gate_rank. A word that ends in a number is an axis of that size
+("cores4"). A rule reads backwards too, from our tensors to theirs.
 """
 
 import itertools
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -50,6 +55,12 @@ class Rule:
         return " or ".join(self.theirs)
 
     @property
+    def part_patterns(self) -> list[str]:
+        """The pattern of each part: one of its own, or the same for all."""
+        patterns = [one.strip() for one in (self.part_pattern or "").split(";")]
+        return patterns if len(patterns) > 1 else patterns * len(self.ours)
+
+    @property
     def stacked(self) -> bool:
         return any("*" in name for name in self.theirs)
 
@@ -79,7 +90,11 @@ class Rule:
             return [whole]
         if self.shares:
             parts = self._split(whole, sizes)
-            return [self._rearrange(part, self.part_pattern, sizes) for part in parts] if self.part_pattern else parts
+            if not self.part_pattern:
+                return parts
+            return [
+                self._rearrange(part, pattern, sizes) for part, pattern in zip(parts, self.part_patterns, strict=True)
+            ]
         if whole.shape[0] != len(self.ours):
             raise WeightMismatch(
                 f"{self.source} gives {whole.shape[0]} slices for {len(self.ours)} weights ({', '.join(self.ours)})"
@@ -90,8 +105,11 @@ class Rule:
         """Their tensor, put together from ours: `forward` the other way round."""
         if self.part_pattern is not None:
             lengths = (self._size(share, sizes) for share in self.shares)
-            back = _reversed(self.part_pattern)
-            ours = [self._rearrange(part, back, sizes, x=length) for part, length in zip(ours, lengths, strict=True)]
+            back = [_reversed(pattern) for pattern in self.part_patterns]
+            ours = [
+                self._rearrange(part, pattern, sizes, x=length)
+                for part, pattern, length in zip(ours, back, lengths, strict=True)
+            ]
         whole = torch.cat(list(ours)) if self.shares else torch.stack(list(ours)) if len(ours) > 1 else ours[0]
         return whole if self.pattern is None else self._rearrange(whole, _reversed(self.pattern), sizes)
 
@@ -104,7 +122,7 @@ class Rule:
         return list(whole.split(lengths))
 
     def _size(self, share: str, sizes: Mapping[str, int]) -> int:
-        return int(share) if share.isdigit() else sizes[share]
+        return math.prod(int(factor) if factor.isdigit() else sizes[factor] for factor in share.split("*"))
 
     def _rearrange(self, tensor: Tensor, pattern: str, sizes: Mapping[str, int], **more: int) -> Tensor:
         used = set(re.findall(r"\w+", pattern))
@@ -126,8 +144,19 @@ def _reversed(pattern: str) -> str:
 
 def axis_sizes(cfg: HookedTransformerConfig) -> dict[str, int]:
     """The size of every axis letter that patterns and shares may use; 0 where the model has no such axis."""
-    experts = cfg.experts
+    experts, mixers = cfg.experts, cfg.mixers
+    of_mixers = {
+        "H": "n_heads",
+        "G": "n_key_heads",
+        "K": "d_key",
+        "W": "d_value",
+        "C": "channels",
+        "N": "norm_groups",
+        "R": "dt_rank",
+    }
     return {
+        **{axis: 0 if mixers is None else getattr(mixers, field) for axis, field in of_mixers.items()},
+        "Q": 0 if mixers is None else mixers.n_heads // mixers.n_key_heads,
         "h": cfg.n_heads,
         "g": cfg.n_key_value_heads,
         "q": cfg.n_heads // cfg.n_key_value_heads,
@@ -146,16 +175,33 @@ def axis_sizes(cfg: HookedTransformerConfig) -> dict[str, int]:
     }
 
 
-def rules(table: Table, n_layers: int) -> Iterator[Rule]:
-    """All rules of a table: a line with `{i}` is one rule for each layer."""
+_OVER_LAYERS = re.compile(r"\{(\w+)\}")
+
+
+def rules(table: Table, n_layers: int, kinds: Sequence[str] = ()) -> Iterator[Rule]:
+    """All rules of a table: a line with `{i}` is one rule for each layer.
+
+    `kinds` are the mixers of the first layers; a line for those of one kind is then no rule for the others.
+    """
     for ours, theirs in table.items():
-        repeated = "{i}" in ours
-        for layer in range(n_layers) if repeated else [None]:
-            yield _parse(ours, theirs, layer)
+        over = _OVER_LAYERS.search(ours)
+        for layer in [None] if over is None else range(n_layers):
+            wanted = "i" if over is None else over[1]
+            if layer is None or wanted == "i" or layer >= len(kinds) or kinds[layer] == wanted:
+                yield _parse(ours, theirs, layer)
+
+
+def on_layers(kind: str, table: Table) -> Table:
+    """The same lines for the layers with one kind of mixer alone."""
+    over = f"{{{kind}}}"
+    return {
+        ours.replace("{i}", over): theirs if theirs is None else theirs.replace("{i}", over)
+        for ours, theirs in table.items()
+    }
 
 
 def _parse(ours: str, theirs: str | None, layer: int | None) -> Rule:
-    names = tuple(name.strip().replace("{i}", str(layer)) for name in ours.split(","))
+    names = tuple(_OVER_LAYERS.sub(str(layer), name.strip()) for name in ours.split(","))
     if theirs is None:
         return Rule(ours=names, theirs=(), optional=True, layer=layer)
     source, *rest = (part.strip() for part in theirs.split("|"))
@@ -164,7 +210,7 @@ def _parse(ours: str, theirs: str | None, layer: int | None) -> Rule:
     pattern, shares, part_pattern = [*rest, "", "", ""][:3]
     return Rule(
         ours=names,
-        theirs=tuple(source.replace("?", "").strip().replace("{i}", str(layer)).split(" or ")),
+        theirs=tuple(_OVER_LAYERS.sub(str(layer), source.replace("?", "").strip()).split(" or ")),
         optional="?" in source,
         pattern=pattern or None,
         shares=tuple(shares.split()),

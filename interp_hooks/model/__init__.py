@@ -12,6 +12,7 @@ __getattr__, __all__ = lazily(
         "components.kv_cache": ["KeyValueCache"],
         "components.mlp": ["gelu_new", "solu"],
         "factored": ["FactoredMatrix", "composition_scores"],
+        "mixers_config": ["MixersConfig"],
         "losses": ["lm_cross_entropy_loss"],
         "sampling": ["sample_logits"],
         "training": ["HookedTransformerTrainConfig", "train"],

@@ -19,6 +19,7 @@ from interp_hooks.errors import ConfigError, nearest
 from interp_hooks.model.experts_config import ExpertsConfig
 from interp_hooks.model.field_names import KNOWN, in_our_words
 from interp_hooks.model.field_types import check_fields, kinds_of, make_tuples
+from interp_hooks.model.mixers_config import MixerKind, MixersConfig
 
 NormalizationType = Literal["LN", "LNPre", "RMS", "RMSPre"]
 NormPlacement = Literal["pre", "output", "pre_and_output", "post"]
@@ -82,8 +83,10 @@ class HookedTransformerConfig:
     Attention. `n_key_value_heads` below `n_heads` is grouped query attention. `attn_scale` divides the scores (default:
     the square root of `d_head`, or 1 without `use_attn_scale`); `attn_log_scale=(beta, n)` multiplies queries by
     1 + beta log(1 + floor(position / n)). `qkv_clip` bounds values, and queries and keys (after `qk_norm`, if there is
-    one). `attn_sinks` adds a learned score per head to every softmax, which attends to nothing. `d_value` is the width
-    of values (default: `d_head`); `kv_latent` and `q_latent` are those of the low-rank streams of latent attention.
+    one). `attn_sinks` adds a learned score per head to every softmax, which attends to nothing. `gated_attn` multiplies
+    what heads mix by a sigmoid of what their queries read. `d_value` is the width of values (default: `d_head`);
+    `kv_latent` and `q_latent` are those of the low-rank streams of latent attention. `mixers` puts something else in
+    the place of attention in some layers.
 
     MLP. An `act_fn` that ends in "_ln" is followed by a LayerNorm over the neurons. `mlp_clamp` bounds both factors of
     a gated MLP, and `mlp_linear_offset` is added to the linear one. `experts` replaces the MLP of some layers.
@@ -142,11 +145,13 @@ class HookedTransformerConfig:
     attn_log_scale: tuple[float, int] | None = None
     attn_scores_soft_cap: float = 0.0
     attn_sinks: bool = False
+    gated_attn: bool = False
     qkv_clip: float = 0.0
     d_value: int = 0
     kv_latent: int = 0
     q_latent: int = 0
     latent_eps: float = 1e-6
+    mixers: MixersConfig | None = None
     attn_only: bool = False
     parallel_attn_mlp: bool = False
     parallel_shared_norm: bool = False
@@ -186,6 +191,8 @@ class HookedTransformerConfig:
         check_fields(self)
         for field in ("n_layers", "d_model", "n_ctx"):
             self._check_positive(field)
+        if self.mixers is not None and len(self.mixers.layers) != self.n_layers:
+            raise ConfigError(f"mixers.layers must have {self.n_layers} entries, got {len(self.mixers.layers)}")
         if self.d_vocab != -1:
             self._check_positive("d_vocab")
             self._resolve("d_vocab_out", self.d_vocab)
@@ -282,8 +289,15 @@ class HookedTransformerConfig:
             if self.parallel_attn_mlp or self.attn_only:
                 raise ConfigError("norm_placement='post' needs serial blocks with an MLP")
             self._set("final_norm", False)
-        if self.positional_embedding_type == "shortformer" and self.kv_latent:
-            raise ConfigError("latent attention (kv_latent) has one input for queries, keys and values: no shortformer")
+        if self.positional_embedding_type == "shortformer" and (self.kv_latent or self.mixers):
+            raise ConfigError(
+                "latent attention (kv_latent) and other mixers have one input for queries, keys and values: "
+                "no shortformer"
+            )
+        if self.gated_attn and self.kv_latent:
+            raise ConfigError("latent attention (kv_latent) has no gates (gated_attn)")
+        if self.mixers is not None and (self.norm_placement == "post" or self.attention_dir != "causal"):
+            raise ConfigError("mixers other than attention need a causal model whose stream is not normalized itself")
 
     def _set(self, field: str, value: Any) -> None:
         object.__setattr__(self, field, value)
@@ -312,12 +326,9 @@ class HookedTransformerConfig:
             ConfigError: as the constructor.
         """
         values = _with_tuples(values)  # a list may be what a file made of a tuple
-        if isinstance(experts := values.get("experts"), Mapping):
-            known, needed = kinds_of(ExpertsConfig), ("n_experts", "experts_per_token", "d_expert", "layers")
-            if wrong := [*(name for name in experts if name not in known), *(n for n in needed if n not in experts)]:
-                expected = f"experts must have {', '.join(needed)}, and no fields but {', '.join(known)}"
-                raise ConfigError(f"{expected}; look at {wrong[0]!r}")
-            values["experts"] = ExpertsConfig(**_with_tuples(experts))
+        for name, group in GROUPS.items():
+            if isinstance(found := values.get(name), Mapping):
+                values[name] = _group(name, group, found)
         if missing := [name for name in ("n_layers", "d_model", "n_ctx") if name not in values]:
             raise ConfigError(f"a config needs n_layers, d_model and n_ctx; got none for {', '.join(missing)}")
         return cls(**values)
@@ -328,7 +339,7 @@ class HookedTransformerConfig:
         thawed = {
             "rotary_scaling": None if self.rotary_scaling is None else dict(self.rotary_scaling),
             "rotary_layers": tuple(None if rope is None else dict(rope) for rope in self.rotary_layers),
-            "experts": None if self.experts is None else dataclasses.asdict(self.experts),
+            **{name: None if (group := getattr(self, name)) is None else dataclasses.asdict(group) for name in GROUPS},
             "dtype": str(self.dtype).removeprefix("torch."),
             "device": str(self.device),
         }
@@ -348,17 +359,27 @@ class HookedTransformerConfig:
     @property
     def centres_residual(self) -> bool:
         """Whether every reader of the residual stream subtracts its mean, so that writers may be centred."""
-        return self.normalization_type in ("LN", "LNPre") and self.norm_placement == "pre" and self.final_norm
+        placed = all(self.norm_placement_at(layer) == "pre" for layer in range(self.n_layers))
+        return self.normalization_type in ("LN", "LNPre") and placed and self.final_norm
 
-    @property
-    def reads_normalized(self) -> bool:
-        """Whether attention and MLP read the stream through a norm (otherwise they read it as it is)."""
-        return self.norm_placement in ("pre", "pre_and_output")
+    def norm_placement_at(self, layer: int) -> NormPlacement:
+        """What is normalized in `layer`."""
+        if self.mixers is None or self.mixer_at(layer) == "attention":
+            return self.norm_placement
+        return self.mixers.norm_placement or self.norm_placement
+
+    def reads_normalized_at(self, layer: int) -> bool:
+        """Whether attention and MLP of `layer` read the stream through a norm (otherwise they read it as it is)."""
+        return self.norm_placement_at(layer) in ("pre", "pre_and_output")
+
+    def writes_normalized_at(self, layer: int) -> bool:
+        """Whether what attention and MLP of `layer` write is normalized before it is added to the stream."""
+        return self.norm_placement_at(layer) in ("output", "pre_and_output")
 
     @property
     def writes_normalized(self) -> bool:
-        """Whether what attention and MLP write is normalized before it is added to the stream."""
-        return self.norm_placement in ("output", "pre_and_output")
+        """Whether what attention and MLP write is normalized before it is added to the stream, in some layer."""
+        return any(map(self.writes_normalized_at, range(self.n_layers)))
 
     @property
     def norm_is_folded(self) -> bool:
@@ -378,20 +399,21 @@ class HookedTransformerConfig:
     @property
     def n_params(self) -> int:
         """How many weights attention and MLPs have, without embeddings, biases, gains (arxiv.org/abs/2001.08361)."""
-        return sum(self._attention_weights + self._mlp_weights(layer) for layer in range(self.n_layers))
+        return sum(self._mixer_weights(layer) + self._mlp_weights(layer) for layer in range(self.n_layers))
 
-    @property
-    def _attention_weights(self) -> int:
+    def _mixer_weights(self, layer: int) -> int:
+        if self.mixers is not None and (kind := self.mixer_at(layer)) != "attention":
+            return self.mixers.n_weights(kind, self.d_model)
         heads, groups, read, d_value = self.n_heads, self.n_key_value_heads, self.d_model, self.d_value
         if not self.kv_latent:
-            return read * (heads + groups) * (self.d_head + d_value)
+            return read * ((heads + groups) * (self.d_head + d_value) + self.gated_attn * heads * d_value)
         queries = read * self.q_latent + self.q_latent * heads * self.d_head or read * heads * self.d_head
         latent = read * (self.kv_latent + self.rotary_dim)
         return queries + latent + heads * (self.kv_latent * (self.d_head - self.rotary_dim + d_value) + d_value * read)
 
     def _mlp_weights(self, layer: int) -> int:
         matrices, experts = 2 + self.gated_mlp, self.experts
-        if self.attn_only:
+        if not self.has_mlp(layer):
             return 0
         if experts is None or not self.has_experts(layer):
             return matrices * self.d_model * self.d_mlp
@@ -420,13 +442,50 @@ class HookedTransformerConfig:
         """The number of tokens that a query of `layer` sees, itself included; None means all."""
         return self.window_sizes[layer] if self.window_sizes else None
 
+    @property
+    def mixer_kinds(self) -> tuple[MixerKind, ...]:
+        """What mixes the tokens in each layer."""
+        return ("attention",) * self.n_layers if self.mixers is None else self.mixers.layers
+
+    def mixer_at(self, layer: int) -> MixerKind:
+        """What mixes the tokens in `layer`."""
+        return self.mixer_kinds[layer]
+
+    def writes_at(self, layer: int) -> tuple[int, int]:
+        """How many heads write in `layer`, and how wide what each of them writes from (z) is."""
+        if self.mixers is None or (kind := self.mixer_at(layer)) == "attention":
+            return self.n_heads, self.d_value
+        return self.mixers.writes(kind, self.d_model)
+
+    def has_mlp(self, layer: int) -> bool:
+        """Whether `layer` has an MLP, or experts in its place."""
+        without = self.mixers is not None and self.mixers.mlps and not self.mixers.mlps[layer]
+        return not (self.attn_only or without)
+
     def has_experts(self, layer: int) -> bool:
         """Whether a mixture of experts stands in place of the MLP of `layer`."""
-        return self.experts is not None and self.experts.layers[layer]
+        return self.experts is not None and self.experts.layers[layer] and self.has_mlp(layer)
 
     def attn_scale_at(self, layer: int) -> float:
         """The number that divides the attention scores of `layer`."""
         return self.attn_scale * (layer + 1 if self.scale_attn_by_inverse_layer_idx else 1)
+
+
+GROUPS: dict[str, Any] = {"experts": ExpertsConfig, "mixers": MixersConfig}
+
+
+def _group(name: str, group: Any, values: Mapping[str, Any]) -> Any:
+    """A group of fields from a mapping.
+
+    Raises:
+        ConfigError: a field that the group does not have, or one that it needs and that is missing.
+    """
+    known = kinds_of(group)
+    needed = [field.name for field in dataclasses.fields(group) if field.default is dataclasses.MISSING]
+    if wrong := [*(one for one in values if one not in known), *(one for one in needed if one not in values)]:
+        expected = f"{name} must have {', '.join(needed)}, and no fields but {', '.join(known)}"
+        raise ConfigError(f"{expected}; look at {wrong[0]!r}")
+    return group(**_with_tuples(values))
 
 
 def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,10 +23,10 @@ class ExpertsConfig:
     Of these the `experts_per_token` highest are kept; with `biased_choice` a learned bias is added for the choice. With
     `n_groups` groups of experts, only the `groups_kept` best groups are considered; a group is rated by its best
     expert, or by the sum of its best two (`group_score`). `normalize_weights` divides the kept weights by their sum (at
-    least `min_weight_sum`), and `weight_scale` multiplies them. `d_shared` is the width of an MLP that every token
-    passes (0: none), `shared_gate` multiplies its output by a sigmoid. `jitter` is the width of the sparse mixer's
-    comparison (Liu et al. 2024, arxiv.org/abs/2409.12136). With `precise_router` the router computes in float32, also
-    in a half-precision model.
+    least `min_weight_sum`) plus `weight_sum_offset`, and `weight_scale` multiplies them. `d_shared` is the width of an
+    MLP that every token passes (0: none), `shared_gate` multiplies its output by a sigmoid. `jitter` is the width of
+    the sparse mixer's comparison (Liu et al. 2024, arxiv.org/abs/2409.12136). With `precise_router` the router computes
+    in float32, also in a half-precision model.
     """
 
     n_experts: int
@@ -37,6 +37,7 @@ class ExpertsConfig:
     normalize_weights: bool = True
     weight_scale: float = 1.0
     min_weight_sum: float = 0.0
+    weight_sum_offset: float = 0.0
     biased_choice: bool = False
     n_groups: int = 1
     groups_kept: int = 1

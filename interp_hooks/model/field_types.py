@@ -15,10 +15,19 @@ from interp_hooks.errors.arguments import described, fits, told
 MOST_LAYERS = 100_000  # a thousand times what there is; a list for each layer of 10**9 would fill all memory
 LARGEST = 2**48  # of any size
 SIGNED = ("d_vocab", "seed")  # -1 leaves d_vocab to the tokenizer
-FROM_ZERO = ("positions_offset", "n_token_types", "kv_latent", "q_latent", "d_shared")
+FROM_ZERO = (
+    "positions_offset",
+    "n_token_types",
+    "kv_latent",
+    "q_latent",
+    "d_shared",
+    "norm_groups",
+    "dt_rank",
+    "gate_rank",
+)
 NOT_NEGATIVE = (
     *("attn_scores_soft_cap", "output_logits_soft_cap", "qkv_clip", "mlp_clamp"),
-    *("alibi_slopes", "jitter", "min_weight_sum"),
+    *("alibi_slopes", "jitter", "min_weight_sum", "weight_sum_offset", "dt_min", "dt_max"),
 )
 POSITIVE = ("rotary_base", "embed_scale", "residual_scale", "logits_scale", "weight_scale", "eps", "latent_eps")
 BELOW_ONE = ("eps", "latent_eps")  # at 1 a norm would hide what it normalizes

@@ -7,6 +7,7 @@ The model computes the same, but its hooks on keys and values, and edits of W_K 
 
 from collections.abc import Callable, Iterable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ SHOWN_PER_GROUP = ("hook_k", "hook_v", "hook_rot_k", "hook_k_input", "hook_v_inp
 @no_gradients
 def ungroup(blocks: Iterable[TransformerBlock]) -> None:
     """Give every query head a copy of its group's weights for keys and values."""
-    for block in blocks:
+    for block in (block for block in blocks if block.attends):
         copies = block.heads // block.groups
         _change(block, block.heads, partial(torch.repeat_interleave, repeats=copies, dim=0))
 
@@ -42,12 +43,14 @@ def regroup(blocks: Iterable[TransformerBlock], groups: int) -> None:
             first, *others = weight.unflatten(0, (groups, -1)).unbind(1)
             if not all(torch.equal(first, other) for other in others):
                 raise BadInput(f"the heads of a group differ in {name} of layer {layer}, so they cannot share it")
-    for block in blocks:
+    for block in (block for block in blocks if block.attends):
         _change(block, groups, lambda weight: weight.unflatten(0, (groups, -1))[:, 0])
 
 
 def _grouped(block: TransformerBlock) -> list[tuple[str, nn.Parameter]]:
     """The parameters of a block whose first axis is the group."""
+    if not block.attends:
+        return []
     gains = [(name, weight) for name, weight in block.attn.named_parameters() if name in ("k_norm.w", "k_norm.b")]
     own = [(name, block.attn.get_parameter(name)) for name in GROUPED]
     return own + [(name, weight) for name, weight in gains if weight.ndim == 2]
@@ -63,11 +66,12 @@ def _change(block: TransformerBlock, count: int, change: Callable[[Tensor], Tens
     for name, part in block.named_modules():
         if isinstance(part, HookPoint) and name.removeprefix("attn.").startswith(SHOWN_PER_GROUP):
             part.sizes["head"] = count
-    norm = block.attn.get_submodule("k_norm")
+    attn: Any = block.attn
+    norm = attn.k_norm
     if isinstance(norm, Norm) and len(norm.over) == 2:  # over all heads together, whose statistic is one
         norm.over = (count, norm.over[1])
         norm.hook_scale.sizes["head"] = 1
-    block.groups, block.attn.queries_per_key = count, block.heads // count
+    attn.groups, attn.queries_per_key = count, block.heads // count
     if block.heads == count:
         block.hook_attn_in = HookPoint("batch pos head d_model", collected=False, **block.hook_q_input.sizes)
     else:

@@ -24,15 +24,14 @@ from interp_hooks.model.config import InitMode
 EMBEDDINGS = ("W_E", "W_pos", "W_token_type")
 # Where training of xIELU begins (arxiv.org/abs/2411.13010): both curvatures 0.8, as what softplus is taken of.
 CURVATURES = {"alpha_p": math.log(math.expm1(0.8)), "alpha_n": math.log(math.expm1(0.3))}
+STARTS = CURVATURES | {"D": 1.0}  # a state space model's token reads itself as it is
 
 
 @no_gradients
-def initialize(
-    model: nn.Module, mode: InitMode, initializer_range: float, seed: int | None, gain_offset: float = 0.0
-) -> None:
+def initialize(model: nn.Module, mode: InitMode, initializer_range: float, seed: int | None) -> None:
     """Draw all weights anew, but for those of spliced modules; a seed means the same on every device and dtype.
 
-    Without a seed torch's global generator draws; with one it is left alone. Gains become 1 - `gain_offset`.
+    Without a seed torch's global generator draws; with one it is left alone. Gains become one, with their offset.
     """
     generator = None if seed is None else torch.Generator().manual_seed(seed)
     spliced = {id(one) for part in model.modules() if isinstance(part, HookPoint) for one in part.parameters()}
@@ -50,7 +49,8 @@ def initialize(
                 drawn.normal_(0.0, deviation, generator=generator)
             weight.copy_(drawn)
         else:
-            weight.fill_(1.0 - gain_offset if kind == "w" else CURVATURES.get(kind, 0.0))
+            gain = 1.0 - getattr(model.get_submodule(name.rpartition(".")[0]), "gain_offset", 0.0)
+            weight.fill_(gain if kind == "w" else STARTS.get(kind, 0.0))
 
 
 def relative_deviation(mode: InitMode, kind: str, fan_in: int, fan_out: int) -> float:
@@ -66,6 +66,8 @@ def relative_deviation(mode: InitMode, kind: str, fan_in: int, fan_out: int) -> 
 
 def fans(name: str, weight: Tensor) -> tuple[int, int]:
     """How many numbers the linear map of a weight reads, and how many it writes."""
+    if name.endswith("convolution.W"):  # each channel is read through a filter of its own
+        return weight.shape[1], 1
     *heads, inner, outer = weight.shape
     if not heads or ".experts." in name:  # each expert is a map of its own
         return inner, outer

@@ -213,7 +213,7 @@ class Inputs(NamedTuple):
                 "pass, and no key/value cache that would have to be extended"
             )
         cfg = self.cfg
-        shapes = {"z": [*stream.shape[:2], cfg.n_heads, cfg.d_value], "mlp_out": list(stream.shape)}
+        shapes = {"z": [*stream.shape[:2], *cfg.writes_at(layers[0])], "mlp_out": list(stream.shape)}
         if cfg.attn_only:
             del shapes["mlp_out"]
         for name, value in known.items():

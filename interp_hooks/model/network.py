@@ -11,7 +11,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
-from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
@@ -19,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from interp_hooks.errors import BadInput
+from interp_hooks.errors import BadInput, UnknownHook
 from interp_hooks.errors.arguments import check_arguments, checked
 from interp_hooks.hooks.checkpointing import Again, Functions
 from interp_hooks.hooks.points import HookPoint, NameFilter
@@ -31,7 +30,7 @@ from interp_hooks.model.cache.activations import from_first
 from interp_hooks.model.components.attention import Visibility
 from interp_hooks.model.components.block import NOTHING, Known, TransformerBlock, at_positions
 from interp_hooks.model.components.embed import POSITIONS, Embed, MLMHead, TokenTypeEmbed, Unembed
-from interp_hooks.model.components.kv_cache import KeyValueCache
+from interp_hooks.model.components.kv_cache import Earlier, KeyValueCache
 from interp_hooks.model.components.norm import NoNorm, Norm, norm
 from interp_hooks.model.components.positions import RotaryPositions
 from interp_hooks.model.config import HookedTransformerConfig
@@ -174,6 +173,17 @@ class Network(HookedRootModule):
             BadInput: an id outside the output vocabulary.
         """
         return self._inputs.answers(tokens)
+
+    def _point(self, name: str) -> HookPoint:
+        try:
+            return super()._point(name)
+        except UnknownHook as error:
+            kinds = {block.attn.kind for block in self.blocks if not getattr(block, "attends", True)}
+            if not kinds:
+                raise
+            places = [str(layer) for layer, kind in enumerate(self.cfg.mixer_kinds) if kind != "attention"]
+            layers = f"layer{'s' * (len(places) > 1)} {', '.join(places)}"
+            raise UnknownHook(f"{error} In {layers} stands {' or '.join(kinds)} in place of attention.") from None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if not OPEN:
@@ -345,14 +355,14 @@ class Network(HookedRootModule):
         )
         for layer in layers:
             block, rotation = self.blocks[layer], None if rotations is None else rotations[layer]
-            extend = None if cache is None else partial(cache.extend, layer)
+            earlier = None if cache is None else Earlier(cache, layer)
             if block.device != residual.device:  # models that are spread over devices
                 residual, visibility = residual.to(block.device), visibility.to(block.device)
             rotation = None if rotation is None else rotation.to(block.device)
             pos_embed = None if pos_embed is None else pos_embed.to(block.device)
             at_end = only if layer == layers[-1] else None
             at_start = known if layer == layers[0] else NOTHING
-            given = (residual, rotation, visibility, extend, at_end, at_start, pos_embed)
+            given = (residual, rotation, visibility, earlier, at_end, at_start, pos_embed)
             kept = functions is not None and isinstance(block, TransformerBlock)
             residual = block(*given, Again(functions)) if kept else block(*given)
         return residual if only is None or layers else at_positions(residual, only)
@@ -442,7 +452,7 @@ class Network(HookedRootModule):
             raise BadInput(f"layer must be 0..{self.cfg.n_layers}, got {layer}")
         if layer == self.cfg.n_layers:
             return self.ln_final
-        if not self.cfg.reads_normalized:
+        if not self.cfg.reads_normalized_at(layer):
             return NoNorm()
         block = self.blocks[layer]
         return block.ln2 if mlp and not self.cfg.parallel_shared_norm else block.ln1

@@ -6,6 +6,7 @@
 
     blocks.0.hook_resid_pre                              write input
     blocks.L.hook_{q,k,v}_input                          read  aL.hH<q>, aL.hH<k>, aL.hH<v>
+    blocks.L.hook_mixer_in                               read  aL<in>    (in place of these, without attention)
     blocks.L.attn.hook_z                                 write aL.h0, aL.h1, ...
     blocks.L.hook_mlp_in, blocks.L.hook_mlp_out          read and write mL   (parallel blocks read it before z)
     blocks.<last>.hook_resid_post                        read  logits
@@ -33,7 +34,7 @@ from interp_hooks.model.components.block import TransformerBlock
 
 EMBEDDINGS = ("hook_embed", "hook_pos_embed", "hook_token_type_embed")
 INPUT = "blocks.0.hook_resid_pre"
-ATTENTION_INPUTS = ("hook_q_input", "hook_k_input", "hook_v_input", "hook_attn_in")
+ATTENTION_INPUTS = ("hook_q_input", "hook_k_input", "hook_v_input", "hook_attn_in", "hook_mixer_in")
 AFTER_BLOCKS = ("ln_final.", "mlm_head.", "unembed.")
 
 
@@ -54,7 +55,10 @@ STAGES = {
     Stage.MLP: ("hook_mlp_in", "ln2.", "mlp.", "ln2_post."),
     Stage.WRITTEN: ("hook_mlp_out", "hook_resid_post", "hook_normalized_resid_post"),
 }
-OF_QUERIES = ("hook_q_input", "attn.hook_q", "attn.hook_rot_q", "attn.hook_attn_scores", "attn.hook_pattern")
+OF_QUERIES = (
+    *("hook_q_input", "attn.hook_q", "attn.hook_rot_q", "attn.hook_attn_scores", "attn.hook_pattern"),
+    *("attn.hook_gate", "attn.hook_mixing", "attn.hook_state", "attn.hook_mixed", "attn.norm."),  # of other mixers
+)
 
 
 class Place(NamedTuple):
@@ -122,12 +126,19 @@ def part_axis(point: HookPoint) -> str | None:
 
 
 def block_stops(
-    layer: int, n_heads: int, n_key_value_heads: int, attn_only: bool = False, parallel: bool = False
+    layer: int,
+    n_heads: int,
+    n_key_value_heads: int,
+    attn_only: bool = False,
+    parallel: bool = False,
+    attends: bool = True,
 ) -> Iterator[Stop]:
-    """The stops of a transformer block."""
+    """The stops of a transformer block; where it does not attend, all heads of its mixer read the stream together."""
     block = f"blocks.{layer}"
     heads = tuple(f"a{layer}.h{head}" for head in range(n_heads))
     groups = heads[:n_key_value_heads]
+    if not attends:
+        yield Stop("read", f"{block}.hook_mixer_in", layer, (f"a{layer}<in>",))
     yield Stop("read", f"{block}.hook_attn_in", layer, ())
     for what, several in (("q", heads), ("k", groups), ("v", groups)):
         yield Stop("read", f"{block}.hook_{what}_input", layer, tuple(f"{head}<{what}>" for head in several))
@@ -183,7 +194,7 @@ class Stream:
             layer=layer,
             stage=stage,
             stays=stage > Stage.MIXING or name.startswith(OF_QUERIES),
-            looks=name.endswith(("hook_pattern", "hook_attn_scores")),
+            looks=name.endswith(("hook_pattern", "hook_attn_scores", "hook_mixing")),
             before_mixing=name.startswith("ln1."),
         )
 
@@ -292,7 +303,8 @@ class Stream:
         if other is not None:
             yield from ((stop, other) for stop in other.stops(f"blocks.{layer}", layer))
             return
-        for stop in block_stops(layer, block.heads, block.groups, block.attn_only, block.parallel):
+        sizes = (block.heads, block.groups, block.attn_only, block.parallel, block.attends)
+        for stop in block_stops(layer, *sizes):
             if stop.hook not in self.model.hook_dict:  # heads without inputs of their own
                 continue
             inside = dict(self.model.hook_dict[stop.hook].named_children()) if stop.does == "write" else {}

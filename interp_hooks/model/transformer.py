@@ -93,7 +93,7 @@ class HookedTransformer(Generation, TextMethods, StackedWeights, Switches):
     def init_weights(self) -> None:
         """Draw all weights anew by `cfg.init_mode`; see `interp_hooks.model.initialization`."""
         cfg = self.cfg
-        initialize(self, cfg.init_mode, cfg.initializer_range, cfg.seed, cfg.norm_gain_offset)
+        initialize(self, cfg.init_mode, cfg.initializer_range, cfg.seed)
 
     def to(self, *args: Any, print_details: bool = False, **kwargs: Any) -> Self:
         """As `torch.nn.Module.to`; the config follows. Nothing is printed, whatever `print_details` says."""

@@ -25,6 +25,22 @@ class StackedWeights(Network):
     """The weights of a model by the names that formulas give them. Without state: all of them are the parts' own."""
 
     def _stack(self, name: str) -> Tensor:
+        """One weight of all layers.
+
+        Raises:
+            BadInput: a weight of attention, in a model some of whose layers mix tokens by something else.
+        """
+        if name.startswith("attn.") and self.cfg.mixers is not None:
+            attend = [layer for layer, kind in enumerate(self.cfg.mixer_kinds) if kind == "attention"]
+            raise BadInput(
+                f"only layers {attend} of this model have attention, so that {name} of all layers cannot be stacked: "
+                f"read model.blocks[layer].{name}"
+            )
+        without = [
+            layer for layer in range(self.cfg.n_layers) if not self.cfg.attn_only and not self.cfg.has_mlp(layer)
+        ]
+        if name.startswith("mlp.") and without:
+            raise BadInput(f"layers {without} have no MLP, so that {name} of all layers cannot be stacked")
         return torch.stack([block.get_parameter(name) for block in self.blocks])
 
     def _stack_per_query_head(self, name: str) -> Tensor:
@@ -145,7 +161,8 @@ class StackedWeights(Network):
 
     def all_head_labels(self) -> list[str]:
         """The names of all heads, layer by layer: "L0H0", "L0H1", ..."""
-        return [f"L{layer}H{head}" for layer in range(self.cfg.n_layers) for head in range(self.cfg.n_heads)]
+        heads = [self.cfg.writes_at(layer)[0] for layer in range(self.cfg.n_layers)]
+        return [f"L{layer}H{head}" for layer, count in enumerate(heads) for head in range(count)]
 
     def accumulated_bias(
         self, layer: int, mlp_input: bool = False, include_mlp_biases: bool = True

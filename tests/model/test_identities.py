@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import interp_hooks.model.components.attention as attention_module
+import interp_hooks.model.components.mixer as mixer_module
 from interp_hooks import HookedTransformer, HookPoint
 from interp_hooks.hooks.points import HookFn
 from interp_hooks.model.components.attention import Attention, Visibility
@@ -351,8 +351,8 @@ def test_identity(identity: Callable[[HookedTransformer], None], architecture: s
 
 
 def _writes_the_bias_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = attention_module.write_per_head
-    monkeypatch.setattr(attention_module, "write_per_head", lambda z, W, b: right(z, W, 2 * b))
+    right = mixer_module.write_per_head
+    monkeypatch.setattr(mixer_module, "write_per_head", lambda z, W, b: right(z, W, 2 * b))
 
 
 def _returns_a_little_more(monkeypatch: pytest.MonkeyPatch) -> None:

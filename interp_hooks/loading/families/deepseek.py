@@ -50,8 +50,13 @@ def _v2_experts(hf: Any) -> ExpertsConfig:
 
 def v3_experts(hf: Any) -> ExpertsConfig:
     """The experts of DeepSeek-V3, as other families have them too."""
+    return with_sigmoids(hf, _v2_experts(hf))
+
+
+def with_sigmoids(hf: Any, experts: ExpertsConfig) -> ExpertsConfig:
+    """The same experts, chosen as in DeepSeek-V3."""
     return replace(
-        _v2_experts(hf),
+        experts,
         scores="sigmoid",
         biased_choice=True,
         normalize_weights=hf.norm_topk_prob,
@@ -73,7 +78,7 @@ def _v3_config(hf: Any) -> dict[str, Any]:
     return _config(hf) | dict(rotary_adjacent_pairs=hf.rope_interleave, experts=v3_experts(hf))
 
 
-_LATENT_ATTENTION: Table = {
+LATENT_ATTENTION: Table = {
     "blocks.{i}.attn.W_DQ": f"{LAYER}.self_attn.q_a_proj.weight | c d -> d c",
     "blocks.{i}.attn.b_DQ": f"{LAYER}.self_attn.q_a_proj.bias?",
     "blocks.{i}.attn.q_latent_norm.w": f"{LAYER}.self_attn.q_a_layernorm.weight",
@@ -103,7 +108,7 @@ DEEPSEEK_V2 = Family(
     model_type="deepseek_v2",
     name="DeepSeek-V2",
     config=_v2_config,
-    weights=LLAMA.weights | _LATENT_ATTENTION | EXPERTS,
+    weights=LLAMA.weights | LATENT_ATTENTION | EXPERTS,
     ignored_weights=LLAMA.ignored_weights,
     ignored_config=(
         *LLAMA.ignored_config,

@@ -27,9 +27,8 @@ def _olmo2_config(hf: Any) -> dict[str, Any]:
     )
 
 
-NORMALIZED_OUTPUTS = (
-    ENDS | ATTENTION | MLP | modules(ln1_post="post_attention_layernorm", ln2_post="post_feedforward_layernorm")
-)
+OUTPUT_NORMS = modules(ln1_post="post_attention_layernorm", ln2_post="post_feedforward_layernorm")
+NORMALIZED_OUTPUTS = ENDS | ATTENTION | MLP | OUTPUT_NORMS
 QK_NORM_ALL_HEADS = {
     "blocks.{i}.attn.q_norm.w": f"{LAYER}.self_attn.q_norm.weight | (h k) -> h k",
     "blocks.{i}.attn.k_norm.w": f"{LAYER}.self_attn.k_norm.weight | (g k) -> g k",

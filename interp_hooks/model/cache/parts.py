@@ -77,8 +77,12 @@ class Parts:
             BadInput: the layer has no neurons, or its neurons belong to experts.
         """
         cfg = self.model.cfg
-        if cfg.attn_only or cfg.has_experts(layer):
-            why = "has no MLP" if cfg.attn_only else "is a mixture of experts, whose neurons stand in mlp.experts"
+        if not cfg.has_mlp(layer) or cfg.has_experts(layer):
+            why = (
+                "has no MLP"
+                if not cfg.has_mlp(layer)
+                else "is a mixture of experts, whose neurons stand in mlp.experts"
+            )
             raise BadInput(f"layer {layer} {why}: it has no neurons of its own to list; take mlp_out as a whole")
         post = chosen.apply(self.cache.at(f"blocks.{layer}.mlp.hook_post", self.pos), -1)
         W_out = chosen.apply(self.model.blocks[layer].mlp.W_out.detach(), 0).to(post.device)

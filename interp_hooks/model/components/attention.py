@@ -1,6 +1,7 @@
 """Multi-head attention, with grouped keys and values, in one fused kernel unless somebody looks inside.
 
     q, k, v --norm, rotate--> scores = q k / attn_scale --cap, alibi, mask, softmax--> pattern --> z = pattern v
+    z = pattern v * sigmoid(x W_G + b_G)       where heads have gates (`gated_attn`)
     out = z W_O + b_O
 
 Scores and patterns (the only tensors of size pos x pos) are made only while hooked, under transforms of torch.func, or
@@ -11,24 +12,25 @@ low-rank summary of it.
 """
 
 from abc import abstractmethod
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
+from interp_hooks.errors import BadInput
 from interp_hooks.hooks.points import HookPoint
 from interp_hooks.model.components.kv_cache import Extend
+from interp_hooks.model.components.mixer import Mixer, Promise, Reader
 from interp_hooks.model.components.norm import head_norm
 from interp_hooks.model.components.positions import Rotation, rotate
 from interp_hooks.model.components.transforms import refuse_second_derivatives, transformed
 from interp_hooks.model.components.weights import (
     READER_PER_HEAD,
-    WRITER_PER_HEAD,
     parameter,
     read_per_head,
-    write_per_head,
 )
 from interp_hooks.model.config import HookedTransformerConfig
 
@@ -58,6 +60,28 @@ class Visibility:
         self.rows, self.documents = rows, documents
         self._windowed: dict[int, Bool[Tensor, "rows 1 query key"]] = {}
 
+    @cached_property
+    def own(self) -> Bool[Tensor, "batch pos"] | None:
+        """Which of the tokens of the pass are real; None if all are.
+
+        Raises:
+            BadInput: padding between real tokens, or several documents in a row.
+        """
+        if self.documents is not None:
+            raise BadInput(
+                "a recurrence reads on from one document into the next: give each document a row of its own in models "
+                "with layers that have no attention"
+            )
+        if self.real is None:
+            return None
+        ended = (~self.real & (self.real.cumsum(1) > 0)).cumsum(1) > 0
+        if bool((ended & self.real).any()):
+            raise BadInput(
+                "padding stands between the real tokens of a row, which a recurrence or a convolution cannot skip: "
+                "pad on the left, or on the right in a pass that nothing follows"
+            )
+        return self.real[:, -self.queries :]
+
     def to(self, device: torch.device) -> "Visibility":
         """This visibility on another device."""
         if self.positions.device == device:
@@ -69,6 +93,13 @@ class Visibility:
         """The visibility of only some of the queries."""
         rows = rows.to(self.positions.device)
         return Visibility(self.queries, self.keys, self.causal, self.real, self.positions, rows, self.documents)
+
+    def chosen(self, value: Float[Tensor, "batch pos ..."]) -> Float[Tensor, "batch query ..."]:
+        """The values at the queries, of those at all positions of the pass."""
+        if self.rows is None:
+            return value
+        rows = self.rows.reshape(*self.rows.shape, *[1] * (value.ndim - 2))
+        return value.gather(1, rows.expand(-1, -1, *value.shape[2:]))
 
     def needs_mask(self, window: int | None) -> bool:
         """Whether a kernel needs the dense mask, since "causal" or "everything" does not describe what is seen."""
@@ -114,19 +145,20 @@ class Visibility:
         return self._rows_of((self.positions[:, -self.queries :, None] - self.positions[:, None, :])[:, None])
 
 
-class AttentionCore(nn.Module):
+class AttentionCore(Mixer):
     """What every attention layer does with queries, keys and values. Abstract."""
+
+    kind = "attention"
 
     def __init__(self, cfg: HookedTransformerConfig, layer: int) -> None:
         super().__init__()
-        heads, groups = cfg.n_heads, cfg.n_key_value_heads
+        heads, groups = self.heads, self.groups = cfg.n_heads, cfg.n_key_value_heads
         self.queries_per_key = heads // groups
         self.scale, self.soft_cap = cfg.attn_scale_at(layer), cfg.attn_scores_soft_cap
         self.window = cfg.window_at(layer)
         self.slopes = cfg.alibi_slopes
         self.rotary_adjacent_pairs = cfg.rotary_adjacent_pairs
-        self.W_O = parameter(heads, cfg.d_value, cfg.d_model, lies=WRITER_PER_HEAD)
-        self.b_O = parameter(cfg.d_model)
+        self._write_with(cfg, heads, cfg.d_value)
         self.hook_q = HookPoint("batch pos head d_head", head=heads, d_head=cfg.d_head)
         self.hook_k = HookPoint("batch pos head d_head", head=groups, d_head=cfg.d_head)
         self.hook_v = HookPoint("batch pos head d_head", head=groups, d_head=cfg.d_value)
@@ -138,31 +170,45 @@ class AttentionCore(nn.Module):
         self.sinks = parameter(heads) if cfg.attn_sinks else None
         if cfg.attn_sinks:
             self.hook_sink = HookPoint("batch head query", head=heads)
-        self.hook_z = HookPoint("batch pos head d_head", head=heads, d_head=cfg.d_value)
-        self.hook_result = HookPoint("batch pos head d_model", collected=False, head=heads, d_model=cfg.d_model)
+        self._show_writing()
 
     @abstractmethod
     def queries_keys_values(self, inputs: Inputs, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values [batch, pos, head, d_head], ready for scores and the mixing of values."""
 
     def forward(
-        self, inputs: Inputs, rotation: Rotation | None, visibility: Visibility, extend: Extend | None = None
+        self, inputs: Inputs, rotation: Rotation | None, visibility: Visibility, earlier: Extend | None = None
     ) -> Float[Tensor, "batch query head d_value"]:
-        """What each head mixes from the values; with `extend`, queries see keys and values of earlier tokens too."""
+        """What each head mixes from the values; with `earlier`, queries see keys and values of earlier tokens too."""
         q, k, v = self.queries_keys_values(inputs, rotation)
-        if visibility.rows is not None:
-            q = q.gather(1, visibility.rows[..., None, None].expand(-1, -1, *q.shape[2:]))
-        if extend is not None:
-            k, v = extend(k, v)
-        return (self._explicit if self._explicitly() else self._fused)(q, k, v, visibility)
+        q = visibility.chosen(q)
+        if earlier is not None:
+            k, v = earlier(k, v)
+        z = (self._explicit if self._explicitly() else self._fused)(q, k, v, visibility)
+        return self._gated(z, inputs[0], visibility)
 
-    def write(self, z: Float[Tensor, "batch query head d_value"]) -> Float[Tensor, "batch query d_model"]:
-        """What all heads together write."""
-        z = self.hook_z(z)
-        if self.hook_result.hooked:
-            result = self.hook_result(torch.einsum("bphk,hkd->bphd", z, self.W_O))
-            return result.sum(2) + self.b_O
-        return write_per_head(z, self.W_O, self.b_O)
+    def _gated(self, z: Tensor, x: Tensor, visibility: Visibility) -> Tensor:
+        """z, times what the gates of heads let pass."""
+        return z
+
+    def promises(self, here: Mapping[str, Tensor]) -> Iterator[Promise]:
+        """That z is what patterns and values say, that patterns sum to one, and that heads add up."""
+        pattern = here["hook_pattern"].double()
+        values = here["hook_v"].repeat_interleave(self.queries_per_key, dim=2).double()
+        mixed = torch.einsum("bhqk,bkhd->bqhd", pattern, values)
+        if "hook_gate" in here:
+            yield Promise("z == pattern @ v * gate", mixed * here["hook_gate"].double(), here["hook_z"])
+        else:
+            yield Promise("z == pattern @ v", mixed, here["hook_z"])
+        total = pattern.sum(-1)
+        if self.sinks is None:
+            yield Promise("rows of pattern == 1", total, torch.ones_like(total))
+        else:
+            scores = here["hook_attn_scores"].double()
+            log_sum = torch.logaddexp(scores.logsumexp(-1), here["hook_sink"].double())
+            total = total + (here["hook_sink"].double() - log_sum).exp()
+            yield Promise("rows of pattern + sink == 1", total, torch.ones_like(total))
+        yield self._promise_of_writing(here)
 
     def _explicitly(self) -> bool:
         looked_at = self.hook_attn_scores.hooked or self.hook_pattern.hooked or transformed()
@@ -238,6 +284,22 @@ class Attention(AttentionCore):
         self.clip = cfg.qkv_clip
         self.q_norm, self.k_norm = head_norm(cfg, heads), head_norm(cfg, groups)
         self.normalizes, self.norm_after_rotary = cfg.qk_norm is not None, cfg.qk_norm_after_rotary
+        self.gated = cfg.gated_attn
+        if cfg.gated_attn:
+            self.W_G = parameter(heads, d_model, cfg.d_value, lies=READER_PER_HEAD)
+            self.b_G = parameter(heads, cfg.d_value)
+            self.hook_gate = HookPoint("batch pos head d_head", head=heads, d_head=cfg.d_value)
+
+    def readers(self) -> list[Reader]:
+        """The weights of queries, keys, values, and gates."""
+        gate = [(self.W_G, self.b_G, 1)] if self.gated else []
+        return [(self.W_Q, self.b_Q, 1), (self.W_K, self.b_K, 1), (self.W_V, self.b_V, 1), *gate]
+
+    def _gated(self, z: Tensor, x: Tensor, visibility: Visibility) -> Tensor:
+        if not self.gated:
+            return z
+        gate = read_per_head(visibility.chosen(x), self.W_G, self.b_G)
+        return z * self.hook_gate(torch.sigmoid(gate))
 
     def queries_keys_values(self, inputs: Inputs, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
         """Projected, normalized and rotated, in the order that the config names."""

@@ -9,7 +9,8 @@
 
 What attention and MLP write may pass a norm (`ln1_post`, `ln2_post`) and a multiplier before it is added; `attn_out`
 and `mlp_out` are what is added. The inputs of queries, keys and values can be hooked head by head (`hook_q_input`,
-...): the stream before the norm, with a head axis that exists only while hooked.
+...): the stream before the norm, with a head axis that exists only while hooked. A mixer that stands in place of
+attention reads one stream for all its heads (`hook_mixer_in`).
 """
 
 from typing import NamedTuple
@@ -20,12 +21,14 @@ from torch import Tensor, nn
 
 from interp_hooks.hooks.checkpointing import Again
 from interp_hooks.hooks.points import HookPoint
-from interp_hooks.model.components.attention import Attention, Inputs, Visibility
-from interp_hooks.model.components.kv_cache import Extend
-from interp_hooks.model.components.latent import LatentAttention
+from interp_hooks.model.components.attention import Inputs, Visibility
+from interp_hooks.model.components.kv_cache import Earlier
+from interp_hooks.model.components.mixer import Mixer
+from interp_hooks.model.components.mixers import mixer
 from interp_hooks.model.components.mlp import mlp
 from interp_hooks.model.components.moe import MoE
 from interp_hooks.model.components.norm import NoNorm, norm
+from interp_hooks.model.components.nothing import NoMLP
 from interp_hooks.model.components.positions import Rotation
 from interp_hooks.model.config import HookedTransformerConfig
 
@@ -58,15 +61,16 @@ def at_positions(value: Float[Tensor, "batch pos ..."], rows: Int[Tensor, "batch
 
 
 class TransformerBlock(nn.Module):
-    """Attention and MLP around the residual stream, in the arrangement that the config names."""
+    """Attention, or what mixes tokens in its place, and MLP around the residual stream, arranged as the config says."""
 
     def __init__(self, cfg: HookedTransformerConfig, layer: int) -> None:
         super().__init__()
         heads, groups, d_model = cfg.n_heads, cfg.n_key_value_heads, cfg.d_model
-        self.heads, self.groups, self.attn_only, self.parallel = heads, groups, cfg.attn_only, cfg.parallel_attn_mlp
+        self.attn_only, self.parallel = cfg.attn_only, cfg.parallel_attn_mlp
         self.is_post = cfg.norm_placement == "post"
         self.shared_norm, self.residual_scale = cfg.parallel_shared_norm, cfg.residual_scale
-        self.per_head_inputs = not cfg.kv_latent  # latent attention has one input for all heads
+        self.attends = cfg.mixer_at(layer) == "attention"
+        self.per_head_inputs = self.attends and not cfg.kv_latent  # latent attention has one input for all heads
         self.hook_resid_pre = HookPoint("batch pos d_model", d_model=d_model)
         if self.per_head_inputs:
             if heads == groups:  # one stream per head for all three readers needs as many key as query heads
@@ -74,23 +78,37 @@ class TransformerBlock(nn.Module):
             self.hook_q_input = HookPoint("batch pos head d_model", collected=False, head=heads, d_model=d_model)
             self.hook_k_input = HookPoint("batch pos head d_model", collected=False, head=groups, d_model=d_model)
             self.hook_v_input = HookPoint("batch pos head d_model", collected=False, head=groups, d_model=d_model)
-        kind = cfg.normalization_type if cfg.reads_normalized or self.is_post else None
-        self.ln1 = norm(cfg, kind)
-        self.attn = (LatentAttention if cfg.kv_latent else Attention)(cfg, layer)
-        self.ln1_post = norm(cfg, cfg.output_norm_type)
+        self.has_mixer = not self.attends and cfg.mixer_at(layer) != "none"  # another than attention
+        if self.has_mixer:
+            self.hook_mixer_in = HookPoint("batch pos d_model", collected=False, d_model=d_model)
+        kind = cfg.normalization_type if cfg.reads_normalized_at(layer) or self.is_post else None
+        written = cfg.output_norm_type if cfg.writes_normalized_at(layer) else None
+        self.ln1 = norm(cfg, None if cfg.mixer_at(layer) == "none" else kind)
+        self.attn: Mixer = mixer(cfg, layer)
+        self.ln1_post = norm(cfg, written)
         self.hook_attn_out = HookPoint("batch pos d_model", d_model=d_model)
         if not cfg.attn_only:
             if not cfg.parallel_attn_mlp:
                 self.hook_resid_mid = HookPoint("batch pos d_model", d_model=d_model)
             self.hook_mlp_in = HookPoint("batch pos d_model", collected=False, d_model=d_model)
-            self.ln2 = NoNorm() if cfg.parallel_shared_norm else norm(cfg, kind)
-            experts = cfg.experts if cfg.has_experts(layer) else None
-            self.mlp = mlp(cfg, cfg.d_mlp) if experts is None else MoE(cfg, experts)
-            self.ln2_post = norm(cfg, cfg.output_norm_type)
+            has_mlp, experts = cfg.has_mlp(layer), cfg.experts if cfg.has_experts(layer) else None
+            self.ln2 = norm(cfg, kind if has_mlp and not cfg.parallel_shared_norm else None)
+            self.mlp = NoMLP(cfg) if not has_mlp else mlp(cfg, cfg.d_mlp) if experts is None else MoE(cfg, experts)
+            self.ln2_post = norm(cfg, written)
             self.hook_mlp_out = HookPoint("batch pos d_model", d_model=d_model)
         self.hook_resid_post = HookPoint("batch pos d_model", d_model=d_model)
         if self.is_post:
             self.hook_normalized_resid_post = HookPoint("batch pos d_model", d_model=d_model)
+
+    @property
+    def heads(self) -> int:
+        """How many heads write."""
+        return self.attn.heads
+
+    @property
+    def groups(self) -> int:
+        """How many heads of keys and values they share."""
+        return self.attn.groups
 
     @property
     def points(self) -> list[HookPoint]:
@@ -107,20 +125,20 @@ class TransformerBlock(nn.Module):
         resid_pre: Float[Tensor, "batch pos d_model"],
         rotation: Rotation | None,
         visibility: Visibility,
-        extend: Extend | None = None,
+        earlier: Earlier | None = None,
         only: Int[Tensor, "batch n"] | None = None,
         known: Known = NOTHING,
         pos_embed: Float[Tensor, "batch pos d_model"] | None = None,
         again: Again | None = None,
     ) -> Float[Tensor, "batch _ d_model"]:
-        """The stream after this block; for `extend` see `AttentionCore.forward`.
+        """The stream after this block; `earlier` is what a cache holds of the tokens before.
 
         `pos_embed` is added to what queries and keys read. With `only`, the result is the stream at these positions of
         each row, and nothing else is computed unless a hook is attached to the block. What is `known` passes its hook
         point as if it had been computed. `again` has the functions of the pass, should the block be computed again in
         its backward pass.
         """
-        given = (resid_pre, rotation, visibility, extend, only, known, pos_embed)
+        given = (resid_pre, rotation, visibility, earlier, only, known, pos_embed)
         return self._computed(*given) if again is None else again(self._computed, *given)
 
     def _computed(
@@ -128,7 +146,7 @@ class TransformerBlock(nn.Module):
         resid_pre: Tensor,
         rotation: Rotation | None,
         visibility: Visibility,
-        extend: Extend | None,
+        earlier: Earlier | None,
         only: Int[Tensor, "batch n"] | None,
         known: Known,
         pos_embed: Tensor | None,
@@ -136,7 +154,7 @@ class TransformerBlock(nn.Module):
         if only is not None:
             if self.is_post or any(point.hooked for point in self.points):
                 return at_positions(
-                    self._computed(resid_pre, rotation, visibility, extend, None, known, pos_embed), only
+                    self._computed(resid_pre, rotation, visibility, earlier, None, known, pos_embed), only
                 )
             visibility, known = visibility.only(only), known.at(only)
         resid_pre = self.hook_resid_pre(resid_pre)
@@ -145,7 +163,7 @@ class TransformerBlock(nn.Module):
         z = known.z
         if z is None:
             assert readings is not None
-            z = self.attn(readings.attention, rotation, visibility, extend)
+            z = self.attn(readings.attention, rotation, visibility, earlier)
         if only is not None:
             resid_pre = at_positions(resid_pre, only)
         if self.is_post:
@@ -202,7 +220,8 @@ class TransformerBlock(nn.Module):
     def _attention_streams(self, resid_pre: Tensor) -> Inputs:
         """What queries, keys and values read: the stream itself, unless the inputs of single heads are hooked."""
         if not self.per_head_inputs:
-            return resid_pre, resid_pre, resid_pre
+            stream = self.hook_mixer_in(resid_pre) if self.has_mixer else resid_pre
+            return stream, stream, stream
         stream = resid_pre if self.heads != self.groups else self.hook_attn_in.expand(resid_pre, head=self.heads)
         return (
             self.hook_q_input.expand(stream, head=self.heads),

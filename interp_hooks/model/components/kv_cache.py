@@ -1,11 +1,16 @@
 """Keys and values of the tokens that a model has read, so that it can read on without reading them again.
 
     layer -> keys [batch, capacity, head, d_head], values [batch, capacity, head, d_value];   `length` tokens are filled
+             state [batch, head, ...] after some number of tokens, where a recurrence stands in place of attention
 
 Keys are stored as the scores use them (normalized, rotated), so nothing is ever rotated twice. Room is made for
 `capacity` tokens at once and grows by doubling: a step of decoding writes one column and copies nothing else. A pass
 writes beyond `length` and moves it only when it has finished, so that an exception in between leaves the cache as it
 was.
+
+A recurrence stores what it reads of each token in place of keys and values, and beside that its state after the last
+one: a step of decoding goes on from the state, and a cache can be cut at any token, after which the state is computed
+from what is stored.
 """
 
 from __future__ import annotations
@@ -24,6 +29,29 @@ from interp_hooks.model.config import HookedTransformerConfig
 
 Extend = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """A function from keys and values of the tokens that a pass reads to those of all tokens so far."""
+
+
+class Earlier:
+    """What a cache holds for one layer of the tokens before those of a pass, and keeps of these."""
+
+    def __init__(self, cache: KeyValueCache, layer: int) -> None:
+        self.cache, self.layer = cache, layer
+
+    def __call__(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values (or what a recurrence reads) of all tokens so far, the given ones last."""
+        return self.cache.extend(self.layer, keys, values)
+
+    def convolved(self) -> Float[Tensor, "batch past channel"] | None:
+        """The channels of earlier tokens, which a mixer has stored as its keys; None if there are none."""
+        return None if not self.cache.length else self.cache.at(self.layer)[0][:, :, 0]
+
+    def state(self, after: Callable[[Tensor, Tensor], Tensor]) -> Tensor | None:
+        """The state after the earlier tokens, None if there are none; `after` computes it from what is stored."""
+        return self.cache.state(self.layer, after)
+
+    def keep(self, state: Tensor) -> None:
+        """Keep the state after the tokens of the pass, for passes that go on from there."""
+        self.cache.keep(self.layer, state)
 
 
 class KeyValueCache:
@@ -48,13 +76,19 @@ class KeyValueCache:
         self.rotated_for: Int[Tensor, " rows"] | None = None
         self.frozen = False
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
+        self._states: dict[int, dict[int, Tensor]] = {}  # by layer and number of tokens, of the prompts once
+        self._next_states: dict[int, Tensor] = {}  # of a pass that has not finished
 
     def __deepcopy__(self, memo: Any) -> KeyValueCache:
         """A cache that reads on by itself. No gradient leads from it to what was read before."""
         copied = KeyValueCache()
         memo[id(self)] = copied
         layers = {layer: tuple(one.detach() for one in stored) for layer, stored in self._layers.items()}
-        vars(copied).update(copy.deepcopy(vars(self) | {"_layers": layers}, memo))
+        states = {
+            layer: {tokens: state.detach() for tokens, state in known.items()} for layer, known in self._states.items()
+        }
+        own = vars(self) | {"_layers": layers, "_states": states, "_next_states": {}}
+        vars(copied).update(copy.deepcopy(own, memo))
         return copied
 
     @classmethod
@@ -78,13 +112,16 @@ class KeyValueCache:
     def unfreeze(self) -> None:
         """Let passes extend the cache again."""
         self._layers = {layer: self._stored(layer) for layer in self._layers}
+        self._states = {
+            layer: {self.length: self._copied(known[self.length])}
+            for layer, known in self._states.items()
+            if self.length in known
+        }
         self.frozen, self.copies = False, 1
 
     @checked
-    def at(
-        self, layer: int
-    ) -> tuple[Float[Tensor, "batch past head d_head"], Float[Tensor, "batch past head d_value"]]:
-        """Keys and values of a layer.
+    def at(self, layer: int) -> tuple[Float[Tensor, "batch past head d_head"], Float[Tensor, "batch past _ d_value"]]:
+        """Keys and values of a layer, or what its recurrence reads.
 
         Raises:
             BadInput: the passes that filled the cache did not come by that layer.
@@ -97,13 +134,11 @@ class KeyValueCache:
         if layer not in self._layers:
             raise BadInput(f"this key/value cache holds {self.length} tokens, but not in layer {layer}")
         keys, values = self._layers[layer]
-        if self.copies == 1:
-            return keys, values
-        return keys.repeat(self.copies, 1, 1, 1), values.repeat(self.copies, 1, 1, 1)
+        return self._copied(keys), self._copied(values)
 
     def extend(
-        self, layer: int, keys: Float[Tensor, "batch pos head d_head"], values: Float[Tensor, "batch pos head d_value"]
-    ) -> tuple[Float[Tensor, "batch key head d_head"], Float[Tensor, "batch key head d_value"]]:
+        self, layer: int, keys: Float[Tensor, "batch pos head d_head"], values: Float[Tensor, "batch pos _ d_value"]
+    ) -> tuple[Float[Tensor, "batch key head d_head"], Float[Tensor, "batch key _ d_value"]]:
         """All keys and values of `layer`, the given ones last; they stay in the cache once `commit` is called.
 
         Raises:
@@ -127,6 +162,30 @@ class KeyValueCache:
         stored[0][:, past:end], stored[1][:, past:end] = keys, values
         return stored[0][:, :end], stored[1][:, :end]
 
+    def state(self, layer: int, after: Callable[[Tensor, Tensor], Tensor]) -> Tensor | None:
+        """The state of a layer after all tokens; `after` computes it from what is stored of them, once.
+
+        Raises:
+            BadInput: the passes that filled the cache did not come by that layer.
+        """
+        if not self.length:
+            return None
+        known = self._states.setdefault(layer, {})
+        if self.length not in known:
+            self._stored(layer)
+            stored = self._layers[layer]
+            known[self.length] = after(stored[0][:, : self.length], stored[1][:, : self.length])
+        return self._copied(known[self.length])
+
+    def _copied(self, state: Tensor) -> Tensor:
+        """What all copies of the prompts hold, from what the prompts do."""
+        return state if self.copies == 1 else state.repeat(self.copies, *[1] * (state.ndim - 1))
+
+    def keep(self, layer: int, state: Tensor) -> None:
+        """Take the state of a layer after the tokens of a pass; it counts once `commit` is called."""
+        if not self.frozen:
+            self._next_states[layer] = state
+
     def _moved(self, stored: Float[Tensor, "batch key head d"], end: int) -> Float[Tensor, "batch room head d"]:
         """What is stored, moved to where there is room for `end` tokens or more."""
         tokens = max(end, self.capacity, 2 * stored.shape[1])
@@ -143,6 +202,9 @@ class KeyValueCache:
         """
         if not self.frozen:
             self._layers = {layer: self._layers[layer] for layer in layers}
+            after = self.length + tokens
+            self._states = {layer: {after: self._next_states[layer]} for layer in layers if layer in self._next_states}
+            self._next_states = {}
             self.length, self.real, self.rotated_for = self.length + tokens, real, lengths
 
     @checked
@@ -158,6 +220,7 @@ class KeyValueCache:
         part.length, part.frozen, part.copies = tokens, True, copies * self.copies
         part.rotated_for = None if self.rotated_for is None else self.rotated_for.repeat(copies)
         part.real = None if self.real is None else self.real[:, :tokens].repeat(copies, 1)
+        part._states = {layer: self._states.setdefault(layer, {}) for layer in self._layers}
         part._layers = {
             there: (keys[:, :tokens], values[:, :tokens])
             for there, (keys, values) in self._layers.items()

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from interp_hooks.hooks.points import HookPoint
 from interp_hooks.model.components.attention import AttentionCore, Inputs
+from interp_hooks.model.components.mixer import Reader
 from interp_hooks.model.components.norm import Norm
 from interp_hooks.model.components.positions import Rotation, rotate
 from interp_hooks.model.components.weights import READER_PER_HEAD, TRANSPOSED, linear, parameter, read_per_head
@@ -44,6 +45,11 @@ class LatentAttention(AttentionCore):
         self.hook_kv_latent = HookPoint("batch pos latent", latent=cfg.kv_latent)
         self.W_UK = parameter(heads, cfg.kv_latent, self.plain, lies=READER_PER_HEAD)
         self.W_UV = parameter(heads, cfg.kv_latent, cfg.d_value, lies=READER_PER_HEAD)
+
+    def readers(self) -> list[Reader]:
+        """The weights of the latents, of the rotary part of keys, and perhaps of queries."""
+        query = (self.W_DQ, self.b_DQ, 0) if self.q_latent else (self.W_Q, self.b_Q, 1)
+        return [query, (self.W_DKV, self.b_DKV, 0), (self.W_KR, self.b_KR, 0)]
 
     def queries_keys_values(self, inputs: Inputs, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values from the latents; the last dimensions of queries and keys are rotated."""

@@ -34,7 +34,8 @@ def _best_of(scores: Tensor, choice_bias: Tensor | None, experts: ExpertsConfig)
     chosen = choice.topk(experts.experts_per_token, dim=-1).indices
     weights = scores.gather(-1, chosen)
     if experts.normalize_weights:
-        weights = weights / weights.sum(-1, keepdim=True).clamp(min=experts.min_weight_sum)
+        total = weights.sum(-1, keepdim=True).clamp(min=experts.min_weight_sum) + experts.weight_sum_offset
+        weights = weights / total
     return torch.zeros_like(scores).scatter(-1, chosen, weights * experts.weight_scale)
 
 

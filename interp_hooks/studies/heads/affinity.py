@@ -30,6 +30,7 @@ from interp_hooks.model.components.positions import rotate
 from interp_hooks.model.factored import FactoredMatrix, composition_scores
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.model.weights import Composition
+from interp_hooks.studies.heads.attending import attention_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -122,7 +123,7 @@ class HeadWeights:
     @classmethod
     def of(cls, model: HookedTransformer, layer: int, via: Composition, offset: int) -> HeadWeights:
         """Those of a layer's heads, of which `via` are read."""
-        attn: Any = model.blocks[layer].attn
+        attn = attention_of(model, layer)
         groups = model.cfg.n_heads // model.cfg.n_key_value_heads
         W_Q, W_K, W_V, W_O = (getattr(attn, f"W_{name}").detach() for name in "QKVO")
         W_K, W_V = (weight.repeat_interleave(groups, dim=0) for weight in (W_K, W_V))

@@ -25,6 +25,7 @@ from interp_hooks.interventions.runs import PromptsLike, as_run
 from interp_hooks.model.cache.parts import frozen
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.model.weights import Composition
+from interp_hooks.studies.heads.attending import refuse_unweighted
 from interp_hooks.studies.heads.inputs import HeadInput, ReadRun, precise
 from interp_hooks.studies.heads.scores import AGAINST, Place, place_of, weights_of
 from interp_hooks.studies.heads.sources import logit_directions
@@ -171,6 +172,7 @@ class Reached:
             BadInput: what does not go together, or is not in the prompts.
         """
         _check(via, query, key, answer, wrong)
+        refuse_unweighted(model)
         run = as_run(model, prompts)
         read = ReadRun.of(model, run, model.cfg.n_layers, "attn.hook_pattern", "ln_final.hook_scale")
         at_query = place_of(prompts, run, -1 if query is None else query, "query")

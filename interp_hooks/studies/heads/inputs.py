@@ -30,6 +30,7 @@ from interp_hooks.model.components.positions import Rotation, rotate
 from interp_hooks.model.stream import Stream
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.model.weights import Composition
+from interp_hooks.studies.heads.attending import attention_of
 
 Unit = Literal["whole", "component", "head", "neuron"]
 """Into what a stream is split: nothing, whole sublayers, heads and MLPs, or heads and neurons."""
@@ -208,7 +209,7 @@ class ReadRun:
             BadInput: there is no such head, or its norm centres over all heads after the rotation.
         """
         pos = Slice() if pos is None else pos
-        attn: Any = self.model.blocks[layer].attn
+        attn = attention_of(self.model, layer)
         norms = norm_reading(self.cache, layer, False, pos)
         turns = None if which == "V" else self.rotation(layer, pos, which == "Q")
         if self.model.cfg.kv_latent:
@@ -259,7 +260,7 @@ class ReadRun:
         turns: Rotation | None,
     ) -> HeadInput:
         """How a head with latent attention makes its queries, keys or values."""
-        attn: Any = self.model.blocks[layer].attn
+        attn = attention_of(self.model, layer)
         turns = None if turns is None else turns._replace(query_scale=None)
         turned: dict[str, Any] = dict(rotation=turns, plain=attn.plain, adjacent=attn.rotary_adjacent_pairs)
         if which == "Q" and not attn.q_latent:

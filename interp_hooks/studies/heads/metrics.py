@@ -33,6 +33,7 @@ from interp_hooks.errors.arguments import Count, checked
 from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.interventions.runs import PromptsLike, Run, as_run
 from interp_hooks.model.transformer import HookedTransformer
+from interp_hooks.studies.heads.attending import refuse_unweighted
 from interp_hooks.studies.heads.criteria import norm_factor, written_norms
 
 if TYPE_CHECKING:
@@ -270,6 +271,7 @@ def metrics_of_batch(model: HookedTransformer, run: Run, sink: SinkRule = "first
 
     A pass of its own, in which the pattern of one layer is gone before the next is made.
     """
+    refuse_unweighted(model)
     cfg, real, found = model.cfg, run.real, {}
     sinks, norms = sink_mask(run.tokens, real, sink, bos_of(model)), {}
     windows = {cfg.window_at(layer) for layer in range(cfg.n_layers)}

@@ -24,6 +24,7 @@ from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.hooks.slices import RowSlice, Slice
 from interp_hooks.interventions.runs import PromptsLike, Run, TaskLike, as_run
 from interp_hooks.model.transformer import HookedTransformer
+from interp_hooks.studies.heads.attending import attention_of
 from interp_hooks.studies.heads.inputs import ReadRun, Unit
 
 Place = int | str | Tensor
@@ -139,7 +140,8 @@ def frequency_pairs(model: HookedTransformer, layer: int) -> tuple[list[Any], Fl
     Raises:
         BadInput: the layer does not rotate.
     """
-    rope, d_head, attn = model.cfg.rotary_at(layer), model.cfg.d_head, model.blocks[layer].attn
+    attn = attention_of(model, layer)
+    rope, d_head = model.cfg.rotary_at(layer), model.cfg.d_head
     if rope is None or model.rotary is None:
         raise BadInput("only layers with rotary positions have frequencies")
     pairs = model.rotary.frequencies(rope, torch.zeros(1, 1, dtype=torch.long))[0].shape[-1]
@@ -155,7 +157,8 @@ def _baselines(
     read: ReadRun, layer: int, head: int, query: Tensor, weights: Tensor, product: Tensor
 ) -> dict[str, Float[Tensor, " prompt"]]:
     """The score of the run, and what of it is no product of query and key."""
-    length, attn = read.run.tokens.shape[1], read.model.blocks[layer].attn
+    attn = attention_of(read.model, layer)
+    length = read.run.tokens.shape[1]
     scores = read.cache[f"blocks.{layer}.attn.hook_attn_scores"][:, head]
     rows = query.to(scores.device)[..., None].expand(-1, -1, length)
     weights = weights.to(scores)

@@ -29,6 +29,7 @@ from interp_hooks.model.cache.frozen_norm import FrozenNorm
 from interp_hooks.model.components.block import at_positions
 from interp_hooks.model.padding import counted_back
 from interp_hooks.model.transformer import HookedTransformer
+from interp_hooks.studies.heads.attending import refuse_unweighted
 
 Places = int | Sequence[int] | Tensor
 """Positions of all prompts; a tensor [prompt] or [prompt, n] of each prompt's own, or a mask [prompt, pos]."""
@@ -110,7 +111,8 @@ class HeadsAt:
 
     @classmethod
     def of(cls, model: HookedTransformer, run: Run, pos: int | Tensor) -> HeadsAt:
-        """Those of a run, with its interventions."""
+        """Those of a run, with its interventions; raises BadInput as `refuse_unweighted`."""
+        refuse_unweighted(model)
         wanted = ("attn.hook_pattern", "attn.hook_v", "ln1_post.hook_scale", "ln_final.hook_scale")
         names = [point.name for point in model.hook_points() if point.name.endswith(wanted)]
         rows = Readout(pos=said(model, pos)).positions(run)

@@ -1,0 +1,28 @@
+"""Which mixer stands in a layer."""
+
+from interp_hooks.model.components.attention import Attention
+from interp_hooks.model.components.gated_convolution import GatedConvolution
+from interp_hooks.model.components.gated_delta import GatedDeltaNet, KimiDelta
+from interp_hooks.model.components.latent import LatentAttention
+from interp_hooks.model.components.mamba import Mamba
+from interp_hooks.model.components.mamba2 import Mamba2
+from interp_hooks.model.components.mixer import Mixer
+from interp_hooks.model.components.nothing import NoMixer
+from interp_hooks.model.config import HookedTransformerConfig
+
+OTHERS: dict[str, type[Mixer]] = {
+    "gated_delta": GatedDeltaNet,
+    "kimi_delta": KimiDelta,
+    "gated_convolution": GatedConvolution,
+    "mamba2": Mamba2,
+    "mamba": Mamba,
+    "none": NoMixer,
+}
+
+
+def mixer(cfg: HookedTransformerConfig, layer: int) -> Mixer:
+    """What mixes tokens in a layer, by the config."""
+    kind = cfg.mixer_at(layer)
+    if kind == "attention":
+        return (LatentAttention if cfg.kv_latent else Attention)(cfg, layer)
+    return OTHERS[kind](cfg, layer)
