@@ -1,11 +1,12 @@
-"""Which of transformers' language models convert: `python -m tests.coverage_of_families [causal|masked] [MODEL_TYPE ...]`.
+"""Which of transformers' language models convert: `python -m tests.coverage_of_families [causal|masked] [TYPE ...]`.
 
-Every model type of transformers' mapping is built with a few small layers and random parameters, converted, and compared.
-A line tells what came of it:
+Every model type of transformers' mapping is built with a few small layers and random parameters, converted, and
+compared. A line tells what came of it:
 
     exact      log-probabilities within 1e-4 (relative) of HuggingFace's, in float32
     refused    no family converts it, or the family does not implement what the config says; the message tells which
     DIFFERS    converted, with other numbers: a fault
+    FAILS      neither converted nor refused in words: a fault
     not built  transformers makes no model from the small config (its encoder, say, needs more than sizes), or runs none
 
 Types with members in `tests/family_configs` take the first of these; others the default config with small sizes.
@@ -103,6 +104,8 @@ def outcome(model_type: str, auto_class: Any) -> tuple[str, str]:
         model = convert(hf_model)
     except InterpHooksError as error:
         return "refused", str(error)
+    except Exception as error:
+        return "FAILS", f"{type(error).__name__}: {error}"
     error = distance(log_probs(our_logits(model, tokens)), log_probs(theirs))
     return ("exact" if error <= ALLOWED else "DIFFERS"), f"{error:.0e}"
 

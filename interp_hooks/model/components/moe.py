@@ -132,7 +132,7 @@ class MoE(nn.Module):
         self.choice_bias = parameter(count) if experts.biased_choice else None
         self.experts = Experts(cfg, count, experts.d_expert)
         self.shared = mlp(cfg, experts.d_shared) if experts.d_shared else None
-        self.has_shared_gate = experts.shared_gate
+        self.has_shared_gate, self.shared_scale = experts.shared_gate, experts.shared_scale
         if experts.shared_gate:
             self.W_shared_gate, self.b_shared_gate = parameter(d_model, 1, lies=TRANSPOSED), parameter(1)
         self.hook_router_logits = HookPoint("batch pos expert", expert=count)
@@ -148,6 +148,7 @@ class MoE(nn.Module):
         shared = self.shared(x)
         if self.has_shared_gate:
             shared = torch.sigmoid(linear(x, self.W_shared_gate, self.b_shared_gate)) * shared
+        shared = shared if self.shared_scale == 1 else shared * self.shared_scale
         return out + self.hook_shared_out(shared)
 
     def _router_logits(self, x: Tensor) -> Float[Tensor, "batch pos expert"]:
