@@ -1,7 +1,7 @@
-"""Which of transformers' language models convert: `python -m tests.coverage_of_families [causal|masked] [TYPE ...]`.
+"""Which of transformers' models convert: `python -m tests.coverage_of_families [causal|masked|image] [TYPE ...]`.
 
 Every model type of transformers' mapping is built with a few small layers and random parameters, converted, and
-compared. A line tells what came of it:
+compared; of models that read images too ("image"), the language model. A line tells what came of it:
 
     exact      log-probabilities within 1e-4 (relative) of HuggingFace's, in float32
     refused    no family converts it, or the family does not implement what the config says; the message tells which
@@ -19,10 +19,11 @@ from collections import Counter
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMaskedLM, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
 from transformers.utils import logging
@@ -34,6 +35,7 @@ from tests.tiny import convert, distance, hf_logits, log_probs, our_logits, rand
 HEADS = {
     "causal": (MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, AutoModelForCausalLM),
     "masked": (MODEL_FOR_MASKED_LM_MAPPING_NAMES, AutoModelForMaskedLM),
+    "image": (MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES, AutoModelForImageTextToText),
 }
 ALLOWED = 1e-4
 

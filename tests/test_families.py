@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import itertools
 import operator
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -226,18 +227,19 @@ def test_hooks_mean_what_they_say(name: str) -> None:
 # ------------------------------------------------------------------------------------------------------------- tables
 
 
-def assert_same_tensors(exported: PreTrainedModel, original: PreTrainedModel) -> None:
+def assert_same_tensors(exported: PreTrainedModel, original: PreTrainedModel, left_out: tuple[str, ...]) -> None:
     found, theirs = exported.state_dict(), original.state_dict()
     assert found.keys() == theirs.keys()
     for key in theirs:
-        assert torch.equal(found[key], theirs[key]), key
+        if not any(re.fullmatch(pattern, key) for pattern in left_out):
+            assert torch.equal(found[key], theirs[key]), key
 
 
 @every_member
 def test_export_is_exact_and_carries_edits(name: str) -> None:
     hf = member(name)
     model = convert(hf)
-    assert_same_tensors(model.to_hf(), hf)
+    assert_same_tensors(model.to_hf(), hf, family_of(name).ignored_weights)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for key, weight in model.named_parameters():

@@ -61,6 +61,16 @@ class Family:
         classes = {"CausalLM": transformers.AutoModelForCausalLM, "MaskedLM": transformers.AutoModelForMaskedLM}
         return classes[self.head]
 
+    def class_for(self, hf_config: Any) -> Any:
+        """The class that reads checkpoints with this config, which may be that of a model of several modalities."""
+        import transformers
+        from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+        nested = hf_config is not hf_config.get_text_config()
+        if nested and hf_config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+            return transformers.AutoModelForImageTextToText
+        return self.auto_class
+
     def read(self, hf_config: Any, ignore: tuple[str, ...] = ()) -> dict[str, Any]:
         """Fields of our config, all of theirs accounted for.
 

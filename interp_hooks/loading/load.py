@@ -84,10 +84,12 @@ def load_pretrained(cls: type[HookedTransformer], options: LoadOptions, processi
     with torch.device("meta"), reading(f"the config of {options.name!r}"):
         model = cls(cfg, tokenizer, default_padding_side=options.default_padding_side)
     numbers = Numbers(options.name, options.allow_nonfinite)
-    adopt(model, family, text_half(state), n_layers_there, _device(options), owned, numbers)
+    text = text_half(state)
+    left_out = _other_modalities(state, text)
+    adopt(model, family, text, n_layers_there, _device(options), owned, numbers)
     model.hf_config = hf_config
     model.revision = revision
-    model._report = process(model, processing)
+    model._report = [*process(model, processing), *left_out]
     numbers.check_processed(model)
     return model.eval()
 
@@ -105,10 +107,19 @@ def _spread(hf_model: Any) -> bool:
 
 def text_half(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of the language model, named as in a checkpoint that has no other modalities."""
-    part = "language_model."
-    if not any(part in name for name in state):
-        return state
-    return {name.replace(part, ""): tensor for name, tensor in state.items() if part in name or "lm_head" in name}
+    for part in ("language_model.", "text_model."):
+        if any(part in name for name in state):
+            return {name.replace(part, ""): state[name] for name in state if part in name or "lm_head" in name}
+    return state
+
+
+def _other_modalities(state: Mapping[str, Tensor], text: Mapping[str, Tensor]) -> list[str]:
+    """A line of the processing report that tells which modules were left out, if any were."""
+    if len(state) == len(text):
+        return []
+    parts = {re.match(r"(model\.)?\w+", name)[0] for name in state if "lm_head" not in name}
+    others = sorted(parts - {"model.language_model", "language_model", "model.text_model"})
+    return [f"modules of other modalities: skipped, {len(state) - len(text)} tensors of {', '.join(others)}"]
 
 
 def _refuse_unknown(options: LoadOptions) -> None:
@@ -165,6 +176,7 @@ def _our_config(family: Family, hf_config: Any, options: LoadOptions) -> tuple[H
     }
     if options.default_prepend_bos is not None:
         fields["default_prepend_bos"] = options.default_prepend_bos
+    _refuse_other_logits(family, hf_config, fields, options.ignore_config)
     n_layers_there = fields["n_layers"]
     if options.first_n_layers is not None:
         if not 0 < options.first_n_layers <= n_layers_there:
@@ -179,6 +191,26 @@ def _our_config(family: Family, hf_config: Any, options: LoadOptions) -> tuple[H
         return HookedTransformerConfig(**fields), n_layers_there
     except ConfigError as error:
         raise UnsupportedConfig(f"this {family.architecture} checkpoint cannot be expressed: {error}") from error
+
+
+# Models of several modalities that multiply and cap their logits as their language model alone does.
+_SAME_LOGITS = ("gemma3n", "gemma4", "gemma4_unified", "granite4_vision", "granite_docling", "hyperclovax_vision_v2")
+
+
+def _refuse_other_logits(family: Family, hf_config: Any, fields: Mapping[str, Any], ignore: tuple[str, ...]) -> None:
+    """Raises UnsupportedConfig if a model of several modalities does not scale or cap logits as its text config says.
+
+    There it is transformers that leaves this out, and its language model alone gives other probabilities.
+    """
+    if hf_config is hf_config.get_text_config() or hf_config.model_type in _SAME_LOGITS:
+        return
+    for name, neutral in (("logits_scale", 1.0), ("output_logits_soft_cap", 0.0)):
+        if fields.get(name, neutral) != neutral and name not in ignore:
+            raise UnsupportedConfig(
+                f"{_multimodal_class(hf_config)} of transformers computes logits without the {name}={fields[name]} of "
+                f"its language model, so that {family.architecture} with the same weights gives other probabilities. "
+                f"To convert it as {family.architecture} computes them, pass ignore_config=[{name!r}]"
+            )
 
 
 def _first_layers(fields: dict[str, Any], n_layers: int) -> dict[str, Any]:
@@ -214,7 +246,7 @@ def _ending_as(hf_model: Any, cfg: HookedTransformerConfig) -> HookedTransformer
 def _loaded(source: Source, hf_config: Any, family: Family, dtype: torch.dtype | str) -> Any:
     """The model of a checkpoint as transformers loads it; nobody else has its tensors, so that they may be adopted."""
     try:
-        hf_model, info = family.auto_class.from_pretrained(
+        hf_model, info = family.class_for(hf_config).from_pretrained(
             source.location,
             config=hf_config,
             dtype=dtype,

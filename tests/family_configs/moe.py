@@ -122,6 +122,9 @@ _FLINT = _SIZES | dict(
     sliding_window=4,
 )
 
+_ARIA = _SIZES | dict(model_type="aria_text", head_dim=10, moe_num_experts=5, moe_topk=2)
+_ARIA.pop("num_experts_per_tok")
+
 CONFIGS: dict[str, dict[str, Any]] = {
     "mixtral": _MIXTRAL,
     "mixtral-tied-window": _MIXTRAL | dict(sliding_window=4, head_dim=10, tie_word_embeddings=True),
@@ -195,4 +198,6 @@ CONFIGS: dict[str, dict[str, Any]] = {
     ),
     "flint": _FLINT | dict(attention_bias=True),
     "flint-tied-unnormalized": _FLINT | dict(norm_topk_prob=False, mlp_only_layers=[], tie_word_embeddings=True),
+    "aria": _ARIA | dict(attention_bias=True),
+    "aria-tied": _ARIA | dict(moe_num_shared_experts=1, moe_topk=3, tie_word_embeddings=True),
 }

@@ -5,6 +5,7 @@ The member is a tiny Gemma 3 with a vision tower; without images it computes wha
 
 import copy
 import functools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageText
 
 from interp_hooks import HookedTransformer
 from interp_hooks.errors import UnsupportedArchitecture, UnsupportedConfig, WeightMismatch
-from tests import family_configs
+from tests import coverage_of_families, family_configs
 from tests.tiny import assert_close, convert, hf_logits, log_probs, our_logits, random_tokens, redraw
 
 TOKENS = random_tokens(batch=2, pos=11)
@@ -164,3 +165,23 @@ def test_a_quirk_of_the_language_model_is_refused_by_name() -> None:
 def test_a_model_without_a_head_is_refused() -> None:
     with pytest.raises(UnsupportedArchitecture, match="Gemma3Model is not supported"):
         convert(nested().model)
+
+
+@pytest.mark.parametrize("model_type", ["mistral3", "llava", "idefics3", "aria"])
+def test_models_that_read_images_convert_from_their_folders(model_type: str, tmp_path: Path) -> None:
+    hf = coverage_of_families.build(model_type, AutoModelForImageTextToText)
+    hf.save_pretrained(tmp_path)
+    model = HookedTransformer.from_pretrained_no_processing(str(tmp_path))
+    assert_close(our_logits(model, TOKENS), hf_logits(hf, TOKENS), 1e-4)
+    assert torch.equal(our_logits(convert(hf), TOKENS), our_logits(model, TOKENS))
+    (said,) = [line for line in model.processing_report() if line.startswith("modules of other modalities: skipped")]
+    n_others = len(hf.state_dict()) - sum("language_model" in k or "text_model" in k for k in hf.state_dict()) - 1
+    assert re.search(rf"skipped, {n_others} tensors of model\.\w+", said)
+
+
+def test_logits_that_transformers_does_not_scale_are_refused() -> None:
+    hf = coverage_of_families.build("aya_vision", AutoModelForImageTextToText)
+    with pytest.raises(UnsupportedConfig, match=r"without the logits_scale=0\.0625 .*ignore_config=\['logits_scale'\]"):
+        convert(hf)
+    model = convert(hf, ignore_config=["logits_scale"])
+    assert_close(our_logits(model, TOKENS), hf_logits(hf, TOKENS) * 0.0625, 1e-4)
