@@ -220,6 +220,12 @@ CUSTOM: dict[str, dict[str, Any]] = {
         qk_norm_type="RMS",
         qk_norm_after_rotary=True,
     ),
+    "raw-first-attention": dict(
+        first_attn_norm=False,
+        attention_dir="bidirectional",
+        window_sizes=(3, None, 2),
+        positional_embedding_type="none",
+    ),
     "post-norm": dict(norm_placement="post", n_token_types=2, mlm_head=True, attention_dir="bidirectional"),
     "experts": dict(gated_mlp=True, act_fn="silu", experts=EXPERTS),
     "plain-experts": dict(

@@ -34,7 +34,7 @@ from interp_hooks.loading.source import CONFIG, WEIGHTS, folder_of, has_tokenize
 from interp_hooks.model.config import HookedTransformerConfig
 from interp_hooks.model.folder_lock import LOCK, locked
 from interp_hooks.model.tensor_files import PARTIAL, on_disk, remove_partial, write_tensors, write_text
-from interp_hooks.model.tokenization import checked_side
+from interp_hooks.model.tokenization import PaddingSide, checked_side
 from interp_hooks.model.transformer import HookedTransformer
 
 FORMAT = 1
@@ -112,7 +112,7 @@ def load(options: LoadOptions, processing: Processing, splices: Mapping[str, nn.
     with reading(str(folder / CONFIG)):
         description = _description(folder)
         cfg = _config(folder, description["config"])
-        side, saved = checked_side(description["padding_side"]), _spliced(description.get("splices", {}))
+        side, saved = _side(folder, description["padding_side"]), _spliced(description.get("splices", {}))
         done = {line.partition(":")[0] for line in description["processing"] if line.endswith(": applied")}
     if options.default_prepend_bos is not None:
         cfg = cfg.replace(default_prepend_bos=options.default_prepend_bos)
@@ -199,6 +199,13 @@ def _description(folder: Path) -> dict[str, Any]:
             "install a later interp_hooks"
         )
     return description
+
+
+def _side(folder: Path, side: Any) -> PaddingSide:
+    try:
+        return checked_side(side)
+    except BadInput as error:
+        raise CheckpointError(f"the config in {str(folder / CONFIG)!r} is damaged: {error}") from error
 
 
 def _config(folder: Path, fields: Mapping[str, Any]) -> HookedTransformerConfig:

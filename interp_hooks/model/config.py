@@ -68,7 +68,8 @@ class HookedTransformerConfig:
     them folded into the next weights; None is no normalization. `norm_gain_offset` is added to every gain.
     `norm_placement` says what is normalized: what a sublayer reads ("pre"), what it writes ("output"), both
     ("pre_and_output"), or the stream after each addition ("post"). `output_norm_type` is the kind of norm on what is
-    written. `embed_norm_type` normalizes the embeddings (None: not), `final_norm` what the unembedding reads. `qk_norm`
+    written. `embed_norm_type` normalizes the embeddings (None: not), `final_norm` what the unembedding reads, and
+    `first_attn_norm` what attention in layer 0 reads, where norms are before what reads. `qk_norm`
     normalizes queries and keys: each head with one gain for all heads ("shared") or with its own ("per_head"), or all
     heads together ("all_heads").
 
@@ -77,7 +78,7 @@ class HookedTransformerConfig:
     plus `max_position_embeddings`; None means unscaled frequencies. `rotary_layers` gives such a mapping, or None for
     no rotation, for every layer instead. `alibi_slopes` are per head, subtracted per token of distance.
     `positions_offset` is the number of rows of `W_pos` before that of position 0. `window_sizes` is the number of
-    tokens that a query sees in each layer, itself included (None: all).
+    tokens that a query sees in each layer, itself included (None: all), on each side if both are seen.
 
     Attention. `n_key_value_heads` below `n_heads` is grouped query attention. `attn_scale` divides the scores (default:
     the square root of `d_head`, or 1 without `use_attn_scale`); `attn_log_scale=(beta, n)` multiplies queries by
@@ -119,6 +120,7 @@ class HookedTransformerConfig:
     norm_gain_offset: float = 0.0
     norm_placement: NormPlacement = "pre"
     final_norm: bool = True
+    first_attn_norm: bool = True
     output_norm_type: NormalizationType | None = None
     embed_norm_type: NormalizationType | None = None
     qk_norm: QKNorm | None = None
@@ -278,6 +280,8 @@ class HookedTransformerConfig:
         """Refuse combinations of norms, positions and blocks that are not implemented."""
         if self.parallel_shared_norm and not self.parallel_attn_mlp:
             raise ConfigError("parallel_shared_norm needs parallel_attn_mlp")
+        if not self.first_attn_norm and (self.parallel_shared_norm or not self.reads_normalized):
+            raise ConfigError("first_attn_norm=False is for norms before attention that are not the MLP's too")
         if self.norm_placement == "post":
             if self.parallel_attn_mlp or self.attn_only:
                 raise ConfigError("norm_placement='post' needs serial blocks with an MLP")
@@ -348,7 +352,8 @@ class HookedTransformerConfig:
     @property
     def centres_residual(self) -> bool:
         """Whether every reader of the residual stream subtracts its mean, so that writers may be centred."""
-        return self.normalization_type in ("LN", "LNPre") and self.norm_placement == "pre" and self.final_norm
+        everywhere = self.norm_placement == "pre" and self.final_norm and self.first_attn_norm
+        return self.normalization_type in ("LN", "LNPre") and everywhere
 
     @property
     def reads_normalized(self) -> bool:

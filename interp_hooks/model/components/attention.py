@@ -78,11 +78,18 @@ class Visibility:
         return cuts or hides or (self.causal and not everything)
 
     def mask(self, window: int | None) -> Bool[Tensor, "rows 1 query key"]:
-        """True where a query may look; through a window it sees the last `window` tokens, itself included."""
+        """True where a query may look; through a window it sees the last `window` tokens, itself included.
+
+        Where tokens see those that follow, it sees as many of them.
+        """
         if window is None or window >= self.keys:
             return self.dense
         if window not in self._windowed:
-            self._windowed[window] = self.dense & self._rows_of(self._every.triu(self.keys - self.queries - window + 1))
+            past = self.keys - self.queries
+            near = self._every.triu(past - window + 1)
+            if not self.causal:
+                near = near & self._every.tril(past + window - 1)
+            self._windowed[window] = self.dense & self._rows_of(near)
         return self._windowed[window]
 
     def _rows_of(self, square: Tensor) -> Tensor:

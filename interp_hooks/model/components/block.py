@@ -75,7 +75,7 @@ class TransformerBlock(nn.Module):
             self.hook_k_input = HookPoint("batch pos head d_model", collected=False, head=groups, d_model=d_model)
             self.hook_v_input = HookPoint("batch pos head d_model", collected=False, head=groups, d_model=d_model)
         kind = cfg.normalization_type if cfg.reads_normalized or self.is_post else None
-        self.ln1 = norm(cfg, kind)
+        self.ln1 = norm(cfg, kind if layer or cfg.first_attn_norm else None)
         self.attn = (LatentAttention if cfg.kv_latent else Attention)(cfg, layer)
         self.ln1_post = norm(cfg, cfg.output_norm_type)
         self.hook_attn_out = HookPoint("batch pos d_model", d_model=d_model)
