@@ -29,6 +29,7 @@ from interp_hooks.errors import (
 from interp_hooks.loading.families import FAMILIES
 from interp_hooks.loading.files import check_index, check_room, reading
 from interp_hooks.loading.folding import Processing, process
+from interp_hooks.loading.gguf_files import what_was_lost
 from interp_hooks.loading.given import Numbers, check_model, check_state
 from interp_hooks.loading.guard import Family
 from interp_hooks.loading.rules import Rule, axis_sizes, rules
@@ -61,7 +62,7 @@ class LoadOptions:
 def load_pretrained(cls: type[HookedTransformer], options: LoadOptions, processing: Processing) -> HookedTransformer:
     """Convert a HuggingFace checkpoint; `HookedTransformer.from_pretrained` calls this and lists what it raises."""
     _refuse_unknown(options)
-    owned, revision = options.hf_model is None, None
+    owned, revision, notes = options.hf_model is None, None, list[str]()
     if owned:
         source = Source(name=options.name, revision=options.revision, hf_kwargs=options.hf_kwargs)
         hf_config = source.config()
@@ -72,6 +73,8 @@ def load_pretrained(cls: type[HookedTransformer], options: LoadOptions, processi
         tokenizer = source.tokenizer() if options.tokenizer is None else options.tokenizer
         hf_model = _loaded(source, hf_config, family, cfg.dtype)
         revision = source.commit() or options.revision
+        if source.gguf_file is not None:
+            notes = what_was_lost(source.path_of(source.gguf_file))
     else:
         check_model(options.hf_model)
         hf_config = copy.deepcopy(options.hf_model.config)
@@ -85,11 +88,11 @@ def load_pretrained(cls: type[HookedTransformer], options: LoadOptions, processi
         model = cls(cfg, tokenizer, default_padding_side=options.default_padding_side)
     numbers = Numbers(options.name, options.allow_nonfinite)
     text = text_half(state)
-    left_out = _other_modalities(state, text)
+    notes += _other_modalities(state, text)
     adopt(model, family, text, n_layers_there, _device(options), owned, numbers)
     model.hf_config = hf_config
     model.revision = revision
-    model._report = [*process(model, processing), *left_out]
+    model._report = [*process(model, processing), *notes]
     numbers.check_processed(model)
     return model.eval()
 
@@ -227,7 +230,7 @@ def _check_files(source: Source, hf_config: Any, cfg: HookedTransformerConfig) -
     folder = Path(source.location) / str(source.hf_kwargs.get("subfolder", ""))
     if folder.is_dir():
         check_index(folder)
-        packed = getattr(hf_config, "quantization_config", None) is not None or "gguf_file" in source.hf_kwargs
+        packed = getattr(hf_config, "quantization_config", None) is not None or source.gguf_file is not None
         check_room(cfg, folder, packed)
 
 
