@@ -30,10 +30,18 @@ from interp_hooks.loading.families import FAMILIES
 from interp_hooks.loading.files import check_index, check_room, reading
 from interp_hooks.loading.folding import Processing, process
 from interp_hooks.loading.gguf_files import what_was_lost
-from interp_hooks.loading.given import Numbers, check_model, check_state
+from interp_hooks.loading.given import (
+    Numbers,
+    check_model,
+    check_quantisation,
+    check_state,
+    load_merged,
+    merged,
+    quantised_by,
+)
 from interp_hooks.loading.guard import Family
 from interp_hooks.loading.rules import Rule, axis_sizes, rules
-from interp_hooks.loading.source import Source
+from interp_hooks.loading.source import NO_CODE, Source, has_tokenizer
 from interp_hooks.model.components.weights import lies_like
 from interp_hooks.model.config import HookedTransformerConfig, as_dtype
 from interp_hooks.model.tokenization import PaddingSide
@@ -56,12 +64,15 @@ class LoadOptions:
     default_padding_side: PaddingSide | None = None
     ignore_config: tuple[str, ...] = ()
     allow_nonfinite: bool = False
+    merge_adapters: bool = False
     hf_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load_pretrained(cls: type[HookedTransformer], options: LoadOptions, processing: Processing) -> HookedTransformer:
     """Convert a HuggingFace checkpoint; `HookedTransformer.from_pretrained` calls this and lists what it raises."""
     _refuse_unknown(options)
+    if options.merge_adapters:
+        options = _merged(options)
     owned, revision, notes = options.hf_model is None, None, list[str]()
     if owned:
         source = Source(name=options.name, revision=options.revision, hf_kwargs=options.hf_kwargs)
@@ -82,7 +93,7 @@ def load_pretrained(cls: type[HookedTransformer], options: LoadOptions, processi
         cfg, n_layers_there = _our_config(family, hf_config, options)
         tokenizer, hf_model = options.tokenizer, options.hf_model
     cfg, state = _ending_as(hf_model, cfg), dict(hf_model.state_dict())
-    check_state(state, options.name)
+    check_state(state, options.name, quantised_by(hf_config))
     del hf_model  # what is adopted belongs to nobody else
     with torch.device("meta"), reading(f"the config of {options.name!r}"):
         model = cls(cfg, tokenizer, default_padding_side=options.default_padding_side)
@@ -95,6 +106,20 @@ def load_pretrained(cls: type[HookedTransformer], options: LoadOptions, processi
     model._report = [*process(model, processing), *notes]
     numbers.check_processed(model)
     return model.eval()
+
+
+def _merged(options: LoadOptions) -> LoadOptions:
+    """The same options with a model into which the adapters are merged: those of `hf_model`, or those of a folder."""
+    if options.hf_model is not None:
+        return replace(options, hf_model=merged(options.hf_model))
+    if not (Path(options.name) / "adapter_config.json").is_file():
+        raise BadInput(f"merge_adapters=True needs hf_model=, or the folder of an adapter; {options.name!r} is neither")
+    arguments = {**NO_CODE, **options.hf_kwargs, "dtype": as_dtype(options.dtype or torch.float32)}
+    hf_model, tokenizer = load_merged(options.name, **arguments), options.tokenizer
+    if tokenizer is None:
+        with_one = has_tokenizer(Path(options.name))
+        tokenizer = Source(name=options.name if with_one else hf_model.config._name_or_path).tokenizer()
+    return replace(options, hf_model=hf_model, tokenizer=tokenizer, hf_kwargs={})
 
 
 def _device(options: LoadOptions) -> torch.device | None:
@@ -172,7 +197,8 @@ def _multimodal_class(hf_config: Any) -> str | None:
 
 def _our_config(family: Family, hf_config: Any, options: LoadOptions) -> tuple[HookedTransformerConfig, int]:
     """Our config for a checkpoint, and how many layers the checkpoint has: `first_n_layers` may take fewer."""
-    fields = family.read(hf_config.get_text_config(), options.ignore_config) | {
+    ignore = options.ignore_config + check_quantisation(hf_config, options.name)
+    fields = family.read(hf_config.get_text_config(), ignore) | {
         "model_name": options.name,
         "original_architecture": family.architecture,
         "dtype": as_dtype(options.dtype or torch.float32),

@@ -105,7 +105,7 @@ def load(options: LoadOptions, processing: Processing, splices: Mapping[str, nn.
     folder, revision = folder_of(options.name), options.revision
     if revision in {f"step{step}" for step in kept_steps(options.name)}:
         folder, options = folder / str(revision), replace(options, revision=None)
-    for name in ("n_ctx", "first_n_layers", "revision", "ignore_config", "hf_kwargs"):
+    for name in ("n_ctx", "first_n_layers", "revision", "ignore_config", "merge_adapters", "hf_kwargs"):
         if given := getattr(options, name):
             given = ", ".join(given) if name == "hf_kwargs" else f"{name}={given!r}"
             raise BadInput(f"{options.name!r} was saved as it is and is not converted, so it takes no {given}")

@@ -212,8 +212,8 @@ def locate(name: str, gguf_file: str | None = None) -> str:
                 raise CheckpointError(f"{name!r} was not saved to the end, so it has no {CONFIG}: save it again")
             if (path / "adapter_config.json").exists():
                 raise CheckpointError(
-                    f"the folder {name!r} holds an adapter, not a model: load both with peft, and pass "
-                    "hf_model=peft_model.merge_and_unload()"
+                    f"the folder {name!r} holds an adapter, not a model: pass merge_adapters=True, or load both with "
+                    "peft, and pass hf_model=peft_model.merge_and_unload()"
                 )
             if found := sorted(path.glob(f"*{SUFFIX}")):
                 files = ", ".join(file.name for file in found)
