@@ -48,10 +48,11 @@ def merged(hf_model: Any) -> Any:
     """
     if not isinstance(hf_model, nn.Module) or _adapter_in(hf_model) is None:
         raise BadInput(f"merge_adapters=True is for a model with adapters of peft, got {told(hf_model)} without any")
-    own = copy.deepcopy(hf_model)
+    own: Any = copy.deepcopy(hf_model)
     if hasattr(own, "merge_and_unload"):
         return own.merge_and_unload()
-    for name, layer in [*own.named_modules()]:  # adapters that transformers itself put in
+    layers: list[tuple[str, Any]] = [*own.named_modules()]
+    for name, layer in layers:  # adapters that transformers itself put in
         if hasattr(layer, "base_layer"):
             if not hasattr(layer, "merge"):
                 raise BadInput(f"merge_adapters=True: {name} is a {type(layer).__name__}, which has no merge()")

@@ -40,6 +40,7 @@ from interp_hooks.loading.given import (
     quantised_by,
 )
 from interp_hooks.loading.guard import Family
+from interp_hooks.loading.nested import multimodal_class, other_modalities, refuse_other_logits, text_half
 from interp_hooks.loading.rules import Rule, axis_sizes, rules
 from interp_hooks.loading.source import NO_CODE, Source, has_tokenizer
 from interp_hooks.model.components.weights import lies_like
@@ -99,7 +100,7 @@ def load_pretrained(cls: type[HookedTransformer], options: LoadOptions, processi
         model = cls(cfg, tokenizer, default_padding_side=options.default_padding_side)
     numbers = Numbers(options.name, options.allow_nonfinite)
     text = text_half(state)
-    notes += _other_modalities(state, text)
+    notes += other_modalities(state, text)
     adopt(model, family, text, n_layers_there, _device(options), owned, numbers)
     model.hf_config = hf_config
     model.revision = revision
@@ -133,23 +134,6 @@ def _spread(hf_model: Any) -> bool:
     return hf_model is not None and len({weight.device for weight in hf_model.parameters()}) > 1
 
 
-def text_half(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of the language model, named as in a checkpoint that has no other modalities."""
-    for part in ("language_model.", "text_model."):
-        if any(part in name for name in state):
-            return {name.replace(part, ""): state[name] for name in state if part in name or "lm_head" in name}
-    return state
-
-
-def _other_modalities(state: Mapping[str, Tensor], text: Mapping[str, Tensor]) -> list[str]:
-    """A line of the processing report that tells which modules were left out, if any were."""
-    if len(state) == len(text):
-        return []
-    parts = {re.match(r"(model\.)?\w+", name)[0] for name in state if "lm_head" not in name}
-    others = sorted(parts - {"model.language_model", "language_model", "model.text_model"})
-    return [f"modules of other modalities: skipped, {len(state) - len(text)} tensors of {', '.join(others)}"]
-
-
 def _refuse_unknown(options: LoadOptions) -> None:
     """Refuse extra arguments beside `hf_model`: nothing is loaded by transformers then, so each is a mistake."""
     if options.hf_model is None:
@@ -180,19 +164,13 @@ def family_of(hf_config: Any, architecture: str | None = None) -> Family:
             f"{nearest(model_type, FAMILIES)} `interp-hooks families` lists what is."
         )
     family = FAMILIES[model_type]
-    expected = {family.architecture, _multimodal_class(hf_config)}
+    expected = {family.architecture, multimodal_class(hf_config)}
     if architecture not in {None, *expected}:
         raise UnsupportedArchitecture(
             f"{architecture} is not supported: a {model_type} checkpoint converts from its language model, "
             f"{family.architecture}"
         )
     return family
-
-
-def _multimodal_class(hf_config: Any) -> str | None:
-    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-
-    return MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.get(hf_config.model_type)
 
 
 def _our_config(family: Family, hf_config: Any, options: LoadOptions) -> tuple[HookedTransformerConfig, int]:
@@ -205,7 +183,7 @@ def _our_config(family: Family, hf_config: Any, options: LoadOptions) -> tuple[H
     }
     if options.default_prepend_bos is not None:
         fields["default_prepend_bos"] = options.default_prepend_bos
-    _refuse_other_logits(family, hf_config, fields, options.ignore_config)
+    refuse_other_logits(family, hf_config, fields, options.ignore_config)
     n_layers_there = fields["n_layers"]
     if options.first_n_layers is not None:
         if not 0 < options.first_n_layers <= n_layers_there:
@@ -220,26 +198,6 @@ def _our_config(family: Family, hf_config: Any, options: LoadOptions) -> tuple[H
         return HookedTransformerConfig(**fields), n_layers_there
     except ConfigError as error:
         raise UnsupportedConfig(f"this {family.architecture} checkpoint cannot be expressed: {error}") from error
-
-
-# Models of several modalities that multiply and cap their logits as their language model alone does.
-_SAME_LOGITS = ("gemma3n", "gemma4", "gemma4_unified", "granite4_vision", "granite_docling", "hyperclovax_vision_v2")
-
-
-def _refuse_other_logits(family: Family, hf_config: Any, fields: Mapping[str, Any], ignore: tuple[str, ...]) -> None:
-    """Raises UnsupportedConfig if a model of several modalities does not scale or cap logits as its text config says.
-
-    There it is transformers that leaves this out, and its language model alone gives other probabilities.
-    """
-    if hf_config is hf_config.get_text_config() or hf_config.model_type in _SAME_LOGITS:
-        return
-    for name, neutral in (("logits_scale", 1.0), ("output_logits_soft_cap", 0.0)):
-        if fields.get(name, neutral) != neutral and name not in ignore:
-            raise UnsupportedConfig(
-                f"{_multimodal_class(hf_config)} of transformers computes logits without the {name}={fields[name]} of "
-                f"its language model, so that {family.architecture} with the same weights gives other probabilities. "
-                f"To convert it as {family.architecture} computes them, pass ignore_config=[{name!r}]"
-            )
 
 
 def _first_layers(fields: dict[str, Any], n_layers: int) -> dict[str, Any]:

@@ -122,7 +122,8 @@ class Source:
         if Path(self.location).is_dir():
             return Path(self.location) / str(self.hf_kwargs.get("subfolder", "")) / file
         where = {name: self.hf_kwargs[name] for name in ("cache_dir", "subfolder") if name in self.hf_kwargs}
-        return Path(cached_file(self.location, file, revision=self.revision, local_files_only=True, **where))
+        found = cached_file(self.location, file, revision=self.revision, local_files_only=True, **where)
+        return Path(str(found))
 
     def tokenizer(self) -> Any:
         """The checkpoint's tokenizer, or None if it comes without one.

@@ -1,0 +1,56 @@
+"""Checkpoints of models of several modalities, whose config and weights hold those of a language model.
+
+Only the language model converts: transformers loads the whole, and what belongs to images or sounds is left out.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from interp_hooks.errors import UnsupportedConfig
+from interp_hooks.loading.guard import Family
+
+
+def multimodal_class(hf_config: Any) -> str | None:
+    """The class of transformers that reads images and text with such a config, if there is one."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+    return MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.get(hf_config.model_type)
+
+
+def text_half(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of the language model, named as in a checkpoint that has no other modalities."""
+    for part in ("language_model.", "text_model."):
+        if any(part in name for name in state):
+            return {name.replace(part, ""): state[name] for name in state if part in name or "lm_head" in name}
+    return state
+
+
+def other_modalities(state: Mapping[str, Tensor], text: Mapping[str, Tensor]) -> list[str]:
+    """A line of the processing report that tells which modules were left out, if any were."""
+    if len(state) == len(text):
+        return []
+    parts = {".".join(name.split(".")[: 1 + name.startswith("model.")]) for name in state if "lm_head" not in name}
+    others = sorted(parts - {"model.language_model", "language_model", "model.text_model"})
+    return [f"modules of other modalities: skipped, {len(state) - len(text)} tensors of {', '.join(others)}"]
+
+
+# Models of several modalities that multiply and cap their logits as their language model alone does.
+_SAME_LOGITS = ("gemma3n", "gemma4", "gemma4_unified", "granite4_vision", "granite_docling", "hyperclovax_vision_v2")
+
+
+def refuse_other_logits(family: Family, hf_config: Any, fields: Mapping[str, Any], ignore: tuple[str, ...]) -> None:
+    """Raises UnsupportedConfig if a model of several modalities does not scale or cap logits as its text config says.
+
+    There it is transformers that leaves this out, and its language model alone gives other probabilities.
+    """
+    if hf_config is hf_config.get_text_config() or hf_config.model_type in _SAME_LOGITS:
+        return
+    for name, neutral in (("logits_scale", 1.0), ("output_logits_soft_cap", 0.0)):
+        if fields.get(name, neutral) != neutral and name not in ignore:
+            raise UnsupportedConfig(
+                f"{multimodal_class(hf_config)} of transformers computes logits without the {name}={fields[name]} of "
+                f"its language model, so that {family.architecture} with the same weights gives other probabilities. "
+                f"To convert it as {family.architecture} computes them, pass ignore_config=[{name!r}]"
+            )
