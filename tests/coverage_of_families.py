@@ -67,10 +67,22 @@ SMALL: dict[str, Any] = {
 }
 
 
+# How many pairs of a head of 8 dimensions turn by each of three coordinates, where there are three.
+SECTIONS = {
+    **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen2_5_omni_thinker", "qwen3_vl", "qwen3_vl_moe"), (1, 1, 2)),
+    **dict.fromkeys(("glm4v", "glm46v", "glmga", "glm_ocr"), (1, 1, 2)),
+    "glm4v_moe": (1, 1, 0),
+}
+
+
 def small(model_type: str) -> Any:
     """The default config of a type, with small sizes in it and in the configs within it."""
     kind = CONFIG_MAPPING[model_type]
-    return kind(**_small_fields(kind()))
+    fields = _small_fields(kind())
+    if model_type in SECTIONS:
+        rope = kind().text_config.rope_parameters
+        fields["text_config"]["rope_parameters"] = rope | {"mrope_section": [*SECTIONS[model_type]]}
+    return kind(**fields)
 
 
 def _small_fields(default: Any) -> dict[str, Any]:

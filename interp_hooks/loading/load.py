@@ -40,7 +40,13 @@ from interp_hooks.loading.given import (
     quantised_by,
 )
 from interp_hooks.loading.guard import Family
-from interp_hooks.loading.nested import multimodal_class, other_modalities, refuse_other_logits, text_half
+from interp_hooks.loading.nested import (
+    language_config,
+    multimodal_class,
+    other_modalities,
+    refuse_other_logits,
+    text_half,
+)
 from interp_hooks.loading.rules import Rule, axis_sizes, rules
 from interp_hooks.loading.source import NO_CODE, Source, has_tokenizer
 from interp_hooks.model.components.weights import lies_like
@@ -156,7 +162,7 @@ def family_of(hf_config: Any, architecture: str | None = None) -> Family:
     Raises:
         UnsupportedArchitecture: no family does, or that class is not the one that the family converts.
     """
-    model_type = hf_config.get_text_config().model_type
+    model_type = language_config(hf_config).model_type
     architecture = architecture or (hf_config.architectures or [None])[0]
     if model_type not in FAMILIES:
         raise UnsupportedArchitecture(
@@ -176,7 +182,7 @@ def family_of(hf_config: Any, architecture: str | None = None) -> Family:
 def _our_config(family: Family, hf_config: Any, options: LoadOptions) -> tuple[HookedTransformerConfig, int]:
     """Our config for a checkpoint, and how many layers the checkpoint has: `first_n_layers` may take fewer."""
     ignore = options.ignore_config + check_quantisation(hf_config, options.name)
-    fields = family.read(hf_config.get_text_config(), ignore) | {
+    fields = family.read(language_config(hf_config), ignore) | {
         "model_name": options.name,
         "original_architecture": family.architecture,
         "dtype": as_dtype(options.dtype or torch.float32),

@@ -11,12 +11,40 @@ from torch import Tensor
 from interp_hooks.errors import UnsupportedConfig
 from interp_hooks.loading.guard import Family
 
+# Language models that have another type within a model of several modalities: by that type, the one that they have
+# alone, and the settings that the whole leaves out. Rotation by three coordinates of a place in an image is, in a text,
+# whose tokens have all three alike, rotation by position.
+OTHER_NAMES: dict[str, tuple[str, dict[str, Any]]] = {
+    "qwen2_vl_text": ("qwen2", {}),
+    "qwen2_5_vl_text": ("qwen2", {}),
+    "qwen2_5_omni_text": ("qwen2", {}),
+    "qwen3_vl_text": ("qwen3", {}),
+    "qwen3_vl_moe_text": ("qwen3_moe", {"norm_topk_prob": True}),
+    "glm4v_moe_text": ("glm4_moe", {"use_qk_norm": False}),
+}
+
 
 def multimodal_class(hf_config: Any) -> str | None:
     """The class of transformers that reads images and text with such a config, if there is one."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
     return MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.get(hf_config.model_type)
+
+
+def language_config(hf_config: Any) -> Any:
+    """The config of the language model: the one within, as the language model's own type would have it."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    text = hf_config.get_text_config()
+    if text.model_type not in OTHER_NAMES:
+        return text
+    model_type, fixed = OTHER_NAMES[text.model_type]
+    told = {name: value for name, value in text.to_dict().items() if name not in _OF_THE_TYPE}
+    told.setdefault("head_dim", text.hidden_size // text.num_attention_heads)
+    return CONFIG_MAPPING[model_type](**{**told, **fixed})
+
+
+_OF_THE_TYPE = ("model_type", "architectures", "transformers_version")
 
 
 def text_half(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageText
 
 from interp_hooks import HookedTransformer
 from interp_hooks.errors import UnsupportedArchitecture, UnsupportedConfig, WeightMismatch
+from interp_hooks.loading.nested import OTHER_NAMES
 from tests import coverage_of_families, family_configs
 from tests.tiny import assert_close, convert, hf_logits, log_probs, our_logits, random_tokens, redraw
 
@@ -167,7 +168,7 @@ def test_a_model_without_a_head_is_refused() -> None:
         convert(nested().model)
 
 
-@pytest.mark.parametrize("model_type", ["mistral3", "llava", "idefics3", "aria"])
+@pytest.mark.parametrize("model_type", ["mistral3", "llava", "idefics3", "aria", "qwen2_5_vl", "qwen3_vl"])
 def test_models_that_read_images_convert_from_their_folders(model_type: str, tmp_path: Path) -> None:
     hf = coverage_of_families.build(model_type, AutoModelForImageTextToText)
     hf.save_pretrained(tmp_path)
@@ -185,3 +186,11 @@ def test_logits_that_transformers_does_not_scale_are_refused() -> None:
         convert(hf)
     model = convert(hf, ignore_config=["logits_scale"])
     assert_close(our_logits(model, TOKENS), hf_logits(hf, TOKENS) * 0.0625, 1e-4)
+
+
+@pytest.mark.parametrize("model_type", ["qwen2_vl", "qwen3_vl_moe", "glm4v_moe"])
+def test_a_language_model_of_another_name_is_exported_under_its_own(model_type: str) -> None:
+    hf = coverage_of_families.build(model_type, AutoModelForImageTextToText)
+    alone = convert(hf).to_hf()
+    assert alone.config.model_type == OTHER_NAMES[hf.config.get_text_config().model_type][0]
+    assert_close(hf_logits(alone, TOKENS), hf_logits(hf, TOKENS), 1e-4)
