@@ -76,9 +76,10 @@ class HookedTransformerConfig:
     Positions. "shortformer" adds learned positions to what queries and keys read, after the norm, instead of to the
     stream (Press et al. 2021, arxiv.org/abs/2012.15832). `rotary_scaling` is a HuggingFace `rope_parameters` mapping
     plus `max_position_embeddings`; None means unscaled frequencies. `rotary_layers` gives such a mapping, or None for
-    no rotation, for every layer instead. `alibi_slopes` are per head, subtracted per token of distance.
-    `positions_offset` is the number of rows of `W_pos` before that of position 0. `window_sizes` is the number of
-    tokens that a query sees in each layer, itself included (None: all), on each side if both are seen.
+    no rotation, for every layer instead. `alibi_slopes` are per head, subtracted per token of distance. The slowest of
+    the fixed "sinusoidal" positions has 1/10000 of the first's frequency if `sinusoids_to_end`, else the one before
+    that in the series. `positions_offset` is the number of rows of `W_pos` before that of position 0. `window_sizes` is
+    the number of tokens that a query sees in each layer, itself included (None: all), on each side if both are seen.
 
     Attention. `n_key_value_heads` below `n_heads` is grouped query attention. `attn_scale` divides the scores (default:
     the square root of `d_head`, or 1 without `use_attn_scale`); `attn_log_scale=(beta, n)` multiplies queries by
@@ -128,6 +129,7 @@ class HookedTransformerConfig:
     qk_norm_after_rotary: bool = False
     positional_embedding_type: PositionalEmbeddingType = "standard"
     positions_offset: int = 0
+    sinusoids_to_end: bool = True
     n_token_types: int = 0
     rotary_dim: int = 0
     rotary_base: float = 10000.0

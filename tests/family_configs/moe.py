@@ -125,6 +125,17 @@ _FLINT = _SIZES | dict(
 _ARIA = _SIZES | dict(model_type="aria_text", head_dim=10, moe_num_experts=5, moe_topk=2)
 _ARIA.pop("num_experts_per_tok")
 
+_KOLIBRI = _SIZES | dict(
+    model_type="kolibri1",
+    num_hidden_layers=5,
+    head_dim=10,
+    num_experts=5,
+    moe_intermediate_size=14,
+    shared_expert_intermediate_size=18,
+    sliding_window=4,
+)
+_KOLIBRI.pop("intermediate_size")
+
 CONFIGS: dict[str, dict[str, Any]] = {
     "mixtral": _MIXTRAL,
     "mixtral-tied-window": _MIXTRAL | dict(sliding_window=4, head_dim=10, tie_word_embeddings=True),
@@ -200,4 +211,6 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "flint-tied-unnormalized": _FLINT | dict(norm_topk_prob=False, mlp_only_layers=[], tie_word_embeddings=True),
     "aria": _ARIA | dict(attention_bias=True),
     "aria-tied": _ARIA | dict(moe_num_shared_experts=1, moe_topk=3, tie_word_embeddings=True),
+    "kolibri": _KOLIBRI,
+    "kolibri-tied-normalized": _KOLIBRI | dict(norm_topk_prob=True, tie_word_embeddings=True, rope_parameters=_YARN),
 }

@@ -3,7 +3,8 @@
 dots.llm1 (rednote 2025) and GLM-4.5 (Zhipu 2025) score with sigmoids and choose within the best groups of experts,
 ERNIE 4.5 (Baidu 2025) scores with a softmax. Some layers are dense, the others have an expert for every token too.
 Solar Open (Upstage 2025) has experts in all layers, K-EXAONE (LG AI Research 2025) rotates only layers with windows.
-Hunyuan 3 (Tencent 2026) and MiniMax-M2 (2025), which has no expert for every token, choose among all experts.
+Hunyuan 3 (Tencent 2026) and MiniMax-M2 (2025), which has no expert for every token, choose among all experts. Kolibri
+(2026) adds the bias before the sigmoid, and normalizes what attention and experts write too.
 """
 
 from dataclasses import replace
@@ -14,7 +15,7 @@ from interp_hooks.loading.families.exaone4 import EXAONE4
 from interp_hooks.loading.families.llama import LLAMA
 from interp_hooks.loading.families.moe import TRAINING_ONLY, expert_weights, in_every_layer, where_sparse
 from interp_hooks.loading.families.olmo import QK_NORM_ALL_HEADS
-from interp_hooks.loading.families.shared import LAYER, QK_RMS, head_width, rotary, windows
+from interp_hooks.loading.families.shared import LAYER, QK_RMS, head_width, modules, rotary, windows
 from interp_hooks.model.config import ExpertsConfig
 
 
@@ -64,6 +65,20 @@ def _minimax_config(hf: Any) -> dict[str, Any]:
     experts = in_every_layer(hf, hf.num_local_experts, scores="sigmoid", biased_choice=True)
     normalized = dict(qk_norm="all_heads", qk_norm_type="RMS")
     return LLAMA.config(hf) | rotary(hf, head_width(hf)) | normalized | dict(experts=experts)
+
+
+def _kolibri_config(hf: Any) -> dict[str, Any]:
+    router = V3_ROUTER | dict(choice="logits", min_weight_sum=0.0)
+    experts = ExpertsConfig(
+        **router,
+        n_experts=hf.num_experts,
+        experts_per_token=hf.num_experts_per_tok,
+        d_expert=hf.moe_intermediate_size,
+        layers=(True,) * hf.num_hidden_layers,
+        normalize_weights=hf.norm_topk_prob,
+        d_shared=hf.shared_expert_intermediate_size,
+    )
+    return EXAONE4.config(hf) | dict(norm_placement="pre_and_output", experts=experts)
 
 
 def _ernie_config(hf: Any) -> dict[str, Any]:
@@ -188,4 +203,13 @@ MINIMAX_M2 = replace(
         *TRAINING_ONLY,
         "rotary_dim",  # an older name, which HuggingFace moves into rope_parameters
     ),
+)
+
+KOLIBRI = replace(
+    DOTS1,
+    model_type="kolibri1",
+    name="Kolibri",
+    config=_kolibri_config,
+    weights=DOTS1.weights | modules(ln1_post="post_self_attn_layernorm", ln2_post="post_mlp_layernorm"),
+    ignored_config=(*LLAMA.ignored_config, *TRAINING_ONLY),
 )

@@ -22,9 +22,8 @@ from interp_hooks.model.components.weights import TRANSPOSED, TRANSPOSED_PER_EXP
 from interp_hooks.model.config import ExpertsConfig, HookedTransformerConfig
 
 
-def _best_of(scores: Tensor, choice_bias: Tensor | None, experts: ExpertsConfig) -> Tensor:
-    """Weights that are the highest scores, within the best groups of experts, normalized and scaled."""
-    choice = scores if choice_bias is None else scores + choice_bias
+def _best_of(scores: Tensor, choice: Tensor, experts: ExpertsConfig) -> Tensor:
+    """Weights that are the scores of the best by `choice`, within the best groups of experts, normalized and scaled."""
     if experts.n_groups > 1:
         grouped = choice.unflatten(-1, (experts.n_groups, -1))
         best = grouped.topk(2, dim=-1).values.sum(-1) if experts.group_score == "top2" else grouped.amax(-1)
@@ -62,7 +61,8 @@ class Router:
             weights = _sparse_mixer(precise, self.experts)
         else:
             scores = precise.softmax(-1) if self.experts.scores == "softmax" else precise.sigmoid()
-            weights = _best_of(scores, choice_bias, self.experts)
+            choice = scores if self.experts.choice == "scores" else precise
+            weights = _best_of(scores, choice if choice_bias is None else choice + choice_bias, self.experts)
         return weights.to(logits.dtype)
 
 
