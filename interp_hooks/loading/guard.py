@@ -31,6 +31,7 @@ class Family:
     `config` turns the HuggingFace config into fields of `HookedTransformerConfig`. `requires` are attributes with the
     only value that is implemented where they are set; `ignored_config` are those that change nothing here, or show in
     the tensors. `head` is what the model predicts: the next token, or masked ones. `name` is what people call it.
+    What a model that `ends` does beyond its context is not implemented, so that a longer one is refused.
     """
 
     model_type: str
@@ -41,6 +42,7 @@ class Family:
     ignored_config: tuple[str, ...] = ()
     requires: Mapping[str, Any] = field(default_factory=dict)
     head: Literal["CausalLM", "MaskedLM"] = "CausalLM"
+    ends: bool = False
 
     @property
     def architecture(self) -> str:

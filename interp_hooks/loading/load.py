@@ -43,8 +43,9 @@ from interp_hooks.loading.guard import Family
 from interp_hooks.loading.nested import (
     language_config,
     multimodal_class,
-    other_modalities,
+    of_other_modalities,
     refuse_other_logits,
+    said_of,
     text_half,
 )
 from interp_hooks.loading.rules import Rule, axis_sizes, rules
@@ -80,7 +81,8 @@ def load_pretrained(cls: type[HookedTransformer], options: LoadOptions, processi
     _refuse_unknown(options)
     if options.merge_adapters:
         options = _merged(options)
-    owned, revision, notes = options.hf_model is None, None, list[str]()
+    owned, revision = options.hf_model is None, None
+    notes, left_out = list[str](), list[str]()
     if owned:
         source = Source(name=options.name, revision=options.revision, hf_kwargs=options.hf_kwargs)
         hf_config = source.config()
@@ -89,7 +91,7 @@ def load_pretrained(cls: type[HookedTransformer], options: LoadOptions, processi
             cfg, n_layers_there = _our_config(family, hf_config, options)
         _check_files(source, hf_config, cfg)
         tokenizer = source.tokenizer() if options.tokenizer is None else options.tokenizer
-        hf_model = _loaded(source, hf_config, family, cfg.dtype)
+        hf_model, left_out = _loaded(source, hf_config, family, cfg.dtype)
         revision = source.commit() or options.revision
         if source.gguf_file is not None:
             notes = what_was_lost(source.path_of(source.gguf_file))
@@ -105,8 +107,8 @@ def load_pretrained(cls: type[HookedTransformer], options: LoadOptions, processi
     with torch.device("meta"), reading(f"the config of {options.name!r}"):
         model = cls(cfg, tokenizer, default_padding_side=options.default_padding_side)
     numbers = Numbers(options.name, options.allow_nonfinite)
-    text = text_half(state)
-    notes += other_modalities(state, text)
+    text, beside = text_half(state)
+    notes += said_of([*left_out, *beside])
     adopt(model, family, text, n_layers_there, _device(options), owned, numbers)
     model.hf_config = hf_config
     model.revision = revision
@@ -197,7 +199,7 @@ def _our_config(family: Family, hf_config: Any, options: LoadOptions) -> tuple[H
         fields = _first_layers(fields, options.first_n_layers)
     if options.n_ctx is not None:
         learned = fields.get("positional_embedding_type", "standard") == "standard"
-        if options.n_ctx < 1 or (learned and options.n_ctx > fields["n_ctx"]):
+        if options.n_ctx < 1 or ((learned or family.ends) and options.n_ctx > fields["n_ctx"]):
             raise BadInput(f"n_ctx must be 1..{fields['n_ctx']} for this checkpoint, got {options.n_ctx}")
         fields["n_ctx"] = options.n_ctx
     try:
@@ -208,7 +210,11 @@ def _our_config(family: Family, hf_config: Any, options: LoadOptions) -> tuple[H
 
 def _first_layers(fields: dict[str, Any], n_layers: int) -> dict[str, Any]:
     """The same fields for a model of the first layers only."""
-    cut = {name: fields[name][:n_layers] for name in ("rotary_layers", "window_sizes") if fields.get(name)}
+    cut = {
+        name: fields[name][:n_layers]
+        for name in ("rotary_layers", "window_sizes", "qk_norm_layers")
+        if fields.get(name)
+    }
     if fields.get("experts") is not None:
         experts = fields["experts"]
         cut["experts"] = replace(experts, layers=experts.layers[:n_layers])
@@ -236,8 +242,11 @@ def _ending_as(hf_model: Any, cfg: HookedTransformerConfig) -> HookedTransformer
     return cfg.replace(eos_token_ids=tuple(id for id in ids if id < cfg.d_vocab_out))
 
 
-def _loaded(source: Source, hf_config: Any, family: Family, dtype: torch.dtype | str) -> Any:
-    """The model of a checkpoint as transformers loads it; nobody else has its tensors, so that they may be adopted."""
+def _loaded(source: Source, hf_config: Any, family: Family, dtype: torch.dtype | str) -> tuple[Any, list[str]]:
+    """The model of a checkpoint as transformers loads it, and names of tensors of other modalities that it left out.
+
+    Nobody else has its tensors, so that they may be adopted.
+    """
     try:
         hf_model, info = family.class_for(hf_config).from_pretrained(
             source.location,
@@ -257,8 +266,10 @@ def _loaded(source: Source, hf_config: Any, family: Family, dtype: torch.dtype |
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise WeightMismatch(f"the checkpoint {source.name!r} lacks {len(missing)} tensors: {', '.join(missing[:5])}")
-    _refuse_leftovers(info["unexpected_keys"], family)
-    return hf_model
+    nested = hf_config is not hf_config.get_text_config()
+    left_out = of_other_modalities(info["unexpected_keys"]) if nested else []
+    _refuse_leftovers({*info["unexpected_keys"]} - {*left_out}, family)
+    return hf_model, left_out
 
 
 def adopt(

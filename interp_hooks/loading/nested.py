@@ -3,7 +3,7 @@
 Only the language model converts: transformers loads the whole, and what belongs to images or sounds is left out.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -47,21 +47,26 @@ def language_config(hf_config: Any) -> Any:
 _OF_THE_TYPE = ("model_type", "architectures", "transformers_version")
 
 
-def text_half(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of the language model, named as in a checkpoint that has no other modalities."""
+def text_half(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors of the language model, named as in a checkpoint of nothing else, and the names of the others."""
     for part in ("language_model.", "text_model."):
         if any(part in name for name in state):
-            return {name.replace(part, ""): state[name] for name in state if part in name or "lm_head" in name}
-    return state
+            text = [name for name in state if part in name or "lm_head" in name]
+            return {name.replace(part, ""): state[name] for name in text}, [*state.keys() - {*text}]
+    return state, []
 
 
-def other_modalities(state: Mapping[str, Tensor], text: Mapping[str, Tensor]) -> list[str]:
+def of_other_modalities(names: Iterable[str]) -> list[str]:
+    """Of a whole's tensors that its language model has no place for, those that belong to modules beside it."""
+    return [name for name in names if name.partition(".")[0] not in ("model", "language_model", "lm_head")]
+
+
+def said_of(left_out: Collection[str]) -> list[str]:
     """A line of the processing report that tells which modules were left out, if any were."""
-    if len(state) == len(text):
+    if not left_out:
         return []
-    parts = {".".join(name.split(".")[: 1 + name.startswith("model.")]) for name in state if "lm_head" not in name}
-    others = sorted(parts - {"model.language_model", "language_model", "model.text_model"})
-    return [f"modules of other modalities: skipped, {len(state) - len(text)} tensors of {', '.join(others)}"]
+    modules = sorted({".".join(name.split(".")[: 1 + name.startswith("model.")]) for name in left_out})
+    return [f"modules of other modalities: skipped, {len(left_out)} tensors of {', '.join(modules)}"]
 
 
 # Models of several modalities that multiply and cap their logits as their language model alone does.

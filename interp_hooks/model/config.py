@@ -71,7 +71,7 @@ class HookedTransformerConfig:
     written. `embed_norm_type` normalizes the embeddings (None: not), `final_norm` what the unembedding reads, and
     `first_attn_norm` what attention in layer 0 reads, where norms are before what reads. `qk_norm`
     normalizes queries and keys: each head with one gain for all heads ("shared") or with its own ("per_head"), or all
-    heads together ("all_heads").
+    heads together ("all_heads"); in all layers, or where `qk_norm_layers` says so.
 
     Positions. "shortformer" adds learned positions to what queries and keys read, after the norm, instead of to the
     stream (Press et al. 2021, arxiv.org/abs/2012.15832). `rotary_scaling` is a HuggingFace `rope_parameters` mapping
@@ -127,6 +127,7 @@ class HookedTransformerConfig:
     qk_norm: QKNorm | None = None
     qk_norm_type: NormalizationType | None = None
     qk_norm_after_rotary: bool = False
+    qk_norm_layers: tuple[bool, ...] = ()
     positional_embedding_type: PositionalEmbeddingType = "standard"
     positions_offset: int = 0
     sinusoids_to_end: bool = True
@@ -268,7 +269,8 @@ class HookedTransformerConfig:
             self._set("rotary_layers", tuple(frozen))
         if self.positional_embedding_type == "alibi" and not self.alibi_slopes:
             raise ConfigError("positional_embedding_type='alibi' needs alibi_slopes, one for each head")
-        lengths = {"rotary_layers": self.n_layers, "window_sizes": self.n_layers, "alibi_slopes": self.n_heads}
+        per_layer = ("rotary_layers", "window_sizes", "qk_norm_layers")
+        lengths = {**dict.fromkeys(per_layer, self.n_layers), "alibi_slopes": self.n_heads}
         for field, length in lengths.items():
             if len(getattr(self, field)) not in (0, length):
                 raise ConfigError(f"{field} must have {length} entries, got {len(getattr(self, field))}")
@@ -422,6 +424,10 @@ class HookedTransformerConfig:
             if rope is not None and rope not in kinds:
                 kinds.append(rope)
         return tuple(kinds)
+
+    def normalizes_qk(self, layer: int) -> bool:
+        """Whether queries and keys of `layer` are normalized."""
+        return self.qk_norm is not None and (not self.qk_norm_layers or self.qk_norm_layers[layer])
 
     def window_at(self, layer: int) -> int | None:
         """The number of tokens that a query of `layer` sees, itself included; None means all."""

@@ -243,8 +243,8 @@ class Attention(AttentionCore):
         self.b_Q, self.b_K = parameter(heads, d_head), parameter(groups, d_head)
         self.b_V = parameter(groups, cfg.d_value)
         self.clip = cfg.qkv_clip
-        self.q_norm, self.k_norm = head_norm(cfg, heads), head_norm(cfg, groups)
-        self.normalizes, self.norm_after_rotary = cfg.qk_norm is not None, cfg.qk_norm_after_rotary
+        self.q_norm, self.k_norm = head_norm(cfg, heads, layer), head_norm(cfg, groups, layer)
+        self.normalizes, self.norm_after_rotary = cfg.normalizes_qk(layer), cfg.qk_norm_after_rotary
 
     def queries_keys_values(self, inputs: Inputs, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
         """Projected, normalized and rotated, in the order that the config names."""

@@ -2,6 +2,7 @@
 
     router logits = x W_router + b_router   --scores, choice-->   weights [.., expert], zero for experts not chosen
     experts.hook_out[e] = weights[e] * expert_e(x)                out = sum over e (+ an MLP shared by all tokens)
+                          or expert_e(weights[e] * x)             where experts have `weighted_inputs`
 
 Every hook has an axis over all experts. Unless a hook of `experts` is in use, only chosen experts are computed. While
 one is, all experts are computed for every token: an expert that was not chosen has neurons to look at and, with weight
@@ -69,8 +70,9 @@ class Router:
 class Experts(nn.Module):
     """MLPs side by side, each with weights of its own, stacked along an axis `expert`."""
 
-    def __init__(self, cfg: HookedTransformerConfig, count: int, width: int) -> None:
+    def __init__(self, cfg: HookedTransformerConfig, experts: ExpertsConfig) -> None:
         super().__init__()
+        count, width, self.weighted_inputs = experts.n_experts, experts.d_expert, experts.weighted_inputs
         d_model, self.gated = cfg.d_model, cfg.gated_mlp
         self.act_fn: Callable[..., Tensor] = Gating(cfg) if self.gated else activation(cfg)
         if self.gated:
@@ -99,26 +101,29 @@ class Experts(nn.Module):
         out = torch.zeros_like(tokens)
         for expert in weights.ne(0).any(0).nonzero()[:, 0].tolist():
             rows = weights[:, expert].nonzero()[:, 0]
-            read = tokens[rows]
+            weight = weights[rows, expert, None]
+            read = tokens[rows] * weight if self.weighted_inputs else tokens[rows]
             pre = F.linear(read, self.W_in[expert].T, self.b_in[expert])
             if self.gated:
                 post = self.act_fn(F.linear(read, self.W_gate[expert].T, self.b_gate[expert]), pre)
             else:
                 post = self.act_fn(pre)
             written = F.linear(post, self.W_out[expert].T, self.b_out[expert])
-            out = out.index_add(0, rows, (written * weights[rows, expert, None]).to(out.dtype))
+            out = out.index_add(0, rows, (written if self.weighted_inputs else written * weight).to(out.dtype))
         return out.view_as(x)
 
     def _all(self, x: Tensor, weights: Tensor) -> Tensor:
         """The weighted sum, every expert being computed on every token."""
-        pre = torch.einsum("bpd,edm->bpem", x, self.W_in) + self.b_in
+        read, sizes = (x[:, :, None] * weights[..., None], "bped") if self.weighted_inputs else (x, "bpd")
+        pre = torch.einsum(f"{sizes},edm->bpem", read, self.W_in) + self.b_in
         if self.gated:
-            gate = self.hook_pre(torch.einsum("bpd,edm->bpem", x, self.W_gate) + self.b_gate)
+            gate = self.hook_pre(torch.einsum(f"{sizes},edm->bpem", read, self.W_gate) + self.b_gate)
             post = self.act_fn(gate, self.hook_pre_linear(pre))
         else:
             post = self.act_fn(self.hook_pre(pre))
         written = torch.einsum("bpem,emd->bped", self.hook_post(post), self.W_out) + self.b_out
-        return self.hook_out((written * weights[..., None]).to(x.dtype)).sum(2)
+        written = written if self.weighted_inputs else written * weights[..., None]
+        return self.hook_out(written.to(x.dtype)).sum(2)
 
 
 class MoE(nn.Module):
@@ -130,7 +135,7 @@ class MoE(nn.Module):
         self.route, self.precise_router = Router(experts), experts.precise_router
         self.W_router, self.b_router = parameter(d_model, count, lies=TRANSPOSED), parameter(count)
         self.choice_bias = parameter(count) if experts.biased_choice else None
-        self.experts = Experts(cfg, count, experts.d_expert)
+        self.experts = Experts(cfg, experts)
         self.shared = mlp(cfg, experts.d_shared) if experts.d_shared else None
         self.has_shared_gate, self.shared_scale = experts.shared_gate, experts.shared_scale
         if experts.shared_gate:
