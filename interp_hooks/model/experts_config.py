@@ -25,7 +25,7 @@ class ExpertsConfig:
     the scores or, with `choice="logits"`, to what they are made from. With `n_groups` groups of experts, only the
     `groups_kept` best groups are considered; a group is rated by its best expert, or by the sum of its best two
     (`group_score`). `normalize_weights` divides the kept weights by their sum (at least `min_weight_sum`), and
-    `weight_scale` multiplies them; with `weighted_inputs` they multiply what experts read, not what they write.
+    `weight_scale` multiplies them; with `weighted_inputs` they multiply what neurons get, not what experts write.
     `d_shared` is the width of an MLP that every token passes (0: none), `shared_gate` multiplies its output by a
     sigmoid, and `shared_scale` by a number. `jitter` is the width of the sparse mixer's comparison (Liu et al. 2024,
     arxiv.org/abs/2409.12136). With `precise_router` the router computes in float32, also in a half-precision model.

@@ -68,9 +68,11 @@ def _minimax_config(hf: Any) -> dict[str, Any]:
 
 
 def _kolibri_config(hf: Any) -> dict[str, Any]:
-    router = V3_ROUTER | dict(choice="logits", min_weight_sum=0.0)
     experts = ExpertsConfig(
-        **router,
+        scores="sigmoid",
+        biased_choice=True,
+        choice="logits",
+        precise_router=True,
         n_experts=hf.num_experts,
         experts_per_token=hf.num_experts_per_tok,
         d_expert=hf.moe_intermediate_size,

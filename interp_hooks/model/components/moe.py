@@ -2,7 +2,7 @@
 
     router logits = x W_router + b_router   --scores, choice-->   weights [.., expert], zero for experts not chosen
     experts.hook_out[e] = weights[e] * expert_e(x)                out = sum over e (+ an MLP shared by all tokens)
-                          or expert_e(weights[e] * x)             where experts have `weighted_inputs`
+                          or expert_e with neurons that get weights[e] times what they read (`weighted_inputs`)
 
 Every hook has an axis over all experts. Unless a hook of `experts` is in use, only chosen experts are computed. While
 one is, all experts are computed for every token: an expert that was not chosen has neurons to look at and, with weight
@@ -101,29 +101,34 @@ class Experts(nn.Module):
         out = torch.zeros_like(tokens)
         for expert in weights.ne(0).any(0).nonzero()[:, 0].tolist():
             rows = weights[:, expert].nonzero()[:, 0]
-            weight = weights[rows, expert, None]
-            read = tokens[rows] * weight if self.weighted_inputs else tokens[rows]
-            pre = F.linear(read, self.W_in[expert].T, self.b_in[expert])
+            read, weight = tokens[rows], weights[rows, expert, None]
+            of_neurons, of_written = (weight, None) if self.weighted_inputs else (None, weight)
+            pre = _times(F.linear(read, self.W_in[expert].T, self.b_in[expert]), of_neurons)
             if self.gated:
-                post = self.act_fn(F.linear(read, self.W_gate[expert].T, self.b_gate[expert]), pre)
+                gate = _times(F.linear(read, self.W_gate[expert].T, self.b_gate[expert]), of_neurons)
+                post = self.act_fn(gate, pre)
             else:
                 post = self.act_fn(pre)
-            written = F.linear(post, self.W_out[expert].T, self.b_out[expert])
-            out = out.index_add(0, rows, (written if self.weighted_inputs else written * weight).to(out.dtype))
+            written = _times(F.linear(post, self.W_out[expert].T, self.b_out[expert]), of_written)
+            out = out.index_add(0, rows, written.to(out.dtype))
         return out.view_as(x)
 
     def _all(self, x: Tensor, weights: Tensor) -> Tensor:
         """The weighted sum, every expert being computed on every token."""
-        read, sizes = (x[:, :, None] * weights[..., None], "bped") if self.weighted_inputs else (x, "bpd")
-        pre = torch.einsum(f"{sizes},edm->bpem", read, self.W_in) + self.b_in
+        weight = weights[..., None]
+        of_neurons, of_written = (weight, weight.ne(0)) if self.weighted_inputs else (None, weight)
+        pre = _times(torch.einsum("bpd,edm->bpem", x, self.W_in) + self.b_in, of_neurons)
         if self.gated:
-            gate = self.hook_pre(torch.einsum(f"{sizes},edm->bpem", read, self.W_gate) + self.b_gate)
-            post = self.act_fn(gate, self.hook_pre_linear(pre))
+            gate = _times(torch.einsum("bpd,edm->bpem", x, self.W_gate) + self.b_gate, of_neurons)
+            post = self.act_fn(self.hook_pre(gate), self.hook_pre_linear(pre))
         else:
             post = self.act_fn(self.hook_pre(pre))
         written = torch.einsum("bpem,emd->bped", self.hook_post(post), self.W_out) + self.b_out
-        written = written if self.weighted_inputs else written * weights[..., None]
-        return self.hook_out(written.to(x.dtype)).sum(2)
+        return self.hook_out((written * of_written).to(x.dtype)).sum(2)
+
+
+def _times(value: Tensor, weight: Tensor | None) -> Tensor:
+    return value if weight is None else value * weight
 
 
 class MoE(nn.Module):
