@@ -227,18 +227,19 @@ def test_hooks_mean_what_they_say(name: str) -> None:
 # ------------------------------------------------------------------------------------------------------------- tables
 
 
-def assert_same_tensors(exported: PreTrainedModel, original: PreTrainedModel) -> None:
+def assert_same_tensors(exported: PreTrainedModel, original: PreTrainedModel, left_out: tuple[str, ...]) -> None:
     found, theirs = exported.state_dict(), original.state_dict()
     assert found.keys() == theirs.keys()
     for key in theirs:
-        assert torch.equal(found[key], theirs[key]), key
+        if not any(re.fullmatch(pattern, key) for pattern in left_out):
+            assert torch.equal(found[key], theirs[key]), key
 
 
 @every_member
 def test_export_is_exact_and_carries_edits(name: str) -> None:
     hf = member(name)
     model = convert(hf)
-    assert_same_tensors(model.to_hf(), hf)
+    assert_same_tensors(model.to_hf(), hf, family_of(name).ignored_weights)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for key, weight in model.named_parameters():
@@ -300,7 +301,7 @@ EQUIVALENT = [
     ),
     (
         r"exchange blocks.{i}.attn.q_norm.w and blocks.{i}.attn.k_norm.w",
-        {"hunyuan_v1_dense"},
+        {"hunyuan_v1_dense", "hunyuan_v1_moe"},
         "after the rotation nothing but the product of query and key is left, and so of their gains",
     ),
     (
@@ -310,7 +311,8 @@ EQUIVALENT = [
     ),
     (
         r"exchange embed.W_E and unembed.W_U",
-        {"bert", "roberta"},
+        {name for name, family in FAMILIES.items() if family.head == "MaskedLM"}
+        - {"distilbert", "eurobert", "modernbert"},
         "they are tied, as in every published checkpoint",
     ),
 ]
@@ -394,8 +396,8 @@ def test_what_is_not_read_is_refused_or_does_not_matter(name: str) -> None:
         config = copy.deepcopy(member(name).config)
         within, _, leaf = attribute.rpartition(".")
         holder = operator.attrgetter(within)(config) if within else config
-        setattr(holder, leaf, changed_value(leaf, getattr(holder, leaf)))
         try:
+            setattr(holder, leaf, changed_value(leaf, getattr(holder, leaf)))
             hf = build_from(config)
             theirs = hf_logits(hf, TOKENS)
         except Exception:

@@ -202,6 +202,7 @@ CUSTOM: dict[str, dict[str, Any]] = {
         ),
         qk_norm="per_head",
         qk_norm_type="LN",
+        qk_norm_layers=(True, False, True),
     ),
     "only-output-norms": dict(
         norm_placement="output",
@@ -220,10 +221,18 @@ CUSTOM: dict[str, dict[str, Any]] = {
         qk_norm_type="RMS",
         qk_norm_after_rotary=True,
     ),
+    "raw-first-attention": dict(
+        first_attn_norm=False,
+        attention_dir="bidirectional",
+        window_sizes=(3, None, 2),
+        positional_embedding_type="none",
+    ),
     "post-norm": dict(norm_placement="post", n_token_types=2, mlm_head=True, attention_dir="bidirectional"),
     "experts": dict(gated_mlp=True, act_fn="silu", experts=EXPERTS),
     "plain-experts": dict(
-        experts=dataclasses.replace(EXPERTS, scores="sigmoid", d_shared=0, shared_gate=False, biased_choice=False)
+        experts=dataclasses.replace(
+            EXPERTS, scores="sigmoid", d_shared=0, shared_gate=False, biased_choice=False, weighted_inputs=True
+        )
     ),
     "latent": dict(
         positional_embedding_type="rotary", rotary_dim=2, kv_latent=5, q_latent=6, d_value=3, normalization_type="RMS"

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from interp_hooks.errors import CheckpointError
 from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.loading.families import FAMILIES
+from interp_hooks.loading.nested import language_config
 from interp_hooks.loading.rules import Rule, axis_sizes, rules
 from interp_hooks.loading.source import NO_CODE
 from interp_hooks.model.components.norm import Norm
@@ -25,7 +26,7 @@ def to_hf(model: HookedTransformer) -> Any:
     """A HuggingFace model with these weights; `HookedTransformer.to_hf` calls this and lists what it raises."""
     if model.hf_config is None:
         raise CheckpointError("only a model that was converted from a HuggingFace checkpoint has a form to go back to")
-    config = copy.deepcopy(model.hf_config.get_text_config())
+    config = copy.deepcopy(language_config(model.hf_config))
     family, sizes = FAMILIES[config.model_type], axis_sizes(model.cfg)
     n_layers_there = family.config(config)["n_layers"]
     if model.cfg.n_layers != n_layers_there:

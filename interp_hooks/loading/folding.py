@@ -112,7 +112,8 @@ def _readers_of_mlp(mlp: MLP | GatedMLP | MoE | NoMLP) -> list[Reader]:
 
 def _fold(norm: Norm | NoNorm, readers: list[Reader], centre: bool) -> None:
     """Move a norm's gain and bias into its readers; then it has neither."""
-    assert isinstance(norm, Norm)
+    if isinstance(norm, NoNorm):
+        return
     precise = torch.promote_types(readers[0][0].dtype, torch.float32)
     gain = None if norm.w is None else norm.w.to(precise) + norm.gain_offset
     for weight, bias, axis in readers:

@@ -1,6 +1,7 @@
 """What is refused before it is converted: objects given as `hf_model` that are no models with weights, weights that
-are packed or have no numbers, and numbers that are nan or infinite."""
+are packed or have no numbers, and numbers that are nan or infinite. And what is merged before, on request: adapters."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from interp_hooks.errors import BadInput, CheckpointError
 from interp_hooks.errors.arguments import told
+from interp_hooks.loading.files import reading
 
 ADAPTERS = ("lora_", "base_layer.", "modules_to_save.", "adapter_")  # in the names of a model with adapters of peft
 
@@ -24,7 +26,7 @@ def check_model(hf_model: Any) -> None:
         raise BadInput(f"hf_model was compiled ({type(hf_model).__name__}): pass hf_model=model._orig_mod")
     if isinstance(hf_model, nn.Module) and (adapter := _adapter_in(hf_model)):
         raise CheckpointError(
-            f"hf_model has adapters that are not merged into its weights ({adapter}): pass "
+            f"hf_model has adapters that are not merged into its weights ({adapter}): pass merge_adapters=True, or "
             "hf_model=peft_model.merge_and_unload()"
         )
     if not isinstance(hf_model, PreTrainedModel):
@@ -38,8 +40,81 @@ def _adapter_in(hf_model: nn.Module) -> str | None:
     return next((name for name in names if any(part in name for part in ADAPTERS)), None)
 
 
-def check_state(state: Mapping[str, Any], name: str) -> None:
-    """Raises CheckpointError for weights that are packed, quantised, or have no numbers."""
+def merged(hf_model: Any) -> Any:
+    """A copy of a model whose adapters, of peft, are merged into the weights; the model itself stays as it is.
+
+    Raises:
+        BadInput: it has no adapters that can be merged.
+    """
+    if not isinstance(hf_model, nn.Module) or _adapter_in(hf_model) is None:
+        raise BadInput(f"merge_adapters=True is for a model with adapters of peft, got {told(hf_model)} without any")
+    own: Any = copy.deepcopy(hf_model)
+    if hasattr(own, "merge_and_unload"):
+        return own.merge_and_unload()
+    layers: list[tuple[str, Any]] = [*own.named_modules()]
+    for name, layer in layers:  # adapters that transformers itself put in
+        if hasattr(layer, "base_layer"):
+            if not hasattr(layer, "merge"):
+                raise BadInput(f"merge_adapters=True: {name} is a {type(layer).__name__}, which has no merge()")
+            layer.merge()
+            own.set_submodule(name, layer.base_layer)
+    return own
+
+
+def load_merged(folder: str, **arguments: Any) -> Any:
+    """The model of a folder that holds an adapter of peft, merged into the weights that the adapter names as its base.
+
+    Raises:
+        ImportError: peft is not installed.
+        CheckpointError: adapter or base cannot be read.
+    """
+    try:
+        from peft import AutoPeftModelForCausalLM  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise ImportError(f"{folder!r} holds an adapter, which peft reads: pip install 'interp-hooks[peft]'") from error
+    with reading(f"the adapter in {folder!r}"):
+        return AutoPeftModelForCausalLM.from_pretrained(folder, **arguments).merge_and_unload()
+
+
+# What to do about weights that are packed, by the method of quantisation that a config names.
+_LOAD_DENSE = "pass a quantization_config that dequantizes while loading"
+_NOT_UNPACKED = "load the checkpoint that it was made from, which its model card names: transformers does not unpack it"
+WAYS_OUT = {
+    "bitsandbytes": "load it with transformers, call hf_model.dequantize(), and pass hf_model=",
+    "gptq": _NOT_UNPACKED,
+    "awq": _NOT_UNPACKED,
+    "fp8": f"{_LOAD_DENSE} (transformers.FineGrainedFP8Config(dequantize=True))",
+    "mxfp4": f"{_LOAD_DENSE} (transformers.Mxfp4Config(dequantize=True))",
+    "compressed-tensors": f"{_LOAD_DENSE} (transformers.CompressedTensorsConfig(dequantize=True))",
+}
+_ANY_WAY_OUT = (
+    f"load it with transformers, call hf_model.dequantize(), and pass hf_model=; {_LOAD_DENSE}; or, of what torch.ao "
+    "quantised, pass the model before that"
+)
+
+
+def check_quantisation(hf_config: Any, name: str) -> tuple[str, ...]:
+    """The setting that need not be read because packed weights are refused by themselves, and dense ones are right.
+
+    Raises:
+        CheckpointError: a checkpoint whose packed weights transformers cannot make dense, before it loads.
+    """
+    if (method := quantised_by(hf_config)) in ("gptq", "awq"):
+        raise CheckpointError(
+            f"{name!r} is quantised ({method}), and a converted model needs dense weights: {WAYS_OUT[method]}"
+        )
+    return ("quantization_config",) if method in ("bitsandbytes", "fp8", "mxfp4") else ()
+
+
+def quantised_by(hf_config: Any) -> str | None:
+    """The method of quantisation that a HuggingFace config names."""
+    settings = getattr(hf_config, "quantization_config", None) or {}
+    method = settings.get("quant_method") if isinstance(settings, Mapping) else settings.quant_method
+    return None if method is None else str(getattr(method, "value", method))
+
+
+def check_state(state: Mapping[str, Any], name: str, method: str | None = None) -> None:
+    """Raises CheckpointError for weights that are packed, quantised (by `method`), or have no numbers."""
     for key, tensor in state.items():
         packed = not isinstance(tensor, Tensor)
         is_weight = key.endswith(("weight", "bias", "proj", "_blocks"))
@@ -47,9 +122,7 @@ def check_state(state: Mapping[str, Any], name: str) -> None:
             what = f"packed in a {type(tensor).__name__}" if packed else tensor.dtype
             raise CheckpointError(
                 f"{name!r} is quantised ({key} is {what}). A converted model computes, hooks and edits dense weights, "
-                "so nothing works on these. Load it with transformers, call hf_model.dequantize(), and pass hf_model=; "
-                "pass a quantization_config that dequantizes while loading; or, of what torch.ao quantised, the model "
-                "before that"
+                f"so nothing works on these: {WAYS_OUT.get(str(method), _ANY_WAY_OUT)}"
             )
         if tensor.is_meta:
             raise CheckpointError(

@@ -31,6 +31,7 @@ class Family:
     `config` turns the HuggingFace config into fields of `HookedTransformerConfig`. `requires` are attributes with the
     only value that is implemented where they are set; `ignored_config` are those that change nothing here, or show in
     the tensors. `head` is what the model predicts: the next token, or masked ones. `name` is what people call it.
+    What a model that `ends` does beyond its context is not implemented, so that a longer one is refused.
     """
 
     model_type: str
@@ -41,6 +42,7 @@ class Family:
     ignored_config: tuple[str, ...] = ()
     requires: Mapping[str, Any] = field(default_factory=dict)
     head: Literal["CausalLM", "MaskedLM"] = "CausalLM"
+    ends: bool = False
 
     @property
     def architecture(self) -> str:
@@ -60,6 +62,16 @@ class Family:
 
         classes = {"CausalLM": transformers.AutoModelForCausalLM, "MaskedLM": transformers.AutoModelForMaskedLM}
         return classes[self.head]
+
+    def class_for(self, hf_config: Any) -> Any:
+        """The class that reads checkpoints with this config, which may be that of a model of several modalities."""
+        import transformers
+        from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+        nested = hf_config is not hf_config.get_text_config()
+        if nested and hf_config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+            return transformers.AutoModelForImageTextToText
+        return self.auto_class
 
     def read(self, hf_config: Any, ignore: tuple[str, ...] = ()) -> dict[str, Any]:
         """Fields of our config, all of theirs accounted for.

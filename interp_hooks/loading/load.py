@@ -29,10 +29,27 @@ from interp_hooks.errors import (
 from interp_hooks.loading.families import FAMILIES
 from interp_hooks.loading.files import check_index, check_room, reading
 from interp_hooks.loading.folding import Processing, process
-from interp_hooks.loading.given import Numbers, check_model, check_state
+from interp_hooks.loading.gguf_files import what_was_lost
+from interp_hooks.loading.given import (
+    Numbers,
+    check_model,
+    check_quantisation,
+    check_state,
+    load_merged,
+    merged,
+    quantised_by,
+)
 from interp_hooks.loading.guard import Family
+from interp_hooks.loading.nested import (
+    language_config,
+    multimodal_class,
+    of_other_modalities,
+    refuse_other_logits,
+    said_of,
+    text_half,
+)
 from interp_hooks.loading.rules import Rule, axis_sizes, rules
-from interp_hooks.loading.source import Source
+from interp_hooks.loading.source import NO_CODE, Source, has_tokenizer
 from interp_hooks.model.components.weights import lies_like
 from interp_hooks.model.config import HookedTransformerConfig, as_dtype
 from interp_hooks.model.tokenization import PaddingSide
@@ -55,13 +72,17 @@ class LoadOptions:
     default_padding_side: PaddingSide | None = None
     ignore_config: tuple[str, ...] = ()
     allow_nonfinite: bool = False
+    merge_adapters: bool = False
     hf_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load_pretrained(cls: type[HookedTransformer], options: LoadOptions, processing: Processing) -> HookedTransformer:
     """Convert a HuggingFace checkpoint; `HookedTransformer.from_pretrained` calls this and lists what it raises."""
     _refuse_unknown(options)
+    if options.merge_adapters:
+        options = _merged(options)
     owned, revision = options.hf_model is None, None
+    notes, left_out = list[str](), list[str]()
     if owned:
         source = Source(name=options.name, revision=options.revision, hf_kwargs=options.hf_kwargs)
         hf_config = source.config()
@@ -70,8 +91,10 @@ def load_pretrained(cls: type[HookedTransformer], options: LoadOptions, processi
             cfg, n_layers_there = _our_config(family, hf_config, options)
         _check_files(source, hf_config, cfg)
         tokenizer = source.tokenizer() if options.tokenizer is None else options.tokenizer
-        hf_model = _loaded(source, hf_config, family, cfg.dtype)
+        hf_model, left_out = _loaded(source, hf_config, family, cfg.dtype)
         revision = source.commit() or options.revision
+        if source.gguf_file is not None:
+            notes = what_was_lost(source.path_of(source.gguf_file))
     else:
         check_model(options.hf_model)
         hf_config = copy.deepcopy(options.hf_model.config)
@@ -79,17 +102,33 @@ def load_pretrained(cls: type[HookedTransformer], options: LoadOptions, processi
         cfg, n_layers_there = _our_config(family, hf_config, options)
         tokenizer, hf_model = options.tokenizer, options.hf_model
     cfg, state = _ending_as(hf_model, cfg), dict(hf_model.state_dict())
-    check_state(state, options.name)
+    check_state(state, options.name, quantised_by(hf_config))
     del hf_model  # what is adopted belongs to nobody else
     with torch.device("meta"), reading(f"the config of {options.name!r}"):
         model = cls(cfg, tokenizer, default_padding_side=options.default_padding_side)
     numbers = Numbers(options.name, options.allow_nonfinite)
-    adopt(model, family, text_half(state), n_layers_there, _device(options), owned, numbers)
+    text, beside = text_half(state)
+    notes += said_of([*left_out, *beside])
+    adopt(model, family, text, n_layers_there, _device(options), owned, numbers)
     model.hf_config = hf_config
     model.revision = revision
-    model._report = process(model, processing)
+    model._report = [*process(model, processing), *notes]
     numbers.check_processed(model)
     return model.eval()
+
+
+def _merged(options: LoadOptions) -> LoadOptions:
+    """The same options with a model into which the adapters are merged: those of `hf_model`, or those of a folder."""
+    if options.hf_model is not None:
+        return replace(options, hf_model=merged(options.hf_model))
+    if not (Path(options.name) / "adapter_config.json").is_file():
+        raise BadInput(f"merge_adapters=True needs hf_model=, or the folder of an adapter; {options.name!r} is neither")
+    arguments = {**NO_CODE, **options.hf_kwargs, "dtype": as_dtype(options.dtype or torch.float32)}
+    hf_model, tokenizer = load_merged(options.name, **arguments), options.tokenizer
+    if tokenizer is None:
+        with_one = has_tokenizer(Path(options.name))
+        tokenizer = Source(name=options.name if with_one else hf_model.config._name_or_path).tokenizer()
+    return replace(options, hf_model=hf_model, tokenizer=tokenizer, hf_kwargs={})
 
 
 def _device(options: LoadOptions) -> torch.device | None:
@@ -101,14 +140,6 @@ def _device(options: LoadOptions) -> torch.device | None:
 
 def _spread(hf_model: Any) -> bool:
     return hf_model is not None and len({weight.device for weight in hf_model.parameters()}) > 1
-
-
-def text_half(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of the language model, named as in a checkpoint that has no other modalities."""
-    part = "language_model."
-    if not any(part in name for name in state):
-        return state
-    return {name.replace(part, ""): tensor for name, tensor in state.items() if part in name or "lm_head" in name}
 
 
 def _refuse_unknown(options: LoadOptions) -> None:
@@ -133,7 +164,7 @@ def family_of(hf_config: Any, architecture: str | None = None) -> Family:
     Raises:
         UnsupportedArchitecture: no family does, or that class is not the one that the family converts.
     """
-    model_type = hf_config.get_text_config().model_type
+    model_type = language_config(hf_config).model_type
     architecture = architecture or (hf_config.architectures or [None])[0]
     if model_type not in FAMILIES:
         raise UnsupportedArchitecture(
@@ -141,7 +172,7 @@ def family_of(hf_config: Any, architecture: str | None = None) -> Family:
             f"{nearest(model_type, FAMILIES)} `interp-hooks families` lists what is."
         )
     family = FAMILIES[model_type]
-    expected = {family.architecture, _multimodal_class(hf_config)}
+    expected = {family.architecture, multimodal_class(hf_config)}
     if architecture not in {None, *expected}:
         raise UnsupportedArchitecture(
             f"{architecture} is not supported: a {model_type} checkpoint converts from its language model, "
@@ -150,21 +181,17 @@ def family_of(hf_config: Any, architecture: str | None = None) -> Family:
     return family
 
 
-def _multimodal_class(hf_config: Any) -> str | None:
-    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-
-    return MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.get(hf_config.model_type)
-
-
 def _our_config(family: Family, hf_config: Any, options: LoadOptions) -> tuple[HookedTransformerConfig, int]:
     """Our config for a checkpoint, and how many layers the checkpoint has: `first_n_layers` may take fewer."""
-    fields = family.read(hf_config.get_text_config(), options.ignore_config) | {
+    ignore = options.ignore_config + check_quantisation(hf_config, options.name)
+    fields = family.read(language_config(hf_config), ignore) | {
         "model_name": options.name,
         "original_architecture": family.architecture,
         "dtype": as_dtype(options.dtype or torch.float32),
     }
     if options.default_prepend_bos is not None:
         fields["default_prepend_bos"] = options.default_prepend_bos
+    refuse_other_logits(family, hf_config, fields, options.ignore_config)
     n_layers_there = fields["n_layers"]
     if options.first_n_layers is not None:
         if not 0 < options.first_n_layers <= n_layers_there:
@@ -172,7 +199,7 @@ def _our_config(family: Family, hf_config: Any, options: LoadOptions) -> tuple[H
         fields = _first_layers(fields, options.first_n_layers)
     if options.n_ctx is not None:
         learned = fields.get("positional_embedding_type", "standard") == "standard"
-        if options.n_ctx < 1 or (learned and options.n_ctx > fields["n_ctx"]):
+        if options.n_ctx < 1 or ((learned or family.ends) and options.n_ctx > fields["n_ctx"]):
             raise BadInput(f"n_ctx must be 1..{fields['n_ctx']} for this checkpoint, got {options.n_ctx}")
         fields["n_ctx"] = options.n_ctx
     try:
@@ -183,7 +210,8 @@ def _our_config(family: Family, hf_config: Any, options: LoadOptions) -> tuple[H
 
 def _first_layers(fields: dict[str, Any], n_layers: int) -> dict[str, Any]:
     """The same fields for a model of the first layers only."""
-    cut = {name: fields[name][:n_layers] for name in ("rotary_layers", "window_sizes") if fields.get(name)}
+    by_layer = ("rotary_layers", "window_sizes", "qk_norm_layers")
+    cut = {name: fields[name][:n_layers] for name in by_layer if fields.get(name)}
     for name in ("experts", "mixers"):
         if (group := fields.get(name)) is not None:
             cut[name] = replace(group, layers=group.layers[:n_layers])
@@ -195,7 +223,7 @@ def _check_files(source: Source, hf_config: Any, cfg: HookedTransformerConfig) -
     folder = Path(source.location) / str(source.hf_kwargs.get("subfolder", ""))
     if folder.is_dir():
         check_index(folder)
-        packed = getattr(hf_config, "quantization_config", None) is not None or "gguf_file" in source.hf_kwargs
+        packed = getattr(hf_config, "quantization_config", None) is not None or source.gguf_file is not None
         check_room(cfg, folder, packed)
 
 
@@ -211,10 +239,13 @@ def _ending_as(hf_model: Any, cfg: HookedTransformerConfig) -> HookedTransformer
     return cfg.replace(eos_token_ids=tuple(id for id in ids if id < cfg.d_vocab_out))
 
 
-def _loaded(source: Source, hf_config: Any, family: Family, dtype: torch.dtype | str) -> Any:
-    """The model of a checkpoint as transformers loads it; nobody else has its tensors, so that they may be adopted."""
+def _loaded(source: Source, hf_config: Any, family: Family, dtype: torch.dtype | str) -> tuple[Any, list[str]]:
+    """The model of a checkpoint as transformers loads it, and names of tensors of other modalities that it left out.
+
+    Nobody else has its tensors, so that they may be adopted.
+    """
     try:
-        hf_model, info = family.auto_class.from_pretrained(
+        hf_model, info = family.class_for(hf_config).from_pretrained(
             source.location,
             config=hf_config,
             dtype=dtype,
@@ -232,8 +263,10 @@ def _loaded(source: Source, hf_config: Any, family: Family, dtype: torch.dtype |
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise WeightMismatch(f"the checkpoint {source.name!r} lacks {len(missing)} tensors: {', '.join(missing[:5])}")
-    _refuse_leftovers(info["unexpected_keys"], family)
-    return hf_model
+    nested = hf_config is not hf_config.get_text_config()
+    left_out = of_other_modalities(info["unexpected_keys"]) if nested else []
+    _refuse_leftovers({*info["unexpected_keys"]} - {*left_out}, family)
+    return hf_model, left_out
 
 
 def adopt(

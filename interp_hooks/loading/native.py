@@ -34,7 +34,7 @@ from interp_hooks.loading.source import CONFIG, WEIGHTS, folder_of, has_tokenize
 from interp_hooks.model.config import HookedTransformerConfig
 from interp_hooks.model.folder_lock import LOCK, locked
 from interp_hooks.model.tensor_files import PARTIAL, on_disk, remove_partial, write_tensors, write_text
-from interp_hooks.model.tokenization import checked_side
+from interp_hooks.model.tokenization import PaddingSide, checked_side
 from interp_hooks.model.transformer import HookedTransformer
 
 FORMAT = 1
@@ -105,14 +105,14 @@ def load(options: LoadOptions, processing: Processing, splices: Mapping[str, nn.
     folder, revision = folder_of(options.name), options.revision
     if revision in {f"step{step}" for step in kept_steps(options.name)}:
         folder, options = folder / str(revision), replace(options, revision=None)
-    for name in ("n_ctx", "first_n_layers", "revision", "ignore_config", "hf_kwargs"):
+    for name in ("n_ctx", "first_n_layers", "revision", "ignore_config", "merge_adapters", "hf_kwargs"):
         if given := getattr(options, name):
             given = ", ".join(given) if name == "hf_kwargs" else f"{name}={given!r}"
             raise BadInput(f"{options.name!r} was saved as it is and is not converted, so it takes no {given}")
     with reading(str(folder / CONFIG)):
         description = _description(folder)
         cfg = _config(folder, description["config"])
-        side, saved = _padding_side(description["padding_side"]), _spliced(description.get("splices", {}))
+        side, saved = _side(folder, description["padding_side"]), _spliced(description.get("splices", {}))
         done = {line.partition(":")[0] for line in description["processing"] if line.endswith(": applied")}
     if options.default_prepend_bos is not None:
         cfg = cfg.replace(default_prepend_bos=options.default_prepend_bos)
@@ -201,12 +201,11 @@ def _description(folder: Path) -> dict[str, Any]:
     return description
 
 
-def _padding_side(side: Any) -> Any:
-    """The saved side; raises CheckpointError if it is none."""
+def _side(folder: Path, side: Any) -> PaddingSide:
     try:
         return checked_side(side)
     except BadInput as error:
-        raise CheckpointError(f"{CONFIG} is damaged: {error}") from error
+        raise CheckpointError(f"the config in {str(folder / CONFIG)!r} is damaged: {error}") from error
 
 
 def _config(folder: Path, fields: Mapping[str, Any]) -> HookedTransformerConfig:

@@ -148,11 +148,14 @@ def verify_checkpoint(
     """
     as_dtype(dtype)  # refuses a name that is none before anything is loaded
     source = Source(name=name, hf_kwargs=hf_kwargs)
-    family = family_of(source.config())
+    hf_config = source.config()
+    family = family_of(hf_config)
     load = HookedTransformer.from_pretrained if processing else HookedTransformer.from_pretrained_no_processing
     model = load(name, dtype=dtype, **hf_kwargs)
     plain = {"attn_implementation": "eager", "experts_implementation": "eager"}  # the others don't know every dtype
-    theirs = family.auto_class.from_pretrained(source.location, dtype=model.dtype, **(plain | source.arguments))
+    theirs = family.class_for(hf_config).from_pretrained(
+        source.location, dtype=model.dtype, **(plain | source.arguments)
+    )
     hf_model = theirs.to(model.device)
     if text is None and model.tokenizer is not None:
         return verify(model, hf_model, model.to_tokens(TEXT, truncate=True))

@@ -13,6 +13,7 @@ from typing import Any
 
 from interp_hooks.errors import CheckpointError, InterpHooksError, UnsupportedArchitecture, nearest
 from interp_hooks.loading.files import check_counts
+from interp_hooks.loading.gguf_files import SUFFIX, gguf_arguments
 from interp_hooks.model.tokenization import has_vocabulary
 
 ALIASES = {
@@ -38,7 +39,10 @@ ALIASES = {
 
 CONFIG, WEIGHTS = "hooked_transformer.json", "hooked_transformer.safetensors"  # of a folder of save_pretrained
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
-HUB_ARGUMENTS = ("token", "cache_dir", "local_files_only", "trust_remote_code", "force_download", "subfolder")
+HUB_ARGUMENTS = (
+    *("token", "cache_dir", "local_files_only", "trust_remote_code", "force_download", "subfolder"),
+    "gguf_file",
+)
 
 
 NO_CODE = {"trust_remote_code": False}  # left out, transformers asks on the terminal, and a "y" runs the code
@@ -58,12 +62,19 @@ class Source:
     @property
     def arguments(self) -> dict[str, Any]:
         """What to call `from_pretrained` of transformers' models with, beside config and dtype."""
-        return {**NO_CODE, **self.hf_kwargs, "revision": self.revision}
+        gguf = {} if self.gguf_file is None else gguf_arguments(self.gguf_file)
+        return {**NO_CODE, **gguf, **self.hf_kwargs, "revision": self.revision}
+
+    @cached_property
+    def gguf_file(self) -> str | None:
+        """The name of the GGUF file, in the folder or on the hub, that holds the checkpoint; None for other formats."""
+        path = Path(self.name).expanduser()
+        return path.name if path.suffix == SUFFIX and path.is_file() else self.hf_kwargs.get("gguf_file")
 
     @cached_property
     def location(self) -> str:
         """What `transformers` can load; raises as `locate` does."""
-        return locate(self.name)
+        return locate(self.name, self.gguf_file)
 
     @property
     def _arguments(self) -> dict[str, Any]:
@@ -74,12 +85,14 @@ class Source:
 
         Raises:
             CheckpointError: it cannot be found; UnsupportedArchitecture: it cannot be read.
+            ImportError: it is in a GGUF file, for which packages are missing.
         """
         from transformers import AutoConfig, PreTrainedConfig
 
+        arguments = self._arguments
         try:
-            check_counts(PreTrainedConfig.get_config_dict(self.location, **self._arguments)[0], self.name)
-            return AutoConfig.from_pretrained(self.location, **self._arguments)
+            check_counts(PreTrainedConfig.get_config_dict(self.location, **arguments)[0], self.name)
+            return AutoConfig.from_pretrained(self.location, **arguments)
         except InterpHooksError:
             raise
         except Exception as error:  # a config may hold anything, and so may be what is raised about it
@@ -96,13 +109,21 @@ class Source:
 
     def commit(self) -> str | None:
         """The hub's commit whose config was downloaded; None for a folder."""
-        from transformers.utils.hub import cached_file, extract_commit_hash
+        from transformers.utils.hub import extract_commit_hash
 
         if Path(self.location).is_dir():
             return None
+        return extract_commit_hash(str(self.path_of(self.gguf_file or "config.json")), None)
+
+    def path_of(self, file: str) -> Path:
+        """Where a file of the checkpoint lies, in its folder or downloaded."""
+        from transformers.utils.hub import cached_file
+
+        if Path(self.location).is_dir():
+            return Path(self.location) / str(self.hf_kwargs.get("subfolder", "")) / file
         where = {name: self.hf_kwargs[name] for name in ("cache_dir", "subfolder") if name in self.hf_kwargs}
-        file = cached_file(self.location, "config.json", revision=self.revision, local_files_only=True, **where)
-        return extract_commit_hash(file, None)
+        found = cached_file(self.location, file, revision=self.revision, local_files_only=True, **where)
+        return Path(str(found))
 
     def tokenizer(self) -> Any:
         """The checkpoint's tokenizer, or None if it comes without one.
@@ -111,7 +132,7 @@ class Source:
             CheckpointError: there is one, but it cannot be read.
         """
         folder = Path(self.location)
-        if folder.is_dir() and not has_tokenizer(folder):
+        if self.gguf_file is None and folder.is_dir() and not has_tokenizer(folder):
             return None
         return read_tokenizer(self.name, self.location, **self._arguments)
 
@@ -168,31 +189,47 @@ def kept_steps(name: str) -> list[int]:
     return sorted(step for step in steps if is_native(str(folder_of(name) / f"step{step}")))
 
 
-def locate(name: str) -> str:
-    """What `transformers` can load for a bundled name, an alias, a folder or a hub id.
+def locate(name: str, gguf_file: str | None = None) -> str:
+    """What `transformers` can load for a bundled name, an alias, a folder or a hub id; the folder of a GGUF file.
 
     Raises:
-        CheckpointError: a folder without config.json, or a path that does not exist.
+        CheckpointError: a folder without config.json or that GGUF file, or a path that does not exist.
     """
     if name in bundled():
         return str(bundled()[name])
     if name in ALIASES:
         return ALIASES[name]
     path = Path(name).expanduser()
+    if path.is_file() and path.suffix == SUFFIX:
+        return str(path.parent)
+    if path.is_dir() and gguf_file is not None:
+        if not (path / gguf_file).is_file():
+            files = ", ".join(sorted(item.name for item in path.glob(f"*{SUFFIX}"))) or "none"
+            raise CheckpointError(f"the folder {name!r} has no file {gguf_file!r}; its GGUF files: {files}")
+        return str(path)
     if path.is_dir():
         if not (path / "config.json").exists():
             if (path / WEIGHTS).exists():
                 raise CheckpointError(f"{name!r} was not saved to the end, so it has no {CONFIG}: save it again")
             if (path / "adapter_config.json").exists():
                 raise CheckpointError(
-                    f"the folder {name!r} holds an adapter, not a model: load both with peft, and pass "
-                    "hf_model=peft_model.merge_and_unload()"
+                    f"the folder {name!r} holds an adapter, not a model: pass merge_adapters=True, or load both with "
+                    "peft, and pass hf_model=peft_model.merge_and_unload()"
+                )
+            if found := sorted(path.glob(f"*{SUFFIX}")):
+                files = ", ".join(file.name for file in found)
+                raise CheckpointError(
+                    f"the folder {name!r} holds GGUF files ({files}): pass gguf_file={found[0].name!r}, or its path"
                 )
             inside = ", ".join(sorted(item.name for item in path.iterdir())[:8]) or "nothing"
             raise CheckpointError(f"the folder {name!r} is no HuggingFace checkpoint: no config.json, only {inside}")
         return str(path)
     if path.is_file():
-        raise CheckpointError(f"{name!r} is a file; pass the folder that holds config.json and the weights")
+        raise CheckpointError(
+            f"{name!r} is a file; pass the folder that holds config.json and the weights, or a {SUFFIX} file"
+        )
+    if path.suffix == SUFFIX:
+        raise CheckpointError(f"there is no file {name!r}")
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise CheckpointError(f"there is no folder {name!r}")
     return name

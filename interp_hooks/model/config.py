@@ -69,16 +69,18 @@ class HookedTransformerConfig:
     them folded into the next weights; None is no normalization. `norm_gain_offset` is added to every gain.
     `norm_placement` says what is normalized: what a sublayer reads ("pre"), what it writes ("output"), both
     ("pre_and_output"), or the stream after each addition ("post"). `output_norm_type` is the kind of norm on what is
-    written. `embed_norm_type` normalizes the embeddings (None: not), `final_norm` what the unembedding reads. `qk_norm`
+    written. `embed_norm_type` normalizes the embeddings (None: not), `final_norm` what the unembedding reads, and
+    `first_attn_norm` what attention in layer 0 reads, where norms are before what reads. `qk_norm`
     normalizes queries and keys: each head with one gain for all heads ("shared") or with its own ("per_head"), or all
-    heads together ("all_heads").
+    heads together ("all_heads"); in all layers, or where `qk_norm_layers` says so.
 
     Positions. "shortformer" adds learned positions to what queries and keys read, after the norm, instead of to the
     stream (Press et al. 2021, arxiv.org/abs/2012.15832). `rotary_scaling` is a HuggingFace `rope_parameters` mapping
     plus `max_position_embeddings`; None means unscaled frequencies. `rotary_layers` gives such a mapping, or None for
-    no rotation, for every layer instead. `alibi_slopes` are per head, subtracted per token of distance.
-    `positions_offset` is the number of rows of `W_pos` before that of position 0. `window_sizes` is the number of
-    tokens that a query sees in each layer, itself included (None: all).
+    no rotation, for every layer instead. `alibi_slopes` are per head, subtracted per token of distance. The slowest of
+    the fixed "sinusoidal" positions has 1/10000 of the first's frequency if `sinusoids_to_end`, else the one before
+    that in the series. `positions_offset` is the number of rows of `W_pos` before that of position 0. `window_sizes` is
+    the number of tokens that a query sees in each layer, itself included (None: all), on each side if both are seen.
 
     Attention. `n_key_value_heads` below `n_heads` is grouped query attention. `attn_scale` divides the scores (default:
     the square root of `d_head`, or 1 without `use_attn_scale`); `attn_log_scale=(beta, n)` multiplies queries by
@@ -122,13 +124,16 @@ class HookedTransformerConfig:
     norm_gain_offset: float = 0.0
     norm_placement: NormPlacement = "pre"
     final_norm: bool = True
+    first_attn_norm: bool = True
     output_norm_type: NormalizationType | None = None
     embed_norm_type: NormalizationType | None = None
     qk_norm: QKNorm | None = None
     qk_norm_type: NormalizationType | None = None
     qk_norm_after_rotary: bool = False
+    qk_norm_layers: tuple[bool, ...] = ()
     positional_embedding_type: PositionalEmbeddingType = "standard"
     positions_offset: int = 0
+    sinusoids_to_end: bool = True
     n_token_types: int = 0
     rotary_dim: int = 0
     rotary_base: float = 10000.0
@@ -271,7 +276,8 @@ class HookedTransformerConfig:
             self._set("rotary_layers", tuple(frozen))
         if self.positional_embedding_type == "alibi" and not self.alibi_slopes:
             raise ConfigError("positional_embedding_type='alibi' needs alibi_slopes, one for each head")
-        lengths = {"rotary_layers": self.n_layers, "window_sizes": self.n_layers, "alibi_slopes": self.n_heads}
+        per_layer = ("rotary_layers", "window_sizes", "qk_norm_layers")
+        lengths = {**dict.fromkeys(per_layer, self.n_layers), "alibi_slopes": self.n_heads}
         for field, length in lengths.items():
             if len(getattr(self, field)) not in (0, length):
                 raise ConfigError(f"{field} must have {length} entries, got {len(getattr(self, field))}")
@@ -285,6 +291,8 @@ class HookedTransformerConfig:
         """Refuse combinations of norms, positions and blocks that are not implemented."""
         if self.parallel_shared_norm and not self.parallel_attn_mlp:
             raise ConfigError("parallel_shared_norm needs parallel_attn_mlp")
+        if not self.first_attn_norm and (self.parallel_shared_norm or not self.reads_normalized_at(0)):
+            raise ConfigError("first_attn_norm=False is for norms before attention that are not the MLP's too")
         if self.norm_placement == "post":
             if self.parallel_attn_mlp or self.attn_only:
                 raise ConfigError("norm_placement='post' needs serial blocks with an MLP")
@@ -360,7 +368,8 @@ class HookedTransformerConfig:
     def centres_residual(self) -> bool:
         """Whether every reader of the residual stream subtracts its mean, so that writers may be centred."""
         placed = all(self.norm_placement_at(layer) == "pre" for layer in range(self.n_layers))
-        return self.normalization_type in ("LN", "LNPre") and placed and self.final_norm
+        everywhere = placed and self.final_norm and self.first_attn_norm
+        return self.normalization_type in ("LN", "LNPre") and everywhere
 
     def norm_placement_at(self, layer: int) -> NormPlacement:
         """What is normalized in `layer`."""
@@ -437,6 +446,10 @@ class HookedTransformerConfig:
             if rope is not None and rope not in kinds:
                 kinds.append(rope)
         return tuple(kinds)
+
+    def normalizes_qk(self, layer: int) -> bool:
+        """Whether queries and keys of `layer` are normalized."""
+        return self.qk_norm is not None and (not self.qk_norm_layers or self.qk_norm_layers[layer])
 
     def window_at(self, layer: int) -> int | None:
         """The number of tokens that a query of `layer` sees, itself included; None means all."""

@@ -8,6 +8,7 @@ from interp_hooks.model.field_types import check_fields, make_tuples
 
 RouterScores = Literal["softmax", "sigmoid", "sparsemixer"]
 GroupScore = Literal["max", "top2"]
+Choice = Literal["scores", "logits"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,13 +21,15 @@ class ExpertsConfig:
         True
 
     `layers` says for each layer whether it has experts. `scores` is the function that turns router logits into weights.
-    Of these the `experts_per_token` highest are kept; with `biased_choice` a learned bias is added for the choice. With
-    `n_groups` groups of experts, only the `groups_kept` best groups are considered; a group is rated by its best
-    expert, or by the sum of its best two (`group_score`). `normalize_weights` divides the kept weights by their sum (at
-    least `min_weight_sum`) plus `weight_sum_offset`, and `weight_scale` multiplies them. `d_shared` is the width of an
-    MLP that every token passes (0: none), `shared_gate` multiplies its output by a sigmoid. `jitter` is the width of
-    the sparse mixer's comparison (Liu et al. 2024, arxiv.org/abs/2409.12136). With `precise_router` the router computes
-    in float32, also in a half-precision model.
+    Of these the `experts_per_token` highest are kept; with `biased_choice` a learned bias is added for the choice, to
+    the scores or, with `choice="logits"`, to what they are made from. With `n_groups` groups of experts, only the
+    `groups_kept` best groups are considered; a group is rated by its best expert, or by the sum of its best two
+    (`group_score`). `normalize_weights` divides the kept weights by their sum (at least `min_weight_sum`) plus
+    `weight_sum_offset`, and `weight_scale` multiplies them; with `weighted_inputs` they multiply what neurons get, not
+    what experts write. `d_shared` is the width of an MLP that every token passes (0: none), `shared_gate` multiplies
+    its output by a sigmoid, and `shared_scale` by a number. `jitter` is the width of the sparse mixer's comparison (Liu
+    et al. 2024, arxiv.org/abs/2409.12136). With `precise_router` the router computes in float32, also in a
+    half-precision model.
     """
 
     n_experts: int
@@ -39,12 +42,15 @@ class ExpertsConfig:
     min_weight_sum: float = 0.0
     weight_sum_offset: float = 0.0
     biased_choice: bool = False
+    choice: Choice = "scores"
     n_groups: int = 1
     groups_kept: int = 1
     group_score: GroupScore = "max"
     jitter: float = 0.0
+    weighted_inputs: bool = False
     d_shared: int = 0
     shared_gate: bool = False
+    shared_scale: float = 1.0
     precise_router: bool = False
 
     def __post_init__(self) -> None:
@@ -62,6 +68,6 @@ class ExpertsConfig:
                 f"experts_per_token={self.experts_per_token} is more than groups_kept={self.groups_kept} groups of "
                 f"{self.n_experts // self.n_groups} experts have"
             )
-        for field, choices in (("scores", RouterScores), ("group_score", GroupScore)):
+        for field, choices in (("scores", RouterScores), ("group_score", GroupScore), ("choice", Choice)):
             if getattr(self, field) not in get_args(choices):
                 raise ConfigError(f"{field} must be one of {get_args(choices)}, got {getattr(self, field)!r}")

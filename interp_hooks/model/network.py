@@ -124,7 +124,8 @@ class Network(HookedRootModule):
 
     def _read_text_with(self, tokenizer: PreTrainedTokenizerBase | None, side: PaddingSide | None) -> None:
         cfg = self.cfg
-        self._text = TextInterface(tokenizer, cfg.n_ctx, cfg.default_prepend_bos, side, cfg.mlm_head)
+        encloses = cfg.attention_dir == "bidirectional"  # tokenizers of encoders put a token at each end
+        self._text = TextInterface(tokenizer, cfg.n_ctx, cfg.default_prepend_bos, side, encloses)
         if tokenizer is not None:
             self._reconfigure(tokenizer_prepends_bos=self.text.tokenizer_prepends_bos)
 

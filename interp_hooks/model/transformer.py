@@ -132,15 +132,19 @@ class HookedTransformer(Generation, TextMethods, StackedWeights, Switches):
         ignore_config: Sequence[str] = (),
         allow_nonfinite: bool = False,
         splices: Mapping[str, nn.Module] | None = None,
+        merge_adapters: bool = False,
         **hf_kwargs: Any,
     ) -> Self:
         """Convert a HuggingFace checkpoint: a folder, a hub id, an alias ("pythia-70m") or a bundled name ("ioi-tiny").
+
+        A GGUF file is given by its path, or as `gguf_file=` beside its folder or hub id; its weights are dequantised.
 
         With `hf_model` the weights come from that object, which stays as it is, and nothing is looked up; `model_name`
         is then only a name. The processing flags change the weights but no probability; `processing_report()` tells
         what was applied and what could not be. `dtype` is float32 by default, `device` the GPU if there is one, or
         the CPU without `move_to_device`. `ignore_config` names configuration attributes that the converter does not
         know and that you know to be harmless. Weights that are nan or infinite are refused unless `allow_nonfinite`.
+        `merge_adapters` adds the adapters of peft, in `hf_model` or in a folder that holds one, to the weights.
         Texts are padded on the tokenizer's own side unless `default_padding_side` says another. Other keyword
         arguments go to `transformers`.
 
@@ -157,6 +161,7 @@ class HookedTransformer(Generation, TextMethods, StackedWeights, Switches):
 
         Raises:
             CheckpointError: not found, not a checkpoint, or not convertible; the message says which and what to do.
+            ImportError: a package that reads a GGUF file, or an adapter, is not installed.
         """
         from interp_hooks.loading import native
         from interp_hooks.loading.load import LoadOptions, load_pretrained
@@ -190,6 +195,7 @@ class HookedTransformer(Generation, TextMethods, StackedWeights, Switches):
             default_padding_side=default_padding_side,
             ignore_config=tuple(ignore_config),
             allow_nonfinite=allow_nonfinite,
+            merge_adapters=merge_adapters,
             hf_kwargs=hf_kwargs,
         )
         if hf_model is None and is_native(model_name):

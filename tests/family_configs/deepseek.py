@@ -1,4 +1,4 @@
-"""DeepSeek-V2 and V3."""
+"""DeepSeek-V2 and V3, and others with latent attention."""
 
 from typing import Any
 
@@ -34,6 +34,18 @@ _YARN = dict(
     beta_slow=1,
     original_max_position_embeddings=6,
 )
+_DENSE = {
+    name: _DEEPSEEK[name]
+    for name in ("num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads", "kv_lora_rank")
+}
+_DENSE |= {
+    name: _DEEPSEEK[name]
+    for name in ("q_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "intermediate_size")
+}
+_DENSE |= dict(vocab_size=61, max_position_embeddings=32)
+_YOUTU = _DENSE | dict(model_type="youtu")
+_MINICPM3 = _DENSE | dict(model_type="minicpm3", scale_emb=7, scale_depth=1.1, dim_model_base=10)
+_GLM = _DEEPSEEK | dict(model_type="glm4_moe_lite", n_group=2, topk_group=1)
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "deepseek-v2": _V2 | dict(attention_bias=True, mlp_bias=True),
@@ -43,4 +55,12 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "deepseek-v3": _V3 | dict(attention_bias=True),
     "deepseek-v3-yarn": _V3 | dict(rope_parameters=_YARN | dict(mscale=0.7, mscale_all_dim=1.2), rope_interleave=False),
     "moonlight": _V3 | dict(q_lora_rank=None, n_group=1, topk_group=1, norm_topk_prob=False),
+    "youtu": _YOUTU | dict(attention_bias=True, tie_word_embeddings=False),
+    "youtu-tied-halves-yarn": _YOUTU
+    | dict(q_lora_rank=None, rope_interleave=False, tie_word_embeddings=True, rope_parameters=_YARN),
+    "minicpm3": _MINICPM3 | dict(attention_bias=True, mlp_bias=True, tie_word_embeddings=False),
+    "minicpm3-tied-unscaled": _MINICPM3 | dict(scale_depth=None, dim_model_base=None, q_lora_rank=None),
+    "glm4-moe-lite": _GLM | dict(attention_bias=True),
+    "glm4-moe-lite-tied-ungrouped": _GLM
+    | dict(n_group=1, mlp_layer_types=["sparse", "dense", "sparse"], norm_topk_prob=False, tie_word_embeddings=True),
 }

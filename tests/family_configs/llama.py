@@ -1,4 +1,4 @@
-"""Llama, Arcee, Helium, ERNIE 4.5, Seed-OSS and SmolLM3."""
+"""Llama, Arcee, Helium, ERNIE 4.5, Seed-OSS, SmolLM3, CWM, InternLM3 and IQuest-Coder."""
 
 from typing import Any
 
@@ -28,6 +28,7 @@ _HELIUM = SIZES | dict(model_type="helium", head_dim=6)
 _ERNIE = SIZES | dict(model_type="ernie4_5")
 _SEED = SIZES | dict(model_type="seed_oss", head_dim=10)
 _SMOLLM = SIZES | dict(model_type="smollm3", pad_token_id=0)
+_CWM = SIZES | dict(model_type="cwm", head_dim=10, sliding_window=4)
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "llama": _LLAMA,
@@ -55,4 +56,9 @@ CONFIGS: dict[str, dict[str, Any]] = {
     ),
     "smollm3-tied-no-window-llama3": _SMOLLM
     | dict(no_rope_layers=[0, 1, 0], rope_parameters=LLAMA3, max_window_layers=28),
+    "cwm": _CWM | dict(rope_parameters=LLAMA3, mlp_bias=True),
+    "cwm-tied-ungrouped": _CWM
+    | dict(num_key_value_heads=4, tie_word_embeddings=True, layer_types=["sliding_attention"] * 3),
+    "internlm3": SIZES | dict(model_type="internlm3", head_dim=10, attention_bias=True, mlp_bias=True),
+    "iquestcoder": SIZES | dict(model_type="iquestcoder", head_dim=10, clip_qkv=None, use_sliding_window=False),
 }

@@ -92,6 +92,49 @@ _SIGMOID = _SIZES | dict(
 _DOTS = _SIGMOID | dict(model_type="dots1", sliding_window=4, max_window_layers=2)
 _GLM = _SIGMOID | dict(model_type="glm4_moe", head_dim=8, use_qk_norm=True)
 _UNGROUPED = dict(n_group=1, topk_group=1, norm_topk_prob=False, attention_bias=False)
+_SOLAR = {key: value for key, value in _SIGMOID.items() if key not in ("intermediate_size", "first_k_dense_replace")}
+_SOLAR |= dict(model_type="solar_open", head_dim=8)
+_EXAONE = _SIGMOID | dict(
+    model_type="exaone_moe", num_hidden_layers=4, sliding_window=4, num_experts=9, num_shared_experts=2
+)
+_HUNYUAN = _SIGMOID | dict(
+    model_type="hy_v3", head_dim=10, num_experts=9, num_shared_experts=2, router_scaling_factor=1.7, num_hidden_layers=3
+)
+for _other in (_EXAONE, _HUNYUAN):
+    for _name in ("n_routed_experts", "n_shared_experts", "attention_bias"):
+        _other.pop(_name)
+for _name in ("n_group", "topk_group", "norm_topk_prob", "routed_scaling_factor"):
+    _HUNYUAN.pop(_name)
+_MINIMAX = _SIZES | dict(model_type="minimax_m2", head_dim=10, num_local_experts=5)
+_MELLUM = _SIZES | dict(
+    model_type="mellum", intermediate_size=40, head_dim=10, num_experts=5, moe_intermediate_size=14, sliding_window=4
+)
+_MIXED = ["sliding_attention", "full_attention", "sliding_attention"]
+_FLINT = _SIZES | dict(
+    model_type="flint",
+    intermediate_size=40,
+    head_dim=10,
+    num_experts=5,
+    moe_intermediate_size=14,
+    shared_expert_intermediate_size=18,
+    mlp_only_layers=[1],
+    layer_types=_MIXED,
+    sliding_window=4,
+)
+
+_ARIA = _SIZES | dict(model_type="aria_text", head_dim=10, moe_num_experts=5, moe_topk=2)
+_ARIA.pop("num_experts_per_tok")
+
+_KOLIBRI = _SIZES | dict(
+    model_type="kolibri1",
+    num_hidden_layers=5,
+    head_dim=10,
+    num_experts=5,
+    moe_intermediate_size=14,
+    shared_expert_intermediate_size=18,
+    sliding_window=4,
+)
+_KOLIBRI.pop("intermediate_size")
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "mixtral": _MIXTRAL,
@@ -126,6 +169,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "granite-moe-shared": _GRANITE | dict(model_type="granitemoeshared", shared_intermediate_size=14),
     "granite-moe-shared-tied-unshared": _GRANITE
     | dict(model_type="granitemoeshared", attention_bias=False, tie_word_embeddings=True),
+    "granite-moe-swa": _GRANITE
+    | dict(model_type="granitemoe_swa", sliding_window=4, shared_intermediate_size=14, layer_rope_theta=[50.0, 0, 9.0]),
+    "granite-moe-swa-tied-unshared": _GRANITE
+    | dict(model_type="granitemoe_swa", sliding_window=4, attention_bias=False, tie_word_embeddings=True),
     "olmoe": _OLMOE | dict(clip_qkv=0.2),
     "olmoe-tied-unclipped": _OLMOE | dict(attention_bias=False, norm_topk_prob=True, tie_word_embeddings=True),
     "flex-olmo": _FLEX,
@@ -140,4 +187,30 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "dots1-tied-ungrouped": _DOTS | _UNGROUPED | dict(sliding_window=None, tie_word_embeddings=True),
     "glm4-moe": _GLM,
     "glm4-moe-tied-ungrouped": _GLM | _UNGROUPED | dict(use_qk_norm=False, tie_word_embeddings=True),
+    "solar-open": _SOLAR,
+    "solar-open-tied-ungrouped": _SOLAR | _UNGROUPED | dict(tie_word_embeddings=True),
+    "exaone-moe": _EXAONE,
+    "exaone-moe-tied-ungrouped": _EXAONE
+    | dict(n_group=1, topk_group=1, norm_topk_prob=False, tie_word_embeddings=True, rope_parameters=_YARN),
+    "hy-v3": _HUNYUAN | dict(attention_bias=True, mlp_bias=True),
+    "hy-v3-tied-sparse": _HUNYUAN | dict(mlp_layer_types=["sparse"] * 3, tie_word_embeddings=True),
+    "minimax-m2": _MINIMAX | dict(rotary_dim=4),
+    "minimax-m2-tied": _MINIMAX | dict(tie_word_embeddings=True, num_key_value_heads=4),
+    "mellum": _MELLUM | dict(layer_types=_MIXED, mlp_layer_types=["dense", "sparse", "sparse"], attention_bias=True),
+    "mellum-tied-yarn": _MELLUM
+    | dict(
+        layer_types=_MIXED,
+        norm_topk_prob=False,
+        tie_word_embeddings=True,
+        rope_parameters={
+            "full_attention": _YARN,
+            "sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
+        },
+    ),
+    "flint": _FLINT | dict(attention_bias=True),
+    "flint-tied-unnormalized": _FLINT | dict(norm_topk_prob=False, mlp_only_layers=[], tie_word_embeddings=True),
+    "aria": _ARIA | dict(attention_bias=True),
+    "aria-tied": _ARIA | dict(moe_num_shared_experts=1, moe_topk=3, tie_word_embeddings=True),
+    "kolibri": _KOLIBRI,
+    "kolibri-tied-normalized": _KOLIBRI | dict(norm_topk_prob=True, tie_word_embeddings=True, rope_parameters=_YARN),
 }

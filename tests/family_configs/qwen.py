@@ -1,4 +1,4 @@
-"""Qwen 2 and 3, and Hunyuan."""
+"""Qwen 2 and 3, Hunyuan and its mixture."""
 
 from typing import Any
 
@@ -8,6 +8,7 @@ _QWEN2 = SIZES | dict(model_type="qwen2")
 _QWEN3 = SIZES | dict(model_type="qwen3", head_dim=10)
 _HUNYUAN = SIZES | dict(model_type="hunyuan_v1_dense", head_dim=10)
 _WINDOW = dict(use_sliding_window=True, sliding_window=4, max_window_layers=1)
+_HUNYUAN_MOE = _HUNYUAN | dict(model_type="hunyuan_v1_moe", intermediate_size=20, num_experts=5, moe_topk=2)
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "qwen2": _QWEN2 | _WINDOW,
@@ -26,4 +27,6 @@ CONFIGS: dict[str, dict[str, Any]] = {
         cla_share_factor=2,
         norm_type="rms",
     ),
+    "hunyuan-moe": _HUNYUAN_MOE | dict(attention_bias=True),
+    "hunyuan-moe-tied-listed": _HUNYUAN_MOE | dict(moe_topk=[3, 3, 3], tie_word_embeddings=True),
 }

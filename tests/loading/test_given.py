@@ -1,6 +1,8 @@
 """Objects given as `hf_model` that are not converted: each is told from the others, with what to do about it."""
 
+import importlib.util
 import json
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -8,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 from interp_hooks import HookedTransformer, HookedTransformerConfig
 from interp_hooks.errors import BadInput, CheckpointError
@@ -195,3 +197,93 @@ def test_one_end_is_that_of_the_generation_config() -> None:
     theirs = theirs_of(hf, tokens)
     assert greedy(convert(hf), tokens) == theirs
     assert theirs[-1] == end
+
+
+# ------------------------------------------------------------------------------------------------------------- adapters
+
+needs_peft = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="needs the extra [peft]")
+
+
+@needs_peft
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_adapters_are_merged_on_request(wrapped: bool) -> None:
+    """Into a copy: the model of peft, or of transformers with adapters in it, computes as before."""
+    import peft
+
+    hf: Any = fresh_hf("llama")
+    lora = peft.LoraConfig(target_modules=["q_proj", "down_proj"], r=2, init_lora_weights=False)
+    if wrapped:
+        hf = peft.get_peft_model(hf, lora)
+    else:
+        hf.add_adapter(lora)
+    before = hf_logits(hf.eval(), random_tokens())
+    model = HookedTransformer.from_pretrained_no_processing("tiny", hf_model=hf, merge_adapters=True, device="cpu")
+    assert_close(our_logits(model, random_tokens()), before, 1e-5)
+    assert torch.equal(hf_logits(hf, random_tokens()), before)
+    assert not torch.allclose(before, hf_logits(shared_hf("llama"), random_tokens()), atol=1e-2)
+
+
+@needs_peft
+@pytest.mark.filterwarnings("ignore")
+def test_the_folder_of_an_adapter_is_merged_on_request(tmp_path: Path) -> None:
+    import peft
+
+    base, adapter = str(tmp_path / "base"), str(tmp_path / "adapter")
+    fresh_hf("llama").save_pretrained(base)
+    lora = peft.LoraConfig(target_modules=["v_proj"], r=2, init_lora_weights=False, task_type="CAUSAL_LM")
+    hf = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(base), lora)
+    hf.save_pretrained(adapter)
+    model = HookedTransformer.from_pretrained_no_processing(adapter, merge_adapters=True, device="cpu")
+    assert_close(our_logits(model, random_tokens()), hf_logits(hf.eval(), random_tokens()), 1e-5)
+    assert model.tokenizer is None
+
+
+def test_nothing_to_merge(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="with adapters of peft, got LlamaForCausalLM without any"):
+        HookedTransformer.from_pretrained("tiny", hf_model=shared_hf("llama"), merge_adapters=True)
+    with pytest.raises(BadInput, match=r"q_proj is a Adapted, which has no merge\(\)"):
+        HookedTransformer.from_pretrained("tiny", hf_model=adapted(), merge_adapters=True)
+    with pytest.raises(BadInput, match="or the folder of an adapter; 'gpt2' is neither"):
+        HookedTransformer.from_pretrained("gpt2", merge_adapters=True)
+
+
+def test_an_adapter_without_peft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    (tmp_path / "adapter_config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(ImportError, match=r"pip install 'interp-hooks\[peft\]'"):
+        HookedTransformer.from_pretrained(str(tmp_path), merge_adapters=True)
+
+
+# ---------------------------------------------------------------------------------------------------------- quantised
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq"])
+def test_weights_that_nobody_unpacks_are_refused_before_they_load(method: str, tmp_path: Path) -> None:
+    hf = fresh_hf("llama")
+    hf.config.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    config["quantization_config"] = {"quant_method": method, "bits": 4}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(CheckpointError, match=rf"is quantised \({method}\).*checkpoint that it was made from"):
+        HookedTransformer.from_pretrained(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("method", "way_out"),
+    [
+        ("bitsandbytes", r"hf_model\.dequantize\(\)"),
+        ("fp8", r"FineGrainedFP8Config\(dequantize=True\)"),
+        ("mxfp4", r"Mxfp4Config\(dequantize=True\)"),
+        ("compressed-tensors", r"CompressedTensorsConfig\(dequantize=True\)"),
+        ("another", r"quantization_config that dequantizes while loading"),
+    ],
+)
+def test_packed_weights_name_the_way_out(method: str, way_out: str) -> None:
+    hf: Any = fresh_hf("llama")
+    packed = hf.model.layers[0].mlp.up_proj
+    packed.weight = nn.Parameter(packed.weight.detach().to(torch.uint8), requires_grad=False)
+    hf.config.quantization_config = {"quant_method": method}
+    ignored = [] if method in ("bitsandbytes", "fp8", "mxfp4") else ["quantization_config"]
+    with pytest.raises(CheckpointError, match=rf"is quantised \(.*up_proj\.weight is torch\.uint8\).*{way_out}"):
+        HookedTransformer.from_pretrained("tiny", hf_model=hf, ignore_config=ignored)

@@ -5,6 +5,7 @@ The member is a tiny Gemma 3 with a vision tower; without images it computes wha
 
 import copy
 import functools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel
 
 from interp_hooks import HookedTransformer
-from interp_hooks.errors import UnsupportedArchitecture, UnsupportedConfig, WeightMismatch
-from tests import family_configs
+from interp_hooks.errors import BadInput, UnsupportedArchitecture, UnsupportedConfig, WeightMismatch
+from interp_hooks.loading.nested import OTHER_NAMES
+from tests import coverage_of_families, family_configs
 from tests.tiny import assert_close, convert, hf_logits, log_probs, our_logits, random_tokens, redraw
 
 TOKENS = random_tokens(batch=2, pos=11)
@@ -164,3 +166,42 @@ def test_a_quirk_of_the_language_model_is_refused_by_name() -> None:
 def test_a_model_without_a_head_is_refused() -> None:
     with pytest.raises(UnsupportedArchitecture, match="Gemma3Model is not supported"):
         convert(nested().model)
+
+
+@pytest.mark.parametrize("model_type", ["mistral3", "llava", "idefics3", "aria", "qwen2_5_vl", "qwen3_vl", "llama4"])
+def test_models_that_read_images_convert_from_their_folders(model_type: str, tmp_path: Path) -> None:
+    hf = coverage_of_families.build(model_type, AutoModelForImageTextToText)
+    hf.save_pretrained(tmp_path)
+    model = HookedTransformer.from_pretrained_no_processing(str(tmp_path))
+    assert_close(our_logits(model, TOKENS), hf_logits(hf, TOKENS), 1e-4)
+    assert torch.equal(our_logits(convert(hf), TOKENS), our_logits(model, TOKENS))
+    (said,) = [line for line in model.processing_report() if line.startswith("modules of other modalities: skipped")]
+    others = {k for k in hf.state_dict() if not re.search("language_model|text_model|lm_head", k)}
+    assert re.search(rf"skipped, {len(others)} tensors of (model\.)?\w+", said)
+
+
+def test_logits_that_transformers_does_not_scale_are_refused() -> None:
+    hf = coverage_of_families.build("aya_vision", AutoModelForImageTextToText)
+    with pytest.raises(UnsupportedConfig, match=r"without the logits_scale=0\.0625 .*ignore_config=\['logits_scale'\]"):
+        convert(hf)
+    model = convert(hf, ignore_config=["logits_scale"])
+    assert_close(our_logits(model, TOKENS), hf_logits(hf, TOKENS) * 0.0625, 1e-4)
+
+
+@pytest.mark.parametrize("model_type", ["qwen2_vl", "qwen3_vl_moe", "glm4v_moe"])
+def test_a_language_model_of_another_name_is_exported_under_its_own(model_type: str) -> None:
+    hf = coverage_of_families.build(model_type, AutoModelForImageTextToText)
+    alone = convert(hf).to_hf()
+    assert alone.config.model_type == OTHER_NAMES[hf.config.get_text_config().model_type][0]
+    assert_close(hf_logits(alone, TOKENS), hf_logits(hf, TOKENS), 1e-4)
+
+
+def test_a_context_that_ends_is_not_made_longer() -> None:
+    """Beyond a chunk the model would do what is not implemented."""
+    hf = AutoModelForCausalLM.from_config(family_configs.config("llama4", attention_chunk_size=9))
+    model = convert(hf)
+    assert model.cfg.n_ctx == 9
+    with pytest.raises(BadInput, match="9"):
+        model(TOKENS)
+    with pytest.raises(BadInput, match=r"n_ctx must be 1\.\.9"):
+        convert(hf, n_ctx=10)

@@ -12,7 +12,7 @@ head's score for a query and a key is bilinear in the graph's sources (Kamath et
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -126,7 +126,8 @@ def score_terms(
         _vectors(local, hook, at, which)
         for hook, at, which in zip(hooks, (query, key), (head, head // groups), strict=True)
     )
-    terms = q.T @ k_ / model.blocks[layer].attn.scale
+    attention: Any = model.blocks[layer].attn
+    terms = q.T @ k_ / attention.scale
     names = _names(local)
     order = terms.flatten().abs().argsort(descending=True, stable=True)[:k].tolist()
     n = len(names)

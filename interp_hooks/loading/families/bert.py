@@ -13,7 +13,8 @@ from interp_hooks.loading.guard import Family
 from interp_hooks.loading.rules import Table
 
 
-def _encoder(hf: Any, *, act_fn: str, eps: float) -> dict[str, Any]:
+def encoder(hf: Any, *, act_fn: str, eps: float) -> dict[str, Any]:
+    """The fields of an encoder whose stream is normalized after each addition."""
     return basics(hf, act_fn=act_fn, eps=eps) | dict(
         n_ctx=hf.max_position_embeddings,
         attention_dir="bidirectional",
@@ -23,22 +24,25 @@ def _encoder(hf: Any, *, act_fn: str, eps: float) -> dict[str, Any]:
     )
 
 
-def _bert_config(hf: Any) -> dict[str, Any]:
-    return _encoder(hf, act_fn=hf.hidden_act, eps=hf.layer_norm_eps) | dict(
+def bert_config(hf: Any) -> dict[str, Any]:
+    """The fields of an encoder whose config calls everything as BERT's does."""
+    return encoder(hf, act_fn=hf.hidden_act, eps=hf.layer_norm_eps) | dict(
         d_mlp=hf.intermediate_size, n_token_types=hf.type_vocab_size
     )
 
 
-def _roberta_config(hf: Any) -> dict[str, Any]:
+def roberta_config(hf: Any) -> dict[str, Any]:
+    """The same, with positions counted as RoBERTa counts them."""
     offset = hf.pad_token_id + 1
-    return _bert_config(hf) | dict(positions_offset=offset, n_ctx=hf.max_position_embeddings - offset)
+    return bert_config(hf) | dict(positions_offset=offset, n_ctx=hf.max_position_embeddings - offset)
 
 
 def _distilbert_config(hf: Any) -> dict[str, Any]:
-    return _encoder(hf, act_fn=hf.activation, eps=1e-12) | dict(d_mlp=hf.hidden_dim)
+    return encoder(hf, act_fn=hf.activation, eps=1e-12) | dict(d_mlp=hf.hidden_dim)
 
 
-def _bert_weights(base: str) -> Table:
+def bert_weights(base: str) -> Table:
+    """Lines for embeddings and layers; `base` is what the model without its head is called."""
     return modules(
         f"{base}.encoder.layer.{{i}}",
         embed=f"{base}.embeddings.word_embeddings",
@@ -56,17 +60,19 @@ def _bert_weights(base: str) -> Table:
     )
 
 
+BERT_HEAD = modules(
+    mlm_dense="cls.predictions.transform.dense",
+    mlm_ln="cls.predictions.transform.LayerNorm",
+    unembed="cls.predictions.decoder",
+)
+ROBERTA_HEAD = modules(mlm_dense="lm_head.dense", mlm_ln="lm_head.layer_norm", unembed="lm_head.decoder")
+
 BERT = Family(
     model_type="bert",
     name="BERT",
     head="MaskedLM",
-    config=_bert_config,
-    weights=_bert_weights("bert")
-    | modules(
-        mlm_dense="cls.predictions.transform.dense",
-        mlm_ln="cls.predictions.transform.LayerNorm",
-        unembed="cls.predictions.decoder",
-    ),
+    config=bert_config,
+    weights=bert_weights("bert") | BERT_HEAD,
     ignored_weights=(
         r"cls\.predictions\.bias",  # the decoder's, which is what HuggingFace adds
         r"bert\.embeddings\.position_ids",  # 0, 1, 2, ... in old files
@@ -85,9 +91,8 @@ ROBERTA = replace(
     BERT,
     model_type="roberta",
     name="RoBERTa",
-    config=_roberta_config,
-    weights=_bert_weights("roberta")
-    | modules(mlm_dense="lm_head.dense", mlm_ln="lm_head.layer_norm", unembed="lm_head.decoder"),
+    config=roberta_config,
+    weights=bert_weights("roberta") | ROBERTA_HEAD,
     ignored_weights=(
         r"lm_head\.bias",  # the decoder's, which is what HuggingFace adds
         r"roberta\.embeddings\.position_ids",

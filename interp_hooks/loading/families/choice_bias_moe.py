@@ -2,15 +2,20 @@
 
 dots.llm1 (rednote 2025) and GLM-4.5 (Zhipu 2025) score with sigmoids and choose within the best groups of experts,
 ERNIE 4.5 (Baidu 2025) scores with a softmax. Some layers are dense, the others have an expert for every token too.
+Solar Open (Upstage 2025) has experts in all layers, K-EXAONE (LG AI Research 2025) rotates only layers with windows.
+Hunyuan 3 (Tencent 2026) and MiniMax-M2 (2025), which has no expert for every token, choose among all experts. Kolibri
+(2026) adds the bias before the sigmoid, and normalizes what attention and experts write too.
 """
 
 from dataclasses import replace
 from typing import Any
 
-from interp_hooks.loading.families.deepseek import EXPERTS, v3_experts
+from interp_hooks.loading.families.deepseek import EXPERTS, V3_ROUTER, v3_experts
+from interp_hooks.loading.families.exaone4 import EXAONE4
 from interp_hooks.loading.families.llama import LLAMA
-from interp_hooks.loading.families.moe import TRAINING_ONLY
-from interp_hooks.loading.families.shared import LAYER, QK_RMS, head_width, rotary, windows
+from interp_hooks.loading.families.moe import TRAINING_ONLY, expert_weights, in_every_layer, where_sparse
+from interp_hooks.loading.families.olmo import QK_NORM_ALL_HEADS
+from interp_hooks.loading.families.shared import LAYER, QK_RMS, head_width, modules, rotary, windows
 from interp_hooks.model.config import ExpertsConfig
 
 
@@ -21,6 +26,61 @@ def _dots_config(hf: Any) -> dict[str, Any]:
 def _glm_config(hf: Any) -> dict[str, Any]:
     normalized = QK_RMS if hf.use_qk_norm else {}
     return LLAMA.config(hf) | rotary(hf, head_width(hf)) | normalized | dict(experts=v3_experts(hf))
+
+
+def _solar_config(hf: Any) -> dict[str, Any]:
+    return LLAMA.config(hf) | dict(experts=v3_experts(hf, (True,) * hf.num_hidden_layers))
+
+
+def _exaone_config(hf: Any) -> dict[str, Any]:
+    experts = ExpertsConfig(
+        **V3_ROUTER,
+        n_experts=hf.num_experts,
+        experts_per_token=hf.num_experts_per_tok,
+        d_expert=hf.moe_intermediate_size,
+        layers=where_sparse(hf),
+        normalize_weights=hf.norm_topk_prob,
+        weight_scale=hf.routed_scaling_factor,
+        n_groups=hf.n_group,
+        groups_kept=hf.topk_group,
+        d_shared=hf.num_shared_experts * hf.moe_intermediate_size,
+    )
+    return EXAONE4.config(hf) | dict(norm_placement="pre", experts=experts)
+
+
+def _hunyuan_config(hf: Any) -> dict[str, Any]:
+    experts = ExpertsConfig(
+        **V3_ROUTER,
+        n_experts=hf.num_experts,
+        experts_per_token=hf.num_experts_per_tok,
+        d_expert=hf.moe_intermediate_size,
+        layers=where_sparse(hf),
+        weight_scale=hf.router_scaling_factor,
+        d_shared=hf.num_shared_experts * hf.moe_intermediate_size,
+    )
+    return LLAMA.config(hf) | QK_RMS | dict(experts=experts)
+
+
+def _minimax_config(hf: Any) -> dict[str, Any]:
+    experts = in_every_layer(hf, hf.num_local_experts, scores="sigmoid", biased_choice=True)
+    normalized = dict(qk_norm="all_heads", qk_norm_type="RMS")
+    return LLAMA.config(hf) | rotary(hf, head_width(hf)) | normalized | dict(experts=experts)
+
+
+def _kolibri_config(hf: Any) -> dict[str, Any]:
+    experts = ExpertsConfig(
+        scores="sigmoid",
+        biased_choice=True,
+        choice="logits",
+        precise_router=True,
+        n_experts=hf.num_experts,
+        experts_per_token=hf.num_experts_per_tok,
+        d_expert=hf.moe_intermediate_size,
+        layers=(True,) * hf.num_hidden_layers,
+        normalize_weights=hf.norm_topk_prob,
+        d_shared=hf.shared_expert_intermediate_size,
+    )
+    return EXAONE4.config(hf) | dict(norm_placement="pre_and_output", experts=experts)
 
 
 def _ernie_config(hf: Any) -> dict[str, Any]:
@@ -87,4 +147,71 @@ ERNIE4_5_MOE = replace(
         "moe_use_aux_free",
         "num_nextn_predict_layers",  # layers that guess further tokens ahead, which transformers does not load
     ),
+)
+
+SOLAR_OPEN = replace(
+    DOTS1,
+    model_type="solar_open",
+    name="Solar Open",
+    config=_solar_config,
+    ignored_config=(
+        *LLAMA.ignored_config,
+        *TRAINING_ONLY,
+        "partial_rotary_factor",  # an older name, which HuggingFace moves into rope_parameters
+    ),
+)
+
+EXAONE_MOE = replace(
+    DOTS1,
+    model_type="exaone_moe",
+    name="K-EXAONE",
+    config=_exaone_config,
+    ignored_weights=(*LLAMA.ignored_weights, r"mtp\..*"),  # the module that predicts the token after the next
+    ignored_config=(
+        *EXAONE4.ignored_config,
+        *TRAINING_ONLY,
+        "first_k_dense_replace",  # becomes mlp_layer_types
+    ),
+)
+
+_BIAS_BESIDE_ROUTER = {"blocks.{i}.mlp.choice_bias": f"{LAYER}.mlp.e_score_correction_bias"}
+
+HY_V3 = replace(
+    DOTS1,
+    model_type="hy_v3",
+    name="Hunyuan 3",
+    config=_hunyuan_config,
+    weights=DOTS1.weights | _BIAS_BESIDE_ROUTER,
+    ignored_weights=(
+        *LLAMA.ignored_weights,
+        r"model\.layers\.80\..*",  # the module that predicts the token after the next, in the published checkpoint
+    ),
+    ignored_config=(
+        *LLAMA.ignored_config,
+        *TRAINING_ONLY,
+        "enable_moe_fp32_combine",  # in which precision two sums are added
+        "first_k_dense_replace",  # becomes mlp_layer_types
+    ),
+)
+
+MINIMAX_M2 = replace(
+    LLAMA,
+    model_type="minimax_m2",
+    name="MiniMax-M2",
+    config=_minimax_config,
+    weights=LLAMA.weights | QK_NORM_ALL_HEADS | expert_weights() | _BIAS_BESIDE_ROUTER,
+    ignored_config=(
+        *LLAMA.ignored_config,
+        *TRAINING_ONLY,
+        "rotary_dim",  # an older name, which HuggingFace moves into rope_parameters
+    ),
+)
+
+KOLIBRI = replace(
+    DOTS1,
+    model_type="kolibri1",
+    name="Kolibri",
+    config=_kolibri_config,
+    weights=DOTS1.weights | modules(ln1_post="post_self_attn_layernorm", ln2_post="post_mlp_layernorm"),
+    ignored_config=(*LLAMA.ignored_config, *TRAINING_ONLY),
 )

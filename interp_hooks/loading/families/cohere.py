@@ -1,14 +1,17 @@
 """Command R (Cohere 2024): parallel blocks around one LayerNorm without bias, rotated adjacent pairs, scaled logits.
 
 Command R+ normalizes the queries and keys of each head. Command R7B and Command A (2024-25, `cohere2`) have windows in
-three of four layers, and only these rotate.
+three of four layers, and only these rotate. `cohere2_moe` (2026) has experts, and perhaps one for every token; a first
+few layers may be dense, and rotate in any case.
 """
 
 from dataclasses import replace
 from typing import Any
 
 from interp_hooks.loading.families.llama import LLAMA
-from interp_hooks.loading.families.shared import llama_like, rotary_where, windows
+from interp_hooks.loading.families.moe import TRAINING_ONLY, expert_weights, in_every_layer, where_sparse
+from interp_hooks.loading.families.shared import llama_like, modules, rotary_where, windows
+from interp_hooks.model.config import ExpertsConfig
 
 
 def _config(hf: Any) -> dict[str, Any]:
@@ -53,4 +56,44 @@ COHERE = replace(
         *LLAMA.ignored_config,
         "model_max_length",  # a limit of the service, which transformers does not read
     ),
+)
+
+
+def _experts(hf: Any) -> ExpertsConfig:
+    averages = hf.shared_expert_combination_strategy == "average" and hf.num_shared_experts > 0
+    return in_every_layer(
+        hf,
+        hf.num_experts,
+        scores=hf.expert_selection_fn,
+        normalize_weights=hf.norm_topk_prob or hf.expert_selection_fn == "softmax",
+        weight_scale=0.5 if averages else 1.0,
+        shared_scale=0.5 if averages else 1.0,
+        d_shared=hf.num_shared_experts * hf.intermediate_size,
+    )
+
+
+def _moe_config(hf: Any) -> dict[str, Any]:
+    sparse, always = where_sparse(hf), hf.prefix_dense_sliding_window_pattern == 1
+    rotates = [window or (always and not here) for window, here in zip(windows(hf), sparse, strict=True)]
+    fields = rotary_where(rotates, _config(hf)) | dict(
+        window_sizes=windows(hf), experts=replace(_experts(hf), layers=sparse)
+    )
+    if hf.rms_norm_eps is not None:
+        fields |= dict(normalization_type="RMS", eps=hf.rms_norm_eps)
+    return fields | dict(d_mlp=hf.prefix_dense_intermediate_size or hf.intermediate_size)
+
+
+COHERE2_MOE = replace(
+    COHERE2,
+    model_type="cohere2_moe",
+    name="Command A MoE",
+    config=_moe_config,
+    weights=COHERE2.weights
+    | expert_weights()
+    | modules(
+        shared_gate="mlp.shared_experts.gate_proj",
+        shared_up="mlp.shared_experts.up_proj",
+        shared_down="mlp.shared_experts.down_proj",
+    ),
+    ignored_config=(*COHERE2.ignored_config, *TRAINING_ONLY),
 )

@@ -16,7 +16,8 @@ from interp_hooks.loading.rules import Table
 from interp_hooks.model.config import ExpertsConfig
 
 
-def _config(hf: Any) -> dict[str, Any]:
+def latent_attention(hf: Any) -> dict[str, Any]:
+    """The fields of a model with Llama's blocks and latent attention."""
     d_head = hf.qk_nope_head_dim + hf.qk_rope_head_dim
     return LLAMA.config(hf) | dict(
         d_head=d_head,
@@ -35,12 +36,13 @@ def _yarn_magnitude(rope: dict[str, Any]) -> float:
     return 1.0 + 0.1 * rope["mscale_all_dim"] * math.log(rope["factor"])
 
 
-def _v2_experts(hf: Any) -> ExpertsConfig:
+def _v2_experts(hf: Any, layers: tuple[bool, ...] | None = None) -> ExpertsConfig:
+    dense = hf.first_k_dense_replace if layers is None else 0
     return ExpertsConfig(
         n_experts=hf.n_routed_experts,
         experts_per_token=hf.num_experts_per_tok,
         d_expert=hf.moe_intermediate_size,
-        layers=tuple(layer >= hf.first_k_dense_replace for layer in range(hf.num_hidden_layers)),
+        layers=layers or tuple(layer >= dense for layer in range(hf.num_hidden_layers)),
         normalize_weights=False,
         weight_scale=hf.routed_scaling_factor,
         d_shared=hf.n_shared_experts * hf.moe_intermediate_size,
@@ -48,22 +50,25 @@ def _v2_experts(hf: Any) -> ExpertsConfig:
     )
 
 
-def v3_experts(hf: Any) -> ExpertsConfig:
-    """The experts of DeepSeek-V3, as other families have them too."""
-    return with_sigmoids(hf, _v2_experts(hf))
+# How DeepSeek-V3's router scores and chooses, and those of other families too.
+V3_ROUTER: dict[str, Any] = dict(
+    scores="sigmoid", biased_choice=True, min_weight_sum=1e-20, group_score="top2", precise_router=True
+)
+
+
+def v3_experts(hf: Any, layers: tuple[bool, ...] | None = None) -> ExpertsConfig:
+    """The experts of DeepSeek-V3, in all layers but the first few or in the given ones."""
+    return with_sigmoids(hf, _v2_experts(hf, layers))
 
 
 def with_sigmoids(hf: Any, experts: ExpertsConfig) -> ExpertsConfig:
     """The same experts, chosen as in DeepSeek-V3."""
     return replace(
         experts,
-        scores="sigmoid",
-        biased_choice=True,
+        **V3_ROUTER | dict(precise_router=experts.precise_router),
         normalize_weights=hf.norm_topk_prob,
-        min_weight_sum=1e-20,
         n_groups=hf.n_group,
         groups_kept=hf.topk_group,
-        group_score="top2",
     )
 
 
@@ -71,11 +76,11 @@ def _v2_config(hf: Any) -> dict[str, Any]:
     experts = _v2_experts(hf)
     if hf.topk_method == "group_limited_greedy":
         experts = replace(experts, n_groups=hf.n_group, groups_kept=hf.topk_group)
-    return _config(hf) | dict(rotary_adjacent_pairs=True, experts=experts)
+    return latent_attention(hf) | dict(rotary_adjacent_pairs=True, experts=experts)
 
 
 def _v3_config(hf: Any) -> dict[str, Any]:
-    return _config(hf) | dict(rotary_adjacent_pairs=hf.rope_interleave, experts=v3_experts(hf))
+    return latent_attention(hf) | dict(rotary_adjacent_pairs=hf.rope_interleave, experts=v3_experts(hf))
 
 
 LATENT_ATTENTION: Table = {

@@ -1,9 +1,11 @@
-"""The mixtures of Granite 3 (IBM 2024): Granite with Mixtral's experts, some with an MLP for every token too."""
+"""The mixtures of Granite 3 (IBM 2024): Granite with Mixtral's experts, some with an MLP for every token too,
+some with windows and sinks.
+"""
 
 from dataclasses import replace
 from typing import Any
 
-from interp_hooks.loading.families.granite import GRANITE
+from interp_hooks.loading.families.granite import GRANITE, SINKS, windowed
 from interp_hooks.loading.families.moe import NO_EXPERT_BIASES, TRAINING_ONLY, in_every_layer
 from interp_hooks.loading.families.shared import LAYER, modules
 from interp_hooks.loading.rules import Table
@@ -44,4 +46,12 @@ GRANITE_MOE_SHARED = replace(
     name="Granite MoE with shared experts",
     config=_shared_config,
     weights=GRANITE_MOE.weights | SHARED_MLP,
+)
+
+GRANITE_MOE_SWA = replace(
+    GRANITE_MOE_SHARED,
+    model_type="granitemoe_swa",
+    name="Granite MoE SWA",
+    config=lambda hf: windowed(hf, _shared_config(hf)),
+    weights=GRANITE_MOE_SHARED.weights | SINKS,
 )

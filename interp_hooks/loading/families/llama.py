@@ -2,7 +2,8 @@
 
 Arcee (Arcee AI 2025) has a plain MLP with squared ReLU; Helium (Kyutai 2025) and ERNIE 4.5 (Baidu 2025) rotate
 adjacent pairs; Seed-OSS (ByteDance 2025) differs in its biases; SmolLM3 (Hugging Face 2025) does not rotate in every
-fourth layer.
+fourth layer. CWM (Meta 2025) has windows in three of four layers. InternLM3 (Shanghai AI Laboratory 2025) and
+IQuest-Coder (2026) are Llama under names of their own.
 """
 
 from dataclasses import replace
@@ -97,4 +98,20 @@ SMOLLM3 = replace(
         "use_sliding_window",
         "max_window_layers",
     ),
+)
+
+CWM = replace(
+    LLAMA,
+    model_type="cwm",
+    name="CWM",
+    config=lambda hf: LLAMA.config(hf) | dict(window_sizes=windows(hf)),
+)
+
+INTERNLM3 = replace(LLAMA, model_type="internlm3", name="InternLM3")
+
+IQUEST_CODER = replace(
+    LLAMA,
+    model_type="iquestcoder",
+    name="IQuest-Coder",
+    requires={**LLAMA.requires, "clip_qkv": None, "use_sliding_window": False},
 )

@@ -1,6 +1,7 @@
 """Mixtral (Jiang et al. 2024): Llama with two of eight experts for every token in place of the MLP.
 
 Phi-3.5-MoE (Abdin et al. 2024) is Mixtral with LayerNorms, biases and the routing of SparseMixer (Liu et al. 2024).
+Aria (Li et al. 2024) has an MLP for every token too.
 """
 
 from dataclasses import replace
@@ -9,7 +10,8 @@ from typing import Any
 from interp_hooks.errors import UnsupportedConfig
 from interp_hooks.loading.families.llama import LLAMA
 from interp_hooks.loading.families.moe import TRAINING_ONLY, expert_weights, in_every_layer
-from interp_hooks.loading.families.shared import window_everywhere
+from interp_hooks.loading.families.shared import LAYER, modules, window_everywhere
+from interp_hooks.model.config import ExpertsConfig
 
 
 def _config(hf: Any) -> dict[str, Any]:
@@ -20,6 +22,17 @@ def _phimoe_config(hf: Any) -> dict[str, Any]:
     fields = _config(hf)
     experts = replace(fields["experts"], scores="sparsemixer", normalize_weights=False, jitter=hf.router_jitter_noise)
     return fields | dict(normalization_type="LN", experts=experts, rotary_scaling=_phimoe_scaling(hf))
+
+
+def _aria_config(hf: Any) -> dict[str, Any]:
+    experts = ExpertsConfig(
+        n_experts=hf.moe_num_experts,
+        experts_per_token=hf.moe_topk,
+        d_expert=hf.intermediate_size,
+        layers=(True,) * hf.num_hidden_layers,
+        d_shared=hf.moe_num_shared_experts * hf.intermediate_size,
+    )
+    return LLAMA.config(hf) | dict(experts=experts)
 
 
 def _phimoe_scaling(hf: Any) -> dict[str, Any] | None:
@@ -62,4 +75,24 @@ PHIMOE = replace(
         "original_max_position_embeddings",  # a copy of the one in rope_parameters
     ),
     requires={"num_experts_per_tok": 2},  # SparseMixer's two rounds
+)
+
+ARIA = replace(
+    MIXTRAL,
+    model_type="aria_text",
+    name="Aria",
+    config=_aria_config,
+    weights=LLAMA.weights
+    | expert_weights(router="mlp.router")
+    | {
+        "blocks.{i}.mlp.experts.W_gate, blocks.{i}.mlp.experts.W_in": (
+            f"{LAYER}.mlp.experts.gate_up_proj | e d (two n) -> two e d n"
+        ),
+        "blocks.{i}.mlp.experts.W_out": f"{LAYER}.mlp.experts.down_proj",
+    }
+    | modules(
+        shared_gate="mlp.shared_experts.gate_proj",
+        shared_up="mlp.shared_experts.up_proj",
+        shared_down="mlp.shared_experts.down_proj",
+    ),
 )

@@ -23,6 +23,11 @@ def in_every_layer(hf: Any, n_experts: int, **more: Any) -> ExpertsConfig:
     )
 
 
+def where_sparse(hf: Any) -> tuple[bool, ...]:
+    """For each layer, whether `mlp_layer_types` gives it experts."""
+    return tuple(kind == "sparse" for kind in hf.mlp_layer_types)
+
+
 def expert_weights(router: str = "mlp.gate") -> Table:
     """Lines for the experts of a layer's `mlp`, and for their router."""
     return {

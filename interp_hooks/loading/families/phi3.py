@@ -1,4 +1,8 @@
-"""Phi-3 and Phi-4 (Abdin et al. 2024): Llama with fused matrices, windows, and LongRoPE (arxiv.org/abs/2402.13753)."""
+"""Phi-3 and Phi-4 (Abdin et al. 2024): Llama with fused matrices, windows, and LongRoPE (arxiv.org/abs/2402.13753).
+
+Of Phi-4-multimodal (Abouelenin et al. 2025) the language model converts, without the low-rank adapters of its other
+modalities.
+"""
 
 from dataclasses import replace
 from typing import Any
@@ -29,4 +33,12 @@ PHI3 = replace(
         "partial_rotary_factor",  # HuggingFace moves it into rope_parameters
     ),
     requires={"lm_head_bias": False, "full_attn_mod": 1, "interpolate_factor": 1},
+)
+
+PHI4_MULTIMODAL = replace(
+    PHI3,
+    model_type="phi4_multimodal",
+    name="Phi-4-multimodal",
+    ignored_weights=(*LLAMA.ignored_weights, r"model\.embed_tokens_extend\..*"),  # of images and sounds
+    ignored_config=(*PHI3.ignored_config, "vision_config", "audio_config", "resid_pdrop", "embd_pdrop"),
 )

@@ -33,7 +33,7 @@ def llama_like(hf: Any, *, act_fn: str, eps: float) -> dict[str, Any]:
     return basics(hf, act_fn=act_fn, eps=eps) | dict(
         n_key_value_heads=hf.num_key_value_heads,
         d_head=head_width(hf),
-        d_mlp=getattr(hf, "intermediate_size", 0),  # absent where every layer has experts
+        d_mlp=getattr(hf, "intermediate_size", 0),  # absent where all layers have experts
         n_ctx=hf.max_position_embeddings,
         **rotary(hf, head_width(hf)),
     )

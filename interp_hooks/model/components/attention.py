@@ -109,11 +109,18 @@ class Visibility:
         return cuts or hides or (self.causal and not everything)
 
     def mask(self, window: int | None) -> Bool[Tensor, "rows 1 query key"]:
-        """True where a query may look; through a window it sees the last `window` tokens, itself included."""
+        """True where a query may look; through a window it sees the last `window` tokens, itself included.
+
+        Where tokens see those that follow, it sees as many of them.
+        """
         if window is None or window >= self.keys:
             return self.dense
         if window not in self._windowed:
-            self._windowed[window] = self.dense & self._rows_of(self._every.triu(self.keys - self.queries - window + 1))
+            past = self.keys - self.queries
+            near = self._every.triu(past - window + 1)
+            if not self.causal:
+                near = near & self._every.tril(past + window - 1)
+            self._windowed[window] = self.dense & self._rows_of(near)
         return self._windowed[window]
 
     def _rows_of(self, square: Tensor) -> Tensor:
@@ -282,8 +289,8 @@ class Attention(AttentionCore):
         self.b_Q, self.b_K = parameter(heads, d_head), parameter(groups, d_head)
         self.b_V = parameter(groups, cfg.d_value)
         self.clip = cfg.qkv_clip
-        self.q_norm, self.k_norm = head_norm(cfg, heads), head_norm(cfg, groups)
-        self.normalizes, self.norm_after_rotary = cfg.qk_norm is not None, cfg.qk_norm_after_rotary
+        self.q_norm, self.k_norm = head_norm(cfg, heads, layer), head_norm(cfg, groups, layer)
+        self.normalizes, self.norm_after_rotary = cfg.normalizes_qk(layer), cfg.qk_norm_after_rotary
         self.gated = cfg.gated_attn
         if cfg.gated_attn:
             self.W_G = parameter(heads, d_model, cfg.d_value, lies=READER_PER_HEAD)

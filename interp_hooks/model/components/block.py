@@ -82,8 +82,9 @@ class TransformerBlock(nn.Module):
         if self.has_mixer:
             self.hook_mixer_in = HookPoint("batch pos d_model", collected=False, d_model=d_model)
         kind = cfg.normalization_type if cfg.reads_normalized_at(layer) or self.is_post else None
+        reads = cfg.mixer_at(layer) != "none" and (layer > 0 or cfg.first_attn_norm)
         written = cfg.output_norm_type if cfg.writes_normalized_at(layer) else None
-        self.ln1 = norm(cfg, None if cfg.mixer_at(layer) == "none" else kind)
+        self.ln1 = norm(cfg, kind if reads else None)
         self.attn: Mixer = mixer(cfg, layer)
         self.ln1_post = norm(cfg, written)
         self.hook_attn_out = HookPoint("batch pos d_model", d_model=d_model)

@@ -58,12 +58,12 @@ class SinusoidalPositions(nn.Module):
 
     def __init__(self, cfg: HookedTransformerConfig) -> None:
         super().__init__()
-        self.offset, self.d_model = cfg.positions_offset, cfg.d_model
+        self.offset, self.d_model, self.to_end = cfg.positions_offset, cfg.d_model, cfg.sinusoids_to_end
 
     def forward(self, positions: Int[Tensor, "rows pos"], batch: int) -> Float[Tensor, "batch pos d_model"]:
         half = self.d_model // 2
         steps = torch.arange(half, dtype=torch.float32, device=positions.device)
-        frequencies = torch.exp(steps * -(math.log(10000) / (half - 1)))
+        frequencies = torch.exp(steps * -(math.log(10000) / (half - self.to_end)))
         angles = (positions + self.offset)[..., None].float() * frequencies
         vectors = torch.cat((angles.sin(), angles.cos(), angles.new_zeros(*angles.shape[:2], self.d_model % 2)), dim=-1)
         return vectors.expand(batch, -1, -1)

@@ -2,6 +2,7 @@
 
     router logits = x W_router + b_router   --scores, choice-->   weights [.., expert], zero for experts not chosen
     experts.hook_out[e] = weights[e] * expert_e(x)                out = sum over e (+ an MLP shared by all tokens)
+                          or expert_e with neurons that get weights[e] times what they read (`weighted_inputs`)
 
 Every hook has an axis over all experts. Unless a hook of `experts` is in use, only chosen experts are computed. While
 one is, all experts are computed for every token: an expert that was not chosen has neurons to look at and, with weight
@@ -22,9 +23,8 @@ from interp_hooks.model.components.weights import TRANSPOSED, TRANSPOSED_PER_EXP
 from interp_hooks.model.config import ExpertsConfig, HookedTransformerConfig
 
 
-def _best_of(scores: Tensor, choice_bias: Tensor | None, experts: ExpertsConfig) -> Tensor:
-    """Weights that are the highest scores, within the best groups of experts, normalized and scaled."""
-    choice = scores if choice_bias is None else scores + choice_bias
+def _best_of(scores: Tensor, choice: Tensor, experts: ExpertsConfig) -> Tensor:
+    """Weights that are the scores of the best by `choice`, within the best groups of experts, normalized and scaled."""
     if experts.n_groups > 1:
         grouped = choice.unflatten(-1, (experts.n_groups, -1))
         best = grouped.topk(2, dim=-1).values.sum(-1) if experts.group_score == "top2" else grouped.amax(-1)
@@ -63,15 +63,17 @@ class Router:
             weights = _sparse_mixer(precise, self.experts)
         else:
             scores = precise.softmax(-1) if self.experts.scores == "softmax" else precise.sigmoid()
-            weights = _best_of(scores, choice_bias, self.experts)
+            choice = scores if self.experts.choice == "scores" else precise
+            weights = _best_of(scores, choice if choice_bias is None else choice + choice_bias, self.experts)
         return weights.to(logits.dtype)
 
 
 class Experts(nn.Module):
     """MLPs side by side, each with weights of its own, stacked along an axis `expert`."""
 
-    def __init__(self, cfg: HookedTransformerConfig, count: int, width: int) -> None:
+    def __init__(self, cfg: HookedTransformerConfig, experts: ExpertsConfig) -> None:
         super().__init__()
+        count, width, self.weighted_inputs = experts.n_experts, experts.d_expert, experts.weighted_inputs
         d_model, self.gated = cfg.d_model, cfg.gated_mlp
         self.act_fn: Callable[..., Tensor] = Gating(cfg) if self.gated else activation(cfg)
         if self.gated:
@@ -100,26 +102,34 @@ class Experts(nn.Module):
         out = torch.zeros_like(tokens)
         for expert in weights.ne(0).any(0).nonzero()[:, 0].tolist():
             rows = weights[:, expert].nonzero()[:, 0]
-            read = tokens[rows]
-            pre = F.linear(read, self.W_in[expert].T, self.b_in[expert])
+            read, weight = tokens[rows], weights[rows, expert, None]
+            of_neurons, of_written = (weight, None) if self.weighted_inputs else (None, weight)
+            pre = _times(F.linear(read, self.W_in[expert].T, self.b_in[expert]), of_neurons)
             if self.gated:
-                post = self.act_fn(F.linear(read, self.W_gate[expert].T, self.b_gate[expert]), pre)
+                gate = _times(F.linear(read, self.W_gate[expert].T, self.b_gate[expert]), of_neurons)
+                post = self.act_fn(gate, pre)
             else:
                 post = self.act_fn(pre)
-            written = F.linear(post, self.W_out[expert].T, self.b_out[expert])
-            out = out.index_add(0, rows, (written * weights[rows, expert, None]).to(out.dtype))
+            written = _times(F.linear(post, self.W_out[expert].T, self.b_out[expert]), of_written)
+            out = out.index_add(0, rows, written.to(out.dtype))
         return out.view_as(x)
 
     def _all(self, x: Tensor, weights: Tensor) -> Tensor:
         """The weighted sum, every expert being computed on every token."""
-        pre = torch.einsum("bpd,edm->bpem", x, self.W_in) + self.b_in
+        weight = weights[..., None]
+        of_neurons, of_written = (weight, weight.ne(0)) if self.weighted_inputs else (None, weight)
+        pre = _times(torch.einsum("bpd,edm->bpem", x, self.W_in) + self.b_in, of_neurons)
         if self.gated:
-            gate = self.hook_pre(torch.einsum("bpd,edm->bpem", x, self.W_gate) + self.b_gate)
-            post = self.act_fn(gate, self.hook_pre_linear(pre))
+            gate = _times(torch.einsum("bpd,edm->bpem", x, self.W_gate) + self.b_gate, of_neurons)
+            post = self.act_fn(self.hook_pre(gate), self.hook_pre_linear(pre))
         else:
             post = self.act_fn(self.hook_pre(pre))
         written = torch.einsum("bpem,emd->bped", self.hook_post(post), self.W_out) + self.b_out
-        return self.hook_out((written * weights[..., None]).to(x.dtype)).sum(2)
+        return self.hook_out((written * of_written).to(x.dtype)).sum(2)
+
+
+def _times(value: Tensor, weight: Tensor | None) -> Tensor:
+    return value if weight is None else value * weight
 
 
 class MoE(nn.Module):
@@ -131,9 +141,9 @@ class MoE(nn.Module):
         self.route, self.precise_router = Router(experts), experts.precise_router
         self.W_router, self.b_router = parameter(d_model, count, lies=TRANSPOSED), parameter(count)
         self.choice_bias = parameter(count) if experts.biased_choice else None
-        self.experts = Experts(cfg, count, experts.d_expert)
+        self.experts = Experts(cfg, experts)
         self.shared = mlp(cfg, experts.d_shared) if experts.d_shared else None
-        self.has_shared_gate = experts.shared_gate
+        self.has_shared_gate, self.shared_scale = experts.shared_gate, experts.shared_scale
         if experts.shared_gate:
             self.W_shared_gate, self.b_shared_gate = parameter(d_model, 1, lies=TRANSPOSED), parameter(1)
         self.hook_router_logits = HookPoint("batch pos expert", expert=count)
@@ -149,6 +159,7 @@ class MoE(nn.Module):
         shared = self.shared(x)
         if self.has_shared_gate:
             shared = torch.sigmoid(linear(x, self.W_shared_gate, self.b_shared_gate)) * shared
+        shared = shared if self.shared_scale == 1 else shared * self.shared_scale
         return out + self.hook_shared_out(shared)
 
     def _router_logits(self, x: Tensor) -> Float[Tensor, "batch pos expert"]:

@@ -155,9 +155,9 @@ def norm(cfg: HookedTransformerConfig, kind: NormalizationType | None) -> Norm |
     return NoNorm() if kind is None else Norm(kind, (cfg.d_model,), cfg.eps, gain_offset=cfg.norm_gain_offset)
 
 
-def head_norm(cfg: HookedTransformerConfig, heads: int) -> Norm | NoNorm:
-    """The normalization of queries or keys [batch, pos, head, d_head] that `cfg.qk_norm` asks for."""
-    if cfg.qk_norm is None or cfg.qk_norm_type is None:
+def head_norm(cfg: HookedTransformerConfig, heads: int, layer: int) -> Norm | NoNorm:
+    """The normalization of queries or keys [batch, pos, head, d_head] that `cfg.qk_norm` asks for in a layer."""
+    if not cfg.normalizes_qk(layer) or cfg.qk_norm_type is None:
         return NoNorm()
     every = (heads, cfg.d_head)
     return Norm(

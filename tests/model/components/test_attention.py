@@ -111,3 +111,13 @@ def test_the_mask_is_made_once() -> None:
     visibility = Visibility(5, 5, True, None, POSITIONS)
     assert visibility.dense is visibility.dense
     assert torch.equal(visibility.dense[0, 0], torch.ones(5, 5).tril().bool())
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_window_is_a_distance(causal: bool) -> None:
+    """So many tokens back, itself included; and as many ahead where those are seen."""
+    positions = torch.arange(7)[None]
+    seen = Visibility(7, 7, causal, None, positions).mask(3)[0, 0]
+    for query in range(7):
+        for key in range(7):
+            assert seen[query, key] == (0 <= query - key < 3 if causal else abs(query - key) < 3)
