@@ -169,7 +169,8 @@ def test_a_model_without_a_head_is_refused() -> None:
 def test_the_text_half_of_a_hybrid() -> None:
     """Qwen3.5 with eyes converts to its language model."""
     vision = dict(depth=1, hidden_size=16, num_heads=2, intermediate_size=16, out_hidden_size=24)
-    config = AutoConfig.for_model("qwen3_5", text_config=family_configs.config("qwen3.5").to_dict(), vision_config=vision)
+    text = family_configs.config("qwen3.5").to_dict()
+    config = AutoConfig.for_model("qwen3_5", text_config=text, vision_config=vision)
     config._attn_implementation = "eager"
     hf = AutoModelForImageTextToText.from_config(config).eval()
     redraw(hf)
