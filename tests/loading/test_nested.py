@@ -205,3 +205,17 @@ def test_a_context_that_ends_is_not_made_longer() -> None:
         model(TOKENS)
     with pytest.raises(BadInput, match=r"n_ctx must be 1\.\.9"):
         convert(hf, n_ctx=10)
+
+
+def test_the_text_half_of_a_hybrid() -> None:
+    """Qwen3.5 with eyes converts to its language model."""
+    vision = dict(depth=1, hidden_size=16, num_heads=2, intermediate_size=16, out_hidden_size=24)
+    text = family_configs.config("qwen3.5").to_dict()
+    config = AutoConfig.for_model("qwen3_5", text_config=text, vision_config=vision)
+    config._attn_implementation = "eager"
+    hf = AutoModelForImageTextToText.from_config(config).eval()
+    redraw(hf)
+    tokens = random_tokens()
+    with torch.no_grad():
+        theirs = hf(input_ids=tokens).logits
+    assert_close(our_logits(convert(hf), tokens), theirs, 1e-4)
