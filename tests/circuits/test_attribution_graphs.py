@@ -49,6 +49,7 @@ MODELS: dict[str, Any] = {
     "no-norm": CUSTOM["no-norm"],
     "output-norms": CUSTOM["output-norms"],
     "experts": CUSTOM["experts"],
+    "gated heads": dict(gated_attn=True),
 }
 
 
@@ -290,7 +291,7 @@ def test_the_first_position_may_count_as_error() -> None:
 # ----------------------------------------------------------------------------------------------------------- attention
 
 
-@pytest.mark.parametrize("name", ["gpt2", "rotary", "output-norms", "no-norm"])
+@pytest.mark.parametrize("name", ["gpt2", "rotary", "output-norms", "no-norm", "gated heads"])
 def test_heads_carry_the_whole_edge(name: str) -> None:
     model, transcoders = build(**MODELS[name]), cross_layer()
     graph = graph_of(model, transcoders)
@@ -390,7 +391,7 @@ def test_bad_input_is_told() -> None:
     for match, call in {
         "prompt must be": lambda: attribution_graph(model, TOKENS[None], transcoders),
         "mass must be": lambda: graph_of(model, transcoders, mass=0.0),
-        "causal language models with MLPs": lambda: graph_of(build(**CUSTOM["attn-only"]), transcoders),
+        "causal language models whose layers": lambda: graph_of(build(**CUSTOM["attn-only"]), transcoders),
         "width": lambda: graph_of(build(d_model=14), transcoders),
         "must write hook_mlp_out": lambda: graph_of(
             model, [dataclasses.replace(transcoder(skip=False), hook_out="blocks.1.hook_attn_out")]

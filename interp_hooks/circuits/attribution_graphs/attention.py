@@ -82,7 +82,10 @@ def edge_heads(
         pattern = local.held[f"blocks.{layer}.attn.hook_pattern"][0, :, at]  # head key
         moved = values[f"blocks.{layer}.attn.hook_v"].diff(dim=0)[0]  # key kv_head d_head
         moved = moved.repeat_interleave(len(pattern) // moved.shape[1], dim=1)
-        parts = torch.einsum("hk,khd,hd->hk", pattern.to(moved), moved, gradient[0, at].to(moved))
+        read = gradient[0, at].to(moved)
+        if (gate := local.held.get(f"blocks.{layer}.attn.hook_gate")) is not None:
+            read = read * gate[0, at].to(moved)
+        parts = torch.einsum("hk,khd,hd->hk", pattern.to(moved), moved, read)
         for head, key in parts.nonzero().tolist():
             weight, paid = float(parts[head, key]), float(pattern[head, key])
             rows.append(dict(layer=layer, head=head, key=key, weight=weight, pattern=paid))

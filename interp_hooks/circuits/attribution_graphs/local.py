@@ -1,7 +1,8 @@
 """A model around one prompt, with its MLPs in terms of transcoder features: the local replacement model.
 
-Attention patterns and the scales of norms are held as they were, and of an MLP's output only a transcoder's skip
-follows its input. What is left is linear (Ameisen et al. 2025, transformer-circuits.pub/2025/attribution-graphs):
+Attention patterns, gates on heads and the scales of norms are held as they were, and of an MLP's output only a
+transcoder's skip follows its input. What is left is linear (Ameisen et al. 2025,
+transformer-circuits.pub/2025/attribution-graphs):
 
     source    the embedding of a token, a feature that is active at a position (its activation times its decoder row),
               an error at a position (what an MLP writes and its features don't)
@@ -93,7 +94,9 @@ class LocalModel:
         self.writers = _writers(model, one)
         one.refuse_unfit(model)
         self.final = self.stream.entering(model.cfg.n_layers)
-        held = [name for name in model.hook_dict if name.endswith(("hook_scale", "attn.hook_pattern"))]
+        held = [
+            name for name in model.hook_dict if name.endswith(("hook_scale", "attn.hook_pattern", "attn.hook_gate"))
+        ]
         self.recording = record(
             model, Run(self.tokens), {*held, *one.layers_in, *self.writers, EMBED, self.final, "unembed.hook_out"}
         )
@@ -315,8 +318,8 @@ def _writers(model: HookedTransformer, transcoders: CrossLayerTranscoder) -> dic
         BadInput: the transcoders write elsewhere, or the model has other parts than attention and MLPs.
     """
     cfg = model.cfg
-    if cfg.attn_only or cfg.mlm_head or cfg.attention_dir != "causal":
-        raise BadInput("attribution graphs are of causal language models with MLPs")
+    if cfg.attn_only or cfg.mlm_head or cfg.attention_dir != "causal" or cfg.mixers is not None:
+        raise BadInput("attribution graphs are of causal language models whose layers have attention and MLPs")
     stops = [
         stop
         for stop in Stream(model).stops
