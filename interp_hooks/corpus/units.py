@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -117,6 +117,8 @@ def neurons(layers: Sequence[int] | None = None, hook: str = "post", part: Part 
     after the other, "post" times the router's weight of the expert, so that it is 0 at tokens that do not pass it) or
     "shared" (the MLP that all pass).
     """
+    if part not in get_args(Part):
+        raise BadInput(f"part must be one of {', '.join(get_args(Part))}, got {told(part)}")
     of_experts = part == "experts" and hook == "post"
     name = "_".join(["neuron", *([part] if part != "mlp" else []), *([hook] if hook != "post" else [])])
     module = f"blocks.{LAYER}.mlp"

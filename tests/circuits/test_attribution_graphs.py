@@ -390,8 +390,9 @@ def test_bad_input_is_told() -> None:
     graph = graph_of(model, transcoders)
     for match, call in {
         "prompt must be": lambda: attribution_graph(model, TOKENS[None], transcoders),
+        "max_features must be": lambda: graph_of(model, transcoders, max_features=-1),
         "mass must be": lambda: graph_of(model, transcoders, mass=0.0),
-        "causal language models whose layers": lambda: graph_of(build(**CUSTOM["attn-only"]), transcoders),
+        "causal language models whose layers": lambda: graph_of(build(attention_dir="bidirectional"), transcoders),
         "width": lambda: graph_of(build(d_model=14), transcoders),
         "must write hook_mlp_out": lambda: graph_of(
             model, [dataclasses.replace(transcoder(skip=False), hook_out="blocks.1.hook_attn_out")]

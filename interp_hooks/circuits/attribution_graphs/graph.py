@@ -259,6 +259,8 @@ def attribution_graph(
         raise BadInput(f"an attribution graph is of one prompt: token ids [pos], got shape {list(tokens.shape)}")
     if not 0 < mass <= 1 or max_logits < 1 or at_once < 1:
         raise BadInput("mass must be above 0 and at most 1, and max_logits and at_once at least 1")
+    if max_features is not None and max_features < 0:
+        raise BadInput(f"max_features must be at least 0, or None for all, got {max_features}")
     local = LocalModel(model, tokens, transcoders, first_as_error=first_as_error)
     return _Tracer(local, max_logits, mass).graph(max_features, at_once, progress)
 

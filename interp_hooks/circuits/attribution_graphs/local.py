@@ -91,8 +91,8 @@ class LocalModel:
         self.model, self.transcoders, self.first_as_error = model, one.to(model.device), first_as_error
         self.tokens, self.n_pos = tokens[None].to(model.device), len(tokens)
         self.stream = Stream(model)
-        self.writers = _writers(model, one)
         one.refuse_unfit(model)
+        self.writers = _writers(model, one)
         self.final = self.stream.entering(model.cfg.n_layers)
         held = [
             name for name in model.hook_dict if name.endswith(("hook_scale", "attn.hook_pattern", "attn.hook_gate"))

@@ -13,7 +13,7 @@ from interp_hooks.studies import ablation_effects
 from interp_hooks.studies.neurons import causes
 from interp_hooks.studies.neurons.contexts import Found, random_contexts, top_contexts
 from tests.studies.neurons.planted import scanned
-from tests.tiny import CUSTOM, build
+from tests.tiny import CUSTOM, build, unchecked_types
 
 UNITS = [(1, 3), (0, 7), (1, 12), (2, 0)]
 
@@ -129,3 +129,8 @@ def test_units_that_were_not_measured_are_told() -> None:
         ablation_effects(model, scan, [(3, 0)])
     with pytest.raises(BadInput, match="got none"):
         ablation_effects(model, scan, [])
+
+
+def test_a_part_that_there_is_not_is_told() -> None:
+    with unchecked_types(), pytest.raises(BadInput, match="part must be one of mlp, experts, shared, got 'exprts'"):
+        neurons(part="exprts")  # pyright: ignore[reportArgumentType]
