@@ -10,7 +10,7 @@ Inputs are scaled so that their norm is sqrt(d) on average, which the finished d
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from interp_hooks.dictionaries.activations import BatchTopK, Gated, JumpReLU, ReLU, TopK
+from interp_hooks.dictionaries.active import decoded, encoded, largest_of_batch, largest_of_tokens
 from interp_hooks.dictionaries.base import Dictionary
 from interp_hooks.dictionaries.crosscoder import Crosscoder
 from interp_hooks.dictionaries.recipe import Recipe
@@ -25,6 +26,7 @@ from interp_hooks.dictionaries.single import SAE, Transcoder
 
 BANDWIDTH = 0.05  # of the rectangle that stands for the derivative of a step (2407.14435)
 FIRST_THRESHOLD = 0.01
+FEW = ("batchtopk", "topk")  # of these kinds few features are active
 RATE = 0.01  # of the running mean of thresholds
 
 
@@ -68,7 +70,7 @@ class Trainable(nn.Module):
         self, recipe: Recipe, x: Float[Tensor, "token site d_in"], y: Float[Tensor, "token site d_out"]
     ) -> None:
         super().__init__()
-        self.recipe = recipe
+        self.recipe, self._l0 = recipe, 0.0
         dtype, device = torch.promote_types(x.dtype, torch.float32), x.device
         x, y = x.to(dtype), y.to(dtype)
         self.scale: Tensor
@@ -105,33 +107,65 @@ class Trainable(nn.Module):
     def loss(self, x: Tensor, y: Tensor, dead_after: int) -> tuple[Tensor, dict[str, float]]:
         """The loss of a batch [token site d], and of it L0, explained variance and the share of dead features."""
         x, y = (self._flat(one, scale) for one, scale in ((x, self.scale), (y, self.scale_out)))
-        pre = self.pre(x)
-        features = self.features(pre)
         skip = 0.0 if self.W_skip is None else x @ self.W_skip
-        r = features @ self.W_dec + self.b_dec + skip
+        dead = self.since_active >= dead_after
+        revives = bool(self.recipe.aux) and bool(dead.any())
+        said, smallest, pre = (self._listed if self.recipe.kind in FEW else self._dense)(x, revives)
+        r = said(self.recipe.n_features) + self.b_dec + skip
         loss = (y - r).square().sum(-1).mean()
         if prefixes := self.recipe.prefixes:
-            parts = [features[:, :n] @ self.W_dec[:n] + self.b_dec + skip for n in prefixes]
+            parts = [said(n) + self.b_dec + skip for n in prefixes]
             loss = (loss + torch.stack([(y - part).square().sum(-1).mean() for part in parts]).sum()) / (
                 1 + len(prefixes)
             )
-        loss = loss + self._sparsity(pre, y, skip)
-        dead = self.since_active >= dead_after
-        if self.recipe.aux and bool(dead.any()):
-            loss = loss + self.recipe.aux * self._revival(pre, (y - r).detach(), dead)
+        if pre is not None:
+            loss = loss + self._sparsity(pre, y, skip)
+            if revives:
+                loss = loss + self.recipe.aux * self._revival(pre, (y - r).detach(), dead)
         with torch.no_grad():
-            active = features > 0
-            self.since_active += len(x)
-            self.since_active[active.any(0)] = 0
-            if self.recipe.kind == "batchtopk" and bool(active.any()):
-                self._follow(features[active].min().double())
+            if self.recipe.kind == "batchtopk" and smallest is not None:
+                self._follow(smallest.double())
             variance = (y - y.mean(0)).square().sum()
             told = {
-                "l0": float(active.sum() / len(x)),
+                "l0": self._l0,
                 "explained_variance": float(1 - (y - r).square().sum() / variance) if variance > 0 else float("nan"),
                 "dead": float(dead.double().mean()),
             }
         return loss, told
+
+    def _dense(self, x: Tensor, revives: bool) -> tuple[Callable[[int], Tensor], Tensor | None, Tensor]:
+        """What the first n features say, the smallest active feature, and all pre-activations."""
+        pre = self.pre(x)
+        features = self.features(pre)
+        with torch.no_grad():
+            active = features > 0
+            self._count(len(x), active.any(0), int(active.sum()))
+        return lambda n: features[:, :n] @ self.W_dec[:n], None, pre
+
+    def _listed(self, x: Tensor, revives: bool) -> tuple[Callable[[int], Tensor], Tensor | None, Tensor | None]:
+        """The same, where few features are active; pre-activations are there for dead features alone."""
+        shift = self.b_enc - self.b_dec @ self.W_enc if self.recipe.is_sae else self.b_enc
+        with torch.set_grad_enabled(revives):
+            pre = x @ self.W_enc + shift
+        k, guess = self.recipe.k, 0.8 * float(self.threshold_mean.nan_to_num(0.0))
+        kept = pre.detach()
+        active = largest_of_tokens(kept, k) if self.recipe.kind == "topk" else largest_of_batch(kept, k * len(x), guess)
+        values = encoded(x, self.W_enc, shift, kept, active)
+        some = torch.zeros_like(self.since_active, dtype=torch.bool).index_fill_(0, active.feature, True)
+        self._count(len(x), some, len(values))
+
+        def said(n: int) -> Tensor:
+            if n == self.recipe.n_features:
+                return decoded(values, self.W_dec, active)
+            which = active.below(n)
+            return decoded(values[which], self.W_dec, active.chosen(which))
+
+        return said, values.detach().min() if len(values) else None, pre if revives else None
+
+    def _count(self, tokens: int, active: Tensor, number: int) -> None:
+        self.since_active += tokens
+        self.since_active[active] = 0
+        self._l0 = number / tokens
 
     def _flat(self, value: Tensor, scale: Tensor) -> Float[Tensor, "token d"]:
         return (value.to(self.dtype) * scale[:, None]).flatten(1)
@@ -141,15 +175,10 @@ class Trainable(nn.Module):
         return (x - self.b_dec if self.recipe.is_sae else x) @ self.W_enc + self.b_enc
 
     def features(self, pre: Float[Tensor, "token feature"]) -> Float[Tensor, "token feature"]:
-        """Features in training."""
-        kind = self.recipe.kind
-        if kind == "batchtopk":
-            return BatchTopK(self.threshold_mean, k=self.recipe.k).of_batch(pre)
-        if kind == "topk":
-            return TopK(self.recipe.k)(pre)
+        """Features in training, of kinds of which many may be active."""
         if self.threshold is not None:
             return _Jump.apply(pre.relu(), self.threshold)  # pyright: ignore[reportReturnType]
-        return self._gate()(pre) if kind == "gated" else pre.relu()
+        return self._gate()(pre) if self.recipe.kind == "gated" else pre.relu()
 
     def _gate(self) -> Gated:
         assert self.r_mag is not None

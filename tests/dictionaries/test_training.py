@@ -21,6 +21,7 @@ from interp_hooks.dictionaries import (
     train_on_activations,
 )
 from interp_hooks.dictionaries import training as module
+from interp_hooks.dictionaries.active import largest_of_batch
 from interp_hooks.dictionaries.buffer import ActivationBuffer
 from interp_hooks.dictionaries.trainable import BANDWIDTH, Trainable, _Jump, _Step
 from interp_hooks.errors import BadInput, UnknownHook
@@ -72,6 +73,52 @@ def test_planted_features_are_found(kind: str) -> None:
     assert l0 <= 2 if kind == "topk" else 1 < l0 < 5
     if kind in ("batchtopk", "matryoshka"):
         assert l0 == pytest.approx(2, abs=0.2)  # the threshold keeps in use what the batch kept in training
+
+
+@pytest.mark.parametrize("kind", ["batchtopk", "topk"])
+@pytest.mark.parametrize("options", [{}, {"prefixes": (5, 11)}, {"hook_out": "y", "skip": True}], ids=str)
+def test_a_list_of_active_features_gives_what_the_matrix_gives(kind: Any, options: dict[str, Any]) -> None:
+    """Loss and gradients, some features dead, beside all pre-activations differentiated as they are."""
+    draw = torch.Generator().manual_seed(3)
+    x, y = torch.randn(2, 40, 1, 8, generator=draw, dtype=torch.float64).unbind()
+    y = y if "hook_out" in options else x
+    part = Trainable(Recipe(hook="x", n_features=20, k=3, kind=kind, **options), x, y)
+    with torch.no_grad():
+        for weight in part.parameters():
+            weight.copy_(torch.randn(weight.shape, generator=draw, dtype=torch.float64))
+        part.since_active[:4] = 1000
+        part.threshold_mean.fill_(2.0)
+    loss, told = part.loss(x, y, dead_after=500)
+    found = torch.autograd.grad(loss, list(part.parameters()), materialize_grads=True)
+    x, y = x[:, 0] * part.scale, y[:, 0] * part.scale_out
+    pre = (x - part.b_dec if "hook_out" not in options else x) @ part.W_enc + part.b_enc
+    positive = pre.relu()
+    least = (
+        positive.flatten().topk(3 * 40).values[-1] if kind == "batchtopk" else positive.topk(3, dim=1).values[:, -1:]
+    )
+    features = torch.where(positive >= least, positive, 0.0)
+    skip = 0.0 if part.W_skip is None else x @ part.W_skip
+    errors = [y - (features[:, :n] @ part.W_dec[:n] + part.b_dec + skip) for n in (20, *options.get("prefixes", ()))]
+    by_hand = torch.stack([error.square().sum(1).mean() for error in errors]).mean()
+    dead = torch.where(torch.arange(20) < 4, pre, -torch.inf).topk(4, dim=1)
+    acts = torch.zeros_like(pre).scatter(1, dead.indices, dead.values)
+    by_hand = by_hand + part.recipe.aux * (errors[0].detach() - acts @ part.W_dec).square().sum(1).mean()
+    assert loss.item() == pytest.approx(by_hand.item())
+    assert told["l0"] == pytest.approx(float((features > 0).sum()) / 40)
+    wanted = torch.autograd.grad(by_hand, list(part.parameters()), materialize_grads=True)
+    for one, other in zip(found, wanted, strict=True):
+        assert torch.allclose(one, other, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("guess", [0.0, 0.4, 1.5, 50.0])
+def test_a_guess_changes_no_choice(guess: float) -> None:
+    pre = torch.randn(30, 17, generator=torch.Generator().manual_seed(0))
+    active = largest_of_batch(pre, 60, guess)
+    chosen = torch.zeros_like(pre, dtype=torch.bool)
+    chosen[active.token, active.feature] = True
+    assert torch.equal(chosen, pre >= pre.flatten().topk(60).values[-1])
+    few = largest_of_batch(pre - 2.0, 500, guess)
+    assert len(few.token) == int((pre > 2.0).sum())
 
 
 def test_prefixes_stand_on_their_own() -> None:
