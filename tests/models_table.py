@@ -25,14 +25,18 @@ def rows() -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def converts(row: dict[str, str]) -> bool:
+    """Whether the checkpoint converts: a family does its type, and nothing is said against it."""
+    return row["model_type"] in FAMILIES and not row["why_not"]
+
+
 def lines() -> Iterator[str]:
     """The page, line by line."""
     listed = rows()
-    count = sum(row["model_type"] in FAMILIES for row in listed)
+    count = sum(map(converts, listed))
     yield from (HEAD, f"{count} of these {len(listed)} convert.\n", "| model | `model_type` | |", "|---|---|---|")
     for row in listed:
-        converts = row["model_type"] in FAMILIES
-        told = "converts" if converts else f"no: {row['why_not']}"
+        told = "converts" if converts(row) else f"no: {row['why_not']}"
         note = f"; {row['note']}" if row["note"] else ""
         yield f"| {row['model']} | `{row['model_type']}` | {told}{note} |"
 

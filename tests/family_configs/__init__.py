@@ -10,6 +10,7 @@ Beside the config's own arguments an entry may say how it is compared:
     exact=True       HuggingFace computes it in float64 throughout (otherwise some steps are float32)
     attention="sdpa" with which attention of HuggingFace's (default: "eager")
     std=0.6          spread of its random parameters (default: 0.2), where their size would leave attention uniform
+    pads=False       HuggingFace counts padding as text, so that generation is compared row by row, without padding
     bf16=2.0         how much further from the truth than HuggingFace bfloat16 may be (default: `BF16` of the suite)
 """
 
@@ -22,7 +23,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 D_VOCAB = 61
-_OURS = ("exact", "bf16", "attention", "std")
+_OURS = ("exact", "bf16", "attention", "std", "pads")
 
 ALL: dict[str, dict[str, Any]] = {}
 for _module in pkgutil.iter_modules(__path__):

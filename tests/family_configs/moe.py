@@ -136,6 +136,17 @@ _KOLIBRI = _SIZES | dict(
 )
 _KOLIBRI.pop("intermediate_size")
 
+_AFMOE = _SIZES | dict(
+    model_type="afmoe",
+    intermediate_size=40,
+    head_dim=10,
+    num_experts=5,
+    moe_intermediate_size=14,
+    num_shared_experts=2,
+    layer_types=_MIXED,
+    sliding_window=4,
+)
+
 CONFIGS: dict[str, dict[str, Any]] = {
     "mixtral": _MIXTRAL,
     "mixtral-tied-window": _MIXTRAL | dict(sliding_window=4, head_dim=10, tie_word_embeddings=True),
@@ -213,4 +224,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "aria-tied": _ARIA | dict(moe_num_shared_experts=1, moe_topk=3, tie_word_embeddings=True),
     "kolibri": _KOLIBRI,
     "kolibri-tied-normalized": _KOLIBRI | dict(norm_topk_prob=True, tie_word_embeddings=True, rope_parameters=_YARN),
+    "afmoe": _AFMOE | dict(attention_bias=True, mup_enabled=True, route_scale=1.7),
+    "afmoe-tied-yarn": _AFMOE
+    | dict(num_dense_layers=2, num_shared_experts=1, tie_word_embeddings=True, rope_parameters=_YARN),
 }

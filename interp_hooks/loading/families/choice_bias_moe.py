@@ -4,7 +4,8 @@ dots.llm1 (rednote 2025) and GLM-4.5 (Zhipu 2025) score with sigmoids and choose
 ERNIE 4.5 (Baidu 2025) scores with a softmax. Some layers are dense, the others have an expert for every token too.
 Solar Open (Upstage 2025) has experts in all layers, K-EXAONE (LG AI Research 2025) rotates only layers with windows.
 Hunyuan 3 (Tencent 2026) and MiniMax-M2 (2025), which has no expert for every token, choose among all experts. Kolibri
-(2026) adds the bias before the sigmoid, and normalizes what attention and experts write too.
+(2026) adds the bias before the sigmoid, and normalizes what attention and experts write too. Trinity (Arcee AI 2025)
+has norms of both kinds too, gates on what attention heads write, and rotates only layers with windows.
 """
 
 from dataclasses import replace
@@ -15,7 +16,7 @@ from interp_hooks.loading.families.exaone4 import EXAONE4
 from interp_hooks.loading.families.llama import LLAMA
 from interp_hooks.loading.families.moe import TRAINING_ONLY, expert_weights, in_every_layer, where_sparse
 from interp_hooks.loading.families.olmo import QK_NORM_ALL_HEADS
-from interp_hooks.loading.families.shared import LAYER, QK_RMS, head_width, modules, rotary, windows
+from interp_hooks.loading.families.shared import LAYER, QK_RMS, head_width, modules, rotary, rotary_where, windows
 from interp_hooks.model.config import ExpertsConfig
 
 
@@ -81,6 +82,30 @@ def _kolibri_config(hf: Any) -> dict[str, Any]:
         d_shared=hf.shared_expert_intermediate_size,
     )
     return EXAONE4.config(hf) | dict(norm_placement="pre_and_output", experts=experts)
+
+
+def _afmoe_config(hf: Any) -> dict[str, Any]:
+    experts = ExpertsConfig(
+        **V3_ROUTER,
+        n_experts=hf.num_experts,
+        experts_per_token=hf.num_experts_per_tok,
+        d_expert=hf.moe_intermediate_size,
+        layers=tuple(layer >= hf.num_dense_layers for layer in range(hf.num_hidden_layers)),
+        weight_scale=hf.route_scale,
+        d_shared=hf.num_shared_experts * hf.moe_intermediate_size,
+    )
+    fields = (
+        LLAMA.config(hf)
+        | QK_RMS
+        | dict(
+            norm_placement="pre_and_output",
+            embed_scale=hf.hidden_size**0.5 if hf.mup_enabled else 1.0,
+            gated_attn=True,
+            window_sizes=windows(hf),
+            experts=experts,
+        )
+    )
+    return rotary_where(windows(hf), fields)
 
 
 def _ernie_config(hf: Any) -> dict[str, Any]:
@@ -214,4 +239,28 @@ KOLIBRI = replace(
     config=_kolibri_config,
     weights=DOTS1.weights | modules(ln1_post="post_self_attn_layernorm", ln2_post="post_mlp_layernorm"),
     ignored_config=(*LLAMA.ignored_config, *TRAINING_ONLY),
+)
+
+AFMOE = replace(
+    DOTS1,
+    model_type="afmoe",
+    name="Trinity (AFMoE)",
+    config=_afmoe_config,
+    weights=DOTS1.weights
+    | modules(
+        ln2="pre_mlp_layernorm",
+        ln1_post="post_attention_layernorm",
+        ln2_post="post_mlp_layernorm",
+        router="mlp.router.gate",
+    )
+    | {
+        "blocks.{i}.attn.W_G": f"{LAYER}.self_attn.gate_proj.weight | (h k) d -> h d k",
+        "blocks.{i}.attn.b_G": None,
+        "blocks.{i}.mlp.choice_bias": f"{LAYER}.mlp.expert_bias",
+    },
+    ignored_config=(
+        *LLAMA.ignored_config,
+        *TRAINING_ONLY,
+        "global_attn_every_n_layers",  # layer_types say what comes of it
+    ),
 )
