@@ -16,7 +16,7 @@ import time
 
 import torch
 
-D, FEATURES, K, BATCH, STEPS = 256, 2048, 32, 1024, 60
+D, FEATURES, K, BATCH, STEPS = 256, 2048, 32, 1024, 500
 PEER = "sae-lens==6.54.12 transformer-lens==3.9.0"
 
 
