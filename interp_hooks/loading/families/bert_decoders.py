@@ -1,7 +1,8 @@
 """BERT as a decoder: every token sees those before it, and the next one is predicted.
 
 BertGeneration (Rothe et al. 2019) has no head before the unembedding and no token types. BigBird (Zaheer et al. 2020)
-keeps BERT's head; as a decoder it attends to all earlier tokens, since its sparse attention sees later ones.
+keeps BERT's head; as a decoder it attends to all earlier tokens, since its sparse attention sees later ones. RoFormer
+(Su et al. 2021) rotates adjacent pairs in place of learned positions.
 """
 
 from dataclasses import replace
@@ -19,6 +20,11 @@ def _bert_generation_config(hf: Any) -> dict[str, Any]:
 def _big_bird_config(hf: Any) -> dict[str, Any]:
     scale = hf.hidden_size**0.5 if hf.rescale_embeddings else 1.0
     return bert_config(hf) | dict(attention_dir="causal", embed_scale=scale)
+
+
+def _roformer_config(hf: Any) -> dict[str, Any]:
+    rotary = dict(positional_embedding_type="rotary", rotary_adjacent_pairs=True)
+    return bert_config(hf) | rotary | dict(attention_dir="causal")
 
 
 BERT_GENERATION = replace(
@@ -48,4 +54,19 @@ BIG_BIRD = replace(
         *("block_size", "num_random_blocks"),  # of sparse attention
     ),
     requires={**BERT_GENERATION.requires, "attention_type": "original_full"},
+)
+
+ROFORMER = replace(
+    BERT,
+    model_type="roformer",
+    name="RoFormer (decoder)",
+    head="CausalLM",
+    config=_roformer_config,
+    weights=bert_weights("roformer") | BERT_HEAD,
+    ignored_weights=(
+        r"cls\.predictions\.bias",  # the decoder's, which is what HuggingFace adds
+        r"roformer\.encoder\.embed_positions\.weight",  # sines and cosines of the rotation
+    ),
+    ignored_config=("embedding_size",),  # shows in the tensors
+    requires={"is_decoder": True, "add_cross_attention": False, "rotary_value": False},
 )
