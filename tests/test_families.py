@@ -197,11 +197,12 @@ def test_resuming_at_a_layer_with_a_cached_prefix(name: str) -> None:
 
 def generated(name: str, tokens: Tensor, real: Tensor) -> Tensor:
     """Padded rows and the four tokens that HuggingFace generates after each; without the padding where it matters."""
-    hf = member(name)
+    hf, options = member(name), dict(max_new_tokens=4, do_sample=False)
     if CONFIGS[name].get("pads", True):
-        return hf.generate(tokens, attention_mask=real.long(), max_new_tokens=4, do_sample=False)
-    rows = (hf.generate(tokens[row][real[row]][None], max_new_tokens=4, do_sample=False) for row in range(len(tokens)))
-    return torch.cat((tokens, torch.cat([row[:, -4:] for row in rows])), dim=1)
+        return hf.generate(tokens, attention_mask=real.long(), **options)
+    alone = [row[here][None] for row, here in zip(tokens, real, strict=True)]
+    new = [hf.generate(row, attention_mask=torch.ones_like(row), **options)[:, -4:] for row in alone]
+    return torch.cat((tokens, torch.cat(new)), dim=1)
 
 
 @every_member

@@ -85,11 +85,15 @@ MODEL_CLASS = {"gpt2": GPT2LMHeadModel, "gpt_neox": GPTNeoXForCausalLM, "llama":
 
 
 def redraw(model: nn.Module, seed: int = 0, std: float = 0.2) -> None:
-    """Draw every parameter from N(0, std), gains and biases included, and the buffers that are biases."""
+    """Draw every parameter from N(0, std), gains and biases included, and the buffers that are biases.
+
+    Tables of sines, which are parameters in some models, stay as they are.
+    """
     generator = torch.Generator().manual_seed(seed)
     kept = model.state_dict()
     biases = [buffer for name, buffer in model.named_buffers() if name.endswith("bias") and name in kept]
-    weights = [*model.parameters(), *biases]
+    tables = {id(part.weight) for part in model.modules() if "Sinusoidal" in type(part).__name__ and part._parameters}
+    weights = [*(weight for weight in model.parameters() if id(weight) not in tables), *biases]
     with torch.no_grad():
         for weight in weights:
             drawn = torch.randn(weight.shape, generator=generator, dtype=torch.float64) * std

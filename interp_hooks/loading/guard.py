@@ -23,6 +23,9 @@ HARMLESS = re.compile(
     r"|(gradient_checkpointing|js_config|initializer_range|unsloth_.*|base_model_.*_plan)"
 )
 
+# Classes of language models whose configs transformers has in no mapping, since they are parts of others.
+ALONE = {"emu3_text_model": "Emu3ForCausalLM"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
@@ -68,8 +71,11 @@ class Family:
         import transformers
         from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-        nested = hf_config is not hf_config.get_text_config()
-        if nested and hf_config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        text = hf_config.get_text_config()
+        if hf_config.model_type in ALONE:
+            return getattr(transformers, ALONE[text.model_type])
+        as_text = hf_config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and text.model_type not in ALONE
+        if hf_config is not text and not as_text:
             return transformers.AutoModelForImageTextToText
         return self.auto_class
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from interp_hooks.errors import UnsupportedConfig
-from interp_hooks.loading.guard import Family
+from interp_hooks.loading.guard import ALONE, Family
 
 # Language models that have another type within a model of several modalities: by that type, the one that they have
 # alone, and the settings that the whole leaves out. Rotation by three coordinates of a place in an image is, in a text,
@@ -21,14 +21,20 @@ OTHER_NAMES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3_vl_text": ("qwen3", {}),
     "qwen3_vl_moe_text": ("qwen3_moe", {"norm_topk_prob": True}),
     "glm4v_moe_text": ("glm4_moe", {"use_qk_norm": False}),
+    "emu3_text_model": ("llama", {}),
 }
 
 
 def multimodal_class(hf_config: Any) -> str | None:
-    """The class of transformers that reads images and text with such a config, if there is one."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    """The class of transformers that reads images, or sounds, and text with such a config, if there is one."""
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    )
 
-    return MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.get(hf_config.model_type)
+    nested = hf_config is not hf_config.get_text_config()
+    more = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES if nested else ALONE
+    return {**more, **MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES}.get(hf_config.model_type)
 
 
 def language_config(hf_config: Any) -> Any:

@@ -15,6 +15,16 @@ _MOE = _COHERE2 | dict(
     logit_scale=0.3,
 )
 
+_COMPASS = SIZES | dict(
+    model_type="cohere_compass_text",
+    layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+    sliding_window=4,
+    rope_parameters={
+        "sliding_attention": {"rope_type": "default", "rope_theta": 50.0, "mrope_section": [1, 1, 1]},
+        "full_attention": None,
+    },
+)
+
 CONFIGS: dict[str, dict[str, Any]] = {
     "cohere": _COHERE | dict(use_qk_norm=True, attention_bias=True, tie_word_embeddings=False, logit_scale=0.3),
     "cohere-tied-ungrouped-no-qk-norm": _COHERE | dict(num_key_value_heads=None, rope_parameters=YARN),
@@ -33,4 +43,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         tie_word_embeddings=False,
     ),
     "cohere2-moe-rms-unshared": _MOE | dict(expert_selection_fn="sigmoid", norm_topk_prob=False, rms_norm_eps=0.01),
+    "cohere-compass": _COMPASS | dict(attention_bias=True, tie_word_embeddings=False),
+    "cohere-compass-tied-full": _COMPASS
+    | dict(layer_types=["full_attention"] * 3, logit_scale=0.3, rope_parameters={"full_attention": YARN}),
 }

@@ -1,4 +1,4 @@
-"""Llama, Arcee, Helium, ERNIE 4.5, Seed-OSS, SmolLM3, CWM, InternLM3 and IQuest-Coder."""
+"""Llama, Arcee, Helium, ERNIE 4.5, Seed-OSS, SmolLM3, CWM, InternLM3, IQuest-Coder and Moshi."""
 
 from typing import Any
 
@@ -29,6 +29,8 @@ _ERNIE = SIZES | dict(model_type="ernie4_5")
 _SEED = SIZES | dict(model_type="seed_oss", head_dim=10)
 _SMOLLM = SIZES | dict(model_type="smollm3", pad_token_id=0)
 _CWM = SIZES | dict(model_type="cwm", head_dim=10, sliding_window=4)
+_MOSHI = {name: value for name, value in SIZES.items() if name != "intermediate_size"}
+_MOSHI |= dict(model_type="moshi", ffn_dim=40, head_dim=6, sliding_window=32)
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "llama": _LLAMA,
@@ -61,4 +63,6 @@ CONFIGS: dict[str, dict[str, Any]] = {
     | dict(num_key_value_heads=4, tie_word_embeddings=True, layer_types=["sliding_attention"] * 3),
     "internlm3": SIZES | dict(model_type="internlm3", head_dim=10, attention_bias=True, mlp_bias=True),
     "iquestcoder": SIZES | dict(model_type="iquestcoder", head_dim=10, clip_qkv=None, use_sliding_window=False),
+    "moshi": _MOSHI,
+    "moshi-yarn-ungrouped": _MOSHI | dict(num_key_value_heads=4, rope_parameters=YARN),
 }

@@ -196,6 +196,16 @@ def test_a_language_model_of_another_name_is_exported_under_its_own(model_type: 
     assert_close(hf_logits(alone, TOKENS), hf_logits(hf, TOKENS), 1e-4)
 
 
+@pytest.mark.parametrize("model_type", ["emu3", "moss_transcribe_diarize"])
+def test_types_that_transformers_lists_among_causal_language_models(model_type: str, tmp_path: Path) -> None:
+    """One is the language model of images without the rest, the other reads sounds."""
+    hf = coverage_of_families.build(model_type, AutoModelForCausalLM)
+    hf.save_pretrained(tmp_path)
+    for model in (convert(hf), HookedTransformer.from_pretrained_no_processing(str(tmp_path))):
+        assert_close(our_logits(model, TOKENS), hf_logits(hf, TOKENS), 1e-4)
+        assert_close(hf_logits(model.to_hf(), TOKENS), hf_logits(hf, TOKENS), 1e-4)
+
+
 def test_a_context_that_ends_is_not_made_longer() -> None:
     """Beyond a chunk the model would do what is not implemented."""
     hf = AutoModelForCausalLM.from_config(family_configs.config("llama4", attention_chunk_size=9))

@@ -2,7 +2,8 @@
 
 Command R+ normalizes the queries and keys of each head. Command R7B and Command A (2024-25, `cohere2`) have windows in
 three of four layers, and only these rotate. `cohere2_moe` (2026) has experts, and perhaps one for every token; a first
-few layers may be dense, and rotate in any case.
+few layers may be dense, and rotate in any case. The language model of North Vision (2026, `cohere_compass_text`)
+rotates halves of heads, with a base for each kind of layer, or not at all.
 """
 
 from dataclasses import replace
@@ -96,4 +97,21 @@ COHERE2_MOE = replace(
         shared_down="mlp.shared_experts.down_proj",
     ),
     ignored_config=(*COHERE2.ignored_config, *TRAINING_ONLY),
+)
+
+
+def _compass_config(hf: Any) -> dict[str, Any]:
+    fields = _config(hf) | dict(rotary_adjacent_pairs=False, window_sizes=windows(hf))
+    return fields | dict(logits_scale=1.0 if hf.logit_scale is None else hf.logit_scale)
+
+
+COHERE_COMPASS = replace(
+    LLAMA,
+    model_type="cohere_compass_text",
+    name="North Vision (language model)",
+    config=_compass_config,
+    ignored_config=(
+        *LLAMA.ignored_config,
+        "pooling",  # of a head that classifies
+    ),
 )

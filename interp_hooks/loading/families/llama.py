@@ -3,7 +3,8 @@
 Arcee (Arcee AI 2025) has a plain MLP with squared ReLU; Helium (Kyutai 2025) and ERNIE 4.5 (Baidu 2025) rotate
 adjacent pairs; Seed-OSS (ByteDance 2025) differs in its biases; SmolLM3 (Hugging Face 2025) does not rotate in every
 fourth layer. CWM (Meta 2025) has windows in three of four layers. InternLM3 (Shanghai AI Laboratory 2025) and
-IQuest-Coder (2026) are Llama under names of their own.
+IQuest-Coder (2026) are Llama under names of their own. The language model of Moshi (Kyutai 2024) reads one token that
+it never predicts, and its cache forgets what is older than its window, so that texts end there.
 """
 
 from dataclasses import replace
@@ -114,4 +115,37 @@ IQUEST_CODER = replace(
     model_type="iquestcoder",
     name="IQuest-Coder",
     requires={**LLAMA.requires, "clip_qkv": None, "use_sliding_window": False},
+)
+
+
+def _moshi_config(hf: Any) -> dict[str, Any]:
+    return LLAMA.config(hf) | dict(
+        d_vocab=hf.vocab_size + 1,
+        d_vocab_out=hf.vocab_size,
+        d_mlp=hf.ffn_dim // 2,
+        n_ctx=min(hf.max_position_embeddings, hf.sliding_window),
+    )
+
+
+MOSHI = replace(
+    LLAMA,
+    model_type="moshi",
+    name="Moshi (language model)",
+    config=_moshi_config,
+    weights=ENDS
+    | NORMS
+    | modules(
+        q="self_attn.q_proj.linear",
+        k="self_attn.k_proj.linear",
+        v="self_attn.v_proj.linear",
+        o="self_attn.o_proj.linear",
+        gate_up="mlp.fc1",
+        down="mlp.fc2",
+    )
+    | {"unembed.W_U": "lm_head.weight | v_out d -> d v_out"},
+    ignored_config=(
+        *LLAMA.ignored_config,
+        *("audio_encoder_config", "depth_decoder_config", "audio_vocab_size", "num_codebooks"),  # of the sound
+    ),
+    ends=True,
 )

@@ -2,8 +2,8 @@
 
 BART (Lewis et al. 2019), PLBART (Ahmad et al. 2021), MVP (Tang et al. 2022) and TrOCR (Li et al. 2021) normalize the
 embeddings, and the stream after each addition; Marian (Junczys-Dowmunt et al. 2018) does without the first of these.
-mBART (Liu et al. 2020), Pegasus (Zhang et al. 2019), BigBird-Pegasus (Zaheer et al. 2020) and Blenderbot (Roller et
-al. 2020) normalize what attention and MLP read, and mBART the embeddings too.
+mBART (Liu et al. 2020), Pegasus (Zhang et al. 2019), BigBird-Pegasus (Zaheer et al. 2020), Blenderbot (Roller et al.
+2020) and Whisper (Radford et al. 2022) normalize what attention and MLP read, and mBART the embeddings too.
 
 Such a model (`BartForCausalLM`) reads no other text: the weights with which its layers would attend to an encoder do
 nothing and are left out, and an exported model has random ones in their place. Checkpoints of encoder and decoder
@@ -21,8 +21,11 @@ from interp_hooks.loading.guard import Family
 DECODER = "model.decoder"
 
 
-def _decoder(**more: Any) -> Callable[[Any], dict[str, Any]]:
-    """What turns a config into fields: those that all of these decoders have in common, and more."""
+def _decoder(context: str = "max_position_embeddings", **more: Any) -> Callable[[Any], dict[str, Any]]:
+    """What turns a config into fields: those that all of these decoders have in common, and more.
+
+    `context` is what the config calls the longest text.
+    """
     return lambda hf: (
         dict(
             n_layers=hf.decoder_layers,
@@ -30,7 +33,7 @@ def _decoder(**more: Any) -> Callable[[Any], dict[str, Any]]:
             n_heads=hf.decoder_attention_heads,
             d_mlp=hf.decoder_ffn_dim,
             d_vocab=hf.vocab_size,
-            n_ctx=hf.max_position_embeddings,
+            n_ctx=getattr(hf, context),
             act_fn=ACTIVATION_NAMES.get(hf.activation_function, hf.activation_function),
             embed_scale=hf.d_model**0.5 if hf.scale_embedding else 1.0,
         )
@@ -129,5 +132,20 @@ BIGBIRD_PEGASUS = replace(
         *BART.ignored_config,
         "use_bias",  # shows in the tensors
         *("attention_type", "block_size", "num_random_blocks"),  # of the encoder
+    ),
+)
+
+WHISPER = replace(
+    BART,
+    model_type="whisper",
+    name="Whisper (decoder)",
+    config=_decoder("max_target_positions", embed_scale=1.0),  # it is never scaled, whatever scale_embedding says
+    weights=BART.weights | modules(unembed="proj_out"),
+    ignored_config=(
+        *BART.ignored_config,
+        *("num_mel_bins", "max_source_positions", "median_filter_width"),  # of the encoder and its sound
+        *("use_weighted_layer_sum", "classifier_proj_size", "apply_spec_augment"),  # of a classifier, and of training
+        *(f"mask_{what}_{how}" for what in ("time", "feature") for how in ("prob", "length", "min_masks")),
+        *("suppress_tokens", "begin_suppress_tokens", "forced_decoder_ids"),  # of generation
     ),
 )

@@ -45,13 +45,13 @@ def head_width(hf: Any) -> int:
 
 
 def rotary(hf: Any, d_head: int) -> dict[str, Any]:
-    """Rotary positions from `rope_parameters`, which may hold one mapping for all layers or one for each layer type.
+    """Rotary positions from `rope_parameters`: one mapping for all layers, or one (or None) for each layer type.
 
     Mappings are kept whole where frequencies are scaled: transformers' own functions compute the frequencies from them.
     """
     rope, context = dict(hf.rope_parameters), {"max_position_embeddings": hf.max_position_embeddings}
     if "rope_type" not in rope:
-        layers = tuple(dict(rope[kind]) | context for kind in hf.layer_types)
+        layers = tuple(None if rope[kind] is None else dict(rope[kind]) | context for kind in hf.layer_types)
         return dict(positional_embedding_type="rotary", rotary_layers=layers)
     return dict(
         positional_embedding_type="rotary",
