@@ -44,7 +44,8 @@ def make_tuples(config: Any) -> None:
     for name, kind in kinds_of(type(config)).items():
         value = getattr(config, name)
         tuples = any(get_origin(one) is tuple for one in (kind, *get_args(kind)))
-        if tuples and isinstance(value, Iterable) and not isinstance(value, str | Mapping):
+        single = isinstance(value, str | Mapping) or getattr(value, "ndim", 1) == 0
+        if tuples and isinstance(value, Iterable) and not single:
             object.__setattr__(config, name, tuple(value))
 
 

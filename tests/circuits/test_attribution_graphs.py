@@ -1,5 +1,6 @@
 """Attribution graphs: rows sum up, changes in the linear model are what edges say, influence is that of matrices."""
 
+import copy
 import dataclasses
 import doctest
 import inspect
@@ -424,7 +425,7 @@ NAMES = ["attribution_graph", "check_graph", "edge_heads", "save_graph"]
 @pytest.mark.parametrize("name", NAMES)
 def test_the_example_runs(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    model, draw = hooked("gpt2").to(torch.float32), torch.Generator().manual_seed(0)
+    model, draw = copy.deepcopy(hooked("gpt2")).to(torch.float32), torch.Generator().manual_seed(0)
     d = model.cfg.d_model
 
     def random(*shape: int) -> Tensor:

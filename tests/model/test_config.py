@@ -281,3 +281,8 @@ def test_help_shows_the_fields() -> None:
 def test_sizes_that_are_missing_are_named(given: dict[str, Any], missing: str) -> None:
     with pytest.raises(ConfigError, match=f"got none for {missing}$"):
         HookedTransformer(given)
+
+
+def test_a_single_number_in_place_of_a_list_is_told() -> None:
+    with pytest.raises(ConfigError, match="window_sizes must be"):
+        HookedTransformerConfig(n_layers=1, d_model=4, n_ctx=4, n_heads=1, d_vocab=5, window_sizes=torch.tensor(3.0))  # pyright: ignore[reportArgumentType]
