@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any
 
@@ -111,6 +111,16 @@ def begins_with(tokenizer: Any, text: str, id: int) -> bool:
 def decoded(tokenizer: Any, ids: Sequence[int]) -> str:
     """The text of a row of tokens."""
     return str(tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
+
+
+def names_of(model: Any) -> Callable[[int], str]:
+    """The text of a token id, or the id itself as text where no tokenizer knows it."""
+
+    def name_of(id: int) -> str:
+        known = model.tokenizer is not None and id < min(model.cfg.d_vocab, len(model.tokenizer))
+        return model.to_single_str_token(id) if known else str(id)
+
+    return name_of
 
 
 def _added(tokenizer: Any, id: int) -> str:

@@ -23,6 +23,7 @@ from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import Count, checked
 from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.model.cache.frozen_norm import FrozenNorm, centred
+from interp_hooks.model.token_text import names_of
 from interp_hooks.model.transformer import HookedTransformer
 
 if TYPE_CHECKING:
@@ -110,16 +111,6 @@ def tokens_of(
     return DirectionTokens(
         top=top, top_values=top_values, bottom=bottom, bottom_values=bottom_values, text_of=names_of(model)
     )
-
-
-def names_of(model: HookedTransformer) -> Callable[[int], str]:
-    """The text of a token id, or the id itself as text where no tokenizer knows it."""
-
-    def text_of(id: int) -> str:
-        known = model.tokenizer is not None and id < min(model.cfg.d_vocab, len(model.tokenizer))
-        return model.to_single_str_token(id) if known else str(id)
-
-    return text_of
 
 
 def unembedding(model: HookedTransformer, layer: int | None = None) -> Float[Tensor, "d_model d_vocab_out"]:

@@ -7,7 +7,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from interp_hooks.circuits.attribution_graphs.graph import KINDS, AttributionGraph
+from interp_hooks.circuits.attribution_graphs.graph import AttributionGraph
+from interp_hooks.circuits.attribution_graphs.nodes import KINDS, LOGIT
 from interp_hooks.errors.arguments import checked
 from interp_hooks.model.tensor_files import write_text
 
@@ -48,7 +49,7 @@ def attribution_graph_page(graph: AttributionGraph, path: str | Path, *, title: 
         "title": title or f"Attribution graph of {''.join(graph.texts)!r:.80}",
         "told": f"{graph.model_name}: {len(graph.features)} features, {len(graph.weight)} edges; "
         f"replacement score {scores.replacement:.2f}, completeness {scores.completeness:.2f}.",
-        "n_layers": max((int(layer) for layer in graph.layer[graph.kind != KINDS.index("logit")]), default=0) + 1,
+        "n_layers": max((int(layer) for layer in graph.layer[graph.kind != LOGIT]), default=0) + 1,
         "texts": list(graph.texts),
         "nodes": nodes,
         "edges": [[source, target, _number(weight)] for source, target, weight in ends],

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import Count, checked
-from interp_hooks.studies.directions import names_of
+from interp_hooks.model.token_text import names_of
 from interp_hooks.studies.lenses.reading import LensResult
 from interp_hooks.views.adapting import FAINT
 from interp_hooks.views.style import SEQUENTIAL, axis_title, colour_bar, figure, gaps, plot_height, words_below

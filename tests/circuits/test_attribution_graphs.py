@@ -24,10 +24,10 @@ from interp_hooks.circuits import (
     score_terms,
 )
 from interp_hooks.circuits.attribution_graphs.files import pairing, unpaired
-from interp_hooks.circuits.attribution_graphs.graph import ERROR, FEATURE, LOGIT, TOKEN
 from interp_hooks.circuits.attribution_graphs.influence import influence, largest_until, shares
 from interp_hooks.circuits.attribution_graphs.interventions import predicted_change
 from interp_hooks.circuits.attribution_graphs.local import LocalModel
+from interp_hooks.circuits.attribution_graphs.nodes import ERROR, FEATURE, LOGIT, TOKEN
 from interp_hooks.dictionaries import CrossLayerTranscoder, ReLU, Transcoder
 from interp_hooks.errors import BadInput
 from tests.dictionaries.random_ones import cross_layer, transcoder
@@ -89,13 +89,11 @@ def test_a_changed_source_changes_every_target_by_the_edges_weight(name: str, ki
     model, transcoders = build(**MODELS[name]), SETS[kind]()
     graph, local = graph_of(model, transcoders), LocalModel(model, TOKENS, transcoders)
     watch = {*local.transcoders.layers_in, local.final}
-    layers = [local.stream.place(hook).layer for hook in local.transcoders.layers_out]
     edges = torch.zeros(len(graph), len(graph), dtype=torch.float64)
     edges[graph.target, graph.source] = graph.weight
-    names = {FEATURE: "feature", ERROR: "error", TOKEN: "token"}
     chosen = [*graph.features[::11], *graph.of_kind(ERROR).tolist()[::5], *graph.of_kind(TOKEN).tolist()[::2]]
     for node in chosen:
-        place = (names[int(graph.kind[node])], *(int(one[node]) for one in (graph.layer, graph.pos, graph.index)))
+        place = (int(one[node]) for one in (graph.kind, graph.layer, graph.pos, graph.index))
         added = local.written_by(*place)
         given = {hook: (value + added.get(hook, 0.0))[None] for hook, value in local.written.items()}
         seen, before = local.run(given, watch), {hook: local.recording[hook] for hook in watch}
@@ -104,7 +102,7 @@ def test_a_changed_source_changes_every_target_by_the_edges_weight(name: str, ki
             if int(graph.kind[target]) == LOGIT:
                 row, hook = local.onto_logits(graph.index[target : target + 1])[0][0], local.final
             else:
-                layer = layers.index(int(graph.layer[target]))
+                layer = local.layers.index(int(graph.layer[target]))
                 row, hook = local.transcoders.encoder_rows(layer, [int(graph.index[target])])[0], watch_of(local, layer)
             came = (seen[hook] - before[hook])[0, pos] @ row
             assert float(came) == pytest.approx(float(edges[target, node]), abs=1e-9)

@@ -18,11 +18,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp_hooks.circuits.attribution_graphs.graph import ERROR, KINDS, LOGIT, TOKEN, AttributionGraph
+from interp_hooks.circuits.attribution_graphs.graph import AttributionGraph
 from interp_hooks.circuits.attribution_graphs.local import LocalModel, Transcoders
+from interp_hooks.circuits.attribution_graphs.nodes import ERROR, LOGIT, TOKEN
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import Count, checked
 from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.model.token_text import names_of
 from interp_hooks.model.transformer import HookedTransformer
 
 if TYPE_CHECKING:
@@ -59,7 +61,7 @@ def edge_heads(
         raise BadInput(f"there is no edge from {graph.name(source)} to {graph.name(target)}")
     local = local_of(model, transcoders, graph)
     kind, layer, pos, index = (int(getattr(graph, name)[source]) for name in ("kind", "layer", "pos", "index"))
-    added = local.written_by(KINDS[kind], layer, pos, index)
+    added = local.written_by(kind, layer, pos, index)
     given = {
         hook: torch.stack((still, still + added[hook] if hook in added else still))
         for hook, still in local.constants.items()
@@ -131,7 +133,8 @@ def score_terms(
     )
     attention: Any = model.blocks[layer].attn
     terms = q.T @ k_ / attention.scale
-    names = _names(local)
+    text_of = names_of(model)
+    names = [*local.places.names(lambda pos: text_of(int(local.tokens[0, pos]))), BIAS]
     order = terms.flatten().abs().argsort(descending=True, stable=True)[:k].tolist()
     n = len(names)
     rows = [dict(query=names[one // n], key=names[one % n], score=float(terms[one // n, one % n])) for one in order]
@@ -149,8 +152,7 @@ def _reads(local: LocalModel, graph: AttributionGraph, target: int) -> tuple[str
     """The hook that a node reads, and the direction in which it does."""
     if int(graph.kind[target]) == LOGIT:
         return local.final, local.onto_logits(graph.index[target : target + 1].to(local.tokens.device))[0][0]
-    layers = [local.stream.place(hook).layer for hook in local.transcoders.layers_out]
-    place = layers.index(int(graph.layer[target]))
+    place = local.layers.index(int(graph.layer[target]))
     row = local.transcoders.encoder_rows(place, [int(graph.index[target])])[0]
     return local.transcoders.layers_in[place], row
 
@@ -165,17 +167,3 @@ def _vectors(local: LocalModel, hook: str, pos: int, head: int) -> Float[Tensor,
     found = local.contributions(asker.gradients(hook, cotangents)).flat()
     bias = local.without_sources({hook})[hook][0, pos, head]
     return torch.cat((found, bias[:, None].to(found)), dim=1)
-
-
-def _names(local: LocalModel) -> list[str]:
-    """The names of all sources in their order, and of the bias."""
-    layers = [local.stream.place(hook).layer for hook in local.transcoders.layers_out]
-    names = [
-        f"L{layer} pos {pos} f{index}"
-        for layer, found in zip(layers, local.features, strict=True)
-        for pos, index in zip(found.pos.tolist(), found.index.tolist(), strict=True)
-    ]
-    writers = [local.stream.place(hook).layer for hook in local.writers]
-    names += [f"L{layer} pos {pos} error" for layer in writers for pos in range(local.n_pos)]
-    words = local.model.to_single_str_token if local.model.tokenizer is not None else str
-    return names + [f"pos {pos} {words(id)!r}" for pos, id in enumerate(local.tokens[0].tolist())] + [BIAS]

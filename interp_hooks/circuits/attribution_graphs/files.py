@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 
-from interp_hooks.circuits.attribution_graphs.graph import ERROR, FEATURE, LOGIT, TOKEN, AttributionGraph
+from interp_hooks.circuits.attribution_graphs.graph import AttributionGraph
+from interp_hooks.circuits.attribution_graphs.nodes import ERROR, FEATURE, LOGIT, TOKEN
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked
 from interp_hooks.model.tensor_files import write_text

@@ -23,19 +23,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp_hooks.circuits.attribution_graphs.influence import influence, largest_until, shares
-from interp_hooks.circuits.attribution_graphs.local import Asker, LocalModel, Transcoders
+from interp_hooks.circuits.attribution_graphs.nodes import ERROR, FEATURE, KINDS, LOGIT, TOKEN, source_name
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import Count, checked
-from interp_hooks.hooks.modes import no_gradients
-from interp_hooks.model.progress import progress_bar
-from interp_hooks.model.transformer import HookedTransformer
 
 if TYPE_CHECKING:
     import pandas as pd
-
-KINDS = ("feature", "error", "token", "logit")
-FEATURE, ERROR, TOKEN, LOGIT = range(4)
-ROUNDING = 1e-3  # by which a sum may be off, for its summands' sizes
 
 
 class Scores(NamedTuple):
@@ -98,9 +91,7 @@ class AttributionGraph:
         kind, layer, pos, index = (int(one[node]) for one in (self.kind, self.layer, self.pos, self.index))
         if kind == LOGIT:
             return f"logit {self.logit_texts[self.logits.index(node)]!r} ({float(self.activation[node]):.2f})"
-        if kind == TOKEN:
-            return f"pos {pos} {self.texts[pos]!r}"
-        return f"L{layer} pos {pos} " + (f"f{index}" if kind == FEATURE else "error")
+        return source_name(kind, layer, pos, index, self.texts.__getitem__)
 
     # ------------------------------------------------------------------------------------------------------ influence
 
@@ -222,196 +213,3 @@ class AttributionGraph:
     def __repr__(self) -> str:
         counts = [f"{int((self.kind == place).sum())} {kind}s" for place, kind in enumerate(KINDS)]
         return f"AttributionGraph({', '.join(counts)}; {len(self.weight)} edges; of {''.join(self.texts)!r:.60})"
-
-
-@no_gradients
-@checked
-def attribution_graph(
-    model: HookedTransformer,
-    prompt: str | Int[Tensor, " pos"],
-    transcoders: Transcoders,
-    *,
-    max_logits: Count = 10,
-    mass: float = 0.95,
-    max_features: Count | None = None,
-    first_as_error: bool = False,
-    at_once: Count = 32,
-    progress: bool = True,
-) -> AttributionGraph:
-    """The attribution graph of a prompt's next token, through the features of per-layer or cross-layer transcoders.
-
-    Logits are those of the fewest tokens whose probabilities together reach `mass`, at most `max_logits`. With
-    `max_features` only so many features are traced, chosen by their influence on the logits as far as it is known; what
-    the others contribute is `untraced`. `first_as_error` counts what MLPs write at the first position as errors, for a
-    BOS token that transcoders were not trained on. `at_once` targets are traced in one backward pass, which is what
-    memory goes by: a pass with its graph over so many copies of the prompt.
-
-    Raises:
-        BadInput: several prompts, transcoders of another model or of other hooks, or a model without MLPs.
-
-    >>> from interp_hooks.circuits import attribution_graph
-    >>> graph = attribution_graph(model, clean[0], transcoders, progress=False)
-    >>> graph.pruned(0.8).table().columns[:4].tolist()
-    ['node', 'name', 'kind', 'layer']
-    """
-    tokens = model.to_tokens(prompt)[0] if isinstance(prompt, str) else prompt
-    if tokens.ndim != 1 or len(tokens) < 1:
-        raise BadInput(f"an attribution graph is of one prompt: token ids [pos], got shape {list(tokens.shape)}")
-    if not 0 < mass <= 1 or max_logits < 1 or at_once < 1:
-        raise BadInput("mass must be above 0 and at most 1, and max_logits and at_once at least 1")
-    if max_features is not None and max_features < 0:
-        raise BadInput(f"max_features must be at least 0, or None for all, got {max_features}")
-    local = LocalModel(model, tokens, transcoders, first_as_error=first_as_error)
-    return _Tracer(local, max_logits, mass).graph(max_features, at_once, progress)
-
-
-class _Tracer:
-    """Rows of the graph: what each source contributes to a target, for one target after the other."""
-
-    def __init__(self, local: LocalModel, max_logits: int, mass: float) -> None:
-        self.local, self.model = local, local.model
-        probabilities, ids = local.logits.double().softmax(-1).sort(descending=True, stable=True)
-        count = min(max_logits, int((probabilities.cumsum(0) < mass).sum()) + 1)
-        self.ids, self.probabilities = ids[:count], probabilities[:count]
-        self.n_features = sum(map(len, local.features))
-        self.n_sources = self.n_features + local.errors.shape[0] * local.n_pos + local.n_pos
-        self.starts = [0]
-        for found in local.features:
-            self.starts.append(self.starts[-1] + len(found))
-
-    def graph(self, max_features: int | None, at_once: int, progress: bool) -> AttributionGraph:
-        watch = {*self.local.transcoders.layers_in, self.local.final}
-        still, asker = self.local.without_sources(watch), self.local.asker(at_once, watch)
-        rows: dict[int, Tensor] = {}
-        onto, constant = self.local.onto_logits(self.ids)
-        for start in range(0, len(onto), at_once):
-            part = onto[start : start + at_once]
-            for place, row in enumerate(self._asked(asker, self.local.final, part, [self.local.n_pos - 1] * len(part))):
-                rows[self.n_sources + start + place] = row
-        most = self.n_features if max_features is None else min(max_features, self.n_features)
-        with progress_bar(total=most, progress=progress, unit="feature") as bar:
-            while len(rows) - len(onto) < most:
-                chosen = self._next(rows, most, most - (len(rows) - len(onto)))
-                for layer, listed in self._by_layer(chosen).items():
-                    for start in range(0, len(listed), at_once):
-                        numbers = listed[start : start + at_once]
-                        for number, row in zip(numbers, self._features(asker, layer, numbers), strict=True):
-                            rows[number] = row
-                        bar.update(len(numbers))
-        biases = [still[self.local.final][0, -1] @ onto.T.to(still[self.local.final]) + constant]
-        for layer, (found, hook) in enumerate(zip(self.local.features, self.local.transcoders.layers_in, strict=True)):
-            pre = self.local.transcoders.pre_of(layer, still[hook][0])
-            biases.insert(layer, pre[found.pos, found.index])
-        values = self.local.recording[self.local.final][0, -1] @ onto.T.to(still[self.local.final]) + constant
-        graph = self._graph(rows, torch.cat(biases[:-1]), biases[-1], values)
-        _refuse_unexplained(graph)
-        return graph
-
-    def _asked(self, asker: Asker, hook: str, rows: Tensor, positions: Sequence[int]) -> Tensor:
-        cotangents = rows.new_zeros(len(rows), self.local.n_pos, rows.shape[1])
-        cotangents[torch.arange(len(rows)), torch.as_tensor(positions)] = rows
-        return self.local.contributions(asker.gradients(hook, cotangents)).flat()
-
-    def _features(self, asker: Asker, layer: int, numbers: Sequence[int]) -> Tensor:
-        found, places = self.local.features[layer], torch.as_tensor(numbers) - self.starts[layer]
-        rows = self.local.transcoders.encoder_rows(layer, found.index[places].cpu())
-        return self._asked(asker, self.local.transcoders.layers_in[layer], rows, found.pos[places].tolist())
-
-    def _by_layer(self, numbers: Sequence[int]) -> dict[int, list[int]]:
-        listed: dict[int, list[int]] = {}
-        for number in numbers:
-            layer = sum(start <= number for start in self.starts[1:-1])
-            while number >= self.starts[layer + 1]:
-                layer += 1
-            listed.setdefault(layer, []).append(number)
-        return listed
-
-    def _next(self, rows: dict[int, Tensor], most: int, left: int) -> list[int]:
-        """The features to trace next: all of them, or those of most influence by the rows so far."""
-        if most == self.n_features:
-            return [number for number in range(self.n_features) if number not in rows]
-        outputs = torch.zeros(self.n_sources + len(self.ids), dtype=torch.float64)
-        outputs[self.n_sources :] = self.probabilities.cpu()
-        source, target, weight = _edges(rows)
-        found = influence(source, target, shares(target, weight, len(outputs)), outputs)[: self.n_features]
-        found[[number for number in rows if number < self.n_features]] = -1.0
-        return found.topk(min(left, max(1, most // 8))).indices.tolist()
-
-    def _graph(
-        self, rows: dict[int, Tensor], bias: Tensor, logit_bias: Tensor, logit_values: Tensor
-    ) -> AttributionGraph:
-        local, model = self.local, self.model
-        n_layers, n_pos, n_logits = model.cfg.n_layers, local.n_pos, len(self.ids)
-        layers = [local.stream.place(hook).layer for hook in local.transcoders.layers_out]
-        writers = [local.stream.place(hook).layer for hook in local.writers]
-        nan = float("nan")
-        n_errors = len(writers) * n_pos
-        features = {
-            "layer": torch.cat(
-                [torch.full((len(one),), layer) for layer, one in zip(layers, local.features, strict=True)]
-            ),
-            "pos": torch.cat([one.pos for one in local.features]),
-            "index": torch.cat([one.index for one in local.features]),
-            "activation": torch.cat([one.activation for one in local.features]),
-            "value": torch.cat([one.pre_activation for one in local.features]),
-        }
-        errors = {
-            "layer": torch.as_tensor(writers).repeat_interleave(n_pos),
-            "pos": torch.arange(n_pos).repeat(len(writers)),
-        }
-        kinds = [FEATURE] * self.n_features + [ERROR] * n_errors + [TOKEN] * n_pos + [LOGIT] * n_logits
-
-        def of_all(*parts: Tensor | float, dtype: torch.dtype) -> Tensor:
-            sizes = (self.n_features, n_errors, n_pos, n_logits)
-            return torch.cat(
-                [torch.as_tensor(part).cpu().to(dtype).expand(n) for part, n in zip(parts, sizes, strict=True)]
-            )
-
-        real, whole = torch.promote_types(model.dtype, torch.float32), torch.long
-        source, target, weight = _edges(rows)
-        traced = torch.zeros(len(kinds), dtype=torch.bool)
-        traced[[*rows]] = True
-        words = (lambda id: model.to_single_str_token(id)) if model.tokenizer is not None else str
-        graph = AttributionGraph(
-            kind=torch.tensor(kinds),
-            layer=of_all(features["layer"], errors["layer"], -1, n_layers, dtype=whole),
-            pos=of_all(features["pos"], errors["pos"], torch.arange(n_pos), n_pos - 1, dtype=whole),
-            index=of_all(features["index"], -1, local.tokens[0], self.ids, dtype=whole),
-            value=of_all(features["value"], nan, nan, logit_values, dtype=real),
-            activation=of_all(features["activation"], nan, nan, self.probabilities, dtype=real),
-            bias=of_all(bias, nan, nan, logit_bias, dtype=real).masked_fill(~traced, nan),
-            untraced=torch.zeros(len(kinds), dtype=real).masked_fill(~traced, nan),
-            source=source,
-            target=target,
-            weight=weight.to(real),
-            tokens=local.tokens[0].cpu(),
-            texts=[words(id) for id in local.tokens[0].tolist()],
-            logit_texts=[words(id) for id in self.ids.tolist()],
-            model_name=model.cfg.model_name,
-            first_as_error=local.first_as_error,
-        )
-        return graph.induced(traced | (graph.kind == ERROR) | (graph.kind == TOKEN))
-
-
-def _edges(rows: dict[int, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """The edges of some rows: sources, targets and weights, those of weight 0 left out."""
-    listed = [(number, row.nonzero()[:, 0], row) for number, row in sorted(rows.items())]
-    source = torch.cat([places for _, places, _ in listed]).cpu()
-    target = torch.cat([torch.full_like(places, number) for number, places, _ in listed]).cpu()
-    weight = torch.cat([row[places] for _, places, row in listed]).cpu()
-    return source, target, weight
-
-
-def _refuse_unexplained(graph: AttributionGraph) -> None:
-    """Raises BadInput unless edges, untraced rest and bias sum up to the values: then something is not linear."""
-    total = (graph.bias + graph.untraced).index_add(0, graph.target, graph.weight)
-    off = (total - graph.value).abs().nan_to_num(0.0)
-    size = (graph.bias + graph.untraced).abs().index_add(0, graph.target, graph.weight.abs())
-    off = off / size.nan_to_num(1.0).clamp(min=torch.finfo(size.dtype).tiny)
-    if bool((off > ROUNDING).any()):
-        node = int(off.argmax())
-        raise BadInput(
-            f"what leads to {graph.name(node)} sums up to {float(total[node]):.5g}, and not to its value "
-            f"{float(graph.value[node]):.5g}: this model is not linear where attention patterns and scales of norms "
-            "are held, or too imprecise (try float32)"
-        )

@@ -18,8 +18,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp_hooks.circuits.attribution_graphs.attention import local_of
-from interp_hooks.circuits.attribution_graphs.graph import FEATURE, KINDS, AttributionGraph
+from interp_hooks.circuits.attribution_graphs.graph import AttributionGraph
 from interp_hooks.circuits.attribution_graphs.local import LocalModel, Transcoders
+from interp_hooks.circuits.attribution_graphs.nodes import FEATURE
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import Count, checked
 from interp_hooks.hooks.modes import no_gradients
@@ -117,7 +118,7 @@ def _actual(
     runs = [Run(local.tokens)]
     for node in nodes:
         layer, pos, index = (int(getattr(graph, name)[node]) for name in ("layer", "pos", "index"))
-        written = local.written_by(KINDS[FEATURE], layer, pos, index)
+        written = local.written_by(FEATURE, layer, pos, index)
         moved = [
             Intervention(at(hook, pos=pos), lambda value, by=(factor - 1.0) * vector[pos]: value + by.to(value))
             for hook, vector in written.items()

@@ -16,13 +16,13 @@ A linear pass is a pass of its own: all patterns and scales are held in it, and 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp_hooks.circuits.attribution_graphs.nodes import ERROR, FEATURE, KINDS, TOKEN, Features, Places, Sources
 from interp_hooks.dictionaries import CrossLayerTranscoder, Transcoder
 from interp_hooks.errors import BadInput
 from interp_hooks.hooks.modes import no_gradients, with_constant_weights
@@ -36,36 +36,6 @@ from interp_hooks.model.transformer import HookedTransformer
 EMBED = "hook_embed"
 GATHERED = 2**24  # numbers of gathered gradients that are held at once
 Transcoders = CrossLayerTranscoder | Sequence[Transcoder]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Features:
-    """The features of one layer of transcoders that are active on a prompt, by position.
-
-    `vectors` [feature, output, d_model] are their decoder rows times their activations, for every layer they write to.
-    """
-
-    pos: Int[Tensor, " feature"]
-    index: Int[Tensor, " feature"]
-    activation: Float[Tensor, " feature"]
-    pre_activation: Float[Tensor, " feature"]
-    vectors: Float[Tensor, "feature output d_model"]
-
-    def __len__(self) -> int:
-        return len(self.pos)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Sources:
-    """A number for every source, or for several targets [target, ...] each: features by layer, errors, tokens."""
-
-    features: Sequence[Float[Tensor, "*target _feature"]]
-    errors: Float[Tensor, "*target layer pos"]
-    tokens: Float[Tensor, "*target pos"]
-
-    def flat(self) -> Float[Tensor, "*target source"]:
-        """All of them one after the other."""
-        return torch.cat((*self.features, self.errors.flatten(-2), self.tokens), dim=-1)
 
 
 class LocalModel:
@@ -97,9 +67,7 @@ class LocalModel:
         held = [
             name for name in model.hook_dict if name.endswith(("hook_scale", "attn.hook_pattern", "attn.hook_gate"))
         ]
-        self.recording = record(
-            model, Run(self.tokens), {*held, *one.layers_in, *self.writers, EMBED, self.final, "unembed.hook_out"}
-        )
+        self.recording = record(model, Run(self.tokens), {*held, *one.layers_in, *self.writers, EMBED, self.final})
         self.held = {name: self.recording[name] for name in held}
         self.reads = [self.recording[hook][0] for hook in one.layers_in]
         self._encode(first_as_error)
@@ -108,7 +76,8 @@ class LocalModel:
         """Find active features, what they and the skips reconstruct, and the errors."""
         one, features, self.features = self.transcoders, [], []
         for layer, read in enumerate(self.reads):
-            found, pre = one.encode_layer(layer, read), one.pre_of(layer, read)
+            pre = one.pre_of(layer, read)
+            found = one.activations[layer](pre)
             if first_as_error:
                 found[0] = 0.0
             pos, index = found.nonzero().unbind(1)
@@ -135,21 +104,40 @@ class LocalModel:
 
     # -------------------------------------------------------------------------------------------------- linear passes
 
-    def written_by(self, kind: str, layer: int, pos: int, index: int) -> dict[str, Float[Tensor, "pos d_model"]]:
+    @property
+    def layers(self) -> list[int]:
+        """The model's layer of each layer of the transcoders."""
+        return [self.stream.place(hook).layer for hook in self.transcoders.layers_out]
+
+    @cached_property
+    def places(self) -> Places:
+        """All sources, in the order of `Sources.flat`."""
+        counts = [len(found) for found in self.features]
+        writers = [self.stream.place(hook).layer for hook in self.writers]
+        n_errors, positions = len(writers) * self.n_pos, torch.arange(self.n_pos)
+        of_kind = torch.tensor([sum(counts), n_errors, self.n_pos])
+        of_layer = torch.tensor([*counts, *[self.n_pos] * len(writers), self.n_pos])
+        kind = torch.tensor([FEATURE, ERROR, TOKEN]).repeat_interleave(of_kind)
+        layer = torch.tensor([*self.layers, *writers, -1]).repeat_interleave(of_layer)
+        pos = [*(found.pos.cpu() for found in self.features), positions.repeat(len(writers)), positions]
+        index = [*(found.index.cpu() for found in self.features), torch.full((n_errors,), -1), self.tokens[0].cpu()]
+        return Places(kind=kind, layer=layer, pos=torch.cat(pos), index=torch.cat(index))
+
+    def written_by(self, kind: int, layer: int, pos: int, index: int) -> dict[str, Float[Tensor, "pos d_model"]]:
         """What one source adds where embedding and MLPs write, by hook; layers are the model's.
 
         Raises:
             BadInput: there is no such source.
         """
         hooks, zero = list(self.writers), torch.zeros_like(self.recording[EMBED][0])
-        if kind == "token":
+        if kind == TOKEN:
             hook, vector = EMBED, self.recording[EMBED][0, pos]
             return {hook: zero.index_copy(0, torch.tensor([pos], device=zero.device), vector[None])}
         hook = next((hook for hook in hooks if self.stream.place(hook).layer == layer), None)
         if hook is None or not 0 <= pos < self.n_pos:
-            raise BadInput(f"there is no {kind} in layer {layer} at position {pos}")
+            raise BadInput(f"there is no {KINDS[kind]} in layer {layer} at position {pos}")
         at = torch.tensor([pos], device=zero.device)
-        if kind == "error":
+        if kind == ERROR:
             return {hook: zero.index_copy(0, at, self.errors[hooks.index(hook), pos][None].to(zero))}
         place = self.writers[hook]
         assert place is not None
@@ -253,7 +241,7 @@ class LocalModel:
     @cached_property
     def logits(self) -> Float[Tensor, " d_vocab"]:
         """The logits at the last position, as the model gives them."""
-        return self.recording["unembed.hook_out"][0, -1]
+        return self.model.logits(self.recording[self.final][:, -1:])[0, 0]
 
     def onto_logits(self, ids: Int[Tensor, " n"]) -> tuple[Float[Tensor, "n d_model"], Float[Tensor, " n"]]:
         """Directions of the final stream at the last position whose products with it, and a number added to each, are

@@ -24,12 +24,12 @@ from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.model.cache.frozen_norm import FrozenNorm
 from interp_hooks.model.components.positions import rotate
 from interp_hooks.model.factored import FactoredMatrix
+from interp_hooks.model.token_text import names_of
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.studies.directions import (
     CHUNK,
     DirectionTokens,
     EmbeddingKind,
-    names_of,
     token_vectors,
     tokens_of,
     unembedding,

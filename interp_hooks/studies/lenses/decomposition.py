@@ -29,8 +29,8 @@ from interp_hooks.interventions.runs import PromptsLike, Run
 from interp_hooks.model.cache.frozen_norm import FrozenNorm, centred
 from interp_hooks.model.components.block import at_positions
 from interp_hooks.model.stream import Stream
+from interp_hooks.model.token_text import names_of
 from interp_hooks.model.transformer import HookedTransformer
-from interp_hooks.studies.directions import names_of
 from interp_hooks.studies.lenses.base import Lens
 from interp_hooks.studies.lenses.reading import run_to_read, vocabulary_size
 from interp_hooks.studies.lenses.vectors import mean_column, pulled_back, unembedding_of

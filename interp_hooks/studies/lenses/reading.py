@@ -29,8 +29,8 @@ from interp_hooks.interventions.recording import record
 from interp_hooks.interventions.runs import PromptsLike, Run, as_run, masked
 from interp_hooks.model.components.block import at_positions
 from interp_hooks.model.stream import Stage, Stream
+from interp_hooks.model.token_text import names_of
 from interp_hooks.model.transformer import HookedTransformer
-from interp_hooks.studies.directions import names_of
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -30,8 +30,8 @@ from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.interventions.runs import Intervention, SourceLike
 from interp_hooks.interventions.sites import Here, Site, Source, at
 from interp_hooks.model.cache.frozen_norm import FrozenNorm
+from interp_hooks.model.token_text import names_of
 from interp_hooks.model.transformer import HookedTransformer
-from interp_hooks.studies.directions import names_of
 from interp_hooks.studies.lenses.base import Lens
 
 SAME, ALIKE = 0.999, 0.99  # cosines above which two vectors are no two directions, or hardly

@@ -24,8 +24,9 @@ from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import Count, checked
 from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.interventions.recording import record
+from interp_hooks.model.token_text import names_of
 from interp_hooks.model.transformer import HookedTransformer
-from interp_hooks.studies.directions import names_of, unembedding
+from interp_hooks.studies.directions import unembedding
 from interp_hooks.studies.neurons.contexts import Contexts, Found, split_by_size, stacked, together, top_contexts
 from interp_hooks.studies.neurons.vocabulary import effect_of
 from interp_hooks.studies.neurons.weights import Neurons, neurons_of

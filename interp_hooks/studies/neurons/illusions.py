@@ -30,8 +30,8 @@ from interp_hooks.errors.arguments import Count, checked
 from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.hooks.names import get_act_name
 from interp_hooks.interventions.recording import record
+from interp_hooks.model.token_text import names_of
 from interp_hooks.model.transformer import HookedTransformer
-from interp_hooks.studies.directions import names_of
 from interp_hooks.studies.neurons.contexts import Contexts, Found, split_by_size, stacked, together, top_contexts
 
 if TYPE_CHECKING:

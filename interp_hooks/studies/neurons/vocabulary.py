@@ -33,8 +33,9 @@ from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import Count, checked
 from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.model.progress import progress_bar
+from interp_hooks.model.token_text import names_of
 from interp_hooks.model.transformer import HookedTransformer
-from interp_hooks.studies.directions import CHUNK, names_of, unembedding
+from interp_hooks.studies.directions import CHUNK, unembedding
 from interp_hooks.studies.neurons.weights import Neurons, neurons_of
 
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ from interp_hooks.errors.arguments import Count, Seed, checked
 from interp_hooks.model.identity import Identity
 from interp_hooks.model.progress import progress_bar
 from interp_hooks.model.tensor_files import write_text
+from interp_hooks.model.token_text import names_of
 from interp_hooks.model.transformer import HookedTransformer
-from interp_hooks.studies.directions import names_of
 from interp_hooks.studies.findings import Finding
 from interp_hooks.studies.wikis.columns import Column, Material, columns_of, listings_of
 from interp_hooks.studies.wikis.examples import add_attention, add_windows, examples_of, needed
