@@ -10,7 +10,7 @@ there. Positions count a document's own tokens, its BOS included: they are those
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, get_args
@@ -19,13 +19,14 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from interp_hooks.corpus.reading import Document
+from interp_hooks.corpus.reading import Corpus, Document, documents
 from interp_hooks.errors import BadInput, TokenError, nearest
 from interp_hooks.model.transformer import HookedTransformer
 
 Longer = Literal["refuse", "split", "cut"]
 Excluded = Literal["bos", "first", "special"]
 EXCLUDED: tuple[Excluded, ...] = get_args(Excluded)
+TOGETHER = 64  # documents that are packed together
 ADDED = -1  # the position of a BOS that was put before a piece
 
 
@@ -145,6 +146,28 @@ class Packer:
         width = max((sum(len(one.tokens) for one in row) for row in filled), default=0)
         at_once = max(1, self.tokens_at_once // max(1, width))
         return [self._stacked(filled[start : start + at_once]) for start in range(0, len(filled), at_once)]
+
+    def batches(self, numbered: Iterable[tuple[int, Document]]) -> Iterator[Rows]:
+        """Documents with their numbers as rows, `TOGETHER` of them packed at a time."""
+        numbered = iter(numbered)
+        while batch := list(itertools.islice(numbered, TOGETHER)):
+            yield from self.rows(
+                piece for number, one in batch for piece in self.pieces(number, self.tokens(number, one))
+            )
+
+    def endless(self, corpus: Corpus, column: str, ended: Callable[[], str]) -> Iterator[Rows]:
+        """A corpus over and over, as rows.
+
+        Raises:
+            BadInput: with the text `ended()`, where nothing of it counts, or it cannot be read again.
+        """
+        while True:
+            counted = 0
+            for rows in self.batches(enumerate(documents(self.model, corpus, column))):
+                counted += int(rows.counted.sum())
+                yield rows
+            if not counted:
+                raise BadInput(ended())
 
     @cached_property
     def _several(self) -> bool:

@@ -5,18 +5,20 @@ These passes are made here and not by the engine: nothing is changed in them, an
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from interp_hooks.corpus.packing import Rows
 from interp_hooks.corpus.reducers.base import Merges, Reducer, States
 from interp_hooks.corpus.units import Seen, Units
 from interp_hooks.errors import BadInput
+from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.hooks.points import HookPoint, Watcher
 from interp_hooks.model.transformer import HookedTransformer
 
@@ -80,6 +82,26 @@ class Reading:
                 fwd_hooks=[(hook, watcher) for hook in self.hooks],
             )
         return watcher.states, watcher.kept
+
+
+@no_gradients
+def counted_values(
+    model: HookedTransformer, rows: Rows, hooks: Iterable[str], stop_at_layer: int | None
+) -> dict[str, Float[Tensor, "token ..."]]:
+    """What hooks show in a pass over some rows, at the tokens that count; up to a layer, or with the logits."""
+    found, counted = dict[str, Tensor](), rows.counted.to(model.device)
+
+    def keep(value: Tensor, hook: HookPoint) -> None:
+        found[hook.name] = value[counted.to(value.device)]
+
+    model.run_with_hooks(
+        rows.tokens.to(model.device),
+        **rows.told_apart(model.device),
+        stop_at_layer=stop_at_layer,
+        return_type=None if stop_at_layer is not None else "logits",
+        fwd_hooks=[(hook, keep) for hook in hooks],
+    )
+    return found
 
 
 @dataclass

@@ -14,14 +14,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp_hooks.corpus.packing import Packer, Rows
-from interp_hooks.corpus.reading import Corpus, documents
-from interp_hooks.errors import BadInput
-from interp_hooks.hooks.modes import no_gradients
-from interp_hooks.hooks.points import HookPoint
+from interp_hooks.corpus.passes import counted_values
+from interp_hooks.corpus.reading import Corpus
 from interp_hooks.model.stream import Stream
 from interp_hooks.model.transformer import HookedTransformer
 
-PER_BATCH = 64  # documents that are packed together
+ENDED = "the corpus has no more tokens that count: give a list or a file, which can be read again, or more texts"
 
 
 class ActivationBuffer:
@@ -70,7 +68,7 @@ class ActivationBuffer:
         parts = {hook: [self.left[hook]] if self.left else [] for hook in self.hooks}
         count = len(self)
         if self._rows is None:
-            self._rows = islice(self._all_rows(), self.passes, None)
+            self._rows = islice(self.packer.endless(self.corpus, self.column, lambda: ENDED), self.passes, None)
         while count < self.tokens:
             found = self._read(next(self._rows))
             self.passes += 1
@@ -80,40 +78,8 @@ class ActivationBuffer:
         order = torch.randperm(count, generator=self.generator)
         self.left = {hook: torch.cat(values)[order.to(values[0].device)] for hook, values in parts.items()}
 
-    def _all_rows(self) -> Iterator[Rows]:
-        while True:
-            found = enumerate(documents(self.model, self.corpus, self.column))
-            counted = 0
-            while batch := list(islice(found, PER_BATCH)):
-                pieces = [
-                    piece
-                    for number, one in batch
-                    for piece in self.packer.pieces(number, self.packer.tokens(number, one))
-                ]
-                for rows in self.packer.rows(pieces):
-                    counted += int(rows.counted.sum())
-                    yield rows
-            if not counted:
-                raise BadInput(
-                    "the corpus has no more tokens that count: give a list or a file, which can be read again, or more "
-                    "texts"
-                )
-
-    @no_gradients
     def _read(self, rows: Rows) -> dict[tuple[str, int | None], Tensor]:
-        found: dict[str, Tensor] = {}
-        counted = rows.counted.to(self.model.device)
-
-        def keep(value: Tensor, hook: HookPoint) -> None:
-            found[hook.name] = value[counted.to(value.device)]
-
-        self.model.run_with_hooks(
-            rows.tokens.to(self.model.device),
-            **rows.told_apart(self.model.device),
-            stop_at_layer=self.stop,
-            return_type=None if self.stop is not None else "logits",
-            fwd_hooks=[(name, keep) for name in dict.fromkeys(name for name, _ in self.hooks)],
-        )
+        found = counted_values(self.model, rows, dict.fromkeys(name for name, _ in self.hooks), self.stop)
         return {
             (name, head): found[name].flatten(1) if head is None else found[name][:, head] for name, head in self.hooks
         }

@@ -38,7 +38,6 @@ from interp_hooks.model.transformer import HookedTransformer
 Ablation = Literal["zero", "mean"]
 Values = dict[str, Tensor]
 DENSE = 0.1  # share of tokens
-PER_BATCH = 64  # documents that are packed together
 MEASURES = ("l0", "explained_variance", "cosine", "norm_ratio", "relative_bias", "dead", "dense")
 LOSSES = ("ce", "ce_reconstructed", "ce_ablated", "ce_recovered", "kl_reconstructed", "kl_ablated", "kl_recovered")
 
@@ -145,10 +144,7 @@ def random_dictionary(dictionary: SAE | Transcoder, seed: Seed = 0) -> SAE | Tra
 def _rows_of(
     model: HookedTransformer, packer: Packer, corpus: str | Path | Any, column: str, limit: int | None
 ) -> list[Rows]:
-    found, rows = enumerate(islice(documents(model, corpus, column), limit)), list[Rows]()
-    while batch := list(islice(found, PER_BATCH)):
-        pieces = [piece for number, one in batch for piece in packer.pieces(number, packer.tokens(number, one))]
-        rows += packer.rows(pieces)
+    rows = list(packer.batches(enumerate(islice(documents(model, corpus, column), limit))))
     if not any(bool(_predicting(part).any()) for part in rows):
         raise BadInput(
             "the corpus has no token that counts and is followed by another; give longer texts, or exclude=()"

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -22,11 +22,11 @@ from safetensors import safe_open
 from torch import Tensor
 
 from interp_hooks.corpus.packing import Excluded, Packer, Rows
-from interp_hooks.corpus.reading import Corpus, documents
+from interp_hooks.corpus.passes import counted_values
+from interp_hooks.corpus.reading import Corpus
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import Count, checked
-from interp_hooks.hooks.modes import no_gradients, with_constant_weights
-from interp_hooks.hooks.points import HookPoint
+from interp_hooks.hooks.modes import with_constant_weights
 from interp_hooks.model.folder_lock import LOCK, locked
 from interp_hooks.model.identity import Identity
 from interp_hooks.model.progress import progress_bar
@@ -37,7 +37,6 @@ from interp_hooks.studies.lenses.base import Lens, stream_is_centred
 from interp_hooks.studies.lenses.reading import CHUNK, log_probs_of
 
 Optimizer = Literal["sgd", "adam"]
-PER_BATCH = 64  # documents that are packed together
 FIT = "fit.safetensors"
 
 
@@ -200,7 +199,7 @@ class _Fit:
         """Train until all steps are made, and keep the fit at `path` now and then."""
         if self.step == self.recipe.steps:
             return
-        rows = islice(self._rows(corpus), self.passes, None)
+        rows = islice(self.packer.endless(corpus, self.recipe.column, self._ended), self.passes, None)
         with progress_bar(total=self.recipe.steps, initial=self.step, progress=progress, unit="step") as bar:
             while self.step < self.recipe.steps:
                 self._train(rows)
@@ -208,24 +207,11 @@ class _Fit:
                 if path is not None and (self.step % save_every == 0 or self.step == self.recipe.steps):
                     self.save(path)
 
-    def _rows(self, corpus: Corpus) -> Iterator[Rows]:
-        """The corpus over and over, as rows."""
-        while True:
-            found = enumerate(documents(self.model, corpus, self.recipe.column))
-            counted = 0
-            while batch := list(islice(found, PER_BATCH)):
-                pieces = [piece for number, one in batch for piece in self._pieces(number, one)]
-                for rows in self.packer.rows(pieces):
-                    counted += int(rows.counted.sum())
-                    yield rows
-            if not counted:
-                raise BadInput(
-                    f"the corpus has no more tokens after {self.step} of {self.recipe.steps} steps: give a list or a "
-                    "file, which can be read again, more texts, or fewer steps"
-                )
-
-    def _pieces(self, number: int, document: Any) -> Any:
-        return self.packer.pieces(number, self.packer.tokens(number, document))
+    def _ended(self) -> str:
+        return (
+            f"the corpus has no more tokens after {self.step} of {self.recipe.steps} steps: give a list or a file, "
+            "which can be read again, more texts, or fewer steps"
+        )
 
     def _train(self, rows: Iterator[Rows]) -> None:
         """One step: gradients over some rows, clipped for each layer, and an update."""
@@ -250,22 +236,11 @@ class _Fit:
         self.kl = {layer: kl / tokens for layer, kl in sums.items()}
         self.step += 1
 
-    @no_gradients
     def _streams(self, rows: Rows) -> dict[str, Float[Tensor, "token d_model"]]:
         """The stream at every hook that is read, at the tokens that count."""
-        model, found = self.model, dict[str, Tensor]()
-        counted = rows.counted.to(model.device)
-
-        def keep(value: Tensor, hook: HookPoint) -> None:
-            found[hook.name] = value[counted.to(value.device)].to(model.unembed.W_U.device)
-
-        model.run_with_hooks(
-            rows.tokens.to(model.device),
-            **rows.told_apart(model.device),
-            stop_at_layer=model.cfg.n_layers,
-            fwd_hooks=[(hook, keep) for hook in (*self.hooks.values(), self.final)],
-        )
-        return found
+        hooks, device = (*self.hooks.values(), self.final), self.model.unembed.W_U.device
+        found = counted_values(self.model, rows, hooks, stop_at_layer=self.model.cfg.n_layers)
+        return {hook: value.to(device) for hook, value in found.items()}
 
     @with_constant_weights
     def _backwards(self, streams: Mapping[str, Tensor], final: Float[Tensor, "token d_model"]) -> dict[int, float]:
