@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
@@ -105,11 +105,6 @@ class BatchTopK(JumpReLU):
 
     k: int = 1
 
-    def of_batch(self, pre: Float[Tensor, "*tokens feature"]) -> Float[Tensor, "*tokens feature"]:
-        """What training does: the n * k largest of all the tokens' pre-activations, where they are above 0."""
-        positive = pre.relu()
-        return torch.where(largest(positive, self.k), positive, 0.0)
-
 
 @dataclass(frozen=True, eq=False)
 class Gated(Activation):
@@ -143,15 +138,6 @@ class Gated(Activation):
 
     def check(self, n_features: int) -> None:
         _check_sizes(n_features, scale=self.scale, shift=self.shift)
-
-
-def largest(values: Float[Tensor, "*tokens feature"], k: int) -> Bool[Tensor, "*tokens feature"]:
-    """Which of n tokens' values are among the n * k largest of all of them."""
-    flat = values.flatten()
-    kept = min(len(flat), k * (len(flat) // max(1, values.shape[-1])))
-    chosen = torch.zeros_like(flat, dtype=torch.bool)
-    chosen[flat.topk(kept, sorted=False).indices] = True
-    return chosen.view_as(values)
 
 
 def _check_sizes(n_features: int, **tensors: Tensor | None) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -18,6 +17,7 @@ from interp_hooks.dictionaries.single import SAE
 from interp_hooks.dictionaries.training import train_on_activations
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import Count, Seed, checked, told_shape
+from interp_hooks.ground_truth.matching import assignment
 from interp_hooks.ground_truth.toy_models import Superposition
 
 
@@ -99,35 +99,4 @@ def superposition_recovery(
         found[name if name not in found else f"{name} ({place})"] = recovery(
             trained.W_dec, columns[norms > norms.max() / 10]
         )
-    return found
-
-
-def assignment(cost: np.ndarray) -> np.ndarray:
-    """For each row a column of its own, such that the summed cost is smallest: shortest augmenting paths.
-
-    (Jonker and Volgenant 1987; n rows and m >= n columns take n^2 m steps.)
-    """
-    rows, columns = cost.shape
-    of_row, of_column = np.zeros(rows + 1), np.zeros(columns + 1)  # dual variables; place 0 is a root
-    taken = np.zeros(columns + 1, dtype=np.int64)
-    for row in range(1, rows + 1):
-        taken[0], column = row, 0
-        least, before = np.full(columns + 1, np.inf), np.zeros(columns + 1, dtype=np.int64)
-        seen = np.zeros(columns + 1, dtype=bool)
-        while taken[column]:
-            seen[column] = True
-            here = taken[column]
-            slack = np.where(seen[1:], np.inf, cost[here - 1] - of_row[here] - of_column[1:])
-            nearer = slack < least[1:]
-            least[1:][nearer], before[1:][nearer] = slack[nearer], column
-            free = np.where(seen[1:], np.inf, least[1:])
-            step = free.min()
-            of_row[taken[seen]] += step
-            of_column[seen] -= step
-            least[~seen] -= step
-            column = int(free.argmin()) + 1
-        while column:
-            taken[column], column = taken[before[column]], before[column]
-    found = np.zeros(rows, dtype=np.int64)
-    found[taken[1:][taken[1:] > 0] - 1] = np.nonzero(taken[1:])[0]
     return found

@@ -11,10 +11,10 @@ Inputs are scaled so that their norm is sqrt(d) on average, which the finished d
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from interp_hooks.dictionaries.activations import BatchTopK, Gated, JumpReLU, ReLU, TopK
@@ -60,6 +60,19 @@ class _Step(torch.autograd.Function):
         return None, -(near * grad).sum(0)
 
 
+class Encoded(NamedTuple):
+    """The features of a batch: what the first n of them `said`, which of them were `active`, and their `number`.
+
+    `pre` are all pre-activations, where they are needed, and `smallest` the least active feature, where it is known.
+    """
+
+    said: Callable[[int], Float[Tensor, "token d_out"]]
+    active: Bool[Tensor, " feature"]
+    number: int
+    pre: Float[Tensor, "token feature"] | None
+    smallest: Tensor | None = None
+
+
 class Trainable(nn.Module):
     """The parameters of a dictionary in training, from the first activations that it sees.
 
@@ -70,7 +83,7 @@ class Trainable(nn.Module):
         self, recipe: Recipe, x: Float[Tensor, "token site d_in"], y: Float[Tensor, "token site d_out"]
     ) -> None:
         super().__init__()
-        self.recipe, self._l0 = recipe, 0.0
+        self.recipe = recipe
         dtype, device = torch.promote_types(x.dtype, torch.float32), x.device
         x, y = x.to(dtype), y.to(dtype)
         self.scale: Tensor
@@ -110,40 +123,40 @@ class Trainable(nn.Module):
         skip = 0.0 if self.W_skip is None else x @ self.W_skip
         dead = self.since_active >= dead_after
         revives = bool(self.recipe.aux) and bool(dead.any())
-        said, smallest, pre = (self._listed if self.recipe.kind in FEW else self._dense)(x, revives)
-        r = said(self.recipe.n_features) + self.b_dec + skip
+        found = self._listed(x, revives) if self.recipe.kind in FEW else self._dense(x)
+        r = found.said(self.recipe.n_features) + self.b_dec + skip
         loss = (y - r).square().sum(-1).mean()
         if prefixes := self.recipe.prefixes:
-            parts = [said(n) + self.b_dec + skip for n in prefixes]
+            parts = [found.said(n) + self.b_dec + skip for n in prefixes]
             loss = (loss + torch.stack([(y - part).square().sum(-1).mean() for part in parts]).sum()) / (
                 1 + len(prefixes)
             )
-        if pre is not None:
-            loss = loss + self._sparsity(pre, y, skip)
+        if found.pre is not None:
+            loss = loss + self._sparsity(found.pre, y, skip)
             if revives:
-                loss = loss + self.recipe.aux * self._revival(pre, (y - r).detach(), dead)
+                loss = loss + self.recipe.aux * self._revival(found.pre, (y - r).detach(), dead)
         with torch.no_grad():
-            if self.recipe.kind == "batchtopk" and smallest is not None:
-                self._follow(smallest.double())
+            self.since_active += len(x)
+            self.since_active[found.active] = 0
+            if self.recipe.kind == "batchtopk" and found.smallest is not None:
+                self._follow(found.smallest.double())
             variance = (y - y.mean(0)).square().sum()
             told = {
-                "l0": self._l0,
+                "l0": found.number / len(x),
                 "explained_variance": float(1 - (y - r).square().sum() / variance) if variance > 0 else float("nan"),
                 "dead": float(dead.double().mean()),
             }
         return loss, told
 
-    def _dense(self, x: Tensor, revives: bool) -> tuple[Callable[[int], Tensor], Tensor | None, Tensor]:
-        """What the first n features say, the smallest active feature, and all pre-activations."""
+    def _dense(self, x: Tensor) -> Encoded:
+        """The features of a batch as a matrix."""
         pre = self.pre(x)
         features = self.features(pre)
-        with torch.no_grad():
-            active = features > 0
-            self._count(len(x), active.any(0), int(active.sum()))
-        return lambda n: features[:, :n] @ self.W_dec[:n], None, pre
+        active = features.detach() > 0
+        return Encoded(lambda n: features[:, :n] @ self.W_dec[:n], active.any(0), int(active.sum()), pre)
 
-    def _listed(self, x: Tensor, revives: bool) -> tuple[Callable[[int], Tensor], Tensor | None, Tensor | None]:
-        """The same, where few features are active; pre-activations are there for dead features alone."""
+    def _listed(self, x: Tensor, revives: bool) -> Encoded:
+        """The features of a batch as a list; pre-activations are there where dead features are to be revived."""
         shift = self.b_enc - self.b_dec @ self.W_enc if self.recipe.is_sae else self.b_enc
         with torch.set_grad_enabled(revives):
             pre = x @ self.W_enc + shift
@@ -151,8 +164,6 @@ class Trainable(nn.Module):
         kept = pre.detach()
         active = largest_of_tokens(kept, k) if self.recipe.kind == "topk" else largest_of_batch(kept, k * len(x), guess)
         values = encoded(x, self.W_enc, shift, kept, active)
-        some = torch.zeros_like(self.since_active, dtype=torch.bool).index_fill_(0, active.feature, True)
-        self._count(len(x), some, len(values))
 
         def said(n: int) -> Tensor:
             if n == self.recipe.n_features:
@@ -160,12 +171,9 @@ class Trainable(nn.Module):
             which = active.below(n)
             return decoded(values[which], self.W_dec, active.chosen(which))
 
-        return said, values.detach().min() if len(values) else None, pre if revives else None
-
-    def _count(self, tokens: int, active: Tensor, number: int) -> None:
-        self.since_active += tokens
-        self.since_active[active] = 0
-        self._l0 = number / tokens
+        some = torch.zeros_like(self.since_active, dtype=torch.bool).index_fill_(0, active.feature, True)
+        smallest = values.detach().min() if len(values) else None
+        return Encoded(said, some, len(values), pre if revives else None, smallest)
 
     def _flat(self, value: Tensor, scale: Tensor) -> Float[Tensor, "token d"]:
         return (value.to(self.dtype) * scale[:, None]).flatten(1)

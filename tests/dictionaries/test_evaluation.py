@@ -10,8 +10,8 @@ from torch import Tensor
 
 from interp_hooks import HookedTransformer, HookPoint
 from interp_hooks.dictionaries import SAE, dictionary_metrics, random_dictionary, recovery
-from interp_hooks.dictionaries.planted import assignment
 from interp_hooks.errors import BadInput
+from interp_hooks.ground_truth.matching import assignment
 from tests.dictionaries.random_ones import cross_layer, crosscoder, randoms, sae, transcoder
 from tests.tiny import assert_close, build, unchecked_types
 

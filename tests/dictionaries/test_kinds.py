@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from interp_hooks.dictionaries import SAE, CrossLayerTranscoder, Gated, JumpReLU, TopK
-from interp_hooks.dictionaries.activations import largest
+from interp_hooks.dictionaries.active import largest_of_batch
 from interp_hooks.errors import BadInput, UnknownHook
 from tests.dictionaries.random_ones import (
     D_OUT,
@@ -40,8 +40,9 @@ def test_top_k_keeps_k_of_each_token() -> None:
 
 
 def test_a_batch_keeps_n_times_k_of_all_tokens() -> None:
-    pre = randoms()(2, 3, F)
-    kept = largest(pre, 4)
+    pre = randoms()(6, F)
+    active, kept = largest_of_batch(pre, 6 * 4), torch.zeros(6, F, dtype=torch.bool)
+    kept[active.token, active.feature] = True
     assert int(kept.sum()) == 6 * 4
     assert pre[kept].min() >= pre[~kept].max()
 

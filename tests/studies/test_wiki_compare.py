@@ -10,7 +10,7 @@ import torch
 from interp_hooks import HookedTransformer
 from interp_hooks.errors import BadInput
 from interp_hooks.studies import Wiki, compare, wiki
-from interp_hooks.studies.wikis.comparing import assignment
+from interp_hooks.studies.wikis.comparing import matched
 from tests.tiny import build, random_tokens
 
 OPTIONS = dict(causal=False, progress=False, top=1, per_band=1)
@@ -69,7 +69,7 @@ def test_the_assignment_is_the_best_of_all(shape: tuple[int, int]) -> None:
         best = max(
             sum(wide[i, j] for i, j in enumerate(columns)) for columns in itertools.permutations(range(many), few)
         )
-        pairs = assignment(gains)
+        pairs = matched(gains)
         assert len({i for i, _ in pairs}) == len({j for _, j in pairs}) == few
         assert sum(gains[i, j] for i, j in pairs) == pytest.approx(best)
 

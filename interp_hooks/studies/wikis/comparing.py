@@ -10,6 +10,7 @@ import numpy as np
 
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked
+from interp_hooks.ground_truth.matching import assignment
 from interp_hooks.studies.wikis.tables import Wiki
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def compare(wiki_a: Wiki | str | Path, wiki_b: Wiki | str | Path, metrics: Seque
     heads_a, heads_b = a.heads, b.heads
     correlations = _profiles(heads_a, names) @ _profiles(heads_b, names).T
     of_a, of_b = (one[["layer", "head"]].to_numpy().tolist() for one in (heads_a, heads_b))
-    rows = assignment(correlations)
+    rows = matched(correlations)
     best_a, best_b = correlations.argmax(1), correlations.argmax(0)
     return pd.DataFrame(
         [
@@ -83,39 +84,8 @@ def _profiles(heads: pd.DataFrame, names: list[str]) -> np.ndarray:
     return scores / np.maximum(np.linalg.norm(scores, axis=1, keepdims=True), 1e-12)
 
 
-def assignment(gains: np.ndarray) -> list[tuple[int, int]]:
-    """Rows and columns matched one to one so that the gains of all pairs sum to the most (the Hungarian method).
-
-    Rows enter one after the other; each takes a free column by the cheapest path of exchanges, where prices of rows and
-    columns keep what a matched pair costs at 0 and every other pair above.
-    """
+def matched(gains: np.ndarray) -> list[tuple[int, int]]:
+    """Rows and columns matched one to one so that the gains of all pairs sum to the most."""
     if gains.shape[0] > gains.shape[1]:
-        return sorted((i, j) for j, i in assignment(gains.T))
-    costs, (n, m) = -gains, gains.shape
-    of_row, of_column = np.zeros(n), np.zeros(m)
-    row_of = np.full(m, -1)
-    for entering in range(n):
-        row, visited = entering, np.zeros(m, dtype=bool)
-        nearest, before, last = np.full(m, np.inf), np.full(m, -1), -1
-        path = [(entering, -1)]
-        while True:
-            reduced = costs[row] - of_row[row] - of_column
-            better = ~visited & (reduced < nearest)
-            nearest[better], before[better] = reduced[better], last
-            column = int(np.where(visited, np.inf, nearest).argmin())
-            step = nearest[column]
-            for one, at in path:
-                of_row[one] += step
-                if at >= 0:
-                    of_column[at] -= step
-            nearest[~visited] -= step
-            visited[column], last = True, column
-            if row_of[column] < 0:
-                break
-            row = int(row_of[column])
-            path.append((row, column))
-        while last >= 0:
-            previous = int(before[last])
-            row_of[last] = entering if previous < 0 else row_of[previous]
-            last = previous
-    return sorted((int(row), column) for column, row in enumerate(row_of) if row >= 0)
+        return sorted((row, column) for column, row in matched(gains.T))
+    return list(enumerate(assignment(-gains).tolist()))

@@ -32,9 +32,9 @@ from interp_hooks.studies.wikis.neuronpedia import write_neuronpedia
 from interp_hooks.studies.wikis.pages import write_pages
 from interp_hooks.studies.wikis.tables import (
     ABOUT,
-    PLURAL,
     Wiki,
     need_arrow,
+    plural,
     write_examples,
     write_listings,
     write_tokens,
@@ -198,7 +198,7 @@ class _Making:
         identity = dataclasses.asdict(Identity.of(self.model))
         always: list[UnitKind] = ["head", "neuron"]  # even if there are none
         for kind in dict.fromkeys(always + [kind.name for kind in self.kinds]):
-            write_units(folder / f"{PLURAL[kind]}.parquet", kind, material.sizes.get(kind, {}), columns.get(kind, ()))
+            write_units(folder / f"{plural(kind)}.parquet", kind, material.sizes.get(kind, {}), columns.get(kind, ()))
         write_examples(folder / "examples.parquet", examples)
         write_listings(folder / "listings.parquet", listings)
         write_tokens(folder / "tokens.parquet", self.found, self.words)

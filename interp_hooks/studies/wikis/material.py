@@ -20,8 +20,7 @@ from interp_hooks.studies.findings import Finding
 from interp_hooks.studies.neurons.contexts import stacked
 from interp_hooks.studies.neurons.tables import neuron_table
 from interp_hooks.studies.neurons.vocabulary import VocabularyEffect, vocabulary_effect
-from interp_hooks.studies.neurons.weights import signed
-from interp_hooks.studies.wikis.units import UnitKind
+from interp_hooks.studies.wikis.units import UnitKind, sides_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -107,16 +106,11 @@ class Material:
         """The table of all neurons."""
         return neuron_table(self.model, self.found, effect=self.vocabulary)
 
-    @property
-    def sides(self) -> Sequence[Side]:
-        """The ends at which the activation of neurons may be large."""
-        return ("largest", "smallest") if signed(self.model) else ("largest",)
-
     def examined(self, kind: UnitKind) -> list[tuple[int, int]]:
         """The neurons of a kind that are examined, as (layer, neuron)."""
         if not self.has_vocabulary:
             return []
-        ends = [END[side] for side in self.sides]
+        ends = [END[side] for side in sides_of(self.model)]
         chosen: list[tuple[int, int]] = []
         for layer, one in self.found[f"{kind}_statistics"].items():
             assert layer is not None

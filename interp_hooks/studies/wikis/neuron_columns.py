@@ -14,7 +14,7 @@ from interp_hooks.studies.neurons.causes import ablation_effects
 from interp_hooks.studies.neurons.contexts import Found, neuron
 from interp_hooks.studies.neurons.truncation import minimal_example
 from interp_hooks.studies.wikis.material import Column, Listing, Material
-from interp_hooks.studies.wikis.units import ENDS, PARTS, UnitKind
+from interp_hooks.studies.wikis.units import ENDS, PARTS, UnitKind, sides_of
 
 
 def weight_columns(kind: UnitKind) -> Callable[[Material], list[Column]]:
@@ -89,7 +89,7 @@ def ablation_columns(kind: UnitKind) -> Callable[[Material], list[Column]]:
         if not (material.has_effects and examined):
             return []
         rows: dict[tuple[str, int, int], Any] = {}
-        for side in material.sides:
+        for side in sides_of(material.model):
             n_random = 16 if side == "largest" else 0  # random contexts are the same for both
             options: dict[str, Any] = dict(part=PARTS[kind], side=side, k=5, n_random=n_random)
             for row in ablation_effects(material.model, material.found, examined, **options).table().to_dict("records"):

@@ -19,7 +19,7 @@ from interp_hooks.model.tensor_files import on_disk
 from interp_hooks.studies.wikis.columns import Column, Listing
 from interp_hooks.studies.wikis.examples import AROUND, BOTTOM, TOP, Examples
 from interp_hooks.studies.wikis.pages import short
-from interp_hooks.studies.wikis.tables import PLURAL
+from interp_hooks.studies.wikis.tables import plural
 
 EMPTY = (
     *("neuron_alignment_indices", "neuron_alignment_values", "neuron_alignment_l1"),
@@ -51,7 +51,7 @@ def write_neuronpedia(
             active = found[f"{kind}_statistics"]
             histograms = found[f"{kind}_histogram"]
             for layer, one in layers.items():
-                place = folder / PLURAL[kind] / str(layer)
+                place = folder / plural(kind) / str(layer)
                 place.mkdir(parents=True)
                 shares, counts = active[layer]["active"].tolist(), histograms[layer]["counts"].numpy()
                 lower = histograms[layer]["edges"].numpy()

@@ -27,7 +27,7 @@ from interp_hooks.corpus.scanning import Scan
 from interp_hooks.model.tensor_files import on_disk
 from interp_hooks.studies.wikis.columns import Column, Listing
 from interp_hooks.studies.wikis.examples import AROUND, Examples, names_of_bands, needed
-from interp_hooks.studies.wikis.tables import PLURAL
+from interp_hooks.studies.wikis.tables import plural
 from interp_hooks.studies.wikis.units import Kind, UnitKind
 
 STATIC = Path(__file__).parent / "static"
@@ -61,14 +61,14 @@ def write_pages(
             shutil.copyfile(path, folder / path.name)
         write_data(folder, "about", dict(about) | _described(found, kinds, sizes, columns, listings))
         for kind in kinds:
-            plural = PLURAL[kind.name]
-            write_data(folder, plural, {one.name: _flat(one, sizes[kind.name]) for one in columns[kind.name]})
+            name_of_all = plural(kind.name)
+            write_data(folder, name_of_all, {one.name: _flat(one, sizes[kind.name]) for one in columns[kind.name]})
             histograms = found[f"{kind.name}_histogram"]
             for layer, one in examples[kind.name].items():
                 parts = [(listing.name, listing.entries.get(layer)) for listing in listings[kind.name]]
                 units = _units(one, histograms[layer]["counts"].numpy(), parts)
                 for number in range(0, len(units), SHARD[kind.name]):
-                    name = f"{plural}/L{layer:02d}_{number // SHARD[kind.name]}"
+                    name = f"{name_of_all}/L{layer:02d}_{number // SHARD[kind.name]}"
                     write_data(folder, name, units[number : number + SHARD[kind.name]])
         _write_documents(folder, found, needed(examples), words)
         _write_search(folder, found, kinds, sizes, listings, examples, words)
@@ -96,7 +96,7 @@ def _described(
     return {
         "kinds": {
             kind.name: {
-                "plural": PLURAL[kind.name],
+                "plural": plural(kind.name),
                 "activation": kind.activation,
                 "unit": kind.activation_unit,
                 "layers": [[layer, n] for layer, n in sizes[kind.name].items()],

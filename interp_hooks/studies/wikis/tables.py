@@ -30,12 +30,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ABOUT = "wiki.json"
-PLURAL: Mapping[str, str] = {
-    "head": "heads",
-    "neuron": "neurons",
-    "expert_neuron": "expert_neurons",
-    "shared_neuron": "shared_neurons",
-}
 ROWS = 2**20  # of a row group
 
 
@@ -51,6 +45,11 @@ def need_arrow() -> tuple[Any, Any]:
     except ImportError as error:
         raise ImportError("a wiki is written with pyarrow: pip install 'interp-hooks[wiki]'") from error
     return pyarrow, parquet
+
+
+def plural(kind: str) -> str:
+    """What a kind of units is called in names of tables and folders."""
+    return f"{kind}s"
 
 
 def write_units(path: Path, kind: str, sizes: Mapping[int, int], columns: Sequence[Column]) -> None:

@@ -80,10 +80,14 @@ HEADS = Kind(
 )
 
 
+def sides_of(model: HookedTransformer) -> Sequence[Side]:
+    """The ends at which the activation of a model's neurons may be large."""
+    return ("largest", "smallest") if signed(model) else ("largest",)
+
+
 def kinds_of(model: HookedTransformer) -> list[Kind]:
     """The kinds of units that a model has."""
-    sides: Sequence[Side] = ("largest", "smallest") if signed(model) else ("largest",)
-    plain = Kind("neuron", neurons(), "activation after the nonlinearity", "activation", sides=sides)
+    plain = Kind("neuron", neurons(), "activation after the nonlinearity", "activation", sides=sides_of(model))
     kinds = [HEADS, plain]
     if model.cfg.experts is not None:
         one = replace(plain, name="expert_neuron", units=neurons(part="experts"), letter="E")
