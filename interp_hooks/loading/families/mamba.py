@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from interp_hooks.loading.families.llama import ATTENTION, ENDS
-from interp_hooks.loading.families.mamba2 import ANY_LENGTH, NO_NUMBER
+from interp_hooks.loading.families.mamba2 import NO_NUMBER, of_mixers_alone, weights_alone
 from interp_hooks.loading.families.moe import NO_EXPERT_BIASES, TRAINING_ONLY
 from interp_hooks.loading.families.shared import LAYER, basics, head_width, modules
 from interp_hooks.loading.guard import Family
@@ -37,17 +37,9 @@ def state_space_weights(there: str) -> Table:
 
 
 def _config(hf: Any) -> dict[str, Any]:
-    return dict(
-        n_layers=hf.num_hidden_layers,
-        d_model=hf.hidden_size,
-        n_heads=1,
-        d_vocab=hf.vocab_size,
-        n_ctx=ANY_LENGTH,
-        eps=hf.layer_norm_epsilon,
-        normalization_type="RMS",
-        positional_embedding_type="none",
-        attn_only=True,
-        mixers=MixersConfig(
+    return dict(n_heads=1) | of_mixers_alone(
+        hf,
+        MixersConfig(
             layers=("mamba",) * hf.num_hidden_layers,
             d_key=hf.state_size,
             d_value=hf.intermediate_size,
@@ -61,9 +53,7 @@ MAMBA = Family(
     model_type="mamba",
     name="Mamba",
     config=_config,
-    weights=modules(embed="backbone.embeddings", ln_final="backbone.norm_f", unembed="lm_head")
-    | modules("backbone.layers.{i}", ln1="norm")
-    | state_space_weights("backbone.layers.{mamba}.mixer"),
+    weights=weights_alone(state_space_weights("backbone.layers.{mamba}.mixer")),
     ignored_config=(
         *NO_NUMBER,
         *("use_bias", "use_conv_bias"),  # show in the tensors

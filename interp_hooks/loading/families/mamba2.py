@@ -45,19 +45,31 @@ def steps(hf: Any) -> dict[str, Any]:
     return dict(dt_min=float(low), dt_max=0.0 if high == float("inf") else float(high))
 
 
-def _config(hf: Any) -> dict[str, Any]:
+def of_mixers_alone(hf: Any, mixers: MixersConfig) -> dict[str, Any]:
+    """The fields of a model whose layers are a state space each, and nothing else."""
     return dict(
         n_layers=hf.num_hidden_layers,
         d_model=hf.hidden_size,
-        n_heads=hf.num_heads,
-        d_head=hf.head_dim,
         d_vocab=hf.vocab_size,
         n_ctx=ANY_LENGTH,
         eps=hf.layer_norm_epsilon,
         normalization_type="RMS",
         positional_embedding_type="none",
         attn_only=True,
-        mixers=MixersConfig(
+        mixers=mixers,
+    )
+
+
+def weights_alone(layers: Table) -> Table:
+    """The table of such a model, from the lines of its layers."""
+    ends = modules(embed="backbone.embeddings", ln_final="backbone.norm_f", unembed="lm_head")
+    return ends | modules("backbone.layers.{i}", ln1="norm") | layers
+
+
+def _config(hf: Any) -> dict[str, Any]:
+    return dict(n_heads=hf.num_heads, d_head=hf.head_dim) | of_mixers_alone(
+        hf,
+        MixersConfig(
             layers=("mamba2",) * hf.num_hidden_layers,
             n_heads=hf.num_heads,
             n_key_heads=hf.n_groups,
@@ -75,9 +87,7 @@ MAMBA2 = Family(
     model_type="mamba2",
     name="Mamba-2",
     config=_config,
-    weights=modules(embed="backbone.embeddings", ln_final="backbone.norm_f", unembed="lm_head")
-    | modules("backbone.layers.{i}", ln1="norm")
-    | state_space_weights("backbone.layers.{mamba2}.mixer"),
+    weights=weights_alone(state_space_weights("backbone.layers.{mamba2}.mixer")),
     ignored_config=(
         *NO_NUMBER,
         *("use_bias", "use_conv_bias"),  # show in the tensors

@@ -34,7 +34,7 @@ def _biogpt_config(hf: Any) -> dict[str, Any]:
     )
 
 
-def _weights(stack: str, ln_final: str, unembed: str) -> Table:
+def decoder_weights(stack: str, ln_final: str, unembed: str) -> Table:
     """The table of a decoder by the names of its stack of layers, the norm after it, and its head."""
     return modules(
         f"{stack}.layers.{{i}}",
@@ -57,7 +57,7 @@ OPT = Family(
     model_type="opt",
     name="OPT, Galactica",
     config=_opt_config,
-    weights=_weights("model.decoder", "final_layer_norm", "lm_head"),
+    weights=decoder_weights("model.decoder", "final_layer_norm", "lm_head"),
     ignored_config=(
         "enable_bias",  # these two show in the tensors (opt-350m's projected embeddings are refused there)
         "word_embed_proj_dim",
@@ -74,7 +74,7 @@ XGLM = replace(
     model_type="xglm",
     name="XGLM",
     config=_xglm_config,
-    weights=_weights("model", "layer_norm", "lm_head"),
+    weights=decoder_weights("model", "layer_norm", "lm_head"),
     ignored_weights=(r"model\.embed_positions\.weights",),  # sinusoids in old files
     ignored_config=("layerdrop", "init_std"),  # training only
     requires={
@@ -88,7 +88,7 @@ BIOGPT = replace(
     model_type="biogpt",
     name="BioGPT",
     config=_biogpt_config,
-    weights=_weights("biogpt", "layer_norm", "output_projection"),
+    weights=decoder_weights("biogpt", "layer_norm", "output_projection"),
     ignored_config=(
         "layerdrop",  # training only
         "layer_norm_eps",  # never read: every norm has the default eps

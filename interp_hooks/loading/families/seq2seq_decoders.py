@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from interp_hooks.loading.families.opt import decoder_weights
 from interp_hooks.loading.families.shared import ACTIVATION_NAMES, modules
 from interp_hooks.loading.guard import Family
 
@@ -49,22 +50,7 @@ BART = Family(
     model_type="bart",
     name="BART (decoder)",
     config=_decoder(**_POST, **_AFTER_TWO_ROWS, **_EMBED_NORM),
-    weights=modules(
-        f"{DECODER}.layers.{{i}}",
-        embed=f"{DECODER}.embed_tokens",
-        pos_embed=f"{DECODER}.embed_positions",
-        ln_embed=f"{DECODER}.layernorm_embedding",
-        ln1="self_attn_layer_norm",
-        q="self_attn.q_proj",
-        k="self_attn.k_proj",
-        v="self_attn.v_proj",
-        o="self_attn.out_proj",
-        ln2="final_layer_norm",
-        up="fc1",
-        down="fc2",
-        ln_final=f"{DECODER}.layer_norm",
-        unembed="lm_head",
-    ),
+    weights=decoder_weights(DECODER, "layer_norm", "lm_head") | modules(ln_embed=f"{DECODER}.layernorm_embedding"),
     ignored_weights=(r"model\.decoder\.layers\.\d+\.encoder_attn.*",),
     ignored_config=(
         *("encoder_layers", "encoder_ffn_dim", "encoder_attention_heads", "encoder_layerdrop"),  # of the other half

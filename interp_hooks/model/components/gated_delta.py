@@ -14,8 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp_hooks.hooks.points import HookPoint
-from interp_hooks.model.components.convolution import ShortConvolution
-from interp_hooks.model.components.linear_recurrence import Gates, LinearRecurrence, Parts
+from interp_hooks.model.components.linear_recurrence import Gates, LinearAttention, Parts
 from interp_hooks.model.components.mixer import Reader
 from interp_hooks.model.components.norm import Norm
 from interp_hooks.model.components.recurrence import Recurrence
@@ -26,7 +25,7 @@ from interp_hooks.model.mixers_config import MixersConfig
 UNIT_EPS = 1e-6  # added to the square of the length of queries and keys
 
 
-class GatedDeltaNet(LinearRecurrence):
+class GatedDeltaNet(LinearAttention):
     """Heads that decay their state, and write to it what it does not yet hold under a key."""
 
     kind = "a gated delta net"
@@ -35,30 +34,21 @@ class GatedDeltaNet(LinearRecurrence):
         super().__init__()
         sizes, d_model = cfg.mixers, cfg.d_model
         assert sizes is not None
-        heads, groups, d_key, d_value = sizes.n_heads, sizes.n_key_heads, sizes.d_key, sizes.d_value
-        self.heads, self.groups, self.beta_scale = heads, groups, sizes.beta_scale
-        self.W_Q, self.b_Q = parameter(groups, d_model, d_key, lies=READER_PER_HEAD), parameter(groups, d_key)
-        self.W_K, self.b_K = parameter(groups, d_model, d_key, lies=READER_PER_HEAD), parameter(groups, d_key)
-        self.W_V, self.b_V = parameter(heads, d_model, d_value, lies=READER_PER_HEAD), parameter(heads, d_value)
-        self._gate_with(cfg.d_model, sizes)
+        heads, d_value, self.beta_scale = sizes.n_heads, sizes.d_value, sizes.beta_scale
+        self._read_per_head(sizes, d_model)
+        self._gate_with(d_model, sizes)
         self.W_beta, self.b_beta = parameter(d_model, heads, lies=TRANSPOSED), parameter(heads)
         self.A_log = parameter(heads)
-        self.convolution = ShortConvolution(sizes.channels, sizes.taps)
-        self.hook_q = HookPoint("batch pos head d_key", head=groups, d_key=d_key)
-        self.hook_k = HookPoint("batch pos head d_key", head=groups, d_key=d_key)
-        self.hook_v = HookPoint("batch pos head d_value", head=heads, d_value=d_value)
         self.hook_log_decay = self._shows_decay(sizes)
         self.hook_beta = HookPoint("batch pos head", head=heads)
-        self._show_recurrence(heads, d_key, d_value)
         self.norm = Norm("RMS", (d_value,), sizes.eps, axes="batch pos head d_value", head=heads)
         self._write_with(cfg, heads, d_value)
         self._show_writing()
 
     def _gate_with(self, d_model: int, sizes: MixersConfig) -> None:
         """Make the weights of gates and of the decay."""
-        heads, d_value = sizes.n_heads, sizes.d_value
-        self.W_G, self.b_G = parameter(heads, d_model, d_value, lies=READER_PER_HEAD), parameter(heads, d_value)
-        self.W_decay, self.b_decay = parameter(d_model, heads, lies=TRANSPOSED), parameter(heads)
+        self._gate_per_head(sizes, d_model)
+        self.W_decay, self.b_decay = parameter(d_model, sizes.n_heads, lies=TRANSPOSED), parameter(sizes.n_heads)
 
     def _shows_decay(self, sizes: MixersConfig) -> HookPoint:
         return HookPoint("batch pos head", head=sizes.n_heads)
@@ -107,11 +97,6 @@ class GatedDeltaNet(LinearRecurrence):
     def as_read(self, q: Float[Tensor, "batch pos head d_key"]) -> Float[Tensor, "batch pos head d_key"]:
         """Queries of length 1 / sqrt(d_key)."""
         return _unit(q) / q.shape[-1] ** 0.5
-
-    def gate(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos head d_head"]:
-        """The SiLU of a linear map of what is read."""
-        precise = torch.promote_types(x.dtype, torch.float32)
-        return F.silu(read_per_head(x, self.W_G, self.b_G).to(precise)).to(x.dtype)
 
     def gated(
         self, mixed: Float[Tensor, "batch pos head d_value"], v: Tensor, gate: Float[Tensor, "batch pos head d_head"]

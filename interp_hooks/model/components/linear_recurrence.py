@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -24,6 +25,8 @@ from interp_hooks.model.components.kv_cache import Earlier
 from interp_hooks.model.components.mixer import Mixer, Promise
 from interp_hooks.model.components.positions import Rotation
 from interp_hooks.model.components.recurrence import Recurrence, mixing, scan, states
+from interp_hooks.model.components.weights import READER_PER_HEAD, parameter, read_per_head
+from interp_hooks.model.mixers_config import MixersConfig
 
 Gates = Float[Tensor, "batch pos gate head"]
 """What decides of each head how its state decays and how strongly a token writes to it: one number each, or several."""
@@ -142,6 +145,36 @@ class LinearRecurrence(Mixer):
         yield Promise("mixed == state^T q", by_state, mixed)
         yield Promise("z is mixed, normalized and gated", self.gated(mixed, v, gate), here["hook_z"])
         yield self._promise_of_writing(here)
+
+
+class LinearAttention(LinearRecurrence):
+    """A linear recurrence whose heads read queries, keys and values as attention does, and a gate. Abstract.
+
+    Several heads may share queries and keys.
+    """
+
+    def _read_per_head(self, sizes: MixersConfig, d_model: int) -> None:
+        """Make the weights of queries, keys and values, and the hooks that show them."""
+        heads, groups, d_key, d_value = sizes.n_heads, sizes.n_key_heads, sizes.d_key, sizes.d_value
+        self.heads, self.groups = heads, groups
+        self.W_Q, self.b_Q = parameter(groups, d_model, d_key, lies=READER_PER_HEAD), parameter(groups, d_key)
+        self.W_K, self.b_K = parameter(groups, d_model, d_key, lies=READER_PER_HEAD), parameter(groups, d_key)
+        self.W_V, self.b_V = parameter(heads, d_model, d_value, lies=READER_PER_HEAD), parameter(heads, d_value)
+        self.convolution = ShortConvolution(sizes.channels, sizes.taps)
+        self.hook_q = HookPoint("batch pos head d_key", head=groups, d_key=d_key)
+        self.hook_k = HookPoint("batch pos head d_key", head=groups, d_key=d_key)
+        self.hook_v = HookPoint("batch pos head d_value", head=heads, d_value=d_value)
+        self._show_recurrence(heads, d_key, d_value)
+
+    def _gate_per_head(self, sizes: MixersConfig, d_model: int) -> None:
+        """Make the weights of gates."""
+        heads, d_value = sizes.n_heads, sizes.d_value
+        self.W_G, self.b_G = parameter(heads, d_model, d_value, lies=READER_PER_HEAD), parameter(heads, d_value)
+
+    def gate(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos head d_head"]:
+        """The SiLU of a linear map of what is read."""
+        precise = torch.promote_types(x.dtype, torch.float32)
+        return F.silu(read_per_head(x, self.W_G, self.b_G).to(precise)).to(x.dtype)
 
 
 def _flat(parts: Parts) -> Float[Tensor, "batch pos 1 part"]:

@@ -16,16 +16,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp_hooks.hooks.points import HookPoint
-from interp_hooks.model.components.convolution import ShortConvolution
-from interp_hooks.model.components.linear_recurrence import Gates, LinearRecurrence, Parts
+from interp_hooks.model.components.linear_recurrence import Gates, LinearAttention, Parts
 from interp_hooks.model.components.mixer import Reader
 from interp_hooks.model.components.norm import NoNorm, Norm
 from interp_hooks.model.components.recurrence import Recurrence
-from interp_hooks.model.components.weights import READER_PER_HEAD, TRANSPOSED, linear, parameter, read_per_head
+from interp_hooks.model.components.weights import TRANSPOSED, linear, parameter, read_per_head
 from interp_hooks.model.config import HookedTransformerConfig
 
 
-class Mamba2(LinearRecurrence):
+class Mamba2(LinearAttention):
     """Heads that decay their state and add to it, for a step whose length each token chooses."""
 
     kind = "a Mamba-2 layer"
@@ -34,22 +33,14 @@ class Mamba2(LinearRecurrence):
         super().__init__()
         sizes, d_model = cfg.mixers, cfg.d_model
         assert sizes is not None
-        heads, groups, d_key, d_value = sizes.n_heads, sizes.n_key_heads, sizes.d_key, sizes.d_value
-        self.heads, self.groups, self.norm_first = heads, groups, sizes.norm_first
+        heads, d_value, self.norm_first = sizes.n_heads, sizes.d_value, sizes.norm_first
         self.dt_min, self.dt_max = sizes.dt_min, sizes.dt_max or None
-        self.W_V, self.b_V = parameter(heads, d_model, d_value, lies=READER_PER_HEAD), parameter(heads, d_value)
-        self.W_K, self.b_K = parameter(groups, d_model, d_key, lies=READER_PER_HEAD), parameter(groups, d_key)
-        self.W_Q, self.b_Q = parameter(groups, d_model, d_key, lies=READER_PER_HEAD), parameter(groups, d_key)
-        self.W_G, self.b_G = parameter(heads, d_model, d_value, lies=READER_PER_HEAD), parameter(heads, d_value)
+        self._read_per_head(sizes, d_model)
+        self._gate_per_head(sizes, d_model)
         self.W_dt, self.b_dt = parameter(d_model, heads, lies=TRANSPOSED), parameter(heads)
         self.dt_bias, self.A_log, self.D = parameter(heads), parameter(heads), parameter(heads)
-        self.convolution = ShortConvolution(sizes.channels, sizes.taps)
-        self.hook_q = HookPoint("batch pos head d_key", head=groups, d_key=d_key)
-        self.hook_k = HookPoint("batch pos head d_key", head=groups, d_key=d_key)
-        self.hook_v = HookPoint("batch pos head d_value", head=heads, d_value=d_value)
         self.hook_dt = HookPoint("batch pos head", head=heads)
         self.hook_log_decay = HookPoint("batch pos head", head=heads)
-        self._show_recurrence(heads, d_key, d_value)
         self.norm = _norm(sizes.norm_groups, heads * d_value, sizes.eps)
         self.norm_groups = sizes.norm_groups
         self._write_with(cfg, heads, d_value)
@@ -83,11 +74,6 @@ class Mamba2(LinearRecurrence):
         q, k, v = (one.transpose(1, 2).to(dt.dtype) for one in parts[:3])
         q, k = (one.repeat_interleave(self.heads // self.groups, dim=1) for one in (q, k))
         return Recurrence(q, k * dt[..., None], v, log_decay[..., None])
-
-    def gate(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos head d_head"]:
-        """The SiLU of a linear map of what is read."""
-        precise = torch.promote_types(x.dtype, torch.float32)
-        return F.silu(read_per_head(x, self.W_G, self.b_G).to(precise)).to(x.dtype)
 
     def gated(
         self, mixed: Float[Tensor, "batch pos head d_value"], v: Tensor, gate: Float[Tensor, "batch pos head d_head"]
