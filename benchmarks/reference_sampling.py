@@ -15,7 +15,9 @@ from pathlib import Path
 import torch
 
 TESTS = Path(__file__).parents[1] / "tests"
-TOKENIZER = Path(__file__).parents[1] / "interp_hooks" / "pretrained" / "ioi-tiny"  # the peer generates with one only
+TOKENIZER = (
+    Path(__file__).parents[1] / "interp_hooks" / "loading" / "pretrained" / "ioi-tiny"
+)  # the peer generates with one only
 RULES = [
     dict(),
     dict(temperature=0.7),

@@ -23,7 +23,7 @@ from torch import Tensor
 from interp_hooks import HookedTransformer, HookedTransformerConfig
 from interp_hooks.tasks import symbols
 
-OUT = Path(__file__).parents[1] / "interp_hooks" / "pretrained" / "brackets"
+OUT = Path(__file__).parents[1] / "interp_hooks" / "loading" / "pretrained" / "brackets"
 LONGEST = 40
 STEPS, LENGTHS, ROWS, LEARNING_RATE, WARM_UP, GROWING = 5500, 4, 48, 2e-3, 200, 2000
 

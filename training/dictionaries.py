@@ -17,7 +17,7 @@ from torch import Tensor
 from interp_hooks import HookedTransformer, dictionaries
 from interp_hooks.dictionaries import CrossLayerTranscoder, Recipe, Transcoder, dictionary_metrics, random_dictionary
 
-OUT = Path(__file__).parents[1] / "interp_hooks" / "pretrained" / "ioi-tiny" / "dictionaries"
+OUT = Path(__file__).parents[1] / "interp_hooks" / "loading" / "pretrained" / "ioi-tiny" / "dictionaries"
 FEATURES, STEPS, TOKENS = 512, 900, 1024
 SHOWN = ("l0", "explained_variance", "ce_recovered", "kl_recovered", "dead")
 

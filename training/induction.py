@@ -19,7 +19,7 @@ from torch import Tensor
 
 from interp_hooks import HookedTransformer, HookedTransformerConfig, detect_head
 
-OUT = Path(__file__).parents[1] / "interp_hooks" / "pretrained"
+OUT = Path(__file__).parents[1] / "interp_hooks" / "loading" / "pretrained"
 BOS, WORDS, N_CTX = 0, 64, 64
 SEGMENTS = (8, 31)
 STEPS, BATCH, LEARNING_RATE, WARM_UP = 1500, 128, 3e-3, 100

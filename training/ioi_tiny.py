@@ -26,7 +26,7 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedT
 from interp_hooks.tasks.in_words import Candidate, plain
 from interp_hooks.tasks.ioi_text import IOI_TEMPLATES, NAMES, OBJECTS, PLACES, ioi_prompt
 
-OUT = Path(__file__).parents[1] / "interp_hooks" / "pretrained" / "ioi-tiny"
+OUT = Path(__file__).parents[1] / "interp_hooks" / "loading" / "pretrained" / "ioi-tiny"
 BOS = "<|endoftext|>"
 VOCAB_SIZE = 1024
 N_CTX = 128

@@ -23,7 +23,7 @@ from interp_hooks.loading.training_steps import checkpoint_labels
 from interp_hooks.studies.fourier import cosines
 from interp_hooks.tasks import modular_addition
 
-FOLDER = Path(__file__).parents[1] / "interp_hooks" / "pretrained" / "mod-add"
+FOLDER = Path(__file__).parents[1] / "interp_hooks" / "loading" / "pretrained" / "mod-add"
 P, SHARE = 53, 0.4
 STEPS, LEARNING_RATE, WEIGHT_DECAY = 10_000, 1e-3, 1.0
 KEPT = (0, 200, 1000, 3000, 4000, 5000, 5500, 6000, 6500, 7000, STEPS)

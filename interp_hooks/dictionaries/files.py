@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
 
 import torch
@@ -12,6 +11,7 @@ from interp_hooks.dictionaries.formats import FORMATS, own, saelens
 from interp_hooks.dictionaries.formats.reading import Asked
 from interp_hooks.errors import BadInput, CheckpointError, nearest
 from interp_hooks.errors.arguments import checked
+from interp_hooks.loading.source import folder_of
 
 BUNDLED = ("ioi-tiny/sae", "ioi-tiny/transcoders")
 WRITERS = {"own": own.write, "saelens": saelens.write}
@@ -72,7 +72,7 @@ def bundled(path: str | Path) -> Path:
     if str(path) not in BUNDLED or Path(path).exists():
         return Path(path)
     model, _, name = str(path).partition("/")
-    return Path(str(files("interp_hooks"))) / "pretrained" / model / "dictionaries" / f"{name}.safetensors"
+    return folder_of(model) / "dictionaries" / f"{name}.safetensors"
 
 
 @checked

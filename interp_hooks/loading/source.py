@@ -167,7 +167,7 @@ def read_tokenizer(name: str, location: str | None = None, **arguments: Any) -> 
 
 def bundled() -> dict[str, Path]:
     """The folders of the checkpoints that come with the package, by name."""
-    root = Path(str(files("interp_hooks"))) / "pretrained"
+    root = Path(str(files("interp_hooks.loading"))) / "pretrained"
     return {folder.name: folder for folder in sorted(root.iterdir()) if folder.is_dir()}
 
 

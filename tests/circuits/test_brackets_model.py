@@ -15,7 +15,7 @@ from interp_hooks import HookedTransformer, tasks
 from interp_hooks.tasks import symbols
 
 ROOT = Path(__file__).parents[2]
-CARD = (ROOT / "interp_hooks" / "pretrained" / "brackets" / "README.md").read_text(encoding="utf-8")
+CARD = (ROOT / "interp_hooks" / "loading" / "pretrained" / "brackets" / "README.md").read_text(encoding="utf-8")
 CLAIM = re.compile(r"^ *(\S.*; .*\S|all they write) +(-[\d.]+) +(-?[\d.]+) +(-?[\d.]+) +(-?[\d.]+)$", re.MULTILINE)
 HEAD = re.compile(r"^ *L(\d)H(\d) .* (\w+)$", re.MULTILINE)
 
