@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -37,9 +37,6 @@ from interp_hooks.interventions.sites import at
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.studies.heads.sources import one_token_each
 from interp_hooks.studies.logit_attribution import cache_at
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 PER_LAYER, LAST_NORM = ("ln1", "ln1_post", "ln2", "ln2_post"), "ln_final"
 LARGEST = 3  # coordinates whose share is told
@@ -107,10 +104,11 @@ def _scale_and_normalized(
 
 
 @checked
-def norm_statistics(model: HookedTransformer, corpus: Corpus, **options: Any) -> pd.DataFrame:
-    """How the scale of every norm of the stream varies over a corpus, a row for each norm.
+def norm_statistics(model: HookedTransformer, corpus: Corpus, **options: Any) -> Result:
+    """How the scale of every norm of the stream varies over a corpus: a result with the axes norm and statistic.
 
-    `options` are those of `corpus.scan`. Columns, of all tokens but the first of each document:
+    `options` are those of `corpus.scan`; a corpus is not kept, so that the result has no record. Statistics, of all
+    tokens but the first of each document:
 
         tokens                 how many
         mean, std, min, max    of the scale
@@ -123,11 +121,10 @@ def norm_statistics(model: HookedTransformer, corpus: Corpus, **options: Any) ->
         BadInput: a model without norms; or what `scan` raises.
 
     >>> from interp_hooks.studies import norm_statistics
-    >>> norm_statistics(model, [*clean, *corrupt], progress=False)["norm"].tolist()[-1]
-    'ln_final'
+    >>> found = norm_statistics(model, [*clean, *corrupt], progress=False)
+    >>> found.axes["norm"][-1], found.axes["statistic"][1:3]
+    ('ln_final', ['mean', 'std'])
     """
-    import pandas as pd
-
     norms, reducers = norms_of(model), dict[str, Reducer]()
     for name in dict.fromkeys(norm.rpartition(".")[2] for norm in norms.values()):
         module = name if name == LAST_NORM else f"blocks.{LAYER}.{name}"
@@ -137,7 +134,12 @@ def norm_statistics(model: HookedTransformer, corpus: Corpus, **options: Any) ->
     rows = {
         name if layer is None else f"{layer}_{name}": one for name in reducers for layer, one in found[name].items()
     }
-    return pd.DataFrame([{"norm": norm, **rows[norm]} for norm in norms])
+    values = torch.tensor([[*rows[norm].values()] for norm in norms], dtype=torch.float64)
+    return Result(
+        metric="scale",
+        axes={"norm": list(norms), "statistic": list(rows[next(iter(norms))])},
+        values=values[..., None],
+    )
 
 
 def norms_of(model: HookedTransformer) -> dict[str, str]:
@@ -195,6 +197,7 @@ Parts = Literal["component", "head"]
 
 
 @experiment
+@on_data
 @no_gradients
 def norm_effects(
     model: HookedTransformer,

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from interp_hooks import HookedTransformer, Intervention, LogitDiff, Loss, Run, at, evaluate, record
+from interp_hooks import HookedTransformer, Intervention, LogitDiff, Loss, Result, Run, at, evaluate, record
 from interp_hooks.errors import BadInput
 from interp_hooks.studies import direct_logit_attribution, freeze_norms, norm_effects, norm_statistics
 from tests.tiny import CUSTOM, assert_close, build, random_tokens
@@ -19,10 +19,15 @@ def model() -> HookedTransformer:
     return build()
 
 
+def by_norm(result: Result) -> pd.DataFrame:
+    """A row for each norm, a column for each statistic."""
+    return result.table().pivot(index="norm", columns="statistic", values=result.metric)
+
+
 @pytest.mark.parametrize("fields", [{}, CUSTOM["output-norms"]], ids=["before", "before and after"])
 def test_statistics_are_those_of_the_scales(fields: dict) -> None:
     model = build(**fields)
-    table = norm_statistics(model, TOKENS, progress=False, per_batch=2).set_index("norm")
+    table = by_norm(norm_statistics(model, TOKENS, progress=False, per_batch=2))
     names = [name for name in model.hook_dict if name.endswith(".hook_scale") and "attn." not in name]
     assert len(table) == len(names)
     for name in names:
@@ -57,7 +62,7 @@ def test_two_humps_are_seen() -> None:
         W_E.div_(W_E.norm(dim=-1, keepdim=True))
         W_E[10:] *= 20.0
     tokens = torch.randint(0, 19, (40, 8), generator=torch.Generator().manual_seed(0))
-    found = norm_statistics(model, tokens, progress=False).set_index("norm")["bimodality"]
+    found = by_norm(norm_statistics(model, tokens, progress=False))["bimodality"]
     assert found["0_ln1"] > 0.95
     assert found["0_ln1"] > found["ln_final"]
 

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked
+from interp_hooks.experiments.results.record import on_data
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.model.cache.frozen_norm import CENTRED, FrozenNorm, centred
@@ -67,7 +68,6 @@ class WeightComposition:
         return self.table().to_string(index=False, max_rows=20)
 
 
-@no_gradients
 @checked
 def weight_composition(model: HookedTransformer, via: Composition, *, offset: int = 0) -> WeightComposition:
     """How the weights of every head fit those of each later one, by its queries, keys or values.
@@ -83,6 +83,13 @@ def weight_composition(model: HookedTransformer, via: Composition, *, offset: in
     >>> weight_composition(model, "K").table().columns.tolist()
     ['sender', 'reader', 'score', 'score_z', 'bound', 'kernel', 'kernel_chance', 'kernel_z']
     """
+    return WeightComposition(**composition(model, via, offset))
+
+
+@on_data
+@no_gradients
+def composition(model: HookedTransformer, via: Composition, offset: int) -> dict[str, Result]:
+    """The results of `weight_composition`, by their names."""
     cfg, labels = model.cfg, model.all_head_labels()
     if via not in get_args(Composition):
         raise BadInput(f"via must be 'Q', 'K' or 'V', got {via!r}")
@@ -101,11 +108,10 @@ def weight_composition(model: HookedTransformer, via: Composition, *, offset: in
                 found[name][cells] = values.cpu()
     axes = {"sender": labels, "reader": labels}
     chance = {"score": {"chance": torch.tensor([dims**-0.5])}}
-    results = {
+    return {
         name: Result(metric=name, axes=axes, values=values[..., None], baselines=chance.get(name, {}))
         for name, values in found.items()
     }
-    return WeightComposition(**results)
 
 
 NAMES = ("score", "score_z", "bound", "kernel", "kernel_chance", "kernel_z")

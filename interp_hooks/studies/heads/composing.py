@@ -18,6 +18,7 @@ from torch import Tensor
 
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import about, checked
+from interp_hooks.experiments.results.record import on_data
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.hooks.slices import RowSlice
@@ -27,14 +28,16 @@ from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.model.weights import Composition
 from interp_hooks.studies.heads.attending import refuse_unweighted
 from interp_hooks.studies.heads.inputs import HeadInput, ReadRun, precise
-from interp_hooks.studies.heads.scores import AGAINST, Place, place_of, weights_of
+from interp_hooks.studies.heads.scores import AGAINST, Place, at_places, place_of, weights_of
 from interp_hooks.studies.heads.sources import logit_directions
 
 UNITS = {"Q": "score", "K": "score", "V": "squared_output"}
 
 
-@no_gradients
 @checked
+@at_places
+@on_data
+@no_gradients
 def composition_parts(
     model: HookedTransformer,
     prompts: PromptsLike,
@@ -175,13 +178,13 @@ class Reached:
         refuse_unweighted(model)
         run = as_run(model, prompts)
         read = ReadRun.of(model, run, model.cfg.n_layers, "attn.hook_pattern", "ln_final.hook_scale")
-        at_query = place_of(prompts, run, -1 if query is None else query, "query")
+        at_query = place_of(run, -1 if query is None else query, "query")
         return cls(
             read=read,
             via=via,
             query=None if query is None and answer is None else at_query,
-            key=None if key is None else place_of(prompts, run, key, "key"),
-            against=place_of(prompts, run, against, "against") if against not in AGAINST else against,
+            key=None if key is None else place_of(run, key, "key"),
+            against=place_of(run, against, "against") if against not in AGAINST else against,
             logits=None if answer is None else _logit_direction(read, answer, wrong, at_query),
         )
 

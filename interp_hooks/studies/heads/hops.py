@@ -13,6 +13,7 @@ from typing import Any
 
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked
+from interp_hooks.experiments.results.record import on_data
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.hooks.slices import Slice
@@ -22,11 +23,13 @@ from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.model.weights import Composition
 from interp_hooks.studies.heads.composing import Reached
 from interp_hooks.studies.heads.inputs import precise
-from interp_hooks.studies.heads.scores import Place
+from interp_hooks.studies.heads.scores import Place, at_places
 
 
-@no_gradients
 @checked
+@at_places
+@on_data
+@no_gradients
 def token_paths(
     model: HookedTransformer,
     prompts: PromptsLike,

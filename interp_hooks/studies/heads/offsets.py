@@ -23,6 +23,7 @@ from torch import Tensor
 
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import about, checked
+from interp_hooks.experiments.results.record import on_data
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.interventions.runs import PromptsLike, as_run, counted_positions
@@ -36,8 +37,9 @@ from interp_hooks.studies.heads.scores import frequency_pairs
 BY_PLACE = ("standard", "sinusoidal", "shortformer")  # kinds of positions that are a part of what heads read
 
 
-@no_gradients
 @checked
+@on_data
+@no_gradients
 def position_profile(
     model: HookedTransformer,
     prompts: PromptsLike,
@@ -92,8 +94,9 @@ def position_profile(
     return Result(metric="score", axes=axes, values=(values[..., None] if frequencies else values).cpu())
 
 
-@no_gradients
 @checked
+@on_data
+@no_gradients
 def content_circuit(
     model: HookedTransformer,
     layer: int,

@@ -11,7 +11,7 @@ their correlation with it, and by the area under the curve (AUC): how often a tr
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -25,7 +25,7 @@ from interp_hooks.experiments.estimates import ranks
 from interp_hooks.experiments.frozen import MLPs
 from interp_hooks.experiments.patching import Direction
 from interp_hooks.experiments.paths import path_patch
-from interp_hooks.experiments.results.record import experiment
+from interp_hooks.experiments.results.record import experiment, on_data
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.interventions.readout import MetricLike
@@ -35,7 +35,7 @@ from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.model.weights import Composition
 from interp_hooks.studies.heads.affinity import weight_composition
 from interp_hooks.studies.heads.composing import composition_parts
-from interp_hooks.studies.heads.scores import Place
+from interp_hooks.studies.heads.scores import Place, at_places
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,53 +84,51 @@ class ComposingHeads:
         order = table["share"].abs().sort_values(ascending=False, kind="stable").index
         return table.loc[order].reset_index(drop=True)
 
-    def against(self, effects: Result) -> pd.DataFrame:
-        """The correlation of sizes with those of `path_effects`, over all pairs: a row for each input and guess.
+    def against(self, effects: Result) -> Result:
+        """The correlation of sizes with those of `path_effects`, over all pairs: for each input and guess, two numbers.
 
-        `pearson` is that of values, `spearman` that of ranks; nan where one side is the same everywhere.
+        The axis "kind" has "pearson", that of values, and "spearman", that of ranks; nan where one side is the
+        same everywhere.
 
         Raises:
             BadInput: effects of other heads or inputs.
         """
-        import pandas as pd
-
         if {**effects.axes} != {**self.parts.axes}:
             raise BadInput("effects must be those of path_effects, on the same model and inputs (via)")
-        rows: list[dict[str, Any]] = []
-        for number, via in enumerate(self.parts.axes["via"]):
-            caused = effects.mean[number].abs().double()[self.pairs[number]]
-            for name, said in self.guesses(number).items():
-                both = torch.stack((said, caused))
-                pearson = float(torch.corrcoef(both)[0, 1])
-                spearman = float(torch.corrcoef(torch.stack([ranks(side) for side in both]))[0, 1])
-                rows.append(dict(via=via, guess=name, pearson=pearson, spearman=spearman))
-        return pd.DataFrame(rows)
 
-    def auc(self, true: Collection[Sequence[str]] | Bool[Tensor, "via sender reader"]) -> pd.DataFrame:
-        """How often a true pair is ranked before another one, ties counting half: a row for each input and guess.
+        def both(number: int, said: Tensor) -> list[Tensor]:
+            sides = torch.stack((said, effects.mean[number].abs().double()[self.pairs[number]]))
+            ranked = torch.stack([ranks(side) for side in sides])
+            return [torch.corrcoef(sides)[0, 1], torch.corrcoef(ranked)[0, 1]]
 
-        `true` are edges, ("a0.h1", "a2.h0<q>"), as in `GroundTruth.circuit`, or a mask of cells. Inputs of which no
-        pair is true, or all are, are left out.
+        return self._judged("correlation", both, kind=["pearson", "spearman"])
+
+    def auc(self, true: Collection[Sequence[str]] | Bool[Tensor, "via sender reader"]) -> Result:
+        """How often a true pair is ranked before another one, ties counting half: a number for each input and guess.
+
+        `true` are edges, ("a0.h1", "a2.h0<q>"), as in `GroundTruth.circuit`, or a mask of cells. It is nan for inputs
+        of which no pair is true, or all are.
 
         Raises:
             BadInput: a mask of another shape.
         """
-        import pandas as pd
-
         mask = true if isinstance(true, Tensor) else self._mask(true)
         if mask.shape != self.pairs.shape or mask.dtype != torch.bool:
             shape = list(self.pairs.shape)
             raise BadInput(f"a mask must be bool, [via, sender, reader] = {shape}, got {mask.dtype} {list(mask.shape)}")
-        rows: list[dict[str, Any]] = []
-        for number, via in enumerate(self.parts.axes["via"]):
+
+        def area(number: int, said: Tensor) -> Tensor:
             right = mask[number][self.pairs[number]]
-            n, others = int(right.sum()), int((~right).sum())
-            if not n or not others:
-                continue
-            for name, said in self.guesses(number).items():
-                area = float((ranks(said)[right].mean() - (n - 1) / 2) / others)
-                rows.append(dict(via=via, guess=name, true_pairs=n, pairs=n + others, auc=area))
-        return pd.DataFrame(rows)
+            return (ranks(said)[right].mean() - (right.sum() - 1) / 2) / (~right).sum()
+
+        return self._judged("auc", area)
+
+    def _judged(self, name: str, judge: Callable[[int, Tensor], Any], **more: Sequence[str]) -> Result:
+        """What `judge` says of each input (its number) and each guess at its pairs; further axes are `more`."""
+        vias = self.parts.axes["via"]
+        values = [[judge(number, said) for said in self.guesses(number).values()] for number in range(len(vias))]
+        axes: dict[str, Sequence[Any]] = {"via": vias, "guess": list(GUESSES), **more}
+        return Result(metric=name, axes=axes, values=torch.tensor(values, dtype=torch.float64)[..., None])
 
     def _mask(self, edges: Collection[Sequence[str]]) -> Bool[Tensor, "via sender reader"]:
         """The cells of edges between heads."""
@@ -144,7 +142,6 @@ class ComposingHeads:
         return self.table().to_string(index=False, max_rows=20)
 
 
-@no_gradients
 @checked
 def composing_heads(
     model: HookedTransformer,
@@ -169,8 +166,23 @@ def composing_heads(
     """
     if corrupt is OF_TASK:
         corrupt = prompts.corrupt if isinstance(prompts, TaskLike) else None
-    labels, heads = model.all_head_labels(), model.cfg.n_heads
+    return ComposingHeads(**composed(model, prompts, corrupt, via=list(via), query=query))
+
+
+@at_places
+@on_data
+@no_gradients
+def composed(
+    model: HookedTransformer,
+    prompts: PromptsLike,
+    corrupt: PromptsLike | None,
+    *,
+    via: Sequence[Composition],
+    query: Place | None,
+) -> dict[str, Result]:
+    """The results of `composing_heads`, by their names."""
     _check(model, [*via])
+    labels, heads = model.all_head_labels(), model.cfg.n_heads
     layer = torch.arange(len(labels)) // heads
     never = (layer[:, None] >= layer)[..., None]
     parts, shares, weights = [], [], []
@@ -185,8 +197,7 @@ def composing_heads(
         weights.append(_weight_scores(model, one).masked_fill(never, float("nan")))
     axes = {"via": list(via), "sender": labels, "reader": labels}
     named = zip(("part", "share", "weight"), (parts, shares, weights), strict=True)
-    results = {f"{name}s": Result(metric=name, axes=axes, values=torch.stack(values)) for name, values in named}
-    return ComposingHeads(**results)
+    return {f"{name}s": Result(metric=name, axes=axes, values=torch.stack(values)) for name, values in named}
 
 
 def _check(model: HookedTransformer, via: list[Composition]) -> None:
@@ -205,6 +216,7 @@ def _weight_scores(model: HookedTransformer, via: Composition) -> Float[Tensor, 
 
 
 @experiment
+@on_data
 def path_effects(
     model: HookedTransformer,
     clean: PromptsLike,

@@ -10,7 +10,10 @@ mean over the keys that the query sees, or with another key's, before they say a
 
 from __future__ import annotations
 
-from typing import Any, get_args
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -19,6 +22,7 @@ from torch import Tensor
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked
 from interp_hooks.experiments.patching import named_index, named_positions
+from interp_hooks.experiments.results.record import on_data
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.hooks.slices import RowSlice, Slice
@@ -27,13 +31,37 @@ from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.studies.heads.attending import attention_of
 from interp_hooks.studies.heads.inputs import ReadRun, Unit
 
+P = ParamSpec("P")
+R = TypeVar("R")
 Place = int | str | Tensor
 """A position of all prompts, a tensor [prompt] of each prompt's own, or a position that the task names."""
 AGAINST = ("visible", "nothing")
+PLACES = ("query", "key", "against")  # the arguments that are one
 
 
-@no_gradients
+def at_places(function: Callable[P, R]) -> Callable[P, R]:
+    """Make a function one whose places may be named by a task: it is called with the positions of these names."""
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def called(*args: P.args, **kwargs: P.kwargs) -> R:
+        given = signature.bind(*args, **kwargs)
+        model, task = given.arguments["model"], given.arguments["prompts"]
+        if isinstance(task, TaskLike):
+            run = given.arguments["prompts"] = as_run(model, task)
+            named = named_positions(run, task.positions)
+            for name in PLACES:
+                if name in given.arguments and given.arguments[name] not in AGAINST:
+                    given.arguments[name] = named_index(named, given.arguments[name])
+        return function(*given.args, **given.kwargs)
+
+    return called
+
+
 @checked
+@at_places
+@on_data
+@no_gradients
 def score_split(
     model: HookedTransformer,
     prompts: PromptsLike,
@@ -66,10 +94,10 @@ def score_split(
     """
     _check(model, layer, head, query_unit, key_unit)
     run = as_run(model, prompts)
-    rows = {name: place_of(prompts, run, where, name) for name, where in (("query", query), ("key", key))}
+    rows = {name: place_of(run, where, name) for name, where in (("query", query), ("key", key))}
     neurons = ["mlp.hook_post"] if "neuron" in (query_unit, key_unit) else []
     read = ReadRun.of(model, run, layer, "attn.hook_attn_scores", *neurons)
-    other = against if against in AGAINST else place_of(prompts, run, against, "against")
+    other = against if against in AGAINST else place_of(run, against, "against")
     weights = weights_of(read, layer, rows["query"], rows["key"], other)
     at_query = RowSlice(rows["query"])
     here = torch.ones_like(rows["query"], dtype=torch.bool)
@@ -88,17 +116,16 @@ def score_split(
     return Result(metric="score", axes=axes, values=values.cpu(), baselines=baselines, parts_of=parts_of)
 
 
-def place_of(prompts: Any, run: Run, where: Any, what: str) -> Int[Tensor, "batch 1"]:
+def place_of(run: Run, where: Place, what: str) -> Int[Tensor, "batch 1"]:
     """A place as one position of each prompt.
 
     Raises:
-        BadInput: a position outside the prompts or in their padding, or a name that no task gives.
+        BadInput: a position outside the prompts or in their padding, or a name, which no task gives.
     """
     length = run.tokens.shape[1]
     if isinstance(where, int) and not -length <= where < length:
         raise BadInput(f"{what}: position {where} is out of range for prompts of {length} tokens")
-    named = named_positions(run, prompts.positions) if isinstance(prompts, TaskLike) else {}
-    return named_positions(run, {what: named_index(named, where)})[what][:, None]
+    return named_positions(run, {what: named_index({}, where)})[what][:, None]
 
 
 def _check(model: HookedTransformer, layer: int, head: int, *units: str) -> None:

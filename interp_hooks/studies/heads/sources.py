@@ -19,11 +19,12 @@ from torch import Tensor
 
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import about, checked
+from interp_hooks.experiments.results.record import experiment, on_data
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.interventions.readout import LAST, Readout, for_each_prompt, said
 from interp_hooks.interventions.recording import record
-from interp_hooks.interventions.runs import OF_TASK, PromptsLike, Run, TaskLike, as_run
+from interp_hooks.interventions.runs import OF_TASK, PromptsLike, Run, as_run
 from interp_hooks.interventions.sites import Recording
 from interp_hooks.model.cache.frozen_norm import FrozenNorm
 from interp_hooks.model.components.block import at_positions
@@ -35,8 +36,9 @@ Places = int | Sequence[int] | Tensor
 """Positions of all prompts; a tensor [prompt] or [prompt, n] of each prompt's own, or a mask [prompt, pos]."""
 
 
+@experiment
+@on_data
 @no_gradients
-@checked
 def direct_effect_by_source(
     model: HookedTransformer,
     prompts: PromptsLike,
@@ -59,15 +61,12 @@ def direct_effect_by_source(
     >>> effects.axes["source"]
     ['IO', 'other']
     """
-    if isinstance(prompts, TaskLike):
-        task: Any = prompts
-        answer, wrong = (task.answer if answer is OF_TASK else answer), (task.wrong if wrong is OF_TASK else wrong)
-    if answer is OF_TASK:
+    if answer is None:
         raise BadInput("answer is needed: the token, for all prompts or for each, whose logit is split")
     run = as_run(model, prompts)
     with about("answer"):
         onto = logit_directions(model, answer, len(run.tokens))
-    if wrong is not OF_TASK and wrong is not None:
+    if wrong is not None:
         with about("wrong"):
             onto = onto - logit_directions(model, wrong, len(run.tokens))
     effects = HeadsAt.of(model, run, pos).effects(onto)  # layer head key prompt
