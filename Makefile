@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test lint floor clean
+.PHONY: demo test lint floor package clean
 
 demo: $(INSTALLED)
 	$(BIN)/interp-hooks demo --out report.html --wiki wiki
@@ -28,5 +28,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 floor:
 	$(PYTHON) tests/floor.py .venv-floor $(INSTEAD)
 
+# The wheel and the source distribution, built, installed into an environment of their own, and tried there.
+package:
+	$(PYTHON) tests/package.py .venv-package
+
 clean:
-	rm -rf .venv .venv-floor report.html wiki wiki.partial
+	rm -rf .venv .venv-floor .venv-package report.html wiki wiki.partial

@@ -1,0 +1,51 @@
+"""What lies beside the package agrees with it: the citation, the workflow, the forms for reports, the hooks of git."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import interp_hooks
+
+yaml = pytest.importorskip("yaml", reason="PyYAML is not installed; transformers brings it")
+
+ROOT = Path(__file__).parents[1]
+FORMS = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"))
+
+
+def read(path: str | Path) -> Any:
+    return yaml.safe_load((ROOT / path).read_text(encoding="utf-8"))
+
+
+def test_the_citation_is_of_this_version() -> None:
+    citation = read("CITATION.cff")
+    assert citation["version"] == interp_hooks.__version__
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert f'\nlicense = "{citation["license"]}"\n' in project
+
+
+def test_the_workflow_runs_what_a_contributor_runs() -> None:
+    jobs = read(".github/workflows/ci.yml")["jobs"]
+    commands = [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
+    assert commands == [".ci/run"]
+    oldest = jobs["test"]["strategy"]["matrix"]["python"][0]
+    assert f'requires-python = ">={oldest}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+
+
+def test_commands_of_the_hooks_of_git_are_those_of_lint() -> None:
+    (local,) = read(".pre-commit-config.yaml")["repos"]
+    entries = [hook["entry"] for hook in local["hooks"]]
+    lint = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for tool in ("ruff check", "ruff format", "pyright"):
+        assert any(tool in entry for entry in entries)
+        assert f"$(BIN)/{tool}" in lint
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda path: path.stem)
+def test_forms_ask_for_what_is_needed(form: Path) -> None:
+    asked = read(form)
+    assert asked["name"]
+    assert asked["description"]
+    names = [field["id"] for field in asked["body"]]
+    assert len(names) == len({*names})
+    assert any(field.get("validations", {}).get("required") for field in asked["body"])
