@@ -14,6 +14,7 @@ import functools
 import itertools
 import operator
 import re
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -284,13 +285,30 @@ def shapes(name: str) -> dict[str, set[tuple[int, ...]]]:
     return found
 
 
+def is_tried_in(name: str, mistake: str, *lines: str) -> bool:
+    """Whether this is one of three families, drawn by name from those whose tables have these very lines.
+
+    Where a mistake is known to be none, it is tried too.
+    """
+    if any(mistake == label and family_of(name).model_type in types for label, types, _ in EQUIVALENT):
+        return True
+    table = family_of(name).weights
+    same = [one for one in FIRST if all(family_of(one).weights.get(line) == table[line] for line in lines)]
+    return name in sorted(same, key=lambda one: zlib.crc32(f"{mistake} of {one}".encode()))[:3]
+
+
 def mutants(name: str) -> Iterator[tuple[str, dict[str, str | None]]]:
-    """Tables with one mistake: a line dropped or called absent, or two lines' sources of equal shape exchanged."""
+    """Tables with one mistake: a line dropped or called absent, or two lines' sources of equal shape exchanged.
+
+    A mistake in lines that many tables share is tried in three of them.
+    """
     table, shape = dict(family_of(name).weights), shapes(name)
     used = [line for line in table if shape.get(line)]
     for line in used:
-        yield f"drop {line}", {key: value for key, value in table.items() if key != line}
-        yield f"absent {line}", table | {line: None}
+        if is_tried_in(name, f"drop {line}", line):
+            yield f"drop {line}", {key: value for key, value in table.items() if key != line}
+        if is_tried_in(name, f"absent {line}", line):
+            yield f"absent {line}", table | {line: None}
     for one, other in itertools.combinations(used, 2):
         sources = [str(table[key]).partition("|") for key in (one, other)]
         anywhere = {re.sub(r"\{\w+\}", "{i}", source) for source, *_ in sources}
@@ -299,7 +317,8 @@ def mutants(name: str) -> Iterator[tuple[str, dict[str, str | None]]]:
                 one: "".join((sources[1][0], *sources[0][1:])),
                 other: "".join((sources[0][0], *sources[1][1:])),
             }
-            yield f"exchange {one} and {other}", table | swapped
+            if is_tried_in(name, f"exchange {one} and {other}", one, other):
+                yield f"exchange {one} and {other}", table | swapped
 
 
 # Mutants that give the same function, and why: (how their label reads, for which model types, why)
@@ -342,7 +361,6 @@ def test_mutants_of_the_table_are_caught(name: str, monkeypatch: pytest.MonkeyPa
         if distance(our_logits(model, TOKENS), truth) <= FLOAT32:
             passed.add(label)
     assert passed == {label for label, types, _ in EQUIVALENT if family.model_type in types}
-    assert tried
 
 
 # ------------------------------------------------------------------------------------------------------- config guard
