@@ -48,7 +48,7 @@ def scores(circuit: Circuit) -> Tensor:
 
 
 def by_acdc(model: HookedTransformer, *data: Any, **options: Any) -> Tensor:
-    start = eap_ig(model, *data, steps=2, progress=False, **options).top(24, absolute=True)
+    start = eap_ig(model, *data, steps=2, progress=False, **options).top(12, absolute=True)
     found = acdc(model, *data, 1e-4, start=start, progress=False, **options)
     assert len(found) < len(start)
     return torch.cat([found.kept.flatten().double(), scores(found), torch.ones(1)])  # not all 0
