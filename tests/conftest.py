@@ -15,6 +15,7 @@ from tests.tiny import SHARED, build, random_tokens, unchecked_types
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 torch.set_num_threads(1)  # for tensors this small, waking other threads takes longer than the arithmetic
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # in notebooks and scripts too, beside which another worker computes
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
