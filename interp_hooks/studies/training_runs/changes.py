@@ -1,0 +1,265 @@
+"""When a training changed abruptly: what moved within one doubling of its steps, and neither before nor after it.
+
+A curve y is read against u = log2(1 + step), straight between checkpoints. Its move in the doubling from u to u + 1 is a
+phase change if
+
+    1   it is `sharpness` (2) times as large as what y moved the same way in the doubling before, and in that after;
+    2   it is `z` (5) times as large as its noise;
+    3   it is at least `least` (5%) of the range of all that the measure gave.
+
+Where learning just slows down, there is none: the largest move of exp(-step / t) in a doubling is 1/4 of all, 1.2 times
+that of the doubling before it, and of power laws (1 + step / t) ** -a it is less; sharpness 2 is a logistic curve in
+u whose move from 10% to 90% takes 2.4 doublings. Olsson et al. 2022 (In-context Learning and Induction Heads,
+arxiv.org/abs/2209.11895) found induction heads to form between 2.5 and 5 billion tokens, which is one doubling; the
+thresholds are ours. The noise is that of two checkpoints, whose variance is the median one of pseudo-residuals, what a
+checkpoint is above the line between its neighbours (Gasser, Sroka and Jennen-Steinmetz 1986, Biometrika 73), and that
+of the mean over rows of tokens, where there are several.
+
+A change between checkpoints that are further apart than one and a half doublings, or at either end, where one of the neighbouring
+doublings was not seen by half, cannot be told from a slow one, and is not found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from interp_hooks.errors import BadInput
+from interp_hooks.errors.arguments import checked
+from interp_hooks.experiments.results.kept import Kept
+from interp_hooks.studies.training_runs.watching import WatchedTraining, curves_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FEWEST = 6  # checkpoints
+NORMAL = 1.4826  # times the median absolute deviation is the standard deviation of a normal distribution
+AT_ONCE = 0.5  # doublings; changes whose middles lie no further apart are one event
+ROUNDING = 1e-6  # of a measure's range, below which nothing counts as noise or as a move
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhaseChange:
+    """A move of one cell of a measure between two steps, `begin` and `end`, checkpoints around one doubling.
+
+    `at` is the step by which half of the move was done, `before` and `after` the curve at the ends of the doubling,
+    `share` the move as a part of the measure's range, `sharpness` the move over the larger of those of the doublings
+    before and after it (infinite where these go nowhere or back), `z` the move over its noise. Changes with the same
+    `event` came together.
+    """
+
+    measure: str
+    cell: str
+    begin: int
+    at: float
+    end: int
+    before: float
+    after: float
+    share: float
+    sharpness: float
+    z: float
+    event: int = 0
+
+    @property
+    def move(self) -> float:
+        """How much the curve moved, up or down."""
+        return self.after - self.before
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields, to be saved."""
+        return dict(vars(self))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class PhaseChanges(Kept):
+    """The phase changes of a training, those that moved most of their measure's range first; prints as its table."""
+
+    found: Sequence[PhaseChange]
+    checkpoints: int
+
+    def table(self) -> pd.DataFrame:
+        """A row for each: the event it belongs to, where and when, from what to what, and how sharp and sure it is."""
+        import pandas as pd
+
+        columns = ["event", "measure", "cell", "begin", "at", "end", "before", "after", "share", "sharpness", "z"]
+        return pd.DataFrame([[getattr(one, name) for name in columns] for one in self.found], columns=columns)
+
+    def events(self) -> list[list[PhaseChange]]:
+        """The changes by event, the earliest event first; in each, those that moved most first."""
+        return [[one for one in self.found if one.event == event] for event in range(self._events)]
+
+    @classmethod
+    def _read(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        return fields | {"found": [PhaseChange(**one) for one in fields["found"]]}
+
+    @property
+    def _events(self) -> int:
+        return 1 + max((one.event for one in self.found), default=-1)
+
+    def __repr__(self) -> str:
+        return super().__repr__() if self.found else f"no phase change in {self.checkpoints} checkpoints"
+
+
+@checked
+def phase_changes(
+    watched: WatchedTraining,
+    measures: Sequence[str] | None = None,
+    *,
+    sharpness: float = 2.0,
+    z: float = 5.0,
+    least: float = 0.05,
+) -> PhaseChanges:
+    """The moves within one doubling of steps that are much larger than those before and after, by the rule above.
+
+    In 20,000 noisy curves without any change, of 18 checkpoints each, FALSE had one by these thresholds
+    (`tests/studies/training_runs/test_changes.py` draws such). Curves have no more of them than there are doublings: a
+    change that overlaps with a larger one is left out.
+
+    Raises:
+        BadInput: fewer than 6 checkpoints, thresholds out of range, or a measure that there is not.
+
+    >>> from interp_hooks.studies import phase_changes, usual_measures, watch_training
+    >>> from interp_hooks import HookedTransformer
+    >>> trained = HookedTransformer.from_pretrained("induction-steps", device="cpu")
+    >>> watched = watch_training("induction-steps", usual_measures(trained, n=4))
+    >>> {change.measure for change in phase_changes(watched).events()[0]} >= {"repetition_loss", "induction"}
+    True
+    """
+    if len(watched.steps) < FEWEST:
+        raise BadInput(f"phase changes need at least {FEWEST} checkpoints, got {len(watched.steps)}")
+    if sharpness < 1 or z <= 0 or not 0 <= least <= 1:
+        raise BadInput(
+            f"sharpness must be at least 1, z above 0 and least within 0..1, got {sharpness}, {z} and {least}"
+        )
+    steps = np.asarray(watched.steps, dtype=np.float64)
+    u = np.log2(1 + steps)
+    found = []
+    for name in watched.results if measures is None else measures:
+        result = watched[name]
+        labels, curves = curves_of(result)
+        whole = float(curves.max() - curves.min())
+        rows = result.values.double().reshape(len(steps), len(labels), -1)
+        for cell, label in enumerate(labels):
+            moves = _moves(u, rows[:, cell], whole * ROUNDING)
+            for one in _apart([one for one in moves if one.sharpness >= sharpness and one.z >= z]):
+                if abs(one.size) >= least * whole > 0:
+                    found.append(one.told(name, label, watched.steps, whole))
+    return PhaseChanges(found=_in_events(found), checkpoints=len(steps))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Move:
+    """What a curve moves in the doubling from `start` on, and how that compares; `at`, `begin` and `end` are in u."""
+
+    start: float
+    before: float
+    size: float
+    sharpness: float
+    z: float
+    begin: float
+    at: float
+    end: float
+
+    def told(self, measure: str, cell: str, steps: Sequence[int], whole: float) -> PhaseChange:
+        """The same in steps, of which there are checkpoints; `whole` is the measure's range."""
+        u = np.log2(1 + np.asarray(steps, dtype=np.float64))
+        return PhaseChange(
+            measure=measure,
+            cell=cell,
+            begin=steps[int(np.searchsorted(u, self.begin, side="right")) - 1],
+            at=2**self.at - 1,
+            end=steps[int(np.searchsorted(u, self.end, side="left"))],
+            before=self.before,
+            after=self.before + self.size,
+            share=abs(self.size) / whole,
+            sharpness=self.sharpness,
+            z=self.z,
+        )
+
+
+def _moves(u: np.ndarray, rows: Float[Tensor, "step row"], rounding: float) -> list[_Move]:
+    """The moves in all doublings that begin or end at a checkpoint: between those, none is larger."""
+    each, n = rows.numpy(), rows.shape[1]
+    y, noise = each.mean(1), _noise(u, each.mean(1))
+    found = []
+    for start in np.unique(np.concatenate((u, u - 1))):
+        seen = min(1.0, start - u[0]), min(1.0, u[-1] - start - 1)
+        if min(seen) < 0.5:
+            continue
+        places = np.array([start - seen[0], start, start + 1, start + 1 + seen[1]])
+        early, first, last, late = np.interp(places, u, y)
+        size = last - first
+        if abs(size) <= rounding:
+            continue
+        beside = max((first - early) / size / seen[0], (late - last) / size / seen[1], 0.0)
+        of_rows = _between(u, each, start + 1) - _between(u, each, start)
+        error = of_rows.std(ddof=1) / n**0.5 if n > 1 else 0.0
+        spread = max((2 * noise**2 + error**2) ** 0.5, rounding)
+        begin, at, end = _done(u, y, start)
+        sharp = 1 / beside if beside > 0 else float("inf")
+        found.append(
+            _Move(
+                start=float(start),
+                before=float(first),
+                size=float(size),
+                sharpness=float(sharp),
+                z=float(abs(size) / spread),
+                begin=begin,
+                at=at,
+                end=end,
+            )
+        )
+    return found
+
+
+def _noise(u: np.ndarray, y: np.ndarray) -> float:
+    """The standard deviation of a checkpoint, from its distance to the line between its neighbours."""
+    left = (u[2:] - u[1:-1]) / (u[2:] - u[:-2])
+    apart = left * y[:-2] + (1 - left) * y[2:] - y[1:-1]
+    return NORMAL * float(np.median(np.abs(apart) / np.sqrt(left**2 + (1 - left) ** 2 + 1)))
+
+
+def _between(u: np.ndarray, rows: np.ndarray, at: float) -> np.ndarray:
+    """The values of all rows [step, row] at a place between checkpoints."""
+    right = int(np.clip(np.searchsorted(u, at), 1, len(u) - 1))
+    part = (at - u[right - 1]) / (u[right] - u[right - 1])
+    return (1 - part) * rows[right - 1] + part * rows[right]
+
+
+def _done(u: np.ndarray, y: np.ndarray, start: float) -> tuple[float, float, float]:
+    """Where a tenth, a half and nine tenths of the move from `start` on are done."""
+    places = np.linspace(start, start + 1, 513)
+    values = np.interp(places, u, y)
+    part = (values - values[0]) / (values[-1] - values[0])
+    half = int(np.argmax(part >= 0.5))
+    begin = int(np.flatnonzero(part[: half + 1] <= 0.1)[-1])
+    end = half + int(np.argmax(part[half:] >= 0.9))
+    return float(places[begin]), float(places[half]), float(places[end])
+
+
+def _apart(moves: Sequence[_Move]) -> list[_Move]:
+    """The largest moves of a curve whose doublings do not overlap."""
+    kept: list[_Move] = []
+    for move in sorted(moves, key=lambda one: -abs(one.size)):
+        if all(abs(move.start - other.start) >= 1 for other in kept):
+            kept.append(move)
+    return kept
+
+
+def _in_events(found: Sequence[PhaseChange]) -> list[PhaseChange]:
+    """The changes, largest share first, with the numbers of their events in the order of time."""
+    ordered = sorted(found, key=lambda one: -one.share)
+    middles: list[float] = []
+    member: list[int] = []
+    for one in ordered:
+        u = float(np.log2(1 + one.at))
+        near = [event for event, middle in enumerate(middles) if abs(u - middle) <= AT_ONCE]
+        member.append(near[0] if near else len(middles))
+        middles += [] if near else [u]
+    rank = {event: place for place, event in enumerate(sorted(range(len(middles)), key=middles.__getitem__))}
+    return [replace(one, event=rank[event]) for one, event in zip(ordered, member, strict=True)]
