@@ -83,18 +83,19 @@ library_name: interp_hooks
 
 Continues what came before the way it went on last time, and shows how it came to that: {n_kept} states of its training
 come with it, `from_pretrained("induction-steps", checkpoint_value=512)`, or `checkpoint_index=`; without either, the
-last. Attention-only, 2 layers of 2 heads 8 wide, stream 16 wide, LayerNorm, learned positions, {n_ctx} positions, {words}
-tokens, {n_params:,} parameters in float32. No tokenizer: it reads token ids.
+last. Attention-only, 2 layers of 2 heads 8 wide, stream 16 wide, LayerNorm, learned positions, {n_ctx} positions,
+{words} tokens, {n_params:,} parameters in float32. No tokenizer: it reads token ids.
 
-Trained by `training/induction_steps.py` on {steps} batches of {batch} rows: a segment of 6 to 15 different random tokens
-that comes again to the end of the row. The loss weighs 1 where the row has told what comes next, 0.1 elsewhere.
+Trained by `training/induction_steps.py` on {steps} batches of {batch} rows: a segment of 6 to 15 different random
+tokens that comes again to the end of the row. The loss weighs 1 where the row has told what comes next, 0.1 elsewhere.
 
-| step | loss where the row has told what comes, nats | loss elsewhere | best previous-token score | best induction score | highest K-composition |
+| step | loss, told | loss, elsewhere | previous-token score | induction score | K-composition |
 | ---: | ---: | ---: | ---: | ---: | ---: |
 {figures}
 
-Losses are on 1024 new rows, scores those of `head_scores` on rows of 10 tokens that come twice, K-composition that of
-`all_composition_scores` on weights that are not processed. `interp-hooks training induction-steps` finds when these
+Losses are in nats on 1024 new rows, where the row has told what comes and elsewhere. Scores are those of `head_scores`
+for the best head, on rows of 10 tokens that come twice, K-composition the highest of `all_composition_scores` with
+weights that are not processed. `interp-hooks training induction-steps` finds when these
 changed. `python training/induction_steps.py --evaluate-only` measures them again.
 """
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -23,6 +24,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp_hooks.corpus.evals import repeat_length, repeated_tokens
+from interp_hooks.corpus.reading import documents
+from interp_hooks.corpus.texts import first_rows, token_rows
 from interp_hooks.errors import BadInput, nearest
 from interp_hooks.errors.arguments import Count, Seed, checked
 from interp_hooks.experiments.results.result import Result
@@ -66,7 +69,7 @@ class NextTokenLoss(Measure):
             raise BadInput(f"counted must be [batch, pos] = {list(self.tokens.shape)}, got {list(self.counted.shape)}")
         if not bool(self.counted[:, 1:].any(1).all()):
             row = int((~self.counted[:, 1:].any(1)).nonzero()[0])
-            raise BadInput(f"row {row} has no token that counts, so it has no loss (that of the first is no prediction)")
+            raise BadInput(f"row {row} has no token that counts, so it has no loss (the first is not predicted)")
 
     def __call__(self, model: HookedTransformer) -> Result:
         each = losses(model, self.tokens)
@@ -102,7 +105,7 @@ class InContextScore(Measure):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class HeadAttention(Measure):
-    """How much every head attends as one of a kind does, minus what uniform attention scores on the same tokens; [head].
+    """How much every head attends as one of a kind does, minus what uniform attention does on the same tokens; [head].
 
     The kinds are those of `head_metrics`: "induction", "previous_token", "duplicate_token", "current_token", "sink";
     its "entropy", "distance" and shares stand as they are.
@@ -160,7 +163,7 @@ class WeightNorms(Measure):
 
 @dataclass(frozen=True, kw_only=True)
 class FourierShares(Measure):
-    """The share of each frequency 1..p//2 in the power of the embedding of the residues 0..p-1, which are tokens 0..p-1.
+    """The share of each frequency 1..p//2 in the power of the embedding of residues, the tokens 0..p-1.
 
     The constant, frequency 0, is left out of the whole (Nanda et al. 2023, arxiv.org/abs/2301.05217); [frequency].
     """
@@ -231,6 +234,18 @@ def usual_measures(
         found["fourier_shares"] = FourierShares(p=modulus)
         found["fourier_shares"](model)  # which refuses another modulus
     return {**found, "weight_norms": WeightNorms()}
+
+
+def rows_of(model: HookedTransformer, corpus: str | Path, n: int) -> Int[Tensor, "batch pos"]:
+    """The first `n` rows of a corpus in a file, each as long as the context of a model, at most 513 tokens.
+
+    Raises:
+        BadInput: no such file, or texts that do not fill a row; NoTokenizer, TokenError: a model that reads no text.
+    """
+    length = min(model.cfg.n_ctx, InContextScore.late + 13)
+    texts = (str(document) for document in documents(model, corpus))
+    rows = token_rows(texts, model.text.tokenizer, length, add_bos_token=model.text.prepend_bos)
+    return first_rows(rows, length, n)
 
 
 def _check_rows(tokens: Tensor) -> None:

@@ -20,10 +20,9 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from torch import Tensor
 
 from interp_hooks.errors import BadInput, MetricError
-from interp_hooks.errors.arguments import told
+from interp_hooks.errors.arguments import fits, told
 from interp_hooks.experiments.results.archive import digest_of, fields_of, name_of
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.hooks.modes import no_gradients
@@ -210,10 +209,10 @@ def _checked(name: str, given: Any, label: str) -> Result:
     if not bool(values.isfinite().all()):
         cell = (~values.isfinite()).nonzero()[0].tolist()
         places = zip(result.axes.items(), cell, strict=False)
-        where = ", ".join(f"{axis} {labels[at]}" for (axis, labels), at in places)
+        where = "".join(f" at {axis} {labels[at]}" for (axis, labels), at in places)
         raise MetricError(
-            f"measure {name!r} is {float(values[tuple(cell)])} for the checkpoint {label!r}{f' at {where}' * bool(where)}: "
-            "leave this checkpoint out (steps=), or the measure. What was measured before is kept if there is save_to="
+            f"measure {name!r} is {float(values[tuple(cell)])}{where} for the checkpoint {label!r}: leave this one out "
+            "(steps=), or the measure. What was measured before is kept if there is save_to="
         )
     axes = {axis: [_plain(label) for label in labels] for axis, labels in result.axes.items()}
     return Result(metric=result.metric, axes=axes, values=values)
@@ -222,20 +221,15 @@ def _checked(name: str, given: Any, label: str) -> Result:
 def _as_result(name: str, given: Any) -> Result:
     if isinstance(given, Result):
         return given
-    if isinstance(given, Mapping) and given and all(_is_number(one) for one in given.values()):
-        values = torch.tensor([float(one) for one in given.values()], dtype=torch.float64)
-        return Result(metric=name, axes={"part": list(given)}, values=values[:, None])
-    if _is_number(given):
-        return Result(metric=name, axes={}, values=torch.tensor([float(given)], dtype=torch.float64))
+    numbers: Mapping[Any, Any] = given if isinstance(given, Mapping) else {"": given}
+    if numbers and all(fits(one, float) for one in numbers.values()):
+        values = torch.tensor([float(one) for one in numbers.values()], dtype=torch.float64)
+        axes = {"part": list(numbers)} if isinstance(given, Mapping) else {}
+        return Result(metric=name, axes=axes, values=values[:, None] if axes else values)
     raise BadInput(
         f"measure {name!r} must give a number, numbers by name, or a Result (metric=, axes=, values= [*axes, prompt]), "
         f"got {told(given)}"
     )
-
-
-def _is_number(value: Any) -> bool:
-    single = isinstance(value, Tensor) and not value.ndim and not value.is_complex()
-    return single or (hasattr(type(value), "__float__") and not isinstance(value, Tensor | str))
 
 
 def _plain(label: Any) -> int | float | str:
@@ -250,8 +244,8 @@ def _refuse_unlike(name: str, result: Result, label: str, one: Result, first: in
     if kinds[0] != kinds[1]:
         shapes = [f"{list(each.values.shape)} with axes {list(each.axes)}" for each in (result, one)]
         raise BadInput(
-            f"measure {name!r} gave {shapes[0]} for the checkpoint {label!r}, and {shapes[1]} for step {first}: it must "
-            "give the same cells and prompts for every checkpoint"
+            f"measure {name!r} gave {shapes[0]} for the checkpoint {label!r}, and {shapes[1]} for step {first}: it has "
+            "to give the same cells and prompts for every checkpoint"
         )
 
 

@@ -1,10 +1,10 @@
 """A training watched: the same measures of one checkpoint after the other, or of the model while it is trained.
 
-    watched = watch_training("induction-steps", measures)      afterwards, one model in memory at a time
-    watch = TrainingWatch(measures); watch(step, model)        meanwhile, in any loop; watch.watched() in the end
+watched = watch_training("induction-steps", measures)      afterwards, one model in memory at a time
+watch = TrainingWatch(measures); watch(step, model)        meanwhile, in any loop; watch.watched() in the end
 
-    watched["induction"]      a Result with axes step and head
-    watched.table()           a row for each step
+watched["induction"]      a Result with axes step and head
+watched.table()           a row for each step
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from torch import Tensor
 
 from interp_hooks.errors import BadInput, nearest
 from interp_hooks.errors.arguments import checked
-from interp_hooks.experiments.results.archive import fields_of
 from interp_hooks.experiments.results.kept import Kept
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.loading.keeping import AtSteps
@@ -80,22 +79,20 @@ class WatchedTraining(Kept):
         tables = []
         for name, result in self.results.items():
             labels, curves = curves_of(result)
-            errors = result.standard_error.double().flatten(1) if result.mean.ndim > 1 else result.standard_error[:, None]
             n = len(labels)
             columns = {
                 "step": [step for step in self.steps for _ in range(n)],
                 "measure": name,
                 "cell": list(labels) * len(self.steps),
                 "value": curves.flatten().tolist(),
-                "standard_error": errors.flatten().tolist(),
+                "standard_error": result.standard_error.flatten().tolist(),
             }
             tables.append(pd.DataFrame(columns))
         return pd.concat(tables, ignore_index=True)
 
     def _fields(self) -> dict[str, Any]:
-        results = {
-            name: {"metric": one.metric, "axes": dict(one.axes), "values": one.values} for name, one in self.results.items()
-        }
+        fields = ("metric", "axes", "values")
+        results = {name: {field: getattr(one, field) for field in fields} for name, one in self.results.items()}
         return {"steps": list(self.steps), "results": results}
 
     @classmethod
@@ -146,7 +143,7 @@ def watch_training(
     if not checkpoints or not all(isinstance(one, Checkpoint) for one in checkpoints):
         raise BadInput("checkpoints must be what training_checkpoints gives, a name, a folder or a mapping from steps")
     ordered = sorted(checkpoints, key=lambda one: one.step)
-    for one, other in zip(ordered, ordered[1:], strict=False):
+    for one, other in itertools.pairwise(ordered):
         if one.step == other.step:
             raise BadInput(f"there are two checkpoints of step {one.step}: {one.label!r} and {other.label!r}")
     with Store.opened(measures, save_to) as store:
