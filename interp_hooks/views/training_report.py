@@ -169,13 +169,13 @@ def _rule(changes: PhaseChanges) -> Section:
     text = f"""
 A phase change is a move within one doubling of steps that is at least twice as large as that of the same curve in the
 doubling before and in that after (sharpness), seven times as large as the noise (z), and a twentieth of all that the
-measure gave. Learning that only slows down, exponentially or by a power law, has a sharpness of at most 1.2.
+measure gave. Learning that only slows down, exponentially or by a power law, has a sharpness of at most 1.25.
 
 The noise of a checkpoint is told by how far checkpoints lie from the lines between their neighbours, and by the spread
 over rows of tokens. In simulations 0.3% of noisy curves without such a change had one, so that of hundreds of curves
 one may be chance; what several measures show at once hardly is.
 
-Changes between checkpoints more than one and a half doublings apart, and at the very begin and end, are not found.
+Changes between checkpoints more than a doubling of steps apart, and at the very begin and end, are not found.
 These are {changes.checkpoints} checkpoints of one training: whether another seed changes then and so, they do not say.
 """
     return Section(heading="How changes were found, and what is missed", text=text)

@@ -7,23 +7,24 @@ a phase change if
     2   it is `z` (7) times as large as its noise;
     3   it is at least `least` (5%) of the range of all that the measure gave.
 
-Where learning just slows down, there is none: the largest move of exp(-step / t) in a doubling is 1/4 of all, 1.2 times
-that of the doubling before it, and of power laws (1 + step / t) ** -a it is less; sharpness 2 is a logistic curve in
-u whose move from 10% to 90% takes 2.4 doublings. Olsson et al. 2022 (In-context Learning and Induction Heads,
+Where learning just slows down, there is none: of exp(-step / t) a doubling moves at most 1/4 of all, and at most 1.25
+times as much as the larger of its neighbours, and of power laws (1 + step / t) ** -a less; sharpness 2 is a logistic
+curve in u whose move from 10% to 90% takes 2.4 doublings. Olsson et al. 2022 (In-context Learning and Induction Heads,
 arxiv.org/abs/2209.11895) found induction heads to form between 2.5 and 5 billion tokens, which is one doubling; the
 thresholds are ours. The noise is that of two checkpoints, whose variance is the median one of pseudo-residuals, what a
 checkpoint is above the line between its neighbours (Gasser, Sroka and Jennen-Steinmetz 1986, Biometrika 73), and that
 of the mean over rows of tokens, where there are several.
 
-A change between checkpoints that are further apart than one and a half doublings, or at either end, where one of the
-neighbouring doublings was not seen by half, cannot be told from a slow one, and is not found.
+Between checkpoints more than a doubling apart a curve may have moved at any time, so that neighbours count with all
+that it moved there. A change between such checkpoints, or at either end, where one of the neighbouring doublings was
+not seen by half, cannot be told from a slow one, and is not found.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 FEWEST = 6  # checkpoints
 NORMAL = 1.4826  # times the median absolute deviation is the standard deviation of a normal distribution
 AT_ONCE = 0.5  # doublings; changes whose middles lie no further apart are one event
+APART = 1 / 8  # doublings between those that are tried
 ROUNDING = 1e-6  # of a measure's range, below which nothing counts as noise or as a move
 
 
@@ -145,75 +147,44 @@ def phase_changes(
         whole = float(curves.max() - curves.min())
         rows = result.values.double().reshape(len(steps), len(labels), -1)
         for cell, label in enumerate(labels):
-            moves = _moves(u, rows[:, cell], whole * ROUNDING)
-            for one in _apart([one for one in moves if one.sharpness >= sharpness and one.z >= z]):
-                if abs(one.size) >= least * whole > 0:
-                    found.append(one.told(name, label, watched.steps, whole))
+            moves = _moves(u, rows[:, cell], max(least, ROUNDING) * whole, ROUNDING * whole)
+            kept = _apart([one for one in moves if one.sharpness >= sharpness and one.z >= z])
+            found += [_change(name, label, watched.steps, curves[:, cell].numpy(), one, whole) for one in kept]
     return PhaseChanges(found=_in_events(found), checkpoints=len(steps))
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Move:
-    """What a curve moves in the doubling from `start` on, and how that compares; `at`, `begin` and `end` are in u."""
+class _Move(NamedTuple):
+    """What a curve moves in the doubling from `start` on, in u, and how that compares."""
 
     start: float
-    before: float
     size: float
     sharpness: float
     z: float
-    begin: float
-    at: float
-    end: float
-
-    def told(self, measure: str, cell: str, steps: Sequence[int], whole: float) -> PhaseChange:
-        """The same in steps, of which there are checkpoints; `whole` is the measure's range."""
-        u = np.log2(1 + np.asarray(steps, dtype=np.float64))
-        return PhaseChange(
-            measure=measure,
-            cell=cell,
-            begin=steps[int(np.searchsorted(u, self.begin, side="right")) - 1],
-            at=2**self.at - 1,
-            end=steps[int(np.searchsorted(u, self.end, side="left"))],
-            before=self.before,
-            after=self.before + self.size,
-            share=abs(self.size) / whole,
-            sharpness=self.sharpness,
-            z=self.z,
-        )
 
 
-def _moves(u: np.ndarray, rows: Float[Tensor, "step row"], rounding: float) -> list[_Move]:
-    """The moves in all doublings that begin or end at a checkpoint: between those, none is larger."""
+def _moves(u: np.ndarray, rows: Float[Tensor, "step row"], least: float, rounding: float) -> list[_Move]:
+    """The moves of more than `least` in all doublings that begin or end at a checkpoint, between which none is larger,
+    and in others, which may lie better between their neighbours; noise below `rounding` counts as that."""
     each, n = rows.numpy(), rows.shape[1]
     y, noise = each.mean(1), _noise(u, each.mean(1))
     found = []
-    for start in np.unique(np.concatenate((u, u - 1))):
+    for start in np.unique(np.concatenate((u, u - 1, np.arange(u[0], u[-1], APART)))):
         seen = min(1.0, start - u[0]), min(1.0, u[-1] - start - 1)
         if min(seen) < 0.5:
             continue
-        places = np.array([start - seen[0], start, start + 1, start + 1 + seen[1]])
-        early, first, last, late = np.interp(places, u, y)
+        first, last = np.interp([start, start + 1], u, y)
         size = last - first
-        if abs(size) <= rounding:
+        if not abs(size) > least:
             continue
-        beside = max((first - early) / size / seen[0], (late - last) / size / seen[1], 0.0)
+        way = np.sign(size) * y
+        beside = max(
+            _most(u, way, start - seen[0], start) / seen[0], _most(u, way, start + 1, start + 1 + seen[1]) / seen[1]
+        )
         of_rows = _between(u, each, start + 1) - _between(u, each, start)
         error = of_rows.std(ddof=1) / n**0.5 if n > 1 else 0.0
         spread = max((2 * noise**2 + error**2) ** 0.5, rounding)
-        begin, at, end = _done(u, y, start)
-        sharp = 1 / beside if beside > 0 else float("inf")
-        found.append(
-            _Move(
-                start=float(start),
-                before=float(first),
-                size=float(size),
-                sharpness=float(sharp),
-                z=float(abs(size) / spread),
-                begin=begin,
-                at=at,
-                end=end,
-            )
-        )
+        sharp = abs(size) / beside if beside > 0 else float("inf")
+        found.append(_Move(float(start), float(size), float(sharp), float(abs(size) / spread)))
     return found
 
 
@@ -224,6 +195,16 @@ def _noise(u: np.ndarray, y: np.ndarray) -> float:
     return NORMAL * float(np.median(np.abs(apart) / np.sqrt(left**2 + (1 - left) ** 2 + 1)))
 
 
+def _most(u: np.ndarray, y: np.ndarray, start: float, end: float) -> float:
+    """The most that a curve can have gone up from a place to another: between checkpoints more than a doubling apart it
+    may have done so anywhere, between others it goes straight."""
+    width, step = np.diff(u), np.diff(y)
+    shared = np.clip(np.minimum(u[1:], end) - np.maximum(u[:-1], start), 0, None)
+    parts = np.where(width > 1, shared > 0, shared / width)
+    anywhere = np.where(width > 1, np.maximum(step, 0), step)
+    return max(0.0, float((parts * anywhere).sum()))
+
+
 def _between(u: np.ndarray, rows: np.ndarray, at: float) -> np.ndarray:
     """The values of all rows [step, row] at a place between checkpoints."""
     right = int(np.clip(np.searchsorted(u, at), 1, len(u) - 1))
@@ -231,15 +212,27 @@ def _between(u: np.ndarray, rows: np.ndarray, at: float) -> np.ndarray:
     return (1 - part) * rows[right - 1] + part * rows[right]
 
 
-def _done(u: np.ndarray, y: np.ndarray, start: float) -> tuple[float, float, float]:
-    """Where a tenth, a half and nine tenths of the move from `start` on are done."""
-    places = np.linspace(start, start + 1, 513)
+def _change(measure: str, cell: str, steps: Sequence[int], y: np.ndarray, move: _Move, whole: float) -> PhaseChange:
+    """A move as a change between checkpoints: where a tenth, a half and nine tenths of it were done."""
+    u = np.log2(1 + np.asarray(steps, dtype=np.float64))
+    places = np.linspace(move.start, move.start + 1, 513)
     values = np.interp(places, u, y)
     part = (values - values[0]) / (values[-1] - values[0])
     half = int(np.argmax(part >= 0.5))
-    begin = int(np.flatnonzero(part[: half + 1] <= 0.1)[-1])
-    end = half + int(np.argmax(part[half:] >= 0.9))
-    return float(places[begin]), float(places[half]), float(places[end])
+    begin = places[np.flatnonzero(part[: half + 1] <= 0.1)[-1]]
+    end = places[half + int(np.argmax(part[half:] >= 0.9))]
+    return PhaseChange(
+        measure=measure,
+        cell=cell,
+        begin=steps[int(np.searchsorted(u, begin, side="right")) - 1],
+        at=float(2 ** places[half] - 1),
+        end=steps[int(np.searchsorted(u, end, side="left"))],
+        before=float(values[0]),
+        after=float(values[-1]),
+        share=abs(move.size) / whole,
+        sharpness=move.sharpness,
+        z=move.z,
+    )
 
 
 def _apart(moves: Sequence[_Move]) -> list[_Move]:

@@ -70,8 +70,8 @@ class Store:
             FolderInUse: another process measures there.
             DiskError: it cannot be written.
         """
-        if not measures:
-            raise BadInput("expected at least one measure, got none")
+        if not isinstance(measures, Mapping) or not measures:
+            raise BadInput(f"measures must be functions of a model by name, at least one, got {told(measures)}")
         if wrong := [name for name, one in measures.items() if not callable(one)]:
             raise BadInput(f"measure {wrong[0]!r} must be a function of a model, got {told(measures[wrong[0]])}")
         if folder is None:

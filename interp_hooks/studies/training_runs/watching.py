@@ -13,13 +13,13 @@ import itertools
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from jaxtyping import Float
 from torch import Tensor
 
 from interp_hooks.errors import BadInput, nearest
-from interp_hooks.errors.arguments import checked
+from interp_hooks.errors.arguments import Elsewhere, checked, told
 from interp_hooks.experiments.results.kept import Kept
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.loading.keeping import AtSteps
@@ -112,8 +112,8 @@ def curves_of(result: Result) -> tuple[list[str], Float[Tensor, "step cell"]]:
 
 @checked
 def watch_training(
-    checkpoints: CheckpointsLike,
-    measures: Mapping[str, MeasureLike],
+    checkpoints: Annotated[CheckpointsLike, Elsewhere()],
+    measures: Annotated[Mapping[str, MeasureLike], Elsewhere()],
     *,
     save_to: str | Path | None = None,
     progress: bool = True,
@@ -140,8 +140,15 @@ def watch_training(
     """
     if isinstance(checkpoints, str | Path | Mapping):
         checkpoints = training_checkpoints(checkpoints)
-    if not checkpoints or not all(isinstance(one, Checkpoint) for one in checkpoints):
-        raise BadInput("checkpoints must be what training_checkpoints gives, a name, a folder or a mapping from steps")
+    if (
+        not isinstance(checkpoints, Sequence)
+        or not checkpoints
+        or not all(isinstance(one, Checkpoint) for one in checkpoints)
+    ):
+        raise BadInput(
+            "checkpoints must be what training_checkpoints gives, or a name, a folder or a mapping from steps to "
+            f"states, got {told(checkpoints)}"
+        )
     ordered = sorted(checkpoints, key=lambda one: one.step)
     for one, other in itertools.pairwise(ordered):
         if one.step == other.step:
@@ -174,7 +181,7 @@ class TrainingWatch(AtSteps):
     @checked
     def __init__(
         self,
-        measures: Mapping[str, MeasureLike],
+        measures: Annotated[Mapping[str, MeasureLike], Elsewhere()],
         *,
         at: Collection[int] | None = None,
         save_to: str | Path | None = None,
