@@ -229,6 +229,7 @@ def _wiki(arguments: argparse.Namespace) -> int:
 
 def _training(arguments: argparse.Namespace) -> int:
     from interp_hooks.corpus.reading import checked_file
+    from interp_hooks.studies.training_runs.changes import phase_changes, refuse_few
     from interp_hooks.studies.training_runs.checkpoints import training_checkpoints
     from interp_hooks.views.report import check_destination
 
@@ -236,7 +237,7 @@ def _training(arguments: argparse.Namespace) -> int:
     if arguments.corpus is not None:
         checked_file(arguments.corpus)
     checkpoints = training_checkpoints(arguments.checkpoints, steps=arguments.steps)
-    from interp_hooks.studies.training_runs.changes import phase_changes
+    refuse_few(len(checkpoints))
     from interp_hooks.studies.training_runs.measures import rows_of, usual_measures
     from interp_hooks.studies.training_runs.watching import watch_training
     from interp_hooks.views.training_report import summary, write_training_report

@@ -132,8 +132,7 @@ def phase_changes(
     >>> {change.measure for change in phase_changes(watched).events()[0]} >= {"repetition_loss", "induction"}
     True
     """
-    if len(watched.steps) < FEWEST:
-        raise BadInput(f"phase changes need at least {FEWEST} checkpoints, got {len(watched.steps)}")
+    refuse_few(len(watched.steps))
     if sharpness < 1 or z <= 0 or not 0 <= least <= 1:
         raise BadInput(
             f"sharpness must be at least 1, z above 0 and least within 0..1, got {sharpness}, {z} and {least}"
@@ -151,6 +150,12 @@ def phase_changes(
             kept = _apart([one for one in moves if one.sharpness >= sharpness and one.z >= z])
             found += [_change(name, label, watched.steps, curves[:, cell].numpy(), one, whole) for one in kept]
     return PhaseChanges(found=_in_events(found), checkpoints=len(steps))
+
+
+def refuse_few(checkpoints: int) -> None:
+    """Raises BadInput if changes cannot be told from so few checkpoints."""
+    if checkpoints < FEWEST:
+        raise BadInput(f"phase changes need at least {FEWEST} checkpoints, got {checkpoints}")
 
 
 class _Move(NamedTuple):
