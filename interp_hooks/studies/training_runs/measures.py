@@ -27,7 +27,7 @@ from interp_hooks.corpus.evals import repeat_length, repeated_tokens
 from interp_hooks.corpus.reading import documents
 from interp_hooks.corpus.texts import first_rows, token_rows
 from interp_hooks.errors import BadInput, nearest
-from interp_hooks.errors.arguments import Count, Seed, checked
+from interp_hooks.errors.arguments import Count, Seed, check_arguments, checked
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.interventions.runs import Run
@@ -44,7 +44,13 @@ AT_ONCE = 2**14  # tokens of a pass whose logits are all needed
 
 
 class Measure(ABC):
-    """A number, or a grid of them with labelled axes, that is measured of a model."""
+    """A number, or a grid of them with labelled axes, that is measured of a model.
+
+    Those below are dataclasses, whose fields are checked: BadInput says which is of another kind.
+    """
+
+    def __post_init__(self) -> None:
+        check_arguments(type(self).__init__, vars(self))
 
     @abstractmethod
     def __call__(self, model: HookedTransformer) -> Result:
@@ -62,6 +68,7 @@ class NextTokenLoss(Measure):
     counted: Bool[Tensor, "batch pos"] | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_rows(self.tokens)
         if self.counted is None:
             return
@@ -91,6 +98,7 @@ class InContextScore(Measure):
     late: int = 500
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_rows(self.tokens)
         if not 1 <= self.early < self.late < self.tokens.shape[1]:
             raise BadInput(
@@ -115,6 +123,7 @@ class HeadAttention(Measure):
     tokens: Int[Tensor, "batch pos"]
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_rows(self.tokens)
         if self.kind not in METRICS:
             raise BadInput(f"kind must be one of {', '.join(METRICS)}, got {self.kind!r}.{nearest(self.kind, METRICS)}")
