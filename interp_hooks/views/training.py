@@ -131,8 +131,8 @@ def _middle(drawn: go.Figure, change: PhaseChange) -> None:
     shape = dict(x0=x, x1=x, xref="x", y0=0, y1=1, yref="paper", layer="below")
     drawn.add_shape(type="line", line=dict(color=INK, width=1, dash="dot"), **shape)
     drawn.add_annotation(
-        text=str(change.event + 1),
-        hovertext=f"change {change.event + 1}: steps {change.begin} to {change.end}, half done by {change.at:.0f}",
+        text=str(change.event),
+        hovertext=f"change {change.event}: steps {change.begin} to {change.end}, half done by {change.at:.0f}",
         **dict(x=math.log10(x), xref="x", y=1, yref="paper", yanchor="top", xanchor="left"),
         **dict(showarrow=False, font=dict(size=12)),
     )

@@ -81,7 +81,7 @@ def headline(event: Sequence[PhaseChange]) -> str:
     strongest: Mapping[str, PhaseChange] = {one.measure: one for one in reversed(event)}
     told = [_told(one) for one in sorted(strongest.values(), key=lambda one: -one.share)]
     begin, end = event[0].begin, event[0].end
-    return f"Change {event[0].event + 1}, steps {begin} to {end}: {'; '.join(told)}."
+    return f"Change {event[0].event}, steps {begin} to {end}: {'; '.join(told)}."
 
 
 def _told(change: PhaseChange) -> str:
@@ -109,7 +109,7 @@ def _events(changes: PhaseChanges) -> list[Section]:
     """A section for each event, the most telling first, with all its cells as evidence."""
     return [
         Section(
-            heading=f"Change {event[0].event + 1}: by step {event[0].at:.0f}, half of it was done",
+            heading=f"Change {event[0].event}: by step {event[0].at:.0f}, half of it was done",
             text=_shown(event),
             table=_evidence(event[:SHOWN]),
         )
@@ -149,7 +149,7 @@ def _whole(watched: WatchedTraining, changes: PhaseChanges) -> Section:
     for name, result in watched.results.items():
         labels, curves = curves_of(result)
         cell = int((curves.amax(0) - curves.amin(0)).argmax())
-        events = sorted({one.event + 1 for one in changes.found if (one.measure, one.cell) == (name, labels[cell])})
+        events = sorted({one.event for one in changes.found if (one.measure, one.cell) == (name, labels[cell])})
         curve = curves[:, cell]
         found = ", ".join(f"change {event}" for event in events) or "gradually"
         low, high = float(curve.min()), float(curve.max())
@@ -174,6 +174,8 @@ measure gave. Learning that only slows down, exponentially or by a power law, ha
 The noise of a checkpoint is told by how far checkpoints lie from the lines between their neighbours, and by the spread
 over rows of tokens. In simulations 0.3% of noisy curves without such a change had one, so that of hundreds of curves
 one may be chance; what several measures show at once hardly is.
+
+Sizes are parts of what the measure ranged over: of one that hardly moved, changes are small, too, whatever their share.
 
 Changes between checkpoints more than a doubling of steps apart, and at the very begin and end, are not found.
 These are {changes.checkpoints} checkpoints of one training: whether another seed changes then and so, they do not say.

@@ -52,7 +52,7 @@ class PhaseChange:
     `at` is the step by which half of the move was done, `before` and `after` the curve at the ends of the doubling,
     `share` the move as a part of the measure's range, `sharpness` the move over the larger of those of the doublings
     before and after it (infinite where these go nowhere or back), `z` the move over its noise. Changes with the same
-    `event` came together.
+    `event`, which are counted from 1 in the order of time, came together.
     """
 
     measure: str
@@ -65,7 +65,7 @@ class PhaseChange:
     share: float
     sharpness: float
     z: float
-    event: int = 0
+    event: int = 1
 
     @property
     def move(self) -> float:
@@ -93,7 +93,7 @@ class PhaseChanges(Kept):
 
     def events(self) -> list[list[PhaseChange]]:
         """The changes by event, the earliest event first; in each, those that moved most first."""
-        return [[one for one in self.found if one.event == event] for event in range(self._events)]
+        return [[one for one in self.found if one.event == event] for event in range(1, 1 + self._events)]
 
     @classmethod
     def _read(cls, fields: dict[str, Any]) -> dict[str, Any]:
@@ -101,7 +101,7 @@ class PhaseChanges(Kept):
 
     @property
     def _events(self) -> int:
-        return 1 + max((one.event for one in self.found), default=-1)
+        return max((one.event for one in self.found), default=0)
 
     def __repr__(self) -> str:
         return super().__repr__() if self.found else f"no phase change in {self.checkpoints} checkpoints"
@@ -121,6 +121,7 @@ def phase_changes(
     Of 12,000 noisy curves that were drawn without such a change (exponential, power laws, wide logistic, logarithmic,
     nothing but noise; 18 or 29 checkpoints), 0.3% had one by these thresholds: of a measure with hundreds of cells,
     expect one in error. A change whose doubling overlaps with that of a larger one of its curve is left out.
+    Sizes are parts of a measure's own range: where that is small in the end, so are changes that are most of it.
 
     Raises:
         BadInput: fewer than 6 checkpoints, thresholds out of range, or a measure that there is not.
@@ -259,5 +260,5 @@ def _in_events(found: Sequence[PhaseChange]) -> list[PhaseChange]:
         near = [event for event, middle in enumerate(middles) if abs(u - middle) <= AT_ONCE]
         member.append(near[0] if near else len(middles))
         middles += [] if near else [u]
-    rank = {event: place for place, event in enumerate(sorted(range(len(middles)), key=middles.__getitem__))}
+    rank = {event: place for place, event in enumerate(sorted(range(len(middles)), key=middles.__getitem__), start=1)}
     return [replace(one, event=rank[event]) for one, event in zip(ordered, member, strict=True)]

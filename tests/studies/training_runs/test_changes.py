@@ -63,7 +63,7 @@ def power_law(steps: float, power: float) -> Curve:
 def test_a_planted_change_is_found_at_its_step(middle: float, size: float) -> None:
     found = phase_changes(training(loss=logistic(middle, size=size)))
     (one,) = found.found
-    assert (one.measure, one.cell, one.event) == ("loss", "", 0)
+    assert (one.measure, one.cell, one.event) == ("loss", "", 1)
     assert one.at == pytest.approx(middle, rel=0.15)
     assert {one.begin, one.end} <= set(STEPS)
     assert one.begin < one.at < one.end <= 4 * one.begin
@@ -81,7 +81,7 @@ def test_two_changes_of_a_curve_and_curves_that_change_together() -> None:
     assert [event[0].at for event in found.events()] == pytest.approx([30, 2100], rel=0.15)
     assert [one.share for one in found.found] == sorted((one.share for one in found.found), reverse=True)
     table = found.table()
-    assert table["event"].tolist() == [1, 1, 0]
+    assert table["event"].tolist() == [2, 2, 1]
     assert table["measure"].tolist() == ["score", "loss", "loss"]
 
 
