@@ -129,7 +129,8 @@ class HeadAttention(Measure):
             raise BadInput(f"kind must be one of {', '.join(METRICS)}, got {self.kind!r}.{nearest(self.kind, METRICS)}")
 
     def __call__(self, model: HookedTransformer) -> Result:
-        found = head_metrics(model, Run(self.tokens, (), torch.ones_like(self.tokens)))
+        tokens = self.tokens.to(model.device)
+        found = head_metrics(model, Run(tokens, (), torch.ones_like(tokens)))
         values = found.above_uniform(self.kind) if self.kind in TARGETS else found.mean(self.kind)
         return Result(metric=self.kind, axes={"head": model.all_head_labels()}, values=values.reshape(-1, 1))
 

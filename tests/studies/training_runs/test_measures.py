@@ -143,7 +143,7 @@ TOKENS = random_tokens(2, 6, 23)
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: NextTokenLoss(tokens=TOKENS[0]), r"rows of at least two tokens, \[batch, pos\], got \[6\]"),
+        (lambda: NextTokenLoss(tokens=TOKENS[0]), r"tokens must be a tensor \[batch pos\]"),
         (lambda: NextTokenLoss(tokens=TOKENS[:, :1]), "at least two tokens"),
         (lambda: NextTokenLoss(tokens=TOKENS, counted=torch.ones(2, 5).bool()), r"counted must be \[batch, pos\]"),
         (lambda: NextTokenLoss(tokens=TOKENS, counted=torch.eye(2, 6).bool()), "row 0 has no token that counts"),
