@@ -24,6 +24,7 @@ from safetensors import safe_open
 from interp_hooks.errors import BadInput, MetricError
 from interp_hooks.errors.arguments import fits, told
 from interp_hooks.experiments.results.archive import digest_of, fields_of, name_of
+from interp_hooks.experiments.results.folders import whole
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.model.folder_lock import LOCK, locked
@@ -174,15 +175,27 @@ class Store:
                     f"is kept{'' if self.folder is not None else ' if there is save_to='}"
                 )
 
-    def results(self) -> tuple[list[int], dict[str, Result]]:
-        """The steps, lowest first, and by measure what it gave, with an axis of steps in front."""
-        steps = sorted(self.rows)
-        stacked = {}
-        for name in self.measures:
-            each = [self.rows[step].results[name] for step in steps]
-            values = torch.stack([one.values for one in each])
-            stacked[name] = Result(metric=each[0].metric, axes={"step": steps, **each[0].axes}, values=values)
-        return steps, stacked
+
+def stacked(rows: Mapping[int, Row]) -> dict[str, Result]:
+    """By measure what it gave at each step, lowest first, with an axis of steps in front."""
+    steps = sorted(rows)
+    found = {}
+    for name, one in rows[steps[0]].results.items():
+        values = torch.stack([rows[step].results[name].values for step in steps])
+        found[name] = Result(metric=one.metric, axes={"step": steps, **one.axes}, values=values)
+    return found
+
+
+def rows_in(folder: Path) -> dict[int, Row]:
+    """All that was measured into a folder, by step.
+
+    Raises:
+        BadInput: nothing was, or a file is damaged.
+    """
+    if not (paths := sorted((folder / STEPS).glob("*.safetensors"))):
+        raise BadInput(f"nothing was measured into {folder}")
+    with whole(folder):
+        return {int(path.stem): _read(path)[0] for path in paths}
 
 
 def said_of(measure: MeasureLike) -> Json:

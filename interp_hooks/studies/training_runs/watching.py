@@ -28,7 +28,7 @@ from interp_hooks.model.progress import progress_bar
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.studies.training_runs.checkpoints import Checkpoint, training_checkpoints
 from interp_hooks.studies.training_runs.measures import MeasureLike
-from interp_hooks.studies.training_runs.store import Store
+from interp_hooks.studies.training_runs.store import Row, Store, rows_in, stacked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,11 +40,21 @@ CheckpointsLike = str | Path | Mapping[int, Any] | Sequence[Checkpoint]
 class WatchedTraining(Kept):
     """What measures gave at the steps of a training: `watched["loss"]` is a Result whose first axis is `step`.
 
-    Prints as its table; can be saved and loaded.
+    Prints as its table; can be saved and loaded. `read` gives what was measured into a folder, `save_to=`, so far.
     """
 
     steps: Sequence[int]
     results: Mapping[str, Result]
+
+    @classmethod
+    @checked
+    def read(cls, folder: str | Path) -> WatchedTraining:
+        """All that `watch_training` or `TrainingWatch` has measured into a folder, whatever became of them.
+
+        Raises:
+            BadInput: nothing was, or a file is damaged.
+        """
+        return _watched(rows_in(Path(folder).expanduser()))
 
     def __getitem__(self, name: str) -> Result:
         """What a measure gave.
@@ -157,15 +167,15 @@ def watch_training(
         for checkpoint in progress_bar(ordered, progress=progress, desc="checkpoints"):
             if not store.knows(checkpoint.step, checkpoint.key):
                 store.add(checkpoint.step, checkpoint.label, checkpoint.load(), checkpoint.key)
-        return _watched(store)
+        return _watched(store.rows)
 
 
 class TrainingWatch(AtSteps):
     """Measures a model while it is trained: call it with each step and the model, or hand it to `train(each_step=)`.
 
     What it measures, at the steps `at` (default: evenly on a logarithmic axis), changes neither the model nor the
-    random numbers that the training draws. With `save_to` it is kept in that folder, too; a training that begins anew
-    measures anew. `watched()` gives what there is so far.
+    random numbers that the training draws. With `save_to` it is kept in that folder, too, where `WatchedTraining.read`
+    finds it if the training was killed; one that begins anew measures anew. `watched()` gives what there is so far.
 
     Raises:
         BadInput: as `watch_training`.
@@ -204,9 +214,8 @@ class TrainingWatch(AtSteps):
         """
         if not self._store.rows:
             raise BadInput("nothing was measured yet: call the watch with a step and the model")
-        return _watched(self._store)
+        return _watched(self._store.rows)
 
 
-def _watched(store: Store) -> WatchedTraining:
-    steps, results = store.results()
-    return WatchedTraining(steps=steps, results=results)
+def _watched(rows: Mapping[int, Row]) -> WatchedTraining:
+    return WatchedTraining(steps=sorted(rows), results=stacked(rows))

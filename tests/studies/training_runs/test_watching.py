@@ -243,6 +243,19 @@ def test_checkpoints_in_files_are_recognised(tmp_path: Path) -> None:
     assert found["mean"].mean.tolist() == [mean_weight(MODELS[0]), mean_weight(MODELS[200])]
 
 
+def test_what_was_measured_is_read_from_its_folder(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        watched(Counted(killed_at=40).checkpoints(), save_to=tmp_path / "w")
+    there = WatchedTraining.read(tmp_path / "w")
+    assert_same(there, watched({step: MODELS[step] for step in (0, 3, 10)}))
+    path = tmp_path / "w" / "steps" / "000000000003.safetensors"
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(BadInput, match="cannot be read"):
+        WatchedTraining.read(tmp_path / "w")
+    with pytest.raises(BadInput, match="nothing was measured into"):
+        WatchedTraining.read(tmp_path / "nowhere")
+
+
 def test_folders_of_something_else_are_refused(tmp_path: Path) -> None:
     watched(save_to=tmp_path / "w")
     about = (tmp_path / "w" / "watch.json").read_text()
@@ -272,8 +285,11 @@ def test_folders_of_something_else_are_refused(tmp_path: Path) -> None:
 
 
 def test_another_architecture_in_the_middle(tmp_path: Path) -> None:
-    models = MODELS | {10: build(n_layers=2, **FIELDS)}
+    models, seen = MODELS | {10: build(n_layers=2, **FIELDS)}, []
     with pytest.raises(BadInput, match="'step 10' has n_layers=2, that of step 0 3"):
+        watched(models, {"seen": lambda model: seen.append(model.cfg.n_layers) or 1.0})
+    assert seen == [3, 3], "it was not measured"
+    with pytest.raises(BadInput, match="'step 10' has n_layers=2"):
         watched(models, {"mean": mean_weight}, save_to=tmp_path / "w")
     counted = Counted()
     sources: dict[int, Any] = counted.checkpoints() | {0: MODELS[0], 3: MODELS[3]}
@@ -381,3 +397,12 @@ def test_a_watch_without_anything() -> None:
     for step in range(10):
         watch(step, MODELS[0])
     assert watch.watched().steps == [0, 1, 2, 3, 4, 6, 8]
+
+
+def test_a_training_that_begins_anew_is_measured_anew(tmp_path: Path) -> None:
+    watch = TrainingWatch({"mean": mean_weight}, at=[0, 8, 16], save_to=tmp_path / "w")
+    for step, model in ((8, MODELS[0]), (16, MODELS[3]), (0, MODELS[10]), (8, MODELS[40])):
+        watch(step, model)
+    found = watch.watched()
+    assert found.steps == [0, 8, 16]
+    assert found["mean"].mean.tolist() == [mean_weight(MODELS[one]) for one in (10, 40, 3)]
