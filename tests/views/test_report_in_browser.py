@@ -309,7 +309,9 @@ def test_the_page_of_a_training_is_drawn_suits_a_phone_and_asks_for_nothing(tmp_
     watched = WatchedTraining(steps=steps, results=results)
     page = write_training_report(tmp_path / "training.html", watched, phase_changes(watched), "a run")
     seen = visit(page, tmp_path)
-    assert seen.dom.count("js-line") == 1 + 4 + 2 + 5, "loss, four heads, two grey ones, and those five in the legend"
+    assert seen.dom.count('class="js-line"') == 1 + 4 + 2 + 5, (
+        "loss, four heads, two grey ones, and those five in the legend"
+    )
     assert not seen.console
     assert not seen.asked
     for width in (420, 1400):
