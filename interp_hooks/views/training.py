@@ -18,6 +18,7 @@ from interp_hooks.views.style import figure, metric_title
 from interp_hooks.views.tokens import escaped
 
 PANEL, GAP = 170, 54  # pixels
+OTHERS = 200  # grey curves of a panel
 LINES = (POSITIVE, NEGATIVE, PALE_POSITIVE, PALE_NEGATIVE, INK)
 
 
@@ -32,8 +33,8 @@ def training_figure(
 ) -> go.Figure:
     """Draw what measures gave over a training, a panel below the other, with the phase changes marked.
 
-    Of a grid the `top` cells that moved most are coloured and named, the others grey. A dotted line is where half of an
-    event was done; a grey band lies behind the measures that are part of it, from the step where the first of their
+    Of a grid the `top` cells that moved most are coloured and named, the next 200 grey. A dotted line is where half of
+    an event was done; a grey band lies behind the measures that are part of it, from the step where the first of their
     cells began to move to that where the last had. The axis is 1 + step, logarithmic, so that step 0 has a place.
 
     Raises:
@@ -52,7 +53,7 @@ def training_figure(
         span = curves.amax(0) - curves.amin(0)
         order = span.argsort(descending=True, stable=True).tolist()
         if len(order) > top:
-            traces.append(_others(x, curves[:, order[top:]], panel))
+            traces.append(_others(x, curves[:, order[top : top + OTHERS]], panel))
         for colour, cell in zip(LINES, order[:top], strict=False):
             traces.append(_line(x, watched.steps, curves[:, cell], f"{name} {labels[cell]}".strip(), colour, panel))
     whole = len(names) * PANEL + (len(names) - 1) * GAP
@@ -109,7 +110,7 @@ def _line(x: list[int], steps: Sequence[int], curve: Tensor, name: str, colour: 
 
 
 def _others(x: list[int], curves: Tensor, panel: int) -> go.Scatter:
-    """The curves of all other cells as one grey trace, with gaps between them."""
+    """The curves of other cells as one grey trace, with gaps between them."""
     places = [place for _ in range(curves.shape[1]) for place in (*x, None)]
     values = [value for curve in curves.T.tolist() for value in (*curve, None)]
     style = dict(mode="lines", line=dict(color=MUTED, width=0.8), opacity=0.5)

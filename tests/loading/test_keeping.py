@@ -12,7 +12,7 @@ from transformers.trainer_callback import CallbackHandler
 from interp_hooks.errors import BadInput
 from interp_hooks.loading.keeping import CheckpointSaver, is_log_step, log_steps, trainer_callback
 from interp_hooks.model import HookedTransformerTrainConfig, train
-from interp_hooks.studies import training_checkpoints
+from interp_hooks.studies import NextTokenLoss, TrainingWatch, training_checkpoints
 from tests.tiny import build, fresh_hf, hf_logits, our_logits, random_tokens
 
 
@@ -68,8 +68,10 @@ def test_transformers_trainer_hands_over_the_steps_that_are_wanted(tmp_path: Pat
     hf, saver = fresh_hf("gpt2"), CheckpointSaver(tmp_path / "run", at=[0, 2])
     optimizer = torch.optim.SGD(hf.parameters(), lr=0.1)
     args, state, control = TrainingArguments.__new__(TrainingArguments), TrainerState(), TrainerControl()
-    handler: Any = CallbackHandler([trainer_callback(saver)], hf, None, optimizer, None)
     tokens, logits = random_tokens(2, 5, hf.config.vocab_size), {}
+    watch = TrainingWatch({"loss": (loss := NextTokenLoss(tokens=tokens))}, at=[2])
+    callbacks = [trainer_callback(each) for each in (saver, watch)]
+    handler: Any = CallbackHandler(callbacks, hf, None, optimizer, None)
     handler.on_train_begin(args, state, control)
     for step in range(4):
         logits[step] = hf_logits(hf, tokens)
@@ -82,6 +84,8 @@ def test_transformers_trainer_hands_over_the_steps_that_are_wanted(tmp_path: Pat
     for step, model in kept.items():
         torch.testing.assert_close(our_logits(model, tokens).to(logits[step]), logits[step], rtol=0, atol=2e-4)
     assert float((logits[0] - logits[2]).abs().max()) > 1e-2
+    assert watch.watched().steps == [2]
+    assert torch.equal(watch.watched()["loss"].values[0], loss(kept[2]).values)
     other: Any = CallbackHandler([trainer_callback(CheckpointSaver(tmp_path / "other", at=[2]))], hf, None, None, None)
     state.is_world_process_zero, state.global_step = False, 2
     other.on_step_end(args, state, control)

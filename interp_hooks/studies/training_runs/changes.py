@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 FEWEST = 6  # checkpoints
 NORMAL = 1.4826  # times the median absolute deviation is the standard deviation of a normal distribution
 AT_ONCE = 0.5  # doublings; changes whose middles lie no further apart are one event
+SEEN = 0.5  # doublings that there must be on either side
 APART = 1 / 8  # doublings between those that are tried
 ROUNDING = 1e-6  # of a measure's range, below which nothing counts as noise or as a move
 
@@ -173,15 +174,14 @@ def _moves(u: np.ndarray, rows: Float[Tensor, "step row"], least: float, roundin
     and in others, which may lie better between their neighbours; noise below `rounding` counts as that."""
     each, n = rows.numpy(), rows.shape[1]
     y, noise = each.mean(1), _noise(u, each.mean(1))
+    starts = np.unique(np.concatenate((u, u - 1, np.arange(u[0], u[-1], APART))))
+    starts = starts[(starts - u[0] >= SEEN) & (u[-1] - starts - 1 >= SEEN)]
+    sizes = np.interp(starts + 1, u, y) - np.interp(starts, u, y)
     found = []
-    for start in np.unique(np.concatenate((u, u - 1, np.arange(u[0], u[-1], APART)))):
-        seen = min(1.0, start - u[0]), min(1.0, u[-1] - start - 1)
-        if min(seen) < 0.5:
-            continue
-        first, last = np.interp([start, start + 1], u, y)
-        size = last - first
+    for start, size in zip(starts, sizes, strict=True):
         if not abs(size) > least:
             continue
+        seen = min(1.0, start - u[0]), min(1.0, u[-1] - start - 1)
         way = np.sign(size) * y
         beside = max(
             _most(u, way, start - seen[0], start) / seen[0], _most(u, way, start + 1, start + 1 + seen[1]) / seen[1]

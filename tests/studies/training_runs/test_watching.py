@@ -3,6 +3,9 @@
 import gc
 import json
 import random
+import signal
+import subprocess
+import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -204,6 +207,39 @@ def test_a_watch_that_was_killed_goes_on_where_it_was(killed_at: int, tmp_path: 
     assert_same(watched(third.checkpoints(), save_to=tmp_path / "w"), found)
     assert third.loaded == []
     assert sorted(one.name for one in (tmp_path / "w").iterdir()) == ["steps", "watch.json"]
+
+
+KILLED = """
+import os, signal
+from pathlib import Path
+from interp_hooks.studies import watch_training
+from tests.tiny import build
+
+def norm(model):
+    if (Path(%r) / "steps" / "000000000003.safetensors").exists():
+        os.kill(os.getpid(), signal.SIGKILL)
+    return float(model.W_E.detach().norm())
+
+norm.__module__ = %r
+watch_training({step: build(seed=step, d_vocab_out=23) for step in (0, 3, 10, 40)}, {"norm": norm}, save_to=%r)
+"""
+
+
+def norm(model: HookedTransformer) -> float:
+    return float(model.W_E.detach().norm())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
+def test_a_process_that_was_killed_outright_loses_nothing(tmp_path: Path) -> None:
+    place, root = str(tmp_path / "w"), Path(__file__).parents[3]
+    done = subprocess.run([sys.executable, "-c", KILLED % (place, __name__, place)], cwd=root, capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert WatchedTraining.read(place).steps == [0, 3]
+    files = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "w" / "steps").glob("*.safetensors")}
+    models = {step: MODELS[step] for step in (0, 3, 10, 40)}
+    assert_same(watched(models, {"norm": norm}, save_to=place), watched(models, {"norm": norm}))
+    for name, written in files.items():
+        assert (tmp_path / "w" / "steps" / name).stat().st_mtime_ns == written, "it was not measured again"
 
 
 def test_new_changed_and_damaged_checkpoints_are_measured(tmp_path: Path) -> None:
