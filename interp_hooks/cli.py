@@ -21,6 +21,7 @@ from interp_hooks import __version__
 from interp_hooks.errors import InterpHooksError
 
 DONE, DIFFERS, REFUSED, BUG, INTERRUPTED = 0, 1, 2, 3, 130
+DEMO_OPTIONS = ("model", "prompts", "seed", "out", "wiki")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -72,6 +73,7 @@ def parser() -> argparse.ArgumentParser:
     verify.add_argument("--json", action="store_true", help="print JSON")
     verify.set_defaults(run=_verify)
     _add_wiki(commands)
+    _add_training(commands)
     families = commands.add_parser("families", help="list the architectures that convert")
     families.add_argument("--markdown", action="store_true", help="as the README has it")
     families.set_defaults(run=_families)
@@ -112,6 +114,31 @@ def _add_wiki(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     wiki.set_defaults(run=_wiki)
 
 
+def _add_training(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    training = commands.add_parser(
+        "training",
+        help="find out what changed while a model was trained, and write an HTML report",
+        description="Measure every checkpoint of a training, find what changed abruptly and when, print it, and write "
+        "an HTML report that opens offline.",
+    )
+    training.add_argument(
+        "checkpoints",
+        help="folder with step500, checkpoint-500, ... in it, bundled name, or a hub id whose steps are known",
+    )
+    training.add_argument("--out", default="training.html", help="file to write (default: training.html)")
+    training.add_argument("--steps", type=_steps, help="only these, as in 0,100,1000 (default: all)")
+    training.add_argument("--corpus", help="file of documents to measure losses on, as `wiki` takes them")
+    training.add_argument("--rows", type=_at_least(1), default=32, help="rows of tokens that are read (default: 32)")
+    training.add_argument("--modulus", type=_at_least(3), help="of a model that adds residues: waves of its embedding")
+    training.add_argument("--seed", type=_at_least(0), default=0, help="which random tokens are drawn (default: 0)")
+    training.add_argument("--save-to", metavar="FOLDER", help="keep what was measured there, and go on with it")
+    training.set_defaults(run=_training)
+
+
+def _steps(text: str) -> list[int]:
+    return [_at_least(0)(part) for part in text.split(",")]
+
+
 def _at_least(least: int) -> Callable[[str], int]:
     def whole_number(text: str) -> int:
         try:
@@ -143,7 +170,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 
         page = wiki(model, out=arguments.wiki, seed=arguments.seed).page
         _print(f"\nwiki: {page}")
-    place = report.write(arguments.out, _command(arguments), page)
+    place = report.write(arguments.out, _command(arguments, "demo", *DEMO_OPTIONS), page)
     _print(f"\nreport: {place}")
     return DONE
 
@@ -200,6 +227,35 @@ def _wiki(arguments: argparse.Namespace) -> int:
     return DONE
 
 
+def _training(arguments: argparse.Namespace) -> int:
+    from interp_hooks.corpus.reading import checked_file
+    from interp_hooks.studies.training_runs.changes import phase_changes, refuse_few
+    from interp_hooks.studies.training_runs.checkpoints import training_checkpoints
+    from interp_hooks.views.report import check_destination
+
+    check_destination(arguments.out)
+    if arguments.corpus is not None:
+        checked_file(arguments.corpus)
+    checkpoints = training_checkpoints(arguments.checkpoints, steps=arguments.steps)
+    refuse_few(len(checkpoints))
+    from interp_hooks.studies.training_runs.measures import rows_of, usual_measures
+    from interp_hooks.studies.training_runs.watching import watch_training
+    from interp_hooks.views.training_report import summary, write_training_report
+
+    model = checkpoints[-1].load()
+    tokens = None if arguments.corpus is None else rows_of(model, arguments.corpus, arguments.rows)
+    measures = usual_measures(model, tokens, modulus=arguments.modulus, n=arguments.rows, seed=arguments.seed)
+    del model
+    watched = watch_training(checkpoints, measures, save_to=arguments.save_to, progress=sys.stderr.isatty())
+    changes = phase_changes(watched)
+    _print(summary(watched, changes))
+    options = ("steps", "corpus", "rows", "modulus", "seed", "save_to", "out")
+    command = _command(arguments, "training", arguments.checkpoints, *options)
+    place = write_training_report(arguments.out, watched, changes, arguments.checkpoints, command)
+    _print(f"\nreport: {place}")
+    return DONE
+
+
 def _families(arguments: argparse.Namespace) -> int:
     from interp_hooks.loading.listing import listing, markdown
 
@@ -213,12 +269,15 @@ def _print(text: str) -> None:
     print(text.encode(encoding, "replace").decode(encoding))
 
 
-def _command(arguments: argparse.Namespace) -> str:
-    given = {name: getattr(arguments, name) for name in ("model", "prompts", "seed", "out", "wiki")}
-    options = {name: str(value) for name, value in given.items() if value is not None}
-    return shlex.join(
-        ["interp-hooks", "demo", *(part for name, text in options.items() for part in (f"--{name}", text))]
-    )
+def _command(arguments: argparse.Namespace, *words: str) -> str:
+    """What a reader can type to do it again: the words that are no options, then the options that have a value."""
+    options = [word for word in words if word in vars(arguments)]
+    line = ["interp-hooks", *(word for word in words if word not in options)]
+    for option in options:
+        value = getattr(arguments, option)
+        text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        line += [] if value is None else [f"--{option.replace('_', '-')}", text]
+    return shlex.join(line)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ from interp_hooks import (
     at,
 )
 from interp_hooks.errors import InterpHooksError
-from interp_hooks.studies import JointMoments, Lens
+from interp_hooks.studies import JointMoments, Lens, watch_training
 from tests.tiny import unchecked_types
 
 PATIENCE = 5  # seconds that a call may take on these tiny inputs
@@ -61,13 +61,15 @@ LEFT_OUT = {
     *("model.to", "model.gelu_new", "model.solu"),
     # Abstract: users write classes of their own, whose methods the engine calls.
     *("HookedRootModule", "Source", "Metric", "interventions.Here", "interventions.Pointwise", "corpus.Reducer"),
+    "studies.Measure",
     # What the engine, or the file of a result, asks of a metric, a readout, or a cache: arguments come from there.
     *("metric.on", "metric.score", "readout.read", "readout.read_there", "readout.select", "readout.positions"),
     *("kv_cache.commit", "kv_cache.extend", "result.packed", "dla.packed", "lens.packed", "cache.at"),
     # Made by the calls that return them, which are drawn here.
     *("Result", "Task", "ground_truth.GroundTruth", "ground_truth.KnownModel", "ActivationCache", "model.Output"),
     *("experiments.Agreement", "studies.LensResult", "studies.LogitLens", "tasks.PromptPairs"),
-    *("studies.LensDecomposition", "studies.LensVectors"),
+    *("studies.LensDecomposition", "studies.LensVectors", "studies.Checkpoint", "studies.PhaseChange"),
+    *("studies.PhaseChanges", "studies.WatchedTraining"),
     # Long by design.
     *("model.train", "studies.fit_tuned_lens"),
     # A mapping's KeyError.
@@ -303,6 +305,9 @@ GOOD: dict[str, Callable[[World], list[Any]]] = {
     "n_keys": lambda w: [3],
     "n_values": lambda w: [3],
     "dim": lambda w: [0, 1],
+    "measures": lambda w: [{"one": lambda model: 1.0}, {"loss": lambda model: {"a": 2.0}}, ["one"], None],
+    "checkpoints": lambda w: [{0: w.model, 5: w.model}, {3: lambda: w.model}],
+    "watched": lambda w: [watch_training(dict.fromkeys(range(7), w.model), {"one": lambda model: 1.0}, progress=False)],
     "progress": lambda w: [False],
     "verbose": lambda w: [False],
 }

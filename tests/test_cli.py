@@ -327,3 +327,70 @@ def test_a_text_for_a_checkpoint_that_reads_none(checkpoint, tmp_path, capsys):
     assert main(["verify", str(bare), "--text", "the cat"]) == 2
     assert "this model has no tokenizer" in capsys.readouterr().err
     assert main(["verify", str(bare), "--json"]) == 0
+
+
+# ------------------------------------------------------------------------------------------------------------ training
+
+
+def training(*arguments: object) -> int:
+    return main(["training", *map(str, arguments)])
+
+
+def test_training_prints_what_changed_and_writes_a_page(tmp_path, capsys):
+    out, kept = tmp_path / "t.html", tmp_path / "kept"
+    options = ("--rows", 4, "--steps", "64,128,256,362,512,609,724,1024", "--save-to", kept, "--out", out)
+    assert training("induction-steps", *options) == 0
+    printed = capsys.readouterr().out
+    assert "8 checkpoints of this training were measured, steps 64 to 1024." in printed
+    assert "repetition loss falls from" in printed
+    assert printed.endswith(f"report: {out}\n")
+    command = (
+        "interp-hooks training induction-steps --steps 64,128,256,362,512,609,724,1024 --rows 4 --seed 0 --save-to"
+    )
+    assert command in out.read_text(encoding="utf-8")
+    assert len(list((kept / "steps").iterdir())) == 8
+    page = out.read_bytes()
+    assert training("induction-steps", *options) == 0
+    assert out.read_bytes() == page
+
+
+def test_training_of_a_folder_of_huggingface_checkpoints_on_a_corpus(checkpoint, tmp_path, capsys):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
+    tokenizer.eos_token = tokenizer.bos_token  # which parts texts
+    tokenizer.save_pretrained(checkpoint := shutil.copytree(checkpoint, tmp_path / "own"))
+    for step in (0, 10, 20, 40, 80, 160):
+        shutil.copytree(checkpoint, tmp_path / "run" / f"checkpoint-{step}")
+    corpus = tmp_path / "texts.txt"
+    corpus.write_text("When Mary and John went to the store, John gave a ring to Mary\n" * 60)
+    assert training(tmp_path / "run", "--corpus", corpus, "--rows", 2, "--out", tmp_path / "t.html") == 0
+    printed = capsys.readouterr().out
+    assert "repetition_loss" in printed
+    assert "Nothing changed abruptly" in printed, "six times the same"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere/at/all"], "there is no folder"),
+        (["empty"], "has no checkpoints in it"),
+        (["induction-steps", "--steps", "5"], "there is no checkpoint of step 5"),
+        (["induction-steps", "--out", "no/where.html"], "there is no folder"),
+        (["induction-steps", "--corpus", "nowhere.txt"], "there is no file nowhere.txt"),
+        (["induction-steps", "--steps", "0,4"], "at least 6 checkpoints, got 2"),
+        (["mod-add", "--modulus", "99"], "p must be 3..54"),
+    ],
+)
+def test_training_is_refused_with_one_message(arguments, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    assert training(*arguments) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert "Traceback" not in printed.err
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
+def test_steps_that_are_no_numbers(capsys):
+    with pytest.raises(SystemExit):
+        main(["training", "mod-add", "--steps", "0,many"])
+    assert "expected a whole number, got 'many'" in capsys.readouterr().err

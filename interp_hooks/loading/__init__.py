@@ -10,4 +10,5 @@ native      folders that this package saves
 folding     weight processing that changes no probability; processing does it to state dicts
 export      back to HuggingFace
 parity      compares a converted model with HuggingFace's
+training_steps  the checkpoints that were kept of a training; keeping keeps them
 """

@@ -5,7 +5,7 @@ For anything else, write a loop in plain torch: `model(tokens, return_type="loss
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -81,10 +81,13 @@ def train(
     model: HookedTransformer,
     config: HookedTransformerTrainConfig,
     dataset: Annotated[Dataset | Sequence[Any], Elsewhere()],
+    each_step: Callable[[int, HookedTransformer], object] | None = None,
 ) -> HookedTransformer:
     """Train a model, in place, on items {"tokens": [pos]} of one length, or on bare rows of tokens, and return it.
 
-    Padding does not count: what an item's "attention_mask" says, or without one what the model finds.
+    Padding does not count: what an item's "attention_mask" says, or without one what the model finds. `each_step` is
+    called with 0 and the model before the first step, and with the number of each step, counted as `save_every` does,
+    and the model after it: `CheckpointSaver` of `loading.keeping` and `TrainingWatch` of `studies` are such functions.
 
     Raises:
         BadInput: no data set, an empty one, or tokens that may be padding or text.
@@ -103,6 +106,8 @@ def train(
     was_training = model.training
     model.train()
     step = 0
+    if each_step is not None:
+        each_step(step, model)
     for epoch in range(1, config.num_epochs + 1):
         for in_epoch, batch in enumerate(tqdm(batches, desc=f"epoch {epoch}", disable=config.print_every is None)):
             if in_epoch == config.max_steps:
@@ -114,6 +119,8 @@ def train(
             if config.save_every is not None and step % config.save_every == 0:
                 Path(str(config.save_dir)).mkdir(parents=True, exist_ok=True)
                 torch.save(model.state_dict(), Path(str(config.save_dir)) / f"model_{step}.pt")
+            if each_step is not None:
+                each_step(step, model)
             if log is not None:
                 log({"train_loss": loss, "step": step, "epoch": epoch})
     return model.train(was_training)

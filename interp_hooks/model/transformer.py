@@ -149,8 +149,8 @@ class HookedTransformer(Generation, TextMethods, StackedWeights, Switches):
         arguments go to `transformers`.
 
         `checkpoint_value` (or `checkpoint_label`) is a step of the training of a Pythia or Stanford CRFM model or of
-        the bundled "mod-add"; `checkpoint_index` is its place among the steps of which there is a checkpoint, which
-        `checkpoint_labels(model_name)` of `interp_hooks.loading.training_steps` lists.
+        the bundled "mod-add" and "induction-steps"; `checkpoint_index` is its place among the steps of which there is a
+        checkpoint, which `checkpoint_labels(model_name)` of `interp_hooks.loading.training_steps` lists.
 
         A folder of `save_pretrained` loads likewise. Its `dtype` and padding side are by default those that were
         saved, and a step that had been applied before is not applied again. To keep checkpoints of a training of your

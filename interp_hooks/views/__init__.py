@@ -12,6 +12,8 @@ __getattr__, __all__ = lazily(
         "stability": ["stability_figure"],
         "lenses": ["lens_figure"],
         "recovered": ["recovery_figure"],
+        "training": ["training_figure"],
+        "training_report": ["write_training_report"],
         "arrays": ["get_corner", "to_numpy"],
     },
 )

@@ -32,6 +32,8 @@ METRIC_TITLES = {
     "logit_before_cap": "logit before the soft cap (nats)",
     "logit_diff_before_cap": "logit difference before the soft cap (nats)",
     "logprob_nats": "log-probability (nats)",
+    "loss_nats": "loss (nats per token)",
+    "in_context_score_nats": "in-context score (nats)",
     "recovered_fraction": "recovered fraction",
 }
 

@@ -13,7 +13,10 @@ import pandas as pd
 import pytest
 import torch
 
-from interp_hooks import ComputationGraph, HookedTransformer, attention_pattern, bars, circuit_figure, heatmap
+from interp_hooks import ComputationGraph, HookedTransformer, Result, attention_pattern, bars, circuit_figure, heatmap
+from interp_hooks.loading.keeping import log_steps
+from interp_hooks.studies import WatchedTraining, phase_changes
+from interp_hooks.views import write_training_report
 from interp_hooks.views.demo import ioi_report
 from interp_hooks.views.report import Section, write_report
 from tests.tiny import build
@@ -293,3 +296,25 @@ def test_quotes_are_shown_as_quotes(tmp_path: Path) -> None:
     shown = Dom(visit(page, tmp_path).dom).texts
     assert sum(piece == text for piece in shown) == 2  # the title and the tick
     assert not any("&quot" in piece for piece in shown)
+
+
+def test_the_page_of_a_training_is_drawn_suits_a_phone_and_asks_for_nothing(tmp_path: Path) -> None:
+    steps = log_steps(3000)
+    curve = ((torch.tensor(steps).double().log1p() - torch.tensor(200.0).log()) / 0.12).sigmoid()
+    heads = {"step": steps, "head": [f"L0H{head}" for head in range(6)]}
+    results = {
+        "loss": Result(metric="loss_nats", axes={"step": steps}, values=(5 - curve)[:, None]),
+        "induction": Result(metric="induction", axes=heads, values=curve[:, None, None].expand(-1, 6, 1)),
+    }
+    watched = WatchedTraining(steps=steps, results=results)
+    page = write_training_report(tmp_path / "training.html", watched, phase_changes(watched), "a run")
+    seen = visit(page, tmp_path)
+    assert seen.dom.count('class="js-line"') == 1 + 4 + 2 + 5, (
+        "loss, four heads, two grey ones, and those five in the legend"
+    )
+    assert not seen.console
+    assert not seen.asked
+    for width in (420, 1400):
+        found = measured(page, tmp_path, width)
+        assert (found["overlapping_boxes"], found["titles_under"]) == (0, 0)
+        assert found["beyond"] <= 0, "the page itself scrolls sideways"
