@@ -16,6 +16,7 @@ __getattr__, __all__ = lazily(
         "directions": ["DirectionTokens", "tokens_of"],
         "erasure": ["Erasure", "erase_concept", "erase_concept_of_corpus", "leace"],
         "interchange": ["Interchange", "fit_das", "interchange_accuracy"],
+        "explanations.endpoint": ["Endpoint"],
         "findings": ["Finding", "check_findings"],
         "heads": ["detect_head", "head_scores"],
         "neurons.boosts": ["LogitBoost", "logit_boost"],

@@ -1,0 +1,11 @@
+"""Explanations of units in words, by a language model that is asked; how good they are; and what else one can ask it for.
+
+endpoint         the language model: any server that speaks OpenAI's chat protocol, local or not
+answers          requests and answers, and the folder that keeps what was answered
+examples         texts in which a unit fires, apart for explaining and for testing, and texts in which it does not
+explaining       `explain`: what a unit answers to, in words
+scoring          whether the words tell where the unit fires: detection and fuzzing beside their controls, intruders
+supernodes       names for groups of nodes of an attribution graph
+counterfactuals  prompts with small edits that change the answer, checked by tokenizer and model
+substitutes      similar texts by a masked language model, and whether the unit still fires
+"""
