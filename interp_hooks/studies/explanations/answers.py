@@ -170,9 +170,9 @@ def parsed_json(text: str) -> Any:
     while start >= 0:
         try:
             found, length = decoder.raw_decode(text[start:])
+            if start + length == end + 1:
+                return found
         except ValueError:
-            length = -1
-        if start + length == end + 1:
-            return found
+            pass
         start = text.rfind("[", 0, start)
     raise ValueError("no JSON list")

@@ -10,33 +10,22 @@ is taken out of whatever the server says, and is never sent to where a server re
 
 from __future__ import annotations
 
-import asyncio
-import importlib
-import json
-import os
-import random
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import ContextVar, copy_context
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from interp_hooks.errors import BadInput, EndpointError, InterpHooksError
+from interp_hooks.errors import BadInput, EndpointError
 from interp_hooks.errors.arguments import checked, told
 from interp_hooks.model.progress import progress_bar
 from interp_hooks.model.tensor_files import Json
 from interp_hooks.studies.explanations.answers import Answer, Answered, Estimate, Request, count_of
+from interp_hooks.studies.explanations.asking import Asking
 
-HIDDEN = "(key)"
-SHORTEST_KEY = 8  # shorter ones ("EMPTY") are no secrets, and may well be words of an answer
-LARGEST = 2**23  # bytes of an answer
-LONGEST_WAIT = 120.0  # seconds that a server may ask to wait
+MANNER = ("base_url", "key_variable", "concurrency", "per_minute", "timeout", "tries", "backoff")
 ALTERNATIVES = 5  # tokens whose probabilities are asked for
-AGAIN = (408, 425, 429)  # refusals that may be over later, as are all from 500 on
 
 _planning: ContextVar[bool] = ContextVar("planning", default=False)
 
@@ -59,7 +48,7 @@ class Endpoint:
         options        more fields of the requests' bodies; None takes one away: {"max_tokens": None, "n": 1}
         prices         of a million tokens of questions and of answers, for `dry_run`
         concurrency    requests that are under way at once, and `per_minute` how many may begin in a minute
-        timeout        seconds for one request in all; it is tried `tries` times, after `backoff` seconds, twice as many,
+        timeout        seconds for one request in all; it is tried `tries` times, after `backoff` seconds, twice these,
                        ... or as many as the server asks for, where that may help (429, 5xx, no or half an answer)
 
     Raises:
@@ -127,12 +116,13 @@ class Endpoint:
         found = {name: kept.get(one) for name, one in zip(names, bodies, strict=True)}
         left = {name: one for name, one in zip(names, bodies, strict=True) if found[name] is None}
         if left:
+            manner = {name: getattr(self, name) for name in MANNER}
             with progress_bar(total=len(left), progress=self.progress, unit="request") as bar:
-                asking = _Asking(self, kept, lambda: bar.update())
-                _run(lambda: asking.all(left), asking.stop)
+                asking = Asking(**manner, kept=kept, answered=bar.update)
+                asking.run(left)
             found |= asking.found
             if asking.failure is not None:
-                raise EndpointError(f"{asking.failure}{self._what_stays(len(asking.found), len(left))}")
+                raise type(asking.failure)(f"{asking.failure}{self._what_stays(len(asking.found), len(left))}")
         return [answer for answer in (found[name] for name in names) if answer is not None]
 
     def _what_stays(self, n: int, of: int) -> str:
@@ -180,6 +170,12 @@ class Endpoint:
         return {"log_probs": log_probs, "seed": seed}
 
     @property
+    def told(self) -> dict[str, Json]:
+        """What answers depend on: the address, the model, and what is sent with each request."""
+        names = ("base_url", "model", "temperature", "seed", "log_probs")
+        return {name: getattr(self, name) for name in names} | {"options": dict(self.options)}
+
+    @property
     def _answered(self) -> Answered:
         return Answered(None if self.cache is None else Path(self.cache).expanduser())
 
@@ -196,201 +192,3 @@ class Endpoint:
             body |= {"logprobs": True, "top_logprobs": ALTERNATIVES}
         body = {name: value for name, value in (body | dict(self.options)).items() if value is not None}
         return {"url": f"{self.base_url.rstrip('/')}/chat/completions", "body": body}
-
-
-class _Asking:
-    """The requests of one call on their way, and what came of them; `failure` is why no more are sent."""
-
-    def __init__(self, endpoint: Endpoint, kept: Answered, answered: Callable[[], object]) -> None:
-        self.endpoint, self.kept, self.answered = endpoint, kept, answered
-        self.http = _library()
-        self.key = _key(endpoint.key_variable)
-        self.found: dict[str, Answer] = {}
-        self.failure: InterpHooksError | None = None
-        self._next = 0.0  # when the next request may begin, on the loop's clock
-
-    def stop(self) -> None:
-        self.failure = EndpointError("interrupted")
-
-    async def all(self, requests: Mapping[str, Mapping[str, Json]]) -> None:
-        """Ask them all, as many at once as may be."""
-        headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
-        slots = asyncio.Semaphore(self.endpoint.concurrency)
-        timeout = self.http.Timeout(self.endpoint.timeout)
-        limits = self.http.Limits(max_connections=self.endpoint.concurrency)
-        options = dict(headers=headers, timeout=timeout, limits=limits, follow_redirects=False)
-        async with self.http.AsyncClient(**options) as client:
-            await asyncio.gather(*(self._one(client, slots, name, request) for name, request in requests.items()))
-
-    async def _one(self, client: Any, slots: asyncio.Semaphore, name: str, request: Mapping[str, Json]) -> None:
-        async with slots:
-            if self.failure is not None:
-                return
-            try:
-                came, answer = await self._tried(client, request)
-                self.kept.put(request, came)
-            except InterpHooksError as error:
-                self.failure = self.failure or error
-                return
-            self.found[name] = answer
-            self.answered()
-
-    async def _tried(self, client: Any, request: Mapping[str, Json]) -> tuple[Json, Answer]:
-        """What the server sent, and the answer in it, after as many tries as it takes.
-
-        Raises:
-            EndpointError: another try would not help, or none is left.
-        """
-        if len(self.key) >= SHORTEST_KEY and self.key in json.dumps(request):
-            raise EndpointError(f"the key in {self.endpoint.key_variable} stands in the request itself; take it out")
-        why = ""
-        for number in range(self.endpoint.tries):
-            if number:
-                await asyncio.sleep(self.endpoint.backoff * 2 ** (number - 1) * (1 + random.random() / 4))
-            await self._turn()
-            if self.failure is not None:
-                break
-            try:
-                status, headers, text = await asyncio.wait_for(self._sent(client, request), self.endpoint.timeout)
-            except asyncio.TimeoutError:
-                why = f"it did not answer within {self.endpoint.timeout:g} s"
-                continue
-            except self.http.RequestError as error:
-                why = f"{type(error).__name__}: {self._said(str(error))}"
-                continue
-            if status != 200:
-                why = self._refusal(status, headers, text)
-                self._pause(headers)
-                continue
-            try:
-                came = self._without_key(json.loads(text))
-            except (ValueError, RecursionError):
-                why = f"it answered with something else than JSON: {self._said(text)!r}"
-                continue
-            try:
-                return came, Answer.of(came)
-            except ValueError as error:
-                why = str(error)
-            raise EndpointError(f"{self.endpoint.base_url} does not answer as OpenAI's protocol says: {why}")
-        raise EndpointError(f"{self.endpoint.base_url} gave no answer in {self.endpoint.tries} tries; the last: {why}")
-
-    async def _sent(self, client: Any, request: Mapping[str, Json]) -> tuple[int, Mapping[str, str], str]:
-        """The status, the headers and the text of what comes back."""
-        parts: list[bytes] = []
-        async with client.stream("POST", request["url"], json=request["body"]) as response:
-            async for part in response.aiter_bytes():
-                parts.append(part)
-                if sum(map(len, parts)) > LARGEST:
-                    raise EndpointError(f"{self.endpoint.base_url} sent an answer of more than {LARGEST} bytes")
-        return response.status_code, response.headers, b"".join(parts).decode("utf-8", "replace")
-
-    def _without_key(self, came: Json) -> Json:
-        """What a server sent, in which the key does not stand any more."""
-        if len(self.key) < SHORTEST_KEY:
-            return came
-        text = json.dumps(came, ensure_ascii=False)
-        return json.loads(text.replace(json.dumps(self.key)[1:-1], HIDDEN))
-
-    def _refusal(self, status: int, headers: Mapping[str, str], text: str) -> str:
-        """What a status other than 200 means.
-
-        Raises:
-            EndpointError: it will be the same at another try.
-        """
-        if 300 <= status < 400:
-            host = urlsplit(headers.get("location", "")).netloc or "elsewhere"
-            raise EndpointError(
-                f"{self.endpoint.base_url} redirects to {self._said(host)}, where the key must not follow; if that is "
-                "right, give it as base_url"
-            )
-        said = f"{status}: {self._said(text)!r}"
-        if status in (401, 403):
-            there = "holds is not accepted" if self.key else "should hold is not there"
-            raise EndpointError(
-                f"{self.endpoint.base_url} refuses the key that {self.endpoint.key_variable} {there}, {said}"
-            )
-        if status < 500 and status not in AGAIN:
-            raise EndpointError(
-                f"{self.endpoint.base_url} refuses the request, {said}; fields that it does not know can be left out "
-                "with options={name: None}"
-            )
-        return said
-
-    def _said(self, text: str) -> str:
-        """The beginning of what a server said, without the key."""
-        try:
-            message = json.loads(text)["error"]["message"]
-        except (ValueError, TypeError, KeyError, RecursionError):
-            message = text
-        said = " ".join(str(message).split())
-        return (said.replace(self.key, HIDDEN) if self.key else said)[:200]
-
-    # -------------------------------------------------------------------------------------------------------- pace
-
-    async def _turn(self) -> None:
-        """Wait until the next request may begin."""
-        now = asyncio.get_running_loop().time()
-        begin = max(now, self._next)
-        self._next = begin + (60 / self.endpoint.per_minute if self.endpoint.per_minute else 0.0)
-        await asyncio.sleep(begin - now)
-
-    def _pause(self, headers: Mapping[str, str]) -> None:
-        """Let no request begin before the time that the server asks for.
-
-        Raises:
-            EndpointError: that is too long to wait here.
-        """
-        seconds = _seconds(headers.get("retry-after", ""))
-        if seconds > LONGEST_WAIT:
-            raise EndpointError(f"{self.endpoint.base_url} asks to come again in {seconds:.0f} s; run this again then")
-        self._next = max(self._next, asyncio.get_running_loop().time() + seconds)
-
-
-def _seconds(retry_after: str) -> float:
-    """How long a header asks to wait, in seconds: it has a number of them, or a date."""
-    try:
-        return max(0.0, float(retry_after))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, (parsedate_to_datetime(retry_after) - datetime.now(timezone.utc)).total_seconds())
-    except (ValueError, TypeError):
-        return 0.0
-
-
-def _key(variable: str) -> str:
-    """The key in an environment variable, "" for none.
-
-    Raises:
-        BadInput: what is there cannot be one.
-    """
-    key = os.environ.get(variable, "").strip()
-    if not (key.isascii() and key.isprintable()) or " " in key:
-        raise BadInput(f"the environment variable {variable} holds something else than a key: spaces, or other signs")
-    return key
-
-
-def _library() -> Any:
-    """httpx2 or httpx, one of which comes with most versions of huggingface_hub."""
-    for name in ("httpx2", "httpx"):
-        try:
-            return importlib.import_module(name)
-        except ImportError:
-            continue
-    raise ImportError("asking a language model needs httpx: pip install 'interp-hooks[explain]'")
-
-
-def _run(work: Callable[[], Coroutine[Any, Any, None]], stop: Callable[[], None]) -> None:
-    """Run something asynchronous to its end; where a loop is running already, in a thread of its own."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        asyncio.run(work())
-        return
-    with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(copy_context().run, lambda: asyncio.run(work()))
-        try:
-            running.result()
-        except BaseException:
-            stop()
-            raise

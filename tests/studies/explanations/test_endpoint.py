@@ -190,7 +190,7 @@ def test_a_server_that_hangs_is_left() -> None:
     begin = time.monotonic()
     with (
         serving(lambda body: Reply(echo(body).body, seconds=1.0)) as server,
-        pytest.raises(EndpointError, match="within 0.1 s"),
+        pytest.raises(EndpointError, match=r"within 0\.1 s"),
     ):
         endpoint_of(server, timeout=0.1, tries=2).ask([asked()])
     assert time.monotonic() - begin < 2.0
@@ -214,7 +214,7 @@ def test_a_server_that_drips_is_left() -> None:
     thread = threading.Thread(target=drip, daemon=True)
     thread.start()
     url = f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
-    with pytest.raises(EndpointError, match="within 0.2 s"):
+    with pytest.raises(EndpointError, match=r"within 0\.2 s"):
         Endpoint(base_url=url, model="any", cache=None, timeout=0.2, tries=1).ask([asked()])
     listening.close()
     thread.join()
