@@ -99,11 +99,10 @@ class OfWiki:
 
     @cached_property
     def _tokens(self) -> dict[int, Tensor]:
-        table = self.wiki.tokens
+        table = self.wiki.tokens.sort_values(["document", "position"])
         return {
-            document: torch.tensor(rows.sort_values("position")["token_id"].to_numpy(), dtype=torch.long)
-            for document in table["document"].unique().tolist()
-            for rows in [table[table["document"] == document]]
+            document: torch.tensor(rows, dtype=torch.long)
+            for document, rows in table.groupby("document")["token_id"].apply(list).to_dict().items()
         }
 
     @property
