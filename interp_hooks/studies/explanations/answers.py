@@ -138,6 +138,13 @@ class Estimate:
     price: float | None
     how: str = f"a token for every {CHARACTERS} characters (of English text; others have more), {AROUND} around each"
 
+    def __str__(self) -> str:
+        price = "" if self.price is None else f", for {self.price:.4g} at most"
+        return (
+            f"{count_of(self.n_requests)}, of which {self.n_answered} are answered already; the others have about "
+            f"{self.question_tokens} tokens and at most {self.most_answer_tokens} in their answers{price} ({self.how})"
+        )
+
     @classmethod
     def of(cls, asked: list[Request], n_answered: int, prices: tuple[float, float] | None) -> Estimate:
         """Of the requests that are left to ask, at prices for a million tokens of questions and of answers."""

@@ -141,6 +141,9 @@ def _shown(examples: UnitExamples) -> str:
         strengths = ", ".join(f"{one.tokens[at]!r} {examples.level(one.activations[at])}" for at in firing)
         lines += [f"Text {number}: {one.marked(firing)}", f"Active: {strengths}"]
         if one.attended:
-            keys = ", ".join(f"{text!r} ({back} tokens before, {share:.0%})" for text, back, share in one.attended)
+            keys = ", ".join(
+                f"{text!r} ({abs(back)} tokens {'after' if back < 0 else 'before'}, {share:.0%})"
+                for text, back, share in one.attended
+            )
             lines.append(f"The strongest attends to: {keys}")
     return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -23,6 +24,7 @@ from interp_hooks.studies.wikis.tables import Wiki
 from interp_hooks.studies.wikis.units import kinds_of
 
 LETTERS = {"head": "H", "neuron": "N", "expert_neuron": "E", "shared_neuron": "S"}
+NAME = re.compile(rf"L(\d+)([{''.join(LETTERS.values())}])(\d+)")
 
 Where = tuple[int | None, int]
 """A unit's layer (None outside of layers) and number."""
@@ -36,6 +38,19 @@ def name_of_unit(kind: str, layer: int | None, number: int) -> str:
     """What a unit is called: "L3N17", or with the name of its kind, "L3 feature 17"."""
     place = "" if layer is None else f"L{layer}"
     return f"{place}{LETTERS[kind]}{number}" if kind in LETTERS else f"{place} {kind} {number}".strip()
+
+
+def unit_named(name: str) -> tuple[str, Where]:
+    """The kind of a unit of that name, and where it is.
+
+    Raises:
+        BadInput: it is no such name.
+    """
+    found = NAME.fullmatch(name)
+    if found is None:
+        raise BadInput(f"units are named 'L1H0' (head), 'L3N17' (neuron), 'L3E17', 'L3S17' (of experts), got {name!r}")
+    kinds = {letter: kind for kind, letter in LETTERS.items()}
+    return kinds[found[2]], (int(found[1]), int(found[3]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,7 +167,7 @@ class _Traces(Reducer):
 
 def traces_of(
     model: HookedTransformer, source: OfScan | OfWiki, units: Sequence[Where], documents: Sequence[int], length: int
-) -> dict[Where, Trace]:
+) -> Mapping[Where, Trace]:
     """What some units are at every token of some documents."""
     layers: dict[int | None, list[int]] = {}
     for layer, number in units:
@@ -163,15 +178,15 @@ def traces_of(
         reducers[str(layer)] = _Traces(chosen if layer is None else replace(chosen, layers=(layer,)))
     rows = [source.tokens(document) for document in documents]
     again = scan(model, rows, reducers, length=length, longer="split", progress=False)
-    found: dict[Where, Trace] = {}
+    found: dict[Where, dict[int, Tensor]] = {unit: {} for unit in units}
     for layer, numbers in layers.items():
         state = again[str(layer)][layer]
-        for place, number in enumerate(numbers):
-            of_unit = {
-                document: torch.full((len(row),), torch.nan) for document, row in zip(documents, rows, strict=True)
-            }
-            for which, document in enumerate(documents):
-                here = state["documents"] == which
-                of_unit[document][state["positions"][here]] = state["values"][here, place]
-            found[layer, number] = of_unit
+        order = state["documents"].argsort(stable=True)
+        sizes = torch.bincount(state["documents"], minlength=len(documents)).tolist()
+        parts = (state[name][order].split(sizes) for name in ("positions", "values"))
+        for document, row, positions, values in zip(documents, rows, *parts, strict=True):
+            for place, number in enumerate(numbers):
+                trace = torch.full((len(row),), torch.nan)
+                trace[positions] = values[:, place]
+                found[layer, number][document] = trace
     return found

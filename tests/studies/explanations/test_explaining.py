@@ -5,6 +5,7 @@ import random
 import re
 from collections import Counter
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +14,29 @@ import torch
 from torch import Tensor
 
 from interp_hooks import HookedTransformer
-from interp_hooks.corpus import Bands, Scan, neurons, scan
+from interp_hooks.cli import main
+from interp_hooks.corpus import Bands, Scan, Units, neurons, scan
+from interp_hooks.dictionaries import SAE
 from interp_hooks.errors import BadInput
+from interp_hooks.ground_truth.handmade import blank
 from interp_hooks.studies import (
     Explanations,
     ExplanationScores,
     UnitExamples,
+    Wiki,
     explain,
     find_intruders,
     score_explanations,
     unit_examples,
+    wiki,
 )
 from interp_hooks.studies.explanations.scoring import CONSTANT, OTHER, OWN, RULE, wilson
 from interp_hooks.studies.explanations.trials import Trial, listed, roc_auc
+from interp_hooks.studies.wikis.units import HEADS
 from tests.studies.explanations.planted import (
     FIRES_ON,
     N_CTX,
+    N_WORDS,
     documents,
     oracle,
     scanned,
@@ -402,3 +410,110 @@ def test_wrong_arguments_of_scoring(examples: dict[str, UnitExamples]) -> None:
             explain(endpoint, {})
     assert server.bodies == []
     assert json.dumps(endpoint.told)
+
+
+# ------------------------------------------------------------------------------------------------------ heads, wikis
+
+
+def head_model() -> HookedTransformer:
+    """A head that looks at the token before, and writes only if that is word 1."""
+    model = blank(
+        n_layers=1, d_model=N_WORDS + N_CTX + 1, n_ctx=N_CTX, d_vocab=N_WORDS, n_heads=2, d_head=N_CTX, d_mlp=1,
+        act_fn="relu", attn_scale=1.0, positional_embedding_type="standard",
+    )  # fmt: skip
+    attn: Any = model.blocks[0].attn
+    places = torch.eye(N_CTX).double()
+    with torch.no_grad():
+        model.embed.W_E[:, :N_WORDS] = torch.eye(N_WORDS)
+        model.pos_embed.W_pos[:, N_WORDS:-1] = places
+        attn.W_Q[1, N_WORDS:-1] = 100 * places
+        attn.W_K[1, N_WORDS:-1] = places.roll(1, dims=1)
+        attn.W_V[1, 1, 0] = 1.0
+        attn.W_O[1, 0, -1] = 3.0
+    return model
+
+
+def test_a_head_is_shown_with_what_its_strongest_token_attends_to(texts: list[Tensor]) -> None:
+    model = head_model()
+    found = scan(model, texts, {"bands": Bands(HEADS.units, n=30)}, progress=False)
+    (one,) = unit_examples(model, found, [(0, 1)], kind="head", width=8).values()
+    assert one.name == "L0H1"
+    for example in one.train:
+        strongest = max(range(8), key=example.activations.__getitem__)
+        first = example.start + strongest == 0  # which has none before it
+        assert example.attended[0] == (" 1", 0 if first else 1, 1.0)
+    with serving(oracle) as server:
+        explain(endpoint_of(server), {"L0H1": one})
+    assert "attention head" in server.bodies[0]["messages"][0]["content"]
+    assert question(server.bodies[0]).count("The strongest attends to: ' 1' (") == len(one.train)
+
+
+@pytest.mark.skipif(find_spec("pyarrow") is None, reason="tables of a wiki need pyarrow")
+def test_the_examples_of_a_wiki_are_those_of_its_scan(
+    model: HookedTransformer, texts: list[Tensor], tmp_path: Path
+) -> None:
+    made = wiki(model, texts, tmp_path / "wiki", causal=False, per_band=30, top=10, progress=False)
+    again = Wiki(made.path)
+    of_wiki = unit_examples(model, again, UNITS, width=10, train=12, test=13)
+    for neuron, one in enumerate(of_wiki.values()):
+        assert (len(one.train), len(one.test), len(one.silent)) == (12, 13, 13)
+        for example in (*one.train, *one.test):
+            assert set(example.tokens) & {f" {word}" for word in FIRES_ON[neuron]}
+    other = word_model()
+    with torch.no_grad():
+        other.blocks[0].mlp.W_in.mul_(2)
+    with pytest.raises(BadInput, match="this model's weights are not those of the wiki"):
+        unit_examples(other, again, UNITS)
+    with pytest.raises(BadInput, match="kind must be one of"):
+        unit_examples(model, again, UNITS, kind="feature")
+    with pytest.raises(BadInput, match="the wiki has no L0N9"):
+        unit_examples(model, again, [(0, 9)])
+
+
+def test_features_of_a_spliced_dictionary_are_units_like_others(model: HookedTransformer, texts: list[Tensor]) -> None:
+    """A dictionary with a feature for word 7, and one for words 8 and 9."""
+    W_enc = torch.zeros(N_WORDS, 2, dtype=torch.float64)
+    W_enc[7, 0], W_enc[8, 1], W_enc[9, 1] = 1.0, 1.0, 0.8
+    biases = dict(b_enc=torch.zeros(2, dtype=torch.float64), b_dec=torch.zeros(N_WORDS, dtype=torch.float64))
+    sae = SAE(hook="blocks.0.hook_resid_pre", W_enc=W_enc, W_dec=W_enc.T.contiguous(), **biases)
+    with model.spliced(sae):
+        units = Units("feature", ("blocks.0.hook_resid_pre.dictionary.hook_features",))
+        found = scan(model, texts, {"bands": Bands(units, n=30)}, progress=False)
+        examples = unit_examples(model, found, [(None, 0), (None, 1)], kind="feature", width=10)
+    assert list(examples) == ["feature 0", "feature 1"]
+    with serving(oracle) as server:
+        explanations = explain(endpoint_of(server), examples)
+        scores = score_explanations(endpoint_of(server), examples, explanations)
+    assert explanations.texts == {"feature 0": "fires on 7", "feature 1": "fires on 8 9"}
+    assert bool((scores.result.mean[:, 0] == 1).all())
+
+
+# ---------------------------------------------------------------------------------------------------- the command line
+
+
+@pytest.mark.skipif(find_spec("pyarrow") is None, reason="tables of a wiki need pyarrow")
+def test_the_command_explains_units_of_a_wiki(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = HookedTransformer.from_pretrained("ioi-tiny", device="cpu")
+    made = wiki(model, None, tmp_path / "wiki", causal=False, per_band=12, limit=120, progress=False)
+
+    def explain_here(url: str, *more: str) -> int:
+        begin = ["explain", "ioi-tiny", str(made.path), "L1N17", "L0H0", "--base-url", url, "--asked", "scripted"]
+        return main([*begin, "--cache", str(tmp_path / "answers"), "--active", "0.6", *more])
+
+    with serving(lambda body: says("EXPLANATION: names [1, 0, 1, 0, 1]")) as server:
+        assert explain_here(server.url, "--dry-run", "--prices", "1", "2") == 0
+        printed = capsys.readouterr().out
+        assert server.bodies == []
+        assert re.search(r"explaining: 2 requests.*for 0.00\d+ at most", printed)
+        assert "scoring: " in printed
+        assert explain_here(server.url, "--out", str(tmp_path / "out")) == 0
+        printed = capsys.readouterr().out
+        n = len(server.bodies)
+    assert "balanced_accuracy" in printed
+    assert "L0H0" in printed
+    assert explain_here(server.url, "--out", str(tmp_path / "out")) == 0  # from the cache, over what was saved
+    assert capsys.readouterr().out == printed
+    assert len(server.bodies) == n
+    assert Explanations.load(tmp_path / "out" / "explanations").texts["L1N17"].startswith("names")
+    assert explain_here("not an address") == 2
+    assert "base_url must be an address" in capsys.readouterr().err
