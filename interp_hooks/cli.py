@@ -133,7 +133,12 @@ def _add_explain(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     explain.add_argument("--cache", default="answers", help="folder in which answers are kept (default: answers)")
     explain.add_argument("--out", help="folder to save the explanations and the scores in (default: print only)")
-    explain.add_argument("--active", type=float, default=0.25, help="share of the largest activation (default: 0.25)")
+    explain.add_argument(
+        "--active",
+        type=float,
+        default=0.25,
+        help="from where on a unit fires: 0 its mean, 1 its largest (default: 0.25)",
+    )
     explain.add_argument("--seed", type=_at_least(0), default=0, help="which examples are drawn (default: 0)")
     explain.add_argument("--log-probs", action="store_true", help="ask for probabilities, for an area under the curve")
     explain.add_argument("--no-score", action="store_true", help="explain only")

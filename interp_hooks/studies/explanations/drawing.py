@@ -5,10 +5,10 @@ not.
     examples = unit_examples(model, found, [(3, 17)])["L3N17"]
     examples.train, examples.test, examples.silent                         no two of them are of the same document
 
-A unit fires at a token if its activation is at least `threshold` there. Texts of train and test come from all bands of
-activation in which the scan kept examples, alike; of silent ones, which are of random documents, no token fires. All
-are windows of the same width, with the strongest token anywhere in their middle half, so that neither length nor place
-tells them apart.
+A unit fires at a token if its activation is at least `threshold` there, which lies between its mean and its largest
+activation (heads always write something). Texts of train and test come from all bands of activation in which the scan
+kept examples, alike; of silent ones, which are of random documents, no token fires. All are windows of the same width,
+with the strongest token anywhere in their middle half, so that neither length nor place tells them apart.
 """
 
 from __future__ import annotations
@@ -74,10 +74,10 @@ def unit_examples(
 
     A unit is "L3N17", "L1H0", as wikis name them, or (layer, number) of a `kind`: "neuron", or the name of any `Units`
     that the scan read with `Bands` or `TopK`; features of a spliced dictionary say, whose layer is None. It fires where
-    its activation is at least `active` of the largest one among its examples (with side "smallest": minus its
-    activation). At most `train` and `test` of the scan's examples are taken, in this ratio if there are fewer, and up
-    to `test` silent texts from random documents, all `width` tokens long. `length` is that of the scan, if it read
-    documents in pieces.
+    its activation is at least `active` of the way from its mean in random documents (0 if that is negative) to the
+    largest one among its examples; with side "smallest" all this is of minus its activation. At most `train` and `test`
+    of the scan's examples are taken, in this ratio if there are fewer, and up to `test` silent texts from random
+    documents, all `width` tokens long. `length` is that of the scan, if it read documents in pieces.
 
     Raises:
         BadInput: the scan did not measure such a unit, it has too few examples or fires everywhere, or the model, or
@@ -150,7 +150,8 @@ class _Making:
         found = {}
         for unit, rows in listed.items():
             name = name_of_unit(source.kind, *unit)
-            of_unit = _OfUnit(self, name, unit, traces[unit], random.Random(f"{self.seed} {name}"))
+            usual = torch.cat([self.sign * traces[unit][document] for document in drawn]).nanmean().clamp(min=0.0)
+            of_unit = _OfUnit(self, name, unit, traces[unit], float(usual), random.Random(f"{self.seed} {name}"))
             found[name] = of_unit.examples(rows, drawn)
         return found
 
@@ -173,12 +174,14 @@ class _OfUnit:
     name: str
     unit: Where
     trace: Trace
+    usual: float
     rng: random.Random
 
     def examples(self, rows: Sequence[Row], drawn: Sequence[int]) -> UnitExamples:
         making = self.making
         largest = max(row[2] for row in rows)
-        threshold = making.active * largest
+        threshold = self.usual + making.active * (largest - self.usual)
+        rows = [row for row in rows if row[2] >= threshold]
         seen: set[str] = set()
         shuffled = self.rng.sample(rows, len(rows))
         fires = list(_new((self._around(*row, largest) for row in shuffled), seen))
@@ -188,8 +191,8 @@ class _OfUnit:
         if len(fires) < 2 or not silent:
             raise BadInput(
                 f"{self.name} fires in {len(fires)} different examples of the scan, and is silent in {len(silent)} "
-                f"random ones (it fires from {threshold:.3g} on); at least 2 and 1 are needed. Scan more documents, "
-                "keep more with Bands(units, n=20), or choose another active="
+                f"random texts (it fires from {threshold:.3g} on); at least 2 and 1 are needed. Scan more documents, "
+                "keep more with Bands(units, n=20), or give a larger active=, which leaves more texts silent"
             )
         train, test = _apart(fires, making.n_train, making.n_test)
         train = train[: making.n_train]

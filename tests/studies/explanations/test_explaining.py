@@ -45,6 +45,7 @@ from tests.studies.explanations.planted import (
 )
 from tests.studies.explanations.scripted import TEXTS, Reply, endpoint_of, question, says, serving
 from tests.tiny import unchecked_types
+from tests.views.small import save_checkpoint
 
 UNITS = [(0, 0), (0, 1), (0, 2)]
 
@@ -146,7 +147,7 @@ def test_what_cannot_be_had_is_said(model: HookedTransformer, found: Scan) -> No
     with pytest.raises(BadInput, match="active must be a share"):
         unit_examples(model, found, [(0, 0)], active=0.0)
     few = scanned(model, [torch.tensor([1, 5, 6]), torch.tensor([7, 5, 6])])
-    with pytest.raises(BadInput, match=r"fires in 1 different examples.*silent in 1 random ones"):
+    with pytest.raises(BadInput, match=r"fires in 1 different examples.*silent in 1 random texts"):
         unit_examples(model, few, [(0, 0)])
 
 
@@ -493,12 +494,13 @@ def test_features_of_a_spliced_dictionary_are_units_like_others(model: HookedTra
 
 @pytest.mark.skipif(find_spec("pyarrow") is None, reason="tables of a wiki need pyarrow")
 def test_the_command_explains_units_of_a_wiki(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = HookedTransformer.from_pretrained("ioi-tiny", device="cpu")
-    made = wiki(model, None, tmp_path / "wiki", causal=False, per_band=12, limit=120, progress=False)
+    checkpoint = str(save_checkpoint(tmp_path / "model"))
+    model = HookedTransformer.from_pretrained(checkpoint, device="cpu")
+    made = wiki(model, None, tmp_path / "wiki", causal=False, per_band=12, limit=80, progress=False)
 
     def explain_here(url: str, *more: str) -> int:
-        begin = ["explain", "ioi-tiny", str(made.path), "L1N17", "L0H0", "--base-url", url, "--asked", "scripted"]
-        return main([*begin, "--cache", str(tmp_path / "answers"), "--active", "0.6", *more])
+        begin = ["explain", checkpoint, str(made.path), "L1N1", "L0H0", "--base-url", url, "--asked", "scripted"]
+        return main([*begin, "--cache", str(tmp_path / "answers"), "--active", "0.5", *more])
 
     with serving(lambda body: says("EXPLANATION: names [1, 0, 1, 0, 1]")) as server:
         assert explain_here(server.url, "--dry-run", "--prices", "1", "2") == 0
@@ -514,6 +516,21 @@ def test_the_command_explains_units_of_a_wiki(tmp_path: Path, capsys: pytest.Cap
     assert explain_here(server.url, "--out", str(tmp_path / "out")) == 0  # from the cache, over what was saved
     assert capsys.readouterr().out == printed
     assert len(server.bodies) == n
-    assert Explanations.load(tmp_path / "out" / "explanations").texts["L1N17"].startswith("names")
+    assert Explanations.load(tmp_path / "out" / "explanations").texts["L1N1"].startswith("names")
     assert explain_here("not an address") == 2
     assert "base_url must be an address" in capsys.readouterr().err
+
+
+def test_a_unit_that_is_never_silent_fires_from_between_its_mean_and_its_largest_on(
+    model: HookedTransformer, texts: list[Tensor]
+) -> None:
+    """As heads are: here neuron 0 and 10 more, everywhere."""
+
+    def raised(shown: Any, model: HookedTransformer, layer: int | None) -> Tensor:
+        return shown["post"] + 10
+
+    found = scan(model, texts, {"bands": Bands(replace(neurons(), name="raised", of=raised), n=60)}, progress=False)
+    (one,) = unit_examples(model, found, [(0, 0)], kind="raised", width=10, active=0.5).values()
+    assert 11.0 < one.threshold < 11.1  # the mean is a little above 10, the largest 12
+    assert all(" 1" in example.tokens for example in (*one.train, *one.test))
+    assert not any(" 1" in example.tokens for example in one.silent)
