@@ -18,13 +18,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from interp_hooks.errors import BadInput, EndpointError
-from interp_hooks.errors.arguments import checked, told
+from interp_hooks.errors.arguments import check_arguments, checked, told
 from interp_hooks.model.progress import progress_bar
 from interp_hooks.model.tensor_files import Json
 from interp_hooks.studies.explanations.answers import Answer, Answered, Estimate, Request, count_of
 from interp_hooks.studies.explanations.asking import Asking
 
 MANNER = ("base_url", "key_variable", "concurrency", "per_minute", "timeout", "tries", "backoff")
+LEAST = dict(concurrency=1, tries=1, timeout=1e-3, backoff=0.0, per_minute=1e-3, temperature=0.0)
 ALTERNATIVES = 5  # tokens whose probabilities are asked for
 
 _planning: ContextVar[bool] = ContextVar("planning", default=False)
@@ -76,24 +77,23 @@ class Endpoint:
     progress: bool = True
 
     def __post_init__(self) -> None:
+        check_arguments(type(self).__init__, vars(self))
         try:
             parts = urlsplit(self.base_url)
             whole = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or True)
-        except (ValueError, AttributeError):
+        except ValueError:
             raise BadInput("base_url must be an address such as 'http://localhost:8000/v1'") from None
         if not whole:
-            raise BadInput(f"base_url must be an address such as 'http://localhost:8000/v1', got {told(self.base_url)}")
+            came = "one with a name or a key in it" if "@" in self.base_url else told(self.base_url)
+            raise BadInput(f"base_url must be an address such as 'http://localhost:8000/v1', got {came}")
         if parts.username or parts.password or parts.query or parts.fragment:
             raise BadInput("base_url must be an address alone; a key belongs in the environment (key_variable)")
-        if not (isinstance(self.model, str) and self.model):
-            raise BadInput(f"model must be the name that the server has for it, got {told(self.model)}")
-        for name in ("concurrency", "tries"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise BadInput(f"{name} must be at least 1, got {told(getattr(self, name))}")
-        for name, least in (("timeout", 1e-3), ("backoff", 0.0), ("per_minute", 1e-3), ("temperature", 0.0)):
+        if not self.model:
+            raise BadInput("model must be the name that the server has for it, got ''")
+        for name, least in LEAST.items():
             number = getattr(self, name)
-            if number is not None and not (isinstance(number, int | float) and number >= least):
-                raise BadInput(f"{name} must be a number of at least {least}, got {told(number)}")
+            if number is not None and not number >= least:
+                raise BadInput(f"{name} must be at least {least}, got {told(number)}")
 
     @checked
     def ask(self, requests: Sequence[Request]) -> list[Answer]:

@@ -18,6 +18,7 @@ from interp_hooks.errors import BadInput, EndpointError
 from interp_hooks.studies import Endpoint
 from interp_hooks.studies.explanations.answers import Request, parsed_json
 from tests.studies.explanations.scripted import Reply, endpoint_of, question, says, serving
+from tests.tiny import unchecked_types
 
 KEY = "sk-very-secret-0123456789"
 
@@ -385,18 +386,37 @@ def test_what_a_server_can_do_is_found_out(script: Any, found: dict[str, str], t
         dict(base_url="http://"),
         dict(base_url="http://host:port/v1"),
         dict(base_url="https://user:secret@host/v1"),
+        dict(base_url="user:secret@host/v1"),
         dict(base_url="https://host/v1?key=secret"),
         dict(model=""),
         dict(concurrency=0),
         dict(tries=0),
         dict(timeout=0),
         dict(per_minute=0),
+        dict(timeout=float("nan")),
     ],
 )
 def test_wrong_options_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(BadInput) as raised:
         Endpoint(**dict(base_url="http://localhost/v1", model="any") | wrong)
     assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        dict(base_url=None),
+        dict(model=3),
+        dict(concurrency=1.5),
+        dict(timeout="1"),
+        dict(prices=(1.0,)),
+        dict(options=[1]),
+    ],
+)
+def test_options_of_another_kind_are_refused(wrong: dict[str, Any]) -> None:
+    ((name, _),) = wrong.items()
+    with unchecked_types(), pytest.raises(BadInput, match=f"^{name} must be"):
+        Endpoint(**dict(base_url="http://localhost/v1", model="any") | wrong)
 
 
 def test_lists_are_found_in_answers() -> None:
