@@ -6,7 +6,7 @@ __getattr__, __all__ = lazily(
     __name__,
     {
         "attribution_graphs.attention": ["edge_heads", "score_terms"],
-        "attribution_graphs.files": ["load_graph", "save_graph"],
+        "attribution_graphs.files": ["load_graph", "load_supernodes", "save_graph"],
         "attribution_graphs.graph": ["AttributionGraph"],
         "attribution_graphs.interventions": ["check_graph"],
         "attribution_graphs.tracing": ["attribution_graph"],

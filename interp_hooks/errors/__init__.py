@@ -16,6 +16,7 @@ InterpHooksError
 │   └── OutOfRange (IndexError)          an index beyond the end of an axis
 ├── DiskError (OSError)                  a file or folder that cannot be written
 │   └── FolderInUse (BlockingIOError)    another process is writing to the same folder
+├── EndpointError (ConnectionError)      a server that refuses, does not answer, or says something else than it should
 └── MetricError (ValueError)             a metric that does not give one finite number per prompt
 """
 
@@ -88,6 +89,10 @@ class DiskError(InterpHooksError, OSError):
 
 class FolderInUse(DiskError, BlockingIOError):
     """Another process, or another thread of this one, is writing to the same folder."""
+
+
+class EndpointError(InterpHooksError, ConnectionError):
+    """A server that refuses a request, does not answer it, or answers with something else than it should."""
 
 
 class MetricError(InterpHooksError, ValueError):

@@ -5,12 +5,13 @@ metadata   slug, scan, prompt, prompt_tokens, schema_version, and here `interp_h
 nodes      node_id "layer_feature_pos", feature (one number for layer and feature), layer, ctx_idx, feature_type
            ("cross layer transcoder", "mlp reconstruction error", "embedding", "logit"), clerp (a label), influence
 links      source, target, weight
+qParams    supernodes: lists of a name and node_ids, which readers show as one node; pinnedIds: the nodes that they show
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,20 @@ PER_NODE = ("kind", "layer", "pos", "index", "value", "activation", "bias", "unt
 
 
 @checked
-def save_graph(graph: AttributionGraph, path: str | Path, *, slug: str | None = None) -> None:
-    """Write a graph to a JSON file, for circuit-tracer's front end, Neuronpedia, and `load_graph`.
+def save_graph(
+    graph: AttributionGraph,
+    path: str | Path,
+    *,
+    slug: str | None = None,
+    supernodes: Mapping[str, Sequence[int]] | None = None,
+    labels: Mapping[int, str] | None = None,
+) -> None:
+    """Write a graph to a JSON file, for circuit-tracer's front end, Neuronpedia, `load_graph` and `load_supernodes`.
+
+    `supernodes` are groups of nodes by name, `labels` what features are called, by node.
 
     Raises:
+        BadInput: a node that the graph does not have, or one in two supernodes.
         DiskError: the file cannot be written; what was there is as before.
 
     >>> from interp_hooks.circuits import attribution_graph, load_graph, save_graph
@@ -46,6 +57,12 @@ def save_graph(graph: AttributionGraph, path: str | Path, *, slug: str | None = 
     True
     """
     ids = [_id(graph, node) for node in range(len(graph))]
+    named, groups = labels or {}, supernodes or {}
+    pinned = [node for nodes in groups.values() for node in nodes]
+    if wrong := [node for node in (*named, *pinned) if not 0 <= node < len(graph)]:
+        raise BadInput(f"nodes must be 0..{len(graph) - 1}, got {wrong[0]}")
+    if twice := [node for node in pinned if pinned.count(node) > 1]:
+        raise BadInput(f"{graph.name(twice[0])} stands in two supernodes")
     told = {
         "metadata": {
             "slug": slug or Path(path).stem,
@@ -56,8 +73,14 @@ def save_graph(graph: AttributionGraph, path: str | Path, *, slug: str | None = 
             "schema_version": 1,
             OURS: _ours(graph),
         },
-        "qParams": {"linkType": "both", "pinnedIds": [], "clickedId": "", "supernodes": [], "sg_pos": ""},
-        "nodes": [_node(graph, node, ids[node]) for node in range(len(graph))],
+        "qParams": {
+            "linkType": "both",
+            "pinnedIds": [ids[node] for node in pinned],
+            "clickedId": "",
+            "supernodes": [[name, *(ids[node] for node in nodes)] for name, nodes in groups.items()],
+            "sg_pos": "",
+        },
+        "nodes": [_node(graph, node, ids[node], named.get(node, "")) for node in range(len(graph))],
         "links": [
             {"source": ids[source], "target": ids[target], "weight": weight}
             for source, target, weight in zip(
@@ -86,6 +109,33 @@ def load_graph(path: str | Path) -> AttributionGraph:
         raise BadInput(f"{path} holds no attribution graph: {type(error).__name__} ({error})") from error
 
 
+@checked
+def load_supernodes(path: str | Path) -> dict[str, list[int]]:
+    """The supernodes in a JSON file of an attribution graph, by name: the nodes of `load_graph`.
+
+    Raises:
+        BadInput: no such file, one that holds no attribution graph, or a supernode of other nodes or a name twice.
+
+    >>> from interp_hooks.circuits import attribution_graph, load_supernodes, save_graph
+    >>> graph = attribution_graph(model, clean[0], transcoders, progress=False).pruned()
+    >>> save_graph(graph, "graph.json", supernodes={"names": graph.features[:2]})
+    >>> load_supernodes("graph.json") == {"names": graph.features[:2]}
+    True
+    """
+    try:
+        told = json.loads(Path(path).read_text(encoding="utf-8"))
+        numbers = {str(node["node_id"]): place for place, node in enumerate(told["nodes"])}
+        listed = [(str(name), nodes) for name, *nodes in told.get("qParams", {}).get("supernodes", [])]
+        found = {name: [numbers[str(node)] for node in nodes] for name, nodes in listed}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadInput(
+            f"{path} holds no supernodes of an attribution graph: {type(error).__name__} ({error})"
+        ) from error
+    if len(found) < len(listed):
+        raise BadInput(f"{path} has two supernodes of one name")
+    return found
+
+
 def _id(graph: AttributionGraph, node: int) -> str:
     kind, layer, pos, index = (int(one[node]) for one in (graph.kind, graph.layer, graph.pos, graph.index))
     if kind == TOKEN:
@@ -93,7 +143,7 @@ def _id(graph: AttributionGraph, node: int) -> str:
     return f"{layer}_{'error' if kind == ERROR else index}_{pos}"
 
 
-def _node(graph: AttributionGraph, node: int, id: str) -> dict[str, Any]:
+def _node(graph: AttributionGraph, node: int, id: str, label: str) -> dict[str, Any]:
     kind, layer, pos, index = (int(one[node]) for one in (graph.kind, graph.layer, graph.pos, graph.index))
     activation = float(graph.activation[node])
     return {
@@ -107,7 +157,7 @@ def _node(graph: AttributionGraph, node: int, id: str) -> dict[str, Any]:
         "run_idx": 0,
         "reverse_ctx_idx": 0,
         "jsNodeId": f"{id}-0",
-        "clerp": "" if kind == FEATURE else graph.name(node),
+        "clerp": label if kind == FEATURE else graph.name(node),
         "influence": float(graph.influence[node]),
         "activation": activation if kind == FEATURE else None,
     }
