@@ -14,6 +14,8 @@ __getattr__, __all__ = lazily(
         "logit_attribution": ["direct_logit_attribution"],
         "comparisons.activations": ["activation_changes", "difference_tokens", "mean_difference", "pattern_changes"],
         "comparisons.between": ["attribution_changes", "cross_model_patch", "interpolated"],
+        "comparisons.losses": ["LossComparison", "compare_losses"],
+        "comparisons.predictions": ["PredictionChanges", "prediction_changes"],
         "comparisons.weights": ["weight_changes"],
         "covariances": ["JointMoments"],
         "directions": ["DirectionTokens", "tokens_of"],
