@@ -13,6 +13,7 @@ __getattr__, __all__ = lazily(
         "lenses.jacobian": ["fit_jacobian_lens", "gather_jacobian_lens"],
         "logit_attribution": ["direct_logit_attribution"],
         "comparisons.activations": ["activation_changes", "difference_tokens", "mean_difference", "pattern_changes"],
+        "comparisons.batteries": ["TaskComparison", "compare_on_tasks", "side_by_side"],
         "comparisons.between": ["attribution_changes", "cross_model_patch", "interpolated"],
         "comparisons.losses": ["LossComparison", "compare_losses"],
         "comparisons.predictions": ["PredictionChanges", "prediction_changes"],
