@@ -15,6 +15,7 @@ __getattr__, __all__ = lazily(
         "comparisons.activations": ["activation_changes", "difference_tokens", "mean_difference", "pattern_changes"],
         "comparisons.batteries": ["TaskComparison", "compare_on_tasks", "side_by_side"],
         "comparisons.between": ["attribution_changes", "cross_model_patch", "interpolated"],
+        "comparisons.findings": ["Difference", "ModelDiff", "diff_models"],
         "comparisons.latents": ["latent_scaling"],
         "comparisons.losses": ["LossComparison", "compare_losses"],
         "comparisons.predictions": ["PredictionChanges", "prediction_changes"],

@@ -8,8 +8,8 @@ themselves, by least squares: with f the feature's activations and d its decoder
 
 for two y of each model, x being its activations and r their reconstructions:
 
-    error             y = x - (r - f d_model)    what the other features leave over; d_model is the decoder in that model
-    reconstruction    y = r less its bias        what all features say
+    error             y = x - (r - f d_own)    what the other features leave over; d_own is the decoder in that model
+    reconstruction    y = r less its bias      what all features say
 
 The ratio is beta in the model where the decoder is shorter over that in the other one: near 0 where the feature is not
 there; near 1 in the error if it was shrunk away, and in the reconstruction if others say it (Minder et al. 2025, arXiv

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 Group = Literal["repetition", "kind", "position", "span", "bigram"]
 MODELS = ("model", "other")
-GROUP_MEASURES = ("model", "other", "difference", "effect", "spans")
+GROUP_MEASURES = ("model", "other", "difference", "effect", "contrast", "spans")
 CONTEXT = {str: 60, list: 12}  # characters, or tokens, that are shown before a span
 KINDS = {  # of spans of text; the first that matches
     "number": r"\s*\d",
@@ -111,8 +111,9 @@ class LossComparison(Kept):
             bigram       the one before and what it is
 
         Measures: the mean bits of a span in each model; their `difference`, other less model: negative where the other
-        predicts better; the `effect`, how much that difference is another one than that of all other spans, in standard
-        deviations within the two (Cohen's d); the number of `spans`. Groups come by effect, the largest in size first.
+        predicts better; the `effect`, that difference in standard deviations of all spans' losses; the `contrast`, how
+        much it is another difference than that of all other spans, in standard deviations of differences within the two
+        (Cohen's d); the number of `spans`. The group that stands out most by contrast comes first.
 
         Raises:
             BadInput: an unknown group, or none of so many spans.
@@ -127,7 +128,7 @@ class LossComparison(Kept):
         number: dict[str | None, int] = {label: place for place, label in enumerate(kept)}
         place = torch.tensor([number.get(label, len(kept)) for label in labels])
         rows = _grouped(self.bits, place, len(kept))
-        order = rows[:, GROUP_MEASURES.index("effect")].abs().argsort(descending=True, stable=True)
+        order = rows[:, GROUP_MEASURES.index("contrast")].abs().argsort(descending=True, stable=True)
         return Result(
             metric="value",
             axes={group: [kept[one] for one in order.tolist()], "measure": list(GROUP_MEASURES)},
@@ -364,14 +365,16 @@ GROUPED: dict[str, Callable[[LossComparison], Sequence[str | None]]] = {
 def _grouped(bits: Float[Tensor, "span 2"], place: Int[Tensor, " span"], groups: int) -> Float[Tensor, "group measure"]:
     """`GROUP_MEASURES` of each group, by sums: spans of place `groups` belong to none."""
     change = bits[:, 1] - bits[:, 0]
-    columns = torch.stack((torch.ones_like(change), bits[:, 0], bits[:, 1], change, change.square()), dim=1)
+    columns = torch.stack((torch.ones_like(change), *bits.T, change, change.square()), dim=1)
     within = torch.zeros(groups + 1, 5, dtype=bits.dtype).index_add_(0, place, columns)[:groups]
-    n, a, b, sums, squares = within.unbind(1)
-    rest_n, _, _, rest_sums, rest_squares = (columns.sum(0) - within).unbind(1)
-    apart = sums / n - torch.where(rest_n > 0, rest_sums / rest_n, 0.0)
-    scatter = (squares - sums.square() / n).clamp(min=0)
-    scatter = scatter + torch.where(rest_n > 0, rest_squares - rest_sums.square() / rest_n, 0.0).clamp(min=0)
-    return torch.stack((a / n, b / n, sums / n, standardized(apart, (scatter / len(bits)).sqrt()), n), dim=1)
+    rest = columns.sum(0) - within
+    n, rest_n = within[:, 0], rest[:, 0].clamp(min=1)
+    mean, rest_mean = within[:, 1:4] / n[:, None], rest[:, 3] / rest_n
+    scatter = (within[:, 4] - within[:, 3].square() / n).clamp(min=0)
+    scatter = scatter + (rest[:, 4] - rest[:, 3].square() / rest_n).clamp(min=0)
+    apart = torch.where(rest[:, 0] > 0, mean[:, 2] - rest_mean, 0.0)
+    effect = standardized(mean[:, 2], bits.var(0, unbiased=False).mean().sqrt())
+    return torch.stack((*mean.T, effect, standardized(apart, (scatter / len(bits)).sqrt()), n), dim=1)
 
 
 def standardized(difference: Tensor, deviation: Tensor) -> Tensor:

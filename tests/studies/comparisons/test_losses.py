@@ -96,7 +96,7 @@ def test_token_ids_are_compared_one_by_one() -> None:
     torch.testing.assert_close(found.losses, torch.stack(expected, dim=1))
     assert found.unit == "token"
     assert found.spans[:3] == [str(id) for id in tokens[0, 1:4].tolist()]
-    assert not compare_losses(a, a, tokens).by("position", least=1).mean[:, 2:4].any()
+    assert not compare_losses(a, a, tokens).by("position", least=1).mean[:, 2:5].any()
 
 
 def test_groups_by_repetition() -> None:
@@ -121,18 +121,20 @@ def test_groups_by_repetition() -> None:
         found.by("bigram", least=3)
 
 
-def test_the_effect_is_cohens_d() -> None:
+def test_effects_and_contrasts_by_formula() -> None:
     a, b = reader("neox", 0), reader("neox", 1)
     found = compare_losses(a, b, TEXTS)
     change = found.bits[:, 1] - found.bits[:, 0]
     by = found.by("kind", least=2)
     row = by.mean[by.axes["kind"].index("number")]
     inside = torch.tensor([span.strip()[:1].isdigit() for span in found.spans])
-    assert int(row[4]) == int(inside.sum())
+    assert int(row[5]) == int(inside.sum())
     x, y = change[inside], change[~inside]
     pooled = ((x.var(unbiased=False) * len(x) + y.var(unbiased=False) * len(y)) / len(change)).sqrt()
-    assert float(row[3]) == pytest.approx(float((x.mean() - y.mean()) / pooled))
-    assert by.mean[:, 3].abs().tolist() == sorted(by.mean[:, 3].abs().tolist(), reverse=True)
+    assert float(row[4]) == pytest.approx(float((x.mean() - y.mean()) / pooled))
+    both = found.bits.var(0, unbiased=False).mean().sqrt()
+    assert float(row[3]) == pytest.approx(float(x.mean() / both))
+    assert by.mean[:, 4].abs().tolist() == sorted(by.mean[:, 4].abs().tolist(), reverse=True)
 
 
 def test_it_is_kept(tmp_path) -> None:

@@ -1,0 +1,81 @@
+"""All comparisons in one call: what is known to differ comes first, and nothing where nothing does."""
+
+import copy
+
+import pytest
+import torch
+
+from interp_hooks import HookedTransformer
+from interp_hooks.errors import BadInput
+from interp_hooks.studies import compare_losses, compare_on_tasks, diff_models, weight_changes
+from tests.studies.comparisons.test_losses import TEXTS, reader
+from tests.tiny import build, random_tokens
+
+
+@pytest.fixture(scope="module")
+def inducing() -> tuple[HookedTransformer, HookedTransformer]:
+    one, two = (HookedTransformer.from_pretrained(f"induction-{layers}l", device="cpu") for layers in (1, 2))
+    return one, two
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_induction_is_found_between_one_layer_and_two(inducing, reverse: bool) -> None:
+    """Nobody says what to look for: the corpus, tasks and groups are those of any two models that read token ids."""
+    found = diff_models(*(inducing[::-1] if reverse else inducing), limit=64)
+    first = found.behaviour[:3]
+    assert any("induction" in one.claim for one in first)
+    better = "model" if reverse else "other"
+    assert first[0].claim.startswith(f"{better} does induction better")
+    continues = next(one for one in found.behaviour if "continues a repetition" in one.claim)
+    assert continues.claim.startswith(better)
+    assert (continues.effect < 0) == reverse
+    sizes = [abs(one.effect) for one in found.behaviour]
+    assert sizes == sorted(sizes, reverse=True)
+    assert not found.places
+    assert "blocks.1" in found.left_out["weights"]
+
+
+def test_a_model_beside_itself_has_no_findings() -> None:
+    model = build(d_vocab=19)
+    found = diff_models(model, model, random_tokens(batch=6, pos=9, d_vocab=19), n=4)
+    assert not found.behaviour
+    assert not found.places
+    assert not found.table().size
+
+
+def test_what_a_changed_block_does_is_located() -> None:
+    model, source = reader("neox", 0), reader("neox", 1)
+    twin = copy.deepcopy(model)
+    twin.blocks[1].load_state_dict(source.blocks[1].state_dict())
+    found = diff_models(model, twin, TEXTS * 4, n=4)
+    assert found.behaviour
+    text = " | ".join(one.claim for one in found.places)
+    assert "in L1" in text
+    assert text.count("layer 1 of") == 2
+    assert text.count("brings 100% of the difference in loss, the one before that layer 0%") == 2
+    assert "activations are the same up to layer 1" in text
+    assert all(len(one.evidence) for one in found.places)
+    names = {"model": model, "other": twin, "texts": TEXTS * 4}
+    calls = dict(weight_changes=weight_changes, compare_losses=compare_losses, compare_on_tasks=compare_on_tasks)
+    for one in (*found.places[:1], *found.behaviour):
+        if one.call.split("(")[0] in calls:
+            assert eval(one.call, names | calls) is not None
+
+
+def test_models_with_other_tokenizers_are_compared_by_text() -> None:
+    found = diff_models(reader("neox", 0), reader("llama", 1, n_layers=2), TEXTS * 4, n=4)
+    assert found.losses is not None
+    assert found.tasks is not None
+    assert found.predictions is None
+    assert {"predictions", "weights"} <= {*found.left_out}
+    assert "other vocabularies" in found.left_out["predictions"]
+    assert "beside" in repr(found)
+
+
+def test_what_cannot_be_compared() -> None:
+    with pytest.raises(BadInput, match="nothing that both can read"):
+        diff_models(reader("neox"), build(d_vocab=19), TEXTS)
+    with pytest.raises(BadInput, match="no file"):
+        diff_models(build(d_vocab=19), build(d_vocab=19), "nowhere.txt")
+    with pytest.raises(BadInput, match="nothing can be compared: losses: "):
+        diff_models(build(attention_dir="bidirectional"), build(attention_dir="bidirectional"), torch.tensor([[1, 2]]))
