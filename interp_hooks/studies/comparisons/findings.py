@@ -9,9 +9,11 @@ distributions with that divergence. Where it comes from, which takes two models 
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,9 +22,11 @@ from torch import Tensor
 from interp_hooks.corpus.reading import Corpus, documents
 from interp_hooks.errors import BadInput, TokenError
 from interp_hooks.errors.arguments import Count, Seed, checked
+from interp_hooks.experiments.results.folders import PARTS, replacing
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.interventions.metrics import Loss
 from interp_hooks.interventions.runs import Run
+from interp_hooks.model.tensor_files import write_text
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.studies.comparisons.activations import activation_changes, pattern_changes
 from interp_hooks.studies.comparisons.batteries import TaskComparison, compare_on_tasks
@@ -47,6 +51,7 @@ GROUPS: tuple[Group, ...] = ("repetition", "kind", "position", "bigram")
 OF_GROUP = 2  # findings of one group of spans at most, so that no group fills the list
 SHOWN = 5  # tokens that a claim names
 PATCHED, PATCHED_TOKENS = 8, 64  # documents that are patched across, and tokens of each
+DIFF, MADE_OF = "diff", ("losses", "tasks", "predictions", "weights", "activations", "patterns")
 SMALL = 0.01  # effects below it are no findings
 
 
@@ -93,6 +98,25 @@ class ModelDiff:
         rows = [(what, one.claim, math.nan if one.effect is None else one.effect, one.call) for what, one in listed]
         return pd.DataFrame(rows, columns=["what", "claim", "effect", "call"])
 
+    @checked
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
+        """Write the list of findings, `diff.json`, and in `parts` what they are made of, as each part's `save` does.
+
+        With `overwrite` a diff that is there is replaced; it stays until the new one is whole.
+
+        Raises:
+            BadInput: the folder holds something else, or a diff and `overwrite` is off.
+        """
+        with replacing(folder, DIFF, overwrite) as beside:
+            kept: dict[str, Any] = {name: getattr(self, name) for name in MADE_OF}
+            kept |= {f"patching {direction}": result for direction, result in self.patching.items()}
+            for name, part in kept.items():
+                if part is not None:
+                    part.save(beside / PARTS / name)
+            about = {"names": list(self.names), "corpus": self.corpus, "left_out": dict(self.left_out)}
+            findings = json.loads(str(self.table().to_json(orient="records")))
+            write_text(beside / f"{DIFF}.json", json.dumps({**about, "findings": findings}, indent=2) + "\n")
+
     def __repr__(self) -> str:
         lines = [f"{self.names[1]} beside {self.names[0]}, on {self.corpus}"]
         lines += [f"{one.effect:+8.2f}  {one.claim}" for one in self.behaviour if one.effect is not None]
@@ -110,13 +134,15 @@ def diff_models(
     limit: Count | None = 256,
     length: Count | None = None,
     seed: Seed = 0,
+    names: tuple[str, str] | None = None,
     progress: bool = False,
 ) -> ModelDiff:
     """What is different in `other`? Losses, tasks and predictions; weights, activations and patching where they fit.
 
     `corpus` are texts, as for `compare_losses` (default: generated sentences about giving; for models without tokenizer
     random tokens that come twice), of which `limit` documents are read (None: all). `n` prompts are drawn of every
-    task. What two models do not allow (other vocabularies, other sizes) is left out, and said in `left_out`.
+    task; `names` are what to call the two models. What they do not allow (other vocabularies, other sizes) is left out,
+    and said in `left_out`.
 
     Raises:
         BadInput: models of which one reads texts and the other token ids alone, or nothing that can be compared.
@@ -163,7 +189,7 @@ def diff_models(
     ]
     behaviour = [one for one in behaviour if one.effect is not None and abs(one.effect) >= SMALL]
     return ModelDiff(
-        names=_names(model, other),
+        names=_names(model, other) if names is None else names,
         corpus=name,
         behaviour=sorted(behaviour, key=lambda one: -abs(one.effect or 0.0)),
         places=list(_places(weights, activations, patterns, patching)),
@@ -304,7 +330,7 @@ def _places(
         first = [float(one) for one in activations.mean[:, -1, 0]]
         layer = next(place for place, size in enumerate(first) if size > 0)
         yield Difference(
-            claim=f"activations are the same up to layer {layer}, where {activations.axes['hook'][-1]} differs by "
+            claim=f"activations differ from layer {layer} on, where {activations.axes['hook'][-1]} does by "
             f"{first[layer]:.2g} of its size; in the last layer by {first[-1]:.2g}",
             effect=None,
             evidence=_by_measure(activations),

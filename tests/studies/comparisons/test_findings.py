@@ -53,7 +53,7 @@ def test_what_a_changed_block_does_is_located() -> None:
     assert "in L1" in text
     assert text.count("layer 1 of") == 2
     assert text.count("brings 100% of the difference in loss, the one before that layer 0%") == 2
-    assert "activations are the same up to layer 1" in text
+    assert "activations differ from layer 1 on" in text
     assert all(len(one.evidence) for one in found.places)
     names = {"model": model, "other": twin, "texts": TEXTS * 4}
     calls = dict(weight_changes=weight_changes, compare_losses=compare_losses, compare_on_tasks=compare_on_tasks)
