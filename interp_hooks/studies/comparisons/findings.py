@@ -270,7 +270,7 @@ def _of_tasks(tasks: TaskComparison) -> Iterator[Difference]:
         row = table.drop(columns="task").iloc[number].to_dict()
         right, scores = ([row[f"{what}_{one}"] for one in MODELS] for what in ("accuracy", "score"))
         yield Difference(
-            claim=f"{_better(row['effect'])} does {task} better: right in {right[0]:.0%} of {int(row['prompts'])} "
+            claim=f"{_better(row['effect'])} does {task!r} better: right in {right[0]:.0%} of {int(row['prompts'])} "
             f"prompts in model, in {right[1]:.0%} in other; {tasks.metrics[task]} {scores[0]:.2f} and {scores[1]:.2f}",
             effect=row["effect"],
             evidence=table.iloc[[number]],
@@ -352,6 +352,7 @@ def _by_part(weights: Result) -> pd.DataFrame:
     import pandas as pd
 
     table = pd.DataFrame(weights.mean.tolist(), columns=list(weights.axes["measure"]))
+    table["rank"] = pd.Series(["" if math.isnan(one) else int(one) for one in table["rank"]], dtype=object)
     table.insert(0, "part", list(weights.axes["part"]))
     return table.sort_values("relative_change", ascending=False, kind="stable").reset_index(drop=True)
 

@@ -344,8 +344,8 @@ def _kinds(found: LossComparison) -> list[str | None]:
 
 
 def _positions(found: LossComparison) -> list[str]:
-    octaves = [place.bit_length() - 1 for spans in _by_document(found) for place in range(1, len(spans))]
-    return [f"{2**octave} to {2 ** (octave + 1) - 1}" for octave in octaves]
+    octaves = [place.bit_length() for spans in _by_document(found) for place in range(1, len(spans))]
+    return ["1" if octave == 1 else f"{2 ** (octave - 1)} to {2**octave - 1}" for octave in octaves]
 
 
 def _bigrams(found: LossComparison) -> list[str]:
