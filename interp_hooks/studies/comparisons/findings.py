@@ -47,8 +47,7 @@ from interp_hooks.studies.wikis.making import generated_corpus
 if TYPE_CHECKING:
     import pandas as pd
 
-GROUPS: tuple[Group, ...] = ("repetition", "kind", "position", "bigram")
-OF_GROUP = 2  # findings of one group of spans at most, so that no group fills the list
+GROUPS: tuple[Group, ...] = ("repetition", "kind", "position", "span", "bigram")
 SHOWN = 5  # tokens that a claim names
 PATCHED, PATCHED_TOKENS = 8, 64  # documents that are patched across, and tokens of each
 DIFF, MADE_OF = "diff", ("losses", "tasks", "predictions", "weights", "activations", "patterns")
@@ -228,24 +227,33 @@ def _of_losses(losses: LossComparison) -> Iterator[Difference]:
         evidence=losses.largest(10, better="other" if effect > 0 else "model"),
         call="compare_losses(model, other, texts).largest()",
     )
+    told = set[tuple[float, ...]]()
     for group in GROUPS:
         try:
             found = losses.by(group)
         except BadInput:  # no group of enough spans
             continue
-        for label, row in itertools.islice(zip(found.axes[group], found.mean.tolist(), strict=True), OF_GROUP):
-            values = dict(zip(GROUP_MEASURES, row, strict=True))
-            if values["spans"] == len(losses.losses):
+        effects = [_own_effect(row) for row in found.mean.tolist()]
+        for better in (1, -1):  # of those that each model predicts better, the one that stands out most
+            place = next((place for place, effect in enumerate(effects) if effect * better > 0), None)
+            if place is None or tuple(found.mean[place].tolist()) in told:  # " box" and " a box" may be the same spans
                 continue
-            size = min(abs(values["effect"]), abs(values["contrast"]))
-            effect = math.copysign(size, -values["difference"])
+            told.add(tuple(found.mean[place].tolist()))
+            values = dict(zip(GROUP_MEASURES, found.mean[place].tolist(), strict=True))
+            label = found.axes[group][place]
             yield Difference(
-                claim=f"{_better(effect)} predicts {_in_words(group, label)} better: {values['model']:.2f} bits in "
+                claim=f"{_better(better)} predicts {_in_words(group, label)} better: {values['model']:.2f} bits in "
                 f"model, {values['other']:.2f} in other ({int(values['spans'])} spans)",
-                effect=effect,
+                effect=effects[place],
                 evidence=_of_group(found, group),
                 call=f"compare_losses(model, other, texts).by({group!r})",
             )
+
+
+def _own_effect(row: Sequence[float]) -> float:
+    """The effect of a group that is no more than what it stands out by, positive where the other model is better."""
+    values = dict(zip(GROUP_MEASURES, row, strict=True))
+    return math.copysign(min(abs(values["effect"]), abs(values["contrast"])), -values["difference"])
 
 
 def _of_group(found: Result, group: str) -> pd.DataFrame:
@@ -260,7 +268,7 @@ def _of_group(found: Result, group: str) -> pd.DataFrame:
 def _in_words(group: str, label: str) -> str:
     if label == "continues a repetition":
         return "what continues a repetition (induction)"
-    forms = {"repetition": "what is {}", "kind": "spans of the kind {!r}", "position": "spans {} of a text"}
+    forms = {"repetition": "what is {}", "kind": "spans of the kind {!r}", "position": "spans no. {} of a text"}
     return forms.get(group, "{!r}").format(label)
 
 

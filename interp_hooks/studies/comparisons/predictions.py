@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 PREDICTED = ("kl_nats", "reverse_kl_nats", "log_prob_difference", "same_top")
 UNITS = Units("prediction", ("unembed.hook_out",))
-MINED = 100  # logits of a position that count as favoured, at most; never more than a tenth of the vocabulary
+MINED = 100  # logits of a position that count as favoured: a hundredth of the vocabulary, and at most so many
 CHUNK = 2**24  # numbers of [token, vocabulary] that are held at once in float64
 
 
@@ -207,7 +207,7 @@ class _Predictions:
             "top": TopK(UNITS, k=self.top),
             "by_token": MeanByToken(UNITS),
         }
-        self.mined = _Mined(max(1, min(MINED, self.models[0].cfg.d_vocab_out // 10)))
+        self.mined = _Mined(max(1, min(MINED, self.models[0].cfg.d_vocab_out // 100)))
 
     @property
     def reducers(self) -> Mapping[str, Merges]:
