@@ -1,9 +1,11 @@
 """The page about two models: its findings with evidence and calls, text as text, and nothing asked of a network."""
 
 import copy
+import doctest
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -14,9 +16,12 @@ from interp_hooks.studies import diff_models
 from interp_hooks.studies.comparisons.findings import ModelDiff
 from interp_hooks.views import difference_page
 from interp_hooks.views.differences import checked_folder
+from tests.test_public_names import FLAGS, examples_of, world
 from tests.tiny import build, random_tokens
 from tests.views.small import HOSTILE
 from tests.views.test_report_in_browser import BROWSER, Dom, visit
+
+__all__ = ["world"]
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +66,12 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
         checked_folder(tmp_path)
     with pytest.raises(BadInput, match="there is no folder"):
         checked_folder(tmp_path / "no" / "where")
+
+
+def test_the_example_runs(world: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    test = doctest.DocTest(examples_of(difference_page), dict(world), "difference_page", None, 0, None)
+    assert doctest.DocTestRunner(optionflags=FLAGS).run(test).failed == 0
 
 
 @pytest.mark.slow

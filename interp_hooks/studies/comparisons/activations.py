@@ -124,8 +124,11 @@ def mean_difference(
         BadInput: other vocabularies or sizes, no texts, or texts that all end before some of these tokens.
 
     >>> from interp_hooks.studies import mean_difference
-    >>> mean_difference(model, model, clean, first=3, layers=[1], progress=False).values.shape
+    >>> found = mean_difference(model, model, clean, first=3, layers=[1], progress=False)
+    >>> found.values.shape
     torch.Size([1, 3, 128, 1])
+    >>> with steer(model, found.mean[0, 2].to(model.dtype), "resid_post1", coefficient=4.0):
+    ...     steered = model(clean)
     """
     known = _common_layers(model, other)
     chosen = known if layers is None else list(layers)

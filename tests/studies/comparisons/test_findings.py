@@ -6,11 +6,21 @@ import json
 import pytest
 import torch
 
-from interp_hooks import HookedTransformer, Result
+from interp_hooks import HookedTransformer, LogitDiff, Result
 from interp_hooks.errors import BadInput
-from interp_hooks.studies import PredictionChanges, compare_losses, diff_models, weight_changes
+from interp_hooks.studies import (
+    PredictionChanges,
+    activation_changes,
+    compare_losses,
+    cross_model_patch,
+    diff_models,
+    mean_difference,
+    pattern_changes,
+    prediction_changes,
+    weight_changes,
+)
 from tests.studies.comparisons.test_losses import TEXTS, reader
-from tests.tiny import build, random_tokens, unchecked_types
+from tests.tiny import ARCHITECTURES, build, hooked, random_tokens, unchecked_types
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +52,25 @@ def test_a_model_beside_itself_has_no_findings() -> None:
     assert not found.behaviour
     assert not found.places
     assert not found.table().size
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_architecture_beside_itself(name: str) -> None:
+    """No difference anywhere, of whatever kind of model; what models that read both ways do not predict is refused."""
+    model = hooked(name)
+    tokens = random_tokens(batch=3, pos=7, d_vocab=min(model.cfg.d_vocab, model.cfg.d_vocab_out))
+    options, both = dict(progress=False, exclude=()), (model, model)
+    assert not activation_changes(*both, tokens, **options).mean[..., :2].any()
+    assert not pattern_changes(*both, tokens, **options).mean.any()
+    assert not mean_difference(*both, tokens, first=3, progress=False).mean.any()
+    metric = LogitDiff(torch.tensor([1, 2, 3]), torch.tensor([4, 5, 6]), pos=-1)
+    assert float(cross_model_patch(*both, tokens, metric, progress=False).change.abs().max()) < 1e-9
+    if model.cfg.attention_dir == "bidirectional":
+        with pytest.raises(BadInput, match="sees the tokens that follow"):
+            prediction_changes(*both, tokens, **options)
+        return
+    assert not prediction_changes(*both, tokens, **options).mean[:3].any()
+    assert not compare_losses(*both, tokens).by("position", least=1).mean[:, 2:5].any()
 
 
 def test_what_a_changed_block_does_is_located() -> None:
