@@ -75,6 +75,7 @@ def parser() -> argparse.ArgumentParser:
     _add_wiki(commands)
     _add_training(commands)
     _add_explain(commands)
+    _add_diff(commands)
     families = commands.add_parser("families", help="list the architectures that convert")
     families.add_argument("--markdown", action="store_true", help="as the README has it")
     families.set_defaults(run=_families)
@@ -176,6 +177,28 @@ def _add_explain(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--prices", type=float, nargs=2, metavar=("IN", "OUT"), help="of a million tokens, for --dry-run"
     )
     explain.set_defaults(run=_explain)
+
+
+def _add_diff(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    diff = commands.add_parser(
+        "diff",
+        help="compare two models, and write what differs, ranked, as one page",
+        description="Let two models read the same texts and do the same tasks, compare weights and activations where "
+        "they are of one architecture, and write a folder: index.html, which opens without a network, has the findings "
+        "ranked, each with its evidence and the call that gives it; the numbers lie beside it.",
+    )
+    diff.add_argument("model", help="bundled name, folder of a checkpoint, alias or hub id")
+    diff.add_argument("other", help="the same of the model that is set beside it: the fine-tuned one, say")
+    diff.add_argument(
+        "--texts",
+        help="file of documents: text (one a line), .jsonl or .parquet with a column 'text', or a folder of these "
+        "(default: 256 generated sentences about giving; for models without tokenizer random tokens that repeat)",
+    )
+    diff.add_argument("--out", default="diff", help="folder to write (default: diff); a diff that is there is replaced")
+    diff.add_argument("--limit", type=_at_least(1), default=256, help="read so many documents (default: 256)")
+    diff.add_argument("--prompts", type=_at_least(2), default=32, help="prompts of each task (default: 32)")
+    diff.add_argument("--seed", type=_at_least(0), default=0, help="which prompts are drawn (default: 0)")
+    diff.set_defaults(run=_diff)
 
 
 def _at_least(least: int) -> Callable[[str], int]:
@@ -337,6 +360,35 @@ def _explain(arguments: argparse.Namespace) -> int:
         _print(f"\n{scores}")
         if arguments.out is not None:
             scores.save(f"{arguments.out}/scores", overwrite=True)
+
+
+def _diff(arguments: argparse.Namespace) -> int:
+    from interp_hooks.corpus.reading import checked_file
+    from interp_hooks.views.differences import checked_folder, write_diff
+
+    if arguments.texts is not None:
+        checked_file(arguments.texts)
+    checked_folder(arguments.out)
+    from interp_hooks.model.transformer import HookedTransformer
+    from interp_hooks.studies.comparisons.findings import diff_models
+
+    model, other = (HookedTransformer.from_pretrained(name) for name in (arguments.model, arguments.other))
+    found = diff_models(
+        model,
+        other,
+        arguments.texts,
+        limit=arguments.limit,
+        n=arguments.prompts,
+        seed=arguments.seed,
+        names=(arguments.model, arguments.other),
+        progress=sys.stderr.isatty(),
+    )
+    _print(str(found))
+    given = {name: getattr(arguments, name) for name in ("texts", "limit", "prompts", "seed", "out")}
+    options = [part for name, value in given.items() if value is not None for part in (f"--{name}", str(value))]
+    command = shlex.join(["interp-hooks", "diff", arguments.model, arguments.other, *options])
+    page = write_diff(found, (model, other), arguments.out, command)
+    _print(f"\ndiff: {page}")
     return DONE
 
 

@@ -236,6 +236,58 @@ def test_verify_exits_2_where_there_is_nothing_to_compare(arguments, message, ch
     assert not printed.out
 
 
+# ---------------------------------------------------------------------------------------------------------------- diff
+
+
+def diff(*arguments: object) -> int:
+    return main(["diff", *map(str, arguments)])
+
+
+def test_diff_writes_a_page_and_the_numbers(checkpoint, tmp_path, capsys):
+    texts, out = tmp_path / "texts.txt", tmp_path / "d"
+    texts.write_text("When Mary and John went to the store\nThen Mary gave a ring to John\n" * 8)
+    model = HookedTransformer.from_pretrained(str(checkpoint))
+    with torch.no_grad():
+        model.blocks[1].attn.W_O *= 2
+    model.save_pretrained(tmp_path / "other")
+    options = ("--texts", texts, "--out", out, "--prompts", 2, "--limit", 10)
+    for _ in range(2):  # the second time in place of the first
+        assert diff(checkpoint, tmp_path / "other", *options) == 0
+        printed = capsys.readouterr().out
+        assert "weights changed most, relative to their size, in L1H" in printed
+        assert f"diff: {out / 'index.html'}" in printed
+        assert sorted(one.name for one in out.iterdir()) == ["index.html", "numbers"]
+    page = (out / "index.html").read_text(encoding="utf-8")
+    assert shlex.join(["interp-hooks", "diff", str(checkpoint), str(tmp_path / "other"), "--texts", str(texts)]) in page
+    found = json.loads((out / "numbers" / "diff.json").read_text())
+    assert found["names"] == [str(checkpoint), str(tmp_path / "other")]
+    assert any("brings 100% of the difference in loss" in one["claim"] for one in found["findings"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--texts", "nowhere.txt"], "there is no file nowhere.txt"),
+        (["--out", "no/where"], "there is no folder"),
+        (["--out", "full"], "holds something else than a diff (diary)"),
+        (["--out", "full/diary"], "holds something else than a diff (diary)"),
+    ],
+)
+def test_diff_refuses_before_a_model_is_loaded(options, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(interp_hooks.HookedTransformer, "from_pretrained", lambda *_: 1 / 0)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "diary").touch()
+    assert diff("ioi-tiny", "ioi-tiny", *options) == 2
+    assert message in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["full"]
+
+
+def test_models_that_have_nothing_in_common_are_refused(checkpoint, tmp_path, capsys):
+    assert diff(checkpoint, "induction-1l", "--out", tmp_path / "d") == 2
+    assert "nothing that both can read" in capsys.readouterr().err
+
+
 # ---------------------------------------------------------------------------------------------------------------- wiki
 
 

@@ -93,6 +93,7 @@ def sweep_runs(
     axes: Mapping[str, Sequence[Any]],
     baselines: Mapping[str, Run | Sequence[Run]],
     scale: tuple[str, str] | None,
+    measured: Mapping[str, Tensor] | None = None,
     samples: int = 1,
     max_memory: int | None = None,
     progress: bool = True,
@@ -100,7 +101,8 @@ def sweep_runs(
 ) -> Result:
     """Evaluate the runs of all cells of a grid: those of the first of `samples`, then those of the second, ...
 
-    Values are means over samples, and so is a baseline that is given as several runs.
+    Values are means over samples, and so is a baseline that is given as several runs. Baselines that are `measured`
+    are values [prompt] that are known already, of another model, say.
     """
     several = {name: [one] if isinstance(one, Run) else list(one) for name, one in baselines.items()}
     every = [*itertools.chain.from_iterable(several.values()), *runs]
@@ -116,7 +118,8 @@ def sweep_runs(
         metric=metric_name(metric),
         axes=axes,
         values=cells.reshape(samples, *grid, -1).mean(0),
-        baselines={name: part.mean(0) for name, part in zip(several, parts, strict=True)},
+        baselines={name: part.mean(0) for name, part in zip(several, parts, strict=True)}
+        | {name: scores.to(cells) for name, scores in (measured or {}).items()},
         scale=scale,
         changed=[[any(did) for did in zip(*made[cell::n_cells], strict=True)] for cell in range(n_cells)],
     )

@@ -13,7 +13,7 @@ __getattr__, __all__ = lazily(
         "symbols": ["brackets", "induction", "key_value_recall", "modular_addition"],
         "templates": [
             *("acronyms", "agreement", "capitals", "docstring", "gendered_pronoun", "greater_than"),
-            *("in_context", "subject_verb_agreement"),
+            *("in_context", "repeated_words", "subject_verb_agreement"),
         ],
     },
 )

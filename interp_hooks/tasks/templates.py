@@ -6,6 +6,7 @@ docstring         the third argument of a function, where its documentation goes
 acronyms          "The Central Hill Team (CH" -> "T"
 capitals          "The capital of France is the city of" -> " Paris"
 in_context        "hot: cold", "big: small" and other examples, a line each, then "fast:" -> " slow"
+repeated_words    "Words: key book ring hat key book" -> " ring"
 subject_verb_agreement   "The keys near the door" -> " are"
 """
 
@@ -24,6 +25,7 @@ from interp_hooks.experiments.task import Task
 from interp_hooks.interventions.metrics import ProbDiff
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.tasks.in_words import Candidate, task_in_words
+from interp_hooks.tasks.ioi_text import OBJECTS, PLACES
 
 # ------------------------------------------------------------------------------------------------------- greater than
 
@@ -287,6 +289,40 @@ def in_context(
             yield Candidate(clean, corrupt, f" {answer}", [f" {labels[-1]}"])
 
     return task_in_words(model, "in-context", n, drawn(), same_length=True)
+
+
+@checked
+def repeated_words(model: HookedTransformer, n: Count = 32, *, length: Count = 8, seed: Seed = 0) -> Task:
+    """Induction in words: `length` different nouns, then the first of them again; the answer is the one that follows.
+
+    In the corrupt prompt another noun stands in the answer's place. It is a wrong answer, and so are the other nouns of
+    the prompt; the metric is the margin over the best of them. Positions: "first" (where the noun that ends the prompt
+    stood before), "next" (the answer there), "end". `induction` asks the same in token ids.
+
+    Raises:
+        BadInput: fewer than two nouns, or more than there are.
+        TokenError: too few nouns are one token.
+    """
+    nouns = sorted({*OBJECTS, *PLACES})
+    if not 2 <= length < len(nouns):
+        raise BadInput(f"length must be 2..{len(nouns) - 1}, one less than there are nouns, got {length}")
+
+    def drawn() -> Iterator[Candidate]:
+        rng = random.Random(seed)
+        while True:
+            *told, other = (" " + noun for noun in rng.sample(nouns, length + 1))
+            place = rng.randrange(length - 1)
+            clean, corrupt = (
+                "Words:"
+                + "".join(told[:place])
+                + f"[first:{told[place]}][next:{following}]"
+                + "".join(told[place + 2 :])
+                + "".join(told[: place + 1])
+                for following in (told[place + 1], other)
+            )
+            yield Candidate(clean, corrupt, told[place + 1], [other, *told[: place + 1], *told[place + 2 :]])
+
+    return task_in_words(model, "repeated-words", n, drawn())
 
 
 NOUNS = ("key", "door", "book", "car", "tree", "dog", "picture", "boat", "flower", "student", "table", "window")

@@ -10,6 +10,7 @@ __getattr__, __all__ = lazily(
         "circuits": ["circuit_figure"],
         "attribution_graphs": ["attribution_graph_page"],
         "stability": ["stability_figure"],
+        "differences": ["difference_page"],
         "lenses": ["lens_figure"],
         "recovered": ["recovery_figure"],
         "training": ["training_figure"],

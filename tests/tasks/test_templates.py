@@ -26,6 +26,7 @@ IN_WORDS: list[Callable[..., tasks.Task]] = [
     tasks.acronyms,
     tasks.capitals,
     tasks.in_context,
+    tasks.repeated_words,
     tasks.subject_verb_agreement,
 ]
 SIZES = dict(n_layers=1, d_model=8, n_ctx=128, n_heads=2, d_mlp=8, act_fn="gelu", seed=0)
@@ -202,6 +203,16 @@ def test_answers_by_rule(reader: HookedTransformer) -> None:
     assert answers(letters) == [re.findall(r"[A-Z]", prompt)[3] for prompt in letters.clean]
     verbs = tasks.subject_verb_agreement(reader, 8)
     assert answers(verbs) == [" are" if prompt.split()[1].endswith("s") else " is" for prompt in verbs.clean]
+    repeated = tasks.repeated_words(reader, 8, length=5)
+    for row, (clean, corrupt) in enumerate(zip(repeated.clean, repeated.corrupt, strict=True)):
+        words, others = clean.split()[1:], corrupt.split()[1:]
+        assert words[5:] == others[5:] == words[: len(words) - 5], "the repetition begins with the first word"
+        following = words[len(words) - 5]
+        assert answers(repeated)[row] == " " + following
+        (other,) = (b for a, b in zip(words, others, strict=True) if a != b)
+        assert reader.to_string(repeated.wrong[row]).split() == [other, *(one for one in words[:5] if one != following)]
+        for label, word in (("first", words[-1]), ("next", following), ("end", words[-1])):
+            assert token_at(reader, repeated.clean, row, repeated.positions[label]) == " " + word
     documented = tasks.docstring(reader, 8)
     assert isinstance(documented.metric, LogitMargin)
     for row, prompt in enumerate(documented.clean):
