@@ -158,7 +158,7 @@ def test_the_module_is_the_command():
 
 def test_a_terminal_that_cannot_show_every_token(checkpoint, tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "interp_hooks.cli", "demo", "--model", checkpoint, "--prompts", "2"],
+        [sys.executable, "-m", "interp_hooks", "demo", "--model", checkpoint, "--prompts", "2"],
         cwd=tmp_path,
         env={"PYTHONIOENCODING": "ascii"},
         capture_output=True,

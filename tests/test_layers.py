@@ -40,7 +40,7 @@ def test_there_is_no_circle() -> None:
 
 def test_few_entries_stand_at_the_top() -> None:
     entries = {path.name for path in PACKAGE.iterdir() if not path.name.startswith("_")} - {"py.typed"}
-    assert entries <= {*ROOMS, "cli.py"}
+    assert entries <= {*ROOMS}
     assert len(entries) <= 16
 
 
