@@ -23,9 +23,9 @@ Scorer = Literal["detection", "fuzzing"]
 UNREAD = -1
 ABOUT = "An explanation says when a unit of a neural network that reads text is active. You are given some texts. "
 TASKS: Mapping[Scorer, str] = {
-    "detection": "Say of each text whether the unit is active in it: 1 if it is, 0 if it is not. ",
+    "detection": "Say of each text whether the unit is active in it: 1 if it is, 0 if it is not.",
     "fuzzing": "In each text some tokens stand between << and >>. Say of each text whether these are the tokens at "
-    "which the unit is active: 1 if they are, 0 if they are not. ",
+    "which the unit is active: 1 if they are, 0 if they are not.",
 }
 LAST_LINE = "Answer with a JSON list of {n} numbers, one for each text in its order, and with nothing else."
 INTRUDER = (
@@ -87,7 +87,7 @@ class Trial:
         """The questions, by an explanation."""
         return [
             Request(
-                system=ABOUT + TASKS[self.scorer].strip(),
+                system=ABOUT + TASKS[self.scorer],
                 user="\n".join(
                     [
                         f"Explanation: {explanation}",
