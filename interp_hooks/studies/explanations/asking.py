@@ -194,13 +194,13 @@ class Asking:
         Raises:
             EndpointError: that is too long to wait here.
         """
-        seconds = _seconds(headers.get("retry-after", ""))
+        seconds = seconds_of(headers.get("retry-after", ""))
         if seconds > LONGEST_WAIT:
             raise EndpointError(f"{self.base_url} asks to come again in {seconds:.0f} s; run this again then")
         self._next = max(self._next, asyncio.get_running_loop().time() + seconds)
 
 
-def _seconds(retry_after: str) -> float:
+def seconds_of(retry_after: str) -> float:
     """How long a header asks to wait, in seconds: it has a number of them, or a date."""
     try:
         return max(0.0, float(retry_after))

@@ -46,7 +46,8 @@ class Endpoint:
         cache          the folder in which answers stay, None for none; a question that was answered is never sent again
         temperature, seed, log_probs
                        sent with each request; servers may ignore the seed, or give no probabilities (`abilities`)
-        options        more fields of the requests' bodies; None takes one away: {"max_tokens": None, "n": 1}
+        options        more fields of the requests' bodies, or other values: {"max_tokens": 4000} where a language model
+                       thinks before it answers; None takes one away
         prices         of a million tokens of questions and of answers, for `dry_run`
         concurrency    requests that are under way at once, and `per_minute` how many may begin in a minute
         timeout        seconds for one request in all; it is tried `tries` times, after `backoff` seconds, twice these,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from interp_hooks.errors import BadInput
+from interp_hooks.errors.arguments import check_arguments
 
 LEVELS = 10  # of activation, in words
 
@@ -64,6 +65,7 @@ class UnitExamples:
     silent: Sequence[Example] = field(repr=False)
 
     def __post_init__(self) -> None:
+        check_arguments(type(self).__init__, vars(self))
         lists = {"train": self.train, "test": self.test, "silent": self.silent}
         if empty := [name for name, examples in lists.items() if not examples]:
             raise BadInput(f"{self.name} has no {empty[0]} examples")

@@ -58,7 +58,8 @@ class ExplanationScores(Kept):
 
     `correct` says it of each pair of texts, first of the one in which the unit fires; `answered`, whether the answer
     could be read. `auc` is the area under the ROC curve of the probability of "1", nan where the server gives none.
-    `texts` are the explanations, `asked` the endpoint.
+    `texts` are the explanations, `asked` the endpoint; `limited_by` is the unit with so few texts that others of theirs
+    were left out, if there is one.
 
     >>> from interp_hooks.studies import ExplanationScores
     >>> right = torch.tensor([[[[[True, False], [True, True]]]]])
@@ -75,6 +76,7 @@ class ExplanationScores(Kept):
     auc: Float[Tensor, "scorer explanation unit"] | None = None
     texts: Mapping[str, str] = field(default_factory=dict)
     asked: Mapping[str, Any] = field(default_factory=dict)
+    limited_by: str = ""
 
     @property
     def result(self) -> Result:
@@ -111,6 +113,9 @@ class ExplanationScores(Kept):
     def note(self) -> str:
         """What may be misread, or ''."""
         notes = []
+        if self.limited_by:
+            n = self.correct.shape[-2]
+            notes.append(f"{n} pairs of texts of each unit were asked of, as many as {self.limited_by} has")
         if self.answered is not None and (unread := int((~self.answered).sum())):
             notes.append(f"answers about {unread} texts could not be read, and count as wrong")
         if self.asked.get("log_probs") and (self.auc is None or bool(self.auc.isnan().all())):
@@ -172,7 +177,8 @@ def score_explanations(
     if not examples or per_request < 1:
         raise BadInput(f"scoring needs units, and at least 1 text per request, got {len(examples)} and {per_request}")
     units = list(examples)
-    n = min(len(listed) for one in examples.values() for listed in (one.test, one.silent))
+    sizes = {unit: min(len(one.test), len(one.silent)) for unit, one in examples.items()}
+    n = min(sizes.values())
     trials = [
         Trial.of(scorer, examples[unit], n, per_request, random.Random(f"{seed} {scorer} {unit}"))
         for scorer in scorers
@@ -208,6 +214,7 @@ def score_explanations(
         auc=of_outcomes(auc),
         texts={unit: texts[unit] for unit in units},
         asked=endpoint.told,
+        limited_by=min(sizes, key=sizes.__getitem__) if max(sizes.values()) > n else "",
     )
 
 

@@ -23,11 +23,11 @@ Scorer = Literal["detection", "fuzzing"]
 UNREAD = -1
 ABOUT = "An explanation says when a unit of a neural network that reads text is active. You are given some texts. "
 TASKS: Mapping[Scorer, str] = {
-    "detection": "Say of each text whether the unit is active in it: 1 if it is, 0 if it is not. ",
+    "detection": "Say of each text whether the unit is active in it: 1 if it is, 0 if it is not.",
     "fuzzing": "In each text some tokens stand between << and >>. Say of each text whether these are the tokens at "
-    "which the unit is active: 1 if they are, 0 if they are not. ",
+    "which the unit is active: 1 if they are, 0 if they are not.",
 }
-AS_LIST = "Answer with a JSON list that has one number for each text, such as [1, 0, 0, 1, 1], and with nothing else."
+LAST_LINE = "Answer with a JSON list of {n} numbers, one for each text in its order, and with nothing else."
 INTRUDER = (
     "A unit of a neural network reads texts. In all of the following texts but one, the tokens between << and >> are "
     "those at which the unit is active. In one of them, the intruder, it is not active, and other tokens are marked. "
@@ -87,8 +87,14 @@ class Trial:
         """The questions, by an explanation."""
         return [
             Request(
-                system=ABOUT + TASKS[self.scorer] + AS_LIST,
-                user="\n".join([f"Explanation: {explanation}", *numbered([self.items[one].text for one in group])]),
+                system=ABOUT + TASKS[self.scorer],
+                user="\n".join(
+                    [
+                        f"Explanation: {explanation}",
+                        *numbered([self.items[one].text for one in group]),
+                        LAST_LINE.format(n=len(group)),
+                    ]
+                ),
                 max_tokens=PER_ITEM * len(group) + SPARE,
                 log_probs=True,
             )

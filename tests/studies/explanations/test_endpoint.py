@@ -4,11 +4,14 @@ import asyncio
 import itertools
 import json
 import pickle
+import signal
 import socket
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ import pytest
 from interp_hooks.errors import BadInput, EndpointError
 from interp_hooks.studies import Endpoint
 from interp_hooks.studies.explanations.answers import Request, parsed_json
+from interp_hooks.studies.explanations.asking import seconds_of
 from tests.studies.explanations.scripted import Reply, endpoint_of, question, says, serving
 from tests.tiny import unchecked_types
 
@@ -153,6 +157,28 @@ def test_a_dry_run_sends_nothing_and_counts_what_is_left(tmp_path: Path) -> None
     assert endpoint.ask([asked("known")])[0].text  # and the endpoint asks again afterwards
 
 
+@pytest.mark.parametrize("loop", [False, True], ids=["alone", "within a running loop"])
+def test_an_interruption_stops_it_and_keeps_what_was_answered(loop: bool, tmp_path: Path) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    async def notebook(endpoint: Endpoint, requests: list[Request]) -> None:
+        endpoint.ask(requests)
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with serving(lambda body: Reply(echo(body).body, seconds=0.2)) as server:
+            endpoint, requests = endpoint_of(server, tmp_path, concurrency=1), [asked(str(one)) for one in range(20)]
+            signal.setitimer(signal.ITIMER_REAL, 0.7)
+            with pytest.raises(KeyboardInterrupt):
+                asyncio.run(notebook(endpoint, requests)) if loop else endpoint.ask(requests)
+            assert 2 <= len(server.bodies) <= 6
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
+    assert endpoint.ask([asked("0")])[0].text == "you said 0"  # without the server
+
+
 # ----------------------------------------------------------------------------------------------------- bad servers
 
 
@@ -176,6 +202,14 @@ def test_a_wait_that_is_too_long_is_told() -> None:
     ):
         endpoint_of(server).ask([asked()])
     assert len(server.bodies) == 1
+
+
+def test_a_wait_is_told_in_seconds_or_as_a_date() -> None:
+    assert seconds_of("1.5") == 1.5
+    soon = datetime.now(timezone.utc) + timedelta(seconds=30)
+    assert 27 < seconds_of(format_datetime(soon, usegmt=True)) <= 30
+    for none in ("", "soon", "-3", "Wed, 21 Oct 2015 07:28:00 GMT", "nan"):
+        assert seconds_of(none) == 0.0
 
 
 def test_429_for_ever_ends() -> None:

@@ -348,6 +348,15 @@ def test_probabilities_give_an_area_under_the_curve(examples: dict[str, UnitExam
     assert scores.note == ""
 
 
+def test_a_unit_that_limits_the_others_is_told_of(examples: dict[str, UnitExamples]) -> None:
+    one = examples["L0N2"]
+    fewer = examples | {"L0N2": replace(one, test=one.test[:4])}
+    with serving(oracle) as server:
+        scores = score_explanations(endpoint_of(server), fewer, dict.fromkeys(examples, "fires on 4"))
+    assert scores.result.values.shape[-1] == 4
+    assert scores.note == "4 pairs of texts of each unit were asked of, as many as L0N2 has"
+
+
 def test_a_server_without_probabilities_is_told_of(examples: dict[str, UnitExamples]) -> None:
     with serving(oracle) as server:
         given = {"L0N0": "fires on 1"}
