@@ -67,7 +67,8 @@ LEFT_OUT = {
     # Made by the calls that return them, which are drawn here.
     *("Result", "Task", "ground_truth.GroundTruth", "ground_truth.KnownModel", "ActivationCache", "model.Output"),
     *("experiments.Agreement", "studies.LensResult", "studies.LogitLens", "tasks.PromptPairs"),
-    *("studies.LensDecomposition", "studies.LensVectors"),
+    *("studies.LensDecomposition", "studies.LensVectors", "studies.LossComparison", "studies.TaskComparison"),
+    *("studies.PredictionChanges", "studies.Difference", "studies.ModelDiff"),
     # Long by design.
     *("model.train", "studies.fit_tuned_lens"),
     # A mapping's KeyError.
