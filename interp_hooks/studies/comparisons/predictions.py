@@ -177,7 +177,7 @@ class _Mined(Merges):
     k: int
 
     def reduce(self, before: Float[Tensor, "token vocabulary"], after: Float[Tensor, "token vocabulary"]) -> State:
-        rose = after - before
+        rose = (after - before).float()
         values, best = rose.topk(self.k, dim=-1)
         chosen = best[values > rose.mean(-1, keepdim=True)]
         return {
