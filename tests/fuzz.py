@@ -70,6 +70,8 @@ LEFT_OUT = {
     *("experiments.Agreement", "studies.LensResult", "studies.LogitLens", "tasks.PromptPairs"),
     *("studies.LensDecomposition", "studies.LensVectors", "studies.Checkpoint", "studies.PhaseChange"),
     *("studies.PhaseChanges", "studies.WatchedTraining"),
+    *("studies.LensDecomposition", "studies.LensVectors", "studies.LossComparison", "studies.TaskComparison"),
+    *("studies.PredictionChanges", "studies.Difference", "studies.ModelDiff"),
     # Long by design.
     *("model.train", "studies.fit_tuned_lens"),
     # A mapping's KeyError.

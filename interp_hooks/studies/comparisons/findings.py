@@ -245,7 +245,7 @@ def _of_losses(losses: LossComparison) -> Iterator[Difference]:
                 claim=f"{_better(better)} predicts {_in_words(group, label)} better: {values['model']:.2f} bits in "
                 f"model, {values['other']:.2f} in other ({int(values['spans'])} spans)",
                 effect=effects[place],
-                evidence=_of_group(found, group),
+                evidence=_of_group(found, group, place),
                 call=f"compare_losses(model, other, texts).by({group!r})",
             )
 
@@ -256,12 +256,14 @@ def _own_effect(row: Sequence[float]) -> float:
     return math.copysign(min(abs(values["effect"]), abs(values["contrast"])), -values["difference"])
 
 
-def _of_group(found: Result, group: str) -> pd.DataFrame:
+def _of_group(found: Result, group: str, place: int) -> pd.DataFrame:
+    """The groups that stand out most, and the one at this place."""
     import pandas as pd
 
-    table = pd.DataFrame(found.mean.tolist(), columns=list(GROUP_MEASURES)).head(10)
+    shown = sorted({*range(min(10, len(found.mean))), place})
+    table = pd.DataFrame(found.mean[shown].tolist(), columns=list(GROUP_MEASURES))
     table["spans"] = table["spans"].astype(int)
-    table.insert(0, group, [str(one) for one in found.axes[group][:10]])
+    table.insert(0, group, [str(found.axes[group][one]) for one in shown])
     return table
 
 

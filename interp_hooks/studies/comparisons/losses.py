@@ -278,16 +278,21 @@ class _Cumulated(NamedTuple):
 
 
 def _cumulated(places: Sequence[tuple[int, int]], losses: Float[Tensor, " pos"]) -> dict[int, _Cumulated]:
-    """What was paid up to each end of a token; a token without a loss begins anew."""
+    """What was paid up to each end of a token, where no later one has a part of the same character.
+
+    A token without a loss begins anew; one without characters (BOS, or EOS) is paid for, and ends nowhere.
+    """
+    later = [max(end for _, end in places)]  # where the next token with characters begins, or the text ends
+    for start, end in reversed(places[1:]):
+        later.append(start if start < end else later[-1])
     found, paid, since = dict[int, _Cumulated](), 0.0, 0
-    following = [start for start, _ in places[1:]] + [places[-1][1]]
-    for (start, end), loss, after in zip(places, losses.tolist(), following, strict=True):
+    for (start, end), loss, following in zip(places, losses.tolist(), reversed(later), strict=True):
         if math.isnan(loss):
             paid, since = 0.0, end
             found[end] = _Cumulated(paid, since)
             continue
         paid += loss
-        if start < end <= after or (start < end and after == 0):  # the last of those that share a character
+        if start < end <= following:
             found[end] = _Cumulated(paid, since)
     return found
 

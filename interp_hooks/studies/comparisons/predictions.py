@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 PREDICTED = ("kl_nats", "reverse_kl_nats", "log_prob_difference", "same_top")
 UNITS = Units("prediction", ("unembed.hook_out",))
 MINED = 100  # logits of a position that count as favoured: a hundredth of the vocabulary, and at most so many
-CHUNK = 2**24  # numbers of [token, vocabulary] that are held at once in float64
+CHUNK = 2**20  # numbers of [token, vocabulary] that are worked on at once, in float64: few enough for fast memory
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -177,7 +177,7 @@ class _Mined(Merges):
     k: int
 
     def reduce(self, before: Float[Tensor, "token vocabulary"], after: Float[Tensor, "token vocabulary"]) -> State:
-        rose = after - before
+        rose = (after - before).float()
         values, best = rose.topk(self.k, dim=-1)
         chosen = best[values > rose.mean(-1, keepdim=True)]
         return {

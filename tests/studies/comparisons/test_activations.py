@@ -63,6 +63,8 @@ def test_patterns_are_as_far_apart_as_the_caches_say(pair) -> None:
         a, b = (cache["pattern", layer] for cache in caches)
         expected = (a - b).abs().sum(-1).mean((0, 2)) / 2
         torch.testing.assert_close(found.mean[layer], expected.detach())
+    later = pattern_changes(*pair, TOKENS, exclude=("first",), progress=False)
+    torch.testing.assert_close(later.mean[2], (a - b).abs().sum(-1)[:, :, 1:].mean((0, 2)).detach() / 2)
     assert not pattern_changes(pair[0], pair[0], TOKENS, **QUIET).mean.any()
 
 

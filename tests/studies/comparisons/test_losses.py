@@ -72,6 +72,8 @@ def test_places_in_the_middle_of_a_character_are_no_ends() -> None:
     other = _cumulated([(0, 0), (0, 2), (2, 3)], torch.tensor([math.nan, 16.0, 32.0], dtype=torch.float64))
     spans = _aligned(one, other)
     assert list(zip(*spans, strict=True)) == [(0, 2, (7.0, 16.0)), (2, 3, (8.0, 32.0))]
+    across = _cumulated([(0, 0), (0, 1), (0, 2), (1, 2), (0, 0)], paid)  # its second token has halves of two characters
+    assert {place: at.paid for place, at in across.items()} == {0: 0, 2: 7}
 
 
 def test_what_only_one_model_predicts_is_left_out() -> None:
