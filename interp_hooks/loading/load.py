@@ -10,6 +10,7 @@ import inspect
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ from interp_hooks.loading.nested import (
     text_half,
 )
 from interp_hooks.loading.rules import Rule, axis_sizes, rules
-from interp_hooks.loading.source import NO_CODE, Source, has_tokenizer
+from interp_hooks.loading.source import KEPT, NO_CODE, Source, has_tokenizer
 from interp_hooks.model.components.weights import lies_like
 from interp_hooks.model.config import HookedTransformerConfig, as_dtype
 from interp_hooks.model.tokenization import PaddingSide
@@ -75,6 +76,12 @@ class LoadOptions:
     merge_adapters: bool = False
     hf_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
+    @cached_property
+    def source(self) -> Source:
+        """Where the checkpoint is that `name` means."""
+        revision = None if str(self.revision).startswith(KEPT) else self.revision
+        return Source(name=self.name, revision=revision, hf_kwargs=self.hf_kwargs)
+
 
 def load_pretrained(cls: type[HookedTransformer], options: LoadOptions, processing: Processing) -> HookedTransformer:
     """Convert a HuggingFace checkpoint; `HookedTransformer.from_pretrained` calls this and lists what it raises."""
@@ -84,7 +91,7 @@ def load_pretrained(cls: type[HookedTransformer], options: LoadOptions, processi
     owned, revision = options.hf_model is None, None
     notes, left_out = list[str](), list[str]()
     if owned:
-        source = Source(name=options.name, revision=options.revision, hf_kwargs=options.hf_kwargs)
+        source = options.source
         hf_config = source.config()
         with reading(f"the config of {options.name!r}"):
             family = family_of(hf_config)

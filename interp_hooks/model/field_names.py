@@ -4,7 +4,7 @@
     use_normalization_before_and_after          norm_placement="pre_and_output"
     post_embedding_ln                           embed_norm_type="LN"
     use_attention_sinks, clip_qkv               attn_sinks, qkv_clip
-    final_rms, uses_rms_norm                    normalization_type="RMS" or "RMSPre"
+    uses_rms_norm                               normalization_type="RMS" or "RMSPre"
     layer_norm_folding                          normalization_type="LNPre" or "RMSPre"
 
 Fields without a meaning here are dropped; values that are not implemented are refused.
@@ -42,7 +42,7 @@ REQUIRED: dict[str, tuple[tuple[Any, ...], str]] = {
 }
 TRANSLATED = (
     *("use_local_attn", "window_size", "attn_types", "use_normalization_before_and_after", "post_embedding_ln"),
-    *("use_attention_sinks", "clip_qkv", "final_rms", "uses_rms_norm", "layer_norm_folding"),
+    *("use_attention_sinks", "clip_qkv", "uses_rms_norm", "layer_norm_folding"),
 )
 KNOWN = (*DROPPED, *REQUIRED, *TRANSLATED)
 
@@ -76,10 +76,6 @@ def in_our_words(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_norms(fields: Mapping[str, Any]) -> None:
     kind = fields.get("normalization_type", "LN")
-    if fields.get("final_rms") and kind in ("LN", "LNPre"):
-        raise ConfigError(
-            f"final_rms=True is not implemented where normalization_type={kind!r}: the last norm is like the others"
-        )
     if fields.get("uses_rms_norm") and kind not in ("RMS", "RMSPre"):
         raise ConfigError(f"uses_rms_norm=True contradicts normalization_type={kind!r}")
     if fields.get("layer_norm_folding") and kind not in ("LNPre", "RMSPre", None):
