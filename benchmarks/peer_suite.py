@@ -28,8 +28,14 @@ PYTEST = (
     "packaging",
     "pygments",
 )
-OTHERS = ("model_bridge", "benchmarks", "model_registry", "scripts", "weight_conversion")  # folders
+# What is no test of HookedTransformer: of the bridge, of its command lines, of analyses that need it, of the functions
+# that convert one family, of LIT and of audio.
+OTHERS = re.compile(
+    r"model_bridge|benchmark|model_registry|scripts|weight_conversion|factories|lit\.py|hubert|make_docs|gradient_mismatch"
+    r"|backward_lens|projection_kernel|svd_circuits|aliases|supported_models"
+)
 OF_OTHERS = re.compile(r"TransformerBridge|model_bridge|JacobianLens|jacobian_lens|model_registry|verify_models")
+TYPES = {"transformer_lens": ["--jaxtyping-packages=transformer_lens,beartype.beartype"]}  # as in their own runs
 WORK = HERE / "environments" / "peer-suite"
 
 
@@ -43,7 +49,7 @@ def main() -> None:
     WORK.mkdir(parents=True, exist_ok=True)
     if not (WORK / "pytest").exists():
         target = ["--quiet", "--no-deps", "--target", str(WORK / "pytest")]
-        subprocess.run([sys.executable, "-m", "pip", "install", *target, *PYTEST], check=True)
+        subprocess.run([sys.executable, "-m", "pip", "install", *target, *PYTEST, *MORE], check=True)
     if not (WORK / "hub").exists():
         from peer_suite_hub import fill
 
@@ -58,7 +64,7 @@ def files_of(folder: Path) -> list[str]:
     """The test files of HookedTransformer and what belongs to it."""
     tests = folder / "tests"
     found = [*sorted((tests / "unit").rglob("test_*.py")), *sorted((tests / "integration").rglob("test_*.py"))]
-    kept = [one for one in found if not set(OTHERS) & set(one.relative_to(tests).parts)]
+    kept = [one for one in found if not OTHERS.search(str(one.relative_to(tests)))]
     return [str(one.relative_to(tests)) for one in kept if not OF_OTHERS.search(one.read_text(encoding="utf-8"))]
 
 
@@ -89,7 +95,7 @@ def run(folder: Path, files: list[str], python: Path, package: str, full: bool =
     )  # fmt: skip
     command = [
         *(str(python), "-m", "pytest", "-q", "-p", "peer_suite_plugin", "-p", "no:cacheprovider", "-c", os.devnull),
-        *("--rootdir", str(folder), f"--jaxtyping-packages={package},beartype.beartype", "--timeout=300"),
+        *("--rootdir", str(folder), "--timeout=300", *TYPES.get(package, ())),
         *("--continue-on-collection-errors", "--tb=short" if full else "--tb=no", "-W", "ignore", "--no-header"),
         *(f"tests/{file}" for file in files),
     ]
@@ -109,7 +115,7 @@ def report(theirs: dict[str, str], ours: dict[str, str]) -> None:
             if test.startswith(f"{file}::"):
                 print(f"    {test.removeprefix(f'{file}::')}: {error}")
     print(
-        f"\n{len(passed)} of {len(theirs)} tests pass with TransformerLens 3.9.0; of these {len(passed) - len(failed)} here"
+        f"\n{len(theirs)} tests; with TransformerLens 3.9.0 pass {len(passed)}, of these here {len(passed) - len(failed)}"
     )
 
 

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 GPT2_TOKENIZER = Path(__file__).parents[2] / "shared" / "tokenizers" / "gpt2"
 COMMIT = "0" * 40
-GPT2 = dict(n_embd=48, n_head=12, n_positions=1024, vocab_size=50257)
+GPT2 = dict(n_embd=48, n_head=12, n_positions=1024, n_ctx=1024, vocab_size=50257)
 NEOX = dict(hidden_size=32, num_attention_heads=4, intermediate_size=64, max_position_embeddings=2048, vocab_size=50304)
 WORDS = [
     "[PAD]",
@@ -30,7 +30,8 @@ def fill(home: Path) -> None:
     torch.manual_seed(0)
     bpe = AutoTokenizer.from_pretrained(GPT2_TOKENIZER)
     bert = hf.BertTokenizer(vocab={word: id for id, word in enumerate(WORDS)}, do_lower_case=False)
-    opt = AutoTokenizer.from_pretrained(GPT2_TOKENIZER, bos_token="</s>", eos_token="</s>", pad_token="<pad>", add_bos_token=True)  # fmt: skip
+    special = dict(bos_token="</s>", eos_token="</s>", pad_token="<pad>", add_bos_token=True)
+    opt = AutoTokenizer.from_pretrained(GPT2_TOKENIZER, **special)
     for name, config in {
         "gpt2": hf.GPT2Config(n_layer=12, **GPT2),
         "openai-community/gpt2": hf.GPT2Config(n_layer=12, **GPT2),

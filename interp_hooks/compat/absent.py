@@ -13,9 +13,6 @@ ABSENT = {
         "checkpoints are converted by interp_hooks.loading: one table for each family, see CONTRIBUTING.md",
     ),
     **dict.fromkeys(
-        ("PYTHIA_CHECKPOINTS", "PYTHIA_V0_CHECKPOINTS", "STANFORD_CRFM_CHECKPOINTS"), "use get_checkpoint_labels(name)"
-    ),
-    **dict.fromkeys(
         (
             *("calculate_available_device_cuda_memory", "count_unique_devices", "find_embedding_device"),
             *("determine_available_memory_for_available_devices", "sort_devices_based_on_available_memory"),
@@ -31,23 +28,14 @@ ABSENT = {
         ),
         "what it has is in transformer_lens.utilities itself, as far as it exists here",
     ),
-    **dict.fromkeys(
-        ("OFFICIAL_MODEL_NAMES", "MODEL_ALIASES", "DEFAULT_MODEL_ALIASES"),
-        "checkpoints are not listed: HookedTransformer.from_pretrained takes any folder or hub id of a known family",
-    ),
     "HookIntrospectionMixin": "its methods are those of HookedRootModule",
     "TransformerLensKeyValueCacheEntry": "a KeyValueCache holds all layers, without entries",
     "clear_huggingface_cache": "use the command `hf cache`",
-    "get_num_params_of_pretrained": "use HookedTransformer.from_pretrained(name).cfg.n_params",
-    "get_pretrained_state_dict": "use HookedTransformer.from_pretrained_no_processing(name).state_dict()",
     "get_rotary_pct_from_config": "rotary_dim of a config says how many of d_head rotate",
     "HookedEncoderDecoder": "encoder-decoders (T5) are not converted: no part here has cross-attention",
     "TransformerBridge": "HookedTransformer.from_pretrained converts every family",
-    "get_pretrained_model_config": "use HookedTransformer.from_pretrained(name).cfg",
     "lit": "there is no integration of LIT",
-    "make_model_alias_map": "get_official_model_name resolves one name",
     "print_gpu_mem": "use torch.cuda.memory_allocated()",
-    "supported_models": "checkpoints are not listed; `interp-hooks families` lists what kinds of models load",
     "tools": "see interp_hooks.direct_logit_attribution, path_patch, attribution_patch, patch_along and logit_lens",
     "warn_if_mps": "torch tells what it does not know on Apple's GPU",
 }

@@ -11,7 +11,9 @@ def _of(home: str, *names: str, **renamed: str) -> dict[str, str]:
 
 
 _CACHE = _of("model.cache.activation_cache", "ActivationCache")
-_CONFIG = _of("model.config", "HookedTransformerConfig")
+_CONFIG = _of("compat.config", "HookedTransformerConfig", TransformerLensConfig="HookedTransformerConfig")
+_DIRECT_LOGITS = _of("studies.logit_attribution", "DirectLogitAttribution", "direct_logit_attribution")
+_DIRECT_PATHS = _of("compat.patching", "get_act_patch_direct_path", "get_act_patch_direct_path_all_sources")
 _ENCODER = _of("compat.classes", "HookedEncoder")
 _FACTORED = _of("model.factored", "FactoredMatrix")
 _KEYS_AND_VALUES = _of(
@@ -20,10 +22,16 @@ _KEYS_AND_VALUES = _of(
     TransformerLensKeyValueCache="KeyValueCache",
 )
 _LOADING = {
+    **_of(
+        "compat.loading",
+        *("DEFAULT_MODEL_ALIASES", "MODEL_ALIASES", "OFFICIAL_MODEL_NAMES", "PYTHIA_CHECKPOINTS"),
+        *("PYTHIA_V0_CHECKPOINTS", "STANFORD_CRFM_CHECKPOINTS", "get_num_params_of_pretrained"),
+        *("get_pretrained_model_config", "get_pretrained_state_dict", "make_model_alias_map"),
+    ),
     **_of("loading.source", get_official_model_name="locate"),
     **_of("loading.training_steps", get_checkpoint_labels="checkpoint_labels"),
 }
-_MODEL = _of("model.transformer", "HookedTransformer")
+_MODEL = _of("compat.model", "HookedTransformer")
 _ROOT_MODULE = _of("hooks.root_module", "HookedRootModule")
 _SVD = _of("studies.svd", "SVDInterpreter")
 _UTILITIES = {
@@ -74,6 +82,7 @@ MODULES: dict[str, Mapping[str, str] | str] = {
     "SVDInterpreter": _SVD,
     "cache": _KEYS_AND_VALUES,
     "cache.key_value_cache": _KEYS_AND_VALUES,
+    "cache.key_value_cache_entry": _KEYS_AND_VALUES,
     "components": {
         **_of(
             "model.components.attention",
@@ -93,6 +102,8 @@ MODULES: dict[str, Mapping[str, str] | str] = {
         **_of("model.components.moe", "MoE"),
     },
     "config": _CONFIG,
+    "config.hooked_transformer_config": _CONFIG,
+    "config.transformer_lens_config": _CONFIG,
     "evals": {
         **_of("corpus.texts", *(f"make_{name}_data_loader" for name in ("wiki", "owt", "pile", "code"))),
         **_of("corpus.evals", "evaluate_on_dataset", "induction_loss", "sanity_check", evaluate="corpus_losses"),
@@ -113,11 +124,11 @@ MODULES: dict[str, Mapping[str, str] | str] = {
     "loading_from_pretrained": _LOADING,
     "past_key_value_caching": _KEYS_AND_VALUES,
     "patching": "interp_hooks.compat.patching",
+    "supported_models": _LOADING,
     "tools": {},
-    "tools.analysis": {
-        **_of("studies.logit_attribution", "DirectLogitAttribution", "direct_logit_attribution"),
-        **_of("compat.patching", "get_act_patch_direct_path", "get_act_patch_direct_path_all_sources"),
-    },
+    "tools.analysis": {**_DIRECT_LOGITS, **_DIRECT_PATHS},
+    "tools.analysis.direct_logit_attribution": _DIRECT_LOGITS,
+    "tools.analysis.direct_path_patching": _DIRECT_PATHS,
     "train": _of("model.training", "HookedTransformerTrainConfig", "train"),
     **{f"utilities.{part}": _UTILITIES for part in UTILITIES},
     "utilities": _UTILITIES,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -15,7 +16,6 @@ from interp_hooks.compat.utilities import is_library_available, select_compatibl
 from interp_hooks.corpus.texts import TokenRows, token_rows
 from interp_hooks.errors import BadInput, nearest
 from interp_hooks.errors.arguments import checked
-from interp_hooks.loading.source import read_tokenizer
 
 DATASETS = {
     **dict.fromkeys(("openwebtext", "owt"), "stas/openwebtext-10k"),
@@ -96,11 +96,11 @@ def _short(dataset: Iterable[Any], tokenizer: Any, max_length: int, column: str,
 
 
 def get_tokenizer_with_bos(tokenizer: Any) -> Any:
-    """The tokenizer if it puts a BOS before a text or has none, else one from the same place that does."""
+    """The tokenizer if it puts a BOS before a text, or has none; else a copy of it that does."""
     if tokenizer.bos_token is None or getattr(tokenizer, "add_bos_token", False):
         return tokenizer
-    with_bos = read_tokenizer(tokenizer.name_or_path, add_bos_token=True)
-    with_bos.padding_side = tokenizer.padding_side
+    with_bos = copy.deepcopy(tokenizer)
+    with_bos.add_bos_token = True
     return with_bos
 
 

@@ -1,4 +1,4 @@
-"""Small functions on tensors, dictionaries and attributes that TransformerLens has in `utils` and that are one line here.
+"""Small functions on tensors, dictionaries and attributes that TransformerLens has in `utils`: mostly one line each.
 
 Code that can be edited is better off with the line itself.
 """
@@ -105,7 +105,7 @@ def repeat_along_head_dimension(
 def get_offset_position_ids(
     past_kv_pos_offset: int, attention_mask: Int[Tensor, "batch all_pos"]
 ) -> Int[Tensor, "batch pos"]:
-    """The positions of the tokens after the first `past_kv_pos_offset`: how many real tokens are before each of them."""
+    """The positions of the tokens after the first `past_kv_pos_offset`: the number of real tokens before each."""
     return (attention_mask.cumsum(1) - 1).clamp(min=0)[:, past_kv_pos_offset:]
 
 

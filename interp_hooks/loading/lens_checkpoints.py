@@ -50,14 +50,7 @@ def load(cls: type[HookedTransformer], options: LoadOptions, processing: Process
     for name in ("first_n_layers", "merge_adapters", "hf_kwargs"):
         if given := getattr(options, name):
             raise BadInput(f"{options.name!r} has a config of TransformerLens' own, and takes no {name}={given!r}")
-    source, settings = options.source, options.source.settings
-    with reading(f"the config of {options.name!r}"):
-        cfg = HookedTransformerConfig.from_dict(_fields(settings, old=source.location.endswith("_old")))
-        named = dict(model_name=options.name, dtype=as_dtype(options.dtype or "float32"), init_weights=False)
-        begins = cfg.default_prepend_bos if options.default_prepend_bos is None else options.default_prepend_bos
-        cfg = cfg.replace(**named, default_prepend_bos=begins)
-    if options.n_ctx is not None and options.n_ctx != cfg.n_ctx:
-        raise BadInput(f"n_ctx must be {cfg.n_ctx} for this checkpoint, got {options.n_ctx}")
+    source, settings, cfg = options.source, options.source.settings, config_of(options)
     tokenizer = options.tokenizer
     if tokenizer is None and settings.get("tokenizer_name"):
         tokenizer = read_tokenizer(settings["tokenizer_name"])
@@ -71,6 +64,22 @@ def load(cls: type[HookedTransformer], options: LoadOptions, processing: Process
     model.revision = options.revision
     model._report = process(model, processing)
     return model
+
+
+def config_of(options: LoadOptions) -> HookedTransformerConfig:
+    """The config of such a checkpoint.
+
+    Raises:
+        CheckpointError: one that contradicts itself; BadInput: `n_ctx` is another than its own.
+    """
+    source = options.source
+    with reading(f"the config of {options.name!r}"):
+        cfg = HookedTransformerConfig.from_dict(_fields(source.settings, old=source.location.endswith("_old")))
+    if options.n_ctx is not None and options.n_ctx != cfg.n_ctx:
+        raise BadInput(f"n_ctx must be {cfg.n_ctx} for this checkpoint, got {options.n_ctx}")
+    begins = cfg.default_prepend_bos if options.default_prepend_bos is None else options.default_prepend_bos
+    named = dict(model_name=options.name, dtype=as_dtype(options.dtype or "float32"), init_weights=False)
+    return cfg.replace(**named, default_prepend_bos=begins)
 
 
 def _fields(settings: Mapping[str, Any], old: bool) -> dict[str, Any]:
@@ -87,7 +96,7 @@ def _fields(settings: Mapping[str, Any], old: bool) -> dict[str, Any]:
 
 
 def _file(source: Source, revision: str | None) -> str:
-    """The file of a state dict: the last, or, for a revision "checkpoints/1000", the one whose name ends with "_1000"."""
+    """The file of a state dict: the last, or that of step 1000 for the revision "checkpoints/1000"."""
     kept = revision is not None and revision.startswith(KEPT)
     ending = f"_{str(revision).removeprefix(KEPT)}.pth" if kept else "final.pth"
     if found := sorted(name for name in source.files() if name.endswith(ending)):

@@ -95,7 +95,7 @@ def load_pretrained(cls: type[HookedTransformer], options: LoadOptions, processi
         hf_config = source.config()
         with reading(f"the config of {options.name!r}"):
             family = family_of(hf_config)
-            cfg, n_layers_there = _our_config(family, hf_config, options)
+            cfg, n_layers_there = our_config(family, hf_config, options)
         _check_files(source, hf_config, cfg)
         tokenizer = source.tokenizer() if options.tokenizer is None else options.tokenizer
         hf_model, left_out = _loaded(source, hf_config, family, cfg.dtype)
@@ -106,7 +106,7 @@ def load_pretrained(cls: type[HookedTransformer], options: LoadOptions, processi
         check_model(options.hf_model)
         hf_config = copy.deepcopy(options.hf_model.config)
         family = family_of(hf_config, type(options.hf_model).__name__)
-        cfg, n_layers_there = _our_config(family, hf_config, options)
+        cfg, n_layers_there = our_config(family, hf_config, options)
         tokenizer, hf_model = options.tokenizer, options.hf_model
     cfg, state = _ending_as(hf_model, cfg), dict(hf_model.state_dict())
     check_state(state, options.name, quantised_by(hf_config))
@@ -188,7 +188,7 @@ def family_of(hf_config: Any, architecture: str | None = None) -> Family:
     return family
 
 
-def _our_config(family: Family, hf_config: Any, options: LoadOptions) -> tuple[HookedTransformerConfig, int]:
+def our_config(family: Family, hf_config: Any, options: LoadOptions) -> tuple[HookedTransformerConfig, int]:
     """Our config for a checkpoint, and how many layers the checkpoint has: `first_n_layers` may take fewer."""
     ignore = options.ignore_config + check_quantisation(hf_config, options.name)
     fields = family.read(language_config(hf_config), ignore) | {

@@ -205,7 +205,9 @@ class HookedTransformer(Generation, TextMethods, StackedWeights, Switches):
             return cast("Self", native.load(options, processing, splices or {}))
         if splices:
             raise BadInput("splices= is for folders of save_pretrained; after loading, call model.splice(hook, module)")
-        load = lens_checkpoints.load if hf_model is None and lens_checkpoints.is_lens(options.source) else load_pretrained
+        load = (
+            lens_checkpoints.load if hf_model is None and lens_checkpoints.is_lens(options.source) else load_pretrained
+        )
         return cast("Self", load(cls, options, processing))
 
     @classmethod
