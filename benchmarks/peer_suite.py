@@ -37,6 +37,7 @@ OTHERS = re.compile(
 OF_OTHERS = re.compile(r"TransformerBridge|model_bridge|JacobianLens|jacobian_lens|model_registry|verify_models")
 TYPES = {"transformer_lens": ["--jaxtyping-packages=transformer_lens,beartype.beartype"]}  # as in their own runs
 WORK = HERE / "environments" / "peer-suite"
+EXTRA = WORK / "site-packages"  # a name by which dill knows that nothing in it need be pickled
 
 
 def main() -> None:
@@ -47,8 +48,8 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="print tracebacks of what fails here")
     given = parser.parse_args()
     WORK.mkdir(parents=True, exist_ok=True)
-    if not (WORK / "pytest").exists():
-        target = ["--quiet", "--no-deps", "--target", str(WORK / "pytest")]
+    if not EXTRA.exists():
+        target = ["--quiet", "--no-deps", "--target", str(EXTRA)]
         subprocess.run([sys.executable, "-m", "pip", "install", *target, *PYTEST, *MORE], check=True)
     if not (WORK / "hub").exists():
         from peer_suite_hub import fill
@@ -88,7 +89,7 @@ def run(folder: Path, files: list[str], python: Path, package: str, full: bool =
     """The error of each test, "" where it passed and "skipped" where it did not run."""
     result = WORK / f"{package}.json"
     result.unlink(missing_ok=True)
-    path = [str(HERE), str(WORK / "pytest")] + ([str(HERE.parent)] if package == "interp_hooks" else [])
+    path = [str(HERE), str(EXTRA)] + ([str(HERE.parent)] if package == "interp_hooks" else [])
     variables = dict(
         PYTHONPATH=os.pathsep.join(path), HF_HOME=str(WORK / "hub"), HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1",
         OMP_NUM_THREADS="1", PYTHONDONTWRITEBYTECODE="1", PEER_SUITE=json.dumps([package, str(result)]),
@@ -114,9 +115,8 @@ def report(theirs: dict[str, str], ours: dict[str, str]) -> None:
         for test, error in failed.items():
             if test.startswith(f"{file}::"):
                 print(f"    {test.removeprefix(f'{file}::')}: {error}")
-    print(
-        f"\n{len(theirs)} tests; with TransformerLens 3.9.0 pass {len(passed)}, of these here {len(passed) - len(failed)}"
-    )
+    here = len(passed) - len(failed)
+    print(f"\n{len(theirs)} tests: TransformerLens 3.9.0 passes {len(passed)}, this package {here} of these")
 
 
 if __name__ == "__main__":

@@ -28,8 +28,6 @@ ABSENT = {
         ),
         "what it has is in transformer_lens.utilities itself, as far as it exists here",
     ),
-    "HookIntrospectionMixin": "its methods are those of HookedRootModule",
-    "TransformerLensKeyValueCacheEntry": "a KeyValueCache holds all layers, without entries",
     "clear_huggingface_cache": "use the command `hf cache`",
     "get_rotary_pct_from_config": "rotary_dim of a config says how many of d_head rotate",
     "HookedEncoderDecoder": "encoder-decoders (T5) are not converted: no part here has cross-attention",

@@ -209,9 +209,9 @@ def _tell(model: HookedTransformer, name: str, value: Any) -> None:
         model.to(value)
     elif name in LABELS:
         model._reconfigure(**{name: value})
-    elif getattr(model.cfg, name, None) != value:
+    elif (built := getattr(model.cfg, name, None)) != value:
         raise ConfigError(
-            f"cfg.{name} = {value!r}: the model is built with {getattr(model.cfg, name, None)!r}, which cannot be changed "
-            f"now. Build another: HookedTransformer(model.cfg.replace({name}={value!r}), tokenizer=model.tokenizer), and "
-            "call its load_state_dict(model.state_dict())"
+            f"cfg.{name} = {value!r}: the model was built with {built!r} and cannot change it. Build another, "
+            f"HookedTransformer(model.cfg.replace({name}={value!r}), tokenizer=model.tokenizer), and call its "
+            "load_state_dict(model.state_dict())"
         )

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from interp_hooks.compat.components import callable_as_there
 from interp_hooks.compat.config import HookedTransformerConfig
 from interp_hooks.compat.texts import get_tokenizer_with_bos
 from interp_hooks.model import config as core
@@ -33,6 +34,7 @@ class HookedTransformer(transformer.HookedTransformer):
     ) -> None:
         cfg = HookedTransformerConfig.unwrap(cfg)
         super().__init__(cfg, tokenizer, move_to_device, default_padding_side)
+        callable_as_there(self)
         if isinstance(cfg, HookedTransformerConfig) and cfg.ungroup_grouped_query_attention:
             self.set_ungroup_grouped_query_attention(True)
 
@@ -46,6 +48,13 @@ class HookedTransformer(transformer.HookedTransformer):
     @cfg.setter
     def cfg(self, cfg: core.HookedTransformerConfig) -> None:
         self.__dict__["_cfg"] = HookedTransformerConfig.of(cfg, self)
+
+    def setup(self) -> None:
+        """Name every module after its place in this one."""
+        super().setup()
+        for name, module in self.mod_dict.items():
+            if not hasattr(module, "name"):  # dictionaries that were spliced in have names of their own
+                module.name = name  # pyright: ignore
 
     def _read_text_with(self, tokenizer: PreTrainedTokenizerBase | None, side: PaddingSide | None) -> None:
         super()._read_text_with(tokenizer if tokenizer is None else _with_all_tokens(tokenizer), side)

@@ -11,15 +11,25 @@ def _of(home: str, *names: str, **renamed: str) -> dict[str, str]:
 
 
 _CACHE = _of("model.cache.activation_cache", "ActivationCache")
+_COMPONENTS = {
+    **_of(
+        "compat.components",
+        *("Attention", "BertMLMHead", "Embed", "GatedMLP", "MLP", "MoE", "PosEmbed", "TokenTypeEmbed"),
+        *("GroupedQueryAttention", "TransformerBlock", "Unembed"),
+        AbstractAttention="Attention",
+    ),
+    **_of("compat.classes", "LayerNorm", "LayerNormPre", "RMSNorm", "RMSNormPre"),
+}
 _CONFIG = _of("compat.config", "HookedTransformerConfig", TransformerLensConfig="HookedTransformerConfig")
 _DIRECT_LOGITS = _of("studies.logit_attribution", "DirectLogitAttribution", "direct_logit_attribution")
 _DIRECT_PATHS = _of("compat.patching", "get_act_patch_direct_path", "get_act_patch_direct_path_all_sources")
 _ENCODER = _of("compat.classes", "HookedEncoder")
 _FACTORED = _of("model.factored", "FactoredMatrix")
 _KEYS_AND_VALUES = _of(
-    "model.components.kv_cache",
-    HookedTransformerKeyValueCache="KeyValueCache",
-    TransformerLensKeyValueCache="KeyValueCache",
+    "compat.kv_cache",
+    *("TransformerLensKeyValueCache", "TransformerLensKeyValueCacheEntry", "get_pos_offset"),
+    HookedTransformerKeyValueCache="TransformerLensKeyValueCache",
+    HookedTransformerKeyValueCacheEntry="TransformerLensKeyValueCacheEntry",
 )
 _LOADING = {
     **_of(
@@ -83,24 +93,10 @@ MODULES: dict[str, Mapping[str, str] | str] = {
     "cache": _KEYS_AND_VALUES,
     "cache.key_value_cache": _KEYS_AND_VALUES,
     "cache.key_value_cache_entry": _KEYS_AND_VALUES,
-    "components": {
-        **_of(
-            "model.components.attention",
-            "Attention",
-            AbstractAttention="AttentionCore",
-            GroupedQueryAttention="Attention",
-        ),
-        **_of("compat.classes", "LayerNorm", "LayerNormPre", "RMSNorm", "RMSNormPre"),
-        **_of("model.components.block", "TransformerBlock"),
-        **_of(
-            "model.components.embed",
-            *("Embed", "TokenTypeEmbed", "Unembed"),
-            BertMLMHead="MLMHead",
-            PosEmbed="LearnedPositions",
-        ),
-        **_of("model.components.mlp", "GatedMLP", "MLP"),
-        **_of("model.components.moe", "MoE"),
-    },
+    "components": _COMPONENTS,
+    **{f"components.{part}": _COMPONENTS for part in ("abstract_attention", "attention", "embed", "mlps", "unembed")},
+    **{f"components.{part}": _COMPONENTS for part in ("layer_norm", "rms_norm", "transformer_block", "pos_embed")},
+    **{f"components.mlps.{part}": _COMPONENTS for part in ("mlp", "gated_mlp", "moe")},
     "config": _CONFIG,
     "config.hooked_transformer_config": _CONFIG,
     "config.transformer_lens_config": _CONFIG,
@@ -117,6 +113,7 @@ MODULES: dict[str, Mapping[str, str] | str] = {
         "get_supported_heads",
     ),
     "hook_points": {
+        **_of("compat.classes", "HookIntrospectionMixin"),
         **_of("hooks.points", "HookPoint", HookFunction="HookFn", LensHandle="Hook", NamesFilter="NameFilter"),
         **_ROOT_MODULE,
     },
@@ -130,6 +127,7 @@ MODULES: dict[str, Mapping[str, str] | str] = {
     "tools.analysis.direct_logit_attribution": _DIRECT_LOGITS,
     "tools.analysis.direct_path_patching": _DIRECT_PATHS,
     "train": _of("model.training", "HookedTransformerTrainConfig", "train"),
+    "utilities.cache": _KEYS_AND_VALUES,
     **{f"utilities.{part}": _UTILITIES for part in UTILITIES},
     "utilities": _UTILITIES,
     "utils": _UTILITIES,
