@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from interp_hooks.errors import ConfigError, nearest
+from interp_hooks.errors import BadInput, ConfigError, nearest
+from interp_hooks.errors.arguments import told
 from interp_hooks.model import config as core
 from interp_hooks.model.experts_config import ExpertsConfig
 from interp_hooks.model.field_names import KNOWN
@@ -135,6 +136,8 @@ class HookedTransformerConfig(core.HookedTransformerConfig):
     @classmethod
     def unwrap(cls, config: Mapping[str, Any] | core.HookedTransformerConfig) -> Any:
         """The config, or one of a mapping of its fields."""
+        if not isinstance(config, core.HookedTransformerConfig | Mapping):
+            raise BadInput(f"cfg must be a HookedTransformerConfig or a mapping of its fields, got {told(config)}")
         return config if isinstance(config, core.HookedTransformerConfig) else cls.from_dict(config)
 
     @classmethod
