@@ -33,10 +33,10 @@ class Part(type):
         return isinstance(instance, cls.made)
 
     def __call__(cls, cfg: Config, *args: Any, **options: Any) -> nn.Module:
-        cfg = HookedTransformerConfig.unwrap(cfg)
-        part = cls.build(cfg, *args, **options)
-        initialize(part, cfg.init_mode, cfg.initializer_range, cfg.seed)
-        return part.to(cfg.dtype)
+        built_from = HookedTransformerConfig.unwrap(cfg)
+        part = cls.build(built_from, *args, **options)
+        initialize(part, built_from.init_mode, built_from.initializer_range, built_from.seed)
+        return part.to(built_from.dtype)
 
     def build(cls, cfg: Any, *args: Any, **options: Any) -> nn.Module:
         return cls.made(cfg, *args, **options)

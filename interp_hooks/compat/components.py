@@ -9,6 +9,8 @@ where there they are whatever was in memory; a config may be a mapping.
 
 from __future__ import annotations
 
+from typing import Any
+
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -160,11 +162,11 @@ class _Block(block.TransformerBlock):
         return super().forward(resid_pre, rotation, visibility, pos_embed=shortformer_pos_embed)
 
 
-def callable_as_there(model: nn.Module) -> None:
+def callable_as_there(model: Any) -> None:
     """Let attention and learned positions of a model be called as TransformerLens' are."""
     for layer, within in enumerate(model.blocks):
         if type(within.attn) is attention.Attention:
             within.attn.__class__ = CalledAttention  # it has the same weights and state, and another way to be called
-            within.attn.alone = Alone(model.cfg, layer)
+            vars(within.attn)["alone"] = Alone(model.cfg, layer)
     if model.has_positions and type(model.pos_embed) is embed.LearnedPositions:
         model.pos_embed.__class__ = _LearnedPositions

@@ -111,7 +111,8 @@ class HookedTransformerConfig(core.HookedTransformerConfig):
             fields.pop("d_mlp", None)
         else:
             fields.setdefault("act_fn", "relu")
-        super().__init__(**({"device": None} | _translated(fields)))
+        ours: dict[str, Any] = {"device": None} | _translated(fields)
+        super().__init__(**ours)
         self._keep(said={name: fields[name] for name in UNSET.keys() & fields}, ungroup=ungroup)
 
     @classmethod
