@@ -76,6 +76,22 @@ def refuse(**given: Any) -> None:
             raise BadInput(f"{name} is taken by models here, not by a part of one")
 
 
+def simple_attn_linear(
+    input: Float[Tensor, "batch pos d_model"], w: Float[Tensor, "head d_model d_head"], b: Float[Tensor, "head d_head"]
+) -> Float[Tensor, "batch pos head d_head"]:
+    """Queries, keys or values of all heads, which read the same."""
+    return torch.einsum("bpd,hdk->bphk", input, w) + b
+
+
+def complex_attn_linear(
+    input: Float[Tensor, "batch pos head d_model"],
+    w: Float[Tensor, "head d_model d_head"],
+    b: Float[Tensor, "head d_head"],
+) -> Float[Tensor, "batch pos head d_head"]:
+    """Queries, keys or values of heads that each read something else."""
+    return torch.einsum("bphd,hdk->bphk", input, w) + b
+
+
 class CalledAttention(attention.Attention):
     """Attention that takes what queries, keys and values read, and gives what all heads write."""
 

@@ -130,6 +130,7 @@ MODULES: dict[str, Mapping[str, str] | str] = {
     "tools.analysis.direct_logit_attribution": _DIRECT_LOGITS,
     "tools.analysis.direct_path_patching": _DIRECT_PATHS,
     "train": _of("model.training", "HookedTransformerTrainConfig", "train"),
+    "utilities.attention": _of("compat.attention", "complex_attn_linear", "simple_attn_linear"),
     "utilities.cache": _KEYS_AND_VALUES,
     **{f"{whole}.{part}": _UTILITIES for part in UTILITIES for whole in ("utilities", "utils")},
     "utilities": _UTILITIES,
