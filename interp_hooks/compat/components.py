@@ -51,9 +51,9 @@ class _LearnedPositions(embed.LearnedPositions):
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
-        tokens: Int[Tensor, "batch pos"],
+        tokens: Int[Tensor, "rows pos"],
         past_kv_pos_offset: int = 0,
-        attention_mask: Int[Tensor, "batch all_pos"] | None = None,
+        attention_mask: Int[Tensor, "rows all_pos"] | None = None,
         *,
         batch: int | None = None,
     ) -> Float[Tensor, "batch pos d_model"]:

@@ -135,8 +135,12 @@ class HookedTransformerConfig(core.HookedTransformerConfig):
         return self.__dict__["_model"]()
 
     @classmethod
-    def unwrap(cls, config: Mapping[str, Any] | core.HookedTransformerConfig) -> Any:
-        """The config, or one of a mapping of its fields."""
+    def unwrap(cls, config: Any) -> Any:
+        """The config, or one of a mapping of its fields.
+
+        Raises:
+            BadInput: it is neither.
+        """
         if not isinstance(config, core.HookedTransformerConfig | Mapping):
             raise BadInput(f"cfg must be a HookedTransformerConfig or a mapping of its fields, got {told(config)}")
         return config if isinstance(config, core.HookedTransformerConfig) else cls.from_dict(config)

@@ -45,10 +45,10 @@ def test_a_config_takes_assignments_until_a_model_is_built() -> None:
     assert (cfg.n_ctx, cfg.d_vocab, cfg.d_vocab_out) == (5, 23, 23)
     cfg.use_normalization_before_and_after = True
     assert cfg.norm_placement == "pre_and_output"
-    with pytest.raises(ConfigError, match="n_heads|does not divide|n_key_value_heads"):
+    with pytest.raises(ConfigError, match="n_key_value_heads=3 does not divide n_heads=4"):
         cfg.n_key_value_heads = 3
     assert cfg.n_key_value_heads == 4, "nothing is half changed"
-    with pytest.raises(ConfigError, match="no field 'n_layer'. Did you mean n_layers"):
+    with pytest.raises(ConfigError, match=r"no field 'n_layer'\. Did you mean n_layers"):
         cfg.n_layer = 3
     assert HookedTransformer(cfg).W_E.shape == (23, 12)
 
@@ -83,7 +83,7 @@ def test_other_assignments_to_a_built_models_config() -> None:
     model.cfg.eps = model.cfg.eps  # which changes nothing
     with pytest.raises(ConfigError, match=r"eps = 3: the model was built with 1e-05 .*cfg.replace\(eps=3\)"):
         model.cfg.eps = 3
-    with pytest.raises(ConfigError, match="no field 'use_atn_result'. Did you mean use_attn_result"):
+    with pytest.raises(ConfigError, match=r"no field 'use_atn_result'\. Did you mean use_attn_result"):
         model.cfg.use_atn_result = True
     model.set_tokenizer(word_tokenizer())
     model.cfg.default_prepend_bos = False
@@ -105,7 +105,7 @@ def test_fields_that_have_other_names_here_are_read() -> None:
     assert (cfg.use_NTK_by_parts_rope, cfg.NTK_by_parts_factor, cfg.NTK_original_ctx_len) == (True, 4.0, 8192)
     cfg = HookedTransformerConfig(**SIZES | dict(num_experts=3, experts_per_token=2, use_qk_norm=True))
     assert (cfg.num_experts, cfg.experts_per_token, cfg.norm_topk_prob, cfg.use_qk_norm) == (3, 2, False, True)
-    with pytest.raises(AttributeError, match="no field 'n_head'. Did you mean"):
+    with pytest.raises(AttributeError, match=r"no field 'n_head'\. Did you mean"):
         _ = cfg.n_head
 
 
@@ -234,7 +234,8 @@ def test_a_cache_is_read_by_layer() -> None:
     tokens = random_tokens(pos=6, d_vocab=17)
     cache = TransformerLensKeyValueCache.init_cache(model.cfg, "cpu", 2)
     assert isinstance(cache, KeyValueCache)
-    assert cache.entries == [] and get_pos_offset(cache, 2) == get_pos_offset(None, 2) == 0
+    assert cache.entries == []
+    assert get_pos_offset(cache, 2) == get_pos_offset(None, 2) == 0
     logits = model(tokens[:, :4], past_kv_cache=cache)
     assert_close(logits, model(tokens)[:, :4], 1e-10)
     assert get_pos_offset(cache, 2) == 4
@@ -245,13 +246,14 @@ def test_a_cache_is_read_by_layer() -> None:
     filled = TransformerLensKeyValueCache(cache.entries)
     assert_close(model(tokens[:, 4:], past_kv_cache=filled), model(tokens)[:, 4:], 1e-10)
     with pytest.raises(BadInput, match="passes have filled this cache"):
-        cache.append_attention_mask(torch.ones(2, 1))
+        cache.append_attention_mask(torch.ones(2, 1, dtype=torch.long))
 
 
 def test_an_entry_and_a_mask_grow_unless_frozen() -> None:
     cfg = HookedTransformerConfig(**SIZES | dict(dtype=torch.float16, n_key_value_heads=2))
     entry = TransformerLensKeyValueCacheEntry.init_cache_entry(cfg, "cpu", 3)
-    assert entry.past_keys.shape == (3, 0, 2, 3) and entry.past_keys.dtype == torch.float16
+    assert entry.past_keys.shape == (3, 0, 2, 3)
+    assert entry.past_keys.dtype == torch.float16
     new = torch.ones(3, 2, 2, 3, dtype=torch.float16)
     assert entry.append(new, new)[0].shape[1] == entry.past_values.shape[1] == 2
     entry.frozen = True
@@ -264,7 +266,7 @@ def test_an_entry_and_a_mask_grow_unless_frozen() -> None:
     assert cache.previous_attention_mask.tolist() == [[0, 1]]
 
 
-# --------------------------------------------------------------------------------------------------------- text, and more
+# ------------------------------------------------------------------------------------------------------- text, and more
 
 
 def test_the_tokenizer_has_all_special_tokens(gpt2_tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
@@ -281,7 +283,8 @@ def test_the_tokenizer_has_all_special_tokens(gpt2_tokenizer: PreTrainedTokenize
     assert named.tokenizer.vocab_size == AutoTokenizer.from_pretrained(tmp_path).vocab_size
     _, tokens, beside, mask = named.input_to_embed("Hi there")
     assert beside is None
-    assert mask.all() and mask.shape == tokens.shape
+    assert mask.all()
+    assert mask.shape == tokens.shape
 
 
 def test_an_encoder_from_the_config_of_a_decoder() -> None:
