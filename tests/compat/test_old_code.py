@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, BertConfig, BertForPreTraining, BertTokenizer, PreTrainedTokenizerBase
 
 from interp_hooks import HookedTransformerConfig as FrozenConfig
 from interp_hooks import KeyValueCache
@@ -23,6 +23,7 @@ from interp_hooks.compat.kv_cache import (
     get_pos_offset,
 )
 from interp_hooks.compat.model import HookedTransformer
+from interp_hooks.compat.next_sentence import BertNextSentencePrediction
 from interp_hooks.errors import BadInput, ConfigError
 from tests.model.test_tokens import word_tokenizer
 from tests.tiny import assert_close, random_tokens, redraw
@@ -310,3 +311,37 @@ def test_the_svd_interpreters_arguments_and_errors() -> None:
     ):
         with pytest.raises(AssertionError, match=message):
             interpreter.get_singular_vectors(*arguments)
+
+
+def test_whether_a_sentence_follows_another(tmp_path: Path) -> None:
+    """Logits are HuggingFace's own; the pooler and the head are read when they are first needed."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "sat", "on", "a", "mat"]
+    tokenizer = BertTokenizer(vocab={word: id for id, word in enumerate(words)})
+    sizes = dict(
+        hidden_size=12, num_hidden_layers=2, num_attention_heads=3, intermediate_size=20, vocab_size=len(words)
+    )
+    hf = BertForPreTraining(BertConfig(**sizes, attn_implementation="eager")).eval()
+    redraw(hf)
+    hf.save_pretrained(tmp_path)
+    config = (tmp_path / "config.json").read_text()
+    (tmp_path / "config.json").write_text(config.replace("BertForPreTraining", "BertForMaskedLM"))  # as on the hub
+    tokenizer.save_pretrained(tmp_path)
+    model = HookedEncoder.from_pretrained(str(tmp_path), device="cpu")
+    asked, pair = BertNextSentencePrediction(model), ["the cat sat", "on a mat"]
+    batch = tokenizer(*pair, return_tensors="pt")
+    theirs = hf(**batch).seq_relationship_logits
+    assert_close(asked(pair), theirs, 1e-5)
+    mask = dict(token_type_ids=batch.token_type_ids, one_zero_attention_mask=batch.attention_mask)
+    assert_close(asked(batch.input_ids, **mask), theirs, 1e-5)
+    words_for = ("The sentences are sequential", "The sentences are NOT sequential")
+    assert asked(pair, return_type="predictions") == words_for[int(theirs.argmax())]
+    assert asked(pair, return_type=None) is None
+    logits, cache = asked.run_with_cache(pair)
+    assert_close(logits, theirs, 1e-5)
+    assert torch.equal(cache["nsp_head.hook_nsp_out"], logits)
+    assert cache["pooler.hook_pooler_out"].shape == (1, 12)
+    assert_close(model(batch.input_ids, **mask), hf(**batch).prediction_logits, 1e-5)
+    with pytest.raises(BadInput, match="exactly two sentences"):
+        asked(["one"])
+    with pytest.raises(BadInput, match="without specifying token_type_ids"):
+        asked(batch.input_ids)
