@@ -135,6 +135,19 @@ def test_a_copy_of_a_model_has_a_config_of_its_own() -> None:
     assert model.blocks[0].mlp.name == "blocks.0.mlp"
 
 
+def test_every_way_to_a_model_leads_to_the_class_that_is_asked(tmp_path: Path) -> None:
+    model = model_of()
+    model.save_pretrained(tmp_path)
+    for found in (
+        HookedTransformer.from_pretrained(str(tmp_path), device="cpu"),
+        HookedTransformer.from_pretrained("ioi-tiny", device="cpu"),
+        HookedTransformer.from_state_dict(model.state_dict(), model.cfg.to_dict()),
+    ):
+        assert type(found) is HookedTransformer
+        found.cfg.use_hook_mlp_in = True
+        assert found.cfg.use_hook_mlp_in
+
+
 # ---------------------------------------------------------------------------------------------------------------- parts
 
 
