@@ -58,7 +58,6 @@ REASONS = {
     "run_with_hooks": "a hook that a pass never reaches is an error",
     "manual_hooks|no_stop_logit": "attention that is watched is computed in another order (1e-7)",
     "to_tokens_truncate": "text that is too long is refused unless truncate=True",
-    "get_token_position_int": "token ids that are floats",
 }
 OF_OTHERS = re.compile(r"TransformerBridge|model_bridge|JacobianLens|jacobian_lens|model_registry|verify_models")
 TYPES = {"transformer_lens": ["--jaxtyping-packages=transformer_lens,beartype.beartype"]}  # as in their own runs

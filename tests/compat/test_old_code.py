@@ -26,7 +26,7 @@ from interp_hooks.compat.model import HookedTransformer
 from interp_hooks.compat.next_sentence import BertNextSentencePrediction
 from interp_hooks.errors import BadInput, ConfigError
 from tests.model.test_tokens import word_tokenizer
-from tests.tiny import assert_close, random_tokens, redraw
+from tests.tiny import assert_close, random_tokens, redraw, unchecked_types
 
 SIZES: dict[str, Any] = dict(n_layers=2, d_model=12, n_ctx=9, d_head=3, d_vocab=17, act_fn="relu", device="cpu")
 
@@ -213,6 +213,8 @@ def test_grouped_attention_alone_is_attention_with_copies() -> None:
     state = grouped.state_dict()
     assert state["mask"].shape == (0, 0)
     assert state["IGNORE"] == -torch.inf
+    every.load_state_dict(every.state_dict() | {"mask": torch.ones(9, 9, dtype=torch.bool)})
+    assert every.mask.shape == (0, 0)
     renamed = {f"_{name}" if name[2:] in ("K", "V") else name: one for name, one in state.items()}
     grouped.load_state_dict(renamed)
     copies = {name: one.repeat_interleave(2, 0) if name[2:] in ("K", "V") else one for name, one in state.items()}
@@ -290,6 +292,9 @@ def test_the_tokenizer_has_all_special_tokens(gpt2_tokenizer: PreTrainedTokenize
     assert model.tokenizer.pad_token == model.tokenizer.bos_token == "<|endoftext|>"
     assert model.tokenizer.encode("a")[0] == model.tokenizer.bos_token_id
     assert gpt2_tokenizer.pad_token is None
+    assert model.get_token_position(3, torch.tensor([5.0, 3.0])) == 1
+    with unchecked_types(), pytest.raises(BadInput, match="token ids are integers"):
+        model.get_token_position(3, torch.tensor([5.5, 3.0]))
     model.tokenizer = word_tokenizer()
     assert model.tokenizer.get_vocab() == word_tokenizer().get_vocab()
     gpt2_tokenizer.save_pretrained(tmp_path)
