@@ -78,7 +78,9 @@ class HookedTransformer(Generation, TextMethods, StackedWeights, Switches):
             tokenizer = read_tokenizer(cfg.tokenizer_name)
         if cfg.d_vocab == -1:
             if tokenizer is None:
-                raise ConfigError("expected d_vocab, or a tokenizer (or tokenizer_name) to take it from; got neither")
+                raise ConfigError(
+                    "Must provide a tokenizer if d_vocab is not provided: give d_vocab=, tokenizer= or tokenizer_name="
+                )
             cfg = cfg.replace(d_vocab=max(tokenizer.get_vocab().values()) + 1)
         super().__init__(cfg, tokenizer, default_padding_side)
         self.set_as_configured()
@@ -152,6 +154,9 @@ class HookedTransformer(Generation, TextMethods, StackedWeights, Switches):
         the bundled "mod-add" and "induction-steps"; `checkpoint_index` is its place among the steps of which there is a
         checkpoint, which `checkpoint_labels(model_name)` of `interp_hooks.loading.training_steps` lists.
 
+        The models that TransformerLens' author trained ("attn-only-1l", "gelu-2l", "solu-3l-pile", "othello-gpt", ...)
+        have a format of their own, which loads likewise; see `interp_hooks.loading.lens_checkpoints`.
+
         A folder of `save_pretrained` loads likewise. Its `dtype` and padding side are by default those that were
         saved, and a step that had been applied before is not applied again. To keep checkpoints of a training of your
         own, save the model in that folder as "step0", "step500", ... (`model.save_pretrained(f"{folder}/step{step}")`)
@@ -163,7 +168,7 @@ class HookedTransformer(Generation, TextMethods, StackedWeights, Switches):
             CheckpointError: not found, not a checkpoint, or not convertible; the message says which and what to do.
             ImportError: a package that reads a GGUF file, or an adapter, is not installed.
         """
-        from interp_hooks.loading import native
+        from interp_hooks.loading import lens_checkpoints, native
         from interp_hooks.loading.load import LoadOptions, load_pretrained
         from interp_hooks.loading.source import is_native
         from interp_hooks.loading.training_steps import step_revision
@@ -199,10 +204,13 @@ class HookedTransformer(Generation, TextMethods, StackedWeights, Switches):
             hf_kwargs=hf_kwargs,
         )
         if hf_model is None and is_native(model_name):
-            return cast("Self", native.load(options, processing, splices or {}))
+            return cast("Self", native.load(cls, options, processing, splices or {}))
         if splices:
             raise BadInput("splices= is for folders of save_pretrained; after loading, call model.splice(hook, module)")
-        return cast("Self", load_pretrained(cls, options, processing))
+        load = (
+            lens_checkpoints.load if hf_model is None and lens_checkpoints.is_lens(options.source) else load_pretrained
+        )
+        return cast("Self", load(cls, options, processing))
 
     @classmethod
     def from_pretrained_no_processing(cls, model_name: str, **kwargs: Any) -> Self:
@@ -234,7 +242,7 @@ class HookedTransformer(Generation, TextMethods, StackedWeights, Switches):
         """
         from interp_hooks.loading.formats import from_checkpoint
 
-        options = dict[str, Any](dtype=dtype, device=device, ignore_config=ignore_config)
+        options = dict[str, Any](dtype=dtype, device=device, ignore_config=ignore_config, cls=cls)
         return cast("Self", from_checkpoint(checkpoint, cfg, tokenizer, **options, allow_nonfinite=allow_nonfinite))
 
     def processing_report(self) -> list[str]:
