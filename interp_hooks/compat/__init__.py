@@ -18,6 +18,7 @@ from typing import Any
 
 from interp_hooks import lazily
 from interp_hooks.compat.absent import ABSENT
+from interp_hooks.compat.table import MODULES
 from interp_hooks.errors import nearest
 
 NAME = "transformer_lens"
@@ -32,106 +33,6 @@ __getattr__, __all__ = lazily(
     },
 )
 __all__ += ["install"]
-
-
-def _of(home: str, *names: str, **renamed: str) -> dict[str, str]:
-    """Names that one module of ours has; `theirs="ours"` where the two differ."""
-    return {
-        theirs: f"interp_hooks.{home}:{ours}" for theirs, ours in ({name: name for name in names} | renamed).items()
-    }
-
-
-_CACHE = _of("model.cache.activation_cache", "ActivationCache")
-_CONFIG = _of("model.config", "HookedTransformerConfig")
-_ENCODER = _of("compat.classes", "HookedEncoder")
-_FACTORED = _of("model.factored", "FactoredMatrix")
-_KEYS_AND_VALUES = _of(
-    "model.components.kv_cache",
-    HookedTransformerKeyValueCache="KeyValueCache",
-    TransformerLensKeyValueCache="KeyValueCache",
-)
-_LOADING = {
-    **_of("loading.source", get_official_model_name="locate"),
-    **_of("loading.training_steps", get_checkpoint_labels="checkpoint_labels"),
-}
-_MODEL = _of("model.transformer", "HookedTransformer")
-_ROOT_MODULE = _of("hooks.root_module", "HookedRootModule")
-_SVD = _of("studies.svd", "SVDInterpreter")
-_UTILITIES = {
-    **_of("compat.answers", "test_prompt"),
-    **_of("corpus.texts", "tokenize_and_concatenate"),
-    **_of("corpus.evals", "lm_accuracy"),
-    **_of("views.arrays", "get_corner", "to_numpy"),
-    **_of("model.components.mlp", "gelu_fast", "gelu_new", "solu"),
-    **_of("model.factored", "composition_scores"),
-    **_of("loading.load", get_device="default_device"),
-    **_of("model.losses", "lm_cross_entropy_loss"),
-    **_of("hooks.names", "get_act_name"),
-    **_of("model.sampling", "sample_logits"),
-    **_of("hooks.slices", "Slice", "SliceInput"),
-    **_of("model.tokens", LocallyOverridenDefaults="overridden_defaults"),
-}
-
-# Submodule -> name -> where it is here. A string is a module of ours whose `__all__` has the same names there.
-MODULES: dict[str, Mapping[str, str] | str] = {
-    "": {**_CACHE, **_CONFIG, **_ENCODER, **_FACTORED, **_KEYS_AND_VALUES, **_MODEL, **_ROOT_MODULE, **_SVD},
-    "ActivationCache": _CACHE,
-    "FactoredMatrix": _FACTORED,
-    "HookedEncoder": _ENCODER,
-    "HookedRootModule": _ROOT_MODULE,
-    "HookedTransformer": {**_MODEL, **_of("model.network", "Output")},
-    "HookedTransformerConfig": _CONFIG,
-    "SVDInterpreter": _SVD,
-    "cache": _KEYS_AND_VALUES,
-    "cache.key_value_cache": _KEYS_AND_VALUES,
-    "components": {
-        **_of(
-            "model.components.attention",
-            "Attention",
-            AbstractAttention="AttentionCore",
-            GroupedQueryAttention="Attention",
-        ),
-        **_of("compat.classes", "LayerNorm", "LayerNormPre", "RMSNorm", "RMSNormPre"),
-        **_of("model.components.block", "TransformerBlock"),
-        **_of(
-            "model.components.embed",
-            *("Embed", "TokenTypeEmbed", "Unembed"),
-            BertMLMHead="MLMHead",
-            PosEmbed="LearnedPositions",
-        ),
-        **_of("model.components.mlp", "GatedMLP", "MLP"),
-        **_of("model.components.moe", "MoE"),
-    },
-    "config": _CONFIG,
-    "evals": {
-        **_of("corpus.texts", *(f"make_{name}_data_loader" for name in ("wiki", "owt", "pile", "code"))),
-        **_of("corpus.evals", "evaluate_on_dataset", "induction_loss", "sanity_check", evaluate="corpus_losses"),
-        **_of("compat.mmlu", "mmlu_eval"),
-        **_of("compat.ioi_dataset", "IOIDataset", "ioi_eval"),
-    },
-    "head_detector": _of(
-        "studies.heads",
-        *("ErrorMeasure", "HEAD_NAMES", "HeadName", "compute_head_attention_similarity_score", "detect_head"),
-        *(f"get_{kind}_head_detection_pattern" for kind in ("previous_token", "duplicate_token", "induction")),
-        "get_supported_heads",
-    ),
-    "hook_points": {
-        **_of("hooks.points", "HookPoint", HookFunction="HookFn", LensHandle="Hook", NamesFilter="NameFilter"),
-        **_ROOT_MODULE,
-    },
-    "loading": _LOADING,
-    "loading_from_pretrained": _LOADING,
-    "past_key_value_caching": _KEYS_AND_VALUES,
-    "patching": "interp_hooks.compat.patching",
-    "tools": {},
-    "tools.analysis": {
-        **_of("studies.logit_attribution", "DirectLogitAttribution", "direct_logit_attribution"),
-        **_of("compat.patching", "get_act_patch_direct_path", "get_act_patch_direct_path_all_sources"),
-    },
-    "train": _of("model.training", "HookedTransformerTrainConfig", "train"),
-    "utilities": _UTILITIES,
-    "utils": _UTILITIES,
-}
 
 
 class _Alias(ModuleType):

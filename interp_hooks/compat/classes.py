@@ -14,6 +14,7 @@ from torch import Tensor
 
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked
+from interp_hooks.hooks.points import Directions, Hook, HookPoint
 from interp_hooks.model.components.norm import Norm
 from interp_hooks.model.config import HookedTransformerConfig, NormalizationType
 from interp_hooks.model.initialization import initialize
@@ -113,3 +114,24 @@ class RMSNormPre(metaclass=_OneKind):
     """Without mean, gain and bias."""
 
     kind: ClassVar[NormalizationType] = "RMSPre"
+
+
+class HookIntrospectionMixin:
+    """Lists the functions that are attached to the hook points of any class with a `hook_dict`."""
+
+    hook_dict: dict[str, HookPoint]
+
+    def list_hooks(
+        self, name_filter: Any = None, dir: Directions = "both", including_permanent: bool = True
+    ) -> dict[str, list[Hook]]:
+        """The functions by the name of their hook point; points without any are left out."""
+        if name_filter is None or callable(name_filter):
+            wanted = name_filter or (lambda name: True)
+        else:
+            wanted = ({name_filter} if isinstance(name_filter, str) else {*name_filter}).__contains__
+        among = {
+            name: [hook for hook in point.hooks if hook.is_among(dir, including_permanent, None)]
+            for name, point in self.hook_dict.items()
+            if wanted(name)
+        }
+        return {name: hooks for name, hooks in among.items() if hooks}

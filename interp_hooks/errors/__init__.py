@@ -12,8 +12,10 @@ InterpHooksError
 │   └── WeightMismatch                   tensors left over, missing, or of the wrong shape
 ├── TokenError (ValueError)              text that does not become the tokens asked for
 │   └── NoTokenizer                      text given to a model without tokenizer
-├── BadInput (ValueError)                tokens, masks, layers or positions out of range
-│   └── OutOfRange (IndexError)          an index beyond the end of an axis
+├── BadInput (ValueError, AssertionError)    tokens, masks, layers or positions out of range
+│   ├── OutOfRange (IndexError)          an index beyond the end of an axis
+│   ├── ShapeMismatch (RuntimeError)     tensors whose shapes do not fit each other
+│   └── WrongType (TypeError)            something of a type that is not taken
 ├── DiskError (OSError)                  a file or folder that cannot be written
 │   └── FolderInUse (BlockingIOError)    another process is writing to the same folder
 └── MetricError (ValueError)             a metric that does not give one finite number per prompt
@@ -74,12 +76,20 @@ class NoTokenizer(TokenError):
     """Text was given to a model that has no tokenizer."""
 
 
-class BadInput(InterpHooksError, ValueError):
-    """Tokens, masks, layers, heads or positions out of range."""
+class BadInput(InterpHooksError, ValueError, AssertionError):
+    """Tokens, masks, layers, heads or positions out of range; elsewhere such things are often asserted."""
 
 
 class OutOfRange(BadInput, IndexError):
     """An index beyond the end of an axis."""
+
+
+class ShapeMismatch(BadInput, RuntimeError):
+    """Tensors whose shapes do not fit each other, of which torch would raise a RuntimeError."""
+
+
+class WrongType(BadInput, TypeError):
+    """Something of a type that is not taken."""
 
 
 class DiskError(InterpHooksError, OSError):

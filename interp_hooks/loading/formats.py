@@ -45,6 +45,7 @@ def from_checkpoint(
     device: torch.device | str | None = None,
     ignore_config: Sequence[str] = (),
     allow_nonfinite: bool = False,
+    cls: type[HookedTransformer] = HookedTransformer,
 ) -> HookedTransformer:
     """A model from a state dict (or a file that holds one) in one of the formats above; its weights are not processed.
 
@@ -60,13 +61,13 @@ def from_checkpoint(
         raise BadInput(f"checkpoint must be a state dict, or a file that holds one, got {told(checkpoint)}")
     owned, name = not isinstance(checkpoint, Mapping), str(checkpoint)
     name = name if owned else "this state dict"
-    found = recognise(_read(Path(checkpoint)) if isinstance(checkpoint, (str, Path)) else checkpoint)
+    found = recognise(read_state(Path(checkpoint)) if isinstance(checkpoint, (str, Path)) else checkpoint)
     config = cfg if isinstance(cfg, HookedTransformerConfig) else _config(found, cfg, tuple(ignore_config))
     if dtype is not None:
         config = config.replace(dtype=dtype)
     check_weights(config, sum(tensor.numel() for tensor in found.state.values()), name)
     with torch.device("meta"):
-        model = HookedTransformer(config, tokenizer)
+        model = cls(config, tokenizer)
     weights = found.family.weights or _own_names(model)
     family = dataclasses.replace(found.family, weights=weights)
     state = with_gate_biases(found.state)
@@ -130,7 +131,12 @@ def unwrapped(name: str) -> str:
     return name.removeprefix("module.").removeprefix("_orig_mod.")
 
 
-def _read(path: Path) -> Mapping[str, Any]:
+def read_state(path: Path) -> Mapping[str, Any]:
+    """What is in a file of tensors, of safetensors or of torch.
+
+    Raises:
+        CheckpointError: no such file, or one that holds more than tensors and plain values.
+    """
     if not path.is_file():
         raise CheckpointError(f"there is no file {str(path)!r}")
     try:

@@ -10,6 +10,7 @@ import inspect
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ from interp_hooks.loading.nested import (
     text_half,
 )
 from interp_hooks.loading.rules import Rule, axis_sizes, rules
-from interp_hooks.loading.source import NO_CODE, Source, has_tokenizer
+from interp_hooks.loading.source import KEPT, NO_CODE, Source, has_tokenizer
 from interp_hooks.model.components.weights import lies_like
 from interp_hooks.model.config import HookedTransformerConfig, as_dtype
 from interp_hooks.model.tokenization import PaddingSide
@@ -75,6 +76,12 @@ class LoadOptions:
     merge_adapters: bool = False
     hf_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
+    @cached_property
+    def source(self) -> Source:
+        """Where the checkpoint is that `name` means."""
+        revision = None if str(self.revision).startswith(KEPT) else self.revision
+        return Source(name=self.name, revision=revision, hf_kwargs=self.hf_kwargs)
+
 
 def load_pretrained(cls: type[HookedTransformer], options: LoadOptions, processing: Processing) -> HookedTransformer:
     """Convert a HuggingFace checkpoint; `HookedTransformer.from_pretrained` calls this and lists what it raises."""
@@ -84,11 +91,11 @@ def load_pretrained(cls: type[HookedTransformer], options: LoadOptions, processi
     owned, revision = options.hf_model is None, None
     notes, left_out = list[str](), list[str]()
     if owned:
-        source = Source(name=options.name, revision=options.revision, hf_kwargs=options.hf_kwargs)
+        source = options.source
         hf_config = source.config()
         with reading(f"the config of {options.name!r}"):
             family = family_of(hf_config)
-            cfg, n_layers_there = _our_config(family, hf_config, options)
+            cfg, n_layers_there = our_config(family, hf_config, options)
         _check_files(source, hf_config, cfg)
         tokenizer = source.tokenizer() if options.tokenizer is None else options.tokenizer
         hf_model, left_out = _loaded(source, hf_config, family, cfg.dtype)
@@ -99,7 +106,7 @@ def load_pretrained(cls: type[HookedTransformer], options: LoadOptions, processi
         check_model(options.hf_model)
         hf_config = copy.deepcopy(options.hf_model.config)
         family = family_of(hf_config, type(options.hf_model).__name__)
-        cfg, n_layers_there = _our_config(family, hf_config, options)
+        cfg, n_layers_there = our_config(family, hf_config, options)
         tokenizer, hf_model = options.tokenizer, options.hf_model
     cfg, state = _ending_as(hf_model, cfg), dict(hf_model.state_dict())
     check_state(state, options.name, quantised_by(hf_config))
@@ -181,7 +188,7 @@ def family_of(hf_config: Any, architecture: str | None = None) -> Family:
     return family
 
 
-def _our_config(family: Family, hf_config: Any, options: LoadOptions) -> tuple[HookedTransformerConfig, int]:
+def our_config(family: Family, hf_config: Any, options: LoadOptions) -> tuple[HookedTransformerConfig, int]:
     """Our config for a checkpoint, and how many layers the checkpoint has: `first_n_layers` may take fewer."""
     ignore = options.ignore_config + check_quantisation(hf_config, options.name)
     fields = family.read(language_config(hf_config), ignore) | {

@@ -1,12 +1,14 @@
 """Where a checkpoint is, told from its name: a bundled model, an alias, a folder or a hub id. Its config and tokenizer.
 
-There is no list of checkpoint names: what is no bundled model, alias or folder is a hub id for `transformers`.
+Checkpoints need not be listed: what is no bundled model, alias or folder is a hub id for `transformers`. The aliases
+(`hub_names.json`) are the short names that people of the field type ("pythia-70m", "gpt2-small", "attn-only-1l").
 """
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -16,27 +18,6 @@ from interp_hooks.loading.files import check_counts
 from interp_hooks.loading.gguf_files import SUFFIX, gguf_arguments
 from interp_hooks.model.tokenization import has_vocabulary
 
-ALIASES = {
-    "gpt2-small": "openai-community/gpt2",
-    **{f"gpt2-{size}": f"openai-community/gpt2-{size}" for size in ("medium", "large", "xl")},
-    **{f"pythia-{size}": f"EleutherAI/pythia-{size}" for size in ("14m", "31m")},
-    **{
-        f"pythia-{size}{kind}": f"EleutherAI/pythia-{size}{kind}"
-        for size in ("70m", "160m", "410m", "1b", "1.4b", "2.8b", "6.9b", "12b")
-        for kind in ("", "-deduped", "-v0", "-deduped-v0")
-    },
-    **{
-        f"stanford-gpt2-{size}-{letter}": f"stanford-crfm/{name}-gpt2-{size}-x{seed}"
-        for size, names in {
-            "small": ("alias", "battlestar", "caprica", "darkmatter", "expanse"),
-            "medium": ("arwen", "beren", "celebrimbor", "durin", "eowyn"),
-        }.items()
-        for letter, name, seed in zip("abcde", names, (21, 49, 81, 343, 777), strict=True)
-    },
-    "distilgpt2": "distilbert/distilgpt2",
-    "distillgpt2": "distilbert/distilgpt2",
-}
-
 CONFIG, WEIGHTS = "hooked_transformer.json", "hooked_transformer.safetensors"  # of a folder of save_pretrained
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 HUB_ARGUMENTS = (
@@ -45,6 +26,7 @@ HUB_ARGUMENTS = (
 )
 
 
+KEPT = "checkpoints/"  # begins a revision that is a file instead: of a step of the training, in the same repository
 NO_CODE = {"trust_remote_code": False}  # left out, transformers asks on the terminal, and a "y" runs the code
 
 
@@ -80,6 +62,13 @@ class Source:
     def _arguments(self) -> dict[str, Any]:
         return {key: value for key, value in self.arguments.items() if key in (*HUB_ARGUMENTS, "revision")}
 
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """What is in config.json; raises what transformers raises where it cannot be had."""
+        from transformers import PreTrainedConfig
+
+        return PreTrainedConfig.get_config_dict(self.location, **self._arguments)[0]
+
     def config(self) -> Any:
         """The HuggingFace config.
 
@@ -87,12 +76,11 @@ class Source:
             CheckpointError: it cannot be found; UnsupportedArchitecture: it cannot be read.
             ImportError: it is in a GGUF file, for which packages are missing.
         """
-        from transformers import AutoConfig, PreTrainedConfig
+        from transformers import AutoConfig
 
-        arguments = self._arguments
         try:
-            check_counts(PreTrainedConfig.get_config_dict(self.location, **arguments)[0], self.name)
-            return AutoConfig.from_pretrained(self.location, **arguments)
+            check_counts(self.settings, self.name)
+            return AutoConfig.from_pretrained(self.location, **self._arguments)
         except InterpHooksError:
             raise
         except Exception as error:  # a config may hold anything, and so may be what is raised about it
@@ -104,7 +92,7 @@ class Source:
             raise CheckpointError(
                 f"cannot load {self.name!r}: it is no folder, no bundled model ({', '.join(bundled())}), no alias, and "
                 f"the hub did not give a config for {self.location!r} ({why})."
-                f"{nearest(self.name, [*bundled(), *ALIASES])}"
+                f"{nearest(self.name, [*bundled(), *aliases()])}"
             ) from error
 
     def commit(self) -> str | None:
@@ -115,14 +103,27 @@ class Source:
             return None
         return extract_commit_hash(str(self.path_of(self.gguf_file or "config.json")), None)
 
-    def path_of(self, file: str) -> Path:
-        """Where a file of the checkpoint lies, in its folder or downloaded."""
+    def files(self) -> list[str]:
+        """The files of the checkpoint: in its folder, on the hub, or, if that cannot be asked, downloaded before."""
+        folder = Path(self.location)
+        if not folder.is_dir():
+            from huggingface_hub import list_repo_files
+            from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+            try:
+                return sorted(list_repo_files(self.location, revision=self.revision, token=self.hf_kwargs.get("token")))
+            except (OSError, HfHubHTTPError, OfflineModeIsEnabled):
+                folder = self.path_of("config.json").parent
+        return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+    def path_of(self, file: str, download: bool = False) -> Path:
+        """Where a file of the checkpoint lies, in its folder or downloaded (before, unless `download`)."""
         from transformers.utils.hub import cached_file
 
         if Path(self.location).is_dir():
             return Path(self.location) / str(self.hf_kwargs.get("subfolder", "")) / file
         where = {name: self.hf_kwargs[name] for name in ("cache_dir", "subfolder") if name in self.hf_kwargs}
-        found = cached_file(self.location, file, revision=self.revision, local_files_only=True, **where)
+        found = cached_file(self.location, file, revision=self.revision, local_files_only=not download, **where)
         return Path(str(found))
 
     def tokenizer(self) -> Any:
@@ -135,6 +136,18 @@ class Source:
         if self.gguf_file is None and folder.is_dir() and not has_tokenizer(folder):
             return None
         return read_tokenizer(self.name, self.location, **self._arguments)
+
+
+@cache
+def hub_names() -> dict[str, list[str]]:
+    """Well-known hub ids, each with its aliases."""
+    return json.loads((files("interp_hooks.loading") / "hub_names.json").read_text(encoding="utf-8"))
+
+
+@cache
+def aliases() -> dict[str, str]:
+    """The hub id of each alias in lower case; capitals make no difference."""
+    return {alias.lower(): id for id, others in hub_names().items() for alias in others}
 
 
 def has_tokenizer(folder: Path) -> bool:
@@ -197,8 +210,8 @@ def locate(name: str, gguf_file: str | None = None) -> str:
     """
     if name in bundled():
         return str(bundled()[name])
-    if name in ALIASES:
-        return ALIASES[name]
+    if name.lower() in aliases():
+        return aliases()[name.lower()]
     path = Path(name).expanduser()
     if path.is_file() and path.suffix == SUFFIX:
         return str(path.parent)
@@ -232,4 +245,4 @@ def locate(name: str, gguf_file: str | None = None) -> str:
         raise CheckpointError(f"there is no file {name!r}")
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise CheckpointError(f"there is no folder {name!r}")
-    return name
+    return next((id for id in hub_names() if id.lower() == name.lower()), name)

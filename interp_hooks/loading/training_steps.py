@@ -5,6 +5,7 @@
     Stanford CRFM's GPT-2s (Mistral, 2021)     "checkpoint-300"  every 10th to 100, 50th to 2000, 100th to 20000,
                                                                  1000th to 400000
     a folder of save_pretrained                "step500"         those of which there is such a folder in it
+    TransformerLens' own models                "checkpoints/500" those of which there is such a file in the repository
 
 The first three are facts about the hub, written down here; nothing is looked up.
 """
@@ -12,10 +13,13 @@ The first three are facts about the hub, written down here; nothing is looked up
 from collections.abc import Sequence
 
 from interp_hooks.errors import BadInput, CheckpointError
-from interp_hooks.loading.source import is_native, kept_steps, locate
+from interp_hooks.loading.lens_checkpoints import is_lens
+from interp_hooks.loading.lens_checkpoints import steps as lens_steps
+from interp_hooks.loading.source import KEPT, Source, is_native, kept_steps, locate
 
+MOST_STEPS = 10**9  # of a training; higher numbers count tokens
 EVERY_THOUSANDTH = range(1000, 143_001, 1000)
-KEPT: dict[tuple[str, str], tuple[str, Sequence[int]]] = {  # (beginning, end) of a hub id -> (revision, steps)
+ON_THE_HUB: dict[tuple[str, str], tuple[str, Sequence[int]]] = {  # (beginning, end) of a hub id -> (revision, steps)
     ("EleutherAI/pythia-", "-v0"): ("step{}", EVERY_THOUSANDTH),
     ("EleutherAI/pythia-", ""): ("step{}", (0, *(2**power for power in range(10)), *EVERY_THOUSANDTH)),
     ("stanford-crfm/", ""): (
@@ -28,10 +32,13 @@ KEPT: dict[tuple[str, str], tuple[str, Sequence[int]]] = {  # (beginning, end) o
 def checkpoint_labels(model_name: str) -> tuple[list[int], str]:
     """The steps of a model's training of which there are checkpoints, and the word "step", which is what they count.
 
+    Some of TransformerLens' own models count "token"s instead.
+
     Raises:
         CheckpointError: none are known.
     """
-    return list(_kept(model_name)[1]), "step"
+    revision, steps = _kept(model_name)
+    return list(steps), "token" if revision.startswith(KEPT) and max(steps) > MOST_STEPS else "step"
 
 
 def step_revision(model_name: str, *, index: int | None = None, step: int | None = None) -> str:
@@ -56,9 +63,12 @@ def _kept(model_name: str) -> tuple[str, Sequence[int]]:
     if steps := kept_steps(model_name):
         return "step{}", steps
     name = model_name if is_native(model_name) else locate(model_name)
-    for (beginning, end), kept in KEPT.items():
+    for (beginning, end), kept in ON_THE_HUB.items():
         if name.startswith(beginning) and name.endswith(end):
             return kept
+    source = Source(name=model_name)
+    if is_lens(source) and (steps := lens_steps(source)):
+        return KEPT + "{}", steps
     raise CheckpointError(
         f"no checkpoints of the training of {model_name!r} are known (they are of EleutherAI/pythia-..., of "
         "stanford-crfm/... and of folders with models saved as step0, step500, ...); if its repository has them as "

@@ -69,10 +69,11 @@ class HookedTransformerConfig:
     them folded into the next weights; None is no normalization. `norm_gain_offset` is added to every gain.
     `norm_placement` says what is normalized: what a sublayer reads ("pre"), what it writes ("output"), both
     ("pre_and_output"), or the stream after each addition ("post"). `output_norm_type` is the kind of norm on what is
-    written. `embed_norm_type` normalizes the embeddings (None: not), `final_norm` what the unembedding reads, and
-    `first_attn_norm` what attention in layer 0 reads, where norms are before what reads. `qk_norm`
-    normalizes queries and keys: each head with one gain for all heads ("shared") or with its own ("per_head"), or all
-    heads together ("all_heads"); in all layers, or where `qk_norm_layers` says so.
+    written. `embed_norm_type` normalizes the embeddings (None: not), `final_norm` what the unembedding reads (by an
+    RMSNorm if `final_rms`, where the others are LayerNorms), and `first_attn_norm` what attention in layer 0 reads,
+    where norms are before what reads. `qk_norm` normalizes queries and keys: each head with one gain for all heads
+    ("shared") or with its own ("per_head"), or all heads together ("all_heads"); in all layers, or where
+    `qk_norm_layers` says so.
 
     Positions. "shortformer" adds learned positions to what queries and keys read, after the norm, instead of to the
     stream (Press et al. 2021, arxiv.org/abs/2012.15832). `rotary_scaling` is a HuggingFace `rope_parameters` mapping
@@ -124,6 +125,7 @@ class HookedTransformerConfig:
     norm_gain_offset: float = 0.0
     norm_placement: NormPlacement = "pre"
     final_norm: bool = True
+    final_rms: bool = False
     first_attn_norm: bool = True
     output_norm_type: NormalizationType | None = None
     embed_norm_type: NormalizationType | None = None
@@ -207,6 +209,7 @@ class HookedTransformerConfig:
             raise ConfigError(f"use_attn_scale=False contradicts attn_scale={self.attn_scale}")
         self._resolve("d_value", self.d_head)
         self._check_choice("normalization_type", NormalizationType, none_allowed=True)
+        self._set("final_rms", self.final_rms and self.normalization_type in ("LN", "LNPre"))
         self._check_choice("norm_placement", NormPlacement)
         if self.writes_normalized and self.output_norm_type is None:
             self._set("output_norm_type", self.normalization_type)
@@ -365,10 +368,17 @@ class HookedTransformerConfig:
             self._set(field, value)
 
     @property
+    def final_norm_type(self) -> NormalizationType | None:
+        """The kind of the norm that the unembedding reads through."""
+        if self.final_rms and self.final_norm:
+            return "RMS" if self.normalization_type == "LN" else "RMSPre"
+        return self.normalization_type if self.final_norm else None
+
+    @property
     def centres_residual(self) -> bool:
         """Whether every reader of the residual stream subtracts its mean, so that writers may be centred."""
         placed = all(self.norm_placement_at(layer) == "pre" for layer in range(self.n_layers))
-        everywhere = placed and self.final_norm and self.first_attn_norm
+        everywhere = placed and self.final_norm and not self.final_rms and self.first_attn_norm
         return self.normalization_type in ("LN", "LNPre") and everywhere
 
     def norm_placement_at(self, layer: int) -> NormPlacement:

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-from interp_hooks.errors import BadInput, OutOfRange
+from interp_hooks.errors import BadInput, OutOfRange, ShapeMismatch
 from interp_hooks.errors.arguments import Count, checked, checked_methods, told
 
 Index = Any  # what a tensor can be indexed with
@@ -38,7 +38,7 @@ class FactoredMatrix:
         True
 
     Raises:
-        BadInput: factors whose shapes do not fit.
+        ShapeMismatch: factors whose shapes do not fit.
     """
 
     @checked
@@ -180,6 +180,8 @@ class FactoredMatrix:
         """
         if isinstance(other, FactoredMatrix):
             _fit(self.shape, other.shape)
+            if self.rdim < min(self.mdim, other.mdim):
+                return FactoredMatrix(self.AB, other.AB)
             middle = self.B @ other.A
             if self.mdim <= other.mdim:
                 return FactoredMatrix(self.A, middle @ other.B)
@@ -326,7 +328,7 @@ def _fit(left: Sequence[int], right: Sequence[int]) -> tuple[int, ...]:
     except RuntimeError:
         fits, batch = False, ()
     if not fits:
-        raise BadInput(f"shapes {list(left)} and {list(right)} cannot be multiplied")
+        raise ShapeMismatch(f"mismatch: shapes {list(left)} and {list(right)} cannot be multiplied")
     return tuple(batch)
 
 

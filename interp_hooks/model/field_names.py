@@ -4,8 +4,9 @@
     use_normalization_before_and_after          norm_placement="pre_and_output"
     post_embedding_ln                           embed_norm_type="LN"
     use_attention_sinks, clip_qkv               attn_sinks, qkv_clip
-    final_rms, uses_rms_norm                    normalization_type="RMS" or "RMSPre"
+    uses_rms_norm                               normalization_type="RMS" or "RMSPre"
     layer_norm_folding                          normalization_type="LNPre" or "RMSPre"
+    use_NTK_by_parts_rope, NTK_...              rotary_scaling={"rope_type": "llama3", ...}
 
 Fields without a meaning here are dropped; values that are not implemented are refused.
 """
@@ -20,7 +21,7 @@ DROPPED = (
     *("n_params", "trust_remote_code"),  # found out here, or not needed
     *("train_seq_length", "experts_per_token", "norm_topk_prob", "decoder_start_token_id"),  # only if refused
     *("relative_attention_max_distance", "relative_attention_num_buckets", "NTK_original_ctx_len"),
-    *(f"NTK_by_parts_{what}" for what in ("low_freq_factor", "high_freq_factor", "factor")),
+    *(f"NTK_by_parts_{what}" for what in ("low_freq_factor", "high_freq_factor", "factor")),  # if translated
     *(f"yarn_{what}" for what in ("factor", "attention_factor", "beta_fast", "beta_slow", "truncate")),
     *("yarn_original_max_position_embeddings", "yarn_global_attn_only"),
 )
@@ -35,14 +36,13 @@ REQUIRED: dict[str, tuple[tuple[Any, ...], str]] = {
     "use_qk_norm": ((False,), "give qk_norm='shared' (or 'all_heads') and qk_norm_type='RMS'"),
     "rotary_base_local": ((), "give rotary_layers, the rope_parameters of each layer"),
     "rotary_scaling_factor": ((1.0,), "give rotary_scaling={'rope_type': 'linear', 'rope_theta': ..., 'factor': ...}"),
-    "use_NTK_by_parts_rope": ((False,), "give rotary_scaling={'rope_type': 'llama3', ...}"),
     "use_yarn_rope": ((False,), "give rotary_scaling={'rope_type': 'yarn', ...}"),
     "use_dynamic_ntk_rope": ((False,), "the first Qwen is not implemented"),
     "use_logn_attn": ((False,), "the first Qwen is not implemented"),
 }
 TRANSLATED = (
     *("use_local_attn", "window_size", "attn_types", "use_normalization_before_and_after", "post_embedding_ln"),
-    *("use_attention_sinks", "clip_qkv", "final_rms", "uses_rms_norm", "layer_norm_folding"),
+    *("use_attention_sinks", "clip_qkv", "uses_rms_norm", "layer_norm_folding", "use_NTK_by_parts_rope"),
 )
 KNOWN = (*DROPPED, *REQUIRED, *TRANSLATED)
 
@@ -68,18 +68,29 @@ def in_our_words(fields: Mapping[str, Any]) -> dict[str, Any]:
         said["attn_sinks"] = True
     if fields.get("clip_qkv") is not None:
         said["qkv_clip"] = fields["clip_qkv"]
+    if fields.get("use_NTK_by_parts_rope"):
+        said["rotary_scaling"] = _frequencies_by_parts(fields)
     for name, value in said.items():
         if name in ours and ours[name] != value:
             raise ConfigError(f"{name}={ours[name]!r} contradicts other fields, which say {name}={value!r}")
     return ours | said
 
 
+def _frequencies_by_parts(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Rotary frequencies of which low ones are divided and high ones kept, as Llama 3 has them."""
+    return {
+        "rope_type": "llama3",
+        "rope_theta": fields.get("rotary_base", 10000.0),
+        "factor": fields.get("NTK_by_parts_factor", 8.0),
+        "low_freq_factor": fields.get("NTK_by_parts_low_freq_factor", 1.0),
+        "high_freq_factor": fields.get("NTK_by_parts_high_freq_factor", 4.0),
+        "original_max_position_embeddings": fields.get("NTK_original_ctx_len", 8192),
+        "max_position_embeddings": fields["n_ctx"],
+    }
+
+
 def _check_norms(fields: Mapping[str, Any]) -> None:
     kind = fields.get("normalization_type", "LN")
-    if fields.get("final_rms") and kind in ("LN", "LNPre"):
-        raise ConfigError(
-            f"final_rms=True is not implemented where normalization_type={kind!r}: the last norm is like the others"
-        )
     if fields.get("uses_rms_norm") and kind not in ("RMS", "RMSPre"):
         raise ConfigError(f"uses_rms_norm=True contradicts normalization_type={kind!r}")
     if fields.get("layer_norm_folding") and kind not in ("LNPre", "RMSPre", None):

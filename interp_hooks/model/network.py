@@ -113,7 +113,7 @@ class Network(HookedRootModule):
         self.rotary = RotaryPositions(cfg) if cfg.positional_embedding_type == "rotary" else None
         blocks = nn.ModuleList([TransformerBlock(cfg, layer) for layer in range(cfg.n_layers)])
         self.blocks = cast("Sequence[TransformerBlock]", blocks)
-        self.ln_final = norm(cfg, cfg.normalization_type if cfg.final_norm else None)
+        self.ln_final = norm(cfg, cfg.final_norm_type)
         self.mlm_head = MLMHead(cfg) if cfg.mlm_head else None
         self.unembed = Unembed(cfg)
         self.setup()
@@ -274,7 +274,7 @@ class Network(HookedRootModule):
             positions = given.positions(prompt.seen, past + residual.shape[1], apart)
             pos_embed = given.pos_embed(shortformer_pos_embed, residual)
             if pos_embed is None and self.has_positions and not self.adds_positions:
-                pos_embed = self.pos_embed(positions[:, past:], len(residual))
+                pos_embed = self.pos_embed(positions[:, past:], batch=len(residual))
         layers = range(start, stop)
         first = given.known(known, start_at_layer, layers, residual, cache)
         only = None if logits_pos is None else given.read_at(logits_pos, residual, stop, return_type, prompt.real)
@@ -374,7 +374,7 @@ class Network(HookedRootModule):
         """The stream that enters the first layer, and the positions that queries and keys read beside it, if any."""
         residual, beside = self.hook_embed(self.embed(tokens)), None
         if self.has_positions:
-            pos_embed = self.hook_pos_embed(self.pos_embed(positions, len(tokens)).to(residual.dtype))
+            pos_embed = self.hook_pos_embed(self.pos_embed(positions, batch=len(tokens)).to(residual.dtype))
             if self.adds_positions:
                 residual = residual + pos_embed
             else:

@@ -152,6 +152,9 @@ class HookedTransformer(Generation, TextMethods, StackedWeights, Switches):
         the bundled "mod-add"; `checkpoint_index` is its place among the steps of which there is a checkpoint, which
         `checkpoint_labels(model_name)` of `interp_hooks.loading.training_steps` lists.
 
+        The models that TransformerLens' author trained ("attn-only-1l", "gelu-2l", "solu-3l-pile", "othello-gpt", ...)
+        have a format of their own, which loads likewise; see `interp_hooks.loading.lens_checkpoints`.
+
         A folder of `save_pretrained` loads likewise. Its `dtype` and padding side are by default those that were
         saved, and a step that had been applied before is not applied again. To keep checkpoints of a training of your
         own, save the model in that folder as "step0", "step500", ... (`model.save_pretrained(f"{folder}/step{step}")`)
@@ -163,7 +166,7 @@ class HookedTransformer(Generation, TextMethods, StackedWeights, Switches):
             CheckpointError: not found, not a checkpoint, or not convertible; the message says which and what to do.
             ImportError: a package that reads a GGUF file, or an adapter, is not installed.
         """
-        from interp_hooks.loading import native
+        from interp_hooks.loading import lens_checkpoints, native
         from interp_hooks.loading.load import LoadOptions, load_pretrained
         from interp_hooks.loading.source import is_native
         from interp_hooks.loading.training_steps import step_revision
@@ -202,7 +205,10 @@ class HookedTransformer(Generation, TextMethods, StackedWeights, Switches):
             return cast("Self", native.load(options, processing, splices or {}))
         if splices:
             raise BadInput("splices= is for folders of save_pretrained; after loading, call model.splice(hook, module)")
-        return cast("Self", load_pretrained(cls, options, processing))
+        load = (
+            lens_checkpoints.load if hf_model is None and lens_checkpoints.is_lens(options.source) else load_pretrained
+        )
+        return cast("Self", load(cls, options, processing))
 
     @classmethod
     def from_pretrained_no_processing(cls, model_name: str, **kwargs: Any) -> Self:

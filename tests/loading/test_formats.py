@@ -527,7 +527,6 @@ def test_settings_are_needed_and_all_accounted_for() -> None:
         (dict(use_qk_norm=True), "sets use_qk_norm=True"),
         (dict(use_NTK_by_parts_rope=True), "sets use_NTK_by_parts_rope=True"),
         (dict(n_layer=2), "sets n_layer=2.*Did you mean n_layers"),
-        (dict(final_rms=True), "final_rms=True"),
     ],
 )
 def test_what_transformer_lens_sets_is_refused_by_name(change: dict[str, Any], message: str) -> None:

@@ -233,8 +233,6 @@ def test_fields_that_are_called_otherwise_elsewhere(theirs: dict[str, Any], ours
         ),
         (dict(window_size=3), "window_size and local attn_types mean nothing without use_local_attn=True"),
         (dict(attn_types=["local", "global"]), "mean nothing without use_local_attn=True"),
-        (dict(final_rms=True), "final_rms=True is not implemented where normalization_type='LN'"),
-        (dict(final_rms=True, normalization_type="LNPre"), "final_rms=True is not implemented"),
         (dict(post_embedding_ln=True), "post_embedding_ln=True is not implemented where .*'standard'"),
         (dict(attention_dir="both"), "attention_dir must be one of 'causal', 'bidirectional', got 'both'"),
         (dict(init_mode="zeros"), "init_mode must be one of"),

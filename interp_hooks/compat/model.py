@@ -1,0 +1,73 @@
+"""`HookedTransformer` with what code for TransformerLens does to it: a config that it edits, a tokenizer that pads."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from interp_hooks.compat.components import callable_as_there
+from interp_hooks.compat.config import HookedTransformerConfig
+from interp_hooks.compat.texts import get_tokenizer_with_bos
+from interp_hooks.model import config as core
+from interp_hooks.model import transformer
+from interp_hooks.model.tokenization import PaddingSide, check_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+ENDS = "<|endoftext|>"  # EOS, and with it BOS and padding, of a tokenizer that has none
+
+
+class HookedTransformer(transformer.HookedTransformer):
+    """A `HookedTransformer` whose `cfg` takes assignments, and whose tokenizer has a BOS, an EOS and a padding token.
+
+    Arguments are those of `interp_hooks.HookedTransformer`; so is everything else.
+    """
+
+    def __init__(
+        self,
+        cfg: core.HookedTransformerConfig | Mapping[str, Any],
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        move_to_device: bool = True,
+        default_padding_side: PaddingSide | None = None,
+    ) -> None:
+        cfg = HookedTransformerConfig.unwrap(cfg)
+        super().__init__(cfg, tokenizer, move_to_device, default_padding_side)
+        callable_as_there(self)
+        if isinstance(cfg, HookedTransformerConfig) and cfg.ungroup_grouped_query_attention:
+            self.set_ungroup_grouped_query_attention(True)
+
+    @property
+    def cfg(self) -> HookedTransformerConfig:
+        """The config; assignments to its fields change the model, or are refused."""
+        if (view := self.__dict__["_cfg"]).model is not self:
+            view = self.__dict__["_cfg"] = HookedTransformerConfig.of(view, self)
+        return view
+
+    @cfg.setter
+    def cfg(self, cfg: core.HookedTransformerConfig) -> None:
+        self.__dict__["_cfg"] = HookedTransformerConfig.of(cfg, self)
+
+    def setup(self) -> None:
+        """Name every module after its place in this one."""
+        super().setup()
+        for name, module in self.mod_dict.items():
+            if not hasattr(module, "name"):  # dictionaries that were spliced in have names of their own
+                module.name = name  # pyright: ignore
+
+    def _read_text_with(self, tokenizer: PreTrainedTokenizerBase | None, side: PaddingSide | None) -> None:
+        super()._read_text_with(tokenizer if tokenizer is None else _with_all_tokens(tokenizer), side)
+
+
+def _with_all_tokens(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """A copy of a tokenizer that has an EOS, pads with it and begins texts with it, unless it has tokens for these."""
+    check_tokenizer(tokenizer)
+    tokenizer = copy.copy(get_tokenizer_with_bos(tokenizer))
+    if tokenizer.eos_token is None:
+        tokenizer.eos_token = ENDS
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.bos_token is None:
+        tokenizer.bos_token = tokenizer.eos_token
+    return tokenizer

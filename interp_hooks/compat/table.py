@@ -1,0 +1,134 @@
+"""Where the names of TransformerLens are here: data that `compat.install()` makes modules of."""
+
+from collections.abc import Mapping
+
+
+def _of(home: str, *names: str, **renamed: str) -> dict[str, str]:
+    """Names that one module of ours has; `theirs="ours"` where the two differ."""
+    return {
+        theirs: f"interp_hooks.{home}:{ours}" for theirs, ours in ({name: name for name in names} | renamed).items()
+    }
+
+
+_CACHE = _of("model.cache.activation_cache", "ActivationCache")
+_COMPONENTS = {
+    **_of(
+        "compat.components",
+        *("Attention", "BertMLMHead", "Embed", "GatedMLP", "MLP", "MoE", "PosEmbed", "TokenTypeEmbed"),
+        *("GroupedQueryAttention", "TransformerBlock", "Unembed"),
+        AbstractAttention="Attention",
+    ),
+    **_of("compat.classes", "LayerNorm", "LayerNormPre", "RMSNorm", "RMSNormPre"),
+}
+_CONFIG = _of("compat.config", "HookedTransformerConfig", TransformerLensConfig="HookedTransformerConfig")
+_DIRECT_LOGITS = _of("studies.logit_attribution", "DirectLogitAttribution", "direct_logit_attribution")
+_DIRECT_PATHS = _of("compat.patching", "get_act_patch_direct_path", "get_act_patch_direct_path_all_sources")
+_ENCODER = _of("compat.classes", "HookedEncoder")
+_FACTORED = _of("model.factored", "FactoredMatrix")
+_KEYS_AND_VALUES = _of(
+    "compat.kv_cache",
+    *("TransformerLensKeyValueCache", "TransformerLensKeyValueCacheEntry", "get_pos_offset"),
+    HookedTransformerKeyValueCache="TransformerLensKeyValueCache",
+    HookedTransformerKeyValueCacheEntry="TransformerLensKeyValueCacheEntry",
+)
+_LOADING = {
+    **_of(
+        "compat.loading",
+        *("DEFAULT_MODEL_ALIASES", "MODEL_ALIASES", "OFFICIAL_MODEL_NAMES", "PYTHIA_CHECKPOINTS"),
+        *("PYTHIA_V0_CHECKPOINTS", "STANFORD_CRFM_CHECKPOINTS", "get_num_params_of_pretrained"),
+        *("get_pretrained_model_config", "get_pretrained_state_dict", "make_model_alias_map"),
+    ),
+    **_of("loading.source", get_official_model_name="locate"),
+    **_of("loading.training_steps", get_checkpoint_labels="checkpoint_labels"),
+}
+_MODEL = _of("compat.model", "HookedTransformer")
+_ROOT_MODULE = _of("hooks.root_module", "HookedRootModule")
+_SVD = _of("studies.svd", "SVDInterpreter")
+_UTILITIES = {
+    **_of("compat.answers", "test_prompt"),
+    **_of(
+        "compat.texts",
+        *("download_file_from_hf", "get_attention_mask", "get_dataset", "get_input_with_manually_prepended_bos"),
+        *("get_tokenizer_with_bos", "get_tokens_with_bos_removed", "keep_single_column", "tokenize_and_concatenate"),
+    ),
+    **_of(
+        "compat.utilities",
+        *("ActivationFunction", "SOFTCAP_DISABLED", "SUPPORTED_ACTIVATIONS", "TypedModuleList", "USE_DEFAULT_VALUE"),
+        *("apply_softcap", "calc_fan_in_and_fan_out", "check_structure", "filter_dict_by_prefix"),
+        *("get_cumsum_along_dim", "get_nested_attr", "get_offset_position_ids"),
+        *(f"init_{kind}_" for kind in ("xavier_uniform", "xavier_normal", "kaiming_uniform", "kaiming_normal")),
+        *("is_library_available", "is_lower_triangular", "is_square", "logits_to_df", "override_or_use_default_value"),
+        *("remove_batch_dim", "repeat_along_head_dimension", "select_compatible_kwargs", "set_nested_attr"),
+        *("softcap_enabled", "temporarily_swap_parameter", "transpose"),
+    ),
+    **_of("corpus.evals", "lm_accuracy"),
+    **_of("views.arrays", "get_corner", "to_numpy", get_matrix_corner="get_corner"),
+    **_of("model.components.mlp", "gelu_fast", "gelu_new", "solu"),
+    **_of("model.factored", "composition_scores"),
+    **_of("loading.load", get_device="default_device"),
+    **_of("model.losses", "lm_cross_entropy_loss"),
+    **_of("hooks.names", "get_act_name"),
+    **_of("model.sampling", "sample_logits"),
+    **_of("hooks.slices", "Slice", "SliceInput"),
+    **_of("model.tokens", LocallyOverridenDefaults="overridden_defaults"),
+}
+
+# Parts of `utilities`; each of them has all the names of the whole.
+UTILITIES = (
+    *("activation_functions", "attribute_utils", "components_utils", "defaults_utils", "devices", "exploratory_utils"),
+    *("hf_utils", "initialization_utils", "library_utils", "lm_utils", "logits_utils", "matrix", "parameter_swap"),
+    *("slice", "tensors", "tokenize_utils", "typed_module_list"),
+)
+
+# Submodule -> name -> where it is here. A string is a module of ours whose `__all__` has the same names there.
+MODULES: dict[str, Mapping[str, str] | str] = {
+    "": {**_CACHE, **_CONFIG, **_ENCODER, **_FACTORED, **_KEYS_AND_VALUES, **_MODEL, **_ROOT_MODULE, **_SVD},
+    "ActivationCache": _CACHE,
+    "FactoredMatrix": _FACTORED,
+    "HookedEncoder": _ENCODER,
+    "HookedRootModule": _ROOT_MODULE,
+    "HookedTransformer": {**_MODEL, **_of("model.network", "Output")},
+    "HookedTransformerConfig": _CONFIG,
+    "SVDInterpreter": _SVD,
+    "cache": _KEYS_AND_VALUES,
+    "cache.key_value_cache": _KEYS_AND_VALUES,
+    "cache.key_value_cache_entry": _KEYS_AND_VALUES,
+    "components": _COMPONENTS,
+    **{f"components.{part}": _COMPONENTS for part in ("abstract_attention", "attention", "embed", "mlps", "unembed")},
+    **{f"components.{part}": _COMPONENTS for part in ("layer_norm", "rms_norm", "transformer_block", "pos_embed")},
+    **{f"components.mlps.{part}": _COMPONENTS for part in ("mlp", "gated_mlp", "moe")},
+    "config": _CONFIG,
+    "config.hooked_transformer_config": _CONFIG,
+    "config.transformer_lens_config": _CONFIG,
+    "evals": {
+        **_of("corpus.texts", *(f"make_{name}_data_loader" for name in ("wiki", "owt", "pile", "code"))),
+        **_of("corpus.evals", "evaluate_on_dataset", "induction_loss", "sanity_check", evaluate="corpus_losses"),
+        **_of("compat.mmlu", "mmlu_eval"),
+        **_of("compat.ioi_dataset", "IOIDataset", "ioi_eval"),
+    },
+    "head_detector": _of(
+        "studies.heads",
+        *("ErrorMeasure", "HEAD_NAMES", "HeadName", "compute_head_attention_similarity_score", "detect_head"),
+        *(f"get_{kind}_head_detection_pattern" for kind in ("previous_token", "duplicate_token", "induction")),
+        "get_supported_heads",
+    ),
+    "hook_points": {
+        **_of("compat.classes", "HookIntrospectionMixin"),
+        **_of("hooks.points", "HookPoint", HookFunction="HookFn", LensHandle="Hook", NamesFilter="NameFilter"),
+        **_ROOT_MODULE,
+    },
+    "loading": _LOADING,
+    "loading_from_pretrained": _LOADING,
+    "past_key_value_caching": _KEYS_AND_VALUES,
+    "patching": "interp_hooks.compat.patching",
+    "supported_models": _LOADING,
+    "tools": {},
+    "tools.analysis": {**_DIRECT_LOGITS, **_DIRECT_PATHS},
+    "tools.analysis.direct_logit_attribution": _DIRECT_LOGITS,
+    "tools.analysis.direct_path_patching": _DIRECT_PATHS,
+    "train": _of("model.training", "HookedTransformerTrainConfig", "train"),
+    "utilities.cache": _KEYS_AND_VALUES,
+    **{f"utilities.{part}": _UTILITIES for part in UTILITIES},
+    "utilities": _UTILITIES,
+    "utils": _UTILITIES,
+}
