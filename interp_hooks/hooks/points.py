@@ -214,7 +214,7 @@ class HookPoint(nn.Module):
 
     def expand(self, value: Tensor, **new_axis: int) -> Tensor:
         """Give `value` the axis that it lacks (`head=8`) and run the hooks; return it as it came if none takes part."""
-        shown = self.beside(self._expanded(value, **new_axis)) if self.hooked else None
+        shown = self.beside(self.with_axis(value, **new_axis)) if self.hooked else None
         return value if shown is None else shown
 
     def beside(self, value: Tensor) -> Tensor | None:
@@ -223,8 +223,9 @@ class HookPoint(nn.Module):
         shown = self._run(value, hooks) if hooks else value
         return shown if any(hook.takes_part for hook in hooks) else None
 
-    def _expanded(self, value: Tensor, **new_axis: int) -> Tensor:
-        if value.ndim == len(self.axes):
+    def with_axis(self, value: Tensor, **new_axis: int) -> Tensor:
+        """`value` with the axis that it lacks, if it lacks one, along which it is the same."""
+        if value.ndim == len(self.axes) or not new_axis:
             return value
         ((axis, size),) = new_axis.items()
         dim = self.axes.index(axis)
