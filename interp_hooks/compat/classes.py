@@ -9,21 +9,35 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, cast
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp_hooks.compat.config import HookedTransformerConfig
+from interp_hooks.compat.model import HookedTransformer
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked
 from interp_hooks.hooks.points import Directions, Hook, HookPoint
+from interp_hooks.model import config as core
 from interp_hooks.model.components.norm import Norm
-from interp_hooks.model.config import HookedTransformerConfig, NormalizationType
+from interp_hooks.model.config import NormalizationType
 from interp_hooks.model.initialization import initialize
 from interp_hooks.model.padding import Padding
-from interp_hooks.model.transformer import NO_PROCESSING, HookedTransformer
+from interp_hooks.model.transformer import NO_PROCESSING
+from interp_hooks.studies import svd
+
+BERT = dict(attention_dir="bidirectional", norm_placement="post", embed_norm_type="LN", n_token_types=2, mlm_head=True)
 
 
 class HookedEncoder(HookedTransformer):
     """A `HookedTransformer` loaded as it is, whose `return_type` may be "predictions": the words at [MASK] tokens."""
+
+    def __init__(self, cfg: Any, tokenizer: Any = None, move_to_device: bool = True, **options: Any) -> None:
+        cfg = HookedTransformerConfig.unwrap(cfg)
+        if cfg.attention_dir != "bidirectional":  # of a decoder, as code without a checkpoint gives it
+            cfg = cfg.replace(**BERT)
+        super().__init__(cfg, tokenizer, move_to_device, **options)
+
+    _complete = staticmethod(lambda tokenizer: tokenizer)  # it has [CLS] and [SEP] around a text
 
     @classmethod
     def from_pretrained(cls, model_name: str, **kwargs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -82,8 +96,11 @@ class _OneKind(type):
     def __instancecheck__(cls, instance: Any) -> bool:
         return isinstance(instance, Norm) and instance.kind == cls.kind
 
+    def __call__(cls, cfg: Any, length: int | None = None) -> Norm:
+        return cls.of(HookedTransformerConfig.unwrap(cfg), length)
+
     @checked
-    def __call__(cls, cfg: HookedTransformerConfig, length: int | None = None) -> Norm:
+    def of(cls, cfg: core.HookedTransformerConfig, length: int | None = None) -> Norm:
         if length is not None and length < 1:
             raise BadInput(f"length must be at least 1, got {length}")
         norm = Norm(cls.kind, (length or cfg.d_model,), cfg.eps, gain_offset=cfg.norm_gain_offset)
@@ -114,6 +131,26 @@ class RMSNormPre(metaclass=_OneKind):
     """Without mean, gain and bias."""
 
     kind: ClassVar[NormalizationType] = "RMSPre"
+
+
+class SVDInterpreter(svd.SVDInterpreter):
+    """Our `SVDInterpreter`; a `head_index` for what belongs to a whole layer is passed over."""
+
+    def get_singular_vectors(
+        self, vector_type: svd.VectorType, layer_index: int, num_vectors: int = 10, head_index: int | None = None
+    ) -> Float[Tensor, "d_vocab 1 num_vectors"]:
+        """As `interp_hooks.SVDInterpreter.get_singular_vectors`.
+
+        Raises:
+            BadInput: there is no such layer, head or number of vectors.
+        """
+        if vector_type == "OV" and head_index is None:
+            raise BadInput(f"Head index optional only for w_in and w_out, got {vector_type}")
+        for name, index, count in (("Layer", layer_index, self.cfg.n_layers), ("Head", head_index, self.cfg.n_heads)):
+            if index is not None and not 0 <= index < count:
+                raise BadInput(f"{name} index must be between 0 and {count - 1} but got {index}")
+        of_layer = vector_type in ("w_in", "w_out")
+        return super().get_singular_vectors(vector_type, layer_index, num_vectors, None if of_layer else head_index)
 
 
 class HookIntrospectionMixin:

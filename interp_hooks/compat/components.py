@@ -19,9 +19,11 @@ from torch import Tensor, nn
 
 from interp_hooks.compat.config import HookedTransformerConfig
 from interp_hooks.errors import BadInput, ConfigError
+from interp_hooks.hooks.points import HookPoint
 from interp_hooks.model import config as core
 from interp_hooks.model.components import attention, block, embed, mlp, moe
 from interp_hooks.model.components.attention import Visibility
+from interp_hooks.model.components.norm import Norm
 from interp_hooks.model.components.positions import RotaryPositions
 from interp_hooks.model.initialization import initialize
 
@@ -129,7 +131,25 @@ class GatedMLP(metaclass=_Part):
 
     @staticmethod
     def build(cfg: core.HookedTransformerConfig) -> nn.Module:
-        return mlp.GatedMLP(cfg, _sized(cfg, "d_mlp"))
+        return _GatedMLP(cfg, _sized(cfg, "d_mlp"))
+
+
+class _GatedMLP(mlp.GatedMLP):
+    """A gated MLP that has no `b_gate`, adds `b_in` after the product, and may normalize its neurons."""
+
+    def __init__(self, cfg: core.HookedTransformerConfig, width: int) -> None:
+        super().__init__(cfg.replace(act_fn=str(cfg.act_fn).removesuffix("_ln")), width)
+        del self.b_gate
+        self.act_fn, self.ln = mlp.activation(cfg), None
+        if cfg.normalizes_neurons:
+            self.hook_mid = HookPoint("batch pos neuron", neuron=width)
+            self.ln = Norm("LN" if cfg.normalization_type == "LN" else "LNPre", (width,), cfg.eps)
+
+    def forward(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+        post = self.act_fn(self.hook_pre(x @ self.W_gate)) * self.hook_pre_linear(x @ self.W_in) + self.b_in
+        if self.ln is not None:
+            post = self.ln(self.hook_mid(post))
+        return self.hook_post(post) @ self.W_out + self.b_out
 
 
 class MoE(metaclass=_Part):

@@ -19,6 +19,7 @@ import torch
 
 from interp_hooks.errors import ConfigError, nearest
 from interp_hooks.model import config as core
+from interp_hooks.model.experts_config import ExpertsConfig
 from interp_hooks.model.field_names import KNOWN
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ LABELS = (
 )
 UNSET: dict[str, Any] = {  # what a field says there that nothing here answers to
     **dict.fromkeys(("from_checkpoint", "load_in_4bit", "tie_word_embeddings", "trust_remote_code"), False),
-    **dict.fromkeys(("use_dynamic_ntk_rope", "use_logn_attn", "norm_topk_prob", "yarn_global_attn_only"), False),
+    **dict.fromkeys(("use_dynamic_ntk_rope", "use_logn_attn", "yarn_global_attn_only"), False),
     **dict.fromkeys(("checkpoint_index", "checkpoint_label_type", "checkpoint_value", "quantization_method")),
     **dict.fromkeys(("decoder_start_token_id", "train_seq_length", "rotary_base_local")),
     **dict.fromkeys(("relative_attention_max_distance", "relative_attention_num_buckets")),
@@ -78,6 +79,7 @@ READ: dict[str, Callable[[core.HookedTransformerConfig], Any]] = {
     "use_qk_norm": lambda cfg: cfg.qk_norm is not None,
     "num_experts": lambda cfg: cfg.experts and cfg.experts.n_experts,
     "experts_per_token": lambda cfg: cfg.experts and cfg.experts.experts_per_token,
+    "norm_topk_prob": lambda cfg: bool(cfg.experts and cfg.experts.normalize_weights),
     "rotary_scaling_factor": _scaling("linear", "factor", 1.0),
     "use_NTK_by_parts_rope": _scaled("llama3"),
     "NTK_by_parts_factor": _scaling("llama3", "factor", 8.0),
@@ -108,7 +110,7 @@ class HookedTransformerConfig(core.HookedTransformerConfig):
             fields.pop("d_mlp", None)
         else:
             fields.setdefault("act_fn", "relu")
-        super().__init__(**({"device": None} | fields))
+        super().__init__(**({"device": None} | _translated(fields)))
         self._keep(said={name: fields[name] for name in UNSET.keys() & fields}, ungroup=ungroup)
 
     @classmethod
@@ -189,6 +191,32 @@ class HookedTransformerConfig(core.HookedTransformerConfig):
 
     def __reduce__(self) -> Any:
         return _restored, (core.HookedTransformerConfig.to_dict(self),)
+
+
+def _translated(fields: dict[str, Any]) -> dict[str, Any]:
+    """Experts and norms of queries and keys as they are said here; the rest is the constructor's affair.
+
+    Raises:
+        ConfigError: one of the two numbers of experts without the other.
+    """
+    names = ("num_experts", "experts_per_token", "norm_topk_prob")
+    n_experts, chosen, normalize = (fields.get(name) for name in names)
+    fields = {name: value for name, value in fields.items() if name not in names}
+    if bool(n_experts) != bool(chosen):
+        raise ConfigError(f"num_experts={n_experts} and experts_per_token={chosen}: give both, or neither")
+    if n_experts and chosen:
+        width = fields.get("d_mlp") or 4 * fields["d_model"]
+        layers = (True,) * fields["n_layers"]
+        fields["experts"] = ExpertsConfig(
+            n_experts=n_experts,
+            experts_per_token=chosen,
+            d_expert=width,
+            layers=layers,
+            normalize_weights=bool(normalize),
+        )
+    if fields.pop("use_qk_norm", False):
+        fields = {"qk_norm": "shared", "qk_norm_type": "RMS"} | fields
+    return fields
 
 
 def _restored(fields: dict[str, Any]) -> HookedTransformerConfig:

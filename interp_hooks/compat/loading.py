@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from interp_hooks.compat.config import HookedTransformerConfig
 from interp_hooks.compat.model import HookedTransformer
+from interp_hooks.errors import BadInput
 from interp_hooks.loading import lens_checkpoints
 from interp_hooks.loading.load import LoadOptions, family_of, our_config
 from interp_hooks.loading.source import hub_names
 from interp_hooks.loading.training_steps import checkpoint_labels
+from interp_hooks.model.config import FOLDED
 
 MODEL_ALIASES = hub_names()
 OFFICIAL_MODEL_NAMES = list(MODEL_ALIASES)
@@ -27,22 +30,52 @@ def make_model_alias_map() -> dict[str, str]:
 
 
 def get_pretrained_model_config(
-    model_name: str, fold_ln: bool = False, device: Any = None, n_ctx: int | None = None, **options: Any
+    model_name: str,
+    hf_cfg: None = None,
+    checkpoint_index: int | None = None,
+    checkpoint_value: int | None = None,
+    fold_ln: bool = False,
+    device: Any = None,
+    n_devices: int = 1,
+    default_prepend_bos: bool | None = None,
+    dtype: Any = torch.float32,
+    first_n_layers: int | None = None,
+    n_ctx: int | None = None,
+    **hf_kwargs: Any,
 ) -> HookedTransformerConfig:
-    """The config of a checkpoint, without its weights; other arguments are those of `from_pretrained`.
+    """The config of a checkpoint, without its weights; arguments are those of `from_pretrained`.
 
     Raises:
         CheckpointError: as `from_pretrained`.
+        BadInput: `hf_cfg`, which is read from the checkpoint, or a checkpoint on several devices.
     """
-    given = LoadOptions(name=model_name, n_ctx=n_ctx, **options)
+    if hf_cfg is not None or n_devices != 1:
+        raise BadInput(f"the config is read from the checkpoint, for one device; got {hf_cfg=}, {n_devices=}")
+    given = LoadOptions(
+        name=model_name,
+        n_ctx=n_ctx,
+        first_n_layers=first_n_layers,
+        default_prepend_bos=default_prepend_bos,
+        dtype=dtype,
+        hf_kwargs=hf_kwargs,
+    )
     if lens_checkpoints.is_lens(given.source):
         cfg = lens_checkpoints.config_of(given)
     else:
         hf_config = given.source.config()
-        cfg = our_config(family_of(hf_config), hf_config, given)[0]
+        cfg = our_config(family_of(hf_config), hf_config, given)[0].replace(tokenizer_name=given.source.location)
     cfg = cfg.replace(device=device)
-    folds = fold_ln and not cfg.norm_is_folded
-    return HookedTransformerConfig.of(cfg.replace(normalization_type=f"{cfg.normalization_type}Pre") if folds else cfg)
+    if fold_ln and not cfg.norm_is_folded:
+        cfg = cfg.replace(normalization_type=FOLDED[str(cfg.normalization_type)])
+    chosen = None if (checkpoint_index, checkpoint_value) == (None, None) else checkpoint_labels(model_name)
+    if chosen is None:
+        return HookedTransformerConfig.of(cfg)
+    steps, kind = chosen
+    index = steps.index(checkpoint_value) if checkpoint_index is None else checkpoint_index
+    view = HookedTransformerConfig.of(cfg)
+    said = dict(from_checkpoint=True, checkpoint_index=index, checkpoint_value=steps[index], checkpoint_label_type=kind)
+    view._keep(said=said, ungroup=False)
+    return view
 
 
 def get_pretrained_state_dict(official_model_name: str, cfg: Any = None, **options: Any) -> dict[str, Tensor]:

@@ -6,12 +6,15 @@ import copy
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from interp_hooks.compat.components import callable_as_there
 from interp_hooks.compat.config import HookedTransformerConfig
 from interp_hooks.compat.stand_ins import stand_where_points_were
 from interp_hooks.compat.texts import get_tokenizer_with_bos
 from interp_hooks.model import config as core
 from interp_hooks.model import transformer
+from interp_hooks.model.network import Embedded
 from interp_hooks.model.tokenization import PaddingSide, check_tokenizer
 
 if TYPE_CHECKING:
@@ -25,6 +28,8 @@ class HookedTransformer(transformer.HookedTransformer):
 
     Arguments are those of `interp_hooks.HookedTransformer`; so is everything else.
     """
+
+    _text: Any = None  # until it is set
 
     def __init__(
         self,
@@ -50,6 +55,27 @@ class HookedTransformer(transformer.HookedTransformer):
     def cfg(self, cfg: core.HookedTransformerConfig) -> None:
         self.__dict__["_cfg"] = HookedTransformerConfig.of(cfg, self)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the embedding lies; in a subclass that reads text only, and has no parts, what the config says."""
+        return super().device if "_modules" in self.__dict__ else torch.device(str(self.cfg.device))
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase | None:
+        """The HuggingFace tokenizer that the model reads text with, or None; an assignment is `set_tokenizer`."""
+        return super().tokenizer
+
+    @tokenizer.setter
+    def tokenizer(self, tokenizer: PreTrainedTokenizerBase | None) -> None:
+        self._read_text_with(tokenizer, None)
+
+    def input_to_embed(self, input: Any, *args: Any, **options: Any) -> Embedded:
+        """As `interp_hooks.HookedTransformer.input_to_embed`, with a mask where all tokens are real, too."""
+        found = super().input_to_embed(input, *args, **options)
+        if found.attention_mask is not None or self.tokenizer is None:
+            return found
+        return found._replace(attention_mask=torch.ones_like(found.tokens, dtype=torch.bool))
+
     def setup(self) -> None:
         """Name every module after its place in this one."""
         points = self.__dict__.get("hook_dict", {})
@@ -60,17 +86,17 @@ class HookedTransformer(transformer.HookedTransformer):
                 module.name = name  # pyright: ignore
 
     def _read_text_with(self, tokenizer: PreTrainedTokenizerBase | None, side: PaddingSide | None) -> None:
-        super()._read_text_with(tokenizer if tokenizer is None else _with_all_tokens(tokenizer), side)
+        super()._read_text_with(tokenizer if tokenizer is None else self._complete(tokenizer), side)
 
-
-def _with_all_tokens(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """A copy of a tokenizer that has an EOS, pads with it and begins texts with it, unless it has tokens for these."""
-    check_tokenizer(tokenizer)
-    tokenizer = copy.copy(get_tokenizer_with_bos(tokenizer))
-    if tokenizer.eos_token is None:
-        tokenizer.eos_token = ENDS
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    if tokenizer.bos_token is None:
-        tokenizer.bos_token = tokenizer.eos_token
-    return tokenizer
+    @staticmethod
+    def _complete(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+        """A copy of a tokenizer that has an EOS, and pads with it and begins texts with it if it has no other token."""
+        check_tokenizer(tokenizer)
+        tokenizer = copy.copy(get_tokenizer_with_bos(tokenizer))
+        if tokenizer.eos_token is None:
+            tokenizer.eos_token = ENDS
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        if tokenizer.bos_token is None:
+            tokenizer.bos_token = tokenizer.eos_token
+        return tokenizer

@@ -9,6 +9,7 @@ the same with your own setter. `interp_hooks.patch` is the modern form, whose re
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -132,6 +133,13 @@ get_act_patch_block_every = _every(
 Component = Literal["q", "k", "v"]
 
 
+def _check_fold_ln(model: Any) -> None:
+    """Warn where the gains of norms are not folded into weights: q, k and v inputs are then read through them."""
+    gain = getattr(model.blocks[0].ln1, "w", None) if isinstance(model, HookedTransformer) else None
+    if gain is not None and not torch.allclose(gain, torch.ones_like(gain), atol=1e-3):
+        warnings.warn("gains of norms are not folded into the weights (model.process_weights_())", stacklevel=2)
+
+
 @checked
 def get_act_patch_direct_path(
     model: HookedTransformer,
@@ -188,7 +196,7 @@ def _direct_paths(
             cells.append((place, layer, head))
             runs.append(Run(tokens, [Intervention(sender, clean_cache, into=at(reader, layer, head=head))]))
     if not runs:
-        raise BadInput(f"no layer of this model comes after layer {max(layer for layer, _ in sources)}")
+        return torch.zeros(len(sources), n_layers, n_heads)
     scores = evaluate(model, runs, metric, progress=progress)
     found = scores.new_zeros(len(sources), n_layers, n_heads, *scores.shape[1:])
     found[tuple(torch.tensor(cells).T)] = scores

@@ -22,7 +22,9 @@ _COMPONENTS = {
 }
 _CONFIG = _of("compat.config", "HookedTransformerConfig", TransformerLensConfig="HookedTransformerConfig")
 _DIRECT_LOGITS = _of("studies.logit_attribution", "DirectLogitAttribution", "direct_logit_attribution")
-_DIRECT_PATHS = _of("compat.patching", "get_act_patch_direct_path", "get_act_patch_direct_path_all_sources")
+_DIRECT_PATHS = _of(
+    "compat.patching", "_check_fold_ln", "get_act_patch_direct_path", "get_act_patch_direct_path_all_sources"
+)
 _ENCODER = _of("compat.classes", "HookedEncoder")
 _FACTORED = _of("model.factored", "FactoredMatrix")
 _KEYS_AND_VALUES = _of(
@@ -43,7 +45,7 @@ _LOADING = {
 }
 _MODEL = _of("compat.model", "HookedTransformer")
 _ROOT_MODULE = _of("hooks.root_module", "HookedRootModule")
-_SVD = _of("studies.svd", "SVDInterpreter")
+_SVD = _of("compat.classes", "SVDInterpreter")
 _UTILITIES = {
     **_of("compat.answers", "test_prompt"),
     **_of(
@@ -54,6 +56,7 @@ _UTILITIES = {
     **_of(
         "compat.utilities",
         *("ActivationFunction", "SOFTCAP_DISABLED", "SUPPORTED_ACTIVATIONS", "TypedModuleList", "USE_DEFAULT_VALUE"),
+        *("XIELU", "_apply_repetition_penalty", "gelu_pytorch_tanh", "relu2", "xielu"),
         *("apply_softcap", "calc_fan_in_and_fan_out", "check_structure", "filter_dict_by_prefix"),
         *("get_cumsum_along_dim", "get_nested_attr", "get_offset_position_ids"),
         *(f"init_{kind}_" for kind in ("xavier_uniform", "xavier_normal", "kaiming_uniform", "kaiming_normal")),

@@ -20,7 +20,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from interp_hooks.errors import BadInput
-from interp_hooks.model.components.mlp import ACTIVATIONS
+from interp_hooks.model.components import mlp
+from interp_hooks.model.sampling import Sampling, token_counts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 M = TypeVar("M", bound=nn.Module)
 USE_DEFAULT_VALUE = None
 SOFTCAP_DISABLED = -1.0
-SUPPORTED_ACTIVATIONS = ACTIVATIONS
 ActivationFunction = Callable[..., Tensor]
 
 
@@ -67,6 +67,35 @@ def filter_dict_by_prefix(dictionary: Mapping[str, Any], prefix: str) -> dict[st
 
 class TypedModuleList(nn.ModuleList, Generic[M]):
     """A `torch.nn.ModuleList` that tells the type checker what is in it."""
+
+
+# ------------------------------------------------------------------------------------------------------- activations
+
+
+class XIELU(mlp.XIELU):
+    """xIELU from the two curvatures that training begins with (arxiv.org/abs/2411.13010).
+
+    `beta_init` is the slope at zero, and `eps` the largest number that the exponential sees.
+    """
+
+    def __init__(
+        self, alpha_p_init: float = 0.8, alpha_n_init: float = 0.8, beta_init: float = 0.5, eps: float = -1e-6
+    ) -> None:
+        super().__init__()
+        del self.beta
+        self.register_buffer("beta", torch.tensor(beta_init))
+        self.floor = eps
+        for alpha, curvature in ((self.alpha_p, alpha_p_init), (self.alpha_n, alpha_n_init - beta_init)):
+            nn.init.constant_(alpha, math.log(math.expm1(curvature)) if curvature > 0 else -math.inf)
+
+
+def xielu(x: Tensor) -> Tensor:
+    """xIELU as it is when training begins."""
+    return XIELU().to(x)(x)
+
+
+gelu_pytorch_tanh, relu2 = mlp.ACTIVATIONS["gelu_pytorch_tanh"], mlp.ACTIVATIONS["relu2"]
+SUPPORTED_ACTIVATIONS = {**mlp.ACTIVATIONS, "solu_ln": mlp.solu, "xielu": xielu}
 
 
 # ---------------------------------------------------------------------------------------------------------- tensors
@@ -141,9 +170,15 @@ def apply_softcap(x: Tensor, cap: float | None) -> Tensor:
 
 
 def logits_to_df(logits: Float[Tensor, " d_vocab"], tokenizer: Any = None, top_k: int | None = None) -> pd.DataFrame:
-    """A table of the `top_k` likeliest tokens (None: all), likeliest first, with logits and probabilities in nats."""
+    """A table of the `top_k` likeliest tokens (None: all), likeliest first, with logits and probabilities.
+
+    Raises:
+        BadInput: logits of several positions.
+    """
     import pandas as pd
 
+    if logits.ndim != 1:
+        raise BadInput(f"logits must be [d_vocab], those of one position, got {list(logits.shape)}")
     log_probs = logits.detach().float().log_softmax(-1)
     order = log_probs.argsort(descending=True)[:top_k]
     table: dict[str, Any] = {"token_index": order.tolist()}
@@ -153,6 +188,14 @@ def logits_to_df(logits: Float[Tensor, " d_vocab"], tokenizer: Any = None, top_k
     table["log_prob"] = log_probs[order].tolist()
     table["probability"] = log_probs[order].exp().tolist()
     return pd.DataFrame(table)
+
+
+def _apply_repetition_penalty(
+    logits: Float[Tensor, "batch d_vocab"], tokens: Int[Tensor, "batch pos"], penalty: float
+) -> Float[Tensor, "batch d_vocab"]:
+    """Logits of which those of tokens that have occurred are lowered; see `Sampling`."""
+    rule = Sampling(temperature=0, repetition_penalty=penalty)
+    return rule.scores(logits, token_counts(tokens, logits.shape[-1]))
 
 
 @contextmanager

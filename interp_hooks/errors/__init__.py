@@ -1,7 +1,7 @@
-"""The errors that this package raises on purpose. Each is also the builtin error that a caller would expect.
+"""The errors that this package raises on purpose. Each is also the builtin errors that a caller would expect.
 
 InterpHooksError
-├── ConfigError (ValueError)             a model description that contradicts itself
+├── ConfigError (ValueError, AssertionError) a model description that contradicts itself
 ├── UnknownHook (KeyError)               no hook point, cache entry or filter match of that name
 ├── HookDidNotFire (RuntimeError)        a hook was attached where this pass never came by
 ├── BadHookValue (ValueError)            a hook returned something that cannot stand in for the activation
@@ -10,7 +10,7 @@ InterpHooksError
 │   ├── UnsupportedArchitecture          no family converts this architecture
 │   ├── UnsupportedConfig                the checkpoint sets a value that is not implemented
 │   └── WeightMismatch                   tensors left over, missing, or of the wrong shape
-├── TokenError (ValueError)              text that does not become the tokens asked for
+├── TokenError (ValueError, AssertionError)  text that does not become the tokens asked for
 │   └── NoTokenizer                      text given to a model without tokenizer
 ├── BadInput (ValueError, AssertionError)    tokens, masks, layers or positions out of range
 │   ├── OutOfRange (IndexError)          an index beyond the end of an axis
@@ -29,7 +29,7 @@ class InterpHooksError(Exception):
     """Base of all errors raised on purpose by interp_hooks."""
 
 
-class ConfigError(InterpHooksError, ValueError):
+class ConfigError(InterpHooksError, ValueError, AssertionError):
     """A model description that contradicts itself or asks for what does not exist."""
 
 
@@ -68,7 +68,7 @@ class WeightMismatch(CheckpointError):
     """Tensors left over, missing, or of the wrong shape."""
 
 
-class TokenError(InterpHooksError, ValueError):
+class TokenError(InterpHooksError, ValueError, AssertionError):
     """Text that does not become the tokens asked for."""
 
 

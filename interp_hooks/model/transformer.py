@@ -78,7 +78,9 @@ class HookedTransformer(Generation, TextMethods, StackedWeights, Switches):
             tokenizer = read_tokenizer(cfg.tokenizer_name)
         if cfg.d_vocab == -1:
             if tokenizer is None:
-                raise ConfigError("expected d_vocab, or a tokenizer (or tokenizer_name) to take it from; got neither")
+                raise ConfigError(
+                    "Must provide a tokenizer if d_vocab is not provided: give d_vocab=, tokenizer= or tokenizer_name="
+                )
             cfg = cfg.replace(d_vocab=max(tokenizer.get_vocab().values()) + 1)
         super().__init__(cfg, tokenizer, default_padding_side)
         self.set_as_configured()

@@ -60,10 +60,9 @@ class XIELU(nn.Module):
     Its two curvatures are the softplus of learned numbers, plus beta for negative values.
     """
 
-    beta, floor = 0.5, -1e-6
-
     def __init__(self) -> None:
         super().__init__()
+        self.beta, self.floor = 0.5, -1e-6
         self.alpha_p, self.alpha_n = parameter(1), parameter(1)
 
     def forward(self, x: Tensor) -> Tensor:
