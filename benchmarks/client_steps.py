@@ -58,8 +58,11 @@ def draw(module: torch.nn.Module, std: float = 0.3) -> None:
     """Draw every parameter at random, by its name, whatever other parameters there are."""
     with torch.no_grad():
         for name, weight in module.named_parameters():
+            name = name.replace("._", ".")  # grouped keys and values there
             generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
             weight.copy_(torch.randn(weight.shape, generator=generator) * std)
+            if name.endswith("b_gate"):  # TransformerLens has none
+                weight.zero_()
 
 
 def tokenizer(folder: Path) -> Any:

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from interp_hooks.compat.attributes import HasMask
 from interp_hooks.compat.config import HookedTransformerConfig
 from interp_hooks.errors import BadInput, ConfigError
 from interp_hooks.hooks.points import HookPoint
@@ -220,6 +221,10 @@ class _Attention(attention.Attention):
         return self.write(super().forward((query_input, key_input, value_input), rotation, visibility))
 
 
+class _AttentionOfModel(HasMask, _Attention):
+    """Attention within a model, which tells what it sees."""
+
+
 class _SingleAttention(_Attention):
     """Attention without a model around it, whose state dict has TransformerLens' buffers and names."""
 
@@ -243,8 +248,8 @@ def callable_as_there(model: nn.Module) -> None:
     """Let attention and learned positions of a model be called as TransformerLens' are."""
     for layer, within in enumerate(model.blocks):
         if type(within.attn) is attention.Attention:
-            within.attn.__class__ = _Attention  # it has the same weights and state, and another way to be called
-            within.attn.alone = _Alone(model.cfg, layer)
+            within.attn.__class__ = _AttentionOfModel  # it has the same weights and state, and another way to be called
+            within.attn.alone, within.attn.n_ctx = _Alone(model.cfg, layer), model.cfg.n_ctx
     if model.has_positions and type(model.pos_embed) is embed.LearnedPositions:
         model.pos_embed.__class__ = _LearnedPositions
 
