@@ -54,6 +54,17 @@ def run() -> None:
         print(json.dumps(told | {"numbers": found}), flush=True)
 
 
+def let_cuda_be_the_cpu() -> None:
+    """Let `torch.zeros(device="cuda")` of clients that name it in their code work without one."""
+    zeros = torch.zeros
+
+    def here(*sizes: Any, device: Any = None, **options: Any) -> torch.Tensor:
+        return zeros(*sizes, device=None if device == "cuda" else device, **options)
+
+    if not torch.cuda.is_available():
+        torch.zeros = here
+
+
 def draw(module: torch.nn.Module, std: float = 0.3) -> None:
     """Draw every parameter at random, by its name, whatever other parameters there are."""
     with torch.no_grad():
@@ -86,8 +97,11 @@ def tiny(folder: Path, kind: Any = None, **fields: Any) -> Any:
     from transformer_lens import HookedTransformer, HookedTransformerConfig
 
     options = SIZES | dict(act_fn="gelu_new", normalization_type="LN", device="cpu", seed=0) | fields
+    ungrouped = options.pop("ungroup_grouped_query_attention", False)
     model = (kind or HookedTransformer)(HookedTransformerConfig(**options), tokenizer=tokenizer(folder))
     draw(model)
+    if ungrouped:
+        model.set_ungroup_grouped_query_attention(True)
     return model.eval()
 
 

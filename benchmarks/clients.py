@@ -27,7 +27,7 @@ from peers import environment
 HERE = Path(__file__).parent
 WITHIN = 1e-4
 ENVIRONMENT = (
-    "transformer-lens==3.9.0 sae-lens==6.54.12 pytest",
+    "transformer-lens==3.9.0 sae-lens==6.54.12 pytest matplotlib",
     "circuit-tracer==0.5.0 sae-dashboard==0.8.0 sae-vis==0.3.7 circuitsvis==1.43.3 tuned-lens==0.2.0",
 )
 INSTEAD = "from interp_hooks import compat; compat.install()\n"

@@ -154,8 +154,9 @@ class HookedTransformerConfig(core.HookedTransformerConfig):
         if name in READ:
             return READ[name](self)
         if name == "ungroup_grouped_query_attention":
-            model = self.model
-            return self.__dict__.get("_ungroup", False) if model is None else model.n_groups is not None
+            model = self.model  # the number of heads for keys and values is never None here, as code that asks expects
+            each = self.n_key_value_heads == self.n_heads
+            return self.__dict__.get("_ungroup", False) if model is None else model.n_groups is not None or each
         if name in UNSET:
             return self.__dict__.get("_said", {}).get(name, UNSET[name])
         raise AttributeError(f"the config has no field {name!r}.{nearest(name, {*OWN, *READ, *UNSET})}")
@@ -235,6 +236,9 @@ def _tell(model: HookedTransformer, name: str, value: Any) -> None:
         model.default_prepend_bos = value
     elif name in ("device", "dtype"):
         model.to(value)
+    elif name == "n_ctx":  # to which texts are truncated
+        model._reconfigure(n_ctx=value)
+        model.text.n_ctx = value
     elif name in LABELS:
         model._reconfigure(**{name: value})
     elif (built := getattr(model.cfg, name, None)) != value:
