@@ -92,13 +92,16 @@ def tokenizer(folder: Path) -> Any:
     return AutoTokenizer.from_pretrained(folder)
 
 
-def tiny(folder: Path, kind: Any = None, **fields: Any) -> Any:
-    """A model (of the class `kind`) with random weights, a GPT-2 unless fields say otherwise."""
+def tiny(folder: Path | None, kind: Any = None, **fields: Any) -> Any:
+    """A model (of the class `kind`) with random weights, a GPT-2 unless fields say otherwise.
+
+    Its tokenizer is in a folder; None: it has none.
+    """
     from transformer_lens import HookedTransformer, HookedTransformerConfig
 
     options = SIZES | dict(act_fn="gelu_new", normalization_type="LN", device="cpu", seed=0) | fields
     ungrouped = options.pop("ungroup_grouped_query_attention", False)
-    model = (kind or HookedTransformer)(HookedTransformerConfig(**options), tokenizer=tokenizer(folder))
+    model = (kind or HookedTransformer)(HookedTransformerConfig(**options), tokenizer=folder and tokenizer(folder))
     draw(model)
     if ungrouped:
         model.set_ungroup_grouped_query_attention(True)

@@ -107,7 +107,7 @@ class HookedTransformerConfig(core.HookedTransformerConfig):
         fields = dict(zip(POSITIONAL, args, strict=False)) | fields
         ungroup = bool(fields.pop("ungroup_grouped_query_attention", False))
         if fields.get("attn_only"):
-            fields.pop("d_mlp", None)
+            fields = {name: value for name, value in fields.items() if name not in ("d_mlp", "use_hook_mlp_in")}
         else:
             fields.setdefault("act_fn", "relu")
         super().__init__(**({"device": None} | _translated(fields)))

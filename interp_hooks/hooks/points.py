@@ -84,6 +84,19 @@ class Hook:
     def user_hook(self) -> HookFn:
         return self.fn
 
+    @property
+    def hook(self) -> Hook:
+        """Itself: code for handles that are wrapped around those of torch finds here what it asks them."""
+        return self
+
+    def hooks_dict_ref(self) -> dict[int, Hook]:
+        """All functions at its point that are of its direction, in their order."""
+        return {one.order: one for one in self.point.hooks if one.direction == self.direction}
+
+    @property
+    def __name__(self) -> str:
+        return getattr(self.fn, "__name__", repr(self.fn))
+
     def is_among(self, dir: Directions, including_permanent: bool, level: int | None) -> bool:
         """Whether the function is of this direction and of this level (None: of any level)."""
         return (
