@@ -6,25 +6,21 @@
 import contextlib
 import io
 import sys
-import types
 from typing import Any
 
 import torch
-import transformer_lens
-from client_steps import SIZES, run, step, tiny
+from client_steps import SIZES, let_moved_names_be_there, run, step, tiny
 
 sys.path.insert(0, sys.argv[1])
-if transformer_lens.__spec__.origin:  # the real one
-    module = types.ModuleType("transformer_lens.HookedTransformerConfig")  # which 3.9.0 has elsewhere
-    module.HookedTransformerConfig = transformer_lens.HookedTransformerConfig
-    sys.modules[module.__name__] = module
+let_moved_names_be_there()
 OPTIONS = dict(use_attn_result=True, use_split_qkv_input=True, use_hook_mlp_in=True)
 CLEAN, CORRUPTED = torch.randint(4, SIZES["d_vocab"], (2, 3, 7), generator=torch.Generator().manual_seed(0))
 
 
-def experiment(threshold: float = 0.05, **options: Any) -> Any:
-    from acdc.TLACDCExperiment import TLACDCExperiment
+def experiment(threshold: float = 1e-5, **options: Any) -> Any:
+    import acdc.TLACDCExperiment as here
 
+    here.show = lambda *_, **__: None  # no picture of the graph after every step
     model = tiny(None, **OPTIONS, **options.pop("fields", {}))
     with torch.no_grad():
         base = model(CLEAN).log_softmax(-1)
@@ -36,7 +32,7 @@ def experiment(threshold: float = 0.05, **options: Any) -> Any:
         ds=CLEAN, ref_ds=CORRUPTED, threshold=threshold, metric=metric, names_mode="normal", indices_mode="normal",
     )  # fmt: skip
     with torch.no_grad():
-        return TLACDCExperiment(model, **defaults | options)
+        return here.TLACDCExperiment(model, **defaults | options)
 
 
 def found(steps: int, **options: Any) -> Any:
@@ -72,17 +68,17 @@ def some_steps() -> Any:
 
 @step
 def all_steps() -> Any:
-    return found(100)
+    return found(100, fields=dict(n_layers=1))
 
 
 @step
 def from_zeros() -> Any:
-    return found(100, zero_ablation=True)
+    return found(100, zero_ablation=True, fields=dict(n_layers=1))
 
 
 @step
 def with_positions_apart() -> Any:
-    return found(100, use_pos_embed=True)
+    return found(100, use_pos_embed=True, fields=dict(n_layers=1))
 
 
 @step

@@ -7,6 +7,7 @@ A client is a package that is written for TransformerLens. Its script knows that
 import json
 import sys
 import time
+import types
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -63,6 +64,22 @@ def let_cuda_be_the_cpu() -> None:
 
     if not torch.cuda.is_available():
         torch.zeros = here
+
+
+def let_moved_names_be_there() -> None:
+    """Give the real TransformerLens the names that 3.9.0 has elsewhere, for clients older than that."""
+    import transformer_lens as real
+
+    if not real.__spec__.origin:
+        return
+    caches = {"HookedTransformerKeyValueCache": real.TransformerLensKeyValueCache}
+    vars(real).update(caches)
+    for name, has in {
+        "HookedTransformerConfig": {"HookedTransformerConfig": real.HookedTransformerConfig},
+        "past_key_value_caching": caches,
+    }.items():
+        sys.modules[f"{real.__name__}.{name}"] = module = types.ModuleType(f"{real.__name__}.{name}")
+        vars(module).update(has)
 
 
 def draw(module: torch.nn.Module, std: float = 0.3) -> None:

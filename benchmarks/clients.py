@@ -10,8 +10,7 @@ difference beyond a relative and an absolute 1e-4). Printed is a row for each cl
 numbers that are equal, seconds of CPU of steps that both run.
 
 Clients that are no packages are read from FOLDER, a checkout each, named as on GitHub: EAP-IG (hannamw),
-Automatic-Circuit-Discovery (ArthurConmy), circuit-tracer (safety-research), auto-circuit (UFO-101); of the last two
-these are the tests.
+Automatic-Circuit-Discovery (ArthurConmy), and auto-circuit (UFO-101), of which these are the tests.
 """
 
 import argparse
@@ -22,10 +21,13 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from peer_suite import WORK
+from peer_suite_hub import fill
 from peers import environment
 
 HERE = Path(__file__).parent
 WITHIN = 1e-4
+HUB = WORK / "hub"
 ENVIRONMENT = (
     "transformer-lens==3.9.0 sae-lens==6.54.12 pytest matplotlib",
     "circuit-tracer==0.5.0 sae-dashboard==0.8.0 sae-vis==0.3.7 circuitsvis==1.43.3 tuned-lens==0.2.0",
@@ -45,7 +47,6 @@ class Client(NamedTuple):
 CLIENTS = {
     "saelens": Client("SAELens 6.54.12", "client_saelens.py"),
     "circuit-tracer": Client("circuit-tracer 0.5.0", "client_circuit_tracer.py"),
-    "circuit-tracer-tests": Client("circuit-tracer, tests", "client_tests.py", "circuit-tracer"),
     "eap-ig": Client("EAP-IG", "client_eap_ig.py", "EAP-IG"),
     "acdc": Client("ACDC", "client_acdc.py", "Automatic-Circuit-Discovery"),
     "auto-circuit-tests": Client("auto-circuit, tests", "client_tests.py", "auto-circuit"),
@@ -64,7 +65,7 @@ def steps(python: Path, client: Client, sources: Path | None, instead: bool) -> 
         stderr=subprocess.DEVNULL,
         text=True,
         cwd="/tmp",
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(path), "HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled"},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(path), "HF_HUB_OFFLINE": "1", "HF_HOME": str(HUB), "WANDB_MODE": "disabled"},
     )
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"step"')]
 
@@ -78,6 +79,8 @@ def differing(ours: list[float], theirs: list[float]) -> int:
 
 def main(wanted: list[str], sources: Path | None, details: bool) -> None:
     python = environment(ENVIRONMENT[0], ENVIRONMENT[1])
+    if not HUB.exists():
+        fill(HUB)
     print(f"{'client':24} {'steps there':>12} {'here':>6} {'equal numbers':>20} {'seconds there':>14} {'here':>8}")
     for key in wanted or CLIENTS:
         client = CLIENTS[key]
