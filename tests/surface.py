@@ -93,7 +93,7 @@ LOADING = [
     Row(
         "HookedTransformer.from_pretrained(checkpoint_index, checkpoint_value, checkpoint_label)",
         "tests/test_surface_values.py::test_checkpoints_of_a_training_run",
-        "of Pythia and Stanford CRFM models; `revision=` names any other",
+        "of Pythia and Stanford CRFM models, and of TransformerLens' own; `revision=` names any other",
     ),
     Row(
         "HookedTransformer.from_pretrained(device, move_to_device)",
@@ -838,8 +838,38 @@ COMPAT = [
     ),
     Row(
         "transformer_lens.loading_from_pretrained.get_official_model_name",
-        "tests/compat/test_compat.py::test_ways_to_import",
-        "any name is taken for a hub id",
+        "tests/loading/test_lens_checkpoints.py::test_every_alias_is_a_hub_id_whatever_its_capitals",
+        "a name that is not known is taken for a hub id",
+    ),
+    Row(
+        "transformer_lens.loading_from_pretrained.get_pretrained_model_config(model_name, fold_ln, device, n_ctx)",
+        "tests/compat/test_utilities.py::test_names_configs_and_weights_of_checkpoints",
+    ),
+    Row(
+        "transformer_lens.HookedTransformerConfig",
+        "tests/compat/test_old_code.py::test_flags_of_a_built_model",
+        "does what it says, or is refused with the way out; our own config is frozen",
+        typed="model.cfg.use_attn_result = True, model.cfg.default_prepend_bos = False, ...",
+    ),
+    Row(
+        "transformer_lens.components.Attention",
+        "tests/compat/test_old_code.py::test_attention_and_positions_of_a_model_are_called_alone",
+        "a part that is built alone has weights as a model's are drawn",
+        typed="model.blocks[0].attn(query_input, key_input, value_input), Attention(cfg), MLP(cfg), ...",
+    ),
+    Row(
+        "transformer_lens.cache.TransformerLensKeyValueCacheEntry(past_keys, past_values, frozen)",
+        "tests/compat/test_old_code.py::test_a_cache_is_read_by_layer",
+        "keys are rotated",
+    ),
+    Row(
+        "transformer_lens.utilities.tokenize_utils.get_attention_mask(tokenizer, tokens, prepend_bos, padding_side)",
+        "tests/compat/test_utilities.py::test_masks_are_those_that_the_model_made",
+    ),
+    Row(
+        "transformer_lens.utils.tokenize_and_concatenate(dataset, tokenizer, streaming, max_length, set_format)",
+        "tests/compat/test_utilities.py::test_rows_of_tokens",
+        "a text may go on in the next row across the whole data set",
     ),
 ]
 

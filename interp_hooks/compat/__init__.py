@@ -1,10 +1,11 @@
-"""The import name of TransformerLens, for code that cannot be edited: a table of aliases, and nothing behind it.
+"""The import name of TransformerLens, for code that cannot be edited: a table of aliases.
 
     from interp_hooks import compat
     compat.install()
-    from transformer_lens import HookedTransformer, utils        # interp_hooks.HookedTransformer, ...
+    from transformer_lens import HookedTransformer, utils        # a subclass of interp_hooks.HookedTransformer, ...
 
-Every name is the very object that this package has; where it is called otherwise here, the table says how. What has no
+A name is the very object that this package has, under whatever name, or a thin class over it that also takes what code
+for TransformerLens does: edits of a config, parts that are built and called alone, entries of a cache. What has no
 counterpart is an error that says what to do instead. Code that can be edited imports from `interp_hooks`.
 """
 

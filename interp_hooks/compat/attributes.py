@@ -1,21 +1,21 @@
-"""Attributes that TransformerLens' parts have, and clients read."""
+"""Attributes that TransformerLens' parts have within a model, and clients read."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool
-from torch import Tensor, nn
+from torch import Tensor
 
+from interp_hooks.compat.attention import CalledAttention
 from interp_hooks.errors import BadInput
 from interp_hooks.hooks.points import HookPoint
 from interp_hooks.model.components.norm import NoNorm
 
 
-class HasMask:
-    """An attention layer that tells which tokens it sees: `attn_type` "local" is a window."""
-
-    window: int | None
-    n_ctx: int
+class _AttentionOfModel(CalledAttention):
+    """Attention that tells which tokens it sees; `attn_type` "local" is a window."""
 
     @property
     def attn_type(self) -> str:
@@ -28,8 +28,10 @@ class HasMask:
         Raises:
             BadInput: (as it is set) another mask, which would change what the layer sees; the config does that.
         """
-        seen = torch.ones(self.n_ctx, self.n_ctx, dtype=torch.bool).tril()
-        return seen if self.window is None else seen.triu(1 - self.window)
+        cfg = self.cfg
+        seen = torch.ones(cfg.n_ctx, cfg.n_ctx, dtype=torch.bool)
+        seen = seen.tril() if cfg.attention_dir == "causal" else seen
+        return seen if self.window is None else seen.triu(1 - self.window).tril(self.window - 1)
 
     @mask.setter
     def mask(self, mask: Tensor) -> None:
@@ -37,9 +39,14 @@ class HasMask:
             raise BadInput("what attention sees is told by the config (window_size, attention_dir), not by a mask")
 
 
-def add_hooks_that_never_fire(model: nn.Module) -> None:
-    """Let norms that a block lacks have the hook points that clients attach functions to; no pass comes by them."""
+def add_attributes(model: Any) -> None:
+    """Let attention of a model tell what it sees, and norms that blocks lack have hook points, by which no pass comes.
+
+    A client asks whether a block has `ln1_post`, which each has here, and attaches a function to its `hook_scale`.
+    """
     for block in model.blocks:
-        for norm in block.children():
-            if isinstance(norm, NoNorm):
-                norm.__dict__ |= {"hook_scale": HookPoint(), "hook_normalized": HookPoint()}
+        if type(block.attn) is CalledAttention:
+            block.attn.__class__ = _AttentionOfModel
+        for part in block.children():
+            if isinstance(part, NoNorm):
+                vars(part).update(hook_scale=HookPoint(), hook_normalized=HookPoint())

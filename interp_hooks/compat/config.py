@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from interp_hooks.errors import ConfigError, nearest
+from interp_hooks.errors import BadInput, ConfigError, nearest
+from interp_hooks.errors.arguments import told
 from interp_hooks.model import config as core
 from interp_hooks.model.experts_config import ExpertsConfig
 from interp_hooks.model.field_names import KNOWN
@@ -110,7 +111,8 @@ class HookedTransformerConfig(core.HookedTransformerConfig):
             fields = {name: value for name, value in fields.items() if name not in ("d_mlp", "use_hook_mlp_in")}
         else:
             fields.setdefault("act_fn", "relu")
-        super().__init__(**({"device": None} | _translated(fields)))
+        ours: dict[str, Any] = {"device": None} | _translated(fields)
+        super().__init__(**ours)
         self._keep(said={name: fields[name] for name in UNSET.keys() & fields}, ungroup=ungroup)
 
     @classmethod
@@ -133,8 +135,14 @@ class HookedTransformerConfig(core.HookedTransformerConfig):
         return self.__dict__["_model"]()
 
     @classmethod
-    def unwrap(cls, config: Mapping[str, Any] | core.HookedTransformerConfig) -> Any:
-        """The config, or one of a mapping of its fields."""
+    def unwrap(cls, config: Any) -> Any:
+        """The config, or one of a mapping of its fields.
+
+        Raises:
+            BadInput: it is neither.
+        """
+        if not isinstance(config, core.HookedTransformerConfig | Mapping):
+            raise BadInput(f"cfg must be a HookedTransformerConfig or a mapping of its fields, got {told(config)}")
         return config if isinstance(config, core.HookedTransformerConfig) else cls.from_dict(config)
 
     @classmethod

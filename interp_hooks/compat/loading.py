@@ -67,12 +67,11 @@ def get_pretrained_model_config(
     cfg = cfg.replace(device=device)
     if fold_ln and not cfg.norm_is_folded:
         cfg = cfg.replace(normalization_type=FOLDED[str(cfg.normalization_type)])
-    chosen = None if (checkpoint_index, checkpoint_value) == (None, None) else checkpoint_labels(model_name)
-    if chosen is None:
-        return HookedTransformerConfig.of(cfg)
-    steps, kind = chosen
-    index = steps.index(checkpoint_value) if checkpoint_index is None else checkpoint_index
     view = HookedTransformerConfig.of(cfg)
+    if checkpoint_index is None and checkpoint_value is None:
+        return view
+    steps, kind = checkpoint_labels(model_name)
+    index = steps.index(checkpoint_value or 0) if checkpoint_index is None else checkpoint_index
     said = dict(from_checkpoint=True, checkpoint_index=index, checkpoint_value=steps[index], checkpoint_label_type=kind)
     view._keep(said=said, ungroup=False)
     return view

@@ -12,11 +12,11 @@ def _of(home: str, *names: str, **renamed: str) -> dict[str, str]:
 
 _CACHE = _of("model.cache.activation_cache", "ActivationCache")
 _COMPONENTS = {
+    **_of("compat.attention", "Attention", "GroupedQueryAttention", AbstractAttention="Attention"),
     **_of(
         "compat.components",
-        *("Attention", "BertMLMHead", "Embed", "GatedMLP", "MLP", "MoE", "PosEmbed", "TokenTypeEmbed"),
-        *("GroupedQueryAttention", "TransformerBlock", "Unembed"),
-        AbstractAttention="Attention",
+        *("BertMLMHead", "Embed", "GatedMLP", "MLP", "MoE", "PosEmbed", "TokenTypeEmbed", "TransformerBlock"),
+        "Unembed",
     ),
     **_of("compat.classes", "LayerNorm", "LayerNormPre", "RMSNorm", "RMSNormPre"),
 }
@@ -139,8 +139,9 @@ MODULES: dict[str, Mapping[str, str] | str] = {
     "tools.analysis.direct_logit_attribution": _DIRECT_LOGITS,
     "tools.analysis.direct_path_patching": _DIRECT_PATHS,
     "train": _of("model.training", "HookedTransformerTrainConfig", "train"),
+    "utilities.attention": _of("compat.attention", "complex_attn_linear", "simple_attn_linear"),
     "utilities.cache": _KEYS_AND_VALUES,
-    **{f"utilities.{part}": _UTILITIES for part in UTILITIES},
+    **{f"{whole}.{part}": _UTILITIES for part in UTILITIES for whole in ("utilities", "utils")},
     "utilities": _UTILITIES,
     "utils": _UTILITIES,
 }

@@ -22,7 +22,7 @@ from interp_hooks.loading.files import reading
 from interp_hooks.loading.folding import Processing, process
 from interp_hooks.loading.formats import from_checkpoint, read_state
 from interp_hooks.loading.load import LoadOptions
-from interp_hooks.loading.source import KEPT, Source, read_tokenizer
+from interp_hooks.loading.source import HUB_ARGUMENTS, KEPT, Source, read_tokenizer
 from interp_hooks.model.config import HookedTransformerConfig, as_dtype
 from interp_hooks.model.transformer import HookedTransformer
 
@@ -47,9 +47,11 @@ def load(cls: type[HookedTransformer], options: LoadOptions, processing: Process
         CheckpointError: files that are missing, or that do not fit each other.
         BadInput: options that mean nothing for such checkpoints.
     """
-    for name in ("first_n_layers", "merge_adapters", "hf_kwargs"):
-        if given := getattr(options, name):
-            raise BadInput(f"{options.name!r} has a config of TransformerLens' own, and takes no {name}={given!r}")
+    given = dict(first_n_layers=options.first_n_layers, merge_adapters=options.merge_adapters)
+    given |= {name: value for name, value in options.hf_kwargs.items() if name not in HUB_ARGUMENTS}
+    for name, value in given.items():
+        if value:
+            raise BadInput(f"{options.name!r} has a config of TransformerLens' own, and takes no {name}={value!r}")
     source, settings, cfg = options.source, options.source.settings, config_of(options)
     tokenizer = options.tokenizer
     if tokenizer is None and settings.get("tokenizer_name"):
@@ -57,8 +59,8 @@ def load(cls: type[HookedTransformer], options: LoadOptions, processing: Process
     state = read_state(source.path_of(_file(source, options.revision), download=True))
     if cfg.original_architecture == "neel-solu-old":
         state = _turned(state, cfg.n_layers)
-    given = dict[str, Any](device=options.device, allow_nonfinite=options.allow_nonfinite, cls=cls)
-    model = from_checkpoint(state, cfg, tokenizer, **given)
+    how = dict[str, Any](device=options.device, allow_nonfinite=options.allow_nonfinite, cls=cls)
+    model = from_checkpoint(state, cfg, tokenizer, **how)
     if options.default_padding_side is not None:
         model.text.padding_side = options.default_padding_side
     model.revision = options.revision
@@ -97,17 +99,22 @@ def _fields(settings: Mapping[str, Any], old: bool) -> dict[str, Any]:
 
 def _file(source: Source, revision: str | None) -> str:
     """The file of a state dict: the last, or that of step 1000 for the revision "checkpoints/1000"."""
-    kept = revision is not None and revision.startswith(KEPT)
-    ending = f"_{str(revision).removeprefix(KEPT)}.pth" if kept else "final.pth"
-    if found := sorted(name for name in source.files() if name.endswith(ending)):
+    if revision is not None and revision.startswith(KEPT):
+        return _steps(source)[int(revision.removeprefix(KEPT))]
+    if found := [name for name in source.files() if name.endswith("final.pth")]:
         return found[0]
-    raise CheckpointError(f"{source.name!r} has no file that ends with {ending!r}, only {', '.join(source.files())}")
+    raise CheckpointError(f"{source.name!r} has no file that ends with 'final.pth', only {', '.join(source.files())}")
+
+
+def _steps(source: Source) -> dict[int, str]:
+    """The files of earlier steps (or tokens) by their number."""
+    found = (re.fullmatch(rf"{KEPT}.*_(\d+)\.pth", name) for name in source.files())
+    return {int(match[1]): match[0] for match in found if match}
 
 
 def steps(source: Source) -> list[int]:
-    """The numbers in the names of the state dicts of earlier steps (or tokens), lowest first."""
-    found = (re.fullmatch(rf"{KEPT}.*_(\d+)\.pth", name) for name in source.files())
-    return sorted(int(match[1]) for match in found if match)
+    """The numbers of steps (or tokens) of which there is a state dict, lowest first."""
+    return sorted(_steps(source))
 
 
 def _turned(state: Mapping[str, Tensor], n_layers: int) -> dict[str, Tensor]:

@@ -6,6 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from interp_hooks.errors import WrongType
+from interp_hooks.errors.arguments import told
+
 Sliced = TypeVar("Sliced")
 
 
@@ -15,7 +18,7 @@ def to_numpy(values: Any) -> np.ndarray:
     Tensors are detached and copied to the CPU; bfloat16, which numpy lacks, becomes float32.
 
     Raises:
-        TypeError: it is something else.
+        WrongType: it is something else.
     """
     if isinstance(values, np.ndarray):
         return values
@@ -26,7 +29,7 @@ def to_numpy(values: Any) -> np.ndarray:
         return np.array([to_numpy(one) for one in values])
     if isinstance(values, bool | int | float | complex | str | np.generic):
         return np.array(values)
-    raise TypeError(f"expected a tensor, an array, a number or a list of these, got {type(values).__name__}")
+    raise WrongType(f"invalid type: expected a tensor, an array, a number or a list of these, got {told(values)}")
 
 
 def get_corner(tensor: Sliced, n: int = 3) -> Sliced:

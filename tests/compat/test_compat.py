@@ -32,7 +32,7 @@ def check(code: str) -> None:
 def test_the_readme_tells_how() -> None:
     blocks = re.findall(r"```text\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
     (example,) = (block for block in blocks if "compat.install()" in block)
-    done = run(f"{example}\nimport interp_hooks\nassert type(model) is interp_hooks.HookedTransformer")
+    done = run(f"{example}\nimport interp_hooks\nassert isinstance(model, interp_hooks.HookedTransformer)")
     assert done.returncode == 0, done.stderr
 
 
@@ -73,10 +73,10 @@ from transformer_lens.past_key_value_caching import HookedTransformerKeyValueCac
 from transformer_lens.utils import *
 assert tl is transformer_lens and tl.utils is utils and utils.get_act_name is get_act_name
 assert ActivationCache is again is interp_hooks.ActivationCache is cache_module is transformer_lens.ActivationCache
-assert HookedTransformer is interp_hooks.HookedTransformer is tl.HookedTransformer
+assert HookedTransformer is tl.HookedTransformer and issubclass(HookedTransformer, interp_hooks.HookedTransformer)
 from interp_hooks.compat.patching import get_act_patch_resid_pre
 assert patching.get_act_patch_resid_pre is get_act_patch_resid_pre
-assert HookedTransformerKeyValueCache is interp_hooks.KeyValueCache
+assert issubclass(HookedTransformerKeyValueCache, interp_hooks.KeyValueCache)
 assert get_official_model_name("gpt2-small") == "openai-community/gpt2"
 assert "HookedTransformer" in dir(tl) and "utils" in dir(tl)
 import inspect

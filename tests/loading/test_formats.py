@@ -525,7 +525,6 @@ def test_settings_are_needed_and_all_accounted_for() -> None:
         (dict(layer_norm_folding=True), "layer_norm_folding=True contradicts normalization_type='LN'"),
         (dict(post_embedding_ln=True), "sets post_embedding_ln=True"),
         (dict(use_qk_norm=True), "sets use_qk_norm=True"),
-        (dict(use_NTK_by_parts_rope=True), "sets use_NTK_by_parts_rope=True"),
         (dict(n_layer=2), "sets n_layer=2.*Did you mean n_layers"),
     ],
 )
