@@ -1,6 +1,6 @@
 """ACDC, of a checkout: experiments that take edges away, from corrupted values and from zeros.
 
-    python client_acdc.py CHECKOUT
+python client_acdc.py CHECKOUT
 """
 
 import contextlib

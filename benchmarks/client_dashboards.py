@@ -7,18 +7,19 @@ from typing import Any
 import torch
 from client_steps import SIZES, draw, run, step, tiny
 
-FOLDER, HOOK, FEATURES = Path(tempfile.mkdtemp()), "blocks.1.hook_resid_pre", 12
-TOKENS = torch.randint(4, SIZES["d_vocab"], (16, 12), generator=torch.Generator().manual_seed(0))
+FOLDER, HOOK, FEATURES = Path(tempfile.mkdtemp()), "blocks.1.hook_resid_pre", 64
+TOKENS = torch.randint(4, SIZES["d_vocab"], (64, 24), generator=torch.Generator().manual_seed(0))
 
 
-def numbers_of(page: Any) -> Any:
-    """The JSON that a page of features is made of."""
-    import json
-
-    def plain(value: Any) -> Any:
-        return value if isinstance(value, (int, float, str, list, dict)) else vars(value)
-
-    return json.loads(json.dumps(page, default=plain))
+def held(value: Any) -> Any:
+    """All that an object holds, as numbers in dicts and lists."""
+    if isinstance(value, dict):
+        return {str(key): held(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [held(one) for one in value]
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return held(vars(value)) if hasattr(value, "__dict__") else value
 
 
 @step
@@ -40,7 +41,7 @@ def a_page_of_sae_dashboard() -> Any:
     draw(sae)
     asked = SaeVisConfig(hook_point=HOOK, features=range(4), minibatch_size_features=4, minibatch_size_tokens=8)
     found = SaeVisRunner(asked).run(encoder=sae, model=model, tokens=TOKENS)
-    return [numbers_of(found.feature_data_dict[feature].to_dict()) for feature in range(4)]
+    return [held(found.feature_data_dict[feature]) for feature in range(4)]
 
 
 @step
@@ -61,7 +62,7 @@ def a_page_of_sae_vis() -> Any:
     draw(sae)
     sae.cfg.hook_name, sae.cfg.hook_layer = HOOK, 1  # where sae-vis, which is older, looks for them
     found = SaeVisData.create(sae=sae, model=model, tokens=TOKENS, cfg=SaeVisConfig(features=range(4)))
-    return [numbers_of(one) for _, one in sorted(found.feature_data_dict.items())]
+    return [held(one) for _, one in sorted(found.feature_data_dict.items())]
 
 
 run()

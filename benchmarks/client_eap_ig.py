@@ -1,6 +1,6 @@
 """EAP-IG, of a checkout: scores of edges, nodes and neurons by all methods, circuits and what they do.
 
-    python client_eap_ig.py CHECKOUT
+python client_eap_ig.py CHECKOUT
 """
 
 import sys
@@ -21,8 +21,10 @@ OPTIONS = dict(use_attn_result=True, use_split_qkv_input=True, use_hook_mlp_in=T
 
 def data() -> Any:
     rows = texts(8, 6)
-    pairs = [(clean, corrupted, 7) for clean, corrupted in zip(rows[:4], rows[4:])]
-    return DataLoader(pairs, batch_size=2, collate_fn=lambda batch: [list(column) for column in zip(*batch)])
+    pairs = [(clean, corrupted, 7) for clean, corrupted in zip(rows[:4], rows[4:], strict=True)]
+    return DataLoader(
+        pairs, batch_size=2, collate_fn=lambda batch: [list(column) for column in zip(*batch, strict=True)]
+    )
 
 
 def metric(logits: Any, clean_logits: Any, input_lengths: Any, label: Any, mean: bool = True) -> Any:

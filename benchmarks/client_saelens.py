@@ -186,8 +186,12 @@ def batches_for_training() -> Any:
 
 @step
 def training() -> Any:
-    from sae_lens import LanguageModelSAERunnerConfig, LanguageModelSAETrainingRunner, LoggingConfig
-    from sae_lens import StandardTrainingSAEConfig
+    from sae_lens import (
+        LanguageModelSAERunnerConfig,
+        LanguageModelSAETrainingRunner,
+        LoggingConfig,
+        StandardTrainingSAEConfig,
+    )
 
     sizes = dict(d_in=SIZES["d_model"], d_sae=FEATURES, device="cpu", dtype="float32")
     runner = LanguageModelSAETrainingRunner(
@@ -245,7 +249,11 @@ def a_huggingface_model_behind_hooks() -> Any:
     model = load_model("AutoModelForCausalLM", str(FOLDER / "tokenizer"), "cpu")
     hooks = [("transformer.h.0.mlp", lambda value, hook: value * 2)]
     _, cache = model.run_with_cache(TOKENS, names_filter=["transformer.h.0", "transformer.h.1.attn"])
-    return model.run_with_hooks(TOKENS, fwd_hooks=hooks), dict(cache), model.to_tokens(texts(3), prepend_bos=False, truncate=False, move_to_device=False)
+    return (
+        model.run_with_hooks(TOKENS, fwd_hooks=hooks),
+        dict(cache),
+        model.to_tokens(texts(3), prepend_bos=False, truncate=False, move_to_device=False),
+    )
 
 
 run()

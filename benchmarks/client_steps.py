@@ -104,7 +104,8 @@ def tokenizer(folder: Path) -> Any:
         words = Tokenizer(models.WordLevel(vocabulary, unk_token=SPECIAL[3]))
         words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
         PreTrainedTokenizerFast(
-            tokenizer_object=words, **dict(zip(("bos_token", "eos_token", "pad_token", "unk_token"), SPECIAL))
+            tokenizer_object=words,
+            **dict(zip(("bos_token", "eos_token", "pad_token", "unk_token"), SPECIAL, strict=True)),
         ).save_pretrained(folder)
     return AutoTokenizer.from_pretrained(folder)
 

@@ -1,6 +1,6 @@
 """A client's own tests, of its checkout: each is a step, without numbers.
 
-    python client_tests.py CHECKOUT
+python client_tests.py CHECKOUT
 """
 
 import contextlib
@@ -26,7 +26,7 @@ class Told:
         print(json.dumps(told), file=self.out, flush=True)
 
     def pytest_runtest_logreport(self, report: Any) -> None:
-        if report.when == "call" and not report.skipped or report.failed:
+        if (report.when == "call" and not report.skipped) or report.failed:
             crash = getattr(report.longrepr, "reprcrash", None)
             said = (crash.message if crash else str(report.longrepr))[:300]
             self.tell(report.nodeid, report.duration, said if report.failed else None)

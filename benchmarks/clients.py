@@ -1,4 +1,4 @@
-"""Packages that are written for TransformerLens, with TransformerLens 3.9.0 and with `interp_hooks.compat` in its place.
+"""Packages that are written for TransformerLens, with TransformerLens 3.9.0 and with this one in its place.
 
     python benchmarks/clients.py [saelens ...] [--sources FOLDER] [--details]
 
@@ -17,10 +17,10 @@ import argparse
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from peer_suite import WORK
 from peer_suite_hub import fill
 from peers import environment
@@ -65,7 +65,8 @@ def steps(python: Path, client: Client, sources: Path | None, instead: bool) -> 
         stderr=subprocess.DEVNULL,
         text=True,
         cwd="/tmp",
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(path), "HF_HUB_OFFLINE": "1", "HF_HOME": str(HUB), "WANDB_MODE": "disabled"},
+        env=os.environ
+        | {"PYTHONPATH": os.pathsep.join(path), "HF_HUB_OFFLINE": "1", "HF_HOME": str(HUB), "WANDB_MODE": "disabled"},
     )
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"step"')]
 
@@ -74,7 +75,8 @@ def differing(ours: list[float], theirs: list[float]) -> int:
     """How many numbers are not the same."""
     if len(ours) != len(theirs):
         return max(len(ours), len(theirs))
-    return sum(not (a == b or (a != a and b != b) or abs(a - b) <= WITHIN + WITHIN * abs(b)) for a, b in zip(ours, theirs))
+    left, right = torch.tensor(ours), torch.tensor(theirs)
+    return int((~torch.isclose(left, right, rtol=WITHIN, atol=WITHIN, equal_nan=True)).sum())
 
 
 def main(wanted: list[str], sources: Path | None, details: bool) -> None:
@@ -95,7 +97,11 @@ def main(wanted: list[str], sources: Path | None, details: bool) -> None:
         total = sum(len(one["numbers"]) for one, _ in both)
         seconds = [sum(pair[side]["seconds"] for pair in both) for side in (0, 1)]
         equal = f"{total - sum(wrong.values())} of {total}"
-        print(f"{client.name:24} {f'{len(run)}/{len(theirs)}':>12} {len(both):>6} {equal:>20} {seconds[0]:>14.2f} {seconds[1]:>8.2f}")
+        there = f"{len(run)}/{len(theirs)}"
+        print(
+            f"{client.name:24} {there:>12} {len(both):>6} {equal:>20} {seconds[0]:>14.2f} {seconds[1]:>8.2f}",
+            flush=True,
+        )
         for one in theirs if details else run:
             step, other = one["step"], here.get(one["step"], {"error": "not reached"})
             if details and one["error"]:

@@ -11,7 +11,6 @@ import torch
 from interp_hooks.compat.attributes import add_attributes
 from interp_hooks.compat.components import callable_as_there
 from interp_hooks.compat.config import HookedTransformerConfig
-from interp_hooks.compat.stand_ins import stand_where_points_were
 from interp_hooks.compat.texts import get_tokenizer_with_bos
 from interp_hooks.model import config as core
 from interp_hooks.model import transformer
@@ -80,9 +79,7 @@ class HookedTransformer(transformer.HookedTransformer):
 
     def setup(self) -> None:
         """Name every module after its place in this one."""
-        points = self.__dict__.get("hook_dict", {})
         super().setup()
-        stand_where_points_were(points, self.mod_dict)
         for name, module in self.mod_dict.items():
             if not hasattr(module, "name"):  # dictionaries that were spliced in have names of their own
                 module.name = name  # pyright: ignore

@@ -1,30 +1,31 @@
-"""Modules that a client puts where a hook point was, as SAELens does with a dictionary: `block.hook_mlp_out = module`.
+"""Modules that a client puts where a hook point was: `block.hook_mlp_out = module`, as SAELens and auto-circuit do.
 
-    stand_in(module, point)     the module answers what parts of a model ask a hook point
-
-As with `model.splice`, which is the way to do it here, whatever a part makes only for hooks is made for the module, and
-the pass goes on with what the module returns.
+As with `model.splice`, which is the way to do it here, whatever a part makes only for hooks is then made for the
+module, and the pass goes on with what the module returns.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_module_registration_hook
+from torch.utils.hooks import RemovableHandle
 
 from interp_hooks.hooks.points import HookPoint
 
 
-def stand_in(module: nn.Module, point: HookPoint) -> None:
-    """Let a module answer for the hook point in whose place it is."""
+def let_modules_stand_in() -> RemovableHandle:
+    """From now on, let every module that takes a hook point's place answer what parts of a model ask a hook point."""
+    return register_module_module_registration_hook(_registered)
 
+
+def _registered(parent: nn.Module, name: str, module: nn.Module | None) -> None:
+    point = parent._modules.get(name)
+    if isinstance(point, HookPoint) and module is not None and not isinstance(module, HookPoint):
+        _stand_in(module, point)
+
+
+def _stand_in(module: nn.Module, point: HookPoint) -> None:
     def passed(value: Tensor, **new_axis: int) -> Any:
         return module(point.with_axis(value, **new_axis))
 
-    module.__dict__ |= dict(hooked=True, edited=True, hooks=(), beside=passed, expand=passed)
-
-
-def stand_where_points_were(points: Mapping[str, HookPoint], modules: Mapping[str, nn.Module]) -> None:
-    """Let all modules stand in that now have the name of a hook point."""
-    for name, point in points.items():
-        if not isinstance(module := modules.get(name, point), HookPoint):
-            stand_in(module, point)
+    vars(module).update(hooked=True, edited=True, hooks=(), beside=passed, expand=passed)

@@ -98,10 +98,11 @@ class HookedTransformerConfig:
 
     Starting. `init_mode` and `initializer_range` are explained in `interp_hooks.model.initialization`; without
     `init_weights` weights hold whatever was in memory. `d_vocab` may be left to the tokenizer that the model is given,
-    or that `tokenizer_name` names; with 0 a model reads and leaves streams alone; `tokenizer_prepends_bos` is found out. `use_hook_tokens` adds a hook point
-    on token ids; the other `use_` flags of hooks say what a caching run without a filter collects. `generate` stops at
-    any of `eos_token_ids` (default: at the tokenizer's EOS). `device=None` is the GPU if there is one. For numbers
-    whose default depends on other fields, -1, None and 0 mean unset.
+    or that `tokenizer_name` names; with 0 a model reads and leaves streams alone. `tokenizer_prepends_bos` is found out
+    from the tokenizer. `use_hook_tokens` adds a hook point on token ids; the other `use_` flags of hooks say what a
+    caching run without a filter collects. `generate` stops at any of `eos_token_ids` (default: at the tokenizer's EOS).
+    `device=None` is the GPU if there is one. For numbers whose default depends on other fields, -1, None and 0 mean
+    unset.
 
     Fields that TransformerLens has under other names (`use_local_attn`, `post_embedding_ln`, ...) are taken too and
     translated; `interp_hooks.model.field_names` is the table.
