@@ -19,6 +19,7 @@ import torch
 
 from interp_hooks.errors import BadInput, ConfigError, nearest
 from interp_hooks.errors.arguments import told
+from interp_hooks.loading.source import aliases
 from interp_hooks.model import config as core
 from interp_hooks.model.experts_config import ExpertsConfig
 from interp_hooks.model.field_names import KNOWN
@@ -119,7 +120,9 @@ class HookedTransformerConfig(core.HookedTransformerConfig):
     def of(cls, cfg: core.HookedTransformerConfig, model: HookedTransformer | None = None) -> HookedTransformerConfig:
         """A view of a config, whose assignments go to a model."""
         view = cls.__new__(cls)
-        view.__dict__.update({name: getattr(cfg, name) for name in OWN})
+        view.__dict__.update(
+            {name: getattr(cfg, name) for name in OWN} | {"model_name": _without_owner(cfg.model_name)}
+        )
         kept = cfg.__dict__ if isinstance(cfg, HookedTransformerConfig) else {}
         view._keep(said=kept.get("_said", {}), ungroup=kept.get("_ungroup", False), model=model)
         return view
@@ -200,6 +203,12 @@ class HookedTransformerConfig(core.HookedTransformerConfig):
 
     def __reduce__(self) -> Any:
         return _restored, (core.HookedTransformerConfig.to_dict(self),)
+
+
+def _without_owner(name: Any) -> Any:
+    """The name of a model on the hub as it is there, if that is enough to load it."""
+    short = str(name).rpartition("/")[2]
+    return short if aliases().get(short.lower()) == name else name
 
 
 def _translated(fields: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ As with `model.splice`, which is the way to do it here, whatever a part makes on
 module, and the pass goes on with what the module returns.
 """
 
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -19,13 +20,12 @@ def let_modules_stand_in() -> RemovableHandle:
 
 
 def _registered(parent: nn.Module, name: str, module: nn.Module | None) -> None:
-    point = parent._modules.get(name)
-    if isinstance(point, HookPoint) and module is not None and not isinstance(module, HookPoint):
-        _stand_in(module, point)
+    before = parent._modules.get(name)
+    point = before if before is None or isinstance(before, HookPoint) else vars(before).get("stands_for")
+    if point is not None and module is not None and not isinstance(module, HookPoint):
+        passed = partial(_passed, module, point)  # of which a deep copy is one of the module's copy
+        vars(module).update(hooked=True, edited=True, hooks=(), beside=passed, expand=passed, stands_for=point)
 
 
-def _stand_in(module: nn.Module, point: HookPoint) -> None:
-    def passed(value: Tensor, **new_axis: int) -> Any:
-        return module(point.with_axis(value, **new_axis))
-
-    vars(module).update(hooked=True, edited=True, hooks=(), beside=passed, expand=passed)
+def _passed(module: nn.Module, point: HookPoint, value: Tensor, **new_axis: int) -> Any:
+    return module(point.with_axis(value, **new_axis))

@@ -1,5 +1,6 @@
 """What packages written for TransformerLens do to it: the names that they import, and how they reach into a model."""
 
+import copy
 from functools import partial
 from typing import Any
 
@@ -62,8 +63,10 @@ assert USE_DEFAULT_VALUE is None
 class Bends(nn.Module):
     """Something that could be a dictionary."""
 
+    by = 0.9
+
     def forward(self, value: Tensor) -> Tensor:
-        return torch.tanh(value) * 0.9
+        return torch.tanh(value) * self.by
 
 
 @pytest.mark.parametrize(
@@ -83,6 +86,11 @@ def test_a_module_in_place_of_a_hook_point_is_as_one_that_is_spliced_in(name: st
         setattr(model.get_submodule(parent), attribute, Bends())
         assert_close(model(TOKENS), expected, 1e-12)
         assert not torch.allclose(expected, plain)
+        twin = copy.deepcopy(model)
+        twin.get_submodule(place).by = 0.0
+        assert not torch.allclose(twin(TOKENS), expected)
+        setattr(model.get_submodule(parent), attribute, Bends())  # one after the other
+        assert_close(model(TOKENS), expected, 1e-12)
         setattr(model.get_submodule(parent), attribute, HookPoint())
         assert_close(model(TOKENS), plain, 1e-12)
 
@@ -161,3 +169,17 @@ def test_a_vocabulary_of_no_tokens() -> None:
     stream = torch.randn(1, 3, 4)
     assert model(stream, start_at_layer=0, stop_at_layer=1).shape == (1, 3, 4)
     assert model.W_E.shape == (0, 4)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ("openai-community/gpt2", "gpt2"),
+        ("EleutherAI/pythia-70m-deduped", "pythia-70m-deduped"),
+        ("somebody/pythia-70m-deduped", "somebody/pythia-70m-deduped"),
+        ("", ""),
+    ],
+)
+def test_a_config_says_a_models_name_without_its_owner(ours: str, theirs: str) -> None:
+    cfg = build().cfg.replace(model_name=ours)
+    assert HookedTransformer(cfg).cfg.model_name == theirs
