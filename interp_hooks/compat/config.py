@@ -42,6 +42,7 @@ LABELS = (
     "initializer_range",
     "init_weights",
 )
+WITHOUT_OWNER = ("openai-community", "distilbert", "google-bert")  # whose models the hub finds by their names alone
 UNSET: dict[str, Any] = {  # what a field says there that nothing here answers to
     **dict.fromkeys(("from_checkpoint", "load_in_4bit", "tie_word_embeddings", "trust_remote_code"), False),
     **dict.fromkeys(("use_dynamic_ntk_rope", "use_logn_attn", "yarn_global_attn_only"), False),
@@ -206,9 +207,10 @@ class HookedTransformerConfig(core.HookedTransformerConfig):
 
 
 def _without_owner(name: Any) -> Any:
-    """The name of a model on the hub as it is there, if that is enough to load it."""
-    short = str(name).rpartition("/")[2]
-    return short if aliases().get(short.lower()) == name else name
+    """The name that a model has on the hub, as it is there, if that is enough to load it."""
+    full = aliases().get(str(name).lower(), name)
+    owner, _, short = str(full).rpartition("/")
+    return short if owner in WITHOUT_OWNER or (owner and aliases().get(short.lower()) == full) else name
 
 
 def _translated(fields: dict[str, Any]) -> dict[str, Any]:

@@ -175,6 +175,7 @@ def test_a_vocabulary_of_no_tokens() -> None:
     ("ours", "theirs"),
     [
         ("openai-community/gpt2", "gpt2"),
+        ("gpt2-small", "gpt2"),
         ("EleutherAI/pythia-70m-deduped", "pythia-70m-deduped"),
         ("somebody/pythia-70m-deduped", "somebody/pythia-70m-deduped"),
         ("", ""),
