@@ -19,15 +19,20 @@ DASHBOARD = "sae-dashboard==0.8.0 pyarrow<21"  # newer pyarrows want another num
 TORCH = next(line for line in (HERE.parent / "constraints.txt").read_text().splitlines() if line.startswith("torch=="))
 
 
-def environment(requirements: str) -> Path:
-    """The interpreter of a virtual environment that has the requirements, with the torch that the tests run with."""
-    wanted = requirements.split()
-    folder = HERE / "environments" / wanted[0].replace("==", "-")
+def environment(requirements: str, despite_pins: str = "") -> Path:
+    """The interpreter of a virtual environment that has the requirements, with the torch that the tests run with.
+
+    Packages `despite_pins` are installed without what they ask for: other versions of it are there.
+    """
+    wanted, others = requirements.split(), despite_pins.split()
+    folder = HERE / "environments" / (wanted[0].replace("==", "-") + "-clients" * bool(others))
     python = folder / "bin" / "python"
     if not (folder / "installed").exists():
         print(f"installing {requirements} into {folder}", file=sys.stderr)
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        for step in ([TORCH], wanted):  # torch first: what follows is content with it
+        for step in ([TORCH], wanted, ["--no-deps", *others]):  # torch first: what follows is content with it
+            if step == ["--no-deps"]:
+                continue
             subprocess.run([python, "-m", "pip", "install", "--quiet", *step], check=True)
         (folder / "installed").touch()
     return python

@@ -25,6 +25,7 @@ from transformers import PreTrainedModel
 
 from interp_hooks import HookedTransformer, KeyValueCache
 from interp_hooks.errors import BadInput, CheckpointError, UnsupportedConfig, WeightMismatch
+from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.loading.families import FAMILIES
 from interp_hooks.loading.guard import ConfigReader, Family
 from interp_hooks.loading.parity import invariants
@@ -233,6 +234,17 @@ def test_hooks_mean_what_they_say(name: str) -> None:
     assert len(found) >= 4
     for invariant, error in found.items():
         assert error < 1e-6, invariant
+
+
+@every_member
+@no_gradients
+def test_looking_changes_no_bit(name: str) -> None:
+    """Neither at everything, nor at patterns alone, with and without padding."""
+    model = ours(name)
+    for options in ({}, {"attention_mask": padded("left")[1]}):
+        logits = model(TOKENS, **options)
+        for wanted in (lambda name: True, None):
+            assert torch.equal(model.run_with_cache(TOKENS, names_filter=wanted, **options)[0], logits)
 
 
 # ------------------------------------------------------------------------------------------------------------- tables

@@ -102,3 +102,4 @@ def install() -> None:
         module = _Alias(path)
         sys.modules[module.__name__] = module
     sys.meta_path.insert(0, _Missing)
+    import_module("interp_hooks.compat.stand_ins").let_modules_stand_in()

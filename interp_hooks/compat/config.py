@@ -19,6 +19,7 @@ import torch
 
 from interp_hooks.errors import BadInput, ConfigError, nearest
 from interp_hooks.errors.arguments import told
+from interp_hooks.loading.source import aliases
 from interp_hooks.model import config as core
 from interp_hooks.model.experts_config import ExpertsConfig
 from interp_hooks.model.field_names import KNOWN
@@ -41,6 +42,7 @@ LABELS = (
     "initializer_range",
     "init_weights",
 )
+WITHOUT_OWNER = ("openai-community", "distilbert", "google-bert")  # whose models the hub finds by their names alone
 UNSET: dict[str, Any] = {  # what a field says there that nothing here answers to
     **dict.fromkeys(("from_checkpoint", "load_in_4bit", "tie_word_embeddings", "trust_remote_code"), False),
     **dict.fromkeys(("use_dynamic_ntk_rope", "use_logn_attn", "yarn_global_attn_only"), False),
@@ -108,7 +110,7 @@ class HookedTransformerConfig(core.HookedTransformerConfig):
         fields = dict(zip(POSITIONAL, args, strict=False)) | fields
         ungroup = bool(fields.pop("ungroup_grouped_query_attention", False))
         if fields.get("attn_only"):
-            fields.pop("d_mlp", None)
+            fields = {name: value for name, value in fields.items() if name not in ("d_mlp", "use_hook_mlp_in")}
         else:
             fields.setdefault("act_fn", "relu")
         ours: dict[str, Any] = {"device": None} | _translated(fields)
@@ -119,7 +121,9 @@ class HookedTransformerConfig(core.HookedTransformerConfig):
     def of(cls, cfg: core.HookedTransformerConfig, model: HookedTransformer | None = None) -> HookedTransformerConfig:
         """A view of a config, whose assignments go to a model."""
         view = cls.__new__(cls)
-        view.__dict__.update({name: getattr(cfg, name) for name in OWN})
+        view.__dict__.update(
+            {name: getattr(cfg, name) for name in OWN} | {"model_name": _without_owner(cfg.model_name)}
+        )
         kept = cfg.__dict__ if isinstance(cfg, HookedTransformerConfig) else {}
         view._keep(said=kept.get("_said", {}), ungroup=kept.get("_ungroup", False), model=model)
         return view
@@ -162,8 +166,9 @@ class HookedTransformerConfig(core.HookedTransformerConfig):
         if name in READ:
             return READ[name](self)
         if name == "ungroup_grouped_query_attention":
-            model = self.model
-            return self.__dict__.get("_ungroup", False) if model is None else model.n_groups is not None
+            model = self.model  # the number of heads for keys and values is never None here, as code that asks expects
+            each = self.n_key_value_heads == self.n_heads
+            return self.__dict__.get("_ungroup", False) if model is None else model.n_groups is not None or each
         if name in UNSET:
             return self.__dict__.get("_said", {}).get(name, UNSET[name])
         raise AttributeError(f"the config has no field {name!r}.{nearest(name, {*OWN, *READ, *UNSET})}")
@@ -199,6 +204,13 @@ class HookedTransformerConfig(core.HookedTransformerConfig):
 
     def __reduce__(self) -> Any:
         return _restored, (core.HookedTransformerConfig.to_dict(self),)
+
+
+def _without_owner(name: Any) -> Any:
+    """The name that a model has on the hub, as it is there, if that is enough to load it."""
+    full = aliases().get(str(name).lower(), name)
+    owner, _, short = str(full).rpartition("/")
+    return short if owner in WITHOUT_OWNER or (owner and aliases().get(short.lower()) == full) else name
 
 
 def _translated(fields: dict[str, Any]) -> dict[str, Any]:
@@ -243,6 +255,9 @@ def _tell(model: HookedTransformer, name: str, value: Any) -> None:
         model.default_prepend_bos = value
     elif name in ("device", "dtype"):
         model.to(value)
+    elif name == "n_ctx":  # to which texts are truncated
+        model._reconfigure(n_ctx=value)
+        model.text.n_ctx = value
     elif name in LABELS:
         model._reconfigure(**{name: value})
     elif (built := getattr(model.cfg, name, None)) != value:

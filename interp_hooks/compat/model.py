@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from interp_hooks.compat.attributes import add_attributes
 from interp_hooks.compat.components import callable_as_there
 from interp_hooks.compat.config import HookedTransformerConfig
 from interp_hooks.compat.texts import get_tokenizer_with_bos
@@ -40,6 +41,7 @@ class HookedTransformer(transformer.HookedTransformer):
         cfg = HookedTransformerConfig.unwrap(cfg)
         super().__init__(cfg, tokenizer, move_to_device, default_padding_side)
         callable_as_there(self)
+        add_attributes(self)
         if isinstance(cfg, HookedTransformerConfig) and cfg.ungroup_grouped_query_attention:
             self.set_ungroup_grouped_query_attention(True)
 

@@ -7,7 +7,9 @@
 A `HookPoint` is the identity until a function `fn(value, hook=point)` is attached. Functions run in the order in which
 they were attached. What a function returns is what the next one sees; a function that returns None keeps the value.
 Each function gets its own copy, so that an in-place edit changes this value and nothing that was cached or is used
-elsewhere. Backward functions get the gradient with respect to the value as the last function left it.
+elsewhere. These copies are one value all the same: what one function stores and another one differentiates, or puts a
+gradient into, is at one place of the graph. Backward functions get the gradient with respect to the value as the last
+function left it.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from torch import Tensor, nn
 
 from interp_hooks.errors import BadHookValue, BadInput, HookDidNotFire
 from interp_hooks.errors.arguments import Elsewhere, checked, told
+from interp_hooks.hooks.autograd import twin
 from interp_hooks.hooks.checkpointing import refuse_to_be_lost
 from interp_hooks.hooks.scopes import IN_FORCE, OPEN
 from interp_hooks.hooks.threads import Own, for_this_thread, refuse_while_others_run
@@ -38,7 +41,11 @@ POSITIONS = ("pos", "query")  # the axes along tokens; in a causal model what is
 
 
 class Watcher:
-    """A hook function that only looks: it neither edits nor returns anything, so it gets the value itself, no copy."""
+    """A hook function that only looks at numbers, and gets the value itself, no copy.
+
+    It neither edits nor returns nor differentiates anything. What a fused kernel leaves out is computed beside it for
+    those who only look, so that the pass goes on with the very numbers it has without them.
+    """
 
     @abstractmethod
     def __call__(self, value: Tensor, hook: HookPoint) -> None:
@@ -67,6 +74,8 @@ class Hook:
     ) -> None:
         self.point, self.fn, self.direction = point, fn, direction
         self.is_permanent, self.context_level, self.watches = is_permanent, context_level, watches
+        self._watches_forward = watches and direction == "fwd"
+        self._looks = self._watches_forward and isinstance(fn, Watcher)
         self.by_name = watches or _takes_hook(fn)
         self.order = -next(NUMBERS) if prepend else next(NUMBERS)
         self.reached, self.removed = 0, False
@@ -75,6 +84,19 @@ class Hook:
     def user_hook(self) -> HookFn:
         return self.fn
 
+    @property
+    def hook(self) -> Hook:
+        """Itself: code for handles that are wrapped around those of torch finds here what it asks them."""
+        return self
+
+    def hooks_dict_ref(self) -> dict[int, Hook]:
+        """All functions at its point that are of its direction, in their order."""
+        return {one.order: one for one in self.point.hooks if one.direction == self.direction}
+
+    @property
+    def __name__(self) -> str:
+        return getattr(self.fn, "__name__", repr(self.fn))
+
     def is_among(self, dir: Directions, including_permanent: bool, level: int | None) -> bool:
         """Whether the function is of this direction and of this level (None: of any level)."""
         return (
@@ -82,6 +104,11 @@ class Hook:
             and (including_permanent or not self.is_permanent)
             and level in (None, self.context_level)
         )
+
+    @property
+    def takes_part(self) -> bool:
+        """Whether it may change the value, or have to do with its gradient; one that only looks does neither."""
+        return not (self._looks or (self._watches_forward and not torch.is_grad_enabled()))
 
     def remove(self) -> None:
         """Detach it.
@@ -94,12 +121,12 @@ class Hook:
             self.point.attached.remove(self)
         self.removed = True
 
-    def __call__(self, value: Tensor) -> Tensor:
+    def __call__(self, value: Tensor, copied: Callable[[Tensor], Tensor] = torch.clone) -> Tensor:
         """The value after this function, which gets a copy of it unless it only watches."""
         if self.watches:
             self.fn(value, hook=self.point)
             return value
-        given = value.clone()
+        given = copied(value)
         returned = self.fn(given, hook=self.point) if self.by_name else self.fn(given, self.point)
         return given if returned is None else self.point.checked(returned, like=value)
 
@@ -183,6 +210,11 @@ class HookPoint(nn.Module):
         return bool(self.hooks) if OPEN and self in IN_FORCE.get().at else bool(self.attached)
 
     @property
+    def edited(self) -> bool:
+        """Whether a function would be called here and now that does more than look at numbers."""
+        return any(hook.takes_part for hook in self.hooks)
+
+    @property
     def fwd_hooks(self) -> list[Hook]:
         return [hook for hook in self.hooks if hook.direction == "fwd"]
 
@@ -191,27 +223,35 @@ class HookPoint(nn.Module):
         return [hook for hook in self.hooks if hook.direction == "bwd"]
 
     def forward(self, value: Tensor) -> Tensor:
-        return self._run(value) if self.attached or (OPEN and self in IN_FORCE.get().at) else value
+        return self._run(value, self.hooks) if self.attached or (OPEN and self in IN_FORCE.get().at) else value
 
     def expand(self, value: Tensor, **new_axis: int) -> Tensor:
-        """Give `value` the axis that it lacks (`head=8`) and run the hooks; without hooks return it as it came."""
-        return self._run(self._expanded(value, **new_axis)) if self.hooked else value
+        """Give `value` the axis that it lacks (`head=8`) and run the hooks; return it as it came if none takes part."""
+        shown = self.beside(self.with_axis(value, **new_axis)) if self.hooked else None
+        return value if shown is None else shown
 
-    def _expanded(self, value: Tensor, **new_axis: int) -> Tensor:
-        if value.ndim == len(self.axes):
+    def beside(self, value: Tensor) -> Tensor | None:
+        """Show a value that the pass can do without: what it has to go on with, None if nobody takes part."""
+        hooks = self.hooks
+        shown = self._run(value, hooks) if hooks else value
+        return shown if any(hook.takes_part for hook in hooks) else None
+
+    def with_axis(self, value: Tensor, **new_axis: int) -> Tensor:
+        """`value` with the axis that it lacks, if it lacks one, along which it is the same."""
+        if value.ndim == len(self.axes) or not new_axis:
             return value
         ((axis, size),) = new_axis.items()
         dim = self.axes.index(axis)
         return value.unsqueeze(dim).expand(*value.shape[:dim], size, *value.shape[dim:])
 
-    def _run(self, value: Tensor) -> Tensor:
-        backward, hooks = [], self.hooks
+    def _run(self, value: Tensor, hooks: Sequence[Hook]) -> Tensor:
+        backward, copied = [], torch.clone
         for hook in hooks:
             if not hook.watches:
                 refuse_to_be_lost([hook], self.name)
             hook.reached += 1
             if hook.direction == "fwd":
-                value = hook(value)
+                value, copied = hook(value, copied), copied if hook.watches else twin
             else:
                 backward.append(hook)
         return self._listen_to_gradient(value, backward) if backward else value

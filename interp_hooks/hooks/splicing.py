@@ -33,19 +33,23 @@ class SplicedPoint(HookPoint):
         return True
 
     @property
+    def edited(self) -> bool:
+        return True
+
+    @property
     def spliced(self) -> tuple[str, nn.Module]:
         """The module's name, and the module."""
         ((name, module),) = self.named_children()
         return name, module
 
     def forward(self, value: Tensor) -> Tensor:
-        value = self._run(value)
+        value = self._run(value, self.hooks)
         name, module = self.spliced
         return self.checked(module(value.clone()), like=value, by=f"the module {name!r} that is spliced in at")
 
-    def expand(self, value: Tensor, **new_axis: int) -> Tensor:
-        """Give `value` the axis that it lacks, and pass it through hooks and module."""
-        return self(self._expanded(value, **new_axis))
+    def beside(self, value: Tensor) -> Tensor:
+        """Pass a value through hooks and module, which is what the pass has to go on with."""
+        return self(value)
 
 
 class Splice:

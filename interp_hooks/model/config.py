@@ -98,10 +98,11 @@ class HookedTransformerConfig:
 
     Starting. `init_mode` and `initializer_range` are explained in `interp_hooks.model.initialization`; without
     `init_weights` weights hold whatever was in memory. `d_vocab` may be left to the tokenizer that the model is given,
-    or that `tokenizer_name` names; `tokenizer_prepends_bos` is found out from it. `use_hook_tokens` adds a hook point
-    on token ids; the other `use_` flags of hooks say what a caching run without a filter collects. `generate` stops at
-    any of `eos_token_ids` (default: at the tokenizer's EOS). `device=None` is the GPU if there is one. For numbers
-    whose default depends on other fields, -1, None and 0 mean unset.
+    or that `tokenizer_name` names; with 0 a model reads and leaves streams alone. `tokenizer_prepends_bos` is found out
+    from the tokenizer. `use_hook_tokens` adds a hook point on token ids; the other `use_` flags of hooks say what a
+    caching run without a filter collects. `generate` stops at any of `eos_token_ids` (default: at the tokenizer's EOS).
+    `device=None` is the GPU if there is one. For numbers whose default depends on other fields, -1, None and 0 mean
+    unset.
 
     Fields that TransformerLens has under other names (`use_local_attn`, `post_embedding_ln`, ...) are taken too and
     translated; `interp_hooks.model.field_names` is the table.
@@ -200,7 +201,7 @@ class HookedTransformerConfig:
             self._check_positive(field)
         if self.mixers is not None and len(self.mixers.layers) != self.n_layers:
             raise ConfigError(f"mixers.layers must have {self.n_layers} entries, got {len(self.mixers.layers)}")
-        if self.d_vocab != -1:
+        if self.d_vocab not in (-1, 0):
             self._check_positive("d_vocab")
             self._resolve("d_vocab_out", self.d_vocab)
         self._resolve_heads()

@@ -48,7 +48,7 @@ def test_what_is_left_out_is_resolved(fields: dict[str, Any], resolved: dict[str
         (dict(n_layers=0), "n_layers must be positive, got 0"),
         (dict(d_model=-1), "d_model must be positive, got -1"),
         (dict(n_ctx=0), "n_ctx must be positive"),
-        (dict(d_vocab=0), "d_vocab must be positive"),
+        (dict(d_vocab=-2), "d_vocab must be positive"),
         (dict(d_mlp=-3), "d_mlp must be positive, got -3"),
         (dict(n_heads=0), "expected n_heads or d_head .or both., got neither"),
         (dict(n_heads=5), "n_heads=5 does not divide d_model=12"),

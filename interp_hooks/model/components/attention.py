@@ -1,11 +1,12 @@
-"""Multi-head attention, with grouped keys and values, in one fused kernel unless somebody looks inside.
+"""Multi-head attention, with grouped keys and values, in one fused kernel unless somebody changes what is inside.
 
     q, k, v --norm, rotate--> scores = q k / attn_scale --cap, alibi, mask, softmax--> pattern --> z = pattern v
     z = pattern v * sigmoid(x W_G + b_G)       where heads have gates (`gated_attn`)
     out = z W_O + b_O
 
 Scores and patterns (the only tensors of size pos x pos) are made only while hooked, under transforms of torch.func, or
-for a soft cap, which no fused kernel can do; per-head results are made only while hooked. A sink (`hook_sink`: its
+for a soft cap, which no fused kernel can do; per-head results are made only while hooked. For who only looks they are
+made beside the kernel, from which z comes as ever: looking changes no bit of what follows. A sink (`hook_sink`: its
 score) takes a share of every softmax and adds nothing, so that rows of the pattern sum to less than one. The two final
 classes differ in where q, k and v come from: `Attention` projects the stream, `LatentAttention` (in `latent.py`) a
 low-rank summary of it.
@@ -21,12 +22,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
+from interp_hooks.hooks.autograd import transformed
 from interp_hooks.hooks.points import HookPoint
 from interp_hooks.model.components.kv_cache import Extend
 from interp_hooks.model.components.mixer import Mixer, Promise, Reader
 from interp_hooks.model.components.norm import head_norm
 from interp_hooks.model.components.positions import Rotation, rotate
-from interp_hooks.model.components.transforms import refuse_second_derivatives, transformed
+from interp_hooks.model.components.transforms import refuse_second_derivatives
 from interp_hooks.model.components.weights import (
     READER_PER_HEAD,
     parameter,
@@ -191,7 +193,13 @@ class AttentionCore(Mixer):
         q = visibility.chosen(q)
         if earlier is not None:
             k, v = earlier(k, v)
-        z = (self._explicit if self._explicitly() else self._fused)(q, k, v, visibility)
+        looked_at = [point for point in self._inside if point.hooked]
+        if self.soft_cap > 0 or transformed() or any(point.edited for point in looked_at):
+            z = self._explicit(q, k, v, visibility)
+        else:
+            if looked_at:
+                self._pattern(q.detach(), k.detach(), visibility)
+            z = self._fused(q, k, v, visibility)
         return self._gated(z, inputs[0], visibility)
 
     def _gated(self, z: Tensor, x: Tensor, visibility: Visibility) -> Tensor:
@@ -217,9 +225,11 @@ class AttentionCore(Mixer):
             yield Promise("rows of pattern + sink == 1", total, torch.ones_like(total))
         yield self._promise_of_writing(here)
 
-    def _explicitly(self) -> bool:
-        looked_at = self.hook_attn_scores.hooked or self.hook_pattern.hooked or transformed()
-        return looked_at or self.soft_cap > 0 or (self.sinks is not None and self.hook_sink.hooked)
+    @property
+    def _inside(self) -> list[HookPoint]:
+        """The points that a fused kernel passes by."""
+        points = [self.hook_attn_scores, self.hook_pattern]
+        return points if self.sinks is None else [*points, self.hook_sink]
 
     def _fused(self, q: Tensor, k: Tensor, v: Tensor, visibility: Visibility) -> Float[Tensor, "batch pos head d_head"]:
         biased = bool(self.slopes) or self.sinks is not None
@@ -260,21 +270,28 @@ class AttentionCore(Mixer):
     def _explicit(
         self, q: Tensor, k: Tensor, v: Tensor, visibility: Visibility
     ) -> Float[Tensor, "batch pos head d_head"]:
-        k = k.repeat_interleave(self.queries_per_key, dim=2)
-        v = v.repeat_interleave(self.queries_per_key, dim=2)
-        scores = torch.einsum("bqhk,bphk->bhqp", q, k) / self.scale
+        return (self._pattern(q, k, visibility) @ self._of_every_head(v)).transpose(1, 2)
+
+    def _of_every_head(self, x: Float[Tensor, "batch pos group d_head"]) -> Float[Tensor, "batch head pos d_head"]:
+        """Keys or values, as every head reads them."""
+        x = x.transpose(1, 2)
+        return x if self.queries_per_key == 1 else x.repeat_interleave(self.queries_per_key, dim=1)
+
+    def _pattern(self, q: Tensor, k: Tensor, visibility: Visibility) -> Float[Tensor, "batch head query key"]:
+        """How much of each key every query sees, by way of the hooks."""
+        scores = (q.transpose(1, 2) @ self._of_every_head(k).mT).div_(self.scale)
         if self.soft_cap:
             scores = self.soft_cap * torch.tanh(scores / self.soft_cap)
-        scores = scores + self._alibi(visibility, scores.dtype)
-        scores = self.hook_attn_scores(scores.masked_fill(~visibility.mask(self.window), -torch.inf))
+        if self.slopes:
+            scores = scores + self._alibi(visibility, scores.dtype)
+        scores = self.hook_attn_scores(scores.masked_fill_(~visibility.mask(self.window), -torch.inf))
         precise = scores.to(torch.promote_types(scores.dtype, torch.float32))
         if self.sinks is None:
             pattern = precise.softmax(-1)
         else:
             sink = self.hook_sink(self.sinks[:, None].expand(*precise.shape[:3]))
             pattern = torch.cat((precise, sink[..., None].to(precise.dtype)), dim=-1).softmax(-1)[..., :-1]
-        pattern = self.hook_pattern(pattern.to(v.dtype))
-        return torch.einsum("bhqp,bphk->bqhk", pattern, v)
+        return self.hook_pattern(pattern.to(q.dtype))
 
 
 class Attention(AttentionCore):

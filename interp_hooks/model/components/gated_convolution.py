@@ -60,8 +60,9 @@ class GatedConvolution(Mixer):
         if earlier is not None:
             before = earlier.convolved()
             earlier(read[:, :, None], read[:, :, None, :0])
-        if self.hook_mixing.hooked:
-            mixed = torch.einsum("bcqk,bkc->bqc", self.hook_mixing(self._mixing(in_gate)), v)
+        mixing = self.hook_mixing.beside(self._mixing(in_gate)) if self.hook_mixing.hooked else None
+        if mixing is not None:
+            mixed = torch.einsum("bcqk,bkc->bqc", mixing, v)
             mixed = self.convolution.hook_out(mixed + self.convolution.of(torch.zeros_like(v), before))
         else:
             mixed = self.convolution(read, before)

@@ -115,13 +115,14 @@ class LinearRecurrence(Mixer):
     def _mixed(self, given: Recurrence, state: Tensor | None) -> tuple[Tensor, Tensor]:
         """What is read at every token, as `hook_mixed` shows it, and the state after the last."""
         read, after = scan(given, state)
-        if self.hook_mixing.hooked:
-            read = self.hook_mixing(mixing(given)) @ given.v
+        shown = self.hook_mixing.beside(mixing(given)) if self.hook_mixing.hooked else None
+        if shown is not None:
+            read = shown @ given.v
             if state is not None:
                 read = read + scan(given._replace(v=torch.zeros_like(given.v)), state)[0]
-        if self.hook_state.hooked:
-            there = states(given, state)
-            shown = self.hook_state(self.of_heads(there.movedim(2, 1)))
+        there = states(given, state) if self.hook_state.hooked else None
+        shown = None if there is None else self.hook_state.beside(self.of_heads(there.movedim(2, 1)))
+        if there is not None and shown is not None:
             change = shown.reshape(there.movedim(2, 1).shape).movedim(1, 2) - there
             read = read + torch.einsum("bhpk,bhpkv->bhpv", given.q, change)
         return self.of_heads(read.transpose(1, 2)), after

@@ -75,8 +75,9 @@ class Mixer(nn.Module):
         """What all heads together write."""
         z = self.hook_z(z)
         if self.hook_result.hooked:
-            result = self.hook_result(torch.einsum("bphk,hkd->bphd", z, self.W_O))
-            return result.sum(2) + self.b_O
+            result = self.hook_result.beside(torch.einsum("bphk,hkd->bphd", z, self.W_O))
+            if result is not None:
+                return result.sum(2) + self.b_O
         return write_per_head(z, self.W_O, self.b_O)
 
     def _promise_of_writing(self, here: Mapping[str, Tensor]) -> Promise:

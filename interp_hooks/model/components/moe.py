@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from interp_hooks.hooks.autograd import transformed
 from interp_hooks.hooks.points import HookPoint
 from interp_hooks.model.components.mlp import Gating, activation, mlp
-from interp_hooks.model.components.transforms import transformed
 from interp_hooks.model.components.weights import TRANSPOSED, TRANSPOSED_PER_EXPERT, linear, parameter
 from interp_hooks.model.config import ExpertsConfig, HookedTransformerConfig
 
@@ -93,8 +93,11 @@ class Experts(nn.Module):
     ) -> Float[Tensor, "batch pos d_model"]:
         """The weighted sum of what the experts write."""
         points = [self.hook_pre, self.hook_post, self.hook_out] + ([self.hook_pre_linear] if self.gated else [])
-        every = transformed() or any(point.hooked for point in points)  # a transform hides who is chosen
-        return (self._all if every else self._chosen)(x, weights)
+        if transformed() or any(point.edited for point in points):  # a transform hides who is chosen
+            return self._all(x, weights)
+        if any(point.hooked for point in points):
+            self._all(x.detach(), weights.detach())
+        return self._chosen(x, weights)
 
     def _chosen(self, x: Tensor, weights: Tensor) -> Tensor:
         """The weighted sum, each expert being computed on the tokens that it has a weight for."""

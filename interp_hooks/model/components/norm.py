@@ -4,8 +4,9 @@
     normalized = (x - mean) / scale                                              hook_normalized
     output     = normalized * (w + gain_offset) + b  without gain: normalized
 
-Unhooked it is one fused kernel. The statistics are computed in float32 for half-precision models. Within
-`holding_scales` the scale counts as a constant in the backward pass.
+Unless a hook takes part it is one fused kernel; for who only looks, scale and normalized are computed beside it. The
+statistics are computed in float32 for half-precision models. Within `holding_scales` the scale counts as a constant in
+the backward pass.
 """
 
 from collections.abc import Callable
@@ -77,13 +78,15 @@ class Norm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not (self.hook_scale.hooked or self.hook_normalized.hooked):
             return self.fused(x)
-        return self._step_by_step(x, self.hook_scale, self.hook_normalized)
-
-    def _step_by_step(
-        self, x: Tensor, show_scale: Callable[[Tensor], Tensor], show_normalized: Callable[[Tensor], Tensor]
-    ) -> Tensor:
         centred, scale = self.statistics(x)
-        normalized = show_normalized(centred / show_scale(scale)).to(x.dtype)
+        changed = self.hook_scale.beside(scale)
+        normalized = centred / (scale if changed is None else changed)
+        shown = self.hook_normalized.beside(normalized)
+        if changed is None and shown is None:
+            return self.fused(x)
+        return self._with_gain((normalized if shown is None else shown).to(x.dtype))
+
+    def _with_gain(self, normalized: Tensor) -> Tensor:
         if (gain := self.gain) is not None:
             normalized = normalized * gain
         return normalized if self.b is None else normalized + self.b
@@ -91,7 +94,8 @@ class Norm(nn.Module):
     def fused(self, x: Tensor) -> Tensor:
         """The same values in one kernel; hooks don't fire."""
         if HOLDING and HELD.get():
-            return self._step_by_step(x, _as_it_is, _as_it_is)
+            centred, scale = self.statistics(x)
+            return self._with_gain((centred / scale).to(x.dtype))
         w, b = self.gain, self.b
         separate = w if w is not None and w.shape != self.over else None  # more gains than the kernel normalizes over
         kernel_w, kernel_b = (w, b) if separate is None else (None, None)
@@ -130,10 +134,6 @@ class Norm(nn.Module):
                     "one norm) is hooked too. Each reader then has a stream and statistics of its own; hook those "
                     "inputs, or drop one of the two hooks"
                 )
-
-
-def _as_it_is(value: Tensor) -> Tensor:
-    return value
 
 
 class NoNorm(nn.Module):

@@ -7,16 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function, forward_ad
+from torch.autograd import Function
 
 from interp_hooks.errors import BadInput
-
-
-def transformed() -> bool:
-    """Whether a transform of torch.func, or forward-mode differentiation, is going on."""
-    if torch.compiler.is_compiling():
-        return False
-    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+from interp_hooks.hooks.autograd import transformed
 
 
 def numbers(tensor: Tensor) -> Tensor:
