@@ -2,10 +2,7 @@
 
 ABSENT = {
     **dict.fromkeys(
-        (
-            *("BertNextSentencePrediction", "BertNSPHead", "BertPooler"),
-            *("BertBlock", "BertEmbed", "T5Attention", "T5Block", "HookedAudioEncoder"),
-        ),
+        (*("BertNSPHead", "BertPooler", "BertBlock", "BertEmbed", "T5Attention", "T5Block", "HookedAudioEncoder"),),
         "HookedTransformer.from_pretrained loads encoders with a masked language model's head, and no others",
     ),
     **dict.fromkeys(

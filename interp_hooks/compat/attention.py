@@ -143,10 +143,12 @@ class _SingleAttention(CalledAttention):
         self.register_buffer("IGNORE", torch.tensor(-torch.inf))
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **options: Any) -> Any:
-        """As `torch.nn.Module.load_state_dict`; grouped keys and values may be called `_W_K` and so on."""
-        return super().load_state_dict(
-            {name.removeprefix("_"): one for name, one in state_dict.items()}, *args, **options
-        )
+        """As `torch.nn.Module.load_state_dict`; grouped keys and values may be called `_W_K` and so on.
+
+        A mask of another size, as older files have it, is passed over.
+        """
+        named = {name.removeprefix("_"): one for name, one in state_dict.items()}
+        return super().load_state_dict(named | dict(self.named_buffers()), *args, **options)
 
 
 class Attention(metaclass=Part):

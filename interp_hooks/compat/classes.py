@@ -14,9 +14,11 @@ from torch import Tensor
 
 from interp_hooks.compat.config import HookedTransformerConfig
 from interp_hooks.compat.model import HookedTransformer
+from interp_hooks.compat.next_sentence import BertNSPHead, BertPooler
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked
 from interp_hooks.hooks.points import Directions, Hook, HookPoint
+from interp_hooks.loading.pairs import head_of_pairs
 from interp_hooks.model import config as core
 from interp_hooks.model.components.norm import Norm
 from interp_hooks.model.config import NormalizationType
@@ -73,6 +75,24 @@ class HookedEncoder(HookedTransformer):
         logits = super().forward(input, "logits", **rest)
         words = [tokenizer.decode([token]) for token in logits[at_mask].argmax(-1).tolist()]
         return words[0] if len(words) == 1 else [f"Prediction {i}: {word}" for i, word in enumerate(words)]
+
+    def encoder_output(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        token_type_ids: Int[Tensor, "batch pos"] | None = None,
+        one_zero_attention_mask: Int[Tensor, "batch pos"] | None = None,
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """The stream after the last layer."""
+        given = dict[str, Any](token_type_ids=token_type_ids, attention_mask=one_zero_attention_mask)
+        return super().forward(tokens, stop_at_layer=self.cfg.n_layers, **given)
+
+    def __getattr__(self, name: str) -> Any:
+        """`pooler` and `nsp_head`, of sentence pairs, are read from the checkpoint when they are first needed."""
+        if name in ("pooler", "nsp_head") and name not in self._modules:
+            weights = [weight.to(self.device, self.dtype) for weight in head_of_pairs(self.cfg.model_name)]
+            self.pooler, self.nsp_head = BertPooler(*weights[:2]), BertNSPHead(*weights[2:])
+            self.setup()
+        return super().__getattr__(name)
 
     def padding_of(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,

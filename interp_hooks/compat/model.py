@@ -77,6 +77,11 @@ class HookedTransformer(transformer.HookedTransformer):
             return found
         return found._replace(attention_mask=torch.ones_like(found.tokens, dtype=torch.bool))
 
+    def get_token_position(self, single_token: Any, input: Any, *args: Any, **options: Any) -> int:
+        """As `interp_hooks.HookedTransformer.get_token_position`; ids may be whole numbers that are floats."""
+        whole = isinstance(input, torch.Tensor) and input.is_floating_point() and torch.equal(input, input.round())
+        return super().get_token_position(single_token, input.long() if whole else input, *args, **options)
+
     def setup(self) -> None:
         """Name every module after its place in this one."""
         super().setup()

@@ -44,6 +44,7 @@ _LOADING = {
     **_of("loading.training_steps", get_checkpoint_labels="checkpoint_labels"),
 }
 _MODEL = _of("compat.model", "HookedTransformer")
+_PAIRS = _of("compat.next_sentence", "BertNextSentencePrediction")
 _ROOT_MODULE = _of("hooks.root_module", "HookedRootModule")
 _SVD = _of("compat.classes", "SVDInterpreter")
 _UTILITIES = {
@@ -85,8 +86,9 @@ UTILITIES = (
 
 # Submodule -> name -> where it is here. A string is a module of ours whose `__all__` has the same names there.
 MODULES: dict[str, Mapping[str, str] | str] = {
-    "": {**_CACHE, **_CONFIG, **_ENCODER, **_FACTORED, **_KEYS_AND_VALUES, **_MODEL, **_ROOT_MODULE, **_SVD},
+    "": {**_PAIRS, **_CACHE, **_CONFIG, **_ENCODER, **_FACTORED, **_KEYS_AND_VALUES, **_MODEL, **_ROOT_MODULE, **_SVD},
     "ActivationCache": _CACHE,
+    "BertNextSentencePrediction": _PAIRS,
     "FactoredMatrix": _FACTORED,
     "HookedEncoder": _ENCODER,
     "HookedRootModule": _ROOT_MODULE,

@@ -92,7 +92,9 @@ def _write(model: HookedTransformer, folder: Path) -> None:
         model.tokenizer.save_pretrained(folder)
 
 
-def load(options: LoadOptions, processing: Processing, splices: Mapping[str, nn.Module]) -> HookedTransformer:
+def load(
+    cls: type[HookedTransformer], options: LoadOptions, processing: Processing, splices: Mapping[str, nn.Module]
+) -> HookedTransformer:
     """Load a folder that `save` wrote.
 
     Its own dtype and padding side count unless others are given. A revision is the name of one of the training steps
@@ -120,7 +122,7 @@ def load(options: LoadOptions, processing: Processing, splices: Mapping[str, nn.
     tokenizer = own if options.tokenizer is None else options.tokenizer
     given = dict[str, Any](dtype=options.dtype, device=options.device, allow_nonfinite=options.allow_nonfinite)
     with reading(str(folder)):
-        model = from_checkpoint(folder / WEIGHTS, cfg, tokenizer, **given)
+        model = from_checkpoint(folder / WEIGHTS, cfg, tokenizer, **given, cls=cls)
     _refuse_another_save(folder / WEIGHTS, description)
     model.text.padding_side = options.default_padding_side or side
     _splice_in(model, folder, saved, splices)

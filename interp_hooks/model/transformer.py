@@ -204,7 +204,7 @@ class HookedTransformer(Generation, TextMethods, StackedWeights, Switches):
             hf_kwargs=hf_kwargs,
         )
         if hf_model is None and is_native(model_name):
-            return cast("Self", native.load(options, processing, splices or {}))
+            return cast("Self", native.load(cls, options, processing, splices or {}))
         if splices:
             raise BadInput("splices= is for folders of save_pretrained; after loading, call model.splice(hook, module)")
         load = (
@@ -242,7 +242,7 @@ class HookedTransformer(Generation, TextMethods, StackedWeights, Switches):
         """
         from interp_hooks.loading.formats import from_checkpoint
 
-        options = dict[str, Any](dtype=dtype, device=device, ignore_config=ignore_config)
+        options = dict[str, Any](dtype=dtype, device=device, ignore_config=ignore_config, cls=cls)
         return cast("Self", from_checkpoint(checkpoint, cfg, tokenizer, **options, allow_nonfinite=allow_nonfinite))
 
     def processing_report(self) -> list[str]:

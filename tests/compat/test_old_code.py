@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, BertConfig, BertForPreTraining, BertTokenizer, PreTrainedTokenizerBase
 
 from interp_hooks import HookedTransformerConfig as FrozenConfig
 from interp_hooks import KeyValueCache
@@ -23,9 +23,10 @@ from interp_hooks.compat.kv_cache import (
     get_pos_offset,
 )
 from interp_hooks.compat.model import HookedTransformer
+from interp_hooks.compat.next_sentence import BertNextSentencePrediction
 from interp_hooks.errors import BadInput, ConfigError
 from tests.model.test_tokens import word_tokenizer
-from tests.tiny import assert_close, random_tokens, redraw
+from tests.tiny import assert_close, random_tokens, redraw, unchecked_types
 
 SIZES: dict[str, Any] = dict(n_layers=2, d_model=12, n_ctx=9, d_head=3, d_vocab=17, act_fn="relu", device="cpu")
 
@@ -134,6 +135,19 @@ def test_a_copy_of_a_model_has_a_config_of_its_own() -> None:
     assert model.blocks[0].mlp.name == "blocks.0.mlp"
 
 
+def test_every_way_to_a_model_leads_to_the_class_that_is_asked(tmp_path: Path) -> None:
+    model = model_of()
+    model.save_pretrained(tmp_path)
+    for found in (
+        HookedTransformer.from_pretrained(str(tmp_path), device="cpu"),
+        HookedTransformer.from_pretrained("ioi-tiny", device="cpu"),
+        HookedTransformer.from_state_dict(model.state_dict(), model.cfg.to_dict()),
+    ):
+        assert type(found) is HookedTransformer
+        found.cfg.use_hook_mlp_in = True
+        assert found.cfg.use_hook_mlp_in
+
+
 # ---------------------------------------------------------------------------------------------------------------- parts
 
 
@@ -199,6 +213,8 @@ def test_grouped_attention_alone_is_attention_with_copies() -> None:
     state = grouped.state_dict()
     assert state["mask"].shape == (0, 0)
     assert state["IGNORE"] == -torch.inf
+    every.load_state_dict(every.state_dict() | {"mask": torch.ones(9, 9, dtype=torch.bool)})
+    assert every.mask.shape == (0, 0)
     renamed = {f"_{name}" if name[2:] in ("K", "V") else name: one for name, one in state.items()}
     grouped.load_state_dict(renamed)
     copies = {name: one.repeat_interleave(2, 0) if name[2:] in ("K", "V") else one for name, one in state.items()}
@@ -276,6 +292,9 @@ def test_the_tokenizer_has_all_special_tokens(gpt2_tokenizer: PreTrainedTokenize
     assert model.tokenizer.pad_token == model.tokenizer.bos_token == "<|endoftext|>"
     assert model.tokenizer.encode("a")[0] == model.tokenizer.bos_token_id
     assert gpt2_tokenizer.pad_token is None
+    assert model.get_token_position(3, torch.tensor([5.0, 3.0])) == 1
+    with unchecked_types(), pytest.raises(BadInput, match="token ids are integers"):
+        model.get_token_position(3, torch.tensor([5.5, 3.0]))
     model.tokenizer = word_tokenizer()
     assert model.tokenizer.get_vocab() == word_tokenizer().get_vocab()
     gpt2_tokenizer.save_pretrained(tmp_path)
@@ -310,3 +329,37 @@ def test_the_svd_interpreters_arguments_and_errors() -> None:
     ):
         with pytest.raises(AssertionError, match=message):
             interpreter.get_singular_vectors(*arguments)
+
+
+def test_whether_a_sentence_follows_another(tmp_path: Path) -> None:
+    """Logits are HuggingFace's own; the pooler and the head are read when they are first needed."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "sat", "on", "a", "mat"]
+    tokenizer = BertTokenizer(vocab={word: id for id, word in enumerate(words)})
+    sizes = dict(
+        hidden_size=12, num_hidden_layers=2, num_attention_heads=3, intermediate_size=20, vocab_size=len(words)
+    )
+    hf = BertForPreTraining(BertConfig(**sizes, attn_implementation="eager")).eval()
+    redraw(hf)
+    hf.save_pretrained(tmp_path)
+    config = (tmp_path / "config.json").read_text()
+    (tmp_path / "config.json").write_text(config.replace("BertForPreTraining", "BertForMaskedLM"))  # as on the hub
+    tokenizer.save_pretrained(tmp_path)
+    model = HookedEncoder.from_pretrained(str(tmp_path), device="cpu")
+    asked, pair = BertNextSentencePrediction(model), ["the cat sat", "on a mat"]
+    batch = tokenizer(*pair, return_tensors="pt")
+    theirs = hf(**batch).seq_relationship_logits
+    assert_close(asked(pair), theirs, 1e-5)
+    mask = dict(token_type_ids=batch.token_type_ids, one_zero_attention_mask=batch.attention_mask)
+    assert_close(asked(batch.input_ids, **mask), theirs, 1e-5)
+    words_for = ("The sentences are sequential", "The sentences are NOT sequential")
+    assert asked(pair, return_type="predictions") == words_for[int(theirs.argmax())]
+    assert asked(pair, return_type=None) is None
+    logits, cache = asked.run_with_cache(pair)
+    assert_close(logits, theirs, 1e-5)
+    assert torch.equal(cache["nsp_head.hook_nsp_out"], logits)
+    assert cache["pooler.hook_pooler_out"].shape == (1, 12)
+    assert_close(model(batch.input_ids, **mask), hf(**batch).prediction_logits, 1e-5)
+    with pytest.raises(BadInput, match="exactly two sentences"):
+        asked(["one"])
+    with pytest.raises(BadInput, match="without specifying token_type_ids"):
+        asked(batch.input_ids)
