@@ -8,6 +8,7 @@ import io
 import json
 import os
 import sys
+import time
 from typing import Any
 from unittest.mock import MagicMock
 
@@ -19,7 +20,10 @@ class Told:
     """Tells the outcome of every test as a line of JSON; one that is skipped is none."""
 
     def __init__(self) -> None:
-        self.out = sys.stdout
+        self.out, self.started = sys.stdout, 0.0
+
+    def pytest_runtest_logstart(self, nodeid: str, location: Any) -> None:
+        self.started = time.process_time()
 
     def tell(self, step: str, seconds: float, error: str | None) -> None:
         told = {"step": step, "seconds": seconds, "error": error, "numbers": []}
@@ -29,7 +33,7 @@ class Told:
         if (report.when == "call" and not report.skipped) or report.failed:
             crash = getattr(report.longrepr, "reprcrash", None)
             said = (crash.message if crash else str(report.longrepr))[:300]
-            self.tell(report.nodeid, report.duration, said if report.failed else None)
+            self.tell(report.nodeid, time.process_time() - self.started, said if report.failed else None)
 
     def pytest_collectreport(self, report: Any) -> None:
         if report.failed:

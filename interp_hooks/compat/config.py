@@ -166,9 +166,8 @@ class HookedTransformerConfig(core.HookedTransformerConfig):
         if name in READ:
             return READ[name](self)
         if name == "ungroup_grouped_query_attention":
-            model = self.model  # the number of heads for keys and values is never None here, as code that asks expects
-            each = self.n_key_value_heads == self.n_heads
-            return self.__dict__.get("_ungroup", False) if model is None else model.n_groups is not None or each
+            each = self.model is not None and self.n_key_value_heads == self.n_heads
+            return each or self._ungrouped  # code asks for it where `n_key_value_heads` is no None, as nowhere here
         if name in UNSET:
             return self.__dict__.get("_said", {}).get(name, UNSET[name])
         raise AttributeError(f"the config has no field {name!r}.{nearest(name, {*OWN, *READ, *UNSET})}")
@@ -195,9 +194,16 @@ class HookedTransformerConfig(core.HookedTransformerConfig):
         view._keep(said=self._said, ungroup=self._ungroup)
         return view
 
+    @property
+    def _ungrouped(self) -> bool:
+        """Whether heads that shared keys and values have copies of their own."""
+        model = self.model
+        return self.__dict__.get("_ungroup", False) if model is None else model.n_groups is not None
+
     def to_dict(self) -> dict[str, Any]:
         """All fields, under TransformerLens' names too."""
-        return {name: getattr(self, name) for name in (*READ, *UNSET)} | super().to_dict()
+        told = {name: getattr(self, name) for name in (*READ, *UNSET)}
+        return told | {"ungroup_grouped_query_attention": self._ungrouped} | super().to_dict()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> HookedTransformerConfig:
         return self.of(self)
