@@ -23,6 +23,7 @@ ROOMS = (
     *("interventions", "experiments", "tasks", "studies", "circuits", "dictionaries", "ground_truth", "corpus"),
     *("model", "hooks", "views", "compat", "errors"),
 )
+INHERITED = "\n    options:\n      inherited_members: true"  # of classes that are made of several, none of them public
 README = Path(__file__).parents[2] / "README.md"
 SECTION = re.compile(r"\{\{ README: (.+) \}\}")
 DOTTED = re.compile(r"(?<!`)`(interp_hooks(?:\.\w+)+)`(?!`)")
@@ -65,7 +66,7 @@ def page_of(room: str, taken: set[str]) -> str:
         if home not in taken:
             taken.add(home)
             at_root = "\n\n(also `from interp_hooks import " + name + "`)" if name in interp_hooks.__all__ else ""
-            lines.append(f"::: {home}{at_root}")
+            lines.append(f"::: {home}{INHERITED if room in ('model', 'hooks') else ''}{at_root}")
     return "\n\n".join(lines) + "\n"
 
 
