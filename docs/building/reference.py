@@ -3,7 +3,7 @@
 mkdocs calls these functions by their names (`hooks:` in mkdocs.yml). Pages of reference are made of the docstrings of
 public names, and are on no disk. Elsewhere in the manual, a dotted name in backticks,
 `interp_hooks.studies.logit_lens`, becomes a link to its docstring, and an unknown one stops the build.
-`{{ README: Measured }}` is that section of the README.
+The comment `<!-- README: Measured -->` becomes that section of the README.
 """
 
 import re
@@ -25,7 +25,7 @@ ROOMS = (
 )
 INHERITED = "\n    options:\n      inherited_members: true"  # of classes that are made of several, none of them public
 README = Path(__file__).parents[2] / "README.md"
-SECTION = re.compile(r"\{\{ README: (.+) \}\}")
+SECTION = re.compile(r"<!-- README: (.+) -->")
 DOTTED = re.compile(r"(?<!`)`(interp_hooks(?:\.\w+)+)`(?!`)")
 
 
