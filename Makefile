@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test lint floor package clean
+.PHONY: demo test lint docs floor package clean
 
 demo: $(INSTALLED)
 	$(BIN)/interp-hooks demo --out report.html --wiki wiki
@@ -16,6 +16,11 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+# The manual, into site/: open site/index.html, or for its search, $(BIN)/python -m http.server --directory site
+docs: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python >= 3.10 is needed: make PYTHON=python3.12")'
@@ -33,4 +38,4 @@ package:
 	$(PYTHON) tests/package.py .venv-package
 
 clean:
-	rm -rf .venv .venv-floor .venv-package report.html wiki wiki.partial
+	rm -rf .venv .venv-floor .venv-package report.html wiki wiki.partial site
