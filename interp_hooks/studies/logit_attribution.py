@@ -20,7 +20,7 @@ from interp_hooks.experiments.results.record import experiment, on_data
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.interventions.readout import LAST, Readout, for_each_prompt, said
-from interp_hooks.interventions.runs import PromptsLike, Run, as_run
+from interp_hooks.interventions.runs import PromptsLike, Run, TaskLike, as_run
 from interp_hooks.model.cache.activation_cache import ActivationCache
 from interp_hooks.model.inputs import counts_back
 from interp_hooks.model.transformer import HookedTransformer
@@ -63,6 +63,8 @@ def direct_logit_attribution(
 ) -> DirectLogitAttribution:
     """Split an answer's logit (minus the incorrect answer's, if given) into what each part of the model adds to it.
 
+    Of a task, both answers are the task's, unless others are given.
+
     `unit` chooses the parts: embeddings and sublayers ("component": "embed", "0_attn_out", "0_mlp_out", ...), heads
     ("head": "L0H3", ..., and "remainder" for everything else) or neurons ("neuron": "L0N17", ..., "remainder"), of
     which no vector is made. The last part, "bias", is what the final norm's bias and b_U add. Parts sum to the logit
@@ -78,7 +80,7 @@ def direct_logit_attribution(
     and none on any probability. With `cache`, the activations of all positions, the model is not run again; such a
     result cannot be rerun. `attention_mask` [batch, pos] is 1 for the real tokens of an input that is ids.
 
-    >>> effects = direct_logit_attribution(model, clean, pairs.answer, pairs.wrong, unit="head")
+    >>> effects = direct_logit_attribution(model, pairs, unit="head")
     >>> effects.top(3)["head"].tolist()
     ['L1H2', 'L2H3', 'L2H2']
 
@@ -88,6 +90,9 @@ def direct_logit_attribution(
     """
     if unit not in READ:
         raise BadInput(f"unit must be 'component', 'layer', 'head' or 'neuron', got {unit!r}")
+    if answer_tokens is None and isinstance(input, TaskLike):
+        task: Any = input
+        answer_tokens, incorrect_tokens = task.answer, task.wrong
     if answer_tokens is None:
         raise BadInput("answer_tokens is needed: the token, for all prompts or for each, whose logit is split")
     with about("answer_tokens"):

@@ -16,6 +16,7 @@ from interp_hooks import (
     Result,
     Run,
     Site,
+    Task,
     at,
     direct_logit_attribution,
     evaluate,
@@ -25,7 +26,7 @@ from interp_hooks.errors import BadInput
 from interp_hooks.studies.logit_attribution import DirectLogitAttribution
 from tests.experiments.by_hand import KINDS, RTOL, TOKENS, left_alone, logits_of, value_at, word_tokenizer
 from tests.family_configs.gemma import CONFIGS
-from tests.tiny import CUSTOM, assert_close, build, distance, fresh_hf, hooked, redraw, unchecked_types
+from tests.tiny import CUSTOM, assert_close, build, distance, fresh_hf, hooked, random_tokens, redraw, unchecked_types
 
 MODELS: dict[str, dict[str, Any]] = KINDS | {
     "folded": dict(normalization_type="LNPre"),
@@ -314,3 +315,15 @@ def test_a_post_norm_model_has_no_direct_effects(unit: Any) -> None:
     model = hooked("post-norm")
     with left_alone(model), pytest.raises(BadInput, match="is no sum of what was written"):
         direct_logit_attribution(model, IN_VOCABULARY, RIGHT, unit=unit, pos=-1)
+
+
+def test_a_task_brings_both_answers_unless_others_are_given() -> None:
+    model, tokens = build(), random_tokens(batch=3, pos=5, d_vocab=19)
+    answer, wrong = torch.tensor([3, 1, 4]), torch.tensor([2, 7, 1])
+    task = Task(name="", clean=tokens, corrupt=tokens, answer=answer, wrong=wrong, metric=LogitDiff(answer, wrong))
+    both = direct_logit_attribution(model, tokens, answer, wrong)
+    assert direct_logit_attribution(model, task).values.equal(both.values)
+    alone = direct_logit_attribution(model, tokens, answer)
+    assert direct_logit_attribution(model, task, answer).values.equal(alone.values)
+    with pytest.raises(BadInput, match="answer_tokens is needed"):
+        direct_logit_attribution(model, tokens)
