@@ -209,7 +209,7 @@ def _in_order(model: HookedTransformer, dictionaries: Mapping[str, Dictionary]) 
         found[name] = one.to(model.device)
     hooks = [one.hook for one in found.values()]
     if not hooks or len(set(hooks)) < len(hooks):
-        raise BadInput(f"expected dictionaries at different hooks, one at least, got {hooks}")
+        raise BadInput(f"dictionaries must stand at different hooks, one at least, got {hooks}")
     order, stream = list(model.hook_dict), Stream(model)
     return dict(sorted(found.items(), key=lambda one: (*stream.place(one[1].hook)[1:3], order.index(one[1].hook))))
 

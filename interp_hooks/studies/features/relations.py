@@ -51,7 +51,7 @@ def related_features(active: Mapping[str, Tensor], n_tokens: int, k: Count = 10)
     >>> units = feature_units(model, dictionaries.load("ioi-tiny/sae"))
     >>> found = scan(model, clean, {"active": ActiveUnits(units)}, progress=False)
     >>> related_features(found["active"][1], found.n_tokens, k=3).correlated.shape
-    torch.Size([1024, 3])
+    torch.Size([512, 3])
     """
     if lacking := {"sizes", "units", "values", "n_units"} - active.keys():
         raise BadInput(f"expected what ActiveUnits found in a layer; it lacks {', '.join(sorted(lacking))}")

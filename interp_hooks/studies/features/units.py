@@ -45,7 +45,7 @@ def by_layer(model: HookedTransformer, dictionaries: Dictionary | Sequence[Dicti
         found[layer] = one.to(model.device)
     if len(templates) != 1:
         raise BadInput(
-            f"expected dictionaries of one hook in different layers, got {sorted(templates)}; name them apart"
+            f"dictionaries must be of one hook in different layers, got {sorted(templates)}; name them apart"
         )
     return dict(sorted(found.items()))
 
@@ -76,7 +76,7 @@ def feature_units(
     >>> from interp_hooks.studies import feature_units
     >>> units = feature_units(model, dictionaries.load("ioi-tiny/sae"))
     >>> scan(model, clean, {"top": TopK(units, k=2)}, progress=False)["top"][1]["values"].shape
-    torch.Size([1024, 2])
+    torch.Size([512, 2])
     """
     by = by_layer(model, dictionaries)
     layer, one = next(iter(by.items()))

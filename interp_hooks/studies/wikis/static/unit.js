@@ -123,7 +123,7 @@ function heap(sorted, place) {
 function lists(one) {
   const shown = about.kinds[here.kind].listings.filter(listing => one.listings[listing.name]?.length);
   if (!shown.length) return null;
-  return section("In tokens", make("div", {class: "lists"}, ...shown.map(listing => make("div", {},
+  return section(shown.some(listing => listing.units) ? "In tokens and features" : "In tokens", make("div", {class: "lists"}, ...shown.map(listing => make("div", {},
     make("h3", {}, spoken(listing.name)), make("p", {class: "note"}, `${listing.about}; ${listing.unit}`),
     make("table", {}, ...one.listings[listing.name].map(([text, value]) => make("tr", {},
       make("td", {class: "token"}, listing.units ? make("a", {href: addressOf(text)}, text) : visible(text)), make("td", {}, value === null ? "" : number(value)))))))));
