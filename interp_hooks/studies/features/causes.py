@@ -63,7 +63,7 @@ def feature_effects(
     options: dict[str, Any] = dict(k=k, before=before)
     tops = [_active(top_contexts(model, found, layer, feature, **options)).followed() for feature in features]
     drawn = random_contexts(model, scan, n_random, generator or torch.Generator().manual_seed(0), before)
-    with model.spliced(one, error_term=True):
+    with one.splice_into(model, name="dictionary", error_term=True):
         hook = f"{one.hooks_out[0]}.dictionary.hook_features"
         ablations = [Ablation(at(hook, feature=feature), 0.0) for feature in features]
         listed = [(layer, feature) for feature in features]
