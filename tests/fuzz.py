@@ -62,6 +62,7 @@ LEFT_OUT = {
     *("model.to", "model.gelu_new", "model.solu"),
     # Abstract: users write classes of their own, whose methods the engine calls.
     *("HookedRootModule", "Source", "Metric", "interventions.Here", "interventions.Pointwise", "corpus.Reducer"),
+    *("dictionaries.Activation", "dictionaries.Dictionary"),
     # What the engine, or the file of a result, asks of a metric, a readout, or a cache: arguments come from there.
     *("metric.on", "metric.score", "readout.read", "readout.read_there", "readout.select", "readout.positions"),
     *("kv_cache.commit", "kv_cache.extend", "result.packed", "dla.packed", "lens.packed", "cache.at"),
