@@ -42,6 +42,7 @@ from interp_hooks import (
     Run,
     at,
 )
+from interp_hooks.dictionaries import Recipe
 from interp_hooks.errors import InterpHooksError
 from interp_hooks.studies import JointMoments, Lens, watch_training
 from tests.tiny import unchecked_types
@@ -49,8 +50,8 @@ from tests.tiny import unchecked_types
 PATIENCE = 5  # seconds that a call may take on these tiny inputs
 PLAINLY_PYTHON = (KeyboardInterrupt, SystemExit)
 ROOMS = (
-    *("circuits", "compat", "corpus", "experiments", "ground_truth", "hooks", "interventions", "model", "studies"),
-    "tasks",
+    *("circuits", "compat", "corpus", "dictionaries", "experiments", "ground_truth", "hooks", "interventions", "model"),
+    *("studies", "tasks"),
 )
 LEFT_OUT = {
     # Download, change what is imported everywhere, or move all to a device that there is not.
@@ -62,6 +63,7 @@ LEFT_OUT = {
     # Abstract: users write classes of their own, whose methods the engine calls.
     *("HookedRootModule", "Source", "Metric", "interventions.Here", "interventions.Pointwise", "corpus.Reducer"),
     "studies.Measure",
+    *("dictionaries.Activation", "dictionaries.Dictionary"),
     # What the engine, or the file of a result, asks of a metric, a readout, or a cache: arguments come from there.
     *("metric.on", "metric.score", "readout.read", "readout.read_there", "readout.select", "readout.positions"),
     *("kv_cache.commit", "kv_cache.extend", "result.packed", "dla.packed", "lens.packed", "cache.at"),
@@ -117,6 +119,10 @@ class World:
     @functools.cached_property
     def circuit(self) -> Circuit:
         return interp_hooks.eap(self.model, self.pairs)
+
+    @functools.cached_property
+    def sae(self) -> Any:
+        return interp_hooks.dictionaries.load("ioi-tiny/sae")
 
     @property
     def kv_cache(self) -> KeyValueCache:
@@ -257,6 +263,10 @@ GOOD: dict[str, Callable[[World], list[Any]]] = {
     "run": lambda w: [Run(w.tokens)],
     "runs": lambda w: [[Run(w.tokens)]],
     "interventions": lambda w: [[], [Intervention(at("z", 1), 0.0)]],
+    **dict.fromkeys(("dictionary", "dictionaries"), lambda w: [w.sae, {"sae": w.sae}, [w.sae]]),
+    "recipe": lambda w: [Recipe(hook="mlp_out1", n_features=16, k=2)],
+    "recipes": lambda w: [Recipe(hook="mlp_out1", n_features=16, k=2)],
+    "tokens_per_step": lambda w: [4, 8],
     "source": lambda w: [0.0, Run(w.tokens), Mean(Run(w.tokens)), w.cache],
     "method": lambda w: ["zero", "mean", "resample", Mean(Run(w.tokens))],
     "baseline": lambda w: [0.0, Run(w.tokens)],

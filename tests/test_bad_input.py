@@ -37,12 +37,15 @@ from interp_hooks import (
     Result,
     Run,
     at,
+    dictionaries,
     evaluate,
     record,
+    studies,
 )
 from interp_hooks.compat import patching
 from interp_hooks.compat import test_prompt as prompt_test
 from interp_hooks.corpus import induction_loss, lm_accuracy
+from interp_hooks.dictionaries import Recipe
 from interp_hooks.errors import InterpHooksError
 from interp_hooks.experiments import mean_activations, noised_activations, relative_norm, subject_tokens
 from interp_hooks.hooks import Slice, get_act_name
@@ -131,6 +134,12 @@ def hook_point() -> interp_hooks.HookPoint:
 
 def run() -> Run:
     return Run(tokens())
+
+
+@functools.cache
+def sae() -> dictionaries.Dictionary:
+    """The bundled one, of the stream after layer 1."""
+    return dictionaries.load("ioi-tiny/sae")
 
 
 def keep(value: Tensor, hook: Any) -> None:
@@ -1122,6 +1131,93 @@ CALLS: dict[str, Call] = {
         call=interp_hooks.bars,
         good=lambda: {"result": components()},
         bad={"result": [None, 3, result, torch.zeros(2)], "top": COUNT, "value": ["median", 3]},
+    ),
+    # ---------------------------------------------------------------------------------------------------- dictionaries
+    "dictionaries.load": Call(
+        call=dictionaries.load,
+        good=lambda: {"path": "ioi-tiny/sae"},
+        bad={"path": NO_FOLDER, "format": NO_CHOICE},
+    ),
+    "dictionaries.save": Call(
+        call=dictionaries.save,
+        good=lambda: {"dictionary": sae(), "path": FOLDER / "new", "format": "saelens"},
+        bad={"dictionary": [None, 3, "ioi-tiny/sae"], "path": NO_FOLDER, "format": NO_CHOICE},
+    ),
+    "adapted": Call(
+        call=dictionaries.adapted,
+        good=lambda: {"dictionary": sae(), "model": model()},
+        bad={"model": NO_MODEL, "dictionary": [None, 3, "ioi-tiny/sae"]},
+    ),
+    "random_dictionary": Call(
+        call=dictionaries.random_dictionary,
+        good=lambda: {"dictionary": sae()},
+        bad={"dictionary": [None, 3, "ioi-tiny/sae"], "seed": NO_INT},
+    ),
+    "dictionary_metrics": Call(
+        call=dictionaries.dictionary_metrics,
+        good=lambda: {"model": model(), "dictionaries": sae(), "corpus": PROMPTS},
+        bad={"model": NO_MODEL, "dictionaries": [None, 3, "sae", {}]},
+    ),
+    "train_dictionaries": Call(
+        call=dictionaries.train_dictionaries,
+        good=lambda: {
+            "model": model(),
+            "corpus": PROMPTS,
+            "recipes": Recipe(hook="mlp_out1", n_features=8, k=2),
+            "steps": 1,
+            "tokens_per_step": 4,
+            "progress": False,
+        },
+        bad={
+            "model": NO_MODEL,
+            "recipes": [None, 3, {}, {"a b": Recipe(hook="mlp_out1", n_features=8, k=2)}],
+            "steps": COUNT,
+            "tokens_per_step": [*NO_INT, 1],
+            "buffer": [*NO_INT, 3],
+            "seed": NO_INT,
+        },
+    ),
+    "train_on_activations": Call(
+        call=dictionaries.train_on_activations,
+        good=lambda: {
+            "x": torch.ones(8, 4),
+            "recipe": Recipe(hook="x", n_features=8, k=2),
+            "steps": 1,
+            "tokens_per_step": 4,
+            "progress": False,
+        },
+        bad={
+            "x": [None, 3, torch.ones(8)],
+            "recipe": [None, 3, "sae"],
+            "steps": COUNT,
+            "tokens_per_step": [*NO_INT, 1, 9],
+            "y": [3, torch.ones(8, 4)],
+        },
+    ),
+    "feature_units": Call(
+        call=studies.feature_units,
+        good=lambda: {"model": model(), "dictionaries": sae()},
+        bad={"model": NO_MODEL, "dictionaries": [None, 3, [], "ioi-tiny/sae"], "name": [3, None]},
+    ),
+    "feature_circuit": Call(
+        call=interp_hooks.circuits.feature_circuit,
+        good=lambda: {
+            "model": model(),
+            "clean": PROMPTS,
+            "corrupt": CORRUPTED,
+            "metric": metric(),
+            "dictionaries": {"sae": sae()},
+            "steps": None,
+            "progress": False,
+        },
+        bad={
+            "model": NO_MODEL,
+            "dictionaries": [None, 3, {}, {"sae": 3}],
+            "steps": COUNT,
+            "by_position": NO_FLAG,
+            "node_threshold": [*NO_NUMBER, -1.0, NAN],
+            "edge_threshold": [*NO_NUMBER, -1.0],
+        },
     ),
     # --------------------------------------------------------------------------------------------------------- loading
     "from_pretrained": Call(

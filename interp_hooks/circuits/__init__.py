@@ -12,6 +12,7 @@ __getattr__, __all__ = lazily(
         "attribution_graphs.tracing": ["attribution_graph"],
         "circuit": ["Circuit", "ComputationGraph"],
         "discovery": ["acdc", "eap", "eap_ig", "mask_gradient", "node_attribution"],
+        "feature_circuits": ["FeatureCircuit", "FeatureFaithfulness", "feature_circuit", "feature_faithfulness"],
         "measures": [
             "circuit_metric",
             "curve_areas",

@@ -211,7 +211,7 @@ class SomePrompts:
         """For each copy of the prompts an `Edge`, which notes how what some writers write would change."""
         last = self.graph.reader_parts[-1].hook
         made = Intervention(at(part.hook), self.source, into=at(last))
-        return [Edge(self.stream, made, self.recordings, 0) for _ in range(copies)]
+        return [Edge(self.stream, made, self.recordings, 0, every=True) for _ in range(copies)]
 
     def changes_from(self, values: Recording) -> Float[Tensor, "batch pos writer d_model"]:
         """What every writer writes in the source minus what it writes in a pass with these values at `written`."""

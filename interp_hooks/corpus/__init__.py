@@ -12,6 +12,7 @@ __getattr__, __all__ = lazily(
         "drivers": ["scan_by_rank", "scan_on_ray"],
         "units": ["Seen", "Units", "coordinates", "neurons"],
         "labels": ["Labels", "by_document", "by_token"],
+        "reducers.active": ["ActiveUnits"],
         "reducers.base": ["Reducer"],
         "reducers.labelled": ["LabelledMoments", "LinearHits"],
         "reducers.top": ["TopK"],

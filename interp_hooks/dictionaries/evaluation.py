@@ -86,7 +86,7 @@ def dictionary_metrics(
     """
     named = {"dictionary": dictionaries} if isinstance(dictionaries, Dictionary) else dict(dictionaries)
     if not named:
-        raise BadInput("expected a dictionary, or several by name; got none")
+        raise BadInput("dictionaries must be a dictionary, or several by name; got none")
     if ablation not in get_args(Ablation):
         raise BadInput(f"ablation must be 'zero' or 'mean', got {ablation!r}")
     for one in named.values():

@@ -19,7 +19,7 @@ from interp_hooks.dictionaries.base import Dictionary
 from interp_hooks.dictionaries.cross_layer import CrossLayerTranscoder
 from interp_hooks.dictionaries.single import SAE, Transcoder
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import checked
+from interp_hooks.errors.arguments import checked, told
 from interp_hooks.model.transformer import HookedTransformer
 
 D = TypeVar("D", bound=Dictionary)
@@ -43,6 +43,8 @@ def adapted(dictionary: D, model: HookedTransformer) -> D:
     >>> dictionaries.adapted(theirs, plain).hook_in
     'blocks.1.ln2.hook_normalized'
     """
+    if not isinstance(dictionary, Dictionary):
+        raise BadInput(f"dictionary must be a Dictionary, got {told(dictionary)}")
     layers = {READ.format(layer): layer for layer in range(model.cfg.n_layers)}
     if not layers.keys() & {*dictionary.hooks_in}:
         return dictionary

@@ -202,9 +202,11 @@ class SplicedDictionary(Gives):
         skip = [Stop("write", f"{prefix}.hook_skip", layer, (f"m{layer}.skip",))] if self.part.skip is not None else []
         return [*error, *skip, Stop("write", f"{prefix}.hook_features", layer, features)]
 
-    def adds(self, hook: str, value: Tensor) -> Float[Tensor, "batch pos part d_model"]:
-        """What each feature adds to the stream, or the error or the skip as a whole."""
-        return value[..., None] * self.part.rows() if hook.endswith("hook_features") else value[:, :, None]
+    def adds(self, hook: str, value: Tensor, parts: Sequence[int]) -> Float[Tensor, "batch pos part d_model"]:
+        """What some features add to the stream, or the error or the skip as a whole."""
+        if not hook.endswith("hook_features"):
+            return value[:, :, None]
+        return value[..., parts, None] * self.part.rows()[parts]
 
 
 class Spliced:

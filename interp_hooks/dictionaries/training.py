@@ -88,12 +88,17 @@ def train_dictionaries(
     named = {"dictionary": recipes} if isinstance(recipes, Recipe) else dict(recipes)
     named = {name: recipe.named() for name, recipe in named.items()}
     if not named or any(not name.isidentifier() for name in named):
-        raise BadInput(f"expected recipes, by names such as 'sae', got {list(named)}")
+        raise BadInput(f"recipes must be some, by names such as 'sae', got {list(named) or 'none'}")
     for recipe in named.values():
         for hook in (*recipe.reads, *recipe.writes):
             width_of(model.points(hook)[0], recipe.head)
-    if steps < 1 or tokens_per_step < 2 or save_every < 1:
-        raise BadInput("steps and save_every must be at least 1, and tokens_per_step at least 2")
+    for what, number, least in (
+        ("steps", steps, 1),
+        ("tokens_per_step", tokens_per_step, 2),
+        ("save_every", save_every, 1),
+    ):
+        if number < least:
+            raise BadInput(f"{what} must be at least {least}, got {number}")
     size = 32 * tokens_per_step if buffer is None else buffer
     if size < 2 * tokens_per_step:
         raise BadInput(f"buffer must hold 2 steps' tokens at least, {2 * tokens_per_step}, got {size}")
@@ -149,9 +154,14 @@ def train_on_activations(
     SAE(hook_activations, d_in=5, n_features=8)
     """
     if recipe.sites or (recipe.hook_out is None) != (y is None) or (y is not None and len(y) != len(x)):
-        raise BadInput("expected x [token, d_in], and for a transcoder's recipe as many y [token, d_out]")
-    if not 2 <= tokens_per_step <= len(x) or steps < 1:
-        raise BadInput(f"tokens_per_step must be 2..{len(x)}, the number of activations, and steps at least 1")
+        raise BadInput(
+            "expected x [token, d_in], and for a transcoder's recipe as many y [token, d_out], got "
+            f"{len(x)} x and y={'None' if y is None else len(y)} for {recipe}"
+        )
+    if steps < 1:
+        raise BadInput(f"steps must be at least 1, got {steps}")
+    if not 2 <= tokens_per_step <= len(x):
+        raise BadInput(f"tokens_per_step must be 2..{len(x)}, the number of activations, got {tokens_per_step}")
     recipe = replace(recipe.named(), head=None)
     values: dict[tuple[str, int | None], Tensor] = {(recipe.hook, None): x}
     if recipe.hook_out is not None and y is not None:

@@ -26,20 +26,33 @@ from interp_hooks.model.stream import Stream, part_axis
 class Edge:
     """An intervention with `into` while one run is computed: takes note at the sender, changes the reader.
 
-    `change` is what reaches readers, for each head of the sender.
+    `parts` are the heads of the sender, or the features of a dictionary. `change` is what reaches readers, for each of
+    those in the places `sent`: unless `every` one is asked for, those that change. Of many thousands of features few
+    do, and only what these write is computed.
     """
 
-    def __init__(self, stream: Stream, made: Intervention, recordings: Recordings, first: int) -> None:
+    def __init__(
+        self, stream: Stream, made: Intervention, recordings: Recordings, first: int, *, every: bool = False
+    ) -> None:
         self.stream, self.made, self.recordings, self.first = stream, made, recordings, first
-        self.change: Float[Tensor, "batch pos sender d_model"] | None = None
+        self.every = every
+        self.change: Float[Tensor, "batch pos sent d_model"] | None = None
+        self.parts: list[int] = []
+        self.sent: list[int] = []
         self._before: tuple[Tensor, Tensor] | None = None
 
     def send(self, value: Tensor, point: HookPoint) -> None:
         """At the sender: what it writes here, and what it writes in the source."""
         new = value.clone()
         Intervention(self.made.site, self.made.source).write(new, point, self.recordings, self.first)
+        self.parts = _parts(self.made.site, point)
+        self.sent = list(range(len(self.parts)))
         if self.stream.scale_of(point.name) is None:
-            self.change = self.stream.added(point.name, new - value, _parts(self.made.site, point))
+            difference = new - value
+            if not (self.every or part_axis(point) is None or difference.requires_grad):
+                moved = difference[:, :, self.parts].movedim(2, 0).flatten(1).any(1)
+                self.sent = moved.nonzero()[:, 0].tolist()
+            self.change = self.stream.added(point.name, difference, [self.parts[place] for place in self.sent])
         else:
             self._before = (new, value.clone())
 
@@ -47,9 +60,8 @@ class Edge:
         """At the norm after the heads: the shares of the heads that have been noted down."""
         assert self._before is not None
         new, old = self._before
-        sender = self.stream.place(self.made.site.hook).point
+        sender, parts = self.stream.place(self.made.site.hook).point, self.parts
         new_scale = self._scale_elsewhere(scale, point)
-        parts = _parts(self.made.site, sender)
         chosen = torch.zeros_like(new, dtype=torch.bool)
         chosen[self.made.site.index(sender, chosen, self.first)] = True
         after = self.stream.added(sender.name, new, parts, new_scale)
@@ -88,12 +100,11 @@ class Edge:
         value[:, :, heads] = after
         return changed
 
-    def _weight(self, readers: int, like: Tensor) -> Float[Tensor, "sender reader"]:
-        assert self.change is not None
+    def _weight(self, readers: int, like: Tensor) -> Float[Tensor, "sent reader"]:
         mask = torch.as_tensor(1.0 if self.made.mask is None else self.made.mask, dtype=like.dtype, device=like.device)
-        shape = (self.change.shape[2], readers)
+        shape = (len(self.parts), readers)
         try:
-            return mask.expand(shape)
+            return mask.expand(shape)[self.sent]
         except RuntimeError as error:
             raise BadInput(
                 f"mask of the edge from {self.made.site.hook} has shape {list(mask.shape)}; expected a number or "

@@ -98,8 +98,11 @@ class Declares(Protocol):
         """Its writers and readers in the order of a pass; full names of its hooks begin with `prefix`."""
         ...
 
-    def adds(self, hook: str, value: Tensor) -> Float[Tensor, "batch pos part d_model"]:
-        """What each part at one of its writing hooks, of which this is the activation, adds to the stream."""
+    def adds(self, hook: str, value: Tensor, parts: Sequence[int]) -> Float[Tensor, "batch pos part d_model"]:
+        """What some parts at one of its writing hooks, of which this is the activation, add to the stream.
+
+        Parts that are 0 add nothing, and what is added is linear in the activation.
+        """
         ...
 
 
@@ -388,7 +391,7 @@ class Stream:
         biases, so that the shares of all heads sum to what is added. Without one what comes is linear: no biases.
         """
         if sender in self._owners:
-            return self._owners[sender].adds(sender, value)[:, :, parts]
+            return self._owners[sender].adds(sender, value, parts)
         if not sender.endswith("attn.hook_z"):
             return value[:, :, None]
         block = self.model.blocks[self.place(sender).layer]

@@ -66,7 +66,7 @@ class Recurrent(nn.Module):
             Stop("write", f"{prefix}.hook_mix", layer, (f"r{layer}",)),
         ]
 
-    def adds(self, hook: str, value: Tensor) -> Float[Tensor, "batch pos part d_model"]:
+    def adds(self, hook: str, value: Tensor, parts: Sequence[int]) -> Float[Tensor, "batch pos part d_model"]:
         return value[:, :, None]
 
 
@@ -92,8 +92,10 @@ class Dictionary(nn.Module):
             Stop("write", f"{prefix}.hook_acts", layer, features),
         ]
 
-    def adds(self, hook: str, value: Tensor) -> Float[Tensor, "batch pos part d_model"]:
-        return value[..., None] * self.W_dec if hook.endswith("hook_acts") else value[:, :, None]
+    def adds(self, hook: str, value: Tensor, parts: Sequence[int]) -> Float[Tensor, "batch pos part d_model"]:
+        if not hook.endswith("hook_acts"):
+            return value[:, :, None]
+        return value[..., parts, None] * self.W_dec[parts]
 
 
 def recurrent() -> HookedTransformer:
@@ -247,3 +249,34 @@ def test_a_module_that_does_not_say_what_it_writes_is_refused() -> None:
 
 def test_a_metric_of_other_kinds_runs_too(model: HookedTransformer) -> None:
     assert float(patch(model, TOKENS, OTHER, KL(TOKENS), over=("layer",), progress=False).values[0].abs().max()) < 1e-9
+
+
+def test_only_what_changes_is_written_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 5,000 features, edges into one reader write out those that are sent and differ, and give the same logits."""
+    model = build()
+    torch.manual_seed(2)
+    wide = Dictionary(model.cfg.d_model, 5000)
+    model.splice("mlp_out0", wide, name="dictionary")
+    acts = "blocks.0.hook_mlp_out.dictionary.hook_acts"
+    here, there = (model.run_with_cache(tokens)[1][acts].detach() for tokens in (TOKENS, OTHER))
+    sent = (there != here).flatten(0, 1).any(0).nonzero()[:, 0].tolist()[:7]
+    silent = (there == here).flatten(0, 1).all(0).nonzero()[:, 0].tolist()[:3]
+    assert len(silent) == 3, "some feature is 0 in both runs"
+    asked: list[int] = []
+    adds = Dictionary.adds
+
+    def watched(self: Dictionary, hook: str, value: Tensor, parts: Sequence[int]) -> Tensor:
+        asked.append(len(parts))
+        return adds(self, hook, value, parts)
+
+    monkeypatch.setattr(Dictionary, "adds", watched)
+    change = (there - here)[:, :, sent] @ wide.W_dec[sent]
+    expected = model.run_with_hooks(TOKENS, fwd_hooks=[("mlp_in2", lambda value, hook: value + change)])
+    edge = Intervention(at(acts, feature=[*silent, *sent]), Run(OTHER), into=at("mlp_in", 2))
+    assert_close(evaluate(model, [Run(TOKENS, [edge])], lambda logits: logits)[0], expected, 1e-9)
+    assert asked == [len(sent)]
+    weights = torch.rand(len(silent) + len(sent), 1, dtype=torch.float64)
+    change = ((there - here)[:, :, sent] * weights[len(silent) :, 0]) @ wide.W_dec[sent]
+    expected = model.run_with_hooks(TOKENS, fwd_hooks=[("mlp_in2", lambda value, hook: value + change)])
+    edge = Intervention(at(acts, feature=[*silent, *sent]), Run(OTHER), into=at("mlp_in", 2), mask=weights)
+    assert_close(evaluate(model, [Run(TOKENS, [edge])], lambda logits: logits)[0], expected, 1e-9)

@@ -330,7 +330,7 @@ def test_units_are_cut_into_files(tmp_path: Path) -> None:
         f"{kind}/L0{layer}_{n}.js" for kind in ("heads", "neurons") for layer in range(3) for n in range(2)
     }
     sizes = [len(data(made, f"neurons/L02_{n}")) for n in range(2)]
-    assert sizes == [SHARD["neuron"], 300 - SHARD["neuron"]]
+    assert sizes == [SHARD, 300 - SHARD]
     last = made.examples.query("unit == 'neuron' and layer == 2 and index == 299 and band == 'top'").iloc[0]
     shown = data(made, "neurons/L02_1")[-1]["examples"][0]
     assert shown[1:3] == [last["document"], last["position"]]

@@ -51,7 +51,8 @@ class AblationEffects:
     """The changes of loss and the divergences, in nats, by context: for each unit those of its own top contexts
     (fewer where it has fewer examples), and [unit, context] those of random contexts, which all units share.
 
-    `units` are (layer, neuron); `means` are what their activations were set to.
+    `units` are (layer, neuron), or (layer, feature) if `called` says so; `means` are what their activations were set
+    to.
     """
 
     units: Sequence[tuple[int, int]]
@@ -60,17 +61,18 @@ class AblationEffects:
     top_kl: Sequence[Float[Tensor, " _"]]
     random_loss: Float[Tensor, "unit context"]
     random_kl: Float[Tensor, "unit context"]
+    called: str = "neuron"
 
     def table(self) -> pd.DataFrame:
         """A row for each unit and kind of context ("top", "random"): means over contexts and their standard errors."""
         import pandas as pd
 
         rows: list[dict[str, Any]] = []
-        for place, (layer, neuron) in enumerate(self.units):
+        for place, (layer, number) in enumerate(self.units):
             effects = ((self.top_loss[place], self.top_kl[place]), (self.random_loss[place], self.random_kl[place]))
             for kind, (loss, kl) in zip(KINDS, effects, strict=True):
                 n = len(loss)
-                row: dict[str, Any] = dict(layer=layer, neuron=neuron, contexts=kind, n=n)
+                row: dict[str, Any] = {"layer": layer, self.called: number, "contexts": kind, "n": n}
                 for name, values in (("loss_change_nats", loss), ("kl_nats", kl)):
                     row[name] = float(values.mean()) if n else float("nan")
                     row[f"{name}_error"] = float(values.std() / n**0.5) if n > 1 else float("nan")
@@ -127,14 +129,29 @@ def ablation_effects(
     options: dict[str, Any] = dict(k=k, side=side, before=before)
     tops = [top_contexts(model, found, layer, neuron, **options).followed() for layer, neuron in units]
     drawn = random_contexts(model, scan, n_random, generator or torch.Generator().manual_seed(0), before)
+    return effects_on(model, units, ablations, tops, drawn, progress=progress)
+
+
+def effects_on(
+    model: HookedTransformer,
+    units: Sequence[tuple[int, int]],
+    ablations: Sequence[Ablation],
+    tops: Sequence[Contexts],
+    drawn: Contexts,
+    *,
+    called: str = "neuron",
+    progress: bool = False,
+) -> AblationEffects:
+    """The effects of the ablation of each unit: on its own top contexts, and on those that were drawn for all."""
     with progress_bar(total=2 * len(units), progress=progress, unit="unit") as bar:
         top = _on_their_own(model, ablations, tops)
         bar.update(len(units))
         random = _on_the_same(model, ablations, drawn)
         bar.update(len(units))
     return AblationEffects(
-        units=[(int(layer), int(neuron)) for layer, neuron in units],
-        means=torch.tensor(means, dtype=torch.float64),
+        units=[(int(layer), int(number)) for layer, number in units],
+        means=torch.tensor([one.value for one in ablations], dtype=torch.float64),
+        called=called,
         top_loss=[one[:, 0] for one in top],
         top_kl=[one[:, 1] for one in top],
         random_loss=random[..., 0],
@@ -144,7 +161,7 @@ def ablation_effects(
 
 @dataclass(frozen=True)
 class Ablation:
-    """A neuron that is set to a value."""
+    """A neuron, or a feature, that is set to a value."""
 
     site: Site
     value: float

@@ -167,13 +167,13 @@ def vocabulary_effect(
     onto = unembedding(model)
     if not 1 <= k <= onto.shape[1]:
         raise BadInput(f"k must be 1..{onto.shape[1]}, the size of the vocabulary, got {k}")
-    nothing = _null_space(onto, null)
+    nothing = null_space(onto, null)
     size = sum(len(group.writes) for group in groups)
     with progress_bar(total=size, progress=progress, unit="neuron") as bar:
         parts: list[dict[str, Tensor]] = []
         for group in groups:
             for rows in group.writes.to(onto).split(max(1, CHUNK // onto.shape[1])):
-                parts.append(_measured(rows, onto, nothing, k))
+                parts.append(moments_of(rows, onto, nothing, k))
                 bar.update(len(rows))
     return VocabularyEffect(
         neurons=[(group.layer, group.part, number) for group in groups for number in range(len(group.writes))],
@@ -189,7 +189,7 @@ def effect_of(group: Neurons, neuron: int, onto: Float[Tensor, "d_model d_vocab"
     return group.writes[neuron].to(onto) @ onto
 
 
-def _null_space(onto: Float[Tensor, "d_model d_vocab"], null: float) -> Float[Tensor, "d_model n"]:
+def null_space(onto: Float[Tensor, "d_model d_vocab"], null: float) -> Float[Tensor, "d_model n"]:
     """An orthonormal basis of the directions that hardly reach the logits."""
     gram = torch.zeros(len(onto), len(onto), dtype=torch.float64, device=onto.device)
     for part in onto.split(8192, dim=1):
@@ -198,7 +198,7 @@ def _null_space(onto: Float[Tensor, "d_model d_vocab"], null: float) -> Float[Te
     return vectors[:, squares <= null**2 * squares.mean()].to(onto)
 
 
-def _measured(
+def moments_of(
     rows: Float[Tensor, "neuron d_model"],
     onto: Float[Tensor, "d_model d_vocab"],
     nothing: Float[Tensor, "d_model n"],

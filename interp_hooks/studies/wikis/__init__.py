@@ -1,4 +1,4 @@
-"""A wiki of a model's heads and neurons: a folder of tables, and of pages that open without a network.
+"""A wiki of a model's heads, neurons and features: a folder of tables, and of pages that open without a network.
 
 columns      what is known of every unit, as named numbers with their units: the one place where metrics are joined in
 units        which units there are, and what a scan of the corpus keeps of them

@@ -10,6 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from interp_hooks.errors import BadInput
+from interp_hooks.studies.wikis.feature_columns import (
+    feature_effect_columns,
+    feature_listings,
+    feature_weight_columns,
+)
 from interp_hooks.studies.wikis.head_columns import (
     attended_tokens,
     attention_columns,
@@ -26,10 +31,10 @@ from interp_hooks.studies.wikis.neuron_columns import (
     vocabulary_listings,
     weight_columns,
 )
-from interp_hooks.studies.wikis.units import PARTS, UnitKind
+from interp_hooks.studies.wikis.units import UnitKind
 
 
-def activation_columns(kind: UnitKind) -> Callable[[Material], list[Column]]:
+def activation_columns(kind: str) -> Callable[[Material], list[Column]]:
     """What the scan says of activations."""
     of = {"head": "norm of its output", "expert_neuron": "activation times the router's weight"}.get(kind, "activation")
     described = {
@@ -38,7 +43,7 @@ def activation_columns(kind: UnitKind) -> Callable[[Material], list[Column]]:
         "max": ("max_activation", "activation", f"largest {of} in the corpus"),
         "active": ("active_share", "share of tokens", "share of tokens at which the activation is above 0"),
     }
-    chosen = described if kind in PARTS else {name: described[name] for name in ("mean", "std", "max")}
+    chosen = {name: described[name] for name in ("mean", "std", "max")} if kind == "head" else described
 
     def columns(material: Material) -> list[Column]:
         found = {int(layer): one for layer, one in material.found[f"{kind}_statistics"].items() if layer is not None}
@@ -77,7 +82,7 @@ def finding_listings(kind: UnitKind) -> Callable[[Material], list[Listing]]:
 Columns = Sequence[Callable[[Material], list[Column]]]
 Listings = Sequence[Callable[[Material], list[Listing]]]
 
-COLUMNS: Mapping[UnitKind, Columns] = {
+COLUMNS: Mapping[str, Columns] = {
     "head": (role_columns, attention_columns, head_weight_columns, activation_columns("head"), causal_columns),
     "neuron": (weight_columns("neuron"), activation_columns("neuron"), estimated_columns, ablation_columns("neuron")),
     "expert_neuron": (
@@ -92,7 +97,7 @@ COLUMNS: Mapping[UnitKind, Columns] = {
         ablation_columns("shared_neuron"),
     ),
 }
-LISTINGS: Mapping[UnitKind, Listings] = {
+LISTINGS: Mapping[str, Listings] = {
     "head": (finding_listings("head"), attended_tokens),
     "neuron": (finding_listings("neuron"), vocabulary_listings("neuron"), minimal_listings),
     "expert_neuron": (vocabulary_listings("expert_neuron"),),
@@ -100,13 +105,20 @@ LISTINGS: Mapping[UnitKind, Listings] = {
 }
 
 
-def columns_of(material: Material, kind: UnitKind, own: Sequence[Column] = ()) -> list[Column]:
+def columns_for(kind: str) -> Columns:
+    """What makes the columns of a kind; of features, whose kinds have any name, the same for all dictionaries."""
+    if kind in COLUMNS:
+        return COLUMNS[kind]
+    return (feature_weight_columns(kind), activation_columns(kind), feature_effect_columns(kind))
+
+
+def columns_of(material: Material, kind: str, own: Sequence[Column] = ()) -> list[Column]:
     """All columns of a kind of units, and the user's own.
 
     Raises:
         BadInput: two of one name, or one that has not a value for each unit.
     """
-    made = [column for make in COLUMNS[kind] for column in make(material)] + list(own)
+    made = [column for make in columns_for(kind) for column in make(material)] + list(own)
     for column in made:
         column.check(material.sizes[kind])
         if sum(one.name == column.name for one in made) > 1 or column.name in ("layer", kind):
@@ -114,6 +126,7 @@ def columns_of(material: Material, kind: UnitKind, own: Sequence[Column] = ()) -
     return made
 
 
-def listings_of(material: Material, kind: UnitKind) -> list[Listing]:
+def listings_of(material: Material, kind: str) -> list[Listing]:
     """All listings of a kind of units."""
-    return [listing for make in LISTINGS[kind] for listing in make(material)]
+    makers = LISTINGS[kind] if kind in LISTINGS else (feature_listings(kind),)
+    return [listing for make in makers for listing in make(material)]

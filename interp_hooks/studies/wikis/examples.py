@@ -59,13 +59,17 @@ def examples_of(found: Scan, kind: Kind) -> dict[int, Examples]:
     """The examples that a scan kept of every layer; nothing is around them yet."""
     names: dict[Side, str] = {side: f"{kind.name}_{ENDS[side]}" for side in kind.sides}
     layers = [int(layer) for layer in found[f"{kind.name}_top"] if layer is not None]
+    only_active = bool(kind.dictionaries)
     return {
-        layer: _of_layer((side, found[name][layer], found[f"{name}_bands"][layer]) for side, name in names.items())
+        layer: _of_layer(
+            ((side, found[name][layer], found[f"{name}_bands"][layer]) for side, name in names.items()), only_active
+        )
         for layer in layers
     }
 
 
-def _of_layer(ends: Iterable[tuple[Side, State, State]]) -> Examples:
+def _of_layer(ends: Iterable[tuple[Side, State, State]], only_active: bool) -> Examples:
+    """The examples of one layer; without those at which the unit is 0, if only active ones are examples."""
     rows = []
     for side, end, banded in ends:
         rows.append(_rows(end["documents"][:, None], end, TOP if side == "largest" else BOTTOM))
@@ -75,6 +79,7 @@ def _of_layer(ends: Iterable[tuple[Side, State, State]]) -> Examples:
         rows.append(_rows(documents, banded, FIRST_BAND[side]))
     unit, band, rank, document, position, activation = (np.concatenate(column) for column in zip(*rows, strict=True))
     order = np.lexsort((rank, band, unit))
+    order = order[activation[order] > 0] if only_active else order
     around = np.full((len(order), WIDTH), np.nan, dtype=np.float16)
     return Examples(
         unit=unit[order],

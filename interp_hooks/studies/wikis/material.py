@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ from torch import Tensor
 from interp_hooks.corpus.packing import Piece
 from interp_hooks.corpus.reducers.top import Side
 from interp_hooks.corpus.scanning import Scan
+from interp_hooks.corpus.units import Units
+from interp_hooks.dictionaries.single import SingleSite
 from interp_hooks.errors import BadInput
 from interp_hooks.interventions.runs import Run
 from interp_hooks.model.transformer import HookedTransformer
@@ -20,7 +22,7 @@ from interp_hooks.studies.findings import Finding
 from interp_hooks.studies.neurons.contexts import stacked
 from interp_hooks.studies.neurons.tables import neuron_table
 from interp_hooks.studies.neurons.vocabulary import VocabularyEffect, vocabulary_effect
-from interp_hooks.studies.wikis.units import UnitKind, sides_of
+from interp_hooks.studies.wikis.units import Kind, sides_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,6 +31,7 @@ LISTED = 10  # tokens of a listing
 END: Mapping[Side, str] = {"largest": "max", "smallest": "min"}  # what statistics call it
 RUNS = 8  # documents of the sample on which effects are measured
 
+Made = TypeVar("Made")
 Sizes = Mapping[int, int]
 """How many units of a kind each layer has."""
 
@@ -69,13 +72,14 @@ class Column:
 class Listing:
     """Some texts for every unit, with a number each (or None): tokens that it raises, prompts that drive it.
 
-    `entries` are, by layer, a list for each unit.
+    `entries` are, by layer, a list for each unit. `of_units` says that the texts are names of units of the same kind.
     """
 
     name: str
     unit: str
     about: str
     entries: Mapping[int, Sequence[Sequence[tuple[str, float | None]]]]
+    of_units: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -90,11 +94,29 @@ class Material:
     found: Scan
     sample: Sequence[Piece] = field(repr=False)
     words: Callable[[int], str]
-    sizes: Mapping[UnitKind, Sizes]
+    kinds: Mapping[str, Kind] = field(repr=False)
+    sizes: Mapping[str, Sizes]
     causal: bool
     progress: bool
     n_examined: int
     findings: Sequence[Finding] = ()
+    _made: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def once(self, name: str, make: Callable[[], Made]) -> Made:
+        """What `make` makes, or made when it was asked for by that name before."""
+        if name not in self._made:
+            self._made[name] = make()
+        return self._made[name]
+
+    @cached_property
+    def dictionaries(self) -> Mapping[str, Mapping[int, SingleSite]]:
+        """By kind and layer, the dictionaries whose features units are."""
+        return {name: kind.dictionaries for name, kind in self.kinds.items() if kind.dictionaries}
+
+    @cached_property
+    def units(self) -> Mapping[str, Units]:
+        """By kind, what the scan measured."""
+        return {name: kind.units for name, kind in self.kinds.items()}
 
     @cached_property
     def vocabulary(self) -> VocabularyEffect:
@@ -106,7 +128,7 @@ class Material:
         """The table of all neurons."""
         return neuron_table(self.model, self.found, effect=self.vocabulary)
 
-    def examined(self, kind: UnitKind) -> list[tuple[int, int]]:
+    def examined(self, kind: str) -> list[tuple[int, int]]:
         """The neurons of a kind that are examined, as (layer, neuron)."""
         if not self.has_vocabulary:
             return []

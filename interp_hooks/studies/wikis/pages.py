@@ -28,11 +28,10 @@ from interp_hooks.model.tensor_files import on_disk
 from interp_hooks.studies.wikis.columns import Column, Listing
 from interp_hooks.studies.wikis.examples import AROUND, Examples, names_of_bands, needed
 from interp_hooks.studies.wikis.tables import plural
-from interp_hooks.studies.wikis.units import Kind, UnitKind
+from interp_hooks.studies.wikis.units import Kind
 
 STATIC = Path(__file__).parent / "static"
-SHARD: Mapping[str, int] = {"head": 8, "neuron": 256, "expert_neuron": 256, "shared_neuron": 256}
-"""How many units are in a file."""
+SHARD, HEADS_SHARD = 256, 8  # units in a file; heads, whose examples have patterns
 DOCUMENTS, SEARCH = 32, 64  # documents in a file; files of the search
 MOST_FOUND = 200  # units that the search lists of one token
 DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
@@ -45,7 +44,7 @@ def write_pages(
     about: Mapping[str, Any],
     found: Scan,
     kinds: Sequence[Kind],
-    sizes: Mapping[UnitKind, Mapping[int, int]],
+    sizes: Mapping[str, Mapping[int, int]],
     columns: Mapping[str, Sequence[Column]],
     listings: Mapping[str, Sequence[Listing]],
     examples: Mapping[str, Mapping[int, Examples]],
@@ -67,11 +66,17 @@ def write_pages(
             for layer, one in examples[kind.name].items():
                 parts = [(listing.name, listing.entries.get(layer)) for listing in listings[kind.name]]
                 units = _units(one, histograms[layer]["counts"].numpy(), parts)
-                for number in range(0, len(units), SHARD[kind.name]):
-                    name = f"{name_of_all}/L{layer:02d}_{number // SHARD[kind.name]}"
-                    write_data(folder, name, units[number : number + SHARD[kind.name]])
+                size = shard_of(kind.name)
+                for number in range(0, len(units), size):
+                    name = f"{name_of_all}/L{layer:02d}_{number // size}"
+                    write_data(folder, name, units[number : number + size])
         _write_documents(folder, found, needed(examples), words)
         _write_search(folder, found, kinds, sizes, listings, examples, words)
+
+
+def shard_of(kind: str) -> int:
+    """How many units of a kind are in a file."""
+    return HEADS_SHARD if kind == "head" else SHARD
 
 
 def write_data(folder: Path, name: str, value: Any) -> None:
@@ -87,7 +92,7 @@ def write_data(folder: Path, name: str, value: Any) -> None:
 def _described(
     found: Scan,
     kinds: Sequence[Kind],
-    sizes: Mapping[UnitKind, Mapping[int, int]],
+    sizes: Mapping[str, Mapping[int, int]],
     columns: Mapping[str, Sequence[Column]],
     listings: Mapping[str, Sequence[Listing]],
 ) -> dict[str, Any]:
@@ -100,14 +105,17 @@ def _described(
                 "activation": kind.activation,
                 "unit": kind.activation_unit,
                 "layers": [[layer, n] for layer, n in sizes[kind.name].items()],
-                "shard": SHARD[kind.name],
+                "shard": shard_of(kind.name),
                 "letter": kind.letter,
                 "of_expert": kind.of_expert,
                 "columns": [
                     {"name": one.name, "unit": one.unit, "about": one.about, "label": one.is_label}
                     for one in columns[kind.name]
                 ],
-                "listings": [{"name": one.name, "unit": one.unit, "about": one.about} for one in listings[kind.name]],
+                "listings": [
+                    {"name": one.name, "unit": one.unit, "about": one.about, "units": one.of_units}
+                    for one in listings[kind.name]
+                ],
             }
             for kind in kinds
         },
@@ -205,7 +213,7 @@ def _write_search(
     folder: Path,
     found: Scan,
     kinds: Sequence[Kind],
-    sizes: Mapping[UnitKind, Mapping[int, int]],
+    sizes: Mapping[str, Mapping[int, int]],
     listings: Mapping[str, Sequence[Listing]],
     examples: Mapping[str, Mapping[int, Examples]],
     words: Callable[[int], str],
@@ -239,7 +247,7 @@ def _mentions(
         for row in np.nonzero(one.band < 0)[0].tolist():
             id = int(found.texts[int(one.document[row])][int(one.position[row])])
             yield 0, (first + int(one.unit[row]), words(id))
-        for listing in listings[kind.name]:
+        for listing in (listing for listing in listings[kind.name] if not listing.of_units):
             for unit, entries in enumerate(listing.entries.get(layer, ())):
                 for text, _ in entries:
                     yield 1, (first + unit, text)

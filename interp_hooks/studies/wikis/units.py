@@ -4,6 +4,7 @@ head             how much it writes: the length of z W_O, its part of the stream
 neuron           what it gives on to the output weights ("post")
 expert_neuron    the same in an expert, times the router's weight; the neurons of all experts are numbered in turn
 shared_neuron    the same in the MLP that stands beside experts and that all tokens pass
+..._feature      how active a feature of a dictionary is, which reads the model as it is; a kind for each dictionary
 
 Neurons that may well be negative, as in gated MLPs, have two sides: examples of the smallest values, and of bands
 below 0.
@@ -12,7 +13,7 @@ below 0.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import pairwise
 from typing import Literal
@@ -20,12 +21,17 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
+from interp_hooks.corpus.reducers.active import ActiveUnits
 from interp_hooks.corpus.reducers.bands import FIRST, LAST, Bands
 from interp_hooks.corpus.reducers.base import Reducer
 from interp_hooks.corpus.reducers.statistics import Histogram, Statistics
 from interp_hooks.corpus.reducers.top import Side, TopK
 from interp_hooks.corpus.units import Part, Units, neurons
+from interp_hooks.dictionaries.base import Dictionary
+from interp_hooks.dictionaries.single import SingleSite
+from interp_hooks.errors import BadInput
 from interp_hooks.model.transformer import HookedTransformer
+from interp_hooks.studies.features.units import by_layer, feature_units
 from interp_hooks.studies.heads.criteria import norm_factor, written_norms
 from interp_hooks.studies.neurons.weights import signed
 
@@ -47,16 +53,18 @@ def result_norm(
 class Kind:
     """A kind of units: what is measured of them, in which words, and at which ends of their activation.
 
-    `letter` stands in their names ("L3N17"), and `of_expert` is how many of them each expert has.
+    `letter` stands in their names ("L3N17"), and `of_expert` is how many of them each expert has. `dictionaries`, by
+    layer, are those of which they are features.
     """
 
-    name: UnitKind
+    name: str
     units: Units
     activation: str
     activation_unit: str
     letter: str = "N"
     of_expert: int | None = None
     sides: Sequence[Side] = ("largest",)
+    dictionaries: Mapping[int, SingleSite] = field(default_factory=dict)
 
     def reducers(self, top: int, per_band: int, seed: int) -> dict[str, Reducer]:
         """What a scan keeps of these units, each under the kind's name."""
@@ -64,6 +72,8 @@ class Kind:
             f"{self.name}_statistics": Statistics(self.units),
             f"{self.name}_histogram": Histogram(self.units),
         }
+        if self.dictionaries:
+            found[f"{self.name}_active"] = ActiveUnits(self.units)
         for side in self.sides:
             end = ENDS[side]
             found[f"{self.name}_{end}"] = TopK(self.units, k=top, side=side)
@@ -95,6 +105,24 @@ def kinds_of(model: HookedTransformer) -> list[Kind]:
         kinds.append(replace(one, activation=weighted, of_expert=model.cfg.experts.d_expert))
         kinds.append(replace(plain, name="shared_neuron", units=neurons(part="shared"), letter="S"))
     return [kind for kind in kinds if kind.units.exist(model)]
+
+
+def feature_kinds(
+    model: HookedTransformer, dictionaries: Mapping[str, Dictionary | Sequence[Dictionary]]
+) -> list[Kind]:
+    """The kinds of units that some dictionaries have, by the names of these.
+
+    Raises:
+        BadInput: a name that cannot be one of a table, or dictionaries that `feature_units` refuses.
+    """
+    kinds: list[Kind] = []
+    for name, listed in dictionaries.items():
+        if not name.isidentifier():
+            raise BadInput(f"dictionaries have names that a table can have, such as 'sae', got {name!r}")
+        by, kind = by_layer(model, listed), f"{name}_feature"
+        units = feature_units(model, listed, name=kind)
+        kinds.append(Kind(kind, units, "activation of the feature", "activation", letter="F", dictionaries=by))
+    return kinds
 
 
 def band_names(side: Side = "largest") -> list[str]:

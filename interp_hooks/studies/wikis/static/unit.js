@@ -53,6 +53,7 @@ function head(columns) {
 function called(kind, layer, unit) {
   const size = about.kinds[kind].of_expert;
   if (size) return `Neuron ${unit % size} of expert ${Math.floor(unit / size)} of layer ${layer}`;
+  if (kind.endsWith("_feature")) return `Feature ${unit} of ${spoken(kind.slice(0, -8))}, layer ${layer}`;
   return ({head: "Head ", shared_neuron: "Shared neuron "}[kind] ?? "Neuron ") + unit + " of layer " + layer;
 }
 
@@ -122,10 +123,16 @@ function heap(sorted, place) {
 function lists(one) {
   const shown = about.kinds[here.kind].listings.filter(listing => one.listings[listing.name]?.length);
   if (!shown.length) return null;
-  return section("In tokens", make("div", {class: "lists"}, ...shown.map(listing => make("div", {},
+  return section(shown.some(listing => listing.units) ? "In tokens and features" : "In tokens", make("div", {class: "lists"}, ...shown.map(listing => make("div", {},
     make("h3", {}, spoken(listing.name)), make("p", {class: "note"}, `${listing.about}; ${listing.unit}`),
     make("table", {}, ...one.listings[listing.name].map(([text, value]) => make("tr", {},
-      make("td", {class: "token"}, visible(text)), make("td", {}, value === null ? "" : number(value)))))))));
+      make("td", {class: "token"}, listing.units ? make("a", {href: addressOf(text)}, text) : visible(text)), make("td", {}, value === null ? "" : number(value)))))))));
+}
+
+// The page of a unit of the same kind, by its short name: L3F17.
+function addressOf(name) {
+  const [layer, unit] = name.slice(1).split(about.kinds[here.kind].letter);
+  return "#" + [here.kind, layer, unit].join("/");
 }
 
 function histogram(one) {

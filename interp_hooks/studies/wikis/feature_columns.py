@@ -1,0 +1,212 @@
+"""What a wiki knows of a dictionary's features: their weights, what goes with them, and what is lost without them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp_hooks.dictionaries.single import SingleSite
+from interp_hooks.experiments.gradients import integrated_gradients
+from interp_hooks.interventions.metrics import Loss
+from interp_hooks.interventions.sites import at
+from interp_hooks.model.stream import Stream
+from interp_hooks.model.transformer import HookedTransformer
+from interp_hooks.studies.directions import CHUNK, unembedding
+from interp_hooks.studies.features.causes import feature_effects
+from interp_hooks.studies.features.relations import RelatedFeatures, related_features
+from interp_hooks.studies.neurons.vocabulary import moments_of, null_space
+from interp_hooks.studies.wikis.material import LISTED, Column, Listing, Material
+
+NULL = 0.1  # singular values below this share of their root mean square are of null directions
+WEIGHTS = {
+    "kurtosis": ("none", "kurtosis of its effect on logits over the vocabulary"),
+    "skew": ("none", "skew of that effect"),
+    "variance": ("logits squared", "variance of that effect for a feature of 1, but for the final norm's scale"),
+    "norm": ("length of a vector in the residual stream", "norm of what it writes for a feature of 1"),
+}
+
+
+def stream_rows(model: HookedTransformer, dictionary: SingleSite) -> Float[Tensor, "feature d_model"] | None:
+    """What each feature writes to the stream for a feature of 1; None where it writes something else."""
+    (hook,) = dictionary.hooks_out
+    place, rows = Stream(model).place(hook), dictionary.W_dec.detach().float()
+    if place.point.axes[2:] == ("d_model",) and place.stays:
+        return rows
+    if hook == f"blocks.{place.layer}.attn.hook_z":
+        W_O = model.blocks[place.layer].attn.W_O.detach().float() * model.cfg.residual_scale
+        return rows @ (W_O.flatten(0, 1) if dictionary.head is None else W_O[dictionary.head])
+    return None
+
+
+def _effects(material: Material, kind: str) -> dict[int, dict[str, Tensor]]:
+    """By layer, the moments and the ends of all features' effects on the vocabulary."""
+    return material.once(f"{kind} effects", lambda: _effects_of(material, kind))
+
+
+def _effects_of(material: Material, kind: str) -> dict[int, dict[str, Tensor]]:
+    found: dict[int, dict[str, Tensor]] = {}
+    for layer, one in material.dictionaries[kind].items():
+        rows = stream_rows(material.model, one) if material.has_vocabulary else None
+        if rows is None:
+            continue
+        of_heads = one.hooks_out[0].endswith("attn.hook_z")
+        onto = unembedding(material.model, layer if of_heads else None)
+        nothing = null_space(onto, NULL)
+        parts = [
+            moments_of(some, onto, nothing, min(LISTED, onto.shape[1]))
+            for some in rows.to(onto).split(max(1, CHUNK // onto.shape[1]))
+        ]
+        found[layer] = {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
+    return found
+
+
+def _related(material: Material, kind: str) -> Mapping[int, RelatedFeatures]:
+    active = material.found[f"{kind}_active"]
+    return {
+        layer: related_features(active[layer], material.found.n_tokens, k=LISTED)
+        for layer in material.dictionaries[kind]
+    }
+
+
+def _by_layer(material: Material, kind: str, values: Mapping[int, Tensor]) -> dict[int, list[float]]:
+    """Values of all layers of a kind, nan in those that have none."""
+    return {
+        layer: values[layer].tolist() if layer in values else [math.nan] * n
+        for layer, n in material.sizes[kind].items()
+    }
+
+
+def feature_weight_columns(kind: str) -> Callable[[Material], list[Column]]:
+    """What features' weights do to the vocabulary, whether they read what they write, and which are dead."""
+
+    def columns(material: Material) -> list[Column]:
+        effects, one = _effects(material, kind), material.dictionaries[kind]
+        made = [
+            Column(
+                name=name,
+                unit=unit,
+                about=about,
+                values=_by_layer(material, kind, {layer: of[name] for layer, of in effects.items()}),
+            )
+            for name, (unit, about) in WEIGHTS.items()
+            if effects
+        ]
+        cosines = {
+            layer: torch.cosine_similarity(of.W_enc.T, of.W_dec, dim=1)
+            for layer, of in one.items()
+            if of.d_in == of.d_out
+        }
+        if cosines:
+            about = "of what its encoder looks for and what its decoder writes"
+            made.append(Column(name="cos_in", unit="cosine", about=about, values=_by_layer(material, kind, cosines)))
+        shares = {
+            int(layer): found["active"]
+            for layer, found in material.found[f"{kind}_statistics"].items()
+            if layer is not None
+        }
+        dead = {layer: ["" if share else "dead" for share in found.tolist()] for layer, found in shares.items()}
+        about = '"dead" if it is active at no token of the corpus'
+        return [*made, Column(name="label", unit="label", about=about, values=dead)]
+
+    return columns
+
+
+def feature_effect_columns(kind: str) -> Callable[[Material], list[Column]]:
+    """What is lost if one feature is set to 0: to the order of a gradient for all, and exactly for those examined.
+
+    These are the ones with the largest estimates; they are ablated on their top contexts and on random ones.
+    """
+
+    def columns(material: Material) -> list[Column]:
+        if not material.has_effects:
+            return []
+        estimates: dict[int, Tensor] = {}
+        rows: dict[tuple[str, int, int], Any] = {}
+        for layer, one in material.dictionaries[kind].items():
+            estimates[layer] = _estimate(material, one)
+            most = estimates[layer].abs().topk(min(material.n_examined, one.n_features))
+            examined = most.indices[most.values > 0].tolist()
+            if not examined:
+                continue
+            options: dict[str, Any] = dict(units=material.units[kind], k=5, n_random=16)
+            found = feature_effects(material.model, one, material.found, examined, **options)
+            for row in found.table().to_dict("records"):
+                rows[row["contexts"], layer, row["feature"]] = row
+        about = "about how much the next-token loss on a sample of the corpus rises if the feature is 0"
+        made = [Column(name="ablation_loss_estimate", unit="nats per token", about=about, values=estimates)]
+        for contexts in dict.fromkeys(contexts for contexts, *_ in rows):
+            for name, what in (("loss_change_nats", "loss"), ("kl_nats", "kl")):
+                values = {layer: [math.nan] * n for layer, n in material.sizes[kind].items()}
+                for (of, layer, feature), row in rows.items():
+                    if of == contexts:
+                        values[layer][feature] = float(row[name])
+                told = "next-token loss rises" if what == "loss" else "predictions diverge"
+                about = f"by how much {told} on {contexts} contexts if the feature is 0 (of those examined)"
+                made.append(Column(name=f"{contexts}_{what}_if_ablated", unit="nats", about=about, values=values))
+        return made
+
+    return columns
+
+
+def _estimate(material: Material, dictionary: SingleSite) -> Float[Tensor, " feature"]:
+    """What the loss on the sample gains without each feature, by the gradient half way there."""
+    model, run = material.model, material.run
+    with dictionary.splice_into(model, name="dictionary", error_term=True):
+        hook = f"{dictionary.hooks_out[0]}.dictionary.hook_features"
+        found = integrated_gradients(
+            model, run, Loss(), at(hook), baseline=0.0, steps=1, over=("feature",), progress=False
+        )
+    return -found.mean.flatten().cpu()
+
+
+def feature_listings(kind: str) -> Callable[[Material], list[Listing]]:
+    """The tokens that features raise and lower, and the features that go with each."""
+
+    def listings(material: Material) -> list[Listing]:
+        effects, made = _effects(material, kind), []
+        for name, end in (("raises", "top"), ("lowers", "bottom")) if effects else ():
+            entries = {
+                layer: [
+                    [(material.words(id), value) for id, value in zip(*one, strict=True)]
+                    for one in zip(effects[layer][end].tolist(), effects[layer][f"{end}_values"].tolist(), strict=True)
+                ]
+                if layer in effects
+                else [[]] * n
+                for layer, n in material.sizes[kind].items()
+            }
+            about = f"tokens that it {name} most by its row of the decoder alone"
+            made.append(Listing(name=name, unit="logit per activation", about=about, entries=entries))
+        related = _related(material, kind)
+        for name, (indices, values, unit, about) in RELATIONS.items():
+            entries = {
+                layer: [
+                    [(f"L{layer}F{other}", value) for other, value in zip(*one, strict=True) if other >= 0]
+                    for one in zip(getattr(found, indices).tolist(), getattr(found, values).tolist(), strict=True)
+                ]
+                for layer, found in related.items()
+            }
+            made.append(Listing(name=name, unit=unit, about=about, entries=entries, of_units=True))
+        return made
+
+    return listings
+
+
+RELATIONS = {
+    "correlated features": (
+        "correlated",
+        "correlations",
+        "Pearson correlation",
+        "features of the same dictionary whose activations vary most as its own do, over all tokens",
+    ),
+    "co-active features": (
+        "coactive",
+        "jaccard",
+        "share of the tokens at which either is active",
+        "features of the same dictionary that are most often active at the same tokens",
+    ),
+}
