@@ -95,6 +95,15 @@ class Source:
                 f"{nearest(self.name, [*bundled(), *aliases()])}"
             ) from error
 
+    def generation_config(self, hf_config: Any) -> Any:
+        """How transformers' `generate` goes on and ends: as the checkpoint says, or else as its config does."""
+        from transformers import GenerationConfig
+
+        try:
+            return GenerationConfig.from_pretrained(self.location, **self._arguments)
+        except OSError:
+            return GenerationConfig.from_model_config(hf_config)
+
     def commit(self) -> str | None:
         """The hub's commit whose config was downloaded; None for a folder."""
         from transformers.utils.hub import extract_commit_hash
