@@ -1,7 +1,7 @@
 """Find a checkpoint, check that its architecture and every config value are implemented, convert it, process it.
 
-Plain checkpoints are read from their files (`plain.py`). Of all others the HuggingFace model object is the source of the
-tensors, so that formats, dtypes and old names are its business.
+Plain checkpoints are read from their files (`plain.py`). Of all others the HuggingFace model object is the source of
+the tensors, so that formats, dtypes and old names are its business.
 Tensors of a model that was loaded here are adopted: ours are views of their memory, or, where the layout differs, are
 repacked within it, one tensor at a time. A model object that was passed in is left as it is; its weights are copied.
 """

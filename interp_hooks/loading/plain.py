@@ -89,20 +89,17 @@ def _named(stored: Mapping[str, Tensor], family: Family, hf_config: Any, lines: 
     """
     sources = {rule.ours: rule.theirs[0] for rule in lines if rule.theirs}
     body = sources[EMBEDDING].partition(".")[0] + "."
-    whole = any(name.startswith(body) for name in stored)
-    state = {name if whole else body + name: tensor for name, tensor in stored.items()}
+    headless = not any(name.startswith(body) for name in stored)
+    state = {body + name if headless else name: tensor for name, tensor in stored.items()}
     if hf_config.tie_word_embeddings and sources[UNEMBEDDING] not in state and sources[EMBEDDING] in state:
         state[sources[UNEMBEDDING]] = state[sources[EMBEDDING]]
-    elif hf_config.tie_word_embeddings or not whole:
+    elif hf_config.tie_word_embeddings or headless:
         return None  # transformers compares both, or draws a head at random
     assert family.lacks is not None
     lacking = re.compile(family.lacks(hf_config))
     expected = [rule for rule in lines if rule.theirs and not (rule.optional and lacking.fullmatch(rule.theirs[0]))]
     found = [rule.names(state) for rule in expected]
     known = {name for names in found for name in names}
-    others = [
-        name for name in state.keys() - known if not any(re.fullmatch(one, name) for one in family.ignored_weights)
-    ]
-    if others or not all(found) or any(rule.stacked for rule in expected):
-        return None
-    return {name: state[name] for name in known}
+    ignored = re.compile("|".join(family.ignored_weights) or "(?!)")
+    whole = all(found) and all(ignored.fullmatch(name) for name in state.keys() - known)
+    return {name: state[name] for name in known} if whole and not any(rule.stacked for rule in expected) else None
