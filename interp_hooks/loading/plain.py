@@ -2,8 +2,8 @@
 than such a checkpoint to load, is not needed then.
 
 Plain is what can be read in one way only. Its family says which tensors transformers' model has (`Family.lacks`); the
-files hold just these, once each, in safetensors of PyTorch, tied or not as the config says, and nothing packs them,
-adapts them, or was asked of transformers beside. Whatever else a checkpoint is, and whatever is wrong with it, is for
+files hold just these, once each, in safetensors, tied or not as the config says, and nothing packs them, adapts them,
+or was asked of transformers beside. Whatever else a checkpoint is, and whatever is wrong with it, is for
 transformers to read, and to say.
 """
 
@@ -57,7 +57,7 @@ def _stored(source: Source) -> dict[str, Tensor] | None:
     for path in _weight_files(source):
         with safe_open(path, framework="pt") as file:
             names = file.keys()
-            if (file.metadata() or {}).get("format") != "pt" or found.keys() & {*names}:
+            if found.keys() & {*names}:
                 return None
             found |= {name: file.get_tensor(name) for name in names}
     return found or None
