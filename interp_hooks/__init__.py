@@ -5,9 +5,11 @@ The names below are the public ones, by subject; what is needed less often is in
 that `import interp_hooks` is quick.
 """
 
+import gc
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -143,6 +145,21 @@ MOVED_MODULES = {
 }
 
 
+@contextmanager
+def without_collecting() -> Iterator[None]:
+    """Python looks for no unreachable objects here: imports and vocabularies make many objects, and leave nearly none.
+
+    Looking through all of them again and again would take a quarter of the time of a first load.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 def lazily(room: str, homes: Mapping[str, Sequence[str]]) -> tuple[Callable[[str], Any], list[str]]:
     """`__getattr__` and `__all__` of a package whose names, by module, are imported when they are first used."""
     home_of = {name: f"{room}.{home}" for home, names in homes.items() for name in names}
@@ -150,7 +167,8 @@ def lazily(room: str, homes: Mapping[str, Sequence[str]]) -> tuple[Callable[[str
     def find(name: str) -> Any:
         if name not in home_of:
             raise AttributeError(f"module {room!r} has no attribute {name!r}; it has {', '.join(sorted(home_of))}")
-        return getattr(import_module(home_of[name]), name)
+        with without_collecting():
+            return getattr(import_module(home_of[name]), name)
 
     return find, sorted(home_of)
 

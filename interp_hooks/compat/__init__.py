@@ -17,7 +17,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-from interp_hooks import lazily
+from interp_hooks import lazily, without_collecting
 from interp_hooks.compat.absent import ABSENT
 from interp_hooks.compat.table import MODULES
 from interp_hooks.errors import nearest
@@ -63,7 +63,8 @@ class _Alias(ModuleType):
             raise AttributeError(name)
         if name in self._homes:
             home, _, ours = self._homes[name].partition(":")
-            return getattr(import_module(home), ours)
+            with without_collecting():
+                return getattr(import_module(home), ours)
         if isinstance(submodule := sys.modules.get(f"{self.__name__}.{name}"), _Alias):
             return submodule
         raise AttributeError(_absent(self, name))

@@ -127,7 +127,9 @@ class Hook:
             self.fn(value, hook=self.point)
             return value
         given = copied(value)
-        returned = self.fn(given, hook=self.point) if self.by_name else self.fn(given, self.point)
+        returned: Any = self.fn(given, hook=self.point) if self.by_name else self.fn(given, self.point)
+        if self.direction == "bwd" and isinstance(returned, tuple) and len(returned) == 1:
+            (returned,) = returned  # as the backward hooks of torch's modules give a gradient
         return given if returned is None else self.point.checked(returned, like=value)
 
 
@@ -374,7 +376,9 @@ class HookPoint(nn.Module):
         return "[" + ", ".join(f"{axis}={size}" for axis, size in zip(self.axes, shape, strict=True)) + "]"
 
     def extra_repr(self) -> str:
-        return ", ".join(filter(None, (self.name, " ".join(self.axes))))
+        attached = ((len(self.fwd_hooks), "fwd"), (len(self.bwd_hooks), "bwd"))
+        counts = " ".join(f"{number} {direction}" for number, direction in attached if number)
+        return ", ".join(filter(None, (self.name, " ".join(self.axes), counts)))
 
 
 def checked_direction(dir: str) -> Direction:

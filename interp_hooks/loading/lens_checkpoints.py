@@ -37,7 +37,8 @@ def is_lens(source: Source) -> bool:
         settings = source.settings
     except Exception:  # it is read again, and what is wrong told, as HuggingFace's
         return False
-    return "model_type" not in settings and {"d_model", "n_layers", "n_ctx"} <= settings.keys()
+    own = isinstance(settings, Mapping) and "model_type" not in settings
+    return own and {"d_model", "n_layers", "n_ctx"} <= settings.keys()
 
 
 def load(cls: type[HookedTransformer], options: LoadOptions, processing: Processing) -> HookedTransformer:

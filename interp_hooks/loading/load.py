@@ -1,6 +1,7 @@
 """Find a checkpoint, check that its architecture and every config value are implemented, convert it, process it.
 
-The HuggingFace model object is the source of all tensors, so that sharded files, formats and dtypes are its business.
+Plain checkpoints are read from their files (`plain.py`). Of all others the HuggingFace model object is the source of
+the tensors, so that formats, dtypes and old names are its business.
 Tensors of a model that was loaded here are adopted: ours are views of their memory, or, where the layout differs, are
 repacked within it, one tensor at a time. A model object that was passed in is left as it is; its weights are copied.
 """
@@ -49,6 +50,7 @@ from interp_hooks.loading.nested import (
     said_of,
     text_half,
 )
+from interp_hooks.loading.plain import plain_tensors
 from interp_hooks.loading.rules import Rule, axis_sizes, rules
 from interp_hooks.loading.source import KEPT, NO_CODE, Source, has_tokenizer
 from interp_hooks.model.components.weights import lies_like
@@ -98,7 +100,13 @@ def load_pretrained(cls: type[HookedTransformer], options: LoadOptions, processi
             cfg, n_layers_there = our_config(family, hf_config, options)
         _check_files(source, hf_config, cfg)
         tokenizer = source.tokenizer() if options.tokenizer is None else options.tokenizer
-        hf_model, left_out = _loaded(source, hf_config, family, cfg.dtype)
+        state = plain_tensors(source, hf_config, family, cfg, n_layers_there)
+        if state is None:
+            hf_model, left_out = _loaded(source, hf_config, family, cfg.dtype)
+            state, generation = dict(hf_model.state_dict()), getattr(hf_model, "generation_config", None)
+            del hf_model  # what is adopted belongs to nobody else
+        else:
+            generation = source.generation_config(hf_config)
         revision = source.commit() or options.revision
         if source.gguf_file is not None:
             notes = what_was_lost(source.path_of(source.gguf_file))
@@ -107,10 +115,10 @@ def load_pretrained(cls: type[HookedTransformer], options: LoadOptions, processi
         hf_config = copy.deepcopy(options.hf_model.config)
         family = family_of(hf_config, type(options.hf_model).__name__)
         cfg, n_layers_there = our_config(family, hf_config, options)
-        tokenizer, hf_model = options.tokenizer, options.hf_model
-    cfg, state = _ending_as(hf_model, cfg), dict(hf_model.state_dict())
+        tokenizer, state = options.tokenizer, dict(options.hf_model.state_dict())
+        generation = getattr(options.hf_model, "generation_config", None)
+    cfg = _ending_as(generation, cfg)
     check_state(state, options.name, quantised_by(hf_config))
-    del hf_model  # what is adopted belongs to nobody else
     with torch.device("meta"), reading(f"the config of {options.name!r}"):
         model = cls(cfg, tokenizer, default_padding_side=options.default_padding_side)
     numbers = Numbers(options.name, options.allow_nonfinite)
@@ -234,12 +242,11 @@ def _check_files(source: Source, hf_config: Any, cfg: HookedTransformerConfig) -
         check_room(cfg, folder, packed)
 
 
-def _ending_as(hf_model: Any, cfg: HookedTransformerConfig) -> HookedTransformerConfig:
+def _ending_as(generation: Any, cfg: HookedTransformerConfig) -> HookedTransformerConfig:
     """The config with the tokens at which HuggingFace's `generate` stops, as far as the model can write them.
 
     A single one that only the model's config names is often a default, and less than what the tokenizer says.
     """
-    generation = getattr(hf_model, "generation_config", None)
     ends = getattr(generation, "eos_token_id", None)
     only_default = isinstance(ends, int) and getattr(generation, "_from_model_config", False)
     ids = () if ends is None or only_default else [ends] if isinstance(ends, int) else ends
@@ -363,7 +370,10 @@ def _laid_out(model: HookedTransformer, rule: Rule, theirs: Tensor, sizes: Mappi
     experts = ".experts." in rule.ours[0]
     if all(lies_like(value, target, experts) for value, target in zip(values, targets, strict=True)):
         return values
-    repacked = [torch.empty_like(target, device=theirs.device) for target in targets]
+    repacked = [  # empty_like of tensors on the meta device imports sympy
+        torch.empty_strided(target.shape, target.stride(), dtype=target.dtype, device=theirs.device)
+        for target in targets
+    ]
     for place, value in zip(repacked, values, strict=True):
         place.copy_(value)
     return _within(theirs, repacked)

@@ -13,6 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from interp_hooks import without_collecting
 from interp_hooks.errors import CheckpointError, InterpHooksError, UnsupportedArchitecture, nearest
 from interp_hooks.loading.files import check_counts
 from interp_hooks.loading.gguf_files import SUFFIX, gguf_arguments
@@ -63,12 +64,14 @@ class Source:
         return {key: value for key, value in self.arguments.items() if key in (*HUB_ARGUMENTS, "revision")}
 
     @cached_property
+    @without_collecting()
     def settings(self) -> dict[str, Any]:
         """What is in config.json; raises what transformers raises where it cannot be had."""
         from transformers import PreTrainedConfig
 
         return PreTrainedConfig.get_config_dict(self.location, **self._arguments)[0]
 
+    @without_collecting()
     def config(self) -> Any:
         """The HuggingFace config.
 
@@ -94,6 +97,15 @@ class Source:
                 f"the hub did not give a config for {self.location!r} ({why})."
                 f"{nearest(self.name, [*bundled(), *aliases()])}"
             ) from error
+
+    def generation_config(self, hf_config: Any) -> Any:
+        """How transformers' `generate` goes on and ends: as the checkpoint says, or else as its config does."""
+        from transformers import GenerationConfig
+
+        try:
+            return GenerationConfig.from_pretrained(self.location, **self._arguments)
+        except OSError:
+            return GenerationConfig.from_model_config(hf_config)
 
     def commit(self) -> str | None:
         """The hub's commit whose config was downloaded; None for a folder."""
@@ -155,6 +167,7 @@ def has_tokenizer(folder: Path) -> bool:
     return any((folder / name).exists() for name in TOKENIZER_FILES)
 
 
+@without_collecting()
 def read_tokenizer(name: str, location: str | None = None, **arguments: Any) -> Any:
     """The tokenizer of a folder or hub id, at `location` if `name` is only what the user calls it.
 

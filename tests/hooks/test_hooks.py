@@ -83,6 +83,24 @@ def test_the_table_lists_every_point(toy: Toy) -> None:
 
 def test_printing_shows_name_and_axes(toy: Toy) -> None:
     assert "inner.hook_inside, batch width" in repr(toy)
+    toy.add_hook("inner.hook_inside", add(1), dir="bwd")
+    for _ in range(2):
+        toy.add_hook("inner.hook_inside", add(1))
+    assert "(inner.hook_inside, batch width, 2 fwd 1 bwd)" in repr(toy)
+
+
+def test_a_gradient_may_come_as_the_only_item_of_a_tuple(toy: Toy) -> None:
+    found = []
+    for given in (lambda grad: 3 * grad, lambda grad: (3 * grad,)):
+        x = X.clone().requires_grad_()
+        with toy.hooks(bwd_hooks=[("hook_first", lambda grad, hook, given=given: given(grad))]):
+            toy(x).sum().backward()
+        found.append(x.grad)
+    assert torch.equal(*found)
+    with toy.hooks(bwd_hooks=[("hook_first", lambda grad, hook: (grad, grad))]), pytest.raises(BadHookValue):
+        toy(X.clone().requires_grad_()).sum().backward()
+    with pytest.raises(BadHookValue, match="returned tuple"):
+        toy.run_with_hooks(X, fwd_hooks=[("hook_first", lambda value, hook: (value,))])
 
 
 @pytest.mark.parametrize("name", ["hook_frist", "inner.hook_insid", "inside"])

@@ -1,0 +1,105 @@
+"""The tensors of a plain checkpoint, read from its safetensors: transformers' model, whose code takes longer to import
+than such a checkpoint to load, is not needed then.
+
+Plain is what can be read in one way only. Its family says which tensors transformers' model has (`Family.lacks`); the
+files hold just these, once each, in safetensors, tied or not as the config says, and nothing packs them, adapts them,
+or was asked of transformers beside. Whatever else a checkpoint is, and whatever is wrong with it, is for
+transformers to read, and to say.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from interp_hooks.loading.given import quantised_by
+from interp_hooks.loading.guard import Family
+from interp_hooks.loading.rules import Rule, rules
+from interp_hooks.loading.source import Source
+from interp_hooks.model.config import HookedTransformerConfig
+
+WEIGHTS, INDEX, ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_config.json"
+EMBEDDING, UNEMBEDDING = ("embed.W_E",), ("unembed.W_U",)
+
+
+def plain_tensors(
+    source: Source, hf_config: Any, family: Family, cfg: HookedTransformerConfig, n_layers: int
+) -> dict[str, Tensor] | None:
+    """All tensors of a plain checkpoint of `n_layers` layers by the names that its family has for them; else None.
+
+    They lie in the mapped memory of the files, which is read when they are.
+    """
+    nested = hf_config is not hf_config.get_text_config()
+    if family.lacks is None or nested or source.hf_kwargs or source.gguf_file or quantised_by(hf_config):
+        return None
+    try:
+        stored = _stored(source)
+    except (OSError, SafetensorError):
+        return None
+    lines = list(rules(family.weights, n_layers, cfg.mixer_kinds))
+    state = None if stored is None else _named(stored, family, hf_config, lines)
+    places = next((rule.theirs[0] for rule in lines if rule.ours == ("pos_embed.W_pos",)), None)
+    if state is not None and places is not None:
+        expected = cfg.positions_offset + hf_config.max_position_embeddings
+        return state if state[places].shape[0] == expected else None
+    return state
+
+
+def _stored(source: Source) -> dict[str, Tensor] | None:
+    """The tensors in the safetensors of a checkpoint; None if transformers would read others, or more than these."""
+    if _there(source, ADAPTER):
+        return None
+    found: dict[str, Tensor] = {}
+    for path in _weight_files(source):
+        with safe_open(path, framework="pt") as file:
+            names = file.keys()
+            if found.keys() & {*names}:
+                return None
+            found |= {name: file.get_tensor(name) for name in names}
+    return found or None
+
+
+def _weight_files(source: Source) -> list[Path]:
+    """The files with the weights: one, or, in a folder, those of its index."""
+    if single := _there(source, WEIGHTS):
+        return [single]
+    if not Path(source.location).is_dir() or not (index := _there(source, INDEX)):
+        return []
+    files = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()  # `check_index` has read it
+    return [index.with_name(file) for file in dict.fromkeys(files)]
+
+
+def _there(source: Source, file: str) -> Path | None:
+    """Where a file of the checkpoint lies, downloaded if need be; None if the checkpoint has no such file."""
+    try:
+        path = source.path_of(file, download=True)
+    except OSError:
+        return None
+    return path if path.is_file() else None
+
+
+def _named(stored: Mapping[str, Tensor], family: Family, hf_config: Any, lines: list[Rule]) -> dict[str, Tensor] | None:
+    """The stored tensors by the family's names; None unless they are just those that transformers' model has.
+
+    Files of the model without its head leave out the name of the module that it then is.
+    """
+    sources = {rule.ours: rule.theirs[0] for rule in lines if rule.theirs}
+    body = sources[EMBEDDING].partition(".")[0] + "."
+    headless = not any(name.startswith(body) for name in stored)
+    state = {body + name if headless else name: tensor for name, tensor in stored.items()}
+    if hf_config.tie_word_embeddings and sources[UNEMBEDDING] not in state and sources[EMBEDDING] in state:
+        state[sources[UNEMBEDDING]] = state[sources[EMBEDDING]]
+    elif hf_config.tie_word_embeddings or headless:
+        return None  # transformers compares both, or draws a head at random
+    assert family.lacks is not None
+    lacking = re.compile(family.lacks(hf_config))
+    expected = [rule for rule in lines if rule.theirs and not (rule.optional and lacking.fullmatch(rule.theirs[0]))]
+    found = [rule.names(state) for rule in expected]
+    known = {name for names in found for name in names}
+    ignored = re.compile("|".join(family.ignored_weights) or "(?!)")
+    whole = all(found) and all(ignored.fullmatch(name) for name in state.keys() - known)
+    return {name: state[name] for name in known} if whole and not any(rule.stacked for rule in expected) else None
