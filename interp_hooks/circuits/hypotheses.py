@@ -27,7 +27,7 @@ from interp_hooks.errors.arguments import check_arguments, checked, told
 from interp_hooks.hooks.points import POSITIONS
 from interp_hooks.interventions.recording import record
 from interp_hooks.interventions.runs import Intervention, Run, SourceLike
-from interp_hooks.interventions.sites import Recording, Site
+from interp_hooks.interventions.sites import Recording, Site, at
 from interp_hooks.model.transformer import HookedTransformer
 
 EXACT, ANYTHING, TOGETHER = "exact", "anything", "anything together"
@@ -228,14 +228,16 @@ def _overlap(model: HookedTransformer, one: Intervention, two: Intervention, see
 def _reaches(model: HookedTransformer, run: Run, sites: Sequence[Site]) -> bool:
     """Whether the nan that the last intervention of a run puts somewhere gets to one of these sites.
 
-    Attention patterns are recorded, too, since a fused kernel may drop nan. Where a pattern is 0, nan passes all the
-    same (0 * nan is nan), so earlier positions do not count in a causal model.
+    Attention patterns are put there as they are, since a fused kernel, which goes by no pattern, may drop nan. Where a
+    pattern is 0, nan passes all the same (0 * nan is nan), so earlier positions do not count in a causal model.
     """
     made, length = run.interventions[-1], run.tokens.shape[1]
     causal = model.cfg.attention_dir == "causal"
     first = made.site.first_position(model.points(made.site.hook)[0], length) if causal else 0
-    patterns = {name for name in model.hook_dict if name.endswith("attn.hook_pattern")}
-    got = record(model, run, patterns | {model.points(site.hook)[0].name for site in sites})
+    patterns = [name for name in model.hook_dict if name.endswith("attn.hook_pattern")]
+    kept = [Intervention(at(name), as_it_is) for name in patterns]
+    explicit = Run(run.tokens, [*kept, *run.interventions], run.attention_mask)
+    got = record(model, explicit, {model.points(site.hook)[0].name for site in sites})
     for site in sites:
         point = model.points(site.hook)[0]
         reached = got[point.name].isnan() & _marked(model, site, got)
@@ -244,3 +246,8 @@ def _reaches(model: HookedTransformer, run: Run, sites: Sequence[Site]) -> bool:
         if bool(reached.any()):
             return True
     return False
+
+
+def as_it_is(value: Tensor) -> Tensor:
+    """The value itself, as a source: what a fused kernel would pass by is made then, and gone on with."""
+    return value
