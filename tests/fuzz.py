@@ -66,7 +66,16 @@ LEFT_OUT = {
     *("dictionaries.Activation", "dictionaries.Dictionary"),
     # What the engine, or the file of a result, asks of a metric, a readout, or a cache: arguments come from there.
     *("metric.on", "metric.score", "readout.read", "readout.read_there", "readout.select", "readout.positions"),
-    *("kv_cache.commit", "kv_cache.extend", "result.packed", "dla.packed", "lens.packed", "cache.at"),
+    *(
+        "kv_cache.commit",
+        "kv_cache.extend",
+        "kv_cache.keep",
+        "kv_cache.state",
+        "result.packed",
+        "dla.packed",
+        "lens.packed",
+        "cache.at",
+    ),
     # Made by the calls that return them, which are drawn here.
     *("Result", "Task", "ground_truth.GroundTruth", "ground_truth.KnownModel", "ActivationCache", "model.Output"),
     *("experiments.Agreement", "studies.LensResult", "studies.LogitLens", "tasks.PromptPairs"),

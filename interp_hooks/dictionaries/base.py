@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,7 @@ from torch import Tensor
 from interp_hooks.dictionaries.activations import Activation
 from interp_hooks.dictionaries.splicing import Part, Spliced, parameters, splice_parts
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import as_device
+from interp_hooks.errors.arguments import as_device, told
 from interp_hooks.hooks.names import get_act_name
 from interp_hooks.hooks.points import HookPoint
 from interp_hooks.model.transformer import HookedTransformer
@@ -175,6 +175,17 @@ def full_name(hook: str) -> str:
     if not isinstance(hook, str) or not hook:
         raise BadInput(f"a dictionary reads and writes hooks, by their names, got {hook!r}")
     return get_act_name(hook)
+
+
+def full_names(argument: str, hooks: Sequence[str]) -> tuple[str, ...]:
+    """The full names of the hooks that an argument lists.
+
+    Raises:
+        BadInput: it lists something else.
+    """
+    if isinstance(hooks, str) or not isinstance(hooks, Sequence):
+        raise BadInput(f"{argument} must be a list of names of hooks, got {told(hooks)}")
+    return tuple(full_name(hook) for hook in hooks)
 
 
 def width_of(point: HookPoint, head: int | None = None) -> int:

@@ -17,11 +17,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp_hooks.dictionaries.activations import Activation
-from interp_hooks.dictionaries.base import Dictionary, full_name, refuse_unlike
+from interp_hooks.dictionaries.base import Dictionary, full_names, refuse_unlike
 from interp_hooks.dictionaries.single import Transcoder
 from interp_hooks.dictionaries.splicing import Part
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import checked, told_shape
+from interp_hooks.errors.arguments import checked, told, told_shape
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -48,12 +48,13 @@ class CrossLayerTranscoder(Dictionary):
 
     def __post_init__(self) -> None:
         for name in ("layers_in", "layers_out"):
-            object.__setattr__(self, name, tuple(full_name(hook) for hook in getattr(self, name)))
+            object.__setattr__(self, name, full_names(name, getattr(self, name)))
         if not self.W_skip:
             object.__setattr__(self, "W_skip", (None,) * len(self.layers_in))
         for name in ("layers_out", "W_enc", "b_enc", "W_dec", "b_dec", "activations", "W_skip"):
-            if not self.layers_in or len(getattr(self, name)) != self.n_layers:
-                raise BadInput(f"{name} must have an entry for each of {self.n_layers} layers")
+            given = getattr(self, name)
+            if not self.layers_in or not isinstance(given, Sequence | Tensor) or len(given) != self.n_layers:
+                raise BadInput(f"{name} must have an entry for each of {self.n_layers} layers, got {told(given)}")
         for layer in range(self.n_layers):
             outputs = self.W_dec[layer].shape[1] if self.W_dec[layer].ndim == 3 else 0
             if not 1 <= outputs <= self.n_layers - layer:

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp_hooks.dictionaries.activations import Activation, ReLU
-from interp_hooks.dictionaries.base import Dictionary, full_name, refuse_unlike
+from interp_hooks.dictionaries.base import Dictionary, full_names, refuse_unlike
 from interp_hooks.dictionaries.splicing import Part
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import told_shape
@@ -36,7 +36,7 @@ class Crosscoder(Dictionary):
     activation: Activation = ReLU()  # noqa: RUF009 (a value that cannot change)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sites", tuple(full_name(hook) for hook in self.sites))
+        object.__setattr__(self, "sites", full_names("sites", self.sites))
         if not isinstance(self.W_enc, Tensor) or self.W_enc.ndim != 3:
             raise BadInput(f"W_enc must be [site, d, feature], got {told_shape(self.W_enc)}")
         sites, d, features = len(self.sites), self.d_in, self.n_features
