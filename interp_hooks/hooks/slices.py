@@ -19,6 +19,8 @@ from torch import Tensor
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import Words, checked, fits, told
 
+LONGEST = 2**31 - 1  # entries of an axis that can be chosen from one by one
+
 
 class Slice:
     """A choice of entries along an axis, which can be applied to any axis of any tensor.
@@ -76,12 +78,15 @@ class Slice:
         """The entries chosen from an axis of `max_ctx`; a single entry comes back as it was given.
 
         Raises:
-            BadInput: an entry outside the axis, or no `max_ctx` unless the choice is a single entry.
+            BadInput: an entry outside the axis, no `max_ctx` unless the choice is a single entry, or one that no axis
+                has.
         """
         if max_ctx is None:
             if self.mode != "int":
                 raise BadInput(f"max_ctx, the size of the axis, is needed to tell the entries of {self}")
             return np.array([self.slice])
+        if not 0 <= max_ctx <= LONGEST:
+            raise BadInput(f"max_ctx must be the size of an axis, 0 to {LONGEST}, got {max_ctx}")
         if self.mode in ("slice", "identity"):
             return np.arange(max_ctx)[self.slice]
         chosen = np.atleast_1d(self.slice)

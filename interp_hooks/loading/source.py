@@ -81,9 +81,10 @@ class Source:
         """
         from transformers import AutoConfig
 
+        arguments = self._arguments  # which raises the ImportError
         try:
             check_counts(self.settings, self.name)
-            return AutoConfig.from_pretrained(self.location, **self._arguments)
+            return AutoConfig.from_pretrained(self.location, **arguments)
         except InterpHooksError:
             raise
         except Exception as error:  # a config may hold anything, and so may be what is raised about it

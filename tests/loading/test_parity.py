@@ -124,14 +124,14 @@ class _Adding(nn.Module):
 
 
 def _mixes_unseen(self: AttentionCore, *args: Any) -> Tensor:
-    return _right_explicit(self, *args) * 1.1
+    return _right_fused(self, *args) * 1.1
 
 
-def _rows_do_not_sum(self: AttentionCore, q: Tensor, k: Tensor, v: Tensor, visibility: Any) -> Tensor:
+def _rows_do_not_sum(self: AttentionCore, *args: Any) -> Tensor:
     point = self.hook_pattern
     self.hook_pattern = _Adding(point)
     try:
-        return _right_explicit(self, q, k, v, visibility)
+        return _right_pattern(self, *args)
     finally:
         self.hook_pattern = point
 
@@ -140,7 +140,8 @@ def _experts_add_unseen(self: Experts, *args: Any) -> Tensor:
     return _right_experts(self, *args) + 0.1
 
 
-_right_block, _right_explicit, _right_experts = TransformerBlock.forward, AttentionCore._explicit, Experts.forward
+_right_block, _right_experts = TransformerBlock.forward, Experts.forward
+_right_fused, _right_pattern = AttentionCore._fused, AttentionCore._pattern
 SERIAL, PARALLEL, POST = (
     "resid_mid == resid_pre + attn_out",
     "resid_post == resid_pre + attn_out + mlp_out",
@@ -152,9 +153,9 @@ FAULTS = [
     ("neox", TransformerBlock, "forward", _adds_unseen, {PARALLEL}),
     ("post-norm", TransformerBlock, "forward", _adds_unseen, {POST}),
     ("gpt2", TransformerBlock, "forward", _reads_unseen, {SERIAL, PARALLEL}),
-    ("llama", AttentionCore, "_explicit", _mixes_unseen, {"z == pattern @ v"}),
-    ("gpt2", AttentionCore, "_explicit", _rows_do_not_sum, {"rows of pattern == 1"}),
-    ("sinks-capped", AttentionCore, "_explicit", _rows_do_not_sum, {"rows of pattern + sink == 1"}),
+    ("llama", AttentionCore, "_fused", _mixes_unseen, {"z == pattern @ v"}),
+    ("gpt2", AttentionCore, "_pattern", _rows_do_not_sum, {"rows of pattern == 1", "z == pattern @ v"}),
+    ("sinks-capped", AttentionCore, "_pattern", _rows_do_not_sum, {"rows of pattern + sink == 1", "z == pattern @ v"}),
     ("experts", Experts, "forward", _experts_add_unseen, {"mlp_out == sum of experts"}),
 ]
 

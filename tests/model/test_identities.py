@@ -357,14 +357,14 @@ def _writes_the_bias_twice(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _returns_a_little_more(monkeypatch: pytest.MonkeyPatch) -> None:
     right = HookPoint._run
-    monkeypatch.setattr(HookPoint, "_run", lambda self, value: right(self, value) * (1 + 1e-12))
+    monkeypatch.setattr(HookPoint, "_run", lambda self, *args: right(self, *args) * (1 + 1e-12))
 
 
 def _ignores_what_hooks_return(monkeypatch: pytest.MonkeyPatch) -> None:
     right = HookPoint._run
 
-    def reads_only(self: HookPoint, value: Tensor) -> Tensor:
-        right(self, value)
+    def reads_only(self: HookPoint, value: Tensor, hooks: Any) -> Tensor:
+        right(self, value, hooks)
         return value
 
     monkeypatch.setattr(HookPoint, "_run", reads_only)
@@ -410,17 +410,9 @@ def _turns_one_half_backwards(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _tiles_key_heads(monkeypatch: pytest.MonkeyPatch) -> None:
-    def tile(self: Tensor, times: int, dim: int) -> Tensor:
-        return torch.cat([self] * times, dim)
-
-    right = Attention._explicit
-
-    def explicit(self: Attention, *inputs: Any) -> Tensor:
-        with monkeypatch.context() as inner:
-            inner.setattr(torch.Tensor, "repeat_interleave", tile)
-            return right(self, *inputs)
-
-    monkeypatch.setattr(Attention, "_explicit", explicit)
+    monkeypatch.setattr(
+        Attention, "_of_every_head", lambda self, x: torch.cat([x.transpose(1, 2)] * self.queries_per_key, dim=1)
+    )
 
 
 def _counts_padding_as_positions(monkeypatch: pytest.MonkeyPatch) -> None:

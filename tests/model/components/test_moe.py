@@ -218,6 +218,7 @@ def test_what_experts_write_sums_to_what_the_layer_writes() -> None:
     assert torch.equal(seen["experts"].ne(0).any(-1), seen["weights"].ne(0)), "an expert of weight zero writes nothing"
 
 
+@pytest.mark.types
 def test_a_weight_without_an_expert_axis_is_refused() -> None:
     """The axes that hooks and annotations name are those of the values."""
     made = make()
