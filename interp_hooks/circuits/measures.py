@@ -25,6 +25,7 @@ from interp_hooks.circuits.masked_edges import MaskedEdges
 from interp_hooks.circuits.setting import Ablation, Positions, Setting, setting, stacked
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import Count, checked
+from interp_hooks.experiments.ranking import area_under_roc
 from interp_hooks.experiments.results.record import experiment, on_data
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.interventions.readout import MetricLike, metric_name
@@ -212,10 +213,7 @@ def roc_auc(ranking: Circuit, true: Circuit, *, absolute: bool = False) -> float
     if not 0 < len(true) < total:
         raise BadInput(f"the true circuit has {len(true)} of {total} edges, so there is nothing to tell apart")
     scores, positive = ranking.scores.listed, by_edge(true.kept, true.graph.exists)
-    _, place, count = (scores.abs() if absolute else scores).unique(return_inverse=True, return_counts=True)
-    rank = count.cumsum(0) - (count.double() - 1) / 2  # the mean rank, from 1, of all edges with that score
-    n, rest = len(true), total - len(true)
-    return float((rank[place][positive].sum() - n * (n + 1) / 2) / (n * rest))
+    return area_under_roc(scores.abs() if absolute else scores, positive)
 
 
 @checked

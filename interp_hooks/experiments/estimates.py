@@ -23,6 +23,7 @@ from torch import Tensor
 from interp_hooks.errors import BadInput
 from interp_hooks.experiments.attribution import attribution_patch
 from interp_hooks.experiments.patching import Grid, Positions, grid_of, paired_runs
+from interp_hooks.experiments.ranking import ranks
 from interp_hooks.experiments.results.record import experiment
 from interp_hooks.experiments.results.result import AGREE, Result
 from interp_hooks.interventions.engine import evaluate
@@ -216,9 +217,3 @@ def _chosen(
 
 def _told(cell: Mapping[str, Any]) -> str:
     return ", ".join(f"{axis} {label}" for axis, label in cell.items())
-
-
-def ranks(values: Float[Tensor, " cell"]) -> Float[Tensor, " cell"]:
-    """0 for the smallest; equal values get the mean of their ranks."""
-    below, same = values[:, None] > values, values[:, None] == values
-    return below.sum(1) + (same.sum(1).double() - 1) / 2

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp_hooks.experiments.ranking import area_under_roc
 from interp_hooks.studies.explanations.answers import Answer, Request, parsed_json
 from interp_hooks.studies.explanations.examples import Example, UnitExamples
 
@@ -191,7 +192,4 @@ def roc_auc(probability: Float[Tensor, " item"], label: Int[Tensor, " item"]) ->
     nan where there is none of either.
     """
     known = ~probability.isnan()
-    yes, no = (probability[known & (label == one)] for one in (1, 0))
-    if not len(yes) or not len(no):
-        return torch.nan
-    return float(((yes[:, None] > no) + (yes[:, None] == no) / 2).mean(dtype=torch.float64))
+    return area_under_roc(probability[known], label[known] == 1)

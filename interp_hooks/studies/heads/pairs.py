@@ -21,10 +21,10 @@ from torch import Tensor
 
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked
-from interp_hooks.experiments.estimates import ranks
 from interp_hooks.experiments.frozen import MLPs
 from interp_hooks.experiments.patching import Direction
 from interp_hooks.experiments.paths import path_patch
+from interp_hooks.experiments.ranking import area_under_roc, ranks
 from interp_hooks.experiments.results.record import experiment, on_data
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.hooks.modes import no_gradients
@@ -117,9 +117,8 @@ class ComposingHeads:
             shape = list(self.pairs.shape)
             raise BadInput(f"a mask must be bool, [via, sender, reader] = {shape}, got {mask.dtype} {list(mask.shape)}")
 
-        def area(number: int, said: Tensor) -> Tensor:
-            right = mask[number][self.pairs[number]]
-            return (ranks(said)[right].mean() - (right.sum() - 1) / 2) / (~right).sum()
+        def area(number: int, said: Tensor) -> float:
+            return area_under_roc(said, mask[number][self.pairs[number]])
 
         return self._judged("auc", area)
 
