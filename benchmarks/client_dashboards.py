@@ -22,6 +22,17 @@ def held(value: Any) -> Any:
     return held(vars(value)) if hasattr(value, "__dict__") else value
 
 
+def tiny_pair() -> tuple[Any, Any]:
+    """A tiny model, and an SAE of random weights at its hook."""
+    from sae_lens import SAE, HookedSAETransformer, StandardSAEConfig
+
+    config = StandardSAEConfig(d_in=SIZES["d_model"], d_sae=FEATURES, device="cpu", dtype="float32")
+    config.metadata.hook_name = HOOK
+    sae = SAE.from_dict(config.to_dict())
+    draw(sae)
+    return tiny(FOLDER, HookedSAETransformer), sae
+
+
 @step
 def imports_of_sae_dashboard() -> None:
     import sae_dashboard.sae_vis_data
@@ -32,13 +43,8 @@ def imports_of_sae_dashboard() -> None:
 def a_page_of_sae_dashboard() -> Any:
     from sae_dashboard.sae_vis_data import SaeVisConfig
     from sae_dashboard.sae_vis_runner import SaeVisRunner
-    from sae_lens import SAE, HookedSAETransformer, StandardSAEConfig
 
-    model = tiny(FOLDER, HookedSAETransformer)
-    config = StandardSAEConfig(d_in=SIZES["d_model"], d_sae=FEATURES, device="cpu", dtype="float32")
-    config.metadata.hook_name = HOOK
-    sae = SAE.from_dict(config.to_dict())
-    draw(sae)
+    model, sae = tiny_pair()
     asked = SaeVisConfig(hook_point=HOOK, features=range(4), minibatch_size_features=4, minibatch_size_tokens=8)
     found = SaeVisRunner(asked).run(encoder=sae, model=model, tokens=TOKENS)
     return [held(found.feature_data_dict[feature]) for feature in range(4)]
@@ -51,15 +57,10 @@ def imports_of_sae_vis() -> None:
 
 @step
 def a_page_of_sae_vis() -> Any:
-    from sae_lens import SAE, HookedSAETransformer, StandardSAEConfig
     from sae_vis.data_config_classes import SaeVisConfig
     from sae_vis.data_storing_fns import SaeVisData
 
-    model = tiny(FOLDER, HookedSAETransformer)
-    config = StandardSAEConfig(d_in=SIZES["d_model"], d_sae=FEATURES, device="cpu", dtype="float32")
-    config.metadata.hook_name = HOOK
-    sae = SAE.from_dict(config.to_dict())
-    draw(sae)
+    model, sae = tiny_pair()
     sae.cfg.hook_name, sae.cfg.hook_layer = HOOK, 1  # where sae-vis, which is older, looks for them
     found = SaeVisData.create(sae=sae, model=model, tokens=TOKENS, cfg=SaeVisConfig(features=range(4)))
     return [held(one) for _, one in sorted(found.feature_data_dict.items())]

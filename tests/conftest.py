@@ -1,5 +1,6 @@
 """Quiet `transformers`, and fixtures that several test files read."""
 
+import gc
 import os
 import zlib
 from collections.abc import Iterator
@@ -42,6 +43,21 @@ def _checked_types(request: pytest.FixtureRequest) -> Iterator[None]:
         return
     with unchecked_types():
         yield
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """What is gone goes at once, and no cycle is collected meanwhile.
+
+    Runtime type checks are off too: what they raise and remember is no business of the package's.
+    """
+    with unchecked_types():
+        gc.collect()
+        gc.disable()
+        try:
+            yield
+        finally:
+            gc.enable()
 
 
 @pytest.fixture(scope="session")

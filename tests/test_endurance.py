@@ -7,7 +7,7 @@ Work is counted, not timed: how many functions, of Python and of C, a run calls.
 import contextvars
 import gc
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from interp_hooks import HookedTransformer, HookPoint, Intervention, Run, at, evaluate
 from interp_hooks.hooks.scopes import IN_FORCE, OPEN, Scope
-from tests.tiny import build, random_tokens, unchecked_types
+from tests.tiny import build, random_tokens
 
 RUNS = 2000
 TOKENS = random_tokens(batch=2, pos=7, d_vocab=23)
@@ -108,16 +108,6 @@ def calls(kind: Callable[[HookedTransformer], None], model: HookedTransformer) -
     return count
 
 
-@pytest.fixture
-def quiet() -> Iterator[None]:
-    """Neither type checks, which remember what they saw, nor the collector, whose calls come at any time."""
-    with unchecked_types():
-        gc.collect()
-        gc.disable()
-        yield
-        gc.enable()
-
-
 def memory() -> tuple[int, int]:
     """Blocks that Python holds, and pages of memory in use (0 where the system does not tell)."""
     gc.collect()
@@ -134,7 +124,7 @@ def many_runs(model: HookedTransformer, runs: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("quiet")
+@pytest.mark.usefixtures("no_collector")
 def test_nothing_grows_in_two_thousand_hooked_runs() -> None:
     model = build(dtype=torch.float32)
     many_runs(model, 3 * len(KINDS))
@@ -168,7 +158,7 @@ def opens_a_context(model: HookedTransformer) -> None:
     IN_FORCE.set(IN_FORCE.get().within(Scope(model, [])))
 
 
-@pytest.mark.usefixtures("quiet")
+@pytest.mark.usefixtures("no_collector")
 @pytest.mark.parametrize(
     ("leak", "shown"),
     [
@@ -191,7 +181,7 @@ def test_what_grows_is_noticed(leak: Callable[[HookedTransformer], None], shown:
     contextvars.copy_context().run(leaking)
 
 
-@pytest.mark.usefixtures("quiet")
+@pytest.mark.usefixtures("no_collector")
 def test_more_work_is_noticed() -> None:
     model = build(dtype=torch.float32)
     leaves_a_hook(model)

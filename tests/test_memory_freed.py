@@ -5,7 +5,7 @@ A cycle would keep the weights of a deleted model, on a GPU too, until a collect
 
 import gc
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +16,9 @@ from torch import Tensor
 import interp_hooks
 from interp_hooks import HookedTransformer, HookPoint, KeyValueCache, LogitDiff
 from tests.test_families import member
-from tests.tiny import random_tokens, unchecked_types
+from tests.tiny import random_tokens
 
 TOKENS = random_tokens(batch=2, pos=7)
-
-
-@pytest.fixture
-def no_collector() -> Iterator[None]:
-    """Runtime type checks are off too: what they raise and remember is no business of the package's."""
-    with unchecked_types():
-        gc.collect()
-        gc.disable()
-        try:
-            yield
-        finally:
-            gc.enable()
 
 
 class Interruption(RuntimeError):

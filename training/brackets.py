@@ -11,13 +11,13 @@ weighs both answers alike. Training begins with short rows: in long ones, near m
 start with. The same versions, machine and number of threads give the same model; it takes some minutes on one core.
 """
 
-import argparse
 import math
 import time
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from running import evaluate_only
 from torch import Tensor
 
 from interp_hooks import HookedTransformer, HookedTransformerConfig
@@ -161,11 +161,7 @@ def card(model: HookedTransformer, found: dict[str, float]) -> str:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--evaluate-only", action="store_true")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    if arguments.evaluate_only:
+    if evaluate_only(__doc__):
         print(card(model := HookedTransformer.from_pretrained(OUT.name, device="cpu"), figures(model)))
     else:
         model = train()

@@ -9,12 +9,12 @@ was there and to write what came after it; one layer cannot. The same versions, 
 same models; it takes some minutes on one core.
 """
 
-import argparse
 import math
 import time
 from pathlib import Path
 
 import torch
+from running import evaluate_only
 from torch import Tensor
 
 from interp_hooks import HookedTransformer, HookedTransformerConfig, detect_head
@@ -127,13 +127,10 @@ def card(model: HookedTransformer, found: dict[str, float]) -> str:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--evaluate-only", action="store_true")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
+    measure = evaluate_only(__doc__)
     for n_layers in (2, 1):
         folder = OUT / f"induction-{n_layers}l"
-        if arguments.evaluate_only:
+        if measure:
             print(card(model := HookedTransformer.from_pretrained(folder.name, device="cpu"), figures(model)))
             continue
         model = train(n_layers)

@@ -10,11 +10,11 @@ In-context Learning and Induction Heads). The same versions, machine and number 
 takes a quarter of a minute on one core.
 """
 
-import argparse
 import shutil
 from pathlib import Path
 
 import torch
+from running import evaluate_only
 from torch import Tensor
 
 from interp_hooks import HookedTransformer, HookedTransformerConfig, head_scores
@@ -115,11 +115,7 @@ def card() -> str:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--evaluate-only", action="store_true")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    if arguments.evaluate_only:
+    if evaluate_only(__doc__):
         print(card())
     else:
         train()

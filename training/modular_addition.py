@@ -9,12 +9,12 @@ them: it groks (Power et al. 2022, Nanda et al. 2023). The same versions, machin
 models; it takes some minutes on one core.
 """
 
-import argparse
 import time
 from pathlib import Path
 
 import torch
 from einops import rearrange
+from running import evaluate_only
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -148,11 +148,7 @@ def card() -> str:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--evaluate-only", action="store_true")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    if arguments.evaluate_only:
+    if evaluate_only(__doc__):
         print(card())
     else:
         train()

@@ -20,20 +20,8 @@ from interp_hooks.studies import Wiki, feature_effects, feature_units, related_f
 from interp_hooks.studies.directions import unembedding
 from interp_hooks.studies.features import relations
 from tests.dictionaries.random_ones import crosscoder, sae
-from tests.studies.test_wiki import TEXTS, data
+from tests.studies.test_wiki import data
 from tests.tiny import assert_close, build, random_tokens
-from tests.views.small import save_checkpoint
-
-
-@pytest.fixture(scope="module")
-def reads(tmp_path_factory: pytest.TempPathFactory) -> HookedTransformer:
-    return HookedTransformer.from_pretrained(str(save_checkpoint(tmp_path_factory.mktemp("model"))))
-
-
-@pytest.fixture(scope="module")
-def texts(reads: HookedTransformer) -> list[str]:
-    known = set(reads.tokenizer.get_vocab())
-    return [" ".join(word for word in text.split() if {word, f" {word}"} & known) for text in TEXTS]
 
 
 def random_sae(model: HookedTransformer, hook: str, n: int = 40, seed: int = 0) -> SAE:

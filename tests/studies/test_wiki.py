@@ -20,27 +20,6 @@ from interp_hooks.studies.wikis.examples import AROUND, Windows
 from interp_hooks.studies.wikis.pages import DIGITS, SHARD, STEPS, UNKNOWN, packed, search_key, search_shard
 from interp_hooks.studies.wikis.units import band_names
 from tests.tiny import CUSTOM, build, random_tokens
-from tests.views.small import save_checkpoint
-
-TEXTS = [
-    "When Mary and John went to the store, John gave a drink to",
-    "Mary and Tom went to the park. Tom gave a ring to Mary",
-    "John gave a book to Mary",
-    "Then Kate and Paul had a long argument",
-    "Paul and Kate went to the school, Kate gave a drink to Paul and",
-]
-
-
-@pytest.fixture(scope="module")
-def reads(tmp_path_factory: pytest.TempPathFactory) -> HookedTransformer:
-    """A tiny random model with a tokenizer of words."""
-    return HookedTransformer.from_pretrained(str(save_checkpoint(tmp_path_factory.mktemp("model"))))
-
-
-@pytest.fixture(scope="module")
-def texts(reads: HookedTransformer) -> list[str]:
-    known = set(reads.tokenizer.get_vocab())
-    return [" ".join(word for word in text.split() if {word, f" {word}"} & known) for text in TEXTS]
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,12 @@
 """Trainings watched: rows that are what direct evaluation gives, whatever the order, and after being killed."""
 
-import gc
 import json
 import random
 import signal
 import subprocess
 import sys
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -142,17 +141,6 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------ one model in memory
-
-
-@pytest.fixture
-def no_collector() -> Iterator[None]:
-    with unchecked_types():
-        gc.collect()
-        gc.disable()
-        try:
-            yield
-        finally:
-            gc.enable()
 
 
 @pytest.mark.usefixtures("no_collector")
