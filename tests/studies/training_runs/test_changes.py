@@ -1,5 +1,6 @@
 """Phase changes: planted ones are found at their step, and none is where learning only slows down."""
 
+import importlib
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -254,9 +255,9 @@ def test_induction_forms_in_one_change(induction: WatchedTraining) -> None:
     assert {loss.begin, loss.end} <= set(induction.steps)
 
 
-def test_the_card_of_the_bundled_training_says_what_is_measured() -> None:
-    from training import induction_steps
-
+def test_the_card_of_the_bundled_training_says_what_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[3] / "training"))  # where a script finds its neighbours
+    induction_steps = importlib.import_module("induction_steps")
     told = (bundled()["induction-steps"] / "README.md").read_text(encoding="utf-8")
     rows = [line.strip("| ").split(" | ") for line in told.splitlines() if line.startswith("| ") and line[2].isdigit()]
     assert [int(row[0]) for row in rows] == list(induction_steps.KEPT)
