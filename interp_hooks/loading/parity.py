@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
@@ -87,7 +87,8 @@ def verify(model: HookedTransformer, hf_model: Any, tokens: Int[Tensor, "batch p
     """Compare a converted model with a HuggingFace one on `tokens` (default: random ones, 2 x 32).
 
     Raises:
-        BadInput: models of different vocabularies, or what is no model of transformers.
+        BadInput: models of different vocabularies, what is no model of transformers, or one that lets tokens see those
+            that follow, where the converted model does not.
     """
     check_model(hf_model)
     d_vocab = hf_model.get_input_embeddings().weight.shape[0]
@@ -96,15 +97,15 @@ def verify(model: HookedTransformer, hf_model: Any, tokens: Int[Tensor, "batch p
     if tokens is None:
         generator = torch.Generator().manual_seed(0)
         tokens = torch.randint(model.cfg.d_vocab, (2, min(32, model.cfg.n_ctx)), generator=generator)
-    was_training = hf_model.training
-    hf_model.eval()
-    theirs = hf_model(input_ids=tokens.to(next(hf_model.parameters()).device), return_dict=True).logits
-    hf_model.train(was_training)
+    theirs = _logits_of(hf_model, tokens)
     ours = model(tokens, attention_mask=torch.ones_like(tokens)).to(theirs.device)
     if ours.shape != theirs.shape:
         raise BadInput(f"the models do not fit: logits of shape {list(ours.shape)} and {list(theirs.shape)}")
     p, q = theirs.double().log_softmax(-1), ours.double().log_softmax(-1)
     error = (p - q).abs() / p.abs().max()
+    tolerance = TOLERANCE[model.dtype]
+    if error.max() > tolerance and model.cfg.attention_dir == "causal":
+        _refuse_what_sees_ahead(hf_model, tokens, p, tolerance)
     return Report(
         name=model.cfg.model_name,
         architecture=type(hf_model).__name__,
@@ -117,13 +118,37 @@ def verify(model: HookedTransformer, hf_model: Any, tokens: Int[Tensor, "batch p
         invariants=invariants(model, tokens),
         parameter_bytes=sum(weight.numel() * weight.element_size() for weight in model.parameters()),
         peak_process_bytes=_peak_process_bytes(),
-        tolerance=TOLERANCE[model.dtype],
+        tolerance=tolerance,
         processing=model.processing_report(),
         versions={
             **{name: importlib.metadata.version(name) for name in ("interp-hooks", "torch", "transformers")},
             "python": platform.python_version(),
         },
     )
+
+
+def _logits_of(hf_model: Any, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_vocab"]:
+    was_training = hf_model.training
+    hf_model.eval()
+    logits = hf_model(input_ids=tokens.to(next(hf_model.parameters()).device), return_dict=True).logits
+    hf_model.train(was_training)
+    return logits
+
+
+def _refuse_what_sees_ahead(
+    hf_model: Any, tokens: Int[Tensor, "batch pos"], known: Float[Tensor, "batch pos d_vocab"], tolerance: float
+) -> None:
+    """Raises BadInput if a decoder of transformers predicts otherwise without the tokens that follow."""
+    half = tokens.shape[1] // 2
+    if not half:
+        return
+    alone = _logits_of(hf_model, tokens[:, :half]).double().log_softmax(-1)
+    if (alone - known[:, :half]).abs().max() > tolerance * known.abs().max():
+        raise BadInput(
+            f"transformers {importlib.metadata.version('transformers')} lets tokens of this {type(hf_model).__name__} "
+            "see those that follow, unless it is given a causal mask, so that its logits are not those of a decoder "
+            "and cannot be compared. Later versions make the mask themselves"
+        )
 
 
 def _peak_process_bytes() -> int:

@@ -91,6 +91,16 @@ def test_the_other_model_stays_as_it_is() -> None:
         assert weight.grad is None
 
 
+def test_a_decoder_that_sees_ahead_is_no_measure() -> None:
+    """As RoFormer, BigBird and Moshi of older transformers do, which forget the causal mask."""
+    hf = build_member("roformer")
+    model = convert(hf)
+    assert model.verify(hf).passed
+    hf.config.is_decoder = False  # the mask is now that of an encoder
+    with pytest.raises(BadInput, match=r"lets tokens of this RoFormerForCausalLM see those that follow"):
+        model.verify(hf)
+
+
 def test_models_of_different_vocabularies_are_refused() -> None:
     config = FAMILY_CONFIGS["llama"]()
     config.vocab_size = 50
