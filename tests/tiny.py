@@ -94,10 +94,13 @@ def redraw(model: nn.Module, seed: int = 0, std: float = 0.2) -> None:
     biases = [buffer for name, buffer in model.named_buffers() if name.endswith("bias") and name in kept]
     tables = {id(part.weight) for part in model.modules() if "Sinusoidal" in type(part).__name__ and part._parameters}
     weights = [*(weight for weight in model.parameters() if id(weight) not in tables), *biases]
+    scales = [buffer for name, buffer in model.named_buffers() if name.endswith("layer_scalar")]  # of the stream
     with torch.no_grad():
         for weight in weights:
             drawn = torch.randn(weight.shape, generator=generator, dtype=torch.float64) * std
             weight.copy_(drawn)
+        for scale in scales:
+            scale.copy_(torch.exp(torch.randn(scale.shape, generator=generator)))
 
 
 def build_hf(config: PreTrainedConfig, seed: int = 0) -> PreTrainedModel:

@@ -27,7 +27,7 @@ def to_hf(model: HookedTransformer) -> Any:
     if model.hf_config is None:
         raise CheckpointError("only a model that was converted from a HuggingFace checkpoint has a form to go back to")
     config = copy.deepcopy(language_config(model.hf_config))
-    family, sizes = FAMILIES[config.model_type], axis_sizes(model.cfg)
+    family = FAMILIES[config.model_type]
     n_layers_there = family.config(config)["n_layers"]
     if model.cfg.n_layers != n_layers_there:
         raise CheckpointError(f"this model has {model.cfg.n_layers} of the checkpoint's {n_layers_there} layers")
@@ -43,7 +43,7 @@ def to_hf(model: HookedTransformer) -> Any:
         if not names:
             _refuse_lost(model, modules, rule)
             continue
-        back = rule.backward([value for value in values if value is not None], sizes)
+        back = rule.backward([value for value in values if value is not None], axis_sizes(model.cfg, rule.layer))
         for name, part in zip(names, back if rule.stacked else [back], strict=True):
             if part.shape != tensors[name].shape:
                 raise CheckpointError(
@@ -51,6 +51,8 @@ def to_hf(model: HookedTransformer) -> Any:
                     f"but {list(part.shape)} here"
                 )
             tensors[name].copy_(part)
+    for layer, scale in enumerate(model.cfg.stream_scales):
+        tensors[family.scale_of(layer)].fill_(scale)
     if (ends := model.cfg.eos_token_ids) and hf_model.can_generate():
         hf_model.generation_config.eos_token_id = ends[0] if len(ends) == 1 else list(ends)
     return hf_model.eval()

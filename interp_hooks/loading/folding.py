@@ -190,6 +190,10 @@ def _values_are_no_constant(model: HookedTransformer) -> str | None:
         return "values are clipped after their bias is added"
     if model.cfg.gated_attn:
         return "gates come between values and what heads write"
+    if model.cfg.v_norm_type is not None:
+        return "values are normalized after their bias is added"
+    if any(model.cfg.values_from_keys):
+        return "the biases of values are those of keys"
     if model.cfg.kv_latent:
         return "latent attention has no value biases"
     return None

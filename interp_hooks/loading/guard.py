@@ -37,7 +37,8 @@ class Family:
     the tensors. `head` is what the model predicts: the next token, or masked ones. `name` is what people call it.
     What a model that `ends` does beyond its context is not implemented, so that a longer one is refused.
     `lacks` tells, as a pattern, which of the biases marked "?" transformers' model with a config does not have; where
-    it is given, plain checkpoints are read without that model (`loading.plain`).
+    it is given, plain checkpoints are read without that model (`loading.plain`). `stream_scales` names the tensors with
+    the number by which each layer multiplies the stream, which become a field of the config.
     """
 
     model_type: str
@@ -50,6 +51,11 @@ class Family:
     head: Literal["CausalLM", "MaskedLM"] = "CausalLM"
     ends: bool = False
     lacks: Callable[[Any], str] | None = None
+    stream_scales: str | None = None
+
+    def scale_of(self, layer: int) -> str:
+        """The name of the tensor with the number by which `layer` multiplies the stream."""
+        return str(self.stream_scales).replace("{i}", str(layer))
 
     @property
     def architecture(self) -> str:

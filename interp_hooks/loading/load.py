@@ -8,10 +8,11 @@ repacked within it, one tensor at a time. A model object that was passed in is l
 
 import copy
 import inspect
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ from interp_hooks.loading.plain import plain_tensors
 from interp_hooks.loading.rules import Rule, axis_sizes, rules
 from interp_hooks.loading.source import KEPT, NO_CODE, Source, has_tokenizer
 from interp_hooks.model.components.weights import lies_like
-from interp_hooks.model.config import HookedTransformerConfig, as_dtype
+from interp_hooks.model.config import BY_LAYER, HookedTransformerConfig, as_dtype
 from interp_hooks.model.tokenization import PaddingSide
 from interp_hooks.model.transformer import HookedTransformer
 
@@ -119,10 +120,12 @@ def load_pretrained(cls: type[HookedTransformer], options: LoadOptions, processi
         generation = getattr(options.hf_model, "generation_config", None)
     cfg = _ending_as(generation, cfg)
     check_state(state, options.name, quantised_by(hf_config))
+    text, beside = text_half(state)
+    if family.stream_scales is not None:
+        cfg = _with_stream_scales(cfg, family, text, n_layers_there)
     with torch.device("meta"), reading(f"the config of {options.name!r}"):
         model = cls(cfg, tokenizer, default_padding_side=options.default_padding_side)
     numbers = Numbers(options.name, options.allow_nonfinite)
-    text, beside = text_half(state)
     notes += said_of([*left_out, *beside])
     adopt(model, family, text, n_layers_there, _device(options), owned, numbers)
     model.hf_config = hf_config
@@ -225,12 +228,29 @@ def our_config(family: Family, hf_config: Any, options: LoadOptions) -> tuple[Ho
 
 def _first_layers(fields: dict[str, Any], n_layers: int) -> dict[str, Any]:
     """The same fields for a model of the first layers only."""
-    by_layer = ("rotary_layers", "window_sizes", "qk_norm_layers")
-    cut = {name: fields[name][:n_layers] for name in by_layer if fields.get(name)}
+    cut = {name: fields[name][:n_layers] for name in BY_LAYER if fields.get(name)}
     for name in ("experts", "mixers"):
         if (group := fields.get(name)) is not None:
             cut[name] = replace(group, layers=group.layers[:n_layers])
     return fields | cut | {"n_layers": n_layers}
+
+
+def _with_stream_scales(
+    cfg: HookedTransformerConfig, family: Family, state: dict[str, Tensor], n_layers_there: int
+) -> HookedTransformerConfig:
+    """The config with the numbers by which layers multiply the stream, which are taken out of `state`.
+
+    Raises:
+        WeightMismatch: one is missing, or is no single positive number.
+    """
+    scales = list[float]()
+    for name in (family.scale_of(layer) for layer in range(n_layers_there)):
+        tensor = state.pop(name, None)
+        if tensor is None or tensor.numel() != 1 or not 0 < tensor.item() < math.inf:
+            found = "nothing" if tensor is None else f"{tensor.flatten()[:3].tolist()}"
+            raise WeightMismatch(f"the checkpoint must have one positive number as {name}, got {found}")
+        scales.append(tensor.item())
+    return cfg.replace(stream_scales=tuple(scales[: cfg.n_layers]))
 
 
 def _check_files(source: Source, hf_config: Any, cfg: HookedTransformerConfig) -> None:
@@ -301,7 +321,7 @@ def adopt(
         WeightMismatch: tensors left over, missing, or of another shape.
         CheckpointError: tensors with nan or infinite numbers.
     """
-    sizes, dtype, adopted = axis_sizes(model.cfg), as_dtype(model.cfg.dtype), set()
+    sizes, dtype, adopted = partial(axis_sizes, model.cfg), as_dtype(model.cfg.dtype), set()
     there = dict(model.named_parameters())
     where: dict[int | None, torch.device] = {}
     absent: list[Rule] = []
@@ -324,7 +344,7 @@ def adopt(
         where.setdefault(rule.layer, moved.device)
         if moved.data_ptr() == theirs.data_ptr() and (shared or not owned):
             moved = moved.clone()
-        for name, value in zip(rule.ours, _laid_out(model, rule, moved, sizes), strict=True):
+        for name, value in zip(rule.ours, _laid_out(model, rule, moved, sizes(rule.layer)), strict=True):
             _assign(model, name, value)
     for rule in absent:
         _fill_absent(model, rule, there, where[rule.layer], dtype)

@@ -142,9 +142,13 @@ def _reversed(pattern: str) -> str:
     return f"{right.strip()} -> {left.strip()}"
 
 
-def axis_sizes(cfg: HookedTransformerConfig) -> dict[str, int]:
-    """The size of every axis letter that patterns and shares may use; 0 where the model has no such axis."""
+def axis_sizes(cfg: HookedTransformerConfig, layer: int | None = None) -> dict[str, int]:
+    """The size of every axis letter that patterns and shares may use, in a layer; 0 where the model has no such axis.
+
+    Without a layer they are those of the tensors outside the layers.
+    """
     experts, mixers = cfg.experts, cfg.mixers
+    groups = cfg.n_key_value_heads if layer is None else cfg.kv_heads_at(layer)
     of_mixers = {
         "H": "n_heads",
         "G": "n_key_heads",
@@ -158,10 +162,10 @@ def axis_sizes(cfg: HookedTransformerConfig) -> dict[str, int]:
         **{axis: 0 if mixers is None else getattr(mixers, field) for axis, field in of_mixers.items()},
         "Q": 0 if mixers is None else mixers.n_heads // mixers.n_key_heads,
         "h": cfg.n_heads,
-        "g": cfg.n_key_value_heads,
-        "q": cfg.n_heads // cfg.n_key_value_heads,
-        "k": cfg.d_head,
-        "w": cfg.d_value,
+        "g": groups,
+        "q": cfg.n_heads // groups,
+        "k": cfg.d_head if layer is None else cfg.d_head_at(layer),
+        "w": cfg.d_value if layer is None else cfg.d_value_at(layer),
         "d": cfg.d_model,
         "m": cfg.d_mlp,
         "v": cfg.d_vocab,

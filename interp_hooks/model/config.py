@@ -7,6 +7,7 @@ always numbers afterwards); nothing changes it later. Sizes are counts; `rotary_
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from numbers import Real
@@ -35,6 +36,10 @@ InitMode = Literal["gpt2", "xavier_uniform", "xavier_normal", "kaiming_uniform",
 RESOLVED = (  # -1 and None are how people leave these unset
     *("d_head", "n_heads", "n_key_value_heads", "d_mlp", "d_vocab_out", "rotary_dim", "attn_scale"),
     *("attn_scores_soft_cap", "output_logits_soft_cap", "initializer_range"),
+)
+BY_LAYER = (  # tuples with an entry for each layer, or none
+    *("rotary_layers", "window_sizes", "qk_norm_layers", "stream_scales"),
+    *("d_head_layers", "n_key_value_heads_layers", "values_from_keys"),
 )
 FOLDED = {"LN": "LNPre", "RMS": "RMSPre", "LNPre": "LNPre", "RMSPre": "RMSPre"}
 C = TypeVar("C")
@@ -73,7 +78,9 @@ class HookedTransformerConfig:
     RMSNorm if `final_rms`, where the others are LayerNorms), and `first_attn_norm` what attention in layer 0 reads,
     where norms are before what reads. `qk_norm` normalizes queries and keys: each head with one gain for all heads
     ("shared") or with its own ("per_head"), or all heads together ("all_heads"); in all layers, or where
-    `qk_norm_layers` says so.
+    `qk_norm_layers` says so. `v_norm_type` is the kind of norm of each head's values. `stream_scales` are for models
+    that multiply the stream itself by a number after each layer: here it stays a sum, since what enters a layer is
+    theirs divided by `stream_scale_at(layer)`, as what the layer writes is, and norms that read it have eps to match.
 
     Positions. "shortformer" adds learned positions to what queries and keys read, after the norm, instead of to the
     stream (Press et al. 2021, arxiv.org/abs/2012.15832). `rotary_scaling` is a HuggingFace `rope_parameters` mapping
@@ -88,8 +95,10 @@ class HookedTransformerConfig:
     1 + beta log(1 + floor(position / n)). `qkv_clip` bounds values, and queries and keys (after `qk_norm`, if there is
     one). `attn_sinks` adds a learned score per head to every softmax, which attends to nothing. `gated_attn` multiplies
     what heads mix by a sigmoid of what their queries read. `d_value` is the width of values (default: `d_head`);
-    `kv_latent` and `q_latent` are those of the low-rank streams of latent attention. `mixers` puts something else in
-    the place of attention in some layers.
+    `kv_latent` and `q_latent` are those of the low-rank streams of latent attention. `d_head_layers` and
+    `n_key_value_heads_layers` give each layer sizes of its own; heads of other widths rotate whole. In the layers that
+    `values_from_keys` marks, values are keys before their norm and rotation. `mixers` puts something else in the place
+    of attention in some layers.
 
     MLP. An `act_fn` that ends in "_ln" is followed by a LayerNorm over the neurons. `mlp_clamp` bounds both factors of
     a gated MLP, and `mlp_linear_offset` is added to the linear one. `experts` replaces the MLP of some layers.
@@ -134,6 +143,8 @@ class HookedTransformerConfig:
     qk_norm_type: NormalizationType | None = None
     qk_norm_after_rotary: bool = False
     qk_norm_layers: tuple[bool, ...] = ()
+    v_norm_type: NormalizationType | None = None
+    stream_scales: tuple[float, ...] = ()
     positional_embedding_type: PositionalEmbeddingType = "standard"
     positions_offset: int = 0
     sinusoids_to_end: bool = True
@@ -158,6 +169,9 @@ class HookedTransformerConfig:
     d_value: int = 0
     kv_latent: int = 0
     q_latent: int = 0
+    d_head_layers: tuple[int, ...] = ()
+    n_key_value_heads_layers: tuple[int, ...] = ()
+    values_from_keys: tuple[bool, ...] = ()
     latent_eps: float = 1e-6
     mixers: MixersConfig | None = None
     attn_only: bool = False
@@ -218,6 +232,7 @@ class HookedTransformerConfig:
         self._check_choice("embed_norm_type", NormalizationType, none_allowed=True)
         self._check_choice("qk_norm", QKNorm, none_allowed=True)
         self._check_choice("qk_norm_type", NormalizationType, none_allowed=True)
+        self._check_choice("v_norm_type", NormalizationType, none_allowed=True)
         if (self.qk_norm is None) != (self.qk_norm_type is None):
             raise ConfigError(f"qk_norm={self.qk_norm!r} needs a qk_norm_type, and the other way round")
         self._check_choice("positional_embedding_type", PositionalEmbeddingType)
@@ -280,8 +295,7 @@ class HookedTransformerConfig:
             self._set("rotary_layers", tuple(frozen))
         if self.positional_embedding_type == "alibi" and not self.alibi_slopes:
             raise ConfigError("positional_embedding_type='alibi' needs alibi_slopes, one for each head")
-        per_layer = ("rotary_layers", "window_sizes", "qk_norm_layers")
-        lengths = {**dict.fromkeys(per_layer, self.n_layers), "alibi_slopes": self.n_heads}
+        lengths = {**dict.fromkeys(BY_LAYER, self.n_layers), "alibi_slopes": self.n_heads}
         for field, length in lengths.items():
             if len(getattr(self, field)) not in (0, length):
                 raise ConfigError(f"{field} must have {length} entries, got {len(getattr(self, field))}")
@@ -290,6 +304,11 @@ class HookedTransformerConfig:
         for size in self.window_sizes:
             if size is not None and size < 1:
                 raise ConfigError(f"window_sizes must be positive or None, got {size}")
+        for field in ("d_head_layers", "n_key_value_heads_layers", "stream_scales"):
+            if wrong := [size for size in getattr(self, field) if size <= 0]:
+                raise ConfigError(f"{field} must be positive, got {wrong[0]}")
+        if wrong := [groups for groups in self.n_key_value_heads_layers if self.n_heads % groups]:
+            raise ConfigError(f"n_key_value_heads_layers: {wrong[0]} does not divide n_heads={self.n_heads}")
 
     def _check_arrangement(self) -> None:
         """Refuse combinations of norms, positions and blocks that are not implemented."""
@@ -306,6 +325,21 @@ class HookedTransformerConfig:
                 "latent attention (kv_latent) and other mixers have one input for queries, keys and values: "
                 "no shortformer"
             )
+        by_layer = self.d_head_layers or self.n_key_value_heads_layers or any(self.values_from_keys)
+        if self.kv_latent and (by_layer or self.v_norm_type):
+            raise ConfigError(
+                "latent attention (kv_latent) has heads of one size, and values of their own without a norm: no "
+                "d_head_layers, n_key_value_heads_layers, values_from_keys or v_norm_type"
+            )
+        if self.d_head_layers and (self.d_value != self.d_head or self.rotary_dim not in (0, self.d_head)):
+            raise ConfigError("d_head_layers needs values as wide as keys, and heads that rotate whole")
+        if any(size % 2 for size in self.d_head_layers) and self.positional_embedding_type == "rotary":
+            raise ConfigError(f"d_head_layers must be even where heads rotate, got {self.d_head_layers}")
+        if any(self.values_from_keys) and self.d_value != self.d_head:
+            raise ConfigError(f"values_from_keys needs d_value={self.d_value} to be d_head={self.d_head}")
+        reads_normalized = all(map(self.reads_normalized_at, range(self.n_layers))) and self.first_attn_norm
+        if self.stream_scales and not (reads_normalized and self.final_norm and self.normalization_type):
+            raise ConfigError("stream_scales needs a norm before everything that reads the stream")
         if self.gated_attn and self.kv_latent:
             raise ConfigError("latent attention (kv_latent) has no gates (gated_attn)")
         if self.mixers is not None and (self.norm_placement == "post" or self.attention_dir != "causal"):
@@ -424,9 +458,11 @@ class HookedTransformerConfig:
     def _mixer_weights(self, layer: int) -> int:
         if self.mixers is not None and (kind := self.mixer_at(layer)) != "attention":
             return self.mixers.n_weights(kind, self.d_model)
-        heads, groups, read, d_value = self.n_heads, self.n_key_value_heads, self.d_model, self.d_value
+        heads, groups, read, d_value = self.n_heads, self.kv_heads_at(layer), self.d_model, self.d_value_at(layer)
         if not self.kv_latent:
-            return read * ((heads + groups) * (self.d_head + d_value) + self.gated_attn * heads * d_value)
+            tied = groups * d_value if self.values_from_keys and self.values_from_keys[layer] else 0
+            d_head = self.d_head_at(layer)
+            return read * ((heads + groups) * (d_head + d_value) + self.gated_attn * heads * d_value - tied)
         queries = read * self.q_latent + self.q_latent * heads * self.d_head or read * heads * self.d_head
         latent = read * (self.kv_latent + self.rotary_dim)
         return queries + latent + heads * (self.kv_latent * (self.d_head - self.rotary_dim + d_value) + d_value * read)
@@ -445,8 +481,12 @@ class HookedTransformerConfig:
         if self.positional_embedding_type != "rotary":
             return None
         if self.rotary_layers:
-            return self.rotary_layers[layer]
-        return self.rotary_scaling or MappingProxyType({"rope_type": "default", "rope_theta": self.rotary_base})
+            rope = self.rotary_layers[layer]
+        else:
+            rope = self.rotary_scaling or MappingProxyType({"rope_type": "default", "rope_theta": self.rotary_base})
+        if rope is None or not self.d_head_layers:
+            return rope
+        return MappingProxyType({**rope, "head_dim": self.d_head_at(layer)})
 
     @property
     def rotary_kinds(self) -> tuple[Mapping[str, Any], ...]:
@@ -461,6 +501,28 @@ class HookedTransformerConfig:
     def normalizes_qk(self, layer: int) -> bool:
         """Whether queries and keys of `layer` are normalized."""
         return self.qk_norm is not None and (not self.qk_norm_layers or self.qk_norm_layers[layer])
+
+    def d_head_at(self, layer: int) -> int:
+        """The width of queries and keys of `layer`."""
+        return self.d_head_layers[layer] if self.d_head_layers else self.d_head
+
+    def d_value_at(self, layer: int) -> int:
+        """The width of values of `layer`."""
+        return self.d_head_layers[layer] if self.d_head_layers else self.d_value
+
+    def kv_heads_at(self, layer: int) -> int:
+        """How many heads of keys and values the attention of `layer` has."""
+        return self.n_key_value_heads_layers[layer] if self.n_key_value_heads_layers else self.n_key_value_heads
+
+    def stream_scale_at(self, layer: int) -> float:
+        """By what the stream that enters `layer` would have to be multiplied to be that of a model whose layers
+        multiply it themselves (`stream_scales`).
+        """
+        return math.prod(self.stream_scales[:layer])
+
+    def residual_scale_at(self, layer: int) -> float:
+        """What multiplies all that `layer` writes."""
+        return self.residual_scale / self.stream_scale_at(layer)
 
     def window_at(self, layer: int) -> int | None:
         """The number of tokens that a query of `layer` sees, itself included; None means all."""
@@ -478,7 +540,7 @@ class HookedTransformerConfig:
     def writes_at(self, layer: int) -> tuple[int, int]:
         """How many heads write in `layer`, and how wide what each of them writes from (z) is."""
         if self.mixers is None or (kind := self.mixer_at(layer)) == "attention":
-            return self.n_heads, self.d_value
+            return self.n_heads, self.d_value_at(layer)
         return self.mixers.writes(kind, self.d_model)
 
     def has_mlp(self, layer: int) -> bool:

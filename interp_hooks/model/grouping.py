@@ -52,7 +52,7 @@ def _grouped(block: TransformerBlock) -> list[tuple[str, nn.Parameter]]:
     if not block.attends:
         return []
     gains = [(name, weight) for name, weight in block.attn.named_parameters() if name in ("k_norm.w", "k_norm.b")]
-    own = [(name, block.attn.get_parameter(name)) for name in GROUPED]
+    own = [(name, weight) for name, weight in block.attn.named_parameters(recurse=False) if name in GROUPED]
     return own + [(name, weight) for name, weight in gains if weight.ndim == 2]
 
 

@@ -113,7 +113,7 @@ class Network(HookedRootModule):
         self.rotary = RotaryPositions(cfg) if cfg.positional_embedding_type == "rotary" else None
         blocks = nn.ModuleList([TransformerBlock(cfg, layer) for layer in range(cfg.n_layers)])
         self.blocks = cast("Sequence[TransformerBlock]", blocks)
-        self.ln_final = norm(cfg, cfg.final_norm_type)
+        self.ln_final = norm(cfg, cfg.final_norm_type, cfg.n_layers)
         self.mlm_head = MLMHead(cfg) if cfg.mlm_head else None
         self.unembed = Unembed(cfg)
         self.setup()

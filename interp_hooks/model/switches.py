@@ -58,12 +58,14 @@ class Switches(Network):
 
         Raises:
             BadInput: copies that have been edited differently and cannot be shared again; spliced modules, whose
-                hook points this would change.
+                hook points this would change; layers that differ in how many heads of keys they have.
             HookConflict: a pass of another thread is running.
         """
         refuse_while_others_run(self, "grouped anew")
         if self.splices:
             raise BadInput(f"hook points change their sizes: first remove() what is spliced in, {[*self.splices]}")
+        if self.cfg.n_key_value_heads_layers:
+            raise BadInput("the number of heads of keys and values differs from layer to layer in this model")
         heads, groups = self.cfg.n_heads, self.cfg.n_key_value_heads
         if ungroup_grouped_query_attention and groups != heads:
             ungroup(self.blocks)

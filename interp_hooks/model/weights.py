@@ -4,6 +4,8 @@ Every access copies the layers' weights into a new tensor; before a loop, read i
 query heads share are repeated, so that `model.W_K[layer, head]` is what that query head attends with.
 """
 
+from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any, Literal, get_args
 
 import torch
@@ -28,7 +30,8 @@ class StackedWeights(Network):
         """One weight of all layers.
 
         Raises:
-            BadInput: a weight of attention, in a model some of whose layers mix tokens by something else.
+            BadInput: a weight of attention, in a model some of whose layers mix tokens by something else; one whose
+                size differs from layer to layer.
         """
         if name.startswith("attn.") and self.cfg.mixers is not None:
             attend = [layer for layer, kind in enumerate(self.cfg.mixer_kinds) if kind == "attention"]
@@ -41,10 +44,20 @@ class StackedWeights(Network):
         ]
         if name.startswith("mlp.") and without:
             raise BadInput(f"layers {without} have no MLP, so that {name} of all layers cannot be stacked")
-        return torch.stack([block.get_parameter(name) for block in self.blocks])
+        return self._stacked(name, [attrgetter(name)(block) for block in self.blocks])
+
+    def _stacked(self, name: str, weights: Sequence[Tensor]) -> Tensor:
+        shapes = [tuple(weight.shape) for weight in weights]
+        if len({*shapes}) > 1:
+            sizes = "; ".join(f"layer {layer}: {list(shape)}" for layer, shape in enumerate(shapes))
+            raise BadInput(
+                f"{name} of all layers cannot be stacked, since they differ in size ({sizes}): read "
+                f"model.blocks[layer].{name}"
+            )
+        return torch.stack(list(weights))
 
     def _stack_per_query_head(self, name: str) -> Tensor:
-        return self._stack(name).repeat_interleave(self.cfg.n_heads // self.cfg.n_key_value_heads, dim=1)
+        return self._stack(name).repeat_interleave(self.cfg.n_heads // self.cfg.kv_heads_at(0), dim=1)
 
     @property
     def W_E(self) -> Float[Tensor, "d_vocab d_model"]:
@@ -185,14 +198,14 @@ class StackedWeights(Network):
         with_mlps = include_mlp_biases and not self.cfg.attn_only
         total = torch.zeros_like(self.blocks[0].attn.b_O)
         for block in self.blocks[:layer]:
-            total = total + block.attn.b_O
+            total = total + block.attn.b_O * block.residual_scale
             if with_mlps and isinstance(block.mlp, MoE):
                 raise BadInput("the router decides how much of its experts' biases is added: include_mlp_biases=False")
             if with_mlps:
-                total = total + block.mlp.get_parameter("b_out")
+                total = total + block.mlp.get_parameter("b_out") * block.residual_scale
         if mlp_input and not self.cfg.parallel_attn_mlp:
-            total = total + self.blocks[layer].attn.b_O
-        return total * self.cfg.residual_scale
+            total = total + self.blocks[layer].attn.b_O * self.blocks[layer].residual_scale
+        return total
 
     def tokens_to_residual_directions(self, tokens: Any) -> Float[Tensor, "*rest d_model"]:
         """The directions onto which the normalized final stream projects as these tokens' logits (without b_U).

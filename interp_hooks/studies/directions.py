@@ -154,7 +154,7 @@ def token_vectors(
         if kind == "embed" or model.cfg.attn_only:
             vectors.append(embedded[0])
             continue
-        written = block.ln2_post(block.mlp(model.norm_reading(0, mlp=True)(embedded))) * model.cfg.residual_scale
+        written = block.ln2_post(block.mlp(model.norm_reading(0, mlp=True)(embedded))) * block.residual_scale
         vectors.append((written if kind == "mlp0" else embedded + written)[0])
     found = torch.cat(vectors).detach()
     return found.to(torch.promote_types(found.dtype, torch.float32))

@@ -61,7 +61,7 @@ class Parts:
             else:
                 z = self.cache.at(f"blocks.{at}.attn.hook_z", self.pos)
                 result = torch.einsum("...hk,hkd->...hd", z, W_O.to(z))
-            read = self._as_written(at, "attn", self.reading).of(self._scaled(result).movedim(-2, 0))
+            read = self._as_written(at, "attn", self.reading).of(self._scaled(at, result).movedim(-2, 0))
             self.add([f"L{at}H{head}" for head in range(len(W_O))], read)
 
     def add_neurons(self, layers: int, chosen: Slice) -> None:
@@ -86,7 +86,7 @@ class Parts:
             raise BadInput(f"layer {layer} {why}: it has no neurons of its own to list; take mlp_out as a whole")
         post = chosen.apply(self.cache.at(f"blocks.{layer}.mlp.hook_post", self.pos), -1)
         W_out = chosen.apply(self.model.blocks[layer].mlp.W_out.detach(), 0).to(post.device)
-        return self._as_written(layer, "mlp", self.reading).of_neurons(self._scaled(post), W_out)
+        return self._as_written(layer, "mlp", self.reading).of_neurons(self._scaled(layer, post), W_out)
 
     def add_biases(self, attentions: int, mlps: int) -> None:
         """The sum of what the biases of attention and MLPs of the first layers, and of the reader's norm, add."""
@@ -132,8 +132,8 @@ class Parts:
         bias: Tensor = block.attn.b_O if sublayer == "attn" else block.mlp.b_out
         reading = self._as_written(layer, sublayer, Reading())
         bias = reading.of(bias.detach().to(self.cache[f"blocks.{layer}.hook_{sublayer}_out"].device))
-        return self._scaled(bias if reading.bias is None else bias + reading.bias)
+        return self._scaled(layer, bias if reading.bias is None else bias + reading.bias)
 
-    def _scaled(self, written: Tensor) -> Tensor:
-        scale = self.model.cfg.residual_scale
+    def _scaled(self, layer: int, written: Tensor) -> Tensor:
+        scale = self.model.blocks[layer].residual_scale
         return written if scale == 1 else written * scale

@@ -7,9 +7,9 @@
 Scores and patterns (the only tensors of size pos x pos) are made only while hooked, under transforms of torch.func, or
 for a soft cap, which no fused kernel can do; per-head results are made only while hooked. For who only looks they are
 made beside the kernel, from which z comes as ever: looking changes no bit of what follows. A sink (`hook_sink`: its
-score) takes a share of every softmax and adds nothing, so that rows of the pattern sum to less than one. The two final
-classes differ in where q, k and v come from: `Attention` projects the stream, `LatentAttention` (in `latent.py`) a
-low-rank summary of it.
+score) takes a share of every softmax and adds nothing, so that rows of the pattern sum to less than one. The final
+classes differ in where q, k and v come from: `Attention` projects the stream (`KeyValueAttention` with one matrix for k
+and v), `LatentAttention` (in `latent.py`) a low-rank summary of it.
 """
 
 from abc import abstractmethod
@@ -19,14 +19,14 @@ from functools import cached_property
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from interp_hooks.errors import BadInput
 from interp_hooks.hooks.autograd import transformed
 from interp_hooks.hooks.points import HookPoint
 from interp_hooks.model.components.kv_cache import Extend
 from interp_hooks.model.components.mixer import Mixer, Promise, Reader
-from interp_hooks.model.components.norm import head_norm
+from interp_hooks.model.components.norm import head_norm, value_norm
 from interp_hooks.model.components.positions import Rotation, rotate
 from interp_hooks.model.components.transforms import refuse_second_derivatives
 from interp_hooks.model.components.weights import (
@@ -161,19 +161,20 @@ class AttentionCore(Mixer):
 
     def __init__(self, cfg: HookedTransformerConfig, layer: int) -> None:
         super().__init__()
-        heads, groups = self.heads, self.groups = cfg.n_heads, cfg.n_key_value_heads
+        heads, groups = self.heads, self.groups = cfg.n_heads, cfg.kv_heads_at(layer)
+        d_head, d_value = self.d_head, self.d_value = cfg.d_head_at(layer), cfg.d_value_at(layer)
         self.queries_per_key = heads // groups
         self.scale, self.soft_cap = cfg.attn_scale_at(layer), cfg.attn_scores_soft_cap
         self.window = cfg.window_at(layer)
         self.slopes = cfg.alibi_slopes
         self.rotary_adjacent_pairs = cfg.rotary_adjacent_pairs
-        self._write_with(cfg, heads, cfg.d_value)
-        self.hook_q = HookPoint("batch pos head d_head", head=heads, d_head=cfg.d_head)
-        self.hook_k = HookPoint("batch pos head d_head", head=groups, d_head=cfg.d_head)
-        self.hook_v = HookPoint("batch pos head d_head", head=groups, d_head=cfg.d_value)
+        self._write_with(cfg, heads, d_value)
+        self.hook_q = HookPoint("batch pos head d_head", head=heads, d_head=d_head)
+        self.hook_k = HookPoint("batch pos head d_head", head=groups, d_head=d_head)
+        self.hook_v = HookPoint("batch pos head d_head", head=groups, d_head=d_value)
         if cfg.rotary_at(layer) is not None:
-            self.hook_rot_q = HookPoint("batch pos head d_head", head=heads, d_head=cfg.d_head)
-            self.hook_rot_k = HookPoint("batch pos head d_head", head=groups, d_head=cfg.d_head)
+            self.hook_rot_q = HookPoint("batch pos head d_head", head=heads, d_head=d_head)
+            self.hook_rot_k = HookPoint("batch pos head d_head", head=groups, d_head=d_head)
         self.hook_attn_scores = HookPoint("batch head query key", head=heads)
         self.hook_pattern = HookPoint("batch head query key", head=heads)
         self.sinks = parameter(heads) if cfg.attn_sinks else None
@@ -297,27 +298,32 @@ class AttentionCore(Mixer):
 class Attention(AttentionCore):
     """Attention whose queries, keys and values are linear maps of the stream, one per head (or group of heads)."""
 
+    values_are_keys = False
+
     def __init__(self, cfg: HookedTransformerConfig, layer: int) -> None:
         super().__init__(cfg, layer)
-        heads, groups, d_model, d_head = cfg.n_heads, cfg.n_key_value_heads, cfg.d_model, cfg.d_head
+        heads, groups, d_model, d_head, d_value = self.heads, self.groups, cfg.d_model, self.d_head, self.d_value
         self.W_Q = parameter(heads, d_model, d_head, lies=READER_PER_HEAD)
         self.W_K = parameter(groups, d_model, d_head, lies=READER_PER_HEAD)
-        self.W_V = parameter(groups, d_model, cfg.d_value, lies=READER_PER_HEAD)
         self.b_Q, self.b_K = parameter(heads, d_head), parameter(groups, d_head)
-        self.b_V = parameter(groups, cfg.d_value)
+        if not self.values_are_keys:
+            self.W_V = parameter(groups, d_model, d_value, lies=READER_PER_HEAD)
+            self.b_V = parameter(groups, d_value)
+        self.v_norm = value_norm(cfg, groups, layer)
         self.clip = cfg.qkv_clip
         self.q_norm, self.k_norm = head_norm(cfg, heads, layer), head_norm(cfg, groups, layer)
         self.normalizes, self.norm_after_rotary = cfg.normalizes_qk(layer), cfg.qk_norm_after_rotary
         self.gated = cfg.gated_attn
         if cfg.gated_attn:
-            self.W_G = parameter(heads, d_model, cfg.d_value, lies=READER_PER_HEAD)
-            self.b_G = parameter(heads, cfg.d_value)
-            self.hook_gate = HookPoint("batch pos head d_head", head=heads, d_head=cfg.d_value)
+            self.W_G = parameter(heads, d_model, d_value, lies=READER_PER_HEAD)
+            self.b_G = parameter(heads, d_value)
+            self.hook_gate = HookPoint("batch pos head d_head", head=heads, d_head=d_value)
 
     def readers(self) -> list[Reader]:
         """The weights of queries, keys, values, and gates."""
         gate = [(self.W_G, self.b_G, 1)] if self.gated else []
-        return [(self.W_Q, self.b_Q, 1), (self.W_K, self.b_K, 1), (self.W_V, self.b_V, 1), *gate]
+        values = [] if self.values_are_keys else [(self.W_V, self.b_V, 1)]
+        return [(self.W_Q, self.b_Q, 1), (self.W_K, self.b_K, 1), *values, *gate]
 
     def _gated(self, z: Tensor, x: Tensor, visibility: Visibility) -> Tensor:
         if not self.gated:
@@ -332,7 +338,7 @@ class Attention(AttentionCore):
         v = read_per_head(inputs[2], self.W_V, self.b_V)
         if not self.normalizes:
             q, k = self._clipped(q), self._clipped(k)
-        q, k, v = self.hook_q(q), self.hook_k(k), self.hook_v(self._clipped(v))
+        q, k, v = self.hook_q(q), self.hook_k(k), self.hook_v(self.v_norm(self._clipped(v)))
         if self.normalizes and not self.norm_after_rotary:
             q, k = self._clipped(self.q_norm(q)), self._clipped(self.k_norm(k))
         if rotation is not None:
@@ -345,3 +351,20 @@ class Attention(AttentionCore):
 
     def _clipped(self, x: Tensor) -> Tensor:
         return x.clamp(-self.clip, self.clip) if self.clip else x
+
+
+class KeyValueAttention(Attention):
+    """Attention in which the weights of keys are those of values too, so that these are keys before norm and rotation.
+
+    An edit of `W_K` is one of `W_V`, which is the same parameter.
+    """
+
+    values_are_keys = True
+
+    @property
+    def W_V(self) -> nn.Parameter:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.W_K
+
+    @property
+    def b_V(self) -> nn.Parameter:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.b_K

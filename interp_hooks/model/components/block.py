@@ -65,10 +65,10 @@ class TransformerBlock(nn.Module):
 
     def __init__(self, cfg: HookedTransformerConfig, layer: int) -> None:
         super().__init__()
-        heads, groups, d_model = cfg.n_heads, cfg.n_key_value_heads, cfg.d_model
+        heads, groups, d_model = cfg.n_heads, cfg.kv_heads_at(layer), cfg.d_model
         self.attn_only, self.parallel = cfg.attn_only, cfg.parallel_attn_mlp
         self.is_post = cfg.norm_placement == "post"
-        self.shared_norm, self.residual_scale = cfg.parallel_shared_norm, cfg.residual_scale
+        self.shared_norm, self.residual_scale = cfg.parallel_shared_norm, cfg.residual_scale_at(layer)
         self.attends = cfg.mixer_at(layer) == "attention"
         self.per_head_inputs = self.attends and not cfg.kv_latent  # latent attention has one input for all heads
         self.hook_resid_pre = HookPoint("batch pos d_model", d_model=d_model)
@@ -84,7 +84,7 @@ class TransformerBlock(nn.Module):
         kind = cfg.normalization_type if cfg.reads_normalized_at(layer) or self.is_post else None
         reads = cfg.mixer_at(layer) != "none" and (layer > 0 or cfg.first_attn_norm)
         written = cfg.output_norm_type if cfg.writes_normalized_at(layer) else None
-        self.ln1 = norm(cfg, kind if reads else None)
+        self.ln1 = norm(cfg, kind if reads else None, layer)
         self.attn: Mixer = mixer(cfg, layer)
         self.ln1_post = norm(cfg, written)
         self.hook_attn_out = HookPoint("batch pos d_model", d_model=d_model)
@@ -93,7 +93,7 @@ class TransformerBlock(nn.Module):
                 self.hook_resid_mid = HookPoint("batch pos d_model", d_model=d_model)
             self.hook_mlp_in = HookPoint("batch pos d_model", collected=False, d_model=d_model)
             has_mlp, experts = cfg.has_mlp(layer), cfg.experts if cfg.has_experts(layer) else None
-            self.ln2 = norm(cfg, kind if has_mlp and not cfg.parallel_shared_norm else None)
+            self.ln2 = norm(cfg, kind if has_mlp and not cfg.parallel_shared_norm else None, layer)
             self.mlp = NoMLP(cfg) if not has_mlp else mlp(cfg, cfg.d_mlp) if experts is None else MoE(cfg, experts)
             self.ln2_post = norm(cfg, written)
             self.hook_mlp_out = HookPoint("batch pos d_model", d_model=d_model)

@@ -1,6 +1,6 @@
 """Which mixer stands in a layer."""
 
-from interp_hooks.model.components.attention import Attention
+from interp_hooks.model.components.attention import Attention, KeyValueAttention
 from interp_hooks.model.components.gated_convolution import GatedConvolution
 from interp_hooks.model.components.gated_delta import GatedDeltaNet, KimiDelta
 from interp_hooks.model.components.latent import LatentAttention
@@ -24,5 +24,6 @@ def mixer(cfg: HookedTransformerConfig, layer: int) -> Mixer:
     """What mixes tokens in a layer, by the config."""
     kind = cfg.mixer_at(layer)
     if kind == "attention":
-        return (LatentAttention if cfg.kv_latent else Attention)(cfg, layer)
+        shared = cfg.values_from_keys and cfg.values_from_keys[layer]
+        return (LatentAttention if cfg.kv_latent else KeyValueAttention if shared else Attention)(cfg, layer)
     return OTHERS[kind](cfg, layer)

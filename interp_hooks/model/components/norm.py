@@ -150,22 +150,33 @@ class NoNorm(nn.Module):
         pass
 
 
-def norm(cfg: HookedTransformerConfig, kind: NormalizationType | None) -> Norm | NoNorm:
-    """A normalization over `d_model` of that kind, or none."""
-    return NoNorm() if kind is None else Norm(kind, (cfg.d_model,), cfg.eps, gain_offset=cfg.norm_gain_offset)
+def norm(cfg: HookedTransformerConfig, kind: NormalizationType | None, reads: int = 0) -> Norm | NoNorm:
+    """A normalization over `d_model` of that kind, or none; `reads` is the layer that the stream is about to enter."""
+    if kind is None:
+        return NoNorm()
+    return Norm(kind, (cfg.d_model,), cfg.eps / cfg.stream_scale_at(reads) ** 2, gain_offset=cfg.norm_gain_offset)
 
 
 def head_norm(cfg: HookedTransformerConfig, heads: int, layer: int) -> Norm | NoNorm:
     """The normalization of queries or keys [batch, pos, head, d_head] that `cfg.qk_norm` asks for in a layer."""
     if not cfg.normalizes_qk(layer) or cfg.qk_norm_type is None:
         return NoNorm()
-    every = (heads, cfg.d_head)
+    d_head = cfg.d_head_at(layer)
+    every = (heads, d_head)
     return Norm(
         cfg.qk_norm_type,
-        every if cfg.qk_norm == "all_heads" else (cfg.d_head,),
+        every if cfg.qk_norm == "all_heads" else (d_head,),
         cfg.eps,
-        gain=(cfg.d_head,) if cfg.qk_norm == "shared" else every,
+        gain=(d_head,) if cfg.qk_norm == "shared" else every,
         gain_offset=cfg.norm_gain_offset,
         axes="batch pos head d_head",
         head=heads,
     )
+
+
+def value_norm(cfg: HookedTransformerConfig, groups: int, layer: int) -> Norm | NoNorm:
+    """The normalization of each head's values [batch, pos, head, d_head] that the config asks for, or none."""
+    if cfg.v_norm_type is None:
+        return NoNorm()
+    over, axes = (cfg.d_value_at(layer),), "batch pos head d_head"
+    return Norm(cfg.v_norm_type, over, cfg.eps, gain_offset=cfg.norm_gain_offset, axes=axes, head=groups)

@@ -63,7 +63,7 @@ class RotaryPositions(nn.Module):
             for last in (0, long):
                 with torch.device("cpu"):  # a model may be made on the meta device
                     inv_freq, factor = self.frequencies(rope, torch.tensor([[last]]))
-                if not bool((inv_freq * factor).isfinite().all()) or inv_freq.shape[-1] > self.dim // 2:
+                if not bool((inv_freq * factor).isfinite().all()) or inv_freq.shape[-1] > self._width(rope) // 2:
                     raise ValueError(f"they give {inv_freq.shape[-1]} frequencies {inv_freq.flatten()[:3].tolist()}")
         except ConfigError:
             raise
@@ -89,15 +89,20 @@ class RotaryPositions(nn.Module):
     ) -> tuple[Float[Tensor, "_ pair"], float]:
         """The angle per position of every pair (one row if all are alike), and the factor of sine and cosine."""
         if rope["rope_type"] == "default":
-            pairs = torch.arange(0, self.dim, 2, dtype=torch.float32, device=positions.device)
-            return 1.0 / rope["rope_theta"] ** (pairs[None] / self.dim), 1.0
-        width = self.d_head if "partial_rotary_factor" in rope else self.dim
+            width = self._width(rope)
+            pairs = torch.arange(0, width, 2, dtype=torch.float32, device=positions.device)
+            return 1.0 / rope["rope_theta"] ** (pairs[None] / width), 1.0
+        width = self.d_head if "partial_rotary_factor" in rope and "head_dim" not in rope else self._width(rope)
         if rope["rope_type"] not in DEPENDS_ON_LENGTH:
             inv_freq, factor = scaled_frequencies(rope, width, None, positions.device)
             return inv_freq[None], factor
         lengths = regime(rope, positions.amax(1) + 1).tolist()
         found = {length: scaled_frequencies(rope, width, length, positions.device) for length in {*lengths}}
         return torch.stack([found[length][0] for length in lengths]), found[lengths[0]][1]
+
+    def _width(self, rope: Mapping[str, Any]) -> int:
+        """How many dimensions of a head turn; layers with heads of their own width say which (`rotary_at`)."""
+        return rope.get("head_dim", self.dim)
 
     def refuse_other_keys(self, read: Int[Tensor, " #rows"], total: Int[Tensor, " #rows"]) -> None:
         """Raise BadInput if keys that were rotated for texts of `read` tokens do not fit texts of `total` tokens."""
@@ -148,7 +153,7 @@ def scaled_frequencies(
             f"the installed transformers has no rotary scaling {rope_type!r}; it has {', '.join(ROPE_INIT_FUNCTIONS)}."
             f"{nearest(rope_type, ROPE_INIT_FUNCTIONS)}"
         )
-    rope = {key: value for key, value in scaling.items() if key != "max_position_embeddings"}
+    rope = {key: value for key, value in scaling.items() if key not in ("max_position_embeddings", "head_dim")}
     config = PretrainedConfig()
     config.head_dim = config.hidden_size = width  # some initialisers ask for one, some for the other
     config.num_attention_heads, config.max_position_embeddings = 1, scaling["max_position_embeddings"]

@@ -130,7 +130,7 @@ class HeadWeights:
     def of(cls, model: HookedTransformer, layer: int, via: Composition, offset: int) -> HeadWeights:
         """Those of a layer's heads, of which `via` are read."""
         attn = attention_of(model, layer)
-        groups = model.cfg.n_heads // model.cfg.n_key_value_heads
+        groups = model.cfg.n_heads // model.cfg.kv_heads_at(layer)
         W_Q, W_K, W_V, W_O = (getattr(attn, f"W_{name}").detach() for name in "QKVO")
         W_K, W_V = (weight.repeat_interleave(groups, dim=0) for weight in (W_K, W_V))
         rotation = None if model.rotary is None else model.rotary(torch.tensor([[offset]]), model.dtype)[layer]

@@ -243,7 +243,7 @@ class Reached:
             pattern = self.read.cache[f"blocks.{layer}.attn.hook_pattern"][:, head]
             return pattern @ values @ (W_O @ W_O.T)
         assert self.query is not None
-        onto = self.logits * self.read.model.cfg.residual_scale
+        onto = self.logits * block.residual_scale
         for norm in frozen(self.read.cache, block.ln1_post, f"blocks.{layer}.ln1_post", RowSlice(self.query)):
             onto = norm.pulled_back(onto) / norm.scale
         length = values.shape[1]

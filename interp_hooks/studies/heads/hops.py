@@ -66,7 +66,7 @@ def token_paths(
     reached = Reached.of(model, prompts, via, query=query, key=key, against=against, answer=answer, wrong=wrong)
     read, block = reached.read, model.blocks[earlier]
     stream, made, onto = reached.gradient(layer, head)
-    reads = made.pulled_back(stream, onto) * model.cfg.residual_scale
+    reads = made.pulled_back(stream, onto) * block.residual_scale
     for norm in frozen(read.cache, block.ln1_post, f"blocks.{earlier}.ln1_post", Slice()):
         reads = norm.pulled_back(reads) / norm.scale
     attn: Any = block.attn

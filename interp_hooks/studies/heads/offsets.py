@@ -75,7 +75,7 @@ def position_profile(
     counted = counted_positions(model, run, ("padding",) if by_place else ("padding", "bos")).to(model.device)
     stream = read.cache[f"blocks.{layer}.hook_resid_pre"]
     axes: dict[str, Any] = {"head": range(model.cfg.n_heads), "offset": list(offsets)}
-    member = torch.ones(model.cfg.d_head, 1)
+    member = torch.ones(model.cfg.d_head_at(layer), 1)
     if frequencies:
         axes["frequency"], member = frequency_pairs(model, layer)
     curves: list[Tensor] = []
@@ -132,7 +132,7 @@ def content_circuit(
     if len(asked) != len(given) or len(asked) < 2 or not len(offsets):
         raise BadInput(f"expected two or more queries, with a key each, got {len(asked)} and {len(given)}")
     axes: dict[str, Any] = {"offset": list(offsets)}
-    member = torch.ones(model.cfg.d_head, 1)
+    member = torch.ones(model.cfg.d_head_at(layer), 1)
     if frequencies:
         axes["frequency"], member = frequency_pairs(model, layer)
     attn = attention_of(model, layer)

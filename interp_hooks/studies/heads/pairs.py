@@ -241,12 +241,11 @@ def path_effects(
     """
     _check(model, [*via])
     cfg, labels = model.cfg, model.all_head_labels()
-    per_group = cfg.n_heads // cfg.n_key_value_heads
     values: Tensor | None = None
     for number, one in enumerate(via):
         for layer in range(1, cfg.n_layers):
             for head in range(cfg.n_heads):
-                own = head if one == "Q" else head // per_group
+                own = head if one == "Q" else head * cfg.kv_heads_at(layer) // cfg.n_heads
                 receiver = at(f"{one.lower()}_input", layer, head=own)
                 options: dict[str, Any] = dict(layers=range(layer), mlps=mlps, direction=direction, progress=progress)
                 found = path_patch(model, clean, corrupt, metric, "z", receiver, **options)

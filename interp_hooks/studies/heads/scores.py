@@ -168,7 +168,7 @@ def frequency_pairs(model: HookedTransformer, layer: int) -> tuple[list[Any], Fl
         BadInput: the layer does not rotate.
     """
     attn = attention_of(model, layer)
-    rope, d_head = model.cfg.rotary_at(layer), model.cfg.d_head
+    rope, d_head = model.cfg.rotary_at(layer), model.cfg.d_head_at(layer)
     if rope is None or model.rotary is None:
         raise BadInput("only layers with rotary positions have frequencies")
     pairs = model.rotary.frequencies(rope, torch.zeros(1, 1, dtype=torch.long))[0].shape[-1]

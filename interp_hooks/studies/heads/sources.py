@@ -136,11 +136,11 @@ class HeadsAt:
     def effects(self, onto: Float[Tensor, "batch d_model"]) -> Float[Tensor, "layer head key batch"]:
         """The direct effect of every head from every key, on what `onto` reads after the final norm."""
         last = self.norm(self.model.ln_final, "ln_final")
-        onto = (onto if last is None else last.pulled_back(onto) / last.scale) * self.model.cfg.residual_scale
+        onto = onto if last is None else last.pulled_back(onto) / last.scale
         found = []
         for layer, block in enumerate(self.model.blocks):
             own = self.norm(block.ln1_post, f"blocks.{layer}.ln1_post")
-            reads = onto if own is None else own.pulled_back(onto) / own.scale
+            reads = (onto if own is None else own.pulled_back(onto) / own.scale) * block.residual_scale
             through = torch.einsum("hkd,bd->bhk", block.attn.W_O.detach().to(reads), reads)
             values = torch.einsum("bjhk,bhk->hjb", self.values(layer).to(through), through)
             found.append(values * self.attention(layer).to(through).permute(1, 2, 0))

@@ -175,8 +175,9 @@ def qk_tokens(
     4
     """
     _check_head(model, layer, head)
-    if not 1 <= vectors <= model.cfg.d_head:
-        raise BadInput(f"vectors must be 1..{model.cfg.d_head}, got {vectors}")
+    d_head = model.cfg.d_head_at(layer)
+    if not 1 <= vectors <= d_head:
+        raise BadInput(f"vectors must be 1..{d_head}, got {vectors}")
     attn = attention_of(model, layer)
     W_Q, W_K = attn.W_Q[head].detach(), attn.W_K[head * len(attn.W_K) // model.cfg.n_heads].detach()
     rotation = None if model.rotary is None else model.rotary(torch.tensor([[distance]]), W_Q.dtype)[layer]

@@ -66,7 +66,8 @@ def _neurons(model: HookedTransformer, layer: int, part: str, name: str, module:
     if not weights.keys() >= {"W_in", "W_out"}:
         raise BadInput(f"{name} is a {type(module).__name__}, which has no W_in and W_out")
     norm: Any = model.norm_reading(layer, mlp=True)
-    after: Any = model.blocks[layer].get_submodule("ln2_post")
+    block: Any = model.blocks[layer]
+    after = block.ln2_post
     reads = {one.removeprefix("W_"): weight.mT for one, weight in weights.items() if one != "W_out"}
     flat = {one: _precise(weight.reshape(-1, weight.shape[-1])) for one, weight in reads.items()}
     writes = _precise(weights["W_out"].reshape(-1, model.cfg.d_model))
@@ -75,7 +76,7 @@ def _neurons(model: HookedTransformer, layer: int, part: str, name: str, module:
         part=part,
         hook=f"{name}.hook_post",
         reads=flat if norm.kind is None else {one: _of(norm, rows).pulled_back(rows) for one, rows in flat.items()},
-        writes=(writes if after.kind is None else _of(after, writes).unscaled(writes)) * model.cfg.residual_scale,
+        writes=(writes if after.kind is None else _of(after, writes).unscaled(writes)) * block.residual_scale,
         signed=signed(model),
     )
 

@@ -38,7 +38,8 @@ def stream_rows(model: HookedTransformer, dictionary: SingleSite) -> Float[Tenso
     if place.point.axes[2:] == ("d_model",) and place.stays:
         return rows
     if hook == f"blocks.{place.layer}.attn.hook_z":
-        W_O = model.blocks[place.layer].attn.W_O.detach().float() * model.cfg.residual_scale
+        block = model.blocks[place.layer]
+        W_O = block.attn.W_O.detach().float() * block.residual_scale
         return rows @ (W_O.flatten(0, 1) if dictionary.head is None else W_O[dictionary.head])
     return None
 

@@ -1,0 +1,33 @@
+"""Gemma 4."""
+
+from typing import Any
+
+from tests.family_configs.llama import SIZES
+
+_GEMMA4 = SIZES | dict(
+    model_type="gemma4_text",
+    hidden_size=36,  # its root, by which embeddings are multiplied, is not rounded
+    head_dim=6,
+    global_head_dim=8,
+    rms_norm_eps=0.01,
+    sliding_window=4,
+    hidden_size_per_layer_input=0,
+    layer_types=["sliding_attention", "full_attention", "full_attention"],
+)
+_ROPES = {
+    "sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
+    "full_attention": {"rope_type": "proportional", "rope_theta": 100.0, "partial_rotary_factor": 0.5},
+}
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    "gemma4": _GEMMA4
+    | dict(
+        attention_k_eq_v=True,
+        num_global_key_value_heads=1,
+        rope_parameters=_ROPES,
+        attention_bias=True,
+        tie_word_embeddings=False,
+        final_logit_softcapping=5.0,
+    ),
+    "gemma4-tied": _GEMMA4 | dict(use_bidirectional_attention="vision"),
+}
