@@ -211,6 +211,16 @@ CUSTOM: dict[str, dict[str, Any]] = {
         qk_norm_type="LN",
         qk_norm_layers=(True, False, True),
     ),
+    "layers-of-their-own": dict(
+        normalization_type="RMS",
+        norm_placement="pre_and_output",
+        positional_embedding_type="rotary",
+        d_head_layers=(4, 6, 4),
+        n_key_value_heads_layers=(2, 2, 2),
+        values_from_keys=(False, True, False),
+        v_norm_type="RMS",
+        stream_scales=(0.5, 3.0, 0.7),
+    ),
     "only-output-norms": dict(
         norm_placement="output",
         normalization_type="RMS",

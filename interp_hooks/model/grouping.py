@@ -20,7 +20,7 @@ from interp_hooks.model.components.norm import Norm
 from interp_hooks.model.components.weights import READER_PER_HEAD, parameter
 
 GROUPED = ("W_K", "W_V", "b_K", "b_V")
-SHOWN_PER_GROUP = ("hook_k", "hook_v", "hook_rot_k", "hook_k_input", "hook_v_input", "k_norm.")
+SHOWN_PER_GROUP = ("hook_k", "hook_v", "hook_rot_k", "hook_k_input", "hook_v_input", "k_norm.", "v_norm.")
 
 
 @no_gradients

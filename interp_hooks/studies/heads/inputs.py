@@ -37,7 +37,7 @@ Unit = Literal["whole", "component", "head", "neuron"]
 BEFORE = (
     *("attn.hook_z", "hook_attn_out", "hook_mlp_out", "ln1_post.hook_scale", "ln2_post.hook_scale"),
     *("hook_resid_pre", "ln1.hook_scale", "q_norm.hook_scale", "k_norm.hook_scale"),
-    *("q_latent_norm.hook_scale", "kv_latent_norm.hook_scale"),
+    *("v_norm.hook_scale", "q_latent_norm.hook_scale", "kv_latent_norm.hook_scale"),
 )
 
 
@@ -216,9 +216,10 @@ class ReadRun:
             return self._latent(layer, head, which, pos, norms, turns)
         weight, bias = (precise(getattr(attn, f"{name}_{which}")) for name in ("W", "b"))
         own = head * len(weight) // self.model.cfg.n_heads
-        norm = None if which == "V" else self._head_norm(layer, which, own, pos)
+        norm = self._head_norm(layer, which, own, pos)
         onto, added = weight[own], bias[own]
-        if norm is not None and attn.q_norm.kind in CENTRED and self.model.cfg.qk_norm == "all_heads":
+        of_all = which != "V" and self.model.cfg.qk_norm == "all_heads"
+        if norm is not None and of_all and attn.q_norm.kind in CENTRED:
             if attn.norm_after_rotary:
                 raise BadInput(
                     "the norm of queries and keys centres over all heads after the rotation in this model, so that no "
@@ -226,7 +227,7 @@ class ReadRun:
                 )
             onto, added = onto - weight.mean((0, 2))[:, None], added - bias.mean()
             norm = replace(norm, centres=False)
-        after = norm is not None and attn.norm_after_rotary
+        after = norm is not None and which != "V" and attn.norm_after_rotary
         beside = self.model.cfg.positional_embedding_type == "shortformer" and which != "V"
         return HeadInput(
             reading=Reading(norms=norms, onto=onto),
@@ -240,7 +241,7 @@ class ReadRun:
         )
 
     def _head_norm(self, layer: int, which: Composition, own: int, pos: Slice) -> FrozenNorm | None:
-        """The norm of a head's queries or keys, if there is one."""
+        """The norm of a head's queries, keys or values, if there is one."""
         name = f"{which.lower()}_norm"
         norm: Any = getattr(self.model.blocks[layer].attn, name)
         if norm.kind is None:
