@@ -221,6 +221,21 @@ CUSTOM: dict[str, dict[str, Any]] = {
         v_norm_type="RMS",
         stream_scales=(0.5, 3.0, 0.7),
     ),
+    "layer-embeddings": dict(
+        normalization_type="RMS",
+        norm_placement="pre_and_output",
+        d_layer_embed=5,
+        positional_embedding_type="none",
+        stream_scales=(0.5, 3.0, 0.7),
+        d_mlp_layers=(20, 20, 24),
+    ),
+    "borrowed-keys": dict(
+        n_key_value_heads=2,
+        positional_embedding_type="rotary",
+        qk_norm="shared",
+        qk_norm_type="RMS",
+        keys_values_from=(None, None, 1),
+    ),
     "only-output-norms": dict(
         norm_placement="output",
         normalization_type="RMS",

@@ -83,6 +83,11 @@ class Layout:
                 "this model compresses keys and values into one vector for all heads (latent attention), so its heads "
                 "have no inputs of their own that edges could lead into; patch its heads as nodes instead"
             )
+        if any(source is not None for source in cfg.keys_values_from):
+            raise BadInput(
+                "layers of this model attend to keys and values that an earlier layer made (keys_values_from), so that "
+                "what leads into those reaches several heads at once; patch its heads as nodes instead"
+            )
         usual = cls(
             n_layers=cfg.n_layers,
             n_heads=cfg.n_heads,

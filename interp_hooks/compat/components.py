@@ -159,7 +159,7 @@ class _Block(block.TransformerBlock):
         """The stream after the block; `attention_mask` is 0 at padding."""
         refuse(past_kv_cache_entry=past_kv_cache_entry)
         rotation, visibility = self.alone(resid_pre, attention_mask)
-        return super().forward(resid_pre, rotation, visibility, pos_embed=shortformer_pos_embed)
+        return super().forward(resid_pre, rotation, visibility, beside=block.Beside(pos_embed=shortformer_pos_embed))
 
 
 def callable_as_there(model: Any) -> None:

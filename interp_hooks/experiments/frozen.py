@@ -76,7 +76,7 @@ class FrozenRun:
         kept: set[str] = set(EMBEDDINGS) if first < 0 else set()
         for layer in range(max(0, first), stream.n_layers):
             kept |= {stream.entering(layer), *stream.sublayers(layer).values()}
-        kept |= {summands(hook) for hook in sent}
+        kept |= {summands(hook) for hook in sent} | {"hook_layer_embed"}
         final, recordings = stream.entering(stream.n_layers), []
         for run, names in zip(runs, (kept, sent), strict=True):
             _, stored = model.run_with_cache(
@@ -153,8 +153,9 @@ class FrozenRun:
         if block.attn_only:
             return mid_shift
         writers = [name + "mlp_out", *(stop.hook for stop in self.stream.split_at(name + "mlp_out"))]
-        sent = any(senders.at(hook) for senders in every for hook in writers)
-        if self.mlps == "freeze" and not (sent or block.is_post or name + "mlp_in" in self.wanted):
+        sent = any(senders.at(hook) for senders in every for hook in (*writers, name + "ple_out"))
+        wanted = any(hook in self.wanted for hook in (name + "mlp_in", name + "ple_in"))
+        if self.mlps == "freeze" and not (sent or block.is_post or wanted):
             return mid_shift  # nothing else changes
         resid_pre, attn_out, mlp_out = (self.base[name + what] for what in ("resid_pre", "attn_out", "mlp_out"))
         mlp_in = resid_pre + shift if block.parallel else resid_pre + attn_out + mid_shift
@@ -167,10 +168,35 @@ class FrozenRun:
         if len(writers) > 1:  # a module stands there
             written = self._split(name + "mlp_out", written, every)
             mlp_out = self._split(name + "mlp_out", mlp_out[None], every[:0])[0]
+        if block.ple is not None:
+            return self._after_ple(layer, mid_shift + (written - mlp_out), mlp_in - mid_shift + mlp_out, every, noted)
         if not block.is_post:
             return mid_shift + (written - mlp_out)
         following = self.base[self.stream.entering(layer + 1)]
         return block.ln2(mlp_in + written).to(following.device) - following
+
+    def _after_ple(
+        self, layer: int, shift: Tensor, base: Tensor, every: Sequence[Senders], noted: dict[str, Tensor]
+    ) -> Tensor:
+        """The same after the part of a block that reads embeddings of its own; `base` is the stream before it."""
+        block, name = self.model.blocks[layer], f"blocks.{layer}.hook_ple_"
+        if name + "in" in self.wanted:
+            noted[name + "in"] = base + shift
+        frozen = self.base[name + "out"].expand_as(shift)
+        if self.mlps == "recompute":
+            embedded = self._layer_embeds(every)[..., layer, :].to(shift.device)
+            frozen = block.ple(base + shift, embedded) * block.residual_scale
+        return shift + (self._sent(name + "out", frozen, every) - self.base[name + "out"])
+
+    def _layer_embeds(self, every: Sequence[Senders]) -> Float[Tensor, "#senders batch n of_layer width"]:
+        """What layers read of the tokens; of senders that change the embedding, which come first, as it changes."""
+        base = self.base["hook_layer_embed"][None]
+        changed = [senders for senders in every if senders.layer < 0]
+        if not changed:
+            return base
+        tokens, entering = _at_rows(self.tokens, self.rows), self.base[self.stream.entering(0)]
+        made = [self.model.layer_embed(tokens, entering + shift) for shift in self._embedding_change(changed)]
+        return torch.cat((torch.stack(made), base.expand(len(every) - len(changed), *base.shape[1:])))
 
     def _after_other_block(
         self, layer: int, shift: Tensor, every: Sequence[Senders], noted: dict[str, Tensor]

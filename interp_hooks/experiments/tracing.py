@@ -39,6 +39,7 @@ from interp_hooks.interventions.recording import record
 from interp_hooks.interventions.runs import Intervention, PromptsLike, Run, TaskLike, as_run
 from interp_hooks.interventions.sites import at
 from interp_hooks.model.padding import counted_back
+from interp_hooks.model.stream import Stream
 from interp_hooks.model.transformer import HookedTransformer
 
 WINDOWS = {"attn_out": 10, "mlp_out": 10}  # layers restored together; of other sites one, as in the paper
@@ -149,14 +150,14 @@ def _noised(
 def _restored(model: HookedTransformer, clean: Run, corrupt: Run, sites: Sequence[Any], severed: str | None) -> Run:
     """The corrupt run with some sites from the clean one; it is the corrupt one itself before the first of them."""
     first = model.points(sites[0].hook)[0].layer()
-    stream = Intervention(at("resid_pre", first), corrupt)
+    before = corrupt.interventions if Stream(model).carries else [Intervention(at("resid_pre", first), corrupt)]
     held = [
         Intervention(at(f"{severed}_out", layer, **sites[0].select), corrupt)
         for layer in range(first, model.cfg.n_layers)
         if severed is not None
     ]
     restored = [Intervention(site, clean) for site in sites]  # last, since they win where both are
-    return Run(clean.tokens, [stream, *held, *restored], clean.attention_mask)
+    return Run(clean.tokens, [*before, *held, *restored], clean.attention_mask)
 
 
 # ------------------------------------------------------------------------------------------------------------- subjects

@@ -92,7 +92,7 @@ class Planner:
         last = max((place.layer for place in places), default=-1)
         if self.spliced:  # what enters the final norm may come from a module, and is shown by no hook
             layer = min(layer, n_layers - 1)
-        layer = layer if self.alone else self.stream.starts(layer)
+        layer = layer if self.alone and not self.stream.carries else self.stream.starts(layer)
         reads = self._positions_read(run)
         cut = reads is not None and bool(places) and last < n_layers
         if cut and self.causal and reads is not None and self._cannot_reach(run, reads):

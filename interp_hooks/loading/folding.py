@@ -201,14 +201,16 @@ def _values_are_no_constant(model: HookedTransformer) -> str | None:
 
 def fold_value_biases(model: HookedTransformer) -> None:
     """Move what b_V adds to every head's output into b_O."""
-    for attn in (block.attn for block in model.blocks):
-        if not isinstance(attn, Attention):  # a recurrence, whose biases are none
-            continue
-        b_V = attn.b_V.repeat_interleave(attn.queries_per_key, dim=0)
+    attending = {layer: block.attn for layer, block in enumerate(model.blocks) if isinstance(block.attn, Attention)}
+    for attn in attending.values():  # a recurrence has no such biases
+        b_V = (attn if attn.source is None else attending[attn.source]).b_V
+        b_V = b_V.repeat_interleave(attn.queries_per_key, dim=0)
         precise = _precise(b_V)
         added = torch.einsum("hk,hkd->d", b_V.to(precise), attn.W_O.to(precise))
         _edit(attn.b_O, lambda b, added=added: b.add_(added))
-        attn.b_V.zero_()
+    for attn in attending.values():
+        if attn.source is None:
+            attn.b_V.zero_()
 
 
 def _refuse_what_has_no_single_matrix(model: HookedTransformer) -> None:
@@ -218,6 +220,9 @@ def _refuse_what_has_no_single_matrix(model: HookedTransformer) -> None:
         "rotary models have no single matrix W_Q W_K^T per head": cfg.positional_embedding_type == "rotary",
         "queries and keys that are normalized, clipped or read from a latent have no product W_Q W_K^T": (
             cfg.qk_norm or cfg.qkv_clip or cfg.kv_latent
+        ),
+        "some layers use the keys and values of others, or have keys for values": (
+            any(cfg.values_from_keys) or any(source is not None for source in cfg.keys_values_from)
         ),
         "some layers have no attention, and so no W_Q": cfg.mixers is not None,
         "query heads share keys, so that W_K cannot follow each W_Q": cfg.n_key_value_heads != cfg.n_heads,

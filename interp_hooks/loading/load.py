@@ -381,6 +381,8 @@ def _fill_absent(
 def _laid_out(model: HookedTransformer, rule: Rule, theirs: Tensor, sizes: Mapping[str, int]) -> list[Tensor]:
     """Our weights in our memory layout: views of their tensor, or the same memory repacked."""
     values = rule.forward(theirs, sizes)
+    if rule.ours[0].startswith("layer_embed.W"):
+        values = [values[0][:, : model.cfg.n_layers]]
     if rule.ours == ("pos_embed.W_pos",):
         values = [values[0][: model.cfg.positions_offset + model.cfg.n_ctx]]
     targets = [model.get_parameter(name) for name in rule.ours]

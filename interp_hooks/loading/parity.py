@@ -221,6 +221,9 @@ def _stream(model: HookedTransformer, layer: int, here: dict[str, Tensor], holds
     if model.cfg.norm_placement == "post":
         before = model.blocks[layer].ln1(here["hook_resid_mid"])
         holds("resid_post == ln1(resid_mid) + mlp_out", before + here["hook_mlp_out"], here["hook_resid_post"])
+    elif "hook_ple_out" in here:
+        written = before + here["hook_mlp_out"] + here["hook_ple_out"]
+        holds("resid_post == resid_pre + attn_out + mlp_out + ple_out", written, here["hook_resid_post"])
     elif "hook_mlp_out" in here:
         holds("resid_post == resid_pre + attn_out + mlp_out", before + here["hook_mlp_out"], here["hook_resid_post"])
     else:

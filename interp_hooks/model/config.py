@@ -39,7 +39,7 @@ RESOLVED = (  # -1 and None are how people leave these unset
 )
 BY_LAYER = (  # tuples with an entry for each layer, or none
     *("rotary_layers", "window_sizes", "qk_norm_layers", "stream_scales"),
-    *("d_head_layers", "n_key_value_heads_layers", "values_from_keys"),
+    *("d_head_layers", "n_key_value_heads_layers", "values_from_keys", "keys_values_from", "d_mlp_layers"),
 )
 FOLDED = {"LN": "LNPre", "RMS": "RMSPre", "LNPre": "LNPre", "RMSPre": "RMSPre"}
 C = TypeVar("C")
@@ -97,13 +97,17 @@ class HookedTransformerConfig:
     what heads mix by a sigmoid of what their queries read. `d_value` is the width of values (default: `d_head`);
     `kv_latent` and `q_latent` are those of the low-rank streams of latent attention. `d_head_layers` and
     `n_key_value_heads_layers` give each layer sizes of its own; heads of other widths rotate whole. In the layers that
-    `values_from_keys` marks, values are keys before their norm and rotation. `mixers` puts something else in the place
-    of attention in some layers.
+    `values_from_keys` marks, values are keys before their norm and rotation; `keys_values_from` names for each layer an
+    earlier one whose keys and values it attends to (None: its own). `mixers` puts something else in the place of
+    attention in some layers.
 
-    MLP. An `act_fn` that ends in "_ln" is followed by a LayerNorm over the neurons. `mlp_clamp` bounds both factors of
+    MLP. `d_mlp_layers` gives the MLP of each layer a width of its own. An `act_fn` that ends in "_ln" is followed by a
+    LayerNorm over the neurons. `mlp_clamp` bounds both factors of
     a gated MLP, and `mlp_linear_offset` is added to the linear one. `experts` replaces the MLP of some layers.
     `embed_scale`, `residual_scale` (of what every sublayer writes) and `logits_scale` are multipliers. A soft cap c
-    turns x into c tanh(x / c); 0 is none. `mlm_head` puts a dense layer, activation and norm before the unembedding.
+    turns x into c tanh(x / c); 0 is none. `d_layer_embed` is the width of embeddings that each layer has for itself
+    (`interp_hooks.model.components.layer_embed`; 0: none). `mlm_head` puts a dense layer, activation and norm before
+    the unembedding.
 
     Starting. `init_mode` and `initializer_range` are explained in `interp_hooks.model.initialization`; without
     `init_weights` weights hold whatever was in memory. `d_vocab` may be left to the tokenizer that the model is given,
@@ -172,12 +176,14 @@ class HookedTransformerConfig:
     d_head_layers: tuple[int, ...] = ()
     n_key_value_heads_layers: tuple[int, ...] = ()
     values_from_keys: tuple[bool, ...] = ()
+    keys_values_from: tuple[int | None, ...] = ()
     latent_eps: float = 1e-6
     mixers: MixersConfig | None = None
     attn_only: bool = False
     parallel_attn_mlp: bool = False
     parallel_shared_norm: bool = False
     gated_mlp: bool = False
+    d_mlp_layers: tuple[int, ...] = ()
     mlp_clamp: float = 0.0
     mlp_linear_offset: float = 0.0
     experts: ExpertsConfig | None = None
@@ -185,6 +191,7 @@ class HookedTransformerConfig:
     residual_scale: float = 1.0
     logits_scale: float = 1.0
     output_logits_soft_cap: float = 0.0
+    d_layer_embed: int = 0
     mlm_head: bool = False
     default_prepend_bos: bool = True
     init_weights: bool = True
@@ -304,7 +311,7 @@ class HookedTransformerConfig:
         for size in self.window_sizes:
             if size is not None and size < 1:
                 raise ConfigError(f"window_sizes must be positive or None, got {size}")
-        for field in ("d_head_layers", "n_key_value_heads_layers", "stream_scales"):
+        for field in ("d_head_layers", "n_key_value_heads_layers", "d_mlp_layers", "stream_scales"):
             if wrong := [size for size in getattr(self, field) if size <= 0]:
                 raise ConfigError(f"{field} must be positive, got {wrong[0]}")
         if wrong := [groups for groups in self.n_key_value_heads_layers if self.n_heads % groups]:
@@ -325,11 +332,27 @@ class HookedTransformerConfig:
                 "latent attention (kv_latent) and other mixers have one input for queries, keys and values: "
                 "no shortformer"
             )
-        by_layer = self.d_head_layers or self.n_key_value_heads_layers or any(self.values_from_keys)
+        for layer, source in enumerate(self.keys_values_from):
+            if source is not None and not (0 <= source < layer and self._lends(source, layer)):
+                raise ConfigError(
+                    f"keys_values_from: layer {layer} cannot use the keys and values of {source}, which must be an "
+                    "earlier layer with attention of its own, and heads of the same number and width"
+                )
+        if self.d_layer_embed and (
+            self.norm_placement == "post" or self.attn_only or self.parallel_attn_mlp or str(self.act_fn) == "xielu"
+        ):
+            raise ConfigError("d_layer_embed needs serial blocks with an MLP, whose stream is not normalized itself")
+        if self.d_layer_embed and (self.adds_positions or self.n_token_types or self.embed_norm_type is not None):
+            raise ConfigError(
+                "d_layer_embed needs a stream that begins as embeddings of tokens alone: no positions or token types "
+                "that are added to it, and no embed_norm_type"
+            )
+        by_layer = any(source is not None for source in self.keys_values_from)
+        by_layer = by_layer or self.d_head_layers or self.n_key_value_heads_layers or any(self.values_from_keys)
         if self.kv_latent and (by_layer or self.v_norm_type):
             raise ConfigError(
                 "latent attention (kv_latent) has heads of one size, and values of their own without a norm: no "
-                "d_head_layers, n_key_value_heads_layers, values_from_keys or v_norm_type"
+                "d_head_layers, n_key_value_heads_layers, values_from_keys, keys_values_from or v_norm_type"
             )
         if self.d_head_layers and (self.d_value != self.d_head or self.rotary_dim not in (0, self.d_head)):
             raise ConfigError("d_head_layers needs values as wide as keys, and heads that rotate whole")
@@ -344,6 +367,13 @@ class HookedTransformerConfig:
             raise ConfigError("latent attention (kv_latent) has no gates (gated_attn)")
         if self.mixers is not None and (self.norm_placement == "post" or self.attention_dir != "causal"):
             raise ConfigError("mixers other than attention need a causal model whose stream is not normalized itself")
+
+    def _lends(self, source: int, layer: int) -> bool:
+        """Whether `layer` can use the keys and values of `source`."""
+        attend = self.mixer_at(source) == self.mixer_at(layer) == "attention"
+        own = self.keys_values_from[source] is None
+        alike = all(size(source) == size(layer) for size in (self.d_head_at, self.kv_heads_at))
+        return attend and own and alike and (self.rotary_at(source) is None) == (self.rotary_at(layer) is None)
 
     def _set(self, field: str, value: Any) -> None:
         object.__setattr__(self, field, value)
@@ -453,16 +483,19 @@ class HookedTransformerConfig:
     @property
     def n_params(self) -> int:
         """How many weights attention and MLPs have, without embeddings, biases, gains (arxiv.org/abs/2001.08361)."""
-        return sum(self._mixer_weights(layer) + self._mlp_weights(layer) for layer in range(self.n_layers))
+        embedded = 2 * self.n_layers * self.d_model * self.d_layer_embed
+        return embedded + sum(self._mixer_weights(layer) + self._mlp_weights(layer) for layer in range(self.n_layers))
 
     def _mixer_weights(self, layer: int) -> int:
         if self.mixers is not None and (kind := self.mixer_at(layer)) != "attention":
             return self.mixers.n_weights(kind, self.d_model)
         heads, groups, read, d_value = self.n_heads, self.kv_heads_at(layer), self.d_model, self.d_value_at(layer)
         if not self.kv_latent:
-            tied = groups * d_value if self.values_from_keys and self.values_from_keys[layer] else 0
-            d_head = self.d_head_at(layer)
-            return read * ((heads + groups) * (d_head + d_value) + self.gated_attn * heads * d_value - tied)
+            d_head, values = self.d_head_at(layer), groups * d_value
+            own = self.source_of_keys(layer) is None
+            tied = bool(self.values_from_keys) and self.values_from_keys[layer]
+            keys = groups * d_head + (0 if tied else values) if own else 0
+            return read * (heads * (d_head + d_value) + keys + self.gated_attn * heads * d_value)
         queries = read * self.q_latent + self.q_latent * heads * self.d_head or read * heads * self.d_head
         latent = read * (self.kv_latent + self.rotary_dim)
         return queries + latent + heads * (self.kv_latent * (self.d_head - self.rotary_dim + d_value) + d_value * read)
@@ -472,7 +505,7 @@ class HookedTransformerConfig:
         if not self.has_mlp(layer):
             return 0
         if experts is None or not self.has_experts(layer):
-            return matrices * self.d_model * self.d_mlp
+            return matrices * self.d_model * self.d_mlp_at(layer)
         width = experts.n_experts * experts.d_expert + experts.d_shared
         return self.d_model * (matrices * width + experts.n_experts + experts.shared_gate)
 
@@ -513,6 +546,18 @@ class HookedTransformerConfig:
     def kv_heads_at(self, layer: int) -> int:
         """How many heads of keys and values the attention of `layer` has."""
         return self.n_key_value_heads_layers[layer] if self.n_key_value_heads_layers else self.n_key_value_heads
+
+    def d_mlp_at(self, layer: int) -> int:
+        """How many neurons the MLP of `layer` has."""
+        return self.d_mlp_layers[layer] if self.d_mlp_layers else self.d_mlp
+
+    def source_of_keys(self, layer: int) -> int | None:
+        """The earlier layer whose keys and values `layer` attends to; None if it makes its own."""
+        return self.keys_values_from[layer] if self.keys_values_from else None
+
+    def lends_keys(self, layer: int) -> bool:
+        """Whether later layers attend to the keys and values of `layer`."""
+        return layer in self.keys_values_from
 
     def stream_scale_at(self, layer: int) -> float:
         """By what the stream that enters `layer` would have to be multiplied to be that of a model whose layers

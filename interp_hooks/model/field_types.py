@@ -24,6 +24,8 @@ FROM_ZERO = (
     "norm_groups",
     "dt_rank",
     "gate_rank",
+    "d_layer_embed",
+    "keys_values_from",
 )
 NOT_NEGATIVE = (
     *("attn_scores_soft_cap", "output_logits_soft_cap", "qkv_clip", "mlp_clamp"),

@@ -27,10 +27,11 @@ from interp_hooks.hooks.scopes import OPEN
 from interp_hooks.hooks.slices import Slice, SliceInput
 from interp_hooks.model.cache.activation_cache import ActivationCache
 from interp_hooks.model.cache.activations import from_first
-from interp_hooks.model.components.attention import Visibility
-from interp_hooks.model.components.block import NOTHING, Known, TransformerBlock, at_positions
+from interp_hooks.model.components.attention import Lent, Visibility
+from interp_hooks.model.components.block import NOTHING, Beside, Known, TransformerBlock, at_positions
 from interp_hooks.model.components.embed import POSITIONS, Embed, MLMHead, TokenTypeEmbed, Unembed
 from interp_hooks.model.components.kv_cache import Earlier, KeyValueCache
+from interp_hooks.model.components.layer_embed import LayerEmbed
 from interp_hooks.model.components.norm import NoNorm, Norm, norm
 from interp_hooks.model.components.positions import RotaryPositions
 from interp_hooks.model.config import HookedTransformerConfig
@@ -109,6 +110,10 @@ class Network(HookedRootModule):
         if cfg.n_token_types:
             self.token_type_embed = TokenTypeEmbed(cfg)
             self.hook_token_type_embed = HookPoint("batch pos d_model", d_model=cfg.d_model)
+        if cfg.d_layer_embed:
+            self.layer_embed = LayerEmbed(cfg)
+            sizes = dict(of_layer=cfg.n_layers, width=cfg.d_layer_embed)
+            self.hook_layer_embed = HookPoint("batch pos of_layer width", **sizes)
         self.ln_embed = norm(cfg, cfg.embed_norm_type)
         self.rotary = RotaryPositions(cfg) if cfg.positional_embedding_type == "rotary" else None
         blocks = nn.ModuleList([TransformerBlock(cfg, layer) for layer in range(cfg.n_layers)])
@@ -229,7 +234,8 @@ class Network(HookedRootModule):
         `past_kv_cache` holds keys and values of earlier tokens. Those of the input are added to it, unless it is
         frozen; `attention_mask` covers the input, or earlier tokens and input.
 
-        For a pass that starts at a layer, `tokens` are the tokens of its stream, which a loss needs, and
+        For a pass that starts at a layer, `tokens` are the tokens of its stream, which a loss needs, and layers with
+        embeddings of their own, which are then computed from the weights (at layer 0 from the given stream too), and
         `shortformer_pos_embed` is what its queries and keys add (default: what the weights say). `known` may hold "z"
         [batch, pos, head, d_head], "mlp_out" [batch, pos, d_model], or both, of the layer at which the pass starts:
         its attention, or its MLP, is then not computed. `token_type_ids` (default: 0) are for models that have them.
@@ -261,9 +267,7 @@ class Network(HookedRootModule):
             if shortformer_pos_embed is not None:
                 raise BadInput("shortformer_pos_embed is for passes with start_at_layer=; hook hook_pos_embed instead")
             prompt = given.prompt(input, prepend_bos, padding_side, attention_mask, cache, counts)
-            residual, pos_embed, positions, prompt = self._entering(
-                prompt._replace(documents=apart), past, token_type_ids
-            )
+            residual, beside, positions, prompt = self._entering(prompt._replace(documents=apart), past, token_type_ids)
         else:
             residual = given.residual(input)
             tokens = None if tokens is None else given.tokens_of(tokens, residual)
@@ -275,10 +279,12 @@ class Network(HookedRootModule):
             pos_embed = given.pos_embed(shortformer_pos_embed, residual)
             if pos_embed is None and self.has_positions and not self.adds_positions:
                 pos_embed = self.pos_embed(positions[:, past:], batch=len(residual))
+            beside = Beside(pos_embed, self._layer_embed_of(tokens, residual, range(start, stop)))
         layers = range(start, stop)
         first = given.known(known, start_at_layer, layers, residual, cache)
+        self._refuse_missing_keys(layers, first)
         only = None if logits_pos is None else given.read_at(logits_pos, residual, stop, return_type, prompt.real)
-        output = self._through(layers, residual, prompt.seen, positions, cache, only, first, pos_embed, apart)
+        output = self._through(layers, residual, prompt.seen, positions, cache, only, first, beside, apart)
         if stop_at_layer is None:
             output = self._read_out(output, prompt, return_type, loss_per_token)
         if cache is not None:
@@ -303,7 +309,8 @@ class Network(HookedRootModule):
 
             stream, tokens, beside, mask = model.input_to_embed(prompts)
             stream[:, 1:4] += soft - model.W_E[tokens[:, 1:4]]
-            logits = model(stream, start_at_layer=0, shortformer_pos_embed=beside, attention_mask=mask)
+            options = dict(tokens=tokens, shortformer_pos_embed=beside, attention_mask=mask)
+            logits = model(stream, start_at_layer=0, **options)
 
         Raises:
             BadInput: tokens or masks that do not fit the model.
@@ -312,18 +319,43 @@ class Network(HookedRootModule):
         given, past = self._inputs, 0 if past_kv_cache is None else past_kv_cache.length
         prompt = given.prompt(input, prepend_bos, padding_side, attention_mask, given.cache(past_kv_cache), True)
         residual, beside, _, prompt = self._entering(prompt, past, token_type_ids)
-        return Embedded(residual, cast("Tensor", prompt.tokens), beside, prompt.real)
+        return Embedded(residual, cast("Tensor", prompt.tokens), beside.pos_embed, prompt.real)
+
+    def _layer_embed_of(
+        self, tokens: Tensor | None, residual: Tensor, layers: range
+    ) -> Float[Tensor, "batch pos of_layer width"] | None:
+        """The embeddings that each layer has for itself, for a pass that starts at the first of some layers.
+
+        Raises:
+            BadInput: there are no tokens that they could be of.
+        """
+        if not (self.cfg.d_layer_embed and layers):
+            return None
+        if tokens is None:
+            raise BadInput("each layer of this model has embeddings of its own: pass tokens= beside start_at_layer")
+        return self.layer_embed(tokens, self.embed(tokens) if layers.start else residual)
+
+    def _refuse_missing_keys(self, layers: range, known: Known) -> None:
+        """Raises BadInput if some layers use keys and values that a pass through them does not make."""
+        sources = [source for source in map(self.cfg.source_of_keys, layers) if source is not None]
+        if sources and min(sources) < layers.start + (known.z is not None):
+            raise BadInput(
+                f"layers after layer {min(sources)} use the keys and values that it makes: start at that layer or "
+                "before, without its z as known"
+            )
 
     def _entering(
         self, prompt: Prompt, past: int, token_type_ids: Tensor | None
-    ) -> tuple[Tensor, Tensor | None, Tensor, Prompt]:
+    ) -> tuple[Tensor, Beside, Tensor, Prompt]:
         """The stream that enters layer 0, what is read beside it, the positions of all tokens, and the tokens."""
         tokens = cast("Tensor", prompt.tokens)
         positions = self._inputs.positions(prompt.seen, past + tokens.shape[1], prompt.documents)
         if self.cfg.use_hook_tokens:
             prompt = prompt._replace(tokens=self.hook_tokens(tokens))
-        residual, beside = self._embed(cast("Tensor", prompt.tokens), positions[:, past:], token_type_ids)
-        return residual, beside, positions, prompt
+        tokens = cast("Tensor", prompt.tokens)
+        residual, pos_embed = self._embed(tokens, positions[:, past:], token_type_ids)
+        own = self.hook_layer_embed(self.layer_embed(tokens, residual)) if self.cfg.d_layer_embed else None
+        return residual, Beside(pos_embed, own), positions, prompt
 
     def _through(
         self,
@@ -334,13 +366,13 @@ class Network(HookedRootModule):
         cache: KeyValueCache | None,
         only: Int[Tensor, "batch n"] | None,
         known: Known,
-        pos_embed: Float[Tensor, "batch pos d_model"] | None,
+        beside: Beside,
         documents: Int[Tensor, "batch pos"] | None,
     ) -> Float[Tensor, "batch _ d_model"]:
         """The stream after some layers, at the positions `only` if some are given.
 
         `positions` and `real` are those of cached tokens and of the stream's. `known` belongs to the first layer.
-        `pos_embed` is what queries and keys of every layer read beside the stream.
+        `beside` is what every layer reads beside the stream, with the embeddings of all layers.
         """
         pos, keys, causal = residual.shape[1], positions.shape[1], self.cfg.attention_dir == "causal"
         if cache is not None and cache.rotated_for is not None and self.rotary is not None:
@@ -354,16 +386,18 @@ class Network(HookedRootModule):
             if torch.is_grad_enabled() and not torch.compiler.is_compiling()
             else None
         )
+        lent: Lent | None = {} if self.cfg.keys_values_from else None
         for layer in layers:
             block, rotation = self.blocks[layer], None if rotations is None else rotations[layer]
             earlier = None if cache is None else Earlier(cache, layer)
             if block.device != residual.device:  # models that are spread over devices
                 residual, visibility = residual.to(block.device), visibility.to(block.device)
             rotation = None if rotation is None else rotation.to(block.device)
-            pos_embed = None if pos_embed is None else pos_embed.to(block.device)
+            pos_embed = None if beside.pos_embed is None else beside.pos_embed.to(block.device)
+            own = None if beside.layer_embed is None else beside.layer_embed[:, :, layer].to(block.device)
             at_end = only if layer == layers[-1] else None
             at_start = known if layer == layers[0] else NOTHING
-            given = (residual, rotation, visibility, earlier, at_end, at_start, pos_embed)
+            given = (residual, rotation, visibility, earlier, at_end, at_start, Beside(pos_embed, own, lent))
             kept = functions is not None and isinstance(block, TransformerBlock)
             residual = block(*given, Again(functions)) if kept else block(*given)
         return residual if only is None or layers else at_positions(residual, only)

@@ -9,6 +9,7 @@
     blocks.L.hook_mixer_in                               read  aL<in>    (in place of these, without attention)
     blocks.L.attn.hook_z                                 write aL.h0, aL.h1, ...
     blocks.L.hook_mlp_in, blocks.L.hook_mlp_out          read and write mL   (parallel blocks read it before z)
+    blocks.L.hook_ple_in, blocks.L.hook_ple_out          read and write eL   (a layer's own embeddings)
     blocks.<last>.hook_resid_post                        read  logits
 
 Another kind of block, or a module that is spliced in where something is written, says by itself what it has
@@ -53,7 +54,14 @@ class Stage(IntEnum):
 STAGES = {
     Stage.MIXED: ("attn.hook_z", "attn.hook_result", "ln1_post.", "hook_attn_out", "hook_resid_mid"),
     Stage.MLP: ("hook_mlp_in", "ln2.", "mlp.", "ln2_post."),
-    Stage.WRITTEN: ("hook_mlp_out", "hook_resid_post", "hook_normalized_resid_post"),
+    Stage.WRITTEN: (
+        "hook_mlp_out",
+        "hook_ple_in",
+        "ple.",
+        "hook_ple_out",
+        "hook_resid_post",
+        "hook_normalized_resid_post",
+    ),
 }
 OF_QUERIES = (
     *("hook_q_input", "attn.hook_q", "attn.hook_rot_q", "attn.hook_attn_scores", "attn.hook_pattern"),
@@ -135,6 +143,7 @@ def block_stops(
     attn_only: bool = False,
     parallel: bool = False,
     attends: bool = True,
+    layer_embed: bool = False,
 ) -> Iterator[Stop]:
     """The stops of a transformer block; where it does not attend, all heads of its mixer read the stream together."""
     block = f"blocks.{layer}"
@@ -154,6 +163,9 @@ def block_stops(
         if not parallel:
             yield reads_mlp
         yield Stop("write", f"{block}.hook_mlp_out", layer, (f"m{layer}",))
+    if layer_embed:
+        yield Stop("read", f"{block}.hook_ple_in", layer, (f"e{layer}",))
+        yield Stop("write", f"{block}.hook_ple_out", layer, (f"e{layer}",))
 
 
 def between_ends(n_layers: int, stops: Iterable[Stop]) -> list[Stop]:
@@ -219,8 +231,11 @@ class Stream:
         """The last layer, up to this one, from whose recorded stream a pass can go on; -1: only the embeddings will do.
 
         Where somebody's function is attached to the stream as it enters a layer, what is recorded has been through it,
-        and a pass from there would call it again. What queries read beside the stream is not recorded at all.
+        and a pass from there would call it again. What is read beside the stream (`carries`) is not recorded at all.
         """
+
+        if self.carries and layer < self.n_layers:
+            return -1
 
         def changed(hook: str) -> bool:
             return any(not attached.watches for attached in self.model.hook_dict[hook].hooks)
@@ -235,6 +250,12 @@ class Stream:
         while 0 <= layer < self.n_layers and changed(self.entering(layer)):
             layer -= 1
         return layer
+
+    @property
+    def carries(self) -> bool:
+        """Whether later layers read more of what comes before them than the stream that enters them."""
+        cfg = self.model.cfg
+        return bool(cfg.d_layer_embed) or any(source is not None for source in cfg.keys_values_from)
 
     def resumed(self, layer: int, streams: Mapping[str, Tensor], tokens: Tensor) -> tuple[Tensor, dict[str, Any]]:
         """What a pass reads that need not compute what comes before a layer: its input, and arguments of `forward`.
@@ -306,7 +327,7 @@ class Stream:
         if other is not None:
             yield from ((stop, other) for stop in other.stops(f"blocks.{layer}", layer))
             return
-        sizes = (block.heads, block.groups, block.attn_only, block.parallel, block.attends)
+        sizes = (block.heads, block.groups, block.attn_only, block.parallel, block.attends, block.ple is not None)
         for stop in block_stops(layer, *sizes):
             if stop.hook not in self.model.hook_dict:  # heads without inputs of their own
                 continue
@@ -345,12 +366,13 @@ class Stream:
         return {stop.hook: stop for stop in self.stops if stop.does == "read"}
 
     def sublayers(self, layer: int) -> dict[str, str]:
-        """The hooks whose values a layer adds to the stream, by label: "attn_out", "mlp_out"."""
+        """The hooks whose values a layer adds to the stream, by label: "attn_out", "mlp_out", perhaps "ple_out"."""
         block, other = self.model.blocks[layer], self.other_block(layer)
         if other is not None:
             hooks = [stop.hook for stop in other.stops(f"blocks.{layer}", layer) if stop.does == "write"]
             return {short_name(hook): hook for hook in hooks}
-        labels = ("attn_out",) if block.attn_only else ("attn_out", "mlp_out")
+        labels = ("attn_out",) if block.attn_only else ("attn_out", "mlp_out", "ple_out")
+        labels = labels if block.ple is not None else labels[:2]
         return {label: f"blocks.{layer}.hook_{label}" for label in labels}
 
     def check_edge(self, sender: str, receiver: str) -> None:

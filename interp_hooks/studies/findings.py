@@ -67,7 +67,7 @@ class Finding:
         """
         kind, layer, number = self.place
         cfg = model.cfg
-        sizes = {"head": cfg.n_heads, "neuron": 0 if cfg.attn_only else (cfg.d_mlp or 0)}
+        sizes = {"head": cfg.n_heads, "neuron": 0 if cfg.attn_only else cfg.d_mlp_at(min(layer, cfg.n_layers - 1))}
         if layer >= cfg.n_layers or number >= sizes[kind]:
             raise BadInput(f"this model has no {self.part}: {cfg.n_layers} layers of {sizes[kind]} {kind}s")
         answer = self.check(model)

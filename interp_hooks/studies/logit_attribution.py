@@ -27,7 +27,7 @@ from interp_hooks.model.transformer import HookedTransformer
 
 Unit = Literal["component", "layer", "head", "neuron"]
 READ = {  # what each unit is made of
-    "component": ("embed", "0.hook_resid_pre", "hook_attn_out", "hook_mlp_out", "ln_final.hook_scale"),
+    "component": ("embed", "0.hook_resid_pre", "hook_attn_out", "hook_mlp_out", "hook_ple_out", "ln_final.hook_scale"),
     "layer": ("hook_resid_pre", "hook_resid_mid", "hook_resid_post", "ln_final.hook_scale"),
     "head": ("hook_z", "hook_resid_post", "ln1_post.hook_scale", "ln_final.hook_scale"),
     "neuron": ("mlp.hook_post", "hook_resid_post", "ln2_post.hook_scale", "ln_final.hook_scale"),
@@ -157,7 +157,9 @@ def _attribution(cache: ActivationCache, answer: Tensor, wrong: Tensor | None, u
 
 def _neuron_labels(model: HookedTransformer) -> list[str]:
     cfg = model.cfg
-    return [f"L{layer}N{neuron}" for layer in range(cfg.n_layers) for neuron in range(cfg.d_mlp)] + ["remainder"]
+    return [f"L{layer}N{neuron}" for layer in range(cfg.n_layers) for neuron in range(cfg.d_mlp_at(layer))] + [
+        "remainder"
+    ]
 
 
 def _neuron_effects(

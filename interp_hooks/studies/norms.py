@@ -41,7 +41,7 @@ from interp_hooks.studies.logit_attribution import cache_at
 PER_LAYER, LAST_NORM = ("ln1", "ln1_post", "ln2", "ln2_post"), "ln_final"
 LARGEST = 3  # coordinates whose share is told
 FIRST, REST = 0, 1  # the first token of each document, and all others
-READ = ("embed", "0.hook_resid_pre", "hook_attn_out", "hook_mlp_out", "hook_z", "hook_resid_post")
+READ = ("embed", "0.hook_resid_pre", "hook_attn_out", "hook_mlp_out", "hook_ple_out", "hook_z", "hook_resid_post")
 SCALES = ("ln1_post.hook_scale", "ln_final.hook_scale")
 
 

@@ -72,8 +72,9 @@ def by_definition(
 
     frozen = []
     for name in model.hook_dict:
-        if name.endswith(("hook_z", "hook_attn_out", "hook_mlp_out", "embed")):
-            recompute = not name.endswith("hook_z") and not (name.endswith("mlp_out") and mlps == "freeze")
+        if name.endswith(("hook_z", "hook_attn_out", "hook_mlp_out", "hook_ple_out", "embed")):
+            of_mlp = name.endswith(("mlp_out", "ple_out"))
+            recompute = not name.endswith("hook_z") and not (of_mlp and mlps == "freeze")
             frozen.append(_freeze(name, senders, of_base, of_other, recompute))
     noting = [(site.hook, note) for site in receivers or []]
     with torch.no_grad():
@@ -99,11 +100,15 @@ def _sites_of(model: HookedTransformer) -> tuple[dict[str, Sites], dict[str, Sit
     receivers: dict[str, Sites | None] = {"logits": None}
     if not model.cfg.kv_latent:
         receivers["queries"] = [at("q_input", 1, head=[0, 2], pos=-1), at("q_input", 2, head=1)]
-        receivers["keys and values"] = [at("k_input", 2, head=0), at("v_input", 1, head=0, pos=torch.tensor([0, 2]))]
+        last = 1 if model.cfg.keys_values_from else 2  # that makes keys
+        receivers["keys and values"] = [at("k_input", last, head=0), at("v_input", 1, head=0, pos=torch.tensor([0, 2]))]
     if not model.cfg.attn_only:
         senders["MLP"] = [at("mlp_out", 0)]
         senders["MLPs and a head"] = [at("mlp_out", 0, pos=2), at("z", 0, head=1), at("mlp_out", 1, pos=[-1, 0])]
         receivers["MLPs"] = [at("mlp_in", 0), at("mlp_in", 2, pos=[1, -1])]
+    if model.cfg.d_layer_embed:
+        senders["embeddings of a layer"] = [at("ple_out", 1, pos=[1, -1])]
+        receivers["embeddings of a layer"] = [at("ple_in", 0, pos=2), at("ple_in", 2)]
     return senders, receivers
 
 

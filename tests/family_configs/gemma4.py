@@ -29,5 +29,23 @@ CONFIGS: dict[str, dict[str, Any]] = {
         tie_word_embeddings=False,
         final_logit_softcapping=5.0,
     ),
+    "gemma4-embeddings": _GEMMA4
+    | dict(
+        hidden_size_per_layer_input=9,
+        vocab_size_per_layer_input=61,
+        num_kv_shared_layers=1,
+        use_double_wide_mlp=True,
+        rope_parameters=_ROPES,
+    ),
+    "gemma4-two-borrow": _GEMMA4
+    | dict(
+        num_hidden_layers=4,
+        num_kv_shared_layers=2,
+        hidden_size_per_layer_input=9,  # without which HuggingFace does not compute that
+        vocab_size_per_layer_input=61,
+        layer_types=["full_attention", "sliding_attention"] * 2,
+        attention_k_eq_v=True,
+        num_global_key_value_heads=1,
+    ),
     "gemma4-tied": _GEMMA4 | dict(use_bidirectional_attention="vision"),
 }

@@ -609,16 +609,23 @@ def test_what_is_known_of_the_first_layer_is_not_computed(name: str, what: list[
     _, cache = model.run_with_cache(tokens)
     stream, layer = cache["resid_pre", 1], model.cfg.n_layers - 1
     known = {one: cache[one, 1] for one in what}
-    whole = model(stream, start_at_layer=1, stop_at_layer=2)
+    options: dict[str, Any] = dict(tokens=tokens)  # which embeddings of each layer's own are made of
+    whole = model(stream, start_at_layer=1, stop_at_layer=2, **options)
     inside = {"z": "blocks.1.attn.hook_v", "mlp_out": "blocks.1.mlp."}
     skipped = [[hook for hook in model.hook_dict if hook.startswith(inside[one])] for one in what]
     with model.hooks([(hooks, fails) for hooks in skipped]):
-        assert_close(model(stream, start_at_layer=1, stop_at_layer=2, known=known), whole, EXACT)
+        assert_close(model(stream, start_at_layer=1, stop_at_layer=2, known=known, **options), whole, EXACT)
+    if model.cfg.source_of_keys(layer) is not None:
+        with pytest.raises(BadInput, match="layers after layer 1 use the keys and values that it makes"):
+            model(cache["resid_pre", layer], start_at_layer=layer, logits_pos=rows)
+        return
     known = {one: cache[one, layer] for one in what}
-    whole = model(cache["resid_pre", layer], start_at_layer=layer, logits_pos=rows)
-    assert_close(model(cache["resid_pre", layer], start_at_layer=layer, known=known, logits_pos=rows), whole, EXACT)
+    whole = model(cache["resid_pre", layer], start_at_layer=layer, logits_pos=rows, **options)
+    assert_close(
+        model(cache["resid_pre", layer], start_at_layer=layer, known=known, logits_pos=rows, **options), whole, EXACT
+    )
     changed = {one: value + 1.0 for one, value in known.items()}
-    assert not torch.allclose(model(cache["resid_pre", layer], start_at_layer=layer, known=changed), whole)
+    assert not torch.allclose(model(cache["resid_pre", layer], start_at_layer=layer, known=changed, **options), whole)
 
 
 def fails(value: Tensor, hook: HookPoint) -> None:
@@ -672,7 +679,9 @@ def test_a_pass_goes_on_from_what_enters_layer_0(name: str) -> None:
     mask[1, :2] = 0
     entering = model.input_to_embed(tokens, attention_mask=mask)
     options: dict[str, Any] = dict(shortformer_pos_embed=entering.shortformer_pos_embed)
-    ours = our_logits(model, entering.residual, start_at_layer=0, attention_mask=entering.attention_mask, **options)
+    options |= dict(tokens=entering.tokens, attention_mask=entering.attention_mask)
+    with torch.no_grad():
+        ours = model(entering.residual, start_at_layer=0, **options)
     assert torch.equal(ours, our_logits(model, tokens, attention_mask=mask))
     assert (entering.shortformer_pos_embed is None) == (name != "shortformer")
     if model.cfg.attention_dir != "causal":
@@ -682,9 +691,10 @@ def test_a_pass_goes_on_from_what_enters_layer_0(name: str) -> None:
         our_logits(model, tokens[:, :4], attention_mask=mask[:, :4], past_kv_cache=cache)
     more = model.input_to_embed(tokens[:, 4:], past_kv_cache=caches[0])
     options = dict(past_kv_cache=caches[0], attention_mask=more.attention_mask)
-    options["shortformer_pos_embed"] = more.shortformer_pos_embed
+    options |= dict(shortformer_pos_embed=more.shortformer_pos_embed, tokens=more.tokens)
     expected = our_logits(model, tokens[:, 4:], past_kv_cache=caches[1])
-    assert_close(our_logits(model, more.residual, start_at_layer=0, **options), expected, 1e-12)
+    with torch.no_grad():
+        assert_close(model(more.residual, start_at_layer=0, **options), expected, 1e-12)
 
 
 # ----------------------------------------------------------------------------------------------------------------- nan
@@ -695,6 +705,7 @@ def test_a_pass_goes_on_from_what_enters_layer_0(name: str) -> None:
 def test_nan_shows_in_a_plain_pass_as_in_one_that_is_looked_at(name: str, hook: str) -> None:
     """Torch's kernel for CPUs makes 0 of a query that is nan."""
     model, tokens = hooked(name), random_tokens(d_vocab=23)
+    hook = "rot_k" if hook == "k" and model.cfg.keys_values_from else hook
 
     def spoil(value: Tensor, hook: HookPoint) -> Tensor:
         value = value.clone()

@@ -1,8 +1,9 @@
-"""Gemma 4 (Google DeepMind 2026), the dense models without embeddings for each layer: heads of two widths.
+"""Gemma 4 (Google DeepMind 2026), the dense models.
 
 As in Gemma 3, norms stand around what is written, queries and keys are normalized, and most layers have a window; here
-values are normalized too, wide heads turn only a share of their dimensions and may have keys for values, and each layer
-ends by multiplying the stream.
+values are normalized too, heads without a window are wider, turn only a share of their dimensions and may have keys for
+values, and each layer ends by multiplying the stream. In the small models each layer has embeddings of its own, and the
+last layers attend to keys and values of earlier ones.
 """
 
 from dataclasses import replace
@@ -21,6 +22,13 @@ def _config(hf: Any) -> dict[str, Any]:
         raise UnsupportedConfig(f"use_bidirectional_attention={hf.use_bidirectional_attention!r} is not implemented")
     if other := {name for layer in hf.to_dict()["per_layer_config"].values() for name in layer} - {*_SIZES}:
         raise UnsupportedConfig(f"per_layer_config sets {', '.join(sorted(other))}, which is not implemented")
+    if hf.hidden_size_per_layer_input and hf.vocab_size_per_layer_input != hf.vocab_size:
+        raise UnsupportedConfig("vocab_size_per_layer_input is another than vocab_size, which is not implemented")
+    first_borrower = hf.num_hidden_layers - hf.num_kv_shared_layers
+    own = list(hf.layer_types[:first_borrower])
+    last_of = {kind: len(own) - 1 - own[::-1].index(kind) for kind in {*own}}
+    sources = [last_of[kind] if layer >= first_borrower else None for layer, kind in enumerate(hf.layer_types)]
+    wide = [hf.use_double_wide_mlp and source is not None for source in sources]
     layers = [hf.per_layer_config[layer] for layer in range(hf.num_hidden_layers)]
     return (
         basics(hf, act_fn=hf.hidden_activation, eps=hf.rms_norm_eps)
@@ -40,6 +48,9 @@ def _config(hf: Any) -> dict[str, Any]:
             window_sizes=windows(hf),
             d_head_layers=tuple(layer.head_dim for layer in layers),
             n_key_value_heads_layers=tuple(layer.num_key_value_heads for layer in layers),
+            keys_values_from=tuple(sources),
+            d_mlp_layers=tuple(hf.intermediate_size * (2 if here else 1) for here in wide),
+            d_layer_embed=hf.hidden_size_per_layer_input or 0,
             values_from_keys=tuple(hf.attention_k_eq_v and kind == "full_attention" for kind in hf.layer_types),
             output_logits_soft_cap=hf.final_logit_softcapping or 0.0,
         )
@@ -51,14 +62,21 @@ GEMMA4 = replace(
     model_type="gemma4_text",
     name="Gemma 4",
     config=_config,
-    weights=GEMMA2.weights,
+    weights=GEMMA2.weights
+    | {
+        "layer_embed.W_T": "model.embed_tokens_per_layer.weight | v (i a) -> v i a",
+        "layer_embed.W_S": "model.per_layer_model_projection.weight | (i a) d -> d i a",
+        "layer_embed.ln.w": "model.per_layer_projection_norm.weight",
+        "blocks.{i}.ple.W_gate": f"{LAYER}.per_layer_input_gate.weight | a d -> d a",
+        "blocks.{i}.ple.W_out": f"{LAYER}.per_layer_projection.weight | d a -> a d",
+        "blocks.{i}.ple.ln_post.w": f"{LAYER}.post_per_layer_input_norm.weight",
+    },
     ignored_config=(
         *_SIZES,  # per_layer_config says what comes of these
         "attention_bias",  # shows in the tensors
-        "vocab_size_per_layer_input",  # of embeddings for each layer, which these models have not
+        "vocab_size_per_layer_input",  # read only where layers have embeddings of their own
         *("num_experts", "top_k_experts", "moe_intermediate_size"),  # read only with enable_moe_block
-        "use_double_wide_mlp",  # of layers that share keys
     ),
-    requires={"hidden_size_per_layer_input": 0, "num_kv_shared_layers": 0, "enable_moe_block": False},
+    requires={"enable_moe_block": False},
     stream_scales=f"{LAYER}.layer_scalar",
 )

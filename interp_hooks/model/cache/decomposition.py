@@ -57,6 +57,8 @@ class Decomposition(Activations):
                 names[f"{at}_attn_out"] = f"blocks.{at}.hook_attn_out"
             if mode != "attn" and not self.known_model.cfg.attn_only:
                 names[f"{at}_mlp_out"] = f"blocks.{at}.hook_mlp_out"
+            if mode == "all" and self.known_model.cfg.d_layer_embed:
+                names[f"{at}_ple_out"] = f"blocks.{at}.hook_ple_out"
         if mode != "mlp" and self._attention_before(layer, mlp_input) > layer:
             names[f"{layer}_attn_out"] = f"blocks.{layer}.hook_attn_out"
         parts = self._parts(layer, mlp_input, pos_slice, apply_ln)
@@ -190,6 +192,8 @@ class Decomposition(Activations):
             parts.add_neurons(mlps, Slice())
         else:
             parts.add_stored({f"{at}_mlp_out": f"blocks.{at}.hook_mlp_out" for at in range(mlps)})
+        if self.known_model.cfg.d_layer_embed:
+            parts.add_stored({f"{at}_ple_out": f"blocks.{at}.hook_ple_out" for at in range(layer)})
         parts.add_stored(self._embeddings())
         parts.add_biases(attention, mlps if expand_neurons else 0)
         return parts.stacked(layer, return_labels, with_bias=False)

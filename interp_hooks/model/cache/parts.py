@@ -66,8 +66,8 @@ class Parts:
 
     def add_neurons(self, layers: int, chosen: Slice) -> None:
         """What the chosen neurons of each of the first layers wrote."""
-        listed = chosen.indices(self.model.cfg.d_mlp) if layers else []
         for at in range(layers):
+            listed = chosen.indices(self.model.cfg.d_mlp_at(at))
             self.add([f"L{at}N{neuron}" for neuron in listed], self.of_neurons(at, chosen))
 
     def of_neurons(self, layer: int, chosen: Slice) -> Float[Tensor, "neuron ..."]:

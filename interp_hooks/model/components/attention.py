@@ -9,7 +9,7 @@ for a soft cap, which no fused kernel can do; per-head results are made only whi
 made beside the kernel, from which z comes as ever: looking changes no bit of what follows. A sink (`hook_sink`: its
 score) takes a share of every softmax and adds nothing, so that rows of the pattern sum to less than one. The final
 classes differ in where q, k and v come from: `Attention` projects the stream (`KeyValueAttention` with one matrix for k
-and v), `LatentAttention` (in `latent.py`) a low-rank summary of it.
+and v, `BorrowingAttention` for q alone), `LatentAttention` (in `latent.py`) a low-rank summary of it.
 """
 
 from abc import abstractmethod
@@ -36,6 +36,8 @@ from interp_hooks.model.components.weights import (
 )
 from interp_hooks.model.config import HookedTransformerConfig
 
+Lent = dict[int, tuple[Tensor, Tensor]]
+"""Keys and values of the tokens of a pass, by the layer that made them, for layers that attend to those."""
 Inputs = tuple[Tensor, Tensor, Tensor]
 """What queries, keys and values read, normalized: one stream each, or one per head."""
 
@@ -161,6 +163,7 @@ class AttentionCore(Mixer):
 
     def __init__(self, cfg: HookedTransformerConfig, layer: int) -> None:
         super().__init__()
+        self.layer, self.lends, self.source = layer, cfg.lends_keys(layer), cfg.source_of_keys(layer)
         heads, groups = self.heads, self.groups = cfg.n_heads, cfg.kv_heads_at(layer)
         d_head, d_value = self.d_head, self.d_value = cfg.d_head_at(layer), cfg.d_value_at(layer)
         self.queries_per_key = heads // groups
@@ -183,14 +186,26 @@ class AttentionCore(Mixer):
         self._show_writing()
 
     @abstractmethod
-    def queries_keys_values(self, inputs: Inputs, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
+    def queries_keys_values(
+        self, inputs: Inputs, rotation: Rotation | None, lent: Lent | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values [batch, pos, head, d_head], ready for scores and the mixing of values."""
 
     def forward(
-        self, inputs: Inputs, rotation: Rotation | None, visibility: Visibility, earlier: Extend | None = None
+        self,
+        inputs: Inputs,
+        rotation: Rotation | None,
+        visibility: Visibility,
+        earlier: Extend | None = None,
+        lent: Lent | None = None,
     ) -> Float[Tensor, "batch query head d_value"]:
-        """What each head mixes from the values; with `earlier`, queries see keys and values of earlier tokens too."""
-        q, k, v = self.queries_keys_values(inputs, rotation)
+        """What each head mixes from the values; with `earlier`, queries see keys and values of earlier tokens too.
+
+        `lent` holds what layers that came before lend, and takes what this one does.
+        """
+        q, k, v = self.queries_keys_values(inputs, rotation, lent)
+        if self.lends and lent is not None:
+            lent[self.layer] = k, v
         q = visibility.chosen(q)
         if earlier is not None:
             k, v = earlier(k, v)
@@ -304,14 +319,14 @@ class Attention(AttentionCore):
         super().__init__(cfg, layer)
         heads, groups, d_model, d_head, d_value = self.heads, self.groups, cfg.d_model, self.d_head, self.d_value
         self.W_Q = parameter(heads, d_model, d_head, lies=READER_PER_HEAD)
-        self.W_K = parameter(groups, d_model, d_head, lies=READER_PER_HEAD)
-        self.b_Q, self.b_K = parameter(heads, d_head), parameter(groups, d_head)
-        if not self.values_are_keys:
-            self.W_V = parameter(groups, d_model, d_value, lies=READER_PER_HEAD)
-            self.b_V = parameter(groups, d_value)
-        self.v_norm = value_norm(cfg, groups, layer)
+        self.b_Q = parameter(heads, d_head)
+        if self.source is None:
+            self.W_K, self.b_K = parameter(groups, d_model, d_head, lies=READER_PER_HEAD), parameter(groups, d_head)
+            self.k_norm, self.v_norm = head_norm(cfg, groups, layer), value_norm(cfg, groups, layer)
+        if self.source is None and not self.values_are_keys:
+            self.W_V, self.b_V = parameter(groups, d_model, d_value, lies=READER_PER_HEAD), parameter(groups, d_value)
         self.clip = cfg.qkv_clip
-        self.q_norm, self.k_norm = head_norm(cfg, heads, layer), head_norm(cfg, groups, layer)
+        self.q_norm = head_norm(cfg, heads, layer)
         self.normalizes, self.norm_after_rotary = cfg.normalizes_qk(layer), cfg.qk_norm_after_rotary
         self.gated = cfg.gated_attn
         if cfg.gated_attn:
@@ -322,8 +337,9 @@ class Attention(AttentionCore):
     def readers(self) -> list[Reader]:
         """The weights of queries, keys, values, and gates."""
         gate = [(self.W_G, self.b_G, 1)] if self.gated else []
-        values = [] if self.values_are_keys else [(self.W_V, self.b_V, 1)]
-        return [(self.W_Q, self.b_Q, 1), (self.W_K, self.b_K, 1), *values, *gate]
+        keys = [(self.W_K, self.b_K, 1)] if self.source is None else []
+        values = [(self.W_V, self.b_V, 1)] if self.source is None and not self.values_are_keys else []
+        return [(self.W_Q, self.b_Q, 1), *keys, *values, *gate]
 
     def _gated(self, z: Tensor, x: Tensor, visibility: Visibility) -> Tensor:
         if not self.gated:
@@ -331,7 +347,9 @@ class Attention(AttentionCore):
         gate = read_per_head(visibility.chosen(x), self.W_G, self.b_G)
         return z * self.hook_gate(torch.sigmoid(gate))
 
-    def queries_keys_values(self, inputs: Inputs, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
+    def queries_keys_values(
+        self, inputs: Inputs, rotation: Rotation | None, lent: Lent | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Projected, normalized and rotated, in the order that the config names."""
         q = read_per_head(inputs[0], self.W_Q, self.b_Q)
         k = read_per_head(inputs[1], self.W_K, self.b_K)
@@ -342,12 +360,15 @@ class Attention(AttentionCore):
         if self.normalizes and not self.norm_after_rotary:
             q, k = self._clipped(self.q_norm(q)), self._clipped(self.k_norm(k))
         if rotation is not None:
-            q = rotate(q, rotation, self.rotary_adjacent_pairs)
-            q = self.hook_rot_q(q if rotation.query_scale is None else q * rotation.query_scale)
+            q = self._rotated_queries(q, rotation)
             k = self.hook_rot_k(rotate(k, rotation, self.rotary_adjacent_pairs))
         if self.norm_after_rotary:
             q, k = self.q_norm(q), self.k_norm(k)
         return q, k, v
+
+    def _rotated_queries(self, q: Tensor, rotation: Rotation) -> Tensor:
+        q = rotate(q, rotation, self.rotary_adjacent_pairs)
+        return self.hook_rot_q(q if rotation.query_scale is None else q * rotation.query_scale)
 
     def _clipped(self, x: Tensor) -> Tensor:
         return x.clamp(-self.clip, self.clip) if self.clip else x
@@ -368,3 +389,33 @@ class KeyValueAttention(Attention):
     @property
     def b_V(self) -> nn.Parameter:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.b_K
+
+
+class BorrowingAttention(Attention):
+    """Attention to the keys and values that an earlier layer has made, `source`: it makes queries alone.
+
+    `hook_v` and `hook_rot_k` (`hook_k` where nothing rotates) show what is borrowed; a change there is one for this
+    layer alone. It has no weights of keys and values, and these no inputs here.
+    """
+
+    def __init__(self, cfg: HookedTransformerConfig, layer: int) -> None:
+        super().__init__(cfg, layer)
+        if cfg.rotary_at(layer) is not None:
+            del self.hook_k
+
+    def queries_keys_values(
+        self, inputs: Inputs, rotation: Rotation | None, lent: Lent | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Its own queries, and the keys and values that are lent."""
+        assert lent is not None
+        assert self.source is not None
+        q = read_per_head(inputs[0], self.W_Q, self.b_Q)
+        q = self.hook_q(q if self.normalizes else self._clipped(q))
+        if self.normalizes and not self.norm_after_rotary:
+            q = self._clipped(self.q_norm(q))
+        if rotation is not None:
+            q = self._rotated_queries(q, rotation)
+        if self.norm_after_rotary:
+            q = self.q_norm(q)
+        k, v = (x.to(q.device) for x in lent[self.source])
+        return q, (self.hook_k if rotation is None else self.hook_rot_k)(k), self.hook_v(v)

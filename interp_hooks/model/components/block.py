@@ -6,6 +6,7 @@
     shortformer          positions are added to what queries and keys read, after ln1
     post       resid_pre --> attn --> (+) = resid_mid --ln1--> (+) = resid_post --ln2--> the next block
                                                      `--> mlp --^
+    with embeddings of each layer's own, what reads them comes last:  resid_post = resid_mid + mlp_out + ple_out
 
 What attention and MLP write may pass a norm (`ln1_post`, `ln2_post`) and a multiplier before it is added; `attn_out`
 and `mlp_out` are what is added. The inputs of queries, keys and values can be hooked head by head (`hook_q_input`,
@@ -21,8 +22,9 @@ from torch import Tensor, nn
 
 from interp_hooks.hooks.checkpointing import Again
 from interp_hooks.hooks.points import HookPoint
-from interp_hooks.model.components.attention import Inputs, Visibility
+from interp_hooks.model.components.attention import Inputs, Lent, Visibility
 from interp_hooks.model.components.kv_cache import Earlier
+from interp_hooks.model.components.layer_embed import LayerEmbedReader
 from interp_hooks.model.components.mixer import Mixer
 from interp_hooks.model.components.mixers import mixer
 from interp_hooks.model.components.mlp import mlp
@@ -54,6 +56,21 @@ class Known(NamedTuple):
 NOTHING = Known()
 
 
+class Beside(NamedTuple):
+    """What a block reads beside the stream.
+
+    `pos_embed` is added to what queries and keys read, `layer_embed` is the layer's own embedding of each token, and
+    `lent` holds keys and values by the layer that made them.
+    """
+
+    pos_embed: Float[Tensor, "batch pos d_model"] | None = None
+    layer_embed: Float[Tensor, "batch pos width"] | None = None
+    lent: Lent | None = None
+
+
+NOTHING_BESIDE = Beside()
+
+
 def at_positions(value: Float[Tensor, "batch pos ..."], rows: Int[Tensor, "batch n"]) -> Float[Tensor, "batch n ..."]:
     """The values of each row at positions of its own."""
     rows = rows.to(value.device).reshape(*rows.shape, *[1] * (value.ndim - 2))
@@ -72,7 +89,9 @@ class TransformerBlock(nn.Module):
         self.attends = cfg.mixer_at(layer) == "attention"
         self.per_head_inputs = self.attends and not cfg.kv_latent  # latent attention has one input for all heads
         self.hook_resid_pre = HookPoint("batch pos d_model", d_model=d_model)
-        if self.per_head_inputs:
+        if self.per_head_inputs and cfg.source_of_keys(layer) is not None:  # it makes no keys and values
+            self.hook_q_input = HookPoint("batch pos head d_model", collected=False, head=heads, d_model=d_model)
+        elif self.per_head_inputs:
             if heads == groups:  # one stream per head for all three readers needs as many key as query heads
                 self.hook_attn_in = HookPoint("batch pos head d_model", collected=False, head=heads, d_model=d_model)
             self.hook_q_input = HookPoint("batch pos head d_model", collected=False, head=heads, d_model=d_model)
@@ -94,9 +113,15 @@ class TransformerBlock(nn.Module):
             self.hook_mlp_in = HookPoint("batch pos d_model", collected=False, d_model=d_model)
             has_mlp, experts = cfg.has_mlp(layer), cfg.experts if cfg.has_experts(layer) else None
             self.ln2 = norm(cfg, kind if has_mlp and not cfg.parallel_shared_norm else None, layer)
-            self.mlp = NoMLP(cfg) if not has_mlp else mlp(cfg, cfg.d_mlp) if experts is None else MoE(cfg, experts)
+            self.mlp = (
+                NoMLP(cfg) if not has_mlp else mlp(cfg, cfg.d_mlp_at(layer)) if experts is None else MoE(cfg, experts)
+            )
             self.ln2_post = norm(cfg, written)
             self.hook_mlp_out = HookPoint("batch pos d_model", d_model=d_model)
+        self.ple = LayerEmbedReader(cfg, layer) if cfg.d_layer_embed else None
+        if cfg.d_layer_embed:
+            self.hook_ple_in = HookPoint("batch pos d_model", collected=False, d_model=d_model)
+            self.hook_ple_out = HookPoint("batch pos d_model", d_model=d_model)
         self.hook_resid_post = HookPoint("batch pos d_model", d_model=d_model)
         if self.is_post:
             self.hook_normalized_resid_post = HookPoint("batch pos d_model", d_model=d_model)
@@ -129,17 +154,17 @@ class TransformerBlock(nn.Module):
         earlier: Earlier | None = None,
         only: Int[Tensor, "batch n"] | None = None,
         known: Known = NOTHING,
-        pos_embed: Float[Tensor, "batch pos d_model"] | None = None,
+        beside: Beside = NOTHING_BESIDE,
         again: Again | None = None,
     ) -> Float[Tensor, "batch _ d_model"]:
         """The stream after this block; `earlier` is what a cache holds of the tokens before.
 
-        `pos_embed` is added to what queries and keys read. With `only`, the result is the stream at these positions of
+        `beside` is what it reads beside the stream. With `only`, the result is the stream at these positions of
         each row, and nothing else is computed unless a hook is attached to the block. What is `known` passes its hook
         point as if it had been computed. `again` has the functions of the pass, should the block be computed again in
         its backward pass.
         """
-        given = (resid_pre, rotation, visibility, earlier, only, known, pos_embed)
+        given = (resid_pre, rotation, visibility, earlier, only, known, beside)
         return self._computed(*given) if again is None else again(self._computed, *given)
 
     def _computed(
@@ -150,21 +175,20 @@ class TransformerBlock(nn.Module):
         earlier: Earlier | None,
         only: Int[Tensor, "batch n"] | None,
         known: Known,
-        pos_embed: Tensor | None,
+        beside: Beside,
     ) -> Float[Tensor, "batch _ d_model"]:
         if only is not None:
             if self.is_post or any(point.hooked for point in self.points):
-                return at_positions(
-                    self._computed(resid_pre, rotation, visibility, earlier, None, known, pos_embed), only
-                )
+                return at_positions(self._computed(resid_pre, rotation, visibility, earlier, None, known, beside), only)
             visibility, known = visibility.only(only), known.at(only)
         resid_pre = self.hook_resid_pre(resid_pre)
         reads_stream = known.z is None or (self.parallel and known.mlp_out is None)
-        readings = self._readings(resid_pre, pos_embed) if reads_stream else None
+        readings = self._readings(resid_pre, beside.pos_embed) if reads_stream else None
         z = known.z
         if z is None:
             assert readings is not None
-            z = self.attn(readings.attention, rotation, visibility, earlier)
+            given = (readings.attention, rotation, visibility, earlier)
+            z = self.attn(*given) if beside.lent is None or not self.attends else self.attn(*given, beside.lent)
         if only is not None:
             resid_pre = at_positions(resid_pre, only)
         if self.is_post:
@@ -178,7 +202,14 @@ class TransformerBlock(nn.Module):
         mlp_out = known.mlp_out
         if mlp_out is None:
             mlp_out = self._scaled(self.ln2_post(self.mlp(self._mlp_reads(resid_mid, readings, only))))
-        return self.hook_resid_post(resid_mid + self.hook_mlp_out(mlp_out))
+        resid_post = resid_mid + self.hook_mlp_out(mlp_out)
+        if self.ple is not None:
+            embedded = beside.layer_embed
+            assert embedded is not None
+            embedded = embedded if only is None else at_positions(embedded, only)
+            ple_out = self._scaled(self.ple(self.hook_ple_in(resid_post), embedded))
+            resid_post = resid_post + self.hook_ple_out(ple_out)
+        return self.hook_resid_post(resid_post)
 
     def _mlp_reads(self, resid_mid: Tensor, readings: Readings | None, only: Tensor | None) -> Tensor:
         if not self.parallel:
@@ -220,6 +251,8 @@ class TransformerBlock(nn.Module):
 
     def _attention_streams(self, resid_pre: Tensor) -> Inputs:
         """What queries, keys and values read: the stream itself, unless the inputs of single heads are hooked."""
+        if self.attends and not hasattr(self, "hook_k_input") and self.per_head_inputs:
+            return self.hook_q_input.expand(resid_pre, head=self.heads), resid_pre, resid_pre
         if not self.per_head_inputs:
             stream = self.hook_mixer_in(resid_pre) if self.has_mixer else resid_pre
             return stream, stream, stream

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from interp_hooks.hooks.points import HookPoint
-from interp_hooks.model.components.attention import AttentionCore, Inputs
+from interp_hooks.model.components.attention import AttentionCore, Inputs, Lent
 from interp_hooks.model.components.mixer import Reader
 from interp_hooks.model.components.norm import Norm
 from interp_hooks.model.components.positions import Rotation, rotate
@@ -51,7 +51,9 @@ class LatentAttention(AttentionCore):
         query = (self.W_DQ, self.b_DQ, 0) if self.q_latent else (self.W_Q, self.b_Q, 1)
         return [query, (self.W_DKV, self.b_DKV, 0), (self.W_KR, self.b_KR, 0)]
 
-    def queries_keys_values(self, inputs: Inputs, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
+    def queries_keys_values(
+        self, inputs: Inputs, rotation: Rotation | None, lent: Lent | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values from the latents; the last dimensions of queries and keys are rotated."""
         x = inputs[0]
         if self.q_latent:

@@ -1,6 +1,11 @@
 """Which mixer stands in a layer."""
 
-from interp_hooks.model.components.attention import Attention, KeyValueAttention
+from interp_hooks.model.components.attention import (
+    Attention,
+    AttentionCore,
+    BorrowingAttention,
+    KeyValueAttention,
+)
 from interp_hooks.model.components.gated_convolution import GatedConvolution
 from interp_hooks.model.components.gated_delta import GatedDeltaNet, KimiDelta
 from interp_hooks.model.components.latent import LatentAttention
@@ -24,6 +29,14 @@ def mixer(cfg: HookedTransformerConfig, layer: int) -> Mixer:
     """What mixes tokens in a layer, by the config."""
     kind = cfg.mixer_at(layer)
     if kind == "attention":
-        shared = cfg.values_from_keys and cfg.values_from_keys[layer]
-        return (LatentAttention if cfg.kv_latent else KeyValueAttention if shared else Attention)(cfg, layer)
+        return attention(cfg, layer)(cfg, layer)
     return OTHERS[kind](cfg, layer)
+
+
+def attention(cfg: HookedTransformerConfig, layer: int) -> type[AttentionCore]:
+    """Which attention stands in a layer."""
+    if cfg.kv_latent:
+        return LatentAttention
+    if cfg.source_of_keys(layer) is not None:
+        return BorrowingAttention
+    return KeyValueAttention if cfg.values_from_keys and cfg.values_from_keys[layer] else Attention

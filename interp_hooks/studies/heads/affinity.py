@@ -31,7 +31,7 @@ from interp_hooks.model.components.positions import rotate
 from interp_hooks.model.factored import FactoredMatrix, composition_scores
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.model.weights import Composition
-from interp_hooks.studies.heads.attending import attention_of
+from interp_hooks.studies.heads.attending import makes_keys
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -129,7 +129,7 @@ class HeadWeights:
     @classmethod
     def of(cls, model: HookedTransformer, layer: int, via: Composition, offset: int) -> HeadWeights:
         """Those of a layer's heads, of which `via` are read."""
-        attn = attention_of(model, layer)
+        attn = makes_keys(model, layer)
         groups = model.cfg.n_heads // model.cfg.kv_heads_at(layer)
         W_Q, W_K, W_V, W_O = (getattr(attn, f"W_{name}").detach() for name in "QKVO")
         W_K, W_V = (weight.repeat_interleave(groups, dim=0) for weight in (W_K, W_V))

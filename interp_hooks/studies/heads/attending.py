@@ -18,6 +18,21 @@ def attention_of(model: HookedTransformer, layer: int) -> Any:
     return model.blocks[layer].attn
 
 
+def makes_keys(model: HookedTransformer, layer: int) -> Any:
+    """The attention of a layer that makes its own keys and values.
+
+    Raises:
+        BadInput: it has those of an earlier layer, or something else stands in its place.
+    """
+    attn = attention_of(model, layer)
+    if (source := model.cfg.source_of_keys(layer)) is not None:
+        raise BadInput(
+            f"layer {layer} attends to the keys and values that layer {source} makes of the stream that enters there, "
+            "and reads none itself"
+        )
+    return attn
+
+
 def refuse_unweighted(model: HookedTransformer) -> None:
     """Raises BadInput unless what every head writes is a sum of values that its pattern weights."""
     for layer in range(model.cfg.n_layers):

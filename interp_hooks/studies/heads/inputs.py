@@ -30,12 +30,12 @@ from interp_hooks.model.components.positions import Rotation, rotate
 from interp_hooks.model.stream import Stream
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.model.weights import Composition
-from interp_hooks.studies.heads.attending import attention_of
+from interp_hooks.studies.heads.attending import attention_of, makes_keys
 
 Unit = Literal["whole", "component", "head", "neuron"]
 """Into what a stream is split: nothing, whole sublayers, heads and MLPs, or heads and neurons."""
 BEFORE = (
-    *("attn.hook_z", "hook_attn_out", "hook_mlp_out", "ln1_post.hook_scale", "ln2_post.hook_scale"),
+    *("attn.hook_z", "hook_attn_out", "hook_mlp_out", "hook_ple_out", "ln1_post.hook_scale", "ln2_post.hook_scale"),
     *("hook_resid_pre", "ln1.hook_scale", "q_norm.hook_scale", "k_norm.hook_scale"),
     *("v_norm.hook_scale", "q_latent_norm.hook_scale", "kv_latent_norm.hook_scale"),
 )
@@ -206,10 +206,11 @@ class ReadRun:
         """How a head makes its queries, keys or values at positions (default: at all).
 
         Raises:
-            BadInput: there is no such head, or its norm centres over all heads after the rotation.
+            BadInput: there is no such head, its norm centres over all heads after the rotation, or its keys and values
+                are those of an earlier layer.
         """
         pos = Slice() if pos is None else pos
-        attn = attention_of(self.model, layer)
+        attn = (attention_of if which == "Q" else makes_keys)(self.model, layer)
         norms = norm_reading(self.cache, layer, False, pos)
         turns = None if which == "V" else self.rotation(layer, pos, which == "Q")
         if self.model.cfg.kv_latent:

@@ -30,7 +30,7 @@ from interp_hooks.interventions.runs import PromptsLike, as_run, counted_positio
 from interp_hooks.model.components.positions import Rotation
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.studies.directions import EmbeddingKind, token_vectors
-from interp_hooks.studies.heads.attending import attention_of
+from interp_hooks.studies.heads.attending import makes_keys
 from interp_hooks.studies.heads.inputs import HeadInput, ReadRun
 from interp_hooks.studies.heads.scores import frequency_pairs
 
@@ -135,7 +135,7 @@ def content_circuit(
     member = torch.ones(model.cfg.d_head_at(layer), 1)
     if frequencies:
         axes["frequency"], member = frequency_pairs(model, layer)
-    attn = attention_of(model, layer)
+    attn = makes_keys(model, layer)
     norm = model.norm_reading(layer)
     streams = [norm.fused(token_vectors(model, ids, embedding).to(model.dtype))[None] for ids in (asked, given)]
     found: list[Tensor] = []

@@ -34,7 +34,7 @@ from interp_hooks.studies.directions import (
     tokens_of,
     unembedding,
 )
-from interp_hooks.studies.heads.attending import attention_of
+from interp_hooks.studies.heads.attending import makes_keys
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -178,7 +178,7 @@ def qk_tokens(
     d_head = model.cfg.d_head_at(layer)
     if not 1 <= vectors <= d_head:
         raise BadInput(f"vectors must be 1..{d_head}, got {vectors}")
-    attn = attention_of(model, layer)
+    attn = makes_keys(model, layer)
     W_Q, W_K = attn.W_Q[head].detach(), attn.W_K[head * len(attn.W_K) // model.cfg.n_heads].detach()
     rotation = None if model.rotary is None else model.rotary(torch.tensor([[distance]]), W_Q.dtype)[layer]
     if rotation is not None:
@@ -206,7 +206,7 @@ def normalized(
 def _weights(model: HookedTransformer, layer: int) -> tuple[Tensor, Tensor]:
     """W_V and W_O of every head of a layer."""
     _check_head(model, layer, 0)
-    attn = attention_of(model, layer)
+    attn = makes_keys(model, layer)
     W_V = attn.W_V.detach()
     return W_V.repeat_interleave(model.cfg.n_heads // len(W_V), dim=0), attn.W_O.detach()
 
