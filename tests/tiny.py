@@ -266,6 +266,15 @@ CUSTOM: dict[str, dict[str, Any]] = {
             EXPERTS, scores="sigmoid", d_shared=0, shared_gate=False, biased_choice=False, weighted_inputs=True
         )
     ),
+    "experts-with-norms": dict(
+        gated_mlp=True,
+        normalization_type="RMS",
+        norm_placement="pre_and_output",
+        stream_scales=(0.5, 3.0, 0.7),
+        experts=dataclasses.replace(
+            EXPERTS, shared_gate=False, own_norms=True, router_scale=0.5, expert_scales=True, layers=(True, False, True)
+        ),
+    ),
     "latent": dict(
         positional_embedding_type="rotary", rotary_dim=2, kv_latent=5, q_latent=6, d_value=3, normalization_type="RMS"
     ),

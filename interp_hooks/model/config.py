@@ -342,6 +342,11 @@ class HookedTransformerConfig:
             self.norm_placement == "post" or self.attn_only or self.parallel_attn_mlp or str(self.act_fn) == "xielu"
         ):
             raise ConfigError("d_layer_embed needs serial blocks with an MLP, whose stream is not normalized itself")
+        if self.experts is not None and self.experts.own_norms:
+            if self.parallel_attn_mlp or self.norm_placement == "post":
+                raise ConfigError("experts with own_norms need serial blocks whose stream is not normalized itself")
+            if self.experts.shared_gate:
+                raise ConfigError("experts with own_norms have no shared_gate")
         if self.d_layer_embed and (self.adds_positions or self.n_token_types or self.embed_norm_type is not None):
             raise ConfigError(
                 "d_layer_embed needs a stream that begins as embeddings of tokens alone: no positions or token types "

@@ -29,7 +29,9 @@ class ExpertsConfig:
     what experts write. `d_shared` is the width of an MLP that every token passes (0: none), `shared_gate` multiplies
     its output by a sigmoid, and `shared_scale` by a number. `jitter` is the width of the sparse mixer's comparison (Liu
     et al. 2024, arxiv.org/abs/2409.12136). With `precise_router` the router computes in float32, also in a
-    half-precision model.
+    half-precision model. With `own_norms` router, experts and shared MLP each read the stream through an RMSNorm of
+    their own, and what experts and shared MLP write passes one each; `router_scale` multiplies router logits, and with
+    `expert_scales` a learned number for each expert multiplies its weight in the end.
     """
 
     n_experts: int
@@ -52,6 +54,9 @@ class ExpertsConfig:
     shared_gate: bool = False
     shared_scale: float = 1.0
     precise_router: bool = False
+    own_norms: bool = False
+    router_scale: float = 1.0
+    expert_scales: bool = False
 
     def __post_init__(self) -> None:
         make_tuples(self)

@@ -31,7 +31,16 @@ NOT_NEGATIVE = (
     *("attn_scores_soft_cap", "output_logits_soft_cap", "qkv_clip", "mlp_clamp"),
     *("alibi_slopes", "jitter", "min_weight_sum", "weight_sum_offset", "dt_min", "dt_max"),
 )
-POSITIVE = ("rotary_base", "embed_scale", "residual_scale", "logits_scale", "weight_scale", "eps", "latent_eps")
+POSITIVE = (
+    "rotary_base",
+    "embed_scale",
+    "residual_scale",
+    "logits_scale",
+    "weight_scale",
+    "router_scale",
+    "eps",
+    "latent_eps",
+)
 BELOW_ONE = ("eps", "latent_eps")  # at 1 a norm would hide what it normalizes
 
 

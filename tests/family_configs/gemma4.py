@@ -14,6 +14,8 @@ _GEMMA4 = SIZES | dict(
     hidden_size_per_layer_input=0,
     layer_types=["sliding_attention", "full_attention", "full_attention"],
 )
+_UNIFIED = {name: value for name, value in _GEMMA4.items() if name != "hidden_size_per_layer_input"}
+_UNIFIED |= dict(model_type="gemma4_unified_text")
 _ROPES = {
     "sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
     "full_attention": {"rope_type": "proportional", "rope_theta": 100.0, "partial_rotary_factor": 0.5},
@@ -48,4 +50,15 @@ CONFIGS: dict[str, dict[str, Any]] = {
         num_global_key_value_heads=1,
     ),
     "gemma4-tied": _GEMMA4 | dict(use_bidirectional_attention="vision"),
+    "gemma4-experts": _GEMMA4
+    | dict(
+        enable_moe_block=True,
+        num_experts=4,
+        top_k_experts=2,
+        moe_intermediate_size=7,
+        attention_k_eq_v=True,
+        num_global_key_value_heads=1,
+    ),
+    "gemma4-unified": _UNIFIED | dict(attention_k_eq_v=True, num_global_key_value_heads=1, attention_bias=True),
+    "gemma4-unified-borrows": _UNIFIED | dict(num_kv_shared_layers=1, use_double_wide_mlp=True),
 }

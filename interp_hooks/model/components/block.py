@@ -112,10 +112,12 @@ class TransformerBlock(nn.Module):
                 self.hook_resid_mid = HookPoint("batch pos d_model", d_model=d_model)
             self.hook_mlp_in = HookPoint("batch pos d_model", collected=False, d_model=d_model)
             has_mlp, experts = cfg.has_mlp(layer), cfg.experts if cfg.has_experts(layer) else None
-            self.ln2 = norm(cfg, kind if has_mlp and not cfg.parallel_shared_norm else None, layer)
-            self.mlp = (
-                NoMLP(cfg) if not has_mlp else mlp(cfg, cfg.d_mlp_at(layer)) if experts is None else MoE(cfg, experts)
-            )
+            own_norms = experts is not None and experts.own_norms
+            self.ln2 = norm(cfg, kind if has_mlp and not (cfg.parallel_shared_norm or own_norms) else None, layer)
+            if experts is not None:
+                self.mlp = MoE(cfg, experts, layer)
+            else:
+                self.mlp = mlp(cfg, cfg.d_mlp_at(layer)) if has_mlp else NoMLP(cfg)
             self.ln2_post = norm(cfg, written)
             self.hook_mlp_out = HookPoint("batch pos d_model", d_model=d_model)
         self.ple = LayerEmbedReader(cfg, layer) if cfg.d_layer_embed else None

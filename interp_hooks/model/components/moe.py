@@ -4,11 +4,15 @@
     experts.hook_out[e] = weights[e] * expert_e(x)                out = sum over e (+ an MLP shared by all tokens)
                           or expert_e with neurons that get weights[e] times what they read (`weighted_inputs`)
 
+With `own_norms` x is the stream itself: router, experts and shared MLP read it through norms of their own, and the two
+sums pass a norm each before they are added.
+
 Every hook has an axis over all experts. Unless a hook of `experts` is in use, only chosen experts are computed. While
 one is, all experts are computed for every token: an expert that was not chosen has neurons to look at and, with weight
 zero, adds nothing.
 """
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -19,6 +23,7 @@ from torch import Tensor, nn
 from interp_hooks.hooks.autograd import transformed
 from interp_hooks.hooks.points import HookPoint
 from interp_hooks.model.components.mlp import Gating, activation, mlp
+from interp_hooks.model.components.norm import norm
 from interp_hooks.model.components.weights import TRANSPOSED, TRANSPOSED_PER_EXPERT, linear, parameter
 from interp_hooks.model.config import ExpertsConfig, HookedTransformerConfig
 
@@ -138,9 +143,14 @@ def _times(value: Tensor, weight: Tensor | None) -> Tensor:
 class MoE(nn.Module):
     """A router, its experts, and perhaps an MLP that every token passes (`shared`), times a gate."""
 
-    def __init__(self, cfg: HookedTransformerConfig, experts: ExpertsConfig) -> None:
+    def __init__(self, cfg: HookedTransformerConfig, experts: ExpertsConfig, layer: int = 0) -> None:
         super().__init__()
         count, d_model = experts.n_experts, cfg.d_model
+        reads, writes = (norm(cfg, "RMS" if experts.own_norms else None, at) for at in (layer, 0))
+        self.ln_router, self.ln_experts, self.ln_shared = reads, copy.deepcopy(reads), copy.deepcopy(reads)
+        self.ln_experts_post, self.ln_shared_post = writes, copy.deepcopy(writes)
+        self.expert_scale = parameter(count) if experts.expert_scales else None
+        self.router_scale = experts.router_scale
         self.route, self.precise_router = Router(experts), experts.precise_router
         self.W_router, self.b_router = parameter(d_model, count, lies=TRANSPOSED), parameter(count)
         self.choice_bias = parameter(count) if experts.biased_choice else None
@@ -155,11 +165,13 @@ class MoE(nn.Module):
             self.hook_shared_out = HookPoint("batch pos d_model", d_model=d_model)
 
     def forward(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
-        logits = self.hook_router_logits(self._router_logits(x))
-        out = self.experts(x, self.hook_expert_weights(self.route(logits, self.choice_bias)))
+        logits = self.hook_router_logits(self._router_logits(self.ln_router(x)))
+        weights = self.route(logits, self.choice_bias)
+        weights = weights if self.expert_scale is None else weights * self.expert_scale
+        out = self.ln_experts_post(self.experts(self.ln_experts(x), self.hook_expert_weights(weights)))
         if self.shared is None:
             return out
-        shared = self.shared(x)
+        shared = self.ln_shared_post(self.shared(self.ln_shared(x)))
         if self.has_shared_gate:
             shared = torch.sigmoid(linear(x, self.W_shared_gate, self.b_shared_gate)) * shared
         shared = shared if self.shared_scale == 1 else shared * self.shared_scale
@@ -169,7 +181,8 @@ class MoE(nn.Module):
         parts = (x, self.W_router, self.b_router)
         if self.precise_router:
             parts = tuple(part.to(torch.promote_types(x.dtype, torch.float32)) for part in parts)
-        return linear(*parts)
+        logits = linear(*parts)
+        return logits if self.router_scale == 1 else logits * self.router_scale
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "MoE":
         """A cast to half precision leaves the choice bias in float32: rounded, it would choose other experts."""
