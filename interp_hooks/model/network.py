@@ -33,6 +33,7 @@ from interp_hooks.model.components.embed import POSITIONS, Embed, MLMHead, Token
 from interp_hooks.model.components.kv_cache import Earlier, KeyValueCache
 from interp_hooks.model.components.norm import NoNorm, Norm, norm
 from interp_hooks.model.components.positions import RotaryPositions
+from interp_hooks.model.components.weights import Ranks
 from interp_hooks.model.config import HookedTransformerConfig
 from interp_hooks.model.inputs import Inputs, Prompt, checked_mask, counts_back, is_text
 from interp_hooks.model.losses import lm_cross_entropy_loss
@@ -87,6 +88,7 @@ class Network(HookedRootModule):
     hf_config: Any = None  # of the checkpoint that this model was converted from
     revision: str | None = None  # of that checkpoint: the hub's commit, or what was asked for
     n_groups: int | None = None  # of keys and values in the checkpoint, while they are ungrouped
+    ranks: Ranks | None = None  # over which heads, neurons and experts are spread; see `interp_hooks.model.ranks`
 
     def __init__(
         self,
@@ -153,6 +155,10 @@ class Network(HookedRootModule):
         super()._apply(fn, recurse)  # every .to(), .cuda(), .double() passes here
         self._reconfigure(device=self.device, dtype=self.dtype)
         return self
+
+    def whole(self, weight: Tensor) -> Tensor:
+        """A weight of this model that may be spread over ranks, as it is on a single one; all ranks have to ask."""
+        return weight if self.ranks is None else self.ranks.gathered(weight)
 
     @property
     def _inputs(self) -> Inputs:

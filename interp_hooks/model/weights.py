@@ -41,7 +41,7 @@ class StackedWeights(Network):
         ]
         if name.startswith("mlp.") and without:
             raise BadInput(f"layers {without} have no MLP, so that {name} of all layers cannot be stacked")
-        return torch.stack([block.get_parameter(name) for block in self.blocks])
+        return torch.stack([self.whole(block.get_parameter(name)) for block in self.blocks])
 
     def _stack_per_query_head(self, name: str) -> Tensor:
         return self._stack(name).repeat_interleave(self.cfg.n_heads // self.cfg.n_key_value_heads, dim=1)

@@ -161,8 +161,9 @@ class TransformerBlock(nn.Module):
         resid_pre = self.hook_resid_pre(resid_pre)
         reads_stream = known.z is None or (self.parallel and known.mlp_out is None)
         readings = self._readings(resid_pre, pos_embed) if reads_stream else None
-        z = known.z
-        if z is None:
+        if known.z is not None:
+            z = self.attn.given(known.z)
+        else:
             assert readings is not None
             z = self.attn(readings.attention, rotation, visibility, earlier)
         if only is not None:
