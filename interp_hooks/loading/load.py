@@ -50,11 +50,12 @@ from interp_hooks.loading.nested import (
     said_of,
     text_half,
 )
-from interp_hooks.loading.plain import plain_tensors
+from interp_hooks.loading.plain import as_stored, plain_tensors
 from interp_hooks.loading.rules import Rule, axis_sizes, rules
 from interp_hooks.loading.source import KEPT, NO_CODE, Source, has_tokenizer
 from interp_hooks.model.components.weights import lies_like
 from interp_hooks.model.config import HookedTransformerConfig, as_dtype
+from interp_hooks.model.offloading import Place, where_it_is
 from interp_hooks.model.tokenization import PaddingSide
 from interp_hooks.model.transformer import HookedTransformer
 
@@ -76,6 +77,8 @@ class LoadOptions:
     ignore_config: tuple[str, ...] = ()
     allow_nonfinite: bool = False
     merge_adapters: bool = False
+    tp: int = 1
+    place: Place = where_it_is
     hf_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
@@ -101,6 +104,8 @@ def load_pretrained(cls: type[HookedTransformer], options: LoadOptions, processi
         _check_files(source, hf_config, cfg)
         tokenizer = source.tokenizer() if options.tokenizer is None else options.tokenizer
         state = plain_tensors(source, hf_config, family, cfg, n_layers_there)
+        if state is None and options.place is not where_it_is:
+            state = as_stored(source, hf_config, family)
         if state is None:
             hf_model, left_out = _loaded(source, hf_config, family, cfg.dtype)
             state, generation = dict(hf_model.state_dict()), getattr(hf_model, "generation_config", None)
@@ -124,7 +129,7 @@ def load_pretrained(cls: type[HookedTransformer], options: LoadOptions, processi
     numbers = Numbers(options.name, options.allow_nonfinite)
     text, beside = text_half(state)
     notes += said_of([*left_out, *beside])
-    adopt(model, family, text, n_layers_there, _device(options), owned, numbers)
+    adopt(model, family, text, n_layers_there, _device(options), owned, numbers, options.place)
     model.hf_config = hf_config
     model.revision = revision
     model._report = [*process(model, processing), *notes]
@@ -218,9 +223,14 @@ def our_config(family: Family, hf_config: Any, options: LoadOptions) -> tuple[Ho
             raise BadInput(f"n_ctx must be 1..{fields['n_ctx']} for this checkpoint, got {options.n_ctx}")
         fields["n_ctx"] = options.n_ctx
     try:
-        return HookedTransformerConfig(**fields), n_layers_there
+        cfg = HookedTransformerConfig(**fields)
     except ConfigError as error:
         raise UnsupportedConfig(f"this {family.architecture} checkpoint cannot be expressed: {error}") from error
+    if options.tp != 1:
+        from interp_hooks.model.ranks import refuse_to_spread  # which imports torch.distributed.tensor
+
+        refuse_to_spread(cfg, options.tp)
+    return cfg, n_layers_there
 
 
 def _first_layers(fields: dict[str, Any], n_layers: int) -> dict[str, Any]:
@@ -291,11 +301,12 @@ def adopt(
     device: torch.device | None,
     owned: bool,
     numbers: Numbers,
+    place: Place = where_it_is,
 ) -> None:
     """Fill every parameter of a model on the meta device with the tensors in `state`, which is emptied.
 
     `state` holds the tensors of `n_layers_there` layers; `device=None` leaves each where it is. Tensors that are not
-    `owned` are copied, so that their other holder keeps them unchanged.
+    `owned` are copied, so that their other holder keeps them unchanged. `place` puts each weight where it is to lie.
 
     Raises:
         WeightMismatch: tensors left over, missing, or of another shape.
@@ -324,10 +335,10 @@ def adopt(
         where.setdefault(rule.layer, moved.device)
         if moved.data_ptr() == theirs.data_ptr() and (shared or not owned):
             moved = moved.clone()
-        for name, value in zip(rule.ours, _laid_out(model, rule, moved, sizes), strict=True):
-            _assign(model, name, value)
+        for name, value in zip(rule.ours, _laid_out(model, rule, moved, sizes, place is where_it_is), strict=True):
+            _assign(model, name, place(name, value))
     for rule in absent:
-        _fill_absent(model, rule, there, where[rule.layer], dtype)
+        _fill_absent(model, rule, there, where[rule.layer], dtype, place)
     _refuse_leftovers(state, family)
     empty = [name for name, weight in model.named_parameters() if weight.is_meta]
     if empty:
@@ -346,7 +357,12 @@ def _refuse_leftovers(names: Iterable[str], family: Family) -> None:
 
 
 def _fill_absent(
-    model: HookedTransformer, rule: Rule, there: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype
+    model: HookedTransformer,
+    rule: Rule,
+    there: Mapping[str, Tensor],
+    device: torch.device,
+    dtype: torch.dtype,
+    place: Place,
 ) -> None:
     """Fill with zeros the biases of ours that the checkpoint does not have; a missing weight is refused."""
     for name in rule.ours:
@@ -355,11 +371,13 @@ def _fill_absent(
             raise WeightMismatch(f"{rule.source or 'a line without source'} names {name}, which this model lacks")
         if not (rule.optional and is_bias):
             raise WeightMismatch(f"the checkpoint has no tensor {rule.source}, which {name} needs")
-        _assign(model, name, torch.zeros(there[name].shape, dtype=dtype, device=device))
+        _assign(model, name, place(name, torch.zeros(there[name].shape, dtype=dtype, device=device)))
 
 
-def _laid_out(model: HookedTransformer, rule: Rule, theirs: Tensor, sizes: Mapping[str, int]) -> list[Tensor]:
-    """Our weights in our memory layout: views of their tensor, or the same memory repacked."""
+def _laid_out(
+    model: HookedTransformer, rule: Rule, theirs: Tensor, sizes: Mapping[str, int], within: bool
+) -> list[Tensor]:
+    """Our weights in our memory layout: views of their tensor, or the same memory (if `within`) repacked."""
     values = rule.forward(theirs, sizes)
     if rule.ours == ("pos_embed.W_pos",):
         values = [values[0][: model.cfg.positions_offset + model.cfg.n_ctx]]
@@ -376,7 +394,7 @@ def _laid_out(model: HookedTransformer, rule: Rule, theirs: Tensor, sizes: Mappi
     ]
     for place, value in zip(repacked, values, strict=True):
         place.copy_(value)
-    return _within(theirs, repacked)
+    return _within(theirs, repacked) if within else repacked
 
 
 def _within(theirs: Tensor, repacked: list[Tensor]) -> list[Tensor]:

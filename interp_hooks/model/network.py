@@ -160,6 +160,14 @@ class Network(HookedRootModule):
         """A weight of this model that may be spread over ranks, as it is on a single one; all ranks have to ask."""
         return weight if self.ranks is None else self.ranks.gathered(weight)
 
+    def _refuse_spread(self, what: str) -> None:
+        """Raises BadInput if the model is spread over ranks, each of which has only a part of its weights."""
+        if self.ranks is not None:
+            raise BadInput(
+                f"{what} is for a model with all its weights, and this one is spread over ranks: do that in one "
+                "process, before it is spread"
+            )
+
     @property
     def _inputs(self) -> Inputs:
         return Inputs(self.cfg, self.text, self.device, self.dtype)

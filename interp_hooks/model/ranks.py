@@ -12,6 +12,7 @@ is not hooked costs nothing. Embeddings, norms, routers and the unembedding are 
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +43,9 @@ class MeshRanks:
     def __init__(self, mesh: DeviceMesh) -> None:
         self.mesh = mesh
 
+    def __deepcopy__(self, memo: Any) -> "MeshRanks":
+        return self  # the processes are the same
+
     def own(self, weight: Tensor) -> Tensor:
         return weight.to_local() if isinstance(weight, DTensor) else self.read(weight)
 
@@ -64,6 +68,10 @@ class MeshRanks:
     def agreed(self, value: Tensor) -> Tensor:
         """What the first rank has, on all ranks."""
         return self._as(value, Replicate(), check=True).to_local()
+
+    def least(self, number: int) -> int:
+        """The smallest of the numbers that ranks have."""
+        return int(self._as(torch.tensor(number, device=self.mesh.device_type), Partial("min")).full_tensor())
 
     def spread(self, weight: Tensor, axis: int, device: torch.device) -> DTensor:
         """A weight of which this rank keeps a part along an axis, which lies in memory as the whole did."""

@@ -78,6 +78,10 @@ class Mixer(Spreadable):
             result = self.hook_result.beside(torch.einsum("bphk,hkd->bphd", z, self._own(self.W_O)))
             if result is not None:
                 return (result.sum(2) if self.ranks is None else self.ranks.total(result.sum(2))) + self.b_O
+        return self.written(z)
+
+    def written(self, z: Float[Tensor, "batch query head d_head"]) -> Float[Tensor, "batch query d_model"]:
+        """What all heads together write, whatever is hooked."""
         return self._write(write_per_head, z, self.W_O, self.b_O)
 
     def given(self, z: Float[Tensor, "batch query head d_head"]) -> Float[Tensor, "batch query _ d_head"]:

@@ -94,7 +94,9 @@ class Experts(Spreadable):
         """The weighted sum of what the experts write."""
         if self.ranks is None:
             return self._written(x, weights)
-        return self.ranks.total(self._written(self.ranks.read(x), self.ranks.part(weights, 2)))
+        x, weights = self.ranks.read(x), self.ranks.part(weights, 2)
+        zero = x[..., :0].sum() + weights[..., :0].sum().to(x.dtype)  # a rank without chosen experts has gradients too
+        return self.ranks.total(self._written(x, weights) + zero)
 
     def _written(self, x: Tensor, weights: Tensor) -> Tensor:
         """The weighted sum of what the experts of this process write, which `weights` are of."""

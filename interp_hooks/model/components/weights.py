@@ -57,6 +57,10 @@ class Ranks(Protocol):
         """What the first process has, on all."""
         ...
 
+    def least(self, number: int) -> int:
+        """The smallest of the numbers that processes have."""
+        ...
+
 
 class Spreadable(nn.Module):
     """A part of the model whose weights can be spread over processes, its `ranks`. Abstract."""
