@@ -335,8 +335,8 @@ def adopt(
         where.setdefault(rule.layer, moved.device)
         if moved.data_ptr() == theirs.data_ptr() and (shared or not owned):
             moved = moved.clone()
-        for name, value in zip(rule.ours, _laid_out(model, rule, moved, sizes, place is where_it_is), strict=True):
-            _assign(model, name, place(name, value))
+        for name, value in zip(rule.ours, _laid_out(model, rule, moved, sizes, place is not where_it_is), strict=True):
+            _assign(model, name, place(name, value, there[name].stride()))
     for rule in absent:
         _fill_absent(model, rule, there, where[rule.layer], dtype, place)
     _refuse_leftovers(state, family)
@@ -371,13 +371,14 @@ def _fill_absent(
             raise WeightMismatch(f"{rule.source or 'a line without source'} names {name}, which this model lacks")
         if not (rule.optional and is_bias):
             raise WeightMismatch(f"the checkpoint has no tensor {rule.source}, which {name} needs")
-        _assign(model, name, place(name, torch.zeros(there[name].shape, dtype=dtype, device=device)))
+        value = torch.zeros(there[name].shape, dtype=dtype, device=device)
+        _assign(model, name, place(name, value, there[name].stride()))
 
 
 def _laid_out(
-    model: HookedTransformer, rule: Rule, theirs: Tensor, sizes: Mapping[str, int], within: bool
+    model: HookedTransformer, rule: Rule, theirs: Tensor, sizes: Mapping[str, int], moves: bool
 ) -> list[Tensor]:
-    """Our weights in our memory layout: views of their tensor, or the same memory (if `within`) repacked."""
+    """Our weights in our memory layout: views of their tensor, or the same memory repacked, unless each `moves` on."""
     values = rule.forward(theirs, sizes)
     if rule.ours == ("pos_embed.W_pos",):
         values = [values[0][: model.cfg.positions_offset + model.cfg.n_ctx]]
@@ -386,7 +387,7 @@ def _laid_out(
         if value.shape != target.shape:
             raise WeightMismatch(f"{rule.source} gives {name} shape {list(value.shape)}, expected {list(target.shape)}")
     experts = ".experts." in rule.ours[0]
-    if all(lies_like(value, target, experts) for value, target in zip(values, targets, strict=True)):
+    if moves or all(lies_like(value, target, experts) for value, target in zip(values, targets, strict=True)):
         return values
     repacked = [  # empty_like of tensors on the meta device imports sympy
         torch.empty_strided(target.shape, target.stride(), dtype=target.dtype, device=theirs.device)
@@ -394,7 +395,7 @@ def _laid_out(
     ]
     for place, value in zip(repacked, values, strict=True):
         place.copy_(value)
-    return _within(theirs, repacked) if within else repacked
+    return _within(theirs, repacked)
 
 
 def _within(theirs: Tensor, repacked: list[Tensor]) -> list[Tensor]:

@@ -12,6 +12,7 @@ are copied there for the length of its pass.
 import ctypes
 import mmap
 import os
+import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -25,15 +26,15 @@ from interp_hooks.errors import BadInput, DiskError
 from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.model.network import Network
 
-Place = Callable[[str, Tensor], Tensor]
-"""A function from the name and value of a weight to the value where it is to lie."""
+Place = Callable[[str, Tensor, tuple[int, ...]], Tensor]
+"""A function from the name, value and strides of a weight to the value where it is to lie, with these strides."""
 
 BLOCKS = "blocks."
-DROP = 4  # MADV_DONTNEED, which the mmap module lacks on some systems
+DROP = 4  # what Linux calls MADV_DONTNEED
 
 
-def where_it_is(name: str, value: Tensor) -> Tensor:
-    """The value itself."""
+def where_it_is(name: str, value: Tensor, strides: tuple[int, ...]) -> Tensor:
+    """The value itself, which has these strides already."""
     return value
 
 
@@ -41,23 +42,21 @@ class Files:
     """Nameless files in a folder, each of which holds one weight of a block."""
 
     def __init__(self, folder: str | Path) -> None:
-        if not hasattr(os, "posix_fallocate"):  # the one thing that differs between systems
+        if sys.platform != "linux":
             raise BadInput("offload_folder needs Linux, where memory that maps a file can be dropped")
         self.folder = Path(folder).expanduser()
         self.mapped: dict[int, int] = {}  # bytes, by address
 
-    def place(self, name: str, value: Tensor) -> Tensor:
-        """A weight of a block in memory that maps a file, with the same strides; others as they are."""
-        if not name.startswith(BLOCKS) or not value.numel():
-            return value
-        room = self._room(value)
-        room.copy_(value)
-        self.drop(room)
-        return room
+    def place(self, name: str, value: Tensor, strides: tuple[int, ...]) -> Tensor:
+        """A weight of a block in memory that maps a file, others in memory of their own."""
+        mapped = name.startswith(BLOCKS) and value.numel()
+        place = self._room(value, strides) if mapped else torch.empty_strided(value.shape, strides, dtype=value.dtype)
+        place.copy_(value)
+        self.drop(place)
+        return place
 
-    def _room(self, value: Tensor) -> Tensor:
-        """Mapped memory that is as large as a value and lies as it does."""
-        dense = torch.empty_like(value, device="meta", memory_format=torch.preserve_format)
+    def _room(self, value: Tensor, strides: tuple[int, ...]) -> Tensor:
+        """Mapped memory for a value."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             file, path = tempfile.mkstemp(dir=self.folder)
@@ -67,12 +66,14 @@ class Files:
             os.posix_fallocate(file, 0, value.nbytes)  # or a full disk would kill the process when it writes
             flat = torch.from_file(path, shared=True, size=value.numel(), dtype=value.dtype)
         except OSError as error:
-            raise DiskError(f"offload_folder={str(self.folder)!r} has no room for {value.nbytes} bytes: {error}") from error
+            raise DiskError(
+                f"offload_folder={str(self.folder)!r} has no room for {value.nbytes} bytes: {error}"
+            ) from error
         finally:
             os.close(file)
             os.unlink(path)
         self.mapped[flat.data_ptr()] = value.nbytes
-        return flat.as_strided(value.shape, dense.stride())
+        return flat.as_strided(value.shape, strides)
 
     def drop(self, weight: Tensor) -> None:
         """Let the memory of a mapped weight go; it is read from the file when somebody asks for it."""
@@ -91,7 +92,7 @@ def offload(model: Network, files: Files) -> None:
     for layer, block in enumerate(model.blocks):
         for name, weight in block.named_parameters():
             if weight.data_ptr() not in files.mapped:
-                weight.data = files.place(f"{BLOCKS}{layer}.{name}", weight.data)
+                weight.data = files.place(f"{BLOCKS}{layer}.{name}", weight.data, weight.stride())
         block.register_forward_hook(partial(_dropped, files), always_call=True)
 
 

@@ -1,12 +1,12 @@
 """One model on several processes (ranks): its heads, neurons and experts are spread over them, the stream is on all.
 
-    x [whole] --W_Q, W_K, W_V, W_in: some columns--> own heads, neurons --W_O, W_out: their rows--sum over ranks--> [whole]
+    x [whole] --columns of W_Q, W_K, W_V, W_in--> own heads, neurons --rows of W_O, W_out, sum over ranks--> [whole]
 
-This is tensor parallelism (Shoeybi et al. 2019, Megatron-LM, arxiv.org/abs/1909.08053), with the tensors and collectives
-of `torch.distributed.tensor`: a weight that is spread is a `DTensor`, and what a pass computes of it becomes one where
-ranks have to talk. All ranks run the same program on the same tokens and get the same results. A hook point that is
-hooked shows the whole value to every rank, each of which goes on with its own part of what the functions leave; one that
-is not hooked costs nothing. Embeddings, norms, routers and the unembedding are whole on every rank.
+This is tensor parallelism (Shoeybi et al. 2019, Megatron-LM, arxiv.org/abs/1909.08053), with the tensors and
+collectives of `torch.distributed.tensor`: a weight that is spread is a `DTensor`, and what a pass computes of it
+becomes one where ranks have to talk. All ranks run the same program on the same tokens and get the same results. A hook
+point that is hooked shows the whole value to every rank, each of which goes on with its own part of what the functions
+leave; one that is not hooked costs nothing. Embeddings, norms, routers and the unembedding are whole on every rank.
 """
 
 import os
@@ -24,7 +24,7 @@ from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.hooks.points import HookPoint
 from interp_hooks.model.components.attention import Attention
 from interp_hooks.model.components.mlp import MLP, XIELU, GatedMLP
-from interp_hooks.model.components.moe import Experts, MoE
+from interp_hooks.model.components.moe import MoE
 from interp_hooks.model.components.norm import Norm
 from interp_hooks.model.components.weights import Spreadable
 from interp_hooks.model.config import HookedTransformerConfig
@@ -117,13 +117,17 @@ def mesh_ranks(tp: int, device: torch.device) -> MeshRanks:
 
 def own_device() -> torch.device:
     """The device of this process: the GPU of its local rank if there are GPUs, else the CPU."""
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() else torch.device("cpu")
+    return (
+        torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() else torch.device("cpu")
+    )
 
 
 def refuse_to_spread(cfg: HookedTransformerConfig, tp: int) -> None:
     """Raises BadInput if such a model cannot be spread over `tp` ranks."""
     if others := sorted({*cfg.mixer_kinds} - {"attention"}):
-        raise BadInput(f"tp={tp}: only attention is spread over ranks, and this model has layers of {', '.join(others)}")
+        raise BadInput(
+            f"tp={tp}: only attention is spread over ranks, and this model has layers of {', '.join(others)}"
+        )
     if cfg.kv_latent:
         raise BadInput(f"tp={tp}: latent attention is not spread over ranks")
     if not cfg.attn_only and (cfg.normalizes_neurons or str(cfg.act_fn).startswith("solu")):
@@ -186,9 +190,7 @@ def _spread_mlp(mlp: nn.Module, ranks: MeshRanks, device: torch.device) -> None:
         _spread(mlp, OF_NEURONS, "neuron", ranks, device)
 
 
-def _spread(
-    part: Spreadable, weights: Mapping[str, int], axis: str, ranks: MeshRanks, device: torch.device
-) -> None:
+def _spread(part: Spreadable, weights: Mapping[str, int], axis: str, ranks: MeshRanks, device: torch.device) -> None:
     """Spread some weights of a part of the model, and let its hook points show what all ranks have."""
     part.ranks = ranks
     for name, weight in list(part._parameters.items()):

@@ -182,6 +182,13 @@ class HookedTransformer(Generation, TextMethods, StackedWeights, Switches):
 
         if n_devices != 1:
             raise BadInput(f"n_devices={n_devices}: to spread a model, pass device_map='auto' (or a map of devices)")
+        files = None
+        if offload_folder is not None:
+            if tp != 1 or hf_kwargs.get("device_map") or torch.device(device or "cpu").type != "cpu":
+                raise BadInput(
+                    "blocks in offload_folder compute on the CPU: pass no device=, device_map= or tp= beside it"
+                )
+            device, files = "cpu", Files(offload_folder)
         if tp != 1:
             from interp_hooks.model.ranks import mesh_ranks, own_device, spread_over_ranks
 
@@ -190,11 +197,6 @@ class HookedTransformer(Generation, TextMethods, StackedWeights, Switches):
             place = torch.device(device) if device is not None and move_to_device else own_device()
             mesh_ranks(tp, place)
             device = "cpu"
-        files = None
-        if offload_folder is not None:
-            if tp != 1 or hf_kwargs.get("device_map") or torch.device(device or "cpu").type != "cpu":
-                raise BadInput("blocks in offload_folder compute on the CPU: pass no device=, device_map= or tp= beside it")
-            device, files = "cpu", Files(offload_folder)
         steps = [one for one in (checkpoint_index, checkpoint_value, checkpoint_label) if one is not None]
         if steps:
             if len(steps) > 1 or revision is not None or hf_model is not None:

@@ -121,7 +121,12 @@ def edits_at_every_hook(whole: HookedTransformer, parts: HookedTransformer) -> N
 
 def modules_that_are_spliced_in(whole: HookedTransformer, parts: HookedTransformer) -> None:
     tokens = tokens_of(whole)
-    for name in ("blocks.1.attn.hook_z", "blocks.1.attn.hook_pattern", "blocks.0.mlp.hook_post", "blocks.2.hook_mlp_out"):
+    for name in (
+        "blocks.1.attn.hook_z",
+        "blocks.1.attn.hook_pattern",
+        "blocks.0.mlp.hook_post",
+        "blocks.2.hook_mlp_out",
+    ):
         found = []
         for model in (whole, parts):
             with torch.no_grad(), model.splice(name, Mixed(), name="mixed"):
@@ -168,7 +173,9 @@ def parts_are_parts(whole: HookedTransformer, parts: HookedTransformer) -> None:
         weight: Any = parts.blocks[1].attn.get_parameter(name)
         assert weight.to_local().shape[0] == whole.cfg.n_heads // 2
         own = torch.distributed.get_rank() * whole.cfg.n_heads // 2
-        assert torch.equal(weight.to_local(), whole.blocks[1].attn.get_parameter(name)[own : own + whole.cfg.n_heads // 2])
+        assert torch.equal(
+            weight.to_local(), whole.blocks[1].attn.get_parameter(name)[own : own + whole.cfg.n_heads // 2]
+        )
     assert torch.equal(parts.W_O, whole.W_O)
     assert weights_hash(parts) == weights_hash(whole)
     gathered = []
@@ -220,9 +227,8 @@ def on_a_rank(names: list[str]) -> None:
         for check in SHORT if name in REST else LONG:
             try:
                 check(whole, parts)
-            except BaseException as error:
-                error.add_note(f"{check.__name__} of {name}")
-                raise
+            except Exception as error:
+                raise AssertionError(f"{check.__name__} of {name}") from error
     torch.distributed.destroy_process_group()
 
 

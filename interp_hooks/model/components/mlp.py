@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from interp_hooks.hooks.points import HookPoint
 from interp_hooks.model.components.norm import Norm
