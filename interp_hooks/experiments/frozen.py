@@ -23,7 +23,6 @@ from torch import Tensor
 from interp_hooks.hooks.points import HookPoint
 from interp_hooks.interventions.runs import Run
 from interp_hooks.interventions.sites import Recording, Site
-from interp_hooks.model.components.weights import write_per_head
 from interp_hooks.model.stream import ATTENTION_INPUTS, EMBEDDINGS, Stream, summands
 from interp_hooks.model.transformer import HookedTransformer
 
@@ -223,7 +222,7 @@ class FrozenRun:
             return 0.0
         sending = [every[place] for place in places]
         heads = self._sent(z, self._copies(z, len(sending)), sending)
-        written = write_per_head(heads.flatten(0, 1), block.attn.W_O, block.attn.b_O)
+        written = block.attn.written(block.attn.given(heads.flatten(0, 1)))
         added = (block.ln1_post(written) * block.residual_scale).unflatten(0, heads.shape[:2])
         change = self._sent(attn_out, added, sending) - self.base[attn_out]
         every_change = change.new_zeros(len(every), *change.shape[1:])

@@ -18,7 +18,7 @@ import itertools
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from inspect import Parameter, signature
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +50,18 @@ class Watcher:
     @abstractmethod
     def __call__(self, value: Tensor, hook: HookPoint) -> None:
         """Look at the value of a hook point."""
+
+
+class Parts(Protocol):
+    """How several processes hold a value in parts, for a hook point that shows the whole to each of them."""
+
+    def whole(self, part: Tensor) -> Tensor:
+        """The whole value, of which each process has a part."""
+        ...
+
+    def part(self, whole: Tensor) -> Tensor:
+        """This process's part of a value that all have."""
+        ...
 
 
 NUMBERS = itertools.count(1)  # of all attached functions, in the order in which they came
@@ -179,6 +191,7 @@ class HookPoint(nn.Module):
     @checked
     def __init__(self, axes: str = "", *, collected: bool = True, **sizes: int) -> None:
         super().__init__()
+        self.parts: Parts | None = None  # of a value that this process has only a part of
         self.axes = tuple(axes.split())
         self.sizes = sizes
         self.collected = collected
@@ -225,7 +238,7 @@ class HookPoint(nn.Module):
         return [hook for hook in self.hooks if hook.direction == "bwd"]
 
     def forward(self, value: Tensor) -> Tensor:
-        return self._run(value, self.hooks) if self.attached or (OPEN and self in IN_FORCE.get().at) else value
+        return self._shown(value, self.hooks) if self.attached or (OPEN and self in IN_FORCE.get().at) else value
 
     def expand(self, value: Tensor, **new_axis: int) -> Tensor:
         """Give `value` the axis that it lacks (`head=8`) and run the hooks; return it as it came if none takes part."""
@@ -235,7 +248,7 @@ class HookPoint(nn.Module):
     def beside(self, value: Tensor) -> Tensor | None:
         """Show a value that the pass can do without: what it has to go on with, None if nobody takes part."""
         hooks = self.hooks
-        shown = self._run(value, hooks) if hooks else value
+        shown = self._shown(value, hooks) if hooks else value
         return shown if any(hook.takes_part for hook in hooks) else None
 
     def with_axis(self, value: Tensor, **new_axis: int) -> Tensor:
@@ -245,6 +258,13 @@ class HookPoint(nn.Module):
         ((axis, size),) = new_axis.items()
         dim = self.axes.index(axis)
         return value.unsqueeze(dim).expand(*value.shape[:dim], size, *value.shape[dim:])
+
+    def _shown(self, value: Tensor, hooks: Sequence[Hook]) -> Tensor:
+        """What the functions leave of a value. Each sees the whole, even where this process has only a part."""
+        if self.parts is None:
+            return self._run(value, hooks)
+        whole = self._run(self.parts.whole(value), hooks)
+        return self.parts.part(whole) if self.edited else value
 
     def _run(self, value: Tensor, hooks: Sequence[Hook]) -> Tensor:
         backward, copied = [], torch.clone

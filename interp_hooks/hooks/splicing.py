@@ -11,13 +11,13 @@ A point with a module in it counts as hooked, so that values which are only comp
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 from interp_hooks.errors import BadInput, HookConflict
-from interp_hooks.hooks.points import HookPoint
+from interp_hooks.hooks.points import Hook, HookPoint
 from interp_hooks.hooks.threads import refuse_while_others_run
 
 
@@ -43,7 +43,10 @@ class SplicedPoint(HookPoint):
         return name, module
 
     def forward(self, value: Tensor) -> Tensor:
-        value = self._run(value, self.hooks)
+        return self._shown(value, self.hooks)
+
+    def _run(self, value: Tensor, hooks: Sequence[Hook]) -> Tensor:
+        value = super()._run(value, hooks)
         name, module = self.spliced
         return self.checked(module(value.clone()), like=value, by=f"the module {name!r} that is spliced in at")
 

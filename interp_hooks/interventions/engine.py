@@ -178,7 +178,7 @@ def _scored(
         try:
             logits, changed = Batch(planner, together, recordings, earlier).execute()
         except torch.OutOfMemoryError:
-            if len(places) == 1:
+            if len(places) == 1 or model.ranks is not None:  # other ranks may have had enough
                 raise
             half = len(places) // 2
             waiting += [places[half:], places[:half]]
@@ -202,7 +202,7 @@ def free_memory(model: HookedTransformer, on_cpu: int = MEMORY) -> int:
         return on_cpu
     free, _ = torch.cuda.mem_get_info(model.device)
     unused = torch.cuda.memory_reserved(model.device) - torch.cuda.memory_allocated(model.device)
-    return (free + unused) // 2
+    return (free + unused) // 2 if model.ranks is None else model.ranks.least((free + unused) // 2)
 
 
 class Batch:

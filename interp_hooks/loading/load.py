@@ -51,11 +51,12 @@ from interp_hooks.loading.nested import (
     said_of,
     text_half,
 )
-from interp_hooks.loading.plain import plain_tensors
+from interp_hooks.loading.plain import as_stored, plain_tensors
 from interp_hooks.loading.rules import Rule, axis_sizes, rules
 from interp_hooks.loading.source import KEPT, NO_CODE, Source, has_tokenizer
 from interp_hooks.model.components.weights import lies_like
 from interp_hooks.model.config import BY_LAYER, HookedTransformerConfig, as_dtype
+from interp_hooks.model.offloading import Place, where_it_is
 from interp_hooks.model.tokenization import PaddingSide
 from interp_hooks.model.transformer import HookedTransformer
 
@@ -77,6 +78,8 @@ class LoadOptions:
     ignore_config: tuple[str, ...] = ()
     allow_nonfinite: bool = False
     merge_adapters: bool = False
+    tp: int = 1
+    place: Place = where_it_is
     hf_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
@@ -102,6 +105,8 @@ def load_pretrained(cls: type[HookedTransformer], options: LoadOptions, processi
         _check_files(source, hf_config, cfg)
         tokenizer = source.tokenizer() if options.tokenizer is None else options.tokenizer
         state = plain_tensors(source, hf_config, family, cfg, n_layers_there)
+        if state is None and options.place is not where_it_is:
+            state = as_stored(source, hf_config, family)
         if state is None:
             hf_model, left_out = _loaded(source, hf_config, family, cfg.dtype)
             state, generation = dict(hf_model.state_dict()), getattr(hf_model, "generation_config", None)
@@ -127,7 +132,7 @@ def load_pretrained(cls: type[HookedTransformer], options: LoadOptions, processi
         model = cls(cfg, tokenizer, default_padding_side=options.default_padding_side)
     numbers = Numbers(options.name, options.allow_nonfinite)
     notes += said_of([*left_out, *beside])
-    adopt(model, family, text, n_layers_there, _device(options), owned, numbers)
+    adopt(model, family, text, n_layers_there, _device(options), owned, numbers, options.place)
     model.hf_config = hf_config
     model.revision = revision
     model._report = [*process(model, processing), *notes]
@@ -221,9 +226,14 @@ def our_config(family: Family, hf_config: Any, options: LoadOptions) -> tuple[Ho
             raise BadInput(f"n_ctx must be 1..{fields['n_ctx']} for this checkpoint, got {options.n_ctx}")
         fields["n_ctx"] = options.n_ctx
     try:
-        return HookedTransformerConfig(**fields), n_layers_there
+        cfg = HookedTransformerConfig(**fields)
     except ConfigError as error:
         raise UnsupportedConfig(f"this {family.architecture} checkpoint cannot be expressed: {error}") from error
+    if options.tp != 1:
+        from interp_hooks.model.ranks import refuse_to_spread  # which imports torch.distributed.tensor
+
+        refuse_to_spread(cfg, options.tp)
+    return cfg, n_layers_there
 
 
 def _first_layers(fields: dict[str, Any], n_layers: int) -> dict[str, Any]:
@@ -311,11 +321,12 @@ def adopt(
     device: torch.device | None,
     owned: bool,
     numbers: Numbers,
+    place: Place = where_it_is,
 ) -> None:
     """Fill every parameter of a model on the meta device with the tensors in `state`, which is emptied.
 
     `state` holds the tensors of `n_layers_there` layers; `device=None` leaves each where it is. Tensors that are not
-    `owned` are copied, so that their other holder keeps them unchanged.
+    `owned` are copied, so that their other holder keeps them unchanged. `place` puts each weight where it is to lie.
 
     Raises:
         WeightMismatch: tensors left over, missing, or of another shape.
@@ -344,10 +355,11 @@ def adopt(
         where.setdefault(rule.layer, moved.device)
         if moved.data_ptr() == theirs.data_ptr() and (shared or not owned):
             moved = moved.clone()
-        for name, value in zip(rule.ours, _laid_out(model, rule, moved, sizes(rule.layer)), strict=True):
-            _assign(model, name, value)
+        laid_out = _laid_out(model, rule, moved, sizes(rule.layer), place is not where_it_is)
+        for name, value in zip(rule.ours, laid_out, strict=True):
+            _assign(model, name, place(name, value, there[name].stride()))
     for rule in absent:
-        _fill_absent(model, rule, there, where[rule.layer], dtype)
+        _fill_absent(model, rule, there, where[rule.layer], dtype, place)
     _refuse_leftovers(state, family)
     empty = [name for name, weight in model.named_parameters() if weight.is_meta]
     if empty:
@@ -366,7 +378,12 @@ def _refuse_leftovers(names: Iterable[str], family: Family) -> None:
 
 
 def _fill_absent(
-    model: HookedTransformer, rule: Rule, there: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype
+    model: HookedTransformer,
+    rule: Rule,
+    there: Mapping[str, Tensor],
+    device: torch.device,
+    dtype: torch.dtype,
+    place: Place,
 ) -> None:
     """Fill with zeros the biases of ours that the checkpoint does not have; a missing weight is refused."""
     for name in rule.ours:
@@ -375,11 +392,14 @@ def _fill_absent(
             raise WeightMismatch(f"{rule.source or 'a line without source'} names {name}, which this model lacks")
         if not (rule.optional and is_bias):
             raise WeightMismatch(f"the checkpoint has no tensor {rule.source}, which {name} needs")
-        _assign(model, name, torch.zeros(there[name].shape, dtype=dtype, device=device))
+        value = torch.zeros(there[name].shape, dtype=dtype, device=device)
+        _assign(model, name, place(name, value, there[name].stride()))
 
 
-def _laid_out(model: HookedTransformer, rule: Rule, theirs: Tensor, sizes: Mapping[str, int]) -> list[Tensor]:
-    """Our weights in our memory layout: views of their tensor, or the same memory repacked."""
+def _laid_out(
+    model: HookedTransformer, rule: Rule, theirs: Tensor, sizes: Mapping[str, int], moves: bool
+) -> list[Tensor]:
+    """Our weights in our memory layout: views of their tensor, or the same memory repacked, unless each `moves` on."""
     values = rule.forward(theirs, sizes)
     if rule.ours[0].startswith("layer_embed.W"):
         values = [values[0][:, : model.cfg.n_layers]]
@@ -390,7 +410,7 @@ def _laid_out(model: HookedTransformer, rule: Rule, theirs: Tensor, sizes: Mappi
         if value.shape != target.shape:
             raise WeightMismatch(f"{rule.source} gives {name} shape {list(value.shape)}, expected {list(target.shape)}")
     experts = ".experts." in rule.ours[0]
-    if all(lies_like(value, target, experts) for value, target in zip(values, targets, strict=True)):
+    if moves or all(lies_like(value, target, experts) for value, target in zip(values, targets, strict=True)):
         return values
     repacked = [  # empty_like of tensors on the meta device imports sympy
         torch.empty_strided(target.shape, target.stride(), dtype=target.dtype, device=theirs.device)

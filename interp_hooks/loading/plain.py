@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -47,6 +48,26 @@ def plain_tensors(
         expected = cfg.positions_offset + hf_config.max_position_embeddings
         return state if state[places].shape[0] == expected else None
     return state
+
+
+def as_stored(source: Source, hf_config: Any, family: Family) -> dict[str, Tensor] | None:
+    """All tensors of a checkpoint whose safetensors hold just those of transformers' model, by its names; else None.
+
+    They lie in the mapped memory of the files. The model itself is made without memory, for its names and shapes.
+    """
+    if source.hf_kwargs or source.gguf_file or quantised_by(hf_config):
+        return None
+    try:
+        state = _stored(source)
+    except (OSError, SafetensorError):
+        return None
+    with torch.device("meta"):
+        hf_model = family.class_for(hf_config).from_config(hf_config)
+    tied = getattr(hf_model, "_tied_weights_keys", None) if hf_config.tie_word_embeddings else None
+    if state is not None and isinstance(tied, Mapping):
+        state |= {name: state[other] for name, other in tied.items() if name not in state and other in state}
+    expected = {name: weight.shape for name, weight in hf_model.state_dict().items()}
+    return state if state is not None and {name: one.shape for name, one in state.items()} == expected else None
 
 
 def _stored(source: Source) -> dict[str, Tensor] | None:

@@ -212,7 +212,8 @@ class Generation(Network):
                     cache = KeyValueCache(rows.room)
                 logits = self._step(rows, cache)
                 counts = token_counts(rows.tokens, logits.shape[-1], rows.real) if rule.counts_tokens else None
-                rows.write(rule.draw(logits, None if counts is None else counts.to(logits.device), generator))
+                drawn = rule.draw(logits, None if counts is None else counts.to(logits.device), generator)
+                rows.write(drawn if self.ranks is None else self.ranks.agreed(drawn))
                 bar.update()
                 yield logits
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from interp_hooks.errors import BadInput
 from interp_hooks.model.tensor_files import Json, hash_of
@@ -69,7 +70,7 @@ class Identity:
         """Whether the weights of a model differ from these by nothing but rounding errors."""
         if self.sums is None or {*self.sums} != {*(sums := sums_of(model))}:
             return False
-        norms = {name: float(one.double().norm()) for name, one in model.state_dict().items()}
+        norms = {name: float(one.double().norm()) for name, one in _weights(model).items()}
         largest = ROUNDING * torch.finfo(model.dtype).eps
         return all(
             abs(one - other) <= largest * norms[name]
@@ -82,13 +83,18 @@ def sums_of(model: HookedTransformer) -> dict[str, list[float]]:
     """The sums of consecutive parts of every weight."""
     return {
         name: [float(part.sum(dtype=torch.float64)) for part in one.flatten().chunk(PARTS)]
-        for name, one in sorted(model.state_dict().items())
+        for name, one in _weights(model).items()
     }
 
 
 def weights_hash(model: HookedTransformer) -> str:
     """The sha256 of all weights: names, dtypes, shapes and numbers."""
-    return hash_of(dict(sorted(model.state_dict().items())))
+    return hash_of(_weights(model))
+
+
+def _weights(model: HookedTransformer) -> dict[str, Tensor]:
+    """All weights, whole, in the order of their names."""
+    return {name: model.whole(weight) for name, weight in sorted(model.state_dict().items())}
 
 
 def config_of(model: HookedTransformer) -> dict[str, Json]:

@@ -34,6 +34,7 @@ from interp_hooks.model.components.kv_cache import Earlier, KeyValueCache
 from interp_hooks.model.components.layer_embed import LayerEmbed
 from interp_hooks.model.components.norm import NoNorm, Norm, norm
 from interp_hooks.model.components.positions import RotaryPositions
+from interp_hooks.model.components.weights import Ranks
 from interp_hooks.model.config import HookedTransformerConfig
 from interp_hooks.model.inputs import Inputs, Prompt, checked_mask, counts_back, is_text
 from interp_hooks.model.losses import lm_cross_entropy_loss
@@ -88,6 +89,7 @@ class Network(HookedRootModule):
     hf_config: Any = None  # of the checkpoint that this model was converted from
     revision: str | None = None  # of that checkpoint: the hub's commit, or what was asked for
     n_groups: int | None = None  # of keys and values in the checkpoint, while they are ungrouped
+    ranks: Ranks | None = None  # over which heads, neurons and experts are spread; see `interp_hooks.model.ranks`
 
     def __init__(
         self,
@@ -158,6 +160,18 @@ class Network(HookedRootModule):
         super()._apply(fn, recurse)  # every .to(), .cuda(), .double() passes here
         self._reconfigure(device=self.device, dtype=self.dtype)
         return self
+
+    def whole(self, weight: Tensor) -> Tensor:
+        """A weight of this model that may be spread over ranks, as it is on a single one; all ranks have to ask."""
+        return weight if self.ranks is None else self.ranks.gathered(weight)
+
+    def _refuse_spread(self, what: str) -> None:
+        """Raises BadInput if the model is spread over ranks, each of which has only a part of its weights."""
+        if self.ranks is not None:
+            raise BadInput(
+                f"{what} is for a model with all its weights, and this one is spread over ranks: do that in one "
+                "process, before it is spread"
+            )
 
     @property
     def _inputs(self) -> Inputs:

@@ -417,7 +417,7 @@ class Stream:
         if not sender.endswith("attn.hook_z"):
             return value[:, :, None]
         block = self.model.blocks[self.place(sender).layer]
-        written = torch.einsum("bphk,hkd->bphd", value[:, :, parts], block.attn.W_O[parts])
+        written = torch.einsum("bphk,hkd->bphd", value[:, :, parts], self.model.whole(block.attn.W_O)[parts])
         if scale is not None:
             shares = written + block.attn.b_O / value.shape[2]
             written = FrozenNorm.of(block.ln1_post, scale[:, :, None])(shares)

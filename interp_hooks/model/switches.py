@@ -62,6 +62,7 @@ class Switches(Network):
             HookConflict: a pass of another thread is running.
         """
         refuse_while_others_run(self, "grouped anew")
+        self._refuse_spread("set_ungroup_grouped_query_attention")
         if self.splices:
             raise BadInput(f"hook points change their sizes: first remove() what is spliced in, {[*self.splices]}")
         if self.cfg.n_key_value_heads_layers:

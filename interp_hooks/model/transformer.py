@@ -25,6 +25,7 @@ from interp_hooks.errors.arguments import checked, told
 from interp_hooks.model.config import HookedTransformerConfig, as_dtype
 from interp_hooks.model.generate import Generation
 from interp_hooks.model.initialization import initialize
+from interp_hooks.model.offloading import Files, offload, where_it_is
 from interp_hooks.model.switches import Switches
 from interp_hooks.model.tokenization import PaddingSide
 from interp_hooks.model.tokens import TextMethods
@@ -122,6 +123,8 @@ class HookedTransformer(Generation, TextMethods, StackedWeights, Switches):
         device: torch.device | str | None = None,
         move_to_device: bool = True,
         n_devices: int = 1,
+        tp: int = 1,
+        offload_folder: str | Path | None = None,
         fold_value_biases: bool = True,
         n_ctx: int | None = None,
         first_n_layers: int | None = None,
@@ -147,6 +150,10 @@ class HookedTransformer(Generation, TextMethods, StackedWeights, Switches):
         the CPU without `move_to_device`. `ignore_config` names configuration attributes that the converter does not
         know and that you know to be harmless. Weights that are nan or infinite are refused unless `allow_nonfinite`.
         `merge_adapters` adds the adapters of peft, in `hf_model` or in a folder that holds one, to the weights.
+        `tp` is the number of processes (ranks) over which heads, neurons and experts are spread, under torchrun; every
+        rank calls this, and loads the whole model into the memory of the CPU first (see `interp_hooks.model.ranks`).
+        With `offload_folder`, the weights of blocks lie in files of that folder, and in memory only while their layer
+        computes (see `interp_hooks.model.offloading`); the model is then on the CPU.
         Texts are padded on the tokenizer's own side unless `default_padding_side` says another. Other keyword
         arguments go to `transformers`.
 
@@ -175,6 +182,21 @@ class HookedTransformer(Generation, TextMethods, StackedWeights, Switches):
 
         if n_devices != 1:
             raise BadInput(f"n_devices={n_devices}: to spread a model, pass device_map='auto' (or a map of devices)")
+        files = None
+        if offload_folder is not None:
+            if tp != 1 or hf_kwargs.get("device_map") or torch.device(device or "cpu").type != "cpu":
+                raise BadInput(
+                    "blocks in offload_folder compute on the CPU: pass no device=, device_map= or tp= beside it"
+                )
+            device, files = "cpu", Files(offload_folder)
+        if tp != 1:
+            from interp_hooks.model.ranks import mesh_ranks, own_device, spread_over_ranks
+
+            if hf_kwargs.get("device_map"):
+                raise BadInput("tp= and device_map= each say where weights go: give one of them")
+            place = torch.device(device) if device is not None and move_to_device else own_device()
+            mesh_ranks(tp, place)
+            device = "cpu"
         steps = [one for one in (checkpoint_index, checkpoint_value, checkpoint_label) if one is not None]
         if steps:
             if len(steps) > 1 or revision is not None or hf_model is not None:
@@ -201,16 +223,23 @@ class HookedTransformer(Generation, TextMethods, StackedWeights, Switches):
             ignore_config=tuple(ignore_config),
             allow_nonfinite=allow_nonfinite,
             merge_adapters=merge_adapters,
+            tp=tp,
+            place=where_it_is if files is None else files.place,
             hf_kwargs=hf_kwargs,
         )
         if hf_model is None and is_native(model_name):
-            return cast("Self", native.load(cls, options, processing, splices or {}))
-        if splices:
+            model = native.load(cls, options, processing, splices or {})
+        elif splices:
             raise BadInput("splices= is for folders of save_pretrained; after loading, call model.splice(hook, module)")
-        load = (
-            lens_checkpoints.load if hf_model is None and lens_checkpoints.is_lens(options.source) else load_pretrained
-        )
-        return cast("Self", load(cls, options, processing))
+        elif hf_model is None and lens_checkpoints.is_lens(options.source):
+            model = lens_checkpoints.load(cls, options, processing)
+        else:
+            model = load_pretrained(cls, options, processing)
+        if files is not None:
+            offload(model, files)
+        if tp != 1:
+            spread_over_ranks(model, tp, place)
+        return cast("Self", model)
 
     @classmethod
     def from_pretrained_no_processing(cls, model_name: str, **kwargs: Any) -> Self:
@@ -262,6 +291,7 @@ class HookedTransformer(Generation, TextMethods, StackedWeights, Switches):
             FolderInUse: another process saves there.
             DiskError: the folder cannot be written; the model that was there still is.
         """
+        self._refuse_spread("save_pretrained")
         from interp_hooks.loading.native import save
 
         save(self, Path(folder))
@@ -288,6 +318,7 @@ class HookedTransformer(Generation, TextMethods, StackedWeights, Switches):
                 or b_out.
             CheckpointError: numbers that are nan or infinite, or become so in the model's dtype.
         """
+        self._refuse_spread("load_state_dict")
         from interp_hooks.loading.native import own_weights
 
         own = own_weights(self, state_dict, strict, assign, allow_nonfinite)
@@ -308,6 +339,7 @@ class HookedTransformer(Generation, TextMethods, StackedWeights, Switches):
         Raises:
             ConfigError: as `from_pretrained`; nothing is changed.
         """
+        self._refuse_spread("process_weights_")
         from interp_hooks.loading.folding import process
 
         processing = _processing(
@@ -336,6 +368,7 @@ class HookedTransformer(Generation, TextMethods, StackedWeights, Switches):
             CheckpointError: tensors left over, missing, of another shape, or with nan or infinite numbers.
             ConfigError: as `process_weights_`.
         """
+        self._refuse_spread("load_and_process_state_dict")
         from interp_hooks.loading.processing import load_and_process
 
         processing = _processing(
@@ -385,6 +418,7 @@ class HookedTransformer(Generation, TextMethods, StackedWeights, Switches):
                 modules spliced in, or processing made weights that are no parameters there (load with
                 `from_pretrained_no_processing`).
         """
+        self._refuse_spread("to_hf")
         if self.splices:
             raise CheckpointError(f"HuggingFace's model has no place for the module at {', '.join(self.splices)}")
         from interp_hooks.loading.export import to_hf

@@ -44,7 +44,7 @@ class StackedWeights(Network):
         ]
         if name.startswith("mlp.") and without:
             raise BadInput(f"layers {without} have no MLP, so that {name} of all layers cannot be stacked")
-        return self._stacked(name, [attrgetter(name)(block) for block in self.blocks])
+        return self._stacked(name, [self.whole(attrgetter(name)(block)) for block in self.blocks])
 
     def _stacked(self, name: str, weights: Sequence[Tensor]) -> Tensor:
         shapes = [tuple(weight.shape) for weight in weights]

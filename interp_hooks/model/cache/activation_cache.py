@@ -102,7 +102,8 @@ class ActivationCache(DirectEffects):
             name = f"blocks.{at}.attn.hook_result"
             if name not in self.cache_dict:
                 z = self["z", at]
-                results[name] = torch.einsum("...hk,hkd->...hd", z, block.attn.W_O.detach().to(z.device))
+                W_O = self.known_model.whole(block.attn.W_O.detach())
+                results[name] = torch.einsum("...hk,hkd->...hd", z, W_O.to(z.device))
         self.cache_dict |= results
 
     # -------------------------------------------------------------------------------------------------------- on disk

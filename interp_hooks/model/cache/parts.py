@@ -55,7 +55,7 @@ class Parts:
     def add_heads(self, layers: int) -> None:
         """What every head of the first layers wrote, from `hook_result`, or else from z."""
         for at, block in enumerate(self.model.blocks[:layers]):
-            name, W_O = f"blocks.{at}.attn.hook_result", block.attn.W_O.detach()
+            name, W_O = f"blocks.{at}.attn.hook_result", self.model.whole(block.attn.W_O.detach())
             if name in self.cache:
                 result = self.cache.at(name, self.pos)
             else:
@@ -85,7 +85,8 @@ class Parts:
             )
             raise BadInput(f"layer {layer} {why}: it has no neurons of its own to list; take mlp_out as a whole")
         post = chosen.apply(self.cache.at(f"blocks.{layer}.mlp.hook_post", self.pos), -1)
-        W_out = chosen.apply(self.model.blocks[layer].mlp.W_out.detach(), 0).to(post.device)
+        W_out = self.model.whole(self.model.blocks[layer].mlp.W_out.detach())
+        W_out = chosen.apply(W_out, 0).to(post.device)
         return self._as_written(layer, "mlp", self.reading).of_neurons(self._scaled(layer, post), W_out)
 
     def add_biases(self, attentions: int, mlps: int) -> None:

@@ -26,7 +26,7 @@ from interp_hooks.hooks.autograd import transformed
 from interp_hooks.hooks.points import HookPoint
 from interp_hooks.model.components.kv_cache import Extend
 from interp_hooks.model.components.mixer import Mixer, Promise, Reader
-from interp_hooks.model.components.norm import head_norm, value_norm
+from interp_hooks.model.components.norm import NoNorm, Norm, head_norm, value_norm
 from interp_hooks.model.components.positions import Rotation, rotate
 from interp_hooks.model.components.transforms import refuse_second_derivatives
 from interp_hooks.model.components.weights import (
@@ -203,6 +203,7 @@ class AttentionCore(Mixer):
 
         `lent` holds what layers that came before lend, and takes what this one does.
         """
+        inputs = self._entering(inputs)
         q, k, v = self.queries_keys_values(inputs, rotation, lent)
         if self.lends and lent is not None:
             lent[self.layer] = k, v
@@ -217,6 +218,14 @@ class AttentionCore(Mixer):
                 self._pattern(q.detach(), k.detach(), visibility)
             z = self._fused(q, k, v, visibility)
         return self._gated(z, inputs[0], visibility)
+
+    def _entering(self, inputs: Inputs) -> Inputs:
+        """What is read, as this process's heads read it: a stream of all heads, or those of its own."""
+        if self.ranks is None:
+            return inputs
+        ranks = self.ranks
+        q, k, v = ((ranks.read(x) if x.ndim == 3 else ranks.part(x, 2)) for x in inputs)
+        return q, k, v
 
     def _gated(self, z: Tensor, x: Tensor, visibility: Visibility) -> Tensor:
         """z, times what the gates of heads let pass."""
@@ -258,8 +267,8 @@ class AttentionCore(Mixer):
             assert mask is not None
             k, v = (torch.cat((x, x.new_zeros(x.shape[0], 1, *x.shape[2:])), dim=1) for x in (k, v))
             rows, _, queries, keys = mask.shape
-            sink = self.sinks[:, None, None].expand(rows, -1, queries, 1)
-            mask = torch.cat((mask.expand(-1, len(self.sinks), -1, keys), sink), dim=-1)
+            sink = self._own(self.sinks)[:, None, None].expand(rows, -1, queries, 1)
+            mask = torch.cat((mask.expand(-1, sink.shape[1], -1, keys), sink), dim=-1)
         z = F.scaled_dot_product_attention(
             q.transpose(1, 2),
             k.transpose(1, 2),
@@ -281,6 +290,7 @@ class AttentionCore(Mixer):
         if not self.slopes:
             return 0.0
         slopes = torch.tensor(self.slopes, device=visibility.positions.device)
+        slopes = slopes if self.ranks is None else self.ranks.part(slopes, 0)
         return (-slopes[:, None, None] * visibility.distance).to(dtype)
 
     def _explicit(
@@ -305,7 +315,7 @@ class AttentionCore(Mixer):
         if self.sinks is None:
             pattern = precise.softmax(-1)
         else:
-            sink = self.hook_sink(self.sinks[:, None].expand(*precise.shape[:3]))
+            sink = self.hook_sink(self._own(self.sinks)[:, None].expand(*precise.shape[:3]))
             pattern = torch.cat((precise, sink[..., None].to(precise.dtype)), dim=-1).softmax(-1)[..., :-1]
         return self.hook_pattern(pattern.to(q.dtype))
 
@@ -344,31 +354,37 @@ class Attention(AttentionCore):
     def _gated(self, z: Tensor, x: Tensor, visibility: Visibility) -> Tensor:
         if not self.gated:
             return z
-        gate = read_per_head(visibility.chosen(x), self.W_G, self.b_G)
+        gate = read_per_head(visibility.chosen(x), self._own(self.W_G), self._own(self.b_G))
         return z * self.hook_gate(torch.sigmoid(gate))
 
     def queries_keys_values(
         self, inputs: Inputs, rotation: Rotation | None, lent: Lent | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Projected, normalized and rotated, in the order that the config names."""
-        q = read_per_head(inputs[0], self.W_Q, self.b_Q)
-        k = read_per_head(inputs[1], self.W_K, self.b_K)
-        v = read_per_head(inputs[2], self.W_V, self.b_V)
+        q = read_per_head(inputs[0], self._own(self.W_Q), self._own(self.b_Q))
+        k = read_per_head(inputs[1], self._own(self.W_K), self._own(self.b_K))
+        v = read_per_head(inputs[2], self._own(self.W_V), self._own(self.b_V))
         if not self.normalizes:
             q, k = self._clipped(q), self._clipped(k)
         q, k, v = self.hook_q(q), self.hook_k(k), self.hook_v(self.v_norm(self._clipped(v)))
         if self.normalizes and not self.norm_after_rotary:
-            q, k = self._clipped(self.q_norm(q)), self._clipped(self.k_norm(k))
+            q, k = self._clipped(self._normed(q, self.q_norm)), self._clipped(self._normed(k, self.k_norm))
         if rotation is not None:
             q = self._rotated_queries(q, rotation)
             k = self.hook_rot_k(rotate(k, rotation, self.rotary_adjacent_pairs))
         if self.norm_after_rotary:
-            q, k = self.q_norm(q), self.k_norm(k)
+            q, k = self._normed(q, self.q_norm), self._normed(k, self.k_norm)
         return q, k, v
 
     def _rotated_queries(self, q: Tensor, rotation: Rotation) -> Tensor:
         q = rotate(q, rotation, self.rotary_adjacent_pairs)
         return self.hook_rot_q(q if rotation.query_scale is None else q * rotation.query_scale)
+
+    def _normed(self, x: Tensor, norm: Norm | NoNorm) -> Tensor:
+        """Queries or keys after their norm, which may be one over all heads, wherever these are."""
+        if self.ranks is None or isinstance(norm, NoNorm) or len(norm.over) == 1:
+            return norm(x)
+        return self.ranks.part(norm(self.ranks.whole(x, 2)), 2)
 
     def _clipped(self, x: Tensor) -> Tensor:
         return x.clamp(-self.clip, self.clip) if self.clip else x

@@ -186,8 +186,9 @@ class TransformerBlock(nn.Module):
         resid_pre = self.hook_resid_pre(resid_pre)
         reads_stream = known.z is None or (self.parallel and known.mlp_out is None)
         readings = self._readings(resid_pre, beside.pos_embed) if reads_stream else None
-        z = known.z
-        if z is None:
+        if known.z is not None:
+            z = self.attn.given(known.z)
+        else:
             assert readings is not None
             given = (readings.attention, rotation, visibility, earlier)
             z = self.attn(*given) if beside.lent is None or not self.attends else self.attn(*given, beside.lent)

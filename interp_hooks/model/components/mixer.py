@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from interp_hooks.hooks.points import HookPoint
-from interp_hooks.model.components.weights import WRITER_PER_HEAD, parameter, write_per_head
+from interp_hooks.model.components.weights import WRITER_PER_HEAD, Spreadable, parameter, write_per_head
 from interp_hooks.model.config import HookedTransformerConfig
 
 Reader = tuple[Tensor, Tensor, int]
@@ -32,7 +32,7 @@ class Promise(NamedTuple):
     right: Tensor
 
 
-class Mixer(nn.Module):
+class Mixer(Spreadable):
     """Mixes tokens: reads the stream at all positions, and has every head write at each. Abstract.
 
     `heads` is the number of its heads, and `groups` how many inputs they share for keys and values.
@@ -75,10 +75,18 @@ class Mixer(nn.Module):
         """What all heads together write."""
         z = self.hook_z(z)
         if self.hook_result.hooked:
-            result = self.hook_result.beside(torch.einsum("bphk,hkd->bphd", z, self.W_O))
+            result = self.hook_result.beside(torch.einsum("bphk,hkd->bphd", z, self._own(self.W_O)))
             if result is not None:
-                return result.sum(2) + self.b_O
-        return write_per_head(z, self.W_O, self.b_O)
+                return (result.sum(2) if self.ranks is None else self.ranks.total(result.sum(2))) + self.b_O
+        return self.written(z)
+
+    def written(self, z: Float[Tensor, "batch query head d_head"]) -> Float[Tensor, "batch query d_model"]:
+        """What all heads together write, whatever is hooked."""
+        return self._write(write_per_head, z, self.W_O, self.b_O)
+
+    def given(self, z: Float[Tensor, "batch query head d_head"]) -> Float[Tensor, "batch query _ d_head"]:
+        """z that was computed before, as `forward` would give it."""
+        return z if self.ranks is None else self.ranks.part(z, 2)
 
     def _promise_of_writing(self, here: Mapping[str, Tensor]) -> Promise:
         written = here["hook_result"].double().sum(2) + self.b_O.double()

@@ -11,11 +11,11 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from interp_hooks.hooks.points import HookPoint
 from interp_hooks.model.components.norm import Norm
-from interp_hooks.model.components.weights import TRANSPOSED, linear, parameter
+from interp_hooks.model.components.weights import TRANSPOSED, Spreadable, linear, parameter
 from interp_hooks.model.config import HookedTransformerConfig
 
 
@@ -54,7 +54,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-class XIELU(nn.Module):
+class XIELU(Spreadable):
     """A parabola for positive and an integrated exponential for negative values (arxiv.org/abs/2411.13010).
 
     Its two curvatures are the softplus of learned numbers, plus beta for negative values.
@@ -66,7 +66,7 @@ class XIELU(nn.Module):
         self.alpha_p, self.alpha_n = parameter(1), parameter(1)
 
     def forward(self, x: Tensor) -> Tensor:
-        positive, negative = F.softplus(self.alpha_p), self.beta + F.softplus(self.alpha_n)
+        positive, negative = F.softplus(self._own(self.alpha_p)), self.beta + F.softplus(self._own(self.alpha_n))
         below = (torch.expm1(x.clamp(max=self.floor)) - x) * negative + self.beta * x
         return torch.where(x > 0, positive * x * x + self.beta * x, below)
 
@@ -88,7 +88,17 @@ class Gating:
         return self.act_fn(pre) * (pre_linear + self.offset if self.offset else pre_linear)
 
 
-class MLP(nn.Module):
+class Neurons(Spreadable):
+    """What the feed-forward layers have in common: neurons read the stream by weights of their own. Abstract."""
+
+    def _entering(self, x: Tensor) -> Tensor:
+        return x if self.ranks is None else self.ranks.read(x)
+
+    def _read(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return linear(x, self._own(weight), self._own(bias))
+
+
+class MLP(Neurons):
     """The plain feed-forward layer; its neurons may pass a LayerNorm, as after SoLU."""
 
     ln: Norm | None
@@ -107,13 +117,13 @@ class MLP(nn.Module):
         self.hook_post = HookPoint("batch pos neuron", neuron=width)
 
     def forward(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
-        post = self.act_fn(self.hook_pre(linear(x, self.W_in, self.b_in)))
+        post = self.act_fn(self.hook_pre(self._read(self._entering(x), self.W_in, self.b_in)))
         if self.ln is not None:
             post = self.ln(self.hook_mid(post))
-        return linear(self.hook_post(post), self.W_out, self.b_out)
+        return self._write(linear, self.hook_post(post), self.W_out, self.b_out)
 
 
-class GatedMLP(nn.Module):
+class GatedMLP(Neurons):
     """The feed-forward layer whose neurons multiply an activated gate with a linear part (arxiv.org/abs/2002.05202)."""
 
     def __init__(self, cfg: HookedTransformerConfig, width: int) -> None:
@@ -127,10 +137,11 @@ class GatedMLP(nn.Module):
         self.hook_post = HookPoint("batch pos neuron", neuron=width)
 
     def forward(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
-        pre = self.hook_pre(linear(x, self.W_gate, self.b_gate))
-        pre_linear = self.hook_pre_linear(linear(x, self.W_in, self.b_in))
+        x = self._entering(x)
+        pre = self.hook_pre(self._read(x, self.W_gate, self.b_gate))
+        pre_linear = self.hook_pre_linear(self._read(x, self.W_in, self.b_in))
         post = self.hook_post(self.gating(pre, pre_linear))
-        return linear(post, self.W_out, self.b_out)
+        return self._write(linear, post, self.W_out, self.b_out)
 
 
 def mlp(cfg: HookedTransformerConfig, width: int) -> MLP | GatedMLP:

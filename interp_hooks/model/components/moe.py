@@ -24,7 +24,7 @@ from interp_hooks.hooks.autograd import transformed
 from interp_hooks.hooks.points import HookPoint
 from interp_hooks.model.components.mlp import Gating, activation, mlp
 from interp_hooks.model.components.norm import norm
-from interp_hooks.model.components.weights import TRANSPOSED, TRANSPOSED_PER_EXPERT, linear, parameter
+from interp_hooks.model.components.weights import TRANSPOSED, TRANSPOSED_PER_EXPERT, Spreadable, linear, parameter
 from interp_hooks.model.config import ExpertsConfig, HookedTransformerConfig
 
 
@@ -73,7 +73,7 @@ class Router:
         return weights.to(logits.dtype)
 
 
-class Experts(nn.Module):
+class Experts(Spreadable):
     """MLPs side by side, each with weights of its own, stacked along an axis `expert`."""
 
     def __init__(self, cfg: HookedTransformerConfig, experts: ExpertsConfig) -> None:
@@ -97,6 +97,14 @@ class Experts(nn.Module):
         self, x: Float[Tensor, "batch pos d_model"], weights: Float[Tensor, "batch pos expert"]
     ) -> Float[Tensor, "batch pos d_model"]:
         """The weighted sum of what the experts write."""
+        if self.ranks is None:
+            return self._written(x, weights)
+        x, weights = self.ranks.read(x), self.ranks.part(weights, 2)
+        zero = x[..., :0].sum() + weights[..., :0].sum().to(x.dtype)  # a rank without chosen experts has gradients too
+        return self.ranks.total(self._written(x, weights) + zero)
+
+    def _written(self, x: Tensor, weights: Tensor) -> Tensor:
+        """The weighted sum of what the experts of this process write, which `weights` are of."""
         points = [self.hook_pre, self.hook_post, self.hook_out] + ([self.hook_pre_linear] if self.gated else [])
         if transformed() or any(point.edited for point in points):  # a transform hides who is chosen
             return self._all(x, weights)
@@ -107,18 +115,20 @@ class Experts(nn.Module):
     def _chosen(self, x: Tensor, weights: Tensor) -> Tensor:
         """The weighted sum, each expert being computed on the tokens that it has a weight for."""
         tokens, weights = x.flatten(0, 1), weights.flatten(0, 1)
+        W_in, b_in, W_out, b_out = map(self._own, (self.W_in, self.b_in, self.W_out, self.b_out))
+        W_gate, b_gate = map(self._own, (self.W_gate, self.b_gate)) if self.gated else (W_in, b_in)
         out = torch.zeros_like(tokens)
         for expert in weights.ne(0).any(0).nonzero()[:, 0].tolist():
             rows = weights[:, expert].nonzero()[:, 0]
             read, weight = tokens[rows], weights[rows, expert, None]
             of_neurons, of_written = (weight, None) if self.weighted_inputs else (None, weight)
-            pre = _times(F.linear(read, self.W_in[expert].T, self.b_in[expert]), of_neurons)
+            pre = _times(F.linear(read, W_in[expert].T, b_in[expert]), of_neurons)
             if self.gated:
-                gate = _times(F.linear(read, self.W_gate[expert].T, self.b_gate[expert]), of_neurons)
+                gate = _times(F.linear(read, W_gate[expert].T, b_gate[expert]), of_neurons)
                 post = self.act_fn(gate, pre)
             else:
                 post = self.act_fn(pre)
-            written = _times(F.linear(post, self.W_out[expert].T, self.b_out[expert]), of_written)
+            written = _times(F.linear(post, W_out[expert].T, b_out[expert]), of_written)
             out = out.index_add(0, rows, written.to(out.dtype))
         return out.view_as(x)
 
@@ -126,13 +136,13 @@ class Experts(nn.Module):
         """The weighted sum, every expert being computed on every token."""
         weight = weights[..., None]
         of_neurons, of_written = (weight, weight.ne(0)) if self.weighted_inputs else (None, weight)
-        pre = _times(torch.einsum("bpd,edm->bpem", x, self.W_in) + self.b_in, of_neurons)
+        pre = _times(torch.einsum("bpd,edm->bpem", x, self._own(self.W_in)) + self._own(self.b_in), of_neurons)
         if self.gated:
-            gate = _times(torch.einsum("bpd,edm->bpem", x, self.W_gate) + self.b_gate, of_neurons)
+            gate = _times(torch.einsum("bpd,edm->bpem", x, self._own(self.W_gate)) + self._own(self.b_gate), of_neurons)
             post = self.act_fn(self.hook_pre(gate), self.hook_pre_linear(pre))
         else:
             post = self.act_fn(self.hook_pre(pre))
-        written = torch.einsum("bpem,emd->bped", self.hook_post(post), self.W_out) + self.b_out
+        written = torch.einsum("bpem,emd->bped", self.hook_post(post), self._own(self.W_out)) + self._own(self.b_out)
         return self.hook_out((written * of_written).to(x.dtype)).sum(2)
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from interp_hooks.errors import HookConflict
 from interp_hooks.hooks.points import HookPoint
 from interp_hooks.hooks.scopes import run_noted
-from interp_hooks.model.components.weights import parameter
+from interp_hooks.model.components.weights import Spreadable, parameter
 from interp_hooks.model.config import HookedTransformerConfig, NormalizationType
 
 P = ParamSpec("P")
@@ -40,7 +40,7 @@ def holding_scales(function: Callable[P, R]) -> Callable[P, R]:
     return lambda *args, **kwargs: run_noted(HOLDING, copy_context(), lambda: held(*args, **kwargs))
 
 
-class Norm(nn.Module):
+class Norm(Spreadable):
     """One normalization over the last axes of its input, whose sizes are `over`; `kind` is as in the config.
 
     `gain` is the shape of gain and bias (default: `over`); `sizes` are those of the named axes before the last.
@@ -87,16 +87,22 @@ class Norm(nn.Module):
         return self._with_gain((normalized if shown is None else shown).to(x.dtype))
 
     def _with_gain(self, normalized: Tensor) -> Tensor:
-        if (gain := self.gain) is not None:
-            normalized = normalized * gain
-        return normalized if self.b is None else normalized + self.b
+        gain, b = self._own_parameters
+        normalized = normalized if gain is None else normalized * gain
+        return normalized if b is None else normalized + b
+
+    @property
+    def _own_parameters(self) -> tuple[Tensor | None, Tensor | None]:
+        """Gain and bias, of the heads that this process has."""
+        gain, b = self.gain, self.b
+        return None if gain is None else self._own(gain), None if b is None else self._own(b)
 
     def fused(self, x: Tensor) -> Tensor:
         """The same values in one kernel; hooks don't fire."""
         if HOLDING and HELD.get():
             centred, scale = self.statistics(x)
             return self._with_gain((centred / scale).to(x.dtype))
-        w, b = self.gain, self.b
+        w, b = self._own_parameters
         separate = w if w is not None and w.shape != self.over else None  # more gains than the kernel normalizes over
         kernel_w, kernel_b = (w, b) if separate is None else (None, None)
         if self.kind in ("LN", "LNPre"):

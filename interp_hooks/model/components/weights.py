@@ -7,6 +7,9 @@
 `linear` and `per_head` undo the reading order by views alone, so the product runs on the memory as it lies.
 """
 
+from collections.abc import Callable
+from typing import Protocol
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -18,6 +21,61 @@ def parameter(*shape: int, lies: tuple[int, ...] | None = None) -> nn.Parameter:
     lies = lies or tuple(range(len(shape)))
     reads = sorted(range(len(shape)), key=lambda axis: lies[axis])
     return nn.Parameter(torch.empty([shape[axis] for axis in lies]).permute(reads))
+
+
+class Ranks(Protocol):
+    """The processes over which the heads, neurons or experts of a part of the model are spread, as that part asks them.
+
+    Each has some of them, and all of the stream. See `interp_hooks.model.ranks`.
+    """
+
+    def own(self, weight: Tensor) -> Tensor:
+        """This process's part of a weight."""
+        ...
+
+    def read(self, value: Tensor) -> Tensor:
+        """A value that all have, to be read by each one's weights: its gradient is the sum of theirs."""
+        ...
+
+    def part(self, value: Tensor, axis: int) -> Tensor:
+        """This process's part, along an axis, of a value that all have."""
+        ...
+
+    def whole(self, value: Tensor, axis: int) -> Tensor:
+        """The parts of all processes, one after the other along an axis."""
+        ...
+
+    def total(self, value: Tensor) -> Tensor:
+        """The sum of what each process has."""
+        ...
+
+    def gathered(self, weight: Tensor) -> Tensor:
+        """The whole of a weight, on every process."""
+        ...
+
+    def agreed(self, value: Tensor) -> Tensor:
+        """What the first process has, on all."""
+        ...
+
+    def least(self, number: int) -> int:
+        """The smallest of the numbers that processes have."""
+        ...
+
+
+class Spreadable(nn.Module):
+    """A part of the model whose weights can be spread over processes, its `ranks`. Abstract."""
+
+    ranks: Ranks | None = None
+
+    def _own(self, weight: Tensor) -> Tensor:
+        """The part of a weight that this process computes with."""
+        return weight if self.ranks is None else self.ranks.own(weight)
+
+    def _write(self, product: Callable[..., Tensor], x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """What all heads, neurons or experts together write: `product(x, weight, bias)`."""
+        if self.ranks is None:
+            return product(x, weight, bias)
+        return self.ranks.total(product(x, self.ranks.own(weight), None)) + bias
 
 
 READER_PER_HEAD = (0, 2, 1)  # [head, d_model, d_head] as rows of an nn.Linear
@@ -71,7 +129,7 @@ def read_per_head(
 def write_per_head(
     z: Float[Tensor, "batch pos head d_head"],
     weight: Float[Tensor, "head d_head d_model"],
-    bias: Float[Tensor, " d_model"],
+    bias: Float[Tensor, " d_model"] | None,
 ) -> Float[Tensor, "batch pos d_model"]:
     """What all heads together write, from what each of them mixed."""
     return product(z.flatten(2), weight.permute(2, 0, 1).flatten(1), bias)
