@@ -2,10 +2,10 @@
 
     python benchmarks/peer_suite.py FOLDER [--only unit/test_utils.py] [--full]
 
-FOLDER is an unpacked source distribution of transformer-lens 3.9.0; its tests stay there. They run offline, in two
-processes: the peer's virtual environment, and this one after `interp_hooks.compat.install()`. Models and tokenizers
-that the tests ask for by name are found in a HuggingFace cache of tiny random ones, made here. A test counts if 3.9.0
-passes it; every one that then fails here is listed with its error. Tests of the bridge, of its adapters and of what is
+FOLDER is an unpacked source distribution of transformer-lens 3.9.0; its tests stay there. They run offline, twice in the
+peer's virtual environment: as they are, and after `interp_hooks.compat.install()`, with this folder's package on the
+path. Models and tokenizers that the tests ask for by name are found in a HuggingFace cache of tiny random ones, made
+here. A test counts if 3.9.0 passes it; every one that then fails here is listed with its error. Tests of the bridge, of its adapters and of what is
 only there for them are left out. What 3.9.0 passed is kept beside the cache, so that later runs only run this package.
 """
 
@@ -78,9 +78,11 @@ def main() -> None:
         from peer_suite_hub import fill
 
         fill(WORK / "hub")
-    files = given.only or files_of(given.folder)
-    theirs = by_the_peer(given.folder.resolve(), files, given.peer)
-    ours = run(given.folder.resolve(), files, Path(sys.executable), "interp_hooks", given.full)
+    from peers import environment
+
+    files, peer = given.only or files_of(given.folder), given.peer or environment("transformer-lens==3.9.0")
+    theirs = by_the_peer(given.folder.resolve(), files, peer)
+    ours = run(given.folder.resolve(), files, peer, "interp_hooks", given.full)
     report(theirs, ours)
 
 
@@ -92,15 +94,11 @@ def files_of(folder: Path) -> list[str]:
     return [str(one.relative_to(tests)) for one in kept if not OF_OTHERS.search(one.read_text(encoding="utf-8"))]
 
 
-def by_the_peer(folder: Path, files: list[str], peer: Path | None) -> dict[str, str]:
+def by_the_peer(folder: Path, files: list[str], peer: Path) -> dict[str, str]:
     """What 3.9.0 gives for each test of the files; read from the last run, as far as that ran them."""
     kept = WORK / "peer.json"
     known: dict[str, dict[str, str]] = json.loads(kept.read_text()) if kept.exists() else {}
     if new := [one for one in files if one not in known]:
-        if peer is None:
-            from peers import environment
-
-            peer = environment("transformer-lens==3.9.0")
         found = run(folder, new, peer, "transformer_lens")
         for file in new:
             known[file] = {test: error for test, error in found.items() if test.startswith(f"tests/{file}::")}

@@ -160,7 +160,7 @@ class _AnyMatrix(type):
 
 
 class FactoredMatrix(factored.FactoredMatrix, metaclass=_AnyMatrix):
-    """A `FactoredMatrix` of which `M[rows, columns]` with two lists is the part at all pairs of both, not a diagonal."""
+    """A `FactoredMatrix` of which `M[rows, columns]` with two lists is the part at all pairs of both."""
 
     def _check_lists(self, of_batch: int) -> None:
         if of_batch:

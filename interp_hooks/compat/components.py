@@ -169,7 +169,7 @@ class _Block(block.TransformerBlock):
     ) -> Float[Tensor, "batch pos d_model"]:
         """The stream after the block; `attention_mask` is 0 at padding."""
         refuse(past_kv_cache_entry=past_kv_cache_entry)
-        rotation, visibility = self.alone(resid_pre, attention_mask)
+        rotation, visibility = self.alone(resid_pre, attention_mask, self.training)
         return super().forward(resid_pre, rotation, visibility, pos_embed=shortformer_pos_embed)
 
 

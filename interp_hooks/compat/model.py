@@ -1,7 +1,7 @@
 """`HookedTransformer` with what code for TransformerLens does to it: a config that it edits, a tokenizer that pads.
 
-What is an error otherwise and was none there, is none: a hook that a pass never comes by is passed over, and text that is
-longer than the context is cut.
+What is an error otherwise and was none there, is none: a hook that a pass never comes by is passed over, and text that
+is longer than the context is cut.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from interp_hooks.compat.attributes import add_attributes
 from interp_hooks.compat.components import callable_as_there
 from interp_hooks.compat.config import HookedTransformerConfig
+from interp_hooks.compat.rotary import positions_of
 from interp_hooks.compat.texts import get_tokenizer_with_bos
 from interp_hooks.errors import BadInput
 from interp_hooks.model import config as core
@@ -54,6 +55,8 @@ class HookedTransformer(transformer.HookedTransformer):
     ) -> None:
         cfg = HookedTransformerConfig.unwrap(cfg)
         super().__init__(cfg, tokenizer, move_to_device, default_padding_side)
+        if self.rotary is not None:
+            self.rotary = positions_of(self.cfg)
         callable_as_there(self)
         add_attributes(self)
         if isinstance(cfg, HookedTransformerConfig) and cfg.ungroup_grouped_query_attention:

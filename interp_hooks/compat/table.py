@@ -124,12 +124,15 @@ MODULES: dict[str, Mapping[str, str] | str] = {
         **_of("compat.mmlu", "mmlu_eval"),
         **_of("compat.ioi_dataset", "IOIDataset", "ioi_eval"),
     },
-    "head_detector": _of(
-        "studies.heads",
-        *("ErrorMeasure", "HEAD_NAMES", "HeadName", "compute_head_attention_similarity_score", "detect_head"),
-        *(f"get_{kind}_head_detection_pattern" for kind in ("previous_token", "duplicate_token", "induction")),
-        "get_supported_heads",
-    ),
+    "head_detector": {
+        **_of(
+            "studies.heads",
+            *("ErrorMeasure", "HEAD_NAMES", "HeadName", "compute_head_attention_similarity_score"),
+            *(f"get_{kind}_head_detection_pattern" for kind in ("previous_token", "duplicate_token", "induction")),
+            "get_supported_heads",
+        ),
+        **_of("compat.heads", "detect_head"),
+    },
     "hook_points": {
         **_of("compat.classes", "HookIntrospectionMixin"),
         **_of("compat.hook_points", "HookPoint"),

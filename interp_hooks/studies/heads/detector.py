@@ -129,8 +129,8 @@ def detect_head(
     chosen, prompts = _chosen(model, heads), _prompts(model, seq)
     if cache is not None and len(prompts) > 1:
         raise BadInput(
-            f"a cache holds the patterns of one prompt and cannot be reused across multiple prompts, got {len(prompts)}; "
-            "leave out cache="
+            "a cache holds the patterns of one prompt and cannot be reused across multiple prompts, "
+            f"got {len(prompts)}; leave out cache="
         )
     scores = torch.zeros(model.cfg.n_layers, model.cfg.n_heads, dtype=torch.promote_types(model.dtype, torch.float32))
     for tokens in prompts:
@@ -177,10 +177,8 @@ def _expected(
     causal = model.cfg.attention_dir == "causal"
     if list(expected.shape) != [length, length] or (causal and bool(expected.triu(1).any())):
         raise BadInput(
-            f"The detection pattern must be a lower triangular matrix [query, key] = {[length, length]}, as the prompt is "
-            f"long and as a causal model attends to no later token (.tril()), got {list(expected.shape)}"
-            if causal
-            else f"The detection pattern must be [query, key] = {[length, length]}, got {list(expected.shape)}"
+            f"The detection pattern must be {'a lower triangular ' * causal}[query, key] = {[length, length]}, as long "
+            f"as the prompt{' and without later tokens' * causal}, got {list(expected.shape)}"
         )
     return expected
 
