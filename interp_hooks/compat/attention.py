@@ -14,11 +14,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from interp_hooks.compat.config import HookedTransformerConfig
-from interp_hooks.compat.rotary import RotaryTables, positions_of
+from interp_hooks.compat.rotary import QwenPositions, RotaryTables, as_in_qwen
 from interp_hooks.errors import BadInput, ConfigError
 from interp_hooks.model import config as core
 from interp_hooks.model.components import attention
 from interp_hooks.model.components.attention import Visibility
+from interp_hooks.model.components.positions import RotaryPositions
 from interp_hooks.model.initialization import initialize
 
 Config = core.HookedTransformerConfig | Mapping[str, Any]
@@ -59,7 +60,8 @@ class Alone:
     def __init__(self, cfg: core.HookedTransformerConfig, layer: int) -> None:
         self.config = cfg if isinstance(cfg, HookedTransformerConfig) else HookedTransformerConfig.of(cfg)
         self.layer, self.causal = layer, cfg.attention_dir == "causal"
-        self.rotary = positions_of(self.config) if cfg.positional_embedding_type == "rotary" else None
+        made = QwenPositions if as_in_qwen(self.config) else RotaryPositions
+        self.rotary = made(self.config) if cfg.positional_embedding_type == "rotary" else None
 
     def __call__(self, x: Tensor, attention_mask: Tensor | None, training: bool = False) -> tuple[Any, Visibility]:
         """The rotation of the layer, and which keys each query sees; the mask is 0 at padding."""

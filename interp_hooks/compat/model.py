@@ -15,7 +15,7 @@ import torch
 from interp_hooks.compat.attributes import add_attributes
 from interp_hooks.compat.components import callable_as_there
 from interp_hooks.compat.config import HookedTransformerConfig
-from interp_hooks.compat.rotary import positions_of
+from interp_hooks.compat.rotary import QwenPositions, as_in_qwen
 from interp_hooks.compat.texts import get_tokenizer_with_bos
 from interp_hooks.errors import BadInput
 from interp_hooks.model import config as core
@@ -55,8 +55,8 @@ class HookedTransformer(transformer.HookedTransformer):
     ) -> None:
         cfg = HookedTransformerConfig.unwrap(cfg)
         super().__init__(cfg, tokenizer, move_to_device, default_padding_side)
-        if self.rotary is not None:
-            self.rotary = positions_of(self.cfg)
+        if self.rotary is not None and as_in_qwen(self.cfg):
+            self.rotary = QwenPositions(self.cfg)
         callable_as_there(self)
         add_attributes(self)
         if isinstance(cfg, HookedTransformerConfig) and cfg.ungroup_grouped_query_attention:

@@ -60,9 +60,16 @@ def trained_on(cfg: HookedTransformerConfig) -> int:
     return cfg.train_seq_length or cfg.n_ctx
 
 
-def positions_of(cfg: HookedTransformerConfig) -> RotaryPositions:
-    """What makes the rotations of a config."""
-    return QwenPositions(cfg) if cfg.use_dynamic_ntk_rope or cfg.use_logn_attn else RotaryPositions(cfg)
+def as_in_qwen(cfg: HookedTransformerConfig) -> bool:
+    """Whether a config asks for one of the first Qwen's rules."""
+    return cfg.use_dynamic_ntk_rope or cfg.use_logn_attn
+
+
+def _refuse_other(table: Tensor, own: Tensor) -> None:
+    if not torch.equal(table.to(own), own):
+        raise BadInput(
+            "rotary angles are told by the config (rotary_base, rotary_scaling, rotary_layers), not by tables"
+        )
 
 
 class RotaryTables:
@@ -89,13 +96,25 @@ class RotaryTables:
 
     @property
     def rotary_sin(self) -> Float[Tensor, "position rotary_dim"]:
-        """Sines of the angles at the positions that have been asked for so far, at first at most 2048."""
+        """Sines of the angles at the positions that have been asked for so far, at first at most 2048.
+
+        Raises:
+            BadInput: (as it is set) other numbers than there are; the config says them.
+        """
         return self._tables()[0]
+
+    @rotary_sin.setter
+    def rotary_sin(self, table: Tensor) -> None:
+        _refuse_other(table, self.rotary_sin)
 
     @property
     def rotary_cos(self) -> Float[Tensor, "position rotary_dim"]:
         """Cosines of the same."""
         return self._tables()[1]
+
+    @rotary_cos.setter
+    def rotary_cos(self, table: Tensor) -> None:
+        _refuse_other(table, self.rotary_cos)
 
     def _tables(self) -> tuple[Tensor, Tensor]:
         cfg = self.alone.config

@@ -134,6 +134,9 @@ def test_rotary_tables_turn_queries_as_a_pass_does(adjacent: bool) -> None:
     expected = angle.repeat_interleave(2) if adjacent else angle.repeat(2)
     assert_close(attn.rotary_sin[5], expected.sin(), 1e-6)
     assert attn.rotary_cos.shape == (9, 4)
+    attn.rotary_sin = model.blocks[0].attn.rotary_sin  # shared between layers, as by circuit-tracer
+    with pytest.raises(BadInput, match="rotary angles are told by the config"):
+        attn.rotary_cos = attn.rotary_sin
     with pytest.raises(AttributeError, match="rotary_sin"):
         _ = model_of().blocks[0].attn.rotary_sin
 
