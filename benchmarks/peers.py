@@ -30,9 +30,7 @@ def environment(requirements: str, despite_pins: str = "") -> Path:
     if not (folder / "installed").exists():
         print(f"installing {requirements} into {folder}", file=sys.stderr)
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        for step in ([TORCH], wanted, ["--no-deps", *others]):  # torch first: what follows is content with it
-            if step == ["--no-deps"]:
-                continue
+        for step in [[TORCH, *wanted], ["--no-deps", *others]][: 1 + bool(others)]:
             subprocess.run([python, "-m", "pip", "install", "--quiet", *step], check=True)
         (folder / "installed").touch()
     return python

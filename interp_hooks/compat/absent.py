@@ -6,7 +6,7 @@ ABSENT = {
         "HookedTransformer.from_pretrained loads encoders with a masked language model's head, and no others",
     ),
     **dict.fromkeys(
-        ("TransformerBridgeConfig", "model_bridge", "factories", "conversion_utils", "weight_processing", "pretrained"),
+        ("TransformerBridgeConfig", "model_bridge", "factories", "weight_processing", "pretrained"),
         "checkpoints are converted by interp_hooks.loading: one table for each family, see CONTRIBUTING.md",
     ),
     **dict.fromkeys(

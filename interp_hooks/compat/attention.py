@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from interp_hooks.compat.config import HookedTransformerConfig
+from interp_hooks.compat.rotary import QwenPositions, RotaryTables, as_in_qwen
 from interp_hooks.errors import BadInput, ConfigError
 from interp_hooks.model import config as core
 from interp_hooks.model.components import attention
@@ -57,16 +58,18 @@ class Alone:
     """What a part of a model needs to know of a pass, where there is no model around it."""
 
     def __init__(self, cfg: core.HookedTransformerConfig, layer: int) -> None:
-        self.config, self.layer, self.causal = cfg, layer, cfg.attention_dir == "causal"
-        self.rotary = RotaryPositions(cfg) if cfg.positional_embedding_type == "rotary" else None
+        self.config = cfg if isinstance(cfg, HookedTransformerConfig) else HookedTransformerConfig.of(cfg)
+        self.layer, self.causal = layer, cfg.attention_dir == "causal"
+        made = QwenPositions if as_in_qwen(self.config) else RotaryPositions
+        self.rotary = made(self.config) if cfg.positional_embedding_type == "rotary" else None
 
-    def __call__(self, x: Tensor, attention_mask: Tensor | None) -> tuple[Any, Visibility]:
+    def __call__(self, x: Tensor, attention_mask: Tensor | None, training: bool = False) -> tuple[Any, Visibility]:
         """The rotation of the layer, and which keys each query sees; the mask is 0 at padding."""
         length = x.shape[1]
         real = None if attention_mask is None else attention_mask.bool().to(x.device)
         every = torch.ones(1, length, dtype=torch.long, device=x.device) if real is None else real.long()
         positions = (every.cumsum(1) - 1).clamp(min=0)
-        rotation = None if self.rotary is None else self.rotary(positions, x.dtype)[self.layer]
+        rotation = None if self.rotary is None else self.rotary.train(training)(positions, x.dtype)[self.layer]
         return rotation, Visibility(length, length, self.causal, real, positions)
 
 
@@ -92,7 +95,7 @@ def complex_attn_linear(
     return torch.einsum("bphd,hdk->bphk", input, w) + b
 
 
-class CalledAttention(attention.Attention):
+class CalledAttention(RotaryTables, attention.Attention):
     """Attention that takes what queries, keys and values read, and gives what all heads write."""
 
     alone: Alone
@@ -126,7 +129,7 @@ class CalledAttention(attention.Attention):
             additive_attention_mask=additive_attention_mask,
             position_bias=position_bias,
         )
-        rotation, visibility = self.alone(query_input, attention_mask)
+        rotation, visibility = self.alone(query_input, attention_mask, self.training)
         return self.write(super().forward((query_input, key_input, value_input), rotation, visibility))
 
 
@@ -145,10 +148,26 @@ class _SingleAttention(CalledAttention):
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **options: Any) -> Any:
         """As `torch.nn.Module.load_state_dict`; grouped keys and values may be called `_W_K` and so on.
 
-        A mask of another size, as older files have it, is passed over.
+        A mask and rotary tables, as older files have them, are passed over.
         """
-        named = {name.removeprefix("_"): one for name, one in state_dict.items()}
+        tables = ("rotary_sin", "rotary_cos")
+        named = {name.removeprefix("_"): one for name, one in state_dict.items() if name not in tables}
         return super().load_state_dict(named | dict(self.named_buffers()), *args, **options)
+
+
+def _local(cfg: HookedTransformerConfig, layer: int) -> HookedTransformerConfig:
+    """The config of attention through a window, which has a rotary base of its own if the config says one.
+
+    Raises:
+        ConfigError: the config says no window.
+    """
+    if cfg.window_size is None:
+        raise ConfigError("attn_type='local' needs a config with window_size")
+    if cfg.window_at(layer) is None:
+        cfg = cfg.replace(window_sizes=(cfg.window_size,) * cfg.n_layers)
+    if (base := cfg.rotary_base_local) is not None:
+        cfg = cfg.replace(rotary_layers=({"rope_type": "default", "rope_theta": base},) * cfg.n_layers)
+    return cfg
 
 
 class Attention(metaclass=Part):
@@ -163,8 +182,8 @@ class Attention(metaclass=Part):
         layer = layer_id or 0
         if attn_type not in ("global", "local"):
             raise ConfigError(f"attn_type must be 'global' or 'local', got {attn_type!r}")
-        if attn_type == "local" and cfg.window_at(layer) is None:
-            raise ConfigError("attn_type='local' needs a config with use_local_attn, window_size and attn_types")
+        if attn_type == "local":
+            cfg = _local(HookedTransformerConfig.of(cfg), layer)
         return _SingleAttention(cls.shared(cfg), attn_type, layer)
 
     @staticmethod

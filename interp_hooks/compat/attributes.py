@@ -42,8 +42,13 @@ class _AttentionOfModel(CalledAttention):
 def add_attributes(model: Any) -> None:
     """Let attention of a model tell what it sees, and norms that blocks lack have hook points, by which no pass comes.
 
+    An encoder's embeddings are found within `embed`, too.
+
     A client asks whether a block has `ln1_post`, which each has here, and attaches a function to its `hook_scale`.
     """
+    if model.cfg.attention_dir == "bidirectional":
+        parts = {name: getattr(model, name, None) for name in ("embed", "pos_embed", "token_type_embed")}
+        vars(model.embed).update({name: part for name, part in parts.items() if part is not None})
     for block in model.blocks:
         if type(block.attn) is CalledAttention:
             block.attn.__class__ = _AttentionOfModel

@@ -20,6 +20,7 @@ from interp_hooks.errors.arguments import checked
 from interp_hooks.hooks.points import Directions, Hook, HookPoint
 from interp_hooks.loading.pairs import head_of_pairs
 from interp_hooks.model import config as core
+from interp_hooks.model import factored
 from interp_hooks.model.components.norm import Norm
 from interp_hooks.model.config import NormalizationType
 from interp_hooks.model.initialization import initialize
@@ -151,6 +152,19 @@ class RMSNormPre(metaclass=_OneKind):
     """Without mean, gain and bias."""
 
     kind: ClassVar[NormalizationType] = "RMSPre"
+
+
+class _AnyMatrix(type):
+    def __instancecheck__(cls, instance: Any) -> bool:
+        return isinstance(instance, factored.FactoredMatrix)
+
+
+class FactoredMatrix(factored.FactoredMatrix, metaclass=_AnyMatrix):
+    """A `FactoredMatrix` of which `M[rows, columns]` with two lists is the part at all pairs of both."""
+
+    def _check_lists(self, of_batch: int) -> None:
+        if of_batch:
+            super()._check_lists(of_batch)
 
 
 class SVDInterpreter(svd.SVDInterpreter):

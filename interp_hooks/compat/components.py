@@ -67,6 +67,17 @@ class _LearnedPositions(embed.LearnedPositions):
         return vectors.masked_fill((real[:, past_kv_pos_offset:] == 0)[..., None], 0.0)
 
 
+class _OffsetPositions(_LearnedPositions):
+    """Learned positions of a model that keeps rows before that of position 0, which `W_pos` leaves out here."""
+
+    @property
+    def W_pos(self) -> Float[Tensor, "n_ctx d_model"]:
+        return self._parameters["W_pos"][self.offset :]
+
+    def rows(self, positions: Int[Tensor, "rows pos"]) -> Float[Tensor, "rows pos d_model"]:
+        return self.W_pos[positions]
+
+
 class PosEmbed(metaclass=Part):
     """`PosEmbed(cfg)`"""
 
@@ -158,7 +169,7 @@ class _Block(block.TransformerBlock):
     ) -> Float[Tensor, "batch pos d_model"]:
         """The stream after the block; `attention_mask` is 0 at padding."""
         refuse(past_kv_cache_entry=past_kv_cache_entry)
-        rotation, visibility = self.alone(resid_pre, attention_mask)
+        rotation, visibility = self.alone(resid_pre, attention_mask, self.training)
         return super().forward(resid_pre, rotation, visibility, beside=block.Beside(pos_embed=shortformer_pos_embed))
 
 
@@ -169,4 +180,4 @@ def callable_as_there(model: Any) -> None:
             within.attn.__class__ = CalledAttention  # it has the same weights and state, and another way to be called
             vars(within.attn)["alone"] = Alone(model.cfg, layer)
     if model.has_positions and type(model.pos_embed) is embed.LearnedPositions:
-        model.pos_embed.__class__ = _LearnedPositions
+        model.pos_embed.__class__ = _OffsetPositions if model.pos_embed.offset else _LearnedPositions

@@ -42,6 +42,7 @@ LABELS = (
     "initializer_range",
     "init_weights",
 )
+OF_QWEN = ("use_dynamic_ntk_rope", "use_logn_attn")  # what `compat.rotary` does, and nothing else here
 WITHOUT_OWNER = ("openai-community", "distilbert", "google-bert")  # whose models the hub finds by their names alone
 UNSET: dict[str, Any] = {  # what a field says there that nothing here answers to
     **dict.fromkeys(("from_checkpoint", "load_in_4bit", "tie_word_embeddings", "trust_remote_code"), False),
@@ -115,7 +116,10 @@ class HookedTransformerConfig(core.HookedTransformerConfig):
             fields.setdefault("act_fn", "relu")
         ours: dict[str, Any] = {"device": None} | _translated(fields)
         super().__init__(**ours)
-        self._keep(said={name: fields[name] for name in UNSET.keys() & fields}, ungroup=ungroup)
+        said = {name: fields[name] for name in UNSET.keys() & fields}
+        if not self.use_local_attn and "window_size" in fields:  # of a single layer that is built as a local one
+            said["window_size"] = fields["window_size"]
+        self._keep(said=said, ungroup=ungroup)
 
     @classmethod
     def of(cls, cfg: core.HookedTransformerConfig, model: HookedTransformer | None = None) -> HookedTransformerConfig:
@@ -163,13 +167,15 @@ class HookedTransformerConfig(core.HookedTransformerConfig):
         torch.manual_seed(seed)
 
     def __getattr__(self, name: str) -> Any:
+        if name in (said := self.__dict__.get("_said", {})):
+            return said[name]
         if name in READ:
             return READ[name](self)
         if name == "ungroup_grouped_query_attention":
             each = self.model is not None and self.n_key_value_heads == self.n_heads
             return each or self._ungrouped  # code asks for it where `n_key_value_heads` is no None, as nowhere here
         if name in UNSET:
-            return self.__dict__.get("_said", {}).get(name, UNSET[name])
+            return UNSET[name]
         raise AttributeError(f"the config has no field {name!r}.{nearest(name, {*OWN, *READ, *UNSET})}")
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -180,7 +186,7 @@ class HookedTransformerConfig(core.HookedTransformerConfig):
         elif name == "ungroup_grouped_query_attention":
             self.__dict__["_ungroup"] = bool(value)
         elif name in UNSET:
-            core.in_our_words({name: value})  # which refuses what is not implemented
+            core.in_our_words({} if name in OF_QWEN else {name: value})  # which refuses what is not implemented
             self._said[name] = value
         else:
             told = {name: value} if name in OWN else core.in_our_words({name: value})
@@ -220,7 +226,7 @@ def _without_owner(name: Any) -> Any:
 
 
 def _translated(fields: dict[str, Any]) -> dict[str, Any]:
-    """Experts and norms of queries and keys as they are said here; the rest is the constructor's affair.
+    """Experts, norms of queries and keys, bases of layers as they are said here; the rest is the constructor's affair.
 
     Raises:
         ConfigError: one of the two numbers of experts without the other.
@@ -240,6 +246,13 @@ def _translated(fields: dict[str, Any]) -> dict[str, Any]:
             layers=layers,
             normalize_weights=bool(normalize),
         )
+    if not fields.get("use_local_attn"):
+        fields = {name: value for name, value in fields.items() if name != "window_size"}
+    fields = {name: value for name, value in fields.items() if name not in OF_QWEN}
+    base, kinds = fields.pop("rotary_base_local", None), fields.get("attn_types")
+    if base is not None and kinds is not None:
+        bases = {"local": base, "global": fields.get("rotary_base", 10000)}
+        fields["rotary_layers"] = tuple({"rope_type": "default", "rope_theta": bases[kind]} for kind in kinds)
     if fields.pop("use_qk_norm", False):
         fields = {"qk_norm": "shared", "qk_norm_type": "RMS"} | fields
     return fields

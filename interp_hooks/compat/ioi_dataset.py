@@ -36,7 +36,8 @@ class IOIDataset(Dataset):
 
     An item holds token ids: "prompt" is the whole sentence, its answer included (after a BOS, if `prepend_bos`); "IO"
     is the answer, and "S" the other name. `samples` holds the same as text. With `symmetric` every second sample is the
-    one before it with the two names exchanged. Without `seed` Python's global generator decides.
+    one before it with the two names exchanged. Without `seed` Python's global generator decides. A tokenizer that is
+    none of transformers' needs `encode(text)` and `bos_token_id`.
 
     Raises:
         BadInput: a template that lacks [A] or [B], does not end with [A], or has a slot without nouns; fewer than two
@@ -56,7 +57,8 @@ class IOIDataset(Dataset):
         prepend_bos: bool = True,
         seed: int | None = None,
     ) -> None:
-        check_tokenizer(tokenizer)
+        if not hasattr(tokenizer, "encode"):
+            check_tokenizer(tokenizer)
         if prepend_bos and tokenizer.bos_token_id is None:
             raise TokenError("prepend_bos=True, but the tokenizer has no BOS token; pass prepend_bos=False")
         if num_samples < 1 or (symmetric and num_samples % 2):
@@ -100,11 +102,16 @@ class IOIDataset(Dataset):
         return len(self.samples)
 
     def __getitem__(self, index: int) -> dict[str, Int[Tensor, " pos"]]:
+        from transformers import PreTrainedTokenizerBase
+
         sample = self.samples[index]
         asked, tokenizer = sample["text"].removesuffix(sample["IO"]), self.tokenizer
-        before, text = read(tokenizer, asked), read(tokenizer, sample["text"])
         names = (sample["IO"], sample["S"])
-        io, s = (goes_on(tokenizer, before, read(tokenizer, asked + name), name) for name in names)
+        if isinstance(tokenizer, PreTrainedTokenizerBase):
+            before, text = read(tokenizer, asked), read(tokenizer, sample["text"])
+            io, s = (goes_on(tokenizer, before, read(tokenizer, asked + name), name) for name in names)
+        else:
+            text, io, s = (list(tokenizer.encode(one)) for one in (sample["text"], *names))
         begins = [self.tokenizer.bos_token_id] if self.prepend_bos else []
         return {"prompt": torch.tensor(begins + text), "IO": torch.tensor(io), "S": torch.tensor(s)}
 

@@ -1,9 +1,13 @@
-"""`HookedTransformer` with what code for TransformerLens does to it: a config that it edits, a tokenizer that pads."""
+"""`HookedTransformer` with what code for TransformerLens does to it: a config that it edits, a tokenizer that pads.
+
+What is an error otherwise and was none there, is none: a hook that a pass never comes by is passed over, and text that
+is longer than the context is cut.
+"""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,16 +15,27 @@ import torch
 from interp_hooks.compat.attributes import add_attributes
 from interp_hooks.compat.components import callable_as_there
 from interp_hooks.compat.config import HookedTransformerConfig
+from interp_hooks.compat.rotary import QwenPositions, as_in_qwen
 from interp_hooks.compat.texts import get_tokenizer_with_bos
+from interp_hooks.errors import BadInput
 from interp_hooks.model import config as core
 from interp_hooks.model import transformer
 from interp_hooks.model.network import Embedded
-from interp_hooks.model.tokenization import PaddingSide, check_tokenizer
+from interp_hooks.model.tokenization import Encoded, PaddingSide, TextInterface, check_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 ENDS = "<|endoftext|>"  # EOS, and with it BOS and padding, of a tokenizer that has none
+
+
+class _CutText(TextInterface):
+    """Text that is cut where the model's context ends."""
+
+    def fitted(
+        self, text: str | Sequence[str], prepend_bos: bool | None = None, padding_side: PaddingSide | None = None
+    ) -> Encoded:
+        return self.encode(text, prepend_bos, padding_side, truncate=True)
 
 
 class HookedTransformer(transformer.HookedTransformer):
@@ -40,6 +55,8 @@ class HookedTransformer(transformer.HookedTransformer):
     ) -> None:
         cfg = HookedTransformerConfig.unwrap(cfg)
         super().__init__(cfg, tokenizer, move_to_device, default_padding_side)
+        if self.rotary is not None and as_in_qwen(self.cfg):
+            self.rotary = QwenPositions(self.cfg)
         callable_as_there(self)
         add_attributes(self)
         if isinstance(cfg, HookedTransformerConfig) and cfg.ungroup_grouped_query_attention:
@@ -82,6 +99,21 @@ class HookedTransformer(transformer.HookedTransformer):
         whole = isinstance(input, torch.Tensor) and input.is_floating_point() and torch.equal(input, input.round())
         return super().get_token_position(single_token, input.long() if whole else input, *args, **options)
 
+    def get_parameter(self, target: str) -> torch.nn.Parameter:
+        """As `torch.nn.Module.get_parameter`; of position embeddings all rows, some of which `W_pos` leaves out."""
+        owner, _, name = target.rpartition(".")
+        found = self.get_submodule(owner)._parameters.get(name)
+        return super().get_parameter(target) if found is None else found
+
+    def check_fired(self, attached: Any) -> None:
+        """Nothing: a function at a point that the pass did not come by is passed over."""
+
+    def _eos_ids(self, stop_at_eos: bool, eos_token_id: int | Sequence[int] | None) -> list[int]:
+        ends = super()._eos_ids(stop_at_eos, eos_token_id)
+        if stop_at_eos and not ends:
+            raise BadInput("stop_at_eos=True needs an eos_token_id where there is no tokenizer that has one")
+        return ends
+
     def setup(self) -> None:
         """Name every module after its place in this one."""
         super().setup()
@@ -91,6 +123,7 @@ class HookedTransformer(transformer.HookedTransformer):
 
     def _read_text_with(self, tokenizer: PreTrainedTokenizerBase | None, side: PaddingSide | None) -> None:
         super()._read_text_with(tokenizer if tokenizer is None else self._complete(tokenizer), side)
+        self._text.__class__ = _CutText
 
     @staticmethod
     def _complete(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:

@@ -26,7 +26,8 @@ _DIRECT_PATHS = _of(
     "compat.patching", "_check_fold_ln", "get_act_patch_direct_path", "get_act_patch_direct_path_all_sources"
 )
 _ENCODER = _of("compat.classes", "HookedEncoder")
-_FACTORED = _of("model.factored", "FactoredMatrix")
+_CONVERSION = _of("compat.hook_points", "BaseTensorConversion")
+_FACTORED = _of("compat.classes", "FactoredMatrix")
 _KEYS_AND_VALUES = _of(
     "compat.kv_cache",
     *("TransformerLensKeyValueCache", "TransformerLensKeyValueCacheEntry", "get_pos_offset"),
@@ -114,21 +115,28 @@ MODULES: dict[str, Mapping[str, str] | str] = {
     "config": _CONFIG,
     "config.hooked_transformer_config": _CONFIG,
     "config.transformer_lens_config": _CONFIG,
+    "conversion_utils": _CONVERSION,
+    "conversion_utils.conversion_steps": _CONVERSION,
+    "conversion_utils.conversion_steps.base_tensor_conversion": _CONVERSION,
     "evals": {
         **_of("corpus.texts", *(f"make_{name}_data_loader" for name in ("wiki", "owt", "pile", "code"))),
         **_of("corpus.evals", "evaluate_on_dataset", "induction_loss", "sanity_check", evaluate="corpus_losses"),
         **_of("compat.mmlu", "mmlu_eval"),
         **_of("compat.ioi_dataset", "IOIDataset", "ioi_eval"),
     },
-    "head_detector": _of(
-        "studies.heads",
-        *("ErrorMeasure", "HEAD_NAMES", "HeadName", "compute_head_attention_similarity_score", "detect_head"),
-        *(f"get_{kind}_head_detection_pattern" for kind in ("previous_token", "duplicate_token", "induction")),
-        "get_supported_heads",
-    ),
+    "head_detector": {
+        **_of(
+            "studies.heads",
+            *("ErrorMeasure", "HEAD_NAMES", "HeadName", "compute_head_attention_similarity_score"),
+            *(f"get_{kind}_head_detection_pattern" for kind in ("previous_token", "duplicate_token", "induction")),
+            "get_supported_heads",
+        ),
+        **_of("compat.heads", "detect_head"),
+    },
     "hook_points": {
         **_of("compat.classes", "HookIntrospectionMixin"),
-        **_of("hooks.points", "HookPoint", HookFunction="HookFn", LensHandle="Hook", NamesFilter="NameFilter"),
+        **_of("compat.hook_points", "HookPoint"),
+        **_of("hooks.points", HookFunction="HookFn", LensHandle="Hook", NamesFilter="NameFilter"),
         **_ROOT_MODULE,
     },
     "loading": _LOADING,

@@ -346,11 +346,21 @@ class NamedPoints(nn.Module):
         raised = True
         try:
             returned = scope.run(function)
-            _check_fired(made)
+            self.check_fired(made)
             raised = False
         finally:
             self._leave(scope, raised or reset_hooks_end, clear_contexts)
         return returned
+
+    def check_fired(self, attached: Sequence[tuple[NameFilter, Sequence[Hook]]]) -> None:
+        """Raise HookDidNotFire for a name or a filter, of whose functions the pass that is over reached none."""
+        for wanted, hooks in attached:
+            if not any(hook.reached for hook in hooks):
+                named = wanted if isinstance(wanted, str) else ", ".join(hook.point.name for hook in hooks[:3])
+                raise HookDidNotFire(
+                    f"the forward pass never came by {named}: it started after that point or stopped before it; "
+                    "check start_at_layer, stop_at_layer and return_type"
+                )
 
     @checked
     def run_with_hooks(
@@ -386,13 +396,3 @@ def _pairs(argument: str, specs: Any) -> list[HookSpec]:
         if not isinstance(pair, tuple | list) or len(pair) != 2:
             raise BadInput(f"{argument} must be a list of (name, function), got an entry {told(pair)}")
     return pairs
-
-
-def _check_fired(attached: Sequence[tuple[NameFilter, Sequence[Hook]]]) -> None:
-    for wanted, hooks in attached:
-        if not any(hook.reached for hook in hooks):
-            named = wanted if isinstance(wanted, str) else ", ".join(hook.point.name for hook in hooks[:3])
-            raise HookDidNotFire(
-                f"the forward pass never came by {named}: it started after that point or stopped before it; "
-                "check start_at_layer, stop_at_layer and return_type"
-            )

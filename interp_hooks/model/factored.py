@@ -55,7 +55,7 @@ class FactoredMatrix:
 
     def __deepcopy__(self, memo: Any) -> FactoredMatrix:
         """A matrix with numbers of its own, which are no function of the weights that these were computed from."""
-        copied = FactoredMatrix(*(copy.deepcopy(one.detach(), memo) for one in self.pair))
+        copied = type(self)(*(copy.deepcopy(one.detach(), memo) for one in self.pair))
         for ours, theirs in zip(self.pair, copied.pair, strict=True):
             theirs.requires_grad_(ours.requires_grad)
         return copied
@@ -93,7 +93,7 @@ class FactoredMatrix:
     @property
     def T(self) -> FactoredMatrix:
         """The transpose: rows and columns are exchanged, batch axes stay."""
-        return FactoredMatrix(self.B.mT, self.A.mT)
+        return type(self)(self.B.mT, self.A.mT)
 
     # ------------------------------------------------------------------------------------------------ decompositions
 
@@ -160,7 +160,7 @@ class FactoredMatrix:
     def make_even(self) -> FactoredMatrix:
         """The same matrix with A = U sqrt(S) and B = sqrt(S) V^T."""
         root = self.S.sqrt()
-        return FactoredMatrix(self.U * root[..., None, :], root[..., :, None] * self.V.mT)
+        return type(self)(self.U * root[..., None, :], root[..., :, None] * self.V.mT)
 
     def collapse_l(self) -> Float[Tensor, "*batch rank right"]:
         """S V^T, which has the same norms as the matrix in all products with something on the right."""
@@ -181,11 +181,11 @@ class FactoredMatrix:
         if isinstance(other, FactoredMatrix):
             _fit(self.shape, other.shape)
             if self.rdim < min(self.mdim, other.mdim):
-                return FactoredMatrix(self.AB, other.AB)
+                return type(self)(self.AB, other.AB)
             middle = self.B @ other.A
             if self.mdim <= other.mdim:
-                return FactoredMatrix(self.A, middle @ other.B)
-            return FactoredMatrix(self.A @ middle, other.B)
+                return type(self)(self.A, middle @ other.B)
+            return type(self)(self.A @ middle, other.B)
         if not isinstance(other, Tensor):
             return NotImplemented
         self._refuse_dtype(other)
@@ -193,8 +193,8 @@ class FactoredMatrix:
         if other.ndim == 1:
             return (self.A @ (self.B @ other)[..., None])[..., 0]
         if self.mdim <= self.rdim:
-            return FactoredMatrix(self.A, self.B @ other)
-        return FactoredMatrix(self.AB, other)
+            return type(self)(self.A, self.B @ other)
+        return type(self)(self.AB, other)
 
     def __rmatmul__(self, other: Tensor) -> Any:
         """`other @ self`; see `__matmul__`."""
@@ -205,8 +205,8 @@ class FactoredMatrix:
         if other.ndim == 1:
             return ((other @ self.A)[..., None, :] @ self.B)[..., 0, :]
         if self.mdim <= self.ldim:
-            return FactoredMatrix(other @ self.A, self.B)
-        return FactoredMatrix(other, self.AB)
+            return type(self)(other @ self.A, self.B)
+        return type(self)(other, self.AB)
 
     def _refuse_dtype(self, other: Tensor) -> None:
         if other.dtype != self.A.dtype or other.is_meta or other.layout != torch.strided:
@@ -218,12 +218,12 @@ class FactoredMatrix:
         Raises:
             BadInput: a tensor of several numbers.
         """
-        return FactoredMatrix(self.A * self._number(scalar), self.B)
+        return type(self)(self.A * self._number(scalar), self.B)
 
     __rmul__ = __mul__
 
     def __truediv__(self, scalar: int | float | Tensor) -> FactoredMatrix:
-        return FactoredMatrix(self.A / self._number(scalar), self.B)
+        return type(self)(self.A / self._number(scalar), self.B)
 
     def _number(self, scalar: int | float | Tensor) -> int | float | Tensor:
         if not isinstance(scalar, Tensor):
@@ -249,7 +249,7 @@ class FactoredMatrix:
         *batch, rows, columns = self._each_axis(index)
         try:
             A, B = self.A[tuple(batch)], self.B[tuple(batch)]
-            return FactoredMatrix(A[..., _kept(rows), :], B[..., _kept(columns)])
+            return type(self)(A[..., _kept(rows), :], B[..., _kept(columns)])
         except (IndexError, OverflowError) as error:  # iteration ends by an IndexError
             raise OutOfRange(f"the index {index} does not fit a matrix of shape {list(self.shape)}: {error}") from error
         except (RuntimeError, TypeError, ValueError) as error:
@@ -267,8 +267,12 @@ class FactoredMatrix:
         if taken != [1, 1] or any(torch.as_tensor(one).ndim > 1 for one in every[-2:] if _picks(one)):
             raise BadInput(f"rows and columns of {list(self.shape)} take an int, a slice or a list each, got {index}")
         if any(map(_picks, every[-2:])) and sum(map(_picks, every)) > 1:
-            raise BadInput("a list for rows or columns goes with no other list: index twice, M[rows][..., columns]")
+            self._check_lists(sum(map(_picks, every[:-2])))
         return every
+
+    def _check_lists(self, of_batch: int) -> None:
+        """Raise BadInput for lists of rows and columns that are given at once, or beside lists of batch axes."""
+        raise BadInput("a list for rows or columns goes with no other list: index twice, M[rows][..., columns]")
 
     def unsqueeze(self, dim: int) -> FactoredMatrix:
         """The matrix with a new batch axis of size one at `dim`.
@@ -279,7 +283,7 @@ class FactoredMatrix:
         place = dim + self.ndim + 1 if dim < 0 else dim
         if not 0 <= place <= self.ndim - 2:
             raise BadInput(f"a matrix of shape {list(self.shape)} can have a new axis at 0..{self.ndim - 2}, got {dim}")
-        return FactoredMatrix(self.A.unsqueeze(place), self.B.unsqueeze(place))
+        return type(self)(self.A.unsqueeze(place), self.B.unsqueeze(place))
 
     def get_corner(self, k: Count = 3) -> Float[Tensor, "..."]:
         """The first `k` entries along every axis, as a tensor to look at."""

@@ -23,7 +23,6 @@ from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked
 from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.model.components.kv_cache import KeyValueCache
-from interp_hooks.model.components.positions import DEPENDS_ON_LENGTH
 from interp_hooks.model.inputs import checked_mask
 from interp_hooks.model.network import Network
 from interp_hooks.model.sampling import Sampling, token_counts
@@ -231,7 +230,7 @@ class Generation(Network):
 
     def _must_read_again(self, real: Bool[Tensor, "batch pos"]) -> bool:
         """Whether the newest token changes the rotary frequencies of all."""
-        if self.rotary is None or not any(rope["rope_type"] in DEPENDS_ON_LENGTH for rope in self.rotary.kinds):
+        if self.rotary is None:
             return False
         total = real.sum(1)
         return self.rotary.turns_anew(total - 1, total)

@@ -7,6 +7,7 @@ the logits; here is what concerns a cache as a whole.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -50,26 +51,37 @@ class ActivationCache(DirectEffects):
         """Turn gradients off, or with True on, for everything that torch does in this thread from now on."""
         torch.set_grad_enabled(bool(mode))
 
+    @property
+    def _batch(self) -> int:
+        """How many prompts there are: what most activations have as the size of their first axis."""
+        sizes = Counter(len(value) for value in self.cache_dict.values() if value.ndim)
+        return sizes.most_common(1)[0][0] if sizes else 1
+
     def remove_batch_dim(self) -> ActivationCache:
         """Remove the batch axis of the only prompt, in place, and return this cache.
+
+        What has no batch axis stays; see `apply_slice_to_batch_dim`.
 
         Raises:
             BadInput: there are several prompts.
         """
         if not self.has_batch_dim:
             return self
-        several = {name: value.shape[0] for name, value in self.cache_dict.items() if value.shape[0] != 1}
-        if several:
-            name, size = next(iter(several.items()))
-            raise BadInput(f"the batch axis can only be removed from a single prompt, but {name} has {size}")
-        self.cache_dict = {name: value[0] for name, value in self.cache_dict.items()}
+        if self._batch > 1:
+            raise BadInput(
+                f"the batch axis can only be removed from a single prompt, not of a batch size {self._batch}"
+            )
+        self.cache_dict = {
+            name: value[0] if value.ndim and len(value) == 1 else value for name, value in self.cache_dict.items()
+        }
         self.has_batch_dim = False
         return self
 
     def apply_slice_to_batch_dim(self, batch_slice: SliceInput) -> ActivationCache:
         """A new cache that holds only some of the prompts.
 
-        An int chooses one prompt and removes the batch axis.
+        An int chooses one prompt and removes the batch axis. Activations whose first axis is of another size than that
+        of most have no batch axis (a bias of positions, what all prompts share), and stay as they are.
 
         Raises:
             BadInput: the batch axis is gone already, or there is no such prompt.
@@ -77,7 +89,10 @@ class ActivationCache(DirectEffects):
         chosen = Slice(batch_slice)
         if not self.has_batch_dim and chosen.mode != "identity":
             raise BadInput("the batch axis of this cache was removed, so that there are no prompts to choose from")
-        sliced = {name: chosen.apply(value) for name, value in self.cache_dict.items()}
+        sliced = {
+            name: chosen.apply(value) if value.ndim and len(value) == self._batch else value
+            for name, value in self.cache_dict.items()
+        }
         cache = ActivationCache(sliced, self.model, self.has_batch_dim and chosen.mode != "int")
         cache._n_layers, cache.padding = self._n_layers, self.padding.at(chosen)
         return cache

@@ -47,7 +47,11 @@ class LearnedPositions(nn.Module):
         self.W_pos = parameter(self.offset + cfg.n_ctx, cfg.d_model)
 
     def forward(self, positions: Int[Tensor, "rows pos"], batch: int) -> Float[Tensor, "batch pos d_model"]:
-        return self.W_pos[positions + self.offset].expand(batch, -1, -1)
+        return self.rows(positions).expand(batch, -1, -1)
+
+    def rows(self, positions: Int[Tensor, "rows pos"]) -> Float[Tensor, "rows pos d_model"]:
+        """The vectors of some positions."""
+        return self.W_pos[positions + self.offset]
 
 
 class SinusoidalPositions(nn.Module):

@@ -73,10 +73,11 @@ class RotaryPositions(nn.Module):
 
     def forward(self, positions: Int[Tensor, "rows pos"], dtype: torch.dtype) -> list[Rotation | None]:
         """The rotation of every layer, None where a layer has none."""
-        rotations = [self._rotation(rope, positions, dtype) for rope in self.kinds]
+        rotations = [self.rotation(rope, positions, dtype) for rope in self.kinds]
         return [None if kind is None else rotations[kind] for kind in self.kind_of_layer]
 
-    def _rotation(self, rope: Mapping[str, Any], positions: Int[Tensor, "rows pos"], dtype: torch.dtype) -> Rotation:
+    def rotation(self, rope: Mapping[str, Any], positions: Int[Tensor, "rows pos"], dtype: torch.dtype) -> Rotation:
+        """The rotation by the parameters of one kind of layer."""
         precise = torch.promote_types(dtype, torch.float32)
         inv_freq, factor = self.frequencies(rope, positions)
         angles = positions[..., None].to(precise) * inv_freq.to(positions.device, precise)[:, None]  # rows pos pair

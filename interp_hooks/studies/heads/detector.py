@@ -128,7 +128,10 @@ def detect_head(
         )
     chosen, prompts = _chosen(model, heads), _prompts(model, seq)
     if cache is not None and len(prompts) > 1:
-        raise BadInput(f"a cache holds the patterns of one prompt, got {len(prompts)} prompts; leave out cache=")
+        raise BadInput(
+            "a cache holds the patterns of one prompt and cannot be reused across multiple prompts, "
+            f"got {len(prompts)}; leave out cache="
+        )
     scores = torch.zeros(model.cfg.n_layers, model.cfg.n_heads, dtype=torch.promote_types(model.dtype, torch.float32))
     for tokens in prompts:
         expected = _expected(model, tokens, detection_pattern)
@@ -171,12 +174,12 @@ def _expected(
 ) -> Float[Tensor, "pos pos"]:
     expected = PATTERNS[pattern](tokens) if isinstance(pattern, str) else pattern.to(tokens.device)
     length = tokens.shape[1]
-    if list(expected.shape) != [length, length]:
+    causal = model.cfg.attention_dir == "causal"
+    if list(expected.shape) != [length, length] or (causal and bool(expected.triu(1).any())):
         raise BadInput(
-            f"the pattern must be [query, key] = {[length, length]} as the prompt, got {list(expected.shape)}"
+            f"The detection pattern must be {'a lower triangular ' * causal}[query, key] = {[length, length]}, as long "
+            f"as the prompt{' and without later tokens' * causal}, got {list(expected.shape)}"
         )
-    if model.cfg.attention_dir == "causal" and bool(expected.triu(1).any()):
-        raise BadInput("the pattern asks for attention to later tokens, which a causal model cannot pay; use .tril()")
     return expected
 
 
