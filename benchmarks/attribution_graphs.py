@@ -30,7 +30,7 @@ PEER = "circuit-tracer==0.5.0 transformers<4.58"
 LONG: dict[str, Any] = dict(
     n_layers=30, d_model=576, n_ctx=2048, d_head=64, n_heads=9, n_key_value_heads=3, d_mlp=1536, d_vocab=49152
 )
-LONG_FEATURES, LONG_K, LONG_TOKENS, LONG_MEMORY = 16384, 32, 1000, 2**30
+LONG_FEATURES, LONG_K, LONG_TOKENS, LONG_MEMORY = 16384, 32, 1000, 2**31
 
 
 def measured(work: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
