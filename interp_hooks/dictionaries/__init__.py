@@ -9,6 +9,7 @@ __getattr__, __all__ = lazily(
         "base": ["Dictionary"],
         "recipe": ["Recipe"],
         "training": ["train_dictionaries", "train_on_activations"],
+        "torchrun": ["train_by_rank"],
         "single": ["SAE", "Transcoder"],
         "cross_layer": ["CrossLayerTranscoder"],
         "crosscoder": ["Crosscoder"],

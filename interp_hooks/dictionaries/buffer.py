@@ -26,7 +26,8 @@ class ActivationBuffer:
     """Batches of activations at some hooks, at tokens that count; the corpus is read again when it ends.
 
     `passes` is how many passes were made. What is left to give out (`left`, by hook [token, d]), `passes` and the
-    generator's state are all that it takes to go on.
+    generator's state are all that it takes to go on. `part=(1, 4)` is the second of four that share the corpus: it
+    takes every fourth batch of rows.
     """
 
     def __init__(
@@ -39,10 +40,11 @@ class ActivationBuffer:
         column: str,
         tokens: int,
         generator: torch.Generator,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
         self.model, self.corpus, self.packer, self.column = model, corpus, packer, column
         self.hooks = list(dict.fromkeys(hooks))
-        self.tokens, self.generator, self.passes = tokens, generator, 0
+        self.tokens, self.generator, self.passes, self.part = tokens, generator, 0, part
         self.left: dict[tuple[str, int | None], Tensor] = {}
         last = max(Stream(model).place(hook).layer for hook, _ in self.hooks)
         self.stop = last + 1 if last < model.cfg.n_layers else None
@@ -68,7 +70,9 @@ class ActivationBuffer:
         parts = {hook: [self.left[hook]] if self.left else [] for hook in self.hooks}
         count = len(self)
         if self._rows is None:
-            self._rows = islice(self.packer.endless(self.corpus, self.column, lambda: ENDED), self.passes, None)
+            first, every = self.part
+            endless = self.packer.endless(self.corpus, self.column, lambda: ENDED)
+            self._rows = islice(endless, first + every * self.passes, None, every)
         while count < self.tokens:
             found = self._read(next(self._rows))
             self.passes += 1

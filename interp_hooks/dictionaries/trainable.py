@@ -4,255 +4,154 @@
          + sparsity * what its kind asks for                sum of features (ReLU, gated); (L0 - k)^2 * 2 / k (JumpReLU)
          + aux * how far dead features are from y - r       those d/2 which come nearest to being active (2406.04093)
 
-Rows of the decoder have norm 1 throughout. A crosscoder is the SAE of its sites' activations, one after the other.
+Rows of the decoder have norm 1 throughout. A crosscoder is the SAE of its sites' activations, one after the other. A
+cross-layer transcoder has features for every layer, each set of which writes to all later layers, one after the other:
+r is the sum of what all say, and sparsity and aux are those of each layer's features, added up.
 Inputs are scaled so that their norm is sqrt(d) on average, which the finished dictionary undoes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from interp_hooks.dictionaries.activations import BatchTopK, Gated, JumpReLU, ReLU, TopK
-from interp_hooks.dictionaries.active import decoded, encoded, largest_of_batch, largest_of_tokens
 from interp_hooks.dictionaries.base import Dictionary
+from interp_hooks.dictionaries.coder import Coder
+from interp_hooks.dictionaries.cross_layer import CrossLayerTranscoder
 from interp_hooks.dictionaries.crosscoder import Crosscoder
+from interp_hooks.dictionaries.ranks import Ranks
 from interp_hooks.dictionaries.recipe import Recipe
 from interp_hooks.dictionaries.single import SAE, Transcoder
-
-BANDWIDTH = 0.05  # of the rectangle that stands for the derivative of a step (2407.14435)
-FIRST_THRESHOLD = 0.01
-FEW = ("batchtopk", "topk")  # of these kinds few features are active
-RATE = 0.01  # of the running mean of thresholds
-
-
-class _Jump(torch.autograd.Function):
-    """pre where it is above a threshold, with the gradient for the threshold that the paper's kernel gives."""
-
-    @staticmethod
-    def forward(ctx: Any, pre: Tensor, threshold: Tensor) -> Tensor:
-        ctx.save_for_backward(pre, threshold)
-        return pre * (pre > threshold)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        pre, threshold = ctx.saved_tensors
-        near = ((pre - threshold).abs() < BANDWIDTH / 2) / BANDWIDTH
-        return grad * (pre > threshold), -(threshold * near * grad).sum(0)
-
-
-class _Step(torch.autograd.Function):
-    """1 where pre is above a threshold, with the same gradient for the threshold."""
-
-    @staticmethod
-    def forward(ctx: Any, pre: Tensor, threshold: Tensor) -> Tensor:
-        ctx.save_for_backward(pre, threshold)
-        return (pre > threshold).to(pre.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        pre, threshold = ctx.saved_tensors
-        near = ((pre - threshold).abs() < BANDWIDTH / 2) / BANDWIDTH
-        return None, -(near * grad).sum(0)
-
-
-class Encoded(NamedTuple):
-    """The features of a batch: what the first n of them `said`, which of them were `active`, and their `number`.
-
-    `pre` are all pre-activations, where they are needed, and `smallest` the least active feature, where it is known.
-    """
-
-    said: Callable[[int], Float[Tensor, "token d_out"]]
-    active: Bool[Tensor, " feature"]
-    number: int
-    pre: Float[Tensor, "token feature"] | None
-    smallest: Tensor | None = None
 
 
 class Trainable(nn.Module):
     """The parameters of a dictionary in training, from the first activations that it sees.
 
-    `since_active` counts tokens since each feature was active, `threshold_mean` is that of BatchTopK.
+    `coders` are its sets of features: one, or one for every layer of a cross-layer transcoder.
     """
 
     def __init__(
-        self, recipe: Recipe, x: Float[Tensor, "token site d_in"], y: Float[Tensor, "token site d_out"]
+        self,
+        recipe: Recipe,
+        x: Float[Tensor, "token site d_in"],
+        y: Float[Tensor, "token site d_out"],
+        ranks: Ranks = Ranks(),  # noqa: B008 (a value that cannot change)
     ) -> None:
         super().__init__()
-        self.recipe = recipe
+        self.recipe, self.ranks = recipe, ranks
         dtype, device = torch.promote_types(x.dtype, torch.float32), x.device
         x, y = x.to(dtype), y.to(dtype)
         self.scale: Tensor
         self.scale_out: Tensor
-        self.register_buffer("scale", _scale(x))
-        self.register_buffer("scale_out", _scale(y))
-        d_in, d_out, n = x.shape[1:].numel(), y.shape[1:].numel(), recipe.n_features
-        generator = torch.Generator().manual_seed(recipe.seed)
-        decoder = torch.randn(n, d_out, generator=generator, dtype=torch.float64)
-        decoder = decoder / decoder.norm(dim=-1, keepdim=True)
-        encoder = decoder if recipe.hook_out is None else torch.randn(n, d_in, generator=generator, dtype=torch.float64)
-        encoder = encoder / encoder.norm(dim=-1, keepdim=True)
+        self.register_buffer("scale", self._scale(x))
+        self.register_buffer("scale_out", self._scale(y))
+        (n_in, d_in), (n_out, d_out) = x.shape[1:], y.shape[1:]
+        sizes = [(n_in * d_in, n_out * d_out)]
+        if recipe.is_cross_layer:
+            sizes = [(d_in, (n_out - layer) * d_out) for layer in range(n_in)]
+        self.coders = nn.ModuleList(
+            Coder(recipe, *size, dtype, device, ranks, recipe.seed + place) for place, size in enumerate(sizes)
+        )
+        self.b_dec = nn.Parameter(ranks.mean_of_tokens((y * self.scale_out[:, None]).flatten(1)))
+        skips = torch.zeros(len(sizes), sizes[0][0], d_out if recipe.is_cross_layer else sizes[0][1])
+        self.W_skip = nn.Parameter(skips.to(device, dtype)) if recipe.skip else None
 
-        def parameter(value: Tensor) -> nn.Parameter:
-            return nn.Parameter(value.to(device, dtype).clone())
-
-        self.W_enc, self.b_enc = parameter(encoder.T), parameter(torch.zeros(n))
-        self.W_dec, self.b_dec = parameter(decoder), parameter((y * self.scale_out[:, None]).flatten(1).mean(0))
-        self.W_skip = parameter(torch.zeros(d_in, d_out)) if recipe.skip else None
-        self.r_mag = parameter(torch.zeros(n)) if recipe.kind == "gated" else None
-        self.b_mag = parameter(torch.zeros(n)) if recipe.kind == "gated" else None
-        self.threshold = parameter(torch.full((n,), FIRST_THRESHOLD)) if recipe.kind == "jumprelu" else None
-        self.since_active: Tensor
-        self.threshold_mean: Tensor
-        self.register_buffer("since_active", torch.zeros(n, dtype=torch.long, device=device))
-        self.register_buffer("threshold_mean", torch.full((), float("nan"), dtype=torch.float64, device=device))
+    def _scale(self, x: Float[Tensor, "token site d"]) -> Float[Tensor, " site"]:
+        """By which factor the activations of each site have norm sqrt(d) on average."""
+        return x.shape[-1] ** 0.5 / self.ranks.mean_of_tokens(x.norm(dim=-1)).clamp(min=torch.finfo(x.dtype).tiny)
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.W_enc.dtype
+        return self.b_dec.dtype
 
     # ------------------------------------------------------------------------------------------------------ a batch
 
     def loss(self, x: Tensor, y: Tensor, dead_after: int) -> tuple[Tensor, dict[str, float]]:
-        """The loss of a batch [token site d], and of it L0, explained variance and the share of dead features."""
-        x, y = (self._flat(one, scale) for one, scale in ((x, self.scale), (y, self.scale_out)))
-        skip = 0.0 if self.W_skip is None else x @ self.W_skip
-        dead = self.since_active >= dead_after
-        revives = bool(self.recipe.aux) and bool(dead.any())
-        found = self._listed(x, revives) if self.recipe.kind in FEW else self._dense(x)
-        r = found.said(self.recipe.n_features) + self.b_dec + skip
-        loss = (y - r).square().sum(-1).mean()
-        if prefixes := self.recipe.prefixes:
-            parts = [found.said(n) + self.b_dec + skip for n in prefixes]
-            loss = (loss + torch.stack([(y - part).square().sum(-1).mean() for part in parts]).sum()) / (
-                1 + len(prefixes)
-            )
-        if found.pre is not None:
-            loss = loss + self._sparsity(found.pre, y, skip)
-            if revives:
-                loss = loss + self.recipe.aux * self._revival(found.pre, (y - r).detach(), dead)
+        """The loss of a batch [token site d], and of it L0, explained variance and the share of dead features.
+
+        L0 of a cross-layer transcoder is that of a layer, on average.
+        """
+        recipe = self.recipe
+        x, y = ((one.to(self.dtype) * scale[:, None]) for one, scale in ((x, self.scale), (y, self.scale_out)))
+        each, y = (x.unbind(1) if recipe.is_cross_layer else [x.flatten(1)]), y.flatten(1)
+        skipped = self._skipped(each)
+        always, still = self.b_dec + skipped, self.b_dec.detach() + skipped
+        dead = [one.since_active >= dead_after for one in self._coders]
+        revives = [bool(recipe.aux) and bool(one.any()) for one in dead]
+        subtracted = self.b_dec if recipe.is_sae else None
+        found = [
+            coder.encoded(one, subtracted, revived)
+            for coder, one, revived in zip(self._coders, each, revives, strict=True)
+        ]
+        errors = [
+            y - always - sum(self._padded(one.said(n), y) for one in found)
+            for n in (recipe.n_features, *recipe.prefixes)
+        ]
+        loss = torch.stack([error.square().sum(-1).mean() for error in errors]).mean()
+        rest = errors[0].detach()
+        for coder, one, without, revived in zip(self._coders, found, dead, revives, strict=True):
+            if one.pre is not None:
+                loss = loss + coder.sparsity(one.pre, lambda said: (y - still - said).square().sum(-1).mean())
+            if one.pre is not None and revived:
+                loss = loss + recipe.aux * coder.revival(one.pre, rest[:, -coder.W_dec.shape[1] :], without)
+            coder.count(one, len(x))
         with torch.no_grad():
-            self.since_active += len(x)
-            self.since_active[found.active] = 0
-            if self.recipe.kind == "batchtopk" and found.smallest is not None:
-                self._follow(found.smallest.double())
             variance = (y - y.mean(0)).square().sum()
+            explained = 1 - rest.square().sum() / variance if variance > 0 else variance.new_tensor(float("nan"))
             told = {
-                "l0": found.number / len(x),
-                "explained_variance": float(1 - (y - r).square().sum() / variance) if variance > 0 else float("nan"),
-                "dead": float(dead.double().mean()),
+                "l0": sum(one.number for one in found) / len(x) / len(found),
+                "explained_variance": float(explained),
+                "dead": float(torch.stack(dead).double().mean()),
             }
         return loss, told
 
-    def _dense(self, x: Tensor) -> Encoded:
-        """The features of a batch as a matrix."""
-        pre = self.pre(x)
-        features = self.features(pre)
-        active = features.detach() > 0
-        return Encoded(lambda n: features[:, :n] @ self.W_dec[:n], active.any(0), int(active.sum()), pre)
+    @property
+    def _coders(self) -> list[Coder]:
+        return list(self.coders)  # pyright: ignore[reportReturnType]
 
-    def _listed(self, x: Tensor, revives: bool) -> Encoded:
-        """The features of a batch as a list; pre-activations are there where dead features are to be revived."""
-        shift = self.b_enc - self.b_dec @ self.W_enc if self.recipe.is_sae else self.b_enc
-        with torch.set_grad_enabled(revives):
-            pre = x @ self.W_enc + shift
-        k, guess = self.recipe.k, 0.8 * float(self.threshold_mean.nan_to_num(0.0))
-        kept = pre.detach()
-        active = largest_of_tokens(kept, k) if self.recipe.kind == "topk" else largest_of_batch(kept, k * len(x), guess)
-        values = encoded(x, self.W_enc, shift, kept, active)
+    def _padded(self, said: Float[Tensor, "token d"], y: Float[Tensor, "token d_out"]) -> Float[Tensor, "token d_out"]:
+        """What features say, which write to the last of what is reconstructed."""
+        return nn.functional.pad(said, (y.shape[1] - said.shape[1], 0))
 
-        def said(n: int) -> Tensor:
-            if n == self.recipe.n_features:
-                return decoded(values, self.W_dec, active)
-            which = active.below(n)
-            return decoded(values[which], self.W_dec, active.chosen(which))
-
-        some = torch.zeros_like(self.since_active, dtype=torch.bool).index_fill_(0, active.feature, True)
-        smallest = values.detach().min() if len(values) else None
-        return Encoded(said, some, len(values), pre if revives else None, smallest)
-
-    def _flat(self, value: Tensor, scale: Tensor) -> Float[Tensor, "token d"]:
-        return (value.to(self.dtype) * scale[:, None]).flatten(1)
-
-    def pre(self, x: Float[Tensor, "token d_in"]) -> Float[Tensor, "token feature"]:
-        """Pre-activations; an SAE subtracts its decoder's bias first."""
-        return (x - self.b_dec if self.recipe.is_sae else x) @ self.W_enc + self.b_enc
-
-    def features(self, pre: Float[Tensor, "token feature"]) -> Float[Tensor, "token feature"]:
-        """Features in training, of kinds of which many may be active."""
-        if self.threshold is not None:
-            return _Jump.apply(pre.relu(), self.threshold)  # pyright: ignore[reportReturnType]
-        return self._gate()(pre) if self.recipe.kind == "gated" else pre.relu()
-
-    def _gate(self) -> Gated:
-        assert self.r_mag is not None
-        assert self.b_mag is not None
-        return Gated.of(self.r_mag, self.b_mag, self.b_enc)
-
-    def _sparsity(self, pre: Tensor, y: Tensor, skip: Tensor | float) -> Tensor:
-        kind, weight = self.recipe.kind, self.recipe.sparsity
-        if self.threshold is not None:
-            l0: Tensor = _Step.apply(pre, self.threshold).sum(-1).mean()  # pyright: ignore
-            return weight * (2 / self.recipe.k) * (l0 - self.recipe.k).square()
-        if kind == "relu":
-            return weight * pre.relu().sum(-1).mean()
-        if kind == "gated":  # the gates alone should be able to say it all, with the decoder as it is
-            gates = pre.relu()
-            alone = gates @ self.W_dec.detach() + self.b_dec.detach() + skip
-            return weight * gates.sum(-1).mean() + (y - alone).square().sum(-1).mean()
-        return pre.new_zeros(())
-
-    def _revival(self, pre: Tensor, error: Tensor, dead: Tensor) -> Tensor:
-        """How far the dead features that are nearest to being active are from the error, less if there are few."""
-        wanted, there = error.shape[1] // 2, int(dead.sum())
-        best = torch.where(dead, pre, -torch.inf).topk(min(max(1, wanted), there), dim=-1, sorted=False)
-        acts = torch.zeros_like(pre).scatter(-1, best.indices, best.values)
-        return min(1.0, there / max(1, wanted)) * (error - acts @ self.W_dec).square().sum(-1).mean()
-
-    def _follow(self, smallest: Tensor) -> None:
-        before = self.threshold_mean
-        self.threshold_mean.copy_(torch.where(before.isnan(), smallest, before + RATE * (smallest - before)))
+    def _skipped(self, each: list[Tensor] | tuple[Tensor, ...]) -> Tensor | float:
+        if self.W_skip is None:
+            return 0.0
+        return torch.cat([one @ skip for one, skip in zip(each, self.W_skip, strict=True)], 1)
 
     # -------------------------------------------------------------------------------------------------- between steps
 
-    @torch.no_grad()
     def project(self) -> None:
-        """Take out of the decoder's gradient what would change the norm of its rows."""
-        if self.W_dec.grad is not None:
-            self.W_dec.grad -= (self.W_dec.grad * self.W_dec).sum(-1, keepdim=True) * self.W_dec
+        """Take out of the decoders' gradients what would change the norms of their rows."""
+        for coder in self._coders:
+            coder.project()
 
-    @torch.no_grad()
     def constrain(self) -> None:
-        """Give the decoder's rows norm 1 again, and let no threshold be negative."""
-        self.W_dec /= self.W_dec.norm(dim=-1, keepdim=True).clamp(min=1e-12)
-        if self.threshold is not None:
-            self.threshold.clamp_(min=0)
+        """Give the decoders' rows norm 1 again, and let no threshold be negative."""
+        for coder in self._coders:
+            coder.constrain()
 
     # ------------------------------------------------------------------------------------------------------- the end
 
     @torch.no_grad()
     def finished(self, facts: Mapping[str, Any]) -> Dictionary:
         """The dictionary as it is now, of activations as they are."""
-        recipe, weights = self.recipe, {name: getattr(self, name).detach().clone() for name in WEIGHTS}
-        activation = {
-            "batchtopk": lambda: BatchTopK(self.threshold_mean.nan_to_num(0.0).to(self.dtype), k=recipe.k),
-            "topk": lambda: TopK(recipe.k),
-            "relu": lambda: ReLU(),
-            "gated": lambda: self._gate().detached(),
-            "jumprelu": lambda: JumpReLU(self.threshold.detach().clone()),  # pyright: ignore
-        }[recipe.kind]()
-        shared: dict[str, Any] = {**weights, "activation": activation, "facts": dict(facts)}
+        recipe, coders = self.recipe, self._coders
+        if recipe.is_cross_layer:
+            return self._cross_layer(facts)
+        weights = {name: getattr(coders[0], name).detach().clone() for name in ("W_enc", "b_enc", "W_dec")}
+        b_dec, activation = self.b_dec.detach().clone(), coders[0].activation()
+        shared: dict[str, Any] = {**weights, "b_dec": b_dec, "activation": activation, "facts": dict(facts)}
         if recipe.sites:
             return self._crosscoder(shared)
         scale, scale_out = float(self.scale), float(self.scale_out)
         if recipe.hook_out is None:
             sae = SAE(hook=recipe.hook, of_head=recipe.head, b_in=shared["b_dec"], **shared)
             return sae.folded_scale(scale)
-        skip = None if self.W_skip is None else self.W_skip.detach().clone()
+        skip = None if self.W_skip is None else self.W_skip[0].detach().clone()
         transcoder = Transcoder(hook_in=recipe.hook, hook_out=recipe.hook_out, W_skip=skip, **shared)
         return transcoder.folded_scale(scale, scale_out)
 
@@ -263,10 +162,20 @@ class Trainable(nn.Module):
         shared["b_dec"] = shared["b_dec"].unflatten(0, (len(sites), -1)) / scale[:, None]
         return Crosscoder(sites=sites, **shared)
 
-
-WEIGHTS = ("W_enc", "b_enc", "W_dec", "b_dec")
-
-
-def _scale(x: Float[Tensor, "token site d"]) -> Float[Tensor, " site"]:
-    """By which factor the activations of each site have norm sqrt(d) on average."""
-    return x.shape[-1] ** 0.5 / x.norm(dim=-1).mean(0).clamp(min=torch.finfo(x.dtype).tiny)
+    def _cross_layer(self, facts: Mapping[str, Any]) -> CrossLayerTranscoder:
+        recipe, coders, scale, scale_out = self.recipe, self._coders, self.scale, self.scale_out
+        n, skips = len(recipe.sites), self.W_skip
+        return CrossLayerTranscoder(
+            layers_in=recipe.sites,
+            layers_out=recipe.sites_out,
+            W_enc=tuple(coder.W_enc * one for coder, one in zip(coders, scale, strict=True)),
+            b_enc=tuple(coder.b_enc.clone() for coder in coders),
+            W_dec=tuple(
+                coder.W_dec.unflatten(1, (n - layer, -1)) / scale_out[layer:, None]
+                for layer, coder in enumerate(coders)
+            ),
+            b_dec=(self.b_dec.unflatten(0, (n, -1)) / scale_out[:, None]).unbind(),
+            activations=tuple(coder.activation() for coder in coders),
+            W_skip=() if skips is None else (skips * (scale / scale_out)[:, None, None]).unbind(),
+            facts=dict(facts),
+        ).mapped(lambda weight: weight.detach().clone())

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,11 @@ from interp_hooks.corpus.reading import Corpus
 from interp_hooks.dictionaries.base import Dictionary, width_of
 from interp_hooks.dictionaries.buffer import ActivationBuffer, TensorBuffer
 from interp_hooks.dictionaries.evaluation import dictionary_metrics
+from interp_hooks.dictionaries.ranks import Ranks
 from interp_hooks.dictionaries.recipe import Recipe
 from interp_hooks.dictionaries.trainable import Trainable
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import Count, Seed, checked
+from interp_hooks.errors.arguments import Count, Seed, checked, told_shape
 from interp_hooks.hooks.modes import with_gradients
 from interp_hooks.model.folder_lock import LOCK, locked
 from interp_hooks.model.identity import Identity
@@ -61,6 +63,7 @@ def train_dictionaries(
     evaluate_on: Corpus | None = None,
     save_to: str | Path | None = None,
     save_every: Count = 100,
+    ranks: Ranks | None = None,
     progress: bool = True,
 ) -> dict[str, Dictionary]:
     """Train dictionaries, each by its recipe, on activations of a corpus, which is read again when it ends.
@@ -72,6 +75,7 @@ def train_dictionaries(
     of dead features. With `evaluate_on` they also have the `metrics` of `dictionary_metrics` on those texts.
 
     With `save_to` the fit is kept in that folder after every `save_every` steps, and goes on there if it was killed.
+    `ranks` are processes that train together (see `train_by_rank`): each takes its share of the tokens of a step.
 
     Raises:
         BadInput: recipes that do not fit the model, numbers out of range, a corpus without tokens that count, or a
@@ -92,13 +96,16 @@ def train_dictionaries(
     for recipe in named.values():
         for hook in (*recipe.reads, *recipe.writes):
             width_of(model.points(hook)[0], recipe.head)
+    together = ranks or Ranks()
     for what, number, least in (
         ("steps", steps, 1),
-        ("tokens_per_step", tokens_per_step, 2),
+        ("tokens_per_step", tokens_per_step, 2 * together.count),
         ("save_every", save_every, 1),
     ):
         if number < least:
             raise BadInput(f"{what} must be at least {least}, got {number}")
+    if tokens_per_step % together.count:
+        raise BadInput(f"tokens_per_step must be a multiple of {together.count}, the ranks, got {tokens_per_step}")
     size = 32 * tokens_per_step if buffer is None else buffer
     if size < 2 * tokens_per_step:
         raise BadInput(f"buffer must hold 2 steps' tokens at least, {2 * tokens_per_step}, got {size}")
@@ -106,18 +113,21 @@ def train_dictionaries(
     packer = Packer(model=model, length=length, longer="split", exclude=tuple(exclude), tokens_at_once=tokens_at_once)
     generator = torch.Generator().manual_seed(seed)
     hooks = [(hook, one.head) for one in named.values() for hook in (*one.reads, *one.writes)]
-    stream = ActivationBuffer(model, corpus, packer, hooks, column=column, tokens=size, generator=generator)
+    part, share = (together.rank, together.count), size // together.count
+    stream = ActivationBuffer(model, corpus, packer, hooks, column=column, tokens=share, generator=generator, part=part)
     options = {"steps": steps, "tokens_per_step": tokens_per_step, "buffer": size, "length": length, "seed": seed}
-    options |= {"exclude": list(exclude), "column": column, "tokens_at_once": tokens_at_once}
-    fit = _Fit(model, named, stream, options)
+    options |= {"exclude": list(exclude), "column": column, "tokens_at_once": tokens_at_once, "ranks": together.count}
+    fit, progress = _Fit(model, named, stream, options, together), progress and together.rank == 0
     if save_to is None:
         fit.run(None, save_every, progress)
     else:
         folder = Path(save_to).absolute()
         with on_disk(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder / LOCK, folder):
-            remove_partial(folder)
+        with locked(folder / LOCK, folder) if together.rank == 0 else nullcontext():
+            if together.rank == 0:
+                remove_partial(folder)
+            together.barrier()
             fit.go_on(folder / FIT)
             fit.run(folder / FIT, save_every, progress)
     trained = fit.finished()
@@ -131,10 +141,10 @@ def train_dictionaries(
 
 @checked
 def train_on_activations(
-    x: Float[Tensor, "token d_in"],
+    x: Float[Tensor, "token *site d_in"],
     recipe: Recipe,
     *,
-    y: Float[Tensor, "token d_out"] | None = None,
+    y: Float[Tensor, "token *site d_out"] | None = None,
     steps: Count,
     tokens_per_step: Count = 2048,
     seed: Seed = 0,
@@ -142,30 +152,35 @@ def train_on_activations(
 ) -> Dictionary:
     """Train a dictionary on activations that are there, wherever they come from: of a toy model, say.
 
-    `y` is what a transcoder predicts of x. They are passed through as often as it takes, in another order each time;
-    the rest is as in `train_dictionaries`. The recipe's hooks are names only.
+    `y` is what a transcoder predicts of x; both have an axis of sites if the recipe has. They are passed through as
+    often as it takes, in another order each time; the rest is as in `train_dictionaries`. The recipe's hooks are names
+    only.
 
     Raises:
-        BadInput: numbers out of range, other lengths of x and y, a crosscoder's recipe, or too few activations.
+        BadInput: numbers out of range, x and y of other shapes than the recipe's, or too few activations.
 
     >>> from interp_hooks.dictionaries import Recipe, train_on_activations
     >>> recipe = Recipe(hook="activations", n_features=8, k=2)
     >>> train_on_activations(torch.randn(100, 5), recipe, steps=3, tokens_per_step=50, progress=False)
     SAE(hook_activations, d_in=5, n_features=8)
     """
-    if recipe.sites or (recipe.hook_out is None) != (y is None) or (y is not None and len(y) != len(x)):
+    recipe = replace(recipe.named(), head=None)
+    listed = [(recipe.reads, x)] if y is None else [(recipe.reads, x), (recipe.writes, y)]
+    shapes = {(len(x), *([len(hooks)] if recipe.sites else []), one.shape[-1]) == one.shape for hooks, one in listed}
+    if shapes != {True} or recipe.predicts != (y is not None) or len({*recipe.reads}) < len(recipe.reads):
         raise BadInput(
-            "expected x [token, d_in], and for a transcoder's recipe as many y [token, d_out], got "
-            f"{len(x)} x and y={'None' if y is None else len(y)} for {recipe}"
+            "expected x [token, d_in], and for a transcoder's recipe as many y [token, d_out], each with an axis of "
+            f"different sites between if the recipe has them; got x {told_shape(x)} and "
+            f"y {None if y is None else told_shape(y)} for {recipe}"
         )
     if steps < 1:
         raise BadInput(f"steps must be at least 1, got {steps}")
     if not 2 <= tokens_per_step <= len(x):
         raise BadInput(f"tokens_per_step must be 2..{len(x)}, the number of activations, got {tokens_per_step}")
-    recipe = replace(recipe.named(), head=None)
-    values: dict[tuple[str, int | None], Tensor] = {(recipe.hook, None): x}
-    if recipe.hook_out is not None and y is not None:
-        values[recipe.hook_out, None] = y
+    values: dict[tuple[str, int | None], Tensor] = {}
+    for hooks, one in listed:
+        each = one.unbind(1) if recipe.sites else [one]
+        values |= {(hook, None): part for hook, part in zip(hooks, each, strict=True)}
     stream = TensorBuffer(values, torch.Generator().manual_seed(seed))
     fit = _Fit(None, {"dictionary": recipe}, stream, {"steps": steps, "tokens_per_step": tokens_per_step, "seed": seed})
     fit.run(None, 1, progress)
@@ -181,8 +196,9 @@ class _Fit:
         recipes: Mapping[str, Recipe],
         stream: ActivationBuffer | TensorBuffer,
         options: Mapping[str, Any],
+        ranks: Ranks = Ranks(),  # noqa: B008 (a value that cannot change)
     ) -> None:
-        self.model, self.recipes, self.stream, self.options = model, recipes, stream, options
+        self.model, self.recipes, self.stream, self.options, self.ranks = model, recipes, stream, options, ranks
         self.step, self.steps, self.tokens = 0, int(options["steps"]), int(options["tokens_per_step"])
         self.parts: dict[str, Trainable] = {}
         self.optimizers: dict[str, torch.optim.Adam] = {}
@@ -195,7 +211,7 @@ class _Fit:
             self._make(name, *self._sites(recipe, self.stream.left))
 
     def _make(self, name: str, x: Tensor, y: Tensor) -> None:
-        part = Trainable(self.recipes[name], x, y)
+        part = Trainable(self.recipes[name], x, y, self.ranks)
         self.parts[name] = part
         self.optimizers[name] = torch.optim.Adam(part.parameters(), lr=self.recipes[name].rate())
 
@@ -219,16 +235,17 @@ class _Fit:
                     self.save(path)
 
     def _train(self, bar: tqdm[Any]) -> None:
-        batch = self.stream.take(self.tokens)
+        batch = self.stream.take(self.tokens // self.ranks.count)
         told: dict[str, float] = {}
         for name, part in self.parts.items():
             recipe, optimizer = self.recipes[name], self.optimizers[name]
             dead_after = recipe.dead_after or max(self.tokens, self.steps * self.tokens // 10)
             optimizer.zero_grad()
             loss, told = part.loss(*self._sites(recipe, batch), dead_after)
-            if not bool(loss.isfinite()):
+            if not bool(self.ranks.mean(loss.detach()).isfinite()):
                 raise BadInput(f"the loss of {name!r} is not finite at step {self.step}; lower its learning rate")
             loss.backward()
+            self.ranks.average_gradients(part.parameters())
             part.project()
             torch.nn.utils.clip_grad_norm_(part.parameters(), CLIP)
             for group in optimizer.param_groups:
@@ -236,7 +253,8 @@ class _Fit:
             optimizer.step()
             part.constrain()
             if self.step % max(1, self.steps // LOGS) == 0 or self.step == self.steps - 1:
-                self.history[name].append([self.step, *told.values()])
+                shared = self.ranks.mean(torch.tensor([*told.values()], dtype=torch.float64))
+                self.history[name].append([self.step, *shared.tolist()])
         self.step += 1
         bar.set_postfix(l0=f"{told['l0']:.1f}", ev=f"{told['explained_variance']:.3f}", dead=f"{told['dead']:.1%}")
 
@@ -261,9 +279,15 @@ class _Fit:
         return json.loads(json.dumps({"recipes": {n: asdict(r) for n, r in self.recipes.items()}, **self.options}))
 
     def save(self, path: Path) -> None:
-        """Keep the fit as it is, with what is left in the buffer."""
-        tensors = {"generator": self.stream.generator.get_state()}
-        tensors |= {f"buffer/{place}": self.stream.left[hook] for place, hook in enumerate(self.stream.hooks)}
+        """Keep the fit as it is, with what is left in the buffers of all ranks."""
+        left = [self.stream.left[hook].cpu() for hook in self.stream.hooks]
+        buffers = self.ranks.gathered((self.stream.generator.get_state(), left, self.stream.passes))
+        if self.ranks.rank > 0:
+            self.ranks.barrier()
+            return
+        tensors = {f"generator/{rank}": state for rank, (state, _, _) in enumerate(buffers)}
+        for rank, (_, values, _) in enumerate(buffers):
+            tensors |= {f"buffer/{rank}/{place}": value for place, value in enumerate(values)}
         for name, part in self.parts.items():
             tensors |= {f"{name}/weights/{key}": value for key, value in part.state_dict().items()}
             state = self.optimizers[name].state
@@ -271,8 +295,9 @@ class _Fit:
                 tensors |= {f"{name}/adam/{key}/{what}": value for what, value in state[weight].items()}
         assert self.model is not None
         about = {"asked": self._asked(), "model": asdict(Identity.of(self.model)), "step": self.step}
-        about |= {"passes": self.stream.passes, "history": self.history}
+        about |= {"passes": [passes for *_, passes in buffers], "history": self.history}
         write_with_digest(path, {key: value.cpu() for key, value in tensors.items()}, {"fit": json.dumps(about)})
+        self.ranks.barrier()
 
     def go_on(self, path: Path) -> None:
         """Take up a fit that was kept, if there is one.
@@ -290,11 +315,13 @@ class _Fit:
             raise BadInput(f"{path.parent} holds a fit with other {', '.join(other)}; train in another folder")
         if (unlike := Identity(**about["model"]).unlike(self.model, "the fit")) is not None:
             raise BadInput(f"{path.parent}: {unlike}; train in another folder")
-        self.stream.generator.set_state(tensors["generator"])
+        rank = self.ranks.rank
+        self.stream.generator.set_state(tensors[f"generator/{rank}"])
         self.stream.left = {
-            hook: tensors[f"buffer/{place}"].to(self.model.device) for place, hook in enumerate(self.stream.hooks)
+            hook: tensors[f"buffer/{rank}/{place}"].to(self.model.device)
+            for place, hook in enumerate(self.stream.hooks)
         }
-        self.stream.passes, self.step, self.history = about["passes"], about["step"], about["history"]
+        self.stream.passes, self.step, self.history = about["passes"][rank], about["step"], about["history"]
         for name, recipe in self.recipes.items():
             self._make(name, *self._sites(recipe, self.stream.left))
             part, state = self.parts[name], self.optimizers[name].state

@@ -26,8 +26,9 @@ from interp_hooks.circuits import (
 from interp_hooks.circuits.attribution_graphs.files import pairing, unpaired
 from interp_hooks.circuits.attribution_graphs.influence import influence, largest_until, shares
 from interp_hooks.circuits.attribution_graphs.interventions import predicted_change
-from interp_hooks.circuits.attribution_graphs.local import LocalModel
+from interp_hooks.circuits.attribution_graphs.local import Asker, LocalModel
 from interp_hooks.circuits.attribution_graphs.nodes import ERROR, FEATURE, LOGIT, TOKEN
+from interp_hooks.circuits.attribution_graphs.rows import Rows
 from interp_hooks.dictionaries import CrossLayerTranscoder, ReLU, Transcoder
 from interp_hooks.errors import BadInput
 from tests.dictionaries.random_ones import cross_layer, transcoder
@@ -280,6 +281,52 @@ def test_few_features_are_chosen_by_influence() -> None:
     assert sum(kept) >= 8
 
 
+def test_in_bounded_memory_the_largest_edges_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted: bytes of rows, and of gradients that are asked for at once. What is left out is told."""
+    model, transcoders, memory = build(), cross_layer(), 60_000
+    whole, held, asked = graph_of(model, transcoders), [], []
+    add, gradients = Rows.add, Asker.gradients
+
+    def counted_rows(self: Rows, *args: Any) -> None:
+        add(self, *args)
+        held.append(self.bytes)
+
+    def counted_gradients(self: Asker, hook: str, cotangents: Tensor, *args: Any) -> Any:
+        asked.append(len(cotangents))
+        return gradients(self, hook, cotangents, *args)
+
+    monkeypatch.setattr(Rows, "add", counted_rows)
+    monkeypatch.setattr(Asker, "gradients", counted_gradients)
+    assert torch.equal(graph_of(model, transcoders, max_memory=10**9).weight, whole.weight)
+    assert (max(asked), held[-1] > memory // 2) == (32, True)
+    held.clear()
+    asked.clear()
+    graph = graph_of(model, transcoders, max_memory=memory)
+    local = LocalModel(model, TOKENS, transcoders)
+    each = sum(value.nbytes for value in local.written.values())
+    assert 1 <= max(asked) <= memory // 2 // each < 32
+    assert max(held) + graph.weight.nbytes + graph.source.nbytes + graph.target.nbytes <= memory // 2
+    traced = ~graph.bias.isnan()
+    assert torch.allclose(totals(graph)[traced], graph.value[traced])
+    most = Rows.most_in(memory // 2, len(graph.features) + len(graph.logits), torch.float64)
+    for target in [*graph.features[::9], *graph.logits]:
+        edges, wanted = (one.weight[one.target == target] for one in (graph, whole))
+        order = wanted.abs().argsort(descending=True)[:most]
+        assert torch.equal(edges, wanted[order.sort().values])
+
+
+def test_influence_of_rows_is_that_of_the_graph() -> None:
+    """One pass over the rows, from the last layer to the first, is the series of matrices."""
+    graph, rows = graph_of(build(), cross_layer()), Rows(None)
+    dense = torch.zeros(len(graph), len(graph), dtype=torch.float64)
+    dense[graph.target, graph.source] = graph.weight
+    targets = [*graph.features, *graph.logits]
+    rows.add(targets, dense[targets])
+    outputs = torch.where(graph.kind == LOGIT, graph.activation, 0.0)
+    found = rows.influence(sorted(targets, key=lambda node: -int(graph.layer[node])), outputs)
+    assert torch.allclose(found, graph.influence)
+
+
 def test_the_first_position_may_count_as_error() -> None:
     graph = graph_of(build(), cross_layer(), first_as_error=True)
     assert (graph.pos[graph.features] > 0).all()
@@ -390,6 +437,7 @@ def test_bad_input_is_told() -> None:
     for match, call in {
         "prompt must be": lambda: attribution_graph(model, TOKENS[None], transcoders),
         "max_features must be": lambda: graph_of(model, transcoders, max_features=-1),
+        "max_memory must be": lambda: graph_of(model, transcoders, max_memory=0),
         "mass must be": lambda: graph_of(model, transcoders, mass=0.0),
         "causal language models whose layers": lambda: graph_of(build(attention_dir="bidirectional"), transcoders),
         "width": lambda: graph_of(build(d_model=14), transcoders),

@@ -23,7 +23,8 @@ from interp_hooks.dictionaries import (
 from interp_hooks.dictionaries import training as module
 from interp_hooks.dictionaries.active import largest_of_batch
 from interp_hooks.dictionaries.buffer import ActivationBuffer
-from interp_hooks.dictionaries.trainable import BANDWIDTH, Trainable, _Jump, _Step
+from interp_hooks.dictionaries.coder import BANDWIDTH, Coder, _Jump, _Step
+from interp_hooks.dictionaries.trainable import Trainable
 from interp_hooks.errors import BadInput, UnknownHook
 from tests.dictionaries.random_ones import randoms
 from tests.tiny import assert_close, build, unchecked_types
@@ -86,23 +87,24 @@ def test_a_list_of_active_features_gives_what_the_matrix_gives(kind: Any, option
     with torch.no_grad():
         for weight in part.parameters():
             weight.copy_(torch.randn(weight.shape, generator=draw, dtype=torch.float64))
-        part.since_active[:4] = 1000
-        part.threshold_mean.fill_(2.0)
+        coder: Any = part.coders[0]
+        coder.since_active[:4] = 1000
+        coder.threshold_mean.fill_(2.0)
     loss, told = part.loss(x, y, dead_after=500)
     found = torch.autograd.grad(loss, list(part.parameters()), materialize_grads=True)
     x, y = x[:, 0] * part.scale, y[:, 0] * part.scale_out
-    pre = (x - part.b_dec if "hook_out" not in options else x) @ part.W_enc + part.b_enc
+    pre = (x - part.b_dec if "hook_out" not in options else x) @ coder.W_enc + coder.b_enc
     positive = pre.relu()
     least = (
         positive.flatten().topk(3 * 40).values[-1] if kind == "batchtopk" else positive.topk(3, dim=1).values[:, -1:]
     )
     features = torch.where(positive >= least, positive, 0.0)
-    skip = 0.0 if part.W_skip is None else x @ part.W_skip
-    errors = [y - (features[:, :n] @ part.W_dec[:n] + part.b_dec + skip) for n in (20, *options.get("prefixes", ()))]
+    skip = 0.0 if part.W_skip is None else x @ part.W_skip[0]
+    errors = [y - (features[:, :n] @ coder.W_dec[:n] + part.b_dec + skip) for n in (20, *options.get("prefixes", ()))]
     by_hand = torch.stack([error.square().sum(1).mean() for error in errors]).mean()
     dead = torch.where(torch.arange(20) < 4, pre, -torch.inf).topk(4, dim=1)
     acts = torch.zeros_like(pre).scatter(1, dead.indices, dead.values)
-    by_hand = by_hand + part.recipe.aux * (errors[0].detach() - acts @ part.W_dec).square().sum(1).mean()
+    by_hand = by_hand + part.recipe.aux * (errors[0].detach() - acts @ coder.W_dec).square().sum(1).mean()
     assert loss.item() == pytest.approx(by_hand.item())
     assert told["l0"] == pytest.approx(float((features > 0).sum()) / 40)
     wanted = torch.autograd.grad(by_hand, list(part.parameters()), materialize_grads=True)
@@ -140,14 +142,14 @@ def test_dead_features_come_back() -> None:
 
     def dead(aux: float) -> float:
         recipe = Recipe(hook="x", n_features=64, k=2, learning_rate=1e-2, aux=aux, dead_after=2000)
-        begin = Trainable.__init__
+        begin = Coder.__init__
 
-        def far(self: Trainable, *args: Any) -> None:
+        def far(self: Coder, *args: Any) -> None:
             begin(self, *args)
             self.b_enc.data[:32] -= 20.0
 
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(Trainable, "__init__", far)
+            patched.setattr(Coder, "__init__", far)
             one = train_on_activations(x, recipe, steps=200, tokens_per_step=256, progress=False)
         return float(one.encode(x).gt(0).any(0).double().mean())
 

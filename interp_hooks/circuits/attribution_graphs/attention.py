@@ -71,16 +71,17 @@ def edge_heads(
     hook, row = _reads(local, graph, target)
     at = int(graph.pos[target])
     zs = [f"blocks.{layer}.attn.hook_z" for layer in layers]
-    asker = local.asker(1, {hook, *zs}, attention=False)
-    cotangent = row.new_zeros(1, local.n_pos, len(row))
+    asker = local.asker({hook, *zs}, attention=False)
+    cotangent = row.new_zeros(1, at + 1, len(row))
     cotangent[0, at] = row
     direct = sum(
-        float((gradient[0] * added[name]).sum())
+        float((gradient[0] * added[name][: at + 1]).sum())
         for name, gradient in asker.gradients(hook, cotangent).items()
         if name in added
     )
     rows = [dict(layer=-1, head=-1, key=-1, weight=direct, pattern=float("nan"))]
-    for layer, gradient in zip(layers, asker.gradients(hook, cotangent, zs).values(), strict=True):
+    read_by = asker.gradients(hook, cotangent, zs)
+    for layer, gradient in ((layer, read_by[z]) for layer, z in zip(layers, zs, strict=True) if z in read_by):
         pattern = local.held[f"blocks.{layer}.attn.hook_pattern"][0, :, at]  # head key
         moved = values[f"blocks.{layer}.attn.hook_v"].diff(dim=0)[0]  # key kv_head d_head
         moved = moved.repeat_interleave(len(pattern) // moved.shape[1], dim=1)
@@ -160,8 +161,9 @@ def _reads(local: LocalModel, graph: AttributionGraph, target: int) -> tuple[str
 def _vectors(local: LocalModel, hook: str, pos: int, head: int) -> Float[Tensor, "d_head source"]:
     """What every source, and the bias, put into a head's query or key at a position."""
     size = local.model.hook_dict[hook].sizes["d_head"]
-    asker = local.asker(size, {hook})
-    cotangents = torch.zeros_like(asker.seen[hook])
+    asker = local.asker({hook})
+    value = asker.seen[hook]
+    cotangents = value.new_zeros(size, pos + 1, *value.shape[2:])
     dims = torch.arange(size, device=cotangents.device)
     cotangents[dims, pos, head, dims] = 1.0
     found = local.contributions(asker.gradients(hook, cotangents)).flat()

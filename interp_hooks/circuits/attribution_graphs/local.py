@@ -15,7 +15,7 @@ A linear pass is a pass of its own: all patterns and scales are held in it, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 
 import torch
@@ -25,7 +25,7 @@ from torch import Tensor
 from interp_hooks.circuits.attribution_graphs.nodes import ERROR, FEATURE, KINDS, TOKEN, Features, Places, Sources
 from interp_hooks.dictionaries import CrossLayerTranscoder, Transcoder
 from interp_hooks.errors import BadInput
-from interp_hooks.hooks.modes import no_gradients, with_constant_weights
+from interp_hooks.hooks.modes import no_gradients, with_constant_weights, with_gradients
 from interp_hooks.hooks.points import HookPoint
 from interp_hooks.interventions.recording import record
 from interp_hooks.interventions.runs import Run
@@ -34,7 +34,7 @@ from interp_hooks.model.stream import Stream
 from interp_hooks.model.transformer import HookedTransformer
 
 EMBED = "hook_embed"
-GATHERED = 2**24  # numbers of gathered gradients that are held at once
+GATHERED = 2**24  # numbers of decoder rows that are held at once
 Transcoders = CrossLayerTranscoder | Sequence[Transcoder]
 
 
@@ -74,33 +74,38 @@ class LocalModel:
 
     def _encode(self, first_as_error: bool) -> None:
         """Find active features, what they and the skips reconstruct, and the errors."""
-        one, features, self.features = self.transcoders, [], []
+        one, self.features = self.transcoders, list[Features]()
+        said = [one.b_dec[layer] + self.skip(layer, read.to(one.dtype)) for layer, read in enumerate(self.reads)]
+        said = [value.expand(self.n_pos, -1).clone() for value in said]
         for layer, read in enumerate(self.reads):
             pre = one.pre_of(layer, read)
             found = one.activations[layer](pre)
             if first_as_error:
                 found[0] = 0.0
             pos, index = found.nonzero().unbind(1)
-            activation = found[pos, index]
-            vectors = one.decoder_rows(layer, index) * activation[:, None, None]
             self.features.append(
-                Features(
-                    pos=pos,
-                    index=index,
-                    activation=activation,
-                    pre_activation=pre[pos, index],
-                    vectors=vectors.to(read),
-                )
+                Features(pos=pos, index=index, activation=found[pos, index], pre_activation=pre[pos, index])
             )
-            features.append(found)
+            for some, vectors in self.vectors(layer):
+                for output, part in zip(one.outputs(layer), vectors.unbind(1), strict=True):
+                    said[output].index_add_(0, pos[some], part)
         self.errors = torch.stack(
             [
-                self.recording[hook][0]
-                if layer is None
-                else self.recording[hook][0] - one.decode_layer(layer, features[: layer + 1], self.reads[layer])
+                self.recording[hook][0] if layer is None else self.recording[hook][0] - said[layer]
                 for hook, layer in self.writers.items()
             ]
         )
+
+    def vectors(self, layer: int) -> Iterator[tuple[slice, Float[Tensor, "feature output d_model"]]]:
+        """What the active features of a layer write to each of its outputs, some features at a time.
+
+        Rows of the decoder are gathered as they are asked for: all at once, a long prompt's would fill the memory.
+        """
+        found, size = self.features[layer], self.transcoders.W_dec[layer][0].numel()
+        for start in range(0, len(found), max(1, GATHERED // size)):
+            some = slice(start, start + max(1, GATHERED // size))
+            rows = self.transcoders.decoder_rows(layer, found.index[some])
+            yield some, rows * found.activation[some, None, None]
 
     # -------------------------------------------------------------------------------------------------- linear passes
 
@@ -146,7 +151,7 @@ class LocalModel:
         if not len(which):
             raise BadInput(f"feature {index} of layer {layer} is not active at position {pos}")
         outputs = [self.transcoders.layers_out[output] for output in self.transcoders.outputs(place)]
-        vectors = found.vectors[int(which[0])]
+        vectors = (self.transcoders.decoder_rows(place, found.index[which])[0] * found.activation[which]).to(zero)
         return {hook: zero.index_copy(0, at, vector[None]) for hook, vector in zip(outputs, vectors, strict=True)}
 
     def skip(self, layer: int | None, x: Tensor) -> Tensor | float:
@@ -216,25 +221,40 @@ class LocalModel:
 
     # -------------------------------------------------------------------------------------------------------- targets
 
-    def asker(self, copies: int, watch: Collection[str], *, attention: bool = True) -> Asker:
-        """A pass with a graph, which answers for so many targets at a time at the hooks `watch`."""
-        return Asker(self, copies, watch, attention)
+    def asker(self, watch: Collection[str], *, attention: bool = True) -> Asker:
+        """A pass with a graph, which answers for targets at the hooks `watch`."""
+        return Asker(self, watch, attention)
 
     def contributions(self, gradients: Mapping[str, Tensor]) -> Sources:
-        """What every source contributes, from the gradients [target, pos, d_model] where it writes."""
-        hooks = list(self.writers)
-        by_layer = {layer: hook for hook, layer in self.writers.items() if layer is not None}
-        features = []
-        for layer, found in enumerate(self.features):
-            total = 0.0
-            for place, output in enumerate(self.transcoders.outputs(layer)):
-                total = total + _products(gradients[by_layer[output]], found.pos, found.vectors[:, place])
-            features.append(total)
-        errors = torch.stack(
-            [(gradients[hook] * error).sum(-1) for hook, error in zip(hooks, self.errors, strict=True)]
-        )
-        tokens = (gradients[EMBED] * self.recording[EMBED][0]).sum(-1)
-        return Sources(features=features, errors=errors.movedim(0, -2), tokens=tokens)
+        """What every source contributes, from the gradients [target, pos, d_model] where it writes.
+
+        Hooks and positions without a gradient, those after the targets, contribute nothing.
+        """
+        n = gradients[EMBED].shape[1]
+        nothing = torch.zeros_like(gradients[EMBED][..., 0])
+        written = [*zip(self.writers, self.errors, strict=True), (EMBED, self.recording[EMBED][0])]
+        found = [
+            torch.einsum("tpd,pd->tp", gradients[hook], value[:n].to(nothing)) if hook in gradients else nothing
+            for hook, value in written
+        ]
+        *errors, tokens = [torch.nn.functional.pad(one, (0, self.n_pos - n)) for one in found]
+        features = [self._of_features(layer, gradients) for layer in range(len(self.features))]
+        return Sources(features=features, errors=torch.stack(errors, -2), tokens=tokens)
+
+    def _of_features(self, layer: int, gradients: Mapping[str, Tensor]) -> Float[Tensor, "target feature"]:
+        """What the features of a layer contribute: products of what they write with gradients at their positions."""
+        hooks, pos = {layer: hook for hook, layer in self.writers.items()}, self.features[layer].pos
+        asked = [gradients[hook] for one in self.transcoders.outputs(layer) if (hook := hooks[one]) in gradients]
+        total = gradients[EMBED].new_zeros(len(gradients[EMBED]), len(pos))
+        for some, vectors in self.vectors(layer) if asked else ():
+            vectors = vectors[:, : len(asked)].flatten(1).to(total)
+            at, counts = pos[some].unique_consecutive(return_counts=True)
+            parts = [total[:, some].split(counts.tolist(), 1), vectors.split(counts.tolist())]
+            for place, part, rows in zip(at.tolist(), *parts, strict=True):
+                if place >= asked[0].shape[1]:
+                    return total
+                part.copy_(torch.cat([gradient[:, place] for gradient in asked], 1) @ rows.T)
+        return total
 
     # --------------------------------------------------------------------------------------------------------- logits
 
@@ -258,41 +278,38 @@ class LocalModel:
 
 
 class Asker:
-    """Gradients of targets with respect to what embedding and MLPs write, some targets at a time."""
+    """Gradients of targets with respect to what embedding and MLPs write, from one pass of the prompt for all."""
 
     @with_constant_weights
-    def __init__(self, local: LocalModel, copies: int, watch: Collection[str], attention: bool) -> None:
-        self.copies = copies
-        self.leaves = {
-            hook: value.expand(copies, -1, -1).clone().requires_grad_() for hook, value in local.written.items()
-        }
+    def __init__(self, local: LocalModel, watch: Collection[str], attention: bool) -> None:
+        self.leaves = {hook: value[None].clone().requires_grad_() for hook, value in local.written.items()}
         self.seen = local.run(self.leaves, watch, attention=attention)
 
+    @property
+    def bytes(self) -> int:
+        """What the gradients of one target take, with those of its activations on the way."""
+        return 2 * sum(leaf.nbytes for leaf in self.leaves.values())
+
+    @with_gradients
     def gradients(
         self, hook: str, cotangents: Tensor, of: Sequence[str] | None = None
     ) -> dict[str, Float[Tensor, "target pos ..."]]:
-        """Those of products of a hook's activation with cotangents [target, pos, ...], at most `copies` of them.
+        """Those of products of a hook's activation with cotangents [target, pos, ...] at the first positions.
 
-        They are with respect to what embedding and MLPs write, or to the activations of watched hooks.
+        They are with respect to what embedding and MLPs write, or to the activations of watched hooks, at these
+        positions; hooks that the activation does not depend on are left out.
         """
-        n, asked = len(cotangents), self.leaves if of is None else {name: self.seen[name] for name in of}
-        if n < self.copies:
-            cotangents = torch.cat((cotangents, cotangents.new_zeros(self.copies - n, *cotangents.shape[1:])))
-        value = self.seen[hook]
+        asked = self.leaves if of is None else {name: self.seen[name] for name in of}
+        n, value = cotangents.shape[1], self.seen[hook]
         found = torch.autograd.grad(
-            value, list(asked.values()), cotangents.to(value), retain_graph=True, materialize_grads=True
+            value[:, :n],
+            list(asked.values()),
+            cotangents[:, None].to(value),
+            retain_graph=True,
+            is_grads_batched=True,
+            allow_unused=True,
         )
-        return {name: gradient[:n] for name, gradient in zip(asked, found, strict=True)}
-
-
-def _products(
-    gradients: Float[Tensor, "target pos d"], pos: Int[Tensor, " n"], vectors: Float[Tensor, "n d"]
-) -> Float[Tensor, "target n"]:
-    """The product of each vector with the gradients at its position."""
-    size = max(1, GATHERED // max(1, len(gradients) * vectors.shape[1]))
-    parts = zip(pos.split(size), vectors.split(size), strict=True)
-    found = [torch.einsum("tnd,nd->tn", gradients[:, at], part) for at, part in parts]
-    return torch.cat(found, dim=1) if found else gradients.new_zeros(len(gradients), 0)
+        return {name: one[:, 0, :n] for name, one in zip(asked, found, strict=True) if one is not None}
 
 
 def _is_pattern(hook: str) -> bool:

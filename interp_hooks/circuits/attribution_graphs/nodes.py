@@ -15,16 +15,12 @@ FEATURE, ERROR, TOKEN, LOGIT = range(4)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Features:
-    """The features of one layer of transcoders that are active on a prompt, by position.
-
-    `vectors` [feature, output, d_model] are their decoder rows times their activations, for every layer they write to.
-    """
+    """The features of one layer of transcoders that are active on a prompt, by position."""
 
     pos: Int[Tensor, " feature"]
     index: Int[Tensor, " feature"]
     activation: Float[Tensor, " feature"]
     pre_activation: Float[Tensor, " feature"]
-    vectors: Float[Tensor, "feature output d_model"]
 
     def __len__(self) -> int:
         return len(self.pos)

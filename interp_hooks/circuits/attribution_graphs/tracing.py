@@ -11,9 +11,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp_hooks.circuits.attribution_graphs.graph import AttributionGraph
-from interp_hooks.circuits.attribution_graphs.influence import influence, shares
 from interp_hooks.circuits.attribution_graphs.local import Asker, LocalModel, Transcoders
 from interp_hooks.circuits.attribution_graphs.nodes import ERROR, LOGIT, TOKEN
+from interp_hooks.circuits.attribution_graphs.rows import Rows
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import Count, checked
 from interp_hooks.hooks.modes import no_gradients
@@ -36,6 +36,7 @@ def attribution_graph(
     max_features: Count | None = None,
     first_as_error: bool = False,
     at_once: Count = 32,
+    max_memory: int | None = None,
     progress: bool = True,
 ) -> AttributionGraph:
     """The attribution graph of a prompt's next token, through the features of per-layer or cross-layer transcoders.
@@ -43,8 +44,12 @@ def attribution_graph(
     Logits are those of the fewest tokens whose probabilities together reach `mass`, at most `max_logits`. With
     `max_features` only so many features are traced, chosen by their influence on the logits as far as it is known; what
     the others contribute is `untraced`. `first_as_error` counts what MLPs write at the first position as errors, for a
-    BOS token that transcoders were not trained on. `at_once` targets are traced in one backward pass, which is what
-    memory goes by: a pass with its graph over so many copies of the prompt.
+    BOS token that transcoders were not trained on. `at_once` targets are traced in one backward pass.
+
+    A long prompt has too many edges: they grow with the square of its features. `max_memory` bounds the bytes of edges,
+    half of it, and of gradients, the other half: fewer targets are traced at once, and only the largest edges into each
+    are kept, which is then told as `untraced` too. Beside it there are the attention patterns, a pass of one prompt
+    with its graph, and some numbers for every active feature. Give `max_features` as well.
 
     Raises:
         BadInput: several prompts, transcoders of another model or of other hooks, or a model without MLPs.
@@ -59,10 +64,11 @@ def attribution_graph(
         raise BadInput(f"an attribution graph is of one prompt: token ids [pos], got shape {list(tokens.shape)}")
     if not 0 < mass <= 1 or max_logits < 1 or at_once < 1:
         raise BadInput("mass must be above 0 and at most 1, and max_logits and at_once at least 1")
-    if max_features is not None and max_features < 0:
-        raise BadInput(f"max_features must be at least 0, or None for all, got {max_features}")
+    for name, value, least in (("max_features", max_features, 0), ("max_memory", max_memory, 1)):
+        if value is not None and value < least:
+            raise BadInput(f"{name} must be at least {least}, or None for all, got {value}")
     local = LocalModel(model, tokens, transcoders, first_as_error=first_as_error)
-    return _Tracer(local, max_logits, mass).graph(max_features, at_once, progress)
+    return _Tracer(local, max_logits, mass).graph(max_features, at_once, max_memory, progress)
 
 
 class _Tracer:
@@ -81,27 +87,31 @@ class _Tracer:
         self.starts = [0, *itertools.accumulate(counts)]
         self.n_features, self.n_sources = self.starts[-1], len(local.places.kind)
 
-    def graph(self, max_features: int | None, at_once: int, progress: bool) -> AttributionGraph:
+    def graph(self, max_features: int | None, at_once: int, max_memory: int | None, progress: bool) -> AttributionGraph:
         """The graph of all features, or of the most influential ones."""
-        asker, rows = self.local.asker(at_once, {*self.inputs, self.local.final}), dict[int, Tensor]()
+        most = self.n_features if max_features is None else min(max_features, self.n_features)
+        asker, rows = self.local.asker({*self.inputs, self.local.final}), Rows(None)
+        if max_memory is not None:
+            rows = Rows(Rows.most_in(max_memory // 2, most + len(self.ids), self.onto.dtype))
+            each = asker.bytes + 2 * self.n_sources * self.onto.itemsize
+            at_once = min(at_once, max(1, max_memory // 2 // each))
         for start in range(0, len(self.ids), at_once):
             part = self.onto[start : start + at_once]
             found = self._asked(asker, self.local.final, part, [self.local.n_pos - 1] * len(part))
-            rows |= dict(enumerate(found, self.n_sources + start))
-        most = self.n_features if max_features is None else min(max_features, self.n_features)
+            rows.add(range(self.n_sources + start, self.n_sources + start + len(part)), found)
         with progress_bar(total=most, progress=progress, unit="feature") as bar:
-            while (left := most - (len(rows) - len(self.ids))) > 0:
+            while (left := most - (len(rows.rows) - len(self.ids))) > 0:
                 for layer, listed in self._by_layer(self._next(rows, most, left)).items():
                     for start in range(0, len(listed), at_once):
                         numbers = listed[start : start + at_once]
-                        rows |= dict(zip(numbers, self._features(asker, layer, numbers), strict=True))
+                        rows.add(numbers, self._features(asker, layer, numbers))
                         bar.update(len(numbers))
         graph = self._graph(rows)
         _refuse_unexplained(graph)
         return graph
 
     def _asked(self, asker: Asker, hook: str, rows: Tensor, positions: Sequence[int]) -> Tensor:
-        cotangents = rows.new_zeros(len(rows), self.local.n_pos, rows.shape[1])
+        cotangents = rows.new_zeros(len(rows), max(positions) + 1, rows.shape[1])
         cotangents[torch.arange(len(rows)), torch.as_tensor(positions)] = rows
         return self.local.contributions(asker.gradients(hook, cotangents)).flat()
 
@@ -116,16 +126,17 @@ class _Tracer:
             listed.setdefault(bisect.bisect(self.starts, number) - 1, []).append(number)
         return listed
 
-    def _next(self, rows: dict[int, Tensor], most: int, left: int) -> list[int]:
-        """The features to trace next: all of them, or those of most influence by the rows so far."""
+    def _next(self, rows: Rows, most: int, left: int) -> list[int]:
+        """The features to trace next, in ascending order: all, or those of most influence by the rows so far."""
         if most == self.n_features:
             return list(range(self.n_features))
         outputs = torch.zeros(self.n_sources + len(self.ids), dtype=torch.float64)
         outputs[self.n_sources :] = self.probabilities.cpu()
-        source, target, weight = _edges(rows)
-        found = influence(source, target, shares(target, weight, len(outputs)), outputs)[: self.n_features]
-        found[[number for number in rows if number < self.n_features]] = -1.0
-        return found.topk(min(left, max(1, most // 8))).indices.tolist()
+        layer = torch.cat((self.local.places.layer, torch.full((len(self.ids),), self.model.cfg.n_layers)))
+        order = sorted(rows.rows, key=lambda number: -int(layer[number]))
+        found = rows.influence(order, outputs)[: self.n_features]
+        found[[number for number in rows.rows if number < self.n_features]] = -1.0
+        return found.topk(min(left, max(1, most // 8))).indices.sort().values.tolist()
 
     def _of_logits(self, stream: Float[Tensor, "pos d_model"]) -> Float[Tensor, " logit"]:
         return stream[-1] @ self.onto.T.to(stream) + self.constant
@@ -139,12 +150,12 @@ class _Tracer:
         ]
         return torch.cat((*found, self._of_logits(still[self.local.final][0])))
 
-    def _graph(self, rows: dict[int, Tensor]) -> AttributionGraph:
+    def _graph(self, rows: Rows) -> AttributionGraph:
         local, model, places, n_logits = self.local, self.model, self.local.places, len(self.ids)
         real, text_of = torch.promote_types(model.dtype, torch.float32), names_of(model)
         targets = torch.cat((torch.arange(self.n_features), torch.arange(n_logits) + self.n_sources))
         traced = torch.zeros(self.n_sources + n_logits, dtype=torch.bool)
-        traced[[*rows]] = True
+        traced[[*rows.rows]] = True
         nothing = torch.full(traced.shape, float("nan"), dtype=real)
 
         def of_targets(*parts: Tensor) -> Tensor:
@@ -153,9 +164,11 @@ class _Tracer:
         def with_logits(of_sources: Tensor, of_logits: Tensor | int) -> Tensor:
             return torch.cat((of_sources, torch.as_tensor(of_logits).cpu().expand(n_logits)))
 
-        source, target, weight = _edges(rows)
+        kind = with_logits(places.kind, LOGIT)
+        kept = traced | (kind == ERROR) | (kind == TOKEN)
+        source, target, weight, others = rows.edges(kept)
         graph = AttributionGraph(
-            kind=with_logits(places.kind, LOGIT),
+            kind=kind,
             layer=with_logits(places.layer, model.cfg.n_layers),
             pos=with_logits(places.pos, local.n_pos - 1),
             index=with_logits(places.index, self.ids),
@@ -164,7 +177,7 @@ class _Tracer:
             ),
             activation=of_targets(*(one.activation for one in local.features), self.probabilities),
             bias=of_targets(self._biases()).masked_fill(~traced, float("nan")),
-            untraced=nothing.masked_fill(traced, 0.0),
+            untraced=nothing.masked_scatter(traced, others.to(real)),
             source=source,
             target=target,
             weight=weight.to(real),
@@ -174,16 +187,7 @@ class _Tracer:
             model_name=model.cfg.model_name,
             first_as_error=local.first_as_error,
         )
-        return graph.induced(traced | (graph.kind == ERROR) | (graph.kind == TOKEN))
-
-
-def _edges(rows: dict[int, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """The edges of some rows: sources, targets and weights, those of weight 0 left out."""
-    listed = [(number, row.nonzero()[:, 0], row) for number, row in sorted(rows.items())]
-    source = torch.cat([places for _, places, _ in listed]).cpu()
-    target = torch.cat([torch.full_like(places, number) for number, places, _ in listed]).cpu()
-    weight = torch.cat([row[places] for _, places, row in listed]).cpu()
-    return source, target, weight
+        return graph.induced(kept)
 
 
 def _refuse_unexplained(graph: AttributionGraph) -> None:
