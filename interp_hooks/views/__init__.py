@@ -12,6 +12,8 @@ __getattr__, __all__ = lazily(
         "stability": ["stability_figure"],
         "differences": ["difference_page"],
         "lenses": ["lens_figure"],
+        "images": ["alt_text", "to_png", "to_svg"],
+        "pictures": ["picture"],
         "recovered": ["recovery_figure"],
         "training": ["training_figure"],
         "training_report": ["write_training_report"],

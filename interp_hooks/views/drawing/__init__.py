@@ -1,0 +1,12 @@
+"""Figures as SVG, drawn by this package alone: no browser and no renderer of plotly's is needed.
+
+    elements       what an SVG is written with: tags, texts and their widths, colours by day and by night
+    scales         axes: from data to pixels, and where ticks stand
+    marks          the traces that can be drawn: heat maps, bars, lines, points
+    surroundings   what stands around them: ticks, titles, legends, colour bars, annotations
+    reading        what a figure says, with its template and its defaults
+    sheet          the whole: margins, panels, what is drawn over what
+
+plotly stays the one description of a figure; `sheet.drawn` reads what plotly's own script would read, its template
+included. What it cannot draw it refuses as `Undrawable`, instead of leaving it out.
+"""
