@@ -11,8 +11,9 @@ import numpy as np
 import plotly.graph_objects as go
 
 from interp_hooks.views.drawing.elements import Scale
-from interp_hooks.views.drawing.marks import DRAW, Colouring, Trace
+from interp_hooks.views.drawing.marks import MARKS
 from interp_hooks.views.drawing.scales import Undrawable
+from interp_hooks.views.drawing.traces import Colouring, Trace
 
 COLOURWAY = (
     "#1f77b4",
@@ -49,7 +50,7 @@ def read(figure: go.Figure) -> tuple[list[Trace], dict[str, Any]]:
         defaults = template.get("data", {}).get(kind) or [{}]
         trace = _merged(defaults[order % len(defaults)], one)
         trace["type"] = {"scattergl": "scatter"}.get(kind, kind)
-        if trace["type"] not in DRAW:
+        if trace["type"] not in MARKS:
             raise Undrawable(f"a trace of type {kind!r}")
         if trace.get("visible", True) is True:
             traces.append(_with_defaults(trace, colours[order % len(colours)], layout))

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import plotly.graph_objects as go
 
 from interp_hooks.views.adapting import FAINT, INK, PAPER
+from interp_hooks.views.drawing.columns import lay_out_bars
 from interp_hooks.views.drawing.elements import (
     LINE,
     Night,
@@ -21,7 +22,7 @@ from interp_hooks.views.drawing.elements import (
     wrapped,
     written,
 )
-from interp_hooks.views.drawing.marks import DRAW, Colouring, Trace, extents, lay_out_bars
+from interp_hooks.views.drawing.marks import MARKS
 from interp_hooks.views.drawing.reading import read
 from interp_hooks.views.drawing.scales import Axis, Extent, made
 from interp_hooks.views.drawing.surroundings import (
@@ -48,6 +49,7 @@ from interp_hooks.views.drawing.surroundings import (
     texts_beside,
     title_of,
 )
+from interp_hooks.views.drawing.traces import Colouring, Trace
 from interp_hooks.views.style import FONT
 
 WIDTH, HEIGHT = 720, 450  # pixels, where a figure does not say
@@ -87,7 +89,7 @@ def drawn(figure: go.Figure, width: int | None, height: int | None, told: str) -
     axes = _placed(settings, taken, room, layout)
     paper = [made({"range": [0, 1]}, [], ends, strict=True) for ends in (room[:2], (room.bottom, room.top))]
     frame = Frame(axes, (paper[0], paper[1]))
-    body = [tag("rect", x=0, y=0, wide=wide, height=room.height, fill=ink.paper)]
+    body = [tag("rect", x=0, y=0, width=wide, height=room.height, fill=ink.paper)]
     body += _panels(traces, axes, frame, layout, ink, night)
     body += [annotation(one, frame, ink) for one in layout.get("annotations") or [] if one.get("visible", True)]
     left = room.right + 14
@@ -163,7 +165,7 @@ def _taken(traces: Sequence[Trace], settings: Mapping[str, Any]) -> dict[str, li
     groups: dict[str, list[Extent]] = {}
     of = {name: one["matches"] if one.get("matches") in settings else name for name, one in settings.items()}
     for trace in traces:
-        for name, extent in zip((trace["xaxis"], trace["yaxis"]), extents(trace), strict=True):
+        for name, extent in zip((trace["xaxis"], trace["yaxis"]), MARKS[trace["type"]].takes(trace), strict=True):
             groups.setdefault(of[name], []).append(extent)
     return {name: groups.get(of[name], []) for name in settings}
 
@@ -278,7 +280,7 @@ def _panels(
         x, y = axes[a], axes[b]
         own = _below_known([one for one in traces if (one["xaxis"], one["yaxis"]) == (a, b)], x, y)
         body.append(grid(x, y, ink))
-        marks = [draw(one, x, y, night) for kind, draw in DRAW.items() for one in own if one["type"] == kind]
+        marks = [mark.draw(one, x, y, night) for kind, mark in MARKS.items() for one in own if one["type"] == kind]
         body.append(_within("".join(marks), x, y))
     body += [shape(one, frame) for one in shapes if one.get("layer") != "below"]
     for name, axis in axes.items():

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from interp_hooks.views.drawing.elements import LINE, Night, marked, plain, tag, width_of, words, wrapped
-from interp_hooks.views.drawing.marks import LEVELS, Colouring, Trace, dashes, symbol
+from interp_hooks.views.drawing.points import dashes, symbol
 from interp_hooks.views.drawing.scales import Axis, Extent, Undrawable, made
+from interp_hooks.views.drawing.traces import LEVELS, Colouring, Trace
 
 TICK, TITLE, LEGEND = 11.0, 12.0, 11.0  # font sizes
 ROW = 18.0  # of a legend
