@@ -14,7 +14,10 @@ from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked, told
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.studies.training_runs.watching import WatchedTraining
+from interp_hooks.views.alt_texts import alt_text
 from interp_hooks.views.circuits import circuit_figure
+from interp_hooks.views.drawing.scales import Undrawable
+from interp_hooks.views.drawing.sheet import drawn
 from interp_hooks.views.figures import bars, heatmap
 from interp_hooks.views.recovered import recovery_figure
 from interp_hooks.views.stability import stability_figure
@@ -72,3 +75,14 @@ PICTURES: dict[type, Callable[[Any], go.Figure]] = {
     WatchedTraining: training_figure,
     Recovery: lambda found: recovery_figure({"dictionary": found}),
 }
+
+
+def inline(shown: Any) -> tuple[str, str]:
+    """The picture of a thing as SVG for a page, or '' and why there is none; both are '' of what never has one."""
+    if not isinstance(shown, tuple(PICTURES)):
+        return "", ""
+    try:
+        figure = picture(shown)
+        return drawn(figure, None, None, alt_text(figure)), ""
+    except (BadInput, Undrawable) as error:
+        return "", str(error)
