@@ -11,7 +11,7 @@ from interp_hooks.views.drawing.elements import Night, indexed_png, marked, plai
 from interp_hooks.views.drawing.scales import Axis, Extent
 from interp_hooks.views.drawing.traces import LEVELS, Colouring, Trace, apart, filled
 
-MOST_CELLS = 2500  # of a heat map that is drawn cell by cell; a larger one is an image
+MOST_CELLS = 900  # of a heat map that is drawn cell by cell; a larger one is an image
 SMALLEST = 7.0  # font size of numbers in cells; where there is room for less, there are none
 
 

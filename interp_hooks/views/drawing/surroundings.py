@@ -15,6 +15,7 @@ from interp_hooks.views.drawing.traces import LEVELS, Colouring, Trace
 TICK, TITLE, LEGEND = 11.0, 12.0, 11.0  # font sizes
 ROW = 18.0  # of a legend
 CLOSEST = 11.0  # pixels from one tick to the next
+SHAPES = ("line", "rect", "circle")
 BAR = 12.0  # width of a colour bar
 
 Rows = list[list[tuple[float, Trace | None]]]  # of a legend: where each entry begins; None is its title
@@ -262,6 +263,8 @@ class Frame(NamedTuple):
 def shape(given: Mapping[str, Any], frame: Frame) -> str:
     """A line, a rectangle or an ellipse."""
     kind = given.get("type", "rect")
+    if kind not in SHAPES:
+        raise Undrawable(f"a shape of type {kind!r}")
     x0, x1 = (frame.place(given.get("xref"), given.get(end), "x") for end in ("x0", "x1"))
     y0, y1 = (frame.place(given.get("yref"), given.get(end), "y") for end in ("y0", "y1"))
     if x0 is None or x1 is None or y0 is None or y1 is None:
@@ -277,10 +280,8 @@ def shape(given: Mapping[str, Any], frame: Frame) -> str:
     look |= dict(fill=given.get("fillcolor") or "none")
     if kind == "rect":
         return tag("rect", x=min(x0, x1), y=min(y0, y1), width=abs(x1 - x0), height=abs(y1 - y0), **look)
-    if kind == "circle":
-        half = abs(x1 - x0) / 2, abs(y1 - y0) / 2
-        return tag("ellipse", cx=(x0 + x1) / 2, cy=(y0 + y1) / 2, rx=half[0], ry=half[1], **look)
-    raise Undrawable(f"a shape of type {kind!r}")
+    half = abs(x1 - x0) / 2, abs(y1 - y0) / 2
+    return tag("ellipse", cx=(x0 + x1) / 2, cy=(y0 + y1) / 2, rx=half[0], ry=half[1], **look)
 
 
 def annotation(given: Mapping[str, Any], frame: Frame, ink: Ink) -> str:
