@@ -11,7 +11,7 @@ from interp_hooks.views.drawing.elements import plain
 from interp_hooks.views.drawing.surroundings import title_of
 
 NAMED = 8  # traces that a text names
-KINDS = {"heatmap": "Heat map", "bar": "Bars", "scatter": "Lines", "scattergl": "Lines"}
+KINDS = {"heatmap": "Heat map", "bar": "Bars", "histogram": "Histogram", "scatter": "Lines", "scattergl": "Lines"}
 
 
 def alt_text(figure: go.Figure) -> str:
@@ -24,13 +24,15 @@ def alt_text(figure: go.Figure) -> str:
     told: Mapping[str, Any] = figure.to_plotly_json()
     layout, traces = told.get("layout", {}), [one for one in told["data"] if one.get("visible", True) is True]
     axes = [layout[name] for side in ("yaxis", "xaxis") for name in sorted(layout) if name.startswith(side)]
-    bars = [one.get("colorbar") or {} for one in (*traces, layout.get("coloraxis") or {})]
+    coloured = [*traces, *(one.get("marker") or {} for one in traces), layout.get("coloraxis") or {}]
     names = list(dict.fromkeys(one["name"] for one in traces if one.get("name") and one.get("showlegend", True)))
+    written = " ".join(_said(note.get("text")) for note in layout.get("annotations") or [])
     said = [
         ("", [title_of(layout)]),
         ("", map(_kind, traces)),
+        ("Text: ", [f"{written:.200}"] if written and not any(map(_kind, traces)) else []),
         ("", [" against ".join(dict.fromkeys(filter(None, map(_said, map(title_of, axes)))))]),
-        ("Colour: ", map(title_of, bars)),
+        ("Colour: ", (title_of(one.get("colorbar") or {}) for one in coloured)),
         ("Of ", names[:NAMED] if len(names) > 1 else []),
     ]
     lines = [(what, ", ".join(dict.fromkeys(filter(None, map(_said, texts))))) for what, texts in said]

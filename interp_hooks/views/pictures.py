@@ -8,6 +8,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from interp_hooks.circuits.circuit import Circuit
+from interp_hooks.circuits.feature_circuits import FeatureCircuit
 from interp_hooks.circuits.stability import Stability
 from interp_hooks.dictionaries.planted import Recovery
 from interp_hooks.errors import BadInput
@@ -18,6 +19,7 @@ from interp_hooks.views.alt_texts import alt_text
 from interp_hooks.views.circuits import circuit_figure
 from interp_hooks.views.drawing.scales import Undrawable
 from interp_hooks.views.drawing.sheet import drawn
+from interp_hooks.views.feature_circuits import feature_circuit_figure
 from interp_hooks.views.figures import bars, heatmap
 from interp_hooks.views.recovered import recovery_figure
 from interp_hooks.views.stability import stability_figure
@@ -72,6 +74,7 @@ PICTURES: dict[type, Callable[[Any], go.Figure]] = {
     Result: _of_result,
     Circuit: _of_circuit,
     Stability: stability_figure,
+    FeatureCircuit: feature_circuit_figure,
     WatchedTraining: training_figure,
     Recovery: lambda found: recovery_figure({"dictionary": found}),
 }

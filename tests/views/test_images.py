@@ -300,3 +300,16 @@ def test_a_thing_without_a_picture_is_refused() -> None:
     with pytest.raises(BadInput, match=r"one axis or two.* 2 layer x 2 pos x 3 head: choose some, as in result.select"):
         picture(result(torch.zeros(2, 2, 3, 1), axes={"layer": [4, 5], "pos": range(2), "head": range(3)}))
     assert picture(line(torch.ones(99, 2), [str(place) for place in range(99)])).data[0].x == (1.0,) * 40
+
+
+def test_a_histogram_is_bars_that_count() -> None:
+    values = [0.1, 0.2, 0.7, 1.1, 1.2, 1.3, 3.9]
+    figure = go.Figure(go.Histogram(x=values, xbins=dict(start=0, end=4, size=1), marker=dict(color="#123456")))
+    bars_drawn = marks(parsed(figure), "rect", "#123456")
+    heights = [one["height"] for one in bars_drawn]
+    assert [round(height / heights[3]) for height in heights] == [3, 3, 0, 1]
+    assert len({round(one["width"], 1) for one in bars_drawn}) == 1
+    shares = parsed(go.Figure(go.Histogram(x=values, nbinsx=4, histnorm="percent")))
+    assert "40" in texts(shares)
+    with pytest.raises(Undrawable, match="counts of numbers"):
+        drawn(go.Figure(go.Histogram(x=["a", "b"])), None, None, "")

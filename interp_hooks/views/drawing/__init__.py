@@ -3,7 +3,7 @@
     elements       what an SVG is written with: tags, texts and their widths, colours by day and by night
     scales         axes: from data to pixels, and where ticks stand
     traces         what all marks need: colours of numbers, error bars, templates of texts
-    cells          heat maps;  columns: bars;  points: points and lines
+    cells          heat maps;  columns: bars (histograms too);  points: points and lines
     marks          the table of these: what each takes of its axes, and how it is drawn
     surroundings   what stands around them: ticks, titles, legends, colour bars, annotations
     reading        what a figure says, with its template and its defaults

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from interp_hooks.views.adapting import INK, PAPER
-from interp_hooks.views.drawing.elements import Night, indexed_png, marked, plain, rgb, tag, width_of, words
+from interp_hooks.views.drawing.elements import Night, indexed_png, marked, on_colour, plain, tag, width_of, words
 from interp_hooks.views.drawing.scales import Axis, Extent
 from interp_hooks.views.drawing.traces import LEVELS, Colouring, Trace, apart, filled
 
@@ -32,7 +32,9 @@ def heat_map(trace: Trace, x: Axis, y: Axis, night: Night) -> str:
             cells.append(tag("rect", x=left, y=top, width=width, height=height, fill=colour))
             if size and (text := texts[row][column]):
                 middle = left + width / 2, top + height / 2
-                cells.append(words(_cut(text, size, width - 4), *middle, size=size, colour=_on(colour)))
+                cells.append(
+                    words(_cut(text, size, width - 4), *middle, size=size, colour=on_colour(colour, INK, PAPER))
+                )
     return "".join(cells)
 
 
@@ -90,12 +92,6 @@ def _cut(text: str, size: float, room: float) -> str:
         return text
     kept = next((end for end in range(len(whole), 1, -1) if width_of(whole[:end] + "…", size) <= room), 0)
     return marked(whole[:kept] + "…") if kept else ""
-
-
-def _on(colour: str) -> str:
-    """The colour of writing on another: dark, or that of the paper."""
-    red, green, blue = rgb(colour)
-    return INK if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else PAPER
 
 
 def _image(

@@ -123,6 +123,12 @@ def rgb(colour: str) -> Colour:
     return tuple(round(part) for part in parts)  # pyright: ignore[reportReturnType]
 
 
+def on_colour(colour: str, dark: str, pale: str) -> str:
+    """Which of two colours is read better on another."""
+    red, green, blue = rgb(colour)
+    return dark if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else pale
+
+
 class Scale:
     """A colour scale from 0 to 1: plotly's stops, by day and by night."""
 

@@ -11,6 +11,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from interp_hooks.views.drawing.elements import Scale
+from interp_hooks.views.drawing.histograms import as_bars
 from interp_hooks.views.drawing.marks import MARKS
 from interp_hooks.views.drawing.scales import Undrawable
 from interp_hooks.views.drawing.traces import Colouring, Trace
@@ -50,6 +51,9 @@ def read(figure: go.Figure) -> tuple[list[Trace], dict[str, Any]]:
         defaults = template.get("data", {}).get(kind) or [{}]
         trace = _merged(defaults[order % len(defaults)], one)
         trace["type"] = {"scattergl": "scatter"}.get(kind, kind)
+        if kind == "histogram":
+            trace = as_bars(trace, told["data"])
+            layout.setdefault("bargap", 0.0)
         if trace["type"] not in MARKS:
             raise Undrawable(f"a trace of type {kind!r}")
         if trace.get("visible", True) is True:

@@ -98,7 +98,7 @@ class Axis:
         low, high = sorted(self.ends)
         apart = DOWN if self.settings.get("vertical") else ACROSS
         most = min(self.settings.get("nticks") or 99, max(2, self.length / apart))
-        step = self.settings.get("dtick") or _nice((high - low) / most)
+        step = self.settings.get("dtick") or nice((high - low) / most)
         first = math.ceil(low / step - 1e-9)
         return [place * step for place in range(first, math.floor(high / step + 1e-9) + 1)]
 
@@ -187,7 +187,7 @@ def _around(
     return (high, low) if settings.get("autorange") == "reversed" else (low, high)
 
 
-def _nice(step: float) -> float:
+def nice(step: float) -> float:
     """The next of 1, 2, 5, 10, ... and their like."""
     power = 10.0 ** math.floor(math.log10(step))
     return next(power * one for one in (1, 2, 5, 10) if power * one >= step * (1 - 1e-9))
