@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test lint docs floor package clean
+.PHONY: demo test lint docs notebooks floor package clean
 
 demo: $(INSTALLED)
 	$(BIN)/interp-hooks demo --out report.html --wiki wiki
@@ -21,6 +21,10 @@ lint: $(INSTALLED)
 docs: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+# Runs every notebook and stores what it gives, with figures as SVG: notebooks/store.py. Some: make notebooks ONLY="..."
+notebooks: $(INSTALLED)
+	$(BIN)/python notebooks/store.py $(ONLY)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python >= 3.10 is needed: make PYTHON=python3.12")'

@@ -23,9 +23,9 @@ ROOMS = (
     *("errors", "hooks", "model", "loading", "corpus", "interventions", "experiments", "tasks", "ground_truth"),
     *("dictionaries", "circuits", "studies", "views", "compat", "cli", "__main__"),
 )
-# The one exception: methods that users type (from_pretrained, to_hf, verify, ...) call `loading` when they are called.
-# `HookedTransformer` so is importable without `loading`, which knows every architecture.
-EXCEPTION = ("model.transformer", "loading")
+# The two exceptions, imported when they are called. Methods that users type (from_pretrained, to_hf, verify, ...) call
+# `loading`, which knows every architecture; results ask `views` for their picture when a notebook shows them.
+EXCEPTIONS = (("model.transformer", "loading"), ("experiments.results.shown", "views"))
 
 
 def module_of(path: Path, package: Path = PACKAGE) -> str:
@@ -50,7 +50,7 @@ def imported(source: str) -> Iterator[str]:
 
 
 def import_graph(package: Path = PACKAGE) -> dict[str, set[str]]:
-    """For every module of the package those that it imports, but for `EXCEPTION`."""
+    """For every module of the package those that it imports, but for `EXCEPTIONS`."""
     files = {module_of(path, package): path for path in sources(package)}
     graph: dict[str, set[str]] = {}
     for module, path in files.items():
@@ -59,7 +59,7 @@ def import_graph(package: Path = PACKAGE) -> dict[str, set[str]]:
             root, _, inside = name.partition(".")
             while root == PACKAGE.name and inside and inside not in files:
                 inside = inside.rpartition(".")[0]
-            excepted = (module, inside.split(".")[0]) == EXCEPTION
+            excepted = (module, inside.split(".")[0]) in EXCEPTIONS
             if root == PACKAGE.name and inside and inside != module and not excepted:
                 graph[module].add(inside)
     return graph

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import interp_hooks
-from tests.house import EXCEPTION, PACKAGE, ROOMS, import_graph, imported, levels, module_of, of_rooms, sources
+from tests.house import EXCEPTIONS, PACKAGE, ROOMS, import_graph, imported, levels, module_of, of_rooms, sources
 
 SOURCES = sources()
 PANDAS = {"hooks", "experiments", "circuits", "studies", "ground_truth", "corpus", "compat", "views", "cli"}  # tables
@@ -64,12 +64,12 @@ def test_no_architecture_is_named_outside_loading(path: Path) -> None:
     assert not re.findall(r"\w+(?:ForCausalLM|LMHeadModel|ForMaskedLM|ForConditionalGeneration)\b", source)
 
 
-def test_the_exception_is_made_inside_functions_only() -> None:
-    """`HookedTransformer` is imported without `loading`."""
-    module, room = EXCEPTION
+@pytest.mark.parametrize(("module", "room"), EXCEPTIONS)
+def test_the_exceptions_are_made_inside_functions_only(module: str, room: str) -> None:
+    """`HookedTransformer` is imported without `loading`, `Result` without `views`."""
     path = PACKAGE / f"{module.replace('.', '/')}.py"
     assert [name for name in imported(path.read_text(encoding="utf-8")) if name.startswith(f"interp_hooks.{room}")]
-    code = "import sys, interp_hooks\ninterp_hooks.HookedTransformer\n"
+    code = "import sys, interp_hooks\ninterp_hooks.HookedTransformer, interp_hooks.Result\n"
     code += f"out['loaded'] = [name for name in sys.modules if name.startswith('interp_hooks.{room}')]"
     assert in_a_fresh_process(code)["loaded"] == []
 

@@ -22,6 +22,7 @@ from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import check_arguments, checked, checked_methods, told, told_shape
 from interp_hooks.experiments.results.folders import CALL, read, replacing, write
 from interp_hooks.experiments.results.record import Record, record_in
+from interp_hooks.experiments.results.shown import Shown
 from interp_hooks.interventions.readout import MetricLike
 from interp_hooks.model.stream import Stop
 from interp_hooks.model.transformer import HookedTransformer
@@ -85,7 +86,7 @@ class ComputationGraph(Graph):
 
 @checked_methods
 @dataclass(frozen=True, init=False, eq=False, repr=False)
-class Circuit:
+class Circuit(Shown):
     """A set of edges of a graph, maybe with a score for each. Circuits are equal if graph and edges are.
 
         >>> scores = {"input->m0": 0.5, "m0->logits": 2.0}
@@ -138,6 +139,9 @@ class Circuit:
 
     def __repr__(self) -> str:
         return f"Circuit({len(self)} edges{'' if self.scores is None else ' with scores'}, {self.graph})"
+
+    def _words(self) -> list[str]:
+        return [repr(self)]
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Circuit) and self.graph == other.graph and torch.equal(self.kept, other.kept)

@@ -174,9 +174,12 @@ class Stability(Kept):
             raise BadInput("there is no record of how this came about, so it cannot be computed again")
         return self.record.again(model, None, options, any_model=any_model)
 
+    def _words(self) -> list[str]:
+        return [f"{self.method}, {len(self.circuit)} of {len(self.circuit.graph)} edges, {self.prompts} prompts"]
+
     def __repr__(self) -> str:
-        heading = f"{self.method}, {len(self.circuit)} of {len(self.circuit.graph)} edges, {self.prompts} prompts"
-        return f"{heading}\n{self.summary().to_string(index=False)}\n{self.table().to_string(index=False, max_rows=20)}"
+        tables = self.summary().to_string(index=False), self.table().to_string(index=False, max_rows=20)
+        return "\n".join([*self._words(), *tables])
 
 
 def exchanged(n: int, generator: torch.Generator | None) -> Int[Tensor, " prompt"]:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import Count, checked
+from interp_hooks.experiments.results.shown import Shown
 from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.model.cache.frozen_norm import FrozenNorm, centred
 from interp_hooks.model.token_text import names_of
@@ -36,7 +37,7 @@ CHUNK = 2**24  # numbers of a [direction, vocabulary] table that are held at onc
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class DirectionTokens:
+class DirectionTokens(Shown):
     """The tokens at both ends of some directions: ids, texts and values, most extreme first. Prints as its table."""
 
     top: Int[Tensor, "direction k"]

@@ -98,10 +98,13 @@ class Interchange(Kept):
         columns = {name: self.right[:, pairs].mean(1).tolist() for name, pairs in chosen.items()}
         return pd.DataFrame({"control": list(self.controls), **columns})
 
-    def __repr__(self) -> str:
+    def _words(self) -> list[str]:
         test = ~self.trained
         pairs = f"{int(test.sum())} pairs, of which {int((test & self.changes).sum())} change"
-        return f"{self.table().to_string(index=False)}\n{len(self.directions)} directions at {self.hook}; {pairs}"
+        return [f"{len(self.directions)} directions at {self.hook}; {pairs}"]
+
+    def __repr__(self) -> str:
+        return f"{self.table().to_string(index=False)}\n{self._words()[0]}"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
@@ -25,6 +25,7 @@ from interp_hooks.circuits.layout import ARROW, AT
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked
 from interp_hooks.views.adapting import FAINT, INK, MUTED, NEGATIVE, PAPER, POSITIVE
+from interp_hooks.views.curves import CURVE, OPACITIES, WIDTHS, Point, bezier, one_trace, size_of
 from interp_hooks.views.style import figure
 from interp_hooks.views.tokens import escaped, ticks
 
@@ -35,20 +36,12 @@ HALF_BOX = 0.13  # rows
 NARROWEST = 12  # boxes side by side that a figure has room for at least
 BOX = 46  # pixels that a box needs, with the gap to the next one
 LONG_NAMES_UP_TO = 16  # boxes side by side; narrower ones say "h1" for "a5.h1"
-CURVE = 24  # points of a curve
 
 DASHES = {"q": "2px,3px", "k": "8px,4px", "v": "solid", "": "solid"}
 PORTS = {"q": -0.24, "k": 0.0, "v": 0.24, "": 0.0}  # where edges enter a box, in boxes from its middle
 INTO = {"q": "into queries", "k": "into keys", "v": "into values (and MLPs, logits)"}
-WIDTHS = (1.0, 1.9, 3.1, 4.6, 6.5)  # pixels, for |score| from 0 to the largest in equal steps
-OPACITIES = (0.45, 0.6, 0.7, 0.8, 0.9)
 
 Box = tuple[str, str]  # a node, at a position ("" if the circuit does not tell them apart)
-
-
-class Point(NamedTuple):
-    x: float
-    y: float
 
 
 class Edge(NamedTuple):
@@ -191,16 +184,7 @@ def _curve(begin: Point, end: Point, middle: float) -> list[Point]:
     outward = 1 if begin.x + end.x >= 2 * middle else -1
     aside = outward * 0.55 * min(max(down - 1, 0.0), 3.0)
     bends = Point(begin.x + aside, begin.y + down / 2.4), Point(end.x + aside, end.y - down / 2.4)
-    return _bezier(begin, *bends, end)
-
-
-def _bezier(*corners: Point) -> list[Point]:
-    """Points of the cubic curve from the first to the last of four corners."""
-    points = []
-    for t in (step / CURVE for step in range(CURVE + 1)):
-        weights = ((1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3)
-        points.append(Point(*(sum(w * p[i] for w, p in zip(weights, corners, strict=True)) for i in (0, 1))))
-    return points
+    return bezier(begin, *bends, end)
 
 
 # ------------------------------------------------------------------------------------------------------- what is drawn
@@ -212,27 +196,13 @@ def _lines(curves: Sequence[Curve]) -> list[go.Scatter]:
     alike: dict[tuple[int, str, str], list[list[Point]]] = defaultdict(list)
     for edge, points in curves:
         share = 0.25 if edge.score is None else abs(edge.score) / largest
-        size = min(int(share * len(WIDTHS)), len(WIDTHS) - 1)
+        size = size_of(share)
         colour = MUTED if edge.score is None else NEGATIVE if edge.score < 0 else POSITIVE
         alike[size, colour, DASHES[edge.reader.into]].append(points)
     return [
-        _line(lines, dict(color=colour, width=WIDTHS[size], dash=dash), OPACITIES[size])
+        one_trace(lines, dict(color=colour, width=WIDTHS[size], dash=dash), OPACITIES[size])
         for (size, colour, dash), lines in sorted(alike.items(), key=lambda look: look[0][0])
     ]
-
-
-def _line(lines: Iterable[Sequence[Point]], look: dict[str, Any], opacity: float) -> go.Scatter:
-    """Several lines as one trace, with gaps between them."""
-    points = [*itertools.chain.from_iterable([*line, None] for line in lines)]
-    return go.Scatter(
-        x=[None if point is None else round(point.x, 3) for point in points],
-        y=[None if point is None else round(point.y, 3) for point in points],
-        mode="lines",
-        line=look | dict(simplify=False),
-        opacity=opacity,
-        hoverinfo="skip",
-        showlegend=False,
-    )
 
 
 def _moved(edges: Sequence[Edge], places: Places) -> list[go.Scatter]:
@@ -241,12 +211,12 @@ def _moved(edges: Sequence[Edge], places: Places) -> list[go.Scatter]:
     writes = sorted({edge.boxes[0] for edge in edges})
     pairs = [(a, b) for a, b in itertools.product(reads, writes) if a[0] == b[0] and a != b]
     lines = [_sagging(places.of_box[a], places.of_box[b]) for a, b in pairs]
-    return [_line(lines, dict(color=INK, width=1.2), 0.4)] if lines else []
+    return [one_trace(lines, dict(color=INK, width=1.2), 0.4)] if lines else []
 
 
 def _sagging(begin: Point, end: Point) -> list[Point]:
     below = begin.y + 0.45
-    return _bezier(begin, Point(begin.x, below), Point(end.x, below), end)
+    return bezier(begin, Point(begin.x, below), Point(end.x, below), end)
 
 
 def _hover(curves: Sequence[Curve]) -> go.Scatter:

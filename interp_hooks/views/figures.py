@@ -58,7 +58,7 @@ def heatmap(
         raise BadInput(f"heatmap() draws two axes, this result has {_named(result.axes)}; {_elsewhere(result)}")
     y, x = result.axes
     texts = _texts(result, labels or {})
-    cells, quantity, least = _shown(result, value)
+    cells, quantity, least = shown_of(result, value)
     z = _numbers(cells.tolist())
     limit = _limit(z, least)
     trace = go.Heatmap(
@@ -105,8 +105,8 @@ def bars(result: Result, value: Value = "mean", *, top: int | None = None, title
     if top is not None and top < 1:
         raise BadInput(f"top must be at least 1, got {top}")
     axis, entries = next(iter(result.axes.items()))
-    shown, quantity, _ = _shown(result, value)
-    means, errors = _numbers(shown.tolist()), _numbers(_errors(result, value).tolist())
+    shown, quantity, _ = shown_of(result, value)
+    means, errors = _numbers(shown.tolist()), _numbers(errors_of(result, value).tolist())
     order = list(range(len(entries)))
     if top is not None:
         sizes = _numbers((result.mean if result.reference is None else result.change).tolist())
@@ -145,7 +145,7 @@ def _elsewhere(result: Result) -> str:
     return other.get(len(result.axes), "sweep over fewer axes (over=...), or use result.table()")
 
 
-def _shown(result: Result, value: Value | None) -> tuple[Tensor, str, float]:
+def shown_of(result: Result, value: Value | None) -> tuple[Tensor, str, float]:
     """The numbers to draw, what they are with their unit, and how large a number must at least be for full colour."""
     defined = result.scale is not None and not result.nothing_to_recover
     value = value or ("recovered_fraction" if defined else "mean")
@@ -161,7 +161,7 @@ def _shown(result: Result, value: Value | None) -> tuple[Tensor, str, float]:
     raise BadInput(f"value must be one of {', '.join(map(repr, get_args(Value)))}, got {value!r}")
 
 
-def _errors(result: Result, value: Value) -> Tensor:
+def errors_of(result: Result, value: Value) -> Tensor:
     """The standard error of what is drawn; nan where it is not known. A prompt's change is from its own baseline."""
     if value == "recovered_fraction":
         return result.mean * float("nan")

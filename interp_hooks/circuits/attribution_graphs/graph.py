@@ -26,6 +26,7 @@ from interp_hooks.circuits.attribution_graphs.influence import influence, larges
 from interp_hooks.circuits.attribution_graphs.nodes import ERROR, FEATURE, KINDS, LOGIT, TOKEN, source_name
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import Count, checked
+from interp_hooks.experiments.results.shown import Shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,7 +44,7 @@ class Scores(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class AttributionGraph:
+class AttributionGraph(Shown):
     """The nodes and edges of one prompt's attribution graph.
 
     By node: its `kind` (0 feature, 1 error, 2 token, 3 logit), its `layer` (-1 of tokens, the number of layers of
@@ -209,6 +210,9 @@ class AttributionGraph:
         if not 0 <= node < len(self):
             raise BadInput(f"node must be 0..{len(self) - 1}, got {node}")
         return node
+
+    def _words(self) -> list[str]:
+        return [repr(self)]
 
     def __repr__(self) -> str:
         counts = [f"{int((self.kind == place).sum())} {kind}s" for place, kind in enumerate(KINDS)]

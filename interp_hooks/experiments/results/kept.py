@@ -16,6 +16,7 @@ from interp_hooks.errors.arguments import checked
 from interp_hooks.experiments.results.archive import Packing, Unpacking, fields_of, name_of
 from interp_hooks.experiments.results.folders import CALL, read, replacing, whole, write
 from interp_hooks.experiments.results.record import Record, record_in
+from interp_hooks.experiments.results.shown import Shown
 from interp_hooks.model.transformer import HookedTransformer
 
 if TYPE_CHECKING:
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 FINDING = "finding"
 
 
-class Kept(ABC):
-    """A dataclass that has a table, prints as it, and can be saved and loaded; a `record` is kept with it."""
+class Kept(Shown, ABC):
+    """A dataclass that has a table, prints and shows itself as it, and can be saved and loaded, with its `record`."""
 
     @abstractmethod
     def table(self) -> pd.DataFrame:

@@ -5,7 +5,6 @@ result.values [layer, pos, prompt]   result.mean [layer, pos]   result.table(): 
 
 from __future__ import annotations
 
-import html
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,12 +15,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp_hooks.errors import BadInput
+from interp_hooks.errors import BadInput, nearest
 from interp_hooks.errors.arguments import Count, checked
 from interp_hooks.experiments.results.archive import Json, Packing, Unpacking, name_of
 from interp_hooks.experiments.results.folders import CALL, RESULT, read, replacing, whole, write
 from interp_hooks.experiments.results.intervals import Interval, bootstrapped
 from interp_hooks.experiments.results.record import Call, Record, record_in
+from interp_hooks.experiments.results.shown import ROWS, as_html
 from interp_hooks.interventions.runs import Intervention, Mean, Resample, Run, SourceLike
 from interp_hooks.interventions.sites import Site
 from interp_hooks.model.transformer import HookedTransformer
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 AGREE = 1e-6  # relative difference below which two baselines count as equal
 PARTS_IN_0_1 = ".direct_logit_attribution"  # whose saved results did not say yet that their rows are parts
-ROWS = 20  # of the table that a result prints
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -212,6 +211,50 @@ class Result:
         """The labels of every cell, in the table's order."""
         return list(itertools.product(*self.axes.values()))
 
+    @checked
+    def select(self, **chosen: Any) -> Result:
+        """The part of the result at chosen labels: of an axis a label, which takes the axis away, or a list of some.
+
+        It has the same baselines and scale, and no record.
+
+        >>> result = patch(model, clean, corrupt, metric, "z", over=("layer", "head"), progress=False)
+        >>> result.select(layer=1).axes, result.select(head=[0, 2]).values.shape
+        ({'head': [0, 1, 2, 3]}, torch.Size([3, 2, 4]))
+
+        Raises:
+            BadInput: an axis or a label that the result does not have.
+        """
+        cells, axes = torch.arange(self.mean.numel()).reshape(self.mean.shape), dict[str, Sequence[Any]]()
+        for axis, labels in self._chosen(chosen).items():
+            places = torch.tensor([list(self.axes[axis]).index(label) for label in labels], dtype=torch.long)
+            cells = cells.index_select(len(axes), places)
+            if isinstance(chosen.get(axis, labels), list | range):
+                axes[axis] = labels
+            else:
+                cells = cells.squeeze(len(axes))
+        flat = cells.flatten()
+        return Result(
+            metric=self.metric,
+            axes=axes,
+            values=self.values.flatten(0, -2)[flat.to(self.values.device)].reshape(*cells.shape, -1),
+            baselines=self.baselines,
+            scale=self.scale,
+            parts_of=self.parts_of,
+            changed=None if self.changed is None else [self.changed[cell] for cell in flat.tolist()],
+        )
+
+    def _chosen(self, chosen: Mapping[str, Any]) -> dict[str, list[Any]]:
+        """For every axis the labels that are asked for, all of an axis that is not named."""
+        asked = {axis: list(labels) for axis, labels in self.axes.items()}
+        for axis, label in chosen.items():
+            if axis not in asked:
+                raise BadInput(f"this result has the axes {', '.join(asked)}, got {axis!r}.{nearest(axis, self.axes)}")
+            labels = list(label) if isinstance(label, list | range) else [label]
+            if missing := [one for one in labels if one not in asked[axis]]:
+                raise BadInput(f"{axis} must be of {', '.join(map(repr, asked[axis]))}, got {missing[0]!r}")
+            asked[axis] = labels
+        return asked
+
     def interventions(self) -> pd.DataFrame:
         """A row for each cell and each intervention made in it: where, what was put there, whether it changed anything.
 
@@ -256,9 +299,7 @@ class Result:
         return "\n".join(filter(None, (self._heading, table, more, self.note and f"note: {self.note}")))
 
     def _repr_html_(self) -> str:
-        table = self.table().to_html(index=False, max_rows=ROWS, show_dimensions=len(self._cells) > ROWS)
-        notes = (html.escape(text) for text in (self._heading, self.note) if text)
-        return "".join(f"<p>{text}</p>" for text in notes) + table
+        return as_html(self, (self._heading, self.note), self.table())
 
     @property
     def _heading(self) -> str:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from interp_hooks.errors import BadInput, TokenError
 from interp_hooks.errors.arguments import Count, checked
+from interp_hooks.experiments.results.shown import Shown
 from interp_hooks.experiments.task import Task, position_labels
 from interp_hooks.interventions.engine import evaluate
 from interp_hooks.interventions.metrics import LogitDiff, Prob
@@ -62,7 +63,7 @@ class _Pair(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Counterfactuals:
+class Counterfactuals(Shown):
     """The task, and of each of its pairs which tokens differ, and the probability of the answer and of the other one
     after the clean prompt ("before") and after the corrupt one ("after").
 
@@ -93,9 +94,12 @@ class Counterfactuals:
                 columns[f"p_{name}_{when}"] = self.probabilities[:, place, which].tolist()
         return pd.DataFrame(columns)
 
-    def __repr__(self) -> str:
+    def _words(self) -> list[str]:
         left = ", ".join(f"{count} times {reason}" for reason, count in self.rejected.items())
-        return self.table().to_string(index=False) + (f"\nleft out: {left}" if left else "")
+        return [f"left out: {left}"] if left else []
+
+    def __repr__(self) -> str:
+        return "\n".join([self.table().to_string(index=False), *self._words()])
 
 
 @checked

@@ -122,8 +122,11 @@ class ExplanationScores(Kept):
             notes.append("the server gave no probabilities although it was asked for them, so there is no auc")
         return "; ".join(notes)
 
+    def _words(self) -> list[str]:
+        return [f"note: {self.note}"] if self.note else []
+
     def __repr__(self) -> str:
-        return "\n".join(filter(None, (super().__repr__(), self.note and f"note: {self.note}")))
+        return "\n".join([super().__repr__(), *self._words()])
 
 
 def wilson(share: Float[Tensor, "*grid"], n: int, level: float) -> tuple[Tensor, Tensor]:

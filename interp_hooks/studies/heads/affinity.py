@@ -25,6 +25,7 @@ from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked
 from interp_hooks.experiments.results.record import on_data
 from interp_hooks.experiments.results.result import Result
+from interp_hooks.experiments.results.shown import Shown
 from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.model.cache.frozen_norm import CENTRED, FrozenNorm, centred
 from interp_hooks.model.components.positions import rotate
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class WeightComposition:
+class WeightComposition(Shown):
     """How the weights of every head fit those of each later one; results have the axes sender and reader.
 
     `bound` is the highest score that these singular values allow, and the baseline "chance" of the score the root mean

@@ -27,6 +27,7 @@ from interp_hooks.experiments.paths import path_patch
 from interp_hooks.experiments.ranking import area_under_roc, ranks
 from interp_hooks.experiments.results.record import experiment, on_data
 from interp_hooks.experiments.results.result import Result
+from interp_hooks.experiments.results.shown import Shown
 from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.interventions.readout import MetricLike
 from interp_hooks.interventions.runs import OF_TASK, PromptsLike, TaskLike
@@ -44,7 +45,7 @@ GUESSES = ("part", "share", "weight")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class ComposingHeads:
+class ComposingHeads(Shown):
     """How much every head works with every earlier one; results have the axes via, sender and reader.
 
     Pairs whose sender is in no earlier layer are nan. Prints as its table.

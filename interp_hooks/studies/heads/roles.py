@@ -34,6 +34,7 @@ from torch import Tensor
 
 from interp_hooks.errors import BadInput, nearest
 from interp_hooks.errors.arguments import Count, checked
+from interp_hooks.experiments.results.shown import Shown
 from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.interventions.runs import PromptsLike
 from interp_hooks.model.transformer import HookedTransformer
@@ -171,7 +172,7 @@ ROLES: tuple[Role, ...] = (
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class HeadRoles:
+class HeadRoles(Shown):
     """How every head does by both criteria of every role that was asked for. Prints as its table.
 
     `attention` and `cause` are [role, layer, head]; nan where a number has no meaning: the model does not do what is

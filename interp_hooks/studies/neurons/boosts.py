@@ -22,6 +22,7 @@ from interp_hooks.corpus.reducers.top import Side
 from interp_hooks.corpus.scanning import Scan
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import Count, checked
+from interp_hooks.experiments.results.shown import Shown
 from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.interventions.recording import record
 from interp_hooks.model.token_text import names_of
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class LogitBoost:
+class LogitBoost(Shown):
     """What units (layer, neuron) add to logits on average over their top contexts, [unit, k] for the tokens at both
     ends; `next_boost` is what they add to the token that follows each context, by unit, `activation` what they are
     there, and `scale` what the norms divide them by.

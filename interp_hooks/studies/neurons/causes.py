@@ -22,6 +22,7 @@ from interp_hooks.corpus.scanning import Scan
 from interp_hooks.corpus.units import Part, neurons
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import Count, checked
+from interp_hooks.experiments.results.shown import Shown
 from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.interventions.engine import evaluate
 from interp_hooks.interventions.readout import Metric, Readout
@@ -47,7 +48,7 @@ KINDS = ("top", "random")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class AblationEffects:
+class AblationEffects(Shown):
     """The changes of loss and the divergences, in nats, by context: for each unit those of its own top contexts
     (fewer where it has fewer examples), and [unit, context] those of random contexts, which all units share.
 

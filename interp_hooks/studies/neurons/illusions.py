@@ -27,6 +27,7 @@ from interp_hooks.corpus.reducers.top import Side
 from interp_hooks.corpus.scanning import Scan
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import Count, checked
+from interp_hooks.experiments.results.shown import Shown
 from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.hooks.names import get_act_name
 from interp_hooks.interventions.recording import record
@@ -42,7 +43,7 @@ WINDOW = 5  # tokens of an example that are compared and shown, the last one inc
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Illusion:
+class Illusion(Shown):
     """The top examples of a unit in two corpora, best first, and of which kind each is.
 
     `texts`, `values` and `kinds` are by corpus; kinds of both corpora are numbered together, so that one that both have
@@ -74,10 +75,13 @@ class Illusion:
             columns[f"kind_{name}"] = pd.Series(kinds, dtype="Int64")
         return pd.DataFrame(columns).rename_axis("rank").reset_index()
 
-    def __repr__(self) -> str:
+    def _words(self) -> list[str]:
         mass = ", ".join("unknown" if one is None else f"{one:.2f}" for one in self.top_mass)
         kinds = f"{self.clusters[0]} and {self.clusters[1]} kinds of examples, {self.shared} in common"
-        return f"{self.table().to_string(index=False)}\n{kinds}; mass in the highest octave: {mass}"
+        return [f"{kinds}; mass in the highest octave: {mass}"]
+
+    def __repr__(self) -> str:
+        return f"{self.table().to_string(index=False)}\n{self._words()[0]}"
 
 
 @no_gradients

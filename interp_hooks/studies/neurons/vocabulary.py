@@ -31,6 +31,7 @@ from torch import Tensor
 
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import Count, checked
+from interp_hooks.experiments.results.shown import Shown
 from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.model.progress import progress_bar
 from interp_hooks.model.token_text import names_of
@@ -59,7 +60,7 @@ class Thresholds:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class VocabularyEffect:
+class VocabularyEffect(Shown):
     """What each neuron adds to logits: moments over the vocabulary [neuron], and tokens at both ends [neuron, k].
 
     `neurons` are (layer, part, number) as in `neurons_of`. `norm` is that of the output weights, and `null_share` the
