@@ -24,6 +24,7 @@ from interp_hooks.experiments.results.folders import CALL, read, replacing, writ
 from interp_hooks.experiments.results.record import Record, record_in
 from interp_hooks.interventions.readout import MetricLike
 from interp_hooks.model.stream import Stop
+from interp_hooks.model.tensor_files import holds
 from interp_hooks.model.transformer import HookedTransformer
 
 if TYPE_CHECKING:
@@ -334,7 +335,7 @@ class Circuit:
             BadInput: there is none, or it is damaged.
         """
         folder = Path(folder)
-        if not (folder / f"{CIRCUIT}.json").exists():
+        if not holds(folder, f"{CIRCUIT}.json"):
             raise BadInput(f"expected a circuit in {folder}, as circuit.save() writes it, found none")
         document, _ = read(folder, CIRCUIT)
         document = document if isinstance(document, dict) else {}

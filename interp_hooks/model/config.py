@@ -36,12 +36,13 @@ RESOLVED = (  # -1 and None are how people leave these unset
     *("d_head", "n_heads", "n_key_value_heads", "d_mlp", "d_vocab_out", "rotary_dim", "attn_scale"),
     *("attn_scores_soft_cap", "output_logits_soft_cap", "initializer_range"),
 )
+SWITCHES = ("use_attn_result", "use_split_qkv_input", "use_attn_in", "use_hook_mlp_in")  # methods of a model set these
 FOLDED = {"LN": "LNPre", "RMS": "RMSPre", "LNPre": "LNPre", "RMSPre": "RMSPre"}
 C = TypeVar("C")
 
 
 def _named_as_elsewhere(cls: type[C]) -> type[C]:
-    """Let a config also be made with TransformerLens' names of its fields, and refuse names that neither has."""
+    """Let a config be made with TransformerLens' names of its fields too, and say what to do in place of assigning."""
     init: Callable[..., None] = cls.__init__
     known = {field.name for field in dataclasses.fields(cls)}  # pyright: ignore[reportArgumentType]
 
@@ -52,7 +53,15 @@ def _named_as_elsewhere(cls: type[C]) -> type[C]:
                 raise ConfigError(f"HookedTransformerConfig has no field {name!r}.{nearest(name, {*known, *KNOWN})}")
         init(self, **in_our_words(fields))
 
+    def __setattr__(self: C, name: str, value: Any) -> None:
+        way = f"model.set_{name}({value!r})" if name in SWITCHES else f"cfg.replace({name}=...), and a model of that"
+        raise dataclasses.FrozenInstanceError(
+            f"cannot assign to field {name!r} of a config, which is a value: use {way}; or, for code that "
+            "assigns, call interp_hooks.compat.install() first"
+        )
+
     setattr(cls, "__init__", __init__)  # noqa: B010
+    setattr(cls, "__setattr__", __setattr__)  # noqa: B010
     return cls
 
 

@@ -86,13 +86,13 @@ def checked_folder(out: str | os.PathLike[str]) -> Path:
         BadInput: it holds something else, or cannot be made.
     """
     folder = Path(out)
-    there = [one.name for one in folder.iterdir()] if folder.is_dir() else [folder.name] * folder.exists()
-    if odd := sorted({*there} - {PAGE, NUMBERS}):
-        raise BadInput(f"{folder} holds something else than a diff ({', '.join(odd[:3])}); give another folder")
-    refuse_foreign(folder / NUMBERS, DIFF)
-    if not folder.absolute().parent.is_dir():
-        raise BadInput(f"cannot write {str(folder)!r}: there is no folder {str(folder.absolute().parent)!r}")
     with on_disk(folder):
+        there = [one.name for one in folder.iterdir()] if folder.is_dir() else [folder.name] * folder.exists()
+        if odd := sorted({*there} - {PAGE, NUMBERS}):
+            raise BadInput(f"{folder} holds something else than a diff ({', '.join(odd[:3])}); give another folder")
+        refuse_foreign(folder / NUMBERS, DIFF)
+        if not folder.absolute().parent.is_dir():
+            raise BadInput(f"cannot write {str(folder)!r}: there is no folder {str(folder.absolute().parent)!r}")
         folder.mkdir(exist_ok=True)
     return folder
 

@@ -16,6 +16,7 @@ from interp_hooks.errors.arguments import checked
 from interp_hooks.experiments.results.archive import Packing, Unpacking, fields_of, name_of
 from interp_hooks.experiments.results.folders import CALL, read, replacing, whole, write
 from interp_hooks.experiments.results.record import Record, record_in
+from interp_hooks.model.tensor_files import holds
 from interp_hooks.model.transformer import HookedTransformer
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class Kept(ABC):
             BadInput: there is none, it is of another kind, or damaged.
         """
         folder = Path(folder)
-        if not (folder / f"{FINDING}.json").exists():
+        if not holds(folder, f"{FINDING}.json"):
             raise BadInput(f"expected a {cls.__name__} in {folder}, as save() writes it, found none")
         document, tensors = read(folder, FINDING)
         with whole(folder):
