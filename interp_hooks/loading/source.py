@@ -108,7 +108,7 @@ class Source:
 
     def _why_not(self, error: Exception) -> str:
         """Why there is no config for a name that is no folder and no bundled model, and what to do."""
-        known = self.location in hub_names()
+        known = self.location in {*hub_names(), *(id.rpartition("/")[2] for id in hub_names())}
         here = f"no folder, no bundled model ({', '.join(bundled())})" + ("" if known else " and no alias")
         close = "" if known else nearest(self.name, [*bundled(), *aliases()])
         if _unreachable(error):

@@ -80,7 +80,7 @@ def write_diff(
 
 
 def checked_folder(out: str | os.PathLike[str]) -> Path:
-    """A folder for a page and its numbers, made if it is not there.
+    """A folder for a page and its numbers, which is there or can be made.
 
     Raises:
         BadInput: it holds something else, or cannot be made.
@@ -93,7 +93,9 @@ def checked_folder(out: str | os.PathLike[str]) -> Path:
         refuse_foreign(folder / NUMBERS, DIFF)
         if not folder.absolute().parent.is_dir():
             raise BadInput(f"cannot write {str(folder)!r}: there is no folder {str(folder.absolute().parent)!r}")
-        folder.mkdir(exist_ok=True)
+        if not folder.exists():  # it can be made, but not before there is something to put there
+            folder.mkdir()
+            folder.rmdir()
     return folder
 
 
