@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test lint docs notebooks floor package clean
+.PHONY: demo test lint docs notebooks floor package stranger counts clean
 
 demo: $(INSTALLED)
 	$(BIN)/interp-hooks demo --out report.html --wiki wiki
@@ -41,5 +41,14 @@ floor:
 package:
 	$(PYTHON) tests/package.py .venv-package
 
+# What a stranger tries first, with that wheel: the README as it is typed, commands, mistakes, notebooks (some minutes).
+# A part of it: make stranger PARTS="readme mistakes"
+stranger: $(INSTALLED)
+	$(BIN)/python -m tests.stranger .venv-stranger $(PARTS)
+
+# How much of the manual there is, and how large the wheel
+counts: $(INSTALLED)
+	$(BIN)/python -m tests.counts
+
 clean:
-	rm -rf .venv .venv-floor .venv-package report.html wiki wiki.partial site
+	rm -rf .venv .venv-floor .venv-package .venv-stranger report.html wiki wiki.partial site

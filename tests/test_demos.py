@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+STORIES = (Path(__file__).parents[1] / "docs" / "stories.md").read_text(encoding="utf-8")
 DEMOS = sorted((Path(__file__).parents[1] / "demos").glob("*.py"))
 
 
@@ -51,13 +51,13 @@ def test_it_runs(demo: Path):
         ),
     ],
 )
-def test_what_scrubbing_recovers_is_what_the_readme_says(name: str, claims: tuple[int, ...], told: str):
+def test_what_scrubbing_recovers_is_what_the_manual_says(name: str, claims: tuple[int, ...], told: str):
     table = re.findall(r"^ *.*\S +-?[\d.]+ +([\d.]+) +[\d.]+ +[\d.]+$", said_by(name), re.MULTILINE)
     figures = [round(100 * float(table[claim])) for claim in claims]
-    assert [list(map(int, one)) for one in re.findall(told, " ".join(README.split()))] == [figures]
+    assert [list(map(int, one)) for one in re.findall(told, " ".join(STORIES.split()))] == [figures]
 
 
-def test_the_circuit_of_ioi_is_what_the_readme_says():
+def test_the_circuit_of_ioi_is_what_the_manual_says():
     out = said_by("ioi_circuit")
     edges, left = re.findall(r"^ +S2->IO +size .* (\d+) +([\d.]+) +[\d.]+ +[\d.]+ +-?[\d.]+$", out, re.MULTILINE)[0]
     (of_all,) = re.findall(r"of (\d+) edges; measured", out)
@@ -66,7 +66,7 @@ def test_the_circuit_of_ioi_is_what_the_readme_says():
     repaired = [re.findall(movers.format(method), out, re.MULTILINE)[0] for method in ("resample", "zero")]
     told = re.findall(
         r"(\d+) of (\d+) edges keep (\d+)% .* incomplete by (\d+) logits\. .* self-repair, (\d+)% .* and (\d+)% under",
-        " ".join(README.split()),
+        " ".join(STORIES.split()),
     )
     percent = [str(round(100 * float(share))) for share in (left, *repaired)]
     assert told == [(edges, of_all, percent[0], str(round(float(gap))), *percent[1:])]

@@ -1,8 +1,8 @@
 """The manual: its code runs, as a reader would paste it, and what it names is there.
 
-Blocks of a page share one namespace and begin with nothing; written output is not compared, since it is there to be
-read. Names in backticks that begin with `interp_hooks.` are public, tests that a page calls its evidence exist, and
-links between pages lead to pages and headings.
+Blocks of a page, and lines of its tables that are code, share one namespace and begin with nothing; written output is
+not compared, since it is there to be read. Names in backticks that begin with `interp_hooks.` are public, tests that a
+page calls its evidence exist, links between pages lead to pages and headings, and pictures are told in words.
 """
 
 import ast
@@ -15,16 +15,12 @@ import plotly.graph_objects
 import pytest
 import torch
 
+from tests.documents import DOCS, ROOT, anchors_of, code_of, links_of, pages, pictures_of
 from tests.tiny import unchecked_types
 
-ROOT = Path(__file__).parents[1]
-DOCS = ROOT / "docs"
-PAGES = sorted(page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md"))
-BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+PAGES = [page.relative_to(DOCS).as_posix() for page in pages()]
 NAME = re.compile(r"`(interp_hooks(?:\.\w+)+)`")
 FILE = re.compile(r"`((?:tests|benchmarks|demos|notebooks|training|docs)/[\w/.-]+)(?:::(\w+))?`")
-LINK = re.compile(r"\]\(([^)\s]+)\)")
-HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 
 @cache
@@ -39,15 +35,8 @@ def functions_of(path: str) -> set[str]:
     return {node.name for node in module.body if isinstance(node, ast.FunctionDef)}
 
 
-def anchors_of(page: str) -> set[str]:
-    """The addresses of a page's headings, as mkdocs makes them."""
-    without_code = re.sub(r"^```.*?^```$", "", text_of(page), flags=re.DOTALL | re.MULTILINE)
-    plain = (re.sub(r"[^\w\s-]", "", heading).strip().lower() for heading in HEADING.findall(without_code))
-    return {re.sub(r"[-\s]+", "-", heading) for heading in plain}
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("page", [page for page in PAGES if BLOCK.search(text_of(page))])
+@pytest.mark.parametrize("page", [page for page in PAGES if any(code_of(text_of(page)))])
 def test_every_block_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In an empty folder; figures are made but not shown."""
     monkeypatch.setattr(plotly.graph_objects.Figure, "show", lambda figure: None)
@@ -55,7 +44,7 @@ def test_every_block_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
     torch.manual_seed(0)
     namespace: dict[str, object] = {}
     with unchecked_types():  # as they run for a reader
-        for number, block in enumerate(BLOCK.findall(text_of(page))):
+        for number, block in enumerate(code_of(text_of(page))):
             exec(compile(block, f"{page}, block {number}", "exec"), namespace)
 
 
@@ -71,7 +60,7 @@ def test_what_is_named_is_there(page: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page: str) -> None:
-    for link in LINK.findall(text_of(page)):
+    for link in links_of(text_of(page)):
         if link.startswith(("http", "mailto")):
             continue
         path, _, anchor = link.partition("#")
@@ -79,7 +68,15 @@ def test_links_lead_somewhere(page: str) -> None:
         if target.is_relative_to(DOCS / "reference"):
             continue  # made of docstrings when the manual is built
         assert target.exists(), f"{page} links to {link}"
-        assert not anchor or anchor in anchors_of(target.relative_to(DOCS).as_posix()), f"{page} links to {link}"
+        assert not anchor or anchor in anchors_of(text_of(target.relative_to(DOCS).as_posix())), (
+            f"{page} links to {link}"
+        )
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if pictures_of(text_of(page))])
+def test_pictures_are_told_in_words(page: str) -> None:
+    for told, _ in pictures_of(text_of(page)):
+        assert len(told.split()) >= 8, f"{page} does not say what is seen"
 
 
 def test_every_page_is_in_the_navigation() -> None:
@@ -93,7 +90,7 @@ def test_a_method_says_what_a_reader_has_to_know(page: str) -> None:
     text = text_of(page)
     assert NAME.search(text.partition("\n## ")[0]), f"{page} does not begin with the calls"
     assert re.search(r"https?://", text), f"{page} has no source"
-    assert BLOCK.search(text), f"{page} has no example"
+    assert any(code_of(text)), f"{page} has no example"
     for heading in ("Definition", "Cost", "Pitfalls", "Tested on"):
         assert f"\n## {heading}\n" in text, f"{page} has no section {heading}"
     assert any(function for _, function in FILE.findall(text.partition("\n## Tested on\n")[2])), f"{page} has no test"

@@ -3,13 +3,11 @@
 mkdocs calls these functions by their names (`hooks:` in mkdocs.yml). Pages of reference are made of the docstrings of
 public names, and are on no disk. Elsewhere in the manual, a dotted name in backticks,
 `interp_hooks.studies.logit_lens`, becomes a link to its docstring, and an unknown one stops the build.
-The comment `<!-- README: Measured -->` becomes that section of the README.
 """
 
 import re
 import sys
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -24,8 +22,6 @@ ROOMS = (
     *("model", "hooks", "views", "compat", "errors"),
 )
 INHERITED = "\n    options:\n      inherited_members: true"  # of classes that are made of several, none of them public
-README = Path(__file__).parents[2] / "README.md"
-SECTION = re.compile(r"<!-- README: (.+) -->")
 DOTTED = re.compile(r"(?<!`)`(interp_hooks(?:\.\w+)+)`(?!`)")
 
 
@@ -93,16 +89,8 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     return config
 
 
-def section_of(title: str) -> str:
-    """What stands under one of the README's headings."""
-    after = README.read_text(encoding="utf-8").partition(f"\n## {title}\n")[2]
-    if not after:
-        raise PluginError(f"the README has no section {title!r}")
-    return after.partition("\n## ")[0].strip()
-
-
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Make links of dotted names, and put sections of the README in."""
+    """Make links of dotted names."""
     if page.file.src_uri.startswith("reference/") or page.file.src_uri in ("surface.md", "models.md"):
         return markdown
     up = "../" * page.file.src_uri.count("/")
@@ -111,4 +99,4 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         name = found[1].rpartition(".")[2]
         return f"[`{name}`]({up}reference/{name}.md)" if name in ROOMS else f"[`{name}`][{home_of(found[1])}]"
 
-    return DOTTED.sub(link, SECTION.sub(lambda match: section_of(match[1]), markdown))
+    return DOTTED.sub(link, markdown)

@@ -25,6 +25,7 @@ from interp_hooks.experiments.results.record import Record, record_in
 from interp_hooks.experiments.results.shown import Shown
 from interp_hooks.interventions.readout import MetricLike
 from interp_hooks.model.stream import Stop
+from interp_hooks.model.tensor_files import holds
 from interp_hooks.model.transformer import HookedTransformer
 
 if TYPE_CHECKING:
@@ -338,7 +339,7 @@ class Circuit(Shown):
             BadInput: there is none, or it is damaged.
         """
         folder = Path(folder)
-        if not (folder / f"{CIRCUIT}.json").exists():
+        if not holds(folder, f"{CIRCUIT}.json"):
             raise BadInput(f"expected a circuit in {folder}, as circuit.save() writes it, found none")
         document, _ = read(folder, CIRCUIT)
         document = document if isinstance(document, dict) else {}

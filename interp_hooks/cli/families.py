@@ -9,7 +9,7 @@ from interp_hooks.cli.shared import DONE, Commands, show
 
 def add(commands: Commands) -> None:
     families = commands.add_parser("families", help="list the architectures that convert")
-    families.add_argument("--markdown", action="store_true", help="as the README has it")
+    families.add_argument("--markdown", action="store_true", help="as the manual has it")
     families.set_defaults(run=run)
 
 

@@ -182,7 +182,7 @@ def repeated_tokens(
     prepend_bos: bool | None = None,
     generator: torch.Generator | None = None,
 ) -> Int[Tensor, "batch pos"]:
-    """Rows of BOS, x_1 ... x_n, x_1 ... x_n, as `induction_loss` describes them."""
+    """Rows of BOS, x_1 ... x_n, x_1 ... x_n, as `induction_loss` describes them, where the model is."""
     if tokenizer is not None:
         check_tokenizer(tokenizer)
     tokenizer = model.tokenizer if tokenizer is None else tokenizer
@@ -195,7 +195,8 @@ def repeated_tokens(
     if not 2 <= subseq_len <= most:
         raise BadInput(f"subseq_len must be 2..{most}, so that two copies fit into n_ctx; got {subseq_len}")
     half = _different_tokens(model, tokenizer, rows, subseq_len, generator)
-    return torch.cat((torch.tensor(begins, dtype=torch.long).expand(rows, -1), half, half), dim=1)
+    tokens = torch.cat((torch.tensor(begins, dtype=torch.long).expand(rows, -1), half, half), dim=1)
+    return tokens.to(model.device)
 
 
 def repeat_length(model: HookedTransformer, most: int = 50) -> int:

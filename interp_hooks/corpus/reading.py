@@ -55,12 +55,16 @@ def checked_file(path: str | Path) -> Path:
     """
     path = Path(path)
     kinds = ", ".join(filter(None, READERS))
-    if path.is_dir():
+    try:
+        there, folder = path.is_file(), path.is_dir()
+    except (OSError, ValueError):  # such as a text, which no file could be called
+        there, folder = False, False
+    if folder:
         if not any(one.suffix in READERS and one.is_file() for one in path.iterdir()):
             raise BadInput(f"the folder {path} holds no corpus file; expected {kinds}")
         return path
-    if not path.is_file():
-        raise BadInput(f"there is no file {path}; expected a corpus file or folder, or a list of texts")
+    if not there:
+        raise BadInput(f"there is no file {str(path)[:300]}; expected a corpus file or folder, or a list of texts")
     if path.suffix not in READERS:
         raise BadInput(f"{path} is of an unknown kind; expected {kinds}")
     return path

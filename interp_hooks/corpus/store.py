@@ -80,8 +80,8 @@ class Folder:
             DiskError: it cannot be written.
         """
         folder = cls(Path(path).absolute(), part)
-        folder._refuse_foreign()
         with on_disk(folder.path):
+            folder._refuse_foreign()
             (folder.path / TOKENS).mkdir(parents=True, exist_ok=True)
         with locked(folder.path / f"lock.{folder._name}", folder.path):
             folder._describe(model, reducers, keep, options)

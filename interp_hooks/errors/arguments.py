@@ -307,6 +307,8 @@ def told(value: Any) -> str:
         return f"a {value.dtype} tensor {list(value.shape)}{where}{layout}"
     if isinstance(value, str):
         return _shortened(value)
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
     if isinstance(value, int | float | list | tuple):
         return f"{type(value).__name__} {_shortened(value)}"
     return type(value).__name__

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from inspect import signature
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import nn
@@ -87,10 +88,12 @@ class NamedPoints(nn.Module):
 
         Raises:
             UnknownHook: a name that is no hook point, or a predicate that selects none.
+            BadInput: a predicate that takes something else than a name.
         """
         if isinstance(wanted, str):
             return [self._point(wanted)]
         if callable(wanted) and not isinstance(wanted, type):
+            _check_filter(wanted)
             found = [point for name, point in self.hook_dict.items() if wanted(name)]
             if not found:
                 examples = ", ".join(list(self.hook_dict)[:4])
@@ -396,3 +399,15 @@ def _pairs(argument: str, specs: Any) -> list[HookSpec]:
         if not isinstance(pair, tuple | list) or len(pair) != 2:
             raise BadInput(f"{argument} must be a list of (name, function), got an entry {told(pair)}")
     return pairs
+
+
+def _check_filter(wanted: Callable[[str], bool]) -> None:
+    """Raises BadInput if a filter does not take a name, and nothing else."""
+    try:
+        taken = signature(wanted)
+    except ValueError:  # of C
+        return
+    try:
+        taken.bind("")
+    except TypeError as error:
+        raise BadInput(f"a filter must be a function of a hook's name, got one of {taken}") from error

@@ -187,7 +187,7 @@ MetricLike = Metric | Callable[[Tensor], Tensor]
 
 def reading(model: HookedTransformer, metric: MetricLike) -> tuple[Readout, Callable[[Tensor], Tensor]]:
     """What a metric reads of a model's logits, and how it scores that; a plain function reads what it likes."""
-    if not callable(metric):
+    if not callable(metric) or isinstance(metric, type):
         raise MetricError(f"the metric must be a Metric or a function of logits, got {told(metric)}")
     if not isinstance(metric, Metric):
         return Readout(on_demand=True), metric

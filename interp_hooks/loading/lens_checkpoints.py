@@ -104,7 +104,9 @@ def _file(source: Source, revision: str | None) -> str:
         return _steps(source)[int(revision.removeprefix(KEPT))]
     if found := [name for name in source.files() if name.endswith("final.pth")]:
         return found[0]
-    raise CheckpointError(f"{source.name!r} has no file that ends with 'final.pth', only {', '.join(source.files())}")
+    raise CheckpointError(
+        f"{source.name!r} has no file that ends with 'final.pth'; found {', '.join(source.files()) or 'none'}"
+    )
 
 
 def _steps(source: Source) -> dict[int, str]:

@@ -1,4 +1,4 @@
-"""The list of what converts, made from the tables for `interp-hooks families` and for the README.
+"""The list of what converts, made from the tables for `interp-hooks families` and for the manual.
 
 A model type that the installed transformers does not have is left out.
 """
@@ -16,7 +16,7 @@ def listing() -> str:
 
 
 def markdown() -> str:
-    """The same list as the two sentences that are in the README."""
+    """The same list as the two sentences that are in the manual (docs/loading.md)."""
     causal = [family for family in _there() if family.head == "CausalLM"]
     masked = [family for family in _there() if family.head == "MaskedLM"]
     return (

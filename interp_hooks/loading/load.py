@@ -60,6 +60,8 @@ from interp_hooks.model.offloading import Place, where_it_is
 from interp_hooks.model.tokenization import PaddingSide
 from interp_hooks.model.transformer import HookedTransformer
 
+_ARGUMENTS = inspect.signature(HookedTransformer.from_pretrained).parameters
+
 
 @dataclass(frozen=True, kw_only=True)
 class LoadOptions:
@@ -170,9 +172,8 @@ def _refuse_unknown(options: LoadOptions) -> None:
     if options.hf_model is None:
         return
     for name in options.hf_kwargs:
-        known = inspect.signature(HookedTransformer.from_pretrained).parameters
         raise BadInput(
-            f"from_pretrained has no argument {name!r} that could matter beside hf_model.{nearest(name, known)}"
+            f"from_pretrained has no argument {name!r} that could matter beside hf_model.{nearest(name, _ARGUMENTS)}"
         )
 
 
@@ -199,7 +200,8 @@ def family_of(hf_config: Any, architecture: str | None = None) -> Family:
     if architecture not in {None, *expected}:
         raise UnsupportedArchitecture(
             f"{architecture} is not supported: a {model_type} checkpoint converts from its language model, "
-            f"{family.architecture}"
+            f"{family.architecture}. If the checkpoint has the weights of that, pass "
+            f"hf_model=transformers.{family.architecture}.from_pretrained(...)"
         )
     return family
 
@@ -301,7 +303,10 @@ def _loaded(source: Source, hf_config: Any, family: Family, dtype: torch.dtype |
     except Exception as error:  # files may hold anything, and so may be what is raised about them
         if isinstance(error, TypeError) and source.hf_kwargs:
             listed = ", ".join(source.hf_kwargs)
-            raise BadInput(f"transformers does not take one of the arguments {listed}: {error}") from error
+            close = "".join(nearest(name, _ARGUMENTS) for name in source.hf_kwargs if name in str(error))
+            raise BadInput(
+                f"from_pretrained has no argument {listed} that transformers takes either: {error}.{close}"
+            ) from error
         with reading(f"the checkpoint {source.name!r}"):
             raise
     if info["missing_keys"]:

@@ -5,6 +5,7 @@ Checkpoints need not be listed: what is no bundled model, alias or folder is a h
 """
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from interp_hooks import without_collecting
-from interp_hooks.errors import CheckpointError, InterpHooksError, UnsupportedArchitecture, nearest
+from interp_hooks.errors import BadInput, CheckpointError, InterpHooksError, UnsupportedArchitecture, nearest
+from interp_hooks.errors.arguments import told
 from interp_hooks.loading.files import check_counts
 from interp_hooks.loading.gguf_files import SUFFIX, gguf_arguments
 from interp_hooks.model.tokenization import has_vocabulary
@@ -63,13 +65,23 @@ class Source:
     def _arguments(self) -> dict[str, Any]:
         return {key: value for key, value in self.arguments.items() if key in (*HUB_ARGUMENTS, "revision")}
 
-    @cached_property
-    @without_collecting()
+    @property
     def settings(self) -> dict[str, Any]:
         """What is in config.json; raises what transformers raises where it cannot be had."""
+        if isinstance(self._answer, Exception):
+            raise self._answer
+        return self._answer
+
+    @cached_property
+    @without_collecting()
+    def _answer(self) -> dict[str, Any] | Exception:
+        """What is in config.json, or why it cannot be had, so that a hub that does not answer is asked only once."""
         from transformers import PreTrainedConfig
 
-        return PreTrainedConfig.get_config_dict(self.location, **self._arguments)[0]
+        try:
+            return PreTrainedConfig.get_config_dict(self.location, **self._arguments)[0]
+        except Exception as error:  # files may hold anything, and so may be what is raised about them
+            return error
 
     @without_collecting()
     def config(self) -> Any:
@@ -92,12 +104,20 @@ class Source:
                 raise UnsupportedArchitecture(
                     f"transformers cannot read the config in {self.location!r}: {error}"
                 ) from error
-            why = (str(error).splitlines() or [type(error).__name__])[0]
-            raise CheckpointError(
-                f"cannot load {self.name!r}: it is no folder, no bundled model ({', '.join(bundled())}), no alias, and "
-                f"the hub did not give a config for {self.location!r} ({why})."
-                f"{nearest(self.name, [*bundled(), *aliases()])}"
-            ) from error
+            raise CheckpointError(f"cannot load {self.name!r}: {self._why_not(error)}") from error
+
+    def _why_not(self, error: Exception) -> str:
+        """Why there is no config for a name that is no folder and no bundled model, and what to do."""
+        known = self.location in {*hub_names(), *(id.rpartition("/")[2] for id in hub_names())}
+        here = f"no folder, no bundled model ({', '.join(bundled())})" + ("" if known else " and no alias")
+        close = "" if known else nearest(self.name, [*bundled(), *aliases()])
+        if _unreachable(error):
+            return (
+                f"it is {here}, and the hub cannot be reached to ask for {self.location!r}. Pass the folder of a "
+                f"checkpoint that is on this machine, or try again with a network.{close}"
+            )
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        return f"it is {here}, and the hub did not give a config for {self.location!r} ({why}).{close}"
 
     def generation_config(self, hf_config: Any) -> Any:
         """How transformers' `generate` goes on and ends: as the checkpoint says, or else as its config does."""
@@ -149,6 +169,38 @@ class Source:
         if self.gguf_file is None and folder.is_dir() and not has_tokenizer(folder):
             return None
         return read_tokenizer(self.name, self.location, **self._arguments)
+
+
+def _unreachable(error: BaseException | None) -> bool:
+    """Whether an error comes of a hub that did not answer, or was not to be asked."""
+    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    while error is not None:
+        if isinstance(error, LocalEntryNotFoundError | OfflineModeIsEnabled):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def as_name(name: Any) -> str:
+    """What a user calls a checkpoint, a path too, as text.
+
+    Raises:
+        BadInput: something else, or nothing.
+        CheckpointError: a path that no system could have.
+    """
+    if not isinstance(name, str | os.PathLike) or not (text := os.fspath(name)):
+        raise BadInput(
+            f"model_name must be a bundled name ({', '.join(bundled())}), a folder, an alias or a hub id, "
+            f"got {told(name)}"
+        )
+    try:
+        there = Path(text).expanduser().exists()
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"nothing can be called {text[:60]!r}... ({error.args[-1]})") from error
+    if not (there or isinstance(name, str) or text in bundled()):
+        raise CheckpointError(f"there is no folder {text!r}")
+    return text
 
 
 @cache
@@ -248,8 +300,11 @@ def locate(name: str, gguf_file: str | None = None) -> str:
                 raise CheckpointError(
                     f"the folder {name!r} holds GGUF files ({files}): pass gguf_file={found[0].name!r}, or its path"
                 )
-            inside = ", ".join(sorted(item.name for item in path.iterdir())[:8]) or "nothing"
-            raise CheckpointError(f"the folder {name!r} is no HuggingFace checkpoint: no config.json, only {inside}")
+            inside = ", ".join(sorted(item.name for item in path.iterdir())[:8])
+            found = f"found {inside}" if inside else "but it is empty"
+            raise CheckpointError(
+                f"the folder {name!r} is no HuggingFace checkpoint: expected config.json and weights in it, {found}"
+            )
         return str(path)
     if path.is_file():
         raise CheckpointError(

@@ -41,12 +41,13 @@ BY_LAYER = (  # tuples with an entry for each layer, or none
     *("rotary_layers", "window_sizes", "qk_norm_layers", "stream_scales"),
     *("d_head_layers", "n_key_value_heads_layers", "values_from_keys", "keys_values_from", "d_mlp_layers"),
 )
+SWITCHES = ("use_attn_result", "use_split_qkv_input", "use_attn_in", "use_hook_mlp_in")  # methods of a model set these
 FOLDED = {"LN": "LNPre", "RMS": "RMSPre", "LNPre": "LNPre", "RMSPre": "RMSPre"}
 C = TypeVar("C")
 
 
 def _named_as_elsewhere(cls: type[C]) -> type[C]:
-    """Let a config also be made with TransformerLens' names of its fields, and refuse names that neither has."""
+    """Let a config be made with TransformerLens' names of its fields too, and say what to do in place of assigning."""
     init: Callable[..., None] = cls.__init__
     known = {field.name for field in dataclasses.fields(cls)}  # pyright: ignore[reportArgumentType]
 
@@ -57,7 +58,15 @@ def _named_as_elsewhere(cls: type[C]) -> type[C]:
                 raise ConfigError(f"HookedTransformerConfig has no field {name!r}.{nearest(name, {*known, *KNOWN})}")
         init(self, **in_our_words(fields))
 
+    def __setattr__(self: C, name: str, value: Any) -> None:
+        way = f"model.set_{name}({value!r})" if name in SWITCHES else f"cfg.replace({name}=...), and a model of that"
+        raise dataclasses.FrozenInstanceError(
+            f"cannot assign to field {name!r} of a config, which is a value: use {way}; or, for code that "
+            "assigns, call interp_hooks.compat.install() first"
+        )
+
     setattr(cls, "__init__", __init__)  # noqa: B010
+    setattr(cls, "__setattr__", __setattr__)  # noqa: B010
     return cls
 
 

@@ -60,6 +60,19 @@ def on_disk(path: Path) -> Iterator[None]:
         raise DiskError(_refusal(path, error, number and int(number[1]))) from error
 
 
+def holds(folder: Path, name: str) -> bool:
+    """Whether a folder holds a file of that name.
+
+    Raises:
+        BadInput: no folder could be called so.
+    """
+    try:
+        return (folder / name).exists()
+    except (OSError, ValueError) as error:
+        number = getattr(error, "errno", None) or 0
+        raise BadInput(f"{str(folder)[:300]} cannot be read: {REASONS.get(number, str(error))}") from error
+
+
 def _refusal(path: Path, error: Exception, number: int | None) -> str:
     return f"{path} cannot be written: {REASONS.get(number or 0, str(error))}"
 

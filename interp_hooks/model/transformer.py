@@ -12,6 +12,7 @@ imported only when one of these methods is called: the one exception to the rule
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -21,7 +22,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from interp_hooks.errors import BadInput, CheckpointError, ConfigError
-from interp_hooks.errors.arguments import checked, told
+from interp_hooks.errors.arguments import as_device, checked, told
 from interp_hooks.model.config import HookedTransformerConfig, as_dtype
 from interp_hooks.model.generate import Generation
 from interp_hooks.model.initialization import initialize
@@ -99,7 +100,14 @@ class HookedTransformer(Generation, TextMethods, StackedWeights, Switches):
         initialize(self, cfg.init_mode, cfg.initializer_range, cfg.seed)
 
     def to(self, *args: Any, print_details: bool = False, **kwargs: Any) -> Self:
-        """As `torch.nn.Module.to`; the config follows. Nothing is printed, whatever `print_details` says."""
+        """As `torch.nn.Module.to`; the config follows. Nothing is printed, whatever `print_details` says.
+
+        Raises:
+            BadInput: a device that torch cannot use here.
+        """
+        for where in (*args[:1], kwargs.get("device")):
+            if isinstance(where, str | torch.device):
+                as_device(where)
         return super().to(*args, **kwargs)
 
     def mps(self) -> Self:
@@ -111,7 +119,7 @@ class HookedTransformer(Generation, TextMethods, StackedWeights, Switches):
     @classmethod
     def from_pretrained(
         cls,
-        model_name: str,
+        model_name: str | os.PathLike[str],
         fold_ln: bool = True,
         center_writing_weights: bool = True,
         center_unembed: bool = True,
@@ -173,13 +181,17 @@ class HookedTransformer(Generation, TextMethods, StackedWeights, Switches):
 
         Raises:
             CheckpointError: not found, not a checkpoint, or not convertible; the message says which and what to do.
+            BadInput: a device that torch cannot use here, or an argument that nobody takes.
             ImportError: a package that reads a GGUF file, or an adapter, is not installed.
         """
         from interp_hooks.loading import lens_checkpoints, native
         from interp_hooks.loading.load import LoadOptions, load_pretrained
-        from interp_hooks.loading.source import is_native
+        from interp_hooks.loading.source import as_name, is_native
         from interp_hooks.loading.training_steps import step_revision
 
+        model_name = as_name(model_name)
+        if device is not None and move_to_device:
+            as_device(device)
         if n_devices != 1:
             raise BadInput(f"n_devices={n_devices}: to spread a model, pass device_map='auto' (or a map of devices)")
         files = None
@@ -242,7 +254,7 @@ class HookedTransformer(Generation, TextMethods, StackedWeights, Switches):
         return cast("Self", model)
 
     @classmethod
-    def from_pretrained_no_processing(cls, model_name: str, **kwargs: Any) -> Self:
+    def from_pretrained_no_processing(cls, model_name: str | os.PathLike[str], **kwargs: Any) -> Self:
         """`from_pretrained` without processing: the checkpoint's own weights, and its own logits."""
         return cls.from_pretrained(model_name, **(NO_PROCESSING | kwargs))
 

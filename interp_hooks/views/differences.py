@@ -80,20 +80,22 @@ def write_diff(
 
 
 def checked_folder(out: str | os.PathLike[str]) -> Path:
-    """A folder for a page and its numbers, made if it is not there.
+    """A folder for a page and its numbers, which is there or can be made.
 
     Raises:
         BadInput: it holds something else, or cannot be made.
     """
     folder = Path(out)
-    there = [one.name for one in folder.iterdir()] if folder.is_dir() else [folder.name] * folder.exists()
-    if odd := sorted({*there} - {PAGE, NUMBERS}):
-        raise BadInput(f"{folder} holds something else than a diff ({', '.join(odd[:3])}); give another folder")
-    refuse_foreign(folder / NUMBERS, DIFF)
-    if not folder.absolute().parent.is_dir():
-        raise BadInput(f"cannot write {str(folder)!r}: there is no folder {str(folder.absolute().parent)!r}")
     with on_disk(folder):
-        folder.mkdir(exist_ok=True)
+        there = [one.name for one in folder.iterdir()] if folder.is_dir() else [folder.name] * folder.exists()
+        if odd := sorted({*there} - {PAGE, NUMBERS}):
+            raise BadInput(f"{folder} holds something else than a diff ({', '.join(odd[:3])}); give another folder")
+        refuse_foreign(folder / NUMBERS, DIFF)
+        if not folder.absolute().parent.is_dir():
+            raise BadInput(f"cannot write {str(folder)!r}: there is no folder {str(folder.absolute().parent)!r}")
+        if not folder.exists():  # it can be made, but not before there is something to put there
+            folder.mkdir()
+            folder.rmdir()
     return folder
 
 

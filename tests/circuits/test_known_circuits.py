@@ -1,4 +1,4 @@
-"""What the README says of methods and known circuits is what comes out."""
+"""What the manual says of methods and known circuits is what comes out."""
 
 import importlib
 import re
@@ -11,9 +11,9 @@ from interp_hooks import ComputationGraph
 from tests.tiny import unchecked_types
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "methods" / "edges.md").read_text(encoding="utf-8")
 ROWS = re.findall(
-    r"^\| ([\w -]+) \| (\d+), (\d+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", README, re.MULTILINE
+    r"^\| ([\w -]+) \| (\d+), (\d+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", PAGE, re.MULTILINE
 )
 
 
@@ -26,11 +26,11 @@ def circuits() -> ModuleType:
 
 def test_all_known_models_are_listed(circuits: ModuleType) -> None:
     assert [row[0] for row in ROWS] == list(circuits.KNOWN)
-    assert f"| {' | '.join(circuits.METHODS)} |" in README
+    assert f"| {' | '.join(circuits.METHODS)} |" in PAGE
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[row[0] for row in ROWS])
-def test_areas_are_those_of_the_readme(circuits: ModuleType, row: tuple[str, ...]) -> None:
+def test_areas_are_those_of_the_manual(circuits: ModuleType, row: tuple[str, ...]) -> None:
     name, n_edges, n_true, *areas = row
     with unchecked_types():  # these are whole searches, of which other tests see the types
         known = circuits.KNOWN[name]()

@@ -75,7 +75,11 @@ GIVEN: dict[str, tuple[Any, type[Exception], str]] = {
     "adapters": (adapted, CheckpointError, r"not merged .*q_proj\.base_layer\.weight.*merge_and_unload"),
     "peft": (wrapped_by_peft, CheckpointError, r"not merged .*merge_and_unload\(\)"),
     "no language model": (lambda: nn.Linear(2, 2), BadInput, "must be a model of transformers, .* got Linear"),
-    "a class": (lambda: type(fresh_hf("llama")), BadInput, "must be a model of transformers, .* got type"),
+    "a class": (
+        lambda: type(fresh_hf("llama")),
+        BadInput,
+        "must be a model of transformers, .* got the class LlamaForCausalLM",
+    ),
     "a name": (lambda: "gpt2", BadInput, "must be a model of transformers, .* got 'gpt2'"),
 }
 

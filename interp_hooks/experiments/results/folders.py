@@ -109,7 +109,8 @@ def replacing(folder: str | Path, name: str, overwrite: bool) -> Iterator[Path]:
         DiskError: it cannot be written; what was there still is.
     """
     folder = Path(folder).absolute()
-    refuse_foreign(folder, name)
+    with on_disk(folder):
+        refuse_foreign(folder, name)
     beside, old, lock = (folder.with_name(f".{folder.name}.{what}") for what in ("saving", "replaced", "lock"))
     with on_disk(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,7 @@ from interp_hooks.experiments.results.archive import Packing, Unpacking, fields_
 from interp_hooks.experiments.results.folders import CALL, read, replacing, whole, write
 from interp_hooks.experiments.results.record import Record, record_in
 from interp_hooks.experiments.results.shown import Shown
+from interp_hooks.model.tensor_files import holds
 from interp_hooks.model.transformer import HookedTransformer
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class Kept(Shown, ABC):
             BadInput: there is none, it is of another kind, or damaged.
         """
         folder = Path(folder)
-        if not (folder / f"{FINDING}.json").exists():
+        if not holds(folder, f"{FINDING}.json"):
             raise BadInput(f"expected a {cls.__name__} in {folder}, as save() writes it, found none")
         document, tensors = read(folder, FINDING)
         with whole(folder):

@@ -447,6 +447,11 @@ def _of_task(signature: inspect.Signature, args: Any, kwargs: Any) -> dict[str, 
             if task is None and name in NEEDED:
                 raise BadInput(f"{name} is needed: pass it, or a Task in place of the prompts, which brings its own")
             arguments[name] = None if task is None else getattr(task, name)
+    if task is not None and isinstance(arguments.get("corrupt"), str):
+        raise BadInput(
+            f"a Task brings its own corrupt prompts and metric, so that what follows it is said by name "
+            f"(site={arguments['corrupt']!r}, over=...); got {arguments['corrupt']!r} in place of corrupt prompts"
+        )
     bound = signature.bind(**arguments)
     bound.apply_defaults()
     return bound.arguments
@@ -509,7 +514,8 @@ def _kept_in(folder: Path, record: Record, found: Callable[[Record], Any], kind:
         FolderInUse: another process computes there.
         DiskError: it cannot be written; what was finished before is still there.
     """
-    refuse_foreign(folder)
+    with on_disk(folder):
+        refuse_foreign(folder)
     document, tensors = record.packed()
     if not _is_whole(folder):
         with on_disk(folder):

@@ -24,6 +24,7 @@ from interp_hooks.experiments.results.record import Call, Record, record_in
 from interp_hooks.experiments.results.shown import ROWS, as_html
 from interp_hooks.interventions.runs import Intervention, Mean, Resample, Run, SourceLike
 from interp_hooks.interventions.sites import Site
+from interp_hooks.model.tensor_files import holds
 from interp_hooks.model.transformer import HookedTransformer
 
 if TYPE_CHECKING:
@@ -369,8 +370,8 @@ class Result:
             BadInput: there is none, it is unfinished, or damaged.
         """
         folder = Path(folder)
-        if not (folder / f"{RESULT}.json").exists():
-            begun = (folder / f"{CALL}.json").exists()
+        if not holds(folder, f"{RESULT}.json"):
+            begun = holds(folder, f"{CALL}.json")
             there = "one that is not finished; Result.resume(folder, model) goes on with it" if begun else "none"
             raise BadInput(f"expected a result in {folder}, found {there}")
         document, tensors = read(folder, RESULT)
@@ -417,7 +418,7 @@ class Result:
         Raises:
             BadInput: nothing was begun there, or what `rerun` refuses.
         """
-        if not (Path(folder) / f"{CALL}.json").exists():
+        if not holds(Path(folder), f"{CALL}.json"):
             raise BadInput(f"nothing was begun in {folder}")
         record = record_in(Path(folder))
         assert record is not None

@@ -20,7 +20,7 @@ from interp_hooks.hooks.root_module import HookedRootModule
 from interp_hooks.hooks.slices import Slice, SliceInput
 from interp_hooks.model.cache.direct_effects import DirectEffects
 from interp_hooks.model.padding import Padding
-from interp_hooks.model.tensor_files import write_tensors
+from interp_hooks.model.tensor_files import on_disk, write_tensors
 
 
 @checked_methods
@@ -130,8 +130,9 @@ class ActivationCache(DirectEffects):
             BadInput: the file exists, and `overwrite` was not asked for.
         """
         path = Path(path)
-        if path.exists() and not overwrite:
-            raise BadInput(f"{path} exists already; overwrite=True replaces it")
+        with on_disk(path):
+            if path.exists() and not overwrite:
+                raise BadInput(f"{path} exists already; overwrite=True replaces it")
         told = {"has_batch_dim": self.has_batch_dim, "n_layers": self.n_layers, "names": list(self.cache_dict)}
         padding = self.padding
         told["padding"] = [None if padding.neither is None else padding.neither.tolist(), padding.doubt]

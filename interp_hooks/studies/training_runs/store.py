@@ -79,8 +79,8 @@ class Store:
             yield cls(measures)
             return
         store = cls(measures, Path(folder).expanduser())
-        store._refuse_foreign()
         with on_disk(store._steps):
+            store._refuse_foreign()
             store._steps.mkdir(parents=True, exist_ok=True)
         with locked(store._path / LOCK, store._path):
             remove_partial(store._path)
