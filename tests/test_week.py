@@ -1,0 +1,187 @@
+"""The training week: every day runs with its solutions, and its checks tell right answers from blank and wrong ones.
+
+A notebook holds each exercise once: a blank cell (`exercise-1-1`), a check (`check-1-1`), a hint and the solution in
+folded cells (`hint-1-1`, `solution-1-1`). Cells are executed in this process, in one namespace; where an exercise
+comes, its blank and the wrong answers below have to fail its check first.
+"""
+
+import ast
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+import pytest
+import torch
+
+from tests.tiny import unchecked_types
+
+WEEK = Path(__file__).parents[1] / "notebooks" / "week"
+DAYS = sorted(WEEK.glob("*.ipynb"))
+SOLUTION = re.compile(r"```python\n(.*?)\n```", re.DOTALL)
+
+# What somebody might write who has nearly understood.
+WRONG: dict[str, list[str]] = {
+    "1.1": [
+        """def attention(q, k):  # without the scale
+            scores = einsum(q, k, "b q h w, b k h w -> b h q k")
+            return scores.masked_fill(torch.ones(scores.shape[-2:]).triu(1).bool(), float("-inf")).softmax(dim=-1)""",
+        """def attention(q, k):  # looks ahead
+            return (einsum(q, k, "b q h w, b k h w -> b h q k") / q.shape[-1] ** 0.5).softmax(dim=-1)""",
+        """def attention(q, k):  # zeros instead of minus infinity
+            scores = einsum(q, k, "b q h w, b k h w -> b h q k") / q.shape[-1] ** 0.5
+            return scores.tril().softmax(dim=-1)""",
+    ],
+    "1.2": [
+        """def heads_write(z, W_O):  # summed over heads
+            return einsum(z, W_O, "b p h w, h w m -> b p m")""",
+        """def heads_write(z, W_O):  # every head's z with every W_O
+            return einsum(z, W_O, "b p h w, g w m -> b p h m")""",
+    ],
+    "1.3": [
+        """def stream_norms(model, tokens):  # before each layer
+            _, cache = model.run_with_cache(tokens)
+            return torch.stack([cache["resid_pre", layer].norm(dim=-1) for layer in range(model.cfg.n_layers)])""",
+        """def stream_norms(model, tokens):  # leaves its hooks
+            norms = []
+            for layer in range(model.cfg.n_layers):
+                model.add_hook(f"resid_post{layer}", lambda value, hook: norms.append(value.norm(dim=-1)))
+            model(tokens)
+            return torch.stack(norms)""",
+    ],
+    "1.4": [
+        """def without_head(model, tokens, layer, head):  # the whole layer
+            return model.run_with_hooks(tokens, fwd_hooks=[(f"attn_out{layer}", lambda value, hook: value * 0)])""",
+        """def without_head(model, tokens, layer, head):  # its queries: it then attends to all alike
+            def silence(q, hook):
+                q[:, :, head] = 0
+            return model.run_with_hooks(tokens, fwd_hooks=[(f"q{layer}", silence)])""",
+        """def without_head(model, tokens, layer, head):  # in the weights, for good
+            with torch.no_grad():
+                model.blocks[layer].attn.W_O[head] = 0
+            return model(tokens)""",
+    ],
+    "1.5": [
+        """def patched_logits(model, clean, corrupt, layer, pos):  # the wrong way round
+            _, cache = model.run_with_cache(corrupt)
+            def put(stream, hook):
+                stream[:, pos] = cache[hook.name][:, pos]
+            return model.run_with_hooks(clean, fwd_hooks=[(f"resid_pre{layer}", put)])""",
+        """def patched_logits(model, clean, corrupt, layer, pos):  # all positions
+            _, cache = model.run_with_cache(clean)
+            put = lambda stream, hook: cache[hook.name]
+            return model.run_with_hooks(corrupt, fwd_hooks=[(f"resid_pre{layer}", put)])""",
+        """def patched_logits(model, clean, corrupt, layer, pos):  # after the layer
+            _, cache = model.run_with_cache(clean)
+            def put(stream, hook):
+                stream[:, pos] = cache[hook.name][:, pos]
+            return model.run_with_hooks(corrupt, fwd_hooks=[(f"resid_post{layer}", put)])""",
+    ],
+    "1.6": [
+        """def patch_run(clean, corrupt, layer, head):  # the wrong way round
+            return Run(clean, [Intervention(at("z", layer, head=head, pos=-1), Run(corrupt))])""",
+        """def patch_run(clean, corrupt, layer, head):  # at all positions
+            return Run(corrupt, [Intervention(at("z", layer, head=head), Run(clean))])""",
+        """def patch_run(clean, corrupt, layer, head):  # all heads
+            return Run(corrupt, [Intervention(at("z", layer, pos=-1), Run(clean))])""",
+    ],
+    "1.7": [
+        'early, late = at("resid_pre", 0), at("resid_post", 2)',
+        'early, late = at("resid_pre", 0, pos=-1), at("resid_post", 2, pos=-1)',
+        'early, late = at("resid_pre", 0, pos=int(pairs.positions["S2"][0])), at("resid_post", 2, pos=-2)',
+        'early, late = at("resid_pre", 0, pos=int(pairs.positions["S1"][0])), at("resid_post", 2, pos=-1)',
+    ],
+}
+
+each_day = pytest.mark.parametrize("path", DAYS, ids=lambda path: path.stem)
+
+
+def cells(path: Path) -> dict[str, str]:
+    """The sources of a notebook's cells, by their ids."""
+    return {cell["id"]: "".join(cell["source"]) for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]}
+
+
+def exercises(path: Path) -> list[str]:
+    """The numbers of a notebook's exercises, as ids of cells have them: 1-1, 1-2, ..."""
+    return [name.partition("-")[2] for name in cells(path) if name.startswith("exercise-")]
+
+
+def solution(source: str) -> str:
+    """The code within a folded cell."""
+    (code,) = SOLUTION.findall(source)
+    return code
+
+
+class Kernel:
+    """Executes cells in one namespace, and keeps the figures that a reader would see."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.namespace: dict[str, Any] = {}
+        self.figures: list[go.Figure] = []
+        monkeypatch.setattr(go.Figure, "show", self.figures.append)
+
+    def run(self, source: str, name: str) -> None:
+        tree = ast.parse(source)
+        last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+        exec(compile(tree, name, "exec"), self.namespace)
+        if last is not None:
+            shown = eval(compile(ast.Expression(last.value), name, "eval"), self.namespace)
+            if isinstance(shown, go.Figure):
+                self.figures.append(shown)
+
+
+@each_day
+def test_it_is_made_of_whole_exercises_and_opens_elsewhere(path: Path) -> None:
+    found, sources = exercises(path), cells(path)
+    assert 5 <= len(found) <= 8
+    order = [name for name in sources if re.match(r"(exercise|check|hint|solution)-", name)]
+    assert order == [f"{kind}-{number}" for number in found for kind in ("exercise", "check", "hint", "solution")]
+    for number in found:
+        assert "..." in sources[f"exercise-{number}"] or "NotImplementedError" in sources[f"exercise-{number}"]
+        for kind in ("hint", "solution"):
+            assert sources[f"{kind}-{number}"].startswith("<details>")
+        assert any(f"### Exercise {number.replace('-', '.')}:" in source for source in sources.values())
+    assert f"/blob/main/notebooks/week/{path.name})" in next(iter(sources.values()))
+    assert "%pip" in sources["setup"]
+    assert "notebooks/week/checks.py" in sources["setup"]
+
+
+@pytest.mark.slow
+@each_day
+def test_checks_tell_right_from_blank_and_wrong(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(WEEK)
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    kernel, sources = Kernel(monkeypatch), cells(path)
+    code = {cell["id"] for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"}
+    with unchecked_types():  # as they run for a reader
+        for name, source in sources.items():
+            if name not in code or name == "setup":
+                continue
+            kind, _, number = name.partition("-")
+            if kind != "exercise":
+                kernel.run(source, name)
+                continue
+            title, check = f"Exercise {number.replace('-', '.')}", sources[f"check-{number}"]
+            kernel.run(source, name)
+            with pytest.raises(AssertionError, match=f"^{title}: it is still blank"):
+                kernel.run(check, name)
+            wrong_ones = WRONG[number.replace("-", ".")]
+            assert wrong_ones
+            for wrong in wrong_ones:
+                kernel.run(wrong, name)
+                with pytest.raises(AssertionError, match=f"^{title}: (?!it is still blank|your answer raised)"):
+                    kernel.run(check, f"{name}: {wrong}")
+            kernel.run(solution(sources[f"solution-{number}"]), name)
+    told = capsys.readouterr().out
+    for number in exercises(path):
+        assert f"Exercise {number.replace('-', '.')} is right." in told
+    assert len(kernel.figures) >= 3
+    assert all(figure.data for figure in kernel.figures)
+
+
+def test_wrong_answers_are_of_exercises() -> None:
+    assert {*WRONG} == {number.replace("-", ".") for path in DAYS for number in exercises(path)}
