@@ -92,6 +92,68 @@ WRONG: dict[str, list[str]] = {
         'early, late = at("resid_pre", 0, pos=int(pairs.positions["S2"][0])), at("resid_post", 2, pos=-2)',
         'early, late = at("resid_pre", 0, pos=int(pairs.positions["S1"][0])), at("resid_post", 2, pos=-1)',
     ],
+    "2.1": [
+        """def repeated_words(n, length, d_vocab, generator):  # words may come twice
+            words = torch.randint(1, d_vocab, (n, length), generator=generator)
+            return torch.cat((torch.zeros(n, 1, dtype=torch.long), words, words), dim=1)""",
+        """def repeated_words(n, length, d_vocab, generator):  # BOS among the words, the last one missing
+            words = torch.rand(n, d_vocab - 1, generator=generator).argsort(dim=1)[:, :length]
+            return torch.cat((torch.zeros(n, 1, dtype=torch.long), words, words), dim=1)""",
+        """def repeated_words(n, length, d_vocab, generator):  # all prompts the same
+            words = (1 + torch.randperm(d_vocab - 1, generator=generator)[:length]).expand(n, -1)
+            return torch.cat((torch.zeros(n, 1, dtype=torch.long), words, words), dim=1)""",
+    ],
+    "2.2": [
+        """def attention_back(pattern, steps):  # above the diagonal
+            return pattern.diagonal(steps, dim1=2, dim2=3).mean(dim=(0, 2))""",
+        """def attention_back(pattern, steps):  # over all queries
+            return pattern.diagonal(-steps, dim1=2, dim2=3).sum(-1).mean(0) / pattern.shape[-1]""",
+        """def attention_back(pattern, steps):  # one off
+            return pattern.diagonal(-steps - 1, dim1=2, dim2=3).mean(dim=(0, 2))""",
+    ],
+    "2.3": [
+        """def ov_circuit(model, layer, head):  # transposed
+            return (model.W_E @ model.W_V[layer, head] @ model.W_O[layer, head] @ model.W_U).T""",
+        """def ov_circuit(model, layer, head):  # whether it looks, not what it says
+            return model.W_E @ model.W_Q[layer, head] @ model.W_K[layer, head].T @ model.W_E.T""",
+        """def ov_circuit(model, layer, head):  # all heads of the layer
+            return (model.W_E @ model.W_V[layer] @ model.W_O[layer] @ model.W_U).sum(0)""",
+    ],
+    "2.4": [
+        """def matching(model, previous, inductive):  # transposed
+            queries = model.W_E @ model.W_Q[1, inductive]
+            keys = model.W_E @ model.W_V[0, previous] @ model.W_O[0, previous] @ model.W_K[1, inductive]
+            return keys @ queries.T""",
+        """def matching(model, previous, inductive):  # the key's own word
+            return (model.W_E @ model.W_Q[1, inductive]) @ (model.W_E @ model.W_K[1, inductive]).T""",
+        """def matching(model, previous, inductive):  # the first head feeds queries
+            queries = model.W_E @ model.W_V[0, previous] @ model.W_O[0, previous] @ model.W_Q[1, inductive]
+            return queries @ (model.W_E @ model.W_K[1, inductive]).T""",
+    ],
+    "2.5": [
+        """def k_composition(model, sender, receiver):  # of queries
+            W_OV = model.W_V[sender] @ model.W_O[sender]
+            W_QK = model.W_Q[receiver] @ model.W_K[receiver].T
+            return (W_OV @ W_QK).norm() / (W_OV.norm() * W_QK.norm())""",
+        """def k_composition(model, sender, receiver):  # not divided
+            W_OV = model.W_V[sender] @ model.W_O[sender]
+            W_QK = model.W_Q[receiver] @ model.W_K[receiver].T
+            return (W_OV @ W_QK.T).norm()""",
+        """def k_composition(model, sender, receiver):  # the sender's wrong side
+            W_OV = model.W_V[sender] @ model.W_O[sender]
+            W_QK = model.W_Q[receiver] @ model.W_K[receiver].T
+            return (W_OV.T @ W_QK.T).norm() / (W_OV.norm() * W_QK.norm())""",
+    ],
+    "2.6": [
+        """def exchanged(prompts, other, heads, reader):  # everybody hears it
+            return Run(prompts, [Intervention(at("z", 0, head=heads), Resample(Run(prompts), other))])""",
+        """def exchanged(prompts, other, heads, reader):  # keys, whoever was asked for
+            told = Resample(Run(prompts), other)
+            return Run(prompts, [Intervention(at("z", 0, head=heads), told, into=at("k_input", 1))])""",
+        """def exchanged(prompts, other, heads, reader):  # its own values
+            return Run(prompts, [Intervention(at("z", 0, head=heads), Run(prompts), into=at(f"{reader}_input", 1))])""",
+    ],
+    "2.7": ["needed = [3]", "needed = [0, 1, 2, 3]", "needed = [0, 1]", "needed = [1, 2, 3]"],
 }
 
 each_day = pytest.mark.parametrize("path", DAYS, ids=lambda path: path.stem)
@@ -119,7 +181,7 @@ class Kernel:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.namespace: dict[str, Any] = {}
         self.figures: list[go.Figure] = []
-        monkeypatch.setattr(go.Figure, "show", self.figures.append)
+        monkeypatch.setattr(go.Figure, "show", lambda figure: self.figures.append(figure))
 
     def run(self, source: str, name: str) -> None:
         tree = ast.parse(source)
