@@ -21,6 +21,18 @@ WEEK = Path(__file__).parents[1] / "notebooks" / "week"
 DAYS = sorted(WEEK.glob("*.ipynb"))
 SOLUTION = re.compile(r"```python\n(.*?)\n```", re.DOTALL)
 
+FINDING = """
+def of_the_head(head, task):
+    options = dict(over=("layer",), layers=[0], select={"head": head, "pos": task.positions["S2"]}, progress=False)
+    return patch(model, task, site="z", **options)
+
+fresh = tasks.ioi(model, 32, seed=5)
+question, prediction = "Does the head that notices do it in other sentences too?", (0.8, 1.3)
+hypothesis = "What it writes at S2 brings the answer back, and what its neighbour writes does not."
+test, control, folder = of_the_head(notices[1], fresh), of_the_head(2, fresh), "finding"
+test.save(folder, overwrite=True)
+"""  # which is right; each wrong answer spoils one thing
+
 # What somebody might write who has nearly understood.
 WRONG: dict[str, list[str]] = {
     "1.1": [
@@ -154,6 +166,86 @@ WRONG: dict[str, list[str]] = {
             return Run(prompts, [Intervention(at("z", 0, head=heads), Run(prompts), into=at(f"{reader}_input", 1))])""",
     ],
     "2.7": ["needed = [3]", "needed = [0, 1, 2, 3]", "needed = [0, 1]", "needed = [1, 2, 3]"],
+    "5.1": [
+        """def logit_difference(logits, io, s):  # the wrong way round
+            rows = torch.arange(len(logits))
+            return logits[rows, -1, s] - logits[rows, -1, io]""",
+        """def logit_difference(logits, io, s):  # over all tokens
+            rows = torch.arange(len(logits))
+            return logits[rows, :, io].mean(1) - logits[rows, :, s].mean(1)""",
+        """def logit_difference(logits, io, s):  # of probabilities
+            rows, probabilities = torch.arange(len(logits)), logits[:, -1].softmax(-1)
+            return probabilities[rows, io] - probabilities[rows, s]""",
+    ],
+    "5.2": [
+        """def direct_effects(model, cache, io, s):  # without the norm
+            direction = model.W_U[:, io] - model.W_U[:, s]
+            z = torch.stack([cache["z", layer][:, -1] for layer in range(model.cfg.n_layers)])
+            return einsum(z, model.W_O, direction, "l p h w, l h w m, m p -> l h p")""",
+        """def direct_effects(model, cache, io, s):  # of the right name alone
+            direction = model.W_U[:, io] / cache["ln_final.hook_scale"][:, -1, 0]
+            z = torch.stack([cache["z", layer][:, -1] for layer in range(model.cfg.n_layers)])
+            return einsum(z, model.W_O, direction, "l p h w, l h w m, m p -> l h p")""",
+        """def direct_effects(model, cache, io, s):  # at all tokens
+            direction = (model.W_U[:, io] - model.W_U[:, s]) / cache["ln_final.hook_scale"][:, -1, 0]
+            z = torch.stack([cache["z", layer].sum(1) for layer in range(model.cfg.n_layers)])
+            return einsum(z, model.W_O, direction, "l p h w, l h w m, m p -> l h p")""",
+    ],
+    "5.3": [
+        "movers = [(2, 0), (2, 1), (2, 2)]",
+        "movers = [(1, 2), (2, 0), (2, 1), (2, 2), (2, 3)]",
+        "movers = [(0, 0)]",
+        "movers = [(3, 0)]",
+    ],
+    "5.4": [
+        """def told_to_movers(model, task, movers):  # into the keys
+            keys = [at("k_input", layer, head=head) for layer, head in movers]
+            return path_patch(model, task, receivers=keys, progress=False)""",
+        """def told_to_movers(model, task, movers):  # into the logits
+            return path_patch(model, task, progress=False)""",
+        """def told_to_movers(model, task, movers):  # the other direction
+            queries = [at("q_input", layer, head=head, pos="end") for layer, head in movers]
+            return path_patch(model, task, receivers=queries, direction="noise", progress=False)""",
+        """def told_to_movers(model, task, movers):  # of the first mover alone
+            layer, head = movers[0]
+            return path_patch(model, task, receivers=at("q_input", layer, head=head, pos="end"), progress=False)""",
+    ],
+    "5.5": ["notices = (1, 2)", "notices = (0, 1)", "notices = (2, 3)", "notices = 0"],
+    "5.6": [
+        'who_is_doubled, which_name, which_order = "S2->RAND", "IO->RAND", "IO<->S1"',
+        'who_is_doubled, which_name, which_order = "S2->IO", "ABC", "IO<->S1"',
+        'who_is_doubled, which_name, which_order = "S2->IO", "IO->RAND", "S1->RAND"',
+        'who_is_doubled, which_name, which_order = "IO<->S1", "IO->RAND", "S2->IO"',
+    ],
+    "5.7": [
+        FINDING + "control = test",
+        FINDING + "prediction = (0.0, 1.0)",
+        FINDING + "question = 'It is so.'",
+        FINDING + "hypothesis = 'Is it so?'",
+        FINDING + "test = control = patch(model, pairs, site='z', over=('layer', 'head'), progress=False)",
+        FINDING + "control = of_the_head(notices[1], tasks.ioi(model, 32, seed=6))",
+        FINDING + "test, control = control, test",
+        FINDING + "test = ablate_one = direct_logit_attribution(model, pairs, unit='layer')",
+    ],
+}
+
+# Other answers that are right, and have to pass.
+RIGHT: dict[str, list[str]] = {
+    "1.4": [
+        """def without_head(model, tokens, layer, head):  # it may look, but has nothing to say
+            def silence(v, hook):
+                v[:, :, head] = 0
+            return model.run_with_hooks(tokens, fwd_hooks=[(f"v{layer}", silence)])""",
+    ],
+    "1.6": [
+        """def patch_run(clean, corrupt, layer, head):  # by other words
+            site = at("result", layer, head=head, pos=corrupt.shape[1] - 1)
+            return Run(corrupt, [Intervention(site, Run(clean))])""",
+    ],
+    "1.7": ['early, late = at("hook_embed", pos=pairs.positions["S2"]), at("resid_pre", 2, pos=-1)'],
+    "2.7": ["needed = (3, 2)"],
+    "5.3": ["movers = {(2, head) for head in range(4)}"],
+    "5.7": [FINDING, FINDING + "prediction = (0.1, 0.2)"],
 }
 
 each_day = pytest.mark.parametrize("path", DAYS, ids=lambda path: path.stem)
@@ -237,6 +329,9 @@ def test_checks_tell_right_from_blank_and_wrong(
                 kernel.run(wrong, name)
                 with pytest.raises(AssertionError, match=f"^{title}: (?!it is still blank|your answer raised)"):
                     kernel.run(check, f"{name}: {wrong}")
+            for right in RIGHT.get(number.replace("-", "."), []):
+                kernel.run(right, name)
+                kernel.run(check, f"{name}: {right}")
             kernel.run(solution(sources[f"solution-{number}"]), name)
     told = capsys.readouterr().out
     for number in exercises(path):
@@ -246,4 +341,4 @@ def test_checks_tell_right_from_blank_and_wrong(
 
 
 def test_wrong_answers_are_of_exercises() -> None:
-    assert {*WRONG} == {number.replace("-", ".") for path in DAYS for number in exercises(path)}
+    assert {*RIGHT} < {*WRONG} == {number.replace("-", ".") for path in DAYS for number in exercises(path)}
