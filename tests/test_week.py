@@ -227,6 +227,79 @@ WRONG: dict[str, list[str]] = {
         FINDING + "test, control = control, test",
         FINDING + "test = ablate_one = direct_logit_attribution(model, pairs, unit='layer')",
     ],
+    "4.1": [
+        """def elevation(tokens):  # from the left
+            return ((tokens == CLOSE).long() - (tokens == OPEN).long()).cumsum(1)""",
+        """def elevation(tokens):  # the wrong sign
+            return ((tokens == OPEN).long() - (tokens == CLOSE).long()).flip(1).cumsum(1).flip(1)""",
+        """def elevation(tokens):  # END counts as a bracket
+            return torch.where(tokens == OPEN, -1, 1).flip(1).cumsum(1).flip(1)""",
+    ],
+    "4.2": [
+        """def failures(tokens):  # where all is well
+            return elevation(tokens)[:, 0] == 0, (elevation(tokens) >= 0).all(1)""",
+        """def failures(tokens):  # too high, too
+            return elevation(tokens)[:, 0] != 0, (elevation(tokens) != 0).any(1)""",
+        """def failures(tokens):  # the horizon at the first bracket only
+            return elevation(tokens)[:, 0] != 0, elevation(tokens)[:, 1] < 0""",
+        """def failures(tokens):  # not bools
+            return elevation(tokens)[:, 0].abs(), (elevation(tokens) < 0).sum(1)""",
+    ],
+    "4.3": [
+        """def two_exchanged(rows):  # backwards
+            return rows.flip(1)""",
+        """def two_exchanged(rows):  # the first two
+            rows = rows.clone()
+            rows[:, :2] = rows[:, :2].flip(1)
+            return rows""",
+        """def two_exchanged(rows):  # in place
+            rows[:, 0], rows[:, -1] = CLOSE, OPEN
+            return rows""",
+        """def two_exchanged(rows):  # two turned, the same way
+            rows = rows.clone()
+            rows[:, -2:] = OPEN
+            return rows""",
+    ],
+    "4.4": [
+        """def restored(model, balanced, failing):  # at all positions
+            answer = torch.full((len(balanced),), BALANCED)
+            metric = LogitDiff(answer, 1 - answer, pos=0)
+            return patch(model, balanced, failing, metric, "z", over=("layer", "head"), progress=False)""",
+        """def restored(model, balanced, failing):  # read at the first bracket
+            answer, options = torch.full((len(balanced),), BALANCED), dict(select={"pos": 0}, progress=False)
+            metric = LogitDiff(answer, 1 - answer, pos=1)
+            return patch(model, balanced, failing, metric, "z", over=("layer", "head"), **options)""",
+        """def restored(model, balanced, failing):  # the wrong answer
+            answer, options = torch.full((len(balanced),), UNBALANCED), dict(select={"pos": 0}, progress=False)
+            metric = LogitDiff(answer, 1 - answer, pos=0)
+            return patch(model, balanced, failing, metric, "z", over=("layer", "head"), **options)""",
+        """def restored(model, balanced, failing):  # the wrong way round
+            answer, options = torch.full((len(balanced),), BALANCED), dict(select={"pos": 0}, progress=False)
+            metric = LogitDiff(answer, 1 - answer, pos=0)
+            return patch(model, failing, balanced, metric, "z", over=("layer", "head"), **options)""",
+    ],
+    "4.5": [
+        "count_head, horizon_head = (1, 0), (1, 1)",
+        "count_head, horizon_head = (1, 1), (2, 1)",
+        "count_head, horizon_head = (0, 0), (1, 0)",
+        "count_head, horizon_head = 1, 0",
+    ],
+    "4.6": [
+        """def explained(written, feature):  # on the prompts that it was fitted on
+            X = torch.cat((written, torch.ones(len(written), 1)), dim=1)
+            errors = X @ torch.linalg.lstsq(X, feature[:, None]).solution - feature[:, None]
+            return 1 - errors.var() / feature.var()""",
+        """def explained(written, feature):  # without a constant
+            half = len(written) // 2
+            weights = torch.linalg.lstsq(written[:half], feature[:half, None]).solution
+            errors = written[half:] @ weights - feature[half:, None]
+            return 1 - (errors**2).mean() / feature[half:].var(correction=0)""",
+        """def explained(written, feature):  # up to a constant
+            X, half = torch.cat((written, torch.ones(len(written), 1)), dim=1), len(written) // 2
+            errors = X[half:] @ torch.linalg.lstsq(X[:half], feature[:half, None]).solution - feature[half:, None]
+            return 1 - errors.var(correction=0) / feature[half:].var(correction=0)""",
+    ],
+    "4.7": ["fools = '(())()'", "fools = '())('", "fools = '(' * 50", "fools = 'balanced'"],
 }
 
 # Other answers that are right, and have to pass.
