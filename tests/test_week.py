@@ -300,6 +300,78 @@ WRONG: dict[str, list[str]] = {
             return 1 - errors.var(correction=0) / feature[half:].var(correction=0)""",
     ],
     "4.7": ["fools = '(())()'", "fools = '())('", "fools = '(' * 50", "fools = 'balanced'"],
+    "3.1": [
+        """def recovered(scrubbed, model, random):  # of each prompt
+            return ((scrubbed - random) / (model - random)).mean()""",
+        """def recovered(scrubbed, model, random):  # upside down
+            return (scrubbed.mean() - model.mean()) / (random.mean() - model.mean())""",
+        """def recovered(scrubbed, model, random):  # of the model alone
+            return scrubbed.mean() / model.mean()""",
+    ],
+    "3.2": [
+        """def by_guessing(model, random, n_words):  # a probability among log-probabilities
+            return recovered(torch.full_like(model, 1 / n_words), model, random)""",
+        """def by_guessing(model, random, n_words):  # the wrong sign
+            return recovered(torch.full_like(model, n_words).log(), model, random)""",
+        """def by_guessing(model, random, n_words):
+            return torch.tensor(1 / n_words)""",
+    ],
+    "3.3": [
+        """def same_feature(feature, generator):  # always itself
+            return torch.arange(len(feature))""",
+        """def same_feature(feature, generator):  # any row
+            return torch.randint(len(feature), (len(feature),), generator=generator)""",
+        """def same_feature(feature, generator):  # always the first of the class
+            return (feature[:, None] == feature[None, :]).double().argmax(1)""",
+        """def same_feature(feature, generator):  # hardly ever itself
+            alike = (feature[:, None] == feature[None, :]).float() - 0.999 * torch.eye(len(feature))
+            return torch.multinomial(alike.clamp(min=0), 1, generator=generator)[:, 0]""",
+        """def same_feature(feature, generator):  # the same for the whole class
+            order = torch.randperm(len(feature), generator=generator)
+            return order[(feature[:, None] == feature[order][None, :]).double().argmax(1)]""",
+    ],
+    "3.4": [
+        """def layer_1_tells(feature):  # the first layer
+            written = Node(sites=[at("z", 0)], feature=feature)
+            return Hypothesis(nodes={"output": Node(children=["layer 1"]), "layer 1": written})""",
+        """def layer_1_tells(feature):  # always exact
+            written = Node(sites=[at("z", 1, pos=-1)], feature="exact")
+            return Hypothesis(nodes={"output": Node(children=["layer 1"]), "layer 1": written})""",
+        """def layer_1_tells(feature):  # the embedding
+            written = Node(sites=[at("hook_embed")], feature=feature)
+            return Hypothesis(nodes={"output": Node(children=["layer 1"]), "layer 1": written})""",
+        """def layer_1_tells(feature):
+            return Node(sites=[at("z", 1, pos=-1)], feature=feature)""",
+    ],
+    "3.5": [
+        """def nodes_of_keys(previous):  # the whole stream, whoever is named
+            reads = at("k_input", 1, head=[0, 1, 2, 3])
+            return {
+                "keys": Node(sites=[reads], children=["token before"], feature="exact"),
+                "token before": Node(sites=[at("z", 0)], into=[reads], feature="exact"),
+            }""",
+        """def nodes_of_keys(previous):  # what they say does not matter
+            reads = at("k_input", 1, head=[0, 1, 2, 3])
+            return {
+                "keys": Node(sites=[reads], children=["token before"], feature="exact"),
+                "token before": Node(sites=[at("z", 0, head=previous)], into=[reads]),
+            }""",
+        """def nodes_of_keys(previous):  # keys hear the embedding
+            reads = at("k_input", 1, head=[0, 1, 2, 3])
+            return {
+                "keys": Node(sites=[reads], children=["token before"], feature="exact"),
+                "token before": Node(sites=[at("resid_pre", 0)], into=[reads], feature="exact"),
+            }""",
+    ],
+    "3.6": ["position = REPEATED + 1", "position = 1", "position = 0", "position = 100"],
+    "3.7": [
+        """def chance_of_itself(feature):
+            return 1 / len(feature)""",
+        """def chance_of_itself(feature):
+            return len(feature.unique())""",
+        """def chance_of_itself(feature):  # of a class, not of a row
+            return (1 / feature.unique(return_counts=True)[1]).mean()""",
+    ],
 }
 
 # Other answers that are right, and have to pass.
@@ -317,6 +389,7 @@ RIGHT: dict[str, list[str]] = {
     ],
     "1.7": ['early, late = at("hook_embed", pos=pairs.positions["S2"]), at("resid_pre", 2, pos=-1)'],
     "2.7": ["needed = (3, 2)"],
+    "3.6": ["position = -1"],
     "5.3": ["movers = {(2, head) for head in range(4)}"],
     "5.7": [FINDING, FINDING + "prediction = (0.1, 0.2)"],
 }
@@ -376,6 +449,7 @@ def test_it_is_made_of_whole_exercises_and_opens_elsewhere(path: Path) -> None:
 
 @pytest.mark.slow
 @each_day
+@pytest.mark.filterwarnings("default:the classes of")  # are what day 3 is about
 def test_checks_tell_right_from_blank_and_wrong(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
