@@ -21,19 +21,7 @@ WEEK = Path(__file__).parents[1] / "notebooks" / "week"
 DAYS = sorted(WEEK.glob("*.ipynb"))
 SOLUTION = re.compile(r"```python\n(.*?)\n```", re.DOTALL)
 
-FINDING = """
-def of_the_head(head, task):
-    options = dict(over=("layer",), layers=[0], select={"head": head, "pos": task.positions["S2"]}, progress=False)
-    return patch(model, task, site="z", **options)
-
-fresh = tasks.ioi(model, 32, seed=5)
-question, prediction = "Does the head that notices do it in other sentences too?", (0.8, 1.3)
-hypothesis = "What it writes at S2 brings the answer back, and what its neighbour writes does not."
-test, control, folder = of_the_head(notices[1], fresh), of_the_head(2, fresh), "finding"
-test.save(folder, overwrite=True)
-"""  # which is right; each wrong answer spoils one thing
-
-# What somebody might write who has nearly understood.
+# What somebody might write who has nearly understood; after a plus sign, what spoils the solution.
 WRONG: dict[str, list[str]] = {
     "1.1": [
         """def attention(q, k):  # without the scale
@@ -218,14 +206,13 @@ WRONG: dict[str, list[str]] = {
         'who_is_doubled, which_name, which_order = "IO<->S1", "IO->RAND", "S2->IO"',
     ],
     "5.7": [
-        FINDING + "control = test",
-        FINDING + "prediction = (0.0, 1.0)",
-        FINDING + "question = 'It is so.'",
-        FINDING + "hypothesis = 'Is it so?'",
-        FINDING + "test = control = patch(model, pairs, site='z', over=('layer', 'head'), progress=False)",
-        FINDING + "control = of_the_head(notices[1], tasks.ioi(model, 32, seed=6))",
-        FINDING + "test, control = control, test",
-        FINDING + "test = ablate_one = direct_logit_attribution(model, pairs, unit='layer')",
+        "+control = test",
+        "+prediction = (0.0, 1.0)",
+        "+question = 'It is so.'",
+        "+hypothesis = 'Is it so, or is it not so?'",
+        "+test = control = patch(model, pairs, site='z', over=('layer', 'head'), progress=False)",
+        "+fresh = tasks.ioi(model, 64, seed=6)\ncontrol = of_the_mlp('S1')",
+        "+test, control = control, test",
     ],
     "4.1": [
         """def elevation(tokens):  # from the left
@@ -372,7 +359,97 @@ WRONG: dict[str, list[str]] = {
         """def chance_of_itself(feature):  # of a class, not of a row
             return (1 / feature.unique(return_counts=True)[1]).mean()""",
     ],
+    "6.1": [
+        """def interval(values, generator, samples=1000):  # of single prompts
+            return values.quantile(0.025), values.quantile(0.975)""",
+        """def interval(values, generator, samples=1000):  # a normal approximation
+            error = values.std() / len(values) ** 0.5
+            return values.mean() - 1.96 * error, values.mean() + 1.96 * error""",
+        """def interval(values, generator, samples=1000):  # half of the prompts
+            rows = torch.randint(len(values), (samples, len(values) // 2), generator=generator)
+            return values[rows].mean(1).quantile(0.025), values[rows].mean(1).quantile(0.975)""",
+        """def interval(values, generator, samples=1000):  # one standard error
+            rows = torch.randint(len(values), (samples, len(values)), generator=generator)
+            return values[rows].mean(1).quantile(0.16), values[rows].mean(1).quantile(0.84)""",
+    ],
+    "6.2": [
+        """def two_tasks(model):  # the same prompts
+            return ioi_pairs(model, 40, seed=0), ioi_pairs(model, 40, seed=0)""",
+        """def two_tasks(model):  # another sentence
+            return ioi_pairs(model, 40, seed=0), ioi_pairs(model, 40, seed=1, template=3)""",
+        """def two_tasks(model):  # the first ones twice
+            return ioi_pairs(model, 40, seed=0), ioi_pairs(model, 80, seed=0)""",
+    ],
+    "6.3": [
+        """def candidate(model, task):  # at all positions
+            result = patch(model, task, site="z", over=("layer", "head"), progress=False)
+            return divmod(int(result.recovered_fraction[1:].argmax()), model.cfg.n_heads)""",
+        """def candidate(model, task):  # where the answer is written
+            select = {"pos": task.positions["end"]}
+            result = patch(model, task, site="z", over=("layer", "head"), select=select, progress=False)
+            return divmod(int(result.recovered_fraction.argmax()), model.cfg.n_heads)""",
+        """def candidate(model, task):  # layers for heads
+            select = {"pos": task.positions["S2"]}
+            result = patch(model, task, site="z", over=("layer", "head"), select=select, progress=False)
+            return divmod(int(result.recovered_fraction.argmin()), model.cfg.n_layers)""",
+    ],
+    "6.4": [
+        """def claim_alone(model, task, site, feature, generator):  # the whole hypothesis
+            part = Node(sites=[site], feature="it")
+            hypothesis = Hypothesis(nodes={"output": Node(children=["part"]), "part": part})
+            options = dict(features={"it": feature}, each=True, generator=generator, progress=False)
+            return scrub(model, hypothesis, task, **options).recovered_fraction[0].item()""",
+        """def claim_alone(model, task, site, feature, generator):  # whatever the feature
+            hypothesis = Hypothesis(nodes={"output": Node(children=["part"]), "part": Node(sites=[site])})
+            result = scrub(model, hypothesis, task, each=True, generator=generator, progress=False)
+            return result.recovered_fraction[1].item()""",
+        """def claim_alone(model, task, site, feature, generator):  # exact
+            part = Node(sites=[site], feature="exact")
+            hypothesis = Hypothesis(nodes={"output": Node(children=["part"]), "part": part})
+            result = scrub(model, hypothesis, task, each=True, generator=generator, progress=False)
+            return result.recovered_fraction[1].item()""",
+    ],
+    "6.5": [
+        """def same_winner(values, generator, halves=200):  # of each prompt
+            flat = values.flatten(0, 1)
+            return float((flat.argmax(0) == flat.mean(1).argmax()).double().mean())""",
+        """def same_winner(values, generator, halves=200):  # in all prompts, again and again
+            flat, winners = values.flatten(0, 1), 0
+            for _ in range(halves):
+                order = torch.randperm(flat.shape[1], generator=generator)
+                winners += float(flat[:, order].mean(1).argmax() == flat.mean(1).argmax())
+            return winners / halves""",
+        """def same_winner(values, generator, halves=200):  # the first half, always
+            flat = values.flatten(0, 1)
+            return float(flat[:, : flat.shape[1] // 2].mean(1).argmax() == flat.mean(1).argmax())""",
+    ],
+    "6.6": [
+        "+control = test",
+        "+prediction = (-1.0, 2.0)",
+        "+hypothesis = 'The place.'",
+        "+test, control = control, test",
+        "+test = control = at_S2",
+    ],
+    "6.7": [
+        'log = "It passes on the place."',
+        '+log = log.replace("# Limits", "Limits")',
+        '+log = log.replace(f"{float(test.recovered_fraction):.0%}", "nearly all")',
+        '+log = log.replace(f"{float(control.recovered_fraction):.0%}", "99%")',
+        '+log = log.partition("# Limits")[0] + "# Limits"',
+    ],
 }
+
+FINDING = """
+def of_the_head(head, task):
+    options = dict(over=("layer",), layers=[0], select={"head": head, "pos": task.positions["S2"]}, progress=False)
+    return patch(model, task, site="z", **options)
+
+fresh = tasks.ioi(model, 32, seed=5)
+question, prediction = "Does the head that notices do it in other sentences too?", (0.8, 1.3)
+hypothesis = "What it writes at S2 brings the answer back, and what its neighbour writes does not."
+test, control, folder = of_the_head(notices[1], fresh), of_the_head(2, fresh), "finding"
+test.save(folder, overwrite=True)
+"""
 
 # Other answers that are right, and have to pass.
 RIGHT: dict[str, list[str]] = {
@@ -466,6 +543,7 @@ def test_checks_tell_right_from_blank_and_wrong(
             if kind != "exercise":
                 kernel.run(source, name)
                 continue
+            right = solution(sources[f"solution-{number}"])
             title, check = f"Exercise {number.replace('-', '.')}", sources[f"check-{number}"]
             kernel.run(source, name)
             with pytest.raises(AssertionError, match=f"^{title}: it is still blank"):
@@ -473,13 +551,13 @@ def test_checks_tell_right_from_blank_and_wrong(
             wrong_ones = WRONG[number.replace("-", ".")]
             assert wrong_ones
             for wrong in wrong_ones:
-                kernel.run(wrong, name)
+                kernel.run(f"{right}\n{wrong[1:]}" if wrong.startswith("+") else wrong, name)
                 with pytest.raises(AssertionError, match=f"^{title}: (?!it is still blank|your answer raised)"):
                     kernel.run(check, f"{name}: {wrong}")
-            for right in RIGHT.get(number.replace("-", "."), []):
-                kernel.run(right, name)
-                kernel.run(check, f"{name}: {right}")
-            kernel.run(solution(sources[f"solution-{number}"]), name)
+            for other in RIGHT.get(number.replace("-", "."), []):
+                kernel.run(other, name)
+                kernel.run(check, f"{name}: {other}")
+            kernel.run(right, name)
     told = capsys.readouterr().out
     for number in exercises(path):
         assert f"Exercise {number.replace('-', '.')} is right." in told
