@@ -443,7 +443,7 @@ RIGHT: dict[str, list[str]] = {
             site = at("result", layer, head=head, pos=corrupt.shape[1] - 1)
             return Run(corrupt, [Intervention(site, Run(clean))])""",
     ],
-    "1.7": ['early, late = at("hook_embed", pos=pairs.positions["S2"]), at("resid_pre", 2, pos=-1)'],
+    "1.7": ['early, late = at("resid_pre", 0, pos=pairs.positions["S2"]), at("resid_pre", 2, pos=-1)'],
     "2.7": ["needed = (3, 2)"],
     "3.6": ["position = -1"],
     "5.3": ["movers = {(2, head) for head in range(4)}"],
