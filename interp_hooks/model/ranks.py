@@ -146,6 +146,9 @@ def spread_over_ranks(model: Network, tp: int, device: torch.device | str | None
     """Leave on this rank its part of a model that all ranks have, on `device` (default: the GPU of its local rank).
 
     Call it on all ranks, started by torchrun. `HookedTransformer.from_pretrained(..., tp=2)` does so after loading.
+    Weights that are spread are then DTensors; `model.whole(weight)`, called on all ranks, gives the whole one.
+
+    >>> spread_over_ranks(model, 2)  # doctest: +SKIP
 
     Raises:
         BadInput: not under torchrun; processes, heads, neurons or experts that `tp` does not divide; a model with parts
