@@ -186,8 +186,9 @@ class HookedTransformer(Generation, TextMethods, StackedWeights, Switches):
         files = None if offload_folder is None else Files(offload_folder)
         if files is not None and (hf_kwargs.get("device_map") or (tp == 1 and device not in (None, "cpu"))):
             raise BadInput("blocks in offload_folder compute on the CPU: pass no device= and no device_map= beside it")
+        place = None
         if tp != 1:
-            from interp_hooks.model.ranks import mesh_ranks, own_device, spread_over_ranks
+            from interp_hooks.model.ranks import mesh_ranks, own_device
 
             if hf_kwargs.get("device_map"):
                 raise BadInput("tp= and device_map= each say where weights go: give one of them")
@@ -234,6 +235,8 @@ class HookedTransformer(Generation, TextMethods, StackedWeights, Switches):
         else:
             model = load_pretrained(cls, options, processing)
         if tp != 1:
+            from interp_hooks.model.ranks import spread_over_ranks
+
             spread_over_ranks(model, tp, place)
         elif files is not None:
             offload(model, files)
