@@ -1,7 +1,8 @@
 """A tiny random model of every type gives finite logits in both half precisions, near those of float32.
 
-All in one test, whose failure names the models: the members are those of `tests/test_families.py`, which compares bfloat16
-with HuggingFace's. Here float16 is asked too, whose numbers end at 65504, and a padded row, where masks meet the range.
+All in one test, whose failure names the models: the members are those of `tests/test_families.py`, which compares
+bfloat16 with HuggingFace's. Here float16 is asked too, whose numbers end at 65504, and a padded row, where masks meet
+the range.
 """
 
 import copy

@@ -14,6 +14,7 @@ __getattr__, __all__ = lazily(
         "factored": ["FactoredMatrix", "composition_scores"],
         "mixers_config": ["MixersConfig"],
         "losses": ["lm_cross_entropy_loss"],
+        "ranks": ["spread_over_ranks"],
         "sampling": ["sample_logits"],
         "training": ["HookedTransformerTrainConfig", "train"],
     },

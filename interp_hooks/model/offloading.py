@@ -5,8 +5,7 @@
 
 A mapped weight is a tensor like any other: it can be read, hooked around, processed and edited in place, and the system
 reads and writes the file. So nothing that works on a model has to know of it. The files have no name: their space is
-free again when the process ends, however it ends. If a model computes on another device than the CPU, a block's weights
-are copied there for the length of its pass.
+free again when the process ends, however it ends. Blocks in files compute on the CPU.
 """
 
 import ctypes
@@ -45,7 +44,7 @@ class Files:
         if sys.platform != "linux":
             raise BadInput("offload_folder needs Linux, where memory that maps a file can be dropped")
         self.folder = Path(folder).expanduser()
-        self.mapped: dict[int, int] = {}  # bytes, by address
+        self.mapped: dict[int, Tensor] = {}  # by address, which nobody else gets while the memory is held here
 
     def place(self, name: str, value: Tensor, strides: tuple[int, ...]) -> Tensor:
         """A weight of a block in memory that maps a file, others in memory of their own."""
@@ -72,13 +71,13 @@ class Files:
         finally:
             os.close(file)
             os.unlink(path)
-        self.mapped[flat.data_ptr()] = value.nbytes
+        self.mapped[flat.data_ptr()] = flat
         return flat.as_strided(value.shape, strides)
 
     def drop(self, weight: Tensor) -> None:
         """Let the memory of a mapped weight go; it is read from the file when somebody asks for it."""
-        if (size := self.mapped.get(weight.data_ptr())) is not None:
-            whole = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+        if (room := self.mapped.get(weight.data_ptr())) is not None:
+            whole = -(-room.nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
             _libc().madvise(ctypes.c_void_p(weight.data_ptr()), ctypes.c_size_t(whole), DROP)
 
 

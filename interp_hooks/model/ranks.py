@@ -31,9 +31,9 @@ from interp_hooks.model.config import HookedTransformerConfig
 from interp_hooks.model.network import Network
 
 # Along which axis each weight is spread; a weight that is in none of them is whole on every rank.
-OF_HEADS = dict.fromkeys(("W_Q", "W_K", "W_V", "W_O", "W_G", "b_Q", "b_K", "b_V", "b_G", "sinks"), 0)
+OF_HEADS: dict[str, int] = dict.fromkeys(("W_Q", "W_K", "W_V", "W_O", "W_G", "b_Q", "b_K", "b_V", "b_G", "sinks"), 0)
 OF_NEURONS = {"W_in": 1, "W_gate": 1, "W_out": 0, "b_in": 0, "b_gate": 0}
-OF_EXPERTS = dict.fromkeys(("W_in", "W_gate", "W_out", "b_in", "b_gate", "b_out"), 0)
+OF_EXPERTS: dict[str, int] = dict.fromkeys(("W_in", "W_gate", "W_out", "b_in", "b_gate", "b_out"), 0)
 OF_GAINS = {"w": 0, "b": 0}
 
 
@@ -146,6 +146,9 @@ def spread_over_ranks(model: Network, tp: int, device: torch.device | str | None
     """Leave on this rank its part of a model that all ranks have, on `device` (default: the GPU of its local rank).
 
     Call it on all ranks, started by torchrun. `HookedTransformer.from_pretrained(..., tp=2)` does so after loading.
+    Weights that are spread are then DTensors; `model.whole(weight)`, called on all ranks, gives the whole one.
+
+    >>> spread_over_ranks(model, 2)  # doctest: +SKIP
 
     Raises:
         BadInput: not under torchrun; processes, heads, neurons or experts that `tp` does not divide; a model with parts

@@ -158,10 +158,11 @@ class HookedTransformer(Generation, TextMethods, StackedWeights, Switches):
         the CPU without `move_to_device`. `ignore_config` names configuration attributes that the converter does not
         know and that you know to be harmless. Weights that are nan or infinite are refused unless `allow_nonfinite`.
         `merge_adapters` adds the adapters of peft, in `hf_model` or in a folder that holds one, to the weights.
-        `tp` is the number of processes (ranks) over which heads, neurons and experts are spread, under torchrun; every
-        rank calls this, and loads the whole model into the memory of the CPU first (see `interp_hooks.model.ranks`).
         With `offload_folder`, the weights of blocks lie in files of that folder, and in memory only while their layer
-        computes (see `interp_hooks.model.offloading`); the model is then on the CPU.
+        computes (see `interp_hooks.model.offloading`); the model is then on the CPU. `tp` is the number of processes
+        (ranks) over which heads, neurons and experts are spread, under torchrun: every rank calls this, and has the
+        whole model in the memory of the CPU, or in `offload_folder`, before it keeps its part (see
+        `interp_hooks.model.ranks`).
         Texts are padded on the tokenizer's own side unless `default_padding_side` says another. Other keyword
         arguments go to `transformers`.
 
@@ -194,20 +195,18 @@ class HookedTransformer(Generation, TextMethods, StackedWeights, Switches):
             as_device(device)
         if n_devices != 1:
             raise BadInput(f"n_devices={n_devices}: to spread a model, pass device_map='auto' (or a map of devices)")
-        files = None
-        if offload_folder is not None:
-            if tp != 1 or hf_kwargs.get("device_map") or torch.device(device or "cpu").type != "cpu":
-                raise BadInput(
-                    "blocks in offload_folder compute on the CPU: pass no device=, device_map= or tp= beside it"
-                )
-            device, files = "cpu", Files(offload_folder)
+        files = None if offload_folder is None else Files(offload_folder)
+        if files is not None and (hf_kwargs.get("device_map") or (tp == 1 and device not in (None, "cpu"))):
+            raise BadInput("blocks in offload_folder compute on the CPU: pass no device= and no device_map= beside it")
+        place = None
         if tp != 1:
-            from interp_hooks.model.ranks import mesh_ranks, own_device, spread_over_ranks
+            from interp_hooks.model.ranks import mesh_ranks, own_device
 
             if hf_kwargs.get("device_map"):
                 raise BadInput("tp= and device_map= each say where weights go: give one of them")
             place = torch.device(device) if device is not None and move_to_device else own_device()
             mesh_ranks(tp, place)
+        if tp != 1 or files is not None:
             device = "cpu"
         steps = [one for one in (checkpoint_index, checkpoint_value, checkpoint_label) if one is not None]
         if steps:
@@ -247,10 +246,12 @@ class HookedTransformer(Generation, TextMethods, StackedWeights, Switches):
             model = lens_checkpoints.load(cls, options, processing)
         else:
             model = load_pretrained(cls, options, processing)
-        if files is not None:
-            offload(model, files)
         if tp != 1:
+            from interp_hooks.model.ranks import spread_over_ranks
+
             spread_over_ranks(model, tp, place)
+        elif files is not None:
+            offload(model, files)
         return cast("Self", model)
 
     @classmethod

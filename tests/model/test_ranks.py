@@ -1,11 +1,13 @@
 """A model whose heads, neurons and experts are spread over two processes gives what it gives in one, at every hook.
 
-torchrun is started once for each architecture; both ranks hold the whole model beside their part of it, and compare.
+torchrun is started once for each of three architectures (and what else components can do); both ranks hold the whole
+model beside their part of it, and compare.
 """
 
 import copy
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor.debug import CommDebugMode
 
-from interp_hooks import HookedTransformer, HookPoint, KeyValueCache, LogitDiff, at, eap, patch, path_patch
+from interp_hooks import HookedTransformer, HookPoint, KeyValueCache, LogitDiff, Result, at, eap, patch, path_patch
 from interp_hooks.errors import BadInput
+from interp_hooks.model.components.moe import MoE
 from interp_hooks.model.identity import weights_hash
-from interp_hooks.model.ranks import MeshRanks, mesh_ranks, refuse_to_spread, spread_over_ranks
+from interp_hooks.model.ranks import mesh_ranks, refuse_to_spread, spread_over_ranks
 from tests.tiny import CUSTOM, FAMILY_CONFIGS, assert_close, build, build_hf, random_tokens
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -165,6 +169,10 @@ def experiments(whole: HookedTransformer, parts: HookedTransformer) -> None:
     ]
     for call in calls:
         same(call(parts), call(whole))
+    found = patch(parts, clean, corrupt, metric, "mlp_out", **quiet)
+    with tempfile.TemporaryDirectory() as folder:  # one of each rank's own: saving reads the weights of all
+        found.save(folder + "/found")
+        assert torch.equal(Result.load(folder + "/found").values, found.values)
 
 
 def parts_are_parts(whole: HookedTransformer, parts: HookedTransformer) -> None:
@@ -178,16 +186,33 @@ def parts_are_parts(whole: HookedTransformer, parts: HookedTransformer) -> None:
         )
     assert torch.equal(parts.W_O, whole.W_O)
     assert weights_hash(parts) == weights_hash(whole)
-    gathered = []
-    before = MeshRanks.whole
-    MeshRanks.whole = lambda self, value, axis: gathered.append(axis) or before(self, value, axis)
-    try:
+    with CommDebugMode() as told, torch.no_grad():
         parts(tokens_of(whole))
-        assert not gathered
+    assert counts(told) == {"all_reduce": 2 * whole.cfg.n_layers + shared_mlps(whole)}
+    with CommDebugMode() as told, torch.no_grad():
         parts.run_with_cache(tokens_of(whole), names_filter="blocks.1.attn.hook_z")
-        assert gathered == [2]
-    finally:
-        MeshRanks.whole = before
+    assert counts(told) == {"all_reduce": 2 * whole.cfg.n_layers + shared_mlps(whole), "all_gather_into_tensor": 1}
+
+
+def counts(told: CommDebugMode) -> dict[str, int]:
+    """How often ranks talked, as torch counts it."""
+    return {str(kind).rpartition(".")[2]: count for kind, count in told.get_comm_counts().items()}
+
+
+def shared_mlps(model: HookedTransformer) -> int:
+    return sum(isinstance(block.mlp, MoE) and block.mlp.shared is not None for block in model.blocks)
+
+
+def a_folder_to_load_from(whole: HookedTransformer, parts: HookedTransformer) -> None:
+    """A bundled model is the same with its blocks in files while it loads, which are gone then."""
+    del whole, parts
+    expected = HookedTransformer.from_pretrained_no_processing("ioi-tiny", device="cpu")
+    with tempfile.TemporaryDirectory() as folder:
+        found = HookedTransformer.from_pretrained_no_processing("ioi-tiny", tp=2, offload_folder=folder)
+        assert [*Path(folder).iterdir()] == []
+    with torch.no_grad():
+        assert_close(found("When Mary and John"), expected("When Mary and John"), 1e-5)
+    assert weights_hash(found) == weights_hash(expected)
 
 
 def what_needs_the_whole_model_is_refused(whole: HookedTransformer, parts: HookedTransformer) -> None:
@@ -224,7 +249,7 @@ def on_a_rank(names: list[str]) -> None:
     torch.set_num_threads(1)
     for name in names:
         whole, parts = pair(name)
-        for check in SHORT if name in REST else LONG:
+        for check in SHORT if name in REST else [*LONG, a_folder_to_load_from] if name == GPT2 else LONG:
             try:
                 check(whole, parts)
             except Exception as error:
@@ -235,7 +260,8 @@ def on_a_rank(names: list[str]) -> None:
 # ------------------------------------------------------------------------------------------------------------ the tests
 
 
-@pytest.mark.parametrize("names", [[GPT2], [LLAMA], [EXPERTS], REST], ids=lambda names: names[0].split()[0])
+@pytest.mark.slow
+@pytest.mark.parametrize("names", [[GPT2], [LLAMA], [EXPERTS, *REST]], ids=lambda names: names[0].split()[0])
 def test_two_ranks_are_one_model(names: list[str]) -> None:
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", __name__)
     done = subprocess.run([sys.executable, *torchrun, *names], cwd=ROOT, capture_output=True, text=True, timeout=300)
