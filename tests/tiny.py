@@ -219,6 +219,7 @@ CUSTOM: dict[str, dict[str, Any]] = {
         n_key_value_heads_layers=(2, 2, 2),
         values_from_keys=(False, True, False),
         v_norm_type="RMS",
+        value_scale=0.7,
         stream_scales=(0.5, 3.0, 0.7),
     ),
     "layer-embeddings": dict(

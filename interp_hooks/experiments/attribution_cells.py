@@ -145,7 +145,7 @@ def _scores(
     but the attention of one layer is needed.
     """
     model = stream.model
-    names = [get_act_name("attn_scores", layer), *[f"blocks.{layer}.attn.hook_sink"] * model.cfg.attn_sinks]
+    names = [get_act_name("attn_scores", layer), *[f"blocks.{layer}.attn.hook_sink"] * model.cfg.sinks_at(layer)]
     scope, _ = model.scope_of(hooks)
     entering, resumed = stream.resumed(layer, old, run.tokens)
     with torch.no_grad():

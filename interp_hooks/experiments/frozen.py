@@ -184,6 +184,7 @@ class FrozenRun:
         frozen = self.base[name + "out"].expand_as(shift)
         if self.mlps == "recompute":
             embedded = self._layer_embeds(every)[..., layer, :].to(shift.device)
+            assert block.ple is not None
             frozen = block.ple(base + shift, embedded) * block.residual_scale
         return shift + (self._sent(name + "out", frozen, every) - self.base[name + "out"])
 

@@ -204,7 +204,7 @@ def fold_value_biases(model: HookedTransformer) -> None:
     attending = {layer: block.attn for layer, block in enumerate(model.blocks) if isinstance(block.attn, Attention)}
     for attn in attending.values():  # a recurrence has no such biases
         b_V = (attn if attn.source is None else attending[attn.source]).b_V
-        b_V = b_V.repeat_interleave(attn.queries_per_key, dim=0)
+        b_V = b_V.repeat_interleave(attn.queries_per_key, dim=0) * model.cfg.value_scale
         precise = _precise(b_V)
         added = torch.einsum("hk,hkd->d", b_V.to(precise), attn.W_O.to(precise))
         _edit(attn.b_O, lambda b, added=added: b.add_(added))

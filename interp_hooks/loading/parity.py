@@ -206,7 +206,9 @@ def invariants(model: HookedTransformer, tokens: Int[Tensor, "batch pos"]) -> di
         inside = {name.removeprefix("attn."): value for name, value in here.items() if name.startswith("attn.")}
         for promise in block.attn.promises(inside):
             holds(*promise)
-        if "mlp.experts.hook_out" in here and not model.cfg.writes_normalized_at(layer):
+        experts = model.cfg.experts
+        normalized = model.cfg.writes_normalized_at(layer) or (experts is not None and experts.output_norm)
+        if "mlp.experts.hook_out" in here and not normalized:
             written = here["mlp.experts.hook_out"].double().sum(2)
             shared = here.get("mlp.hook_shared_out")
             total = written if shared is None else written + shared.double()

@@ -40,6 +40,7 @@ RESOLVED = (  # -1 and None are how people leave these unset
 BY_LAYER = (  # tuples with an entry for each layer, or none
     *("rotary_layers", "window_sizes", "qk_norm_layers", "stream_scales"),
     *("d_head_layers", "n_key_value_heads_layers", "values_from_keys", "keys_values_from", "d_mlp_layers"),
+    "attn_sink_layers",
 )
 SWITCHES = ("use_attn_result", "use_split_qkv_input", "use_attn_in", "use_hook_mlp_in")  # methods of a model set these
 FOLDED = {"LN": "LNPre", "RMS": "RMSPre", "LNPre": "LNPre", "RMSPre": "RMSPre"}
@@ -102,7 +103,8 @@ class HookedTransformerConfig:
     Attention. `n_key_value_heads` below `n_heads` is grouped query attention. `attn_scale` divides the scores (default:
     the square root of `d_head`, or 1 without `use_attn_scale`); `attn_log_scale=(beta, n)` multiplies queries by
     1 + beta log(1 + floor(position / n)). `qkv_clip` bounds values, and queries and keys (after `qk_norm`, if there is
-    one). `attn_sinks` adds a learned score per head to every softmax, which attends to nothing. `gated_attn` multiplies
+    one). `attn_sinks` adds a learned score per head to every softmax, which attends to nothing (in all
+    layers, or where `attn_sink_layers` says so). `value_scale` multiplies values. `gated_attn` multiplies
     what heads mix by a sigmoid of what their queries read. `d_value` is the width of values (default: `d_head`);
     `kv_latent` and `q_latent` are those of the low-rank streams of latent attention. `d_head_layers` and
     `n_key_value_heads_layers` give each layer sizes of its own; heads of other widths rotate whole. In the layers that
@@ -177,6 +179,8 @@ class HookedTransformerConfig:
     attn_log_scale: tuple[float, int] | None = None
     attn_scores_soft_cap: float = 0.0
     attn_sinks: bool = False
+    attn_sink_layers: tuple[bool, ...] = ()
+    value_scale: float = 1.0
     gated_attn: bool = False
     qkv_clip: float = 0.0
     d_value: int = 0
@@ -379,6 +383,8 @@ class HookedTransformerConfig:
             raise ConfigError("stream_scales needs a norm before everything that reads the stream")
         if self.gated_attn and self.kv_latent:
             raise ConfigError("latent attention (kv_latent) has no gates (gated_attn)")
+        if self.kv_latent and self.value_scale != 1:
+            raise ConfigError("latent attention (kv_latent) has no value_scale")
         if self.mixers is not None and (self.norm_placement == "post" or self.attention_dir != "causal"):
             raise ConfigError("mixers other than attention need a causal model whose stream is not normalized itself")
 
@@ -582,6 +588,10 @@ class HookedTransformerConfig:
     def residual_scale_at(self, layer: int) -> float:
         """What multiplies all that `layer` writes."""
         return self.residual_scale / self.stream_scale_at(layer)
+
+    def sinks_at(self, layer: int) -> bool:
+        """Whether the softmaxes of `layer` have a sink."""
+        return self.attn_sinks and (not self.attn_sink_layers or self.attn_sink_layers[layer])
 
     def window_at(self, layer: int) -> int | None:
         """The number of tokens that a query of `layer` sees, itself included; None means all."""

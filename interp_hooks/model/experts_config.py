@@ -31,7 +31,8 @@ class ExpertsConfig:
     et al. 2024, arxiv.org/abs/2409.12136). With `precise_router` the router computes in float32, also in a
     half-precision model. With `own_norms` router, experts and shared MLP each read the stream through an RMSNorm of
     their own, and what experts and shared MLP write passes one each; `router_scale` multiplies router logits, and with
-    `expert_scales` a learned number for each expert multiplies its weight in the end.
+    `expert_scales` a learned number for each expert multiplies its weight in the end. With `output_norm` what a mixture
+    writes, shared MLP included, passes an RMSNorm of its own.
     """
 
     n_experts: int
@@ -57,6 +58,7 @@ class ExpertsConfig:
     own_norms: bool = False
     router_scale: float = 1.0
     expert_scales: bool = False
+    output_norm: bool = False
 
     def __post_init__(self) -> None:
         make_tuples(self)

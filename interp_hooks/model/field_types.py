@@ -38,6 +38,7 @@ POSITIVE = (
     "logits_scale",
     "weight_scale",
     "router_scale",
+    "value_scale",
     "eps",
     "latent_eps",
 )

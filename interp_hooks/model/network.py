@@ -114,8 +114,8 @@ class Network(HookedRootModule):
             self.hook_token_type_embed = HookPoint("batch pos d_model", d_model=cfg.d_model)
         if cfg.d_layer_embed:
             self.layer_embed = LayerEmbed(cfg)
-            sizes = dict(of_layer=cfg.n_layers, width=cfg.d_layer_embed)
-            self.hook_layer_embed = HookPoint("batch pos of_layer width", **sizes)
+            axes = "batch pos of_layer width"
+            self.hook_layer_embed = HookPoint(axes, of_layer=cfg.n_layers, width=cfg.d_layer_embed)
         self.ln_embed = norm(cfg, cfg.embed_norm_type)
         self.rotary = RotaryPositions(cfg) if cfg.positional_embedding_type == "rotary" else None
         blocks = nn.ModuleList([TransformerBlock(cfg, layer) for layer in range(cfg.n_layers)])

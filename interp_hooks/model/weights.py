@@ -146,7 +146,8 @@ class StackedWeights(Network):
     @property
     def OV(self) -> FactoredMatrix:
         """W_V W_O of every head, [n_layers, n_heads, d_model, d_model]. Raises AttributeError as `QK`."""
-        return FactoredMatrix(self.W_V, self.W_O)
+        W_V = self.W_V if self.cfg.value_scale == 1 else self.W_V * self.cfg.value_scale
+        return FactoredMatrix(W_V, self.W_O)
 
     @no_gradients
     def all_composition_scores(self, mode: Composition) -> Float[Tensor, "n_layers n_heads n_layers n_heads"]:

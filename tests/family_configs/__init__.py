@@ -37,6 +37,8 @@ _NOT_AT_59 = {
     "mamba2": "its config sets what later versions have dropped",
     "granite4": "its config sets what later versions have dropped",
     "bamba": "its config does not name its layers",
+    "gemma4": "its config does not give the sizes of each layer",
+    "dbrx": "its experts do not fit what they read",
     "aria": "its tensors have other names",
     "nemotron-h": "its config knows no such layers",
     **dict.fromkeys(

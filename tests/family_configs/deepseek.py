@@ -46,6 +46,7 @@ _DENSE |= dict(vocab_size=61, max_position_embeddings=32)
 _YOUTU = _DENSE | dict(model_type="youtu")
 _MINICPM3 = _DENSE | dict(model_type="minicpm3", scale_emb=7, scale_depth=1.1, dim_model_base=10)
 _GLM = _DEEPSEEK | dict(model_type="glm4_moe_lite", n_group=2, topk_group=1)
+_AXK1 = {name: value for name, value in _GLM.items() if name != "first_k_dense_replace"} | dict(model_type="axk1")
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "deepseek-v2": _V2 | dict(attention_bias=True, mlp_bias=True),
@@ -63,4 +64,14 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "glm4-moe-lite": _GLM | dict(attention_bias=True),
     "glm4-moe-lite-tied-ungrouped": _GLM
     | dict(n_group=1, mlp_layer_types=["sparse", "dense", "sparse"], norm_topk_prob=False, tie_word_embeddings=True),
+    "axk1": _AXK1 | dict(attention_bias=True),
+    "axk1-yarn-halves": _AXK1
+    | dict(
+        n_group=1,
+        topk_group=1,
+        mlp_layer_types=["sparse", "dense", "sparse"],
+        norm_topk_prob=False,
+        rope_interleave=False,
+        rope_parameters=_YARN | dict(mscale=0.7, mscale_all_dim=1.2),
+    ),
 }

@@ -45,7 +45,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         num_kv_shared_layers=2,
         hidden_size_per_layer_input=9,  # without which HuggingFace does not compute that
         vocab_size_per_layer_input=61,
-        layer_types=["full_attention", "sliding_attention"] * 2,
+        layer_types=["sliding_attention", "full_attention"] * 2,
         attention_k_eq_v=True,
         num_global_key_value_heads=1,
     ),

@@ -38,7 +38,7 @@ def has_lines_by_mixer(name: str) -> bool:
 
 def is_new_to_float64(name: str) -> bool:
     """Whether a component computes what no other family's does."""
-    return name.startswith("gemma4")
+    return name.startswith(("gemma4", "mimo"))
 
 
 @pytest.mark.parametrize("name", [name for name in CONFIGS if has_lines_by_mixer(name) or is_new_to_float64(name)])

@@ -5,12 +5,14 @@ ERNIE 4.5 (Baidu 2025) scores with a softmax. Some layers are dense, the others 
 Solar Open (Upstage 2025) has experts in all layers, K-EXAONE (LG AI Research 2025) rotates only layers with windows.
 Hunyuan 3 (Tencent 2026) and MiniMax-M2 (2025), which has no expert for every token, choose among all experts. Kolibri
 (2026) adds the bias before the sigmoid, and normalizes what attention and experts write too. Trinity (Arcee AI 2025)
-has norms of both kinds too, gates on what attention heads write, and rotates only layers with windows.
+has norms of both kinds too, gates on what attention heads write, and rotates only layers with windows. In MiMo-V2-Flash
+(Xiaomi 2025) these have sinks, and twice as many heads of keys as the others.
 """
 
 from dataclasses import replace
 from typing import Any
 
+from interp_hooks.errors import UnsupportedConfig
 from interp_hooks.loading.families.deepseek import EXPERTS, V3_ROUTER, v3_experts
 from interp_hooks.loading.families.exaone4 import EXAONE4
 from interp_hooks.loading.families.llama import LLAMA
@@ -263,4 +265,50 @@ AFMOE = replace(
         *TRAINING_ONLY,
         "global_attn_every_n_layers",  # layer_types say what comes of it
     ),
+)
+
+
+def _mimo_config(hf: Any) -> dict[str, Any]:
+    experts = ExpertsConfig(
+        **V3_ROUTER,
+        n_experts=hf.num_local_experts,
+        experts_per_token=hf.num_experts_per_tok,
+        d_expert=hf.moe_intermediate_size,
+        layers=where_sparse(hf),
+        normalize_weights=hf.norm_topk_prob,
+        weight_scale=hf.routed_scaling_factor,
+        n_groups=hf.n_group,
+        groups_kept=hf.topk_group,
+    )
+    near = tuple(kind == "sliding_attention" for kind in hf.layer_types)
+    shares = {rope.get("partial_rotary_factor", 0.334) for rope in hf.rope_parameters.values()}
+    if len(shares) > 1:
+        raise UnsupportedConfig(f"partial_rotary_factor differs between layers, which is not implemented: {shares}")
+    return LLAMA.config(hf) | dict(
+        rotary_dim=int(head_width(hf) * shares.pop()),
+        d_value=hf.v_head_dim,
+        n_key_value_heads_layers=tuple(hf.num_key_value_heads * (2 if here else 1) for here in near),
+        attn_sinks=any(near),
+        attn_sink_layers=near,
+        value_scale=1.0 if hf.attention_value_scale is None else hf.attention_value_scale,
+        window_sizes=windows(hf),
+        experts=experts,
+    )
+
+
+MIMO_V2_FLASH = replace(
+    LLAMA,
+    model_type="mimo_v2_flash",
+    name="MiMo-V2-Flash",
+    config=_mimo_config,
+    weights=LLAMA.weights
+    | {name: line for name, line in EXPERTS.items() if ".shared." not in name}
+    | {
+        "blocks.{i}.attn.sinks": f"{LAYER}.self_attn.sinks",
+        "blocks.{i}.attn.W_V": f"{LAYER}.self_attn.v_proj.weight | (g w) d -> g d w",
+        "blocks.{i}.attn.b_V": f"{LAYER}.self_attn.v_proj.bias? | (g w) -> g w",
+        "blocks.{i}.attn.W_O": f"{LAYER}.self_attn.o_proj.weight | d (h w) -> h w d",
+    },
+    ignored_weights=(*LLAMA.ignored_weights, r"model\.mtp\..*"),  # the modules that predict tokens after the next
+    ignored_config=(*LLAMA.ignored_config, *TRAINING_ONLY, "sliding_window_size"),  # becomes sliding_window
 )

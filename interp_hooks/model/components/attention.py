@@ -180,8 +180,8 @@ class AttentionCore(Mixer):
             self.hook_rot_k = HookPoint("batch pos head d_head", head=groups, d_head=d_head)
         self.hook_attn_scores = HookPoint("batch head query key", head=heads)
         self.hook_pattern = HookPoint("batch head query key", head=heads)
-        self.sinks = parameter(heads) if cfg.attn_sinks else None
-        if cfg.attn_sinks:
+        self.sinks = parameter(heads) if cfg.sinks_at(layer) else None
+        if self.sinks is not None:
             self.hook_sink = HookPoint("batch head query", head=heads)
         self._show_writing()
 
@@ -335,7 +335,7 @@ class Attention(AttentionCore):
             self.k_norm, self.v_norm = head_norm(cfg, groups, layer), value_norm(cfg, groups, layer)
         if self.source is None and not self.values_are_keys:
             self.W_V, self.b_V = parameter(groups, d_model, d_value, lies=READER_PER_HEAD), parameter(groups, d_value)
-        self.clip = cfg.qkv_clip
+        self.clip, self.value_scale = cfg.qkv_clip, cfg.value_scale
         self.q_norm = head_norm(cfg, heads, layer)
         self.normalizes, self.norm_after_rotary = cfg.normalizes_qk(layer), cfg.qk_norm_after_rotary
         self.gated = cfg.gated_attn
@@ -364,6 +364,7 @@ class Attention(AttentionCore):
         q = read_per_head(inputs[0], self._own(self.W_Q), self._own(self.b_Q))
         k = read_per_head(inputs[1], self._own(self.W_K), self._own(self.b_K))
         v = read_per_head(inputs[2], self._own(self.W_V), self._own(self.b_V))
+        v = v if self.value_scale == 1 else v * self.value_scale
         if not self.normalizes:
             q, k = self._clipped(q), self._clipped(k)
         q, k, v = self.hook_q(q), self.hook_k(k), self.hook_v(self.v_norm(self._clipped(v)))

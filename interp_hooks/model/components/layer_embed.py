@@ -30,8 +30,8 @@ class LayerEmbed(nn.Module):
         self.W_T = parameter(cfg.d_vocab, cfg.n_layers, width)
         self.W_S = parameter(cfg.d_model, cfg.n_layers, width)
         kind = cfg.normalization_type or "RMSPre"
-        axes, sizes = "batch pos of_layer width", dict(of_layer=cfg.n_layers)
-        self.ln = Norm(kind, (width,), cfg.eps, gain_offset=cfg.norm_gain_offset, axes=axes, **sizes)
+        axes, offset = "batch pos of_layer width", cfg.norm_gain_offset
+        self.ln = Norm(kind, (width,), cfg.eps, gain_offset=offset, axes=axes, of_layer=cfg.n_layers)
 
     def forward(
         self, tokens: Int[Tensor, "batch pos"], embedding: Float[Tensor, "batch pos d_model"]

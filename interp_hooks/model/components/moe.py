@@ -4,6 +4,7 @@
     experts.hook_out[e] = weights[e] * expert_e(x)                out = sum over e (+ an MLP shared by all tokens)
                           or expert_e with neurons that get weights[e] times what they read (`weighted_inputs`)
 
+With `output_norm` out passes a norm before it leaves (`ln_post`).
 With `own_norms` x is the stream itself: router, experts and shared MLP read it through norms of their own, and the two
 sums pass a norm each before they are added.
 
@@ -159,6 +160,7 @@ class MoE(nn.Module):
         reads, writes = (norm(cfg, "RMS" if experts.own_norms else None, at) for at in (layer, 0))
         self.ln_router, self.ln_experts, self.ln_shared = reads, copy.deepcopy(reads), copy.deepcopy(reads)
         self.ln_experts_post, self.ln_shared_post = writes, copy.deepcopy(writes)
+        self.ln_post = norm(cfg, "RMS" if experts.output_norm else None)
         self.expert_scale = parameter(count) if experts.expert_scales else None
         self.router_scale = experts.router_scale
         self.route, self.precise_router = Router(experts), experts.precise_router
@@ -180,12 +182,12 @@ class MoE(nn.Module):
         weights = weights if self.expert_scale is None else weights * self.expert_scale
         out = self.ln_experts_post(self.experts(self.ln_experts(x), self.hook_expert_weights(weights)))
         if self.shared is None:
-            return out
+            return self.ln_post(out)
         shared = self.ln_shared_post(self.shared(self.ln_shared(x)))
         if self.has_shared_gate:
             shared = torch.sigmoid(linear(x, self.W_shared_gate, self.b_shared_gate)) * shared
         shared = shared if self.shared_scale == 1 else shared * self.shared_scale
-        return out + self.hook_shared_out(shared)
+        return self.ln_post(out + self.hook_shared_out(shared))
 
     def _router_logits(self, x: Tensor) -> Float[Tensor, "batch pos expert"]:
         parts = (x, self.W_router, self.b_router)

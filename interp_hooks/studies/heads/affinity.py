@@ -133,7 +133,7 @@ class HeadWeights:
         attn = makes_keys(model, layer)
         groups = model.cfg.n_heads // model.cfg.kv_heads_at(layer)
         W_Q, W_K, W_V, W_O = (getattr(attn, f"W_{name}").detach() for name in "QKVO")
-        W_K, W_V = (weight.repeat_interleave(groups, dim=0) for weight in (W_K, W_V))
+        W_K, W_V = (weight.repeat_interleave(groups, dim=0) for weight in (W_K, W_V * model.cfg.value_scale))
         rotation = None if model.rotary is None else model.rotary(torch.tensor([[offset]]), model.dtype)[layer]
         reader, own = model.norm_reading(layer), model.blocks[layer].ln1_post
         centres = model.norm_reading(0).kind in CENTRED

@@ -216,6 +216,8 @@ class ReadRun:
         if self.model.cfg.kv_latent:
             return self._latent(layer, head, which, pos, norms, turns)
         weight, bias = (precise(getattr(attn, f"{name}_{which}")) for name in ("W", "b"))
+        if which == "V" and attn.value_scale != 1:
+            weight, bias = weight * attn.value_scale, bias * attn.value_scale
         own = head * len(weight) // self.model.cfg.n_heads
         norm = self._head_norm(layer, which, own, pos)
         onto, added = weight[own], bias[own]

@@ -55,7 +55,7 @@ def neurons_of(model: HookedTransformer, layer: int) -> list[Neurons]:
     if model.cfg.attn_only:
         return []
     mlp, name = model.blocks[layer].mlp, f"blocks.{layer}.mlp"
-    if model.cfg.experts is not None and model.cfg.experts.own_norms:
+    if (experts := model.cfg.experts) is not None and (experts.own_norms or experts.output_norm):
         raise BadInput("experts of this model read and write through norms of their own, which their weights leave out")
     if not isinstance(mlp, MoE):
         return [_neurons(model, layer, "mlp", name, mlp)]
