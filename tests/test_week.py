@@ -116,5 +116,23 @@ def test_checks_tell_right_from_blank_and_wrong(
     assert all(figure.data for figure in kernel.figures)
 
 
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (lambda z, W_O: z[9], "your answer raised IndexError: index 9 is out of bounds"),
+        (lambda z, W_O: None, "is None; does the function return something"),
+        (lambda z, W_O: z.tolist(), "must be a tensor, it is a list"),
+        (lambda z, W_O: z, "must have the shape \\[2, 5, 3, 6\\], it has \\[2, 5, 3, 4\\]"),
+        (lambda z, W_O: (z @ W_O[0]) / 0, "nan or infinite"),
+    ],
+)
+def test_what_is_no_answer_at_all_is_told(answer: object, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(WEEK)
+    import checks  # pyright: ignore[reportMissingImports]
+
+    with pytest.raises(checks.NotRight, match=f"^Exercise 1.2: .*{said}"):
+        checks.heads_write(answer)
+
+
 def test_wrong_answers_are_of_exercises() -> None:
     assert {*RIGHT} < {*WRONG} == {number.replace("-", ".") for path in DAYS for number in exercises(path)}

@@ -105,12 +105,12 @@ def _mlp(model: HookedTransformer, layer: int) -> MLP | GatedMLP:
 
 
 def _reads(model: HookedTransformer, layer: int) -> Float[Tensor, "d_mlp d_model"]:
-    W_in, gain = _mlp(model, layer).W_in, model.norm_reading(layer, mlp=True).gain
+    W_in, gain = model.whole(_mlp(model, layer).W_in), model.norm_reading(layer, mlp=True).gain
     return W_in.T if gain is None else W_in.T * gain
 
 
 def _writes(model: HookedTransformer, layer: int) -> Float[Tensor, "d_mlp d_model"]:
-    return _mlp(model, layer).W_out
+    return model.whole(_mlp(model, layer).W_out)
 
 
 WRITES_OR_READS: dict[str, Callable[[HookedTransformer, int], Tensor]] = {"w_in": _reads, "w_out": _writes}

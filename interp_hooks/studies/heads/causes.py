@@ -140,7 +140,7 @@ def lowers_predicted() -> Cause:
             predicted, written = likeliest[queries][:ASKED], z[f"blocks.{layer}.attn.hook_z"][queries]
             onto = unembedding(model, layer)
             for head in heads[layer].nonzero()[:, 0].tolist():
-                W_O = model.blocks[layer].attn.W_O[head].detach().to(onto)
+                W_O = model.whole(model.blocks[layer].attn.W_O)[head].detach().to(onto)
                 logits = written[:ASKED, head].to(onto) @ W_O @ onto
                 below = (logits <= logits.gather(1, predicted[:, None])).sum(-1) - 1
                 rows[layer, head] = (below < lowest).double().mean()

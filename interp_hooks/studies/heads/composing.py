@@ -238,7 +238,7 @@ class Reached:
     ) -> Float[Tensor, "batch #query d_head"]:
         """What mixed values are projected onto: the logits' direction through W_O, or what the head writes itself."""
         block: Any = self.read.model.blocks[layer]
-        W_O = precise(block.attn.W_O[head])
+        W_O = precise(self.read.model.whole(block.attn.W_O)[head])
         if self.logits is None:
             pattern = self.read.cache[f"blocks.{layer}.attn.hook_pattern"][:, head]
             return pattern @ values @ (W_O @ W_O.T)

@@ -268,7 +268,7 @@ class ReadRun:
         turns = None if turns is None else turns._replace(query_scale=None)
         turned: dict[str, Any] = dict(rotation=turns, plain=attn.plain, adjacent=attn.rotary_adjacent_pairs)
         if which == "Q" and not attn.q_latent:
-            onto, bias = precise(attn.W_Q[head]), precise(attn.b_Q[head])
+            onto, bias = precise(self.model.whole(attn.W_Q)[head]), precise(self.model.whole(attn.b_Q)[head])
             return HeadInput(reading=Reading(norms=norms, onto=onto), bias=bias, **turned)
         latent, down, up = {"Q": ("q", "Q", "UQ"), "K": ("kv", "KV", "UK"), "V": ("kv", "KV", "UV")}[which]
         gain = precise(getattr(attn, f"{latent}_latent_norm").gain)

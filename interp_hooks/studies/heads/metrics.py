@@ -282,7 +282,7 @@ def metrics_of_batch(model: HookedTransformer, run: Run, sink: SinkRule = "first
     }
 
     def see_values(v: Tensor, hook: Any, layer: int) -> None:
-        norms[layer] = written_norms(v, norm_factor(model.blocks[layer].attn.W_O))
+        norms[layer] = written_norms(v, norm_factor(model.whole(model.blocks[layer].attn.W_O)))
 
     def see_pattern(pattern: Tensor, hook: Any, layer: int) -> None:
         found[layer] = measured(pattern, targets[cfg.window_at(layer)], norms.pop(layer))

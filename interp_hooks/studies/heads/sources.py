@@ -97,7 +97,7 @@ def result_by_source(
         raise BadInput(f"there is no head {head} in layer {layer}")
     heads = HeadsAt.of(model, as_run(model, prompts), pos)
     attention, values = heads.attention(layer)[:, head], heads.values(layer)[:, :, head]
-    return attention[..., None] * (values @ model.blocks[layer].attn.W_O[head])
+    return attention[..., None] * (values @ self.model.whole(model.blocks[layer].attn.W_O)[head])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -141,7 +141,7 @@ class HeadsAt:
         for layer, block in enumerate(self.model.blocks):
             own = self.norm(block.ln1_post, f"blocks.{layer}.ln1_post")
             reads = (onto if own is None else own.pulled_back(onto) / own.scale) * block.residual_scale
-            through = torch.einsum("hkd,bd->bhk", block.attn.W_O.detach().to(reads), reads)
+            through = torch.einsum("hkd,bd->bhk", self.model.whole(block.attn.W_O).detach().to(reads), reads)
             values = torch.einsum("bjhk,bhk->hjb", self.values(layer).to(through), through)
             found.append(values * self.attention(layer).to(through).permute(1, 2, 0))
         return torch.stack(found)

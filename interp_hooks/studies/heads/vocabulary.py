@@ -207,8 +207,8 @@ def _weights(model: HookedTransformer, layer: int) -> tuple[Tensor, Tensor]:
     """W_V and W_O of every head of a layer."""
     _check_head(model, layer, 0)
     attn = makes_keys(model, layer)
-    W_V = attn.W_V.detach() * model.cfg.value_scale
-    return W_V.repeat_interleave(model.cfg.n_heads // len(W_V), dim=0), attn.W_O.detach()
+    W_V = model.whole(attn.W_V).detach() * model.cfg.value_scale
+    return W_V.repeat_interleave(model.cfg.n_heads // len(W_V), dim=0), model.whole(attn.W_O).detach()
 
 
 def rows_of(

@@ -217,7 +217,7 @@ def stream_is_centred(model: HookedTransformer) -> bool:
     """Whether centring of the weights took the mean away from the stream."""
     if not model.cfg.centres_residual:
         return False
-    written = [model.W_E.detach(), model.blocks[0].attn.W_O.detach().flatten(0, 1)]
+    written = [model.W_E.detach(), model.whole(model.blocks[0].attn.W_O).detach().flatten(0, 1)]
     return all(
         float(one.double().mean(-1).norm()) <= AGREE * float(one.double().norm(dim=-1).mean()) for one in written
     )

@@ -39,7 +39,7 @@ def stream_rows(model: HookedTransformer, dictionary: SingleSite) -> Float[Tenso
         return rows
     if hook == f"blocks.{place.layer}.attn.hook_z":
         block = model.blocks[place.layer]
-        W_O = block.attn.W_O.detach().float() * block.residual_scale
+        W_O = model.whole(block.attn.W_O).detach().float() * block.residual_scale
         return rows @ (W_O.flatten(0, 1) if dictionary.head is None else W_O[dictionary.head])
     return None
 

@@ -46,7 +46,7 @@ def result_norm(
 ) -> Float[Tensor, "row pos head"]:
     """The length of what each head writes, from z."""
     assert layer is not None
-    return written_norms(found["z"], norm_factor(model.blocks[layer].attn.W_O))
+    return written_norms(found["z"], norm_factor(model.whole(model.blocks[layer].attn.W_O)))
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ def matching(answer: Callable[..., Tensor]) -> None:
         expect(near(got, wanted), "these are not the scores of queries with keys that come by way of the first head")
 
 
-@exercise("2.5", "It is 1 only if the reader reads nothing but what the sender writes most.")
+@exercise("2.5", "It is 1 only if both have rank 1, and one reads the direction that the other writes.")
 def k_composition(answer: Callable[..., Tensor]) -> None:
     model = random_model(attn_only=True)
     wanted, as_queries = model.all_composition_scores("K"), model.all_composition_scores("Q")

@@ -128,10 +128,10 @@ def corruptions(who_is_doubled: str, which_name: str, which_order: str) -> None:
         )
 
 
-@exercise("5.7", "Somebody else can now try to refute it.")
-def finding(
+def check_finding(
     question: str, hypothesis: str, prediction: tuple[float, float], test: Result, control: Result, folder: str
 ) -> None:
+    """A question, a claim and a bold prediction, with a test and a control that differ, of which the test is saved."""
     expect(isinstance(question, str) and question.strip().endswith("?"), "the question has no question mark")
     claim = isinstance(hypothesis, str) and len(hypothesis.split()) >= 5 and not hypothesis.strip().endswith("?")
     expect(claim, "the hypothesis must be a sentence that says something, not a question")
@@ -160,3 +160,6 @@ def finding(
     expect(kept.record is not None, f"the result in {folder!r} has no record of how it was made")
     print(f"Recovered: {share:.0%}, predicted: {low:.0%} to {high:.0%}.", end=" ")
     print("It holds." if low <= share <= high else "It does not hold, which is worth as much: what did you not know?")
+
+
+finding = exercise("5.7", "Somebody else can now try to refute it.")(check_finding)

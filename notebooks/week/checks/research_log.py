@@ -14,7 +14,7 @@ from checks.answers import (
     expect,
     ioi_run,
 )
-from checks.ioi import finding
+from checks.ioi import check_finding
 from interp_hooks import (
     HookedTransformer,
     LogitDiff,
@@ -105,7 +105,7 @@ def same_winner(answer: Callable[..., float]) -> None:
     expect(0.35 < got < 0.65, f"one prompt in 40 is in half of the halves; where it alone decides, you have {got:.2f}")
 
 
-confirmed = exercise("6.6", "Kept, and ready to be computed again.")(finding.__wrapped__)
+confirmed = exercise("6.6", "Kept, and ready to be computed again.")(check_finding)
 
 
 @exercise("6.7", "Now somebody can disagree with you, and say where.")
