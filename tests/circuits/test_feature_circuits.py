@@ -239,7 +239,7 @@ def test_the_features_of_agreement_are_found_and_no_others(steps: int | None) ->
     """The number of the subject where it stands, where it was moved to, and what an MLP makes of it; exact effects."""
     known = number_agreement()
     model, task, d = known.model, known.task, known.model.cfg.d_model
-    saes, last = known_features(d), task.clean.shape[1] - 1
+    saes, last = known_features(d), 5
     singular = task.answer[:, -1] == len(known.vocabulary) - 2
     circuit = feature_circuit(
         model,
