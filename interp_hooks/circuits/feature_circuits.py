@@ -17,8 +17,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -31,6 +31,7 @@ from interp_hooks.errors.arguments import Count, checked
 from interp_hooks.experiments.differentiable import Objective, differentiable, finite
 from interp_hooks.experiments.patching import paired_runs
 from interp_hooks.experiments.results.kept import Kept
+from interp_hooks.experiments.results.record import Record, on_data
 from interp_hooks.hooks.modes import no_gradients, with_constant_weights, with_gradients
 from interp_hooks.hooks.points import HookPoint
 from interp_hooks.interventions.engine import evaluate
@@ -77,6 +78,7 @@ class FeatureCircuit(Kept):
     changes: Float[Tensor, " site"]
     clean: float
     corrupt: float
+    record: Record | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.site)
@@ -111,6 +113,18 @@ class FeatureCircuit(Kept):
         ends = {end: [self.name(node) for node in getattr(self, end)[order].tolist()] for end in ("source", "target")}
         return pd.DataFrame(ends | {"weight": self.weight[order].tolist()})
 
+    def rerun(
+        self, model: HookedTransformer, metric: MetricLike | None = None, *, any_model: bool = False, **options: Any
+    ) -> FeatureCircuit:
+        """The same circuit found once more; `metric` is another one, `any_model` allows another model.
+
+        Raises:
+            BadInput: another model, no record, or a metric of which only the name was kept.
+        """
+        if self.record is None:
+            raise BadInput("there is no record of how this came about, so it cannot be computed again")
+        return self.record.again(model, metric, options, any_model=any_model)
+
 
 class FeatureFaithfulness(NamedTuple):
     """The metric's means over prompts: of the whole model, of the circuit, and with all nodes ablated.
@@ -124,8 +138,9 @@ class FeatureFaithfulness(NamedTuple):
     faithfulness: float
 
 
-@no_gradients
 @checked
+@on_data
+@no_gradients
 def feature_circuit(
     model: HookedTransformer,
     clean: PromptsLike,
@@ -147,7 +162,8 @@ def feature_circuit(
     positions summed unless `by_position`, where the same position means the same in all prompts. Nodes have an effect
     of at least `node_threshold` in size, edges a weight of at least `edge_threshold`, both in the metric's units.
 
-    Every node takes a backward pass, and all prompts go through the model together.
+    Every node takes a backward pass, and all prompts go through the model together. The record that is saved with the
+    circuit holds the dictionaries, so that `rerun` needs nothing but the model.
 
     Raises:
         BadInput: prompts that do not correspond, or dictionaries that are no SAEs of whole activations, normalize

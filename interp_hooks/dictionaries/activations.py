@@ -20,9 +20,10 @@ from torch import Tensor
 
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import told
+from interp_hooks.experiments.results.archive import Recordable
 
 
-class Activation(ABC):
+class Activation(Recordable, ABC):
     """A function from pre-activations [..., feature] to features of that shape, none of which is negative."""
 
     @abstractmethod

@@ -30,6 +30,7 @@ from interp_hooks.dictionaries.activations import Activation
 from interp_hooks.dictionaries.splicing import Part, Spliced, parameters, splice_parts
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import as_device, told
+from interp_hooks.experiments.results.archive import Recordable
 from interp_hooks.hooks.names import get_act_name
 from interp_hooks.hooks.points import HookPoint
 from interp_hooks.model.transformer import HookedTransformer
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Dictionary(ABC):
+class Dictionary(Recordable, ABC):
     """Weights of features, and the hooks whose activations they read and write.
 
     `facts` are what is known beside the weights: the model's name, the format it came from, how it was trained.

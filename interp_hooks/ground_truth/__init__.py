@@ -6,6 +6,7 @@ __getattr__, __all__ = lazily(
     __name__,
     {
         "compiler": ["compile_program"],
+        "grammar": ["number_agreement"],
         "heads": ["copy_suppression", "name_movers", "pointer_induction", "successor"],
         "recall_heads": ["function_vector", "mixed_recall"],
         "toy_models": ["superposition"],

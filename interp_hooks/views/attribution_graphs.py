@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from interp_hooks.circuits.attribution_graphs.graph import AttributionGraph
 from interp_hooks.circuits.attribution_graphs.nodes import KINDS, LOGIT
+from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked
 from interp_hooks.model.tensor_files import write_text
 
@@ -16,13 +18,21 @@ PAGE = Path(__file__).with_name("attribution_graph.html")
 
 
 @checked
-def attribution_graph_page(graph: AttributionGraph, path: str | Path, *, title: str | None = None) -> Path:
+def attribution_graph_page(
+    graph: AttributionGraph,
+    path: str | Path,
+    *,
+    title: str | None = None,
+    supernodes: Mapping[str, Sequence[int]] | None = None,
+) -> Path:
     """Write a graph to one HTML file that opens offline, and return its path; best of a pruned graph.
 
     A click on a node (or Enter; arrows go from node to node) shows its edges and what feeds it. Nodes can be pinned and
-    put into named groups, and the page with them be saved from the browser.
+    put into named groups, of which `supernodes` are there to begin with, and the page with them be saved from the
+    browser.
 
     Raises:
+        BadInput: supernodes with a node that the graph does not have.
         DiskError: the file cannot be written.
 
     >>> from interp_hooks.circuits import attribution_graph
@@ -31,6 +41,9 @@ def attribution_graph_page(graph: AttributionGraph, path: str | Path, *, title: 
     >>> attribution_graph_page(graph, "graph.html").name
     'graph.html'
     """
+    groups = {name: list(nodes) for name, nodes in (supernodes or {}).items()}
+    if wrong := [node for nodes in groups.values() for node in nodes if not 0 <= node < len(graph)]:
+        raise BadInput(f"nodes must be 0..{len(graph) - 1}, got {wrong[0]}")
     numbers = ("influence", "activation", "value", "bias", "untraced")
     columns = {name: [_number(value) for value in getattr(graph, name).tolist()] for name in numbers}
     nodes = [
@@ -52,6 +65,7 @@ def attribution_graph_page(graph: AttributionGraph, path: str | Path, *, title: 
         "n_layers": max((int(layer) for layer in graph.layer[graph.kind != LOGIT]), default=0) + 1,
         "texts": list(graph.texts),
         "nodes": nodes,
+        "groups": [{"name": name, "nodes": nodes} for name, nodes in groups.items()],
         "edges": [[source, target, _number(weight)] for source, target, weight in ends],
     }
     text = json.dumps(told, separators=(",", ":"), allow_nan=False)

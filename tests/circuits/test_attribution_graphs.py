@@ -465,7 +465,7 @@ def test_what_is_not_linear_is_told() -> None:
             graph_of(model, cross_layer())
 
 
-NAMES = ["attribution_graph", "check_graph", "edge_heads", "load_supernodes", "save_graph"]
+NAMES = ["attribution_graph", "check_graph", "edge_heads", "load_supernodes", "save_graph", "suggested_supernodes"]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -12,6 +12,7 @@ from interp_hooks import HookedTransformer, Intervention, LogitDiff, Run, at, ev
 from interp_hooks.circuits import FeatureCircuit, feature_circuit, feature_faithfulness
 from interp_hooks.dictionaries import SAE
 from interp_hooks.errors import BadInput
+from interp_hooks.ground_truth.grammar import MOVED, NUMBER, PLURAL, SINGULAR, SUBJECT_AT, number_agreement
 from tests.dictionaries.random_ones import F, sae, transcoder
 from tests.tiny import assert_close, build, random_tokens
 
@@ -180,12 +181,35 @@ def test_thresholds_choose_and_circuits_are_kept(model: HookedTransformer, tmp_p
     assert float(some.weight.abs().min()) >= 0.005
     some.save(tmp_path / "circuit")
     again = FeatureCircuit.load(tmp_path / "circuit")
-    for name, value in vars(some).items():
-        same = getattr(again, name)
+    for name, value in vars(replace(some, record=None)).items():
+        same = getattr(replace(again, record=None), name)
         assert torch.equal(same, value) if isinstance(value, Tensor) else same == value
     assert again.table().equals(some.table())
     assert again.edges().equals(some.edges())
     assert set(some.edges()["target"]) <= {some.name(node) for node in range(len(some) + 1)}
+
+
+@pytest.mark.parametrize("by_position", [False, True])
+def test_a_circuit_on_disk_is_found_again(model: HookedTransformer, by_position: bool, tmp_path: Path) -> None:
+    """Its record holds the dictionaries, of all kinds, which come back as they were; another model is refused."""
+    circuit = found(model, node_threshold=0.02, by_position=by_position)
+    circuit.save(tmp_path / "circuit")
+    again = FeatureCircuit.load(tmp_path / "circuit").rerun(model)
+    for name in ("site", "pos", "feature", "source", "target"):
+        assert torch.equal(getattr(again, name), getattr(circuit, name))
+    assert_close(again.effect, circuit.effect, 1e-12)
+    assert_close(again.weight, circuit.weight, 1e-12)
+    assert again.record is not None
+    held = again.record.calls[0].arguments["dictionaries"]
+    for name, one in SAES.items():
+        assert type(held[name].activation) is type(one.activation)
+        assert all(torch.equal(value, held[name].tensors()[key]) for key, value in one.tensors().items())
+    other = build(seed=5)
+    with pytest.raises(BadInput, match="model"):
+        again.rerun(other)
+    assert again.rerun(other, any_model=True).clean != pytest.approx(circuit.clean)
+    with pytest.raises(BadInput, match="no record"):
+        replace(circuit, record=None).rerun(model)
 
 
 def test_bad_input_is_refused_and_leaves_nothing(model: HookedTransformer) -> None:
@@ -211,3 +235,78 @@ def test_bad_input_is_refused_and_leaves_nothing(model: HookedTransformer) -> No
     with pytest.raises(BadInput, match="these prompts have 3 tokens"):
         feature_faithfulness(model, short, {"a": one}, CLEAN[:, :3], DIFF, means=CORRUPT[:, :3])
     assert list(model.hook_dict) == points
+
+
+# ---------------------------------------------------------------------------------------------- features that are known
+
+
+def dictionary(hook: str, rows: Tensor) -> SAE:
+    """The features that are directions at right angles, of norm 1."""
+    d, n = rows.shape[1], len(rows)
+    zeros = (torch.zeros(size, dtype=torch.float64) for size in (n, d))
+    return SAE(hook=hook, W_enc=rows.T, b_enc=next(zeros), W_dec=rows, b_dec=next(zeros))
+
+
+def known_features(d: int) -> dict[str, SAE]:
+    """Each dimension and its opposite, at every hook: feature i says dimension i, feature d + i that it is negative."""
+    both = torch.cat((torch.eye(d, dtype=torch.float64), -torch.eye(d, dtype=torch.float64)))
+    return {
+        "embed": dictionary("resid_pre0", both),
+        "attn": dictionary("attn_out0", both),
+        "mlp": dictionary("mlp_out0", both),
+    }
+
+
+@pytest.mark.parametrize("steps", [10, None])
+def test_the_features_of_agreement_are_found_and_no_others(steps: int | None) -> None:
+    """The number of the subject where it stands, where it was moved to, and what an MLP makes of it; exact effects."""
+    known = number_agreement()
+    model, task, d = known.model, known.task, known.model.cfg.d_model
+    saes, last = known_features(d), 5
+    singular = task.answer[:, -1] == len(known.vocabulary) - 2
+    circuit = feature_circuit(
+        model,
+        task.clean,
+        task.corrupt,
+        task.metric,
+        saes,
+        steps=steps,
+        by_position=True,
+        node_threshold=1e-6,
+        edge_threshold=1e-6,
+        progress=False,
+    )
+    planted = {
+        *(("embed", SUBJECT_AT, feature) for feature in (NUMBER, d + NUMBER)),
+        *(("attn", last, feature) for feature in (d + MOVED, 2 * d + MOVED)),
+        *(("mlp", last, feature) for feature in (d + SINGULAR, d + PLURAL)),
+    }
+    listed = zip(circuit.site.tolist(), circuit.pos.tolist(), circuit.feature.tolist(), strict=True)
+    assert {(circuit.names[site], pos, feature) for site, pos, feature in listed} == planted
+    assert circuit.clean == pytest.approx(2.0)
+    assert circuit.corrupt == pytest.approx(-2.0)
+    assert circuit.changes.tolist() == pytest.approx([-4.0] * 3)
+    if steps:
+        assert circuit.effect.tolist() == pytest.approx([-2.0] * 6)
+        assert circuit.explained.tolist() == pytest.approx([-4.0] * 3)
+    steps_taken = {
+        (circuit.names[int(circuit.site[a])], b) for a, b in zip(circuit.source, circuit.target.tolist(), strict=True)
+    }
+    sites = [*(circuit.names[site] for site in circuit.site.tolist()), "metric"]
+    assert {(a, sites[b]) for a, b in steps_taken} == {("embed", "attn"), ("attn", "mlp"), ("mlp", "metric")}
+    assert bool(singular.any() and (~singular).any())
+
+
+def test_the_circuit_of_agreement_is_faithful_and_that_of_the_nearer_noun_is_not() -> None:
+    known = number_agreement()
+    task, d = known.task, known.model.cfg.d_model
+    saes, how = known_features(d), dict(steps=4, by_position=True, node_threshold=0.1, progress=False)
+    circuit = feature_circuit(known.model, task.clean, task.corrupt, task.metric, saes, **how)  # pyright: ignore
+
+    def measured(circuit: FeatureCircuit) -> float:
+        return feature_faithfulness(known.model, circuit, saes, task.clean, task.metric, means=task.clean).faithfulness
+
+    assert measured(circuit) == pytest.approx(1.0)
+    for site in range(3):
+        nearer = torch.where(circuit.site == site, (circuit.pos + 3) % 6, circuit.pos)
+        assert abs(measured(replace(circuit, pos=nearer))) < 1e-6

@@ -218,6 +218,19 @@ def test_gemma_scope(repository: str, hook: str, out: str | None, tmp_path: Path
     assert other.hooks_in == ("blocks.1.hook_resid_post",)
 
 
+def test_gemma_scope_with_factors_of_one(tmp_path: Path) -> None:
+    """As files of some sizes have them; factors that would change features are refused."""
+    path = npz(tmp_path / "gemma-scope-27b-pt-res" / "layer_20" / "width_131k")
+    arrays = dict(np.load(path / "params.npz"))
+    for factors in (np.ones(F), np.full(F, 1.5)):
+        np.savez(path / "params.npz", **arrays, scaling_factor=factors)  # pyright: ignore[reportArgumentType]
+        if float(factors[0]) == 1.0:
+            check(dictionaries.load(path), GEMMA_FEATURES, GEMMA_OUT, "blocks.20.hook_resid_post")
+        else:
+            with pytest.raises(CheckpointError, match="scaling_factor"):
+                dictionaries.load(path)
+
+
 def test_gemma_scope_of_embeddings(tmp_path: Path) -> None:
     """They are of embeddings before these are multiplied by sqrt(d)."""
     found = dictionaries.load(npz(tmp_path / "gemma-scope-2b-pt-res" / "embedding" / "width_4k"))

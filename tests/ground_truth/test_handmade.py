@@ -9,6 +9,7 @@ import torch
 from interp_hooks import Intervention, LogitDiff, Run, at, attribution_patch, evaluate, integrated_gradients
 from interp_hooks.errors import BadInput
 from interp_hooks.ground_truth import GroundTruth
+from interp_hooks.ground_truth.grammar import number_agreement
 from interp_hooks.ground_truth.handmade import and_gate, induction, micro_model, or_gate, token_gate
 from interp_hooks.ground_truth.planted import planted_fact, planted_neuron
 from interp_hooks.ground_truth.system import AnswerDiff, edges
@@ -23,6 +24,7 @@ MODELS: dict[str, Callable[[], GroundTruth]] = {
     "induction": induction,
     "small induction": lambda: induction(7, 9),
     "large induction": lambda: induction(30, 20),
+    "agreement": number_agreement,
     "neuron": planted_neuron,
     "other neuron": lambda: planted_neuron(0, 3, seed=1),
     "fact": planted_fact,

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from interp_hooks.circuits import AttributionGraph, attribution_graph
+from interp_hooks.errors import BadInput
 from interp_hooks.views import attribution_graph_page
 from tests.circuits.test_attribution_graphs import TOKENS
 from tests.dictionaries.random_ones import cross_layer
@@ -38,6 +39,15 @@ def test_the_page_holds_the_graph_and_no_markup_of_it(graph: AttributionGraph, t
     assert told["texts"] == graph.texts
     text = (tmp_path / "graph.html").read_text(encoding="utf-8")
     assert text.count("<script") == 2
+
+
+def test_groups_may_be_there_to_begin_with(graph: AttributionGraph, tmp_path: Path) -> None:
+    groups = {HOSTILE[0]: graph.features[:3], "other": graph.features[4:5]}
+    told = data(attribution_graph_page(graph, tmp_path / "graph.html", supernodes=groups))
+    assert {one["name"]: one["nodes"] for one in told["groups"]} == groups
+    with pytest.raises(BadInput, match="nodes must be"):
+        attribution_graph_page(graph, tmp_path / "graph.html", supernodes={"a": [len(graph)]})
+    assert data(tmp_path / "graph.html") == told
 
 
 PROBE = """

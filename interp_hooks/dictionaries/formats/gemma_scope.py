@@ -3,8 +3,9 @@
 Both are JumpReLU dictionaries that subtract nothing from their input. Version 1 says by the repository's name which
 activation it is of: "res", "mlp", "att" (the outputs of all heads, one after the other) or "transcoders", which read
 the MLP's normalized input before the norm's gain. SAEs of embeddings are of those before Gemma multiplies them by
-sqrt(d_model), which `hook_embed` shows after. Version 2 names modules: its transcoders read the MLP's input after the
-gain (see `adapted`), and a cross-layer transcoder's decoders are [feature, layer, d] with zeros for earlier layers.
+sqrt(d_model), which `hook_embed` shows after. A `scaling_factor`, which some files have, must be 1. Version 2 names
+modules: its transcoders read the MLP's input after the gain (see `adapted`), and a cross-layer transcoder's decoders
+are [feature, layer, d] with zeros for earlier layers.
 """
 
 from __future__ import annotations
@@ -52,6 +53,9 @@ def _read_1(path: Path, asked: Asked) -> Dictionary:
     file = path / ARRAYS if path.is_dir() else path
     weights = read_npz(file)
     shared = _shared(weights, {"format": "gemma-scope"})
+    scales = weights.take_or_none("scaling_factor")
+    if scales is not None and not bool((scales == 1).all()):
+        raise CheckpointError(f"{file} scales its features by a scaling_factor other than 1, which is not read")
     weights.finish()
     text = str(file.absolute())
     layer, embeds = layer_in(str(file.parent)), "embedding" in text

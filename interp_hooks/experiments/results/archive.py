@@ -103,7 +103,13 @@ KINDS = {
     "function": _Kind(Unkept, lambda value: value.name, lambda name: Unkept(name=name)),
 }
 CLASSES = {cls.__name__: cls for cls in (Run, Intervention, Site, Mean, Resample, Randomness)}
-SHARED = (Mapping, Metric, Source, *CLASSES.values())  # what stays one object
+
+
+class Recordable:
+    """A dataclass of values that a record may hold as an argument, beside metrics and sources: a dictionary, say."""
+
+
+SHARED = (Mapping, Metric, Source, Recordable, *CLASSES.values())  # what stays one object
 
 
 def current_name(name: str) -> str:
@@ -253,13 +259,13 @@ class Unpacking:
         return self._moved.setdefault(id(tensor), tensor.to(self.device))
 
 
-def _defined(name: str) -> type[Metric | Source] | None:
-    """The metric or source of that name, if it is one of this package or defined in this process."""
+def _defined(name: str) -> type[Metric | Source | Recordable] | None:
+    """The class of that name that records may hold, if it is one of this package or defined in this process."""
     name = current_name(name)
     if name.startswith("interp_hooks."):
         with suppress(ModuleNotFoundError):
             importlib.import_module(name.rpartition(".")[0])
-    waiting: list[type[Metric | Source]] = [Metric, Source]
+    waiting: list[type[Metric | Source | Recordable]] = [Metric, Source, Recordable]
     while waiting:
         cls = waiting.pop()
         if name_of(cls) == name:

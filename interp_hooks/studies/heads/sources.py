@@ -97,7 +97,7 @@ def result_by_source(
         raise BadInput(f"there is no head {head} in layer {layer}")
     heads = HeadsAt.of(model, as_run(model, prompts), pos)
     attention, values = heads.attention(layer)[:, head], heads.values(layer)[:, :, head]
-    return attention[..., None] * (values @ self.model.whole(model.blocks[layer].attn.W_O)[head])
+    return attention[..., None] * (values @ model.whole(model.blocks[layer].attn.W_O)[head])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
