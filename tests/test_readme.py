@@ -36,7 +36,10 @@ def test_every_python_block_and_line_runs(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 def test_it_is_what_a_newcomer_reads() -> None:
-    assert len(DEFINED.sub("", read(README)).strip().splitlines()) <= LINES
+    text = read(README)
+    assert len(DEFINED.sub("", text).strip().splitlines()) <= LINES
+    for block in re.findall(r"^```\w*\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
+        assert max(map(len, block.splitlines())) <= 100
 
 
 def test_links_lead_somewhere_from_everywhere() -> None:
