@@ -32,7 +32,7 @@ EXAMPLES = (
     "wiki ioi-tiny --limit 64 --per-band 10",
     "training induction-steps --rows 8",
     "diff induction-1l induction-2l --limit 32 --prompts 8",
-    "explain ioi-tiny wiki L1N17 L1H0 --base-url http://localhost:9/v1 --asked any --dry-run",
+    "explain ioi-tiny wiki L1N17 --base-url http://localhost:9/v1 --asked any --dry-run",
 )
 # A browser that reads the page of a figure to its end, as a person's does, so that `show()` can go on.
 READS = f"{shlex.quote(sys.executable)} -c 'import sys, urllib.request as u; u.urlopen(sys.argv[1]).read()' %s &"

@@ -19,6 +19,7 @@ from tests.documents import DOCS, ROOT, anchors_of, code_of, links_of, pages, pi
 from tests.tiny import unchecked_types
 
 PAGES = [page.relative_to(DOCS).as_posix() for page in pages()]
+WIDEST = 100  # characters of a line of code
 NAME = re.compile(r"`(interp_hooks(?:\.\w+)+)`")
 FILE = re.compile(r"`((?:tests|benchmarks|demos|notebooks|training|docs)/[\w/.-]+)(?:::(\w+))?`")
 
@@ -77,6 +78,13 @@ def test_links_lead_somewhere(page: str) -> None:
 def test_pictures_are_told_in_words(page: str) -> None:
     for told, _ in pictures_of(text_of(page)):
         assert len(told.split()) >= 8, f"{page} does not say what is seen"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_code_is_no_wider_than_the_page(page: str) -> None:
+    for block in re.findall(r"^```\w*\n(.*?)^```$", text_of(page), re.DOTALL | re.MULTILINE):
+        for line in block.splitlines():
+            assert len(line) <= WIDEST, f"{page}: {line}"
 
 
 def test_every_page_is_in_the_navigation() -> None:

@@ -88,7 +88,7 @@ def test_a_hub_that_says_no_is_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError("nobody/none is not a valid model identifier")
 
     monkeypatch.setattr(transformers.PreTrainedConfig, "get_config_dict", no)
-    with pytest.raises(CheckpointError, match="did not give a config for 'nobody/none' .nobody/none is not a valid"):
+    with pytest.raises(CheckpointError, match=r"did not give a config for 'nobody/none' \(nobody/none is not a valid"):
         HookedTransformer.from_pretrained("nobody/none")
 
 

@@ -27,9 +27,20 @@ def test_the_citation_is_of_this_version() -> None:
 def test_the_workflow_runs_what_a_contributor_runs() -> None:
     jobs = read(".github/workflows/ci.yml")["jobs"]
     commands = [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
-    assert commands == [".ci/run"]
-    oldest = jobs["test"]["strategy"]["matrix"]["python"][0]
+    assert commands == [".ci/run", "make floor"]
+    (oldest,) = (step["with"]["python-version"] for step in jobs["oldest"]["steps"] if "with" in step)
     assert f'requires-python = ">={oldest}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+
+
+def test_every_python_that_is_allowed_has_one_version_of_everything() -> None:
+    """A package stands there once, or once for Python 3.10 and once for later ones."""
+    pinned: dict[str, list[str]] = {}
+    for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            name, _, rest = line.partition("==")
+            pinned.setdefault(name, []).append(rest.partition(";")[2].strip())
+    for name, markers in pinned.items():
+        assert markers in ([""], ['python_version >= "3.11"', 'python_version < "3.11"']), name
 
 
 def test_commands_of_the_hooks_of_git_are_those_of_lint() -> None:

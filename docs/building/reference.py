@@ -2,7 +2,8 @@
 
 mkdocs calls these functions by their names (`hooks:` in mkdocs.yml). Pages of reference are made of the docstrings of
 public names, and are on no disk. Elsewhere in the manual, a dotted name in backticks,
-`interp_hooks.studies.logit_lens`, becomes a link to its docstring, and an unknown one stops the build.
+`interp_hooks.studies.logit_lens`, becomes a link to its docstring, and an unknown one stops the build; a file of the
+repository, `notebooks/exploring_ioi.ipynb`, becomes a link to where it is read.
 """
 
 import re
@@ -22,6 +23,8 @@ ROOMS = (
     *("model", "hooks", "views", "compat", "errors"),
 )
 INHERITED = "\n    options:\n      inherited_members: true"  # of classes that are made of several, none of them public
+READ_AT = "https://github.com/interp-hooks/interp_hooks/blob/main"
+FILE = re.compile(r"(?<![`\[])`((?:tests|benchmarks|demos|notebooks|training)/[\w/.-]+\w)(::\w+)?`(?!`)")
 DOTTED = re.compile(r"(?<!`)`(interp_hooks(?:\.\w+)+)`(?!`)")
 
 
@@ -90,7 +93,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Make links of dotted names."""
+    """Make links of dotted names and of files."""
     if page.file.src_uri.startswith("reference/") or page.file.src_uri in ("surface.md", "models.md"):
         return markdown
     up = "../" * page.file.src_uri.count("/")
@@ -99,4 +102,4 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         name = found[1].rpartition(".")[2]
         return f"[`{name}`]({up}reference/{name}.md)" if name in ROOMS else f"[`{name}`][{home_of(found[1])}]"
 
-    return DOTTED.sub(link, markdown)
+    return FILE.sub(rf"[`\1\2`]({READ_AT}/\1)", DOTTED.sub(link, markdown))

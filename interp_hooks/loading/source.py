@@ -301,9 +301,10 @@ def locate(name: str, gguf_file: str | None = None) -> str:
                     f"the folder {name!r} holds GGUF files ({files}): pass gguf_file={found[0].name!r}, or its path"
                 )
             inside = ", ".join(sorted(item.name for item in path.iterdir())[:8])
-            found = f"found {inside}" if inside else "but it is empty"
+            found = f"only {inside}" if inside else "for it is empty"
             raise CheckpointError(
-                f"the folder {name!r} is no HuggingFace checkpoint: expected config.json and weights in it, {found}"
+                f"the folder {name!r} is no HuggingFace checkpoint, which is config.json and weights: no config.json, "
+                f"{found}"
             )
         return str(path)
     if path.is_file():

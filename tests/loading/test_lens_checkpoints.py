@@ -113,7 +113,7 @@ def test_files_that_are_missing_or_hold_code(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="holds more than tensors and plain values"):
         HookedTransformer.from_pretrained(str(folder), device="cpu")
     (folder / "model_final.pth").unlink()
-    with pytest.raises(CheckpointError, match=r"no file that ends with 'final\.pth', only config\.json"):
+    with pytest.raises(CheckpointError, match=r"no file that ends with 'final\.pth'; found config\.json"):
         HookedTransformer.from_pretrained(str(folder), device="cpu")
 
 
