@@ -31,8 +31,8 @@ HUB = WORK / "hub"
 ENVIRONMENT = (
     "transformer-lens==3.9.0 sae-lens==6.54.12 pytest matplotlib attrs eindex-callum dataclasses-json "
     "frozendict tabulate ordered-set cmapy blobfile pygraphviz wandb torchdata flatten-dict importlib-metadata "
-    "networkx ipython torchtyping kaleido==0.2.1",
-    "typeguard<3 circuit-tracer==0.5.0 sae-dashboard==0.8.0 sae-vis==0.3.7 circuitsvis==1.43.3 tuned-lens==0.2.0",
+    "networkx ipython kaleido==0.2.1",
+    "circuit-tracer==0.5.0 sae-dashboard==0.8.0 sae-vis==0.3.7 circuitsvis==1.43.3 tuned-lens==0.2.0",
 )
 INSTEAD = "from interp_hooks import compat; compat.install()\n"
 RUN = "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"

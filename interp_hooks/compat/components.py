@@ -72,7 +72,9 @@ class _OffsetPositions(_LearnedPositions):
 
     @property
     def W_pos(self) -> Float[Tensor, "n_ctx d_model"]:
-        return self._parameters["W_pos"][self.offset :]
+        rows = self._parameters["W_pos"]
+        assert rows is not None
+        return rows[self.offset :]
 
     def rows(self, positions: Int[Tensor, "rows pos"]) -> Float[Tensor, "rows pos d_model"]:
         return self.W_pos[positions]

@@ -175,11 +175,11 @@ def _expected(
     expected = PATTERNS[pattern](tokens) if isinstance(pattern, str) else pattern.to(tokens.device)
     length = tokens.shape[1]
     causal = model.cfg.attention_dir == "causal"
-    if list(expected.shape) != [length, length] or (causal and bool(expected.triu(1).any())):
-        raise BadInput(
-            f"The detection pattern must be {'a lower triangular ' * causal}[query, key] = {[length, length]}, as long "
-            f"as the prompt{' and without later tokens' * causal}, got {list(expected.shape)}"
-        )
+    kind = "The detection pattern must be a lower triangular" if causal else "The detection pattern must be a"
+    if list(expected.shape) != [length, length]:
+        raise BadInput(f"{kind} matrix [query, key] = {[length, length]} as the prompt, got {list(expected.shape)}")
+    if causal and bool(expected.triu(1).any()):
+        raise BadInput(f"{kind} matrix: it asks for attention to later tokens, which a causal model cannot pay")
     return expected
 
 

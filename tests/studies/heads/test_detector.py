@@ -267,8 +267,14 @@ def test_only_the_patterns_that_are_needed_are_computed(circuit: HookedTransform
     ("arguments", "message"),
     [
         ({"detection_pattern": "induction_haed"}, "Did you mean induction_head"),
-        ({"detection_pattern": torch.ones(3, 3).tril()}, r"must be \[query, key\] = \[11, 11\].*got \[3, 3\]"),
-        ({"detection_pattern": torch.ones(LENGTH, LENGTH)}, "later tokens"),
+        (
+            {"detection_pattern": torch.ones(3, 3).tril()},
+            r"triangular matrix \[query, key\] = \[11, 11\].*got \[3, 3\]",
+        ),
+        (
+            {"detection_pattern": torch.ones(LENGTH, LENGTH)},
+            "lower triangular matrix: it asks for attention to later tokens",
+        ),
         ({"error_measure": "mse"}, "'mul' or 'abs'"),
         ({"heads": [(0, 2)]}, "no head 2 in layer 0"),
         ({"heads": {2: [0]}}, "no head 0 in layer 2"),
@@ -286,7 +292,7 @@ def test_a_cache_of_something_else(circuit: HookedTransformer, reader: HookedTra
     _, cache = circuit.run_with_cache(REPEATED[:, :6])
     with pytest.raises(BadInput, match="of this prompt"):
         detect_head(circuit, REPEATED, "induction_head", cache=cache)
-    with pytest.raises(BadInput, match="one prompt, got 2"):
+    with pytest.raises(BadInput, match="cannot be reused across multiple prompts, got 2"):
         detect_head(circuit, REPEATED.expand(2, -1), "induction_head", cache=cache)
     with pytest.raises(KeyError, match="was not cached"):
         detect_head(circuit, REPEATED, "induction_head", cache=ActivationCache({}, circuit))
