@@ -31,10 +31,11 @@ def attention_page(
 ) -> Path:
     """Write the attention [layer, head, query, key] of heads on a prompt to an HTML file that opens offline.
 
-    There is a small map for each head; a click (or Enter; arrows go from head to head) shows one large, and a click on a
-    token what that token attends to. `sizes` say how much each head would move from each token, best the norm of its
+    There is a small map for each head; a click (or Enter; arrows go from head to head) shows one large, and a click on
+    a token what that token attends to. `sizes` say how much each head would move from each token, best the norm of its
     value after W_O: the page can then weight attention by them, since much attention to a token from which nothing is
     moved does nothing (Kobayashi et al. 2020, arxiv.org/abs/2004.10102). `layers` are the numbers of the layers.
+    Returns the path of the file.
 
     Raises:
         BadInput: patterns, sizes, layers or tokens that do not fit each other, or attention outside 0..1.
