@@ -1,5 +1,10 @@
-"""The manual's pictures, drawn by the package and photographed by Chromium: `python docs/building/pictures.py`."""
+"""The manual's pictures, drawn anew: `python docs/building/pictures.py`.
 
+Those of `docs/pictures.md` are what the code of that page draws; the others are photographed by Chromium.
+"""
+
+import os
+import re
 import subprocess
 import tempfile
 from pathlib import Path
@@ -9,7 +14,8 @@ from plotly.graph_objects import Figure
 from interp_hooks import HookedTransformer, circuit_figure, eap, heatmap, ioi_pairs, logit_lens, patch
 from interp_hooks.views import lens_figure
 
-PICTURES = Path(__file__).parents[1] / "pictures"
+PICTURES = Path(__file__).resolve().parents[1] / "pictures"
+PAGE = PICTURES.with_suffix(".md")
 
 
 def photograph(figure: Figure, name: str, width: int, height: int) -> None:
@@ -24,8 +30,17 @@ def photograph(figure: Figure, name: str, width: int, height: int) -> None:
         subprocess.run(["chromium", *options, page.as_uri()], check=True, capture_output=True)
 
 
+def draw_page() -> None:
+    """Run the code of the page of pictures where these lie."""
+    os.chdir(PICTURES)
+    names: dict[str, object] = {}
+    for block in re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE):
+        exec(compile(block, str(PAGE), "exec"), names)
+
+
 def main() -> None:
     """Draw them all."""
+    draw_page()
     model = HookedTransformer.from_pretrained("ioi-tiny", device="cpu")
     task = ioi_pairs(model, 32)
     patched = patch(model, task, site="resid_pre", over=("layer", "pos"), progress=False)

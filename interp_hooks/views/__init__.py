@@ -11,6 +11,7 @@ __getattr__, __all__ = lazily(
         "token_colours": ["coloured_tokens"],
         "feature_circuits": ["feature_circuit_figure"],
         "heads": ["head_scatter"],
+        "attention_heads": ["attention_page"],
         "attribution_graphs": ["attribution_graph_page"],
         "stability": ["stability_figure"],
         "differences": ["difference_page"],

@@ -35,8 +35,10 @@ def attribution_graph_page(
         BadInput: supernodes with a node that the graph does not have.
         DiskError: the file cannot be written.
 
+    >>> from interp_hooks import dictionaries
     >>> from interp_hooks.circuits import attribution_graph
     >>> from interp_hooks.views import attribution_graph_page
+    >>> transcoders = dictionaries.load("ioi-tiny/transcoders")
     >>> graph = attribution_graph(model, clean[0], transcoders, progress=False).pruned()
     >>> attribution_graph_page(graph, "graph.html").name
     'graph.html'

@@ -83,7 +83,7 @@ def head_scatter(
                 mode="markers+text",
                 marker=dict(color=POSITIVE, size=8),
                 text=[escaped(texts[place]) for place in far],
-                textposition="top center",
+                textposition="top right",
                 textfont=dict(size=11, color=INK),
                 error_x=bars[0] | dict(visible=known[0]),
                 error_y=bars[1] | dict(visible=known[1]),

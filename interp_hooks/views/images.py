@@ -38,10 +38,11 @@ def to_svg(
         ImportError: a kind of figure that is left to plotly's export, without what that needs.
         DiskError: the file cannot be written.
 
+    >>> from pathlib import Path
     >>> from interp_hooks.views import to_svg
     >>> result = patch(model, clean, corrupt, metric, "resid_pre", progress=False)
     >>> svg = to_svg(heatmap(result), "patching.svg")
-    >>> svg[:4], svg == open("patching.svg", encoding="utf-8").read()
+    >>> svg[:4], svg == Path("patching.svg").read_text(encoding="utf-8")
     ('<svg', True)
     """
     figure = picture(shown)
@@ -71,7 +72,7 @@ def to_png(
         DiskError: the file cannot be written.
 
     >>> from interp_hooks.views import to_png
-    >>> to_png(bars(direct_logit_attribution(model, clean, pairs.answer)))[1:4]  # doctest: +SKIP
+    >>> to_png(bars(direct_logit_attribution(model, clean, pairs.answer)))[1:4]
     b'PNG'
     """
     if not scale > 0:

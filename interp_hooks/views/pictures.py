@@ -26,6 +26,7 @@ from interp_hooks.views.stability import stability_figure
 from interp_hooks.views.training import training_figure
 
 BARS_UP_TO, ROWS_UP_TO, CELLS_UP_TO = 40, 400, 200_000  # of a result; a picture of more shows nothing
+READABLE = "min-width:560px"  # on a narrower page it scrolls by itself, instead of becoming too small to read
 EDGES = 40  # of a circuit, of which the strongest are shown
 
 
@@ -86,6 +87,7 @@ def inline(shown: Any) -> tuple[str, str]:
         return "", ""
     try:
         figure = picture(shown)
-        return drawn(figure, None, None, alt_text(figure)), ""
+        svg = drawn(figure, None, None, alt_text(figure)).replace("max-width:100%", f"max-width:100%;{READABLE}", 1)
+        return f'<div style="overflow-x:auto">{svg}</div>', ""
     except (BadInput, Undrawable) as error:
         return "", str(error)

@@ -37,6 +37,7 @@ METRIC_TITLES = {
     "recovered_fraction": "recovered fraction",
 }
 
+UNITS = ("nats", "bits")  # at the end of the name of a metric
 ROW, FEWEST_PIXELS, MOST_PIXELS = 34, 190, 900  # height of a row, and of the rows together
 
 
@@ -70,7 +71,9 @@ def axis_title(axis: str) -> str:
 
 def metric_title(metric: str) -> str:
     """A metric in words, with its unit."""
-    return METRIC_TITLES.get(metric, metric.replace("_", " "))
+    words, _, unit = metric.rpartition("_")
+    told = f"{words} ({unit})" if words and unit in UNITS else metric
+    return METRIC_TITLES.get(metric, told.replace("_", " "))
 
 
 def plot_height(rows: int, row: int = ROW) -> int:

@@ -44,7 +44,7 @@ def coloured_tokens(
     Raises:
         BadInput: another number of values than of tokens, none, or more than 600 tokens.
     """
-    numbers = [float(one) for one in values]
+    numbers = [float(one) for one in (values.tolist() if isinstance(values, Tensor) else values)]
     if not 0 < len(tokens) == len(numbers):
         raise BadInput(f"expected a number for each token, got {len(tokens)} tokens and {len(numbers)} numbers")
     if len(tokens) > MOST_TOKENS:

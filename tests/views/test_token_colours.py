@@ -1,5 +1,7 @@
 """Text with numbers: each token stands on the colour of its number, in the order of reading."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -31,7 +33,7 @@ def test_words_fill_lines_and_do_not_overlap() -> None:
     shapes = figure.layout.shapes
     assert max(shape.x1 for shape in shapes) <= WIDTH
     assert len({shape.y0 for shape in shapes}) > 5
-    for one, other in zip(shapes, shapes[1:], strict=False):
+    for one, other in itertools.pairwise(shapes):
         assert other.y0 > one.y0 or other.x0 >= one.x1
 
 

@@ -26,7 +26,8 @@ def shown(thing: Any) -> ElementTree.Element:
 @pytest.mark.parametrize("thing", [result(GRID), line(torch.ones(3, 2), ["a", "b", "c"])])
 def test_a_result_is_a_heading_a_picture_and_a_table(thing: Result) -> None:
     page = shown(thing)
-    assert [one.tag.rpartition("}")[2] for one in page] == ["p", "svg", "table"]
+    assert [one.tag.rpartition("}")[2] for one in page] == ["p", "div", "table"]
+    assert [one.tag.rpartition("}")[2] for one in page[1]] == ["svg"]
     assert page[0].text == thing._heading
     assert len(page.findall(".//table/tbody/tr")) == thing.mean.numel()
     assert not page.findall(".//script")
@@ -38,7 +39,7 @@ def test_a_circuit_shows_its_graph_and_its_edges() -> None:
     page = shown(
         Circuit(graph=graph, edges={"input->m0": 0.5, "m0->logits": 2.0}, scores={"input->m0": 0.5, "m0->logits": 2})
     )
-    assert {"input", "m0", "logits"} <= {one.text for one in page.findall(".//{*}svg/{*}text")}
+    assert {"input", "m0", "logits"} <= {one.text for one in page.findall(".//{*}text")}
     assert "2 edges" in str(page[0].text)
     many = shown(graph.scored(torch.rand(graph.exists.shape)))
     assert len(many.findall(".//table/tbody/tr")) <= 21
@@ -49,7 +50,7 @@ def test_a_result_of_three_axes_says_how_to_choose() -> None:
     page = shown(three)
     assert [one.tag for one in page] == ["p", "p", "table"]
     assert "choose some, as in result.select(layer=0)" in str(page[1].text)
-    assert shown(three.select(layer=0)).find("{*}svg") is not None
+    assert shown(three.select(layer=0)).find("div/{*}svg") is not None
 
 
 def test_nothing_is_computed_anew(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,7 +58,7 @@ def test_nothing_is_computed_anew(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("the model ran")
 
     monkeypatch.setattr(torch.nn.Module, "__call__", forbidden)
-    assert shown(result(GRID)).find("{*}svg") is not None
+    assert shown(result(GRID)).find("div/{*}svg") is not None
 
 
 @pytest.mark.parametrize("error", [RuntimeError("a fault"), KeyError("x"), ImportError("plotly")])
