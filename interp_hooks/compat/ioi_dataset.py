@@ -24,7 +24,7 @@ from interp_hooks.interventions.engine import evaluate
 from interp_hooks.interventions.metrics import LogitDiff
 from interp_hooks.interventions.runs import Run
 from interp_hooks.model.token_text import goes_on, read
-from interp_hooks.model.tokenization import check_tokenizer
+from interp_hooks.model.tokenization import check_tokenizer, is_tokenizer
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.tasks.ioi_text import IOI_TEMPLATES, NAMES, OBJECTS, PLACES
 
@@ -102,12 +102,10 @@ class IOIDataset(Dataset):
         return len(self.samples)
 
     def __getitem__(self, index: int) -> dict[str, Int[Tensor, " pos"]]:
-        from transformers import PreTrainedTokenizerBase
-
         sample = self.samples[index]
         asked, tokenizer = sample["text"].removesuffix(sample["IO"]), self.tokenizer
         names = (sample["IO"], sample["S"])
-        if isinstance(tokenizer, PreTrainedTokenizerBase):
+        if is_tokenizer(tokenizer):
             before, text = read(tokenizer, asked), read(tokenizer, sample["text"])
             io, s = (goes_on(tokenizer, before, read(tokenizer, asked + name), name) for name in names)
         else:

@@ -277,11 +277,16 @@ def has_vocabulary(tokenizer: PreTrainedTokenizerBase) -> bool:
     return len(tokenizer) > len(tokenizer.added_tokens_decoder)
 
 
-def check_tokenizer(tokenizer: Any) -> None:
-    """Raises BadInput for what is no tokenizer of transformers."""
+def is_tokenizer(tokenizer: Any) -> bool:
+    """Whether it is a tokenizer of transformers."""
     from transformers import PreTrainedTokenizerBase
 
-    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+    return isinstance(tokenizer, PreTrainedTokenizerBase)
+
+
+def check_tokenizer(tokenizer: Any) -> None:
+    """Raises BadInput for what is no tokenizer of transformers."""
+    if not is_tokenizer(tokenizer):
         raise BadInput(f"tokenizer must be a tokenizer of transformers (AutoTokenizer), got {told(tokenizer)}")
 
 
