@@ -1,9 +1,12 @@
 """What lies beside the package agrees with it: the citation, the workflow, the forms for reports, the hooks of git."""
 
+import re
+from importlib.metadata import requires
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
 
 import interp_hooks
 
@@ -41,6 +44,20 @@ def test_every_python_that_is_allowed_has_one_version_of_everything() -> None:
             pinned.setdefault(name, []).append(rest.partition(";")[2].strip())
     for name, markers in pinned.items():
         assert markers in ([""], ['python_version >= "3.11"', 'python_version < "3.11"']), name
+
+
+def test_what_the_install_line_changes_in_colab_is_what_the_manual_says() -> None:
+    """Of the versions that the manual says are there, those that are told to stay are allowed; no other is left out."""
+    (told,) = re.findall(
+        r"In Colab's image of (.*?)\n\n", (ROOT / "docs/index.md").read_text(encoding="utf-8"), re.DOTALL
+    )
+    stays, changes = told.split("stay as they are")
+    there = dict(re.findall(r"(\w+)\s(\d+\.\d+\.\d+)", stays))
+    needs = {one.name: one.specifier for one in map(Requirement, requires("interp-hooks") or []) if not one.marker}
+    assert {*needs} - {*there} == {"jaxtyping", "plotly"}
+    assert all(version in needs[name] for name, version in there.items())
+    (older,) = re.findall(r"plotly (\d+\.\d+\.\d+)", changes)
+    assert older not in needs["plotly"]
 
 
 def test_commands_of_the_hooks_of_git_are_those_of_lint() -> None:

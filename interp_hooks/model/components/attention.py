@@ -328,15 +328,22 @@ class Attention(AttentionCore):
     def __init__(self, cfg: HookedTransformerConfig, layer: int) -> None:
         super().__init__(cfg, layer)
         heads, groups, d_model, d_head, d_value = self.heads, self.groups, cfg.d_model, self.d_head, self.d_value
+        makes_keys = self.source is None
+        makes_values = makes_keys and not self.values_are_keys
         self.W_Q = parameter(heads, d_model, d_head, lies=READER_PER_HEAD)
+        if makes_keys:
+            self.W_K = parameter(groups, d_model, d_head, lies=READER_PER_HEAD)
+        if makes_values:
+            self.W_V = parameter(groups, d_model, d_value, lies=READER_PER_HEAD)
         self.b_Q = parameter(heads, d_head)
-        if self.source is None:
-            self.W_K, self.b_K = parameter(groups, d_model, d_head, lies=READER_PER_HEAD), parameter(groups, d_head)
-            self.k_norm, self.v_norm = head_norm(cfg, groups, layer), value_norm(cfg, groups, layer)
-        if self.source is None and not self.values_are_keys:
-            self.W_V, self.b_V = parameter(groups, d_model, d_value, lies=READER_PER_HEAD), parameter(groups, d_value)
+        if makes_keys:
+            self.b_K = parameter(groups, d_head)
+        if makes_values:
+            self.b_V = parameter(groups, d_value)
         self.clip, self.value_scale = cfg.qkv_clip, cfg.value_scale
         self.q_norm = head_norm(cfg, heads, layer)
+        if makes_keys:
+            self.k_norm, self.v_norm = head_norm(cfg, groups, layer), value_norm(cfg, groups, layer)
         self.normalizes, self.norm_after_rotary = cfg.normalizes_qk(layer), cfg.qk_norm_after_rotary
         self.gated = cfg.gated_attn
         if cfg.gated_attn:
