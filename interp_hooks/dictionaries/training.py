@@ -165,9 +165,12 @@ def train_on_activations(
     SAE(hook_activations, d_in=5, n_features=8)
     """
     recipe = replace(recipe.named(), head=None)
+    if recipe.predicts != (y is not None):
+        expected = "what is predicted, as the recipe is a transcoder's" if recipe.predicts else "None, as x is rebuilt"
+        raise BadInput(f"y must be {expected}, got {None if y is None else told_shape(y)} for {recipe}")
     listed = [(recipe.reads, x)] if y is None else [(recipe.reads, x), (recipe.writes, y)]
     shapes = {(len(x), *([len(hooks)] if recipe.sites else []), one.shape[-1]) == one.shape for hooks, one in listed}
-    if shapes != {True} or recipe.predicts != (y is not None) or len({*recipe.reads}) < len(recipe.reads):
+    if shapes != {True} or len({*recipe.reads}) < len(recipe.reads):
         raise BadInput(
             "expected x [token, d_in], and for a transcoder's recipe as many y [token, d_out], each with an axis of "
             f"different sites between if the recipe has them; got x {told_shape(x)} and "

@@ -12,7 +12,11 @@ from interp_hooks.errors import BadInput
 from tests.experiments.by_hand import ALSO, KINDS, TOKENS, model_of
 from tests.tiny import unchecked_types
 
-WITHOUT = {"post-norm": "no sum", "latent": "latent attention"}
+WITHOUT = {
+    "post-norm": "no sum",
+    "latent": "latent attention",
+    "borrowed-keys": "keys and values that an earlier layer made",
+}
 HAS_GRAPH = [kind for kind in dict.fromkeys([*KINDS, *ALSO]) if kind not in WITHOUT]
 SMALL = ComputationGraph(Layout(n_layers=2, n_heads=2, n_key_value_heads=1))
 GPT2_SMALL = ComputationGraph(Layout(n_layers=12, n_heads=12, n_key_value_heads=12))
