@@ -256,7 +256,7 @@ EXPECTED: dict[str, str] = {
     **dict.fromkeys(("tokens_per_step", "buffer"), r"must be (an int|\d+\.\.\d+|at least)|must hold 2 steps"),
     **dict.fromkeys(("node_threshold", "edge_threshold"), r"must be (a number|0 or more)"),
     "by_position": r"must be a bool",
-    **dict.fromkeys(("x", "y"), r"must be a tensor|expected x \[token, d_in\]"),
+    **dict.fromkeys(("x", "y"), r"must be (a tensor|None: only transcoders)|expected x \[token, d_in\]"),
     # text and positions
     **dict.fromkeys(("input", "prompts", "tokens", "seq", "int_token", "prompt", "positive"), PROMPTS),
     **dict.fromkeys(("clean", "corrupt", "reference", "corrupted_tokens"), PAIRS),

@@ -166,7 +166,7 @@ def train_on_activations(
     """
     recipe = replace(recipe.named(), head=None)
     if recipe.predicts != (y is not None):
-        expected = "what is predicted, as the recipe is a transcoder's" if recipe.predicts else "None, as x is rebuilt"
+        expected = "[token, d_out], what is predicted of x" if recipe.predicts else "None: only transcoders predict"
         raise BadInput(f"y must be {expected}, got {None if y is None else told_shape(y)} for {recipe}")
     listed = [(recipe.reads, x)] if y is None else [(recipe.reads, x), (recipe.writes, y)]
     shapes = {(len(x), *([len(hooks)] if recipe.sites else []), one.shape[-1]) == one.shape for hooks, one in listed}
