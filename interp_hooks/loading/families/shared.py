@@ -49,7 +49,8 @@ def rotary(hf: Any, d_head: int) -> dict[str, Any]:
 
     Mappings are kept whole where frequencies are scaled: transformers' own functions compute the frequencies from them.
     """
-    rope, context = dict(hf.rope_parameters), {"max_position_embeddings": hf.max_position_embeddings}
+    rope, longest = dict(hf.rope_parameters), getattr(hf, "max_position_embeddings", None)
+    context = {} if longest is None else {"max_position_embeddings": longest}
     if "rope_type" not in rope:
         layers = tuple(None if rope[kind] is None else dict(rope[kind]) | context for kind in hf.layer_types)
         return dict(positional_embedding_type="rotary", rotary_layers=layers)

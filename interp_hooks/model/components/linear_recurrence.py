@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from interp_hooks.hooks.points import HookPoint
@@ -91,7 +91,7 @@ class LinearRecurrence(Mixer):
     ) -> Float[Tensor, "batch query head d_head"]:
         """z of every head at the queries; all tokens of the pass are gone through whatever these are."""
         x = inputs[0]
-        channels, gates = self._of_real(*self.reads(x), visibility.own)
+        channels, gates = self._of_real(*self.reads(x), visibility)
         channels = self.convolution.hook_in(channels)
         parts = self.parts(self.convolution(channels, None if earlier is None else earlier.convolved()), gates)
         state = None
@@ -104,10 +104,9 @@ class LinearRecurrence(Mixer):
         mixed = self.hook_mixed(visibility.chosen(mixed).to(x.dtype))
         return self.gated(mixed, visibility.chosen(parts.v), self.hook_gate(self.gate(visibility.chosen(x))))
 
-    def _of_real(
-        self, channels: Tensor, gates: Tensor, real: Bool[Tensor, "batch pos"] | None
-    ) -> tuple[Tensor, Tensor]:
+    def _of_real(self, channels: Tensor, gates: Tensor, visibility: Visibility) -> tuple[Tensor, Tensor]:
         """What is read, without padding: it passes the convolution as nothing, decays nothing and writes nothing."""
+        real = visibility.own
         if real is None:
             return channels, gates
         return channels * real[..., None], gates * real[..., None, None]

@@ -13,6 +13,7 @@ from interp_hooks.model.components.mamba import Mamba
 from interp_hooks.model.components.mamba2 import Mamba2
 from interp_hooks.model.components.mixer import Mixer
 from interp_hooks.model.components.nothing import NoMixer
+from interp_hooks.model.components.rg_lru import RGLRU
 from interp_hooks.model.config import HookedTransformerConfig
 
 OTHERS: dict[str, type[Mixer]] = {
@@ -21,6 +22,7 @@ OTHERS: dict[str, type[Mixer]] = {
     "gated_convolution": GatedConvolution,
     "mamba2": Mamba2,
     "mamba": Mamba,
+    "rg_lru": RGLRU,
     "none": NoMixer,
 }
 

@@ -48,6 +48,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "gated_convolution": dict(taps=3),
     "mamba2": dict(n_heads=6, n_key_heads=2, d_key=5, d_value=4, taps=3, norm_groups=3, dt_min=0.3, dt_max=1.5),
     "mamba": dict(d_key=5, d_value=14, taps=3, dt_rank=2, part_norm="RMS"),
+    "rg_lru": dict(n_heads=6, d_value=3, taps=3),
 }
 every_kind = pytest.mark.parametrize("kind", SIZES)
 RECURRENCES = [kind for kind in SIZES if kind in WITH_STATES]
