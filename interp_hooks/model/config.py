@@ -84,13 +84,14 @@ class HookedTransformerConfig:
     them folded into the next weights; None is no normalization. `norm_gain_offset` is added to every gain.
     `norm_placement` says what is normalized: what a sublayer reads ("pre"), what it writes ("output"), both
     ("pre_and_output"), or the stream after each addition ("post"). `output_norm_type` is the kind of norm on what is
-    written. `embed_norm_type` normalizes the embeddings (None: not), `final_norm` what the unembedding reads (by an
-    RMSNorm if `final_rms`, where the others are LayerNorms), and `first_attn_norm` what attention in layer 0 reads,
-    where norms are before what reads. `qk_norm` normalizes queries and keys: each head with one gain for all heads
-    ("shared") or with its own ("per_head"), or all heads together ("all_heads"); in all layers, or where
-    `qk_norm_layers` says so. `v_norm_type` is the kind of norm of each head's values. `stream_scales` are for models
-    that multiply the stream itself by a number after each layer: here it stays a sum, since what enters a layer is
-    theirs divided by `stream_scale_at(layer)`, as what the layer writes is, and norms that read it have eps to match.
+    written. `embed_norm_type` normalizes the embeddings (None: not; with `embed_norm_eps`, if it is another than
+    `eps`), `final_norm` what the unembedding reads (by an RMSNorm if `final_rms`, where the others are LayerNorms), and
+    `first_attn_norm` what attention in layer 0 reads, where norms are before what reads. `qk_norm` normalizes queries
+    and keys: each head with one gain for all heads ("shared") or with its own ("per_head"), or all heads together
+    ("all_heads"); in all layers, or where `qk_norm_layers` says so. `v_norm_type` is the kind of norm of each head's
+    values. `stream_scales` are for models that multiply the stream itself by a number after each layer: here it stays a
+    sum, since what enters a layer is theirs divided by `stream_scale_at(layer)`, as what the layer writes is, and norms
+    that read it have eps to match.
 
     Positions. "shortformer" adds learned positions to what queries and keys read, after the norm, instead of to the
     stream (Press et al. 2021, arxiv.org/abs/2012.15832). `rotary_scaling` is a HuggingFace `rope_parameters` mapping
@@ -154,6 +155,7 @@ class HookedTransformerConfig:
     first_attn_norm: bool = True
     output_norm_type: NormalizationType | None = None
     embed_norm_type: NormalizationType | None = None
+    embed_norm_eps: float = 0.0
     qk_norm: QKNorm | None = None
     qk_norm_type: NormalizationType | None = None
     qk_norm_after_rotary: bool = False
@@ -385,8 +387,10 @@ class HookedTransformerConfig:
             raise ConfigError("latent attention (kv_latent) has no gates (gated_attn)")
         if self.kv_latent and self.value_scale != 1:
             raise ConfigError("latent attention (kv_latent) has no value_scale")
-        if self.mixers is not None and (self.norm_placement == "post" or self.attention_dir != "causal"):
-            raise ConfigError("mixers other than attention need a causal model whose stream is not normalized itself")
+        if self.mixers is not None and self.attention_dir != "causal":
+            raise ConfigError("mixers other than attention need a causal model")
+        if self.mixers is not None and self.norm_placement == "post" and (self.mixers.mlps or self.mixers.has("none")):
+            raise ConfigError("layers without attention or MLP need a model whose stream is not normalized itself")
 
     def _lends(self, source: int, layer: int) -> bool:
         """Whether `layer` can use the keys and values of `source`."""

@@ -6,10 +6,12 @@ from typing import Literal, get_args
 from interp_hooks.errors import ConfigError
 from interp_hooks.model.field_types import check_fields, make_tuples
 
-MixerKind = Literal["attention", "gated_delta", "kimi_delta", "gated_convolution", "mamba2", "mamba", "rg_lru", "none"]
+MixerKind = Literal[
+    "attention", "gated_delta", "kimi_delta", "gated_convolution", "mamba2", "mamba", "rg_lru", "lightning", "none"
+]
 PartNorm = Literal["RMS", "RMSPre"]
-WITH_STATES = ("gated_delta", "kimi_delta", "mamba2", "mamba", "rg_lru")
-WITH_KEYS = ("gated_delta", "kimi_delta", "mamba2", "mamba")
+WITH_STATES = ("gated_delta", "kimi_delta", "mamba2", "mamba", "rg_lru", "lightning")
+WITH_KEYS = ("gated_delta", "kimi_delta", "mamba2", "mamba", "lightning")
 MixerNorms = Literal["pre", "output", "pre_and_output"]
 
 
@@ -44,6 +46,9 @@ class MixersConfig:
 
     "rg_lru" (De et al. 2024, arxiv.org/abs/2402.19427): `n_heads` heads of `d_value` channels with a state of one
     number each.
+
+    "lightning" (Qin et al. 2024, arxiv.org/abs/2401.04658): as "mamba2", with a fixed decay for each head,
+    and without a convolution.
 
     "none": such a layer has an MLP alone. `mlps` says of each layer whether it has an MLP (default: all have one).
 
@@ -129,6 +134,8 @@ class MixersConfig:
             return self.d_value * (3 * d_model + 2 * self.dt_rank + 3 * self.d_key + self.taps)
         if kind == "rg_lru":
             return self.channels * (3 * d_model + 2 * self.d_value + self.taps)
+        if kind == "lightning":
+            return d_model * (self.channels + 2 * self.n_heads * self.d_value)
         if kind == "kimi_delta":
             inner = self.gate_rank * (2 * d_model + self.n_heads * (self.d_key + self.d_value))
             return d_model * (self.channels + self.n_heads * (self.d_value + 1)) + inner + self.taps * self.channels

@@ -32,7 +32,7 @@ from interp_hooks.model.components.block import NOTHING, Beside, Known, Transfor
 from interp_hooks.model.components.embed import POSITIONS, Embed, MLMHead, TokenTypeEmbed, Unembed
 from interp_hooks.model.components.kv_cache import Earlier, KeyValueCache
 from interp_hooks.model.components.layer_embed import LayerEmbed
-from interp_hooks.model.components.norm import NoNorm, Norm, norm
+from interp_hooks.model.components.norm import NoNorm, Norm, embed_norm, norm
 from interp_hooks.model.components.positions import RotaryPositions
 from interp_hooks.model.components.weights import Ranks
 from interp_hooks.model.config import HookedTransformerConfig
@@ -116,7 +116,7 @@ class Network(HookedRootModule):
             self.layer_embed = LayerEmbed(cfg)
             axes = "batch pos of_layer width"
             self.hook_layer_embed = HookPoint(axes, of_layer=cfg.n_layers, width=cfg.d_layer_embed)
-        self.ln_embed = norm(cfg, cfg.embed_norm_type)
+        self.ln_embed = embed_norm(cfg)
         self.rotary = RotaryPositions(cfg) if cfg.positional_embedding_type == "rotary" else None
         blocks = nn.ModuleList([TransformerBlock(cfg, layer) for layer in range(cfg.n_layers)])
         self.blocks = cast("Sequence[TransformerBlock]", blocks)

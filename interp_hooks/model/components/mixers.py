@@ -9,6 +9,7 @@ from interp_hooks.model.components.attention import (
 from interp_hooks.model.components.gated_convolution import GatedConvolution
 from interp_hooks.model.components.gated_delta import GatedDeltaNet, KimiDelta
 from interp_hooks.model.components.latent import LatentAttention
+from interp_hooks.model.components.lightning import LightningAttention
 from interp_hooks.model.components.mamba import Mamba
 from interp_hooks.model.components.mamba2 import Mamba2
 from interp_hooks.model.components.mixer import Mixer
@@ -23,6 +24,7 @@ OTHERS: dict[str, type[Mixer]] = {
     "mamba2": Mamba2,
     "mamba": Mamba,
     "rg_lru": RGLRU,
+    "lightning": LightningAttention,
     "none": NoMixer,
 }
 

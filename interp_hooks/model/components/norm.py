@@ -163,6 +163,14 @@ def norm(cfg: HookedTransformerConfig, kind: NormalizationType | None, reads: in
     return Norm(kind, (cfg.d_model,), cfg.eps / cfg.stream_scale_at(reads) ** 2, gain_offset=cfg.norm_gain_offset)
 
 
+def embed_norm(cfg: HookedTransformerConfig) -> Norm | NoNorm:
+    """The normalization of the embeddings, or none."""
+    kind = cfg.embed_norm_type
+    if kind is None:
+        return NoNorm()
+    return Norm(kind, (cfg.d_model,), cfg.embed_norm_eps or cfg.eps, gain_offset=cfg.norm_gain_offset)
+
+
 def head_norm(cfg: HookedTransformerConfig, heads: int, layer: int) -> Norm | NoNorm:
     """The normalization of queries or keys [batch, pos, head, d_head] that `cfg.qk_norm` asks for in a layer."""
     if not cfg.normalizes_qk(layer) or cfg.qk_norm_type is None:

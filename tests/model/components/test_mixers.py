@@ -49,6 +49,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "mamba2": dict(n_heads=6, n_key_heads=2, d_key=5, d_value=4, taps=3, norm_groups=3, dt_min=0.3, dt_max=1.5),
     "mamba": dict(d_key=5, d_value=14, taps=3, dt_rank=2, part_norm="RMS"),
     "rg_lru": dict(n_heads=6, d_value=3, taps=3),
+    "lightning": dict(n_heads=6, n_key_heads=2, d_key=5, d_value=4, norm_groups=3),
 }
 every_kind = pytest.mark.parametrize("kind", SIZES)
 RECURRENCES = [kind for kind in SIZES if kind in WITH_STATES]
@@ -364,7 +365,7 @@ def test_configs() -> None:
             MixersConfig(**SIZES["gated_delta"] | wrong)
     for fields, said in (
         (dict(mixers=MixersConfig(layers=("gated_delta",), **SIZES["gated_delta"])), "must have 2 entries"),
-        (dict(mixers=mixers, norm_placement="post"), "causal"),
+        (dict(mixers=MixersConfig(layers=("none", "attention")), norm_placement="post"), "not normalized itself"),
         (dict(mixers=mixers, attention_dir="bidirectional"), "causal"),
         (dict(mixers=mixers, positional_embedding_type="shortformer"), "no shortformer"),
     ):
