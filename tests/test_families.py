@@ -480,6 +480,12 @@ def test_a_tensor_too_many_is_refused_by_name(name: str) -> None:
         convert(hf)
 
 
+def test_minimax_with_factors_that_differ_is_refused() -> None:
+    hf = build("minimax", mlp_alpha_factor=2.0)
+    with pytest.raises(UnsupportedConfig, match=r"factors .* differ between full_attn, linear_attn, mlp"):
+        convert(hf)
+
+
 def test_neox_rejects_nothing_that_its_old_configs_carry() -> None:
     """Older checkpoints name rotary numbers outside rope_parameters."""
     hf = build("neox", rope_parameters=None, rotary_pct=0.25, rotary_emb_base=500)
