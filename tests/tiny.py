@@ -261,6 +261,15 @@ CUSTOM: dict[str, dict[str, Any]] = {
         positional_embedding_type="none",
     ),
     "post-norm": dict(norm_placement="post", n_token_types=2, mlm_head=True, attention_dir="bidirectional"),
+    "narrow-embeddings": dict(
+        norm_placement="post",
+        embed_norm_type="LN",
+        d_embed=7,
+        d_unembed=10,
+        n_token_types=2,
+        mlm_head=True,
+        attention_dir="bidirectional",
+    ),
     "experts": dict(gated_mlp=True, act_fn="silu", experts=EXPERTS),
     "plain-experts": dict(
         experts=dataclasses.replace(

@@ -119,7 +119,9 @@ class HookedTransformerConfig:
     `embed_scale`, `residual_scale` (of what every sublayer writes) and `logits_scale` are multipliers. A soft cap c
     turns x into c tanh(x / c); 0 is none. `d_layer_embed` is the width of embeddings that each layer has for itself
     (`interp_hooks.model.components.layer_embed`; 0: none). `mlm_head` puts a dense layer, activation and norm before
-    the unembedding.
+    the unembedding. `d_embed` is the width of the vectors of tokens, positions and token types, where it is not that of
+    the stream, onto which a linear map takes them after their norm; `d_unembed` that of what the `mlm_head` writes and
+    the unembedding reads (0: d_model; Lan et al. 2019, arxiv.org/abs/1909.11942).
 
     Starting. `init_mode` and `initializer_range` are explained in `interp_hooks.model.initialization`; without
     `init_weights` weights hold whatever was in memory. `d_vocab` may be left to the tokenizer that the model is given,
@@ -166,6 +168,8 @@ class HookedTransformerConfig:
     positions_offset: int = 0
     sinusoids_to_end: bool = True
     n_token_types: int = 0
+    d_embed: int = 0
+    d_unembed: int = 0
     rotary_dim: int = 0
     rotary_base: float = 10000.0
     rotary_adjacent_pairs: bool = False
@@ -347,6 +351,12 @@ class HookedTransformerConfig:
                 "latent attention (kv_latent) and other mixers have one input for queries, keys and values: "
                 "no shortformer"
             )
+        if self.d_embed and (
+            self.embed_norm_type is None or self.positional_embedding_type not in ("standard", "none")
+        ):
+            raise ConfigError("d_embed needs an embed_norm_type, and positions that are learned or none")
+        if self.d_unembed and not self.mlm_head:
+            raise ConfigError("d_unembed needs an mlm_head, which writes what the unembedding reads")
         for layer, source in enumerate(self.keys_values_from):
             if source is not None and not (0 <= source < layer and self._lends(source, layer)):
                 raise ConfigError(

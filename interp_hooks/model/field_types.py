@@ -25,6 +25,8 @@ FROM_ZERO = (
     "dt_rank",
     "gate_rank",
     "d_layer_embed",
+    "d_embed",
+    "d_unembed",
     "keys_values_from",
 )
 NOT_NEGATIVE = (

@@ -91,10 +91,11 @@ _HOLDS: dict[str, tuple[str, ...]] = {
     "pos_embed": ("pos_embed.W_pos",),
     "token_type_embed": ("token_type_embed.W_token_type",),
     "ln_embed": ("ln_embed.w", "ln_embed.b"),
+    "embed_map": ("embed_map.W | d embedded -> embedded d", "embed_map.b"),
     "ln_final": ("ln_final.w", "ln_final.b"),
     "mlm_dense": ("mlm_head.W | read written -> written read", "mlm_head.b"),
     "mlm_ln": ("mlm_head.ln.w", "mlm_head.ln.b"),
-    "unembed": ("unembed.W_U | v d -> d v", "unembed.b_U"),
+    "unembed": ("unembed.W_U | v read -> read v", "unembed.b_U"),
     **{ln: (f"blocks.{{i}}.{ln}.w", f"blocks.{{i}}.{ln}.b") for ln in ("ln1", "ln1_post", "ln2", "ln2_post")},
     **{norm: (f"blocks.{{i}}.attn.{norm}.w", f"blocks.{{i}}.attn.{norm}.b") for norm in ("q_norm", "k_norm")},
     "q": ("blocks.{i}.attn.W_Q | (h k) d -> h d k", "blocks.{i}.attn.b_Q | (h k) -> h k"),
@@ -130,7 +131,7 @@ def modules(layer: str = LAYER, **named: str) -> Table:
     A keyword says what the module is, its value what they call it (within `layer`, if it is a part of one; "a or b" if
     it has had two names):
 
-        embed, pos_embed, token_type_embed, ln_embed     before the layers
+        embed, pos_embed, token_type_embed, ln_embed, embed_map     before the layers
         ln_final, mlm_dense, mlm_ln, unembed             after them
         ln1, ln2, ln1_post, ln2_post                     norms of what attention and MLP read, and of what they write
         q, k, v, o, q_norm, k_norm                       attention
