@@ -360,7 +360,7 @@ EQUIVALENT = [
     (
         r"exchange embed.W_E and unembed.W_U",
         {name for name, family in FAMILIES.items() if family.head == "MaskedLM"}
-        - {"distilbert", "eurobert", "modernbert"},
+        - {"distilbert", "eurobert", "modernbert", "rembert"},
         "they are tied, as in every published checkpoint",
     ),
 ]
