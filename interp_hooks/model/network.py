@@ -104,14 +104,14 @@ class Network(HookedRootModule):
         if cfg.use_hook_tokens:
             self.hook_tokens = HookPoint("batch pos")
         self.embed = Embed(cfg)
-        self.hook_embed = HookPoint("batch pos d_model", d_model=cfg.d_embed or cfg.d_model)
+        self.hook_embed = _embedding_point(cfg)
         self.has_positions, self.adds_positions = cfg.positional_embedding_type in POSITIONS, cfg.adds_positions
         if self.has_positions:
             self.pos_embed = POSITIONS[cfg.positional_embedding_type](cfg)
-            self.hook_pos_embed = HookPoint("batch pos d_model", d_model=cfg.d_embed or cfg.d_model)
+            self.hook_pos_embed = _embedding_point(cfg)
         if cfg.n_token_types:
             self.token_type_embed = TokenTypeEmbed(cfg)
-            self.hook_token_type_embed = HookPoint("batch pos d_model", d_model=cfg.d_embed or cfg.d_model)
+            self.hook_token_type_embed = _embedding_point(cfg)
         if cfg.d_layer_embed:
             self.layer_embed = LayerEmbed(cfg)
             axes = "batch pos of_layer width"
@@ -588,3 +588,10 @@ class Network(HookedRootModule):
 
 
 FORWARD_ARGUMENTS = tuple(inspect.signature(Network.forward).parameters)[1:]
+
+
+def _embedding_point(cfg: HookedTransformerConfig) -> HookPoint:
+    """A hook on embeddings, which may be of another width than the stream."""
+    if cfg.d_embed:
+        return HookPoint("batch pos d_embed", d_embed=cfg.d_embed)
+    return HookPoint("batch pos d_model", d_model=cfg.d_model)

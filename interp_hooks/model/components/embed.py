@@ -113,7 +113,8 @@ class Unembed(nn.Module):
         width = cfg.d_unembed or cfg.d_model
         self.W_U = parameter(width, cfg.d_vocab_out, lies=TRANSPOSED)
         self.b_U = parameter(cfg.d_vocab_out)
-        self.hook_in = HookPoint("batch pos d_model", d_model=width)
+        axis = "d_unembed" if cfg.d_unembed else "d_model"
+        self.hook_in = HookPoint(f"batch pos {axis}", **{axis: width})
         self.hook_out = HookPoint("batch pos d_vocab", d_vocab=cfg.d_vocab_out)
 
     def forward(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_vocab"]:
