@@ -26,7 +26,8 @@ ELECTRA = replace(
         mlm_dense="generator_predictions.dense",
         mlm_ln="generator_predictions.LayerNorm",
         unembed="generator_lm_head",
-    ),
+    )
+    | {"unembed.W_U": "generator_lm_head.weight | v read -> read v"},
     ignored_weights=(r"electra\.embeddings\.position_ids",),
     ignored_config=(*BERT.ignored_config, *SUMMARY, "summary_last_dropout"),
     requires={**BERT.requires, "hidden_act": "gelu"},  # the head's activation is always gelu
@@ -43,6 +44,7 @@ REMBERT = replace(
         mlm_dense="cls.predictions.dense",
         mlm_ln="cls.predictions.LayerNorm",
         unembed="cls.predictions.decoder",
-    ),
+    )
+    | {"unembed.W_U": "cls.predictions.decoder.weight | v read -> read v"},
     ignored_weights=(r"cls\.predictions\.bias", r"rembert\.embeddings\.position_ids", r"rembert\.pooler\..*"),
 )

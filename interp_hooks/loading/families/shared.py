@@ -95,7 +95,7 @@ _HOLDS: dict[str, tuple[str, ...]] = {
     "ln_final": ("ln_final.w", "ln_final.b"),
     "mlm_dense": ("mlm_head.W | read written -> written read", "mlm_head.b"),
     "mlm_ln": ("mlm_head.ln.w", "mlm_head.ln.b"),
-    "unembed": ("unembed.W_U | v read -> read v", "unembed.b_U"),
+    "unembed": ("unembed.W_U | v d -> d v", "unembed.b_U"),
     **{ln: (f"blocks.{{i}}.{ln}.w", f"blocks.{{i}}.{ln}.b") for ln in ("ln1", "ln1_post", "ln2", "ln2_post")},
     **{norm: (f"blocks.{{i}}.attn.{norm}.w", f"blocks.{{i}}.attn.{norm}.b") for norm in ("q_norm", "k_norm")},
     "q": ("blocks.{i}.attn.W_Q | (h k) d -> h d k", "blocks.{i}.attn.b_Q | (h k) -> h k"),

@@ -113,8 +113,10 @@ class Unembed(nn.Module):
         width = cfg.d_unembed or cfg.d_model
         self.W_U = parameter(width, cfg.d_vocab_out, lies=TRANSPOSED)
         self.b_U = parameter(cfg.d_vocab_out)
-        axis = "d_unembed" if cfg.d_unembed else "d_model"
-        self.hook_in = HookPoint(f"batch pos {axis}", **{axis: width})
+        if cfg.d_unembed:
+            self.hook_in = HookPoint("batch pos d_unembed", d_unembed=width)
+        else:
+            self.hook_in = HookPoint("batch pos d_model", d_model=width)
         self.hook_out = HookPoint("batch pos d_vocab", d_vocab=cfg.d_vocab_out)
 
     def forward(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_vocab"]:
