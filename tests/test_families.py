@@ -360,7 +360,7 @@ EQUIVALENT = [
     (
         r"exchange embed.W_E and unembed.W_U",
         {name for name, family in FAMILIES.items() if family.head == "MaskedLM"}
-        - {"distilbert", "eurobert", "modernbert"},
+        - {"distilbert", "eurobert", "modernbert", "rembert"},
         "they are tied, as in every published checkpoint",
     ),
 ]
@@ -477,6 +477,12 @@ def test_a_tensor_too_many_is_refused_by_name(name: str) -> None:
     hf = copy.deepcopy(member(name))
     hf.base_model.register_parameter("surplus", torch.nn.Parameter(torch.ones(2)))
     with pytest.raises(WeightMismatch, match=r"1 tensors .* no place .*surplus"):
+        convert(hf)
+
+
+def test_minimax_with_factors_that_differ_is_refused() -> None:
+    hf = build("minimax", mlp_alpha_factor=2.0)
+    with pytest.raises(UnsupportedConfig, match=r"factors .* differ between full_attn, linear_attn, mlp"):
         convert(hf)
 
 

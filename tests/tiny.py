@@ -260,7 +260,10 @@ CUSTOM: dict[str, dict[str, Any]] = {
         window_sizes=(3, None, 2),
         positional_embedding_type="none",
     ),
-    "post-norm": dict(norm_placement="post", n_token_types=2, mlm_head=True, attention_dir="bidirectional"),
+    "post-norm": dict(
+        norm_placement="post", n_token_types=2, mlm_head=True, d_unembed=14, attention_dir="bidirectional"
+    ),
+    "narrow-embeddings": dict(embed_norm_type="LN", d_embed=7, n_token_types=2),
     "experts": dict(gated_mlp=True, act_fn="silu", experts=EXPERTS),
     "plain-experts": dict(
         experts=dataclasses.replace(

@@ -248,7 +248,7 @@ class FrozenRun:
     def _embedding_change(self, every: Sequence[Senders]) -> Tensor:
         hooks = self.stream.embeddings
         parts = [self._sent(hook, self._copies(hook, len(every)), every) for hook in hooks]
-        return self.model.ln_embed(torch.stack(parts).sum(0)) - self.base[self.stream.entering(0)]
+        return self.model.entering(torch.stack(parts).sum(0)) - self.base[self.stream.entering(0)]
 
     def _copies(self, hook: str, copies: int) -> Tensor:
         value = self.base[hook]

@@ -6,7 +6,8 @@
     ours, ours, ... : theirs [or theirs] [?] [| einops pattern [| shares [| pattern of each part]]]
 
 `{i}` runs over the layers; a line for parts that a layer does not have (its experts, say) is passed over there. In its
-place "{attention}" or the kind of another mixer runs over the layers that mix tokens so. Several names on the left
+place "{attention}" or the kind of another mixer runs over the layers that mix tokens so; in a name of theirs `{i+1}` is
+the next layer. Several names on the left
 split the first axis of the result: each gets one slice, or as many as its share says ("h g g"; "2*g" is a product), and
 each part may be rearranged once more (by one pattern, or by one for each, between ";"). `or` gives the tensor's name in
 another version of transformers. `*` in a name counts 0, 1, 2, ...: tensors that are separate there and stacked here.
@@ -205,8 +206,13 @@ def on_layers(kind: str, table: Table) -> Table:
     }
 
 
+def _of_layer(name: str, layer: int | None) -> str:
+    """The name with the layer's number, and that of the next, in their places."""
+    return _OVER_LAYERS.sub(str(layer), name.replace("{i+1}", str((layer or 0) + 1)))
+
+
 def _parse(ours: str, theirs: str | None, layer: int | None) -> Rule:
-    names = tuple(_OVER_LAYERS.sub(str(layer), name.strip()) for name in ours.split(","))
+    names = tuple(_of_layer(name.strip(), layer) for name in ours.split(","))
     if theirs is None:
         return Rule(ours=names, theirs=(), optional=True, layer=layer)
     source, *rest = (part.strip() for part in theirs.split("|"))
@@ -215,7 +221,7 @@ def _parse(ours: str, theirs: str | None, layer: int | None) -> Rule:
     pattern, shares, part_pattern = [*rest, "", "", ""][:3]
     return Rule(
         ours=names,
-        theirs=tuple(_OVER_LAYERS.sub(str(layer), source.replace("?", "").strip()).split(" or ")),
+        theirs=tuple(_of_layer(source.replace("?", "").strip(), layer).split(" or ")),
         optional="?" in source,
         pattern=pattern or None,
         shares=tuple(shares.split()),

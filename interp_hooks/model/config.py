@@ -84,13 +84,14 @@ class HookedTransformerConfig:
     them folded into the next weights; None is no normalization. `norm_gain_offset` is added to every gain.
     `norm_placement` says what is normalized: what a sublayer reads ("pre"), what it writes ("output"), both
     ("pre_and_output"), or the stream after each addition ("post"). `output_norm_type` is the kind of norm on what is
-    written. `embed_norm_type` normalizes the embeddings (None: not), `final_norm` what the unembedding reads (by an
-    RMSNorm if `final_rms`, where the others are LayerNorms), and `first_attn_norm` what attention in layer 0 reads,
-    where norms are before what reads. `qk_norm` normalizes queries and keys: each head with one gain for all heads
-    ("shared") or with its own ("per_head"), or all heads together ("all_heads"); in all layers, or where
-    `qk_norm_layers` says so. `v_norm_type` is the kind of norm of each head's values. `stream_scales` are for models
-    that multiply the stream itself by a number after each layer: here it stays a sum, since what enters a layer is
-    theirs divided by `stream_scale_at(layer)`, as what the layer writes is, and norms that read it have eps to match.
+    written. `embed_norm_type` normalizes the embeddings (None: not; with `embed_norm_eps`, if it is another than
+    `eps`), `final_norm` what the unembedding reads (by an RMSNorm if `final_rms`, where the others are LayerNorms), and
+    `first_attn_norm` what attention in layer 0 reads, where norms are before what reads. `qk_norm` normalizes queries
+    and keys: each head with one gain for all heads ("shared") or with its own ("per_head"), or all heads together
+    ("all_heads"); in all layers, or where `qk_norm_layers` says so. `v_norm_type` is the kind of norm of each head's
+    values. `stream_scales` are for models that multiply the stream itself by a number after each layer: here it stays a
+    sum, since what enters a layer is theirs divided by `stream_scale_at(layer)`, as what the layer writes is, and norms
+    that read it have eps to match.
 
     Positions. "shortformer" adds learned positions to what queries and keys read, after the norm, instead of to the
     stream (Press et al. 2021, arxiv.org/abs/2012.15832). `rotary_scaling` is a HuggingFace `rope_parameters` mapping
@@ -118,7 +119,9 @@ class HookedTransformerConfig:
     `embed_scale`, `residual_scale` (of what every sublayer writes) and `logits_scale` are multipliers. A soft cap c
     turns x into c tanh(x / c); 0 is none. `d_layer_embed` is the width of embeddings that each layer has for itself
     (`interp_hooks.model.components.layer_embed`; 0: none). `mlm_head` puts a dense layer, activation and norm before
-    the unembedding.
+    the unembedding. `d_embed` is the width of the vectors of tokens, positions and token types, where it is not that of
+    the stream, onto which a linear map takes them after their norm; `d_unembed` that of what the `mlm_head` writes and
+    the unembedding reads (0: d_model; Lan et al. 2019, arxiv.org/abs/1909.11942).
 
     Starting. `init_mode` and `initializer_range` are explained in `interp_hooks.model.initialization`; without
     `init_weights` weights hold whatever was in memory. `d_vocab` may be left to the tokenizer that the model is given,
@@ -154,6 +157,7 @@ class HookedTransformerConfig:
     first_attn_norm: bool = True
     output_norm_type: NormalizationType | None = None
     embed_norm_type: NormalizationType | None = None
+    embed_norm_eps: float = 0.0
     qk_norm: QKNorm | None = None
     qk_norm_type: NormalizationType | None = None
     qk_norm_after_rotary: bool = False
@@ -164,6 +168,8 @@ class HookedTransformerConfig:
     positions_offset: int = 0
     sinusoids_to_end: bool = True
     n_token_types: int = 0
+    d_embed: int = 0
+    d_unembed: int = 0
     rotary_dim: int = 0
     rotary_base: float = 10000.0
     rotary_adjacent_pairs: bool = False
@@ -345,6 +351,12 @@ class HookedTransformerConfig:
                 "latent attention (kv_latent) and other mixers have one input for queries, keys and values: "
                 "no shortformer"
             )
+        if self.d_embed and (
+            self.embed_norm_type is None or self.positional_embedding_type not in ("standard", "none")
+        ):
+            raise ConfigError("d_embed needs an embed_norm_type, and positions that are learned or none")
+        if self.d_unembed and not self.mlm_head:
+            raise ConfigError("d_unembed needs an mlm_head, which writes what the unembedding reads")
         for layer, source in enumerate(self.keys_values_from):
             if source is not None and not (0 <= source < layer and self._lends(source, layer)):
                 raise ConfigError(
@@ -385,8 +397,10 @@ class HookedTransformerConfig:
             raise ConfigError("latent attention (kv_latent) has no gates (gated_attn)")
         if self.kv_latent and self.value_scale != 1:
             raise ConfigError("latent attention (kv_latent) has no value_scale")
-        if self.mixers is not None and (self.norm_placement == "post" or self.attention_dir != "causal"):
-            raise ConfigError("mixers other than attention need a causal model whose stream is not normalized itself")
+        if self.mixers is not None and self.attention_dir != "causal":
+            raise ConfigError("mixers other than attention need a causal model")
+        if self.mixers is not None and self.norm_placement == "post" and (self.mixers.mlps or self.mixers.has("none")):
+            raise ConfigError("layers without attention or MLP need a model whose stream is not normalized itself")
 
     def _lends(self, source: int, layer: int) -> bool:
         """Whether `layer` can use the keys and values of `source`."""

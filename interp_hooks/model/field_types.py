@@ -25,11 +25,14 @@ FROM_ZERO = (
     "dt_rank",
     "gate_rank",
     "d_layer_embed",
+    "d_embed",
+    "d_unembed",
     "keys_values_from",
 )
 NOT_NEGATIVE = (
     *("attn_scores_soft_cap", "output_logits_soft_cap", "qkv_clip", "mlp_clamp"),
     *("alibi_slopes", "jitter", "min_weight_sum", "weight_sum_offset", "dt_min", "dt_max"),
+    "embed_norm_eps",
 )
 POSITIVE = (
     "rotary_base",

@@ -24,7 +24,12 @@ from interp_hooks.model.config import InitMode
 EMBEDDINGS = ("W_E", "W_pos", "W_token_type")
 # Where training of xIELU begins (arxiv.org/abs/2411.13010): both curvatures 0.8, as what softplus is taken of.
 CURVATURES = {"alpha_p": math.log(math.expm1(0.8)), "alpha_n": math.log(math.expm1(0.3))}
-STARTS = CURVATURES | {"D": 1.0}  # a state space model's token reads itself as it is
+STARTS = CURVATURES | {
+    "D": 1.0,  # a state space model's token reads itself as it is
+    "slope": math.log(2) / 16,  # a head of lightning attention forgets half in as many tokens
+    "decay": math.log(1 / 0.95 - 1),  # where its gate is half open, a channel keeps 0.95^4 of its state
+}
+BY_HEAD = ("W_I", "W_R")  # which read the channels of each head alone
 
 
 @no_gradients
@@ -69,6 +74,6 @@ def fans(name: str, weight: Tensor) -> tuple[int, int]:
     if name.endswith("convolution.W"):  # each channel is read through a filter of its own
         return weight.shape[1], 1
     *heads, inner, outer = weight.shape
-    if not heads or ".experts." in name:  # each expert is a map of its own
+    if not heads or ".experts." in name or name.endswith(BY_HEAD):  # each expert, or head, is a map of its own
         return inner, outer
     return (heads[0] * inner, outer) if name.endswith("W_O") else (inner, heads[0] * outer)

@@ -6,9 +6,12 @@ from typing import Literal, get_args
 from interp_hooks.errors import ConfigError
 from interp_hooks.model.field_types import check_fields, make_tuples
 
-MixerKind = Literal["attention", "gated_delta", "kimi_delta", "gated_convolution", "mamba2", "mamba", "none"]
+MixerKind = Literal[
+    "attention", "gated_delta", "kimi_delta", "gated_convolution", "mamba2", "mamba", "rg_lru", "lightning", "none"
+]
 PartNorm = Literal["RMS", "RMSPre"]
-WITH_STATES = ("gated_delta", "kimi_delta", "mamba2", "mamba")
+WITH_STATES = ("gated_delta", "kimi_delta", "mamba2", "mamba", "rg_lru", "lightning")
+WITH_KEYS = ("gated_delta", "kimi_delta", "mamba2", "mamba", "lightning")
 MixerNorms = Literal["pre", "output", "pre_and_output"]
 
 
@@ -40,6 +43,12 @@ class MixersConfig:
     "mamba" (Gu and Dao 2023, arxiv.org/abs/2312.00752): `d_value` channels with a state [d_key] each, without heads;
     `dt_rank` is the width between the two matrices that steps are made with, `part_norm` the kind of norm of keys,
     queries and steps, `eps` its.
+
+    "rg_lru" (De et al. 2024, arxiv.org/abs/2402.19427): `n_heads` heads of `d_value` channels with a state of one
+    number each.
+
+    "lightning" (Qin et al. 2024, arxiv.org/abs/2401.04658): as "mamba2", with a fixed decay for each head,
+    and without a convolution.
 
     "none": such a layer has an MLP alone. `mlps` says of each layer whether it has an MLP (default: all have one).
 
@@ -77,7 +86,8 @@ class MixersConfig:
                 raise ConfigError(
                     f"mixers.{field} must be one of {', '.join(get_args(choices))} or None, got {value!r}"
                 )
-        sized = ("n_heads", "d_key", "d_value") if any(map(self.has, WITH_STATES)) else ()
+        sized = ("n_heads", "d_value") if any(map(self.has, WITH_STATES)) else ()
+        sized += ("d_key",) if any(map(self.has, WITH_KEYS)) else ()
         ranks = {"mamba": "dt_rank", "kimi_delta": "gate_rank"}
         for field in ("taps", *sized, *(rank for kind, rank in ranks.items() if self.has(kind))):
             if getattr(self, field) < 1:
@@ -101,9 +111,11 @@ class MixersConfig:
 
     @property
     def channels(self) -> int:
-        """How many channels pass the convolution: those of queries, keys and values, or (of Mamba) of values."""
+        """How many channels pass the convolution: those of queries, keys and values, or of values alone."""
         if self.has("mamba"):
             return self.d_value
+        if self.has("rg_lru"):
+            return self.n_heads * self.d_value
         return 2 * self.n_key_heads * self.d_key + self.n_heads * self.d_value
 
     def writes(self, kind: MixerKind, d_model: int) -> tuple[int, int]:
@@ -120,6 +132,10 @@ class MixersConfig:
             return 4 * d_model**2 + self.taps * d_model
         if kind == "mamba":
             return self.d_value * (3 * d_model + 2 * self.dt_rank + 3 * self.d_key + self.taps)
+        if kind == "rg_lru":
+            return self.channels * (3 * d_model + 2 * self.d_value + self.taps)
+        if kind == "lightning":
+            return d_model * (self.channels + 2 * self.n_heads * self.d_value)
         if kind == "kimi_delta":
             inner = self.gate_rank * (2 * d_model + self.n_heads * (self.d_key + self.d_value))
             return d_model * (self.channels + self.n_heads * (self.d_value + 1)) + inner + self.taps * self.channels

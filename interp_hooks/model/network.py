@@ -29,10 +29,10 @@ from interp_hooks.model.cache.activation_cache import ActivationCache
 from interp_hooks.model.cache.activations import from_first
 from interp_hooks.model.components.attention import Lent, Visibility
 from interp_hooks.model.components.block import NOTHING, Beside, Known, TransformerBlock, at_positions
-from interp_hooks.model.components.embed import POSITIONS, Embed, MLMHead, TokenTypeEmbed, Unembed
+from interp_hooks.model.components.embed import POSITIONS, Embed, EmbedMap, MLMHead, TokenTypeEmbed, Unembed
 from interp_hooks.model.components.kv_cache import Earlier, KeyValueCache
 from interp_hooks.model.components.layer_embed import LayerEmbed
-from interp_hooks.model.components.norm import NoNorm, Norm, norm
+from interp_hooks.model.components.norm import NoNorm, Norm, embed_norm, norm
 from interp_hooks.model.components.positions import RotaryPositions
 from interp_hooks.model.components.weights import Ranks
 from interp_hooks.model.config import HookedTransformerConfig
@@ -104,19 +104,20 @@ class Network(HookedRootModule):
         if cfg.use_hook_tokens:
             self.hook_tokens = HookPoint("batch pos")
         self.embed = Embed(cfg)
-        self.hook_embed = HookPoint("batch pos d_model", d_model=cfg.d_model)
+        self.hook_embed = _embedding_point(cfg)
         self.has_positions, self.adds_positions = cfg.positional_embedding_type in POSITIONS, cfg.adds_positions
         if self.has_positions:
             self.pos_embed = POSITIONS[cfg.positional_embedding_type](cfg)
-            self.hook_pos_embed = HookPoint("batch pos d_model", d_model=cfg.d_model)
+            self.hook_pos_embed = _embedding_point(cfg)
         if cfg.n_token_types:
             self.token_type_embed = TokenTypeEmbed(cfg)
-            self.hook_token_type_embed = HookPoint("batch pos d_model", d_model=cfg.d_model)
+            self.hook_token_type_embed = _embedding_point(cfg)
         if cfg.d_layer_embed:
             self.layer_embed = LayerEmbed(cfg)
             axes = "batch pos of_layer width"
             self.hook_layer_embed = HookPoint(axes, of_layer=cfg.n_layers, width=cfg.d_layer_embed)
-        self.ln_embed = norm(cfg, cfg.embed_norm_type)
+        self.ln_embed = embed_norm(cfg)
+        self.embed_map = EmbedMap(cfg) if cfg.d_embed else None
         self.rotary = RotaryPositions(cfg) if cfg.positional_embedding_type == "rotary" else None
         blocks = nn.ModuleList([TransformerBlock(cfg, layer) for layer in range(cfg.n_layers)])
         self.blocks = cast("Sequence[TransformerBlock]", blocks)
@@ -432,7 +433,12 @@ class Network(HookedRootModule):
             residual = residual + self.hook_token_type_embed(self.token_type_embed(token_types))
         elif token_types is not None:
             raise BadInput("token_type_ids were given, but this model has no token types")
-        return self.ln_embed(residual), beside
+        return self.entering(residual), beside
+
+    def entering(self, embedding: Float[Tensor, "*batch pos d_embed"]) -> Float[Tensor, "*batch pos d_model"]:
+        """The stream that embeddings, summed, enter the first layer as: normalized and mapped, if the model does so."""
+        normalized = self.ln_embed(embedding)
+        return normalized if self.embed_map is None else self.embed_map(normalized)
 
     def _read_out(self, residual: Tensor, prompt: Prompt, return_type: ReturnType | None, loss_per_token: bool) -> Any:
         residual = residual.to(self.unembed.W_U.device)
@@ -582,3 +588,10 @@ class Network(HookedRootModule):
 
 
 FORWARD_ARGUMENTS = tuple(inspect.signature(Network.forward).parameters)[1:]
+
+
+def _embedding_point(cfg: HookedTransformerConfig) -> HookPoint:
+    """A hook on embeddings, which may be of another width than the stream."""
+    if cfg.d_embed:
+        return HookPoint("batch pos d_embed", d_embed=cfg.d_embed)
+    return HookPoint("batch pos d_model", d_model=cfg.d_model)

@@ -151,7 +151,7 @@ def token_vectors(
     vectors: list[Tensor] = []
     block: Any = model.blocks[0]
     for part in ids.to(model.device).split(4096):
-        embedded = model.ln_embed(model.embed(part[None]))
+        embedded = model.entering(model.embed(part[None]))
         if kind == "embed" or model.cfg.attn_only:
             vectors.append(embedded[0])
             continue

@@ -376,6 +376,7 @@ BY_WEIGHTS = [
     name
     for name in ANYWHERE
     if not (hooked(name).cfg.writes_normalized or hooked(name).cfg.positional_embedding_type == "sinusoidal")
+    and hooked(name).cfg.embed_norm_type is None
 ]
 
 
@@ -488,6 +489,7 @@ def test_twice_is_once_and_the_span_is_what_counts() -> None:
 
 REFUSED = {
     "post-norm": "a norm after every addition",
+    "narrow-embeddings": "a norm after the embeddings",
     "output-norms": "a norm after attention and MLP",
     "only-output-norms": "a norm after attention and MLP",
     "score-cap-clipped": "sinusoidal positions",

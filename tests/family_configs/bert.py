@@ -39,6 +39,11 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "camembert": _ROBERTA | dict(model_type="camembert"),
     "data2vec-text": _ROBERTA | dict(model_type="data2vec-text"),
     "ernie": _BERT | dict(model_type="ernie", type_vocab_size=3),
+    "rembert": _BERT
+    | dict(model_type="rembert", type_vocab_size=3, pad_token_id=_UNUSED)
+    | dict(input_embedding_size=14, output_embedding_size=18),
+    "electra": _BERT | dict(model_type="electra", type_vocab_size=3, embedding_size=14),
+    "electra-wide": _BERT | dict(model_type="electra", embedding_size=24, tie_word_embeddings=False),
     "megatron-bert": _BERT | dict(model_type="megatron-bert", type_vocab_size=3),
     "xlm-roberta-xl": _ROBERTA | dict(model_type="xlm-roberta-xl"),
     "roberta-prelayernorm": _ROBERTA | dict(model_type="roberta-prelayernorm"),

@@ -49,7 +49,8 @@ def rotary(hf: Any, d_head: int) -> dict[str, Any]:
 
     Mappings are kept whole where frequencies are scaled: transformers' own functions compute the frequencies from them.
     """
-    rope, context = dict(hf.rope_parameters), {"max_position_embeddings": hf.max_position_embeddings}
+    rope, longest = dict(hf.rope_parameters), getattr(hf, "max_position_embeddings", None)
+    context = {} if longest is None else {"max_position_embeddings": longest}
     if "rope_type" not in rope:
         layers = tuple(None if rope[kind] is None else dict(rope[kind]) | context for kind in hf.layer_types)
         return dict(positional_embedding_type="rotary", rotary_layers=layers)
@@ -90,6 +91,7 @@ _HOLDS: dict[str, tuple[str, ...]] = {
     "pos_embed": ("pos_embed.W_pos",),
     "token_type_embed": ("token_type_embed.W_token_type",),
     "ln_embed": ("ln_embed.w", "ln_embed.b"),
+    "embed_map": ("embed_map.W | d embedded -> embedded d", "embed_map.b"),
     "ln_final": ("ln_final.w", "ln_final.b"),
     "mlm_dense": ("mlm_head.W | read written -> written read", "mlm_head.b"),
     "mlm_ln": ("mlm_head.ln.w", "mlm_head.ln.b"),
@@ -129,7 +131,7 @@ def modules(layer: str = LAYER, **named: str) -> Table:
     A keyword says what the module is, its value what they call it (within `layer`, if it is a part of one; "a or b" if
     it has had two names):
 
-        embed, pos_embed, token_type_embed, ln_embed     before the layers
+        embed, pos_embed, token_type_embed, ln_embed, embed_map     before the layers
         ln_final, mlm_dense, mlm_ln, unembed             after them
         ln1, ln2, ln1_post, ln2_post                     norms of what attention and MLP read, and of what they write
         q, k, v, o, q_norm, k_norm                       attention

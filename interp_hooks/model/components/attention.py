@@ -86,6 +86,11 @@ class Visibility:
             )
         return self.real[:, -self.queries :]
 
+    @cached_property
+    def first(self) -> Bool[Tensor, "rows pos"]:
+        """Which of the tokens of the pass are at position 0; padding before a text is too."""
+        return self.positions[:, -self.queries :] == 0
+
     def to(self, device: torch.device) -> "Visibility":
         """This visibility on another device."""
         if self.positions.device == device:

@@ -222,9 +222,11 @@ class TransformerBlock(nn.Module):
         return readings.mlp if only is None else at_positions(readings.mlp, only)
 
     def _post(self, resid_pre: Tensor, z: Tensor, mlp_out: Tensor | None) -> Tensor:
-        attn_out = self.hook_attn_out(self.attn.write(z))
+        attn_out = self.hook_attn_out(self._scaled(self.attn.write(z)))
         normed = self.ln1(self.hook_resid_mid(resid_pre + attn_out))
-        mlp_out = self.hook_mlp_out(self.mlp(self.hook_mlp_in(normed)) if mlp_out is None else mlp_out)
+        if mlp_out is None:
+            mlp_out = self._scaled(self.mlp(self.hook_mlp_in(normed)))
+        mlp_out = self.hook_mlp_out(mlp_out)
         return self.hook_normalized_resid_post(self.ln2(self.hook_resid_post(normed + mlp_out)))
 
     def _scaled(self, written: Tensor) -> Tensor:

@@ -39,3 +39,23 @@ class ShortConvolution(nn.Module):
             kept = x.shape[1]
         whole = F.pad(x.mT, (missing, 0))
         return F.conv1d(whole, self.W[:, None], self.b, groups=len(self.W)).mT[:, -kept:]
+
+    def stored(self, x: Float[Tensor, "batch pos channel"]) -> Float[Tensor, "batch pos channel"]:
+        """What a cache stores of tokens, for those that follow."""
+        return x
+
+
+class NoConvolution(nn.Module):
+    """What stands where a recurrence has no convolution before it: every token is read by itself."""
+
+    def hook_in(self, x: Tensor) -> Tensor:
+        """What is read, as it is."""
+        return x
+
+    def forward(self, x: Tensor, before: Tensor | None = None) -> Tensor:
+        """The same."""
+        return x
+
+    def stored(self, x: Float[Tensor, "batch pos channel"]) -> Float[Tensor, "batch pos _"]:
+        """Nothing of any token."""
+        return x[..., :0]

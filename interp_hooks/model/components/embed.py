@@ -20,9 +20,9 @@ class Embed(nn.Module):
     def __init__(self, cfg: HookedTransformerConfig) -> None:
         super().__init__()
         self.scale = cfg.embed_scale
-        self.W_E = parameter(cfg.d_vocab, cfg.d_model)
+        self.W_E = parameter(cfg.d_vocab, cfg.d_embed or cfg.d_model)
 
-    def forward(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
+    def forward(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_embed"]:
         embed = F.embedding(tokens, self.W_E)
         return embed if self.scale == 1 else embed * self.scale
 
@@ -32,9 +32,9 @@ class TokenTypeEmbed(nn.Module):
 
     def __init__(self, cfg: HookedTransformerConfig) -> None:
         super().__init__()
-        self.W_token_type = parameter(cfg.n_token_types, cfg.d_model)
+        self.W_token_type = parameter(cfg.n_token_types, cfg.d_embed or cfg.d_model)
 
-    def forward(self, token_types: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
+    def forward(self, token_types: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_embed"]:
         return F.embedding(token_types, self.W_token_type)
 
 
@@ -44,12 +44,12 @@ class LearnedPositions(nn.Module):
     def __init__(self, cfg: HookedTransformerConfig) -> None:
         super().__init__()
         self.offset = cfg.positions_offset
-        self.W_pos = parameter(self.offset + cfg.n_ctx, cfg.d_model)
+        self.W_pos = parameter(self.offset + cfg.n_ctx, cfg.d_embed or cfg.d_model)
 
-    def forward(self, positions: Int[Tensor, "rows pos"], batch: int) -> Float[Tensor, "batch pos d_model"]:
+    def forward(self, positions: Int[Tensor, "rows pos"], batch: int) -> Float[Tensor, "batch pos d_embed"]:
         return self.rows(positions).expand(batch, -1, -1)
 
-    def rows(self, positions: Int[Tensor, "rows pos"]) -> Float[Tensor, "rows pos d_model"]:
+    def rows(self, positions: Int[Tensor, "rows pos"]) -> Float[Tensor, "rows pos d_embed"]:
         """The vectors of some positions."""
         return self.W_pos[positions + self.offset]
 
@@ -76,16 +76,28 @@ class SinusoidalPositions(nn.Module):
 POSITIONS = {"standard": LearnedPositions, "shortformer": LearnedPositions, "sinusoidal": SinusoidalPositions}
 
 
+class EmbedMap(nn.Module):
+    """The linear map of embeddings that are not as wide as the stream (Lan et al. 2019, arxiv.org/abs/1909.11942)."""
+
+    def __init__(self, cfg: HookedTransformerConfig) -> None:
+        super().__init__()
+        self.W, self.b = parameter(cfg.d_embed, cfg.d_model, lies=TRANSPOSED), parameter(cfg.d_model)
+
+    def forward(self, x: Float[Tensor, "*rows d_embed"]) -> Float[Tensor, "*rows d_model"]:
+        return linear(x, self.W, self.b)
+
+
 class MLMHead(nn.Module):
     """The dense layer, activation and norm that masked language models put before the unembedding."""
 
     def __init__(self, cfg: HookedTransformerConfig) -> None:
         super().__init__()
         self.act_fn = activation(cfg)
-        self.W, self.b = parameter(cfg.d_model, cfg.d_model, lies=TRANSPOSED), parameter(cfg.d_model)
-        self.ln = norm(cfg, cfg.normalization_type)
+        width = cfg.d_unembed or cfg.d_model
+        self.W, self.b = parameter(cfg.d_model, width, lies=TRANSPOSED), parameter(width)
+        self.ln = norm(cfg, cfg.normalization_type, width=width)
 
-    def forward(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+    def forward(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_unembed"]:
         return self.ln(self.act_fn(linear(x, self.W, self.b)))
 
 
@@ -98,9 +110,13 @@ class Unembed(nn.Module):
     def __init__(self, cfg: HookedTransformerConfig) -> None:
         super().__init__()
         self.scale, self.soft_cap = cfg.logits_scale, cfg.output_logits_soft_cap
-        self.W_U = parameter(cfg.d_model, cfg.d_vocab_out, lies=TRANSPOSED)
+        width = cfg.d_unembed or cfg.d_model
+        self.W_U = parameter(width, cfg.d_vocab_out, lies=TRANSPOSED)
         self.b_U = parameter(cfg.d_vocab_out)
-        self.hook_in = HookPoint("batch pos d_model", d_model=cfg.d_model)
+        if cfg.d_unembed:
+            self.hook_in = HookPoint("batch pos d_unembed", d_unembed=width)
+        else:
+            self.hook_in = HookPoint("batch pos d_model", d_model=width)
         self.hook_out = HookPoint("batch pos d_vocab", d_vocab=cfg.d_vocab_out)
 
     def forward(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_vocab"]:

@@ -15,14 +15,15 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from interp_hooks.hooks.points import HookPoint
 from interp_hooks.model.components.attention import Inputs, Visibility
-from interp_hooks.model.components.convolution import ShortConvolution
+from interp_hooks.model.components.convolution import NoConvolution, ShortConvolution
 from interp_hooks.model.components.kv_cache import Earlier
 from interp_hooks.model.components.mixer import Mixer, Promise
+from interp_hooks.model.components.norm import NoNorm, Norm
 from interp_hooks.model.components.positions import Rotation
 from interp_hooks.model.components.recurrence import Recurrence, mixing, scan, states
 from interp_hooks.model.components.weights import READER_PER_HEAD, parameter, read_per_head
@@ -42,12 +43,12 @@ class Parts(NamedTuple):
 
 
 class LinearRecurrence(Mixer):
-    """A mixer that is a linear recurrence behind a short convolution. Abstract.
+    """A mixer that is a linear recurrence, mostly behind a short convolution. Abstract.
 
     Of each token a cache stores the channels that pass the convolution, and the parts that the state is made of.
     """
 
-    convolution: ShortConvolution
+    convolution: ShortConvolution | NoConvolution
     hook_mixing: HookPoint
     hook_state: HookPoint
     hook_mixed: HookPoint
@@ -91,12 +92,12 @@ class LinearRecurrence(Mixer):
     ) -> Float[Tensor, "batch query head d_head"]:
         """z of every head at the queries; all tokens of the pass are gone through whatever these are."""
         x = inputs[0]
-        channels, gates = self._of_real(*self.reads(x), visibility.own)
+        channels, gates = self._of_real(*self.reads(x), visibility)
         channels = self.convolution.hook_in(channels)
         parts = self.parts(self.convolution(channels, None if earlier is None else earlier.convolved()), gates)
         state = None
         if earlier is not None:
-            earlier(channels[:, :, None], _flat(parts))
+            earlier(self.convolution.stored(channels)[:, :, None], _flat(parts))
             state = earlier.state(lambda _, stored: scan(self.recurrence(_unflattened(stored, like=parts)))[1])
         mixed, state = self._mixed(self.recurrence(parts), state)
         if earlier is not None:
@@ -104,10 +105,9 @@ class LinearRecurrence(Mixer):
         mixed = self.hook_mixed(visibility.chosen(mixed).to(x.dtype))
         return self.gated(mixed, visibility.chosen(parts.v), self.hook_gate(self.gate(visibility.chosen(x))))
 
-    def _of_real(
-        self, channels: Tensor, gates: Tensor, real: Bool[Tensor, "batch pos"] | None
-    ) -> tuple[Tensor, Tensor]:
+    def _of_real(self, channels: Tensor, gates: Tensor, visibility: Visibility) -> tuple[Tensor, Tensor]:
         """What is read, without padding: it passes the convolution as nothing, decays nothing and writes nothing."""
+        real = visibility.own
         if real is None:
             return channels, gates
         return channels * real[..., None], gates * real[..., None, None]
@@ -151,8 +151,11 @@ class LinearRecurrence(Mixer):
 class LinearAttention(LinearRecurrence):
     """A linear recurrence whose heads read queries, keys and values as attention does, and a gate. Abstract.
 
-    Several heads may share queries and keys.
+    Several heads may share queries and keys. Those that have a norm over groups of channels call it `norm`.
     """
+
+    convolves = True
+    norm: Norm | NoNorm
 
     def _read_per_head(self, sizes: MixersConfig, d_model: int) -> None:
         """Make the weights of queries, keys and values, and the hooks that show them."""
@@ -161,7 +164,7 @@ class LinearAttention(LinearRecurrence):
         self.W_Q, self.b_Q = parameter(groups, d_model, d_key, lies=READER_PER_HEAD), parameter(groups, d_key)
         self.W_K, self.b_K = parameter(groups, d_model, d_key, lies=READER_PER_HEAD), parameter(groups, d_key)
         self.W_V, self.b_V = parameter(heads, d_model, d_value, lies=READER_PER_HEAD), parameter(heads, d_value)
-        self.convolution = ShortConvolution(sizes.channels, sizes.taps)
+        self.convolution = ShortConvolution(sizes.channels, sizes.taps) if self.convolves else NoConvolution()
         self.hook_q = HookPoint("batch pos head d_key", head=groups, d_key=d_key)
         self.hook_k = HookPoint("batch pos head d_key", head=groups, d_key=d_key)
         self.hook_v = HookPoint("batch pos head d_value", head=heads, d_value=d_value)
@@ -176,6 +179,22 @@ class LinearAttention(LinearRecurrence):
         """The SiLU of a linear map of what is read."""
         precise = torch.promote_types(x.dtype, torch.float32)
         return F.silu(read_per_head(x, self.W_G, self.b_G).to(precise)).to(x.dtype)
+
+    def _norm_by_groups(self, sizes: MixersConfig) -> None:
+        """Make an RMSNorm over each of `sizes.norm_groups` groups of channels; none if there are no groups."""
+        groups, width = sizes.norm_groups, sizes.n_heads * sizes.d_value
+        self.norm_groups, self.norm = groups, NoNorm()
+        if groups:
+            each = width // groups
+            axes = "batch pos group channel"
+            self.norm = Norm("RMS", (each,), sizes.eps, gain=(groups, each), axes=axes, group=groups)
+
+    def _normalized(self, x: Float[Tensor, "batch pos head d_head"]) -> Float[Tensor, "batch pos head d_head"]:
+        """The same by that norm."""
+        if not self.norm_groups:
+            return x
+        grouped = x.flatten(2).unflatten(-1, (self.norm_groups, -1))
+        return self.norm(grouped).flatten(2).view_as(x)
 
 
 def _flat(parts: Parts) -> Float[Tensor, "batch pos 1 part"]:

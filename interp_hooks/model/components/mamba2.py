@@ -18,7 +18,6 @@ from torch import Tensor
 from interp_hooks.hooks.points import HookPoint
 from interp_hooks.model.components.linear_recurrence import Gates, LinearAttention, Parts
 from interp_hooks.model.components.mixer import Reader
-from interp_hooks.model.components.norm import NoNorm, Norm
 from interp_hooks.model.components.recurrence import Recurrence
 from interp_hooks.model.components.weights import TRANSPOSED, linear, parameter, read_per_head
 from interp_hooks.model.config import HookedTransformerConfig
@@ -41,8 +40,7 @@ class Mamba2(LinearAttention):
         self.dt_bias, self.A_log, self.D = parameter(heads), parameter(heads), parameter(heads)
         self.hook_dt = HookPoint("batch pos head", head=heads)
         self.hook_log_decay = HookPoint("batch pos head", head=heads)
-        self.norm = _norm(sizes.norm_groups, heads * d_value, sizes.eps)
-        self.norm_groups = sizes.norm_groups
+        self._norm_by_groups(sizes)
         self._write_with(cfg, heads, d_value)
         self._show_writing()
 
@@ -81,17 +79,3 @@ class Mamba2(LinearAttention):
         """What the heads read, with their own token's share, gated and normalized."""
         whole = mixed + self.D[:, None] * v
         return self._normalized(whole) * gate if self.norm_first else self._normalized(whole * gate)
-
-    def _normalized(self, x: Float[Tensor, "batch pos head d_head"]) -> Float[Tensor, "batch pos head d_head"]:
-        if not self.norm_groups:
-            return x
-        grouped = x.flatten(2).unflatten(-1, (self.norm_groups, -1))
-        return self.norm(grouped).flatten(2).view_as(x)
-
-
-def _norm(groups: int, width: int, eps: float) -> Norm | NoNorm:
-    """An RMSNorm over each of some groups of channels; none if there are no groups."""
-    if not groups:
-        return NoNorm()
-    each = width // groups
-    return Norm("RMS", (each,), eps, gain=(groups, each), axes="batch pos group channel", group=groups)

@@ -9,10 +9,12 @@ from interp_hooks.model.components.attention import (
 from interp_hooks.model.components.gated_convolution import GatedConvolution
 from interp_hooks.model.components.gated_delta import GatedDeltaNet, KimiDelta
 from interp_hooks.model.components.latent import LatentAttention
+from interp_hooks.model.components.lightning import LightningAttention
 from interp_hooks.model.components.mamba import Mamba
 from interp_hooks.model.components.mamba2 import Mamba2
 from interp_hooks.model.components.mixer import Mixer
 from interp_hooks.model.components.nothing import NoMixer
+from interp_hooks.model.components.rg_lru import RGLRU
 from interp_hooks.model.config import HookedTransformerConfig
 
 OTHERS: dict[str, type[Mixer]] = {
@@ -21,6 +23,8 @@ OTHERS: dict[str, type[Mixer]] = {
     "gated_convolution": GatedConvolution,
     "mamba2": Mamba2,
     "mamba": Mamba,
+    "rg_lru": RGLRU,
+    "lightning": LightningAttention,
     "none": NoMixer,
 }
 

@@ -156,11 +156,24 @@ class NoNorm(nn.Module):
         pass
 
 
-def norm(cfg: HookedTransformerConfig, kind: NormalizationType | None, reads: int = 0) -> Norm | NoNorm:
-    """A normalization over `d_model` of that kind, or none; `reads` is the layer that the stream is about to enter."""
+def norm(cfg: HookedTransformerConfig, kind: NormalizationType | None, reads: int = 0, width: int = 0) -> Norm | NoNorm:
+    """A normalization over `width` (default: `d_model`) of that kind, or none.
+
+    `reads` is the layer that the stream is about to enter.
+    """
     if kind is None:
         return NoNorm()
-    return Norm(kind, (cfg.d_model,), cfg.eps / cfg.stream_scale_at(reads) ** 2, gain_offset=cfg.norm_gain_offset)
+    eps = cfg.eps / cfg.stream_scale_at(reads) ** 2
+    return Norm(kind, (width or cfg.d_model,), eps, gain_offset=cfg.norm_gain_offset)
+
+
+def embed_norm(cfg: HookedTransformerConfig) -> Norm | NoNorm:
+    """The normalization of the embeddings, or none."""
+    kind = cfg.embed_norm_type
+    if kind is None:
+        return NoNorm()
+    width, eps = cfg.d_embed or cfg.d_model, cfg.embed_norm_eps or cfg.eps
+    return Norm(kind, (width,), eps, gain_offset=cfg.norm_gain_offset)
 
 
 def head_norm(cfg: HookedTransformerConfig, heads: int, layer: int) -> Norm | NoNorm:

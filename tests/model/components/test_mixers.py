@@ -48,6 +48,8 @@ SIZES: dict[str, dict[str, Any]] = {
     "gated_convolution": dict(taps=3),
     "mamba2": dict(n_heads=6, n_key_heads=2, d_key=5, d_value=4, taps=3, norm_groups=3, dt_min=0.3, dt_max=1.5),
     "mamba": dict(d_key=5, d_value=14, taps=3, dt_rank=2, part_norm="RMS"),
+    "rg_lru": dict(n_heads=6, d_value=3, taps=3),
+    "lightning": dict(n_heads=6, n_key_heads=2, d_key=5, d_value=4, norm_groups=3),
 }
 every_kind = pytest.mark.parametrize("kind", SIZES)
 RECURRENCES = [kind for kind in SIZES if kind in WITH_STATES]
@@ -324,6 +326,47 @@ def test_layers_that_are_one_thing_each() -> None:
         _ = model.W_in
 
 
+def test_a_stream_that_is_normalized_after_each_addition() -> None:
+    """What is written is scaled before it is added, the embeddings have an eps of their own, and caches are read on."""
+    model = hybrid(
+        "lightning",
+        norm_placement="post",
+        residual_scale=0.3,
+        eps=1e-3,
+        embed_norm_type="RMS",
+        embed_norm_eps=0.1,
+    )
+    found, block = activations(model, TOKENS), model.blocks[0]
+    embedded = found["hook_embed"]
+    by_hand = embedded * torch.rsqrt(embedded.square().mean(-1, keepdim=True) + 0.1) * model.ln_embed.w
+    assert_close(found["blocks.0.hook_resid_pre"], by_hand, 1e-12)
+    written = torch.einsum("bphk,hkd->bpd", found["blocks.0.attn.hook_z"], block.attn.W_O) + block.attn.b_O
+    assert_close(found["blocks.0.hook_attn_out"], 0.3 * written, 1e-12)
+    middle = found["blocks.0.hook_resid_pre"] + 0.3 * written
+    middle = middle * torch.rsqrt(middle.square().mean(-1, keepdim=True) + 1e-3) * block.ln1.w
+    assert_close(found["blocks.0.hook_resid_post"], middle + 0.3 * block.mlp(middle), 1e-12)
+    for promise, error in invariants(model, TOKENS).items():
+        assert error < 1e-10, promise
+    cache = KeyValueCache()
+    model(TOKENS[:, :4], past_kv_cache=cache)
+    assert_close(model(TOKENS[:, 4:], past_kv_cache=cache), model(TOKENS)[:, 4:], 1e-12)
+
+
+def test_the_first_token_of_a_text_is_written_whole() -> None:
+    """By an RG-LRU, wherever padding has put it: as the recurrence of the paper, token by token."""
+    model, real = shared("rg_lru"), torch.ones_like(TOKENS).bool()
+    real[1, :3] = False
+    found = activations(model, TOKENS, attention_mask=real)
+    v, gate, log_decay, mixed = (found[f"blocks.2.attn.hook_{name}"] for name in ("v", "in_gate", "log_decay", "mixed"))
+    for row, start in ((0, 0), (1, 3)):
+        state = gate[row, start] * v[row, start]
+        for place in range(start, TOKENS.shape[1]):
+            if place > start:
+                decay = log_decay[row, place].exp()
+                state = decay * state + (1 - decay**2).sqrt() * gate[row, place] * v[row, place]
+            assert_close(mixed[row, place], state, 1e-12)
+
+
 # ---------------------------------------------------------------------------------------------------------- bad input
 
 
@@ -363,7 +406,7 @@ def test_configs() -> None:
             MixersConfig(**SIZES["gated_delta"] | wrong)
     for fields, said in (
         (dict(mixers=MixersConfig(layers=("gated_delta",), **SIZES["gated_delta"])), "must have 2 entries"),
-        (dict(mixers=mixers, norm_placement="post"), "causal"),
+        (dict(mixers=MixersConfig(layers=("none", "attention")), norm_placement="post"), "not normalized itself"),
         (dict(mixers=mixers, attention_dir="bidirectional"), "causal"),
         (dict(mixers=mixers, positional_embedding_type="shortformer"), "no shortformer"),
     ):
