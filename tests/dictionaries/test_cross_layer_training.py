@@ -156,7 +156,7 @@ def test_what_does_not_fit_is_refused() -> None:
     for call, message in {
         "sites_out": (lambda: Recipe(sites=("a", "b"), sites_out=("c",), n_features=4, k=2), "as many sites"),
         "gated": (lambda: Recipe(**SITES, n_features=4, kind="gated"), "not trained with gates"),
-        "y": (lambda: train_on_activations(x, Recipe(**SITES, n_features=4, k=2), steps=1), "an axis of"),
+        "y": (lambda: train_on_activations(x, Recipe(**SITES, n_features=4, k=2), steps=1), "what is predicted of x"),
         "sites": (
             lambda: train_on_activations(x[:, :2], Recipe(**SITES, n_features=4, k=2), y=x[:, :2], steps=1),
             "an axis of",
