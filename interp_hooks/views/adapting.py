@@ -70,9 +70,11 @@ async function drawn(holder, figure, page, options) {
   if (page < NARROW) narrowed(figure);
   const data = atNight.matches ? recoloured(figure.data) : figure.data;
   const layout = atNight.matches ? recoloured(figure.layout) : figure.layout;
-  holder.style.width = page === PRINTED ? PRINTED + "px" : "";
+  const draw = holder.printed ? Plotly.newPlot : Plotly.react;  // the width of the sheet would stay otherwise
+  holder.printed = page === PRINTED;
+  if (holder.printed) figure.layout.width = PRINTED;
   holder.style.minWidth = (figure.layout.meta?.narrowest ?? 0) + "px";
-  await Plotly.react(holder, data, layout, {displayModeBar: page < NARROW ? false : "hover", ...options});
+  await draw(holder, data, layout, {displayModeBar: page < NARROW ? false : "hover", ...options});
   const numbers = [...holder.querySelectorAll(".heatmap-label text")];
   const sizes = numbers.map(one => parseFloat(getComputedStyle(one).fontSize));
   if (sizes.length && Math.min(...sizes) < SMALLEST) await Plotly.restyle(holder, {texttemplate: ""});

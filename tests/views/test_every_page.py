@@ -178,6 +178,31 @@ def test_a_page_fits_and_can_be_read_and_touched(name: str, width: int, page, tm
     assert found["target"] >= 24, "pixels of the smallest target"
 
 
+PRINT = """
+addEventListener("load", () => setTimeout(() => {
+  const frame = document.querySelector("iframe"), seen = {};
+  const all = () => [...frame.contentDocument.querySelectorAll(".figure .main-svg:first-child")];
+  const widths = () => all().map(one => one.clientWidth);
+  seen.screen = widths();
+  frame.contentWindow.dispatchEvent(new Event("beforeprint"));
+  seen.print = widths();
+  frame.contentWindow.dispatchEvent(new Event("afterprint"));
+  seen.after = widths();
+  document.body.append(Object.assign(document.createElement("pre"), {id: "seen", textContent: JSON.stringify(seen)}));
+}, 1500));
+"""
+
+
+@pytest.mark.parametrize("name", [pytest.param("report", marks=in_a_browser)])
+def test_figures_are_as_wide_as_a_sheet_when_they_are_printed(name: str, page, tmp_path: Path) -> None:
+    seen = shown(page(name), tmp_path, PRINT)
+    found = json.loads(html.unescape(re.findall('<pre id="seen">(.*?)</pre>', seen.dom)[0]))
+    assert found["screen"]
+    assert min(found["screen"]) > 1000
+    assert {*found["print"]} == {680}
+    assert found["after"] == found["screen"]
+
+
 @pytest.mark.parametrize(
     ("mutant", "fault"),
     [
