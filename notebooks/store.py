@@ -29,6 +29,7 @@ from interp_hooks.views import alt_text, to_svg
 HERE = Path(__file__).parent
 FIGURE, SVG = "application/vnd.plotly.v1+json", "image/svg+xml"
 KEPT = ("text/plain", "text/html", "text/markdown", "text/latex", SVG, "image/png", "image/jpeg")
+WIDTH, NARROWEST = 560, 420  # pixels of a figure: as it is drawn, for phones; and as narrow as its texts can be read
 INTERACTIVE = 60_000  # bytes of a figure that is stored as such too
 MOST = 1_500_000  # bytes of a notebook
 QUIET = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
@@ -95,13 +96,18 @@ def _stored(data: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]] | Non
     if FIGURE in data:
         figure = go.Figure(data[FIGURE]["data"], data[FIGURE]["layout"])
         told = alt_text(figure)
-        stored = {SVG: to_svg(figure), "text/plain": told}
+        stored = {SVG: _readable(to_svg(figure, width=WIDTH)), "text/plain": told}
         whole = json.loads(plotly.io.to_json(figure))
         if len(json.dumps(whole)) <= INTERACTIVE:
             stored[FIGURE] = whole | {"config": {"responsive": True}}
         return stored, {SVG: {"alt": told}}
     kept = {kind: value for kind, value in data.items() if kind in KEPT}
     return (kept, {}) if kept and not any("widget" in kind for kind in data) else None
+
+
+def _readable(svg: str) -> str:
+    """The picture, scrolling on a page so narrow that its texts would be too small, where the page lets it."""
+    return svg.replace("max-width:100%", f"max-width:100%;min-width:{NARROWEST}px", 1)
 
 
 def store(path: Path) -> int:

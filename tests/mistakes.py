@@ -63,9 +63,14 @@ CALLS: tuple[tuple[str, ...], ...] = (
         'HookedTransformerConfig(n_layer=1, d_model=8, n_ctx=9, d_vocab=9, n_heads=2, act_fn="gelu")',
         *("no field 'n_layer'", "Did you mean n_layers"),
     ),
+    (
+        'HookedTransformerConfig(n_layers=1, d_model=8, d_vocab=9, n_heads=2, act_fn="gelu")',
+        *("a config needs n_layers, d_model and n_ctx", "got none for n_ctx"),
+    ),
     ('model.to("gpu")', "such as 'cpu'", "got 'gpu'"),
     # ------------------------------------------------------------------------------------------------- reading
     ('model("word " * 400)', "803 tokens", "n_ctx=128", "truncate=True"),
+    ('model(text, return_typ="loss")', "forward has no argument 'return_typ'", "Did you mean return_type"),
     ("model([])", "expected text or an integer tensor", "got list []"),
     ("model(torch.zeros(1, 5))", "integer tensor of token ids [batch, pos]", "torch.float32 tensor [1, 5]"),
     ("model(torch.tensor([[9999]]))", "must be 0..813", "got 9999"),
@@ -74,6 +79,11 @@ CALLS: tuple[tuple[str, ...], ...] = (
     ("model.generate(text, max_new_tokens=1000)", "15 tokens and 1000 new ones", "n_ctx=128"),
     ("model.generate(text, 3, temperature=-1.0)", "temperature must be finite and at least 0", "got -1.0"),
     # --------------------------------------------------------------------------------------------------- hooks
+    (
+        'model.run_with_cache(text, name_filter="z1")',
+        *("run_with_cache has no argument 'name_filter'", "nor has forward", "Did you mean names_filter"),
+    ),
+    ("model.run_with_hooks(text, fwd_hook=[])", "no argument 'fwd_hook'", "Did you mean fwd_hooks"),
     ('model.run_with_cache(text, names_filter="hook_patern")', "'hook_patern'", "Did you mean", "hook_table()"),
     ('model.run_with_cache(text, names_filter=["z9"])', "'z9'", "Did you mean blocks.2.attn.hook_z"),
     ("model.run_with_cache(text, names_filter=lambda name: False)", "selects none of the 75 hook points"),
@@ -95,6 +105,7 @@ CALLS: tuple[tuple[str, ...], ...] = (
     ),
     # --------------------------------------------------------------------------------------------- experiments
     ('patch(model, task, site="zz", over=("layer", "head"))', "'blocks.0.hook_zz'", "Did you mean"),
+    ('patch(model, task, site="z", ovr=("layer",))', "patch has no argument 'ovr'", "Did you mean over"),
     ('patch(model, task, site="z", over=("layer", "heads"))', "'heads'", "it has layer, pos, head, d_head"),
     ('patch(model, task, "z", ("layer", "head"))', "site='z', over=...", "in place of corrupt prompts"),
     ("patch(model, task.clean, task.corrupt, **heads)", "metric is needed", "or a Task"),

@@ -141,6 +141,8 @@ def test_what_depends_on_the_machine_is_not_stored() -> None:
     text, drawn, number = stored.cells[0].outputs
     assert text.text == "one\ntwo\n"
     assert set(drawn.data) == {STORE.SVG, STORE.FIGURE, "text/plain"}
+    assert ElementTree.fromstring(drawn.data[STORE.SVG]).get("width") == "560", "it is read on phones"
+    assert "max-width:100%;min-width:420px" in drawn.data[STORE.SVG]
     assert drawn.metadata[STORE.SVG]["alt"] == drawn.data["text/plain"] == "Two. Bars."
     assert (number.data["text/plain"], number.execution_count) == ("3", 1)
     assert stored.cells[0].metadata == {"tags": ["a"]}

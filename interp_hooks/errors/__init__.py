@@ -15,7 +15,7 @@ InterpHooksError
 ├── BadInput (ValueError, AssertionError)    tokens, masks, layers or positions out of range
 │   ├── OutOfRange (IndexError)          an index beyond the end of an axis
 │   ├── ShapeMismatch (RuntimeError)     tensors whose shapes do not fit each other
-│   └── WrongType (TypeError)            something of a type that is not taken
+│   └── WrongType (TypeError)            something of a type, or an argument, that is not taken
 ├── DiskError (OSError)                  a file or folder that cannot be written
 │   └── FolderInUse (BlockingIOError)    another process is writing to the same folder
 ├── EndpointError (ConnectionError)      a server that refuses, does not answer, or says something else than it should
@@ -90,7 +90,7 @@ class ShapeMismatch(BadInput, RuntimeError):
 
 
 class WrongType(BadInput, TypeError):
-    """Something of a type that is not taken."""
+    """Something of a type that is not taken, or an argument that a function does not have."""
 
 
 class DiskError(InterpHooksError, OSError):

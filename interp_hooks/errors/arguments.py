@@ -28,7 +28,7 @@ import torch
 from jaxtyping import AbstractArray
 from torch import Tensor
 
-from interp_hooks.errors import BadInput, TokenError, UnknownHook
+from interp_hooks.errors import BadInput, TokenError, UnknownHook, WrongType, nearest
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -88,13 +88,16 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
 
     Raises:
         BadInput: when called with such an argument.
+        WrongType: when called with a name that it does not have, too many arguments or too few.
     """
     signature = inspect.signature(function)
 
     @functools.wraps(function)
     def called(*args: P.args, **kwargs: P.kwargs) -> R:
         if not torch.compiler.is_compiling():  # which needs graphs without such checks
-            check_arguments(function, signature.bind(*args, **kwargs).arguments)
+            with binding(function, kwargs):
+                bound = signature.bind(*args, **kwargs)
+            check_arguments(function, bound.arguments)
         return function(*args, **kwargs)
 
     return called
@@ -113,6 +116,37 @@ def checked_methods(cls: C) -> C:
         elif isinstance(value, classmethod | staticmethod):
             setattr(cls, name, type(value)(checked(value.__func__)))
     return cls
+
+
+def check_names(given: Iterable[str], function: Callable[..., Any], onward: Callable[..., Any] | None = None) -> None:
+    """Find out whether a function has arguments of these names, or `onward`, to which it passes on what it has not.
+
+    Raises:
+        WrongType: the first name that neither has, with those that are close to it.
+    """
+    takes = [inspect.signature(one).parameters for one in (function, onward) if one is not None]
+    if any(one.kind is one.VAR_KEYWORD for one in takes[-1].values()):
+        return
+    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    known = sorted({name for some in takes for name, one in some.items() if one.kind not in several} - {"self"})
+    for name in given:
+        if name not in known:
+            passed = "" if onward is None else f", nor has {onward.__name__}, to which it passes others on"
+            raise WrongType(f"{function.__name__} has no argument {name!r}{passed}.{nearest(name, known)}")
+
+
+@contextmanager
+def binding(function: Callable[..., Any], given: Iterable[str]) -> Iterator[None]:
+    """A block that binds arguments to a function, some of them by name; what does not fit is told with its name.
+
+    Raises:
+        WrongType: a name that it does not have, too many arguments or too few.
+    """
+    try:
+        yield
+    except TypeError as error:
+        check_names(given, function)
+        raise WrongType(f"{function.__name__}: {error}") from None
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from torch import nn
 
 from interp_hooks.errors import BadInput, HookDidNotFire, UnknownHook, nearest
-from interp_hooks.errors.arguments import checked, fits, told
+from interp_hooks.errors.arguments import check_names, checked, fits, told
 from interp_hooks.hooks.names import get_act_name
 from interp_hooks.hooks.points import (
     Direction,
@@ -166,6 +166,8 @@ class NamedPoints(nn.Module):
             raise BadInput(
                 f"dictionaries are spliced in here, got {told(wrong[0])}; a module by model.splice(hook, module)"
             )
+        for part in parts:
+            check_names(options, self.spliced, part.splice_into)
         return self._spliced(parts, name, options)
 
     @contextmanager
@@ -382,7 +384,9 @@ class NamedPoints(nn.Module):
         Raises:
             UnknownHook: an entry that selects no hook point.
             HookDidNotFire: an entry of whose points the pass reached none (it stopped early, or started late).
+            WrongType: an argument that neither this method nor `forward` has.
         """
+        check_names(kwargs, self.run_with_hooks, self.forward)
         return self._call_with(lambda: self(*args, **kwargs), fwd_hooks, bwd_hooks, reset_hooks_end, clear_contexts)
 
 

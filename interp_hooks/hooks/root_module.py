@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import Device, as_device, checked
+from interp_hooks.errors.arguments import Device, as_device, check_names, checked
 from interp_hooks.hooks.named_points import NamedPoints
 from interp_hooks.hooks.points import POSITIONS, Direction, Hook, HookPoint, HookSpec, NameFilter, Watcher
 from interp_hooks.hooks.slices import Slice, SliceInput
@@ -221,7 +221,9 @@ class HookedRootModule(NamedPoints):
             UnknownHook: the filter selects nothing.
             HookDidNotFire: the pass did not come to a point that was named.
             BadInput: `remove_batch_dim` with several prompts, or `incl_bwd` of something that is not one number.
+            WrongType: an argument that neither this method nor `forward` has.
         """
+        check_names(kwargs, self.run_with_cache, self.forward)
         cache, forward, backward = self.get_caching_hooks(
             names_filter, bool(incl_bwd), device, remove_batch_dim, None, pos_slice
         )

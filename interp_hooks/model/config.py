@@ -44,6 +44,7 @@ BY_LAYER = (  # tuples with an entry for each layer, or none
 )
 SWITCHES = ("use_attn_result", "use_split_qkv_input", "use_attn_in", "use_hook_mlp_in")  # methods of a model set these
 FOLDED = {"LN": "LNPre", "RMS": "RMSPre", "LNPre": "LNPre", "RMSPre": "RMSPre"}
+NEEDED = ("n_layers", "d_model", "n_ctx")
 C = TypeVar("C")
 
 
@@ -57,7 +58,10 @@ def _named_as_elsewhere(cls: type[C]) -> type[C]:
         for name in fields:
             if name not in known and name not in KNOWN:
                 raise ConfigError(f"HookedTransformerConfig has no field {name!r}.{nearest(name, {*known, *KNOWN})}")
-        init(self, **in_our_words(fields))
+        fields = in_our_words(fields)
+        if missing := [name for name in NEEDED if name not in fields]:
+            raise ConfigError(f"a config needs n_layers, d_model and n_ctx; got none for {', '.join(missing)}")
+        init(self, **fields)
 
     def __setattr__(self: C, name: str, value: Any) -> None:
         way = f"model.set_{name}({value!r})" if name in SWITCHES else f"cfg.replace({name}=...), and a model of that"
@@ -237,7 +241,7 @@ class HookedTransformerConfig:
                 self._set(field, 0)
         make_tuples(self)
         check_fields(self)
-        for field in ("n_layers", "d_model", "n_ctx"):
+        for field in NEEDED:
             self._check_positive(field)
         if self.mixers is not None and len(self.mixers.layers) != self.n_layers:
             raise ConfigError(f"mixers.layers must have {self.n_layers} entries, got {len(self.mixers.layers)}")
@@ -439,8 +443,6 @@ class HookedTransformerConfig:
         for name, group in GROUPS.items():
             if isinstance(found := values.get(name), Mapping):
                 values[name] = _group(name, group, found)
-        if missing := [name for name in ("n_layers", "d_model", "n_ctx") if name not in values]:
-            raise ConfigError(f"a config needs n_layers, d_model and n_ctx; got none for {', '.join(missing)}")
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:

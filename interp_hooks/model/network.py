@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from interp_hooks.errors import BadInput, UnknownHook
-from interp_hooks.errors.arguments import check_arguments, checked
+from interp_hooks.errors.arguments import check_arguments, check_names, checked
 from interp_hooks.hooks.checkpointing import Again, Functions
 from interp_hooks.hooks.points import HookPoint, NameFilter
 from interp_hooks.hooks.root_module import HookedRootModule
@@ -207,6 +207,8 @@ class Network(HookedRootModule):
             raise UnknownHook(f"{error} In {layers} stands {' or '.join(kinds)} in place of attention.") from None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not kwargs.keys() <= NAMES and not torch.compiler.is_compiling():
+            check_names(kwargs, self.forward)
         if not OPEN:
             return super().__call__(*args, **kwargs)
         cache = (dict(zip(FORWARD_ARGUMENTS, args, strict=False)) | kwargs).get("past_kv_cache")
@@ -588,6 +590,7 @@ class Network(HookedRootModule):
 
 
 FORWARD_ARGUMENTS = tuple(inspect.signature(Network.forward).parameters)[1:]
+NAMES = frozenset(FORWARD_ARGUMENTS)
 
 
 def _embedding_point(cfg: HookedTransformerConfig) -> HookPoint:

@@ -25,8 +25,8 @@ AT_NIGHT = {  # what each of these colours is on a dark page: far from 0 is brig
 # with its colour bar below, a title of several lines without buttons over it, and no numbers where they would be too
 # small to read. What does not fit scrolls by itself.
 ADAPT = """
-const NIGHT = __NIGHT__, NARROW = 600, SMALLEST = 9;
-const atNight = matchMedia("(prefers-color-scheme: dark)");
+const NIGHT = __NIGHT__, NARROW = 600, SMALLEST = 9, PRINTED = 680;  // pixels; of an upright sheet
+const atNight = matchMedia("screen and (prefers-color-scheme: dark)");
 function recoloured(value) {
   if (typeof value === "string") return NIGHT[value] ?? value;
   if (Array.isArray(value)) return value.map(recoloured);
@@ -70,22 +70,28 @@ async function drawn(holder, figure, page, options) {
   if (page < NARROW) narrowed(figure);
   const data = atNight.matches ? recoloured(figure.data) : figure.data;
   const layout = atNight.matches ? recoloured(figure.layout) : figure.layout;
+  const draw = holder.printed ? Plotly.newPlot : Plotly.react;  // the width of the sheet would stay otherwise
+  holder.printed = page === PRINTED;
+  if (holder.printed) figure.layout.width = PRINTED;
   holder.style.minWidth = (figure.layout.meta?.narrowest ?? 0) + "px";
-  await Plotly.react(holder, data, layout, {displayModeBar: page < NARROW ? false : "hover", ...options});
+  await draw(holder, data, layout, {displayModeBar: page < NARROW ? false : "hover", ...options});
   const numbers = [...holder.querySelectorAll(".heatmap-label text")];
   const sizes = numbers.map(one => parseFloat(getComputedStyle(one).fontSize));
   if (sizes.length && Math.min(...sizes) < SMALLEST) await Plotly.restyle(holder, {texttemplate: ""});
+  document.getElementById("js-plotly-tester")?.setAttribute("aria-hidden", "true");  // in which it measures texts
 }
 
 function whenChanged(drawAll) {
   let width = innerWidth, waiting;
-  atNight.addEventListener("change", drawAll);
+  atNight.addEventListener("change", () => drawAll());
   addEventListener("resize", () => {
     if (innerWidth === width) return;
     width = innerWidth;
     clearTimeout(waiting);
-    waiting = setTimeout(drawAll, 150);
+    waiting = setTimeout(() => drawAll(), 150);
   });
+  addEventListener("beforeprint", () => drawAll(PRINTED));
+  addEventListener("afterprint", () => drawAll());
   drawAll();
 }
 """.replace("__NIGHT__", json.dumps(AT_NIGHT))
@@ -98,8 +104,11 @@ const given = structuredClone({{data: holder.data, layout: holder.layout}});
 const tag = (name, fields) => Object.assign(document.createElement(name), fields);
 document.head.append(tag("meta", {{name: "viewport", content: "width=device-width, initial-scale=1"}}));
 document.head.append(tag("style", {{textContent: ":root {{ color-scheme: light dark }} body {{ overflow-x: auto }}"}}));
-whenChanged(() => {{
+document.documentElement.lang = "en";
+document.title ||= __WORDS__;
+Object.assign(holder, {{role: "figure", ariaLabel: __WORDS__}});
+whenChanged(width => {{
   document.body.style.background = atNight.matches ? NIGHT["{PAPER}"] : "{PAPER}";
-  drawn(holder, structuredClone(given), document.body.clientWidth, __CONFIG__);
+  drawn(holder, structuredClone(given), width ?? document.body.clientWidth, __CONFIG__);
 }});
 }})();"""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,10 +11,9 @@ from torch import Tensor
 
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked
-from interp_hooks.model.tensor_files import write_text
+from interp_hooks.views.pages import write_page
 from interp_hooks.views.tokens import visible
 
-PAGE = Path(__file__).with_name("attention_heads.html")
 STEPS = 65535  # in which probabilities are kept
 
 
@@ -72,11 +70,7 @@ def attention_page(
         "patterns": _packed(patterns),
         "weighted": None if weighted is None else _packed(weighted),
     }
-    text = json.dumps(told, separators=(",", ":"))
-    for char in "<>&":
-        text = text.replace(char, f"\\u{ord(char):04x}")
-    write_text(Path(path), PAGE.read_text(encoding="utf-8").replace(">ATTENTION<", f">{text}<"))
-    return Path(path)
+    return write_page("attention_heads.html", told, Path(path))
 
 
 def _packed(shares: Tensor) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,9 +11,7 @@ from interp_hooks.circuits.attribution_graphs.graph import AttributionGraph
 from interp_hooks.circuits.attribution_graphs.nodes import KINDS, LOGIT
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked
-from interp_hooks.model.tensor_files import write_text
-
-PAGE = Path(__file__).with_name("attribution_graph.html")
+from interp_hooks.views.pages import write_page
 
 
 @checked
@@ -70,11 +67,7 @@ def attribution_graph_page(
         "groups": [{"name": name, "nodes": nodes} for name, nodes in groups.items()],
         "edges": [[source, target, _number(weight)] for source, target, weight in ends],
     }
-    text = json.dumps(told, separators=(",", ":"), allow_nan=False)
-    for char in "<>&":
-        text = text.replace(char, f"\\u{ord(char):04x}")
-    write_text(Path(path), PAGE.read_text(encoding="utf-8").replace(">GRAPH<", f">{text}<"))
-    return Path(path)
+    return write_page("attribution_graph.html", told, Path(path))
 
 
 def _number(value: float) -> Any:

@@ -274,7 +274,7 @@ def _components(report: IOIReport) -> Section:
     text = f"""
 The final residual stream is the sum of what the embeddings and every sublayer wrote to it, so the logit difference can
 be split exactly into their direct contributions. On the clean prompts the bars add up to {whole}.
-They run in the order of the model, embeddings at the top; black lines are the standard error over prompts.
+They run in the order of the model, embeddings at the top; thin lines are the standard error over prompts.
 
 This sees only what goes straight to the output. A part that works through a later one has no bar of its own.
 """
@@ -287,7 +287,7 @@ def _direct(report: IOIReport) -> Section:
     shown = min(SHOWN_HEADS, len(report.head_effects.axes["head"]))
     text = f"""
 The same split by attention head: the {shown} whose direct effect is largest in size, L2H3 being head 3 of layer 2.
-Blue heads write IO more than S, red ones the opposite; black lines are the standard error over prompts.
+Blue heads write IO more than S, red ones the opposite; thin lines are the standard error over prompts.
 """
     return Section(
         heading="Who writes the answer: direct attribution by head",

@@ -27,6 +27,17 @@ from interp_hooks.views.tokens import shortened, visible
 DETAILED = 10  # findings that have a section of their own
 LONGEST = 60  # characters of a text in a table
 TEXT_COLUMNS = ("before", "span", "token", "prompt", "model text", "other text", "bigram")
+UNITS = {  # of the columns of an evidence, by the call that gives it
+    "compare_on_tasks": "Accuracy is a share of prompts, a score is in the unit of the task's metric (of logits and "
+    "log-probabilities: nats), and an effect in standard deviations.",
+    "compare_losses": "What each model pays for a span, and the difference, are in bits; effect and contrast, if they "
+    "are there, in standard deviations.",
+    "prediction_changes": "Shares are of positions; enrichment is how many times an even share that is.",
+    "weight_changes": "A change is relative to the size of the model's own weights.",
+    "activation_changes": "A relative difference is in sizes of the model's own activations.",
+    "pattern_changes": "A total variation is the share of a token's attention that goes elsewhere.",
+    "cross_model_patch": "A fraction of 1 is the whole difference between the models.",
+}
 PARTS_SHOWN = 20  # bars
 PAGE, NUMBERS = "index.html", "numbers"
 PROMPTS, WRITTEN = 8, 16  # prompts that both models go on with, and tokens that they write
@@ -113,7 +124,7 @@ def _sections(
         if first < rank:
             yield Section(heading=heading, text=f"The table is that of finding {first}.", code=one.call)
         else:
-            yield Section(heading=heading, code=one.call, table=_shown(one.evidence))
+            yield Section(heading=heading, text=_units(one), code=one.call, table=_shown(one.evidence))
     yield from _places(found)
     yield from _contexts(found)
     if texts is not None:
@@ -150,6 +161,10 @@ def _sentence(one: Difference) -> str:
     return one.claim[:1].upper() + one.claim[1:]
 
 
+def _units(one: Difference) -> str:
+    return UNITS.get(one.call.partition("(")[0], "")
+
+
 def _places(found: ModelDiff) -> Iterator[Section]:
     figures = {}
     if found.weights is not None:
@@ -174,7 +189,8 @@ def _places(found: ModelDiff) -> Iterator[Section]:
             figures[f"cross_model_patch({into}"] = bars(patched, "recovered_fraction")
     for one in found.places:
         drawn = next((figure for name, figure in figures.items() if one.call.startswith(name)), None)
-        yield Section(heading=_sentence(one), code=one.call, table=_shown(one.evidence), figure=drawn)
+        table = _shown(one.evidence)
+        yield Section(heading=_sentence(one), text=_units(one), code=one.call, table=table, figure=drawn)
 
 
 def _contexts(found: ModelDiff) -> Iterator[Section]:
@@ -215,7 +231,7 @@ def _shown(table: pd.DataFrame) -> pd.DataFrame:
             shown[column] = [shortened(text, 2 * LONGEST) for text in texts]
         else:
             shown[column] = [visible(shortened(text, LONGEST)) for text in texts]
-    return shown
+    return shown.rename(columns=lambda name: name.replace("_", " "))
 
 
 def _model_table(names: tuple[str, str], models: tuple[HookedTransformer, HookedTransformer]) -> pd.DataFrame:

@@ -21,38 +21,24 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from interp_hooks.errors import BadInput
-from interp_hooks.views.adapting import ADAPT, AT_NIGHT, FAINT, INK, NEGATIVE, PAPER, POSITIVE
-from interp_hooks.views.style import FONT
+from interp_hooks.views.adapting import ADAPT
+from interp_hooks.views.alt_texts import alt_text
+from interp_hooks.views.pages import SHARED_STYLE, embedded
 
 if TYPE_CHECKING:
     import pandas as pd
 
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 
-STYLE = f"""
-:root {{ color-scheme: light dark; --ink: {INK}; --faint: {FAINT}; --paper: {PAPER}; }}
-:root {{ --accent: {POSITIVE}; --alarm: {NEGATIVE}; --inset: #f6f8fa; }}
-@media (prefers-color-scheme: dark) {{
-  :root {{ --ink: {AT_NIGHT[INK]}; --faint: {AT_NIGHT[FAINT]}; --paper: {AT_NIGHT[PAPER]}; }}
-  :root {{ --accent: {AT_NIGHT[POSITIVE]}; --alarm: {AT_NIGHT[NEGATIVE]}; --inset: #1b2129; }}
-}}
-body {{ margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.6 {FONT}; overflow-wrap: anywhere; }}
-main {{ max-width: 1300px; margin: 0 auto; padding: 40px 24px 72px; }}
-h1 {{ font-size: 1.9rem; line-height: 1.25; margin: 0 0 32px; font-weight: 650; }}
-h2 {{ font-size: 1.25rem; line-height: 1.35; margin: 0 0 10px; font-weight: 600; }}
-section {{ padding: 30px 0; border-top: 1px solid var(--faint); }}
-p {{ margin: 0 0 12px; max-width: 74ch; }}
-.scroll {{ overflow-x: auto; margin-top: 14px; }}
-table {{ border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; overflow-wrap: normal; }}
-th, td {{ text-align: left; padding: 5px 28px 5px 0; border-bottom: 1px solid var(--faint); vertical-align: top; }}
-th {{ font-weight: 600; }}
-.number {{ text-align: right; }}
+STYLE = f"""{SHARED_STYLE}
+main {{ padding-top: 40px; }}
+h1 {{ margin-bottom: 32px; }}
+section {{ padding: 30px 0; }}
+.scroll {{ margin-top: 14px; }}
+.modebar-btn:focus-visible {{ outline: 2px solid var(--accent) !important; }}
 pre {{ background: var(--inset); border-left: 3px solid var(--accent); padding: 12px 16px; overflow-x: auto; }}
 pre {{ font-size: .9rem; overflow-wrap: normal; }}
-a {{ color: var(--accent); }}
-noscript p {{ color: var(--alarm); }}
-@media (max-width: 600px) {{ main {{ padding: 20px 14px 40px; }} h1 {{ font-size: 1.5rem; }} }}
-@media print {{ section {{ break-inside: avoid; }} }}
+@media print {{ pre {{ white-space: pre-wrap; }} }}
 """
 
 DRAW = f"""{ADAPT}
@@ -60,11 +46,10 @@ const buttons = [["toImage"], ["zoom2d", "pan2d", "resetScale2d"]];
 const nothingOutside = {{displaylogo: false, showSendToCloud: false, plotlyServerURL: ""}};
 const options = {{responsive: true, modeBarButtons: buttons, ...nothingOutside}};
 
-
-function drawAll() {{
+function drawAll(width) {{
   for (const source of document.querySelectorAll("script[type='application/json']")) {{
     const holder = source.previousElementSibling.firstElementChild;
-    drawn(holder, JSON.parse(source.textContent), source.parentElement.clientWidth, options);
+    drawn(holder, JSON.parse(source.textContent), width ?? source.parentElement.clientWidth, options);
   }}
 }}
 
@@ -170,30 +155,26 @@ def _section(section: Section) -> str:
     if section.code:
         parts.append(f"<pre>{html.escape(section.code)}</pre>")
     if section.table is not None:
-        parts.append(_table(section.table))
+        parts.append(_table(section.table, section.heading))
     if section.figure is not None:
-        label = html.escape(section.heading)
-        parts.append(f'<div class="scroll"><div class="figure" role="img" aria-label="{label}"></div></div>')
-        parts.append(f'<script type="application/json">{_json(section.figure)}</script>')
+        told = html.escape(f"{section.heading}. {alt_text(section.figure)}")
+        parts.append(f'<div class="scroll"><div class="figure" role="figure" aria-label="{told}"></div></div>')
+        data = json.loads(str(section.figure.to_json()))
+        parts.append(f'<script type="application/json">{embedded(data)}</script>')
     return "<section>\n" + "\n".join(parts) + "\n</section>"
 
 
-def _json(figure: go.Figure) -> str:
-    """The figure as JSON without any character that means something in HTML."""
-    text = json.dumps(json.loads(str(figure.to_json())), separators=(",", ":"))  # ASCII only
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _table(table: pd.DataFrame) -> str:
+def _table(table: pd.DataFrame, heading: str) -> str:
     rows = [_row("th", table.columns, [kind.kind in "fiu" for kind in table.dtypes])]
     rows += [_row("td", row, [isinstance(cell, float | int) for cell in row]) for row in table.itertuples(index=False)]
-    return f'<div class="scroll"><table>{"".join(rows)}</table></div>'
+    told = html.escape(f"Table: {heading}")  # what is wider than the page is scrolled to by keyboard, too
+    return f'<div class="scroll" tabindex="0" role="region" aria-label="{told}"><table>{"".join(rows)}</table></div>'
 
 
 def _row(tag: str, cells: Iterable[Any], numeric: Iterable[bool]) -> str:
     shown = []
     for cell, number in zip(cells, numeric, strict=True):
-        kind = ' class="number"' if number else ""
+        kind = (' scope="col"' if tag == "th" else "") + (' class="number"' if number else "")
         shown.append(f"<{tag}{kind}>{html.escape(_cell(cell))}</{tag}>")
     return f"<tr>{''.join(shown)}</tr>"
 

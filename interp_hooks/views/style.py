@@ -13,6 +13,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from interp_hooks.views.adapting import ALONE, DEEP, FAINT, INK, NEGATIVE, PALE_NEGATIVE, PALE_POSITIVE, PAPER, POSITIVE
+from interp_hooks.views.alt_texts import alt_text
 from interp_hooks.views.tokens import escaped
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
@@ -37,6 +38,7 @@ METRIC_TITLES = {
     "recovered_fraction": "recovered fraction",
 }
 
+CONFIG = {"responsive": True, "displaylogo": False}  # the logo would lead to plotly's page
 UNITS = ("nats", "bits")  # at the end of the name of a metric
 ROW, FEWEST_PIXELS, MOST_PIXELS = 34, 190, 900  # height of a row, and of the rows together
 
@@ -46,21 +48,22 @@ class Figure(go.Figure):
 
     def to_html(self, config: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any) -> str:
         """As plotly's; a page of its own follows its width and the reader's colour scheme."""
-        config = {"responsive": True, **(config or {})}
-        return super().to_html(config, *args, **_adapting(config, kwargs))
+        config = {**CONFIG, **(config or {})}
+        return super().to_html(config, *args, **_adapting(self, config, kwargs))
 
     def write_html(self, file: Any, config: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any) -> None:
         """As plotly's; a page of its own follows its width and the reader's colour scheme."""
-        config = {"responsive": True, **(config or {})}
-        super().write_html(file, config, *args, **_adapting(config, kwargs))
+        config = {**CONFIG, **(config or {})}
+        super().write_html(file, config, *args, **_adapting(self, config, kwargs))
 
 
-def _adapting(config: Mapping[str, Any], kwargs: dict[str, Any]) -> dict[str, Any]:
+def _adapting(figure: go.Figure, config: Mapping[str, Any], kwargs: dict[str, Any]) -> dict[str, Any]:
     """The arguments, with the script that adapts a page; a part of another page is left to that page."""
     if not kwargs.get("full_html", True):
         return kwargs
     given = kwargs.get("post_script") or []
-    script = ALONE.replace("__CONFIG__", json.dumps(config))
+    told = json.dumps(alt_text(figure)).replace("<", "\\u003c")
+    script = ALONE.replace("__CONFIG__", json.dumps(config)).replace("__WORDS__", told)
     return kwargs | {"post_script": [*([given] if isinstance(given, str) else given), script]}
 
 

@@ -66,7 +66,7 @@ addEventListener("load", () => setTimeout(() => {
   heads[0].focus();
   heads[0].dispatchEvent(new KeyboardEvent("keydown", {key: "ArrowDown", bubbles: true}));
   seen.focused = document.activeElement.ariaLabel;
-  document.activeElement.click();
+  seen.tabs = heads.filter(one => one.tabIndex === 0).map(one => one.ariaLabel);
   seen.name = document.querySelector("#name").textContent;
   document.querySelectorAll("#tokens button")[5].click();
   const cells = row => [...row.children].map(one => one.textContent);
@@ -97,6 +97,7 @@ def test_a_browser_shows_it_offline_by_keyboard_too(width: int, tmp_path: Path) 
     seen = json.loads(html.unescape(text))
     assert seen["heads"] == [f"layer {layer}, head {head}" for layer in range(2) for head in range(3)]
     assert (seen["focused"], seen["name"]) == ("layer 1, head 0", "L1H0")
+    assert seen["tabs"] == ["layer 1, head 0"], "Tab comes to the chosen head alone"
     best = int(PATTERNS[1, 0, 5].argmax())
     assert seen["rows"][0] == [f"{TOKENS[best]} ({best})".replace(" a", "·a"), f"{float(PATTERNS[1, 0, 5, best]):.3f}"]
     weighted = PATTERNS[1, 0] * sizes[1, 0]

@@ -57,6 +57,9 @@ addEventListener("load", () => setTimeout(() => {
   node.dispatchEvent(new KeyboardEvent("keydown", {key: "Enter", bubbles: true}));
   seen.name = document.querySelector("#name").textContent;
   seen.edges = document.querySelectorAll(".edge").length;
+  node.dispatchEvent(new KeyboardEvent("keydown", {key: "Escape", bubbles: true}));
+  seen.after_escape = document.querySelectorAll(".edge, .chosen").length;
+  node.dispatchEvent(new KeyboardEvent("keydown", {key: "Enter", bubbles: true}));
   document.querySelector("#pin").click();
   document.querySelector("#group").value = "<b>mine";
   document.querySelector("#into").click();
@@ -86,5 +89,6 @@ def test_a_browser_shows_it_offline(graph: AttributionGraph, width: int, tmp_pat
     assert seen["nodes"] == len(graph)
     assert seen["name"] == graph.name(first)
     assert seen["edges"] == int(touching.sum())
+    assert seen["after_escape"] == 0
     assert seen["groups"].startswith(f"<b>mine: {graph.name(first)}")
     assert (seen["unnamed"], seen["alarms"], seen["beyond"]) == (0, 0, 0)

@@ -187,6 +187,19 @@ def test_a_page_as_narrow_as_a_phone_has_its_legend_below_and_its_words_within()
     assert lowest > max(float(one.get("y", 0)) for one in svg.findall(".//{*}text") if one.text == "index")
 
 
+def test_ticks_that_are_turned_once_the_plot_is_narrower_stay_within() -> None:
+    """Beside a wide legend there is less room for the ticks than without it, and they are turned."""
+    names = ["explained_variance", "ce_recovered", "kl_recovered"]
+    wide = "a name as long as legends have"
+    figure = px.bar({"measure": names, "one": [1, 2, 3], wide: [3, 2, 1]}, x="measure", y=["one", wide])
+    svg = parsed(figure, width=560)
+    _, _, _, height = map(float, svg.get("viewBox", "").split())
+    ticks = [one for one in svg.findall(".//{*}text") if one.text in names]
+    assert [one.get("transform", "").startswith("rotate(-45") for one in ticks] == [True] * 3
+    for tick in ticks:  # they end at their place; a letter is at least 0.4 font sizes wide
+        assert float(tick.get("y", 0)) + 0.4 * 11 * len(str(tick.text)) / 2**0.5 < height
+
+
 @pytest.mark.parametrize("size", [dict(width=300, height=200), dict(width=1400, height=900)])
 def test_a_figure_has_the_size_that_is_asked_for(size: dict[str, int]) -> None:
     svg = parsed(heatmap(result(GRID)), **size)

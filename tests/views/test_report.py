@@ -59,7 +59,8 @@ def test_it_holds_everything_once_and_names_no_outside_address():
     ours = page.replace(plotly.offline.get_plotlyjs(), "")
     assert not re.search(r"https?:|//[a-z]|\bsrc\s*=|\bhref\s*=|url\(|@import", ours)
     names = {name for _, name, _ in parsed.attributes}
-    assert names <= {"lang", "charset", "http-equiv", "content", "name", "class", "type", "role", "aria-label"}
+    named = {"lang", "charset", "http-equiv", "content", "name", "class", "type"}
+    assert names <= named | {"role", "aria-label", "tabindex", "scope"}
     assert "default-src 'none'" in page
 
 

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from interp_hooks import __version__
 from interp_hooks.errors import BadInput, TokenError, nearest
-from interp_hooks.errors.arguments import check_arguments
+from interp_hooks.errors.arguments import binding, check_arguments
 from interp_hooks.experiments.results.archive import (
     Json,
     Packing,
@@ -401,7 +401,8 @@ def experiment(function: Callable[P, R]) -> Callable[P, R]:
     @keeps_gradient_mode
     @functools.wraps(function)
     def called(*args: P.args, **kwargs: P.kwargs) -> R:
-        arguments = _of_task(signature, args, kwargs)
+        with binding(function, kwargs):
+            arguments = _of_task(signature, args, kwargs)
         check_arguments(function, arguments)
         call, outermost = Call.of(_name(function), arguments).told, not asked.get()
         before = asked.set(asked.get() or (call,))
@@ -467,7 +468,8 @@ def on_data(function: Callable[P, OnData]) -> Callable[P, OnData]:
 
     @functools.wraps(function)
     def called(*args: P.args, **kwargs: P.kwargs) -> OnData:
-        bound = signature.bind(*args, **kwargs)
+        with binding(function, kwargs):
+            bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
         given = bound.arguments.items()
         arguments: dict[str, Any] = {name: None if value is OF_TASK else value for name, value in given}

@@ -20,7 +20,7 @@ from interp_hooks.corpus.reading import Corpus
 from interp_hooks.corpus.reducers.base import Merges, State, States
 from interp_hooks.corpus.scanning import Scan, scan_by
 from interp_hooks.corpus.units import Units
-from interp_hooks.errors import BadInput
+from interp_hooks.errors import BadInput, WrongType, nearest
 from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.hooks.points import HookPoint
 from interp_hooks.model.stream import Stream
@@ -137,11 +137,15 @@ def scan_pair(model: HookedTransformer, other: HookedTransformer, corpus: Corpus
 
     Raises:
         BadInput: other vocabularies, or what `scan` raises.
+        WrongType: an option that such a scan does not have.
     """
     refuse_other_vocabulary(model, other)
     given = dict[str, Any](
         column="text", limit=None, longer="split", exclude=("bos",), per_batch=64, tokens_at_once=AT_ONCE, progress=True
     )
+    known = {*given, "length"}
+    if unknown := [name for name in options if name not in known]:
+        raise WrongType(f"scans of two models have no option {unknown[0]!r}.{nearest(unknown[0], known)}")
     given |= options | {"length": common_length(model, other, options.get("length"))}
     return scan_by(model, corpus, lambda: reading, save_to=None, save_every=1, part=(0, 1), **given)
 

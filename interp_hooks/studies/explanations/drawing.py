@@ -192,7 +192,8 @@ class _OfUnit:
             raise BadInput(
                 f"{self.name} fires in {len(fires)} different examples of the scan, and is silent in {len(silent)} "
                 f"random texts (it fires from {threshold:.3g} on); at least 2 and 1 are needed. Scan more documents, "
-                "keep more with Bands(units, n=20), or give a larger active=, which leaves more texts silent"
+                "keep more of each (per_band=20 of wiki, interp-hooks wiki --per-band 20, or Bands(units, n=20) in a "
+                "scan of your own), or give a larger active= (--active), which leaves more texts silent"
             )
         train, test = _apart(fires, making.n_train, making.n_test)
         train = train[: making.n_train]

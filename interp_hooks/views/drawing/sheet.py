@@ -84,8 +84,10 @@ def drawn(figure: go.Figure, width: int | None, height: int | None, told: str) -
     title = wrapped(plain(title_of(layout)), HEADING, wide - 2 * EDGE)
     settings = _axes(traces, layout)
     taken = _taken(traces, settings)
-    first = _placed(settings, taken, Room(80, wide - 80, 40, 340, 400), layout)
-    room, rows = _room(first, layout, wide, height, title, legend, colourings)
+    room, rows = Room(80, wide - 80, 40, 340, 400), Rows()
+    for _ in range(2):  # a plot that turned out narrower may have its ticks turned, which take more room below it
+        axes = _placed(settings, taken, room, layout)
+        room, rows = _room(axes, layout, wide, height, title, legend, colourings)
     axes = _placed(settings, taken, room, layout)
     paper = [made({"range": [0, 1]}, [], ends, strict=True) for ends in (room[:2], (room.bottom, room.top))]
     frame = Frame(axes, (paper[0], paper[1]))

@@ -147,7 +147,8 @@ def test_what_cannot_be_had_is_said(model: HookedTransformer, found: Scan) -> No
     with pytest.raises(BadInput, match="active must be a share"):
         unit_examples(model, found, [(0, 0)], active=0.0)
     few = scanned(model, [torch.tensor([1, 5, 6]), torch.tensor([7, 5, 6])])
-    with pytest.raises(BadInput, match=r"fires in 1 different examples.*silent in 1 random texts"):
+    said = r"fires in 1 different examples.*silent in 1 random texts.*interp-hooks wiki --per-band 20"
+    with pytest.raises(BadInput, match=said):
         unit_examples(model, few, [(0, 0)])
 
 

@@ -59,6 +59,9 @@ function setUp() {
   options("x", numbers.map(one => [one.name, spoken(one.name)]));
   options("y", numbers.map(one => [one.name, spoken(one.name)]));
   options("layer", [["", "all"], ...layers.map(([layer]) => [String(layer), String(layer)])]);
+  byId("layers").hidden = layers.length < 2;
+  byId("first").textContent = layers[0]?.[0];
+  byId("last").textContent = layers[layers.length - 1]?.[0];
   byId("labels").hidden = !columns.some(one => one.label);
   load(about.kinds[state.kind].plural).then(data => {
     const found = new Set(columns.filter(one => one.label).flatMap(one => data[one.name]).filter(text => text));
@@ -237,6 +240,7 @@ function listenToPlot() {
   canvas.onkeydown = event => {
     const step = {ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1}[event.key];
     if (event.key === "Enter" && chosen >= 0) open(chosen);
+    if (event.key === "Escape" && chosen >= 0) { chosen = -1; byId("found").textContent = ""; plot(); }
     if (!step || !drawing.points.length) return;
     event.preventDefault();
     const axis = event.key === "ArrowRight" || event.key === "ArrowLeft" ? 0 : 1, direction = axis ? -1 : 1;
@@ -259,10 +263,11 @@ function list() {
   const found = matches ? [...matches.keys()].filter(flat => shown.includes(flat)) : [...shown].sort((a, b) => value(b) - value(a));
   const labels = columns.filter(one => one.label);
   byId("listed").textContent = matches ? `With “${visible(searchKey(state.search))}” at the top` : `Highest in ${spoken(state.y)}`;
+  const named = name => [spoken(name), "number", columns.find(one => one.name === name).unit];
   const heads = [[spoken(state.kind), ""], ...(matches ? [["top examples", "number"], ["in lists", "number"]] : []),
-    [spoken(state.x), "number"], ...(state.y === state.x ? [] : [[spoken(state.y), "number"]]), ...labels.map(one => [spoken(one.name), ""])];
+    named(state.x), ...(state.y === state.x ? [] : [named(state.y)]), ...labels.map(one => [spoken(one.name), ""])];
   byId("units").replaceChildren(
-    make("tr", {}, ...heads.map(([text, of]) => make("th", {scope: "col", class: of}, text))),
+    make("tr", {}, ...heads.map(([text, of, unit]) => make("th", {scope: "col", class: of}, text, unit ? make("div", {class: "unit"}, unit) : null))),
     ...found.slice(0, LISTED).map(flat => {
       const place = placeOf(about, state.kind, flat);
       const numbers = [...(matches?.get(flat) ?? []), ...[...new Set([state.x, state.y])].map(name => data[name][flat])];

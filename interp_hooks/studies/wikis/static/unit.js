@@ -88,7 +88,7 @@ function metrics(columns) {
     const text = value === null ? "" : standing(sorted, value);
     const words = `${spoken(column.name)} is ${number(value)} ${column.unit}, ${text} of ${plural}; they go from ${number(sorted[0])} to ${number(sorted[sorted.length - 1])}`;
     rows.push(make("div", {class: "metric"},
-      make("div", {class: "name", onpointermove: event => hint(column.about, event), onpointerleave: () => hint("")},
+      make("div", {class: "name", ...hinted(() => column.about)},
         spoken(column.name), make("div", {class: "small"}, column.unit)),
       make("div", {class: "strip"}, strip(sorted, value, words)),
       make("div", {class: "value"}, number(value)), make("div", {class: "small"}, text)));
@@ -125,7 +125,7 @@ function lists(one) {
   if (!shown.length) return null;
   return section(shown.some(listing => listing.units) ? "In tokens and features" : "In tokens", make("div", {class: "lists"}, ...shown.map(listing => make("div", {},
     make("h3", {}, spoken(listing.name)), make("p", {class: "note"}, `${listing.about}; ${listing.unit}`),
-    make("table", {}, ...one.listings[listing.name].map(([text, value]) => make("tr", {},
+    make("table", {"aria-label": `${spoken(listing.name)}, ${listing.unit}`}, ...one.listings[listing.name].map(([text, value]) => make("tr", {},
       make("td", {class: "token"}, listing.units ? make("a", {href: addressOf(text)}, text) : visible(text)), make("td", {}, value === null ? "" : number(value)))))))));
 }
 
@@ -138,20 +138,23 @@ function addressOf(name) {
 function histogram(one) {
   const [bins, counts] = one.histogram;
   if (!bins.length) return null;
-  const first = bins[0], last = bins[bins.length - 1], most = Math.log10(Math.max(...counts) + 1), bars = [];
+  const first = bins[0], last = bins[bins.length - 1], most = Math.log10(Math.max(...counts) + 1), bars = [], rows = [];
   const edge = bin => about.edges[bin] === null ? "−∞" : number(about.edges[bin]);
   for (let bin = first; bin <= last; bin++) {
     const count = counts[bins.indexOf(bin)] ?? 0;
     const words = `${edge(bin)} to ${bin + 1 < about.edges.length ? edge(bin + 1) : "∞"}: ${count.toLocaleString("en")} tokens`;
-    const bar = make("div", {class: bin < (about.edges.length - 1) / 2 ? "below" : "", onpointermove: event => hint(words, event), onpointerleave: () => hint("")});
+    const bar = make("div", {class: bin < (about.edges.length - 1) / 2 ? "below" : "", ...hinted(() => words, false)});
     bar.style.height = 100 * Math.log10(count + 1) / most + "%";
     bars.push(bar);
+    if (count) rows.push(make("tr", {}, make("td", {class: "number"}, edge(bin)), make("td", {class: "number"}, bin + 1 < about.edges.length ? edge(bin + 1) : "∞"), make("td", {class: "number"}, count.toLocaleString("en"))));
   }
   const total = counts.reduce((sum, count) => sum + count, 0);
   const said = `tokens by octave of activation, from ${edge(first)} to ${last + 1 < about.edges.length ? edge(last + 1) : "∞"}; ${total} in all`;
   return section("How often how much", make("div", {class: "histogram", role: "img", "aria-label": said}, ...bars),
     make("div", {class: "ticks"}, make("span", {}, edge(first)), make("span", {}, last + 1 < about.edges.length ? edge(last + 1) : "∞")),
-    make("p", {class: "note"}, `Tokens of the corpus by ${about.kinds[here.kind].activation}: a bar for each octave, negative ones in red, its height the logarithm of the count.`));
+    make("p", {class: "note"}, `Tokens of the corpus by ${about.kinds[here.kind].activation} (${about.kinds[here.kind].unit}): a bar for each octave, negative ones in red, its height the logarithm of the count.`),
+    make("details", {}, make("summary", {}, "The counts as a table"), make("table", {},
+      make("tr", {}, ...["from", "to", "tokens"].map(text => make("th", {scope: "col", class: "number"}, text))), ...rows)));
 }
 
 // ----------------------------------------------------------------------------------------------------------- examples
@@ -173,7 +176,7 @@ function textOf(one, example) {
   const tokens = tokensOf(one, example).map(token => {
     const words = token.share === null ? "not counted" : `${about.kinds[here.kind].activation}: ${token.at === example[2] ? number(example[3]) : "≈ " + number(token.share * one.largest)}`;
     const shown = make("span", {class: "token" + (token.at === example[2] ? " here" : "") + (token.share === null ? " unread" : ""),
-      onpointermove: event => hint(`${visible(token.text)}  (position ${token.at})\n${words}`, event), onpointerleave: () => hint("")}, token.text.replace(/[\n\r]/g, "⏎"));
+      ...hinted(() => `${visible(token.text)}  (position ${token.at})\n${words}`, false)}, token.text.replace(/[\n\r]/g, "⏎"));
     tint(shown, token.share ?? 0);
     shown.dataset.place = token.place;
     return shown;
@@ -260,7 +263,8 @@ function attention(panel, one, example) {
   text.onpointerover = text.onfocusin = text.onclick = asked;
   text.addEventListener("focusin", asked);
   panel.replaceChildren(make("div", {class: "scroll"}, svg), make("div", {},
-    make("p", {class: "note"}, "Rows are queries, columns are keys. Point at a token, or a row, to see what it attends to."), text, said));
+    make("p", {class: "note"}, "Rows are queries, columns are keys. Point at a token, or a row, to see what it attends to."),
+    make("p", {class: "note"}, "attention probability 0", make("span", {class: "scale", role: "img", "aria-label": "colours from none to that of attention 1"}), "1"), text, said));
   choose(Math.max(0, tokens.findIndex(token => token.at === example[2])));
 }
 

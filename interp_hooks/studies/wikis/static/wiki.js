@@ -103,6 +103,12 @@ function hint(text, event) {
   tip.style.top = Math.max(4, under) + "px";
 }
 
+// What an element has so that its hint is seen by pointer and by keyboard alike; Escape takes the hint away.
+const hinted = (text, focus = true) => ({...(focus ? {tabindex: 0} : {}), onpointermove: event => hint(text(), event), onpointerleave: () => hint(""),
+  onfocus: event => { const box = event.target.getBoundingClientRect(); hint(text(), {clientX: box.left, clientY: box.bottom}); }, onblur: () => hint("")});
+
+addEventListener("keydown", event => { if (event.key === "Escape") hint(""); });
+
 function complain(error) {
   document.querySelector("main").append(make("p", {class: "alarm", role: "alert"}, String(error.message ?? error)));
 }
