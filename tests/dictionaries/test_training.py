@@ -316,5 +316,5 @@ def test_bad_recipes_are_refused(model: HookedTransformer) -> None:
         train_dictionaries(model, TEXTS, recipes(), **SMALL | dict(buffer=33))
     with pytest.raises(BadInput, match="no more tokens that count"):
         train_dictionaries(model, [torch.tensor([1])], recipes(), exclude=("first",), **SMALL)
-    with pytest.raises(BadInput, match="y must be .token, d_out., what is predicted"):
+    with pytest.raises(BadInput, match="what is predicted of x"):
         train_on_activations(torch.randn(9, 4), Recipe(hook="x", hook_out="y", n_features=8, k=2), steps=1)
