@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -108,7 +109,7 @@ class PlantedFeatures:
         """Draw tokens; the same seed gives the same ones."""
         generator = torch.Generator().manual_seed(seed ^ OWN)
         n, d = self.directions.shape
-        options = dict(generator=generator, dtype=self.directions.dtype)
+        options: dict[str, Any] = dict(generator=generator, dtype=self.directions.dtype)
         normal = torch.randn(n_tokens, n, **options) @ torch.linalg.cholesky(self.correlation).T
         there = normal < torch.special.ndtri(self._given_parent)
         for parent, child in self.pairs.tolist():

@@ -24,7 +24,7 @@ from interp_hooks.model.transformer import HookedTransformer
 
 @dataclass(frozen=True, eq=False)
 class LayerFeatures:
-    """The features of one layer: those of an SAE or a transcoder, or those that a cross-layer transcoder has at `place`.
+    """The features of one layer: those of an SAE or transcoder, or those that a cross-layer transcoder has at `place`.
 
     A crosscoder's features belong to several layers; they are listed in that of its last site.
     """
@@ -138,8 +138,9 @@ def feature_units(
 ) -> Units:
     """The features of a dictionary as units of a scan; or of several that read the same hook of different layers.
 
-    Those of a crosscoder, which reads several, are units of the layer of its last site. The scan reads the model as it is. Their name holds a digest of the weights, so that a scan that was kept is not
-    taken for one of other dictionaries.
+    Those of a crosscoder, which reads several, are units of the layer of its last site. The scan reads the model as it
+    is. Their name holds a digest of the weights, so that a scan that was kept is not taken for one of other
+    dictionaries.
 
     Raises:
         BadInput: two dictionaries of one layer, or of different hooks, or of a hook outside of the layers; or a
@@ -175,7 +176,7 @@ class _Encoded:
 def digest(features: Mapping[int, LayerFeatures]) -> str:
     """A short digest of dictionaries: of their weights, and of where they stand."""
     found = hashlib.sha256()
-    first = {id(one.dictionary): (layer, one.dictionary) for layer, one in reversed(features.items())}
+    first = {id(one.dictionary): (layer, one.dictionary) for layer, one in reversed([*features.items()])}
     for layer, one in sorted(first.values(), key=lambda pair: pair[0]):
         found.update(f"{layer} {one.hooks} {one.head} {type(one).__name__}".encode())
         for name, weight in one.tensors().items():
