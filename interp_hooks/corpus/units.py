@@ -30,7 +30,8 @@ class Units:
     """Units of a kind, in every layer that has them or in some `layers`.
 
     `hooks` are short names of activations of a layer ("post"), full names with `{layer}` in place of its number
-    ("blocks.{layer}.mlp.shared.hook_post"), or full names, for units outside of layers ("hook_embed").
+    ("blocks.{layer}.mlp.shared.hook_post"), or full names, for units outside of layers ("hook_embed"), or that read
+    what is elsewhere, too.
     `of(values, model, layer)` makes [row, pos, unit] of the activations, by those names; without it there is one hook,
     [row, pos, ...], whose last axes are the units. `select` keeps some units of every layer. Units are known by their
     `name`: two of one name, in one scan, measure the same.
@@ -67,7 +68,7 @@ class Units:
             raise BadInput(f"{self.name!r} names layer {wrong[0]}; this model has layers 0..{n_layers - 1}")
         found: dict[int | None, tuple[str, ...]] = {}
         for layer in range(n_layers) if self.layers is None else self.layers:
-            names = tuple(get_act_name(hook, layer) for hook in self.hooks)
+            names = tuple(hook if _is_full(hook) else get_act_name(hook, layer) for hook in self.hooks)
             if self.layers is not None or all(name in model.hook_dict for name in names):
                 found[layer] = tuple(model.points(name)[0].name for name in names)
         if not found:
@@ -104,6 +105,10 @@ class Units:
     def told(self) -> dict[str, Any]:
         """What a record keeps of them: all but the function, for which the name stands."""
         return {"name": self.name, "hooks": self.hooks, "layers": self.layers, "select": self.select}
+
+
+def _is_full(hook: str) -> bool:
+    return "." in hook and LAYER not in hook
 
 
 Part = Literal["mlp", "experts", "shared"]

@@ -16,6 +16,7 @@ __getattr__, __all__ = lazily(
         "evaluation": ["DictionaryMetrics", "dictionary_metrics", "random_dictionary"],
         "files": ["load", "save"],
         "inputs": ["adapted"],
+        "hierarchies": ["Absorption", "Hedging", "absorption", "hedging", "planted_metrics"],
         "planted": ["Recovery", "recovery", "superposition_recovery"],
     },
 )

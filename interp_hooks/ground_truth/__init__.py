@@ -5,6 +5,7 @@ from interp_hooks import lazily
 __getattr__, __all__ = lazily(
     __name__,
     {
+        "activations": ["DrawnActivations", "PlantedFeatures", "planted_features"],
         "compiler": ["compile_program"],
         "grammar": ["number_agreement"],
         "heads": ["copy_suppression", "name_movers", "pointer_induction", "successor"],

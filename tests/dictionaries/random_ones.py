@@ -71,7 +71,7 @@ def cross_layer(layers: int = 3, d: int = D, d_out: int = D, seed: int = 0, kind
         W_dec=tuple(draw(F, layers - layer, d_out) for layer in range(layers)),
         b_dec=tuple(draw(d_out) for _ in range(layers)),
         activations=tuple(activation(kind, seed=layer) for layer in range(layers)),
-        W_skip=(None, draw(d, d_out), None),
+        W_skip=tuple(draw(d, d_out) if layer == 1 else None for layer in range(layers)),
     )
 
 

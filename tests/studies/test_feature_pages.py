@@ -1,6 +1,7 @@
 """Pages of features: what they say is what the dictionary finds in the model, counted over all by brute force."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,13 @@ from interp_hooks import HookedTransformer
 from interp_hooks.corpus import ActiveUnits, TopK, scan
 from interp_hooks.corpus.reducers import active
 from interp_hooks.corpus.reducers.active import as_matrix
-from interp_hooks.dictionaries import SAE
+from interp_hooks.dictionaries import SAE, Crosscoder, CrossLayerTranscoder
 from interp_hooks.dictionaries.activations import JumpReLU
 from interp_hooks.errors import BadInput
 from interp_hooks.studies import Wiki, feature_effects, feature_units, related_features, wiki
 from interp_hooks.studies.directions import unembedding
 from interp_hooks.studies.features import relations
-from tests.dictionaries.random_ones import crosscoder, sae
+from tests.dictionaries.random_ones import cross_layer, crosscoder, sae
 from tests.studies.test_wiki import data
 from tests.tiny import assert_close, build, random_tokens
 
@@ -218,8 +219,11 @@ def test_bad_dictionaries_are_refused_before_anything_is_read(
     for dictionaries, words in cases:
         with pytest.raises(BadInput, match=words):
             wiki(reads, texts, tmp_path / "made", dictionaries=dictionaries, progress=False)
-    with pytest.raises(BadInput, match="read one hook each"):
-        feature_units(small, crosscoder())
+    one = crosscoder()
+    twice = replace(one, sites=(one.sites[0], *one.sites[:2]))
+    for several in ([one, sae()], twice):
+        with pytest.raises(BadInput, match="listed for it alone"):
+            feature_units(small, several)
     with pytest.raises(BadInput, match="columns are of kinds of units"):
         wiki(reads, texts, tmp_path / "made", columns={"feature": []}, progress=False)
     assert not list(tmp_path.iterdir())
@@ -234,11 +238,96 @@ def test_bad_dictionaries_are_refused_before_anything_is_read(
 
 
 def test_other_weights_have_other_names(reads: HookedTransformer, saes: list[SAE]) -> None:
-    from dataclasses import replace
-
     one = saes[0]
     names = {
         feature_units(reads, each).name
         for each in (one, replace(one, b_enc=one.b_enc + 1), replace(one, hook="mlp_out1"), one.mapped(torch.clone))
     }
     assert len(names) == 3
+
+
+# ------------------------------------------------------------------------------------------- features of several layers
+
+
+@pytest.fixture(scope="module")
+def wide(reads: HookedTransformer) -> dict[str, Any]:
+    d = reads.cfg.d_model
+    return {
+        "clt": cross_layer(layers=2, d=d, d_out=d).to(torch.float32),
+        "cross": crosscoder(sites=2, d=d).to(torch.float32),
+    }
+
+
+@pytest.fixture(scope="module")
+def wide_pages(
+    reads: HookedTransformer, texts: list[str], wide: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> Wiki:
+    out = tmp_path_factory.mktemp("wikis") / "wide"
+    return wiki(reads, texts, out, top=3, examined=2, dictionaries=wide, progress=False)
+
+
+@torch.no_grad()
+def test_features_of_several_layers_have_pages(
+    wide_pages: Wiki, reads: HookedTransformer, texts: list[str], wide: dict[str, Any]
+) -> None:
+    clt: CrossLayerTranscoder = wide["clt"]
+    cross: Crosscoder = wide["cross"]
+    hooks = [hook for one in wide.values() for hook in one.hooks_in]
+    caches = [reads.run_with_cache(text, names_filter=hooks)[1] for text in texts]
+    expected = {}
+    for name, one in wide.items():
+        x = [torch.stack([cache[hook][0, 1:] for hook in one.hooks_in], -2) for cache in caches]
+        expected[name] = one.encode(torch.cat(x)).double().mean(0)
+    table = wide_pages.table("clt_features")
+    assert table["mean_activation"].tolist() == pytest.approx(expected["clt"].flatten().tolist(), rel=1e-4, abs=1e-6)
+    assert set(table["layer"]) == {0, 1}
+    of_sites = wide_pages.table("cross_features")
+    assert of_sites["mean_activation"].tolist() == pytest.approx(expected["cross"].tolist(), rel=1e-4, abs=1e-6)
+    assert set(of_sites["layer"]) == {1}
+    assert of_sites[["share_0", "share_1"]].to_numpy() == pytest.approx(cross.shares.numpy(), rel=1e-5)
+    assert "ablation_loss_estimate" not in of_sites
+    written = {("clt", 0): clt.W_dec[0].sum(1), ("clt", 1): clt.W_dec[1][:, 0], ("cross", 1): cross.W_dec[:, -1]}
+    for (name, layer), rows in written.items():
+        listed = wide_pages.listings.query(f"unit == '{name}_feature' and layer == {layer} and index == 5")
+        raised = listed[listed["listing"] == "raises"].sort_values("rank")["value"].tolist()
+        assert raised == pytest.approx((rows[5] @ unembedding(reads)).topk(10).values.tolist(), rel=1e-4, abs=1e-5)
+
+
+@torch.no_grad()
+def test_ablating_a_cross_layer_feature_takes_it_out_of_all_layers(
+    reads: HookedTransformer, texts: list[str], wide: dict[str, Any]
+) -> None:
+    """By hooks of our own that read the feature, and take out of both layers what it writes there."""
+    clt: CrossLayerTranscoder = wide["clt"]
+    units = feature_units(reads, clt)
+    found = scan(reads, texts, {"top": TopK(units, k=2)}, progress=False)
+    feature = int(found["top"][0]["values"][:, 0].argmax())
+    effects = feature_effects(reads, clt, found, [feature], layer=0, k=2, n_random=2)
+    kept: dict[str, Tensor] = {}
+
+    def read(value: Tensor, hook: Any) -> None:
+        kept["feature"] = clt.encode_layer(0, value)[..., feature, None]
+
+    def without(value: Tensor, hook: Any) -> Tensor:
+        return value - kept["feature"] * clt.W_dec[0][feature, int(hook.name.split(".")[1])]
+
+    hooks = [(clt.layers_in[0], read), *((hook, without) for hook in clt.layers_out)]
+    best, lost = found["top"][0], []
+    for document, position in zip(
+        best["documents"][feature].tolist(), best["positions"][feature].tolist(), strict=True
+    ):
+        tokens = reads.to_tokens(texts[document])
+        if position + 1 < tokens.shape[1]:
+            here, there = (
+                logits[0, position].log_softmax(-1)[tokens[0, position + 1]]
+                for logits in (reads(tokens), reads.run_with_hooks(tokens, fwd_hooks=hooks))
+            )
+            lost.append(float(here - there))
+    assert lost
+    assert max(map(abs, lost)) > 1e-4
+    assert effects.top_loss[0].tolist() == pytest.approx(lost, rel=1e-3, abs=1e-6)
+    with pytest.raises(BadInput, match="layer must be one of those with features, 0, 1, got None"):
+        feature_effects(reads, clt, found, [feature])
+    crossing = scan(reads, texts, {"top": TopK(feature_units(reads, wide["cross"]), k=2)}, progress=False)
+    with pytest.raises(BadInput, match="cannot stand in a model"):
+        feature_effects(reads, wide["cross"], crossing, [0])

@@ -33,6 +33,7 @@ def feature_effects(
     features: Sequence[int],
     *,
     units: Units | None = None,
+    layer: int | None = None,
     k: Count = 8,
     n_random: Count = 32,
     before: Count | None = 64,
@@ -43,10 +44,12 @@ def feature_effects(
 
     `scan` needs `TopK(units)`, with `units` of `feature_units` (default: those of this dictionary alone). `k` documents
     in which a feature is largest, of those in which it is active at all, and `n_random` tokens of the corpus, drawn by
-    `generator` (default: seed 0), are read with `before` tokens before them.
+    `generator` (default: seed 0), are read with `before` tokens before them. Of a cross-layer transcoder `layer` says
+    whose features; without one, what it writes to later layers is gone too.
 
     Raises:
-        BadInput: no features, features that there are not, or a scan that did not measure them.
+        BadInput: no features, features that there are not, a scan that did not measure them, no `layer` where there are
+            several, or a crosscoder: its features need later sites too, so that it cannot stand in a model.
 
     >>> from interp_hooks import dictionaries
     >>> from interp_hooks.corpus import TopK, scan
@@ -58,13 +61,19 @@ def feature_effects(
     """
     if not features:
         raise BadInput("features must be numbers of features, got none")
-    ((layer, one),) = by_layer(model, dictionary).items()
-    found = Found(scan, (units or feature_units(model, one)).name)
+    by = by_layer(model, dictionary)
+    if layer is None and len(by) == 1:
+        (layer,) = by
+    if layer not in by:
+        raise BadInput(f"layer must be one of those with features, {', '.join(map(str, by))}, got {layer}")
+    if (hook := by[layer].hook_features) is None:
+        dictionary.parts()  # which says why it cannot stand in a model
+    found = Found(scan, (units or feature_units(model, dictionary)).name)
     options: dict[str, Any] = dict(k=k, before=before)
     tops = [_active(top_contexts(model, found, layer, feature, **options)).followed() for feature in features]
     drawn = random_contexts(model, scan, n_random, generator or torch.Generator().manual_seed(0), before)
-    with one.splice_into(model, name="dictionary", error_term=True):
-        hook = f"{one.hooks_out[0]}.dictionary.hook_features"
+    assert hook is not None
+    with by[layer].dictionary.splice_into(model, name="dictionary", error_term=True):
         ablations = [Ablation(at(hook, feature=feature), 0.0) for feature in features]
         listed = [(layer, feature) for feature in features]
         return effects_on(model, listed, ablations, tops, drawn, called="feature", progress=progress)

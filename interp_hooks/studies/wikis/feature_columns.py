@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp_hooks.dictionaries.single import SingleSite
+from interp_hooks.dictionaries.crosscoder import Crosscoder
 from interp_hooks.experiments.gradients import integrated_gradients
 from interp_hooks.interventions.metrics import Loss
 from interp_hooks.interventions.sites import at
@@ -19,6 +19,7 @@ from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.studies.directions import CHUNK, unembedding
 from interp_hooks.studies.features.causes import feature_effects
 from interp_hooks.studies.features.relations import RelatedFeatures, related_features
+from interp_hooks.studies.features.units import LayerFeatures
 from interp_hooks.studies.neurons.vocabulary import moments_of, null_space
 from interp_hooks.studies.wikis.material import LISTED, Column, Listing, Material
 
@@ -31,16 +32,23 @@ WEIGHTS = {
 }
 
 
-def stream_rows(model: HookedTransformer, dictionary: SingleSite) -> Float[Tensor, "feature d_model"] | None:
-    """What each feature writes to the stream for a feature of 1; None where it writes something else."""
-    (hook,) = dictionary.hooks_out
-    place, rows = Stream(model).place(hook), dictionary.W_dec.detach().float()
+def stream_rows(model: HookedTransformer, features: LayerFeatures) -> Float[Tensor, "feature d_model"] | None:
+    """What each feature writes to the stream for a feature of 1, in all layers; None where it writes something else."""
+    written = [_stream_rows(model, features, *one) for one in features.writes]
+    rows = [one for one in written if one is not None]
+    return torch.stack(rows).sum(0) if len(rows) == len(written) else None
+
+
+def _stream_rows(
+    model: HookedTransformer, features: LayerFeatures, hook: str, rows: Float[Tensor, "feature d_out"]
+) -> Float[Tensor, "feature d_model"] | None:
+    place, rows = Stream(model).place(hook), rows.detach().float()
     if place.point.axes[2:] == ("d_model",) and place.stays:
         return rows
     if hook == f"blocks.{place.layer}.attn.hook_z":
-        block = model.blocks[place.layer]
+        block, head = model.blocks[place.layer], features.dictionary.head
         W_O = model.whole(block.attn.W_O).detach().float() * block.residual_scale
-        return rows @ (W_O.flatten(0, 1) if dictionary.head is None else W_O[dictionary.head])
+        return rows @ (W_O.flatten(0, 1) if head is None else W_O[head])
     return None
 
 
@@ -55,7 +63,7 @@ def _effects_of(material: Material, kind: str) -> dict[int, dict[str, Tensor]]:
         rows = stream_rows(material.model, one) if material.has_vocabulary else None
         if rows is None:
             continue
-        of_heads = one.hooks_out[0].endswith("attn.hook_z")
+        of_heads = one.writes[0][0].endswith("attn.hook_z")
         onto = unembedding(material.model, layer if of_heads else None)
         nothing = null_space(onto, NULL)
         parts = [
@@ -98,13 +106,14 @@ def feature_weight_columns(kind: str) -> Callable[[Material], list[Column]]:
             if effects
         ]
         cosines = {
-            layer: torch.cosine_similarity(of.W_enc.T, of.W_dec, dim=1)
+            layer: torch.cosine_similarity(of.encoder.float(), of.writes[0][1].float(), dim=1)
             for layer, of in one.items()
-            if of.d_in == of.d_out
+            if of.encoder is not None and of.encoder.shape == of.writes[0][1].shape
         }
         if cosines:
-            about = "of what its encoder looks for and what its decoder writes"
+            about = "of what its encoder looks for and what its decoder writes in its layer"
             made.append(Column(name="cos_in", unit="cosine", about=about, values=_by_layer(material, kind, cosines)))
+        made += _site_columns(one)
         shares = {
             int(layer): found["active"]
             for layer, found in material.found[f"{kind}_statistics"].items()
@@ -117,10 +126,23 @@ def feature_weight_columns(kind: str) -> Callable[[Material], list[Column]]:
     return columns
 
 
+def _site_columns(features: Mapping[int, LayerFeatures]) -> list[Column]:
+    """Of a crosscoder, what share each site has of a feature's decoder norms."""
+    return [
+        Column(
+            name=f"share_{place}", unit="share", about=f"of its decoder norms, that of {site}", values={layer: share}
+        )
+        for layer, one in features.items()
+        if isinstance(one.dictionary, Crosscoder)
+        for place, (site, share) in enumerate(zip(one.hooks, one.dictionary.shares.unbind(1), strict=True))
+    ]
+
+
 def feature_effect_columns(kind: str) -> Callable[[Material], list[Column]]:
     """What is lost if one feature is set to 0: to the order of a gradient for all, and exactly for those examined.
 
-    These are the ones with the largest estimates; they are ablated on their top contexts and on random ones.
+    These are the ones with the largest estimates; they are ablated on their top contexts and on random ones. A
+    crosscoder cannot stand in a model, since its features need later sites too: of its features there are no effects.
     """
 
     def columns(material: Material) -> list[Column]:
@@ -129,15 +151,19 @@ def feature_effect_columns(kind: str) -> Callable[[Material], list[Column]]:
         estimates: dict[int, Tensor] = {}
         rows: dict[tuple[str, int, int], Any] = {}
         for layer, one in material.dictionaries[kind].items():
+            if one.hook_features is None:
+                continue
             estimates[layer] = _estimate(material, one)
             most = estimates[layer].abs().topk(min(material.n_examined, one.n_features))
             examined = most.indices[most.values > 0].tolist()
             if not examined:
                 continue
             options: dict[str, Any] = dict(units=material.units[kind], k=5, n_random=16)
-            found = feature_effects(material.model, one, material.found, examined, **options)
+            found = feature_effects(material.model, one.dictionary, material.found, examined, layer=layer, **options)
             for row in found.table().to_dict("records"):
                 rows[row["contexts"], layer, row["feature"]] = row
+        if not estimates:
+            return []
         about = "about how much the next-token loss on a sample of the corpus rises if the feature is 0"
         made = [Column(name="ablation_loss_estimate", unit="nats per token", about=about, values=estimates)]
         for contexts in dict.fromkeys(contexts for contexts, *_ in rows):
@@ -154,11 +180,11 @@ def feature_effect_columns(kind: str) -> Callable[[Material], list[Column]]:
     return columns
 
 
-def _estimate(material: Material, dictionary: SingleSite) -> Float[Tensor, " feature"]:
+def _estimate(material: Material, features: LayerFeatures) -> Float[Tensor, " feature"]:
     """What the loss on the sample gains without each feature, by the gradient half way there."""
-    model, run = material.model, material.run
-    with dictionary.splice_into(model, name="dictionary", error_term=True):
-        hook = f"{dictionary.hooks_out[0]}.dictionary.hook_features"
+    model, run, hook = material.model, material.run, features.hook_features
+    assert hook is not None
+    with features.dictionary.splice_into(model, name="dictionary", error_term=True):
         found = integrated_gradients(
             model, run, Loss(), at(hook), baseline=0.0, steps=1, over=("feature",), progress=False
         )

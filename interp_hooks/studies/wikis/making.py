@@ -84,11 +84,13 @@ def wiki(
     by kind of units,
     `findings` are checked and stand on the pages of their parts, and `neuronpedia` writes a JSON file per unit, too.
 
-    `dictionaries` are SAEs or transcoders, by a name for each (`{"sae": sae}`), or for several that read the same hook
-    of different layers: their features get pages too, as "sae_feature", with examples where they are active, the
-    features that are correlated and active together with each, among all, and what is lost without those `examined`,
-    here those with the largest estimated effect. All is read in the same scan of the model as it is. (For 16,384
-    features of a model with 30 layers of width 576, on 16,384 tokens, 1.4 GiB beyond the weights were measured.)
+    `dictionaries` are given by a name for each (`{"sae": sae}`), or for several that read the same hook of different
+    layers; a cross-layer transcoder has features in each of its layers, whose effects are those of all that they write,
+    a crosscoder's are listed with its last site, without effects. Features get pages too, as "sae_feature", with
+    examples where they are active, the features that are correlated and active together with each, among all, and what
+    is lost without those `examined`, here those with the largest estimated effect. All is read in the same scan of the
+    model as it is. (For 16,384 features of a model with 30 layers of width 576, on 16,384 tokens, 1.4 GiB beyond the
+    weights were measured.)
 
     A run that was killed goes on in `out.partial`; `out` is there only when it is whole. A wiki of the same model
     that is there is replaced.

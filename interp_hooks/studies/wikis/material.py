@@ -14,10 +14,10 @@ from interp_hooks.corpus.packing import Piece
 from interp_hooks.corpus.reducers.top import Side
 from interp_hooks.corpus.scanning import Scan
 from interp_hooks.corpus.units import Units
-from interp_hooks.dictionaries.single import SingleSite
 from interp_hooks.errors import BadInput
 from interp_hooks.interventions.runs import Run
 from interp_hooks.model.transformer import HookedTransformer
+from interp_hooks.studies.features.units import LayerFeatures
 from interp_hooks.studies.findings import Finding
 from interp_hooks.studies.neurons.contexts import stacked
 from interp_hooks.studies.neurons.tables import neuron_table
@@ -109,7 +109,7 @@ class Material:
         return self._made[name]
 
     @cached_property
-    def dictionaries(self) -> Mapping[str, Mapping[int, SingleSite]]:
+    def dictionaries(self) -> Mapping[str, Mapping[int, LayerFeatures]]:
         """By kind and layer, the dictionaries whose features units are."""
         return {name: kind.dictionaries for name, kind in self.kinds.items() if kind.dictionaries}
 

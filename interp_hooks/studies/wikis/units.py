@@ -28,10 +28,9 @@ from interp_hooks.corpus.reducers.statistics import Histogram, Statistics
 from interp_hooks.corpus.reducers.top import Side, TopK
 from interp_hooks.corpus.units import Part, Units, neurons
 from interp_hooks.dictionaries.base import Dictionary
-from interp_hooks.dictionaries.single import SingleSite
 from interp_hooks.errors import BadInput
 from interp_hooks.model.transformer import HookedTransformer
-from interp_hooks.studies.features.units import by_layer, feature_units
+from interp_hooks.studies.features.units import LayerFeatures, by_layer, feature_units
 from interp_hooks.studies.heads.criteria import norm_factor, written_norms
 from interp_hooks.studies.neurons.weights import signed
 
@@ -64,7 +63,7 @@ class Kind:
     letter: str = "N"
     of_expert: int | None = None
     sides: Sequence[Side] = ("largest",)
-    dictionaries: Mapping[int, SingleSite] = field(default_factory=dict)
+    dictionaries: Mapping[int, LayerFeatures] = field(default_factory=dict)
 
     def reducers(self, top: int, per_band: int, seed: int) -> dict[str, Reducer]:
         """What a scan keeps of these units, each under the kind's name."""
