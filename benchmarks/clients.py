@@ -27,7 +27,6 @@ from peers import environment
 
 HERE = Path(__file__).parent
 WITHIN = 1e-4
-HUB = WORK / "hub"
 ENVIRONMENT = (
     "transformer-lens==3.9.0 sae-lens==6.54.12 pytest matplotlib attrs eindex-callum dataclasses-json "
     "frozendict tabulate ordered-set cmapy blobfile pygraphviz wandb torchdata flatten-dict importlib-metadata "
@@ -39,11 +38,28 @@ RUN = "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], r
 
 
 class Client(NamedTuple):
-    """A client: its name, its script, and the checkout that it reads."""
+    """A client: its name, its script, the checkout (or a file in it) that it reads, and the size of random weights."""
 
     name: str
     script: str
     source: str | None = None
+    std: float | None = None
+
+    @property
+    def hub(self) -> Path:
+        """Where its tiny models lie under names of the hub; they are made if they are not there."""
+        hub = WORK / ("hub" if self.std is None else f"hub-{self.std}")
+        if not hub.exists():
+            fill(hub, self.std)
+        return hub
+
+
+DEMOS = (
+    *("ARENA_Content", "Activation_Patching_in_TL_Demo", "Attribution_Patching_Demo", "BERT", "Backward_Lens_Demo"),
+    *("Config_Overhaul", "Direct_Logit_Attribution_Demo", "Exploratory_Analysis_Demo", "Grokking_Demo"),
+    *("Head_Detector_Demo", "Main_Demo", "No_Position_Experiment", "Othello_GPT", "Patchscopes_Generation_Demo"),
+    *("Realtime_Training_Telemetry_Demo", "SVD_Interpreter_Demo", "direct_path_patching_ioi"),
+)
 
 
 CLIENTS = {
@@ -54,6 +70,7 @@ CLIENTS = {
     "auto-circuit-tests": Client("auto-circuit, tests", "client_tests.py", "auto-circuit"),
     "dashboards": Client("sae-dashboard, sae-vis", "client_dashboards.py"),
     "lenses": Client("tuned-lens, CircuitsVis", "client_lenses.py"),
+    **{name: Client(name, "client_demos.py", f"transformer_lens-3.9.0/demos/{name}.ipynb", std=0.2) for name in DEMOS},
 }
 
 
@@ -68,7 +85,8 @@ def steps(python: Path, client: Client, sources: Path | None, instead: bool) -> 
         text=True,
         cwd="/tmp",
         env=os.environ
-        | {"PYTHONPATH": os.pathsep.join(path), "HF_HUB_OFFLINE": "1", "HF_HOME": str(HUB), "WANDB_MODE": "disabled"},
+        | {"PYTHONPATH": os.pathsep.join(path), "HF_HUB_OFFLINE": "1", "HF_HOME": str(client.hub)}
+        | {"WANDB_MODE": "disabled"},
     )
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"step"')]
 
@@ -83,8 +101,6 @@ def differing(ours: list[float], theirs: list[float]) -> int:
 
 def main(wanted: list[str], sources: Path | None, details: bool) -> None:
     python = environment(ENVIRONMENT[0], ENVIRONMENT[1])
-    if not HUB.exists():
-        fill(HUB)
     print(f"{'client':24} {'steps there':>12} {'here':>6} {'equal numbers':>20} {'seconds there':>14} {'here':>8}")
     for key in wanted or CLIENTS:
         client = CLIENTS[key]
