@@ -60,6 +60,8 @@ def fill(home: Path, std: float | None = None) -> None:
     for name in ("bert-base-cased", "google-bert/bert-base-cased"):
         config = hf.BertConfig(num_hidden_layers=12, **sizes)
         _write(home, name, bert, _model(hf.BertForPreTraining, config, std))
+        said = _snapshot(home, name) / "config.json"  # on the hub it names one of the two heads that the files hold
+        said.write_text(said.read_text().replace("BertForPreTraining", "BertForMaskedLM"))
     for n_layers in (1, 2, 3, 4):
         _write_neel(home, f"NeelNanda/SoLU_{n_layers}L512W_C4_Code", n_layers=n_layers, **SOLU)
         attn_only = SOLU | dict(attn_only=True, d_mlp=-1, act_fn="gelu")

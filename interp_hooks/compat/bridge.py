@@ -51,17 +51,17 @@ class TransformerBridge(HookedTransformer):
     def boot_transformers(
         cls,
         model_name: str,
-        hf_config_overrides: None = None,
+        hf_config_overrides: Any = None,
         device: Any = None,
         dtype: Any = None,
         tokenizer: Any = None,
         load_weights: bool = True,
         trust_remote_code: bool = False,
-        model_class: None = None,
+        model_class: Any = None,
         hf_model: Any = None,
         device_map: Any = None,
-        n_devices: None = None,
-        max_memory: None = None,
+        n_devices: Any = None,
+        max_memory: Any = None,
         **options: Any,
     ) -> TransformerBridge:
         """`HookedTransformer.from_pretrained_no_processing`, in float32 by default.
@@ -75,7 +75,7 @@ class TransformerBridge(HookedTransformer):
         refused = dict(
             hf_config_overrides=hf_config_overrides,
             model_class=model_class,
-            n_devices=n_devices,
+            n_devices=None if n_devices == 1 else n_devices,
             max_memory=max_memory,
             load_weights=None if load_weights else False,
         )
