@@ -1,6 +1,7 @@
 """`TransformerBridge` under `compat`: a checkpoint as it is, then processed, under a bridge's names."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -67,7 +68,12 @@ def test_a_bridges_names_of_hooks(checkpoint: Path) -> None:
 
 
 def test_what_a_bridge_is_not_given(checkpoint: Path) -> None:
-    for refused in (dict(load_weights=False), dict(n_devices=2), dict(hf_config_overrides={"n_layer": 1})):
+    given: list[dict[str, Any]] = [
+        dict(load_weights=False),
+        dict(n_devices=2),
+        dict(hf_config_overrides={"n_layer": 1}),
+    ]
+    for refused in given:
         with pytest.raises(BadInput, match=f"got .*{next(iter(refused))}"):
             TransformerBridge.boot_transformers(str(checkpoint), **refused)
 
