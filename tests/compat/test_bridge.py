@@ -15,7 +15,7 @@ from interp_hooks.errors import BadInput, UnknownHook
 from interp_hooks.hooks.points import HookPoint
 from tests.tiny import assert_close, random_tokens, redraw
 
-SIZES = dict(n_layer=2, n_head=2, n_embd=8, n_positions=12, vocab_size=17)
+SIZES = dict[str, Any](n_layer=2, n_head=2, n_embd=8, n_positions=12, vocab_size=17)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,9 @@ def test_what_a_bridge_is_not_given(checkpoint: Path) -> None:
 
 
 def test_a_bridge_to_an_encoder(tmp_path: Path) -> None:
-    sizes = dict(hidden_size=8, num_attention_heads=2, intermediate_size=12, vocab_size=17, num_hidden_layers=2)
+    sizes = dict[str, Any](
+        hidden_size=8, num_attention_heads=2, intermediate_size=12, vocab_size=17, num_hidden_layers=2
+    )
     theirs = BertForMaskedLM(BertConfig(**sizes)).eval()
     redraw(theirs)
     theirs.save_pretrained(tmp_path)
