@@ -18,6 +18,7 @@ import torch
 
 huggingface_hub.constants.HF_HUB_ENABLE_HF_TRANSFER = False  # circuit-tracer reads it; versions from 1 lack it
 STEPS: list[Callable[[], Any]] = []
+CPU, DRAWS = torch.device("cpu"), torch.Generator()
 SIZES = dict(n_layers=2, d_model=16, n_ctx=32, d_head=8, n_heads=2, d_mlp=24, d_vocab=50)
 SPECIAL = ("<bos>", "<eos>", "<pad>", "<unk>")
 
@@ -43,6 +44,7 @@ def run() -> None:
     """Run the steps; a line of JSON for each: its name, its seconds of CPU, and its numbers or its error."""
     for function in STEPS:
         torch.manual_seed(0)
+        DRAWS.manual_seed(0)
         start, found, error = time.process_time(), [], None
         try:
             found = numbers(function())
@@ -64,6 +66,17 @@ def let_cuda_be_the_cpu() -> None:
 
     if not torch.cuda.is_available():
         torch.zeros = here
+
+
+def let_draws_be_alone() -> None:
+    """Let a step's whole numbers at random (`torch.randint`) be the same whatever else was drawn before."""
+    drawing = torch.randint
+
+    def alone(*sizes: Any, generator: torch.Generator | None = None, **options: Any) -> torch.Tensor:
+        generator = DRAWS if generator is None and torch.device(options.get("device") or "cpu") == CPU else generator
+        return drawing(*sizes, generator=generator, **options)
+
+    torch.randint = alone
 
 
 def let_moved_names_be_there() -> None:

@@ -10,7 +10,8 @@ difference beyond a relative and an absolute 1e-4). Printed is a row for each cl
 numbers that are equal, seconds of CPU of steps that both run.
 
 Clients that are no packages are read from FOLDER, a checkout each, named as on GitHub: EAP-IG (hannamw),
-Automatic-Circuit-Discovery (ArthurConmy), and auto-circuit (UFO-101), of which these are the tests.
+Automatic-Circuit-Discovery (ArthurConmy), and auto-circuit (UFO-101), of which these are the tests. In
+transformer_lens-3.9.0, the unpacked source distribution, are demos, notebooks whose cells are the steps.
 """
 
 import argparse
@@ -27,7 +28,6 @@ from peers import environment
 
 HERE = Path(__file__).parent
 WITHIN = 1e-4
-HUB = WORK / "hub"
 ENVIRONMENT = (
     "transformer-lens==3.9.0 sae-lens==6.54.12 pytest matplotlib attrs eindex-callum dataclasses-json "
     "frozendict tabulate ordered-set cmapy blobfile pygraphviz wandb torchdata flatten-dict importlib-metadata "
@@ -39,13 +39,26 @@ RUN = "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], r
 
 
 class Client(NamedTuple):
-    """A client: its name, its script, and the checkout that it reads."""
+    """A client: its name, its script, the checkout (or a file in it) that it reads, and the size of random weights."""
 
     name: str
     script: str
     source: str | None = None
+    std: float | None = None
+
+    @property
+    def hub(self) -> Path:
+        """Where its tiny models lie under names of the hub; they are made if they are not there."""
+        hub = WORK / ("hub" if self.std is None else f"hub-{self.std}")
+        if not hub.exists():
+            fill(hub, self.std)
+        return hub
 
 
+DEMOS = (
+    *("ARENA_Content", "Activation_Patching_in_TL_Demo", "Attribution_Patching_Demo", "BERT"),
+    *("Direct_Logit_Attribution_Demo", "Exploratory_Analysis_Demo", "Head_Detector_Demo", "Main_Demo"),
+)
 CLIENTS = {
     "saelens": Client("SAELens 6.54.12", "client_saelens.py"),
     "circuit-tracer": Client("circuit-tracer 0.5.0", "client_circuit_tracer.py"),
@@ -54,6 +67,7 @@ CLIENTS = {
     "auto-circuit-tests": Client("auto-circuit, tests", "client_tests.py", "auto-circuit"),
     "dashboards": Client("sae-dashboard, sae-vis", "client_dashboards.py"),
     "lenses": Client("tuned-lens, CircuitsVis", "client_lenses.py"),
+    **{name: Client(name, "client_demos.py", f"transformer_lens-3.9.0/demos/{name}.ipynb", std=0.2) for name in DEMOS},
 }
 
 
@@ -68,7 +82,8 @@ def steps(python: Path, client: Client, sources: Path | None, instead: bool) -> 
         text=True,
         cwd="/tmp",
         env=os.environ
-        | {"PYTHONPATH": os.pathsep.join(path), "HF_HUB_OFFLINE": "1", "HF_HOME": str(HUB), "WANDB_MODE": "disabled"},
+        | {"PYTHONPATH": os.pathsep.join(path), "HF_HUB_OFFLINE": "1", "HF_HOME": str(client.hub)}
+        | {"WANDB_MODE": "disabled"},
     )
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"step"')]
 
@@ -83,8 +98,6 @@ def differing(ours: list[float], theirs: list[float]) -> int:
 
 def main(wanted: list[str], sources: Path | None, details: bool) -> None:
     python = environment(ENVIRONMENT[0], ENVIRONMENT[1])
-    if not HUB.exists():
-        fill(HUB)
     print(f"{'client':24} {'steps there':>12} {'here':>6} {'equal numbers':>20} {'seconds there':>14} {'here':>8}")
     for key in wanted or CLIENTS:
         client = CLIENTS[key]

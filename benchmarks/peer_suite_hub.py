@@ -1,6 +1,7 @@
 """A HuggingFace cache of tiny random models and of tokenizers, under the names that `peer_suite.py`'s tests ask for."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,11 @@ WORDS += [f"##{letter}" for letter in WORDS[5:]] + ["The", "the", "sun", "rises"
 SOLU = dict(d_model=64, d_head=16, n_heads=4, n_ctx=1024, d_vocab=50257, act_fn="solu_ln", attn_only=False, d_mlp=256)
 
 
-def fill(home: Path) -> None:
-    """Write the cache; everything in it is random but the tokenizers."""
+def fill(home: Path, std: float | None = None) -> None:
+    """Write the cache; everything in it is random but the tokenizers.
+
+    With `std`, HuggingFace's models have weights of that size, which say more than those that training begins with.
+    """
     torch.manual_seed(0)
     bpe = AutoTokenizer.from_pretrained(GPT2_TOKENIZER)
     bert = hf.BertTokenizer(vocab={word: id for id, word in enumerate(WORDS)}, do_lower_case=False)
@@ -47,13 +51,17 @@ def fill(home: Path) -> None:
         "roneneldan/TinyStories-1M": _neo(8),
         "roneneldan/TinyStories-33M": _neo(4),
     }.items():
-        _write(home, name, bpe, config and _model(hf.AutoModelForCausalLM, config))
+        _write(home, name, bpe, config and _model(hf.AutoModelForCausalLM, config, std))
     sizes = dict(hidden_size=48, num_attention_heads=4, ffn_dim=96, word_embed_proj_dim=48, vocab_size=len(opt))
-    _write(home, "facebook/opt-125m", opt, _model(hf.AutoModelForCausalLM, hf.OPTConfig(num_hidden_layers=3, **sizes)))
+    _write(
+        home, "facebook/opt-125m", opt, _model(hf.AutoModelForCausalLM, hf.OPTConfig(num_hidden_layers=3, **sizes), std)
+    )
     sizes = dict(hidden_size=48, num_attention_heads=12, intermediate_size=96, vocab_size=len(WORDS))
     for name in ("bert-base-cased", "google-bert/bert-base-cased"):
         config = hf.BertConfig(num_hidden_layers=12, **sizes)
-        _write(home, name, bert, _model(hf.BertForPreTraining, config))
+        _write(home, name, bert, _model(hf.BertForPreTraining, config, std))
+        said = _snapshot(home, name) / "config.json"  # on the hub it names one of the two heads that the files hold
+        said.write_text(said.read_text().replace("BertForPreTraining", "BertForMaskedLM"))
     for n_layers in (1, 2, 3, 4):
         _write_neel(home, f"NeelNanda/SoLU_{n_layers}L512W_C4_Code", n_layers=n_layers, **SOLU)
         attn_only = SOLU | dict(attn_only=True, d_mlp=-1, act_fn="gelu")
@@ -66,8 +74,11 @@ def _neo(n_layers: int) -> hf.GPTNeoConfig:
     return hf.GPTNeoConfig(num_layers=n_layers, attention_types=kinds, intermediate_size=256, **sizes)
 
 
-def _model(kind: Any, config: hf.PretrainedConfig) -> hf.PreTrainedModel:
-    return kind.from_config(config) if hasattr(kind, "from_config") else kind(config)
+def _model(kind: Any, config: hf.PretrainedConfig, std: float | None) -> hf.PreTrainedModel:
+    model = kind.from_config(config) if hasattr(kind, "from_config") else kind(config)
+    for weight in model.parameters() if std is not None else ():
+        torch.nn.init.normal_(weight, 0.0 if weight.ndim > 1 else weight.mean().item(), std)
+    return model
 
 
 def _snapshot(home: Path, name: str) -> Path:
@@ -98,3 +109,9 @@ def _write_neel(home: Path, name: str, **config: Any) -> None:
         {k: v for k, v in config.items() if v != -1 and not (config["attn_only"] and k == "act_fn")}
     )
     torch.save(model.state_dict(), folder / "model_final.pth")
+
+
+def cached_files(api: object, repo_id: str, **options: object) -> list[str]:
+    """The files of a repository, which only the hub itself could tell: here, those that are in the cache."""
+    folder = Path(os.environ["HF_HOME"]) / "hub" / f"models--{repo_id.replace('/', '--')}" / "snapshots"
+    return [file.name for file in folder.glob("*/*")]

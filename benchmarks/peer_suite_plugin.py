@@ -7,6 +7,7 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
+from peer_suite_hub import cached_files
 
 PACKAGE, RESULT = json.loads(os.environ["PEER_SUITE"])
 outcomes: dict[str, str] = {}
@@ -50,10 +51,4 @@ def pytest_sessionfinish() -> None:
     Path(RESULT).write_text(json.dumps(outcomes, indent=1))
 
 
-def _cached_files(self, repo_id: str, **options: object) -> list[str]:
-    """The files of a repository, which only the hub itself could tell: here, those that are in the cache."""
-    folder = Path(os.environ["HF_HOME"]) / "hub" / f"models--{repo_id.replace('/', '--')}" / "snapshots"
-    return [file.name for file in folder.glob("*/*")]
-
-
-huggingface_hub.HfApi.list_repo_files = _cached_files
+huggingface_hub.HfApi.list_repo_files = cached_files

@@ -6,7 +6,7 @@ ABSENT = {
         "HookedTransformer.from_pretrained loads encoders with a masked language model's head, and no others",
     ),
     **dict.fromkeys(
-        ("TransformerBridgeConfig", "model_bridge", "factories", "weight_processing", "pretrained"),
+        ("TransformerBridgeConfig", "sources", "factories", "weight_processing", "pretrained"),
         "checkpoints are converted by interp_hooks.loading: one table for each family, see CONTRIBUTING.md",
     ),
     **dict.fromkeys(
@@ -28,7 +28,6 @@ ABSENT = {
     "clear_huggingface_cache": "use the command `hf cache`",
     "get_rotary_pct_from_config": "rotary_dim of a config says how many of d_head rotate",
     "HookedEncoderDecoder": "encoder-decoders (T5) are not converted: no part here has cross-attention",
-    "TransformerBridge": "HookedTransformer.from_pretrained converts every family",
     "lit": "there is no integration of LIT",
     "print_gpu_mem": "use torch.cuda.memory_allocated()",
     "tools": "see interp_hooks.direct_logit_attribution, path_patch, attribution_patch, patch_along and logit_lens",

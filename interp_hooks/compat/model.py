@@ -18,6 +18,7 @@ from interp_hooks.compat.config import HookedTransformerConfig
 from interp_hooks.compat.rotary import QwenPositions, as_in_qwen
 from interp_hooks.compat.texts import get_tokenizer_with_bos
 from interp_hooks.errors import BadInput
+from interp_hooks.hooks.points import HookPoint, NameFilter
 from interp_hooks.model import config as core
 from interp_hooks.model import transformer
 from interp_hooks.model.network import Embedded
@@ -104,6 +105,15 @@ class HookedTransformer(transformer.HookedTransformer):
         owner, _, name = target.rpartition(".")
         found = self.get_submodule(owner)._parameters.get(name)
         return super().get_parameter(target) if found is None else found
+
+    def points(self, wanted: NameFilter) -> list[HookPoint]:
+        """As `interp_hooks.HookedTransformer.points`; a function of names passes by what flags leave out.
+
+        What is in a cache without a filter only after `set_use_attn_result(True)` and its like is selected by its name,
+        or by a function that selects nothing else.
+        """
+        found = super().points(wanted)
+        return [point for point in found if point.collected] or found if callable(wanted) else found
 
     def check_fired(self, attached: Any) -> None:
         """Nothing: a function at a point that the pass did not come by is passed over."""

@@ -10,6 +10,7 @@ def _of(home: str, *names: str, **renamed: str) -> dict[str, str]:
     }
 
 
+_BRIDGE = _of("compat.bridge", "TransformerBridge")
 _CACHE = _of("model.cache.activation_cache", "ActivationCache")
 _COMPONENTS = {
     **_of("compat.attention", "Attention", "GroupedQueryAttention", AbstractAttention="Attention"),
@@ -142,6 +143,8 @@ MODULES: dict[str, Mapping[str, str] | str] = {
     "loading": _LOADING,
     "loading_from_pretrained": _LOADING,
     "past_key_value_caching": _KEYS_AND_VALUES,
+    "model_bridge": _BRIDGE,
+    "model_bridge.bridge": _BRIDGE,
     "patching": "interp_hooks.compat.patching",
     "supported_models": _LOADING,
     "tools": {},

@@ -99,10 +99,10 @@ inspect.getmodule(compat.install)  # asks every module for its file
         (
             "from transformer_lens.model_bridge.sources import x",
             "ImportError",
-            "model_bridge: checkpoints are converted by",
+            "sources: checkpoints are converted by",
         ),
         ("from transformer_lens.utils import print_gpu_mem", "ImportError", "use torch.cuda.memory_allocated()"),
-        ("from transformer_lens import TransformerBridge", "ImportError", "converts every family"),
+        ("from transformer_lens import HookedEncoderDecoder", "ImportError", "encoder-decoders (T5) are not converted"),
     ],
 )
 def test_what_is_not_there(code: str, error: str, message: str) -> None:
@@ -116,7 +116,7 @@ def test_what_is_not_there(code: str, error: str, message: str) -> None:
 def test_asking_is_no_error() -> None:
     check("""
 import transformer_lens
-assert not hasattr(transformer_lens, "TransformerBridge")
+assert not hasattr(transformer_lens, "HookedEncoderDecoder")
 assert getattr(transformer_lens, "lit", None) is None
 """)
 

@@ -1,0 +1,92 @@
+"""A notebook: every code cell is a step, as it stands; its numbers are those of the variables that it names.
+
+python client_demos.py NOTEBOOK
+
+Cells run one after the other in IPython, as their own tests run them (`GITHUB_ACTIONS`: without what those leave out),
+each with the same seed. Nothing is installed and nothing shown. Of a tensor some 200 numbers are told, at even
+distances, and the sum of squares; of a list as many entries. Cells that their own tests skip, as too slow, are none.
+"""
+
+import ast
+import contextlib
+import io
+import json
+import os
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import matplotlib
+import numpy as np
+import plotly.io
+import torch
+from client_steps import STEPS, let_draws_be_alone, run
+from IPython.core.interactiveshell import InteractiveShell
+from peer_suite_hub import cached_files
+
+os.environ["GITHUB_ACTIONS"] = "true"
+SKIPPED = "NBVAL_SKIP"
+NUMBERS = 200
+
+
+def told(value: Any) -> Any:
+    """What of a variable is compared: numbers, in tensors and arrays, in lists, tuples and dicts."""
+    if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
+        value = torch.from_numpy(np.ascontiguousarray(value))
+    if isinstance(value, torch.Tensor) and not value.is_sparse:
+        flat = (torch.view_as_real(value) if value.is_complex() else value).detach().double().flatten()
+        return [*flat[:: max(1, len(flat) // NUMBERS)].tolist(), float(flat.square().sum())]
+    if isinstance(value, dict):
+        value = [one for _, one in sorted(value.items(), key=lambda item: str(item[0]))]
+    if isinstance(value, (list, tuple)):
+        return [told(one) for one in value[:: max(1, len(value) // NUMBERS)]]
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def names_in(source: str) -> list[str]:
+    """The names that a cell reads or assigns outside of its functions' bodies, in order."""
+    tree = ast.parse(source)
+    return sorted({node.id for node in ast.walk(tree) if isinstance(node, ast.Name)})
+
+
+def cell_step(shell: InteractiveShell, source: str) -> Any:
+    """A step that runs one cell.
+
+    Raises:
+        Exception: whatever the cell raises.
+    """
+
+    def cell() -> Any:
+        random.seed(0)
+        np.random.seed(0)
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            done = shell.run_cell(source)
+        if done.error_before_exec or done.error_in_exec:
+            raise done.error_before_exec or done.error_in_exec
+        names = [name for name in names_in(shell.transform_cell(source)) if name in shell.user_ns]
+        return told([done.result, *(shell.user_ns[name] for name in names)])
+
+    return cell
+
+
+def main(notebook: Path) -> None:
+    matplotlib.use("agg")
+    plotly.io.show = lambda figure, *args, **options: None
+    huggingface_hub.HfApi.list_repo_files = cached_files
+    let_draws_be_alone()
+    shell = InteractiveShell.instance()
+    shell.register_magic_function(lambda line: None, "line", "pip")
+    shell.system = shell.getoutput = lambda command, **options: None
+    cells = [cell for cell in json.loads(notebook.read_text())["cells"] if cell["cell_type"] == "code"]
+    for number, cell in enumerate(cells):
+        source = "".join(cell["source"])
+        if SKIPPED not in source:
+            function = cell_step(shell, source)
+            function.__name__ = f"cell {number}"
+            STEPS.append(function)
+    run()
+
+
+main(Path(sys.argv[1]))
