@@ -51,6 +51,7 @@ def fill(home: Path, std: float | None = None) -> None:
         "roneneldan/TinyStories-1M": _neo(8),
         "roneneldan/TinyStories-33M": _neo(4),
     }.items():
+        torch.manual_seed(0)  # so that two names of one checkpoint are one
         _write(home, name, bpe, config and _model(hf.AutoModelForCausalLM, config, std))
     sizes = dict(hidden_size=48, num_attention_heads=4, ffn_dim=96, word_embed_proj_dim=48, vocab_size=len(opt))
     _write(
