@@ -64,6 +64,11 @@ addEventListener("load", () => setTimeout(() => {
   document.querySelector("#group").value = "<b>mine";
   document.querySelector("#into").click();
   seen.groups = document.querySelector("#groups").textContent;
+  document.querySelector("#groups button").click();
+  seen.taken_apart = [document.querySelector("#group").value, document.querySelectorAll(".node.pinned").length];
+  document.querySelector("#group").value = "another";
+  document.querySelector("#into").click();
+  seen.renamed = document.querySelector("#groups").textContent;
   seen.unnamed = [...document.querySelectorAll(".node")].filter(one => !one.getAttribute("aria-label")).length;
   seen.beyond = document.documentElement.scrollWidth - document.documentElement.clientWidth;
   seen.alarms = document.querySelectorAll("b, img").length;
@@ -91,4 +96,6 @@ def test_a_browser_shows_it_offline(graph: AttributionGraph, width: int, tmp_pat
     assert seen["edges"] == int(touching.sum())
     assert seen["after_escape"] == 0
     assert seen["groups"].startswith(f"<b>mine: {graph.name(first)}")
+    assert seen["taken_apart"] == ["<b>mine", 1]
+    assert seen["renamed"].startswith(f"another: {graph.name(first)}")
     assert (seen["unnamed"], seen["alarms"], seen["beyond"]) == (0, 0, 0)
