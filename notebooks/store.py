@@ -4,8 +4,8 @@
     python notebooks/store.py notebooks/week/*      some
 
 A figure is stored as SVG with a text for those who do not see it, and beside it in its interactive form where that is
-small. Exercises run with their solutions. What depends on the machine stays out: paths, times, versions, progress,
-warnings, states of widgets.
+small. Exercises run with their solutions; what their checks say is not stored, since it would stand below a blank. What
+depends on the machine stays out: paths, times, versions, progress, warnings, states of widgets.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ def cleaned(notebook: Any) -> Any:
     for count, cell in enumerate(cells, start=1):
         cell.execution_count = count
         cell.metadata = {key: value for key, value in cell.metadata.items() if key == "tags"}
-        cell.outputs = [nbformat.from_dict(one) for one in _outputs(cell.outputs, count)]
+        said = [] if cell.id.startswith("check-") else cell.outputs
+        cell.outputs = [nbformat.from_dict(one) for one in _outputs(said, count)]
     return notebook
 
 
