@@ -54,6 +54,7 @@ from interp_hooks.views.style import FONT
 
 WIDTH, HEIGHT = 720, 450  # pixels, where a figure does not say
 EDGE, HEADING = 12.0, 15.0  # pixels around all; font size of the title
+BOLD = 1.1  # how much wider its letters are than others
 LEAST = 60.0  # pixels of a plot
 NARROW = 520  # pixels; a figure no wider has its legend below
 
@@ -81,7 +82,7 @@ def drawn(figure: go.Figure, width: int | None, height: int | None, told: str) -
     night = Night(ink.text == INK and ink.paper == PAPER)
     _bars(traces, layout)
     legend, colourings = in_legend(traces, layout), _colourings(traces)
-    title = wrapped(plain(title_of(layout)), HEADING, wide - 2 * EDGE)
+    title = wrapped(plain(title_of(layout)), HEADING * BOLD, wide - 2 * EDGE)
     settings = _axes(traces, layout)
     taken = _taken(traces, settings)
     room, rows = Room(80, wide - 80, 40, 340, 400), Rows()
