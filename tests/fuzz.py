@@ -77,7 +77,8 @@ LEFT_OUT = {
         "cache.at",
     ),
     # Made by the calls that return them, which are drawn here.
-    *("Result", "Task", "ground_truth.GroundTruth", "ground_truth.KnownModel", "ActivationCache", "model.Output"),
+    *("Result", "Task", "ground_truth.GroundTruth", "ground_truth.KnownModel", "ground_truth.PlantedFeatures"),
+    *("ActivationCache", "model.Output"),
     *("experiments.Agreement", "studies.LensResult", "studies.LogitLens", "tasks.PromptPairs"),
     *("studies.LensDecomposition", "studies.LensVectors", "studies.Checkpoint", "studies.PhaseChange"),
     *("studies.PhaseChanges", "studies.WatchedTraining"),

@@ -115,7 +115,7 @@ class HookedTransformer(transformer.HookedTransformer):
         found = super().points(wanted)
         return [point for point in found if point.collected] or found if callable(wanted) else found
 
-    def check_fired(self, attached: Any) -> None:
+    def _check_fired(self, attached: Any) -> None:
         """Nothing: a function at a point that the pass did not come by is passed over."""
 
     def _eos_ids(self, stop_at_eos: bool, eos_token_id: int | Sequence[int] | None) -> list[int]:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from interp_hooks.errors import BadInput
+from interp_hooks.errors.arguments import checked
 from interp_hooks.ground_truth.handmade import SHARPNESS, blank
 from interp_hooks.ground_truth.system import BOS, GroundTruth, edges, task_at_the_end
 from interp_hooks.interventions.sites import at
@@ -21,6 +22,7 @@ SUBJECT_AT = 2  # BOS the NOUN near the NOUN
 NUMBER, MOVED, SINGULAR, PLURAL = 0, -3, -2, -1  # dimensions of the stream
 
 
+@checked
 def number_agreement(n_nouns: int = 4) -> GroundTruth:
     """After "the keys near the door" comes "are": the verb agrees with the subject, and not with the noun before it.
 

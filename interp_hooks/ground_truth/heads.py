@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import checked
+from interp_hooks.errors.arguments import Count, checked
 from interp_hooks.experiments.task import Task
 from interp_hooks.ground_truth.handmade import blank, repetition
 from interp_hooks.ground_truth.system import BOS, Edge, GroundTruth, edges, task_at_the_end
@@ -219,7 +219,7 @@ def _names_task() -> Task:
 
 
 @checked
-def copy_suppression(d_vocab: int = 12, n_ctx: int = 10) -> GroundTruth:
+def copy_suppression(d_vocab: int = 12, n_ctx: Count = 10) -> GroundTruth:
     """Each word predicts the next of the vocabulary, and head 0.0 takes that back twice over if it has come before.
 
     The stream is [TOK | OUT | ONE]: the embedding of word i writes i to TOK and i + 1 (after the last: word 1) to OUT.

@@ -94,7 +94,10 @@ class NamedPoints(nn.Module):
             return [self._point(wanted)]
         if callable(wanted) and not isinstance(wanted, type):
             _check_filter(wanted)
-            found = [point for name, point in self.hook_dict.items() if wanted(name)]
+            try:
+                found = [point for name, point in self.hook_dict.items() if wanted(name)]
+            except (AttributeError, TypeError) as error:
+                raise BadInput(f"a filter must take a hook's name, and got one that fails: {error}") from error
             if not found:
                 examples = ", ".join(list(self.hook_dict)[:4])
                 raise UnknownHook(
@@ -351,13 +354,13 @@ class NamedPoints(nn.Module):
         raised = True
         try:
             returned = scope.run(function)
-            self.check_fired(made)
+            self._check_fired(made)
             raised = False
         finally:
             self._leave(scope, raised or reset_hooks_end, clear_contexts)
         return returned
 
-    def check_fired(self, attached: Sequence[tuple[NameFilter, Sequence[Hook]]]) -> None:
+    def _check_fired(self, attached: Sequence[tuple[NameFilter, Sequence[Hook]]]) -> None:
         """Raise HookDidNotFire for a name or a filter, of whose functions the pass that is over reached none."""
         for wanted, hooks in attached:
             if not any(hook.reached for hook in hooks):

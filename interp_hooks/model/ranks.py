@@ -20,6 +20,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard
 
 from interp_hooks.errors import BadInput
+from interp_hooks.errors.arguments import checked
 from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.hooks.points import HookPoint
 from interp_hooks.model.components.attention import Attention
@@ -141,6 +142,7 @@ def refuse_to_spread(cfg: HookedTransformerConfig, tp: int) -> None:
             raise BadInput(f"tp={tp} must divide {name}={size}: take another number of processes")
 
 
+@checked
 @no_gradients
 def spread_over_ranks(model: Network, tp: int, device: torch.device | str | None = None) -> None:
     """Leave on this rank its part of a model that all ranks have, on `device` (default: the GPU of its local rank).

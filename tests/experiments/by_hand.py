@@ -212,7 +212,7 @@ def written(model: HookedTransformer, hook: str, value: Tensor, scale: Tensor | 
         if block.ln1_post.kind == "LN":
             shares = shares - shares.mean(-1, keepdim=True)
         shares = shares / scale[:, :, None] * (block.ln1_post.w + model.cfg.norm_gain_offset)
-    return shares * model.cfg.residual_scale
+    return shares * block.residual_scale
 
 
 def source_of(model: HookedTransformer, source: Any, hook: str, known: dict[Any, Any]) -> Any:
