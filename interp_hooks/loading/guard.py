@@ -8,7 +8,6 @@ matter as much as a setting (Mistral's default window is 4096 tokens).
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from operator import attrgetter
 from typing import Any, Literal
 
@@ -94,15 +93,10 @@ class Family:
 
         Raises:
             UnsupportedConfig: the checkpoint sets something that this family does not implement.
+            AttributeError, KeyError: it does not say something that the family needs.
         """
         reader = ConfigReader(hf_config)
-        try:
-            fields = self.config(reader)
-        except (AttributeError, KeyError) as error:
-            raise UnsupportedConfig(
-                f"{self.architecture} checkpoint: its config does not say all that makes the model ({error}). "
-                f"It may be of another version of transformers than {version('transformers')}, or that one too old."
-            ) from error
+        fields = self.config(reader)
         for name, implemented in self.requires.items():
             if (value := _found(reader, name, implemented)) != implemented and name not in ignore:
                 raise UnsupportedConfig(self._refusal(name, value))

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -209,7 +210,14 @@ def family_of(hf_config: Any, architecture: str | None = None) -> Family:
 def our_config(family: Family, hf_config: Any, options: LoadOptions) -> tuple[HookedTransformerConfig, int]:
     """Our config for a checkpoint, and how many layers the checkpoint has: `first_n_layers` may take fewer."""
     ignore = options.ignore_config + check_quantisation(hf_config, options.name)
-    fields = family.read(language_config(hf_config), ignore) | {
+    try:
+        said = family.read(language_config(hf_config), ignore)
+    except (AttributeError, KeyError) as error:
+        raise UnsupportedConfig(
+            f"{family.architecture} checkpoint: its config does not say all that makes the model ({error}). "
+            f"It may be of another version of transformers than {version('transformers')}, or that one too old."
+        ) from error
+    fields = said | {
         "model_name": options.name,
         "original_architecture": family.architecture,
         "dtype": as_dtype(options.dtype or torch.float32),
@@ -305,7 +313,7 @@ def _loaded(source: Source, hf_config: Any, family: Family, dtype: torch.dtype |
             listed = ", ".join(source.hf_kwargs)
             close = "".join(nearest(name, _ARGUMENTS) for name in source.hf_kwargs if name in str(error))
             raise BadInput(
-                f"from_pretrained has no argument {listed} that transformers takes either: {error}.{close}"
+                f"from_pretrained passes {listed} on to transformers, which does not take one of them: {error}.{close}"
             ) from error
         with reading(f"the checkpoint {source.name!r}"):
             raise
