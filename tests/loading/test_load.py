@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import PreTrainedModel, RemBertConfig, RemBertForCausalLM, RwkvConfig, RwkvForCausalLM
+from transformers import MobileBertConfig, MobileBertForMaskedLM, PreTrainedModel, RwkvConfig, RwkvForCausalLM
 
 from interp_hooks import HookedTransformer
 from interp_hooks.errors import (
@@ -248,14 +248,14 @@ def test_a_folder_without_weights(tmp_path: Path) -> None:
 
 
 def foreign(kind: str) -> PreTrainedModel:
-    if kind == "rembert":
-        sizes = dict(num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, input_embedding_size=8)
-        return RemBertForCausalLM(RemBertConfig(hidden_size=16, output_embedding_size=8, vocab_size=9, **sizes))
+    if kind == "mobilebert":
+        sizes = dict(num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, embedding_size=8)
+        return MobileBertForMaskedLM(MobileBertConfig(hidden_size=16, vocab_size=9, intra_bottleneck_size=8, **sizes))
     return RwkvForCausalLM(RwkvConfig(hidden_size=16, num_hidden_layers=2, vocab_size=9))
 
 
 @pytest.mark.parametrize(
-    ("kind", "nearest"), [("rembert", "Did you mean .*bert"), ("rwkv", "`interp-hooks families` lists")]
+    ("kind", "nearest"), [("mobilebert", "Did you mean .*bert"), ("rwkv", "`interp-hooks families` lists")]
 )
 @pytest.mark.parametrize("source", ["object", "folder"])
 def test_an_unsupported_architecture_is_named(kind: str, nearest: str, source: str, tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ def neuron_by_hand(model: HookedTransformer, cache: ActivationCache, layer: int,
     block = model.blocks[layer]
     written = cache[f"blocks.{layer}.mlp.hook_post"][..., neuron, None] * block.mlp.W_out[neuron].detach()
     scale = cache.get(f"blocks.{layer}.ln2_post.hook_scale")
-    return read_as(written, model, scale, block.ln2_post) * model.cfg.residual_scale
+    return read_as(written, model, scale, block.ln2_post) * block.residual_scale
 
 
 WITH_NEURONS = [kind for kind in KINDS if kind != "attn only"]
@@ -299,11 +299,9 @@ def test_the_full_decomposition_sums_to_what_is_read(
     name: str, layer: int, mlp_input: bool, expand_neurons: bool
 ) -> None:
     model, cache, _ = ran(name) if name in KINDS else ran_in(name)
-    if (mlp_input and model.cfg.attn_only) or (
-        expand_neurons and model.cfg.experts is not None and layer not in (0, 1)
-    ):
-        return
     at = 3 if layer == -1 else layer
+    if (mlp_input and model.cfg.attn_only) or (expand_neurons and any(map(model.cfg.has_experts, range(at)))):
+        return
     options = dict(mlp_input=mlp_input, expand_neurons=expand_neurons)
     rows, labels = cache.get_full_resid_decomposition(layer, **options, return_labels=True)
     mid = mlp_input and not model.cfg.parallel_attn_mlp
@@ -311,7 +309,8 @@ def test_the_full_decomposition_sums_to_what_is_read(
     assert_close(rows.sum(0), stream, EXACT)
     mlps = [] if model.cfg.attn_only else range(at)
     expected = [f"L{one}H{head}" for one in range(at + mid) for head in range(4)]
-    expected += [label for one in mlps for label in neurons_of(one, expand_neurons)]
+    expected += [label for one in mlps for label in neurons_of(model, one, expand_neurons)]
+    expected += [f"{one}_ple_out" for one in range(at) if model.cfg.d_layer_embed]
     embeddings = [f"{kind}embed" for kind in ("", "pos_", "token_type_") if f"hook_{kind}embed" in model.hook_dict]
     if model.cfg.positional_embedding_type == "shortformer":
         embeddings.remove("pos_embed")  # queries and keys read it, the stream has none
@@ -321,8 +320,9 @@ def test_the_full_decomposition_sums_to_what_is_read(
         assert_close(read.sum(0), model.norm_reading(at, mlp_input)(stream), EXACT)
 
 
-def neurons_of(layer: int, expanded: bool) -> list[str]:
-    return [f"L{layer}N{neuron}" for neuron in range(20)] if expanded else [f"{layer}_mlp_out"]
+def neurons_of(model: HookedTransformer, layer: int, expanded: bool) -> list[str]:
+    neurons = range(model.cfg.d_mlp_at(layer))
+    return [f"L{layer}N{neuron}" for neuron in neurons] if expanded else [f"{layer}_mlp_out"]
 
 
 def test_rows_of_the_full_decomposition() -> None:
@@ -468,7 +468,7 @@ def test_heads_of_a_layer_whose_output_is_normalized(name: str) -> None:
     constant = bias / cache["blocks.1.ln1_post.hook_scale"] * block.ln1_post.gain.detach()
     if block.ln1_post.b is not None:
         constant = constant + block.ln1_post.b.detach()
-    assert_close(rows.sum(0) + constant * model.cfg.residual_scale, cache["attn_out", 1], EXACT)
+    assert_close(rows.sum(0) + constant * block.residual_scale, cache["attn_out", 1], EXACT)
 
 
 def test_the_embeddings_are_one_part_where_they_are_normalized_together() -> None:
