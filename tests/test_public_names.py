@@ -6,6 +6,7 @@ public name, `torch`, and what `world` holds. Output that is written down is com
 
 import doctest
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -36,14 +37,19 @@ def examples_of(value: Any) -> list[doctest.Example]:
     return doctest.DocTestParser().get_examples(inspect.getdoc(value) or "")
 
 
+def run_example(name: str, value: Any, names: Mapping[str, Any]) -> None:
+    """Run the example in a docstring, which has to use what it is of."""
+    examples = examples_of(value)
+    assert examples, f"the docstring of {name} has no example"
+    assert any(name in example.source for example in examples), f"the example of {name} does not use it"
+    test = doctest.DocTest(examples, dict(names), name, inspect.getsourcefile(value), 0, None)
+    told: list[str] = []
+    results = doctest.DocTestRunner(optionflags=FLAGS).run(test, out=told.append)
+    assert results.failed == 0, "".join(told)
+
+
 @pytest.mark.parametrize("name", interp_hooks.__all__)
 def test_the_example_runs(name: str, world: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     monkeypatch.chdir(tmp_path)
     value = getattr(interp_hooks, name)
-    examples = examples_of(value)
-    assert examples, f"the docstring of {name} has no example"
-    assert any(name in example.source for example in examples), f"the example of {name} does not use it"
-    test = doctest.DocTest(examples, dict(world), name, inspect.getsourcefile(value), 0, None)
-    told: list[str] = []
-    results = doctest.DocTestRunner(optionflags=FLAGS).run(test, out=told.append)
-    assert results.failed == 0, "".join(told)
+    run_example(name, value, world)

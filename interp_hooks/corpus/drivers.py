@@ -10,7 +10,8 @@ All write to one folder, which every worker has to see. How many workers there a
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,17 +44,28 @@ def scan_by_rank(
 
     >>> scan_by_rank(model, "texts.txt", {"top": TopK(neurons())}, save_to="scan")  # doctest: +SKIP
     """
+    with process_group("scan_by_rank runs under torchrun (RANK is not set); for one process call scan"):
+        rank, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        scan(model, corpus, reducers, save_to=save_to, part=(rank, ranks), **options)
+        torch.distributed.barrier()
+        return gather(save_to, reducers) if rank == 0 else None
+
+
+@contextmanager
+def process_group(alone: str) -> Iterator[None]:
+    """The process group that there is, or one (gloo) that lasts as long as the block.
+
+    Raises:
+        BadInput: the process was not started by torchrun; `alone` is what is said then.
+    """
     group = torch.distributed
     made = not group.is_initialized()
     if made:
         if "RANK" not in os.environ:
-            raise BadInput("scan_by_rank runs under torchrun (RANK is not set); for one process call scan")
+            raise BadInput(alone)
         group.init_process_group("gloo")
     try:
-        rank, ranks = group.get_rank(), group.get_world_size()
-        scan(model, corpus, reducers, save_to=save_to, part=(rank, ranks), **options)
-        group.barrier()
-        return gather(save_to, reducers) if rank == 0 else None
+        yield
     finally:
         if made:
             group.destroy_process_group()

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
+from interp_hooks.corpus.drivers import process_group
 from interp_hooks.corpus.reading import Corpus
 from interp_hooks.dictionaries.base import Dictionary
 from interp_hooks.dictionaries.ranks import Ranks
 from interp_hooks.dictionaries.recipe import Recipe
 from interp_hooks.dictionaries.training import train_dictionaries
-from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import Count, checked
 from interp_hooks.model.transformer import HookedTransformer
 
@@ -41,14 +38,5 @@ def train_by_rank(
 
     >>> train_by_rank(model, "texts.txt", Recipe(hook="resid_post1", n_features=4096), steps=1000)  # doctest: +SKIP
     """
-    group = torch.distributed
-    made = not group.is_initialized()
-    if made:
-        if "RANK" not in os.environ:
-            raise BadInput("train_by_rank runs under torchrun (RANK is not set); alone call train_dictionaries")
-        group.init_process_group("gloo")
-    try:
+    with process_group("train_by_rank runs under torchrun (RANK is not set); alone call train_dictionaries"):
         return train_dictionaries(model, corpus, recipes, steps=steps, ranks=Ranks.here(), **options)
-    finally:
-        if made:
-            group.destroy_process_group()

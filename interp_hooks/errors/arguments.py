@@ -19,6 +19,7 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from numbers import Integral, Real
 from types import FunctionType, NoneType, UnionType
 from typing import Annotated, Any, Literal, ParamSpec, TypeGuard, TypeVar, Union, get_args, get_origin
@@ -33,6 +34,7 @@ from interp_hooks.errors import BadInput, TokenError, UnknownHook, WrongType, ne
 P = ParamSpec("P")
 R = TypeVar("R")
 C = TypeVar("C", bound=type)
+ANY = "**"  # among the names of arguments: whatever else is given
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,15 +126,27 @@ def check_names(given: Iterable[str], function: Callable[..., Any], onward: Call
     Raises:
         WrongType: the first name that neither has, with those that are close to it.
     """
-    takes = [inspect.signature(one).parameters for one in (function, onward) if one is not None]
-    if any(one.kind is one.VAR_KEYWORD for one in takes[-1].values()):
+    if not (given := list(given)):
         return
-    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    known = sorted({name for some in takes for name, one in some.items() if one.kind not in several} - {"self"})
-    for name in given:
+    takes = [_names(one) for one in (function, onward) if one is not None]
+    known = sorted({*chain.from_iterable(takes)} - {"self", ANY})
+    for name in given if ANY not in takes[-1] else ():
         if name not in known:
             passed = "" if onward is None else f", nor has {onward.__name__}, to which it passes others on"
             raise WrongType(f"{function.__name__} has no argument {name!r}{passed}.{nearest(name, known)}")
+
+
+def _names(function: Callable[..., Any]) -> frozenset[str]:
+    """The names of a function's arguments, with `ANY` if it takes others too."""
+    own = getattr(function, "__func__", function)
+    return _names_of(own) if isinstance(own, FunctionType) else _names_of.__wrapped__(own)
+
+
+@functools.lru_cache(maxsize=64)
+def _names_of(function: Callable[..., Any]) -> frozenset[str]:
+    taken = inspect.signature(function).parameters.values()
+    named = {one.name for one in taken if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)}
+    return frozenset(named | {ANY for one in taken if one.kind is one.VAR_KEYWORD})
 
 
 @contextmanager

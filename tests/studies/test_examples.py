@@ -1,13 +1,12 @@
 """The examples in the docstrings of this room's functions run, as those of the names at the root do."""
 
-import doctest
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from interp_hooks import studies
-from tests.test_public_names import FLAGS, examples_of, world
+from tests.test_public_names import examples_of, run_example, world
 
 __all__ = ["world"]
 NAMES = [name for name in studies.__all__ if examples_of(getattr(studies, name))]
@@ -18,12 +17,8 @@ def test_the_example_of_a_study_runs(
     name: str, world: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)  # some write files
-    examples = examples_of(getattr(studies, name))
-    assert any(name in example.source for example in examples), f"the example of {name} does not use it"
     names = world | {one: getattr(studies, one) for one in studies.__all__}
-    told: list[str] = []
-    test = doctest.DocTest(examples, names, name, None, 0, None)
-    assert doctest.DocTestRunner(optionflags=FLAGS).run(test, out=told.append).failed == 0, "".join(told)
+    run_example(name, getattr(studies, name), names)
 
 
 def test_functions_have_examples() -> None:

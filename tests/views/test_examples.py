@@ -1,13 +1,12 @@
 """The examples in the docstrings of this room's functions run, as those of the names at the root do."""
 
-import doctest
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from interp_hooks import views
-from tests.test_public_names import FLAGS, examples_of, world
+from tests.test_public_names import examples_of, run_example, world
 
 __all__ = ["world"]
 NAMES = [name for name in views.__all__ if examples_of(getattr(views, name))]
@@ -20,11 +19,7 @@ def test_the_example_of_a_view_runs(
     if name == "to_png":
         pytest.importorskip("resvg_py", reason="resvg is not installed: pip install interp-hooks[png]")
     monkeypatch.chdir(tmp_path)
-    examples = examples_of(getattr(views, name))
-    assert any(name in example.source for example in examples), f"the example of {name} does not use it"
-    told: list[str] = []
-    test = doctest.DocTest(examples, dict(world), name, None, 0, None)
-    assert doctest.DocTestRunner(optionflags=FLAGS).run(test, out=told.append).failed == 0, "".join(told)
+    run_example(name, getattr(views, name), world)
 
 
 def test_functions_have_examples() -> None:

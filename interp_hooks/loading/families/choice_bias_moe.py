@@ -35,10 +35,11 @@ def _solar_config(hf: Any) -> dict[str, Any]:
     return LLAMA.config(hf) | dict(experts=v3_experts(hf, (True,) * hf.num_hidden_layers))
 
 
-def _exaone_config(hf: Any) -> dict[str, Any]:
-    experts = ExpertsConfig(
+def _sparse_experts(hf: Any, n_experts: int, d_shared: int = 0) -> ExpertsConfig:
+    """Experts chosen as in DeepSeek-V3, in the layers that the config calls sparse."""
+    return ExpertsConfig(
         **V3_ROUTER,
-        n_experts=hf.num_experts,
+        n_experts=n_experts,
         experts_per_token=hf.num_experts_per_tok,
         d_expert=hf.moe_intermediate_size,
         layers=where_sparse(hf),
@@ -46,8 +47,12 @@ def _exaone_config(hf: Any) -> dict[str, Any]:
         weight_scale=hf.routed_scaling_factor,
         n_groups=hf.n_group,
         groups_kept=hf.topk_group,
-        d_shared=hf.num_shared_experts * hf.moe_intermediate_size,
+        d_shared=d_shared,
     )
+
+
+def _exaone_config(hf: Any) -> dict[str, Any]:
+    experts = _sparse_experts(hf, hf.num_experts, d_shared=hf.num_shared_experts * hf.moe_intermediate_size)
     return EXAONE4.config(hf) | dict(norm_placement="pre", experts=experts)
 
 
@@ -269,17 +274,7 @@ AFMOE = replace(
 
 
 def _mimo_config(hf: Any) -> dict[str, Any]:
-    experts = ExpertsConfig(
-        **V3_ROUTER,
-        n_experts=hf.num_local_experts,
-        experts_per_token=hf.num_experts_per_tok,
-        d_expert=hf.moe_intermediate_size,
-        layers=where_sparse(hf),
-        normalize_weights=hf.norm_topk_prob,
-        weight_scale=hf.routed_scaling_factor,
-        n_groups=hf.n_group,
-        groups_kept=hf.topk_group,
-    )
+    experts = _sparse_experts(hf, hf.num_local_experts)
     near = tuple(kind == "sliding_attention" for kind in hf.layer_types)
     shares = {rope.get("partial_rotary_factor", 0.334) for rope in hf.rope_parameters.values()}
     if len(shares) > 1:
