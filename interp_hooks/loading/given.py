@@ -128,7 +128,8 @@ def check_state(state: Mapping[str, Any], name: str, method: str | None = None) 
             raise CheckpointError(
                 f"{name!r}: {key} is not in memory (offloaded by its device_map) or never was: it is on the meta "
                 "device, where tensors have a shape but no numbers. Load them with from_pretrained of transformers, "
-                "outside of torch.device('meta'), with a device_map that keeps them on devices"
+                "outside of torch.device('meta'), with a device_map that keeps them on devices; or pass "
+                "offload_folder= to HookedTransformer.from_pretrained, beside which device_map may say 'disk'"
             )
 
 

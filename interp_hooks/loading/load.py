@@ -57,7 +57,7 @@ from interp_hooks.loading.rules import Rule, axis_sizes, rules
 from interp_hooks.loading.source import KEPT, NO_CODE, Source, has_tokenizer
 from interp_hooks.model.components.weights import lies_like
 from interp_hooks.model.config import BY_LAYER, HookedTransformerConfig, as_dtype
-from interp_hooks.model.offloading import Place, where_it_is
+from interp_hooks.model.offloading import Files, Place, where_it_is
 from interp_hooks.model.tokenization import PaddingSide
 from interp_hooks.model.transformer import HookedTransformer
 
@@ -82,7 +82,7 @@ class LoadOptions:
     allow_nonfinite: bool = False
     merge_adapters: bool = False
     tp: int = 1
-    place: Place = where_it_is
+    files: Files | None = None
     hf_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
@@ -108,7 +108,7 @@ def load_pretrained(cls: type[HookedTransformer], options: LoadOptions, processi
         _check_files(source, hf_config, cfg)
         tokenizer = source.tokenizer() if options.tokenizer is None else options.tokenizer
         state = plain_tensors(source, hf_config, family, cfg, n_layers_there)
-        if state is None and options.place is not where_it_is:
+        if state is None and options.files is not None:
             state = as_stored(source, hf_config, family)
         if state is None:
             hf_model, left_out = _loaded(source, hf_config, family, cfg.dtype)
@@ -133,14 +133,23 @@ def load_pretrained(cls: type[HookedTransformer], options: LoadOptions, processi
         cfg = _with_stream_scales(cfg, family, text, n_layers_there)
     with torch.device("meta"), reading(f"the config of {options.name!r}"):
         model = cls(cfg, tokenizer, default_padding_side=options.default_padding_side)
+    place = where_it_is
+    if (files := options.files) is not None:
+        files.choose(model, _called(family, cfg, n_layers_there))
+        place = files.place
     numbers = Numbers(options.name, options.allow_nonfinite)
     notes += said_of([*left_out, *beside])
-    adopt(model, family, text, n_layers_there, _device(options), owned, numbers, options.place)
+    adopt(model, family, text, n_layers_there, _device(options), owned, numbers, place)
     model.hf_config = hf_config
     model.revision = revision
     model._report = [*process(model, processing), *notes]
     numbers.check_processed(model)
     return model.eval()
+
+
+def _called(family: Family, cfg: HookedTransformerConfig, n_layers: int) -> dict[str, tuple[str, ...]]:
+    """What the checkpoint calls each weight of ours: the tensors that it is taken from."""
+    return {name: rule.theirs for rule in rules(family.weights, n_layers, cfg.mixer_kinds) for name in rule.ours}
 
 
 def _merged(options: LoadOptions) -> LoadOptions:

@@ -26,7 +26,7 @@ from interp_hooks.errors.arguments import as_device, checked, told
 from interp_hooks.model.config import HookedTransformerConfig, as_dtype
 from interp_hooks.model.generate import Generation
 from interp_hooks.model.initialization import initialize
-from interp_hooks.model.offloading import Files, offload, where_it_is
+from interp_hooks.model.offloading import Files, offload
 from interp_hooks.model.switches import Switches
 from interp_hooks.model.tokenization import PaddingSide
 from interp_hooks.model.tokens import TextMethods
@@ -159,7 +159,9 @@ class HookedTransformer(Generation, TextMethods, StackedWeights, Switches):
         know and that you know to be harmless. Weights that are nan or infinite are refused unless `allow_nonfinite`.
         `merge_adapters` adds the adapters of peft, in `hf_model` or in a folder that holds one, to the weights.
         With `offload_folder`, the weights of blocks lie in files of that folder, and in memory only while their layer
-        computes (see `interp_hooks.model.offloading`); the model is then on the CPU. `tp` is the number of processes
+        computes (see `interp_hooks.model.offloading`); the model is then on the CPU. Beside it, `device_map="auto"`,
+        with `max_memory={"cpu": "20GB"}` or what is free, keeps as many blocks in memory as fit, and a map from modules
+        to "cpu" and "disk" says which. `tp` is the number of processes
         (ranks) over which heads, neurons and experts are spread, under torchrun: every rank calls this, and has the
         whole model in the memory of the CPU, or in `offload_folder`, before it keeps its part (see
         `interp_hooks.model.ranks`).
@@ -195,15 +197,19 @@ class HookedTransformer(Generation, TextMethods, StackedWeights, Switches):
             as_device(device)
         if n_devices != 1:
             raise BadInput(f"n_devices={n_devices}: to spread a model, pass device_map='auto' (or a map of devices)")
-        files = None if offload_folder is None else Files(offload_folder)
-        if files is not None and (hf_kwargs.get("device_map") or (tp == 1 and device not in (None, "cpu"))):
-            raise BadInput("blocks in offload_folder compute on the CPU: pass no device= and no device_map= beside it")
+        if tp != 1 and hf_kwargs.get("device_map"):
+            raise BadInput("tp= and device_map= each say where weights go: give one of them")
+        files, mapped = None, hf_kwargs.get("device_map")
+        if offload_folder is None and isinstance(mapped, Mapping) and "disk" in map(str, mapped.values()):
+            raise BadInput("device_map puts blocks on the disk: pass offload_folder=, the folder where they are to lie")
+        if offload_folder is not None:
+            files = Files(offload_folder, hf_kwargs.pop("device_map", None), hf_kwargs.pop("max_memory", None))
+            if tp == 1 and device not in (None, "cpu"):
+                raise BadInput(f"blocks in offload_folder compute on the CPU: pass no device={device!r} beside it")
         place = None
         if tp != 1:
             from interp_hooks.model.ranks import mesh_ranks, own_device
 
-            if hf_kwargs.get("device_map"):
-                raise BadInput("tp= and device_map= each say where weights go: give one of them")
             place = torch.device(device) if device is not None and move_to_device else own_device()
             mesh_ranks(tp, place)
         if tp != 1 or files is not None:
@@ -235,7 +241,7 @@ class HookedTransformer(Generation, TextMethods, StackedWeights, Switches):
             allow_nonfinite=allow_nonfinite,
             merge_adapters=merge_adapters,
             tp=tp,
-            place=where_it_is if files is None else files.place,
+            files=files,
             hf_kwargs=hf_kwargs,
         )
         if hf_model is None and is_native(model_name):

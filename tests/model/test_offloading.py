@@ -145,14 +145,89 @@ def test_a_model_three_times_as_large_as_the_memory_it_may_take(kind: str, tmp_p
     assert peak_of(lambda: work(device="cpu")) > 2 * allowed
 
 
-# ------------------------------------------------------------------------------------------------------------- refused
+# ---------------------------------------------------------------------------------------------- which blocks, and where
 
 
-@pytest.mark.parametrize("options", [dict(device="cuda"), dict(device_map="auto")], ids=str)
-def test_other_places_beside_files_are_refused(options: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"blocks in offload_folder compute on the CPU|device must be one that"):
+def in_files(model: HookedTransformer) -> list[int]:
+    """The layers whose weights the process has mapped from files without a name."""
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    spans = [line.split()[0].split("-") for line in maps if line.endswith("(deleted)")]
+    addresses = [range(int(start, 16), int(end, 16)) for start, end in spans]
+    weights = {layer: block.attn.W_O.data_ptr() for layer, block in enumerate(model.blocks)}
+    return [layer for layer, place in weights.items() if any(place in span for span in addresses)]
+
+
+MAPS: dict[str, Any] = {
+    "theirs": {"": "cpu", "{layers}.1": "disk"},
+    "theirs, one by one": {"{body}": "cpu", "{head}": "cpu", "{layers}.0.mlp": torch.device("cpu")},
+    "ours": {"": "cpu", "blocks": "disk", "blocks.2": "cpu"},
+}
+CALLED = {
+    "gpt2-tied-scaled": dict(body="transformer", layers="transformer.h", head="lm_head"),
+    "llama-tied-ungrouped": dict(body="model", layers="model.layers", head="lm_head"),
+}
+LIE_THERE = {"theirs": [1], "theirs, one by one": [], "ours": [0, 1]}
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_a_map_of_modules_says_which_blocks_lie_in_files(tmp_path: Path, name: str) -> None:
+    for architecture, names in CALLED.items():
+        folder = tmp_path / architecture
+        build_hf(FAMILY_CONFIGS[architecture]()).save_pretrained(folder)
+        named = {key.format(**names): device for key, device in MAPS[name].items()}
+        options: dict[str, Any] = dict(dtype=torch.float64)
+        whole = HookedTransformer.from_pretrained(str(folder), device="cpu", **options)
+        parts = HookedTransformer.from_pretrained(
+            str(folder), offload_folder=tmp_path / "blocks", device_map=named, **options
+        )
+        assert in_files(parts) == LIE_THERE[name]
+        assert torch.equal(whole(TOKENS), parts(TOKENS))
+
+
+def test_auto_keeps_what_fits_in_memory(folder: Path, tmp_path: Path) -> None:
+    """As many of the first blocks as have room beside embeddings and a block that is read; all, where all have room."""
+    options: dict[str, Any] = dict(dtype=torch.float64)
+    whole = HookedTransformer.from_pretrained(str(folder), device="cpu", **options)
+    outside = sum(one.nbytes for name, one in whole.named_parameters() if not name.startswith("blocks."))
+    block = sum(weight.nbytes for weight in whole.blocks[0].parameters())
+    there = []
+    for blocks in (None, 0, 1.5, 2.5, 3.5):
+        limit = {} if blocks is None else dict(max_memory={"cpu": outside + int(blocks * block)})
+        there_too = dict(offload_folder=tmp_path / "blocks", device_map="auto") | limit
+        model = HookedTransformer.from_pretrained(str(folder), **there_too, **options)
+        there.append(in_files(model))
+        assert torch.equal(whole(TOKENS), model(TOKENS))
+    assert there == [[], [0, 1, 2], [0, 1, 2], [1, 2], []]
+
+
+WRONG_MAPS: dict[str, tuple[dict[str, Any], str]] = {
+    "a GPU": (dict(device_map={"": "cpu", "blocks.1": "cuda:0"}), r"'cpu' or 'disk', got 'cuda:0'.*leave offload_f"),
+    "another word": (dict(device_map="balanced"), r"device_map beside it is 'auto' or maps .*got 'balanced'"),
+    "a gap": (dict(device_map={"embed": "cpu"}), r"says nothing of pos_embed.W_pos or transformer.wpe"),
+    "no module": (dict(device_map={"": "cpu", "block.1": "disk"}), r"'block\.1', in which no .* mean blocks\.1"),
+    "half a block": (dict(device_map={"": "cpu", "blocks.1.mlp": "disk"}), r"device_map divides layer 1"),
+    "no block": (dict(device_map={"": "cpu", "unembed": "disk"}), r"only blocks lie in files"),
+    "a GPU's memory": (dict(device_map="auto", max_memory={0: "1GB"}), r"as max_memory=\{'cpu': '20GB'\}.*got \{0"),
+    "no map": (dict(max_memory={"cpu": "1GB"}), r"with device_map='auto'; got .* with None"),
+    "no size": (dict(device_map="auto", max_memory={"cpu": "much"}), r"max_memory must be as \{'cpu': '20GB'\}"),
+    "a device": (dict(device="cuda"), r"pass no device='cuda' beside it|device must be one that"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_MAPS)
+def test_wrong_maps_are_refused(name: str, tmp_path: Path) -> None:
+    options, message = WRONG_MAPS[name]
+    with pytest.raises(BadInput, match=message):
         HookedTransformer.from_pretrained("ioi-tiny", offload_folder=tmp_path / "blocks", **options)
     assert not (tmp_path / "blocks").exists()
+
+
+def test_a_disk_without_a_folder_is_refused() -> None:
+    with pytest.raises(BadInput, match=r"device_map puts blocks on the disk: pass offload_folder="):
+        HookedTransformer.from_pretrained("ioi-tiny", device_map={"": "cpu", "blocks.1": "disk"})
+
+
+# ------------------------------------------------------------------------------------------------------------- refused
 
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,6 +247,7 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path, monkeypatch: py
 def test_what_is_dropped_is_what_lies_in_files(tmp_path: Path) -> None:
     """A weight that somebody put in another's place lies in memory, and stays."""
     files = Files(tmp_path)
+    files.layers = frozenset({0})
     mapped = files.place("blocks.0.mlp.W_in", torch.arange(6.0).view(2, 3), (1, 2))
     assert mapped.stride() == (1, 2)
     assert torch.equal(mapped, torch.arange(6.0).view(2, 3))
