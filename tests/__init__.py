@@ -1,5 +1,45 @@
-"""The runtime type checker of the test run: beartype, with an int accepted where a float is declared (PEP 484)."""
+"""The runtime type checker of the test run: beartype, with an int accepted where a float is declared (PEP 484).
 
+`jaxtyping` compiles the checks of a function when that is defined, some milliseconds each: of all that nobody calls, and
+of a function within another one at every call of that. Here they are compiled at a function's first call with checks on.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jaxtyping
 from beartype import BeartypeConf, beartype
 
+Made = TypeVar("Made", bound=Callable[..., Any])
+
 checked = beartype(conf=BeartypeConf(is_pep484_tower=True))
+_jaxtyped = jaxtyping.jaxtyped
+
+
+def jaxtyped_when_called(*, typechecker: Any) -> Callable[[Made], Made]:
+    """What stands for `jaxtyping.jaxtyped`, which its import hook writes above each function and class."""
+
+    def decorate(made: Any) -> Any:
+        if isinstance(made, type):
+            if dataclasses.is_dataclass(made) and getattr(made.__init__, "__globals__", None) is not globals():
+                made.__init__ = decorate(made.__init__)
+            return made
+        with_checks: Callable[..., Any] | None = None
+
+        @functools.wraps(made)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            nonlocal with_checks
+            if jaxtyping.config.jaxtyping_disable:
+                return made(*args, **kwargs)
+            if with_checks is None:
+                with_checks = _jaxtyped(made, typechecker=typechecker)
+            return with_checks(*args, **kwargs)
+
+        return call
+
+    return decorate
+
+
+jaxtyping.jaxtyped = jaxtyped_when_called

@@ -11,6 +11,7 @@ Tolerances are relative to the largest logit:
 import copy
 import dataclasses
 import functools
+import heapq
 import itertools
 import operator
 import re
@@ -72,7 +73,7 @@ def build_from(config: Any, attention: str = "eager", std: float = 0.2) -> PreTr
 @functools.cache
 def member(name: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """Built once, so nobody may change it."""
-    return build(name).to(dtype)
+    return build(name) if dtype == torch.float32 else copy.deepcopy(member(name)).to(dtype)
 
 
 @functools.cache
@@ -312,8 +313,14 @@ def is_tried_in(name: str, mistake: str, *lines: str) -> bool:
     if any(mistake == label and family_of(name).model_type in types for label, types, _ in EQUIVALENT):
         return True
     table = family_of(name).weights
-    same = [one for one in FIRST if all(family_of(one).weights.get(line) == table[line] for line in lines)]
-    return name in sorted(same, key=lambda one: zlib.crc32(f"{mistake} of {one}".encode()))[:3]
+    same = frozenset.intersection(*(with_line(line, table[line]) for line in lines))
+    return name in heapq.nsmallest(3, same, key=lambda one: zlib.crc32(f"{mistake} of {one}".encode()))
+
+
+@functools.cache
+def with_line(line: str, theirs: str | None) -> frozenset[str]:
+    """The families whose tables have this very line."""
+    return frozenset(one for one in FIRST if family_of(one).weights.get(line) == theirs)
 
 
 def mutants(name: str) -> Iterator[tuple[str, dict[str, str | None]]]:
