@@ -22,13 +22,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from interp_hooks.errors import BadInput
-from interp_hooks.hooks.autograd import transformed
+from interp_hooks.hooks.autograd import refuse_second_derivatives, transformed
 from interp_hooks.hooks.points import HookPoint
 from interp_hooks.model.components.kv_cache import Extend
 from interp_hooks.model.components.mixer import Mixer, Promise, Reader
 from interp_hooks.model.components.norm import NoNorm, Norm, head_norm, value_norm
 from interp_hooks.model.components.positions import Rotation, rotate
-from interp_hooks.model.components.transforms import refuse_second_derivatives
 from interp_hooks.model.components.weights import (
     READER_PER_HEAD,
     parameter,
