@@ -33,7 +33,7 @@ from interp_hooks.model.components.kv_cache import Earlier, KeyValueCache
 from interp_hooks.model.components.layer_embed import LayerEmbed
 from interp_hooks.model.components.norm import NoNorm, Norm, embed_norm, norm
 from interp_hooks.model.components.positions import RotaryPositions
-from interp_hooks.model.components.weights import Ranks
+from interp_hooks.model.components.weights import TensorParallel
 from interp_hooks.model.config import HookedTransformerConfig
 from interp_hooks.model.inputs import Inputs, Prompt, checked_mask, counts_back, is_text
 from interp_hooks.model.losses import lm_cross_entropy_loss
@@ -88,7 +88,9 @@ class Network(HookedRootModule):
     hf_config: Any = None  # of the checkpoint that this model was converted from
     revision: str | None = None  # of that checkpoint: the hub's commit, or what was asked for
     n_groups: int | None = None  # of keys and values in the checkpoint, while they are ungrouped
-    ranks: Ranks | None = None  # over which heads, neurons and experts are spread; see `interp_hooks.model.ranks`
+    ranks: TensorParallel | None = (
+        None  # over which heads, neurons and experts are spread; see `interp_hooks.model.ranks`
+    )
 
     def __init__(
         self,
