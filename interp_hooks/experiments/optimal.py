@@ -36,8 +36,15 @@ from interp_hooks.experiments.results.result import Result
 from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.hooks.root_module import HookPoint
 from interp_hooks.interventions.metrics import KL
-from interp_hooks.interventions.passes import read_pass
-from interp_hooks.interventions.readout import Metric, MetricLike, Readout, counted_score, metric_name, reading
+from interp_hooks.interventions.readout import (
+    Metric,
+    MetricLike,
+    Readout,
+    counted_score,
+    metric_name,
+    read_pass,
+    reading,
+)
 from interp_hooks.interventions.recording import record
 from interp_hooks.interventions.runs import PromptsLike, Run, as_run
 from interp_hooks.interventions.sites import Recording, Site, at
