@@ -31,9 +31,8 @@ from interp_hooks.hooks.points import HookPoint
 from interp_hooks.interventions.edges import Edge
 from interp_hooks.interventions.engine import free_memory
 from interp_hooks.interventions.lazy_logits import LazyLogits
-from interp_hooks.interventions.passes import read_pass
 from interp_hooks.interventions.prompts import Inseparable, in_parts, parts_of, run_of, source_of
-from interp_hooks.interventions.readout import MetricLike, checked_score
+from interp_hooks.interventions.readout import MetricLike, checked_score, read_pass
 from interp_hooks.interventions.recording import record
 from interp_hooks.interventions.runs import Intervention, Mean, Run, SourceLike, as_source
 from interp_hooks.interventions.sites import Recording, Recordings, at

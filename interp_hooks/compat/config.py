@@ -19,7 +19,7 @@ import torch
 
 from interp_hooks.errors import BadInput, ConfigError, nearest
 from interp_hooks.errors.arguments import told
-from interp_hooks.loading.source import aliases
+from interp_hooks.loading.checkpoints import aliases
 from interp_hooks.model import config as core
 from interp_hooks.model.experts_config import ExpertsConfig
 from interp_hooks.model.field_names import KNOWN

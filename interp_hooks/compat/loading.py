@@ -11,8 +11,8 @@ from interp_hooks.compat.config import HookedTransformerConfig
 from interp_hooks.compat.model import HookedTransformer
 from interp_hooks.errors import BadInput
 from interp_hooks.loading import lens_checkpoints
+from interp_hooks.loading.checkpoints import hub_names
 from interp_hooks.loading.load import LoadOptions, family_of, our_config
-from interp_hooks.loading.source import hub_names
 from interp_hooks.loading.training_steps import checkpoint_labels
 from interp_hooks.model.config import FOLDED
 
@@ -59,11 +59,11 @@ def get_pretrained_model_config(
         dtype=dtype,
         hf_kwargs=hf_kwargs,
     )
-    if lens_checkpoints.is_lens(given.source):
+    if lens_checkpoints.is_lens(given.checkpoint):
         cfg = lens_checkpoints.config_of(given)
     else:
-        hf_config = given.source.config()
-        cfg = our_config(family_of(hf_config), hf_config, given)[0].replace(tokenizer_name=given.source.location)
+        hf_config = given.checkpoint.config()
+        cfg = our_config(family_of(hf_config), hf_config, given)[0].replace(tokenizer_name=given.checkpoint.location)
     cfg = cfg.replace(device=device)
     if fold_ln and not cfg.norm_is_folded:
         cfg = cfg.replace(normalization_type=FOLDED[str(cfg.normalization_type)])

@@ -42,7 +42,7 @@ _LOADING = {
         *("PYTHIA_V0_CHECKPOINTS", "STANFORD_CRFM_CHECKPOINTS", "get_num_params_of_pretrained"),
         *("get_pretrained_model_config", "get_pretrained_state_dict", "make_model_alias_map"),
     ),
-    **_of("loading.source", get_official_model_name="locate"),
+    **_of("loading.checkpoints", get_official_model_name="locate"),
     **_of("loading.training_steps", get_checkpoint_labels="checkpoint_labels"),
 }
 _MODEL = _of("compat.model", "HookedTransformer")

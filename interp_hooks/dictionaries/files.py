@@ -11,7 +11,7 @@ from interp_hooks.dictionaries.formats import FORMATS, own, saelens
 from interp_hooks.dictionaries.formats.reading import Asked
 from interp_hooks.errors import BadInput, CheckpointError, nearest
 from interp_hooks.errors.arguments import checked
-from interp_hooks.loading.source import folder_of
+from interp_hooks.loading.checkpoints import folder_of
 
 BUNDLED = ("ioi-tiny/sae", "ioi-tiny/transcoders")
 WRITERS = {"own": own.write, "saelens": saelens.write}

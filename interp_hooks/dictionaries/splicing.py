@@ -28,8 +28,8 @@ from torch.utils.hooks import RemovableHandle
 
 from interp_hooks.errors import BadInput, HookDidNotFire
 from interp_hooks.hooks.points import HookPoint
+from interp_hooks.hooks.scopes import Own
 from interp_hooks.hooks.splicing import Splice, SplicedPoint
-from interp_hooks.hooks.threads import Own
 from interp_hooks.model.stream import Stop, Stream
 
 if TYPE_CHECKING:

@@ -22,14 +22,8 @@ from torch import Tensor
 
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked
-from interp_hooks.experiments.moments import (
-    Moments,
-    is_pooled,
-    moments,
-    position_dim,
-    stretched,
-)
-from interp_hooks.experiments.patching import Positions, labels_of, sweep_site
+from interp_hooks.experiments.moments import Moments, is_pooled, moments, position_dim, stretched
+from interp_hooks.experiments.patching import Positions, grid_of, labels_of, sweep_grids
 from interp_hooks.experiments.results.record import experiment
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.hooks.modes import no_gradients
@@ -84,21 +78,9 @@ def ablate(
         raise BadInput("reference= and generator= belong to a method by name; a source already has what it needs")
     else:
         source = method
-    return sweep_site(
-        model,
-        run,
-        site,
-        source,
-        metric,
-        over=over,
-        select=select,
-        positions=positions,
-        layers=layers,
-        baselines={"original": run},
-        max_memory=max_memory,
-        progress=progress,
-        save_to=save_to,
-    )
+    grid = grid_of(model, run, site, over, select=select, positions=positions, layers=layers)
+    compute: dict[str, Any] = dict(max_memory=max_memory, progress=progress, save_to=save_to)
+    return sweep_grids(model, run, [grid], source, metric, baselines={"original": run}, **compute)
 
 
 def _named(
@@ -158,15 +140,8 @@ def mean_activations(
     reference_groups = groups if reference is None and reference_groups is None else reference_groups
     own, members = _group_ids(len(run.tokens), len(other.tokens), groups, reference_groups)
     points = _points(model, site, run, layers)
-    found = moments(
-        model,
-        other,
-        points,
-        groups=members,
-        per_position=per_position,
-        exclude=exclude,
-        batch_size=batch_size,
-    )
+    how: dict[str, Any] = dict(per_position=per_position, exclude=exclude, batch_size=batch_size)
+    found = moments(model, other, points, groups=members, **how)
     means: dict[str, Tensor] = {}
     for point in points:
         pooled = is_pooled(point, per_position)

@@ -80,23 +80,10 @@ def attribution_patch(
 
     >>> estimate = attribution_patch(model, clean, corrupt, metric, "z", over=("layer", "head"))
     """
-    return attribution_patches(
-        model,
-        clean,
-        corrupt,
-        metric,
-        {site: over},
-        select=select,
-        positions=positions,
-        direction=direction,
-        qk_fix=qk_fix,
-        grad_drop=grad_drop,
-        steps=steps,
-        rules=rules,
-        layers=layers,
-        max_memory=max_memory,
-        progress=progress,
-    )[site]
+    where: dict[str, Any] = dict(select=select, positions=positions, layers=layers)
+    how: dict[str, Any] = dict(direction=direction, qk_fix=qk_fix, grad_drop=grad_drop, steps=steps, rules=rules)
+    compute: dict[str, Any] = dict(max_memory=max_memory, progress=progress)
+    return attribution_patches(model, clean, corrupt, metric, {site: over}, **where, **how, **compute)[site]
 
 
 @experiment

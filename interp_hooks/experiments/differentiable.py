@@ -29,10 +29,9 @@ from interp_hooks.hooks.modes import no_gradients, with_constant_weights, with_g
 from interp_hooks.hooks.root_module import HookPoint
 from interp_hooks.interventions.engine import free_memory
 from interp_hooks.interventions.lazy_logits import LazyLogits
-from interp_hooks.interventions.passes import read_pass
 from interp_hooks.interventions.plans import attached
 from interp_hooks.interventions.prompts import parts_of, readout_of
-from interp_hooks.interventions.readout import MetricLike, Readout, counted_score, metric_name, reading
+from interp_hooks.interventions.readout import MetricLike, Readout, counted_score, metric_name, read_pass, reading
 from interp_hooks.interventions.runs import Run
 from interp_hooks.model.components.norm import holding_scales
 from interp_hooks.model.stream import Stream

@@ -22,14 +22,13 @@ from torch import Tensor
 
 from interp_hooks.errors import BadInput
 from interp_hooks.experiments.attribution import attribution_patch
-from interp_hooks.experiments.patching import Grid, Positions, grid_of, paired_runs
+from interp_hooks.experiments.patching import Positions, grid_of, paired_runs
 from interp_hooks.experiments.ranking import ranks
 from interp_hooks.experiments.results.record import experiment
 from interp_hooks.experiments.results.result import AGREE, Result
 from interp_hooks.interventions.engine import evaluate
 from interp_hooks.interventions.readout import Metric, MetricLike
 from interp_hooks.interventions.runs import OF_TASK, Intervention, PromptsLike, Run
-from interp_hooks.interventions.sites import at
 from interp_hooks.model.transformer import HookedTransformer
 
 if TYPE_CHECKING:
@@ -180,7 +179,8 @@ def agreement(
     else:
         chosen = dict.fromkeys(range(len(every)), "")  # all of them
     places = sorted(chosen)
-    patched = [_patched(grid, site, base, source, **every[place]) for place in places]
+    made = [Intervention(grid.at(**every[place]), source) for place in places]
+    patched = [Run(base.tokens, [one], base.attention_mask) for one in made]
     scores = evaluate(model, [base, *patched], metric, max_memory=max_memory, progress=progress)
     scores = scores.reshape(len(scores), -1)
     if scores.shape[-1] != result.values.shape[-1]:
@@ -195,11 +195,6 @@ def agreement(
         chosen=[chosen[place] for place in places if chosen[place]],
         not_patched=estimated[[place for place in range(len(every)) if place not in chosen]].abs(),
     )
-
-
-def _patched(grid: Grid, site: str, base: Run, source: Run, layer: int, **cell: Any) -> Run:
-    made = Intervention(at(site, layer, **grid.selected(**cell)), source)
-    return Run(base.tokens, [made], base.attention_mask)
 
 
 def _chosen(

@@ -36,8 +36,15 @@ from interp_hooks.experiments.results.result import Result
 from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.hooks.root_module import HookPoint
 from interp_hooks.interventions.metrics import KL
-from interp_hooks.interventions.passes import read_pass
-from interp_hooks.interventions.readout import Metric, MetricLike, Readout, counted_score, metric_name, reading
+from interp_hooks.interventions.readout import (
+    Metric,
+    MetricLike,
+    Readout,
+    counted_score,
+    metric_name,
+    read_pass,
+    reading,
+)
 from interp_hooks.interventions.recording import record
 from interp_hooks.interventions.runs import PromptsLike, Run, as_run
 from interp_hooks.interventions.sites import Recording, Site, at
@@ -86,18 +93,10 @@ def optimal_ablation(
     elif reference is not None and reference_metric is None:
         raise BadInput("reference= and reference_metric= go together: a metric's answers belong to its prompts")
     cells: dict[str, Any] = dict(over=over, layers=layers, progress=progress)
-    constants = optimal_constants(
-        model,
-        prompts if reference is None else reference,
-        metric if reference is None or reference_metric is None else reference_metric,
-        site,
-        prompts=prompts,
-        minimize=minimize,
-        steps=steps,
-        lr=lr,
-        batch_size=batch_size,
-        **cells,
-    )
+    search: dict[str, Any] = dict(minimize=minimize, steps=steps, lr=lr, batch_size=batch_size)
+    learned_on = prompts if reference is None else reference
+    judge = metric if reference is None or reference_metric is None else reference_metric
+    constants = optimal_constants(model, learned_on, judge, site, prompts=prompts, **search, **cells)
     return ablate(model, prompts, metric, site, method=constants, max_memory=max_memory, save_to=save_to, **cells)
 
 

@@ -163,63 +163,44 @@ def patch(
     >>> best = result.top(1)
     """
     base, source, scale, baselines = directed_runs(model, clean, corrupt, direction, attention_mask)
-    return sweep_site(
-        model,
-        base,
-        site,
-        source,
-        metric,
-        over=over,
-        select=select,
-        positions=positions,
-        window=window,
-        layers=layers,
-        baselines=baselines,
-        scale=scale,
-        max_memory=max_memory,
-        progress=progress,
-        save_to=save_to,
-    )
+    where: dict[str, Any] = dict(select=select, positions=positions, layers=layers)
+    grids = [grid_of(model, base, one, over, **where) for one in ([site] if isinstance(site, str) else site)]
+    compute: dict[str, Any] = dict(max_memory=max_memory, progress=progress, save_to=save_to)
+    options = dict(window=window, baselines=baselines, scale=scale, **compute)
+    return sweep_grids(model, base, grids, source, metric, **options)
 
 
-def sweep_site(
+def sweep_grids(
     model: HookedTransformer,
     base: Run,
-    site: str | Sequence[str],
+    grids: Sequence[Grid],
     source: SourceLike,
     metric: MetricLike,
     *,
-    over: Sequence[str],
-    select: Mapping[str, Any] | None = None,
-    positions: Positions | None = None,
     window: int = 1,
-    layers: Sequence[int] | None = None,
     **options: Any,
 ) -> Result:
-    """Put `source` at one site after the other: `site` (or several together) at every cell of `over`, in every layer.
+    """Put `source` into the base run at one cell after the other: at that of each of the grids, in `window` layers.
 
-    `select` fixes other axes, as in `at`, or by the name of one of `positions`; `window` layers around each one are
-    changed together. Other keyword arguments go to `sweep`.
+    Other keyword arguments go to `sweep`.
 
     Raises:
-        BadInput: no site, an axis that a site does not have or that is both swept over and fixed, a window below 1.
+        BadInput: no grid, grids whose axes have other labels, a window below 1.
     """
-    sites = [site] if isinstance(site, str) else list(site)
-    if not sites or window < 1:
-        raise BadInput(f"expected at least one site and a window of at least 1 layer, got {sites} and {window}")
-    grids = [grid_of(model, base, one, over, select=select, positions=positions, layers=layers) for one in sites]
-    together = list(zip(sites, grids, strict=True))
-    if different := [one for one, grid in together if grid.labels != grids[0].labels]:
-        raise BadInput(f"{sites[0]} and {different[0]} have axes of different sizes, so they cannot be swept together")
+    if not grids or window < 1:
+        raise BadInput(f"expected at least one site and a window of at least 1 layer, got {len(grids)} and {window}")
+    first = grids[0]
+    if different := [grid.hook for grid in grids if grid.labels != first.labels]:
+        raise BadInput(
+            f"{first.hook} and {different[0]} have axes of different sizes, so they cannot be swept together"
+        )
 
     def run_at(layer: int, **cell: Any) -> Run:
         near = layers_around(layer, window, model.cfg.n_layers)
-        places = [
-            at(one, each, **grid.selected(**cell)) for each in near for one, grid in zip(sites, grids, strict=True)
-        ]
-        return Run(base.tokens, [Intervention(place, source) for place in places], base.attention_mask)
+        made = [Intervention(grid.at(each, **cell), source) for each in near for grid in grids]
+        return Run(base.tokens, made, base.attention_mask)
 
-    return sweep(model, run_at, metric, over=grids[0].labels, **options)
+    return sweep(model, run_at, metric, over=first.labels, **options)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -229,6 +210,7 @@ class Grid:
     `named` are positions by name; `fixed` is what is selected of the axes that are not swept over.
     """
 
+    hook: str
     labels: dict[str, Sequence[Any]]
     named: Mapping[str, Int[Tensor, " prompt"]]
     fixed: Mapping[str, Any]
@@ -237,6 +219,10 @@ class Grid:
         """The part of the hook that a cell, without its layer, is: what `at` selects."""
         own = {"pos" if axis == "position" else axis: named_index(self.named, index) for axis, index in cell.items()}
         return {**own, **self.fixed}
+
+    def at(self, layer: int, **cell: Any) -> Site:
+        """The site that a cell is."""
+        return at(self.hook, layer, **self.selected(**cell))
 
 
 def grid_of(
@@ -260,7 +246,8 @@ def grid_of(
         raise BadInput(f"{twice[0]} is swept over and cannot be selected too")
     axes = list(over) if "layer" in over else ["layer", *over]
     warn_of_lengths(run, over)
-    return Grid(labels=labels_of(model, hook, axes, run.tokens.shape[1], layers, named), named=named, fixed=fixed)
+    labels = labels_of(model, hook, axes, run.tokens.shape[1], layers, named)
+    return Grid(hook=hook, labels=labels, named=named, fixed=fixed)
 
 
 def warn_of_lengths(run: Run, over: Sequence[str]) -> None:

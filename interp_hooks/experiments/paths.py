@@ -25,14 +25,7 @@ from torch import Tensor
 from interp_hooks.errors import BadInput, HookConflict, MetricError
 from interp_hooks.errors.arguments import about
 from interp_hooks.experiments.frozen import FrozenRun, MLPs, Senders, places
-from interp_hooks.experiments.patching import (
-    Direction,
-    Positions,
-    directed_runs,
-    grid_of,
-    named_positions,
-    resolved,
-)
+from interp_hooks.experiments.patching import Direction, Positions, directed_runs, grid_of, named_positions, resolved
 from interp_hooks.experiments.results.record import experiment, on_data
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.hooks.modes import no_gradients
@@ -40,7 +33,7 @@ from interp_hooks.hooks.points import POSITIONS
 from interp_hooks.interventions.engine import Evaluation, evaluate, free_memory
 from interp_hooks.interventions.readout import MetricLike, Readout, checked_score, metric_name, reading
 from interp_hooks.interventions.runs import OF_TASK, Intervention, PromptsLike, Run
-from interp_hooks.interventions.sites import Site, at
+from interp_hooks.interventions.sites import Site
 from interp_hooks.model.progress import progress_bar
 from interp_hooks.model.stream import ATTENTION_INPUTS, INPUT, Stream
 from interp_hooks.model.transformer import HookedTransformer
@@ -188,7 +181,7 @@ def _cells(
     if isinstance(senders, str):
         grid = grid_of(model, base, senders, over, **options)
         cells = [dict(zip(grid.labels, cell, strict=True)) for cell in itertools.product(*grid.labels.values())]
-        sites = [at(senders, cell.pop("layer"), **grid.selected(**cell)) for cell in cells]
+        sites = [grid.at(**cell) for cell in cells]
         return {axis: list(labels) for axis, labels in grid.labels.items()}, [_senders(model, site) for site in sites]
     if options["select"]:
         raise BadInput("select= belongs to senders given as a hook name; sites select by themselves: at('z', 1, pos=3)")

@@ -22,7 +22,6 @@ from interp_hooks.experiments.results.record import experiment
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.interventions.readout import MetricLike
 from interp_hooks.interventions.runs import OF_TASK, Intervention, PromptsLike, Run
-from interp_hooks.interventions.sites import at
 from interp_hooks.model.transformer import HookedTransformer
 
 Directions = Float[Tensor, "*n width"]
@@ -67,17 +66,8 @@ def patch_along(
     labels |= grid.labels
 
     def run_at(layer: int, along: str = "", **cell: Any) -> Run:
-        swap = Intervention(at(site, layer, **grid.selected(**cell)), source, along=spans[along])
+        swap = Intervention(grid.at(layer, **cell), source, along=spans[along])
         return Run(base.tokens, [swap], base.attention_mask)
 
-    return sweep(
-        model,
-        run_at,
-        metric,
-        over=labels,
-        baselines=baselines,
-        scale=scale,
-        max_memory=max_memory,
-        progress=progress,
-        save_to=save_to,
-    )
+    compute: dict[str, Any] = dict(max_memory=max_memory, progress=progress, save_to=save_to)
+    return sweep(model, run_at, metric, over=labels, baselines=baselines, scale=scale, **compute)

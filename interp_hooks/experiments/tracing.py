@@ -94,17 +94,17 @@ def causal_trace(
         restored = [at(site, each, pos=columns[pos]) for each in layers_around(layer, window, model.cfg.n_layers)]
         return _restored(model, clean, noised, restored, severed)
 
+    cells = itertools.product(corrupt, labels["layer"], columns)
+    compute: dict[str, Any] = dict(max_memory=max_memory, progress=progress, save_to=save_to)
     return sweep_runs(
         model,
-        [run_at(noised, layer, pos) for noised, layer, pos in itertools.product(corrupt, labels["layer"], columns)],
+        [run_at(noised, layer, pos) for noised, layer, pos in cells],
         Prob(_answer(model, clean)) if metric is None else metric,
         axes={"layer": list(labels["layer"]), "pos": list(columns)},
         baselines={"clean": clean, "corrupt": corrupt},
         scale=("corrupt", "clean"),
         samples=samples,
-        max_memory=max_memory,
-        progress=progress,
-        save_to=save_to,
+        **compute,
     )
 
 

@@ -32,9 +32,8 @@ from interp_hooks.hooks.points import (
     checked_direction,
     checked_directions,
 )
-from interp_hooks.hooks.scopes import IN_FORCE, Block, Scope
+from interp_hooks.hooks.scopes import IN_FORCE, Block, Scope, refuse_while_others_run
 from interp_hooks.hooks.splicing import Splice, Spliceable, SplicedPoint, put_in
-from interp_hooks.hooks.threads import refuse_while_others_run
 
 if TYPE_CHECKING:
     import pandas as pd

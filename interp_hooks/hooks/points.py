@@ -26,9 +26,7 @@ from torch import Tensor, nn
 from interp_hooks.errors import BadHookValue, BadInput, HookDidNotFire
 from interp_hooks.errors.arguments import Elsewhere, checked, told
 from interp_hooks.hooks.autograd import twin
-from interp_hooks.hooks.checkpointing import refuse_to_be_lost
-from interp_hooks.hooks.scopes import IN_FORCE, OPEN
-from interp_hooks.hooks.threads import Own, for_this_thread, refuse_while_others_run
+from interp_hooks.hooks.scopes import IN_FORCE, OPEN, Own, for_this_thread, refuse_to_be_lost, refuse_while_others_run
 
 HookFn = Annotated[Callable[..., Tensor | None], Elsewhere()]
 Direction = Literal["fwd", "bwd"]

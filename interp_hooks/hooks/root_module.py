@@ -19,8 +19,8 @@ from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import Device, as_device, check_names, checked
 from interp_hooks.hooks.named_points import NamedPoints
 from interp_hooks.hooks.points import POSITIONS, Direction, Hook, HookPoint, HookSpec, NameFilter, Watcher
+from interp_hooks.hooks.scopes import OneAtATime
 from interp_hooks.hooks.slices import Slice, SliceInput
-from interp_hooks.hooks.threads import OneAtATime
 
 
 @dataclass(frozen=True)

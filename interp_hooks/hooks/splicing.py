@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from interp_hooks.errors import BadInput, HookConflict
 from interp_hooks.hooks.points import Hook, HookPoint
-from interp_hooks.hooks.threads import refuse_while_others_run
+from interp_hooks.hooks.scopes import refuse_while_others_run
 
 
 class SplicedPoint(HookPoint):

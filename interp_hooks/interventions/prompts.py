@@ -57,7 +57,7 @@ def source_of(model: HookedTransformer, source: SourceLike, rows: Rows, batch: i
     if isinstance(source, Run) and len(source.tokens) == batch:
         return run_of(model, source, rows)
     if isinstance(source, Resample) and len(source.order) == batch and source.fits:
-        order = source.order.cpu()[rows.cpu() if isinstance(rows, Tensor) else rows].to(source.run.tokens.device)
+        order = source.order[_beside(rows, source.order)].to(source.run.tokens.device)
         return Resample(run_of(model, source.run, order), torch.arange(len(order)))
     if isinstance(source, int | float | Mean | Pointwise):
         return source
@@ -116,22 +116,26 @@ def _site_of(site: Site, rows: Rows, batch: int) -> Site:
 
 def select_of(select: Mapping[str, Any], rows: Rows) -> dict[str, Any]:
     """The same selection in some of the prompts."""
-    rows = rows.cpu() if isinstance(rows, Tensor) else rows
-    return {axis: one[rows] if isinstance(one, Tensor) else one for axis, one in select.items()}
+    return {axis: one[_beside(rows, one)] if isinstance(one, Tensor) else one for axis, one in select.items()}
 
 
-def readout_of(readout: Readout, rows: slice, batch: int) -> Readout:
-    """What is read of some of the prompts.
+def readout_of(readout: Readout, rows: Rows, batch: int, answers: Rows | None = None) -> Readout:
+    """What is read of some of the prompts, with the tokens that are read of `answers` (default: of the same prompts).
 
     Raises:
         BadInput: the readout is of another number of prompts.
     """
     pos, tokens = readout.pos, readout.tokens
     if isinstance(pos, Tensor):
-        pos = for_each_prompt(pos.reshape(-1), batch, "position")[rows]
+        pos = for_each_prompt(pos.reshape(-1), batch, "position")[_beside(rows, pos)]
     if tokens is not None:
-        tokens = for_each_prompt(tokens, batch, "answer")[rows]
+        tokens = for_each_prompt(tokens, batch, "answer")[_beside(rows if answers is None else answers, tokens)]
     return replace(readout, pos=pos, tokens=tokens)
+
+
+def _beside(rows: Rows, value: Tensor) -> Rows:
+    """Rows on the device of what they are rows of."""
+    return rows.to(value.device) if isinstance(rows, Tensor) else rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,13 +166,7 @@ class MetricOf(Metric):
 
     @property
     def readout(self) -> Readout:
-        readout = self.metric.readout
-        pos, tokens = readout.pos, readout.tokens
-        if isinstance(pos, Tensor):
-            pos = for_each_prompt(pos.reshape(-1), self.batch, "position")[self.rows.to(pos.device)]
-        if tokens is not None:
-            tokens = for_each_prompt(tokens, self.batch, "answer")[self.answers.to(tokens.device)]
-        return replace(readout, pos=pos, tokens=tokens)
+        return readout_of(self.metric.readout, self.rows, self.batch, self.answers)
 
     def score(self, logits: Tensor) -> Float[Tensor, " prompt"]:
         answers = self.answers.to(logits.device)

@@ -1,9 +1,12 @@
-"""What a metric reads of a run, so that nothing else has to be computed, and the number it makes of it."""
+"""What a metric reads of a run, or of a pass that an experiment makes by itself, and the number it makes of it.
+
+Nothing else has to be computed than what is read.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
@@ -19,6 +22,7 @@ from interp_hooks.interventions.lazy_logits import LazyLogits
 from interp_hooks.interventions.runs import Run
 from interp_hooks.model.components.block import at_positions
 from interp_hooks.model.padding import counted_back
+from interp_hooks.model.stream import Stage, Stream
 from interp_hooks.model.transformer import HookedTransformer
 
 
@@ -114,6 +118,36 @@ def _next_log_probs(logits: Float[Tensor, "rows before d_vocab"], run: Run) -> F
     precise = logits.to(torch.promote_types(logits.dtype, torch.float32)).transpose(1, 2)
     log_probs = -F.cross_entropy(precise, following.repeat(copies, 1), reduction="none")
     return torch.stack((log_probs.masked_fill(~counted, 0.0), counted.to(log_probs)), dim=-1)
+
+
+def read_pass(
+    stream: Stream,
+    readout: Readout,
+    run: Run,
+    copies: int,
+    layer: int,
+    streams: Mapping[str, Tensor],
+    hooks: Sequence[tuple[str, Callable[..., Any]]],
+) -> list[Tensor]:
+    """What a readout reads of one pass with these hooks, for each copy of the prompts.
+
+    Nothing before `layer` is touched by the hooks; `streams` has what `Stream.resumed` asks for. Only what is read is
+    unembedded, unless one of the hooks, or somebody's own, is behind the blocks and waits for the rest.
+    """
+    model, mask = stream.model, run.attention_mask
+    entering, arguments = stream.resumed(layer, streams, run.tokens)
+    arguments |= {
+        "attention_mask": None if mask is None else mask.repeat(copies, 1),
+        "fwd_hooks": hooks,
+    }
+    entering = entering.repeat(copies, *[1] * (entering.ndim - 1))
+    if stream.watched_at_the_end or any(stream.place(name).stage == Stage.FINAL for name, _ in hooks):
+        return [readout.select(one, run) for one in model.run_with_hooks(entering, **arguments).chunk(copies)]
+    reads = None if readout.pos is None else readout.positions(run)
+    if reads is not None:
+        arguments["logits_pos"] = reads.repeat(copies, 1)
+    final = model.run_with_hooks(entering, stop_at_layer=stream.n_layers, **arguments)
+    return readout.read(model, final, run, cut=reads is not None)
 
 
 class Metric(ABC):

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from interp_hooks.errors import CheckpointError
 from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.loading.checkpoints import NO_CODE
 from interp_hooks.loading.families import FAMILIES
 from interp_hooks.loading.nested import language_config
 from interp_hooks.loading.rules import Rule, axis_sizes, rules
-from interp_hooks.loading.source import NO_CODE
 from interp_hooks.model.components.norm import Norm
 from interp_hooks.model.transformer import HookedTransformer
 

@@ -18,23 +18,23 @@ from typing import Any
 from torch import Tensor
 
 from interp_hooks.errors import BadInput, CheckpointError
+from interp_hooks.loading.checkpoints import HUB_ARGUMENTS, KEPT, NamedCheckpoint, read_tokenizer
 from interp_hooks.loading.files import reading
 from interp_hooks.loading.folding import Processing, process
 from interp_hooks.loading.formats import from_checkpoint, read_state
 from interp_hooks.loading.load import LoadOptions
-from interp_hooks.loading.source import HUB_ARGUMENTS, KEPT, Source, read_tokenizer
 from interp_hooks.model.config import HookedTransformerConfig, as_dtype
 from interp_hooks.model.transformer import HookedTransformer
 
 SETTINGS = ("d_model", "n_layers", "d_mlp", "d_head", "n_heads", "n_ctx", "d_vocab", "act_fn", "attn_only")
 
 
-def is_lens(source: Source) -> bool:
+def is_lens(checkpoint: NamedCheckpoint) -> bool:
     """Whether a config is TransformerLens' own, which has no `model_type`."""
-    if source.gguf_file is not None:
+    if checkpoint.gguf_file is not None:
         return False
     try:
-        settings = source.settings
+        settings = checkpoint.settings
     except Exception:  # it is read again, and what is wrong told, as HuggingFace's
         return False
     own = isinstance(settings, Mapping) and "model_type" not in settings
@@ -53,11 +53,11 @@ def load(cls: type[HookedTransformer], options: LoadOptions, processing: Process
     for name, value in given.items():
         if value:
             raise BadInput(f"{options.name!r} has a config of TransformerLens' own, and takes no {name}={value!r}")
-    source, settings, cfg = options.source, options.source.settings, config_of(options)
+    checkpoint, settings, cfg = options.checkpoint, options.checkpoint.settings, config_of(options)
     tokenizer = options.tokenizer
     if tokenizer is None and settings.get("tokenizer_name"):
         tokenizer = read_tokenizer(settings["tokenizer_name"])
-    state = read_state(source.path_of(_file(source, options.revision), download=True))
+    state = read_state(checkpoint.path_of(_file(checkpoint, options.revision), download=True))
     if cfg.original_architecture == "neel-solu-old":
         state = _turned(state, cfg.n_layers)
     how = dict[str, Any](device=options.device, allow_nonfinite=options.allow_nonfinite, cls=cls)
@@ -75,9 +75,9 @@ def config_of(options: LoadOptions) -> HookedTransformerConfig:
     Raises:
         CheckpointError: one that contradicts itself; BadInput: `n_ctx` is another than its own.
     """
-    source = options.source
+    checkpoint = options.checkpoint
     with reading(f"the config of {options.name!r}"):
-        cfg = HookedTransformerConfig.from_dict(_fields(source.settings, old=source.location.endswith("_old")))
+        cfg = HookedTransformerConfig.from_dict(_fields(checkpoint.settings, old=checkpoint.location.endswith("_old")))
     if options.n_ctx is not None and options.n_ctx != cfg.n_ctx:
         raise BadInput(f"n_ctx must be {cfg.n_ctx} for this checkpoint, got {options.n_ctx}")
     begins = cfg.default_prepend_bos if options.default_prepend_bos is None else options.default_prepend_bos
@@ -98,26 +98,26 @@ def _fields(settings: Mapping[str, Any], old: bool) -> dict[str, Any]:
     )
 
 
-def _file(source: Source, revision: str | None) -> str:
+def _file(checkpoint: NamedCheckpoint, revision: str | None) -> str:
     """The file of a state dict: the last, or that of step 1000 for the revision "checkpoints/1000"."""
     if revision is not None and revision.startswith(KEPT):
-        return _steps(source)[int(revision.removeprefix(KEPT))]
-    if found := [name for name in source.files() if name.endswith("final.pth")]:
+        return _steps(checkpoint)[int(revision.removeprefix(KEPT))]
+    if found := [name for name in checkpoint.files() if name.endswith("final.pth")]:
         return found[0]
     raise CheckpointError(
-        f"{source.name!r} has no file that ends with 'final.pth'; found {', '.join(source.files()) or 'none'}"
+        f"{checkpoint.name!r} has no file that ends with 'final.pth'; found {', '.join(checkpoint.files()) or 'none'}"
     )
 
 
-def _steps(source: Source) -> dict[int, str]:
+def _steps(checkpoint: NamedCheckpoint) -> dict[int, str]:
     """The files of earlier steps (or tokens) by their number."""
-    found = (re.fullmatch(rf"{KEPT}.*_(\d+)\.pth", name) for name in source.files())
+    found = (re.fullmatch(rf"{KEPT}.*_(\d+)\.pth", name) for name in checkpoint.files())
     return {int(match[1]): match[0] for match in found if match}
 
 
-def steps(source: Source) -> list[int]:
+def steps(checkpoint: NamedCheckpoint) -> list[int]:
     """The numbers of steps (or tokens) of which there is a state dict, lowest first."""
-    return sorted(_steps(source))
+    return sorted(_steps(checkpoint))
 
 
 def _turned(state: Mapping[str, Tensor], n_layers: int) -> dict[str, Tensor]:

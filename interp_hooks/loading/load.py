@@ -30,6 +30,7 @@ from interp_hooks.errors import (
     WeightMismatch,
     nearest,
 )
+from interp_hooks.loading.checkpoints import KEPT, NO_CODE, NamedCheckpoint, has_tokenizer
 from interp_hooks.loading.families import FAMILIES
 from interp_hooks.loading.files import check_index, check_room, reading
 from interp_hooks.loading.folding import Processing, process
@@ -54,7 +55,6 @@ from interp_hooks.loading.nested import (
 )
 from interp_hooks.loading.plain import as_stored, plain_tensors
 from interp_hooks.loading.rules import Rule, axis_sizes, rules
-from interp_hooks.loading.source import KEPT, NO_CODE, Source, has_tokenizer
 from interp_hooks.model.components.weights import lies_like
 from interp_hooks.model.config import BY_LAYER, HookedTransformerConfig, as_dtype
 from interp_hooks.model.offloading import Files, Place, where_it_is
@@ -86,10 +86,10 @@ class LoadOptions:
     hf_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
-    def source(self) -> Source:
+    def checkpoint(self) -> NamedCheckpoint:
         """Where the checkpoint is that `name` means."""
         revision = None if str(self.revision).startswith(KEPT) else self.revision
-        return Source(name=self.name, revision=revision, hf_kwargs=self.hf_kwargs)
+        return NamedCheckpoint(name=self.name, revision=revision, hf_kwargs=self.hf_kwargs)
 
 
 def load_pretrained(cls: type[HookedTransformer], options: LoadOptions, processing: Processing) -> HookedTransformer:
@@ -100,25 +100,25 @@ def load_pretrained(cls: type[HookedTransformer], options: LoadOptions, processi
     owned, revision = options.hf_model is None, None
     notes, left_out = list[str](), list[str]()
     if owned:
-        source = options.source
-        hf_config = source.config()
+        checkpoint = options.checkpoint
+        hf_config = checkpoint.config()
         with reading(f"the config of {options.name!r}"):
             family = family_of(hf_config)
             cfg, n_layers_there = our_config(family, hf_config, options)
-        _check_files(source, hf_config, cfg)
-        tokenizer = source.tokenizer() if options.tokenizer is None else options.tokenizer
-        state = plain_tensors(source, hf_config, family, cfg, n_layers_there)
+        _check_files(checkpoint, hf_config, cfg)
+        tokenizer = checkpoint.tokenizer() if options.tokenizer is None else options.tokenizer
+        state = plain_tensors(checkpoint, hf_config, family, cfg, n_layers_there)
         if state is None and options.files is not None:
-            state = as_stored(source, hf_config, family)
+            state = as_stored(checkpoint, hf_config, family)
         if state is None:
-            hf_model, left_out = _loaded(source, hf_config, family, cfg.dtype)
+            hf_model, left_out = _loaded(checkpoint, hf_config, family, cfg.dtype)
             state, generation = dict(hf_model.state_dict()), getattr(hf_model, "generation_config", None)
             del hf_model  # what is adopted belongs to nobody else
         else:
-            generation = source.generation_config(hf_config)
-        revision = source.commit() or options.revision
-        if source.gguf_file is not None:
-            notes = what_was_lost(source.path_of(source.gguf_file))
+            generation = checkpoint.generation_config(hf_config)
+        revision = checkpoint.commit() or options.revision
+        if checkpoint.gguf_file is not None:
+            notes = what_was_lost(checkpoint.path_of(checkpoint.gguf_file))
     else:
         check_model(options.hf_model)
         hf_config = copy.deepcopy(options.hf_model.config)
@@ -162,7 +162,7 @@ def _merged(options: LoadOptions) -> LoadOptions:
     hf_model, tokenizer = load_merged(options.name, **arguments), options.tokenizer
     if tokenizer is None:
         with_one = has_tokenizer(Path(options.name))
-        tokenizer = Source(name=options.name if with_one else hf_model.config._name_or_path).tokenizer()
+        tokenizer = NamedCheckpoint(name=options.name if with_one else hf_model.config._name_or_path).tokenizer()
     return replace(options, hf_model=hf_model, tokenizer=tokenizer, hf_kwargs={})
 
 
@@ -282,12 +282,12 @@ def _with_stream_scales(
     return cfg.replace(stream_scales=tuple(scales[: cfg.n_layers]))
 
 
-def _check_files(source: Source, hf_config: Any, cfg: HookedTransformerConfig) -> None:
+def _check_files(checkpoint: NamedCheckpoint, hf_config: Any, cfg: HookedTransformerConfig) -> None:
     """Raises CheckpointError if the files of a folder cannot be those of such a model; nothing is built yet."""
-    folder = Path(source.location) / str(source.hf_kwargs.get("subfolder", ""))
+    folder = Path(checkpoint.location) / str(checkpoint.hf_kwargs.get("subfolder", ""))
     if folder.is_dir():
         check_index(folder)
-        packed = getattr(hf_config, "quantization_config", None) is not None or source.gguf_file is not None
+        packed = getattr(hf_config, "quantization_config", None) is not None or checkpoint.gguf_file is not None
         check_room(cfg, folder, packed)
 
 
@@ -302,33 +302,37 @@ def _ending_as(generation: Any, cfg: HookedTransformerConfig) -> HookedTransform
     return cfg.replace(eos_token_ids=tuple(id for id in ids if id < cfg.d_vocab_out))
 
 
-def _loaded(source: Source, hf_config: Any, family: Family, dtype: torch.dtype | str) -> tuple[Any, list[str]]:
+def _loaded(
+    checkpoint: NamedCheckpoint, hf_config: Any, family: Family, dtype: torch.dtype | str
+) -> tuple[Any, list[str]]:
     """The model of a checkpoint as transformers loads it, and names of tensors of other modalities that it left out.
 
     Nobody else has its tensors, so that they may be adopted.
     """
     try:
         hf_model, info = family.class_for(hf_config).from_pretrained(
-            source.location,
+            checkpoint.location,
             config=hf_config,
             dtype=dtype,
             output_loading_info=True,
-            **source.arguments,
+            **checkpoint.arguments,
         )
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"the weights of {source.name!r} cannot be read: {error}") from error
+        raise CheckpointError(f"the weights of {checkpoint.name!r} cannot be read: {error}") from error
     except Exception as error:  # files may hold anything, and so may be what is raised about them
-        if isinstance(error, TypeError) and source.hf_kwargs:
-            listed = ", ".join(source.hf_kwargs)
-            close = "".join(nearest(name, _ARGUMENTS) for name in source.hf_kwargs if name in str(error))
+        if isinstance(error, TypeError) and checkpoint.hf_kwargs:
+            listed = ", ".join(checkpoint.hf_kwargs)
+            close = "".join(nearest(name, _ARGUMENTS) for name in checkpoint.hf_kwargs if name in str(error))
             raise BadInput(
                 f"from_pretrained passes {listed} on to transformers, which does not take one of them: {error}.{close}"
             ) from error
-        with reading(f"the checkpoint {source.name!r}"):
+        with reading(f"the checkpoint {checkpoint.name!r}"):
             raise
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
-        raise WeightMismatch(f"the checkpoint {source.name!r} lacks {len(missing)} tensors: {', '.join(missing[:5])}")
+        raise WeightMismatch(
+            f"the checkpoint {checkpoint.name!r} lacks {len(missing)} tensors: {', '.join(missing[:5])}"
+        )
     nested = hf_config is not hf_config.get_text_config()
     left_out = of_other_modalities(info["unexpected_keys"]) if nested else []
     _refuse_leftovers({*info["unexpected_keys"]} - {*left_out}, family)

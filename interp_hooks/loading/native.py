@@ -25,12 +25,12 @@ from torch import Tensor, nn
 
 from interp_hooks.errors import BadInput, CheckpointError, ConfigError, WeightMismatch, nearest
 from interp_hooks.errors.arguments import told
+from interp_hooks.loading.checkpoints import CONFIG, WEIGHTS, folder_of, has_tokenizer, kept_steps, read_tokenizer
 from interp_hooks.loading.files import reading
 from interp_hooks.loading.folding import Processing, process
 from interp_hooks.loading.formats import TRANSFORMER_LENS, from_checkpoint, lens_name, with_gate_biases
 from interp_hooks.loading.given import Numbers
 from interp_hooks.loading.load import LoadOptions
-from interp_hooks.loading.source import CONFIG, WEIGHTS, folder_of, has_tokenizer, kept_steps, read_tokenizer
 from interp_hooks.model.config import HookedTransformerConfig
 from interp_hooks.model.folder_lock import LOCK, locked
 from interp_hooks.model.tensor_files import PARTIAL, on_disk, remove_partial, write_tensors, write_text

@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from interp_hooks.errors import CheckpointError
+from interp_hooks.loading.checkpoints import NamedCheckpoint
 from interp_hooks.loading.files import reading
-from interp_hooks.loading.source import Source
 
 
 def head_of_pairs(name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -19,11 +19,11 @@ def head_of_pairs(name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """
     from transformers import AutoModelForNextSentencePrediction
 
-    source = Source(name=name)
-    config: Any = source.config()
+    checkpoint = NamedCheckpoint(name=name)
+    config: Any = checkpoint.config()
     with reading(f"the checkpoint {name!r}"):
         model, info = AutoModelForNextSentencePrediction.from_pretrained(
-            source.location, config=config, output_loading_info=True
+            checkpoint.location, config=config, output_loading_info=True
         )
     state = model.state_dict()
     wanted = ("bert.pooler.dense", "cls.seq_relationship")

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from interp_hooks.errors import BadInput
 from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.loading.checkpoints import NamedCheckpoint
 from interp_hooks.loading.given import check_model
 from interp_hooks.loading.load import family_of
-from interp_hooks.loading.source import Source
 from interp_hooks.model.config import as_dtype
 from interp_hooks.model.transformer import HookedTransformer
 
@@ -172,14 +172,14 @@ def verify_checkpoint(
         NoTokenizer: a text for a checkpoint that has no tokenizer.
     """
     as_dtype(dtype)  # refuses a name that is none before anything is loaded
-    source = Source(name=name, hf_kwargs=hf_kwargs)
-    hf_config = source.config()
+    checkpoint = NamedCheckpoint(name=name, hf_kwargs=hf_kwargs)
+    hf_config = checkpoint.config()
     family = family_of(hf_config)
     load = HookedTransformer.from_pretrained if processing else HookedTransformer.from_pretrained_no_processing
     model = load(name, dtype=dtype, **hf_kwargs)
     plain = {"attn_implementation": "eager", "experts_implementation": "eager"}  # the others don't know every dtype
     theirs = family.class_for(hf_config).from_pretrained(
-        source.location, dtype=model.dtype, **(plain | source.arguments)
+        checkpoint.location, dtype=model.dtype, **(plain | checkpoint.arguments)
     )
     hf_model = theirs.to(model.device)
     if text is None and model.tokenizer is not None:

@@ -17,10 +17,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from interp_hooks.loading.checkpoints import NamedCheckpoint
 from interp_hooks.loading.given import quantised_by
 from interp_hooks.loading.guard import Family
 from interp_hooks.loading.rules import Rule, rules
-from interp_hooks.loading.source import Source
 from interp_hooks.model.config import HookedTransformerConfig
 
 WEIGHTS, INDEX, ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_config.json"
@@ -28,17 +28,17 @@ EMBEDDING, UNEMBEDDING = ("embed.W_E",), ("unembed.W_U",)
 
 
 def plain_tensors(
-    source: Source, hf_config: Any, family: Family, cfg: HookedTransformerConfig, n_layers: int
+    checkpoint: NamedCheckpoint, hf_config: Any, family: Family, cfg: HookedTransformerConfig, n_layers: int
 ) -> dict[str, Tensor] | None:
     """All tensors of a plain checkpoint of `n_layers` layers by the names that its family has for them; else None.
 
     They lie in the mapped memory of the files, which is read when they are.
     """
     nested = hf_config is not hf_config.get_text_config()
-    if family.lacks is None or nested or source.hf_kwargs or source.gguf_file or quantised_by(hf_config):
+    if family.lacks is None or nested or checkpoint.hf_kwargs or checkpoint.gguf_file or quantised_by(hf_config):
         return None
     try:
-        stored = _stored(source)
+        stored = _stored(checkpoint)
     except (OSError, SafetensorError):
         return None
     lines = list(rules(family.weights, n_layers, cfg.mixer_kinds))
@@ -50,15 +50,15 @@ def plain_tensors(
     return state
 
 
-def as_stored(source: Source, hf_config: Any, family: Family) -> dict[str, Tensor] | None:
+def as_stored(checkpoint: NamedCheckpoint, hf_config: Any, family: Family) -> dict[str, Tensor] | None:
     """All tensors of a checkpoint whose safetensors hold just those of transformers' model, by its names; else None.
 
     They lie in the mapped memory of the files. The model itself is made without memory, for its names and shapes.
     """
-    if source.hf_kwargs or source.gguf_file or quantised_by(hf_config):
+    if checkpoint.hf_kwargs or checkpoint.gguf_file or quantised_by(hf_config):
         return None
     try:
-        state = _stored(source)
+        state = _stored(checkpoint)
     except (OSError, SafetensorError):
         return None
     with torch.device("meta"):
@@ -70,12 +70,12 @@ def as_stored(source: Source, hf_config: Any, family: Family) -> dict[str, Tenso
     return state if state is not None and {name: one.shape for name, one in state.items()} == expected else None
 
 
-def _stored(source: Source) -> dict[str, Tensor] | None:
+def _stored(checkpoint: NamedCheckpoint) -> dict[str, Tensor] | None:
     """The tensors in the safetensors of a checkpoint; None if transformers would read others, or more than these."""
-    if _there(source, ADAPTER):
+    if _there(checkpoint, ADAPTER):
         return None
     found: dict[str, Tensor] = {}
-    for path in _weight_files(source):
+    for path in _weight_files(checkpoint):
         with safe_open(path, framework="pt") as file:
             names = file.keys()
             if found.keys() & {*names}:
@@ -84,20 +84,20 @@ def _stored(source: Source) -> dict[str, Tensor] | None:
     return found or None
 
 
-def _weight_files(source: Source) -> list[Path]:
+def _weight_files(checkpoint: NamedCheckpoint) -> list[Path]:
     """The files with the weights: one, or, in a folder, those of its index."""
-    if single := _there(source, WEIGHTS):
+    if single := _there(checkpoint, WEIGHTS):
         return [single]
-    if not Path(source.location).is_dir() or not (index := _there(source, INDEX)):
+    if not Path(checkpoint.location).is_dir() or not (index := _there(checkpoint, INDEX)):
         return []
     files = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()  # `check_index` has read it
     return [index.with_name(file) for file in dict.fromkeys(files)]
 
 
-def _there(source: Source, file: str) -> Path | None:
+def _there(checkpoint: NamedCheckpoint, file: str) -> Path | None:
     """Where a file of the checkpoint lies, downloaded if need be; None if the checkpoint has no such file."""
     try:
-        path = source.path_of(file, download=True)
+        path = checkpoint.path_of(file, download=True)
     except OSError:
         return None
     return path if path.is_file() else None

@@ -13,9 +13,9 @@ The first three are facts about the hub, written down here; nothing is looked up
 from collections.abc import Sequence
 
 from interp_hooks.errors import BadInput, CheckpointError
+from interp_hooks.loading.checkpoints import KEPT, NamedCheckpoint, is_native, kept_steps, locate
 from interp_hooks.loading.lens_checkpoints import is_lens
 from interp_hooks.loading.lens_checkpoints import steps as lens_steps
-from interp_hooks.loading.source import KEPT, Source, is_native, kept_steps, locate
 
 MOST_STEPS = 10**9  # of a training; higher numbers count tokens
 EVERY_THOUSANDTH = range(1000, 143_001, 1000)
@@ -66,8 +66,8 @@ def _kept(model_name: str) -> tuple[str, Sequence[int]]:
     for (beginning, end), kept in ON_THE_HUB.items():
         if name.startswith(beginning) and name.endswith(end):
             return kept
-    source = Source(name=model_name)
-    if is_lens(source) and (steps := lens_steps(source)):
+    checkpoint = NamedCheckpoint(name=model_name)
+    if is_lens(checkpoint) and (steps := lens_steps(checkpoint)):
         return KEPT + "{}", steps
     raise CheckpointError(
         f"no checkpoints of the training of {model_name!r} are known (they are of EleutherAI/pythia-..., of "

@@ -19,7 +19,7 @@ import torch
 from interp_hooks.errors import ConfigError, nearest
 from interp_hooks.model.experts_config import ExpertsConfig
 from interp_hooks.model.field_names import KNOWN, in_our_words
-from interp_hooks.model.field_types import check_fields, kinds_of, make_tuples
+from interp_hooks.model.field_types import check_choice, check_fields, kinds_of, make_tuples
 from interp_hooks.model.mixers_config import MixerKind, MixersConfig
 
 NormalizationType = Literal["LN", "LNPre", "RMS", "RMSPre"]
@@ -253,25 +253,15 @@ class HookedTransformerConfig:
         if not self.use_attn_scale and self.attn_scale != 1:
             raise ConfigError(f"use_attn_scale=False contradicts attn_scale={self.attn_scale}")
         self._resolve("d_value", self.d_head)
-        self._check_choice("normalization_type", NormalizationType, none_allowed=True)
         self._set("final_rms", self.final_rms and self.normalization_type in ("LN", "LNPre"))
-        self._check_choice("norm_placement", NormPlacement)
         if self.writes_normalized and self.output_norm_type is None:
             self._set("output_norm_type", self.normalization_type)
-        self._check_choice("output_norm_type", NormalizationType, none_allowed=True)
-        self._check_choice("embed_norm_type", NormalizationType, none_allowed=True)
-        self._check_choice("qk_norm", QKNorm, none_allowed=True)
-        self._check_choice("qk_norm_type", NormalizationType, none_allowed=True)
-        self._check_choice("v_norm_type", NormalizationType, none_allowed=True)
         if (self.qk_norm is None) != (self.qk_norm_type is None):
             raise ConfigError(f"qk_norm={self.qk_norm!r} needs a qk_norm_type, and the other way round")
-        self._check_choice("positional_embedding_type", PositionalEmbeddingType)
-        self._check_choice("attention_dir", AttentionDirection)
         self._resolve_mlp()
         self._resolve_rotary()
         self._resolve_layers()
         self._check_arrangement()
-        self._check_choice("init_mode", InitMode)
         self._resolve("initializer_range", 0.8 / self.d_model**0.5 if self.init_mode == "gpt2" else 1.0)
         self._set("dtype", as_dtype(self.dtype))
         found = "cuda" if torch.cuda.is_available() else "cpu"
@@ -301,7 +291,7 @@ class HookedTransformerConfig:
                 raise ConfigError("attn_only=True excludes d_mlp, gated_mlp, parallel_attn_mlp and experts")
             return
         self._resolve("d_mlp", 4 * self.d_model)
-        self._check_choice("act_fn", Activation)
+        check_choice("act_fn", self.act_fn, get_args(Activation))
         if self.normalizes_neurons and (self.gated_mlp or self.experts or self.mlm_head):
             raise ConfigError(f"act_fn={self.act_fn!r} is for plain MLPs: no gated_mlp, no experts, no mlm_head")
 
@@ -424,13 +414,6 @@ class HookedTransformerConfig:
     def _check_positive(self, field: str) -> None:
         if not getattr(self, field) > 0:
             raise ConfigError(f"{field} must be positive, got {getattr(self, field)!r}")
-
-    def _check_choice(self, field: str, choices: Any, none_allowed: bool = False) -> None:
-        value, known = getattr(self, field), get_args(choices)
-        if value in known or (value is None and none_allowed):
-            return
-        listed = ", ".join(map(repr, (*known, None) if none_allowed else known))
-        raise ConfigError(f"{field} must be one of {listed}, got {value!r}.{nearest(str(value), known)}")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "HookedTransformerConfig":

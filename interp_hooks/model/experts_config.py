@@ -1,7 +1,7 @@
 """The architecture of a mixture of experts, as one frozen value."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from interp_hooks.errors import ConfigError
 from interp_hooks.model.field_types import check_fields, make_tuples
@@ -75,6 +75,3 @@ class ExpertsConfig:
                 f"experts_per_token={self.experts_per_token} is more than groups_kept={self.groups_kept} groups of "
                 f"{self.n_experts // self.n_groups} experts have"
             )
-        for field, choices in (("scores", RouterScores), ("group_score", GroupScore), ("choice", Choice)):
-            if getattr(self, field) not in get_args(choices):
-                raise ConfigError(f"{field} must be one of {get_args(choices)}, got {getattr(self, field)!r}")

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import told, told_shape
+from interp_hooks.hooks.autograd import numbers
 from interp_hooks.model.components.block import NOTHING, Known
 from interp_hooks.model.components.kv_cache import KeyValueCache
-from interp_hooks.model.components.transforms import numbers
 from interp_hooks.model.config import HookedTransformerConfig
 from interp_hooks.model.padding import Padding, counted_back
 from interp_hooks.model.tokenization import TextInterface

@@ -20,10 +20,9 @@ from torch import Tensor, nn
 
 from interp_hooks.errors import BadInput, UnknownHook
 from interp_hooks.errors.arguments import check_arguments, check_names, checked
-from interp_hooks.hooks.checkpointing import Again, Functions
 from interp_hooks.hooks.points import HookPoint, NameFilter
 from interp_hooks.hooks.root_module import HookedRootModule
-from interp_hooks.hooks.scopes import OPEN
+from interp_hooks.hooks.scopes import OPEN, Again, Functions
 from interp_hooks.hooks.slices import Slice, SliceInput
 from interp_hooks.model.cache.activation_cache import ActivationCache
 from interp_hooks.model.cache.activations import from_first
@@ -34,7 +33,7 @@ from interp_hooks.model.components.kv_cache import Earlier, KeyValueCache
 from interp_hooks.model.components.layer_embed import LayerEmbed
 from interp_hooks.model.components.norm import NoNorm, Norm, embed_norm, norm
 from interp_hooks.model.components.positions import RotaryPositions
-from interp_hooks.model.components.weights import Ranks
+from interp_hooks.model.components.weights import TensorParallel
 from interp_hooks.model.config import HookedTransformerConfig
 from interp_hooks.model.inputs import Inputs, Prompt, checked_mask, counts_back, is_text
 from interp_hooks.model.losses import lm_cross_entropy_loss
@@ -89,7 +88,9 @@ class Network(HookedRootModule):
     hf_config: Any = None  # of the checkpoint that this model was converted from
     revision: str | None = None  # of that checkpoint: the hub's commit, or what was asked for
     n_groups: int | None = None  # of keys and values in the checkpoint, while they are ungrouped
-    ranks: Ranks | None = None  # over which heads, neurons and experts are spread; see `interp_hooks.model.ranks`
+    ranks: TensorParallel | None = (
+        None  # over which heads, neurons and experts are spread; see `interp_hooks.model.ranks`
+    )
 
     def __init__(
         self,
@@ -538,14 +539,14 @@ class Network(HookedRootModule):
             BadInput: `remove_batch_dim` with several prompts.
         """
         padding = self.padding_of(*args, **kwargs)
-        chosen = from_first(Slice.unwrap(pos_slice), padding)
+        chosen = None if pos_slice is None else from_first(Slice.unwrap(pos_slice), padding)
         output, stored = super().run_with_cache(
             *args, names_filter=names_filter, remove_batch_dim=remove_batch_dim, pos_slice=chosen, **kwargs
         )
         if not return_cache_object:
             return output, stored
         cache = ActivationCache(stored, self, not remove_batch_dim)
-        cache.padding = padding.at_positions(chosen)
+        cache.padding = padding.at_positions(chosen or Slice())
         return output, cache
 
     @checked

@@ -39,7 +39,7 @@ OF_GAINS = {"w": 0, "b": 0}
 
 
 class MeshRanks:
-    """The ranks of a device mesh of one axis, as `interp_hooks.model.components.weights.Ranks` describes them."""
+    """The ranks of a device mesh of one axis: what `components.weights.TensorParallel` asks for."""
 
     def __init__(self, mesh: DeviceMesh) -> None:
         self.mesh = mesh

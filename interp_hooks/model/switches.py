@@ -5,7 +5,7 @@ No switch is needed to hook anything; `run_with_cache(names_filter=...)` collect
 
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked_methods
-from interp_hooks.hooks.threads import refuse_while_others_run
+from interp_hooks.hooks.scopes import refuse_while_others_run
 from interp_hooks.model.grouping import regroup, ungroup
 from interp_hooks.model.network import Network
 

@@ -23,9 +23,8 @@ from torch import Tensor
 
 from interp_hooks.errors import BadInput, NoTokenizer, TokenError
 from interp_hooks.errors.arguments import is_integral, told
-from interp_hooks.hooks.autograd import transformed
+from interp_hooks.hooks.autograd import numbers, transformed
 from interp_hooks.hooks.scopes import IN_FORCE, OPEN, Scope
-from interp_hooks.model.components.transforms import numbers
 from interp_hooks.model.padding import Padding, PaddingSide, PadToken, find_padding
 from interp_hooks.model.token_text import begins_with, decoded, goes_on, id_of, read, text_of
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -58,8 +58,6 @@ class HookedTransformerTrainConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1, got {value}")
-        if self.optimizer_name not in get_args(OptimizerName):
-            raise ConfigError(f"optimizer_name must be one of {get_args(OptimizerName)}, got {self.optimizer_name!r}")
         if (self.save_every is None) != (self.save_dir is None):
             raise ConfigError("save_every and save_dir belong together: give both or neither")
         if self.momentum and self.optimizer_name != "SGD":

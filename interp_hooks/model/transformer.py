@@ -75,7 +75,7 @@ class HookedTransformer(Generation, TextMethods, StackedWeights, Switches):
             raise ConfigError(f"cfg must be a HookedTransformerConfig or a mapping of its fields, got {told(cfg)}")
         cfg = cfg if isinstance(cfg, HookedTransformerConfig) else HookedTransformerConfig.from_dict(cfg)
         if tokenizer is None and cfg.tokenizer_name is not None and not on_meta:
-            from interp_hooks.loading.source import read_tokenizer
+            from interp_hooks.loading.checkpoints import read_tokenizer
 
             tokenizer = read_tokenizer(cfg.tokenizer_name)
         if cfg.d_vocab == -1:
@@ -188,8 +188,8 @@ class HookedTransformer(Generation, TextMethods, StackedWeights, Switches):
             ImportError: a package that reads a GGUF file, or an adapter, is not installed.
         """
         from interp_hooks.loading import lens_checkpoints, native
+        from interp_hooks.loading.checkpoints import as_name, is_native
         from interp_hooks.loading.load import LoadOptions, load_pretrained
-        from interp_hooks.loading.source import as_name, is_native
         from interp_hooks.loading.training_steps import step_revision
 
         model_name = as_name(model_name)
@@ -248,7 +248,7 @@ class HookedTransformer(Generation, TextMethods, StackedWeights, Switches):
             model = native.load(cls, options, processing, splices or {})
         elif splices:
             raise BadInput("splices= is for folders of save_pretrained; after loading, call model.splice(hook, module)")
-        elif hf_model is None and lens_checkpoints.is_lens(options.source):
+        elif hf_model is None and lens_checkpoints.is_lens(options.checkpoint):
             model = lens_checkpoints.load(cls, options, processing)
         else:
             model = load_pretrained(cls, options, processing)

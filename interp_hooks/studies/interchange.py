@@ -38,9 +38,8 @@ from interp_hooks.hooks.modes import no_gradients, with_constant_weights
 from interp_hooks.hooks.points import HookPoint
 from interp_hooks.interventions.engine import evaluate
 from interp_hooks.interventions.metrics import Accuracy
-from interp_hooks.interventions.passes import read_pass
 from interp_hooks.interventions.prompts import record_parts, run_of
-from interp_hooks.interventions.readout import LAST, Metric, Readout, said
+from interp_hooks.interventions.readout import LAST, Metric, Readout, read_pass, said
 from interp_hooks.interventions.runs import Intervention, PromptsLike, Run
 from interp_hooks.interventions.sites import Here, Recording, Site, Source
 from interp_hooks.interventions.subspaces import orthonormal, swapped

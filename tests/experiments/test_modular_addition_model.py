@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from interp_hooks import HookedTransformer
-from interp_hooks.loading.source import bundled
+from interp_hooks.loading.checkpoints import bundled
 from interp_hooks.loading.training_steps import checkpoint_labels
 
 P = 53

@@ -25,8 +25,8 @@ from interp_hooks import (
 )
 from interp_hooks.circuits import Circuit
 from interp_hooks.errors import BadInput, CheckpointError, ConfigError, InterpHooksError
+from interp_hooks.loading.checkpoints import read_tokenizer
 from interp_hooks.loading.parity import verify_checkpoint
-from interp_hooks.loading.source import read_tokenizer
 from interp_hooks.model.config import HookedTransformerConfig as Config
 from tests.model.test_tokens import word_tokenizer
 from tests.tiny import CUSTOM, EXPERTS, build, fresh_hf, random_tokens, unchecked_types

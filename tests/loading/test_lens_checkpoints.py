@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from interp_hooks import HookedTransformer
 from interp_hooks.errors import BadInput, CheckpointError
-from interp_hooks.loading.source import aliases, hub_names, locate
+from interp_hooks.loading.checkpoints import aliases, hub_names, locate
 from interp_hooks.loading.training_steps import checkpoint_labels
 from tests.model.test_tokens import word_tokenizer
 from tests.tiny import assert_close

@@ -318,7 +318,7 @@ def test_a_config_that_cannot_be_expressed() -> None:
 
 
 def test_names_of_bundled_models_come_from_the_package() -> None:
-    from interp_hooks.loading.source import bundled
+    from interp_hooks.loading.checkpoints import bundled
 
     assert set(bundled()) == {"ioi-tiny", "induction-1l", "induction-2l", "brackets", "mod-add", "induction-steps"}
     for name, folder in bundled().items():

@@ -12,8 +12,8 @@ import torch
 
 from interp_hooks import HookedTransformer
 from interp_hooks.errors import BadInput, CheckpointError, WeightMismatch
+from interp_hooks.loading.checkpoints import CONFIG, WEIGHTS
 from interp_hooks.loading.native import SPLICED
-from interp_hooks.loading.source import CONFIG, WEIGHTS
 from tests.children import in_a_child
 from tests.model.test_tokens import word_tokenizer
 from tests.tiny import (

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 from interp_hooks import HookedTransformer, LogitDiff, evaluate, patch
 from interp_hooks.errors import BadInput, CheckpointError, NoTokenizer, TokenError
 from interp_hooks.interventions.runs import as_run
-from interp_hooks.loading.source import read_tokenizer
+from interp_hooks.loading.checkpoints import read_tokenizer
 from interp_hooks.model.tokenization import TextInterface
 from interp_hooks.model.tokens import overridden_defaults
 from interp_hooks.studies.heads import detect_head

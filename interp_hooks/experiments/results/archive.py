@@ -326,3 +326,44 @@ def is_digest(digest: str, packed: Json, objects: Sequence[Json], tensors: Mappi
     alone = _Alone(objects, tensors)
     again = alone.again(packed)
     return alone.of_recorded or hash_of(alone.tensors, json.dumps([again, alone.objects])) == digest
+
+
+# ------------------------------------------------------------------------------------------------------- what 0.1 saved
+
+FORMER = {  # functions that 0.1 saved results of, which are now those that users call
+    "circuits.discovery.edge_attributions": "circuits.discovery.eap_ig",
+    "circuits.discovery.mask_gradients": "circuits.discovery.mask_gradient",
+    "circuits.discovery.node_attributions": "circuits.discovery.node_attribution",
+    "experiments.attribution.estimated": "experiments.attribution.attribution_patches",
+    "experiments.gradients.gradients_along_path": "experiments.gradients.integrated_gradients",
+}
+PARTED = {"studies.lenses.attributed": "studies.logit_attribution.attributed"}  # from a module that kept its name
+
+
+def as_today(name: str, arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """A call as it is made today, from one that 0.1 saved: functions that were two are one, others have moved."""
+    name = current_name(f"interp_hooks.{name}").partition(".")[2]
+    name = PARTED.get(name, name)
+    if name not in FORMER:
+        return name, arguments
+    given, fractions = dict(arguments), arguments.get("fractions")
+    if name.startswith("circuits.discovery."):
+        given |= {"clean": given.pop("run"), "corrupt": None, "ablation": given.pop("source")}
+    elif name.endswith("estimated"):
+        denoises = given.pop("scale")[0] == "corrupt"
+        runs = ("corrupt", "clean") if denoises else ("clean", "corrupt")
+        given |= {runs[0]: given.pop("base"), runs[1]: given.pop("source")}
+        given["direction"] = "denoise" if denoises else "noise"
+    else:
+        given["prompts"] = given.pop("run")
+    new, by_steps = FORMER[name], dict[str, Any]()
+    if "fractions" in given:
+        del given["fractions"]
+        if fractions in (None, [1.0]):
+            new = new.replace("integrated_gradients", "gradient_x_input").replace("eap_ig", "eap")
+            given.pop("baseline", None)
+        else:
+            by_steps["steps"] = len(fractions)
+            if "clean" in given:
+                by_steps["rule"] = "midpoint" if fractions[0] else "left"
+    return new, given | by_steps

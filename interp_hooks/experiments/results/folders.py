@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -144,6 +145,59 @@ def refuse_foreign(folder: Path, what: str = RESULT) -> None:
     known |= {PARTS, LOCK}
     if foreign := [path.name for path in folder.glob("*") if path.name not in known and path.suffix != PARTIAL]:
         raise BadInput(f"{folder} holds something else than a {what}: {', '.join(sorted(foreign)[:3])}")
+
+
+Packed = tuple[Mapping[str, Json], Mapping[str, Tensor]]
+"""A record as JSON and tensors."""
+
+
+def kept_in(folder: Path, record: Packed, found: Callable[[], Any], load: Callable[[Path], Any]) -> Any:
+    """The result that is in a folder, or what is found now, which is kept there beside its record.
+
+    Raises:
+        BadInput: the folder holds something else, or another experiment, or one with another model.
+        FolderInUse: another process computes there.
+        DiskError: it cannot be written; what was finished before is still there.
+    """
+    with on_disk(folder):
+        refuse_foreign(folder)
+    document, tensors = record
+    if not _is_whole(folder):
+        with on_disk(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder / LOCK, folder):
+            if not _is_whole(folder):
+                remove_partial(folder)
+                if not (folder / f"{CALL}.json").exists():
+                    write(folder, CALL, document, tensors)
+                _refuse_another(folder, document)
+                result = found()
+                write(folder, RESULT, *result.packed())
+                shutil.rmtree(folder / PARTS, ignore_errors=True)
+                return result
+    _refuse_another(folder, document)
+    shutil.rmtree(folder / PARTS, ignore_errors=True)
+    return load(folder)
+
+
+def _is_whole(folder: Path) -> bool:
+    return (folder / f"{RESULT}.json").exists()
+
+
+def _refuse_another(folder: Path, document: Mapping[str, Json]) -> None:
+    """Raises BadInput if a folder has the record of another experiment, or of one with another model."""
+    there = read_document(folder, CALL)
+    names = sorted({*there["digests"], *document["digests"]})
+    other = [name for name in names if there["digests"].get(name) != document["digests"].get(name)]
+    other += [f"the model's {name}" for name in ("weights", "dtype") if there["model"][name] != document["model"][name]]
+    if [*there["calls"][0]] != [*document["calls"][0]]:
+        other = ["the experiment"]
+    if other:
+        raise BadInput(
+            f"{folder} holds another experiment ({', '.join(other)} differ), so nothing was computed; save to another "
+            "folder. What is drawn without a seed differs from call to call: Result.resume(folder, model) goes on with "
+            "what was drawn"
+        )
 
 
 class Parts(Keeps):

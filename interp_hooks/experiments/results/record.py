@@ -13,7 +13,6 @@ import functools
 import importlib
 import inspect
 import platform
-import shutil
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
@@ -36,29 +35,18 @@ from interp_hooks.experiments.results.archive import (
     Randomness,
     Unkept,
     Unpacking,
-    current_name,
+    as_today,
     digest_of,
     everything_in,
     fields_of,
     is_digest,
     name_of,
 )
-from interp_hooks.experiments.results.folders import (
-    CALL,
-    PARTS,
-    RESULT,
-    read,
-    read_document,
-    refuse_foreign,
-    whole,
-    write,
-)
+from interp_hooks.experiments.results.folders import CALL, kept_in, read, whole
 from interp_hooks.hooks.modes import keeps_gradient_mode
 from interp_hooks.interventions.readout import Metric
 from interp_hooks.interventions.runs import OF_TASK, Run, TaskLike, as_run
-from interp_hooks.model.folder_lock import LOCK, locked
 from interp_hooks.model.identity import Identity
-from interp_hooks.model.tensor_files import on_disk, remove_partial
 from interp_hooks.model.transformer import HookedTransformer
 
 P = ParamSpec("P")
@@ -68,14 +56,6 @@ OnData = TypeVar("OnData")  # a result, several by name, or what else has a reco
 PROMPTS = ("clean", "prompts", "dataset")  # the arguments that may be a task
 NEEDED = ("corrupt", "metric")  # the arguments that it brings, without which nothing can be done
 NO_PART = ("model", "max_memory", "progress", "save_to")  # arguments on which no number depends
-FORMER = {  # functions that 0.1 saved results of, which are now those that users call
-    "circuits.discovery.edge_attributions": "circuits.discovery.eap_ig",
-    "circuits.discovery.mask_gradients": "circuits.discovery.mask_gradient",
-    "circuits.discovery.node_attributions": "circuits.discovery.node_attribution",
-    "experiments.attribution.estimated": "experiments.attribution.attribution_patches",
-    "experiments.gradients.gradients_along_path": "experiments.gradients.integrated_gradients",
-}
-PARTED = {"studies.lenses.attributed": "studies.logit_attribution.attributed"}  # from a module that kept its name
 EXPERIMENTS: dict[str, Callable[..., Any]] = {}  # those that can be called again, by name
 
 
@@ -321,7 +301,7 @@ class Record:
         **fields: Any,
     ) -> Record:
         unpacking = Unpacking(objects, tensors)
-        named = [_today(name, unpacking.unpack(one)) for call in packed for name, one in call.items()]
+        named = [as_today(name, unpacking.unpack(one)) for call in packed for name, one in call.items()]
         calls = tuple(Call.of(name, arguments) for name, arguments in named)
         return cls(calls=calls, inputs=_state(_tensors(calls[0])) if unchanged else (), **fields)
 
@@ -342,35 +322,6 @@ class Record:
 
     def __deepcopy__(self, memo: Any) -> Record:
         return self
-
-
-def _today(name: str, arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """A call as it is made today, from one that 0.1 saved: functions that were two are one, others have moved."""
-    name = current_name(f"interp_hooks.{name}").partition(".")[2]
-    name = PARTED.get(name, name)
-    if name not in FORMER:
-        return name, arguments
-    given, fractions = dict(arguments), arguments.get("fractions")
-    if name.startswith("circuits.discovery."):
-        given |= {"clean": given.pop("run"), "corrupt": None, "ablation": given.pop("source")}
-    elif name.endswith("estimated"):
-        denoises = given.pop("scale")[0] == "corrupt"
-        runs = ("corrupt", "clean") if denoises else ("clean", "corrupt")
-        given |= {runs[0]: given.pop("base"), runs[1]: given.pop("source")}
-        given["direction"] = "denoise" if denoises else "noise"
-    else:
-        given["prompts"] = given.pop("run")
-    new, by_steps = FORMER[name], dict[str, Any]()
-    if "fractions" in given:
-        del given["fractions"]
-        if fractions in (None, [1.0]):
-            new = new.replace("integrated_gradients", "gradient_x_input").replace("eap_ig", "eap")
-            given.pop("baseline", None)
-        else:
-            by_steps["steps"] = len(fractions)
-            if "clean" in given:
-                by_steps["rule"] = "midpoint" if fractions[0] else "left"
-    return new, given | by_steps
 
 
 def record_in(folder: Path) -> Record | None:
@@ -490,8 +441,8 @@ def on_data(function: Callable[P, OnData]) -> Callable[P, OnData]:
 
         if arguments.get("save_to") is None:
             return found(record)
-        kind = inspect.signature(function, eval_str=True).return_annotation
-        return _kept_in(Path(arguments["save_to"]), record.kept(model), found, kind)
+        kept, kind = record.kept(model), inspect.signature(function, eval_str=True).return_annotation
+        return kept_in(Path(arguments["save_to"]), kept.packed(), lambda: found(kept), kind.load)
 
     EXPERIMENTS[_name(function)] = called
     return called
@@ -506,52 +457,3 @@ def _recorded(found: Any, record: Record) -> Any:
 
 def _name(function: Callable[..., Any]) -> str:
     return f"{function.__module__.removeprefix('interp_hooks.')}.{function.__name__}"
-
-
-def _kept_in(folder: Path, record: Record, found: Callable[[Record], Any], kind: Any) -> Any:
-    """The result of that kind in a folder, or what is found now, which is kept there.
-
-    Raises:
-        BadInput: the folder holds something else, or another experiment, or one with another model.
-        FolderInUse: another process computes there.
-        DiskError: it cannot be written; what was finished before is still there.
-    """
-    with on_disk(folder):
-        refuse_foreign(folder)
-    document, tensors = record.packed()
-    if not _is_whole(folder):
-        with on_disk(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder / LOCK, folder):
-            if not _is_whole(folder):
-                remove_partial(folder)
-                if not (folder / f"{CALL}.json").exists():
-                    write(folder, CALL, document, tensors)
-                _refuse_another(folder, document)
-                result = found(record)
-                write(folder, RESULT, *result.packed())
-                shutil.rmtree(folder / PARTS, ignore_errors=True)
-                return result
-    _refuse_another(folder, document)
-    shutil.rmtree(folder / PARTS, ignore_errors=True)
-    return kind.load(folder)
-
-
-def _is_whole(folder: Path) -> bool:
-    return (folder / f"{RESULT}.json").exists()
-
-
-def _refuse_another(folder: Path, document: Mapping[str, Json]) -> None:
-    """Raises BadInput if a folder has the record of another experiment, or of one with another model."""
-    there = read_document(folder, CALL)
-    names = sorted({*there["digests"], *document["digests"]})
-    other = [name for name in names if there["digests"].get(name) != document["digests"].get(name)]
-    other += [f"the model's {name}" for name in ("weights", "dtype") if there["model"][name] != document["model"][name]]
-    if [*there["calls"][0]] != [*document["calls"][0]]:
-        other = ["the experiment"]
-    if other:
-        raise BadInput(
-            f"{folder} holds another experiment ({', '.join(other)} differ), so nothing was computed; save to another "
-            "folder. What is drawn without a seed differs from call to call: Result.resume(folder, model) goes on with "
-            "what was drawn"
-        )

@@ -17,13 +17,11 @@ from torch import Tensor
 
 from interp_hooks.errors import BadInput, nearest
 from interp_hooks.errors.arguments import Count, checked
-from interp_hooks.experiments.results.archive import Json, Packing, Unpacking, name_of
+from interp_hooks.experiments.results.archive import Json, Packing, Unpacking
 from interp_hooks.experiments.results.folders import CALL, RESULT, read, replacing, whole, write
 from interp_hooks.experiments.results.intervals import Interval, bootstrapped
-from interp_hooks.experiments.results.record import Call, Record, record_in
-from interp_hooks.experiments.results.shown import ROWS, as_html
-from interp_hooks.interventions.runs import Intervention, Mean, Resample, Run, SourceLike
-from interp_hooks.interventions.sites import Site
+from interp_hooks.experiments.results.record import Record, record_in
+from interp_hooks.experiments.results.shown import ROWS, as_html, made_by
 from interp_hooks.model.tensor_files import holds
 from interp_hooks.model.transformer import HookedTransformer
 
@@ -268,7 +266,7 @@ class Result:
 
         if self.record is None or self.changed is None:
             raise BadInput("this result does not come from interventions in runs, so there are none to list")
-        made = made_by(self.record.calls[0])
+        made = made_by(self.record.calls[0].arguments)
         rows = [
             dict(zip(self.axes, labels, strict=True)) | place | {"fired": True, "changed": did}
             for labels, places, changed in zip(self._cells, made, self.changed, strict=False)
@@ -428,39 +426,3 @@ class Result:
 def _agree(zero: Tensor, one: Tensor) -> Tensor:
     """Where two baselines are too close for anything to lie between them."""
     return (one - zero).abs() <= AGREE * torch.maximum(one.abs(), zero.abs())
-
-
-def made_by(call: Call) -> list[list[dict[str, Any]]]:
-    """For every run of an experiment, its interventions in words: where, and what is put there."""
-    names = {
-        one.key: name
-        for name, baseline in call.arguments["baselines"].items()
-        for one in ([baseline] if isinstance(baseline, Run) else baseline)
-    }
-    return [[_in_words(made, names) for made in run.interventions] for run in call.arguments["runs"]]
-
-
-def _in_words(made: Intervention, names: Mapping[Any, str]) -> dict[str, Any]:
-    told = {"hook": made.site.hook, "selection": _selection(made.site), "source": _source(made.source, names)}
-    if made.into is not None:
-        told["into"] = f"{made.into.hook} {_selection(made.into)}".strip()
-    if made.along is not None:
-        told["along"] = f"{made.along.numel() // made.along.shape[-1]} directions"
-    return told
-
-
-def _selection(site: Site) -> str:
-    listed = {axis: index.tolist() if isinstance(index, Tensor) else index for axis, index in site.select.items()}
-    return ", ".join(f"{axis}={index}" for axis, index in listed.items())
-
-
-def _source(source: SourceLike, names: Mapping[Any, str]) -> str:
-    if isinstance(source, Run):
-        return names.get(source.key, f"another run with {len(source.interventions)} interventions")
-    if isinstance(source, Mean | Resample):
-        return f"{type(source).__name__.lower()} of {_source(source.run, names)}"
-    if isinstance(source, Tensor):
-        return f"a tensor {list(source.shape)}"
-    if isinstance(source, Mapping):
-        return "recorded activations"
-    return str(source) if isinstance(source, int | float) else name_of(source).rpartition(".")[2]

@@ -60,6 +60,14 @@ def bert_weights(base: str) -> Table:
     )
 
 
+def leftovers(base: str) -> tuple[str, ...]:
+    """What checkpoints may hold beside: positions 0, 1, 2, ... in old files, and the pooler of another head."""
+    return rf"{base}\.embeddings\.position_ids", rf"{base}\.pooler\..*"
+
+
+# The decoder's bias, which is what HuggingFace adds; the head that tells whether one sentence follows another.
+OF_BERT_HEAD = (r"cls\.predictions\.bias", r"cls\.seq_relationship\..*")
+
 BERT_HEAD = modules(
     mlm_dense="cls.predictions.transform.dense",
     mlm_ln="cls.predictions.transform.LayerNorm",
@@ -73,12 +81,7 @@ BERT = Family(
     head="MaskedLM",
     config=bert_config,
     weights=bert_weights("bert") | BERT_HEAD,
-    ignored_weights=(
-        r"cls\.predictions\.bias",  # the decoder's, which is what HuggingFace adds
-        r"bert\.embeddings\.position_ids",  # 0, 1, 2, ... in old files
-        r"bert\.pooler\..*",  # the head that tells whether one sentence follows another
-        r"cls\.seq_relationship\..*",
-    ),
+    ignored_weights=(*OF_BERT_HEAD, *leftovers("bert")),
     ignored_config=(
         "gradient_checkpointing",  # how to save memory in training
         "directionality",  # of the head that tells whether one sentence follows another
@@ -93,11 +96,7 @@ ROBERTA = replace(
     name="RoBERTa",
     config=roberta_config,
     weights=bert_weights("roberta") | ROBERTA_HEAD,
-    ignored_weights=(
-        r"lm_head\.bias",  # the decoder's, which is what HuggingFace adds
-        r"roberta\.embeddings\.position_ids",
-        r"roberta\.pooler\..*",
-    ),
+    ignored_weights=(r"lm_head\.bias", *leftovers("roberta")),  # the decoder's bias, which is what HuggingFace adds
     requires={**BERT.requires, "hidden_act": "gelu"},  # the head's activation is always gelu
 )
 

@@ -11,10 +11,12 @@ from typing import Any
 from interp_hooks.loading.families.bert import (
     BERT,
     BERT_HEAD,
+    OF_BERT_HEAD,
     ROBERTA,
     ROBERTA_HEAD,
     bert_config,
     bert_weights,
+    leftovers,
     roberta_config,
 )
 from interp_hooks.loading.families.shared import modules
@@ -22,10 +24,6 @@ from interp_hooks.loading.families.shared import modules
 
 def _reading_normalized(fields: dict[str, Any], embed_norm_type: str | None) -> dict[str, Any]:
     return fields | dict(norm_placement="pre", embed_norm_type=embed_norm_type)
-
-
-def _heads_leftovers(base: str) -> tuple[str, ...]:
-    return r"lm_head\.bias", rf"{base}\.embeddings\.position_ids", rf"{base}\.pooler\..*"
 
 
 XLM_ROBERTA = replace(ROBERTA, model_type="xlm-roberta", name="XLM-RoBERTa")
@@ -37,7 +35,7 @@ DATA2VEC_TEXT = replace(
     model_type="data2vec-text",
     name="data2vec (text)",
     weights=bert_weights("data2vec_text") | ROBERTA_HEAD,
-    ignored_weights=_heads_leftovers("data2vec_text"),
+    ignored_weights=(r"lm_head\.bias", *leftovers("data2vec_text")),
 )
 
 ERNIE = replace(
@@ -45,12 +43,7 @@ ERNIE = replace(
     model_type="ernie",
     name="ERNIE",
     weights=bert_weights("ernie") | BERT_HEAD,
-    ignored_weights=(
-        r"cls\.predictions\.bias",  # the decoder's, which is what HuggingFace adds
-        r"ernie\.embeddings\.position_ids",
-        r"ernie\.pooler\..*",
-        r"cls\.seq_relationship\..*",
-    ),
+    ignored_weights=(*OF_BERT_HEAD, *leftovers("ernie")),
     ignored_config=(*BERT.ignored_config, "task_type_vocab_size"),  # read only with use_task_id
     requires={**BERT.requires, "use_task_id": False},
 )
@@ -86,5 +79,5 @@ ROBERTA_PRELAYERNORM = replace(
     | ROBERTA_HEAD
     | modules("roberta_prelayernorm.encoder.layer.{i}", ln1="attention.LayerNorm", ln2="intermediate.LayerNorm")
     | modules(ln_final="roberta_prelayernorm.LayerNorm"),
-    ignored_weights=_heads_leftovers("roberta_prelayernorm"),
+    ignored_weights=(r"lm_head\.bias", *leftovers("roberta_prelayernorm")),
 )

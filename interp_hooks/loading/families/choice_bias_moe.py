@@ -16,10 +16,19 @@ from interp_hooks.errors import UnsupportedConfig
 from interp_hooks.loading.families.deepseek import EXPERTS, V3_ROUTER, v3_experts
 from interp_hooks.loading.families.exaone4 import EXAONE4
 from interp_hooks.loading.families.llama import LLAMA
-from interp_hooks.loading.families.moe import TRAINING_ONLY, expert_weights, in_every_layer, where_sparse
+from interp_hooks.loading.families.moe import (
+    TRAINING_ONLY,
+    but_the_first,
+    expert_weights,
+    experts_of,
+    in_every_layer,
+    where_sparse,
+)
 from interp_hooks.loading.families.olmo import QK_NORM_ALL_HEADS
 from interp_hooks.loading.families.shared import LAYER, QK_RMS, head_width, modules, rotary, rotary_where, windows
 from interp_hooks.model.config import ExpertsConfig
+
+IGNORED = (*LLAMA.ignored_config, *TRAINING_ONLY)
 
 
 def _dots_config(hf: Any) -> dict[str, Any]:
@@ -37,35 +46,24 @@ def _solar_config(hf: Any) -> dict[str, Any]:
 
 def _sparse_experts(hf: Any, n_experts: int, d_shared: int = 0) -> ExpertsConfig:
     """Experts chosen as in DeepSeek-V3, in the layers that the config calls sparse."""
-    return ExpertsConfig(
-        **V3_ROUTER,
-        n_experts=n_experts,
-        experts_per_token=hf.num_experts_per_tok,
-        d_expert=hf.moe_intermediate_size,
-        layers=where_sparse(hf),
-        normalize_weights=hf.norm_topk_prob,
-        weight_scale=hf.routed_scaling_factor,
-        n_groups=hf.n_group,
-        groups_kept=hf.topk_group,
-        d_shared=d_shared,
-    )
+    chosen = dict(n_groups=hf.n_group, groups_kept=hf.topk_group, normalize_weights=hf.norm_topk_prob)
+    how = V3_ROUTER | chosen | dict(weight_scale=hf.routed_scaling_factor, d_shared=d_shared)
+    return experts_of(hf, n_experts, hf.moe_intermediate_size, where_sparse(hf), **how)
+
+
+def _d_shared(hf: Any) -> int:
+    """The width of the experts that every token passes, side by side."""
+    return hf.num_shared_experts * hf.moe_intermediate_size
 
 
 def _exaone_config(hf: Any) -> dict[str, Any]:
-    experts = _sparse_experts(hf, hf.num_experts, d_shared=hf.num_shared_experts * hf.moe_intermediate_size)
+    experts = _sparse_experts(hf, hf.num_experts, d_shared=_d_shared(hf))
     return EXAONE4.config(hf) | dict(norm_placement="pre", experts=experts)
 
 
 def _hunyuan_config(hf: Any) -> dict[str, Any]:
-    experts = ExpertsConfig(
-        **V3_ROUTER,
-        n_experts=hf.num_experts,
-        experts_per_token=hf.num_experts_per_tok,
-        d_expert=hf.moe_intermediate_size,
-        layers=where_sparse(hf),
-        weight_scale=hf.router_scaling_factor,
-        d_shared=hf.num_shared_experts * hf.moe_intermediate_size,
-    )
+    how = V3_ROUTER | dict(weight_scale=hf.router_scaling_factor, d_shared=_d_shared(hf))
+    experts = experts_of(hf, hf.num_experts, hf.moe_intermediate_size, where_sparse(hf), **how)
     return LLAMA.config(hf) | QK_RMS | dict(experts=experts)
 
 
@@ -76,31 +74,16 @@ def _minimax_config(hf: Any) -> dict[str, Any]:
 
 
 def _kolibri_config(hf: Any) -> dict[str, Any]:
-    experts = ExpertsConfig(
-        scores="sigmoid",
-        biased_choice=True,
-        choice="logits",
-        precise_router=True,
-        n_experts=hf.num_experts,
-        experts_per_token=hf.num_experts_per_tok,
-        d_expert=hf.moe_intermediate_size,
-        layers=(True,) * hf.num_hidden_layers,
-        normalize_weights=hf.norm_topk_prob,
-        d_shared=hf.shared_expert_intermediate_size,
-    )
+    how: dict[str, Any] = dict(scores="sigmoid", biased_choice=True, choice="logits", precise_router=True)
+    how |= dict(normalize_weights=hf.norm_topk_prob, d_shared=hf.shared_expert_intermediate_size)
+    experts = experts_of(hf, hf.num_experts, hf.moe_intermediate_size, **how)
     return EXAONE4.config(hf) | dict(norm_placement="pre_and_output", experts=experts)
 
 
 def _afmoe_config(hf: Any) -> dict[str, Any]:
-    experts = ExpertsConfig(
-        **V3_ROUTER,
-        n_experts=hf.num_experts,
-        experts_per_token=hf.num_experts_per_tok,
-        d_expert=hf.moe_intermediate_size,
-        layers=tuple(layer >= hf.num_dense_layers for layer in range(hf.num_hidden_layers)),
-        weight_scale=hf.route_scale,
-        d_shared=hf.num_shared_experts * hf.moe_intermediate_size,
-    )
+    how = V3_ROUTER | dict(weight_scale=hf.route_scale, d_shared=_d_shared(hf))
+    sparse = but_the_first(hf, hf.num_dense_layers)
+    experts = experts_of(hf, hf.num_experts, hf.moe_intermediate_size, sparse, **how)
     fields = (
         LLAMA.config(hf)
         | QK_RMS
@@ -141,8 +124,7 @@ DOTS1 = replace(
     config=_dots_config,
     weights=LLAMA.weights | EXPERTS,
     ignored_config=(
-        *LLAMA.ignored_config,
-        *TRAINING_ONLY,
+        *IGNORED,
         "max_window_layers",  # becomes layer_types
         "scoring_func",  # always sigmoids; transformers does not read it
     ),
@@ -154,8 +136,7 @@ GLM4_MOE = replace(
     name="GLM-4.5, GLM-4.6, GLM-4.7",
     config=_glm_config,
     ignored_config=(
-        *LLAMA.ignored_config,
-        *TRAINING_ONLY,
+        *IGNORED,
         "partial_rotary_factor",  # an older name, which HuggingFace moves into rope_parameters
         "num_mtp_layers",  # layers that guess further tokens ahead, which transformers does not load
         "num_nextn_predict_layers",
@@ -171,8 +152,7 @@ ERNIE4_5_MOE = replace(
     | EXPERTS
     | {"blocks.{i}.mlp.choice_bias": f"{LAYER}.mlp.gate.moe_statics.e_score_correction_bias | 1 e -> e"},
     ignored_config=(
-        *LLAMA.ignored_config,
-        *TRAINING_ONLY,
+        *IGNORED,
         "use_bias",  # shows in the tensors
         "moe_capacity",  # these are of the training framework; transformers does not read them
         "moe_gate",
@@ -187,8 +167,7 @@ SOLAR_OPEN = replace(
     name="Solar Open",
     config=_solar_config,
     ignored_config=(
-        *LLAMA.ignored_config,
-        *TRAINING_ONLY,
+        *IGNORED,
         "partial_rotary_factor",  # an older name, which HuggingFace moves into rope_parameters
     ),
 )
@@ -219,8 +198,7 @@ HY_V3 = replace(
         r"model\.layers\.80\..*",  # the module that predicts the token after the next, in the published checkpoint
     ),
     ignored_config=(
-        *LLAMA.ignored_config,
-        *TRAINING_ONLY,
+        *IGNORED,
         "enable_moe_fp32_combine",  # in which precision two sums are added
         "first_k_dense_replace",  # becomes mlp_layer_types
     ),
@@ -233,8 +211,7 @@ MINIMAX_M2 = replace(
     config=_minimax_config,
     weights=LLAMA.weights | QK_NORM_ALL_HEADS | expert_weights() | _BIAS_BESIDE_ROUTER,
     ignored_config=(
-        *LLAMA.ignored_config,
-        *TRAINING_ONLY,
+        *IGNORED,
         "rotary_dim",  # an older name, which HuggingFace moves into rope_parameters
     ),
 )
@@ -245,7 +222,7 @@ KOLIBRI = replace(
     name="Kolibri",
     config=_kolibri_config,
     weights=DOTS1.weights | modules(ln1_post="post_self_attn_layernorm", ln2_post="post_mlp_layernorm"),
-    ignored_config=(*LLAMA.ignored_config, *TRAINING_ONLY),
+    ignored_config=IGNORED,
 )
 
 AFMOE = replace(
@@ -266,8 +243,7 @@ AFMOE = replace(
         "blocks.{i}.mlp.choice_bias": f"{LAYER}.mlp.expert_bias",
     },
     ignored_config=(
-        *LLAMA.ignored_config,
-        *TRAINING_ONLY,
+        *IGNORED,
         "global_attn_every_n_layers",  # layer_types say what comes of it
     ),
 )
@@ -305,5 +281,5 @@ MIMO_V2_FLASH = replace(
         "blocks.{i}.attn.W_O": f"{LAYER}.self_attn.o_proj.weight | d (h w) -> h w d",
     },
     ignored_weights=(*LLAMA.ignored_weights, r"model\.mtp\..*"),  # the modules that predict tokens after the next
-    ignored_config=(*LLAMA.ignored_config, *TRAINING_ONLY, "sliding_window_size"),  # becomes sliding_window
+    ignored_config=(*IGNORED, "sliding_window_size"),  # becomes sliding_window
 )

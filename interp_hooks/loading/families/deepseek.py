@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from interp_hooks.loading.families.llama import LLAMA
-from interp_hooks.loading.families.moe import expert_weights
+from interp_hooks.loading.families.moe import but_the_first, expert_weights, experts_of
 from interp_hooks.loading.families.shared import LAYER, modules, rotary
 from interp_hooks.loading.guard import Family
 from interp_hooks.loading.rules import Table
@@ -37,17 +37,10 @@ def _yarn_magnitude(rope: dict[str, Any]) -> float:
 
 
 def _v2_experts(hf: Any, layers: tuple[bool, ...] | None = None) -> ExpertsConfig:
-    dense = hf.first_k_dense_replace if layers is None else 0
-    return ExpertsConfig(
-        n_experts=hf.n_routed_experts,
-        experts_per_token=hf.num_experts_per_tok,
-        d_expert=hf.moe_intermediate_size,
-        layers=layers or tuple(layer >= dense for layer in range(hf.num_hidden_layers)),
-        normalize_weights=False,
-        weight_scale=hf.routed_scaling_factor,
-        d_shared=hf.n_shared_experts * hf.moe_intermediate_size,
-        precise_router=True,
-    )
+    layers = but_the_first(hf, hf.first_k_dense_replace) if layers is None else layers
+    how: dict[str, Any] = dict(weight_scale=hf.routed_scaling_factor, normalize_weights=False, precise_router=True)
+    d_shared = hf.n_shared_experts * hf.moe_intermediate_size
+    return experts_of(hf, hf.n_routed_experts, hf.moe_intermediate_size, layers, d_shared=d_shared, **how)
 
 
 # How DeepSeek-V3's router scores and chooses, and those of other families too.

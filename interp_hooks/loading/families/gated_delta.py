@@ -8,13 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 from interp_hooks.loading.families.llama import ATTENTION, ENDS, MLP, NORMS
-from interp_hooks.loading.families.moe import TRAINING_ONLY, expert_weights
+from interp_hooks.loading.families.moe import TRAINING_ONLY, expert_weights, experts_of
 from interp_hooks.loading.families.olmo import OLMO2, OUTPUT_NORMS, QK_NORM_ALL_HEADS
 from interp_hooks.loading.families.qwen_moe import SHARED_EXPERT, experts_of_qwen
 from interp_hooks.loading.families.shared import OLDER_ROPE, QK_RMS, basics, llama_like, rotary
 from interp_hooks.loading.guard import Family
 from interp_hooks.loading.rules import Table, on_layers
-from interp_hooks.model.experts_config import ExpertsConfig
 from interp_hooks.model.mixers_config import MixersConfig
 
 KINDS = {"linear_attention": "gated_delta", "full_attention": "attention"}
@@ -136,14 +135,8 @@ QWEN3_5 = replace(
 
 
 def _qwen3_5_moe_config(hf: Any) -> dict[str, Any]:
-    experts = ExpertsConfig(
-        n_experts=hf.num_experts,
-        experts_per_token=hf.num_experts_per_tok,
-        d_expert=hf.moe_intermediate_size,
-        d_shared=hf.shared_expert_intermediate_size,
-        shared_gate=True,
-        layers=(True,) * hf.num_hidden_layers,
-    )
+    shared = dict(d_shared=hf.shared_expert_intermediate_size, shared_gate=True)
+    experts = experts_of(hf, hf.num_experts, hf.moe_intermediate_size, **shared)
     return _config(hf) | dict(experts=experts)
 
 

@@ -7,11 +7,10 @@ from typing import Any
 from interp_hooks.loading.families.deepseek import EXPERTS, LATENT_ATTENTION, with_sigmoids
 from interp_hooks.loading.families.gated_delta import KINDS
 from interp_hooks.loading.families.llama import ATTENTION, ENDS, MLP, NORMS
-from interp_hooks.loading.families.moe import TRAINING_ONLY
+from interp_hooks.loading.families.moe import TRAINING_ONLY, experts_of, where_sparse
 from interp_hooks.loading.families.shared import OLDER_ROPE, basics
 from interp_hooks.loading.guard import Family
 from interp_hooks.loading.rules import Table, on_layers
-from interp_hooks.model.experts_config import ExpertsConfig
 from interp_hooks.model.mixers_config import MixersConfig
 
 OURS = "blocks.{kimi_delta}.attn"
@@ -29,15 +28,9 @@ def _config(hf: Any) -> dict[str, Any]:
         taps=hf.linear_conv_kernel_dim,
         eps=hf.rms_norm_eps,
     )
-    experts = ExpertsConfig(
-        n_experts=hf.num_local_experts,
-        experts_per_token=hf.num_experts_per_tok,
-        d_expert=hf.moe_intermediate_size,
-        layers=tuple(kind == "sparse" for kind in hf.mlp_layer_types),
-        weight_scale=hf.routed_scaling_factor,
-        d_shared=hf.n_shared_experts * hf.moe_intermediate_size,
-        precise_router=True,
-    )
+    how: dict[str, Any] = dict(weight_scale=hf.routed_scaling_factor, precise_router=True)
+    how |= dict(d_shared=hf.n_shared_experts * hf.moe_intermediate_size)
+    experts = experts_of(hf, hf.num_local_experts, hf.moe_intermediate_size, where_sparse(hf), **how)
     return basics(hf, act_fn=hf.hidden_act, eps=hf.rms_norm_eps) | dict(
         d_head=hf.qk_nope_head_dim + hf.qk_rope_head_dim,
         d_mlp=hf.intermediate_size,

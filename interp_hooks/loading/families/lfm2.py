@@ -5,11 +5,10 @@ of experts, whose router chooses with a bias.
 from dataclasses import replace
 from typing import Any
 
-from interp_hooks.loading.families.moe import NO_EXPERT_BIASES, TRAINING_ONLY
+from interp_hooks.loading.families.moe import NO_EXPERT_BIASES, TRAINING_ONLY, but_the_first, experts_of
 from interp_hooks.loading.families.shared import OLDER_ROPE, QK_RMS, basics, head_width, modules, rotary
 from interp_hooks.loading.guard import Family
 from interp_hooks.loading.rules import Table, on_layers
-from interp_hooks.model.config import ExpertsConfig
 from interp_hooks.model.mixers_config import MixersConfig
 
 CONVOLUTION = "model.layers.{gated_convolution}.conv"
@@ -86,17 +85,10 @@ LFM2 = Family(
 
 
 def _moe_config(hf: Any) -> dict[str, Any]:
-    experts = ExpertsConfig(
-        n_experts=hf.num_experts,
-        experts_per_token=hf.num_experts_per_tok,
-        d_expert=hf.moe_intermediate_size,
-        layers=tuple(layer >= hf.num_dense_layers for layer in range(hf.num_hidden_layers)),
-        scores="sigmoid",
-        normalize_weights=hf.norm_topk_prob,
-        weight_sum_offset=1e-6,
-        weight_scale=hf.routed_scaling_factor,
-        biased_choice=hf.use_expert_bias,
-    )
+    how: dict[str, Any] = dict(scores="sigmoid", biased_choice=hf.use_expert_bias, weight_sum_offset=1e-6)
+    how |= dict(normalize_weights=hf.norm_topk_prob, weight_scale=hf.routed_scaling_factor)
+    sparse = but_the_first(hf, hf.num_dense_layers)
+    experts = experts_of(hf, hf.num_experts, hf.moe_intermediate_size, sparse, **how)
     return _config(hf) | dict(d_mlp=hf.intermediate_size, experts=experts)
 
 

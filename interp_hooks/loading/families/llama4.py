@@ -9,15 +9,16 @@ from dataclasses import replace
 from typing import Any
 
 from interp_hooks.loading.families.llama import ATTENTION, ENDS, LLAMA, NORMS
-from interp_hooks.loading.families.moe import NO_EXPERT_BIASES, TRAINING_ONLY
+from interp_hooks.loading.families.moe import NO_EXPERT_BIASES, TRAINING_ONLY, experts_of
 from interp_hooks.loading.families.shared import LAYER, head_width, modules, rotary, rotary_where
-from interp_hooks.model.config import ExpertsConfig
 
 
 def _config(hf: Any) -> dict[str, Any]:
     rotates = tuple(map(bool, hf.no_rope_layers))  # those that do not are listed as 0, the others as 1
     fields = rotary_where(rotates, LLAMA.config(hf) | rotary(hf, head_width(hf)))
     normalized = dict(qk_norm="shared", qk_norm_type="RMSPre", qk_norm_after_rotary=True, qk_norm_layers=rotates)
+    width, sparse = hf.intermediate_size, tuple(layer in hf.moe_layers for layer in range(hf.num_hidden_layers))
+    how: dict[str, Any] = dict(scores="sigmoid", normalize_weights=False, weighted_inputs=True, d_shared=width)
     return (
         fields
         | (normalized if hf.use_qk_norm else {})
@@ -25,16 +26,7 @@ def _config(hf: Any) -> dict[str, Any]:
             n_ctx=_as_far_as_nothing_changes(hf),
             rotary_adjacent_pairs=True,
             d_mlp=hf.intermediate_size_mlp,
-            experts=ExpertsConfig(
-                n_experts=hf.num_local_experts,
-                experts_per_token=hf.num_experts_per_tok,
-                d_expert=hf.intermediate_size,
-                layers=tuple(layer in hf.moe_layers for layer in range(hf.num_hidden_layers)),
-                scores="sigmoid",
-                normalize_weights=False,
-                weighted_inputs=True,
-                d_shared=hf.intermediate_size,
-            ),
+            experts=experts_of(hf, hf.num_local_experts, width, sparse, **how),
         )
     )
 

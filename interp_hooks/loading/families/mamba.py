@@ -9,11 +9,10 @@ from typing import Any
 
 from interp_hooks.loading.families.llama import ATTENTION, ENDS
 from interp_hooks.loading.families.mamba2 import NO_NUMBER, of_mixers_alone, weights_alone
-from interp_hooks.loading.families.moe import NO_EXPERT_BIASES, TRAINING_ONLY
+from interp_hooks.loading.families.moe import NO_EXPERT_BIASES, TRAINING_ONLY, experts_of
 from interp_hooks.loading.families.shared import LAYER, basics, head_width, modules
 from interp_hooks.loading.guard import Family
 from interp_hooks.loading.rules import Table, on_layers
-from interp_hooks.model.experts_config import ExpertsConfig
 from interp_hooks.model.mixers_config import MixersConfig
 
 OURS = "blocks.{mamba}.attn"
@@ -85,17 +84,9 @@ def _jamba_config(hf: Any) -> dict[str, Any]:
         eps=hf.rms_norm_eps,
     )
     counts = hf.layers_num_experts
-    experts = (
-        None
-        if max(counts) == 1
-        else ExpertsConfig(
-            n_experts=hf.num_experts,
-            experts_per_token=hf.num_experts_per_tok,
-            d_expert=hf.intermediate_size,
-            layers=tuple(count > 1 for count in counts),
-            normalize_weights=False,
-        )
-    )
+    experts, sparse = None, tuple(count > 1 for count in counts)
+    if any(sparse):
+        experts = experts_of(hf, hf.num_experts, hf.intermediate_size, sparse, normalize_weights=False)
     return basics(hf, act_fn=hf.hidden_act, eps=hf.rms_norm_eps) | dict(
         n_key_value_heads=hf.num_key_value_heads,
         d_head=head_width(hf),

@@ -12,15 +12,22 @@ TRAINING_ONLY = ("router_aux_loss_coef", "output_router_logits", "router_jitter_
 NO_EXPERT_BIASES: Table = {f"blocks.{{i}}.mlp.experts.b_{part}": None for part in ("gate", "in", "out")}
 
 
+def experts_of(
+    hf: Any, n_experts: int, d_expert: int, layers: tuple[bool, ...] | None = None, **more: Any
+) -> ExpertsConfig:
+    """Experts in all layers, or in the given ones, as many to a token as the config says by the usual name."""
+    layers, per_token = layers or (True,) * hf.num_hidden_layers, hf.num_experts_per_tok
+    return ExpertsConfig(n_experts=n_experts, experts_per_token=per_token, d_expert=d_expert, layers=layers, **more)
+
+
 def in_every_layer(hf: Any, n_experts: int, **more: Any) -> ExpertsConfig:
     """Experts in all layers, each as wide as a dense MLP would be."""
-    return ExpertsConfig(
-        n_experts=n_experts,
-        experts_per_token=hf.num_experts_per_tok,
-        d_expert=hf.intermediate_size,
-        layers=(True,) * hf.num_hidden_layers,
-        **more,
-    )
+    return experts_of(hf, n_experts, hf.intermediate_size, **more)
+
+
+def but_the_first(hf: Any, n_dense: int) -> tuple[bool, ...]:
+    """For each layer, whether it has experts where the first ones are dense."""
+    return tuple(layer >= n_dense for layer in range(hf.num_hidden_layers))
 
 
 def where_sparse(hf: Any) -> tuple[bool, ...]:

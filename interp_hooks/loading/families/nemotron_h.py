@@ -6,7 +6,7 @@ from typing import Any
 
 from interp_hooks.loading.families.deepseek import with_sigmoids
 from interp_hooks.loading.families.mamba2 import NO_NUMBER, state_space_weights, steps
-from interp_hooks.loading.families.moe import NO_EXPERT_BIASES, TRAINING_ONLY
+from interp_hooks.loading.families.moe import NO_EXPERT_BIASES, TRAINING_ONLY, experts_of
 from interp_hooks.loading.families.shared import basics, modules
 from interp_hooks.loading.guard import Family
 from interp_hooks.loading.rules import on_layers
@@ -25,16 +25,9 @@ def _experts(hf: Any) -> ExpertsConfig | None:
     layers = tuple(kind == "moe" for kind in hf.layers_block_type)
     if not any(layers):
         return None
-    experts = ExpertsConfig(
-        n_experts=hf.n_routed_experts,
-        experts_per_token=hf.num_experts_per_tok,
-        d_expert=hf.moe_intermediate_size,
-        d_shared=hf.moe_shared_expert_intermediate_size,
-        layers=layers,
-        weight_scale=hf.routed_scaling_factor,
-        precise_router=True,
-    )
-    return with_sigmoids(hf, experts)
+    how: dict[str, Any] = dict(weight_scale=hf.routed_scaling_factor, precise_router=True)
+    how |= dict(d_shared=hf.moe_shared_expert_intermediate_size)
+    return with_sigmoids(hf, experts_of(hf, hf.n_routed_experts, hf.moe_intermediate_size, layers, **how))
 
 
 def _config(hf: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from interp_hooks.loading.families.llama import LLAMA
-from interp_hooks.loading.families.moe import TRAINING_ONLY, expert_weights, where_sparse
+from interp_hooks.loading.families.moe import TRAINING_ONLY, expert_weights, experts_of, where_sparse
 from interp_hooks.loading.families.shared import (
     LAYER,
     QK_RMS,
@@ -26,17 +26,12 @@ from interp_hooks.model.config import ExpertsConfig
 
 def experts_of_qwen(hf: Any, layers: tuple[bool, ...] | None = None) -> ExpertsConfig:
     """The experts that every mixture of theirs has, without a shared one, in the usual layers or in the given ones."""
-    return ExpertsConfig(
-        n_experts=hf.num_experts,
-        experts_per_token=hf.num_experts_per_tok,
-        d_expert=hf.moe_intermediate_size,
-        layers=layers
-        or tuple(
-            layer not in hf.mlp_only_layers and (layer + 1) % hf.decoder_sparse_step == 0
-            for layer in range(hf.num_hidden_layers)
-        ),
-        normalize_weights=hf.norm_topk_prob,
+    usual = (
+        layer not in hf.mlp_only_layers and (layer + 1) % hf.decoder_sparse_step == 0
+        for layer in range(hf.num_hidden_layers)
     )
+    width, normalizes = hf.moe_intermediate_size, hf.norm_topk_prob
+    return experts_of(hf, hf.num_experts, width, layers or tuple(usual), normalize_weights=normalizes)
 
 
 def _qwen2_config(hf: Any) -> dict[str, Any]:

@@ -8,8 +8,8 @@ Scores and patterns (the only tensors of size pos x pos) are made only while hoo
 for a soft cap, which no fused kernel can do; per-head results are made only while hooked. For who only looks they are
 made beside the kernel, from which z comes as ever: looking changes no bit of what follows. A sink (`hook_sink`: its
 score) takes a share of every softmax and adds nothing, so that rows of the pattern sum to less than one. The final
-classes differ in where q, k and v come from: `Attention` projects the stream (`KeyValueAttention` with one matrix for k
-and v, `BorrowingAttention` for q alone), `LatentAttention` (in `latent.py`) a low-rank summary of it.
+classes differ in where q, k and v come from: `Attention` projects the stream (in `shared_keys.py` with one matrix for k
+and v, or for q alone), `LatentAttention` (in `latent.py`) a low-rank summary of it.
 """
 
 from abc import abstractmethod
@@ -19,16 +19,15 @@ from functools import cached_property
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from interp_hooks.errors import BadInput
-from interp_hooks.hooks.autograd import transformed
+from interp_hooks.hooks.autograd import refuse_second_derivatives, transformed
 from interp_hooks.hooks.points import HookPoint
 from interp_hooks.model.components.kv_cache import Extend
 from interp_hooks.model.components.mixer import Mixer, Promise, Reader
 from interp_hooks.model.components.norm import NoNorm, Norm, head_norm, value_norm
 from interp_hooks.model.components.positions import Rotation, rotate
-from interp_hooks.model.components.transforms import refuse_second_derivatives
 from interp_hooks.model.components.weights import (
     READER_PER_HEAD,
     parameter,
@@ -401,50 +400,3 @@ class Attention(AttentionCore):
 
     def _clipped(self, x: Tensor) -> Tensor:
         return x.clamp(-self.clip, self.clip) if self.clip else x
-
-
-class KeyValueAttention(Attention):
-    """Attention in which the weights of keys are those of values too, so that these are keys before norm and rotation.
-
-    An edit of `W_K` is one of `W_V`, which is the same parameter.
-    """
-
-    values_are_keys = True
-
-    @property
-    def W_V(self) -> nn.Parameter:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.W_K
-
-    @property
-    def b_V(self) -> nn.Parameter:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.b_K
-
-
-class BorrowingAttention(Attention):
-    """Attention to the keys and values that an earlier layer has made, `source`: it makes queries alone.
-
-    `hook_v` and `hook_rot_k` (`hook_k` where nothing rotates) show what is borrowed; a change there is one for this
-    layer alone. It has no weights of keys and values, and these no inputs here.
-    """
-
-    def __init__(self, cfg: HookedTransformerConfig, layer: int) -> None:
-        super().__init__(cfg, layer)
-        if cfg.rotary_at(layer) is not None:
-            del self.hook_k
-
-    def queries_keys_values(
-        self, inputs: Inputs, rotation: Rotation | None, lent: Lent | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Its own queries, and the keys and values that are lent."""
-        assert lent is not None
-        assert self.source is not None
-        q = read_per_head(inputs[0], self.W_Q, self.b_Q)
-        q = self.hook_q(q if self.normalizes else self._clipped(q))
-        if self.normalizes and not self.norm_after_rotary:
-            q = self._clipped(self.q_norm(q))
-        if rotation is not None:
-            q = self._rotated_queries(q, rotation)
-        if self.norm_after_rotary:
-            q = self.q_norm(q)
-        k, v = (x.to(q.device) for x in lent[self.source])
-        return q, (self.hook_k if rotation is None else self.hook_rot_k)(k), self.hook_v(v)

@@ -20,8 +20,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from interp_hooks.hooks.checkpointing import Again
 from interp_hooks.hooks.points import HookPoint
+from interp_hooks.hooks.scopes import Again
 from interp_hooks.model.components.attention import Inputs, Lent, Visibility
 from interp_hooks.model.components.kv_cache import Earlier
 from interp_hooks.model.components.layer_embed import LayerEmbedReader

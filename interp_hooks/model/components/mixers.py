@@ -1,11 +1,6 @@
 """Which mixer stands in a layer."""
 
-from interp_hooks.model.components.attention import (
-    Attention,
-    AttentionCore,
-    BorrowingAttention,
-    KeyValueAttention,
-)
+from interp_hooks.model.components.attention import Attention, AttentionCore
 from interp_hooks.model.components.gated_convolution import GatedConvolution
 from interp_hooks.model.components.gated_delta import GatedDeltaNet, KimiDelta
 from interp_hooks.model.components.latent import LatentAttention
@@ -15,6 +10,7 @@ from interp_hooks.model.components.mamba2 import Mamba2
 from interp_hooks.model.components.mixer import Mixer
 from interp_hooks.model.components.nothing import NoMixer
 from interp_hooks.model.components.rg_lru import RGLRU
+from interp_hooks.model.components.shared_keys import BorrowingAttention, KeyValueAttention
 from interp_hooks.model.config import HookedTransformerConfig
 
 OTHERS: dict[str, type[Mixer]] = {

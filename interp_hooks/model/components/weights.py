@@ -23,7 +23,7 @@ def parameter(*shape: int, lies: tuple[int, ...] | None = None) -> nn.Parameter:
     return nn.Parameter(torch.empty([shape[axis] for axis in lies]).permute(reads))
 
 
-class Ranks(Protocol):
+class TensorParallel(Protocol):
     """The processes over which the heads, neurons or experts of a part of the model are spread, as that part asks them.
 
     Each has some of them, and all of the stream. See `interp_hooks.model.ranks`.
@@ -65,7 +65,7 @@ class Ranks(Protocol):
 class Spreadable(nn.Module):
     """A part of the model whose weights can be spread over processes, its `ranks`. Abstract."""
 
-    ranks: Ranks | None = None
+    ranks: TensorParallel | None = None
 
     def _own(self, weight: Tensor) -> Tensor:
         """The part of a weight that this process computes with."""

@@ -27,7 +27,6 @@ from interp_hooks.interventions.metrics import Loss
 from interp_hooks.interventions.readout import LAST, MetricLike
 from interp_hooks.interventions.recording import record
 from interp_hooks.interventions.runs import OF_TASK, Intervention, PromptsLike, Run, as_run
-from interp_hooks.interventions.sites import at
 from interp_hooks.model.identity import NO_MATTER, config_of
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.studies.comparisons.pairs import refuse_other_vocabulary, refuse_other_weights
@@ -68,7 +67,7 @@ def cross_model_patch(
     there = Run(run.tokens.to(other.device), (), run.attention_mask)
     recorded = record(other, there, names)
     cells = [dict(zip(grid.labels, cell, strict=True)) for cell in itertools.product(*grid.labels.values())]
-    places = [at(site, cell.pop("layer"), **grid.selected(**cell)) for cell in cells]
+    places = [grid.at(**cell) for cell in cells]
     return sweep_runs(
         model,
         [Run(run.tokens, [Intervention(place, recorded)], run.attention_mask) for place in places],

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from interp_hooks.errors import BadInput, CheckpointError
 from interp_hooks.errors.arguments import checked, told
-from interp_hooks.loading.source import CONFIG, folder_of
+from interp_hooks.loading.checkpoints import CONFIG, folder_of
 from interp_hooks.loading.training_steps import checkpoint_labels
 from interp_hooks.model.config import HookedTransformerConfig
 from interp_hooks.model.identity import weights_hash

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from interp_hooks import HookedTransformer, Result
 from interp_hooks.errors import BadInput
+from interp_hooks.loading.checkpoints import bundled
 from interp_hooks.loading.keeping import log_steps
-from interp_hooks.loading.source import bundled
 from interp_hooks.studies import (
     FourierShares,
     PhaseChange,

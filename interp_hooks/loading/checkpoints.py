@@ -34,7 +34,7 @@ NO_CODE = {"trust_remote_code": False}  # left out, transformers asks on the ter
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class NamedCheckpoint:
     """A checkpoint by the name that the user has for it; of `hf_kwargs` only those in `HUB_ARGUMENTS` are used here.
 
     Code that comes with a checkpoint is run only if `hf_kwargs` has `trust_remote_code=True`.
