@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,13 +23,11 @@ from interp_hooks.errors.arguments import check_arguments, checked, checked_meth
 from interp_hooks.experiments.results.folders import CALL, read, replacing, write
 from interp_hooks.experiments.results.record import Record, record_in
 from interp_hooks.experiments.results.shown import Shown
+from interp_hooks.hooks.tables import pd
 from interp_hooks.interventions.readout import MetricLike
 from interp_hooks.model.stream import Stop
 from interp_hooks.model.tensor_files import holds
 from interp_hooks.model.transformer import HookedTransformer
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 CIRCUIT = "circuit"  # the name of the files of a saved circuit
 
@@ -274,8 +272,6 @@ class Circuit(Shown):
 
     def table(self) -> pd.DataFrame:
         """A row for each edge: writer, reader, position and score if there are any; largest by size first."""
-        import pandas as pd
-
         places = self.kept.T.nonzero().tolist()
         ends = [(self.graph.writers[writer], self.graph.read[reader]) for reader, writer in places]
         rows = [(writer, reader.name, reader.label) for writer, reader in ends]

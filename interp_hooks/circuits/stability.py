@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -33,14 +33,12 @@ from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import Count, told
 from interp_hooks.experiments.results.kept import Kept
 from interp_hooks.experiments.results.record import Record, experiment, on_data
+from interp_hooks.hooks.tables import pd
 from interp_hooks.interventions.engine import evaluate
 from interp_hooks.interventions.readout import Metric, MetricLike, better
 from interp_hooks.interventions.runs import OF_TASK, PromptsLike, SourceLike, as_run
 from interp_hooks.model.progress import progress_bar
 from interp_hooks.model.transformer import HookedTransformer
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 FEWEST = 4  # prompts, of which halves can be made
 
@@ -104,8 +102,6 @@ class Stability(Kept):
 
     def summary(self) -> pd.DataFrame:
         """A row for each number: the question, what was measured, its value, and what a random circuit would give."""
-        import pandas as pd
-
         of_circuit = self.inclusion[self.circuit.kept]
         rows: list[tuple[str, str, float, float]] = [
             ("other prompts", "inclusion of its edges, mean", float(of_circuit.mean()), self._share),
@@ -135,8 +131,6 @@ class Stability(Kept):
         Columns are its ends, whether the `circuit` has it, its score there, its `inclusion`, whether each ablation
         finds it ("in zero"), and, of edges that were tried, what was `predicted` and `intervened`.
         """
-        import pandas as pd
-
         graph = self.circuit.graph
         places = ((self.inclusion > 0) | self.circuit.kept).T.nonzero().flip(1).tolist()
         scores = torch.full(self.inclusion.shape, torch.nan, dtype=torch.float64)

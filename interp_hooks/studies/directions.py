@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -23,12 +23,10 @@ from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import Count, checked
 from interp_hooks.experiments.results.shown import Shown
 from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.hooks.tables import pd
 from interp_hooks.model.cache.frozen_norm import FrozenNorm, centred
 from interp_hooks.model.token_text import names_of
 from interp_hooks.model.transformer import HookedTransformer
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Through = Literal["unembed", "embed"]
 EmbeddingKind = Literal["embed", "mlp0", "stream"]
@@ -53,8 +51,6 @@ class DirectionTokens(Shown):
 
     def table(self) -> pd.DataFrame:
         """A row for each direction and rank."""
-        import pandas as pd
-
         rows = [
             dict(direction=direction, rank=rank, top=up, top_value=high, bottom=down, bottom_value=low)
             for direction in range(len(self.top))

@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -43,6 +43,7 @@ from interp_hooks.experiments.results.kept import Kept
 from interp_hooks.experiments.steering import Positions, steer
 from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.hooks.names import get_act_name
+from interp_hooks.hooks.tables import pd
 from interp_hooks.interventions.readout import LAST
 from interp_hooks.interventions.runs import Intervention, PromptsLike
 from interp_hooks.interventions.sites import Site, at
@@ -51,9 +52,6 @@ from interp_hooks.interventions.vectors import vector_place
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.studies.covariances import JointMoments
 from interp_hooks.studies.labelled import Labelled, LabelsLike
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Method = Literal["leace", "projection"]
 TOLERANCE = 1e-8  # the correlation with the labels, as a part of their spread, below which a direction is rounding
@@ -163,8 +161,6 @@ class Erasure(Pointwise, Kept):
 
     def table(self) -> pd.DataFrame:
         """A row for each hook: the rank of its eraser, and what was `explained`, `changed` and `left`."""
-        import pandas as pd
-
         columns: dict[str, Any] = dict(hook=list(self.erasers), rank=[one.rank for one in self.erasers.values()])
         return pd.DataFrame(columns | dict(explained=self.explained, changed=self.changed, left=self.left))
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +36,7 @@ from interp_hooks.experiments.results.kept import Kept
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.hooks.modes import no_gradients, with_constant_weights
 from interp_hooks.hooks.points import HookPoint
+from interp_hooks.hooks.tables import pd
 from interp_hooks.interventions.engine import evaluate
 from interp_hooks.interventions.metrics import Accuracy
 from interp_hooks.interventions.passes import read_pass
@@ -48,9 +49,6 @@ from interp_hooks.interventions.vectors import VectorPlace, vector_place
 from interp_hooks.model.progress import progress_bar
 from interp_hooks.model.stream import Stream
 from interp_hooks.model.transformer import HookedTransformer
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Answers = Sequence[Any] | Tensor
 DRAWS = 5  # random subspaces that are averaged
@@ -89,8 +87,6 @@ class Interchange(Kept):
     def table(self) -> pd.DataFrame:
         """A row for each control: the share that is right of pairs not trained on: of all, and where the answer changes
         and stays; and of those trained on, if there are any."""
-        import pandas as pd
-
         test = ~self.trained
         chosen = {"accuracy": test, "changes": test & self.changes, "stays": test & ~self.changes}
         if bool(self.trained.any()):

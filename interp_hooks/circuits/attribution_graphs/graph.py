@@ -16,7 +16,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -27,9 +27,7 @@ from interp_hooks.circuits.attribution_graphs.nodes import ERROR, FEATURE, KINDS
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import Count, checked
 from interp_hooks.experiments.results.shown import Shown
-
-if TYPE_CHECKING:
-    import pandas as pd
+from interp_hooks.hooks.tables import pd
 
 
 class Scores(NamedTuple):
@@ -175,8 +173,6 @@ class AttributionGraph(Shown):
 
     def table(self) -> pd.DataFrame:
         """A row for each node, the most influential first within each kind."""
-        import pandas as pd
-
         columns = {name: getattr(self, name).tolist() for name in ("layer", "pos", "index", "value", "activation")}
         columns |= {
             "bias": self.bias.tolist(),
@@ -198,8 +194,6 @@ class AttributionGraph(Shown):
         return self._edges(self.source == self._real(node), k)
 
     def _edges(self, which: Bool[Tensor, " edge"], k: int) -> pd.DataFrame:
-        import pandas as pd
-
         edges = which.nonzero()[:, 0]
         edges = edges[self.weight[edges].abs().argsort(descending=True, stable=True)[:k]]
         ends = {name: getattr(self, name)[edges].tolist() for name in ("source", "target")}

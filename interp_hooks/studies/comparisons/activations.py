@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,13 +22,11 @@ from interp_hooks.errors.arguments import Count, checked
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.hooks.names import get_act_name
+from interp_hooks.hooks.tables import pd
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.studies.comparisons.pairs import PairReading, PairSums, relative, scan_pair
 from interp_hooks.studies.directions import tokens_of
 from interp_hooks.studies.lenses.base import Lens
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 HOOKS = ("attn_out", "mlp_out", "resid_post")
 MEASURES = ("relative_difference", "mean_difference", "cosine", "centred_cosine", "norm_ratio")
@@ -170,8 +168,6 @@ def difference_tokens(
     >>> difference_tokens(model, found, k=3).shape
     (6, 6)
     """
-    import pandas as pd
-
     if [*difference.axes] != ["layer", "pos", "coordinate"] or len(difference.axes["coordinate"]) != model.cfg.d_model:
         raise BadInput(f"expected what mean_difference finds in this model's stream, got axes {[*difference.axes]}")
     rows = []

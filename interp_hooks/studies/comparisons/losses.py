@@ -17,7 +17,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -31,13 +31,11 @@ from interp_hooks.errors.arguments import Count, checked
 from interp_hooks.experiments.results.kept import Kept
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.hooks.tables import pd
 from interp_hooks.interventions.metrics import Loss
 from interp_hooks.model.token_text import names_of
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.studies.comparisons.pairs import AT_ONCE, refuse_other_vocabulary
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Group = Literal["repetition", "kind", "position", "span", "bigram"]
 MODELS = ("model", "other")
@@ -87,8 +85,6 @@ class LossComparison(Kept):
 
     def table(self) -> pd.DataFrame:
         """Bits per character (or token) over all texts together, and how many spans and documents that is of."""
-        import pandas as pd
-
         bits = self.bits.sum(0) / (self.end - self.start).sum()
         return pd.DataFrame(
             {
@@ -141,8 +137,6 @@ class LossComparison(Kept):
 
         Columns: `document`, `start`, `before`, `span`, `model` and `other` (bits), `difference` (other less model).
         """
-        import pandas as pd
-
         if better not in MODELS:
             raise BadInput(f"better must be 'model' or 'other', got {better!r}")
         bits = self.bits

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -24,15 +24,13 @@ from interp_hooks.errors import BadInput, TokenError
 from interp_hooks.errors.arguments import Count, checked
 from interp_hooks.experiments.results.shown import Shown
 from interp_hooks.experiments.task import Task, position_labels
+from interp_hooks.hooks.tables import pd
 from interp_hooks.interventions.engine import evaluate
 from interp_hooks.interventions.metrics import LogitDiff, Prob
 from interp_hooks.interventions.runs import as_run
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.studies.explanations.answers import Request, parsed_json
 from interp_hooks.studies.explanations.endpoint import Endpoint
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 PER_PROPOSAL, SPARE = 80, 100  # tokens that an answer may have
 SYSTEM = (
@@ -83,8 +81,6 @@ class Counterfactuals(Shown):
 
     def table(self) -> pd.DataFrame:
         """A row for each pair: prompts, answers, the positions that differ, and the four probabilities."""
-        import pandas as pd
-
         columns: dict[str, Any] = {
             name: list(getattr(self.task, name)) for name in ("clean", "corrupt", "answer", "wrong")
         }

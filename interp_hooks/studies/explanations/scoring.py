@@ -19,7 +19,7 @@ import itertools
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import torch
 from jaxtyping import Bool, Float
@@ -29,6 +29,7 @@ from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import Count, Seed, checked
 from interp_hooks.experiments.results.kept import Kept
 from interp_hooks.experiments.results.result import Result
+from interp_hooks.hooks.tables import pd
 from interp_hooks.studies.explanations.answers import Request
 from interp_hooks.studies.explanations.endpoint import Endpoint
 from interp_hooks.studies.explanations.examples import UnitExamples
@@ -45,9 +46,6 @@ from interp_hooks.studies.explanations.trials import (
     numbered,
     roc_auc,
 )
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 OWN, OTHER, RULE, CONSTANT = "explanation", "another unit's", "most frequent token", "always yes"
 
@@ -96,8 +94,6 @@ class ExplanationScores(Kept):
         Raises:
             BadInput: a level outside 0..1.
         """
-        import pandas as pd
-
         right = self.correct.flatten(-2)
         accuracy, n = right.double().mean(-1), right.shape[-1]
         lower, upper = wilson(accuracy, n, level)

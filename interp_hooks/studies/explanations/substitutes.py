@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
@@ -24,13 +23,11 @@ from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import Count, checked
 from interp_hooks.experiments.results.kept import Kept
 from interp_hooks.experiments.results.result import Result
+from interp_hooks.hooks.tables import pd
 from interp_hooks.interventions.engine import evaluate
 from interp_hooks.interventions.runs import as_run
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.studies.neurons.contexts import measured, split_by_size, stacked
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 CANDIDATES = 8  # of the encoder, for each substitute that is asked for
 
@@ -69,8 +66,6 @@ class Substitutes(Kept):
     @checked
     def table(self, keep: float = 0.5) -> pd.DataFrame:
         """A row for each substitute, and whether the unit `fires`: with at least the share `keep` of its activation."""
-        import pandas as pd
-
         rows = [
             (place, self.tokens[place], text, float(p), float(value), float(share), float(share) >= keep)
             for place, texts, *numbers in zip(

@@ -15,7 +15,7 @@ with the spectra that the heads have; no sum is larger than that of a_i b_i with
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import torch
 from jaxtyping import Float
@@ -27,15 +27,13 @@ from interp_hooks.experiments.results.record import on_data
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.experiments.results.shown import Shown
 from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.hooks.tables import pd
 from interp_hooks.model.cache.frozen_norm import CENTRED, FrozenNorm, centred
 from interp_hooks.model.components.positions import rotate
 from interp_hooks.model.factored import FactoredMatrix, composition_scores
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.model.weights import Composition
 from interp_hooks.studies.heads.attending import makes_keys
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -57,8 +55,6 @@ class WeightComposition(Shown):
 
     def table(self) -> pd.DataFrame:
         """A row for each pair, the highest z-scores of the score first."""
-        import pandas as pd
-
         axes, rows = self.score.axes, (~self.score.mean.isnan()).nonzero().tolist()
         table = pd.DataFrame([(axes["sender"][a], axes["reader"][b]) for a, b in rows], columns=["sender", "reader"])
         for name, result in vars(self).items():

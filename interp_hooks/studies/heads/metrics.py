@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -31,13 +31,11 @@ from interp_hooks.corpus.evals import repeat_length, repeated_tokens
 from interp_hooks.errors import BadInput, nearest
 from interp_hooks.errors.arguments import Count, checked
 from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.hooks.tables import pd
 from interp_hooks.interventions.runs import PromptsLike, Run, as_run
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.studies.heads.attending import refuse_unweighted
 from interp_hooks.studies.heads.criteria import norm_factor, written_norms
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 SinkRule = Literal["first", "bos", "none"]
 """Which token is the sink: the first real one of a row, that one if it is BOS, or none."""
@@ -169,8 +167,6 @@ class HeadMetrics:
     def table(self) -> pd.DataFrame:
         """A row for each head. Attention to a kind of token stands there minus that of uniform attention; entropy,
         distance and shares stand as they are."""
-        import pandas as pd
-
         layers, heads, _ = self.totals.shape
         cells = torch.cartesian_prod(torch.arange(layers), torch.arange(heads)).reshape(-1, 2)
         columns: dict[str, Any] = {"layer": cells[:, 0].tolist(), "head": cells[:, 1].tolist()}

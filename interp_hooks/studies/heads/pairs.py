@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import torch
 from jaxtyping import Bool, Float
@@ -29,6 +29,7 @@ from interp_hooks.experiments.results.record import experiment, on_data
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.experiments.results.shown import Shown
 from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.hooks.tables import pd
 from interp_hooks.interventions.readout import MetricLike
 from interp_hooks.interventions.runs import OF_TASK, PromptsLike, TaskLike
 from interp_hooks.interventions.sites import at
@@ -37,9 +38,6 @@ from interp_hooks.model.weights import Composition
 from interp_hooks.studies.heads.affinity import weight_composition
 from interp_hooks.studies.heads.composing import composition_parts
 from interp_hooks.studies.heads.scores import Place, at_places
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 GUESSES = ("part", "share", "weight")
 
@@ -70,8 +68,6 @@ class ComposingHeads(Shown):
 
         `same_sign` is the share of prompts whose part has the sign of the mean.
         """
-        import pandas as pd
-
         axes = self.parts.axes
         rows = [
             (axes["via"][via], axes["sender"][sender], axes["reader"][reader])

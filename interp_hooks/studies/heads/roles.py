@@ -26,7 +26,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Float
@@ -36,6 +35,7 @@ from interp_hooks.errors import BadInput, nearest
 from interp_hooks.errors.arguments import Count, checked
 from interp_hooks.experiments.results.shown import Shown
 from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.hooks.tables import pd
 from interp_hooks.interventions.runs import PromptsLike
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.studies.heads.causes import (
@@ -61,9 +61,6 @@ from interp_hooks.studies.heads.looks import (
     to_predicted,
 )
 from interp_hooks.studies.heads.scenes import Scene, heads_apart
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,8 +191,6 @@ class HeadRoles(Shown):
 
         A head that attends as the role does, and causes the opposite, is no candidate.
         """
-        import pandas as pd
-
         rows = []
         for at, role in enumerate(self.roles):
             looks, causes = self._passes(at)

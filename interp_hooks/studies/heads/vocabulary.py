@@ -11,7 +11,7 @@ time: never all of M. What biases add, alike for all tokens, is left out. Heads 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -21,6 +21,7 @@ from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import Count, about, checked
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.hooks.tables import pd
 from interp_hooks.model.cache.frozen_norm import FrozenNorm
 from interp_hooks.model.components.positions import rotate
 from interp_hooks.model.factored import FactoredMatrix
@@ -35,9 +36,6 @@ from interp_hooks.studies.directions import (
     unembedding,
 )
 from interp_hooks.studies.heads.attending import makes_keys
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Sign = Literal["raises", "lowers"]
 
@@ -128,8 +126,6 @@ def salient_tokens(
     >>> salient_tokens(model, 2, 3, k=2)["token"].tolist()
     ['...', '...']
     """
-    import pandas as pd
-
     _check_head(model, layer, head)
     _check(model, max(k, outputs))
     vectors = token_vectors(model, kind="embed" if layer == 0 else embedding)

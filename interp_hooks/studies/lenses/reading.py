@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -24,6 +24,7 @@ from interp_hooks.errors.arguments import Count, about, checked
 from interp_hooks.experiments.results.record import on_data
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.hooks.tables import pd
 from interp_hooks.interventions.readout import MetricLike, Readout, checked_score, metric_name, reading, said
 from interp_hooks.interventions.recording import record
 from interp_hooks.interventions.runs import PromptsLike, Run, as_run, masked
@@ -31,9 +32,6 @@ from interp_hooks.model.components.block import at_positions
 from interp_hooks.model.stream import Stage, Stream
 from interp_hooks.model.token_text import names_of
 from interp_hooks.model.transformer import HookedTransformer
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 FINAL = "final_post"
 CHUNK = 2**25  # log-probabilities that are computed at once

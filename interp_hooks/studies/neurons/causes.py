@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -24,6 +24,7 @@ from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import Count, checked
 from interp_hooks.experiments.results.shown import Shown
 from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.hooks.tables import pd
 from interp_hooks.interventions.engine import evaluate
 from interp_hooks.interventions.readout import Metric, Readout
 from interp_hooks.interventions.runs import Intervention, Run
@@ -40,9 +41,6 @@ from interp_hooks.studies.neurons.contexts import (
     together,
     top_contexts,
 )
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 KINDS = ("top", "random")
 
@@ -66,8 +64,6 @@ class AblationEffects(Shown):
 
     def table(self) -> pd.DataFrame:
         """A row for each unit and kind of context ("top", "random"): means over contexts and their standard errors."""
-        import pandas as pd
-
         rows: list[dict[str, Any]] = []
         for place, (layer, number) in enumerate(self.units):
             effects = ((self.top_loss[place], self.top_kl[place]), (self.random_loss[place], self.random_kl[place]))

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -30,13 +30,11 @@ from interp_hooks.errors.arguments import Count, checked
 from interp_hooks.experiments.results.shown import Shown
 from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.hooks.names import get_act_name
+from interp_hooks.hooks.tables import pd
 from interp_hooks.interventions.recording import record
 from interp_hooks.model.token_text import names_of
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.studies.neurons.contexts import Contexts, Found, split_by_size, stacked, together, top_contexts
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 By = Literal["stream", "tokens"]
 WINDOW = 5  # tokens of an example that are compared and shown, the last one included
@@ -67,8 +65,6 @@ class Illusion(Shown):
 
     def table(self) -> pd.DataFrame:
         """A row for each rank, with the example of either corpus, its activation and its kind."""
-        import pandas as pd
-
         columns: dict[str, Any] = {}
         for name, texts, values, kinds in zip("ab", self.texts, self.values, self.kinds, strict=True):
             columns |= {f"{name}": pd.Series(texts, dtype=object), f"activation_{name}": pd.Series(values.tolist())}

@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -33,14 +33,12 @@ from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import Count, checked
 from interp_hooks.experiments.results.shown import Shown
 from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.hooks.tables import pd
 from interp_hooks.model.progress import progress_bar
 from interp_hooks.model.token_text import names_of
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.studies.directions import CHUNK, unembedding
 from interp_hooks.studies.neurons.weights import Neurons, neurons_of
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Side = Literal["positive", "negative"]
 
@@ -107,8 +105,6 @@ class VocabularyEffect(Shown):
         `variance` is in logits squared, but for the norm's scale, for an activation of 1; `raises` and `lowers` are
         the tokens at both ends, most extreme first.
         """
-        import pandas as pd
-
         labels = {side: self.labels(side) for side in SIDES}
         rows: list[dict[str, Any]] = []
         for place, (layer, part, neuron) in enumerate(self.neurons):

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -34,6 +34,7 @@ from interp_hooks.experiments.patching import labels_of
 from interp_hooks.experiments.results.kept import Kept
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.hooks.tables import pd
 from interp_hooks.interventions.readout import LAST
 from interp_hooks.interventions.runs import PromptsLike
 from interp_hooks.interventions.sites import at
@@ -42,9 +43,6 @@ from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.studies.covariances import JointMoments
 from interp_hooks.studies.labelled import Labelled, LabelsLike
 from interp_hooks.studies.probes.fitting import LinearProbe, logistic, ridge
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Kind = Literal["logistic", "ridge"]
 CONTROLS = ("shuffled labels", "random model", "token identity", "majority")
@@ -84,8 +82,6 @@ class Probes(Kept):
 
     def table(self, level: float = 0.95, generator: torch.Generator | None = None) -> pd.DataFrame:
         """A row for each layer: the accuracy of the trained probe with its bootstrap interval, and of all others."""
-        import pandas as pd
-
         ends = self.result.interval(level, generator=generator)
         means = self.accuracy.mean(-1)
         columns: dict[str, Any] = {"layer": list(self.layers), "trained": means[:, 0].tolist()}

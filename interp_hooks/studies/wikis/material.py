@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from interp_hooks.corpus.reducers.top import Side
 from interp_hooks.corpus.scanning import Scan
 from interp_hooks.corpus.units import Units
 from interp_hooks.errors import BadInput
+from interp_hooks.hooks.tables import pd
 from interp_hooks.interventions.runs import Run
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.studies.features.units import LayerFeatures
@@ -23,9 +24,6 @@ from interp_hooks.studies.neurons.contexts import stacked
 from interp_hooks.studies.neurons.tables import neuron_table
 from interp_hooks.studies.neurons.vocabulary import VocabularyEffect, vocabulary_effect
 from interp_hooks.studies.wikis.units import Kind, sides_of
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 LISTED = 10  # tokens of a listing
 END: Mapping[Side, str] = {"largest": "max", "smallest": "min"}  # what statistics call it
