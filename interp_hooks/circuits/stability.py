@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -316,8 +316,6 @@ def _named(ablation: Ablation | SourceLike) -> str:
 
 
 def _check(method: Any, metric: Any, prompts: int, n_edges: int, total: int) -> None:
-    if isinstance(method, str) and method not in get_args(Method):
-        raise BadInput(f"method must be {', '.join(map(repr, get_args(Method)))} or a function, got {method!r}")
     if not isinstance(metric, Metric):
         raise BadInput(
             "stability needs a Metric, such as LogitDiff, which scores each prompt by an answer of its own, got "

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -87,8 +87,6 @@ def dictionary_metrics(
     named = {"dictionary": dictionaries} if isinstance(dictionaries, Dictionary) else dict(dictionaries)
     if not named:
         raise BadInput("dictionaries must be a dictionary, or several by name; got none")
-    if ablation not in get_args(Ablation):
-        raise BadInput(f"ablation must be 'zero' or 'mean', got {ablation!r}")
     for one in named.values():
         one.refuse_unfit(model)
     named = {name: one.to(model.device) for name, one in named.items()}

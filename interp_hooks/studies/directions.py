@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -92,8 +92,6 @@ def tokens_of(
     >>> tokens_of(model, model.blocks[2].attn.W_O[0, 0], k=3).table().columns.tolist()
     ['direction', 'rank', 'top', 'top_value', 'bottom', 'bottom_value']
     """
-    if through not in get_args(Through):
-        raise BadInput(f"through must be 'unembed' or 'embed', got {through!r}")
     rows = direction.reshape(-1, direction.shape[-1]) if direction.ndim else direction
     if direction.ndim not in (1, 2) or rows.shape[1] != model.cfg.d_model or not len(rows):
         raise BadInput(f"direction must be [d_model={model.cfg.d_model}] or [n, d_model], got {list(direction.shape)}")
@@ -141,8 +139,6 @@ def token_vectors(
     Raises:
         BadInput: another kind.
     """
-    if kind not in get_args(EmbeddingKind):
-        raise BadInput(f"embedding must be 'embed', 'mlp0' or 'stream', got {kind!r}")
     ids = torch.arange(model.cfg.d_vocab) if ids is None else ids
     vectors: list[Tensor] = []
     block: Any = model.blocks[0]

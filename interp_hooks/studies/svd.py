@@ -6,7 +6,7 @@ w_in    what the neurons of a layer read        (Millidge and Black 2022, "The s
 """
 
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -74,8 +74,6 @@ class SVDInterpreter:
         self, vector_type: str, layer_index: int, num_vectors: int, head_index: int | None
     ) -> Float[Tensor, "d_model num_vectors"]:
         """The first singular vectors that lie in the stream."""
-        if vector_type not in get_args(VectorType):
-            raise BadInput(f"vector_type must be 'OV', 'w_in' or 'w_out', got {vector_type!r}")
         self._check("layer_index", layer_index, self.cfg.n_layers)
         if vector_type == "OV":
             if head_index is None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 from interp_hooks.errors import BadInput, TokenError
 from interp_hooks.errors.arguments import Count, Seed, checked
@@ -92,8 +92,6 @@ def ioi(
         BadInput: an unknown corruption or template, or fewer than five names.
         TokenError: too few prompts fit the tokenizer.
     """
-    if corruption not in get_args(IOICorruption):
-        raise BadInput(f"corruption must be one of {', '.join(get_args(IOICorruption))}, got {corruption!r}")
     chosen = list(range(len(IOI_TEMPLATES)) if templates is None else templates)
     _check_templates(chosen)
     people = sorted(set(names))

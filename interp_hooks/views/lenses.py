@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import plotly.graph_objects as go
 import torch
@@ -55,8 +55,6 @@ def lens_figure(
         raise BadInput("the picture needs every position: read the prompts with pos=None")
     if not 0 <= prompt < len(result.tokens):
         raise BadInput(f"prompt must be 0..{len(result.tokens) - 1}, got {prompt}")
-    if colour not in get_args(Colour):
-        raise BadInput(f"colour must be one of {', '.join(map(repr, get_args(Colour)))}, got {colour!r}")
     if stride < 1:
         raise BadInput(f"stride must be at least 1, got {stride}")
     real = torch.ones(result.tokens.shape[1]).bool() if result.real is None else result.real[prompt]

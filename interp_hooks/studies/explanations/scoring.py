@@ -169,7 +169,7 @@ def score_explanations(
     True
     """
     texts = dict(explanations.texts if isinstance(explanations, Explanations) else explanations)
-    if not scorers or any(one not in get_args(Scorer) for one in scorers):
+    if not scorers:
         raise BadInput(f"scorers must be some of {', '.join(get_args(Scorer))}, got {list(scorers)}")
     if missing := [name for name in examples if not texts.get(name)]:
         raise BadInput(f"there is no explanation of {', '.join(missing)}; leave these units out of the examples")

@@ -15,7 +15,7 @@ with the spectra that the heads have; no sum is larger than that of a_i b_i with
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -88,8 +88,6 @@ def weight_composition(model: HookedTransformer, via: Composition, *, offset: in
 def composition(model: HookedTransformer, via: Composition, offset: int) -> dict[str, Result]:
     """The results of `weight_composition`, by their names."""
     cfg, labels = model.cfg, model.all_head_labels()
-    if via not in get_args(Composition):
-        raise BadInput(f"via must be 'Q', 'K' or 'V', got {via!r}")
     if cfg.kv_latent:
         raise BadInput("the heads of this model share a low-rank summary of the stream, so none has weights of its own")
     if cfg.n_layers < 2:

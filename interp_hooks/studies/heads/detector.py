@@ -66,8 +66,6 @@ def head_scores(
     >>> scores.top(3)["layer"].tolist()
     [1, 1, 1]
     """
-    if head not in HEAD_NAMES:
-        raise BadInput(f"head must be one of {', '.join(HEAD_NAMES)}, got {head!r}.{nearest(str(head), HEAD_NAMES)}")
     if n < 1:
         raise BadInput(f"n must be at least 1, got {n}")
     if seq is None:
@@ -209,8 +207,6 @@ def _similarity(
     exclude_current_token: bool,
     error_measure: ErrorMeasure,
 ) -> Float[Tensor, "*head"]:
-    if error_measure not in get_args(ErrorMeasure):
-        raise BadInput(f"error_measure must be 'mul' or 'abs', got {error_measure!r}")
     precise = torch.promote_types(attention.dtype, torch.float32)
     counted = torch.ones_like(expected, dtype=precise)
     if exclude_bos:
@@ -223,6 +219,7 @@ def _similarity(
     return 1.0 - (attention - expected).abs().sum((-2, -1)) / len(expected)
 
 
+@checked
 def compute_head_attention_similarity_score(
     attention_pattern: Float[Tensor, "query key"],
     detection_pattern: Float[Tensor, "query key"],

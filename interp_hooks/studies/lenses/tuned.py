@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -118,8 +118,6 @@ def fit_tuned_lens(
     chosen = tuple(range(n_layers) if layers is None else sorted(set(layers)))
     if not chosen or not all(0 <= layer < n_layers for layer in chosen):
         raise BadInput(f"layers must be some of 0..{n_layers - 1}, got {layers}")
-    if optimizer not in get_args(Optimizer):
-        raise BadInput(f"optimizer must be 'sgd' or 'adam', got {optimizer!r}")
     if not 0 <= momentum < 1:
         raise BadInput(f"momentum must be at least 0 and less than 1, got {momentum}")
     if learning_rate is None:

@@ -25,7 +25,6 @@ from torch import Tensor
 
 from interp_hooks.corpus.reducers.top import Side
 from interp_hooks.corpus.scanning import Scan
-from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import Count, checked
 from interp_hooks.experiments.results.shown import Shown
 from interp_hooks.hooks.modes import no_gradients
@@ -108,8 +107,6 @@ def illusion(
     >>> illusion(model, 1, 3, one, other).table().columns[:3].tolist()
     ['rank', 'a', 'activation_a']
     """
-    if by not in LIKENESS:
-        raise BadInput(f"by must be 'stream' or 'tokens', got {by!r}")
     founds = [Found(one), Found(other)]
     examples = [top_contexts(model, found, layer, neuron, k=k, side=side) for found in founds]
     both = together(examples)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -104,8 +104,6 @@ def logistic(
     2
     """
     _check(strength)
-    if solver not in get_args(Solver):
-        raise BadInput(f"solver must be 'newton' or 'lbfgs', got {solver!r}")
     if x.ndim != 2 or not is_integral(classes) or classes.shape != x.shape[:1] or not len(x):
         raise BadInput(f"expected x [example, width] and a class for each, got {told_shape(x)}, {told_shape(classes)}")
     x = x.detach().double()
