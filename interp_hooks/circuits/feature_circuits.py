@@ -27,12 +27,12 @@ from torch import Tensor
 from interp_hooks.dictionaries.base import Dictionary
 from interp_hooks.dictionaries.single import SAE
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import Count, checked
+from interp_hooks.errors.arguments import Positive, checked
 from interp_hooks.experiments.differentiable import Objective, differentiable, finite
 from interp_hooks.experiments.patching import paired_runs
 from interp_hooks.experiments.results.kept import Kept
 from interp_hooks.experiments.results.record import Record, on_data
-from interp_hooks.hooks.modes import no_gradients, with_constant_weights, with_gradients
+from interp_hooks.hooks.modes import no_gradients, study, with_constant_weights, with_gradients
 from interp_hooks.hooks.points import HookPoint
 from interp_hooks.hooks.tables import pd
 from interp_hooks.interventions.engine import evaluate
@@ -142,7 +142,7 @@ def feature_circuit(
     metric: MetricLike,
     dictionaries: Mapping[str, Dictionary],
     *,
-    steps: Count | None = 10,
+    steps: Positive | None = 10,
     by_position: bool = False,
     node_threshold: float = 0.1,
     edge_threshold: float = 0.01,
@@ -172,8 +172,6 @@ def feature_circuit(
     ['node', 'hook', 'pos', 'feature', 'effect']
     """
     saes = _in_order(model, dictionaries)
-    if steps is not None and steps < 1:
-        raise BadInput(f"steps must be at least 1, or None for the gradient of the clean run, got {steps}")
     for name, threshold in (("node_threshold", node_threshold), ("edge_threshold", edge_threshold)):
         if not threshold >= 0:
             raise BadInput(f"{name} must be 0 or more, got {threshold}")
@@ -344,8 +342,7 @@ def _cut(objective: Objective, hooks: Sequence[str]) -> tuple[Tensor, list[Tenso
 # -------------------------------------------------------------------------------------------------------- faithfulness
 
 
-@no_gradients
-@checked
+@study
 def feature_faithfulness(
     model: HookedTransformer,
     circuit: FeatureCircuit,

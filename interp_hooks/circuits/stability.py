@@ -30,7 +30,7 @@ from interp_hooks.circuits.layout import ARROW
 from interp_hooks.circuits.searches import Finder, Method, Search, samples_of
 from interp_hooks.circuits.setting import Ablation, Positions, setting
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import Count, told
+from interp_hooks.errors.arguments import Count, Positive, told
 from interp_hooks.experiments.results.kept import Kept
 from interp_hooks.experiments.results.record import Record, experiment, on_data
 from interp_hooks.hooks.tables import pd
@@ -202,15 +202,15 @@ def circuit_stability(
     n_edges: Count | None = None,
     threshold: float = 0.1,
     absolute: bool = True,
-    steps: Count = 5,
+    steps: Positive = 5,
     rule: Rule = "midpoint",
     ablation: Ablation | SourceLike = "corrupt",
     ablations: Sequence[Ablation] = ("zero", "mean"),
     positions: Positions | None = None,
-    samples: Count | None = None,
-    splits: Count | None = None,
-    tried: Count = 20,
-    nulls: Count = 5,
+    samples: Positive | None = None,
+    splits: Positive | None = None,
+    tried: Positive = 20,
+    nulls: Positive = 5,
     generator: torch.Generator | None = None,
     max_memory: int | None = None,
     progress: bool = True,
@@ -283,10 +283,6 @@ def stability_of(
     others = [] if callable(method) else others
     samples = (200 if search.by_gradients else 10) if samples is None else samples
     splits = (20 if search.by_gradients else 5) if splits is None else splits
-    if min(samples, splits, tried, nulls) < 1:
-        raise BadInput(
-            f"samples, splits, tried and nulls must be at least 1, got {samples}, {splits}, {tried}, {nulls}"
-        )
     with progress_bar(total=3 + len(others) + nulls, progress=progress, unit="search") as bar:
         scores = search.scores(ablation) if search.by_gradients else None
         (circuit,) = samples_of(search, ablation, scores, [search.every])

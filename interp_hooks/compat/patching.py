@@ -20,7 +20,7 @@ from torch import Tensor
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked
 from interp_hooks.experiments.patching import labels_of
-from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.hooks.modes import study
 from interp_hooks.hooks.names import get_act_name
 from interp_hooks.hooks.root_module import HookPoint
 from interp_hooks.hooks.tables import pd
@@ -207,8 +207,7 @@ PatchSetter = Callable[[Tensor, Sequence[int], Tensor], Tensor]
 """(corrupted activation, index of the cell, clean activation) -> the activation to go on with."""
 
 
-@no_gradients
-@checked
+@study
 def generic_activation_patch(
     model: HookedTransformer,
     corrupted_tokens: Int[Tensor, "batch pos"],

@@ -31,7 +31,7 @@ from interp_hooks.dictionaries.single import SAE, Transcoder
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import Count, Seed, checked
 from interp_hooks.experiments.results.result import Result
-from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.hooks.modes import study
 from interp_hooks.hooks.points import HookPoint
 from interp_hooks.model.transformer import HookedTransformer
 
@@ -52,8 +52,7 @@ class DictionaryMetrics(Result):
     densities: Mapping[str, Float[Tensor, "*layer feature"]] = field(default_factory=dict, repr=False)
 
 
-@no_gradients
-@checked
+@study
 def dictionary_metrics(
     model: HookedTransformer,
     dictionaries: Dictionary | Mapping[str, Dictionary],

@@ -20,9 +20,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import Count, checked
+from interp_hooks.errors.arguments import Count
 from interp_hooks.experiments.results.shown import Shown
-from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.hooks.modes import study
 from interp_hooks.hooks.tables import pd
 from interp_hooks.model.cache.frozen_norm import FrozenNorm, centred
 from interp_hooks.model.token_text import names_of
@@ -66,12 +66,8 @@ class DirectionTokens(Shown):
         ]
         return pd.DataFrame(rows)
 
-    def __repr__(self) -> str:
-        return self.table().to_string(index=False, max_rows=20)
 
-
-@no_gradients
-@checked
+@study
 def tokens_of(
     model: HookedTransformer,
     direction: Float[Tensor, "*n d_model"],

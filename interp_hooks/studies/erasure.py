@@ -41,7 +41,7 @@ from interp_hooks.errors.arguments import Count, checked
 from interp_hooks.experiments.patching import labels_of
 from interp_hooks.experiments.results.kept import Kept
 from interp_hooks.experiments.steering import Positions, steer
-from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.hooks.modes import study
 from interp_hooks.hooks.names import get_act_name
 from interp_hooks.hooks.tables import pd
 from interp_hooks.interventions.readout import LAST
@@ -57,8 +57,7 @@ Method = Literal["leace", "projection"]
 TOLERANCE = 1e-8  # the correlation with the labels, as a part of their spread, below which a direction is rounding
 
 
-@no_gradients
-@checked
+@study
 def leace(moments: JointMoments, *, method: Method = "leace", shrinkage: float = 0.0) -> Eraser:
     """The eraser of the labels of some moments; its rank is at most the number of labels, of k classes k - 1.
 
@@ -76,7 +75,7 @@ def leace(moments: JointMoments, *, method: Method = "leace", shrinkage: float =
     (True, 1)
     """
     if not 0 <= shrinkage <= 1:
-        raise BadInput(f"expected 'leace' or 'projection', and a shrinkage of 0..1, got {method!r} and {shrinkage}")
+        raise BadInput(f"shrinkage must be in 0..1, got {shrinkage}")
     width = len(moments.mean)
     whiten = unwhiten = torch.eye(width, dtype=torch.float64, device=moments.mean.device)
     if method == "leace":
@@ -193,8 +192,7 @@ def _numbers(moments: JointMoments, eraser: Eraser) -> tuple[float, float, float
     return float(explained), float(changed), float(left)
 
 
-@no_gradients
-@checked
+@study
 def erase_concept(
     model: HookedTransformer,
     prompts: PromptsLike,
@@ -237,8 +235,7 @@ def erase_concept(
     return _erasure(found, chosen)
 
 
-@no_gradients
-@checked
+@study
 def erase_concept_of_corpus(
     model: HookedTransformer,
     corpus: Corpus,

@@ -34,7 +34,7 @@ from interp_hooks.errors.arguments import Count, about, checked
 from interp_hooks.experiments.patching import paired_runs
 from interp_hooks.experiments.results.kept import Kept
 from interp_hooks.experiments.results.result import Result
-from interp_hooks.hooks.modes import no_gradients, with_constant_weights
+from interp_hooks.hooks.modes import study, with_constant_weights
 from interp_hooks.hooks.points import HookPoint
 from interp_hooks.hooks.tables import pd
 from interp_hooks.interventions.engine import evaluate
@@ -64,6 +64,8 @@ class Interchange(Kept):
     are what `patch_along`, `ablate_directions`, `Intervention(along=)` and `steer` take. `losses` [step] are those of
     the search, in nats.
     """
+
+    _printed = None
 
     hook: str
     directions: Float[Tensor, "rank width"]
@@ -98,9 +100,6 @@ class Interchange(Kept):
         test = ~self.trained
         pairs = f"{int(test.sum())} pairs, of which {int((test & self.changes).sum())} change"
         return [f"{len(self.directions)} directions at {self.hook}; {pairs}"]
-
-    def __repr__(self) -> str:
-        return f"{self.table().to_string(index=False)}\n{self._words()[0]}"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -205,8 +204,7 @@ class _Placebo(Source):
         return here.value + change.norm(dim=-1, keepdim=True) * noise
 
 
-@no_gradients
-@checked
+@study
 def interchange_accuracy(
     model: HookedTransformer,
     base: PromptsLike,

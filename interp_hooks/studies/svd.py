@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import Count, checked
-from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.errors.arguments import Count
+from interp_hooks.hooks.modes import study
 from interp_hooks.model.components.mlp import MLP, GatedMLP
 from interp_hooks.model.config import HookedTransformerConfig
 from interp_hooks.model.transformer import HookedTransformer
@@ -33,8 +33,7 @@ class SVDInterpreter:
     def cfg(self) -> HookedTransformerConfig:
         return self.model.cfg
 
-    @no_gradients
-    @checked
+    @study
     def get_singular_vectors(
         self, vector_type: VectorType, layer_index: int, num_vectors: int = 10, head_index: int | None = None
     ) -> Float[Tensor, "d_vocab 1 num_vectors"]:
@@ -50,8 +49,7 @@ class SVDInterpreter:
         unembedding = self.model.W_U.to(vectors.dtype).T * self.cfg.logits_scale
         return (unembedding @ vectors)[:, None]
 
-    @no_gradients
-    @checked
+    @study
     def tokens(
         self,
         vector_type: VectorType,

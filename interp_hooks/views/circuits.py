@@ -23,7 +23,7 @@ from interp_hooks.circuits.circuit import Circuit
 from interp_hooks.circuits.graph import Graph, Reader
 from interp_hooks.circuits.layout import ARROW, AT
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import checked
+from interp_hooks.errors.arguments import Positive, checked
 from interp_hooks.views.adapting import FAINT, INK, MUTED, NEGATIVE, PAPER, POSITIVE
 from interp_hooks.views.curves import CURVE, OPACITIES, WIDTHS, Point, bezier, one_trace, size_of
 from interp_hooks.views.style import figure
@@ -57,7 +57,7 @@ Curve = tuple[Edge, list[Point]]  # an edge, and where it runs to one of the box
 
 
 @checked
-def circuit_figure(circuit: Circuit, *, top: int | None = None, title: str | None = None) -> go.Figure:
+def circuit_figure(circuit: Circuit, *, top: Positive | None = None, title: str | None = None) -> go.Figure:
     """A circuit as a figure: nodes in rows from "input" at the top to "logits" at the bottom, edges read downwards.
 
         >>> circuit = eap(model, clean, corrupt, metric)
@@ -73,8 +73,6 @@ def circuit_figure(circuit: Circuit, *, top: int | None = None, title: str | Non
         BadInput: no edges, a `top` below 1 or of a circuit without scores, more edges than can be told apart, or an
             infinite score.
     """
-    if top is not None and top < 1:
-        raise BadInput(f"top must be at least 1, got {top}")
     drawn = circuit if top is None else circuit.top(min(top, len(circuit)), absolute=True)
     if not len(drawn):
         raise BadInput("the circuit has no edges, so there is nothing to draw")

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from interp_hooks.circuits.feature_circuits import ERROR, EVERY, FeatureCircuit
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import Count, checked
+from interp_hooks.errors.arguments import Positive, checked
 from interp_hooks.views.adapting import INK, MUTED, NEGATIVE, PAPER, POSITIVE
 from interp_hooks.views.curves import CURVE, OPACITIES, WIDTHS, Point, bezier, one_trace, size_of
 from interp_hooks.views.style import figure, metric_title
@@ -21,7 +21,7 @@ SMALLEST = 7.0
 
 @checked
 def feature_circuit_figure(
-    circuit: FeatureCircuit, *, top: Count = 30, edges: Count = 80, title: str | None = None
+    circuit: FeatureCircuit, *, top: Positive = 30, edges: Positive = 80, title: str | None = None
 ) -> go.Figure:
     """Draw the features and errors with the largest effects, and the strongest edges between these and to the metric.
 
@@ -40,8 +40,6 @@ def feature_circuit_figure(
     >>> circuit = feature_circuit(model, clean, corrupt, metric, saes, steps=2, progress=False)
     >>> feature_circuit_figure(circuit, title="Features").write_html("features.html")
     """
-    if top < 1 or edges < 1:
-        raise BadInput(f"top and edges must be at least 1, got {top} and {edges}")
     if not len(circuit):
         raise BadInput("the circuit has no nodes: lower node_threshold in feature_circuit()")
     shown = sorted(circuit.effect.abs().argsort(descending=True, stable=True)[:top].tolist())

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import Count, checked
+from interp_hooks.errors.arguments import Count, Positive, checked
 from interp_hooks.model.token_text import names_of
 from interp_hooks.studies.lenses.reading import LensResult
 from interp_hooks.views.adapting import FAINT
@@ -34,7 +34,7 @@ def lens_figure(
     *,
     colour: Colour = "kl",
     k: Count = 5,
-    stride: Count = 1,
+    stride: Positive = 1,
     title: str | None = None,
 ) -> go.Figure:
     """Draw what a lens says of every position of one prompt: a lens' result with `pos=None`.
@@ -55,8 +55,6 @@ def lens_figure(
         raise BadInput("the picture needs every position: read the prompts with pos=None")
     if not 0 <= prompt < len(result.tokens):
         raise BadInput(f"prompt must be 0..{len(result.tokens) - 1}, got {prompt}")
-    if stride < 1:
-        raise BadInput(f"stride must be at least 1, got {stride}")
     real = torch.ones(result.tokens.shape[1]).bool() if result.real is None else result.real[prompt]
     last = len(result.labels) - 1
     rows = sorted({*range(last, -1, -stride)} | {last})

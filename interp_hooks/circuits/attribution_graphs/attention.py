@@ -22,8 +22,8 @@ from interp_hooks.circuits.attribution_graphs.graph import AttributionGraph
 from interp_hooks.circuits.attribution_graphs.local import LocalModel, Transcoders
 from interp_hooks.circuits.attribution_graphs.nodes import ERROR, LOGIT, TOKEN
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import Count, checked
-from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.errors.arguments import Count
+from interp_hooks.hooks.modes import study
 from interp_hooks.hooks.tables import pd
 from interp_hooks.model.token_text import names_of
 from interp_hooks.model.transformer import HookedTransformer
@@ -31,8 +31,7 @@ from interp_hooks.model.transformer import HookedTransformer
 BIAS = "bias"
 
 
-@no_gradients
-@checked
+@study
 def edge_heads(
     model: HookedTransformer, transcoders: Transcoders, graph: AttributionGraph, source: int, target: int
 ) -> pd.DataFrame:
@@ -91,8 +90,7 @@ def edge_heads(
     return pd.DataFrame(sorted(rows, key=lambda row: -abs(row["weight"])))
 
 
-@no_gradients
-@checked
+@study
 def score_terms(
     model: HookedTransformer,
     transcoders: Transcoders,

@@ -21,8 +21,8 @@ from interp_hooks.circuits.attribution_graphs.graph import AttributionGraph
 from interp_hooks.circuits.attribution_graphs.local import LocalModel, Transcoders
 from interp_hooks.circuits.attribution_graphs.nodes import FEATURE
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import Count, checked
-from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.errors.arguments import Count
+from interp_hooks.hooks.modes import study
 from interp_hooks.hooks.tables import pd
 from interp_hooks.interventions.engine import evaluate
 from interp_hooks.interventions.readout import Metric, Readout
@@ -31,8 +31,7 @@ from interp_hooks.interventions.sites import at
 from interp_hooks.model.transformer import HookedTransformer
 
 
-@no_gradients
-@checked
+@study
 def check_graph(
     model: HookedTransformer,
     transcoders: Transcoders,

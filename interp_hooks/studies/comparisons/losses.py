@@ -30,7 +30,7 @@ from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import Count, checked
 from interp_hooks.experiments.results.kept import Kept
 from interp_hooks.experiments.results.result import Result
-from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.hooks.modes import study
 from interp_hooks.hooks.tables import pd
 from interp_hooks.interventions.metrics import Loss
 from interp_hooks.model.token_text import names_of
@@ -151,8 +151,7 @@ class LossComparison(Kept):
         return list(zip(self.document.tolist(), self.start.tolist(), self.end.tolist(), strict=True))
 
 
-@no_gradients
-@checked
+@study
 def compare_losses(
     model: HookedTransformer,
     other: HookedTransformer,

@@ -21,9 +21,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp_hooks.errors.arguments import checked
 from interp_hooks.experiments.results.result import Result
-from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.hooks.modes import study
 from interp_hooks.model.factored import FactoredMatrix
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.studies.comparisons.pairs import refuse_other_weights, relative
@@ -35,8 +34,7 @@ ROUNDING = 8  # times eps and the norms of the factors: smaller singular values 
 CHUNK = 4096  # neurons whose products with all others are held at once
 
 
-@no_gradients
-@checked
+@study
 def weight_changes(model: HookedTransformer, other: HookedTransformer, *, of: Of = "maps") -> Result:
     """How much each part's weights changed from `model` to `other`: axes "part" and "measure".
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from interp_hooks.corpus.units import Units
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import Count, checked
+from interp_hooks.errors.arguments import Positive, checked
 from interp_hooks.experiments.results.kept import Kept
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.hooks.tables import pd
@@ -80,7 +80,13 @@ class Substitutes(Kept):
 
 @checked
 def similar_texts(
-    model: HookedTransformer, unit: Units, encoder: HookedTransformer, text: str, *, k: Count = 8, at: int | None = None
+    model: HookedTransformer,
+    unit: Units,
+    encoder: HookedTransformer,
+    text: str,
+    *,
+    k: Positive = 8,
+    at: int | None = None,
 ) -> Substitutes:
     """Replace each token of a text by what a masked language model expects in its place, and measure a unit each time.
 
@@ -102,10 +108,8 @@ def similar_texts(
     if encoder.cfg.attention_dir != "bidirectional":
         raise BadInput("the encoder must read both sides of a token; this one is causal")
     mask: str | None = encoder.text.tokenizer.mask_token
-    if mask is None or k < 1:
-        raise BadInput(
-            "the encoder's tokenizer has no mask token" if mask is None else f"k must be at least 1, got {k}"
-        )
+    if mask is None:
+        raise BadInput("the encoder's tokenizer has no mask token")
     ids = model.text.fitted(text).tokens[0]
     texts = [str(one) for one in model.to_str_tokens(ids)]
     special = {*model.text.tokenizer.all_special_ids}

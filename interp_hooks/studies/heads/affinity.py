@@ -61,9 +61,6 @@ class WeightComposition(Shown):
             table[name] = [float(result.mean[a, b]) for a, b in rows]
         return table.sort_values("score_z", ascending=False, kind="stable").reset_index(drop=True)
 
-    def __repr__(self) -> str:
-        return self.table().to_string(index=False, max_rows=20)
-
 
 @checked
 def weight_composition(model: HookedTransformer, via: Composition, *, offset: int = 0) -> WeightComposition:

@@ -25,9 +25,9 @@ from torch import Tensor
 
 from interp_hooks.corpus.evals import repeat_length, repeated_tokens
 from interp_hooks.errors import BadInput, nearest
-from interp_hooks.errors.arguments import checked
+from interp_hooks.errors.arguments import Positive, checked
 from interp_hooks.experiments.results.result import Result
-from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.hooks.modes import study
 from interp_hooks.hooks.names import get_act_name
 from interp_hooks.interventions.runs import PromptsLike, as_run
 from interp_hooks.model.cache.activation_cache import ActivationCache
@@ -40,14 +40,13 @@ Heads = Sequence[tuple[int, int]] | Mapping[int, Sequence[int]]
 """(layer, head) pairs, or the heads of each layer."""
 
 
-@no_gradients
-@checked
+@study
 def head_scores(
     model: HookedTransformer,
     head: HeadName,
     seq: str | Sequence[str] | Int[Tensor, "*batch pos"] | None = None,
     *,
-    n: int = 16,
+    n: Positive = 16,
     subseq_len: int | None = None,
     generator: torch.Generator | None = None,
 ) -> Result:
@@ -66,8 +65,6 @@ def head_scores(
     >>> scores.top(3)["layer"].tolist()
     [1, 1, 1]
     """
-    if n < 1:
-        raise BadInput(f"n must be at least 1, got {n}")
     if seq is None:
         size = repeat_length(model) if subseq_len is None else subseq_len
         seq = repeated_tokens(model, n, size, generator=generator)
@@ -93,8 +90,7 @@ def head_scores(
     )
 
 
-@no_gradients
-@checked
+@study
 def detect_head(
     model: HookedTransformer,
     seq: PromptsLike,

@@ -29,8 +29,8 @@ from torch import Tensor
 
 from interp_hooks.corpus.evals import repeat_length, repeated_tokens
 from interp_hooks.errors import BadInput, nearest
-from interp_hooks.errors.arguments import Count, checked
-from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.errors.arguments import Positive
+from interp_hooks.hooks.modes import study
 from interp_hooks.hooks.tables import pd
 from interp_hooks.interventions.runs import PromptsLike, Run, as_run
 from interp_hooks.model.transformer import HookedTransformer
@@ -211,8 +211,7 @@ def measured(
     return HeadMetrics(totals=own[0], weights=own[1], uniform_totals=uniform[0], uniform_weights=uniform[1])
 
 
-@no_gradients
-@checked
+@study
 def attention_metrics(
     pattern: Float[Tensor, "batch head query key"],
     tokens: Int[Tensor, "batch pos"],
@@ -298,16 +297,15 @@ def added(batches: Iterable[HeadMetrics]) -> HeadMetrics:
     return first
 
 
-@no_gradients
-@checked
+@study
 def head_metrics(
     model: HookedTransformer,
     prompts: PromptsLike | None = None,
     *,
-    n: Count = 16,
+    n: Positive = 16,
     subseq_len: int | None = None,
     generator: torch.Generator | None = None,
-    batch_size: Count = 8,
+    batch_size: Positive = 8,
     sink: SinkRule = "first",
 ) -> HeadMetrics:
     """What every head attends to on some prompts; without prompts, on `n` rows of random tokens that come twice.
@@ -322,8 +320,6 @@ def head_metrics(
     >>> metrics.table().columns.tolist()[:4]
     ['layer', 'head', 'previous_token', 'duplicate_token']
     """
-    if n < 1 or batch_size < 1:
-        raise BadInput(f"n and batch_size must be at least 1, got {n} and {batch_size}")
     if prompts is None:
         size = repeat_length(model) if subseq_len is None else subseq_len
         prompts = repeated_tokens(model, n, size, generator=generator)

@@ -134,9 +134,6 @@ class ComposingHeads(Shown):
         readers = [[f"{node}<{via.lower()}>" for node in nodes] for via in axes["via"]]
         return torch.tensor([[[(sender, one) in known for one in row] for sender in nodes] for row in readers])
 
-    def __repr__(self) -> str:
-        return self.table().to_string(index=False, max_rows=20)
-
 
 @checked
 def composing_heads(

@@ -32,9 +32,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp_hooks.errors import BadInput, nearest
-from interp_hooks.errors.arguments import Count, checked
+from interp_hooks.errors.arguments import Count
 from interp_hooks.experiments.results.shown import Shown
-from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.hooks.modes import study
 from interp_hooks.hooks.tables import pd
 from interp_hooks.interventions.runs import PromptsLike
 from interp_hooks.model.transformer import HookedTransformer
@@ -177,6 +177,8 @@ class HeadRoles(Shown):
     """
 
     roles: Sequence[Role]
+    _printed = 40
+
     attention: Float[Tensor, "role layer head"]
     cause: Float[Tensor, "role layer head"]
 
@@ -225,12 +227,8 @@ class HeadRoles(Shown):
         looks, causes = self._passes(at)
         return looks & causes
 
-    def __repr__(self) -> str:
-        return self.table().to_string(index=False, max_rows=40)
 
-
-@no_gradients
-@checked
+@study
 def head_roles(
     model: HookedTransformer,
     prompts: PromptsLike | None = None,
@@ -302,8 +300,7 @@ def scored(scene: Scene, roles: Sequence[Role]) -> HeadRoles:
     return HeadRoles(roles=list(roles), attention=stacked[0], cause=stacked[1])
 
 
-@no_gradients
-@checked
+@study
 def follows_positions(
     model: HookedTransformer,
     *,

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from interp_hooks.circuits.stability import FEWEST, exchanged, jaccard
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import Count, checked
+from interp_hooks.errors.arguments import Count, Positive
 from interp_hooks.experiments.ablation import ablate
 from interp_hooks.experiments.results.kept import Kept
-from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.hooks.modes import study
 from interp_hooks.hooks.tables import pd
 from interp_hooks.interventions.engine import evaluate
 from interp_hooks.interventions.prompts import MetricOf, run_of
@@ -86,16 +86,15 @@ class RoleStability(Kept):
         return f"{self.summary().to_string(index=False)}\n{self.table().to_string(index=False, max_rows=30)}"
 
 
-@no_gradients
-@checked
+@study
 def role_stability(
     model: HookedTransformer,
     prompts: PromptsLike | None = None,
     *,
     roles: Sequence[str | Role] | None = None,
-    samples: Count = 20,
-    splits: Count = 5,
-    nulls: Count = 3,
+    samples: Positive = 20,
+    splits: Positive = 5,
+    nulls: Positive = 3,
     n: Count = 16,
     subseq_len: int | None = None,
     bos: int | None = None,
@@ -116,8 +115,6 @@ def role_stability(
     >>> stable.summary()["role"].tolist()
     ['induction', 'any, by the null']
     """
-    if min(samples, splits, nulls) < 1:
-        raise BadInput(f"samples, splits and nulls must be at least 1, got {samples}, {splits} and {nulls}")
     with heads_apart(model):
 
         def repetition() -> Scene:

@@ -18,9 +18,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import Count, about, checked
+from interp_hooks.errors.arguments import Count, Positive, about
 from interp_hooks.experiments.results.result import Result
-from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.hooks.modes import study
 from interp_hooks.hooks.tables import pd
 from interp_hooks.model.cache.frozen_norm import FrozenNorm
 from interp_hooks.model.components.positions import rotate
@@ -40,8 +40,7 @@ from interp_hooks.studies.heads.attending import makes_keys
 Sign = Literal["raises", "lowers"]
 
 
-@no_gradients
-@checked
+@study
 def relation_scores(
     model: HookedTransformer,
     pairs: Sequence[Sequence[Any]],
@@ -72,14 +71,13 @@ def relation_scores(
     return _hits(model, given, related, k=k, signs=[sign], embedding=embedding, metric="relation_score")[sign]
 
 
-@no_gradients
-@checked
+@study
 def copying_scores(
     model: HookedTransformer,
     *,
     k: Count = 1,
     tokens: Sequence[Any] | None = None,
-    n: Count = 500,
+    n: Positive = 500,
     generator: torch.Generator | None = None,
     embedding: EmbeddingKind = "stream",
 ) -> dict[str, Result]:
@@ -95,8 +93,6 @@ def copying_scores(
     torch.Size([3, 4])
     """
     most = min(model.cfg.d_vocab, model.cfg.d_vocab_out)
-    if n < 1:
-        raise BadInput(f"n must be at least 1, got {n}")
     drawn = torch.randperm(most, generator=generator)[:n]
     ids = drawn if tokens is None else model.token_ids(tokens).reshape(-1)
     _check(model, k)
@@ -104,8 +100,7 @@ def copying_scores(
     return {"copying": both["raises"], "suppression": both["lowers"]}
 
 
-@no_gradients
-@checked
+@study
 def salient_tokens(
     model: HookedTransformer,
     layer: int,
@@ -145,8 +140,7 @@ def salient_tokens(
     return pd.DataFrame(listed)
 
 
-@no_gradients
-@checked
+@study
 def qk_tokens(
     model: HookedTransformer,
     layer: int,

@@ -25,9 +25,9 @@ from torch import Tensor
 
 from interp_hooks.corpus.reducers.top import Side
 from interp_hooks.corpus.scanning import Scan
-from interp_hooks.errors.arguments import Count, checked
+from interp_hooks.errors.arguments import Count
 from interp_hooks.experiments.results.shown import Shown
-from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.hooks.modes import study
 from interp_hooks.hooks.names import get_act_name
 from interp_hooks.hooks.tables import pd
 from interp_hooks.interventions.recording import record
@@ -46,6 +46,8 @@ class Illusion(Shown):
     `texts`, `values` and `kinds` are by corpus; kinds of both corpora are numbered together, so that one that both have
     has one number. `top_mass` is by corpus too, None where the scan has no histogram.
     """
+
+    _printed = None
 
     texts: Sequence[Sequence[str]]
     values: Sequence[Float[Tensor, " _"]]
@@ -75,12 +77,8 @@ class Illusion(Shown):
         kinds = f"{self.clusters[0]} and {self.clusters[1]} kinds of examples, {self.shared} in common"
         return [f"{kinds}; mass in the highest octave: {mass}"]
 
-    def __repr__(self) -> str:
-        return f"{self.table().to_string(index=False)}\n{self._words()[0]}"
 
-
-@no_gradients
-@checked
+@study
 def illusion(
     model: HookedTransformer,
     layer: int,

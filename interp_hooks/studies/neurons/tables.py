@@ -11,8 +11,8 @@ from torch import Tensor
 
 from interp_hooks.corpus.scanning import Scan
 from interp_hooks.corpus.units import Part, neurons
-from interp_hooks.errors.arguments import Count, checked
-from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.errors.arguments import Count
+from interp_hooks.hooks.modes import study
 from interp_hooks.hooks.tables import pd
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.studies.neurons.contexts import Found
@@ -23,8 +23,7 @@ from interp_hooks.studies.neurons.weights import neurons_of
 OF_STATISTICS = ("mean", "std", "min", "max", "active")
 
 
-@no_gradients
-@checked
+@study
 def neuron_table(
     model: HookedTransformer,
     scan: Scan | None = None,

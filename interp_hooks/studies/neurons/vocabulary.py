@@ -30,9 +30,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import Count, checked
+from interp_hooks.errors.arguments import Count
 from interp_hooks.experiments.results.shown import Shown
-from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.hooks.modes import study
 from interp_hooks.hooks.tables import pd
 from interp_hooks.model.progress import progress_bar
 from interp_hooks.model.token_text import names_of
@@ -116,9 +116,6 @@ class VocabularyEffect(Shown):
                 rows.append(found | moments | dict(raises=up, lowers=down))
         return pd.DataFrame(rows)
 
-    def __repr__(self) -> str:
-        return self.table().to_string(index=False, max_rows=20)
-
     def _medians(self, values: Float[Tensor, " neuron"]) -> Float[Tensor, " neuron"]:
         """The median of the values over the neurons of the same layer and part, for each neuron."""
         groups = {one[:2]: number for number, one in enumerate(self.neurons)}
@@ -133,8 +130,7 @@ SIDES: tuple[Side, ...] = ("positive", "negative")
 MOMENTS = ("norm", "null_share", "variance", "skew", "kurtosis")
 
 
-@no_gradients
-@checked
+@study
 def vocabulary_effect(
     model: HookedTransformer,
     layers: Sequence[int] | None = None,

@@ -19,8 +19,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import checked, is_integral, told_shape
-from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.errors.arguments import is_integral, told_shape
+from interp_hooks.hooks.modes import study
 from interp_hooks.studies.covariances import JointMoments, one_hot
 
 Solver = Literal["newton", "lbfgs"]
@@ -58,8 +58,7 @@ class LinearProbe:
         return self.weights[1] - self.weights[0]
 
 
-@no_gradients
-@checked
+@study
 def ridge(moments: JointMoments, *, strength: float = 1e-2) -> LinearProbe:
     """The ridge probe of moments whose labels are classes (`JointMoments.of`, `of_scan`), in closed form.
 
@@ -79,8 +78,7 @@ def ridge(moments: JointMoments, *, strength: float = 1e-2) -> LinearProbe:
     return LinearProbe(weights=weights, bias=moments.label_mean - weights @ moments.mean)
 
 
-@no_gradients
-@checked
+@study
 def logistic(
     x: Float[Tensor, "example width"],
     classes: Int[Tensor, " example"],

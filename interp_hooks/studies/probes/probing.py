@@ -29,11 +29,11 @@ from interp_hooks.corpus.reducers.labelled import LabelledMoments, LinearHits
 from interp_hooks.corpus.scanning import scan
 from interp_hooks.corpus.units import Units
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import Count, checked
+from interp_hooks.errors.arguments import Count
 from interp_hooks.experiments.patching import labels_of
 from interp_hooks.experiments.results.kept import Kept
 from interp_hooks.experiments.results.result import Result
-from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.hooks.modes import study
 from interp_hooks.hooks.tables import pd
 from interp_hooks.interventions.readout import LAST
 from interp_hooks.interventions.runs import PromptsLike
@@ -93,8 +93,7 @@ class Probes(Kept):
         return self.table(generator=torch.Generator().manual_seed(0)).to_string(index=False, max_rows=40)
 
 
-@no_gradients
-@checked
+@study
 def linear_probe(
     model: HookedTransformer,
     prompts: PromptsLike,
@@ -284,8 +283,7 @@ def _drawn_anew(
 # ------------------------------------------------------------------------------------------------------------- corpora
 
 
-@no_gradients
-@checked
+@study
 def probe_corpus(
     model: HookedTransformer,
     corpus: Corpus,

@@ -27,7 +27,7 @@ from interp_hooks.corpus.evals import repeat_length, repeated_tokens
 from interp_hooks.corpus.reading import documents
 from interp_hooks.corpus.texts import first_rows, token_rows
 from interp_hooks.errors import BadInput, nearest
-from interp_hooks.errors.arguments import Count, Seed, check_arguments, checked
+from interp_hooks.errors.arguments import Positive, Seed, check_arguments, checked
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.interventions.runs import Run
@@ -203,7 +203,7 @@ def usual_measures(
     tokens: Int[Tensor, "batch pos"] | None = None,
     *,
     modulus: int | None = None,
-    n: Count = 32,
+    n: Positive = 32,
     seed: Seed = 0,
 ) -> dict[str, Measure]:
     """What is usually measured of a model's training, by name; what a model has no place for is left out.
@@ -222,8 +222,6 @@ def usual_measures(
     >>> list(usual_measures(model))
     ['repetition_loss', 'induction', 'previous_token', 'K_composition', 'weight_norms']
     """
-    if n < 1:
-        raise BadInput(f"n must be at least 1, got {n}")
     cfg, found = model.cfg, dict[str, Measure]()
     if tokens is not None:
         found["loss"] = NextTokenLoss(tokens=model.checked_tokens(tokens).cpu())

@@ -19,7 +19,7 @@ from interp_hooks.corpus.reading import Corpus, Document
 from interp_hooks.corpus.scanning import Scan, scan
 from interp_hooks.dictionaries.base import Dictionary
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import Count, Seed, checked
+from interp_hooks.errors.arguments import Count, Positive, Seed, checked
 from interp_hooks.model.identity import Identity
 from interp_hooks.model.progress import progress_bar
 from interp_hooks.model.tensor_files import write_text
@@ -60,9 +60,9 @@ def wiki(
     *,
     limit: Count | None = None,
     length: Count | None = None,
-    top: Count = 10,
-    per_band: Count = 2,
-    sample: Count = 16,
+    top: Positive = 10,
+    per_band: Positive = 2,
+    sample: Positive = 16,
     seed: Seed = 0,
     examined: Count = 8,
     causal: bool = True,
@@ -106,9 +106,6 @@ def wiki(
     (12, 3)
     """
     need_arrow()
-    for name, least in (("top", top), ("per_band", per_band), ("sample", sample)):
-        if least < 1:
-            raise BadInput(f"{name} must be at least 1, got {least}")
     if corpus is None:
         corpus, name_of_corpus = generated_corpus(model, seed)
         corpus_name = corpus_name or name_of_corpus
