@@ -21,9 +21,8 @@ from interp_hooks.views.style import (
     DIVERGING,
     TOKEN_AXES,
     axis_title,
-    colour_bar,
+    cells,
     figure,
-    gaps,
     metric_title,
     plot_height,
     words_below,
@@ -58,22 +57,12 @@ def heatmap(
         raise BadInput(f"heatmap() draws two axes, this result has {_named(result.axes)}; {_elsewhere(result)}")
     y, x = result.axes
     texts = _texts(result, labels or {})
-    cells, quantity, least = shown_of(result, value)
-    z = _numbers(cells.tolist())
+    numbers, quantity, least = shown_of(result, value)
+    z = _numbers(numbers.tolist())
     limit = _limit(z, least)
-    trace = go.Heatmap(
-        z=z,
-        x=list(range(len(texts[x]))),
-        y=list(range(len(texts[y]))),
-        zmin=-limit,
-        zmax=limit,
-        colorscale=DIVERGING,
-        colorbar=colour_bar(quantity),
-        texttemplate=("%{z:.2f}" if limit >= 0.1 else "%{z:.0e}") if len(texts[x]) <= NUMBERS_UP_TO else None,
-        hovertext=_hover(result, texts, escaped(quantity), z),
-        hoverinfo="text",
-        **gaps(len(texts[y]), len(texts[x])),
-    )
+    hover, number = _hover(result, texts, escaped(quantity), z), "%{z:.2f}" if limit >= 0.1 else "%{z:.0e}"
+    look = dict(zmin=-limit, zmax=limit, colorscale=DIVERGING)
+    trace = cells(z, hover, quantity, texttemplate=number if len(texts[x]) <= NUMBERS_UP_TO else None, **look)
     return figure(
         trace,
         title=title,

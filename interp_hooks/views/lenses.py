@@ -14,7 +14,7 @@ from interp_hooks.errors.arguments import Count, Positive, checked
 from interp_hooks.model.token_text import names_of
 from interp_hooks.studies.lenses.reading import LensResult
 from interp_hooks.views.adapting import FAINT
-from interp_hooks.views.style import SEQUENTIAL, axis_title, colour_bar, figure, gaps, plot_height, words_below
+from interp_hooks.views.style import SEQUENTIAL, axis_title, cells, figure, plot_height, words_below
 from interp_hooks.views.tokens import escaped, shortened, ticks, visible
 
 Colour = Literal["kl", "rank", "prob"]
@@ -67,20 +67,16 @@ def lens_figure(
     labels = [result.labels[row] for row in rows]
     places = real.nonzero()[:, 0].tolist()
     hover = _hover(names_of(result.model), labels, texts, places, ids, log_probs.exp(), kl, rank)
-    trace = go.Heatmap(
-        z=z.tolist(),
-        x=list(range(len(texts))),
-        y=list(range(len(labels))),
+    trace = cells(
+        z.tolist(),
+        hover,
+        TITLES[colour],
         zmin=0,
         zmax=1 if colour == "prob" else float(z.max()) or 1.0,
         colorscale=SEQUENTIAL,
-        colorbar=colour_bar(TITLES[colour]),
         text=[[_word(names_of(result.model)(id), WIDTH) for id in row] for row in ids[..., 0].tolist()],
         texttemplate="%{text}" if len(texts) <= WORDS_UP_TO else None,
         textfont=dict(size=10),  # of its own accord plotly leaves all texts out where one does not fit
-        hovertext=hover,
-        hoverinfo="text",
-        **gaps(len(labels), len(texts)),
     )
     return figure(
         trace,

@@ -81,36 +81,26 @@ class Role:
         return set(self.needs) <= {*scene.positions, *(["repeats"] if scene.repeats else [])}
 
 
-IOI = ("IO", "S1", "S2", "end")
+REPEATS, IOI, FACT = ("repeats",), ("IO", "S1", "S2", "end"), ("subject", "relation", "end")
 ROLES: tuple[Role, ...] = (
-    Role(
-        name="previous token",
-        needs=("repeats",),
-        looks=looks_like("previous_token"),
-        causes=by_path("k_input"),
-    ),
+    Role(name="previous token", needs=REPEATS, looks=looks_like("previous_token"), causes=by_path("k_input")),
     Role(
         name="duplicate token",
-        needs=("repeats",),
+        needs=REPEATS,
         looks=looks_like("duplicate_token"),
         causes=by_path("q_input", "v_input"),
     ),
-    Role(
-        name="induction",
-        needs=("repeats",),
-        looks=looks_like("induction"),
-        causes=by_itself("denoise"),
-    ),
+    Role(name="induction", needs=REPEATS, looks=looks_like("induction"), causes=by_itself("denoise")),
     Role(
         name="classic induction",
-        needs=("repeats",),
+        needs=REPEATS,
         looks=looks_like("induction"),
         causes=by_route("induction", "k_input", "q_input"),
         least=(0.3, 0.5),
     ),
     Role(
         name="pointer induction",
-        needs=("repeats",),
+        needs=REPEATS,
         looks=looks_like("induction"),
         causes=by_route("induction", "q_input", "k_input"),
         least=(0.3, 0.5),
@@ -132,30 +122,20 @@ ROLES: tuple[Role, ...] = (
         looks=looks_from("S2", "S1", after=1),
         causes=by_path("v_input", place="S2"),
     ),
-    Role(
-        name="subject recall",
-        needs=("subject", "relation", "end"),
-        looks=looks_from("end", "subject"),
-        causes=from_source("subject", "end"),
-    ),
+    Role(name="subject recall", needs=FACT, looks=looks_from("end", "subject"), causes=from_source("subject", "end")),
     Role(
         name="relation recall",
-        needs=("subject", "relation", "end"),
+        needs=FACT,
         looks=looks_from("end", "relation"),
         causes=from_source("relation", "end"),
     ),
     Role(
         name="mixed recall",
-        needs=("subject", "relation", "end"),
+        needs=FACT,
         looks=looks_at_both("end", "subject", "relation"),
         causes=from_both("subject", "relation", "end"),
     ),
-    Role(
-        name="function vector",
-        needs=("label1", "end"),
-        looks=looks_at_all("end", "label"),
-        causes=by_mean("end"),
-    ),
+    Role(name="function vector", needs=("label1", "end"), looks=looks_at_all("end", "label"), causes=by_mean("end")),
     Role(name="successor", needs=("item", "end"), looks=maps_to_answer("item"), causes=by_path("logits")),
     Role(
         name="retrieval",
@@ -176,9 +156,9 @@ class HeadRoles(Shown):
     asked of it, or the cause was not looked for, since the head does not attend so.
     """
 
-    roles: Sequence[Role]
     _printed = 40
 
+    roles: Sequence[Role]
     attention: Float[Tensor, "role layer head"]
     cause: Float[Tensor, "role layer head"]
 
@@ -197,19 +177,9 @@ class HeadRoles(Shown):
         for at, role in enumerate(self.roles):
             looks, causes = self._passes(at)
             for layer, head in (looks | causes if candidates else looks & causes).nonzero().tolist():
-                both = bool(looks[layer, head] & causes[layer, head])
-                rows.append(
-                    dict(
-                        layer=layer,
-                        head=head,
-                        role=role.name,
-                        attention=float(self.attention[at, layer, head]),
-                        cause=float(self.cause[at, layer, head]),
-                        attention_least=role.least[0],
-                        cause_least=role.least[1],
-                        verdict="role" if both else "candidate",
-                    )
-                )
+                scores = [float(of[at, layer, head]) for of in (self.attention, self.cause)]
+                verdict = "role" if looks[layer, head] & causes[layer, head] else "candidate"
+                rows.append((layer, head, role.name, *scores, *role.least, verdict))
         columns = ["layer", "head", "role", "attention", "cause", "attention_least", "cause_least", "verdict"]
         return pd.DataFrame(rows, columns=columns)
 
