@@ -19,7 +19,7 @@ from torch import Tensor
 from interp_hooks.circuits.graph import EdgeMask, EdgeMatrix, EdgeName, Graph, Scores, as_matrix
 from interp_hooks.circuits.layout import ARROW, Layout, position_number
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import check_arguments, checked, checked_methods, told, told_shape
+from interp_hooks.errors.arguments import check_arguments, checked, checked_methods, refuse_outside, told, told_shape
 from interp_hooks.experiments.results.folders import CALL, read, replacing, write
 from interp_hooks.experiments.results.record import Record, record_in
 from interp_hooks.experiments.results.shown import Shown
@@ -232,8 +232,7 @@ class Circuit(Shown):
         """
         if self.scores is None:
             raise BadInput("this circuit has no scores to rank its edges by; eap, eap_ig, ... give circuits that do")
-        if not 0 <= n <= len(self):
-            raise BadInput(f"n must be 0 to {len(self)}, the number of edges with a score, got {n}")
+        refuse_outside("n", n, 0, len(self), "the number of edges with a score")
         scores = self.scores.listed.abs() if absolute else self.scores.listed
         lowest = scores.kthvalue(len(self) + 1 - n).values if n else torch.inf
         chosen, equal = scores > lowest, scores == lowest

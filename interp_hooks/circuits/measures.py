@@ -24,7 +24,7 @@ from interp_hooks.circuits.graph import as_matrix, by_edge
 from interp_hooks.circuits.masked_edges import MaskedEdges
 from interp_hooks.circuits.setting import Ablation, Positions, Setting, setting, stacked
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import Positive, checked
+from interp_hooks.errors.arguments import Positive, checked, refuse_outside
 from interp_hooks.experiments.ranking import area_under_roc
 from interp_hooks.experiments.results.record import experiment, on_data
 from interp_hooks.experiments.results.result import Result
@@ -224,8 +224,7 @@ def random_circuit(graph: ComputationGraph, n_edges: int, generator: torch.Gener
         BadInput: more edges than there are, or fewer than none.
     """
     total = len(graph)
-    if not 0 <= n_edges <= total:
-        raise BadInput(f"n_edges must be 0 to {total}, got {n_edges}")
+    refuse_outside("n_edges", n_edges, 0, total)
     order = torch.randperm(total, generator=generator, device=generator.device if generator else None).cpu()
     drawn = torch.zeros(total, dtype=torch.bool).index_fill(0, order[:n_edges], True)
     return Circuit(graph=graph, kept=as_matrix(drawn, graph.exists))

@@ -30,7 +30,7 @@ from interp_hooks.circuits.layout import ARROW
 from interp_hooks.circuits.searches import Finder, Method, Search, samples_of
 from interp_hooks.circuits.setting import Ablation, Positions, setting
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import Count, Positive, told
+from interp_hooks.errors.arguments import Count, Positive, refuse_outside, told
 from interp_hooks.experiments.results.kept import Kept
 from interp_hooks.experiments.results.record import Record, experiment, on_data
 from interp_hooks.hooks.tables import pd
@@ -319,8 +319,7 @@ def _check(method: Any, metric: Any, prompts: int, n_edges: int, total: int) -> 
         )
     if prompts < FEWEST:
         raise BadInput(f"stability over prompts needs at least {FEWEST} of them, got {prompts}")
-    if not 1 <= n_edges <= total:
-        raise BadInput(f"n_edges must be 1 to {total}, the number of edges, got {n_edges}")
+    refuse_outside("n_edges", n_edges, 1, total, "the number of edges")
 
 
 def _on_other_prompts(

@@ -32,7 +32,7 @@ from interp_hooks.dictionaries.ranks import Ranks
 from interp_hooks.dictionaries.recipe import Recipe
 from interp_hooks.dictionaries.trainable import Trainable
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import Count, Positive, Seed, checked, told_shape
+from interp_hooks.errors.arguments import Count, Positive, Seed, checked, refuse_outside, told_shape
 from interp_hooks.hooks.modes import with_gradients
 from interp_hooks.model.folder_lock import LOCK, locked
 from interp_hooks.model.identity import Identity
@@ -170,8 +170,7 @@ def train_on_activations(
             f"different sites between if the recipe has them; got x {told_shape(x)} and "
             f"y {None if y is None else told_shape(y)} for {recipe}"
         )
-    if not 2 <= tokens_per_step <= len(x):
-        raise BadInput(f"tokens_per_step must be 2..{len(x)}, the number of activations, got {tokens_per_step}")
+    refuse_outside("tokens_per_step", tokens_per_step, 2, len(x), "the number of activations")
     values: dict[tuple[str, int | None], Tensor] = {}
     for hooks, one in listed:
         each = one.unbind(1) if recipe.sites else [one]

@@ -88,6 +88,12 @@ WORDS: dict[Any, str] = {
 }
 
 
+def refuse_outside(name: str, value: float, least: float, most: float, what: str = "") -> None:
+    """Raises BadInput unless a number is in a range, both ends included; `what` says what its most is."""
+    if not least <= value <= most:
+        raise BadInput(f"{name} must be {least}..{most}{what and ', '}{what}, got {value}")
+
+
 def checked(function: Callable[P, R]) -> Callable[P, R]:
     """The function, refusing arguments that do not fit its annotations.
 

@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import Count
+from interp_hooks.errors.arguments import Count, refuse_outside
 from interp_hooks.experiments.results.shown import Shown
 from interp_hooks.hooks.modes import study
 from interp_hooks.hooks.tables import pd
@@ -92,8 +92,7 @@ def tokens_of(
     if direction.ndim not in (1, 2) or rows.shape[1] != model.cfg.d_model or not len(rows):
         raise BadInput(f"direction must be [d_model={model.cfg.d_model}] or [n, d_model], got {list(direction.shape)}")
     onto = unembedding(model) if through == "unembed" else centred(token_vectors(model, kind=embedding).T)
-    if not 1 <= k <= onto.shape[1]:
-        raise BadInput(f"k must be 1..{onto.shape[1]}, the size of the vocabulary, got {k}")
+    refuse_outside("k", k, 1, onto.shape[1], "the size of the vocabulary")
     ends: list[tuple[Tensor, ...]] = []
     for part in rows.to(onto).split(max(1, CHUNK // onto.shape[1])):
         values = part @ onto

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import Count, Positive, Seed, checked
+from interp_hooks.errors.arguments import Count, Positive, Seed, checked, refuse_outside
 from interp_hooks.experiments.task import Task, comparison
 from interp_hooks.interventions.metrics import LogitDiff
 
@@ -128,8 +128,7 @@ def modular_addition(p: Count, *, n: Count | None = None, seed: Seed = 0) -> Tas
     _at_least("p", p, 2)
     generator = _generator(seed)
     n = p * p if n is None else n
-    if not 1 <= n <= p * p:
-        raise BadInput(f"n must be 1 to {p * p}, got {n}")
+    refuse_outside("n", n, 1, p * p)
     sums = torch.arange(p * p) if n == p * p else torch.randperm(p * p, generator=generator)[:n]
     a, b = sums // p, sums % p
     other = (b + torch.randint(1, p, (n,), generator=generator)) % p

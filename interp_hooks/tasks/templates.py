@@ -19,8 +19,8 @@ from dataclasses import replace
 
 import torch
 
-from interp_hooks.errors import BadInput, TokenError
-from interp_hooks.errors.arguments import Count, Positive, Seed, checked
+from interp_hooks.errors import TokenError
+from interp_hooks.errors.arguments import Count, Positive, Seed, checked, refuse_outside
 from interp_hooks.experiments.task import Task
 from interp_hooks.interventions.metrics import ProbDiff
 from interp_hooks.model.transformer import HookedTransformer
@@ -274,8 +274,7 @@ def in_context(
         TokenError: too few words are one token.
     """
     known = list((ANTONYMS if pairs is None else pairs).items())
-    if not 2 <= shots < len(known):
-        raise BadInput(f"shots must be 2..{len(known) - 1}, one less than there are pairs, got {shots}")
+    refuse_outside("shots", shots, 2, len(known) - 1, "one less than there are pairs")
 
     def drawn() -> Iterator[Candidate]:
         rng = random.Random(seed)
@@ -304,8 +303,7 @@ def repeated_words(model: HookedTransformer, n: Positive = 32, *, length: Count 
         TokenError: too few nouns are one token.
     """
     nouns = sorted({*OBJECTS, *PLACES})
-    if not 2 <= length < len(nouns):
-        raise BadInput(f"length must be 2..{len(nouns) - 1}, one less than there are nouns, got {length}")
+    refuse_outside("length", length, 2, len(nouns) - 1, "one less than there are nouns")
 
     def drawn() -> Iterator[Candidate]:
         rng = random.Random(seed)

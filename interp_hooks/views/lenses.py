@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import Count, Positive, checked
+from interp_hooks.errors.arguments import Count, Positive, checked, refuse_outside
 from interp_hooks.model.token_text import names_of
 from interp_hooks.studies.lenses.reading import LensResult
 from interp_hooks.views.adapting import FAINT
@@ -53,8 +53,7 @@ def lens_figure(
     """
     if result.tokens is None or "pos" not in result.axes:
         raise BadInput("the picture needs every position: read the prompts with pos=None")
-    if not 0 <= prompt < len(result.tokens):
-        raise BadInput(f"prompt must be 0..{len(result.tokens) - 1}, got {prompt}")
+    refuse_outside("prompt", prompt, 0, len(result.tokens) - 1)
     real = torch.ones(result.tokens.shape[1]).bool() if result.real is None else result.real[prompt]
     last = len(result.labels) - 1
     rows = sorted({*range(last, -1, -stride)} | {last})

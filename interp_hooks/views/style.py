@@ -89,9 +89,7 @@ def words_below(count: int) -> dict[str, Any]:
     return dict(tickangle=-45) if count <= 32 else dict(tickangle=-90, tickfont=dict(size=10))
 
 
-def cells(
-    z: Sequence[Sequence[float | None]], hover: Sequence[Any], quantity: str, **look: Any
-) -> go.Heatmap:
+def cells(z: Sequence[Sequence[float | None]], hover: Sequence[Any], quantity: str, **look: Any) -> go.Heatmap:
     """A heat map of such cells, with a text for each and a bar that says what colours mean."""
     rows, columns = len(z), len(hover[0]) if hover else 0
     return go.Heatmap(

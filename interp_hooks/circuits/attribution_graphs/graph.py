@@ -25,7 +25,7 @@ from torch import Tensor
 from interp_hooks.circuits.attribution_graphs.influence import influence, largest_until, shares
 from interp_hooks.circuits.attribution_graphs.nodes import ERROR, FEATURE, KINDS, LOGIT, TOKEN, source_name
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import Count, checked
+from interp_hooks.errors.arguments import Count, checked, refuse_outside
 from interp_hooks.experiments.results.shown import Shown
 from interp_hooks.hooks.tables import pd
 
@@ -201,8 +201,7 @@ class AttributionGraph(Shown):
         return pd.DataFrame(ends | names | {"weight": self.weight[edges].tolist()})
 
     def _real(self, node: int) -> int:
-        if not 0 <= node < len(self):
-            raise BadInput(f"node must be 0..{len(self) - 1}, got {node}")
+        refuse_outside("node", node, 0, len(self) - 1)
         return node
 
     def _words(self) -> list[str]:

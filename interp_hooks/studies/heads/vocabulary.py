@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import Count, Positive, about
+from interp_hooks.errors.arguments import Count, Positive, about, refuse_outside
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.hooks.modes import study
 from interp_hooks.hooks.tables import pd
@@ -166,8 +166,7 @@ def qk_tokens(
     """
     _check_head(model, layer, head)
     d_head = model.cfg.d_head_at(layer)
-    if not 1 <= vectors <= d_head:
-        raise BadInput(f"vectors must be 1..{d_head}, got {vectors}")
+    refuse_outside("vectors", vectors, 1, d_head)
     attn = makes_keys(model, layer)
     W_Q, W_K = attn.W_Q[head].detach(), attn.W_K[head * len(attn.W_K) // model.cfg.n_heads].detach()
     rotation = None if model.rotary is None else model.rotary(torch.tensor([[distance]]), W_Q.dtype)[layer]
@@ -244,8 +243,7 @@ def _hits(
 
 
 def _check(model: HookedTransformer, k: int) -> None:
-    if not 1 <= k <= model.cfg.d_vocab_out:
-        raise BadInput(f"k must be 1..{model.cfg.d_vocab_out}, the size of the vocabulary, got {k}")
+    refuse_outside("k", k, 1, model.cfg.d_vocab_out, "the size of the vocabulary")
 
 
 def _check_head(model: HookedTransformer, layer: int, head: int) -> None:

@@ -18,8 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import Count, about
+from interp_hooks.errors.arguments import Count, about, refuse_outside
 from interp_hooks.experiments.results.record import experiment, on_data
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.hooks.modes import no_gradients
@@ -91,8 +90,7 @@ def lens_decomposition(
     lens.refuse_layer(layer)
     with about("among"):
         ids = torch.arange(vocabulary_size(model)) if among is None else model.token_ids(among).reshape(-1).unique()
-    if not 1 <= k <= min(len(ids), model.cfg.d_model):
-        raise BadInput(f"k must be 1..{min(len(ids), model.cfg.d_model)}, got {k}")
+    refuse_outside("k", k, 1, min(len(ids), model.cfg.d_model))
     run = run_to_read(model, prompts)
     device = None if generator is None else generator.device
     shape = len(run.tokens), model.cfg.d_model

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import Count, about, checked
+from interp_hooks.errors.arguments import Count, about, checked, refuse_outside
 from interp_hooks.experiments.results.record import on_data
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.hooks.modes import no_gradients
@@ -92,8 +92,7 @@ class LensResult(Result):
             BadInput: a `k` beyond the vocabulary.
         """
         most = vocabulary_size(self.model)
-        if not 1 <= k <= most:
-            raise BadInput(f"k must be 1..{most}, the size of the vocabulary, got {k}")
+        refuse_outside("k", k, 1, most, "the size of the vocabulary")
         found = [(one.indices, one.values) for one in self._each(lambda log_probs, _: log_probs.topk(k))]
         ids, values = (torch.cat(parts, 1).reshape(*self.streams.shape[:-1], k) for parts in zip(*found, strict=True))
         return ids, values

@@ -21,7 +21,7 @@ from torch import Tensor
 from interp_hooks.corpus.reducers.top import Side
 from interp_hooks.corpus.scanning import Scan
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import Count
+from interp_hooks.errors.arguments import Count, refuse_outside
 from interp_hooks.experiments.results.shown import Shown
 from interp_hooks.hooks.modes import study
 from interp_hooks.hooks.tables import pd
@@ -100,8 +100,7 @@ def logit_boost(
     if not units:
         raise BadInput("units must be (layer, neuron) pairs, got none")
     found, onto = Found(scan), unembedding(model)
-    if not 1 <= k <= onto.shape[1]:
-        raise BadInput(f"k must be 1..{onto.shape[1]}, the size of the vocabulary, got {k}")
+    refuse_outside("k", k, 1, onto.shape[1], "the size of the vocabulary")
     options: dict[str, Any] = dict(k=n_contexts, side=side, before=before)
     examples = [top_contexts(model, found, layer, neuron, **options).followed() for layer, neuron in units]
     shown = _activations_and_scales(model, units, examples)

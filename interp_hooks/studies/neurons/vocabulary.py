@@ -30,7 +30,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import Count
+from interp_hooks.errors.arguments import Count, refuse_outside
 from interp_hooks.experiments.results.shown import Shown
 from interp_hooks.hooks.modes import study
 from interp_hooks.hooks.tables import pd
@@ -158,8 +158,7 @@ def vocabulary_effect(
     if not groups:
         raise BadInput("there are no neurons: expected layers of a model that has MLPs")
     onto = unembedding(model)
-    if not 1 <= k <= onto.shape[1]:
-        raise BadInput(f"k must be 1..{onto.shape[1]}, the size of the vocabulary, got {k}")
+    refuse_outside("k", k, 1, onto.shape[1], "the size of the vocabulary")
     nothing = null_space(onto, null)
     size = sum(len(group.writes) for group in groups)
     with progress_bar(total=size, progress=progress, unit="neuron") as bar:

@@ -29,7 +29,7 @@ from interp_hooks.corpus.reducers.labelled import LabelledMoments, LinearHits
 from interp_hooks.corpus.scanning import scan
 from interp_hooks.corpus.units import Units
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import Count
+from interp_hooks.errors.arguments import Count, refuse_outside
 from interp_hooks.experiments.patching import labels_of
 from interp_hooks.experiments.results.kept import Kept
 from interp_hooks.experiments.results.result import Result
@@ -194,8 +194,7 @@ class _Split:
             raise BadInput(f"groups must be a number for each of {len(tokens)} prompts, got {list(given.shape)}")
         of_examples = given[labelled.prompts].unique(return_inverse=True)[1]
         count = int(of_examples.max()) + 1
-        if not 2 <= folds <= count:
-            raise BadInput(f"folds must be 2..{count}, the number of groups with a label, got {folds}")
+        refuse_outside("folds", folds, 2, count, "the number of groups with a label")
         dealt = torch.empty(count, dtype=torch.long)
         dealt[torch.randperm(count, generator=generator)] = torch.arange(count) % folds
         split = cls(groups=of_examples, of_examples=dealt[of_examples])

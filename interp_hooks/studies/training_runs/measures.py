@@ -27,7 +27,7 @@ from interp_hooks.corpus.evals import repeat_length, repeated_tokens
 from interp_hooks.corpus.reading import documents
 from interp_hooks.corpus.texts import first_rows, token_rows
 from interp_hooks.errors import BadInput, nearest
-from interp_hooks.errors.arguments import Positive, Seed, check_arguments, checked
+from interp_hooks.errors.arguments import Positive, Seed, check_arguments, checked, refuse_outside
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.interventions.runs import Run
@@ -181,8 +181,7 @@ class FourierShares(Measure):
     p: int
 
     def __call__(self, model: HookedTransformer) -> Result:
-        if not 3 <= self.p <= model.cfg.d_vocab:
-            raise BadInput(f"p must be 3..{model.cfg.d_vocab}, the tokens of this model, got {self.p}")
+        refuse_outside("p", self.p, 3, model.cfg.d_vocab, "the tokens of this model")
         power = fourier_power(model.W_E[: self.p].detach())[1:].cpu()
         frequencies = range(1, self.p // 2 + 1)
         return Result(metric="share", axes={"frequency": frequencies}, values=(power / power.sum())[:, None])
