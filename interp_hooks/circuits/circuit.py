@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,17 +19,15 @@ from torch import Tensor
 from interp_hooks.circuits.graph import EdgeMask, EdgeMatrix, EdgeName, Graph, Scores, as_matrix
 from interp_hooks.circuits.layout import ARROW, Layout, position_number
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import check_arguments, checked, checked_methods, told, told_shape
+from interp_hooks.errors.arguments import check_arguments, checked, checked_methods, refuse_outside, told, told_shape
 from interp_hooks.experiments.results.folders import CALL, read, replacing, write
 from interp_hooks.experiments.results.record import Record, record_in
 from interp_hooks.experiments.results.shown import Shown
+from interp_hooks.hooks.tables import pd
 from interp_hooks.interventions.readout import MetricLike
 from interp_hooks.model.stream import Stop
 from interp_hooks.model.tensor_files import holds
 from interp_hooks.model.transformer import HookedTransformer
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 CIRCUIT = "circuit"  # the name of the files of a saved circuit
 
@@ -234,8 +232,7 @@ class Circuit(Shown):
         """
         if self.scores is None:
             raise BadInput("this circuit has no scores to rank its edges by; eap, eap_ig, ... give circuits that do")
-        if not 0 <= n <= len(self):
-            raise BadInput(f"n must be 0 to {len(self)}, the number of edges with a score, got {n}")
+        refuse_outside("n", n, 0, len(self), "the number of edges with a score")
         scores = self.scores.listed.abs() if absolute else self.scores.listed
         lowest = scores.kthvalue(len(self) + 1 - n).values if n else torch.inf
         chosen, equal = scores > lowest, scores == lowest
@@ -274,8 +271,6 @@ class Circuit(Shown):
 
     def table(self) -> pd.DataFrame:
         """A row for each edge: writer, reader, position and score if there are any; largest by size first."""
-        import pandas as pd
-
         places = self.kept.T.nonzero().tolist()
         ends = [(self.graph.writers[writer], self.graph.read[reader]) for reader, writer in places]
         rows = [(writer, reader.name, reader.label) for writer, reader in ends]

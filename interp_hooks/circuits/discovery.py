@@ -30,7 +30,7 @@ from interp_hooks.circuits.layout import Part
 from interp_hooks.circuits.masked_edges import MaskedEdges, MaskedPass, SomePrompts
 from interp_hooks.circuits.setting import Ablation, Positions, setting, stacked
 from interp_hooks.errors import BadInput, MetricError
-from interp_hooks.errors.arguments import Count
+from interp_hooks.errors.arguments import Positive
 from interp_hooks.experiments.backward_rules import BackwardRule, rules_named
 from interp_hooks.experiments.differentiable import (
     Differentiable,
@@ -112,7 +112,7 @@ def eap_ig(
     corrupt: PromptsLike | None = OF_TASK,
     metric: MetricLike = OF_TASK,
     *,
-    steps: Count = 5,
+    steps: Positive = 5,
     rule: Rule = "midpoint",
     ablation: Ablation | SourceLike = "corrupt",
     positions: Positions | None = None,
@@ -142,8 +142,6 @@ def fractions_of(steps: int, rule: Rule) -> list[float]:
         BadInput: less than 1 step, or an unknown rule.
     """
     offsets = {"midpoint": 0.5, "left": 0.0}
-    if rule not in offsets or steps < 1:
-        raise BadInput(f"expected at least 1 step and the rule 'midpoint' or 'left', got {steps} and {rule!r}")
     return [(step + offsets[rule]) / steps for step in range(steps)]
 
 

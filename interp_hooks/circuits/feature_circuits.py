@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -27,13 +27,14 @@ from torch import Tensor
 from interp_hooks.dictionaries.base import Dictionary
 from interp_hooks.dictionaries.single import SAE
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import Count, checked
+from interp_hooks.errors.arguments import Positive, checked
 from interp_hooks.experiments.differentiable import Objective, differentiable, finite
 from interp_hooks.experiments.patching import paired_runs
 from interp_hooks.experiments.results.kept import Kept
 from interp_hooks.experiments.results.record import Record, on_data
-from interp_hooks.hooks.modes import no_gradients, with_constant_weights, with_gradients
+from interp_hooks.hooks.modes import no_gradients, study, with_constant_weights, with_gradients
 from interp_hooks.hooks.points import HookPoint
+from interp_hooks.hooks.tables import pd
 from interp_hooks.interventions.engine import evaluate
 from interp_hooks.interventions.readout import MetricLike, metric_name
 from interp_hooks.interventions.recording import record
@@ -42,9 +43,6 @@ from interp_hooks.interventions.sites import at
 from interp_hooks.model.progress import progress_bar
 from interp_hooks.model.stream import Stream
 from interp_hooks.model.transformer import HookedTransformer
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 ERROR = -1  # in place of a feature's number
 EVERY = -1  # in place of a position, of nodes that stand for all
@@ -98,8 +96,6 @@ class FeatureCircuit(Kept):
 
     def table(self) -> pd.DataFrame:
         """A row for each node, by the size of its effect."""
-        import pandas as pd
-
         order = self.effect.abs().argsort(descending=True).tolist()
         columns = {"node": [self.name(node) for node in order]}
         numbers = {name: getattr(self, name)[order].tolist() for name in ("pos", "feature", "effect")}
@@ -107,8 +103,6 @@ class FeatureCircuit(Kept):
 
     def edges(self) -> pd.DataFrame:
         """A row for each edge, by the size of its weight."""
-        import pandas as pd
-
         order = self.weight.abs().argsort(descending=True).tolist()
         ends = {end: [self.name(node) for node in getattr(self, end)[order].tolist()] for end in ("source", "target")}
         return pd.DataFrame(ends | {"weight": self.weight[order].tolist()})
@@ -148,7 +142,7 @@ def feature_circuit(
     metric: MetricLike,
     dictionaries: Mapping[str, Dictionary],
     *,
-    steps: Count | None = 10,
+    steps: Positive | None = 10,
     by_position: bool = False,
     node_threshold: float = 0.1,
     edge_threshold: float = 0.01,
@@ -178,8 +172,6 @@ def feature_circuit(
     ['node', 'hook', 'pos', 'feature', 'effect']
     """
     saes = _in_order(model, dictionaries)
-    if steps is not None and steps < 1:
-        raise BadInput(f"steps must be at least 1, or None for the gradient of the clean run, got {steps}")
     for name, threshold in (("node_threshold", node_threshold), ("edge_threshold", edge_threshold)):
         if not threshold >= 0:
             raise BadInput(f"{name} must be 0 or more, got {threshold}")
@@ -350,8 +342,7 @@ def _cut(objective: Objective, hooks: Sequence[str]) -> tuple[Tensor, list[Tenso
 # -------------------------------------------------------------------------------------------------------- faithfulness
 
 
-@no_gradients
-@checked
+@study
 def feature_faithfulness(
     model: HookedTransformer,
     circuit: FeatureCircuit,

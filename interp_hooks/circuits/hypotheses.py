@@ -23,7 +23,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from interp_hooks.errors import BadInput, nearest
-from interp_hooks.errors.arguments import check_arguments, checked, told
+from interp_hooks.errors.arguments import Positive, check_arguments, checked, told
 from interp_hooks.hooks.points import POSITIONS
 from interp_hooks.interventions.recording import record
 from interp_hooks.interventions.runs import Intervention, Run, SourceLike
@@ -63,7 +63,7 @@ class Node:
     into: Sequence[Site] = ()
     excluding: Sequence[Site] = ()
     along: Tensor | None = None
-    pool: int | None = None
+    pool: Positive | None = None
 
     def __post_init__(self) -> None:
         for name in ("sites", "into", "excluding"):
@@ -72,8 +72,6 @@ class Node:
         check_arguments(Node.__init__, vars(self))
         if isinstance(self.children, str) or len({*self.children}) < len(self.children):
             raise BadInput(f"children must be a list of different names of nodes, got {told(self.children)}")
-        if self.pool is not None and self.pool < 1:
-            raise BadInput(f"a pool holds at least 1 draw, got {self.pool}; None is no pool")
         if self.excluding and not self.children:
             raise BadInput("excluding= keeps what children change from parts of the model; this node has no children")
 

@@ -24,7 +24,7 @@ from interp_hooks.circuits.graph import as_matrix, by_edge
 from interp_hooks.circuits.masked_edges import MaskedEdges
 from interp_hooks.circuits.setting import Ablation, Positions, Setting, setting, stacked
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import Count, checked
+from interp_hooks.errors.arguments import Positive, checked, refuse_outside
 from interp_hooks.experiments.ranking import area_under_roc
 from interp_hooks.experiments.results.record import experiment, on_data
 from interp_hooks.experiments.results.result import Result
@@ -224,8 +224,7 @@ def random_circuit(graph: ComputationGraph, n_edges: int, generator: torch.Gener
         BadInput: more edges than there are, or fewer than none.
     """
     total = len(graph)
-    if not 0 <= n_edges <= total:
-        raise BadInput(f"n_edges must be 0 to {total}, got {n_edges}")
+    refuse_outside("n_edges", n_edges, 0, total)
     order = torch.randperm(total, generator=generator, device=generator.device if generator else None).cpu()
     drawn = torch.zeros(total, dtype=torch.bool).index_fill(0, order[:n_edges], True)
     return Circuit(graph=graph, kept=as_matrix(drawn, graph.exists))
@@ -248,9 +247,9 @@ def random_baseline(
     corrupt: PromptsLike | None = OF_TASK,
     metric: MetricLike = OF_TASK,
     *,
-    samples: Count = 20,
+    samples: Positive = 20,
     level: float = 0.95,
-    resamples: Count = 1000,
+    resamples: Positive = 1000,
     generator: torch.Generator | None = None,
     ablation: Ablation | SourceLike = "corrupt",
     positions: Positions | None = None,
@@ -264,8 +263,8 @@ def random_baseline(
         BadInput: fewer than 1 sample, a level outside 0..1, or a model whose metric is the same with all edges and with
             none; also as `circuit_metric` and `random_circuit`.
     """
-    if samples < 1 or resamples < 1 or not 0 < level < 1:
-        raise BadInput(f"expected samples and a level between 0 and 1, got {samples}, {resamples} and {level}")
+    if not 0 < level < 1:
+        raise BadInput(f"level must lie between 0 and 1, got {level}")
     data = setting(model, clean, corrupt, metric, ablation, positions)
     graph = data.graph(model)
     drawn = {sample: random_circuit(graph, n_edges, generator) for sample in range(samples)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Int
@@ -31,8 +31,6 @@ def ablated_runs(
     """
     if not isinstance(ablation, str):
         return as_run(model, clean), ablation
-    if ablation not in get_args(Ablation):
-        raise BadInput(f"ablation must be {', '.join(map(repr, get_args(Ablation)))} or a source, got {ablation!r}")
     if ablation == "zero":
         return as_run(model, clean), 0.0
     if corrupt is None:

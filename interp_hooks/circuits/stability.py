@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -30,17 +30,15 @@ from interp_hooks.circuits.layout import ARROW
 from interp_hooks.circuits.searches import Finder, Method, Search, samples_of
 from interp_hooks.circuits.setting import Ablation, Positions, setting
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import Count, told
+from interp_hooks.errors.arguments import Count, Positive, refuse_outside, told
 from interp_hooks.experiments.results.kept import Kept
 from interp_hooks.experiments.results.record import Record, experiment, on_data
+from interp_hooks.hooks.tables import pd
 from interp_hooks.interventions.engine import evaluate
 from interp_hooks.interventions.readout import Metric, MetricLike, better
 from interp_hooks.interventions.runs import OF_TASK, PromptsLike, SourceLike, as_run
 from interp_hooks.model.progress import progress_bar
 from interp_hooks.model.transformer import HookedTransformer
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 FEWEST = 4  # prompts, of which halves can be made
 
@@ -104,8 +102,6 @@ class Stability(Kept):
 
     def summary(self) -> pd.DataFrame:
         """A row for each number: the question, what was measured, its value, and what a random circuit would give."""
-        import pandas as pd
-
         of_circuit = self.inclusion[self.circuit.kept]
         rows: list[tuple[str, str, float, float]] = [
             ("other prompts", "inclusion of its edges, mean", float(of_circuit.mean()), self._share),
@@ -135,8 +131,6 @@ class Stability(Kept):
         Columns are its ends, whether the `circuit` has it, its score there, its `inclusion`, whether each ablation
         finds it ("in zero"), and, of edges that were tried, what was `predicted` and `intervened`.
         """
-        import pandas as pd
-
         graph = self.circuit.graph
         places = ((self.inclusion > 0) | self.circuit.kept).T.nonzero().flip(1).tolist()
         scores = torch.full(self.inclusion.shape, torch.nan, dtype=torch.float64)
@@ -208,15 +202,15 @@ def circuit_stability(
     n_edges: Count | None = None,
     threshold: float = 0.1,
     absolute: bool = True,
-    steps: Count = 5,
+    steps: Positive = 5,
     rule: Rule = "midpoint",
     ablation: Ablation | SourceLike = "corrupt",
     ablations: Sequence[Ablation] = ("zero", "mean"),
     positions: Positions | None = None,
-    samples: Count | None = None,
-    splits: Count | None = None,
-    tried: Count = 20,
-    nulls: Count = 5,
+    samples: Positive | None = None,
+    splits: Positive | None = None,
+    tried: Positive = 20,
+    nulls: Positive = 5,
     generator: torch.Generator | None = None,
     max_memory: int | None = None,
     progress: bool = True,
@@ -289,10 +283,6 @@ def stability_of(
     others = [] if callable(method) else others
     samples = (200 if search.by_gradients else 10) if samples is None else samples
     splits = (20 if search.by_gradients else 5) if splits is None else splits
-    if min(samples, splits, tried, nulls) < 1:
-        raise BadInput(
-            f"samples, splits, tried and nulls must be at least 1, got {samples}, {splits}, {tried}, {nulls}"
-        )
     with progress_bar(total=3 + len(others) + nulls, progress=progress, unit="search") as bar:
         scores = search.scores(ablation) if search.by_gradients else None
         (circuit,) = samples_of(search, ablation, scores, [search.every])
@@ -322,8 +312,6 @@ def _named(ablation: Ablation | SourceLike) -> str:
 
 
 def _check(method: Any, metric: Any, prompts: int, n_edges: int, total: int) -> None:
-    if isinstance(method, str) and method not in get_args(Method):
-        raise BadInput(f"method must be {', '.join(map(repr, get_args(Method)))} or a function, got {method!r}")
     if not isinstance(metric, Metric):
         raise BadInput(
             "stability needs a Metric, such as LogitDiff, which scores each prompt by an answer of its own, got "
@@ -331,8 +319,7 @@ def _check(method: Any, metric: Any, prompts: int, n_edges: int, total: int) -> 
         )
     if prompts < FEWEST:
         raise BadInput(f"stability over prompts needs at least {FEWEST} of them, got {prompts}")
-    if not 1 <= n_edges <= total:
-        raise BadInput(f"n_edges must be 1 to {total}, the number of edges, got {n_edges}")
+    refuse_outside("n_edges", n_edges, 1, total, "the number of edges")
 
 
 def _on_other_prompts(

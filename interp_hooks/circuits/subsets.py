@@ -20,7 +20,7 @@ from interp_hooks.circuits.graph import EdgeMask, as_matrix
 from interp_hooks.circuits.masked_edges import MaskedEdges
 from interp_hooks.circuits.setting import Ablation, Positions, setting, stacked
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import checked
+from interp_hooks.errors.arguments import Positive, checked
 from interp_hooks.experiments.results.record import experiment, on_data
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.interventions.readout import MetricLike, metric_name
@@ -29,15 +29,13 @@ from interp_hooks.model.transformer import HookedTransformer
 
 
 @checked
-def random_subsets(circuit: Circuit, count: int, generator: torch.Generator | None = None) -> dict[str, Circuit]:
+def random_subsets(circuit: Circuit, count: Positive, generator: torch.Generator | None = None) -> dict[str, Circuit]:
     """Random sets of the circuit's edges, by name ("random 0", ...). Each edge is in a set with probability 1/2.
 
     Raises:
         BadInput: an empty circuit, or no count.
     """
     _refuse_empty(circuit)
-    if count < 1:
-        raise BadInput(f"count must be at least 1, got {count}")
     device = generator.device if generator else None
     drawn = torch.rand(count, len(circuit), generator=generator, device=device).cpu() < 0.5
     return {f"random {i}": circuit.where(as_matrix(row, circuit.kept)) for i, row in enumerate(drawn)}

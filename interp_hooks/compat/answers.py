@@ -9,13 +9,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import checked
-from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.hooks.modes import study
 from interp_hooks.model.transformer import HookedTransformer
 
 
-@no_gradients
-@checked
+@study
 def answer_ranks(
     prompt: str,
     answer: str | Sequence[str],

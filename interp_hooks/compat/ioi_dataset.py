@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from interp_hooks.errors import BadInput, TokenError
 from interp_hooks.errors.arguments import Count, checked
-from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.hooks.modes import study
 from interp_hooks.interventions.engine import evaluate
 from interp_hooks.interventions.metrics import LogitDiff
 from interp_hooks.interventions.runs import Run
@@ -131,8 +131,7 @@ class IOIDataset(Dataset):
         return {"PLACE": list(PLACES), "OBJECT": list(OBJECTS)}
 
 
-@no_gradients
-@checked
+@study
 def ioi_eval(
     model: HookedTransformer,
     dataset: IOIDataset | Sequence[Mapping[str, Tensor]] | None = None,

@@ -7,15 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from interp_hooks.errors import BadInput, TokenError, nearest
-from interp_hooks.errors.arguments import checked
-from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.hooks.modes import study
 from interp_hooks.model.transformer import HookedTransformer
 
 LETTERS = "ABCD"
 
 
-@no_gradients
-@checked
+@study
 def mmlu_eval(
     model: HookedTransformer,
     tokenizer: Any = None,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -20,9 +20,10 @@ from torch import Tensor
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked
 from interp_hooks.experiments.patching import labels_of
-from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.hooks.modes import study
 from interp_hooks.hooks.names import get_act_name
 from interp_hooks.hooks.root_module import HookPoint
+from interp_hooks.hooks.tables import pd
 from interp_hooks.interventions.engine import evaluate
 from interp_hooks.interventions.runs import Intervention, Run
 from interp_hooks.interventions.sites import at
@@ -30,9 +31,6 @@ from interp_hooks.model.cache.activation_cache import ActivationCache
 from interp_hooks.model.progress import progress_bar
 from interp_hooks.model.stream import Stream
 from interp_hooks.model.transformer import HookedTransformer
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 PatchingMetric = Callable[[Float[Tensor, "batch pos d_vocab"]], Tensor]
 
@@ -209,8 +207,7 @@ PatchSetter = Callable[[Tensor, Sequence[int], Tensor], Tensor]
 """(corrupted activation, index of the cell, clean activation) -> the activation to go on with."""
 
 
-@no_gradients
-@checked
+@study
 def generic_activation_patch(
     model: HookedTransformer,
     corrupted_tokens: Int[Tensor, "batch pos"],
@@ -269,8 +266,6 @@ def _sizes(model: HookedTransformer, activation: str, tokens: Tensor, axes: Sequ
 @checked
 def make_df_from_ranges(column_max_ranges: Sequence[int], column_names: Sequence[str]) -> pd.DataFrame:
     """A table with a row for every combination of indices; `column_max_ranges` are the sizes of the columns."""
-    import pandas as pd
-
     return pd.DataFrame(list(itertools.product(*map(range, column_max_ranges))), columns=list(column_names))
 
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
+from typing import Any, Generic, Literal, TypeVar, cast
 
 import einops
 import torch
@@ -20,11 +20,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from interp_hooks.errors import BadInput
+from interp_hooks.hooks.tables import pd
 from interp_hooks.model.components import mlp
 from interp_hooks.model.sampling import Sampling, token_counts
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 M = TypeVar("M", bound=nn.Module)
 USE_DEFAULT_VALUE = None
@@ -175,8 +173,6 @@ def logits_to_df(logits: Float[Tensor, " d_vocab"], tokenizer: Any = None, top_k
     Raises:
         BadInput: logits of several positions.
     """
-    import pandas as pd
-
     if logits.ndim != 1:
         raise BadInput(f"logits must be [d_vocab], those of one position, got {list(logits.shape)}")
     log_probs = logits.detach().float().log_softmax(-1)

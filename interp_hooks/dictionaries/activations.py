@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import told
+from interp_hooks.errors.arguments import refuse_outside, told
 from interp_hooks.experiments.results.archive import Recordable
 
 
@@ -76,8 +76,7 @@ class TopK(Activation):
         return replace(self, k=min(self.k, n), rank_by=None if self.rank_by is None else self.rank_by[:n])
 
     def check(self, n_features: int) -> None:
-        if not 1 <= self.k <= n_features:
-            raise BadInput(f"k must be 1..{n_features}, the number of features, got {self.k}")
+        refuse_outside("k", self.k, 1, n_features, "the number of features")
         _check_sizes(n_features, rank_by=self.rank_by)
 
 

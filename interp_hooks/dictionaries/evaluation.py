@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -31,7 +31,7 @@ from interp_hooks.dictionaries.single import SAE, Transcoder
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import Count, Seed, checked
 from interp_hooks.experiments.results.result import Result
-from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.hooks.modes import study
 from interp_hooks.hooks.points import HookPoint
 from interp_hooks.model.transformer import HookedTransformer
 
@@ -52,8 +52,7 @@ class DictionaryMetrics(Result):
     densities: Mapping[str, Float[Tensor, "*layer feature"]] = field(default_factory=dict, repr=False)
 
 
-@no_gradients
-@checked
+@study
 def dictionary_metrics(
     model: HookedTransformer,
     dictionaries: Dictionary | Mapping[str, Dictionary],
@@ -87,8 +86,6 @@ def dictionary_metrics(
     named = {"dictionary": dictionaries} if isinstance(dictionaries, Dictionary) else dict(dictionaries)
     if not named:
         raise BadInput("dictionaries must be a dictionary, or several by name; got none")
-    if ablation not in get_args(Ablation):
-        raise BadInput(f"ablation must be 'zero' or 'mean', got {ablation!r}")
     for one in named.values():
         one.refuse_unfit(model)
     named = {name: one.to(model.device) for name, one in named.items()}

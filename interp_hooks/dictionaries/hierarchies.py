@@ -24,10 +24,10 @@ from torch import Tensor
 from interp_hooks.dictionaries.planted import recovery
 from interp_hooks.dictionaries.single import SAE
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import Count, Seed, checked
+from interp_hooks.errors.arguments import Count, Seed
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.ground_truth.activations import DrawnActivations, PlantedFeatures
-from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.hooks.modes import study
 
 COSINE = 0.025  # with the parent's direction, from which on a latent may absorb (Chanin et al. 2024)
 MEASURES = ("l0", "explained_variance", "mcc", "recall", "recall_with_child", "absorbed", "fraction", "hedging")
@@ -82,8 +82,7 @@ class Hedging:
         return float((squares[:, lacking].sum(1) / squares.sum(1)).mean())
 
 
-@no_gradients
-@checked
+@study
 def absorption(dictionary: SAE, planted: PlantedFeatures, n_tokens: Count = 20_000, seed: Seed = 0) -> Absorption:
     """How far the latents of children stand in for those of their parents, on tokens that are drawn.
 
@@ -133,8 +132,7 @@ def _absorption(dictionary: SAE, planted: PlantedFeatures, drawn: DrawnActivatio
     return Absorption(pairs=pairs, recall=recall, recall_with_child=with_child, absorbed=absorbed, fraction=fraction)
 
 
-@no_gradients
-@checked
+@study
 def hedging(dictionary: SAE, planted: PlantedFeatures) -> Hedging:
     """What latents write beside the features that they stand for: a narrow dictionary mixes what is correlated.
 
@@ -162,8 +160,7 @@ def hedging(dictionary: SAE, planted: PlantedFeatures) -> Hedging:
     return Hedging(latents=match.latents, true=match.true, coefficients=coefficients)
 
 
-@no_gradients
-@checked
+@study
 def planted_metrics(
     dictionaries: SAE | Mapping[str, SAE], planted: PlantedFeatures, n_tokens: Count = 20_000, seed: Seed = 0
 ) -> Result:

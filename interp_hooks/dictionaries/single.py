@@ -20,7 +20,7 @@ from interp_hooks.dictionaries.activations import Activation, ReLU
 from interp_hooks.dictionaries.base import Dictionary, full_name, refuse_unlike
 from interp_hooks.dictionaries.splicing import Part
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import checked, told_shape
+from interp_hooks.errors.arguments import checked, refuse_outside, told_shape
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -150,8 +150,7 @@ class SingleSite(Dictionary):
         Raises:
             BadInput: fewer than one feature, or more than there are.
         """
-        if not 1 <= n <= self.n_features:
-            raise BadInput(f"n must be 1..{self.n_features}, the number of features, got {n}")
+        refuse_outside("n", n, 1, self.n_features, "the number of features")
         return replace(
             self,
             W_enc=self.W_enc[:, :n],

@@ -32,7 +32,7 @@ from interp_hooks.dictionaries.ranks import Ranks
 from interp_hooks.dictionaries.recipe import Recipe
 from interp_hooks.dictionaries.trainable import Trainable
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import Count, Seed, checked, told_shape
+from interp_hooks.errors.arguments import Count, Positive, Seed, checked, refuse_outside, told_shape
 from interp_hooks.hooks.modes import with_gradients
 from interp_hooks.model.folder_lock import LOCK, locked
 from interp_hooks.model.identity import Identity
@@ -52,7 +52,7 @@ def train_dictionaries(
     corpus: Corpus,
     recipes: Recipe | Mapping[str, Recipe],
     *,
-    steps: Count,
+    steps: Positive,
     tokens_per_step: Count = 2048,
     buffer: Count | None = None,
     length: Count | None = None,
@@ -62,7 +62,7 @@ def train_dictionaries(
     seed: Seed = 0,
     evaluate_on: Corpus | None = None,
     save_to: str | Path | None = None,
-    save_every: Count = 100,
+    save_every: Positive = 100,
     ranks: Ranks | None = None,
     progress: bool = True,
 ) -> dict[str, Dictionary]:
@@ -97,15 +97,9 @@ def train_dictionaries(
         for hook in (*recipe.reads, *recipe.writes):
             width_of(model.points(hook)[0], recipe.head)
     together = ranks or Ranks()
-    for what, number, least in (
-        ("steps", steps, 1),
-        ("tokens_per_step", tokens_per_step, 2 * together.count),
-        ("save_every", save_every, 1),
-    ):
-        if number < least:
-            raise BadInput(f"{what} must be at least {least}, got {number}")
-    if tokens_per_step % together.count:
-        raise BadInput(f"tokens_per_step must be a multiple of {together.count}, the ranks, got {tokens_per_step}")
+    if tokens_per_step < 2 * together.count or tokens_per_step % together.count:
+        several = f"2 tokens or more for each of {together.count} ranks, as many for all"
+        raise BadInput(f"tokens_per_step must be {several}, got {tokens_per_step}")
     size = 32 * tokens_per_step if buffer is None else buffer
     if size < 2 * tokens_per_step:
         raise BadInput(f"buffer must hold 2 steps' tokens at least, {2 * tokens_per_step}, got {size}")
@@ -145,7 +139,7 @@ def train_on_activations(
     recipe: Recipe,
     *,
     y: Float[Tensor, "token *site d_out"] | None = None,
-    steps: Count,
+    steps: Positive,
     tokens_per_step: Count = 2048,
     seed: Seed = 0,
     progress: bool = True,
@@ -176,10 +170,7 @@ def train_on_activations(
             f"different sites between if the recipe has them; got x {told_shape(x)} and "
             f"y {None if y is None else told_shape(y)} for {recipe}"
         )
-    if steps < 1:
-        raise BadInput(f"steps must be at least 1, got {steps}")
-    if not 2 <= tokens_per_step <= len(x):
-        raise BadInput(f"tokens_per_step must be 2..{len(x)}, the number of activations, got {tokens_per_step}")
+    refuse_outside("tokens_per_step", tokens_per_step, 2, len(x), "the number of activations")
     values: dict[tuple[str, int | None], Tensor] = {}
     for hooks, one in listed:
         each = one.unbind(1) if recipe.sites else [one]

@@ -6,9 +6,10 @@
     patch(model, ..., window="3")      BadInput: window must be an int, got '3'
 
 Only the kind of a value is checked: tensors by dtype and number of axes, lists and mappings by what they hold. Values
-that can stand in for a kind are accepted: a numpy integer for an int, a range or an array for a list. Whether a value
-is in range, or a word is known, is checked by the function itself, unless the annotation says it: a `Count` of samples
-or steps is an int of at most a million, so that an absurd one is refused before anything is computed.
+that can stand in for a kind are accepted: a numpy integer for an int, a range or an array for a list. A word is one of
+those that a `Literal` lists. Whether a number is in range is checked by the function itself, unless the annotation says
+it: a `Count` of samples or steps is an int of at most a million, so that an absurd one is refused before anything is
+computed, and `Positive` is one of which there must be at least 1.
 """
 
 from __future__ import annotations
@@ -68,6 +69,8 @@ class Elsewhere:
 
 Count = Annotated[int, Within(most=1_000_000)]
 """How many of something are drawn or computed one after the other. How few there may be, the function itself says."""
+Positive = Annotated[int, Within(least=1, most=1_000_000)]
+"""The same, where there must be at least one."""
 Seed = Annotated[int, Within(least=-(2**63), most=2**63 - 1)]
 """What random numbers begin with."""
 Device = Annotated[torch.device | str, Elsewhere()]
@@ -83,6 +86,12 @@ WORDS: dict[Any, str] = {
     NoneType: "None",
     Any: "anything",
 }
+
+
+def refuse_outside(name: str, value: float, least: float, most: float, what: str = "") -> None:
+    """Raises BadInput unless a number is in a range, both ends included; `what` says what its most is."""
+    if not least <= value <= most:
+        raise BadInput(f"{name} must be {least}..{most}{what and ', '}{what}, got {value}")
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
@@ -177,7 +186,15 @@ def check_arguments(function: Callable[..., Any], arguments: Mapping[str, Any]) 
     kinds = _kinds(inspect.unwrap(function))
     for name, value in arguments.items():
         if name in kinds and not fits(value, kinds[name]):
-            raise BadInput(f"{name} must be {described(kinds[name])}, got {told(value)}")
+            close = nearest(value, _choices(kinds[name])) if isinstance(value, str) else ""
+            raise BadInput(f"{name} must be {described(kinds[name])}, got {told(value)}{close and '.' + close}")
+
+
+def _choices(kind: Any) -> list[str]:
+    """The words that an annotation lists, in a `Literal` or several."""
+    if get_origin(kind) is Literal:
+        return [part for part in get_args(kind) if isinstance(part, str)]
+    return [word for part in get_args(kind) for word in _choices(part)]
 
 
 @functools.cache
@@ -205,7 +222,7 @@ def fits(value: Any, kind: Any) -> bool:
     if origin is Annotated:
         return Elsewhere() in parts or (fits(value, parts[0]) and all(value in one for one in parts[1:]))
     if origin is Literal:
-        return any(type(value) is type(part) for part in parts)
+        return any(type(value) is type(part) and value == part for part in parts)
     if kind in KINDS:
         return KINDS[kind](value)
     if origin in CONTAINERS:

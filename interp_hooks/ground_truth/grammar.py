@@ -11,8 +11,7 @@ from typing import Any
 
 import torch
 
-from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import checked
+from interp_hooks.errors.arguments import checked, refuse_outside
 from interp_hooks.ground_truth.handmade import SHARPNESS, blank
 from interp_hooks.ground_truth.system import BOS, GroundTruth, edges, task_at_the_end
 from interp_hooks.interventions.sites import at
@@ -37,8 +36,7 @@ def number_agreement(n_nouns: int = 4) -> GroundTruth:
     Raises:
         BadInput: fewer than two nouns, or more than there are.
     """
-    if not 2 <= n_nouns <= len(NOUNS):
-        raise BadInput(f"n_nouns must be 2..{len(NOUNS)}, got {n_nouns}")
+    refuse_outside("n_nouns", n_nouns, 2, len(NOUNS))
     nouns = NOUNS[:n_nouns]
     words = (BOS, "the", "near", *nouns, *(f"{noun}s" for noun in nouns), "is", "are")
     model = blank(

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import Count, checked, told_shape
+from interp_hooks.errors.arguments import Positive, checked, told_shape
 
 BATCH, MEASURED_ON = 1024, 65_536
 LEARNING_RATE = 0.01
@@ -73,12 +73,12 @@ class Superposition:
 
 @checked
 def superposition(
-    n_features: int,
-    n_hidden: int,
+    n_features: Positive,
+    n_hidden: Positive,
     *,
     probability: float | Sequence[float],
     importance: Sequence[float] | Tensor | None = None,
-    steps: Count = 2000,
+    steps: Positive = 2000,
     seed: int = 0,
 ) -> Superposition:
     """Train x -> ReLU(W^T W x + b) on sparse inputs: the toy models of superposition of Elhage et al. 2022.
@@ -92,9 +92,6 @@ def superposition(
         BadInput: sizes or steps below 1, probabilities outside 0..1, or importances that are negative, infinite or too
             many.
     """
-    for name, value in (("n_features", n_features), ("n_hidden", n_hidden), ("steps", steps)):
-        if value < 1:
-            raise BadInput(f"{name} must be at least 1, got {value}")
     probabilities = torch.as_tensor(probability, dtype=torch.float32).reshape(-1)
     if not len(probabilities) or not ((probabilities > 0) & (probabilities <= 1)).all():
         raise BadInput(f"expected probabilities above 0 and up to 1, got {probability}")

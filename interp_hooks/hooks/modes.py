@@ -1,6 +1,7 @@
 """Switches of the thread that are turned for one call, and are as before after it however the call ends.
 
     no_gradients, with_gradients    gradients off, or on
+    study                           gradients off in a function that users call, whose arguments are checked
     keeps_gradient_mode             on or off after the call as before it, whatever is done within it
     with_constant_weights           gradients on, of anything but weights
 
@@ -19,6 +20,8 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode, _push_mode
 
+from interp_hooks.errors.arguments import checked
+
 P = ParamSpec("P")
 R = TypeVar("R")
 S = TypeVar("S")
@@ -27,6 +30,11 @@ S = TypeVar("S")
 def no_gradients(function: Callable[P, R]) -> Callable[P, R]:
     """A function that is computed without gradients."""
     return _switched(function, torch.is_grad_enabled, torch.set_grad_enabled, lambda before: False)
+
+
+def study(function: Callable[P, R]) -> Callable[P, R]:
+    """A function that users call to look at a model: arguments are checked, and there are no gradients."""
+    return no_gradients(checked(function))
 
 
 def with_gradients(function: Callable[P, R]) -> Callable[P, R]:

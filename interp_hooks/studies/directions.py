@@ -13,22 +13,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import Count, checked
+from interp_hooks.errors.arguments import Count, refuse_outside
 from interp_hooks.experiments.results.shown import Shown
-from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.hooks.modes import study
+from interp_hooks.hooks.tables import pd
 from interp_hooks.model.cache.frozen_norm import FrozenNorm, centred
 from interp_hooks.model.token_text import names_of
 from interp_hooks.model.transformer import HookedTransformer
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Through = Literal["unembed", "embed"]
 EmbeddingKind = Literal["embed", "mlp0", "stream"]
@@ -53,8 +51,6 @@ class DirectionTokens(Shown):
 
     def table(self) -> pd.DataFrame:
         """A row for each direction and rank."""
-        import pandas as pd
-
         rows = [
             dict(direction=direction, rank=rank, top=up, top_value=high, bottom=down, bottom_value=low)
             for direction in range(len(self.top))
@@ -70,12 +66,8 @@ class DirectionTokens(Shown):
         ]
         return pd.DataFrame(rows)
 
-    def __repr__(self) -> str:
-        return self.table().to_string(index=False, max_rows=20)
 
-
-@no_gradients
-@checked
+@study
 def tokens_of(
     model: HookedTransformer,
     direction: Float[Tensor, "*n d_model"],
@@ -96,14 +88,11 @@ def tokens_of(
     >>> tokens_of(model, model.blocks[2].attn.W_O[0, 0], k=3).table().columns.tolist()
     ['direction', 'rank', 'top', 'top_value', 'bottom', 'bottom_value']
     """
-    if through not in get_args(Through):
-        raise BadInput(f"through must be 'unembed' or 'embed', got {through!r}")
     rows = direction.reshape(-1, direction.shape[-1]) if direction.ndim else direction
     if direction.ndim not in (1, 2) or rows.shape[1] != model.cfg.d_model or not len(rows):
         raise BadInput(f"direction must be [d_model={model.cfg.d_model}] or [n, d_model], got {list(direction.shape)}")
     onto = unembedding(model) if through == "unembed" else centred(token_vectors(model, kind=embedding).T)
-    if not 1 <= k <= onto.shape[1]:
-        raise BadInput(f"k must be 1..{onto.shape[1]}, the size of the vocabulary, got {k}")
+    refuse_outside("k", k, 1, onto.shape[1], "the size of the vocabulary")
     ends: list[tuple[Tensor, ...]] = []
     for part in rows.to(onto).split(max(1, CHUNK // onto.shape[1])):
         values = part @ onto
@@ -145,8 +134,6 @@ def token_vectors(
     Raises:
         BadInput: another kind.
     """
-    if kind not in get_args(EmbeddingKind):
-        raise BadInput(f"embedding must be 'embed', 'mlp0' or 'stream', got {kind!r}")
     ids = torch.arange(model.cfg.d_vocab) if ids is None else ids
     vectors: list[Tensor] = []
     block: Any = model.blocks[0]

@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -41,8 +41,9 @@ from interp_hooks.errors.arguments import Count, checked
 from interp_hooks.experiments.patching import labels_of
 from interp_hooks.experiments.results.kept import Kept
 from interp_hooks.experiments.steering import Positions, steer
-from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.hooks.modes import study
 from interp_hooks.hooks.names import get_act_name
+from interp_hooks.hooks.tables import pd
 from interp_hooks.interventions.readout import LAST
 from interp_hooks.interventions.runs import Intervention, PromptsLike
 from interp_hooks.interventions.sites import Site, at
@@ -52,15 +53,11 @@ from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.studies.covariances import JointMoments
 from interp_hooks.studies.labelled import Labelled, LabelsLike
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 Method = Literal["leace", "projection"]
 TOLERANCE = 1e-8  # the correlation with the labels, as a part of their spread, below which a direction is rounding
 
 
-@no_gradients
-@checked
+@study
 def leace(moments: JointMoments, *, method: Method = "leace", shrinkage: float = 0.0) -> Eraser:
     """The eraser of the labels of some moments; its rank is at most the number of labels, of k classes k - 1.
 
@@ -77,8 +74,8 @@ def leace(moments: JointMoments, *, method: Method = "leace", shrinkage: float =
     >>> bool(JointMoments.of(eraser(x.double()), z).cross.abs().max() < 1e-12), eraser.rank
     (True, 1)
     """
-    if method not in get_args(Method) or not 0 <= shrinkage <= 1:
-        raise BadInput(f"expected 'leace' or 'projection', and a shrinkage of 0..1, got {method!r} and {shrinkage}")
+    if not 0 <= shrinkage <= 1:
+        raise BadInput(f"shrinkage must be in 0..1, got {shrinkage}")
     width = len(moments.mean)
     whiten = unwhiten = torch.eye(width, dtype=torch.float64, device=moments.mean.device)
     if method == "leace":
@@ -163,8 +160,6 @@ class Erasure(Pointwise, Kept):
 
     def table(self) -> pd.DataFrame:
         """A row for each hook: the rank of its eraser, and what was `explained`, `changed` and `left`."""
-        import pandas as pd
-
         columns: dict[str, Any] = dict(hook=list(self.erasers), rank=[one.rank for one in self.erasers.values()])
         return pd.DataFrame(columns | dict(explained=self.explained, changed=self.changed, left=self.left))
 
@@ -197,8 +192,7 @@ def _numbers(moments: JointMoments, eraser: Eraser) -> tuple[float, float, float
     return float(explained), float(changed), float(left)
 
 
-@no_gradients
-@checked
+@study
 def erase_concept(
     model: HookedTransformer,
     prompts: PromptsLike,
@@ -241,8 +235,7 @@ def erase_concept(
     return _erasure(found, chosen)
 
 
-@no_gradients
-@checked
+@study
 def erase_concept_of_corpus(
     model: HookedTransformer,
     corpus: Corpus,

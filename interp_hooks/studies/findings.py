@@ -12,14 +12,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked, told
+from interp_hooks.hooks.tables import pd
 from interp_hooks.model.transformer import HookedTransformer
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 PART = re.compile(r"L(\d+)([HN])(\d+)")
 KINDS: dict[str, Literal["head", "neuron"]] = {"H": "head", "N": "neuron"}
@@ -90,7 +88,5 @@ def check_findings(model: HookedTransformer, findings: Sequence[Finding]) -> pd.
     >>> check_findings(model, [finding])["holds"].tolist()
     [True]
     """
-    import pandas as pd
-
     rows = [(one.part, one.claim, one.evidence, one.command, one.holds(model)) for one in findings]
     return pd.DataFrame(rows, columns=["part", "claim", "evidence", "check", "holds"])

@@ -15,13 +15,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import checked, fits, told
+from interp_hooks.errors.arguments import Positive, checked, fits, told
 
 SAME = 1e-12  # numbers that differ by less than this part of them are the same but for rounding
 
 
 @checked
-def fourier_basis(p: int) -> Float[Tensor, "wave residue"]:
+def fourier_basis(p: Positive) -> Float[Tensor, "wave residue"]:
     """Orthonormal waves over 0..p-1, one a row, in float64: the constant, cos 1, sin 1, cos 2, sin 2, ...
 
     An even p ends with cos p/2, whose sine is 0 everywhere and is left out.
@@ -29,8 +29,6 @@ def fourier_basis(p: int) -> Float[Tensor, "wave residue"]:
     Raises:
         BadInput: p below 1.
     """
-    if p < 1:
-        raise BadInput(f"p must be at least 1, got {p}")
     residues = torch.arange(p)
     angles = 2 * torch.pi / p * (torch.arange(1, p // 2 + 1)[:, None] * residues % p).double()
     waves = torch.stack((angles.cos(), angles.sin()), dim=1).flatten(0, 1)[: p - 1]

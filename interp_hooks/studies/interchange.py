@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -34,8 +34,9 @@ from interp_hooks.errors.arguments import Count, about, checked
 from interp_hooks.experiments.patching import paired_runs
 from interp_hooks.experiments.results.kept import Kept
 from interp_hooks.experiments.results.result import Result
-from interp_hooks.hooks.modes import no_gradients, with_constant_weights
+from interp_hooks.hooks.modes import study, with_constant_weights
 from interp_hooks.hooks.points import HookPoint
+from interp_hooks.hooks.tables import pd
 from interp_hooks.interventions.engine import evaluate
 from interp_hooks.interventions.metrics import Accuracy
 from interp_hooks.interventions.prompts import record_parts, run_of
@@ -47,9 +48,6 @@ from interp_hooks.interventions.vectors import VectorPlace, vector_place
 from interp_hooks.model.progress import progress_bar
 from interp_hooks.model.stream import Stream
 from interp_hooks.model.transformer import HookedTransformer
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Answers = Sequence[Any] | Tensor
 DRAWS = 5  # random subspaces that are averaged
@@ -65,6 +63,8 @@ class Interchange(Kept):
     are what `patch_along`, `ablate_directions`, `Intervention(along=)` and `steer` take. `losses` [step] are those of
     the search, in nats.
     """
+
+    _printed = None
 
     hook: str
     directions: Float[Tensor, "rank width"]
@@ -88,8 +88,6 @@ class Interchange(Kept):
     def table(self) -> pd.DataFrame:
         """A row for each control: the share that is right of pairs not trained on: of all, and where the answer changes
         and stays; and of those trained on, if there are any."""
-        import pandas as pd
-
         test = ~self.trained
         chosen = {"accuracy": test, "changes": test & self.changes, "stays": test & ~self.changes}
         if bool(self.trained.any()):
@@ -101,9 +99,6 @@ class Interchange(Kept):
         test = ~self.trained
         pairs = f"{int(test.sum())} pairs, of which {int((test & self.changes).sum())} change"
         return [f"{len(self.directions)} directions at {self.hook}; {pairs}"]
-
-    def __repr__(self) -> str:
-        return f"{self.table().to_string(index=False)}\n{self._words()[0]}"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -208,8 +203,7 @@ class _Placebo(Source):
         return here.value + change.norm(dim=-1, keepdim=True) * noise
 
 
-@no_gradients
-@checked
+@study
 def interchange_accuracy(
     model: HookedTransformer,
     base: PromptsLike,

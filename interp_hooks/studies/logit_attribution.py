@@ -88,8 +88,6 @@ def direct_logit_attribution(
         BadInput: an unknown unit, a position outside the prompts, answers that do not fit them, neither prompts nor a
             cache, or a cache without what is read.
     """
-    if unit not in READ:
-        raise BadInput(f"unit must be 'component', 'layer', 'head' or 'neuron', got {unit!r}")
     if answer_tokens is None and isinstance(input, TaskLike):
         task: Any = input
         answer_tokens, incorrect_tokens = task.answer, task.wrong

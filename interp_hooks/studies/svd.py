@@ -6,15 +6,15 @@ w_in    what the neurons of a layer read        (Millidge and Black 2022, "The s
 """
 
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import Count, checked
-from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.errors.arguments import Count
+from interp_hooks.hooks.modes import study
 from interp_hooks.model.components.mlp import MLP, GatedMLP
 from interp_hooks.model.config import HookedTransformerConfig
 from interp_hooks.model.transformer import HookedTransformer
@@ -33,8 +33,7 @@ class SVDInterpreter:
     def cfg(self) -> HookedTransformerConfig:
         return self.model.cfg
 
-    @no_gradients
-    @checked
+    @study
     def get_singular_vectors(
         self, vector_type: VectorType, layer_index: int, num_vectors: int = 10, head_index: int | None = None
     ) -> Float[Tensor, "d_vocab 1 num_vectors"]:
@@ -50,8 +49,7 @@ class SVDInterpreter:
         unembedding = self.model.W_U.to(vectors.dtype).T * self.cfg.logits_scale
         return (unembedding @ vectors)[:, None]
 
-    @no_gradients
-    @checked
+    @study
     def tokens(
         self,
         vector_type: VectorType,
@@ -74,8 +72,6 @@ class SVDInterpreter:
         self, vector_type: str, layer_index: int, num_vectors: int, head_index: int | None
     ) -> Float[Tensor, "d_model num_vectors"]:
         """The first singular vectors that lie in the stream."""
-        if vector_type not in get_args(VectorType):
-            raise BadInput(f"vector_type must be 'OV', 'w_in' or 'w_out', got {vector_type!r}")
         self._check("layer_index", layer_index, self.cfg.n_layers)
         if vector_type == "OV":
             if head_index is None:

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import torch
 
-from interp_hooks.errors import BadInput, TokenError
+from interp_hooks.errors import TokenError
 from interp_hooks.experiments.task import Task, comparison, position_labels
 from interp_hooks.interventions.metrics import LogitDiff
 from interp_hooks.model.transformer import HookedTransformer
@@ -108,8 +108,6 @@ def task_in_words(
         BadInput: fewer than one asked for.
         TokenError: too few can be used.
     """
-    if n < 1:
-        raise BadInput(f"n must be at least 1, got {n}")
     ids_of, usual = tokenizing(model), None
     if same_length:
         first = list(islice(drawn, 4 * n))

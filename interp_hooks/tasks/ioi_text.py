@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 from interp_hooks.errors import BadInput, TokenError
-from interp_hooks.errors.arguments import Count, Seed, checked
+from interp_hooks.errors.arguments import Positive, Seed, checked
 from interp_hooks.experiments.task import Task
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.tasks.in_words import Candidate, task_in_words, tokenizing
@@ -75,7 +75,7 @@ def ioi_prompt(
 @checked
 def ioi(
     model: HookedTransformer,
-    n: Count = 32,
+    n: Positive = 32,
     *,
     corruption: IOICorruption = "S2->IO",
     templates: Sequence[int] | None = None,
@@ -92,8 +92,6 @@ def ioi(
         BadInput: an unknown corruption or template, or fewer than five names.
         TokenError: too few prompts fit the tokenizer.
     """
-    if corruption not in get_args(IOICorruption):
-        raise BadInput(f"corruption must be one of {', '.join(get_args(IOICorruption))}, got {corruption!r}")
     chosen = list(range(len(IOI_TEMPLATES)) if templates is None else templates)
     _check_templates(chosen)
     people = sorted(set(names))
@@ -122,7 +120,7 @@ def _of_ioi(rng: random.Random, corruption: str, templates: list[int], names: li
 
 
 @checked
-def ioi_pairs(model: HookedTransformer, n: Count = 32, *, seed: Seed = 0, template: int = 0) -> Task:
+def ioi_pairs(model: HookedTransformer, n: Positive = 32, *, seed: Seed = 0, template: int = 0) -> Task:
     """`n` IOI prompts of one template, all of the same number of tokens for this model's tokenizer.
 
     The corrupt prompt has the other name at the second mention, so that the clean prompt's wrong answer is right there.

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import Count, Seed, checked
+from interp_hooks.errors.arguments import Count, Positive, Seed, checked, refuse_outside
 from interp_hooks.experiments.task import Task, comparison
 from interp_hooks.interventions.metrics import LogitDiff
 
@@ -51,7 +51,7 @@ def _read_at_the_end(
 
 
 @checked
-def induction(n: Count, d_vocab: Count, *, length: Count = 10, bos: int | None = 0, seed: Seed = 0) -> Task:
+def induction(n: Positive, d_vocab: Count, *, length: Count = 10, bos: int | None = 0, seed: Seed = 0) -> Task:
     """Random tokens, then some of them again (Elhage et al. 2021): what followed a token before follows it again.
 
     `length` different tokens are followed by a repetition, which ends at a random one of them (never the last): the
@@ -63,7 +63,6 @@ def induction(n: Count, d_vocab: Count, *, length: Count = 10, bos: int | None =
     Raises:
         BadInput: a vocabulary that is too small for `length` different tokens and one more.
     """
-    _at_least("n", n, 1)
     _at_least("length", length, 2)
     _at_least("d_vocab", d_vocab, length + 1 + (bos is not None))
     generator = _generator(seed)
@@ -85,7 +84,7 @@ def induction(n: Count, d_vocab: Count, *, length: Count = 10, bos: int | None =
 
 
 @checked
-def key_value_recall(n: Count, n_keys: Count, n_values: Count, *, pairs: Count = 4, seed: Seed = 0) -> Task:
+def key_value_recall(n: Positive, n_keys: Count, n_values: Count, *, pairs: Count = 4, seed: Seed = 0) -> Task:
     """Keys, each followed by its value, then one of the keys again: the answer is its value.
 
     Tokens: 0 is BOS, keys are 1..n_keys, and the next `n_values` tokens are values. In a prompt all keys differ, and so
@@ -95,7 +94,6 @@ def key_value_recall(n: Count, n_keys: Count, n_values: Count, *, pairs: Count =
     Raises:
         BadInput: too few keys or values for as many pairs.
     """
-    _at_least("n", n, 1)
     _at_least("pairs", pairs, 2)
     _at_least("n_keys", n_keys, pairs)
     _at_least("n_values", n_values, pairs)
@@ -130,8 +128,7 @@ def modular_addition(p: Count, *, n: Count | None = None, seed: Seed = 0) -> Tas
     _at_least("p", p, 2)
     generator = _generator(seed)
     n = p * p if n is None else n
-    if not 1 <= n <= p * p:
-        raise BadInput(f"n must be 1 to {p * p}, got {n}")
+    refuse_outside("n", n, 1, p * p)
     sums = torch.arange(p * p) if n == p * p else torch.randperm(p * p, generator=generator)[:n]
     a, b = sums // p, sums % p
     other = (b + torch.randint(1, p, (n,), generator=generator)) % p
@@ -150,7 +147,7 @@ def modular_addition(p: Count, *, n: Count | None = None, seed: Seed = 0) -> Tas
 
 
 @checked
-def brackets(n: Count, *, length: Count = 20, near_misses: float = 0.5, seed: Seed = 0) -> Task:
+def brackets(n: Positive, *, length: Count = 20, near_misses: float = 0.5, seed: Seed = 0) -> Task:
     """Whether brackets are balanced: half of the clean prompts are, each paired with a prompt of the other kind.
 
     Every prompt is START, `length` brackets (an even number), END. The answer is read at START, position 0, and is one
@@ -162,7 +159,6 @@ def brackets(n: Count, *, length: Count = 20, near_misses: float = 0.5, seed: Se
     Raises:
         BadInput: an odd length, or a probability outside 0..1.
     """
-    _at_least("n", n, 1)
     _at_least("length", length, 2)
     if length % 2 or not 0 <= near_misses <= 1:
         raise BadInput(f"expected an even length and near_misses in 0..1, got {length} and {near_misses}")

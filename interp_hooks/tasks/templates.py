@@ -19,8 +19,8 @@ from dataclasses import replace
 
 import torch
 
-from interp_hooks.errors import BadInput, TokenError
-from interp_hooks.errors.arguments import Count, Seed, checked
+from interp_hooks.errors import TokenError
+from interp_hooks.errors.arguments import Count, Positive, Seed, checked, refuse_outside
 from interp_hooks.experiments.task import Task
 from interp_hooks.interventions.metrics import ProbDiff
 from interp_hooks.model.transformer import HookedTransformer
@@ -36,7 +36,7 @@ EVENTS = (
 
 
 @checked
-def greater_than(model: HookedTransformer, n: Count = 32, *, seed: Seed = 0) -> Task:
+def greater_than(model: HookedTransformer, n: Positive = 32, *, seed: Seed = 0) -> Task:
     """Greater-than (Hanna et al. 2023, arXiv 2305.00586): a period must end after the year it began in.
 
     The metric is the probability of all later two-digit endings less that of the others; the corrupt year ends in 01,
@@ -129,7 +129,7 @@ TAGS = (
 
 
 @checked
-def gendered_pronoun(model: HookedTransformer, n: Count = 32, *, seed: Seed = 0) -> Task:
+def gendered_pronoun(model: HookedTransformer, n: Positive = 32, *, seed: Seed = 0) -> Task:
     """A tag question about somebody whose name tells the pronoun; the corrupt name is of the other gender.
 
     Positions: "name", "end".
@@ -155,7 +155,7 @@ WORDS = (
 
 
 @checked
-def docstring(model: HookedTransformer, n: Count = 32, *, seed: Seed = 0) -> Task:
+def docstring(model: HookedTransformer, n: Positive = 32, *, seed: Seed = 0) -> Task:
     """The next argument in a Python docstring (Heimersheim and Janiak 2023): the third of three documented in order.
 
     Distractors are all other arguments; the metric is the margin over the best of them. In the corrupt prompt other
@@ -196,7 +196,7 @@ INITIALS = (
 
 
 @checked
-def acronyms(model: HookedTransformer, n: Count = 32, *, seed: Seed = 0) -> Task:
+def acronyms(model: HookedTransformer, n: Positive = 32, *, seed: Seed = 0) -> Task:
     """The third letter of an acronym of three capitalised words (García-Carrasco et al. 2024).
 
     The corrupt prompt has another third word. Positions: "W1", "W2", "W3", "end".
@@ -226,7 +226,7 @@ CAPITAL_TEMPLATES = (
 
 
 @checked
-def capitals(model: HookedTransformer, n: Count = 32, *, seed: Seed = 0) -> Task:
+def capitals(model: HookedTransformer, n: Positive = 32, *, seed: Seed = 0) -> Task:
     """The capital of a country; the corrupt prompt names another one.
 
     Positions: "country", which is the "subject" too, "relation" (the word capital), "end".
@@ -257,7 +257,7 @@ ANTONYMS = {
 @checked
 def in_context(
     model: HookedTransformer,
-    n: Count = 32,
+    n: Positive = 32,
     *,
     pairs: Mapping[str, str] | None = None,
     shots: Count = 5,
@@ -274,8 +274,7 @@ def in_context(
         TokenError: too few words are one token.
     """
     known = list((ANTONYMS if pairs is None else pairs).items())
-    if not 2 <= shots < len(known):
-        raise BadInput(f"shots must be 2..{len(known) - 1}, one less than there are pairs, got {shots}")
+    refuse_outside("shots", shots, 2, len(known) - 1, "one less than there are pairs")
 
     def drawn() -> Iterator[Candidate]:
         rng = random.Random(seed)
@@ -292,7 +291,7 @@ def in_context(
 
 
 @checked
-def repeated_words(model: HookedTransformer, n: Count = 32, *, length: Count = 8, seed: Seed = 0) -> Task:
+def repeated_words(model: HookedTransformer, n: Positive = 32, *, length: Count = 8, seed: Seed = 0) -> Task:
     """Induction in words: `length` different nouns, then the first of them again; the answer is the one that follows.
 
     In the corrupt prompt another noun stands in the answer's place. It is a wrong answer, and so are the other nouns of
@@ -304,8 +303,7 @@ def repeated_words(model: HookedTransformer, n: Count = 32, *, length: Count = 8
         TokenError: too few nouns are one token.
     """
     nouns = sorted({*OBJECTS, *PLACES})
-    if not 2 <= length < len(nouns):
-        raise BadInput(f"length must be 2..{len(nouns) - 1}, one less than there are nouns, got {length}")
+    refuse_outside("length", length, 2, len(nouns) - 1, "one less than there are nouns")
 
     def drawn() -> Iterator[Candidate]:
         rng = random.Random(seed)
@@ -329,7 +327,7 @@ NOUNS = ("key", "door", "book", "car", "tree", "dog", "picture", "boat", "flower
 
 
 @checked
-def subject_verb_agreement(model: HookedTransformer, n: Count = 32, *, seed: Seed = 0) -> Task:
+def subject_verb_agreement(model: HookedTransformer, n: Positive = 32, *, seed: Seed = 0) -> Task:
     """A verb that agrees with its subject across a noun of the other number; the corrupt subject has that number.
 
     Positions: "subject", "attractor", "end".

@@ -12,7 +12,7 @@ from torch import Tensor
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked
 from interp_hooks.views.adapting import FAINT
-from interp_hooks.views.style import SEQUENTIAL, axis_title, colour_bar, figure, gaps, plot_height, words_below
+from interp_hooks.views.style import SEQUENTIAL, axis_title, cells, figure, plot_height, words_below
 from interp_hooks.views.tokens import escaped, ticks, visible
 
 ACROSS = 3  # patterns side by side
@@ -66,21 +66,11 @@ def attention_pattern(
 
 def _map(pattern: Float[Tensor, "query key"], texts: Sequence[str]) -> go.Heatmap:
     z, names = pattern.tolist(), [escaped(f"{text} ({place})") for place, text in enumerate(texts)]
-    return go.Heatmap(
-        z=z,
-        x=list(range(len(texts))),
-        y=list(range(len(texts))),
-        zmin=0,
-        zmax=1,
-        colorscale=SEQUENTIAL,
-        colorbar=colour_bar("attention probability"),
-        hovertext=[
-            [f"{query} attends to {key}<br>with probability {cell:.4g}" for key, cell in zip(names, row, strict=True)]
-            for query, row in zip(names, z, strict=True)
-        ],
-        hoverinfo="text",
-        **gaps(len(texts), len(texts)),
-    )
+    hover = [
+        [f"{query} attends to {key}<br>with probability {cell:.4g}" for key, cell in zip(names, row, strict=True)]
+        for query, row in zip(names, z, strict=True)
+    ]
+    return cells(z, hover, "attention probability", zmin=0, zmax=1, colorscale=SEQUENTIAL)
 
 
 def _beside(drawn: go.Figure, maps: Sequence[go.Heatmap], heads: Sequence[str], across: int, down: int) -> go.Figure:

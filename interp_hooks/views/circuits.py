@@ -23,9 +23,9 @@ from interp_hooks.circuits.circuit import Circuit
 from interp_hooks.circuits.graph import Graph, Reader
 from interp_hooks.circuits.layout import ARROW, AT
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import checked
+from interp_hooks.errors.arguments import Positive, checked
 from interp_hooks.views.adapting import FAINT, INK, MUTED, NEGATIVE, PAPER, POSITIVE
-from interp_hooks.views.curves import CURVE, OPACITIES, WIDTHS, Point, bezier, one_trace, size_of
+from interp_hooks.views.curves import CURVE, OPACITIES, WIDTHS, Point, bezier, one_trace, size_of, told_at, upright
 from interp_hooks.views.style import figure
 from interp_hooks.views.tokens import escaped, ticks
 
@@ -57,7 +57,7 @@ Curve = tuple[Edge, list[Point]]  # an edge, and where it runs to one of the box
 
 
 @checked
-def circuit_figure(circuit: Circuit, *, top: int | None = None, title: str | None = None) -> go.Figure:
+def circuit_figure(circuit: Circuit, *, top: Positive | None = None, title: str | None = None) -> go.Figure:
     """A circuit as a figure: nodes in rows from "input" at the top to "logits" at the bottom, edges read downwards.
 
         >>> circuit = eap(model, clean, corrupt, metric)
@@ -73,8 +73,6 @@ def circuit_figure(circuit: Circuit, *, top: int | None = None, title: str | Non
         BadInput: no edges, a `top` below 1 or of a circuit without scores, more edges than can be told apart, or an
             infinite score.
     """
-    if top is not None and top < 1:
-        raise BadInput(f"top must be at least 1, got {top}")
     drawn = circuit if top is None else circuit.top(min(top, len(circuit)), absolute=True)
     if not len(drawn):
         raise BadInput("the circuit has no edges, so there is nothing to draw")
@@ -180,11 +178,9 @@ def _curves(edges: Sequence[Edge], places: Places) -> list[Curve]:
 
 def _curve(begin: Point, end: Point, middle: float) -> list[Point]:
     """A curve that leaves and enters upright, and bends away from the middle, around the boxes of layers between."""
-    down = end.y - begin.y
     outward = 1 if begin.x + end.x >= 2 * middle else -1
-    aside = outward * 0.55 * min(max(down - 1, 0.0), 3.0)
-    bends = Point(begin.x + aside, begin.y + down / 2.4), Point(end.x + aside, end.y - down / 2.4)
-    return bezier(begin, *bends, end)
+    aside = outward * 0.55 * min(max(end.y - begin.y - 1, 0.0), 3.0)
+    return upright(begin, end, aside)
 
 
 # ------------------------------------------------------------------------------------------------------- what is drawn
@@ -221,18 +217,9 @@ def _sagging(begin: Point, end: Point) -> list[Point]:
 
 def _hover(curves: Sequence[Curve]) -> go.Scatter:
     """Invisible points along the edges that tell, when hovered, which edge it is."""
-    points = [(points[CURVE * quarter // 4], edge) for edge, points in curves for quarter in (1, 2, 3)]
-    return go.Scatter(
-        x=[point.x for point, _ in points],
-        y=[point.y for point, _ in points],
-        mode="markers",
-        marker=dict(size=10, opacity=0),
-        hovertext=[
-            escaped(edge.name) + ("" if edge.score is None else f"<br>score {edge.score:.4g}") for _, edge in points
-        ],
-        hoverinfo="text",
-        showlegend=False,
-    )
+    scores = ["" if edge.score is None else f"<br>score {edge.score:.4g}" for edge, _ in curves]
+    texts = [escaped(edge.name) + score for (edge, _), score in zip(curves, scores, strict=True) for _ in range(3)]
+    return told_at([points[CURVE * quarter // 4] for _, points in curves for quarter in (1, 2, 3)], texts)
 
 
 def _legend(edges: Sequence[Edge]) -> list[go.Scatter]:

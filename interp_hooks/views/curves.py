@@ -29,6 +29,25 @@ def bezier(*corners: Point) -> list[Point]:
     return points
 
 
+def upright(begin: Point, end: Point, aside: float = 0.0) -> list[Point]:
+    """A curve that leaves and enters upright, and bends to the side on its way."""
+    bend = (end.y - begin.y) / 2.4
+    return bezier(begin, Point(begin.x + aside, begin.y + bend), Point(end.x + aside, end.y - bend), end)
+
+
+def told_at(points: Sequence[Point], texts: Sequence[str]) -> go.Scatter:
+    """Invisible points that tell, when hovered, what is there."""
+    return go.Scatter(
+        x=[point.x for point in points],
+        y=[point.y for point in points],
+        mode="markers",
+        marker=dict(size=10, opacity=0),
+        hovertext=list(texts),
+        hoverinfo="text",
+        showlegend=False,
+    )
+
+
 def size_of(share: float) -> int:
     """Which of `WIDTHS` a share of the largest weight has."""
     return min(int(share * len(WIDTHS)), len(WIDTHS) - 1)

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
-import pandas as pd
 from jaxtyping import Float
 from torch import Tensor
 
@@ -21,6 +20,7 @@ from interp_hooks import __version__
 from interp_hooks.experiments.patching import patch
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.experiments.task import Task
+from interp_hooks.hooks.tables import pd
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.studies.logit_attribution import direct_logit_attribution
 from interp_hooks.tasks.ioi_text import ioi_pairs

@@ -10,12 +10,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
-
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked
 from interp_hooks.experiments.results.folders import refuse_foreign
 from interp_hooks.experiments.results.result import Result
+from interp_hooks.hooks.tables import pd
 from interp_hooks.model.tensor_files import on_disk
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.studies.comparisons.batteries import side_by_side

@@ -8,9 +8,9 @@ import plotly.graph_objects as go
 
 from interp_hooks.circuits.feature_circuits import ERROR, EVERY, FeatureCircuit
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import Count, checked
+from interp_hooks.errors.arguments import Positive, checked
 from interp_hooks.views.adapting import INK, MUTED, NEGATIVE, PAPER, POSITIVE
-from interp_hooks.views.curves import CURVE, OPACITIES, WIDTHS, Point, bezier, one_trace, size_of
+from interp_hooks.views.curves import CURVE, OPACITIES, WIDTHS, Point, one_trace, size_of, told_at, upright
 from interp_hooks.views.style import figure, metric_title
 from interp_hooks.views.tokens import escaped, ticks
 
@@ -21,7 +21,7 @@ SMALLEST = 7.0
 
 @checked
 def feature_circuit_figure(
-    circuit: FeatureCircuit, *, top: Count = 30, edges: Count = 80, title: str | None = None
+    circuit: FeatureCircuit, *, top: Positive = 30, edges: Positive = 80, title: str | None = None
 ) -> go.Figure:
     """Draw the features and errors with the largest effects, and the strongest edges between these and to the metric.
 
@@ -40,8 +40,6 @@ def feature_circuit_figure(
     >>> circuit = feature_circuit(model, clean, corrupt, metric, saes, steps=2, progress=False)
     >>> feature_circuit_figure(circuit, title="Features").write_html("features.html")
     """
-    if top < 1 or edges < 1:
-        raise BadInput(f"top and edges must be at least 1, got {top} and {edges}")
     if not len(circuit):
         raise BadInput("the circuit has no nodes: lower node_threshold in feature_circuit()")
     shown = sorted(circuit.effect.abs().argsort(descending=True, stable=True)[:top].tolist())
@@ -93,8 +91,7 @@ def _edges(circuit: FeatureCircuit, places: dict[int, Point], most: int) -> tupl
     told, where = list[str](), list[Point]()
     for edge in drawn:
         weight, (begin, end) = float(circuit.weight[edge]), (places[one] for one in ends[edge])
-        down = end.y - begin.y
-        curve = bezier(begin, Point(begin.x, begin.y + down / 2.4), Point(end.x, end.y - down / 2.4), end)
+        curve = upright(begin, end)
         alike[size_of(abs(weight) / largest), NEGATIVE if weight < 0 else POSITIVE].append(curve)
         source, target = (circuit.name(node) for node in ends[edge])
         told += [f"{escaped(source)} to {escaped(target)}<br>weight {weight:.4g}"] * 2
@@ -103,16 +100,7 @@ def _edges(circuit: FeatureCircuit, places: dict[int, Point], most: int) -> tupl
         one_trace(curves, dict(color=colour, width=WIDTHS[size]), OPACITIES[size])
         for (size, colour), curves in sorted(alike.items())
     ]
-    hover = go.Scatter(
-        x=[point.x for point in where],
-        y=[point.y for point in where],
-        mode="markers",
-        marker=dict(size=10, opacity=0),
-        hovertext=told,
-        hoverinfo="text",
-        showlegend=False,
-    )
-    return lines, hover
+    return lines, told_at(where, told)
 
 
 def _nodes(circuit: FeatureCircuit, places: dict[int, Point]) -> list[go.Scatter]:

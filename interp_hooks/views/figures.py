@@ -8,22 +8,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import plotly.graph_objects as go
 from torch import Tensor
 
 from interp_hooks.errors import BadInput, nearest
-from interp_hooks.errors.arguments import checked
+from interp_hooks.errors.arguments import Positive, checked
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.views.adapting import FAINT, INK, NEGATIVE, POSITIVE
 from interp_hooks.views.style import (
     DIVERGING,
     TOKEN_AXES,
     axis_title,
-    colour_bar,
+    cells,
     figure,
-    gaps,
     metric_title,
     plot_height,
     words_below,
@@ -58,22 +57,12 @@ def heatmap(
         raise BadInput(f"heatmap() draws two axes, this result has {_named(result.axes)}; {_elsewhere(result)}")
     y, x = result.axes
     texts = _texts(result, labels or {})
-    cells, quantity, least = shown_of(result, value)
-    z = _numbers(cells.tolist())
+    numbers, quantity, least = shown_of(result, value)
+    z = _numbers(numbers.tolist())
     limit = _limit(z, least)
-    trace = go.Heatmap(
-        z=z,
-        x=list(range(len(texts[x]))),
-        y=list(range(len(texts[y]))),
-        zmin=-limit,
-        zmax=limit,
-        colorscale=DIVERGING,
-        colorbar=colour_bar(quantity),
-        texttemplate=("%{z:.2f}" if limit >= 0.1 else "%{z:.0e}") if len(texts[x]) <= NUMBERS_UP_TO else None,
-        hovertext=_hover(result, texts, escaped(quantity), z),
-        hoverinfo="text",
-        **gaps(len(texts[y]), len(texts[x])),
-    )
+    hover, number = _hover(result, texts, escaped(quantity), z), "%{z:.2f}" if limit >= 0.1 else "%{z:.0e}"
+    look = dict(zmin=-limit, zmax=limit, colorscale=DIVERGING)
+    trace = cells(z, hover, quantity, texttemplate=number if len(texts[x]) <= NUMBERS_UP_TO else None, **look)
     return figure(
         trace,
         title=title,
@@ -87,7 +76,7 @@ def heatmap(
 
 
 @checked
-def bars(result: Result, value: Value = "mean", *, top: int | None = None, title: str | None = None) -> go.Figure:
+def bars(result: Result, value: Value = "mean", *, top: Positive | None = None, title: str | None = None) -> go.Figure:
     """Draw a result with one axis as bars, with the standard error over prompts.
 
     `value` is as in `heatmap`; a recovered fraction has no standard error. `top` keeps that many entries, those whose
@@ -102,8 +91,6 @@ def bars(result: Result, value: Value = "mean", *, top: int | None = None, title
     """
     if len(result.axes) != 1:
         raise BadInput(f"bars() draws one axis, this result has {_named(result.axes)}; {_elsewhere(result)}")
-    if top is not None and top < 1:
-        raise BadInput(f"top must be at least 1, got {top}")
     axis, entries = next(iter(result.axes.items()))
     shown, quantity, _ = shown_of(result, value)
     means, errors = _numbers(shown.tolist()), _numbers(errors_of(result, value).tolist())
@@ -154,11 +141,9 @@ def shown_of(result: Result, value: Value | None) -> tuple[Tensor, str, float]:
         return result.mean, metric, 0.0
     if value == "change":
         return result.change, f"change of {metric}", 0.0
-    if value == "recovered_fraction":
-        if result.nothing_to_recover:
-            raise BadInput(f"the recovered fraction is not defined: {result.note}; use value='mean'")
-        return result.recovered_fraction, metric_title(value), SMALLEST_FRACTION
-    raise BadInput(f"value must be one of {', '.join(map(repr, get_args(Value)))}, got {value!r}")
+    if result.nothing_to_recover:
+        raise BadInput(f"the recovered fraction is not defined: {result.note}; use value='mean'")
+    return result.recovered_fraction, metric_title(value), SMALLEST_FRACTION
 
 
 def errors_of(result: Result, value: Value) -> Tensor:

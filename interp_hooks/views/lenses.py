@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import plotly.graph_objects as go
 import torch
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import Count, checked
+from interp_hooks.errors.arguments import Count, Positive, checked, refuse_outside
 from interp_hooks.model.token_text import names_of
 from interp_hooks.studies.lenses.reading import LensResult
 from interp_hooks.views.adapting import FAINT
-from interp_hooks.views.style import SEQUENTIAL, axis_title, colour_bar, figure, gaps, plot_height, words_below
+from interp_hooks.views.style import SEQUENTIAL, axis_title, cells, figure, plot_height, words_below
 from interp_hooks.views.tokens import escaped, shortened, ticks, visible
 
 Colour = Literal["kl", "rank", "prob"]
@@ -34,7 +34,7 @@ def lens_figure(
     *,
     colour: Colour = "kl",
     k: Count = 5,
-    stride: Count = 1,
+    stride: Positive = 1,
     title: str | None = None,
 ) -> go.Figure:
     """Draw what a lens says of every position of one prompt: a lens' result with `pos=None`.
@@ -53,12 +53,7 @@ def lens_figure(
     """
     if result.tokens is None or "pos" not in result.axes:
         raise BadInput("the picture needs every position: read the prompts with pos=None")
-    if not 0 <= prompt < len(result.tokens):
-        raise BadInput(f"prompt must be 0..{len(result.tokens) - 1}, got {prompt}")
-    if colour not in get_args(Colour):
-        raise BadInput(f"colour must be one of {', '.join(map(repr, get_args(Colour)))}, got {colour!r}")
-    if stride < 1:
-        raise BadInput(f"stride must be at least 1, got {stride}")
+    refuse_outside("prompt", prompt, 0, len(result.tokens) - 1)
     real = torch.ones(result.tokens.shape[1]).bool() if result.real is None else result.real[prompt]
     last = len(result.labels) - 1
     rows = sorted({*range(last, -1, -stride)} | {last})
@@ -71,20 +66,16 @@ def lens_figure(
     labels = [result.labels[row] for row in rows]
     places = real.nonzero()[:, 0].tolist()
     hover = _hover(names_of(result.model), labels, texts, places, ids, log_probs.exp(), kl, rank)
-    trace = go.Heatmap(
-        z=z.tolist(),
-        x=list(range(len(texts))),
-        y=list(range(len(labels))),
+    trace = cells(
+        z.tolist(),
+        hover,
+        TITLES[colour],
         zmin=0,
         zmax=1 if colour == "prob" else float(z.max()) or 1.0,
         colorscale=SEQUENTIAL,
-        colorbar=colour_bar(TITLES[colour]),
         text=[[_word(names_of(result.model)(id), WIDTH) for id in row] for row in ids[..., 0].tolist()],
         texttemplate="%{text}" if len(texts) <= WORDS_UP_TO else None,
         textfont=dict(size=10),  # of its own accord plotly leaves all texts out where one does not fit
-        hovertext=hover,
-        hoverinfo="text",
-        **gaps(len(labels), len(texts)),
     )
     return figure(
         trace,

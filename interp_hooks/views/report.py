@@ -14,19 +14,17 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from interp_hooks.errors import BadInput
+from interp_hooks.hooks.tables import pd
 from interp_hooks.views.adapting import ADAPT
 from interp_hooks.views.alt_texts import alt_text
 from interp_hooks.views.pages import SHARED_STYLE, embedded
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 

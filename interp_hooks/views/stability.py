@@ -6,15 +6,14 @@ import plotly.graph_objects as go
 
 from interp_hooks.circuits.layout import ARROW
 from interp_hooks.circuits.stability import Stability
-from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import checked
+from interp_hooks.errors.arguments import Positive, checked
 from interp_hooks.views.adapting import FAINT, INK, MUTED, POSITIVE
 from interp_hooks.views.style import figure, plot_height
 from interp_hooks.views.tokens import escaped, ticks
 
 
 @checked
-def stability_figure(stability: Stability, *, top: int = 40, title: str | None = None) -> go.Figure:
+def stability_figure(stability: Stability, *, top: Positive = 40, title: str | None = None) -> go.Figure:
     """A bar for each edge that was found: the share of bootstrap samples that find it, in the order of `table()`.
 
     Edges of the circuit are blue, others grey; a dashed line is what random circuits of as many edges would give. The
@@ -28,8 +27,6 @@ def stability_figure(stability: Stability, *, top: int = 40, title: str | None =
     Raises:
         BadInput: a `top` below 1.
     """
-    if top < 1:
-        raise BadInput(f"top must be at least 1, got {top}")
     table = stability.table().head(top)
     names = [ARROW.join(ends) for ends in zip(table["writer"], table["reader"], strict=True)]
     also = [

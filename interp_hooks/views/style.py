@@ -89,9 +89,20 @@ def words_below(count: int) -> dict[str, Any]:
     return dict(tickangle=-45) if count <= 32 else dict(tickangle=-90, tickfont=dict(size=10))
 
 
-def gaps(rows: int, columns: int) -> dict[str, int]:
-    """A thin line between cells, where there is room for it."""
-    return dict(xgap=int(columns <= 100), ygap=int(rows <= 100))
+def cells(z: Sequence[Sequence[float | None]], hover: Sequence[Any], quantity: str, **look: Any) -> go.Heatmap:
+    """A heat map of such cells, with a text for each and a bar that says what colours mean."""
+    rows, columns = len(z), len(hover[0]) if hover else 0
+    return go.Heatmap(
+        z=z,
+        x=list(range(columns)),
+        y=list(range(rows)),
+        colorbar=colour_bar(quantity),
+        hovertext=hover,
+        hoverinfo="text",
+        xgap=int(columns <= 100),  # a thin line between cells, where there is room for it
+        ygap=int(rows <= 100),
+        **look,
+    )
 
 
 def colour_bar(title: str) -> dict[str, Any]:

@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pandas as pd
-
 from interp_hooks.errors.arguments import checked
+from interp_hooks.hooks.tables import pd
 from interp_hooks.studies.training_runs.changes import PhaseChange, PhaseChanges
 from interp_hooks.studies.training_runs.watching import WatchedTraining, curves_of
 from interp_hooks.views.demo import version_table

@@ -12,7 +12,7 @@ head's score for a query and a key is bilinear in the graph's sources (Kamath et
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -22,19 +22,16 @@ from interp_hooks.circuits.attribution_graphs.graph import AttributionGraph
 from interp_hooks.circuits.attribution_graphs.local import LocalModel, Transcoders
 from interp_hooks.circuits.attribution_graphs.nodes import ERROR, LOGIT, TOKEN
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import Count, checked
-from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.errors.arguments import Count
+from interp_hooks.hooks.modes import study
+from interp_hooks.hooks.tables import pd
 from interp_hooks.model.token_text import names_of
 from interp_hooks.model.transformer import HookedTransformer
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 BIAS = "bias"
 
 
-@no_gradients
-@checked
+@study
 def edge_heads(
     model: HookedTransformer, transcoders: Transcoders, graph: AttributionGraph, source: int, target: int
 ) -> pd.DataFrame:
@@ -52,8 +49,6 @@ def edge_heads(
     >>> edge_heads(model, transcoders, graph, source=0, target=graph.logits[0]).columns.tolist()
     ['layer', 'head', 'key', 'weight', 'pattern']
     """
-    import pandas as pd
-
     for node in (source, target):
         if not 0 <= node < len(graph):
             raise BadInput(f"nodes are 0..{len(graph) - 1}, got {node}")
@@ -95,8 +90,7 @@ def edge_heads(
     return pd.DataFrame(sorted(rows, key=lambda row: -abs(row["weight"])))
 
 
-@no_gradients
-@checked
+@study
 def score_terms(
     model: HookedTransformer,
     transcoders: Transcoders,
@@ -117,8 +111,6 @@ def score_terms(
     Raises:
         BadInput: no such head or position, or a key after the query.
     """
-    import pandas as pd
-
     cfg, local = model.cfg, local_of(model, transcoders, graph)
     if not (0 <= layer < cfg.n_layers and 0 <= head < cfg.n_heads and 0 <= key <= query < local.n_pos):
         raise BadInput(

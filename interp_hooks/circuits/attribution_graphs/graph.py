@@ -16,7 +16,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -25,11 +25,9 @@ from torch import Tensor
 from interp_hooks.circuits.attribution_graphs.influence import influence, largest_until, shares
 from interp_hooks.circuits.attribution_graphs.nodes import ERROR, FEATURE, KINDS, LOGIT, TOKEN, source_name
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import Count, checked
+from interp_hooks.errors.arguments import Count, checked, refuse_outside
 from interp_hooks.experiments.results.shown import Shown
-
-if TYPE_CHECKING:
-    import pandas as pd
+from interp_hooks.hooks.tables import pd
 
 
 class Scores(NamedTuple):
@@ -175,8 +173,6 @@ class AttributionGraph(Shown):
 
     def table(self) -> pd.DataFrame:
         """A row for each node, the most influential first within each kind."""
-        import pandas as pd
-
         columns = {name: getattr(self, name).tolist() for name in ("layer", "pos", "index", "value", "activation")}
         columns |= {
             "bias": self.bias.tolist(),
@@ -198,8 +194,6 @@ class AttributionGraph(Shown):
         return self._edges(self.source == self._real(node), k)
 
     def _edges(self, which: Bool[Tensor, " edge"], k: int) -> pd.DataFrame:
-        import pandas as pd
-
         edges = which.nonzero()[:, 0]
         edges = edges[self.weight[edges].abs().argsort(descending=True, stable=True)[:k]]
         ends = {name: getattr(self, name)[edges].tolist() for name in ("source", "target")}
@@ -207,8 +201,7 @@ class AttributionGraph(Shown):
         return pd.DataFrame(ends | names | {"weight": self.weight[edges].tolist()})
 
     def _real(self, node: int) -> int:
-        if not 0 <= node < len(self):
-            raise BadInput(f"node must be 0..{len(self) - 1}, got {node}")
+        refuse_outside("node", node, 0, len(self) - 1)
         return node
 
     def _words(self) -> list[str]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
@@ -22,20 +21,17 @@ from interp_hooks.circuits.attribution_graphs.graph import AttributionGraph
 from interp_hooks.circuits.attribution_graphs.local import LocalModel, Transcoders
 from interp_hooks.circuits.attribution_graphs.nodes import FEATURE
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import Count, checked
-from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.errors.arguments import Count
+from interp_hooks.hooks.modes import study
+from interp_hooks.hooks.tables import pd
 from interp_hooks.interventions.engine import evaluate
 from interp_hooks.interventions.readout import Metric, Readout
 from interp_hooks.interventions.runs import Intervention, Run
 from interp_hooks.interventions.sites import at
 from interp_hooks.model.transformer import HookedTransformer
 
-if TYPE_CHECKING:
-    import pandas as pd
 
-
-@no_gradients
-@checked
+@study
 def check_graph(
     model: HookedTransformer,
     transcoders: Transcoders,
@@ -59,8 +55,6 @@ def check_graph(
     >>> check_graph(model, transcoders, graph, k=3).columns.tolist()
     ['node', 'name', 'logit', 'predicted', 'actual']
     """
-    import pandas as pd
-
     if nodes is None:
         ranked = graph.influence.masked_fill(graph.kind != FEATURE, -1.0).topk(min(k, len(graph.features)))
         nodes = ranked.indices.tolist()

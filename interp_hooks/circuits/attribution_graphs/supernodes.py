@@ -20,15 +20,14 @@ from interp_hooks.circuits.attribution_graphs.graph import AttributionGraph
 from interp_hooks.circuits.attribution_graphs.local import Transcoders
 from interp_hooks.dictionaries import CrossLayerTranscoder
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import Count, checked
-from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.errors.arguments import Count
+from interp_hooks.hooks.modes import study
 from interp_hooks.model.stream import Stream
 from interp_hooks.model.token_text import names_of
 from interp_hooks.model.transformer import HookedTransformer
 
 
-@no_gradients
-@checked
+@study
 def suggested_supernodes(
     model: HookedTransformer,
     transcoders: Transcoders,

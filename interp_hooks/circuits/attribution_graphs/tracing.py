@@ -15,8 +15,8 @@ from interp_hooks.circuits.attribution_graphs.local import Asker, LocalModel, Tr
 from interp_hooks.circuits.attribution_graphs.nodes import ERROR, LOGIT, TOKEN
 from interp_hooks.circuits.attribution_graphs.rows import Rows
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import Count, checked
-from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.errors.arguments import Count, Positive
+from interp_hooks.hooks.modes import study
 from interp_hooks.model.progress import progress_bar
 from interp_hooks.model.token_text import names_of
 from interp_hooks.model.transformer import HookedTransformer
@@ -24,18 +24,17 @@ from interp_hooks.model.transformer import HookedTransformer
 ROUNDING = 1e-3  # by which a sum may be off, for its summands' sizes
 
 
-@no_gradients
-@checked
+@study
 def attribution_graph(
     model: HookedTransformer,
     prompt: str | Int[Tensor, " pos"],
     transcoders: Transcoders,
     *,
-    max_logits: Count = 10,
+    max_logits: Positive = 10,
     mass: float = 0.95,
     max_features: Count | None = None,
     first_as_error: bool = False,
-    at_once: Count = 32,
+    at_once: Positive = 32,
     max_memory: int | None = None,
     progress: bool = True,
 ) -> AttributionGraph:
@@ -62,8 +61,8 @@ def attribution_graph(
     tokens = model.to_tokens(prompt)[0] if isinstance(prompt, str) else prompt
     if tokens.ndim != 1 or len(tokens) < 1:
         raise BadInput(f"an attribution graph is of one prompt: token ids [pos], got shape {list(tokens.shape)}")
-    if not 0 < mass <= 1 or max_logits < 1 or at_once < 1:
-        raise BadInput("mass must be above 0 and at most 1, and max_logits and at_once at least 1")
+    if not 0 < mass <= 1:
+        raise BadInput(f"mass must be above 0 and at most 1, got {mass}")
     for name, value, least in (("max_features", max_features, 0), ("max_memory", max_memory, 1)):
         if value is not None and value < least:
             raise BadInput(f"{name} must be at least {least}, or None for all, got {value}")

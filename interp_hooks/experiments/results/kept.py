@@ -30,12 +30,11 @@ FINDING = "finding"
 class Kept(Shown, ABC):
     """A dataclass that has a table, prints and shows itself as it, and can be saved and loaded, with its `record`."""
 
+    _printed = 40
+
     @abstractmethod
     def table(self) -> pd.DataFrame:
         """What was found, as a table."""
-
-    def __repr__(self) -> str:
-        return self.table().to_string(index=False, max_rows=40)
 
     @checked
     def save(self, folder: str | Path, *, overwrite: bool = False, model: HookedTransformer | None = None) -> None:

@@ -106,6 +106,7 @@ class Call:
         arguments = {**self.arguments, **({} if metric is None else {"metric": metric}), **options}
         if lost := [value for value in arguments.values() if isinstance(value, Unkept)]:
             raise BadInput(f"{lost[0].name} is a function, of which only the name was kept; pass it as metric=")
+        check_arguments(EXPERIMENTS[self.function], arguments)
         return EXPERIMENTS[self.function](model=model, **arguments)
 
     def on(self, device: torch.device) -> Call:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
@@ -24,11 +24,20 @@ ROWS = 20  # of the table
 
 
 class Shown:
-    """What has a table, and shows itself in a notebook by it, and by a picture if there is a kind of that for it."""
+    """What has a table: it prints as it, and shows itself in a notebook by it and by a picture if there is one.
+
+    `_printed` is how many rows are printed at most; None prints all.
+    """
+
+    _printed: ClassVar[int | None] = 20
 
     def _words(self) -> Sequence[str]:
-        """What is said above picture and table."""
+        """What is said above picture and table, and printed below the table."""
         return ()
+
+    def __repr__(self) -> str:
+        told: Any = self
+        return "\n".join([told.table().to_string(index=False, max_rows=self._printed), *self._words()])
 
     def _repr_html_(self) -> str:
         told: Any = self

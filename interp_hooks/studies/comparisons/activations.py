@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,17 +18,15 @@ from torch import Tensor
 from interp_hooks.corpus.reading import Corpus
 from interp_hooks.corpus.reducers.base import State, added, exact, number
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import Count, checked
+from interp_hooks.errors.arguments import Count, Positive, checked
 from interp_hooks.experiments.results.result import Result
-from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.hooks.modes import study
 from interp_hooks.hooks.names import get_act_name
+from interp_hooks.hooks.tables import pd
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.studies.comparisons.pairs import PairReading, PairSums, relative, scan_pair
 from interp_hooks.studies.directions import tokens_of
 from interp_hooks.studies.lenses.base import Lens
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 HOOKS = ("attn_out", "mlp_out", "resid_post")
 MEASURES = ("relative_difference", "mean_difference", "cosine", "centred_cosine", "norm_ratio")
@@ -108,7 +106,7 @@ def mean_difference(
     corpus: Corpus,
     hook: str = "resid_post",
     *,
-    first: Count = 5,
+    first: Positive = 5,
     layers: Sequence[int] | None = None,
     limit: Count | None = None,
     progress: bool = True,
@@ -132,8 +130,8 @@ def mean_difference(
     """
     known = _common_layers(model, other)
     chosen = known if layers is None else list(layers)
-    if not chosen or not {*chosen} <= {*known} or first < 1:
-        raise BadInput(f"layers must be some of 0..{known[-1]} and first at least 1, got {layers} and {first}")
+    if not chosen or not {*chosen} <= {*known}:
+        raise BadInput(f"layers must be some of 0..{known[-1]}, got {layers}")
     names = [model.points(get_act_name(hook, layer))[0].name for layer in chosen]
     reading = PairReading((model, other), names, _FirstMeans(first))
     found = scan_pair(
@@ -149,8 +147,7 @@ def mean_difference(
     )
 
 
-@no_gradients
-@checked
+@study
 def difference_tokens(
     model: HookedTransformer, difference: Result, *, lens: Lens | None = None, k: Count = 10
 ) -> pd.DataFrame:
@@ -170,8 +167,6 @@ def difference_tokens(
     >>> difference_tokens(model, found, k=3).shape
     (6, 6)
     """
-    import pandas as pd
-
     if [*difference.axes] != ["layer", "pos", "coordinate"] or len(difference.axes["coordinate"]) != model.cfg.d_model:
         raise BadInput(f"expected what mean_difference finds in this model's stream, got axes {[*difference.axes]}")
     rows = []

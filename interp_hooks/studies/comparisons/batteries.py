@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -15,6 +15,7 @@ from interp_hooks.errors.arguments import Count, Seed, checked
 from interp_hooks.experiments.results.kept import Kept
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.experiments.task import Task
+from interp_hooks.hooks.tables import pd
 from interp_hooks.interventions.engine import evaluate
 from interp_hooks.interventions.metrics import LogitMargin
 from interp_hooks.interventions.runs import as_run
@@ -34,9 +35,6 @@ from interp_hooks.tasks.templates import (
     repeated_words,
     subject_verb_agreement,
 )
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 MakesTask = Callable[[HookedTransformer, int, int], Task]
 """A function of a model, a number of prompts and a seed."""
@@ -115,8 +113,6 @@ class TaskComparison(Kept):
 
     def table(self) -> pd.DataFrame:
         """A row for each task, with the measures of `result`, the largest effect first."""
-        import pandas as pd
-
         rows = self.result().mean
         order = rows[:, BATTERY_MEASURES.index("effect")].abs().argsort(descending=True, stable=True).tolist()
         table = pd.DataFrame(rows[order].tolist(), columns=list(BATTERY_MEASURES))
@@ -131,8 +127,6 @@ class TaskComparison(Kept):
         `deviations` is how far a prompt's difference of scores lies from the task's median, in median absolute
         deviations times 1.4826 (of tasks in which these are 0, in standard deviations).
         """
-        import pandas as pd
-
         rows = []
         for task, scores in self.scores.items():
             change = scores[1].double() - scores[0].double()
@@ -239,8 +233,6 @@ def side_by_side(
     >>> side_by_side(model, model, prompts, max_new_tokens=1)["other"].tolist()
     [' Mary']
     """
-    import pandas as pd
-
     if not prompts or isinstance(prompts, str):
         raise BadInput(f"expected a list of prompts, got {prompts!r}")
 

@@ -16,11 +16,10 @@ import torch
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import checked
 from interp_hooks.experiments.patching import grid_of, sweep_runs
 from interp_hooks.experiments.results.record import experiment
 from interp_hooks.experiments.results.result import Result
-from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.hooks.modes import study
 from interp_hooks.hooks.names import get_act_name
 from interp_hooks.interventions.engine import evaluate
 from interp_hooks.interventions.metrics import Loss
@@ -123,8 +122,7 @@ def attribution_changes(
     )
 
 
-@no_gradients
-@checked
+@study
 def interpolated(model: HookedTransformer, other: HookedTransformer, alpha: float) -> HookedTransformer:
     """A model with the weights A + alpha (B - A), A being those of `model` and B those of `other`.
 

@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from interp_hooks.errors import BadInput, TokenError
 from interp_hooks.errors.arguments import Count, Seed, checked
 from interp_hooks.experiments.results.folders import PARTS, replacing
 from interp_hooks.experiments.results.result import Result
+from interp_hooks.hooks.tables import pd
 from interp_hooks.interventions.metrics import Loss
 from interp_hooks.interventions.runs import Run
 from interp_hooks.model.tensor_files import write_text
@@ -43,9 +44,6 @@ from interp_hooks.studies.comparisons.pairs import refuse_other_vocabulary
 from interp_hooks.studies.comparisons.predictions import PredictionChanges, prediction_changes
 from interp_hooks.studies.comparisons.weights import weight_changes
 from interp_hooks.studies.wikis.making import generated_corpus
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 GROUPS: tuple[Group, ...] = ("repetition", "kind", "position", "span", "bigram")
 SHOWN = 5  # tokens that a claim names
@@ -91,8 +89,6 @@ class ModelDiff:
 
     def table(self) -> pd.DataFrame:
         """A row for each finding: `what` ("behaviour" or "place"), `claim`, `effect` (nan of places) and `call`."""
-        import pandas as pd
-
         listed = [("behaviour", one) for one in self.behaviour] + [("place", one) for one in self.places]
         rows = [(what, one.claim, math.nan if one.effect is None else one.effect, one.call) for what, one in listed]
         return pd.DataFrame(rows, columns=["what", "claim", "effect", "call"])
@@ -258,8 +254,6 @@ def _own_effect(row: Sequence[float]) -> float:
 
 def _of_group(found: Result, group: str, place: int) -> pd.DataFrame:
     """The groups that stand out most, and the one at this place."""
-    import pandas as pd
-
     shown = sorted({*range(min(10, len(found.mean))), place})
     table = pd.DataFrame(found.mean[shown].tolist(), columns=list(GROUP_MEASURES))
     table["spans"] = table["spans"].astype(int)
@@ -359,8 +353,6 @@ def _places(
 
 
 def _by_part(weights: Result) -> pd.DataFrame:
-    import pandas as pd
-
     table = pd.DataFrame(weights.mean.tolist(), columns=list(weights.axes["measure"]))
     table["rank"] = pd.Series(["" if math.isnan(one) else int(one) for one in table["rank"]], dtype=object)
     table.insert(0, "part", list(weights.axes["part"]))
@@ -368,8 +360,6 @@ def _by_part(weights: Result) -> pd.DataFrame:
 
 
 def _by_measure(activations: Result) -> pd.DataFrame:
-    import pandas as pd
-
     rows = itertools.product(activations.axes["layer"], activations.axes["hook"])
     numbers = activations.mean.flatten(0, 1).tolist()
     columns = ["layer", "hook", *activations.axes["measure"]]

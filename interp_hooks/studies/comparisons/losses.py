@@ -17,7 +17,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -30,14 +30,12 @@ from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import Count, checked
 from interp_hooks.experiments.results.kept import Kept
 from interp_hooks.experiments.results.result import Result
-from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.hooks.modes import study
+from interp_hooks.hooks.tables import pd
 from interp_hooks.interventions.metrics import Loss
 from interp_hooks.model.token_text import names_of
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.studies.comparisons.pairs import AT_ONCE, refuse_other_vocabulary
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Group = Literal["repetition", "kind", "position", "span", "bigram"]
 MODELS = ("model", "other")
@@ -87,8 +85,6 @@ class LossComparison(Kept):
 
     def table(self) -> pd.DataFrame:
         """Bits per character (or token) over all texts together, and how many spans and documents that is of."""
-        import pandas as pd
-
         bits = self.bits.sum(0) / (self.end - self.start).sum()
         return pd.DataFrame(
             {
@@ -118,8 +114,6 @@ class LossComparison(Kept):
         Raises:
             BadInput: an unknown group, or none of so many spans.
         """
-        if group not in get_args(Group):
-            raise BadInput(f"group must be one of {', '.join(get_args(Group))}, got {group!r}")
         labels = GROUPED[group](self)
         counts = Counter(labels)
         kept = [label for label, count in counts.items() if label is not None and count >= least]
@@ -141,10 +135,6 @@ class LossComparison(Kept):
 
         Columns: `document`, `start`, `before`, `span`, `model` and `other` (bits), `difference` (other less model).
         """
-        import pandas as pd
-
-        if better not in MODELS:
-            raise BadInput(f"better must be 'model' or 'other', got {better!r}")
         bits = self.bits
         gains = (bits[:, 0] - bits[:, 1]) * (1 if better == "other" else -1)
         best = gains.argsort(descending=True, stable=True)[:k]
@@ -161,8 +151,7 @@ class LossComparison(Kept):
         return list(zip(self.document.tolist(), self.start.tolist(), self.end.tolist(), strict=True))
 
 
-@no_gradients
-@checked
+@study
 def compare_losses(
     model: HookedTransformer,
     other: HookedTransformer,

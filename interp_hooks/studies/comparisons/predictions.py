@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -29,13 +29,11 @@ from interp_hooks.errors.arguments import Count, checked
 from interp_hooks.experiments.results.kept import Kept
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.hooks.tables import pd
 from interp_hooks.interventions.metrics import Loss
 from interp_hooks.model.token_text import names_of
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.studies.comparisons.pairs import scan_pair
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 PREDICTED = ("kl_nats", "reverse_kl_nats", "log_prob_difference", "same_top")
 UNITS = Units("prediction", ("unembed.hook_out",))
@@ -73,8 +71,6 @@ class PredictionChanges(Kept):
 
     def table(self) -> pd.DataFrame:
         """The mean and the standard deviation of each measure."""
-        import pandas as pd
-
         columns = {"measure": PREDICTED, "mean": self.mean.tolist(), "std": self.std.tolist(), "tokens": self.count}
         return pd.DataFrame(columns)
 
@@ -84,8 +80,6 @@ class PredictionChanges(Kept):
         Raises:
             BadInput: an unknown measure.
         """
-        import pandas as pd
-
         if measure not in self.places:
             raise BadInput(f"measure must be one of {', '.join(self.places)}, got {measure!r}")
         return pd.DataFrame(self.places[measure], columns=["document", "position", "before", "token", measure])
@@ -93,8 +87,6 @@ class PredictionChanges(Kept):
     @checked
     def by_token(self, k: Count = 10, measure: str = "kl_nats", least: Count = 3) -> pd.DataFrame:
         """The `k` tokens, of those that came at least so often, at which the mean of a measure is largest in size."""
-        import pandas as pd
-
         if measure not in PREDICTED:
             raise BadInput(f"measure must be one of {', '.join(PREDICTED)}, got {measure!r}")
         values = self.token_means[:, PREDICTED.index(measure)]
@@ -107,8 +99,6 @@ class PredictionChanges(Kept):
     def mining(self, k: Count = 10) -> pd.DataFrame:
         """The `k` tokens that the other favours most often: `share` of positions, `enrichment` over an even share,
         and `raised`, the share of positions at which the log-probability rose."""
-        import pandas as pd
-
         columns = {"token": self.favoured, "share": self.shares.tolist()}
         columns |= {"enrichment": (self.shares / self.by_chance).tolist(), "raised": self.raised.tolist()}
         return pd.DataFrame(columns).head(k)

@@ -15,16 +15,14 @@ so that it is exactly 0 where nothing changed, and no matrix of d_model x d_mode
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import checked
 from interp_hooks.experiments.results.result import Result
-from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.hooks.modes import study
 from interp_hooks.model.factored import FactoredMatrix
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.studies.comparisons.pairs import refuse_other_weights, relative
@@ -36,8 +34,7 @@ ROUNDING = 8  # times eps and the norms of the factors: smaller singular values 
 CHUNK = 4096  # neurons whose products with all others are held at once
 
 
-@no_gradients
-@checked
+@study
 def weight_changes(model: HookedTransformer, other: HookedTransformer, *, of: Of = "maps") -> Result:
     """How much each part's weights changed from `model` to `other`: axes "part" and "measure".
 
@@ -58,8 +55,6 @@ def weight_changes(model: HookedTransformer, other: HookedTransformer, *, of: Of
     >>> weight_changes(model, model).top(1, by="value")["value"].tolist()
     [0.0]
     """
-    if of not in get_args(Of):
-        raise BadInput(f"of must be 'maps' or 'tensors', got {of!r}")
     refuse_other_weights(model, other)
     parts = maps_of if of == "maps" else tensors_of
     names, rows = list[str](), list[tuple[Tensor, Tensor]]()

@@ -14,25 +14,23 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from interp_hooks.errors import BadInput, TokenError
-from interp_hooks.errors.arguments import Count, checked
+from interp_hooks.errors.arguments import Positive, checked
 from interp_hooks.experiments.results.shown import Shown
 from interp_hooks.experiments.task import Task, position_labels
+from interp_hooks.hooks.tables import pd
 from interp_hooks.interventions.engine import evaluate
 from interp_hooks.interventions.metrics import LogitDiff, Prob
 from interp_hooks.interventions.runs import as_run
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.studies.explanations.answers import Request, parsed_json
 from interp_hooks.studies.explanations.endpoint import Endpoint
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 PER_PROPOSAL, SPARE = 80, 100  # tokens that an answer may have
 SYSTEM = (
@@ -75,6 +73,8 @@ class Counterfactuals(Shown):
     [0.5, 0.5, 0.5, 0.5]
     """
 
+    _printed = None
+
     task: Task
     differing: Sequence[Sequence[int]]
     probabilities: Float[Tensor, "pair 2 2"]
@@ -83,8 +83,6 @@ class Counterfactuals(Shown):
 
     def table(self) -> pd.DataFrame:
         """A row for each pair: prompts, answers, the positions that differ, and the four probabilities."""
-        import pandas as pd
-
         columns: dict[str, Any] = {
             name: list(getattr(self.task, name)) for name in ("clean", "corrupt", "answer", "wrong")
         }
@@ -98,9 +96,6 @@ class Counterfactuals(Shown):
         left = ", ".join(f"{count} times {reason}" for reason, count in self.rejected.items())
         return [f"left out: {left}"] if left else []
 
-    def __repr__(self) -> str:
-        return "\n".join([self.table().to_string(index=False), *self._words()])
-
 
 @checked
 def counterfactuals(
@@ -109,8 +104,8 @@ def counterfactuals(
     prompts: Sequence[str],
     answers: Sequence[str],
     *,
-    per_prompt: Count = 4,
-    most_differing: Count = 3,
+    per_prompt: Positive = 4,
+    most_differing: Positive = 3,
     name: str = "counterfactuals",
 ) -> Counterfactuals:
     """Ask a language model for prompts with small edits that change the answer, and keep those that do for the model.
@@ -132,8 +127,6 @@ def counterfactuals(
     """
     if not prompts or len(prompts) != len(answers):
         raise BadInput(f"expected prompts and an answer for each, got {len(prompts)} and {len(answers)}")
-    if per_prompt < 1 or most_differing < 1:
-        raise BadInput(f"per_prompt and most_differing must be at least 1, got {per_prompt} and {most_differing}")
     for prompt, answer in zip(prompts, answers, strict=True):
         if len(model.text.answer(prompt, answer)) != 1:
             raise TokenError(f"the answer {answer!r} to {prompt!r:.60} is not one token")

@@ -31,7 +31,7 @@ from interp_hooks.corpus.reducers.bands import band_of
 from interp_hooks.corpus.reducers.top import Side
 from interp_hooks.corpus.scanning import Scan
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import Count, Seed, checked
+from interp_hooks.errors.arguments import Count, Positive, Seed, checked
 from interp_hooks.model.token_text import names_of
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.studies.explanations.examples import Example, UnitExamples
@@ -63,9 +63,9 @@ def unit_examples(
     *,
     kind: str = "neuron",
     side: Side = "largest",
-    train: Count = 20,
-    test: Count = 20,
-    width: Count = 24,
+    train: Positive = 20,
+    test: Positive = 20,
+    width: Positive = 24,
     active: float = 0.25,
     length: Count | None = None,
     seed: Seed = 0,
@@ -90,9 +90,6 @@ def unit_examples(
     >>> sorted(examples)
     ['L1N17']
     """
-    for name, count in (("train", train), ("test", test), ("width", width)):
-        if count < 1:
-            raise BadInput(f"{name} must be at least 1, got {count}")
     if not 0 < active <= 1:
         raise BadInput(f"active must be a share above 0 and at most 1, got {active}")
     by_kind: dict[str, list[Where]] = {}

@@ -11,18 +11,16 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import Count, checked
 from interp_hooks.experiments.results.kept import Kept
 from interp_hooks.experiments.results.record import versions
+from interp_hooks.hooks.tables import pd
 from interp_hooks.studies.explanations.answers import Request
 from interp_hooks.studies.explanations.endpoint import Endpoint
 from interp_hooks.studies.explanations.examples import UnitExamples
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 EXPLANATION = re.compile(r"^\W*EXPLANATION\W*?:\W*(\w.*)$", re.IGNORECASE | re.MULTILINE)
 OF_UNIT = (
@@ -74,8 +72,6 @@ class Explanations(Kept):
 
     def table(self) -> pd.DataFrame:
         """A row for each unit: its explanation, "" where the answer had none, and how many texts it came from."""
-        import pandas as pd
-
         names = list(dict.fromkeys((*self.texts, *self.answers)))
         rows = [(name, self.texts.get(name, ""), len(self.shown.get(name, ()))) for name in names]
         return pd.DataFrame(rows, columns=["unit", "explanation", "n_shown"])

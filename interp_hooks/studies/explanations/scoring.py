@@ -19,16 +19,17 @@ import itertools
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import Count, Seed, checked
+from interp_hooks.errors.arguments import Count, Positive, Seed, checked
 from interp_hooks.experiments.results.kept import Kept
 from interp_hooks.experiments.results.result import Result
+from interp_hooks.hooks.tables import pd
 from interp_hooks.studies.explanations.answers import Request
 from interp_hooks.studies.explanations.endpoint import Endpoint
 from interp_hooks.studies.explanations.examples import UnitExamples
@@ -45,9 +46,6 @@ from interp_hooks.studies.explanations.trials import (
     numbered,
     roc_auc,
 )
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 OWN, OTHER, RULE, CONSTANT = "explanation", "another unit's", "most frequent token", "always yes"
 
@@ -96,8 +94,6 @@ class ExplanationScores(Kept):
         Raises:
             BadInput: a level outside 0..1.
         """
-        import pandas as pd
-
         right = self.correct.flatten(-2)
         accuracy, n = right.double().mean(-1), right.shape[-1]
         lower, upper = wilson(accuracy, n, level)
@@ -125,9 +121,6 @@ class ExplanationScores(Kept):
     def _words(self) -> list[str]:
         return [f"note: {self.note}"] if self.note else []
 
-    def __repr__(self) -> str:
-        return "\n".join([super().__repr__(), *self._words()])
-
 
 def wilson(share: Float[Tensor, "*grid"], n: int, level: float) -> tuple[Tensor, Tensor]:
     """The ends of the interval of a share of n (Wilson 1927, Journal of the American Statistical Association 22).
@@ -150,7 +143,7 @@ def score_explanations(
     explanations: Explanations | Mapping[str, str],
     *,
     scorers: Sequence[Scorer] = ("detection", "fuzzing"),
-    per_request: Count = 5,
+    per_request: Positive = 5,
     seed: Seed = 0,
 ) -> ExplanationScores:
     """Ask a language model where units fire by their explanations, and compare with where they do.
@@ -173,12 +166,10 @@ def score_explanations(
     True
     """
     texts = dict(explanations.texts if isinstance(explanations, Explanations) else explanations)
-    if not scorers or any(one not in get_args(Scorer) for one in scorers):
-        raise BadInput(f"scorers must be some of {', '.join(get_args(Scorer))}, got {list(scorers)}")
     if missing := [name for name in examples if not texts.get(name)]:
         raise BadInput(f"there is no explanation of {', '.join(missing)}; leave these units out of the examples")
-    if not examples or per_request < 1:
-        raise BadInput(f"scoring needs units, and at least 1 text per request, got {len(examples)} and {per_request}")
+    if not examples or not scorers:
+        raise BadInput(f"scoring needs units and scorers, got {len(examples)} and {len(scorers)}")
     units = list(examples)
     sizes = {unit: min(len(one.test), len(one.silent)) for unit, one in examples.items()}
     n = min(sizes.values())

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
@@ -21,16 +20,14 @@ from torch import Tensor
 
 from interp_hooks.corpus.units import Units
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import Count, checked
+from interp_hooks.errors.arguments import Positive, checked
 from interp_hooks.experiments.results.kept import Kept
 from interp_hooks.experiments.results.result import Result
+from interp_hooks.hooks.tables import pd
 from interp_hooks.interventions.engine import evaluate
 from interp_hooks.interventions.runs import as_run
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.studies.neurons.contexts import measured, split_by_size, stacked
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 CANDIDATES = 8  # of the encoder, for each substitute that is asked for
 
@@ -69,8 +66,6 @@ class Substitutes(Kept):
     @checked
     def table(self, keep: float = 0.5) -> pd.DataFrame:
         """A row for each substitute, and whether the unit `fires`: with at least the share `keep` of its activation."""
-        import pandas as pd
-
         rows = [
             (place, self.tokens[place], text, float(p), float(value), float(share), float(share) >= keep)
             for place, texts, *numbers in zip(
@@ -85,7 +80,13 @@ class Substitutes(Kept):
 
 @checked
 def similar_texts(
-    model: HookedTransformer, unit: Units, encoder: HookedTransformer, text: str, *, k: Count = 8, at: int | None = None
+    model: HookedTransformer,
+    unit: Units,
+    encoder: HookedTransformer,
+    text: str,
+    *,
+    k: Positive = 8,
+    at: int | None = None,
 ) -> Substitutes:
     """Replace each token of a text by what a masked language model expects in its place, and measure a unit each time.
 
@@ -107,10 +108,8 @@ def similar_texts(
     if encoder.cfg.attention_dir != "bidirectional":
         raise BadInput("the encoder must read both sides of a token; this one is causal")
     mask: str | None = encoder.text.tokenizer.mask_token
-    if mask is None or k < 1:
-        raise BadInput(
-            "the encoder's tokenizer has no mask token" if mask is None else f"k must be at least 1, got {k}"
-        )
+    if mask is None:
+        raise BadInput("the encoder's tokenizer has no mask token")
     ids = model.text.fitted(text).tokens[0]
     texts = [str(one) for one in model.to_str_tokens(ids)]
     special = {*model.text.tokenizer.all_special_ids}

@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from interp_hooks.circuits.attribution_graphs.graph import AttributionGraph
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked
+from interp_hooks.hooks.tables import pd
 from interp_hooks.studies.explanations.answers import Request
 from interp_hooks.studies.explanations.endpoint import Endpoint
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 NAME = re.compile(r"^\W*NAME\W*?:\W*(\w.*)$", re.IGNORECASE | re.MULTILINE)
 NEIGHBOURS = 4  # of each node that are told, on either side

@@ -15,7 +15,7 @@ with the spectra that the heads have; no sum is larger than that of a_i b_i with
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -27,15 +27,13 @@ from interp_hooks.experiments.results.record import on_data
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.experiments.results.shown import Shown
 from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.hooks.tables import pd
 from interp_hooks.model.cache.frozen_norm import CENTRED, FrozenNorm, centred
 from interp_hooks.model.components.positions import rotate
 from interp_hooks.model.factored import FactoredMatrix, composition_scores
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.model.weights import Composition
 from interp_hooks.studies.heads.attending import makes_keys
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -57,16 +55,11 @@ class WeightComposition(Shown):
 
     def table(self) -> pd.DataFrame:
         """A row for each pair, the highest z-scores of the score first."""
-        import pandas as pd
-
         axes, rows = self.score.axes, (~self.score.mean.isnan()).nonzero().tolist()
         table = pd.DataFrame([(axes["sender"][a], axes["reader"][b]) for a, b in rows], columns=["sender", "reader"])
         for name, result in vars(self).items():
             table[name] = [float(result.mean[a, b]) for a, b in rows]
         return table.sort_values("score_z", ascending=False, kind="stable").reset_index(drop=True)
-
-    def __repr__(self) -> str:
-        return self.table().to_string(index=False, max_rows=20)
 
 
 @checked
@@ -92,8 +85,6 @@ def weight_composition(model: HookedTransformer, via: Composition, *, offset: in
 def composition(model: HookedTransformer, via: Composition, offset: int) -> dict[str, Result]:
     """The results of `weight_composition`, by their names."""
     cfg, labels = model.cfg, model.all_head_labels()
-    if via not in get_args(Composition):
-        raise BadInput(f"via must be 'Q', 'K' or 'V', got {via!r}")
     if cfg.kv_latent:
         raise BadInput("the heads of this model share a low-rank summary of the stream, so none has weights of its own")
     if cfg.n_layers < 2:

@@ -10,7 +10,7 @@ transformer-circuits.pub/2021/framework, here on inputs). The other side, attent
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -116,8 +116,6 @@ def shares_of(parts: Result) -> Result:
 
 
 def _check(via: Composition, query: Any, key: Any, answer: Any, wrong: Any) -> None:
-    if via not in get_args(Composition):
-        raise BadInput(f"via must be 'Q', 'K' or 'V', got {via!r}")
     if via == "V" and key is not None:
         raise BadInput("values are read from all keys, weighed by attention: via='V' takes a query alone")
     if key is not None and query is None:

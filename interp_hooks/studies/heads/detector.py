@@ -25,9 +25,9 @@ from torch import Tensor
 
 from interp_hooks.corpus.evals import repeat_length, repeated_tokens
 from interp_hooks.errors import BadInput, nearest
-from interp_hooks.errors.arguments import checked
+from interp_hooks.errors.arguments import Positive, checked
 from interp_hooks.experiments.results.result import Result
-from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.hooks.modes import study
 from interp_hooks.hooks.names import get_act_name
 from interp_hooks.interventions.runs import PromptsLike, as_run
 from interp_hooks.model.cache.activation_cache import ActivationCache
@@ -40,14 +40,13 @@ Heads = Sequence[tuple[int, int]] | Mapping[int, Sequence[int]]
 """(layer, head) pairs, or the heads of each layer."""
 
 
-@no_gradients
-@checked
+@study
 def head_scores(
     model: HookedTransformer,
     head: HeadName,
     seq: str | Sequence[str] | Int[Tensor, "*batch pos"] | None = None,
     *,
-    n: int = 16,
+    n: Positive = 16,
     subseq_len: int | None = None,
     generator: torch.Generator | None = None,
 ) -> Result:
@@ -66,10 +65,6 @@ def head_scores(
     >>> scores.top(3)["layer"].tolist()
     [1, 1, 1]
     """
-    if head not in HEAD_NAMES:
-        raise BadInput(f"head must be one of {', '.join(HEAD_NAMES)}, got {head!r}.{nearest(str(head), HEAD_NAMES)}")
-    if n < 1:
-        raise BadInput(f"n must be at least 1, got {n}")
     if seq is None:
         size = repeat_length(model) if subseq_len is None else subseq_len
         seq = repeated_tokens(model, n, size, generator=generator)
@@ -95,8 +90,7 @@ def head_scores(
     )
 
 
-@no_gradients
-@checked
+@study
 def detect_head(
     model: HookedTransformer,
     seq: PromptsLike,
@@ -209,8 +203,6 @@ def _similarity(
     exclude_current_token: bool,
     error_measure: ErrorMeasure,
 ) -> Float[Tensor, "*head"]:
-    if error_measure not in get_args(ErrorMeasure):
-        raise BadInput(f"error_measure must be 'mul' or 'abs', got {error_measure!r}")
     precise = torch.promote_types(attention.dtype, torch.float32)
     counted = torch.ones_like(expected, dtype=precise)
     if exclude_bos:
@@ -223,6 +215,7 @@ def _similarity(
     return 1.0 - (attention - expected).abs().sum((-2, -1)) / len(expected)
 
 
+@checked
 def compute_head_attention_similarity_score(
     attention_pattern: Float[Tensor, "query key"],
     detection_pattern: Float[Tensor, "query key"],

@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -29,15 +29,13 @@ from torch import Tensor
 
 from interp_hooks.corpus.evals import repeat_length, repeated_tokens
 from interp_hooks.errors import BadInput, nearest
-from interp_hooks.errors.arguments import Count, checked
-from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.errors.arguments import Positive
+from interp_hooks.hooks.modes import study
+from interp_hooks.hooks.tables import pd
 from interp_hooks.interventions.runs import PromptsLike, Run, as_run
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.studies.heads.attending import refuse_unweighted
 from interp_hooks.studies.heads.criteria import norm_factor, written_norms
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 SinkRule = Literal["first", "bos", "none"]
 """Which token is the sink: the first real one of a row, that one if it is BOS, or none."""
@@ -55,8 +53,6 @@ def sink_mask(
     Raises:
         BadInput: an unknown rule, or "bos" where nobody says what BOS is.
     """
-    if rule not in get_args(SinkRule):
-        raise BadInput(f"sink must be 'first', 'bos' or 'none', got {rule!r}")
     first = real & real.cumsum(1).eq(1)
     if rule == "bos":
         if bos is None:
@@ -169,8 +165,6 @@ class HeadMetrics:
     def table(self) -> pd.DataFrame:
         """A row for each head. Attention to a kind of token stands there minus that of uniform attention; entropy,
         distance and shares stand as they are."""
-        import pandas as pd
-
         layers, heads, _ = self.totals.shape
         cells = torch.cartesian_prod(torch.arange(layers), torch.arange(heads)).reshape(-1, 2)
         columns: dict[str, Any] = {"layer": cells[:, 0].tolist(), "head": cells[:, 1].tolist()}
@@ -217,8 +211,7 @@ def measured(
     return HeadMetrics(totals=own[0], weights=own[1], uniform_totals=uniform[0], uniform_weights=uniform[1])
 
 
-@no_gradients
-@checked
+@study
 def attention_metrics(
     pattern: Float[Tensor, "batch head query key"],
     tokens: Int[Tensor, "batch pos"],
@@ -304,16 +297,15 @@ def added(batches: Iterable[HeadMetrics]) -> HeadMetrics:
     return first
 
 
-@no_gradients
-@checked
+@study
 def head_metrics(
     model: HookedTransformer,
     prompts: PromptsLike | None = None,
     *,
-    n: Count = 16,
+    n: Positive = 16,
     subseq_len: int | None = None,
     generator: torch.Generator | None = None,
-    batch_size: Count = 8,
+    batch_size: Positive = 8,
     sink: SinkRule = "first",
 ) -> HeadMetrics:
     """What every head attends to on some prompts; without prompts, on `n` rows of random tokens that come twice.
@@ -328,8 +320,6 @@ def head_metrics(
     >>> metrics.table().columns.tolist()[:4]
     ['layer', 'head', 'previous_token', 'duplicate_token']
     """
-    if n < 1 or batch_size < 1:
-        raise BadInput(f"n and batch_size must be at least 1, got {n} and {batch_size}")
     if prompts is None:
         size = repeat_length(model) if subseq_len is None else subseq_len
         prompts = repeated_tokens(model, n, size, generator=generator)

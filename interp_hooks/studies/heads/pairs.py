@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import torch
 from jaxtyping import Bool, Float
@@ -29,6 +29,7 @@ from interp_hooks.experiments.results.record import experiment, on_data
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.experiments.results.shown import Shown
 from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.hooks.tables import pd
 from interp_hooks.interventions.readout import MetricLike
 from interp_hooks.interventions.runs import OF_TASK, PromptsLike, TaskLike
 from interp_hooks.interventions.sites import at
@@ -37,9 +38,6 @@ from interp_hooks.model.weights import Composition
 from interp_hooks.studies.heads.affinity import weight_composition
 from interp_hooks.studies.heads.composing import composition_parts
 from interp_hooks.studies.heads.scores import Place, at_places
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 GUESSES = ("part", "share", "weight")
 
@@ -70,8 +68,6 @@ class ComposingHeads(Shown):
 
         `same_sign` is the share of prompts whose part has the sign of the mean.
         """
-        import pandas as pd
-
         axes = self.parts.axes
         rows = [
             (axes["via"][via], axes["sender"][sender], axes["reader"][reader])
@@ -137,9 +133,6 @@ class ComposingHeads(Shown):
         nodes = [label.replace("L", "a").replace("H", ".h") for label in axes["reader"]]  # as circuits call them
         readers = [[f"{node}<{via.lower()}>" for node in nodes] for via in axes["via"]]
         return torch.tensor([[[(sender, one) in known for one in row] for sender in nodes] for row in readers])
-
-    def __repr__(self) -> str:
-        return self.table().to_string(index=False, max_rows=20)
 
 
 @checked

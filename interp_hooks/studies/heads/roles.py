@@ -26,16 +26,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp_hooks.errors import BadInput, nearest
-from interp_hooks.errors.arguments import Count, checked
+from interp_hooks.errors.arguments import Count
 from interp_hooks.experiments.results.shown import Shown
-from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.hooks.modes import study
+from interp_hooks.hooks.tables import pd
 from interp_hooks.interventions.runs import PromptsLike
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.studies.heads.causes import (
@@ -62,9 +62,6 @@ from interp_hooks.studies.heads.looks import (
 )
 from interp_hooks.studies.heads.scenes import Scene, heads_apart
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 @dataclass(frozen=True, kw_only=True)
 class Role:
@@ -84,36 +81,26 @@ class Role:
         return set(self.needs) <= {*scene.positions, *(["repeats"] if scene.repeats else [])}
 
 
-IOI = ("IO", "S1", "S2", "end")
+REPEATS, IOI, FACT = ("repeats",), ("IO", "S1", "S2", "end"), ("subject", "relation", "end")
 ROLES: tuple[Role, ...] = (
-    Role(
-        name="previous token",
-        needs=("repeats",),
-        looks=looks_like("previous_token"),
-        causes=by_path("k_input"),
-    ),
+    Role(name="previous token", needs=REPEATS, looks=looks_like("previous_token"), causes=by_path("k_input")),
     Role(
         name="duplicate token",
-        needs=("repeats",),
+        needs=REPEATS,
         looks=looks_like("duplicate_token"),
         causes=by_path("q_input", "v_input"),
     ),
-    Role(
-        name="induction",
-        needs=("repeats",),
-        looks=looks_like("induction"),
-        causes=by_itself("denoise"),
-    ),
+    Role(name="induction", needs=REPEATS, looks=looks_like("induction"), causes=by_itself("denoise")),
     Role(
         name="classic induction",
-        needs=("repeats",),
+        needs=REPEATS,
         looks=looks_like("induction"),
         causes=by_route("induction", "k_input", "q_input"),
         least=(0.3, 0.5),
     ),
     Role(
         name="pointer induction",
-        needs=("repeats",),
+        needs=REPEATS,
         looks=looks_like("induction"),
         causes=by_route("induction", "q_input", "k_input"),
         least=(0.3, 0.5),
@@ -135,30 +122,20 @@ ROLES: tuple[Role, ...] = (
         looks=looks_from("S2", "S1", after=1),
         causes=by_path("v_input", place="S2"),
     ),
-    Role(
-        name="subject recall",
-        needs=("subject", "relation", "end"),
-        looks=looks_from("end", "subject"),
-        causes=from_source("subject", "end"),
-    ),
+    Role(name="subject recall", needs=FACT, looks=looks_from("end", "subject"), causes=from_source("subject", "end")),
     Role(
         name="relation recall",
-        needs=("subject", "relation", "end"),
+        needs=FACT,
         looks=looks_from("end", "relation"),
         causes=from_source("relation", "end"),
     ),
     Role(
         name="mixed recall",
-        needs=("subject", "relation", "end"),
+        needs=FACT,
         looks=looks_at_both("end", "subject", "relation"),
         causes=from_both("subject", "relation", "end"),
     ),
-    Role(
-        name="function vector",
-        needs=("label1", "end"),
-        looks=looks_at_all("end", "label"),
-        causes=by_mean("end"),
-    ),
+    Role(name="function vector", needs=("label1", "end"), looks=looks_at_all("end", "label"), causes=by_mean("end")),
     Role(name="successor", needs=("item", "end"), looks=maps_to_answer("item"), causes=by_path("logits")),
     Role(
         name="retrieval",
@@ -179,6 +156,8 @@ class HeadRoles(Shown):
     asked of it, or the cause was not looked for, since the head does not attend so.
     """
 
+    _printed = 40
+
     roles: Sequence[Role]
     attention: Float[Tensor, "role layer head"]
     cause: Float[Tensor, "role layer head"]
@@ -194,25 +173,13 @@ class HeadRoles(Shown):
 
         A head that attends as the role does, and causes the opposite, is no candidate.
         """
-        import pandas as pd
-
         rows = []
         for at, role in enumerate(self.roles):
             looks, causes = self._passes(at)
             for layer, head in (looks | causes if candidates else looks & causes).nonzero().tolist():
-                both = bool(looks[layer, head] & causes[layer, head])
-                rows.append(
-                    dict(
-                        layer=layer,
-                        head=head,
-                        role=role.name,
-                        attention=float(self.attention[at, layer, head]),
-                        cause=float(self.cause[at, layer, head]),
-                        attention_least=role.least[0],
-                        cause_least=role.least[1],
-                        verdict="role" if both else "candidate",
-                    )
-                )
+                scores = [float(of[at, layer, head]) for of in (self.attention, self.cause)]
+                verdict = "role" if looks[layer, head] & causes[layer, head] else "candidate"
+                rows.append((layer, head, role.name, *scores, *role.least, verdict))
         columns = ["layer", "head", "role", "attention", "cause", "attention_least", "cause_least", "verdict"]
         return pd.DataFrame(rows, columns=columns)
 
@@ -230,12 +197,8 @@ class HeadRoles(Shown):
         looks, causes = self._passes(at)
         return looks & causes
 
-    def __repr__(self) -> str:
-        return self.table().to_string(index=False, max_rows=40)
 
-
-@no_gradients
-@checked
+@study
 def head_roles(
     model: HookedTransformer,
     prompts: PromptsLike | None = None,
@@ -307,8 +270,7 @@ def scored(scene: Scene, roles: Sequence[Role]) -> HeadRoles:
     return HeadRoles(roles=list(roles), attention=stacked[0], cause=stacked[1])
 
 
-@no_gradients
-@checked
+@study
 def follows_positions(
     model: HookedTransformer,
     *,

@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar, get_args
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -92,7 +92,7 @@ def score_split(
     >>> torch.allclose(split.values.sum((0, 1)), split.baselines["score"], atol=1e-4)
     True
     """
-    _check(model, layer, head, query_unit, key_unit)
+    _check(model, layer, head)
     run = as_run(model, prompts)
     rows = {name: place_of(run, where, name) for name, where in (("query", query), ("key", key))}
     neurons = ["mlp.hook_post"] if "neuron" in (query_unit, key_unit) else []
@@ -128,12 +128,9 @@ def place_of(run: Run, where: Place, what: str) -> Int[Tensor, "batch 1"]:
     return named_positions(run, {what: named_index({}, where)})[what][:, None]
 
 
-def _check(model: HookedTransformer, layer: int, head: int, *units: str) -> None:
+def _check(model: HookedTransformer, layer: int, head: int) -> None:
     if not (0 <= layer < model.cfg.n_layers and 0 <= head < model.cfg.n_heads):
         raise BadInput(f"there is no head {head} in layer {layer}")
-    for unit in units:
-        if unit not in get_args(Unit):
-            raise BadInput(f"a unit must be one of {', '.join(get_args(Unit))}, got {unit!r}")
 
 
 def weights_of(

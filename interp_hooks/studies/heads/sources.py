@@ -18,10 +18,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import about, checked
+from interp_hooks.errors.arguments import about
 from interp_hooks.experiments.results.record import experiment, on_data
 from interp_hooks.experiments.results.result import Result
-from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.hooks.modes import no_gradients, study
 from interp_hooks.interventions.readout import LAST, Readout, for_each_prompt, said
 from interp_hooks.interventions.recording import record
 from interp_hooks.interventions.runs import OF_TASK, PromptsLike, Run, as_run
@@ -80,8 +80,7 @@ def direct_effect_by_source(
     return Result(metric="direct_effect", axes=axes, values=effects.cpu())
 
 
-@no_gradients
-@checked
+@study
 def result_by_source(
     model: HookedTransformer, prompts: PromptsLike, layer: int, head: int, *, pos: int | Tensor = LAST
 ) -> Float[Tensor, "prompt source d_model"]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,10 +18,11 @@ from torch import Tensor
 
 from interp_hooks.circuits.stability import FEWEST, exchanged, jaccard
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import Count, checked
+from interp_hooks.errors.arguments import Count, Positive
 from interp_hooks.experiments.ablation import ablate
 from interp_hooks.experiments.results.kept import Kept
-from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.hooks.modes import study
+from interp_hooks.hooks.tables import pd
 from interp_hooks.interventions.engine import evaluate
 from interp_hooks.interventions.prompts import MetricOf, run_of
 from interp_hooks.interventions.readout import Metric
@@ -30,9 +31,6 @@ from interp_hooks.model.progress import progress_bar
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.studies.heads.roles import HeadRoles, Role, chosen_roles, scored
 from interp_hooks.studies.heads.scenes import Scene, heads_apart
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -60,8 +58,6 @@ class RoleStability(Kept):
 
         Columns: whether it `has` the role on all prompts, `inclusion`, its `cause`, and what is `lost` by ablation.
         """
-        import pandas as pd
-
         rows = [
             dict(layer=layer, head=head, role=self.roles[role], has=bool(self.had[role, layer, head]))
             | dict(inclusion=float(self.inclusion[role, layer, head]), cause=float(self.cause[role, layer, head]))
@@ -74,8 +70,6 @@ class RoleStability(Kept):
 
     def summary(self) -> pd.DataFrame:
         """A row for each role: heads that have it, their mean inclusion, the mean Jaccard of halves; then the null."""
-        import pandas as pd
-
         rows: list[tuple[str, float, float, float]] = [
             (
                 name,
@@ -92,16 +86,15 @@ class RoleStability(Kept):
         return f"{self.summary().to_string(index=False)}\n{self.table().to_string(index=False, max_rows=30)}"
 
 
-@no_gradients
-@checked
+@study
 def role_stability(
     model: HookedTransformer,
     prompts: PromptsLike | None = None,
     *,
     roles: Sequence[str | Role] | None = None,
-    samples: Count = 20,
-    splits: Count = 5,
-    nulls: Count = 3,
+    samples: Positive = 20,
+    splits: Positive = 5,
+    nulls: Positive = 3,
     n: Count = 16,
     subseq_len: int | None = None,
     bos: int | None = None,
@@ -122,8 +115,6 @@ def role_stability(
     >>> stable.summary()["role"].tolist()
     ['induction', 'any, by the null']
     """
-    if min(samples, splits, nulls) < 1:
-        raise BadInput(f"samples, splits and nulls must be at least 1, got {samples}, {splits} and {nulls}")
     with heads_apart(model):
 
         def repetition() -> Scene:

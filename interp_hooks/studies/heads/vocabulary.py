@@ -11,16 +11,17 @@ time: never all of M. What biases add, alike for all tokens, is left out. Heads 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import Count, about, checked
+from interp_hooks.errors.arguments import Count, Positive, about, refuse_outside
 from interp_hooks.experiments.results.result import Result
-from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.hooks.modes import study
+from interp_hooks.hooks.tables import pd
 from interp_hooks.model.cache.frozen_norm import FrozenNorm
 from interp_hooks.model.components.positions import rotate
 from interp_hooks.model.factored import FactoredMatrix
@@ -36,14 +37,10 @@ from interp_hooks.studies.directions import (
 )
 from interp_hooks.studies.heads.attending import makes_keys
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 Sign = Literal["raises", "lowers"]
 
 
-@no_gradients
-@checked
+@study
 def relation_scores(
     model: HookedTransformer,
     pairs: Sequence[Sequence[Any]],
@@ -74,14 +71,13 @@ def relation_scores(
     return _hits(model, given, related, k=k, signs=[sign], embedding=embedding, metric="relation_score")[sign]
 
 
-@no_gradients
-@checked
+@study
 def copying_scores(
     model: HookedTransformer,
     *,
     k: Count = 1,
     tokens: Sequence[Any] | None = None,
-    n: Count = 500,
+    n: Positive = 500,
     generator: torch.Generator | None = None,
     embedding: EmbeddingKind = "stream",
 ) -> dict[str, Result]:
@@ -97,8 +93,6 @@ def copying_scores(
     torch.Size([3, 4])
     """
     most = min(model.cfg.d_vocab, model.cfg.d_vocab_out)
-    if n < 1:
-        raise BadInput(f"n must be at least 1, got {n}")
     drawn = torch.randperm(most, generator=generator)[:n]
     ids = drawn if tokens is None else model.token_ids(tokens).reshape(-1)
     _check(model, k)
@@ -106,8 +100,7 @@ def copying_scores(
     return {"copying": both["raises"], "suppression": both["lowers"]}
 
 
-@no_gradients
-@checked
+@study
 def salient_tokens(
     model: HookedTransformer,
     layer: int,
@@ -128,8 +121,6 @@ def salient_tokens(
     >>> salient_tokens(model, 2, 3, k=2)["token"].tolist()
     ['...', '...']
     """
-    import pandas as pd
-
     _check_head(model, layer, head)
     _check(model, max(k, outputs))
     vectors = token_vectors(model, kind="embed" if layer == 0 else embedding)
@@ -149,8 +140,7 @@ def salient_tokens(
     return pd.DataFrame(listed)
 
 
-@no_gradients
-@checked
+@study
 def qk_tokens(
     model: HookedTransformer,
     layer: int,
@@ -176,8 +166,7 @@ def qk_tokens(
     """
     _check_head(model, layer, head)
     d_head = model.cfg.d_head_at(layer)
-    if not 1 <= vectors <= d_head:
-        raise BadInput(f"vectors must be 1..{d_head}, got {vectors}")
+    refuse_outside("vectors", vectors, 1, d_head)
     attn = makes_keys(model, layer)
     W_Q, W_K = attn.W_Q[head].detach(), attn.W_K[head * len(attn.W_K) // model.cfg.n_heads].detach()
     rotation = None if model.rotary is None else model.rotary(torch.tensor([[distance]]), W_Q.dtype)[layer]
@@ -254,8 +243,7 @@ def _hits(
 
 
 def _check(model: HookedTransformer, k: int) -> None:
-    if not 1 <= k <= model.cfg.d_vocab_out:
-        raise BadInput(f"k must be 1..{model.cfg.d_vocab_out}, the size of the vocabulary, got {k}")
+    refuse_outside("k", k, 1, model.cfg.d_vocab_out, "the size of the vocabulary")
 
 
 def _check_head(model: HookedTransformer, layer: int, head: int) -> None:

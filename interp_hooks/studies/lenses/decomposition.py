@@ -12,17 +12,17 @@ stream by it is decomposing a randomly rotated stream by the dictionary itself.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import Count, about
+from interp_hooks.errors.arguments import Count, about, refuse_outside
 from interp_hooks.experiments.results.record import experiment, on_data
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.hooks.tables import pd
 from interp_hooks.interventions.readout import LAST, Readout, said
 from interp_hooks.interventions.recording import record
 from interp_hooks.interventions.runs import PromptsLike, Run
@@ -34,9 +34,6 @@ from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.studies.lenses.base import Lens
 from interp_hooks.studies.lenses.reading import run_to_read, vocabulary_size
 from interp_hooks.studies.lenses.vectors import mean_column, pulled_back, unembedding_of
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 CHUNK = 2**12  # lens vectors that are made at once to know their lengths
 DICTIONARIES = ["lens", "random"]
@@ -58,8 +55,6 @@ class LensDecomposition(Result):
 
     def parts(self, prompt: int = 0) -> pd.DataFrame:
         """The lens vectors of one prompt, largest coefficient first."""
-        import pandas as pd
-
         pairs = zip(self.coefficients[prompt].tolist(), self.words[prompt], strict=True)
         rows = [(word, coefficient) for coefficient, word in sorted(pairs, reverse=True) if coefficient > 0]
         return pd.DataFrame(rows, columns=["token", "coefficient"])  # pyright: ignore[reportArgumentType]
@@ -95,8 +90,7 @@ def lens_decomposition(
     lens.refuse_layer(layer)
     with about("among"):
         ids = torch.arange(vocabulary_size(model)) if among is None else model.token_ids(among).reshape(-1).unique()
-    if not 1 <= k <= min(len(ids), model.cfg.d_model):
-        raise BadInput(f"k must be 1..{min(len(ids), model.cfg.d_model)}, got {k}")
+    refuse_outside("k", k, 1, min(len(ids), model.cfg.d_model))
     run = run_to_read(model, prompts)
     device = None if generator is None else generator.device
     shape = len(run.tokens), model.cfg.d_model

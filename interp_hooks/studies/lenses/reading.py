@@ -13,17 +13,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import Count, about, checked
+from interp_hooks.errors.arguments import Count, about, checked, refuse_outside
 from interp_hooks.experiments.results.record import on_data
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.hooks.tables import pd
 from interp_hooks.interventions.readout import MetricLike, Readout, checked_score, metric_name, reading, said
 from interp_hooks.interventions.recording import record
 from interp_hooks.interventions.runs import PromptsLike, Run, as_run, masked
@@ -31,9 +32,6 @@ from interp_hooks.model.components.block import at_positions
 from interp_hooks.model.stream import Stage, Stream
 from interp_hooks.model.token_text import names_of
 from interp_hooks.model.transformer import HookedTransformer
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 FINAL = "final_post"
 CHUNK = 2**25  # log-probabilities that are computed at once
@@ -94,8 +92,7 @@ class LensResult(Result):
             BadInput: a `k` beyond the vocabulary.
         """
         most = vocabulary_size(self.model)
-        if not 1 <= k <= most:
-            raise BadInput(f"k must be 1..{most}, the size of the vocabulary, got {k}")
+        refuse_outside("k", k, 1, most, "the size of the vocabulary")
         found = [(one.indices, one.values) for one in self._each(lambda log_probs, _: log_probs.topk(k))]
         ids, values = (torch.cat(parts, 1).reshape(*self.streams.shape[:-1], k) for parts in zip(*found, strict=True))
         return ids, values

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import about, checked
-from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.hooks.modes import study
 from interp_hooks.interventions.runs import Intervention, SourceLike
 from interp_hooks.interventions.sites import Here, Site, Source, at
 from interp_hooks.model.cache.frozen_norm import FrozenNorm
@@ -37,8 +37,7 @@ from interp_hooks.studies.lenses.base import Lens
 SAME, ALIKE = 0.999, 0.99  # cosines above which two vectors are no two directions, or hardly
 
 
-@no_gradients
-@checked
+@study
 def lens_vectors(model: HookedTransformer, lens: Lens, layer: int, tokens: Any) -> LensVectors:
     """The lens vectors of some tokens (ids or text, one or a list) in the stream that enters a layer.
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -21,9 +21,10 @@ from torch import Tensor
 from interp_hooks.corpus.reducers.top import Side
 from interp_hooks.corpus.scanning import Scan
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import Count, checked
+from interp_hooks.errors.arguments import Count, refuse_outside
 from interp_hooks.experiments.results.shown import Shown
-from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.hooks.modes import study
+from interp_hooks.hooks.tables import pd
 from interp_hooks.interventions.recording import record
 from interp_hooks.model.token_text import names_of
 from interp_hooks.model.transformer import HookedTransformer
@@ -31,9 +32,6 @@ from interp_hooks.studies.directions import unembedding
 from interp_hooks.studies.neurons.contexts import Contexts, Found, split_by_size, stacked, together, top_contexts
 from interp_hooks.studies.neurons.vocabulary import effect_of
 from interp_hooks.studies.neurons.weights import Neurons, neurons_of
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -56,8 +54,6 @@ class LogitBoost(Shown):
 
     def table(self) -> pd.DataFrame:
         """A row for each unit: the mean boost of the next token, and the tokens at both ends with their mean boosts."""
-        import pandas as pd
-
         rows: list[dict[str, Any]] = []
         for place, (layer, neuron) in enumerate(self.units):
             following = self.next_boost[place]
@@ -73,12 +69,8 @@ class LogitBoost(Shown):
             rows.append(row)
         return pd.DataFrame(rows)
 
-    def __repr__(self) -> str:
-        return self.table().to_string(index=False, max_rows=20)
 
-
-@no_gradients
-@checked
+@study
 def logit_boost(
     model: HookedTransformer,
     scan: Scan,
@@ -108,8 +100,7 @@ def logit_boost(
     if not units:
         raise BadInput("units must be (layer, neuron) pairs, got none")
     found, onto = Found(scan), unembedding(model)
-    if not 1 <= k <= onto.shape[1]:
-        raise BadInput(f"k must be 1..{onto.shape[1]}, the size of the vocabulary, got {k}")
+    refuse_outside("k", k, 1, onto.shape[1], "the size of the vocabulary")
     options: dict[str, Any] = dict(k=n_contexts, side=side, before=before)
     examples = [top_contexts(model, found, layer, neuron, **options).followed() for layer, neuron in units]
     shown = _activations_and_scales(model, units, examples)

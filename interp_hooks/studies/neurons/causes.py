@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -21,9 +21,10 @@ from interp_hooks.corpus.reducers.top import Side
 from interp_hooks.corpus.scanning import Scan
 from interp_hooks.corpus.units import Part, neurons
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import Count, checked
+from interp_hooks.errors.arguments import Count
 from interp_hooks.experiments.results.shown import Shown
-from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.hooks.modes import study
+from interp_hooks.hooks.tables import pd
 from interp_hooks.interventions.engine import evaluate
 from interp_hooks.interventions.readout import Metric, Readout
 from interp_hooks.interventions.runs import Intervention, Run
@@ -40,9 +41,6 @@ from interp_hooks.studies.neurons.contexts import (
     together,
     top_contexts,
 )
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 KINDS = ("top", "random")
 
@@ -66,8 +64,6 @@ class AblationEffects(Shown):
 
     def table(self) -> pd.DataFrame:
         """A row for each unit and kind of context ("top", "random"): means over contexts and their standard errors."""
-        import pandas as pd
-
         rows: list[dict[str, Any]] = []
         for place, (layer, number) in enumerate(self.units):
             effects = ((self.top_loss[place], self.top_kl[place]), (self.random_loss[place], self.random_kl[place]))
@@ -80,12 +76,8 @@ class AblationEffects(Shown):
                 rows.append(row)
         return pd.DataFrame(rows)
 
-    def __repr__(self) -> str:
-        return self.table().to_string(index=False, max_rows=20)
 
-
-@no_gradients
-@checked
+@study
 def ablation_effects(
     model: HookedTransformer,
     scan: Scan,

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -25,18 +25,15 @@ from torch import Tensor
 
 from interp_hooks.corpus.reducers.top import Side
 from interp_hooks.corpus.scanning import Scan
-from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import Count, checked
+from interp_hooks.errors.arguments import Count
 from interp_hooks.experiments.results.shown import Shown
-from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.hooks.modes import study
 from interp_hooks.hooks.names import get_act_name
+from interp_hooks.hooks.tables import pd
 from interp_hooks.interventions.recording import record
 from interp_hooks.model.token_text import names_of
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.studies.neurons.contexts import Contexts, Found, split_by_size, stacked, together, top_contexts
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 By = Literal["stream", "tokens"]
 WINDOW = 5  # tokens of an example that are compared and shown, the last one included
@@ -49,6 +46,8 @@ class Illusion(Shown):
     `texts`, `values` and `kinds` are by corpus; kinds of both corpora are numbered together, so that one that both have
     has one number. `top_mass` is by corpus too, None where the scan has no histogram.
     """
+
+    _printed = None
 
     texts: Sequence[Sequence[str]]
     values: Sequence[Float[Tensor, " _"]]
@@ -67,8 +66,6 @@ class Illusion(Shown):
 
     def table(self) -> pd.DataFrame:
         """A row for each rank, with the example of either corpus, its activation and its kind."""
-        import pandas as pd
-
         columns: dict[str, Any] = {}
         for name, texts, values, kinds in zip("ab", self.texts, self.values, self.kinds, strict=True):
             columns |= {f"{name}": pd.Series(texts, dtype=object), f"activation_{name}": pd.Series(values.tolist())}
@@ -80,12 +77,8 @@ class Illusion(Shown):
         kinds = f"{self.clusters[0]} and {self.clusters[1]} kinds of examples, {self.shared} in common"
         return [f"{kinds}; mass in the highest octave: {mass}"]
 
-    def __repr__(self) -> str:
-        return f"{self.table().to_string(index=False)}\n{self._words()[0]}"
 
-
-@no_gradients
-@checked
+@study
 def illusion(
     model: HookedTransformer,
     layer: int,
@@ -112,8 +105,6 @@ def illusion(
     >>> illusion(model, 1, 3, one, other).table().columns[:3].tolist()
     ['rank', 'a', 'activation_a']
     """
-    if by not in LIKENESS:
-        raise BadInput(f"by must be 'stream' or 'tokens', got {by!r}")
     founds = [Found(one), Found(other)]
     examples = [top_contexts(model, found, layer, neuron, k=k, side=side) for found in founds]
     both = together(examples)

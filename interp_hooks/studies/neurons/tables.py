@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import torch
 from jaxtyping import Float
@@ -11,22 +11,19 @@ from torch import Tensor
 
 from interp_hooks.corpus.scanning import Scan
 from interp_hooks.corpus.units import Part, neurons
-from interp_hooks.errors.arguments import Count, checked
-from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.errors.arguments import Count
+from interp_hooks.hooks.modes import study
+from interp_hooks.hooks.tables import pd
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.studies.neurons.contexts import Found
 from interp_hooks.studies.neurons.illusions import top_mass
 from interp_hooks.studies.neurons.vocabulary import MOMENTS, Thresholds, VocabularyEffect, vocabulary_effect
 from interp_hooks.studies.neurons.weights import neurons_of
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 OF_STATISTICS = ("mean", "std", "min", "max", "active")
 
 
-@no_gradients
-@checked
+@study
 def neuron_table(
     model: HookedTransformer,
     scan: Scan | None = None,
@@ -65,8 +62,6 @@ def neuron_table(
     >>> neuron_table(model, found, [2], k=3).columns[:5].tolist()
     ['layer', 'part', 'neuron', 'mean', 'std']
     """
-    import pandas as pd
-
     effect = effect or vocabulary_effect(model, layers, k=k, thresholds=thresholds, progress=progress)
     columns: dict[str, Any] = {
         name: [one[axis] for one in effect.neurons] for axis, name in enumerate(("layer", "part", "neuron"))

@@ -27,7 +27,7 @@ from interp_hooks.corpus.packing import leads
 from interp_hooks.corpus.units import Units
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked
-from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.hooks.modes import study
 from interp_hooks.interventions.runs import Intervention, Run
 from interp_hooks.interventions.sites import at
 from interp_hooks.model.transformer import HookedTransformer
@@ -55,8 +55,7 @@ class Shortened:
         return self.activation / self.whole
 
 
-@no_gradients
-@checked
+@study
 def truncated_prompt(
     model: HookedTransformer, unit: Units, tokens: Int[Tensor, " pos"], *, keep: float = 0.5
 ) -> Shortened:
@@ -80,8 +79,7 @@ def truncated_prompt(
     return _shortened(tokens, torch.ones(len(tokens), dtype=torch.bool), whole, whole)
 
 
-@no_gradients
-@checked
+@study
 def minimal_example(
     model: HookedTransformer, unit: Units, tokens: Int[Tensor, " pos"], *, keep: float = 0.5
 ) -> Shortened:
@@ -112,8 +110,7 @@ def minimal_example(
     return _shortened(tokens, kept, value, whole)
 
 
-@no_gradients
-@checked
+@study
 def token_importance(
     model: HookedTransformer, unit: Units, tokens: Int[Tensor, " pos"], *, replacement: Replacement = "mean"
 ) -> Float[Tensor, " pos"]:
@@ -137,8 +134,7 @@ def token_importance(
     return found
 
 
-@no_gradients
-@checked
+@study
 def and_ness(
     model: HookedTransformer,
     unit: Units,

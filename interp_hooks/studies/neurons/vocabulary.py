@@ -23,24 +23,22 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import Count, checked
+from interp_hooks.errors.arguments import Count, refuse_outside
 from interp_hooks.experiments.results.shown import Shown
-from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.hooks.modes import study
+from interp_hooks.hooks.tables import pd
 from interp_hooks.model.progress import progress_bar
 from interp_hooks.model.token_text import names_of
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.studies.directions import CHUNK, unembedding
 from interp_hooks.studies.neurons.weights import Neurons, neurons_of
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Side = Literal["positive", "negative"]
 
@@ -107,8 +105,6 @@ class VocabularyEffect(Shown):
         `variance` is in logits squared, but for the norm's scale, for an activation of 1; `raises` and `lowers` are
         the tokens at both ends, most extreme first.
         """
-        import pandas as pd
-
         labels = {side: self.labels(side) for side in SIDES}
         rows: list[dict[str, Any]] = []
         for place, (layer, part, neuron) in enumerate(self.neurons):
@@ -119,9 +115,6 @@ class VocabularyEffect(Shown):
                 found = dict(layer=layer, part=part, neuron=neuron, side=side, label=labels[side][place])
                 rows.append(found | moments | dict(raises=up, lowers=down))
         return pd.DataFrame(rows)
-
-    def __repr__(self) -> str:
-        return self.table().to_string(index=False, max_rows=20)
 
     def _medians(self, values: Float[Tensor, " neuron"]) -> Float[Tensor, " neuron"]:
         """The median of the values over the neurons of the same layer and part, for each neuron."""
@@ -137,8 +130,7 @@ SIDES: tuple[Side, ...] = ("positive", "negative")
 MOMENTS = ("norm", "null_share", "variance", "skew", "kurtosis")
 
 
-@no_gradients
-@checked
+@study
 def vocabulary_effect(
     model: HookedTransformer,
     layers: Sequence[int] | None = None,
@@ -166,8 +158,7 @@ def vocabulary_effect(
     if not groups:
         raise BadInput("there are no neurons: expected layers of a model that has MLPs")
     onto = unembedding(model)
-    if not 1 <= k <= onto.shape[1]:
-        raise BadInput(f"k must be 1..{onto.shape[1]}, the size of the vocabulary, got {k}")
+    refuse_outside("k", k, 1, onto.shape[1], "the size of the vocabulary")
     nothing = null_space(onto, null)
     size = sum(len(group.writes) for group in groups)
     with progress_bar(total=size, progress=progress, unit="neuron") as bar:

@@ -21,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from interp_hooks.errors import BadInput
+from interp_hooks.errors.arguments import refuse_outside
 from interp_hooks.model.cache.frozen_norm import FrozenNorm
 from interp_hooks.model.components.moe import MoE
 from interp_hooks.model.transformer import HookedTransformer
@@ -50,8 +51,7 @@ def neurons_of(model: HookedTransformer, layer: int) -> list[Neurons]:
     Raises:
         BadInput: no such layer, or its MLP is of another kind.
     """
-    if not 0 <= layer < model.cfg.n_layers:
-        raise BadInput(f"layer must be 0..{model.cfg.n_layers - 1}, got {layer}")
+    refuse_outside("layer", layer, 0, model.cfg.n_layers - 1)
     if model.cfg.attn_only:
         return []
     mlp, name = model.blocks[layer].mlp, f"blocks.{layer}.mlp"

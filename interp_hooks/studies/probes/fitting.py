@@ -12,15 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import checked, is_integral, told_shape
-from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.errors.arguments import is_integral, told_shape
+from interp_hooks.hooks.modes import study
 from interp_hooks.studies.covariances import JointMoments, one_hot
 
 Solver = Literal["newton", "lbfgs"]
@@ -58,8 +58,7 @@ class LinearProbe:
         return self.weights[1] - self.weights[0]
 
 
-@no_gradients
-@checked
+@study
 def ridge(moments: JointMoments, *, strength: float = 1e-2) -> LinearProbe:
     """The ridge probe of moments whose labels are classes (`JointMoments.of`, `of_scan`), in closed form.
 
@@ -79,8 +78,7 @@ def ridge(moments: JointMoments, *, strength: float = 1e-2) -> LinearProbe:
     return LinearProbe(weights=weights, bias=moments.label_mean - weights @ moments.mean)
 
 
-@no_gradients
-@checked
+@study
 def logistic(
     x: Float[Tensor, "example width"],
     classes: Int[Tensor, " example"],
@@ -104,8 +102,6 @@ def logistic(
     2
     """
     _check(strength)
-    if solver not in get_args(Solver):
-        raise BadInput(f"solver must be 'newton' or 'lbfgs', got {solver!r}")
     if x.ndim != 2 or not is_integral(classes) or classes.shape != x.shape[:1] or not len(x):
         raise BadInput(f"expected x [example, width] and a class for each, got {told_shape(x)}, {told_shape(classes)}")
     x = x.detach().double()

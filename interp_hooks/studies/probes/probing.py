@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -29,11 +29,12 @@ from interp_hooks.corpus.reducers.labelled import LabelledMoments, LinearHits
 from interp_hooks.corpus.scanning import scan
 from interp_hooks.corpus.units import Units
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import Count, checked
+from interp_hooks.errors.arguments import Count, refuse_outside
 from interp_hooks.experiments.patching import labels_of
 from interp_hooks.experiments.results.kept import Kept
 from interp_hooks.experiments.results.result import Result
-from interp_hooks.hooks.modes import no_gradients
+from interp_hooks.hooks.modes import study
+from interp_hooks.hooks.tables import pd
 from interp_hooks.interventions.readout import LAST
 from interp_hooks.interventions.runs import PromptsLike
 from interp_hooks.interventions.sites import at
@@ -42,9 +43,6 @@ from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.studies.covariances import JointMoments
 from interp_hooks.studies.labelled import Labelled, LabelsLike
 from interp_hooks.studies.probes.fitting import LinearProbe, logistic, ridge
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Kind = Literal["logistic", "ridge"]
 CONTROLS = ("shuffled labels", "random model", "token identity", "majority")
@@ -84,8 +82,6 @@ class Probes(Kept):
 
     def table(self, level: float = 0.95, generator: torch.Generator | None = None) -> pd.DataFrame:
         """A row for each layer: the accuracy of the trained probe with its bootstrap interval, and of all others."""
-        import pandas as pd
-
         ends = self.result.interval(level, generator=generator)
         means = self.accuracy.mean(-1)
         columns: dict[str, Any] = {"layer": list(self.layers), "trained": means[:, 0].tolist()}
@@ -97,8 +93,7 @@ class Probes(Kept):
         return self.table(generator=torch.Generator().manual_seed(0)).to_string(index=False, max_rows=40)
 
 
-@no_gradients
-@checked
+@study
 def linear_probe(
     model: HookedTransformer,
     prompts: PromptsLike,
@@ -171,8 +166,6 @@ def linear_probe(
 
 
 def _check(kind: str, balanced: bool, controls: Sequence[str], sparsity: Sequence[int], width: int) -> None:
-    if kind not in get_args(Kind):
-        raise BadInput(f"kind must be 'logistic' or 'ridge', got {kind!r}")
     if kind == "ridge" and balanced:
         raise BadInput(
             "balanced= is for logistic probes: ridge probes are made of moments, in which classes weigh as they are"
@@ -201,8 +194,7 @@ class _Split:
             raise BadInput(f"groups must be a number for each of {len(tokens)} prompts, got {list(given.shape)}")
         of_examples = given[labelled.prompts].unique(return_inverse=True)[1]
         count = int(of_examples.max()) + 1
-        if not 2 <= folds <= count:
-            raise BadInput(f"folds must be 2..{count}, the number of groups with a label, got {folds}")
+        refuse_outside("folds", folds, 2, count, "the number of groups with a label")
         dealt = torch.empty(count, dtype=torch.long)
         dealt[torch.randperm(count, generator=generator)] = torch.arange(count) % folds
         split = cls(groups=of_examples, of_examples=dealt[of_examples])
@@ -290,8 +282,7 @@ def _drawn_anew(
 # ------------------------------------------------------------------------------------------------------------- corpora
 
 
-@no_gradients
-@checked
+@study
 def probe_corpus(
     model: HookedTransformer,
     corpus: Corpus,

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -33,10 +33,8 @@ from torch import Tensor
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked
 from interp_hooks.experiments.results.kept import Kept
+from interp_hooks.hooks.tables import pd
 from interp_hooks.studies.training_runs.watching import WatchedTraining, curves_of
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 FEWEST = 6  # checkpoints
 NORMAL = 1.4826  # times the median absolute deviation is the standard deviation of a normal distribution
@@ -87,8 +85,6 @@ class PhaseChanges(Kept):
 
     def table(self) -> pd.DataFrame:
         """A row for each: the event it belongs to, where and when, from what to what, and how sharp and sure it is."""
-        import pandas as pd
-
         columns = ["event", "measure", "cell", "begin", "at", "end", "before", "after", "share", "sharpness", "z"]
         return pd.DataFrame([[getattr(one, name) for name in columns] for one in self.found], columns=columns)
 

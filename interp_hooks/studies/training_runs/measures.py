@@ -27,7 +27,7 @@ from interp_hooks.corpus.evals import repeat_length, repeated_tokens
 from interp_hooks.corpus.reading import documents
 from interp_hooks.corpus.texts import first_rows, token_rows
 from interp_hooks.errors import BadInput, nearest
-from interp_hooks.errors.arguments import Count, Seed, check_arguments, checked
+from interp_hooks.errors.arguments import Positive, Seed, check_arguments, checked, refuse_outside
 from interp_hooks.experiments.results.result import Result
 from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.interventions.runs import Run
@@ -181,8 +181,7 @@ class FourierShares(Measure):
     p: int
 
     def __call__(self, model: HookedTransformer) -> Result:
-        if not 3 <= self.p <= model.cfg.d_vocab:
-            raise BadInput(f"p must be 3..{model.cfg.d_vocab}, the tokens of this model, got {self.p}")
+        refuse_outside("p", self.p, 3, model.cfg.d_vocab, "the tokens of this model")
         power = fourier_power(model.W_E[: self.p].detach())[1:].cpu()
         frequencies = range(1, self.p // 2 + 1)
         return Result(metric="share", axes={"frequency": frequencies}, values=(power / power.sum())[:, None])
@@ -203,7 +202,7 @@ def usual_measures(
     tokens: Int[Tensor, "batch pos"] | None = None,
     *,
     modulus: int | None = None,
-    n: Count = 32,
+    n: Positive = 32,
     seed: Seed = 0,
 ) -> dict[str, Measure]:
     """What is usually measured of a model's training, by name; what a model has no place for is left out.
@@ -222,8 +221,6 @@ def usual_measures(
     >>> list(usual_measures(model))
     ['repetition_loss', 'induction', 'previous_token', 'K_composition', 'weight_norms']
     """
-    if n < 1:
-        raise BadInput(f"n must be at least 1, got {n}")
     cfg, found = model.cfg, dict[str, Measure]()
     if tokens is not None:
         found["loss"] = NextTokenLoss(tokens=model.checked_tokens(tokens).cpu())

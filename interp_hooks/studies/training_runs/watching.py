@@ -13,7 +13,7 @@ import itertools
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -22,6 +22,7 @@ from interp_hooks.errors import BadInput, nearest
 from interp_hooks.errors.arguments import Elsewhere, checked, told
 from interp_hooks.experiments.results.kept import Kept
 from interp_hooks.experiments.results.result import Result
+from interp_hooks.hooks.tables import pd
 from interp_hooks.loading.keeping import AtSteps
 from interp_hooks.model.identity import weights_hash
 from interp_hooks.model.progress import progress_bar
@@ -29,9 +30,6 @@ from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.studies.training_runs.checkpoints import Checkpoint, training_checkpoints
 from interp_hooks.studies.training_runs.measures import MeasureLike
 from interp_hooks.studies.training_runs.store import Row, Store, rows_in, stacked
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 CheckpointsLike = str | Path | Mapping[int, Any] | Sequence[Checkpoint]
 
@@ -70,8 +68,6 @@ class WatchedTraining(Kept):
 
     def table(self) -> pd.DataFrame:
         """A row for each step; a column for each measure, of a grid that for the cell that moved most."""
-        import pandas as pd
-
         columns: dict[str, Any] = {"step": list(self.steps)}
         for name, result in self.results.items():
             labels, curves = curves_of(result)
@@ -84,8 +80,6 @@ class WatchedTraining(Kept):
 
         The error is that of a mean over rows of tokens; nan for what is measured once.
         """
-        import pandas as pd
-
         tables = []
         for name, result in self.results.items():
             labels, curves = curves_of(result)

@@ -22,7 +22,7 @@ from interp_hooks.studies.wikis.head_columns import (
     head_weight_columns,
     role_columns,
 )
-from interp_hooks.studies.wikis.material import Column, Listing, Material
+from interp_hooks.studies.wikis.material import Column, Listing, Material, columns_from
 from interp_hooks.studies.wikis.neuron_columns import (
     ablation_columns,
     estimated_columns,
@@ -46,16 +46,10 @@ def activation_columns(kind: str) -> Callable[[Material], list[Column]]:
     chosen = {name: described[name] for name in ("mean", "std", "max")} if kind == "head" else described
 
     def columns(material: Material) -> list[Column]:
-        found = {int(layer): one for layer, one in material.found[f"{kind}_statistics"].items() if layer is not None}
-        return [
-            Column(
-                name=name,
-                unit=unit,
-                about=about,
-                values={layer: one[key] for layer, one in found.items()},
-            )
-            for key, (name, unit, about) in chosen.items()
-        ]
+        found = material.statistics(kind)
+        keys = {name: key for key, (name, *_) in chosen.items()}
+        described = {name: (unit, about) for name, unit, about in chosen.values()}
+        return columns_from(described, lambda name: {layer: one[keys[name]] for layer, one in found.items()})
 
     return columns
 

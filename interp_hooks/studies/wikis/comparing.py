@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked
 from interp_hooks.ground_truth.matching import assignment
+from interp_hooks.hooks.tables import pd
 from interp_hooks.studies.wikis.tables import Wiki
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 @checked
@@ -37,8 +34,6 @@ def compare(wiki_a: Wiki | str | Path, wiki_b: Wiki | str | Path, metrics: Seque
     >>> bool(compare(made, "my-wiki")["mutual"].all())
     True
     """
-    import pandas as pd
-
     a, b = (one if isinstance(one, Wiki) else Wiki(one) for one in (wiki_a, wiki_b))
     names = _metrics(a, b, metrics)
     heads_a, heads_b = a.heads, b.heads

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp_hooks.dictionaries.crosscoder import Crosscoder
@@ -21,7 +21,7 @@ from interp_hooks.studies.features.causes import feature_effects
 from interp_hooks.studies.features.relations import RelatedFeatures, related_features
 from interp_hooks.studies.features.units import LayerFeatures
 from interp_hooks.studies.neurons.vocabulary import moments_of, null_space
-from interp_hooks.studies.wikis.material import LISTED, Column, Listing, Material
+from interp_hooks.studies.wikis.material import LISTED, Column, Listing, Material, columns_from, lost_columns
 
 NULL = 0.1  # singular values below this share of their root mean square are of null directions
 WEIGHTS = {
@@ -95,16 +95,10 @@ def feature_weight_columns(kind: str) -> Callable[[Material], list[Column]]:
 
     def columns(material: Material) -> list[Column]:
         effects, one = _effects(material, kind), material.dictionaries[kind]
-        made = [
-            Column(
-                name=name,
-                unit=unit,
-                about=about,
-                values=_by_layer(material, kind, {layer: of[name] for layer, of in effects.items()}),
-            )
-            for name, (unit, about) in WEIGHTS.items()
-            if effects
-        ]
+        made = columns_from(
+            WEIGHTS if effects else {},
+            lambda name: _by_layer(material, kind, {layer: of[name] for layer, of in effects.items()}),
+        )
         cosines = {
             layer: torch.cosine_similarity(of.encoder.float(), of.writes[0][1].float(), dim=1)
             for layer, of in one.items()
@@ -114,12 +108,8 @@ def feature_weight_columns(kind: str) -> Callable[[Material], list[Column]]:
             about = "of what its encoder looks for and what its decoder writes in its layer"
             made.append(Column(name="cos_in", unit="cosine", about=about, values=_by_layer(material, kind, cosines)))
         made += _site_columns(one)
-        shares = {
-            int(layer): found["active"]
-            for layer, found in material.found[f"{kind}_statistics"].items()
-            if layer is not None
-        }
-        dead = {layer: ["" if share else "dead" for share in found.tolist()] for layer, found in shares.items()}
+        shares = {layer: found["active"].tolist() for layer, found in material.statistics(kind).items()}
+        dead = {layer: ["" if share else "dead" for share in listed] for layer, listed in shares.items()}
         about = '"dead" if it is active at no token of the corpus'
         return [*made, Column(name="label", unit="label", about=about, values=dead)]
 
@@ -166,16 +156,7 @@ def feature_effect_columns(kind: str) -> Callable[[Material], list[Column]]:
             return []
         about = "about how much the next-token loss on a sample of the corpus rises if the feature is 0"
         made = [Column(name="ablation_loss_estimate", unit="nats per token", about=about, values=estimates)]
-        for contexts in dict.fromkeys(contexts for contexts, *_ in rows):
-            for name, what in (("loss_change_nats", "loss"), ("kl_nats", "kl")):
-                values = {layer: [math.nan] * n for layer, n in material.sizes[kind].items()}
-                for (of, layer, feature), row in rows.items():
-                    if of == contexts:
-                        values[layer][feature] = float(row[name])
-                told = "next-token loss rises" if what == "loss" else "predictions diverge"
-                about = f"by how much {told} on {contexts} contexts if the feature is 0 (of those examined)"
-                made.append(Column(name=f"{contexts}_{what}_if_ablated", unit="nats", about=about, values=values))
-        return made
+        return made + lost_columns(rows, material.sizes[kind], "the feature is 0")
 
     return columns
 
@@ -191,6 +172,14 @@ def _estimate(material: Material, features: LayerFeatures) -> Float[Tensor, " fe
     return -found.mean.flatten().cpu()
 
 
+def listed(
+    numbers: Int[Tensor, "unit place"], values: Float[Tensor, "unit place"], text: Callable[[int], str]
+) -> list[list[tuple[str, float]]]:
+    """For each unit, the texts of some numbers with a value each; numbers below 0 are of no entry."""
+    rows = zip(numbers.tolist(), values.tolist(), strict=True)
+    return [[(text(number), value) for number, value in zip(*row, strict=True) if number >= 0] for row in rows]
+
+
 def feature_listings(kind: str) -> Callable[[Material], list[Listing]]:
     """The tokens that features raise and lower, and the features that go with each."""
 
@@ -198,10 +187,7 @@ def feature_listings(kind: str) -> Callable[[Material], list[Listing]]:
         effects, made = _effects(material, kind), []
         for name, end in (("raises", "top"), ("lowers", "bottom")) if effects else ():
             entries = {
-                layer: [
-                    [(material.words(id), value) for id, value in zip(*one, strict=True)]
-                    for one in zip(effects[layer][end].tolist(), effects[layer][f"{end}_values"].tolist(), strict=True)
-                ]
+                layer: listed(effects[layer][end], effects[layer][f"{end}_values"], material.words)
                 if layer in effects
                 else [[]] * n
                 for layer, n in material.sizes[kind].items()
@@ -211,10 +197,7 @@ def feature_listings(kind: str) -> Callable[[Material], list[Listing]]:
         related = _related(material, kind)
         for name, (indices, values, unit, about) in RELATIONS.items():
             entries = {
-                layer: [
-                    [(f"L{layer}F{other}", value) for other, value in zip(*one, strict=True) if other >= 0]
-                    for one in zip(getattr(found, indices).tolist(), getattr(found, values).tolist(), strict=True)
-                ]
+                layer: listed(getattr(found, indices), getattr(found, values), f"L{layer}F{{}}".format)
                 for layer, found in related.items()
             }
             made.append(Listing(name=name, unit=unit, about=about, entries=entries, of_units=True))

@@ -20,7 +20,7 @@ from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.studies.heads.metrics import head_metrics
 from interp_hooks.studies.heads.roles import head_roles
 from interp_hooks.studies.heads.vocabulary import copying_scores
-from interp_hooks.studies.wikis.material import LISTED, Column, Listing, Material, Sizes
+from interp_hooks.studies.wikis.material import LISTED, Column, Listing, Material, Sizes, columns_from
 
 PAID = {
     "previous_token": "attention to the token right before the query",
@@ -29,7 +29,11 @@ PAID = {
     "current_token": "attention of a token to itself",
     "sink": "attention to the first token, at which heads rest that have nothing to do",
 }
-ABOVE = "above uniform attention"
+SPREAD = {
+    "entropy": ("nats", "entropy of attention, the first token left out"),
+    "distance": ("tokens", "mean distance of attention, the first token left out"),
+}
+ABOVE, WEIGHTED = "probability above uniform attention", "share of attention times value norm"
 REPEATED = 25  # random tokens that come twice, at most
 
 
@@ -37,40 +41,16 @@ def attention_columns(material: Material) -> list[Column]:
     """What heads attend to on the sample, and on random tokens that come twice."""
     model, run = material.model, material.run
     on_text = head_metrics(model, run)
-    columns = [
-        Column(name=name, unit=f"probability {ABOVE}", about=f"mean {about}", values=on_text.above_uniform(name))
-        for name, about in PAID.items()
-    ]
-    spread = {
-        "entropy": ("nats", "entropy of attention"),
-        "distance": ("tokens", "mean distance of attention"),
-    }
-    columns += [
-        Column(name=name, unit=unit, about=f"{about}, the first token left out", values=on_text.mean(name))
-        for name, (unit, about) in spread.items()
-    ]
-    columns += [
-        Column(
-            name=f"{name}_share",
-            unit="share of attention times value norm",
-            about=f"how much of what the head does goes by {about}",
-            values=on_text.mean(f"{name}_share"),
-        )
-        for name, about in PAID.items()
-    ]
+    above = {name: (ABOVE, f"mean {about}") for name, about in PAID.items()}
+    shares = {f"{name}_share": (WEIGHTED, f"how much of what the head does goes by {PAID[name]}") for name in PAID}
+    columns = columns_from(above, on_text.above_uniform) + columns_from(SPREAD | shares, on_text.mean)
     size = repeat_length(model, REPEATED)
     if size < 2:
         return columns
     repeated = head_metrics(model, n=8, subseq_len=size, generator=torch.Generator().manual_seed(0))
-    return columns + [
-        Column(
-            name=f"repeated_{name}",
-            unit=f"probability {ABOVE}",
-            about=f"mean {PAID[name]}, on random tokens that come twice",
-            values=repeated.above_uniform(name),
-        )
-        for name in ("previous_token", "duplicate_token", "induction")
-    ]
+    names = ("previous_token", "duplicate_token", "induction")
+    told = {f"repeated_{name}": (ABOVE, f"mean {PAID[name]}, on random tokens that come twice") for name in names}
+    return columns + columns_from(told, lambda name: repeated.above_uniform(name.removeprefix("repeated_")))
 
 
 def head_weight_columns(material: Material) -> list[Column]:
@@ -79,16 +59,10 @@ def head_weight_columns(material: Material) -> list[Column]:
     if model.cfg.kv_latent or model.cfg.mlm_head:
         return []
     scores = copying_scores(model, n=100, generator=torch.Generator().manual_seed(0))
-    about = {"copying": "raise that token's own logit most of all", "suppression": "lower it most of all"}
-    return [
-        Column(
-            name=name,
-            unit="share of tokens",
-            about=f"share of 100 random tokens of which the head's value and output weights {about[name]}",
-            values=result.mean.cpu(),
-        )
-        for name, result in scores.items()
-    ]
+    of = "share of 100 random tokens of which the head's value and output weights"
+    told = {"copying": "raise that token's own logit most of all", "suppression": "lower it most of all"}
+    described = {name: ("share of tokens", f"{of} {told[name]}") for name in scores}
+    return columns_from(described, lambda name: scores[name].mean.cpu())
 
 
 def role_columns(material: Material) -> list[Column]:

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import json
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,18 +19,19 @@ from interp_hooks.corpus.reading import Corpus, Document
 from interp_hooks.corpus.scanning import Scan, scan
 from interp_hooks.dictionaries.base import Dictionary
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import Count, Seed, checked
+from interp_hooks.errors.arguments import Count, Positive, Seed, checked
 from interp_hooks.model.identity import Identity
 from interp_hooks.model.progress import progress_bar
 from interp_hooks.model.tensor_files import write_text
 from interp_hooks.model.token_text import names_of
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.studies.findings import Finding
-from interp_hooks.studies.wikis.columns import Column, Material, columns_of, listings_of
+from interp_hooks.studies.wikis.columns import columns_of, listings_of
 from interp_hooks.studies.wikis.examples import add_attention, add_windows, examples_of, needed
 from interp_hooks.studies.wikis.folder import Place
+from interp_hooks.studies.wikis.material import Column, Material
 from interp_hooks.studies.wikis.neuronpedia import write_neuronpedia
-from interp_hooks.studies.wikis.pages import write_pages
+from interp_hooks.studies.wikis.pages import Contents, write_pages
 from interp_hooks.studies.wikis.tables import (
     ABOUT,
     Wiki,
@@ -60,9 +61,9 @@ def wiki(
     *,
     limit: Count | None = None,
     length: Count | None = None,
-    top: Count = 10,
-    per_band: Count = 2,
-    sample: Count = 16,
+    top: Positive = 10,
+    per_band: Positive = 2,
+    sample: Positive = 16,
     seed: Seed = 0,
     examined: Count = 8,
     causal: bool = True,
@@ -106,9 +107,6 @@ def wiki(
     (12, 3)
     """
     need_arrow()
-    for name, least in (("top", top), ("per_band", per_band), ("sample", sample)):
-        if least < 1:
-            raise BadInput(f"{name} must be at least 1, got {least}")
     if corpus is None:
         corpus, name_of_corpus = generated_corpus(model, seed)
         corpus_name = corpus_name or name_of_corpus
@@ -125,8 +123,17 @@ def wiki(
             if place.scan.exists() and "scan into another folder" in str(error):
                 raise BadInput(f"{error}; or delete {place.partial}, in which a wiki was begun") from error
             raise
-        packer = Packer(model=model, exclude=("bos",), tokens_at_once=length, length=length, longer="split")
-        made = _Making(model, found, kinds, packer, functools.cache(names_of(model)), progress)
+        material = Material(
+            model=model,
+            found=found,
+            sample=_sample(found, sample, min(SAMPLE_LENGTH, length)),
+            words=functools.cache(names_of(model)),
+            kinds={kind.name: kind for kind in kinds},
+            causal=causal,
+            progress=progress,
+            n_examined=examined,
+            findings=findings,
+        )
         options = dict(
             limit=limit, length=length, top=top, per_band=per_band, sample=sample, examined=examined, seed=seed
         )
@@ -139,8 +146,7 @@ def wiki(
             "n_documents": found.n_documents,
             "n_tokens": found.n_tokens,
         }
-        material = made.material(sample, causal, examined, findings)
-        made.write(place.draft, about, material, columns or {}, reading, neuronpedia)
+        _write(place.draft, about, material, columns or {}, reading, neuronpedia)
         place.finish()
     return Wiki(place.path)
 
@@ -156,78 +162,47 @@ def _named(model_name: str) -> str:
     return Path(model_name).name if Path(model_name).is_absolute() else model_name
 
 
-@dataclasses.dataclass(frozen=True)
-class _Making:
-    """A scan of a model, from which a wiki is written."""
+def _sample(found: Scan, n: int, length: int) -> list[Piece]:
+    """The beginnings of some documents, evenly spread over those that were read."""
+    long_enough = [document for document, ids in found.texts.items() if len(ids) > 1]
+    chosen = long_enough[:: max(1, len(long_enough) // n)][:n]
+    if not chosen:
+        raise BadInput("every document of the corpus is a single token; there is no attention to measure")
+    starts = [(one, found.tokens(one)[:length]) for one in chosen]
+    return [Piece(one, ids, torch.arange(len(ids))) for one, ids in starts]
 
-    model: HookedTransformer
-    found: Scan
-    kinds: Sequence[Kind]
-    packer: Packer
-    words: Callable[[int], str]
-    progress: bool
 
-    def material(self, sample: int, causal: bool, examined: int, findings: Sequence[Finding]) -> Material:
-        sizes: dict[str, dict[int, int]] = {
-            kind.name: {
-                int(layer): len(one["mean"])
-                for layer, one in self.found[f"{kind.name}_statistics"].items()
-                if layer is not None
-            }
-            for kind in self.kinds
-        }
-        return Material(
-            model=self.model,
-            found=self.found,
-            sample=self._sample(sample),
-            words=self.words,
-            kinds={kind.name: kind for kind in self.kinds},
-            sizes=sizes,
-            causal=causal,
-            progress=self.progress,
-            n_examined=examined,
-            findings=findings,
-        )
-
-    def _sample(self, n: int) -> list[Piece]:
-        """The beginnings of some documents, evenly spread over those that were read."""
-        long_enough = [document for document, ids in self.found.texts.items() if len(ids) > 1]
-        chosen = long_enough[:: max(1, len(long_enough) // n)][:n]
-        if not chosen:
-            raise BadInput("every document of the corpus is a single token; there is no attention to measure")
-        return [Piece(one, ids, torch.arange(len(ids))) for one in chosen for ids in [self._start(one)]]
-
-    def _start(self, document: int) -> torch.Tensor:
-        return self.found.tokens(document)[: min(SAMPLE_LENGTH, self.packer.length)]
-
-    def write(
-        self,
-        folder: Path,
-        about: Mapping[str, Any],
-        material: Material,
-        own: Mapping[str, Sequence[Column]],
-        reading: Mapping[str, Any],
-        neuronpedia: bool,
-    ) -> None:
-        """All files of the wiki, into a folder."""
-        columns = {kind.name: columns_of(material, kind.name, own.get(kind.name, ())) for kind in self.kinds}
-        listings = {kind.name: listings_of(material, kind.name) for kind in self.kinds}
-        examples = {kind.name: examples_of(self.found, kind) for kind in self.kinds}
-        with progress_bar(total=2 * len(needed(examples)), progress=self.progress, unit="document") as bar:
-            add_windows(self.model, self.found, examples, list(self.kinds), bar.update, **reading)
-            if "head" in examples:
-                examples["head"] = add_attention(self.model, self.found, examples["head"], self.packer, bar.update)
-        identity = dataclasses.asdict(Identity.of(self.model))
-        always = ["head", "neuron"]  # even if there are none
-        for kind in dict.fromkeys(always + [kind.name for kind in self.kinds]):
-            write_units(folder / f"{plural(kind)}.parquet", kind, material.sizes.get(kind, {}), columns.get(kind, ()))
-        write_examples(folder / "examples.parquet", examples)
-        write_listings(folder / "listings.parquet", listings)
-        write_tokens(folder / "tokens.parquet", self.found, self.words)
-        write_pages(folder, about, self.found, self.kinds, material.sizes, columns, listings, examples, self.words)
-        if neuronpedia:
-            write_neuronpedia(folder / "neuronpedia", about, self.found, columns, listings, examples, self.words)
-        write_text(folder / ABOUT, json.dumps({**about, "model": identity}, indent=2) + "\n")
+def _write(
+    folder: Path,
+    about: Mapping[str, Any],
+    material: Material,
+    own: Mapping[str, Sequence[Column]],
+    reading: Mapping[str, Any],
+    neuronpedia: bool,
+) -> None:
+    """All files of the wiki, into a folder."""
+    model, found, kinds = material.model, material.found, material.kinds
+    columns = {kind: columns_of(material, kind, own.get(kind, ())) for kind in kinds}
+    listings = {kind: listings_of(material, kind) for kind in kinds}
+    examples = {name: examples_of(found, kind) for name, kind in kinds.items()}
+    with progress_bar(total=2 * len(needed(examples)), progress=material.progress, unit="document") as bar:
+        add_windows(model, found, examples, list(kinds.values()), bar.update, **reading)
+        if "head" in examples:
+            one_by_one = {**reading, "tokens_at_once": reading["length"]}
+            packer = Packer(model=model, exclude=("bos",), **one_by_one)
+            examples["head"] = add_attention(model, found, examples["head"], packer, bar.update)
+    always = ["head", "neuron"]  # even if there are none
+    for kind in dict.fromkeys([*always, *kinds]):
+        write_units(folder / f"{plural(kind)}.parquet", kind, material.sizes.get(kind, {}), columns.get(kind, ()))
+    write_examples(folder / "examples.parquet", examples)
+    write_listings(folder / "listings.parquet", listings)
+    write_tokens(folder / "tokens.parquet", found, material.words)
+    contents = Contents(about=about, material=material, columns=columns, listings=listings, examples=examples)
+    write_pages(folder, contents)
+    if neuronpedia:
+        write_neuronpedia(folder / "neuronpedia", contents)
+    identity = dataclasses.asdict(Identity.of(model))
+    write_text(folder / ABOUT, json.dumps({**about, "model": identity}, indent=2) + "\n")
 
 
 def _name_of(corpus: Corpus) -> str:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from interp_hooks.corpus.packing import Piece
+from interp_hooks.corpus.reducers.base import State
 from interp_hooks.corpus.reducers.top import Side
 from interp_hooks.corpus.scanning import Scan
 from interp_hooks.corpus.units import Units
 from interp_hooks.errors import BadInput
+from interp_hooks.hooks.tables import pd
 from interp_hooks.interventions.runs import Run
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.studies.features.units import LayerFeatures
@@ -23,9 +26,6 @@ from interp_hooks.studies.neurons.contexts import stacked
 from interp_hooks.studies.neurons.tables import neuron_table
 from interp_hooks.studies.neurons.vocabulary import VocabularyEffect, vocabulary_effect
 from interp_hooks.studies.wikis.units import Kind, sides_of
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 LISTED = 10  # tokens of a listing
 END: Mapping[Side, str] = {"largest": "max", "smallest": "min"}  # what statistics call it
@@ -68,6 +68,31 @@ class Column:
             raise BadInput(f"the column {self.name!r} needs a value for each unit, {dict(sizes)} by layer, got {found}")
 
 
+def columns_from(described: Mapping[str, tuple[str, str]], values: Callable[[str], Any]) -> list[Column]:
+    """Columns by their names, of which a table gives units and what they are about, with the values of each."""
+    return [Column(name=name, unit=unit, about=about, values=values(name)) for name, (unit, about) in described.items()]
+
+
+LOST = {
+    "loss": ("loss_change_nats", "next-token loss rises"),
+    "kl": ("kl_nats", "predictions diverge"),
+}
+
+
+def lost_columns(rows: Mapping[tuple[str, int, int], Mapping[str, Any]], sizes: Sizes, ablated: str) -> list[Column]:
+    """What is lost without each of the units that were examined, of which `rows` tell by contexts, layer and number."""
+    made = []
+    for contexts in dict.fromkeys(contexts for contexts, *_ in rows):
+        for what, (name, told) in LOST.items():
+            values = {layer: [math.nan] * n for layer, n in sizes.items()}
+            for (of, layer, unit), row in rows.items():
+                if of == contexts:
+                    values[layer][unit] = float(row[name])
+            about = f"by how much {told} on {contexts} contexts if {ablated} (of those examined)"
+            made.append(Column(name=f"{contexts}_{what}_if_ablated", unit="nats", about=about, values=values))
+    return made
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Listing:
     """Some texts for every unit, with a number each (or None): tokens that it raises, prompts that drive it.
@@ -95,7 +120,6 @@ class Material:
     sample: Sequence[Piece] = field(repr=False)
     words: Callable[[int], str]
     kinds: Mapping[str, Kind] = field(repr=False)
-    sizes: Mapping[str, Sizes]
     causal: bool
     progress: bool
     n_examined: int
@@ -107,6 +131,15 @@ class Material:
         if name not in self._made:
             self._made[name] = make()
         return self._made[name]
+
+    def statistics(self, kind: str) -> dict[int, State]:
+        """By layer, what the scan says of the activations of a kind of units."""
+        return {int(layer): one for layer, one in self.found[f"{kind}_statistics"].items() if layer is not None}
+
+    @cached_property
+    def sizes(self) -> Mapping[str, Sizes]:
+        """By kind and layer, how many units there are."""
+        return {kind: {layer: len(one["mean"]) for layer, one in self.statistics(kind).items()} for kind in self.kinds}
 
     @cached_property
     def dictionaries(self) -> Mapping[str, Mapping[int, LayerFeatures]]:
@@ -134,8 +167,7 @@ class Material:
             return []
         ends = [END[side] for side in sides_of(self.model)]
         chosen: list[tuple[int, int]] = []
-        for layer, one in self.found[f"{kind}_statistics"].items():
-            assert layer is not None
+        for layer, one in self.statistics(kind).items():
             far = torch.stack([(one[end] - one["mean"]).abs() for end in ends]).amax(0)
             outstanding = (far / one["std"]).nan_to_num(0.0, 0.0, 0.0)
             chosen += [

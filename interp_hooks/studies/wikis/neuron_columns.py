@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +12,7 @@ from interp_hooks.interventions.sites import at
 from interp_hooks.studies.neurons.causes import ablation_effects
 from interp_hooks.studies.neurons.contexts import Found, neuron
 from interp_hooks.studies.neurons.truncation import minimal_example
-from interp_hooks.studies.wikis.material import Column, Listing, Material
+from interp_hooks.studies.wikis.material import Column, Listing, Material, columns_from, lost_columns
 from interp_hooks.studies.wikis.units import ENDS, PARTS, UnitKind, sides_of
 
 
@@ -24,16 +23,9 @@ def weight_columns(kind: UnitKind) -> Callable[[Material], list[Column]]:
         if not material.has_vocabulary:
             return []
         table = material.neurons[material.neurons["part"] == PARTS[kind]]
-        return [
-            Column(
-                name=name,
-                unit=unit,
-                about=about,
-                values={layer: table[name][table["layer"] == layer].tolist() for layer in material.sizes[kind]},
-            )
-            for name, (unit, about) in NEURONS.items()
-            if name in table
-        ]
+        of_layer = {layer: table["layer"] == layer for layer in material.sizes[kind]}
+        described = {name: told for name, told in NEURONS.items() if name in table}
+        return columns_from(described, lambda name: {layer: table[name][of].tolist() for layer, of in of_layer.items()})
 
     return columns
 
@@ -97,16 +89,7 @@ def ablation_columns(kind: UnitKind) -> Callable[[Material], list[Column]]:
                     contexts = ENDS[side] if row["contexts"] == "top" else "random"
                     rows[contexts, row["layer"], row["neuron"]] = row
         ablated = "is 0" if kind == "expert_neuron" else "gives its mean"
-        made = []
-        for contexts in dict.fromkeys(contexts for contexts, *_ in rows):
-            for name, what in (("loss_change_nats", "loss"), ("kl_nats", "kl")):
-                values = {layer: [math.nan] * n for layer, n in material.sizes[kind].items()}
-                for layer, unit in examined:
-                    values[layer][unit] = float(rows[contexts, layer, unit][name])
-                told = "next-token loss rises" if what == "loss" else "predictions diverge"
-                about = f"by how much {told} on {contexts} contexts if the neuron {ablated} (of those examined)"
-                made.append(Column(name=f"{contexts}_{what}_if_ablated", unit="nats", about=about, values=values))
-        return made
+        return lost_columns(rows, material.sizes[kind], f"the neuron {ablated}")
 
     return columns
 

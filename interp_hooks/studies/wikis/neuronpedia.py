@@ -7,7 +7,7 @@ Activations around an example are kept as they were read; of tokens outside of a
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,8 @@ import numpy as np
 from interp_hooks.corpus.reducers.bands import N_BANDS, edges
 from interp_hooks.corpus.scanning import Scan
 from interp_hooks.model.tensor_files import on_disk
-from interp_hooks.studies.wikis.columns import Column, Listing
 from interp_hooks.studies.wikis.examples import AROUND, BOTTOM, TOP, Examples
-from interp_hooks.studies.wikis.pages import short
+from interp_hooks.studies.wikis.pages import Contents, short
 from interp_hooks.studies.wikis.tables import plural
 
 EMPTY = (
@@ -30,26 +29,22 @@ EMPTY = (
 RAISES, LOWERS = "raises", "lowers"  # the listings that are a unit's effect on the vocabulary
 
 
-def write_neuronpedia(
-    folder: Path,
-    about: Mapping[str, Any],
-    found: Scan,
-    columns: Mapping[str, Sequence[Column]],
-    listings: Mapping[str, Sequence[Listing]],
-    examples: Mapping[str, Mapping[int, Examples]],
-    words: Callable[[int], str],
-) -> None:
+def write_neuronpedia(folder: Path, wiki: Contents) -> None:
     """Write the file of every unit into a folder.
 
     Raises:
         DiskError: one cannot be written.
     """
-    common = {"dataset": about["corpus"], "n_prompts_total": found.n_documents, "n_tokens_in_prompt": 2 * AROUND + 1}
+    found, words = wiki.material.found, wiki.material.words
+    common = {
+        "dataset": wiki.about["corpus"],
+        "n_prompts_total": found.n_documents,
+        "n_tokens_in_prompt": 2 * AROUND + 1,
+    }
     with on_disk(folder):
-        for kind, layers in examples.items():
-            effects = {one.name: one.entries for one in listings[kind] if one.name in (RAISES, LOWERS)}
-            active = found[f"{kind}_statistics"]
-            histograms = found[f"{kind}_histogram"]
+        for kind, layers in wiki.examples.items():
+            effects = {one.name: one.entries for one in wiki.listings[kind] if one.name in (RAISES, LOWERS)}
+            active, histograms = wiki.material.statistics(kind), found[f"{kind}_histogram"]
             for layer, one in layers.items():
                 place = folder / plural(kind) / str(layer)
                 place.mkdir(parents=True)

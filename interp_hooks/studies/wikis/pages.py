@@ -15,7 +15,8 @@ from __future__ import annotations
 import json
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,10 @@ from typing import Any
 import numpy as np
 
 from interp_hooks.corpus.reducers.bands import N_BANDS
-from interp_hooks.corpus.scanning import Scan
 from interp_hooks.model.tensor_files import on_disk
-from interp_hooks.studies.wikis.columns import Column, Listing
 from interp_hooks.studies.wikis.examples import AROUND, Examples, names_of_bands, needed
+from interp_hooks.studies.wikis.material import Column, Listing, Material
 from interp_hooks.studies.wikis.tables import plural
-from interp_hooks.studies.wikis.units import Kind
 
 STATIC = Path(__file__).parent / "static"
 SHARD, HEADS_SHARD = 256, 8  # units in a file; heads, whose examples have patterns
@@ -39,17 +38,18 @@ STEPS = 2047  # of a value, from 0 to the largest
 UNKNOWN = 4095  # in place of a value that there is not
 
 
-def write_pages(
-    folder: Path,
-    about: Mapping[str, Any],
-    found: Scan,
-    kinds: Sequence[Kind],
-    sizes: Mapping[str, Mapping[int, int]],
-    columns: Mapping[str, Sequence[Column]],
-    listings: Mapping[str, Sequence[Listing]],
-    examples: Mapping[str, Mapping[int, Examples]],
-    words: Callable[[int], str],
-) -> None:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Contents:
+    """What is written of all units: by their kind columns and listings, and by kind and layer examples."""
+
+    about: Mapping[str, Any]
+    material: Material
+    columns: Mapping[str, Sequence[Column]]
+    listings: Mapping[str, Sequence[Listing]]
+    examples: Mapping[str, Mapping[int, Examples]]
+
+
+def write_pages(folder: Path, wiki: Contents) -> None:
     """Write all pages and their data into a folder.
 
     Raises:
@@ -58,20 +58,18 @@ def write_pages(
     with on_disk(folder):
         for path in sorted(STATIC.iterdir()):
             shutil.copyfile(path, folder / path.name)
-        write_data(folder, "about", dict(about) | _described(found, kinds, sizes, columns, listings))
-        for kind in kinds:
-            name_of_all = plural(kind.name)
-            write_data(folder, name_of_all, {one.name: _flat(one, sizes[kind.name]) for one in columns[kind.name]})
-            histograms = found[f"{kind.name}_histogram"]
-            for layer, one in examples[kind.name].items():
-                parts = [(listing.name, listing.entries.get(layer)) for listing in listings[kind.name]]
+        write_data(folder, "about", dict(wiki.about) | _described(wiki))
+        for kind, sizes in wiki.material.sizes.items():
+            write_data(folder, plural(kind), {one.name: _flat(one, sizes) for one in wiki.columns[kind]})
+            histograms, size = wiki.material.found[f"{kind}_histogram"], shard_of(kind)
+            for layer, one in wiki.examples[kind].items():
+                parts = [(listing.name, listing.entries.get(layer)) for listing in wiki.listings[kind]]
                 units = _units(one, histograms[layer]["counts"].numpy(), parts)
-                size = shard_of(kind.name)
                 for number in range(0, len(units), size):
-                    name = f"{name_of_all}/L{layer:02d}_{number // size}"
+                    name = f"{plural(kind)}/L{layer:02d}_{number // size}"
                     write_data(folder, name, units[number : number + size])
-        _write_documents(folder, found, needed(examples), words)
-        _write_search(folder, found, kinds, sizes, listings, examples, words)
+        _write_documents(folder, wiki.material, needed(wiki.examples))
+        _write_search(folder, wiki)
 
 
 def shard_of(kind: str) -> int:
@@ -89,35 +87,30 @@ def write_data(folder: Path, name: str, value: Any) -> None:
     path.write_text(f'(window.WIKI??={{}})["{name}"]={text};\n', encoding="ascii")
 
 
-def _described(
-    found: Scan,
-    kinds: Sequence[Kind],
-    sizes: Mapping[str, Mapping[int, int]],
-    columns: Mapping[str, Sequence[Column]],
-    listings: Mapping[str, Sequence[Listing]],
-) -> dict[str, Any]:
+def _described(wiki: Contents) -> dict[str, Any]:
     """What the pages need to know of the data files."""
-    histograms = [one for kind in kinds for one in found[f"{kind.name}_histogram"].values()]
+    kinds, found = wiki.material.kinds, wiki.material.found
+    histograms = [one for kind in kinds for one in found[f"{kind}_histogram"].values()]
     return {
         "kinds": {
-            kind.name: {
-                "plural": plural(kind.name),
+            name: {
+                "plural": plural(name),
                 "activation": kind.activation,
                 "unit": kind.activation_unit,
-                "layers": [[layer, n] for layer, n in sizes[kind.name].items()],
-                "shard": shard_of(kind.name),
+                "layers": [[layer, n] for layer, n in wiki.material.sizes[name].items()],
+                "shard": shard_of(name),
                 "letter": kind.letter,
                 "of_expert": kind.of_expert,
                 "columns": [
                     {"name": one.name, "unit": one.unit, "about": one.about, "label": one.is_label}
-                    for one in columns[kind.name]
+                    for one in wiki.columns[name]
                 ],
                 "listings": [
                     {"name": one.name, "unit": one.unit, "about": one.about, "units": one.of_units}
-                    for one in listings[kind.name]
+                    for one in wiki.listings[name]
                 ],
             }
-            for kind in kinds
+            for name, kind in kinds.items()
         },
         "bands": {str(band): name for band, name in names_of_bands().items()},
         "octaves": N_BANDS,
@@ -191,10 +184,11 @@ def _largest(around: np.ndarray) -> float:
 # --------------------------------------------------------------------------------------------------- documents, search
 
 
-def _write_documents(folder: Path, found: Scan, documents: Sequence[int], words: Callable[[int], str]) -> None:
+def _write_documents(folder: Path, material: Material, documents: Sequence[int]) -> None:
     shards: dict[int, dict[str, list[str]]] = defaultdict(dict)
     for document in documents:
-        shards[document // DOCUMENTS][str(document)] = [words(id) for id in found.tokens(document).tolist()]
+        texts = [material.words(id) for id in material.found.tokens(document).tolist()]
+        shards[document // DOCUMENTS][str(document)] = texts
     for number, texts in shards.items():
         write_data(folder, f"documents/{number}", texts)
 
@@ -209,45 +203,30 @@ def search_shard(key: str) -> int:
     return sum(map(ord, key)) % SEARCH
 
 
-def _write_search(
-    folder: Path,
-    found: Scan,
-    kinds: Sequence[Kind],
-    sizes: Mapping[str, Mapping[int, int]],
-    listings: Mapping[str, Sequence[Listing]],
-    examples: Mapping[str, Mapping[int, Examples]],
-    words: Callable[[int], str],
-) -> None:
+def _write_search(folder: Path, wiki: Contents) -> None:
     """By key and kind, flat: unit, top examples at such a token, entries of lists with it; the best first."""
     shards: list[dict[str, dict[str, Any]]] = [{} for _ in range(SEARCH)]
-    for kind in kinds:
+    for kind in wiki.material.kinds:
         counts: dict[str, dict[int, list[int]]] = defaultdict(lambda: defaultdict(lambda: [0, 0]))
-        for column, (unit, text) in _mentions(found, kind, sizes[kind.name], listings, examples, words):
+        for column, (unit, text) in _mentions(wiki, kind):
             counts[search_key(text)][unit][column] += 1
         for key, units in counts.items():
             best = sorted(units.items(), key=lambda one: (-one[1][0], -one[1][1], one[0]))
             flat = [number for unit, (top, listed) in best[:MOST_FOUND] for number in (unit, top, listed)]
-            shards[search_shard(key)].setdefault(key, {})[kind.name] = [len(best), flat]
+            shards[search_shard(key)].setdefault(key, {})[kind] = [len(best), flat]
     for number, words_of in enumerate(shards):
         write_data(folder, f"search/{number}", words_of)
 
 
-def _mentions(
-    found: Scan,
-    kind: Kind,
-    sizes: Mapping[int, int],
-    listings: Mapping[str, Sequence[Listing]],
-    examples: Mapping[str, Mapping[int, Examples]],
-    words: Callable[[int], str],
-) -> Iterator[tuple[int, tuple[int, str]]]:
+def _mentions(wiki: Contents, kind: str) -> Iterator[tuple[int, tuple[int, str]]]:
     """Every token at an example of an end (0) and in a list (1), with the number of the unit among all."""
-    first = 0
-    for layer, n in sizes.items():
-        one = examples[kind.name][layer]
+    first, words, found = 0, wiki.material.words, wiki.material.found
+    for layer, n in wiki.material.sizes[kind].items():
+        one = wiki.examples[kind][layer]
         for row in np.nonzero(one.band < 0)[0].tolist():
             id = int(found.texts[int(one.document[row])][int(one.position[row])])
             yield 0, (first + int(one.unit[row]), words(id))
-        for listing in (listing for listing in listings[kind.name] if not listing.of_units):
+        for listing in (listing for listing in wiki.listings[kind] if not listing.of_units):
             for unit, entries in enumerate(listing.entries.get(layer, ())):
                 for text, _ in entries:
                     yield 1, (first + unit, text)

@@ -15,19 +15,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from interp_hooks.corpus.scanning import Scan
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked
+from interp_hooks.hooks.tables import pd
 from interp_hooks.model.tensor_files import on_disk
 from interp_hooks.studies.wikis.columns import Column, Listing
 from interp_hooks.studies.wikis.examples import Examples, names_of_bands
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 ABOUT = "wiki.json"
 ROWS = 2**20  # of a row group
