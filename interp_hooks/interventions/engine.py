@@ -10,7 +10,7 @@ Runs are written one at a time; what they have in common is computed once:
     4. runs on one prompt are stacked along the batch axis, within a memory budget, each from its first layer on;
     5. of the last layer only the positions that the metric reads are computed, and of these only the tokens that it
        reads are unembedded; a run that cannot reach them is not computed at all, nor is one that only puts what is
-       there anyway (patched at tokens with which both prompts begin).
+       there anyway (patched at tokens with which both prompts begin, from another run or from a cache).
 
 Each of these is exact: the result is that of one full forward pass for each run. `plans.py` decides, this computes.
 """
@@ -168,6 +168,7 @@ def _scored(
     for plan in plans:
         recorder.want_start(plan)
     recordings = recorder.record()
+    plans = [planner.answered(plan, recordings) for plan in plans]
     budget = free_memory(model) if max_memory is None else max_memory - recordings.bytes()
     waiting = list(batches(model, plans, readout, budget))[::-1]
     in_full: dict[int, Run] = {}  # runs in which a plain function reads other positions than it did before

@@ -7,6 +7,7 @@ late     whether it touches the last layer (1) or what comes after it (2), which
 reaches  whether it can change what is read at all
 extra    how many numbers for each token it needs since its hooks are used
 changes  whether it may put anything at its sites that is not there anyway
+asks     whether that has to be seen from what is there, as it is recorded
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ import torch
 from torch import Tensor
 
 from interp_hooks.interventions.readout import Readout
-from interp_hooks.interventions.runs import Intervention, Run, masked
+from interp_hooks.interventions.runs import Intervention, Recorded, Run, masked
+from interp_hooks.interventions.sites import Here, Recordings, Site
+from interp_hooks.hooks.points import POSITIONS
 from interp_hooks.model.stream import Place, Stream
 from interp_hooks.model.transformer import HookedTransformer
 
@@ -39,6 +42,7 @@ class Plan:
     norms: frozenset[str] = frozenset()
     reaches: bool = True
     changes: bool = True
+    asks: bool = False
     extra: int = 0
 
     @property
@@ -106,6 +110,7 @@ class Planner:
             known=self._untouched(layer, places),
             late=2 if self.watched_at_the_end else max(0, last - n_layers + 2),
             norms=frozenset(place.point.name for place in places if place.before_mixing),
+            asks=self.alone and bool(run.interventions) and all(self._asks(run, made) for made in run.interventions),
             extra=sum(self._numbers_at(place, run.tokens.shape[1]) for place in dict.fromkeys(places)),
         )
 
@@ -151,6 +156,36 @@ class Planner:
                 same = int(equal.long().cumprod(0).sum())
             self._shared[key] = min(same, *touched, length)
         return self._shared[key]
+
+    def _asks(self, run: Run, made: Intervention) -> bool:
+        """Whether an intervention puts recorded activations at some positions, which may be those that are there."""
+        place = self.stream.place(made.site.hook)
+        inside = made.into is None and place.layer < self.model.cfg.n_layers
+        some = made.site.positions(place.point, run.tokens.shape[1]) is not None
+        return isinstance(made.puts, Recorded) and inside and some and not made.learns
+
+    def answered(self, plan: Plan, recordings: Recordings) -> Plan:
+        """The same plan, or that of a run that does nothing: it puts, of recorded activations, what is there anyway.
+
+        Raises:
+            BadInput, UnknownHook: the activations are none of such prompts, or lack the hook.
+        """
+        if not plan.asks or not all(self._puts_the_same(plan.run, made, recordings) for made in plan.run.interventions):
+            return plan
+        return Plan(run=plan.run, layer=self.model.cfg.n_layers, reaches=False, changes=False)
+
+    def _puts_the_same(self, run: Run, made: Intervention, recordings: Recordings) -> bool:
+        """Whether an intervention puts, at positions with which all prompts begin, the very values of this run."""
+        point = self.stream.place(made.site.hook).point
+        key = (run.prompt_key, made.puts.key, point.name)
+        if key not in self._shared:
+            own = recordings.runs[run.left_alone().key][point.name]
+            here = Here(point=point, site=Site(hook=point.name), whole=own, first=0, recordings=recordings)
+            along = next(dim for dim, axis in enumerate(point.axes) if axis in POSITIONS)
+            equal = (made.puts.put(here) == own).movedim(along, 0).flatten(1).all(1)
+            self._shared[key] = int(equal.long().cumprod(0).sum())
+        touched = made.site.positions(point, run.tokens.shape[1])
+        return touched is not None and int(touched.max()) < self._shared[key]
 
     def _untouched(self, layer: int, places: Sequence[Place]) -> frozenset[str]:
         """What of its first layer a run takes over from its prompt left alone."""

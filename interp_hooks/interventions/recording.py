@@ -133,10 +133,11 @@ class Recorder:
         unchanged = plan.run.left_alone()
         hooks = [self.stream.entering(plan.layer)] if plan.layer >= 0 else []
         hooks += [self.stream.shows(known, plan.layer) for known in plan.known]
-        if not plan.reaches:
+        if plan.asks or not plan.reaches:
             hooks += [made.site.hook for made in plan.run.interventions]
-        if plan.first:
+        if plan.asks or plan.first:
             hooks.append(self.stream.entering(self.stream.n_layers))
+        if plan.first:
             self.prefixes[unchanged.key] = KeyValueCache()
         for hook in hooks:
             self.want(unchanged, hook)

@@ -228,7 +228,7 @@ class _Constant(Source):
 
 
 @dataclass(frozen=True, eq=False)
-class _Recorded(Source):
+class Recorded(Source):
     """Activations by hook name, as a cache holds them."""
 
     activations: Recording
@@ -264,7 +264,7 @@ def as_source(given: SourceLike) -> Source:
     if isinstance(given, int | float | Tensor) and not _empty(given):
         return _Constant(given)
     if isinstance(given, Mapping):
-        return _Recorded(given)
+        return Recorded(given)
     if callable(given) and not isinstance(given, Tensor | type):
         return _Function(given)
     sources = "a number, a tensor, activations, a function, a Run, its Mean, a Resample or another Source"

@@ -1101,13 +1101,15 @@ def grid_at(hook: str, source: Any, length: int) -> list[Run]:
     return [Run(TOKENS, [Intervention(at(hook, 0, **{axis: pos}), source)]) for pos in range(length)]
 
 
+@pytest.mark.parametrize("cached", [False, True])
 @pytest.mark.parametrize("hook", ["resid_pre", "z", "k", "mlp_out", "pattern"])
-def test_positions_at_which_both_prompts_agree_are_not_computed(hook: str, computed: list[int]) -> None:
+def test_positions_at_which_both_prompts_agree_are_not_computed(hook: str, cached: bool, computed: list[int]) -> None:
     model = build(n_layers=2)
     length = TOKENS.shape[1]
     other = TOKENS.clone()
     other[0, 2], other[1, 3] = (other[0, 2] + 1) % 11, (other[1, 3] + 1) % 11
-    runs = grid_at(hook, Run(other), length)
+    source = model.run_with_cache(other)[1] if cached else Run(other)
+    runs = grid_at(hook, source, length)
     scores, (_, *changed) = evaluation(model, [Run(TOKENS), *runs], all_logits)
     assert [did for (did,) in changed[:4]] == [False, False, True, True]
     assert max(computed) == length - 2
@@ -1115,6 +1117,27 @@ def test_positions_at_which_both_prompts_agree_are_not_computed(hook: str, compu
     for pos, score in enumerate(scores):
         assert_close(score, logits_of(model, runs[pos]), RTOL)
         assert pos >= 2 or torch.equal(score, plain)
+
+
+def test_a_cache_of_which_a_value_was_changed_is_put_there(computed: list[int]) -> None:
+    model, length = build(n_layers=2), TOKENS.shape[1]
+    cache = model.run_with_cache(TOKENS)[1]
+    cache["blocks.0.attn.hook_z"][1, 2, 0, 0] += 0.5
+    runs = grid_at("z", cache, length)
+    several = [Run(TOKENS, [Intervention(at("z", layer, pos=2), cache) for layer in range(2)])]
+    scores, changed = evaluation(model, [*runs, *several], all_logits)
+    assert [did for (did,) in changed[:length]] == [pos == 2 for pos in range(length)]
+    assert changed[length:] == [[True, True]]
+    for run, score in zip([*runs, *several], scores, strict=True):
+        assert_close(score, logits_of(model, run), RTOL)
+
+
+def test_a_cache_in_a_model_that_somebody_hooks_is_put_there() -> None:
+    model = build(n_layers=2)
+    cache = model.run_with_cache(TOKENS)[1]
+    with model.hooks([("z0", lambda value, hook: value + 1)]):
+        _, changed = evaluation(model, grid_at("z", cache, TOKENS.shape[1]), all_logits)
+    assert all(did for (did,) in changed)
 
 
 def test_a_prefix_says_nothing_where_tokens_see_what_follows(computed: list[int]) -> None:
