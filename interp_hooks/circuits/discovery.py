@@ -24,10 +24,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp_hooks.circuits.changes import BLOCK, Changes
 from interp_hooks.circuits.circuit import Circuit
 from interp_hooks.circuits.graph import EdgeMask, EdgeMatrix
 from interp_hooks.circuits.layout import Part
-from interp_hooks.circuits.masked_edges import MaskedEdges, MaskedPass, SomePrompts
+from interp_hooks.circuits.masked_edges import MaskedEdges, MaskedPass, SomePrompts, writers_of
 from interp_hooks.circuits.setting import Ablation, Positions, setting, stacked
 from interp_hooks.errors import BadInput, MetricError
 from interp_hooks.errors.arguments import Positive
@@ -171,7 +172,7 @@ def gains(
         some = edges.some(rows)
         for fraction in points:
 
-            def add(here: Differentiable, changes: Callable[[], Tensor]) -> None:
+            def add(here: Differentiable, changes: Callable[[], Changes]) -> None:
                 part = total[rows] if by_prompt else total
                 part.add_(_attribution(some, here, changes, by_prompt))
                 done()
@@ -195,7 +196,9 @@ def gains(
 def _bytes_beside(edges: MaskedEdges) -> int:
     """What the scores of edges take for each prompt, beside activations and their gradients."""
     graph, length = edges.graph, edges.run.tokens.shape[1]
-    products = 3 * 8 * length * len(graph.writers) * max(len(part.names) for part in graph.reader_parts)
+    writers, features = writers_of(edges.stream, graph)
+    readers = max(len(part.names) for part in graph.reader_parts)
+    products = 3 * 8 * length * (writers + min(features, BLOCK)) * readers
     return edges.numbers.of_state * edges.model.W_E.element_size() + products
 
 
@@ -220,7 +223,7 @@ def _losses(edges: MaskedEdges, gains: EdgeMatrix, what: str) -> EdgeMatrix:
 
 
 def _pass_at(
-    some: SomePrompts, fraction: float | None, use: Callable[[Differentiable, Callable[[], Tensor]], None]
+    some: SomePrompts, fraction: float | None, use: Callable[[Differentiable, Callable[[], Changes]], None]
 ) -> Pass:
     """A pass at this fraction of the way to the clean run (None: that run), used with what tells the changes."""
     graph, written = some.graph, dict[str, Tensor]()
@@ -231,24 +234,25 @@ def _pass_at(
     if fraction is None:
         hooks: Hooks = [(name, note) for name in some.written]
         return Pass(some.run, some.rows, hooks, lambda done: use(done, lambda: some.changes_from(written)))
-    hooks = [(graph.writer_parts[0].hook, moved_by((1 - fraction) * some.changes[:, :, 0]))]
+    hooks = [(graph.writer_parts[0].hook, moved_by((1 - fraction) * some.changes.all_vectors[:, :, 0]))]
     return Pass(some.run, some.rows, hooks, lambda done: use(done, lambda: some.changes))
 
 
 def _attribution(
-    some: SomePrompts, done: Differentiable, changes_of: Callable[[], Tensor], by_prompt: bool
+    some: SomePrompts, done: Differentiable, changes_of: Callable[[], Changes], by_prompt: bool
 ) -> Float[Tensor, "*prompt writer reader"]:
     """Change times gradient, summed over positions, of each of some prompts or as their part of a mean over all."""
     gradients, graph = done.gradients(), some.graph
     with torch.no_grad():
         changes = changes_of()
-        of_prompts = changes.shape[:1] if by_prompt else ()
-        scores = torch.zeros(*of_prompts, *graph.exists.shape, dtype=torch.float64, device=changes.device)
+        vectors = changes.all_vectors
+        of_prompts = vectors.shape[:1] if by_prompt else ()
+        scores = torch.zeros(*of_prompts, *graph.exists.shape, dtype=torch.float64, device=vectors.device)
         for part in graph.reader_parts:
-            gradient = gradients.pop(part.hook).to(changes)
+            gradient = gradients.pop(part.hook).to(vectors)
             gradient = gradient if gradient.ndim == 4 else gradient[:, :, None]
-            products = changes[:, :, : part.seen] @ gradient.mT
-            scores[..., : part.seen, part.places] = some.summed(products, by_prompt)
+            for writers, products in changes.along(gradient, part.seen):
+                scores[..., writers, part.places] = some.summed(products, by_prompt)
     return scores if by_prompt else scores / len(done.scores)
 
 

@@ -3,8 +3,9 @@
     reader's input += sum over writers of  mask[writer, reader] * (written in the source - written in this pass)
 
 `Intervention(writer, source, into=reader, mask=...)` does this for one pair of hooks; here all writers are stacked, so
-that each hook that reads needs a single product. Several masks share a pass, as copies of the prompts along the batch
-axis. A pass begins at the first layer that it changes, since everything before that is the same for all masks.
+that each hook that reads needs a single product (`changes.py`; features of a dictionary, of which there may be many
+thousands, are multiplied some at a time). Several masks share a pass, as copies of the prompts along the batch axis. A
+pass begins at the first layer that it changes, since everything before that is the same for all masks.
 
 If the graph tells positions apart, each token of a prompt has the masks of the readers at its position.
 """
@@ -21,6 +22,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from interp_hooks.circuits.changes import BLOCK, Changes, FeatureChanges
 from interp_hooks.circuits.circuit import Circuit, ComputationGraph
 from interp_hooks.circuits.layout import Part
 from interp_hooks.circuits.setting import label_places, stacked
@@ -39,6 +41,14 @@ from interp_hooks.interventions.sites import Recording, Recordings, at
 from interp_hooks.model.stream import Stream, part_axis
 from interp_hooks.model.transformer import HookedTransformer
 
+OF_FEATURES = 6  # numbers of a pass for each feature: before and after its activation, untouched and not, in the source
+
+
+def writers_of(stream: Stream, graph: ComputationGraph) -> tuple[int, int]:
+    """How many writers of a graph write vectors of their own, and how many are features of dictionaries."""
+    features = sum(len(part.names) for part in graph.writer_parts if stream.rows_of(part.hook) is not None)
+    return len(graph.writers) - features, features
+
 
 @dataclass(frozen=True)
 class Numbers:
@@ -53,13 +63,15 @@ class Numbers:
 
     @classmethod
     def of(cls, model: HookedTransformer, graph: ComputationGraph, written: Sequence[str], length: int) -> Numbers:
-        """Those of prompts of `length` tokens."""
-        cfg, writers, points = model.cfg, len(graph.writers), map(model.hook_dict.get, written)
+        """Those of prompts of `length` tokens. Features of dictionaries have a number each, where other writers have a
+        vector, and of the most that are multiplied at a time one for each reader."""
+        cfg, points = model.cfg, map(model.hook_dict.get, written)
+        writers, features = writers_of(Stream(model), graph)
         recorded = sum(math.prod(point.sizes[axis] for axis in point.axes[2:]) for point in points if point is not None)
         inputs = cfg.n_heads + 2 * cfg.n_key_value_heads
-        state = 2 * recorded + (cfg.n_layers + writers + 2 * cfg.n_heads + 4) * cfg.d_model
-        weights = 2 * max(len(part.names) for part in graph.reader_parts) * writers
-        passing = (writers + 4 * inputs + 4) * cfg.d_model + 5 * cfg.d_mlp + weights
+        state = 2 * recorded + (cfg.n_layers + writers + 2 * cfg.n_heads + 4) * cfg.d_model + features
+        weights = 2 * max(len(part.names) for part in graph.reader_parts) * (writers + min(features, BLOCK))
+        passing = (writers + 4 * inputs + 4) * cfg.d_model + 5 * cfg.d_mlp + weights + OF_FEATURES * features
         return cls(length * state, length * passing)
 
 
@@ -212,23 +224,29 @@ class SomePrompts:
         made = Intervention(at(part.hook), self.source, into=at(last))
         return [Edge(self.stream, made, self.recordings, 0, every=True) for _ in range(copies)]
 
-    def changes_from(self, values: Recording) -> Float[Tensor, "batch pos writer d_model"]:
+    def changes_from(self, values: Recording) -> Changes:
         """What every writer writes in the source minus what it writes in a pass with these values at `written`."""
-        changes: Tensor | None = None
+        changes = Changes(writers_of(self.stream, self.graph)[0])
         for part in self.graph.writer_parts:
+            point, rows = self.model.hook_dict[part.hook], self.stream.rows_of(part.hook)
+            if rows is not None:
+                changes.add_features(part, self.features_of(part, rows, values[part.hook], point))
+                continue
             (edge,) = self.edges_of(part, 1)
-            edge.send(values[part.hook], self.model.hook_dict[part.hook])
+            edge.send(values[part.hook], point)
             scale = self.stream.scale_of(part.hook)
             if scale is not None:
                 edge.send_normalized(values[scale], self.model.hook_dict[scale])
             change, edge.change = edge.change, None
             assert change is not None
-            if changes is None:
-                sizes = (*self.run.tokens.shape, len(self.graph.writers), change.shape[-1])
-                changes = change.new_empty(sizes, device=self.model.device)
-            changes[:, :, part.places] = change.to(changes.device)
-        assert changes is not None
+            changes.add(part, change.to(self.model.device))
         return changes
+
+    def features_of(self, part: Part, rows: Tensor, value: Tensor, point: HookPoint) -> FeatureChanges:
+        """How much the features of a dictionary change, from what they are in a pass."""
+        new = value.clone()
+        Intervention(at(part.hook), self.source).write(new, point, self.recordings, 0)
+        return FeatureChanges(writers=torch.tensor(part.rows, device=rows.device), amounts=new - value, rows=rows)
 
     @cached_property
     def unchanged(self) -> Recording:
@@ -237,7 +255,7 @@ class SomePrompts:
         return record(self.model, self.run, [*self.written, *streams])
 
     @cached_property
-    def changes(self) -> Float[Tensor, "batch pos writer d_model"]:
+    def changes(self) -> Changes:
         """`changes_from` the run without any change."""
         with torch.no_grad():
             return self.changes_from(self.unchanged)
@@ -268,12 +286,11 @@ class MaskedPass:
         readers = [part for part in graph.reader_parts if bool(touched[:, part.places].any())]
         writers = [part for part in graph.writer_parts if bool(touched[part.places].any())]
         self.start = min((part.layer for part in readers), default=0)
-        self.room = sum(len(part.names) for part in writers)
-        self.rows: list[int] = []  # the writers that `changes` has so far; it has room for all that are needed
-        self.changes: Float[Tensor, "circuit batch pos writer d_model"] | None = None
+        with_vectors = [part for part in writers if edges.stream.rows_of(part.hook) is None]
+        self.changes = Changes(sum(len(part.names) for part in with_vectors), differentiable=masks.requires_grad)
         for part in writers:
             if part.layer < self.start:
-                self._add(part.rows, edges.changes[:, :, part.places].expand(len(masks), -1, -1, -1, -1))
+                self.changes.add_copies(part, edges.changes, len(masks))
         self._writers, self._readers = [part for part in writers if part.layer >= self.start], readers
 
     @property
@@ -282,27 +299,19 @@ class MaskedPass:
         sending = [hook for part in self._writers for hook in self._sending(part)]
         return [*sending, *((part.hook, self._receiving(part)) for part in self._readers)]
 
-    def _add(self, rows: Sequence[int], change: Float[Tensor, "circuit batch pos writer d_model"]) -> None:
-        """Append what reaches readers from these writers to `changes`; in place unless it is to be differentiated."""
-        before = len(self.rows)
-        self.rows.extend(rows)
-        if self.masks.requires_grad:
-            self.changes = change if self.changes is None else torch.cat((self.changes.to(change), change), dim=3)
-            return
-        if self.changes is None:
-            self.changes = change.new_empty(*change.shape[:3], self.room, change.shape[4])
-        self.changes[:, :, :, before : len(self.rows)] = change
-
     def _sending(self, part: Part) -> list[tuple[str, Callable[..., None]]]:
         """Hooks that note what some writers write: at their own hook, and at the norm after it if there is one."""
-        copies = self.edges.edges_of(part, len(self.masks))
+        rows, copies = self.edges.stream.rows_of(part.hook), len(self.masks)
+        if rows is not None:
+            return [(part.hook, self._sending_features(part, rows))]
+        sent = self.edges.edges_of(part, copies)
 
         def noted(send: Callable[[Edge], Callable[..., None]], last: bool) -> Callable[..., None]:
             def act(value: Tensor, hook: HookPoint) -> None:
-                for edge, rows in zip(copies, value.unflatten(0, (len(copies), -1)), strict=True):
-                    send(edge)(rows, hook)
+                for edge, copy in zip(sent, value.unflatten(0, (copies, -1)), strict=True):
+                    send(edge)(copy, hook)
                 if last:
-                    self._add(part.rows, torch.stack([edge.change for edge in copies if edge.change is not None]))
+                    self.changes.add(part, torch.stack([edge.change for edge in sent if edge.change is not None]))
 
             return act
 
@@ -310,16 +319,29 @@ class MaskedPass:
         written = (part.hook, noted(lambda edge: edge.send, scale is None))
         return [written] if scale is None else [written, (scale, noted(lambda edge: edge.send_normalized, True))]
 
+    def _sending_features(self, part: Part, rows: Tensor) -> Callable[..., None]:
+        """A hook that notes how much the features of a dictionary change."""
+
+        def act(value: Tensor, hook: HookPoint) -> None:
+            copies = value.unflatten(0, (len(self.masks), -1))
+            each = [self.edges.features_of(part, rows, copy, hook) for copy in copies]
+            amounts = torch.stack([one.amounts for one in each])
+            self.changes.add_features(part, replace(each[0], amounts=amounts))
+
+        return act
+
     def _receiving(self, part: Part) -> Callable[..., Tensor]:
         """A hook that adds to the input of some readers what reaches them from all writers so far."""
 
         def act(value: Tensor, hook: HookPoint) -> Tensor:
-            assert self.changes is not None
-            masks = self.masks[:, self.rows, part.places].to(value).unflatten(-1, (len(part.names), len(part.labels)))
-            weight = masks[..., self.edges.places.to(value.device)].permute(
-                0, 3, 4, 2, 1
-            )  # circuit batch pos reader row
-            received = (weight @ self.changes[:, :, :, : len(self.rows)].to(value)).flatten(0, 1)
+            places = self.edges.places.to(value.device)
+
+            def weights(writers: Sequence[int] | Tensor) -> Tensor:
+                masks = self.masks[:, writers, part.places].to(value)
+                masks = masks.unflatten(-1, (len(part.names), len(part.labels)))[..., places]
+                return masks.permute(0, 3, 4, 2, 1)  # circuit batch pos reader writer
+
+            received = self.changes.weighted(weights, value).flatten(0, 1)
             return value + (received[:, :, 0] if part_axis(hook) is None else received)
 
         return act

@@ -204,9 +204,12 @@ class SplicedDictionary(Gives):
 
     def adds(self, hook: str, value: Tensor, parts: Sequence[int]) -> Float[Tensor, "batch pos part d_model"]:
         """What some features add to the stream, or the error or the skip as a whole."""
-        if not hook.endswith("hook_features"):
-            return value[:, :, None]
-        return value[..., parts, None] * self.part.rows()[parts]
+        rows = self.rows_at(hook)
+        return value[:, :, None] if rows is None else value[..., parts, None] * rows[parts]
+
+    def rows_at(self, hook: str) -> Float[Tensor, "feature d_model"] | None:
+        """The decoder rows that features write with; None for the error and the skip, which are single vectors."""
+        return self.part.rows() if hook.endswith("hook_features") else None
 
 
 class Spliced:

@@ -115,6 +115,15 @@ class Declares(Protocol):
 
 
 @runtime_checkable
+class HasRows(Protocol):
+    """A module that writes many parts, each a number times a vector of its own: features of a dictionary."""
+
+    def rows_at(self, hook: str) -> Float[Tensor, "part d_model"] | None:
+        """The vectors at one of its writing hooks; None where parts are no such products."""
+        ...
+
+
+@runtime_checkable
 class ReadsEarlier(Protocol):
     """A spliced module that takes something from an earlier hook of the pass, `first_hook`."""
 
@@ -403,6 +412,11 @@ class Stream:
         """The hook of the scale by which a norm divides what this sender's parts write together, if there is one."""
         hook = norm_scale(sender)
         return hook if hook != sender and hook in self.model.hook_dict else None
+
+    def rows_of(self, sender: str) -> Float[Tensor, "part d_model"] | None:
+        """The vectors that a sender's parts are numbers of, where it has many: the decoder rows of a dictionary."""
+        owner = self._owners.get(sender)
+        return owner.rows_at(sender) if isinstance(owner, HasRows) else None
 
     def added(
         self, sender: str, value: Tensor, parts: Sequence[int], scale: Tensor | None = None
