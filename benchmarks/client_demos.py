@@ -1,10 +1,12 @@
-"""A notebook: every code cell is a step, as it stands; its numbers are those of the variables that it names.
+"""A notebook, or a script in cells (`# %%`): every code cell is a step, as it stands; its numbers are those of the
+variables that it names.
 
 python client_demos.py NOTEBOOK
 
 Cells run one after the other in IPython, as their own tests run them (`GITHUB_ACTIONS`: without what those leave out),
-each with the same seed. Nothing is installed and nothing shown. Of a tensor some 200 numbers are told, at even
-distances, and the sum of squares; of a list as many entries. Cells that their own tests skip, as too slow, are none.
+each with the same seed. Nothing is installed, downloaded or shown, and a device other than CUDA is the CPU. Of a tensor
+some 200 numbers are told, at even distances, and the sum of squares; of a list as many entries. Cells that their own
+tests skip, as too slow, are none.
 """
 
 import ast
@@ -13,10 +15,14 @@ import io
 import json
 import os
 import random
+import re
 import sys
+import webbrowser
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
+import client_othello
 import huggingface_hub
 import matplotlib
 import numpy as np
@@ -29,6 +35,7 @@ from peer_suite_hub import cached_files
 os.environ["GITHUB_ACTIONS"] = "true"
 SKIPPED = "NBVAL_SKIP"
 NUMBERS = 200
+ONLY_TO_LOAD_OR_DRAW = ("gdown", "neel_plotly")  # packages of which a course uses nothing else
 
 
 def told(value: Any) -> Any:
@@ -71,17 +78,28 @@ def cell_step(shell: InteractiveShell, source: str) -> Any:
     return cell
 
 
-def main(notebook: Path) -> None:
+def cells_of(file: Path) -> list[str]:
+    """The sources of the code cells, in order."""
+    text = file.read_text(encoding="utf-8")
+    if file.suffix == ".py":
+        return re.split(r"^# %%.*$", text.replace('"mps"', '"cpu"'), flags=re.MULTILINE)[1:]
+    return ["".join(cell["source"]) for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
+
+
+def main(file: Path) -> None:
     matplotlib.use("agg")
     plotly.io.show = lambda figure, *args, **options: None
+    webbrowser.open = lambda *args, **options: False
+    sys.modules.update({name: MagicMock() for name in ONLY_TO_LOAD_OR_DRAW})
     huggingface_hub.HfApi.list_repo_files = cached_files
     let_draws_be_alone()
     shell = InteractiveShell.instance()
     shell.register_magic_function(lambda line: None, "line", "pip")
     shell.system = shell.getoutput = lambda command, **options: None
-    cells = [cell for cell in json.loads(notebook.read_text())["cells"] if cell["cell_type"] == "code"]
-    for number, cell in enumerate(cells):
-        source = "".join(cell["source"])
+    if "othello" in file.parent.name:
+        client_othello.fill(file.parent)
+    shell.user_ns["__file__"] = str(file)
+    for number, source in enumerate(cells_of(file)):
         if SKIPPED not in source:
             function = cell_step(shell, source)
             function.__name__ = f"cell {number}"

@@ -11,7 +11,8 @@ numbers that are equal, seconds of CPU of steps that both run.
 
 Clients that are no packages are read from FOLDER, a checkout each, named as on GitHub: EAP-IG (hannamw),
 Automatic-Circuit-Discovery (ArthurConmy), and auto-circuit (UFO-101), of which these are the tests. In
-transformer_lens-3.9.0, the unpacked source distribution, are demos, notebooks whose cells are the steps.
+transformer_lens-3.9.0, the unpacked source distribution, are demos, notebooks whose cells are the steps; so are those
+of the solutions of the ARENA course (callummcdougall/ARENA_3.0) in arena.
 """
 
 import argparse
@@ -31,7 +32,7 @@ WITHIN = 1e-4
 ENVIRONMENT = (
     "transformer-lens==3.9.0 sae-lens==6.54.12 pytest matplotlib attrs eindex-callum dataclasses-json "
     "frozendict tabulate ordered-set cmapy blobfile pygraphviz wandb torchdata flatten-dict importlib-metadata "
-    "networkx ipython kaleido==0.2.1",
+    "networkx ipython kaleido==0.2.1 scikit-learn ipywidgets",
     "circuit-tracer==0.5.0 sae-dashboard==0.8.0 sae-vis==0.3.7 circuitsvis==1.43.3 tuned-lens==0.2.0",
 )
 INSTEAD = "from interp_hooks import compat; compat.install()\n"
@@ -59,6 +60,14 @@ DEMOS = (
     *("ARENA_Content", "Activation_Patching_in_TL_Demo", "Attribution_Patching_Demo", "BERT"),
     *("Direct_Logit_Attribution_Demo", "Exploratory_Analysis_Demo", "Head_Detector_Demo", "Main_Demo"),
 )
+COURSE = {  # chapters of ARENA by the numbers that they have there
+    "1.1": "part1_transformer_from_scratch",
+    "1.2": "part2_intro_to_mech_interp",
+    "1.4.1": "part3_indirect_object_identification",
+    "1.5.1": "part7_balanced_bracket_classifier",
+    "1.5.3": "part6_othellogpt",
+}
+EXERCISES = "arena/chapter1_transformer_interp/exercises"
 CLIENTS = {
     "saelens": Client("SAELens 6.54.12", "client_saelens.py"),
     "circuit-tracer": Client("circuit-tracer 0.5.0", "client_circuit_tracer.py"),
@@ -68,6 +77,10 @@ CLIENTS = {
     "dashboards": Client("sae-dashboard, sae-vis", "client_dashboards.py"),
     "lenses": Client("tuned-lens, CircuitsVis", "client_lenses.py"),
     **{name: Client(name, "client_demos.py", f"transformer_lens-3.9.0/demos/{name}.ipynb", std=0.2) for name in DEMOS},
+    **{
+        f"arena-{number}": Client(f"ARENA {number}", "client_demos.py", f"{EXERCISES}/{part}/solutions.py", std=0.2)
+        for number, part in COURSE.items()
+    },
 }
 
 

@@ -67,6 +67,7 @@ def fill(home: Path, std: float | None = None) -> None:
         _write_neel(home, f"NeelNanda/SoLU_{n_layers}L512W_C4_Code", n_layers=n_layers, **SOLU)
         attn_only = SOLU | dict(attn_only=True, d_mlp=-1, act_fn="gelu")
         _write_neel(home, f"NeelNanda/Attn_Only_{n_layers}L512W_C4_Code", n_layers=n_layers, **attn_only)
+    _write_othello(home)
 
 
 def _neo(n_layers: int) -> hf.GPTNeoConfig:
@@ -110,6 +111,15 @@ def _write_neel(home: Path, name: str, **config: Any) -> None:
         {k: v for k, v in config.items() if v != -1 and not (config["attn_only"] and k == "act_fn")}
     )
     torch.save(model.state_dict(), folder / "model_final.pth")
+
+
+def _write_othello(home: Path) -> None:
+    """The state dict of a model of Othello, alone in its repository."""
+    from interp_hooks import HookedTransformer
+
+    sizes = dict(n_layers=8, d_model=512, d_head=64, n_heads=8, d_mlp=2048, d_vocab=61, n_ctx=59, act_fn="gelu")
+    model = HookedTransformer(sizes | dict(normalization_type="LNPre"))
+    torch.save(model.state_dict(), _snapshot(home, "NeelNanda/Othello-GPT-Transformer-Lens") / "synthetic_model.pth")
 
 
 def cached_files(api: object, repo_id: str, **options: object) -> list[str]:

@@ -35,9 +35,8 @@ class Family:
     only value that is implemented where they are set; `ignored_config` are those that change nothing here, or show in
     the tensors. `head` is what the model predicts: the next token, or masked ones. `name` is what people call it.
     What a model that `ends` does beyond its context is not implemented, so that a longer one is refused.
-    `lacks` tells, as a pattern, which of the biases marked "?" transformers' model with a config does not have; where
-    it is given, plain checkpoints are read without that model (`loading.plain`). `stream_scales` names the tensors with
-    the number by which each layer multiplies the stream, which become a field of the config.
+    `stream_scales` names the tensors with the number by which each layer multiplies the stream, which become a field of
+    the config.
     """
 
     model_type: str
@@ -49,7 +48,6 @@ class Family:
     requires: Mapping[str, Any] = field(default_factory=dict)
     head: Literal["CausalLM", "MaskedLM"] = "CausalLM"
     ends: bool = False
-    lacks: Callable[[Any], str] | None = None
     stream_scales: str | None = None
 
     def scale_of(self, layer: int) -> str:

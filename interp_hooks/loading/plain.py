@@ -1,15 +1,15 @@
 """The tensors of a plain checkpoint, read from its safetensors: transformers' model, whose code takes longer to import
 than such a checkpoint to load, is not needed then.
 
-Plain is what can be read in one way only. Its family says which tensors transformers' model has (`Family.lacks`); the
-files hold just these, once each, in safetensors, tied or not as the config says, and nothing packs them, adapts them,
+Plain is what can be read in one way only. It is of a type that `LACKING` knows, so that it is known which tensors
+transformers' model has; the files hold just these, once each, in safetensors, tied or not as the config says, and nothing packs them, adapts them,
 or was asked of transformers beside. Whatever else a checkpoint is, and whatever is wrong with it, is for
 transformers to read, and to say.
 """
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,37 @@ WEIGHTS, INDEX, ADAPTER = "model.safetensors", "model.safetensors.index.json", "
 EMBEDDING, UNEMBEDDING = ("embed.W_E",), ("unembed.W_U",)
 
 
+def _llama_like(*, qkv_bias: bool = False, o_bias: bool = False, mlp_bias: bool = False, qk_norm: bool = False) -> str:
+    """What of Llama's table a model without these parts lacks."""
+    has = {
+        r"lm_head\.bias|.*norm\.bias": False,
+        r".*\.[qkv]_proj\.bias": qkv_bias,
+        r".*\.o_proj\.bias": o_bias,
+        r".*\.mlp\..*\.bias": mlp_bias,
+        r".*\.[qk]_norm\..*": qk_norm,
+    }
+    return "|".join(part for part, there in has.items() if not there)
+
+
+def _as_configured(hf: Any, **parts: bool) -> str:
+    """The same for a model whose config says which of its linear maps have biases."""
+    attention, mlp = hf.attention_bias, getattr(hf, "mlp_bias", False)
+    return _llama_like(qkv_bias=attention, o_bias=attention, mlp_bias=mlp, **parts)
+
+
+# For a model type: a pattern of those tensors in its family's table that transformers' model with a config lacks.
+LACKING: dict[str, Callable[[Any], str]] = {
+    "gpt2": lambda hf: r"lm_head\.bias",
+    "gpt_bigcode": lambda hf: r"lm_head\.bias",
+    "gpt_neox": lambda hf: r"lm_head\.bias" if hf.attention_bias else r"lm_head\.bias|.*\.attention\..*\.bias",
+    **dict.fromkeys(("llama", "smollm3", "granite", "gemma", "gemma2"), _as_configured),
+    **dict.fromkeys(("qwen3", "gemma3_text", "olmo2", "olmo3"), lambda hf: _as_configured(hf, qk_norm=True)),
+    **dict.fromkeys(("mistral", "ministral", "ministral3"), lambda hf: _llama_like()),
+    "qwen2": lambda hf: _llama_like(qkv_bias=True),
+    "phi3": lambda hf: r".*\.bias",
+}
+
+
 def plain_tensors(
     checkpoint: NamedCheckpoint, hf_config: Any, family: Family, cfg: HookedTransformerConfig, n_layers: int
 ) -> dict[str, Tensor] | None:
@@ -35,7 +66,8 @@ def plain_tensors(
     They lie in the mapped memory of the files, which is read when they are.
     """
     nested = hf_config is not hf_config.get_text_config()
-    if family.lacks is None or nested or checkpoint.hf_kwargs or checkpoint.gguf_file or quantised_by(hf_config):
+    packed = checkpoint.gguf_file or quantised_by(hf_config)
+    if family.model_type not in LACKING or nested or checkpoint.hf_kwargs or packed:
         return None
     try:
         stored = _stored(checkpoint)
@@ -116,9 +148,8 @@ def _named(stored: Mapping[str, Tensor], family: Family, hf_config: Any, lines: 
         state[sources[UNEMBEDDING]] = state[sources[EMBEDDING]]
     elif hf_config.tie_word_embeddings or headless:
         return None  # transformers compares both, or draws a head at random
-    assert family.lacks is not None
-    lacking = re.compile(family.lacks(hf_config))
-    expected = [rule for rule in lines if rule.theirs and not (rule.optional and lacking.fullmatch(rule.theirs[0]))]
+    lacking = re.compile(LACKING[family.model_type](hf_config))
+    expected = [rule for rule in lines if rule.theirs and not lacking.fullmatch(rule.theirs[0])]
     found = [rule.names(state) for rule in expected]
     known = {name for names in found for name in names}
     ignored = re.compile("|".join(family.ignored_weights) or "(?!)")

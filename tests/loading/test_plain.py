@@ -1,5 +1,6 @@
 """A plain checkpoint is read without transformers' model, to the same bits; any other is left to transformers."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -18,11 +19,10 @@ from interp_hooks.loading import load, plain
 from interp_hooks.loading.families import FAMILIES
 from tests.family_configs import CONFIGS
 from tests.test_families import member
-from tests.tiny import fresh_hf, random_tokens
+from tests.tiny import random_tokens
 
-TOLD = [name for name, entry in CONFIGS.items() if FAMILIES[entry["model_type"]].lacks is not None]
-WPE = "transformer.wpe.weight"
-PLAIN = ("gpt2", "gpt2-tied-scaled", "neox", "neox-serial")
+PLAIN = [name for name, entry in CONFIGS.items() if entry["model_type"] in plain.LACKING]
+WPE, Q_NORM = "transformer.wpe.weight", "model.layers.1.self_attn.q_norm.weight"
 
 
 def both_ways(folder: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> list[HookedTransformer]:
@@ -47,7 +47,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
 
 def saved(name: str, folder: Path) -> Path:
-    hf = fresh_hf(name)
+    hf = copy.deepcopy(member(name))
     hf.generation_config.eos_token_id = [3, 5]
     hf.save_pretrained(folder)
     return folder
@@ -59,17 +59,21 @@ def rewritten(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> No
     save_file(state, folder / "model.safetensors", {"format": "pt"})
 
 
-@pytest.mark.parametrize("name", TOLD)
-def test_biases_that_a_family_has_not_are_told_right(name: str) -> None:
+def test_every_type_that_may_be_plain_has_a_member() -> None:
+    assert {CONFIGS[name]["model_type"] for name in PLAIN} == {*plain.LACKING}
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_what_a_type_lacks_is_told_right(name: str) -> None:
     hf = member(name)
     family, state = FAMILIES[CONFIGS[name]["model_type"]], hf.state_dict()
+    if hf.config.tie_word_embeddings:
+        del state["lm_head.weight"]  # which no file has then
     cfg = HookedTransformer.from_pretrained_no_processing("tiny", hf_model=hf).cfg
     named = plain._named(state, family, hf.config, list(plain.rules(family.weights, cfg.n_layers, cfg.mixer_kinds)))
-    tied = hf.config.tie_word_embeddings
-    assert (named is None) == (tied or family.model_type == "openai-gpt")  # no file of a tied model has a head
-    if named is not None:
-        ignored = [name for name in state if any(plain.re.fullmatch(one, name) for one in family.ignored_weights)]
-        assert named.keys() == state.keys() - {*ignored}
+    ignored = [name for name in state if any(plain.re.fullmatch(one, name) for one in family.ignored_weights)]
+    assert named is not None
+    assert named.keys() == hf.state_dict().keys() - {*ignored}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -99,15 +103,16 @@ def test_files_are_left_as_they_are(tmp_path: Path) -> None:
     assert (tmp_path / "model.safetensors").read_bytes() == before
 
 
-@pytest.mark.parametrize("name", ["gpt2", "gpt2-tied-scaled"])
+@pytest.mark.parametrize("name", ["gpt2", "gpt2-tied-scaled", "llama-tied-ungrouped-llama3", "gemma2", "qwen3"])
 def test_transformers_model_is_not_imported(name: str, tmp_path: Path) -> None:
     saved(name, tmp_path)
     code = (
         "import sys; from interp_hooks import HookedTransformer; HookedTransformer.from_pretrained(sys.argv[1]);"
-        "print([name for name in sys.modules if name == 'sympy' or 'modeling_gpt2' in name])"
+        "theirs = [name for name in sys.modules if 'modeling_' in name and name.startswith('transformers.models.')];"
+        "print(*({'sympy'} & {*sys.modules}), *(name for name in theirs if not name.endswith('modeling_auto')))"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert done.stdout.strip() == ""
 
 
 def _without_body(state: dict[str, Tensor]) -> None:
@@ -125,14 +130,27 @@ def test_files_of_the_model_without_its_head(
     assert torch.equal(direct(random_tokens()), through(random_tokens()))
 
 
-NOT_PLAIN: dict[str, Callable[[Path], object]] = {
-    "a bias is missing": lambda at: rewritten(at, lambda state: state.pop("transformer.h.0.ln_1.bias")),
-    "the head is missing": lambda at: rewritten(at, lambda state: state.pop("lm_head.weight")),
-    "a tensor too many": lambda at: rewritten(at, lambda state: state.update(other=torch.ones(2))),
-    "a bias too many": lambda at: rewritten(at, lambda state: state.update({"lm_head.bias": torch.ones(48)})),
-    "more positions": lambda at: rewritten(at, lambda state: state.update({WPE: torch.ones(99, 24)})),
-    "cut off": lambda at: (at / "model.safetensors").write_bytes((at / "model.safetensors").read_bytes()[:999]),
-    "tied and untied": lambda at: _configured(at, tie_word_embeddings=True),
+NOT_PLAIN: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "a bias is missing": (
+        "gpt2",
+        lambda at: rewritten(at, lambda state: state.pop("transformer.h.0.ln_1.bias")),
+    ),
+    "the head is missing": ("gpt2", lambda at: rewritten(at, lambda state: state.pop("lm_head.weight"))),
+    "a tensor too many": ("gpt2", lambda at: rewritten(at, lambda state: state.update(other=torch.ones(2)))),
+    "a bias too many": ("gpt2", lambda at: rewritten(at, lambda state: state.update({"lm_head.bias": torch.ones(48)}))),
+    "more positions": ("gpt2", lambda at: rewritten(at, lambda state: state.update({WPE: torch.ones(99, 24)}))),
+    "cut off": (
+        "gpt2",
+        lambda at: (at / "model.safetensors").write_bytes((at / "model.safetensors").read_bytes()[:999]),
+    ),
+    "tied and untied": ("gpt2", lambda at: _configured(at, tie_word_embeddings=True)),
+    "biases that the files lack": ("llama", lambda at: _configured(at, attention_bias=True)),
+    "biases that the config denies": ("llama-biases", lambda at: _configured(at, mlp_bias=False)),
+    "no norm of queries": ("qwen3", lambda at: rewritten(at, lambda state: state.pop(Q_NORM))),
+    "a norm of queries too many": (
+        "llama",
+        lambda at: rewritten(at, lambda state: state.update({Q_NORM: torch.ones(6)})),
+    ),
 }
 
 
@@ -143,7 +161,8 @@ def _configured(folder: Path, **changes: Any) -> None:
 
 @pytest.mark.parametrize("what", NOT_PLAIN)
 def test_what_is_not_plain_is_left_to_transformers(what: str, tmp_path: Path, reads: list[bool]) -> None:
-    NOT_PLAIN[what](saved("gpt2", tmp_path))
+    name, spoil = NOT_PLAIN[what]
+    spoil(saved(name, tmp_path))
     if what == "tied and untied":
         HookedTransformer.from_pretrained(str(tmp_path))
     else:

@@ -74,7 +74,6 @@ GPT2 = Family(
         *SUMMARY,
     ),
     requires={"add_cross_attention": False},
-    lacks=lambda hf: r"lm_head\.bias",
 )
 
 OPENAI_GPT = replace(

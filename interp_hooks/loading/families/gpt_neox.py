@@ -56,7 +56,6 @@ GPT_NEOX = Family(
         "rope_theta",
         "partial_rotary_factor",
     ),
-    lacks=lambda hf: r"lm_head\.bias" if hf.attention_bias else r"lm_head\.bias|.*\.attention\..*",
 )
 
 GPT_NEOX_JAPANESE = replace(
@@ -66,5 +65,4 @@ GPT_NEOX_JAPANESE = replace(
     config=_japanese_config,
     weights=_weights("gpt_neox_japanese")
     | {"blocks.{i}.attn.b_O": "gpt_neox_japanese.layers.{i}.attention.dense_bias?"},
-    lacks=None,
 )
