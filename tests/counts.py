@@ -30,7 +30,7 @@ def counts() -> dict[str, int]:
         "lines of tables that tests run": sum("\n" not in one for one in code),
         "pictures with words for who does not see them": sum(len(told.split()) >= 8 for told in pictures),
         "pictures without": sum(len(told.split()) < 8 for told in pictures),
-        "notebooks": len([*(ROOT / "notebooks").glob("*.ipynb")]),
+        "notebooks": len([*(ROOT / "notebooks").rglob("*.ipynb")]),
         "demos": len([*(ROOT / "demos").glob("*.py")]),
         "mistakes whose message is judged": len(CALLS) + len(COMMANDS),
         "public names at the root": len(import_module("interp_hooks").__all__),

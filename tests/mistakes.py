@@ -184,4 +184,5 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
     ("diff ioi-tiny ioi-tiny --prompts 1", "at least 2", "got 1"),
     ("explain ioi-tiny nowhere L1N17 --base-url http://localhost:9 --asked any", "nowhere"),
     ("explain ioi-tiny empty L1N17", "required: --base-url"),
+    ("families --html", "unrecognized arguments: --html"),
 )

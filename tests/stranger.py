@@ -11,6 +11,7 @@ traceback. The exit code is 1 if anything failed.
 
 import json
 import shlex
+import shutil
 import sys
 import tempfile
 import time
@@ -19,14 +20,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from subprocess import CompletedProcess
 
+from interp_hooks.cli import COMMANDS
 from tests import mistakes
 from tests.documents import README, code_of, read
 from tests.package import CONSTRAINED, ROOT, Environment
 
 LONGEST = 900  # characters of a message that somebody still reads
-COMMANDS = ("demo", "verify", "wiki", "training", "diff", "explain", "families")
+NAMES = [command.__name__.rpartition(".")[2] for command in COMMANDS]
 EXAMPLES = (
-    *("--version", "--help", *(f"{command} --help" for command in COMMANDS)),
+    *("--version", "--help", *(f"{name} --help" for name in NAMES)),
     *("families", "families --markdown", "verify ioi-tiny", "verify ioi-tiny --json --dtype float64"),
     "demo --prompts 8 --out report.html",
     "wiki ioi-tiny --limit 64 --per-band 10",
@@ -55,12 +57,13 @@ for line in {calls!r}:
 """
 NOTEBOOK = """
 import sys
+from pathlib import Path
 
-import nbclient
-import nbformat
+sys.path.insert(0, "notebooks")
+import store
 
-notebook = nbformat.read(sys.argv[1], as_version=4)
-nbclient.NotebookClient(notebook, timeout=900, kernel_name="python3").execute()
+path = Path("notebooks", sys.argv[1])
+store.executed(path, path.parent)
 """
 
 
@@ -131,10 +134,11 @@ class Stranger:
             self.does(f"interp-hooks {line}", refused(*words), *typed(line))
 
     def notebooks(self) -> None:
-        """Every notebook, from top to bottom."""
+        """Every notebook, from top to bottom, in a copy of their folder; exercises with their solutions."""
         self.environment.pip(*CONSTRAINED, "ipykernel", "nbclient", "nbformat", "pyarrow")
-        for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
-            self.does(path.name, went_well_but_warned, "python", "-c", NOTEBOOK, path)
+        folder = shutil.copytree(ROOT / "notebooks", self.desk / "notebooks")
+        for name in sorted(path.relative_to(folder) for path in folder.rglob("*.ipynb")):
+            self.does(str(name), went_well_but_warned, "python", "-c", NOTEBOOK, name)
 
 
 def typed(line: str) -> Iterator[str]:

@@ -15,7 +15,7 @@ from interp_hooks.corpus.evals import repeated_tokens
 from interp_hooks.errors import CheckpointError, InterpHooksError, UnsupportedArchitecture
 from interp_hooks.studies import head_metrics
 from tests.mistakes import CALLS, COMMANDS, SETTING
-from tests.stranger import judged_message
+from tests.stranger import NAMES, judged_message
 from tests.tiny import distance, unchecked_types
 
 Desk = tuple[Path, dict[str, Any]]
@@ -64,6 +64,10 @@ def test_a_command_is_refused_with_one_message(
     assert "Traceback" not in said
     assert judged_message(said.partition("error: ")[2], words) is None
     assert {path: path.stat().st_mtime for path in desk[0].rglob("*")} == before
+
+
+def test_each_command_is_mistyped() -> None:
+    assert {line.partition(" ")[0] for line, *_ in COMMANDS} >= {*NAMES}
 
 
 def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,6 +101,38 @@ def test_lines_and_points_go_where_the_axes_say() -> None:
     ]
 
 
+def test_bars_on_a_logarithmic_axis_end_at_their_numbers_and_those_of_one_are_seen() -> None:
+    svg = parsed(go.Figure(go.Bar(x=["a", "b", "c", "d"], y=[1, 0, 10, 100]), layout=dict(yaxis=dict(type="log"))))
+    one, ten, hundred = marks(svg, "rect", "#636efa")
+    foot = one["y"] + one["height"]
+    assert [bar["y"] + bar["height"] for bar in (ten, hundred)] == [foot, foot]
+    assert one["height"] > 5
+    assert one["y"] - ten["y"] == pytest.approx(ten["y"] - hundred["y"], abs=0.02), "a decade each"
+    (line,) = [text for text in svg.findall(".//{*}text") if text.text == "100"]
+    assert float(line.get("y", 0)) == pytest.approx(hundred["y"], abs=5)
+    assert hundred["y"] > 12, "within the picture"
+
+
+def test_a_shape_between_numbers_has_room_on_its_axes() -> None:
+    figure = px.scatter(x=[1, 2, 3], y=[1, 2, 9]).add_shape(
+        type="line", x0=-4, y0=-4, x1=20, y1=20, line_color="#123456"
+    )
+    (drawn_line,) = marks(parsed(figure), "line", "#123456")
+    assert drawn_line["x1"] > 20
+    assert drawn_line["x2"] < 720
+    assert 0 < drawn_line["y2"] < drawn_line["y1"] < 450
+    named = px.bar(x=["a", "b"], y=[1, 2]).add_shape(type="rect", x0=-0.5, y0=0, x1=0.5, y1=9)
+    assert {"a", "b"} <= {*texts(parsed(named))}
+    assert "−0.5" not in texts(parsed(named))
+
+
+def test_names_of_panels_stand_below_the_title() -> None:
+    table = dict(x=[1, 2, 3, 4], y=[1, 2, 3, 4], panel=["p", "q", "r", "s"])
+    svg = parsed(px.scatter(table, x="x", y="y", facet_col="panel", facet_col_wrap=2, title="All of them"))
+    heights = {text.text: float(text.get("y", 0)) for text in svg.findall(".//{*}text")}
+    assert heights["panel=p"] == heights["panel=q"] > heights["All of them"] + 15
+
+
 def test_bars_beside_and_on_each_other() -> None:
     table = dict(x=["a", "a", "b", "b"], y=[1.0, 3.0, 2.0, 2.0], kind=["p", "q", "p", "q"])
     for mode, shared in (("group", False), ("relative", True)):

@@ -62,7 +62,7 @@ def bars(trace: Trace, x: Axis, y: Axis, night: Night) -> str:
     drawn = []
     for order, bar in enumerate(trace["bars"]):
         middle = across.place(bar.place)
-        begin, end = long.at(bar.base), long.at(bar.end)
+        begin, end = _foot(long, bar.base), long.place(bar.end)
         if None in (middle, begin, end):
             continue
         middle += bar.shift * pixels  # pyright: ignore[reportOptionalOperand]
@@ -75,6 +75,11 @@ def bars(trace: Trace, x: Axis, y: Axis, night: Night) -> str:
         if text := bar_text(trace, order, bar):
             drawn.append(_beside(text, end, middle, flat, bar.end < bar.base))  # pyright: ignore[reportArgumentType]
     return "".join(drawn) + error_bars(trace, x, y)
+
+
+def _foot(axis: Axis, base: float) -> float | None:
+    """The pixel at which a bar begins: its base, or the end of a logarithmic axis, which has no 0."""
+    return axis.share(0.0) if axis.kind == "log" and base <= 0 else axis.place(base)
 
 
 def bar_text(trace: Trace, order: int, bar: Bar) -> str:

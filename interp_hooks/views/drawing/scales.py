@@ -181,9 +181,8 @@ def _around(
     if low == high:
         low, high = low - 0.5, high + 0.5
     more = AIR * (high - low) if air else 0.0
-    starts_at_zero = low == 0.0 and any(extent.from_zero for extent in extents)
-    ends_at_zero = high == 0.0 and any(extent.from_zero for extent in extents)
-    low, high = low - more * (not starts_at_zero), high + more * (not ends_at_zero)
+    stands_on_zero = kind == "linear" and any(extent.from_zero for extent in extents)
+    low, high = low - more * (low != 0.0 or not stands_on_zero), high + more * (high != 0.0 or not stands_on_zero)
     return (high, low) if settings.get("autorange") == "reversed" else (low, high)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -84,7 +85,8 @@ def drawn(figure: go.Figure, width: int | None, height: int | None, told: str) -
     legend, colourings = in_legend(traces, layout), _colourings(traces)
     title = wrapped(plain(title_of(layout)), HEADING * BOLD, wide - 2 * EDGE)
     settings = _axes(traces, layout)
-    taken = _taken(traces, settings)
+    shapes = [one for one in layout.get("shapes") or [] if one.get("visible", True)]
+    taken = _taken(traces, shapes, settings)
     room, rows = Room(80, wide - 80, 40, 340, 400), Rows()
     for _ in range(2):  # a plot that turned out narrower may have its ticks turned, which take more room below it
         axes = _placed(settings, taken, room, layout)
@@ -93,7 +95,7 @@ def drawn(figure: go.Figure, width: int | None, height: int | None, told: str) -
     paper = [made({"range": [0, 1]}, [], ends, strict=True) for ends in (room[:2], (room.bottom, room.top))]
     frame = Frame(axes, (paper[0], paper[1]))
     body = [tag("rect", x=0, y=0, width=wide, height=room.height, fill=ink.paper)]
-    body += _panels(traces, axes, frame, layout, ink, night)
+    body += _panels(traces, shapes, frame, layout, ink, night)
     body += [annotation(one, frame, ink) for one in layout.get("annotations") or [] if one.get("visible", True)]
     left = room.right + 14
     for colouring in colourings:
@@ -163,13 +165,21 @@ def _axes(traces: Sequence[Trace], layout: Mapping[str, Any]) -> dict[str, dict[
     return settings
 
 
-def _taken(traces: Sequence[Trace], settings: Mapping[str, Any]) -> dict[str, list[Extent]]:
-    """What traces take of every axis; axes that match have the same."""
+def _taken(
+    traces: Sequence[Trace], shapes: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]
+) -> dict[str, list[Extent]]:
+    """What traces, and shapes between numbers, take of every axis; axes that match have the same."""
     groups: dict[str, list[Extent]] = {}
     of = {name: one["matches"] if one.get("matches") in settings else name for name, one in settings.items()}
     for trace in traces:
         for name, extent in zip((trace["xaxis"], trace["yaxis"]), MARKS[trace["type"]].takes(trace), strict=True):
             groups.setdefault(of[name], []).append(extent)
+    for one, side in itertools.product(shapes, "xy"):
+        own = groups.get(of.get(one.get(f"{side}ref") or side, ""), [])
+        ends = [one.get(f"{side}{end}") for end in (0, 1)]
+        values = [*ends, *itertools.chain.from_iterable(extent.values for extent in own)]
+        if own and None not in ends and not any(isinstance(value, str) for value in values):
+            own.append(Extent(values=ends))
     return {name: groups.get(of[name], []) for name in settings}
 
 
@@ -248,7 +258,7 @@ def _first(axis: Axis, axes: Mapping[str, Axis]) -> bool:
 def _above(layout: Mapping[str, Any]) -> float:
     """How many pixels annotations need above the plot, the names of its panels."""
     for one in layout.get("annotations") or []:
-        if one.get("yref") == "paper" and (one.get("y") or 0) >= 1 and one.get("yanchor") == "bottom":
+        if one.get("yref") == "paper" and (one.get("y") or 0) > 0.999 and one.get("yanchor") == "bottom":
             return 18.0
     return 0.0
 
@@ -267,11 +277,15 @@ def _colourings(traces: Sequence[Trace]) -> list[Colouring]:
 
 
 def _panels(
-    traces: Sequence[Trace], axes: Mapping[str, Axis], frame: Frame, layout: Mapping[str, Any], ink: Ink, night: Night
+    traces: Sequence[Trace],
+    shapes: Sequence[Mapping[str, Any]],
+    frame: Frame,
+    layout: Mapping[str, Any],
+    ink: Ink,
+    night: Night,
 ) -> list[str]:
     """The panels one after the other: ground, shapes below, grid, marks, texts; then the shapes above all."""
-    shapes = [one for one in layout.get("shapes") or [] if one.get("visible", True)]
-    body = []
+    body, axes = [], frame.axes
     pairs = dict.fromkeys((trace["xaxis"], trace["yaxis"]) for trace in traces) or [("x", "y")]
     for x, y in ((axes[a], axes[b]) for a, b in pairs):
         ground = layout.get("plot_bgcolor")
