@@ -552,9 +552,6 @@ class HookedTransformerConfig:
     def n_params(self) -> int:
         """How many weights attention and MLPs have, without embeddings, biases, gains (arxiv.org/abs/2001.08361)."""
         beside = 2 * self.n_layers * self.d_model * (self.d_layer_embed + self.laurel_rank)
-        if self.n_streams > 1:
-            n = self.n_streams
-            beside += 2 * (n - 1) * self.d_model**2 + self.n_layers * n * (self.d_model + n * n + n)
         return beside + sum(self._mixer_weights(layer) + self._mlp_weights(layer) for layer in range(self.n_layers))
 
     def _mixer_weights(self, layer: int) -> int:

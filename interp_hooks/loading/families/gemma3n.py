@@ -57,6 +57,10 @@ GEMMA3N = replace(
     name="Gemma 3n",
     config=_config,
     weights=GEMMA4.weights | _STREAMS,
-    ignored_config=("attention_bias", "altup_coef_clip"),  # the first shows in the tensors, only training reads the other
+    ignored_config=(
+        "attention_bias",  # shows in the tensors
+        *("altup_coef_clip", "altup_lr_multiplier"),  # only training reads these
+        "query_pre_attn_scalar",  # older configs; scores are not divided, whatever it says
+    ),
     requires={"altup_active_idx": 0, "altup_correct_scale": True},
 )

@@ -65,7 +65,7 @@ class AltUp(nn.Module):
 
     def onward(
         self, layer: int, streams: Float[Tensor, "*batch pos stream d_model"]
-    ) -> Float[Tensor, "*batch pos stream d_model"]:
+    ) -> Float[Tensor, "*batch pos _ d_model"]:
         """What corrected streams of a layer enter the next one as; after the last one, a single stream."""
         if layer + 1 < len(self.W_router):
             return self._predicted(layer + 1, streams)
