@@ -230,6 +230,17 @@ CUSTOM: dict[str, dict[str, Any]] = {
         stream_scales=(0.5, 3.0, 0.7),
         d_mlp_layers=(20, 20, 24),
     ),
+    "streams": dict(
+        normalization_type="RMS",
+        norm_placement="pre_and_output",
+        positional_embedding_type="none",
+        n_streams=3,
+        laurel_rank=4,
+        d_layer_embed=5,
+        d_vocab_layer_embed=20,
+        gated_mlp=True,
+        mlp_sparsity_layers=(0.7, 0.0, 0.4),
+    ),
     "borrowed-keys": dict(
         n_key_value_heads=2,
         positional_embedding_type="rotary",

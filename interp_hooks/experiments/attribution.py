@@ -333,6 +333,7 @@ class _GradDrop:
             return value
 
         stream = Stream(model)
+        stream.refuse_other_streams()
         return [(hook, drop) for layer in range(stream.n_layers) for hook in stream.sublayers(layer).values()]
 
     def combined(

@@ -195,6 +195,7 @@ def _cells(
 def _senders(model: HookedTransformer, sites: Sites) -> list[Site]:
     """Sites that send together, by their full names."""
     named, stream = [_with_full_name(model, site) for site in _as_sites(sites, "senders")], Stream(model)
+    stream.refuse_other_streams()
     for site in named:
         if site.hook not in {*stream.senders, *stream.embeddings} - {INPUT}:
             raise BadInput(

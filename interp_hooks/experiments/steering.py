@@ -360,6 +360,7 @@ def orthogonalize(model: HookedTransformer, directions: Float[Tensor, "*n d_mode
         "a norm after every addition": model.cfg.norm_placement == "post",
         "a norm after attention and MLP": model.cfg.writes_normalized,
         "a norm after the embeddings": model.cfg.embed_norm_type is not None,
+        "several streams, which are mixed after each layer": model.cfg.n_streams > 1,
         "sinusoidal positions": model.cfg.positional_embedding_type == "sinusoidal",
     }
     if found := [what for what, there in between.items() if there]:

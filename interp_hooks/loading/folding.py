@@ -65,6 +65,8 @@ def _nothing_to_fold(model: HookedTransformer) -> str | None:
         return "a post-norm's output is the stream itself, not only what the next weights read"
     if model.cfg.positional_embedding_type == "shortformer":
         return "positions are added to what queries and keys read between the norm and the weights"
+    if model.cfg.laurel_rank:
+        return "what the norm gives is added to the stream too (LAuReL), not only read by the next weights"
     return None
 
 

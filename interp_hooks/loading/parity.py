@@ -22,6 +22,7 @@ from interp_hooks.loading.checkpoints import NamedCheckpoint
 from interp_hooks.loading.given import check_model
 from interp_hooks.loading.load import family_of
 from interp_hooks.model.config import as_dtype
+from interp_hooks.model.stream import Stream
 from interp_hooks.model.transformer import HookedTransformer
 
 TEXT = (
@@ -218,15 +219,15 @@ def invariants(model: HookedTransformer, tokens: Int[Tensor, "batch pos"]) -> di
 
 def _stream(model: HookedTransformer, layer: int, here: dict[str, Tensor], holds: Any) -> None:
     before = here["hook_resid_pre"] + here["hook_attn_out"]
-    if "hook_resid_mid" in here:
+    if "hook_resid_mid" in here and model.cfg.laurel_rank:
+        middle = before + here["hook_laurel_out"]
+        holds("resid_mid == resid_pre + attn_out + laurel_out", middle, here["hook_resid_mid"])
+    elif "hook_resid_mid" in here:
         holds("resid_mid == resid_pre + attn_out", before, here["hook_resid_mid"])
     if model.cfg.norm_placement == "post":
         before = model.blocks[layer].ln1(here["hook_resid_mid"])
         holds("resid_post == ln1(resid_mid) + mlp_out", before + here["hook_mlp_out"], here["hook_resid_post"])
-    elif "hook_ple_out" in here:
-        written = before + here["hook_mlp_out"] + here["hook_ple_out"]
-        holds("resid_post == resid_pre + attn_out + mlp_out + ple_out", written, here["hook_resid_post"])
-    elif "hook_mlp_out" in here:
-        holds("resid_post == resid_pre + attn_out + mlp_out", before + here["hook_mlp_out"], here["hook_resid_post"])
     else:
-        holds("resid_post == resid_pre + attn_out", before, here["hook_resid_post"])
+        added = [label for label in Stream(model).sublayers(layer)]
+        written = here["hook_resid_pre"] + sum(here[f"hook_{label}"] for label in added)
+        holds(f"resid_post == {' + '.join(['resid_pre', *added])}", written, here["hook_resid_post"])

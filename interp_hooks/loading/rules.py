@@ -15,11 +15,11 @@ another version of transformers. `*` in a name counts 0, 1, 2, ...: tensors that
 families/shared.py writes the usual lines.
 
 The axes have the config's sizes: h heads, g key/value heads, q query heads for each of those, k d_head, w d_value,
-d d_model, m d_mlp, v d_vocab, a d_layer_embed, e experts, n width of an expert, s width of the shared expert; in latent
-attention l and c the latents of keys and values and of queries, r the rotary and p the plain dimensions of a head. Of
-other mixers, H are the heads, G the heads of keys, Q the heads for each of those, K d_key, W d_value, C the channels
-that pass the convolution, N the groups of a norm, R dt_rank, B gate_rank. A word that ends in a number is an axis of
-that size ("cores4"). A rule reads backwards too, from our tensors to theirs.
+d d_model, m d_mlp, v d_vocab, a d_layer_embed, S streams, e experts, n width of an expert, s width of the shared
+expert; in latent attention l and c the latents of keys and values and of queries, r the rotary and p the plain
+dimensions of a head. Of other mixers, H are the heads, G the heads of keys, Q the heads for each of those, K d_key,
+W d_value, C the channels that pass the convolution, N the groups of a norm, R dt_rank, B gate_rank. A word that ends in
+a number is an axis of that size ("cores4"). A rule reads backwards too, from our tensors to theirs.
 """
 
 import itertools
@@ -170,6 +170,7 @@ def axis_sizes(cfg: HookedTransformerConfig, layer: int | None = None) -> dict[s
         "d": cfg.d_model,
         "m": cfg.d_mlp if layer is None else cfg.d_mlp_at(layer),
         "a": cfg.d_layer_embed,
+        "S": cfg.n_streams,
         "v": cfg.d_vocab,
         "e": 0 if experts is None else experts.n_experts,
         "n": 0 if experts is None else experts.d_expert,

@@ -40,7 +40,7 @@ RESOLVED = (  # -1 and None are how people leave these unset
 BY_LAYER = (  # tuples with an entry for each layer, or none
     *("rotary_layers", "window_sizes", "qk_norm_layers", "stream_scales"),
     *("d_head_layers", "n_key_value_heads_layers", "values_from_keys", "keys_values_from", "d_mlp_layers"),
-    "attn_sink_layers",
+    *("attn_sink_layers", "mlp_sparsity_layers"),
 )
 SWITCHES = ("use_attn_result", "use_split_qkv_input", "use_attn_in", "use_hook_mlp_in")  # methods of a model set these
 FOLDED = {"LN": "LNPre", "RMS": "RMSPre", "LNPre": "LNPre", "RMSPre": "RMSPre"}
@@ -117,12 +117,17 @@ class HookedTransformerConfig:
     earlier one whose keys and values it attends to (None: its own). `mixers` puts something else in the place of
     attention in some layers.
 
-    MLP. `d_mlp_layers` gives the MLP of each layer a width of its own. An `act_fn` that ends in "_ln" is followed by a
+    MLP. `d_mlp_layers` gives the MLP of each layer a width of its own. `mlp_sparsity_layers` is for each layer the share of
+    neurons whose gates are cut off, were they normally distributed: of each gate is taken what it is above that
+    quantile (0: no cut). An `act_fn` that ends in "_ln" is followed by a
     LayerNorm over the neurons. `mlp_clamp` bounds both factors of
     a gated MLP, and `mlp_linear_offset` is added to the linear one. `experts` replaces the MLP of some layers.
     `embed_scale`, `residual_scale` (of what every sublayer writes) and `logits_scale` are multipliers. A soft cap c
     turns x into c tanh(x / c); 0 is none. `d_layer_embed` is the width of embeddings that each layer has for itself
-    (`interp_hooks.model.components.layer_embed`; 0: none). `mlm_head` puts a dense layer, activation and norm before
+    (`interp_hooks.model.components.layer_embed`; 0: none); tokens from `d_vocab_layer_embed` on (0: `d_vocab`) have
+    that of token 0. `n_streams` above 1 is for models that carry several streams, which are mixed after each layer and
+    of which layers read and write the first (`interp_hooks.model.components.altup`); `laurel_rank` is the rank of the
+    map beside attention in such models (0: none). `mlm_head` puts a dense layer, activation and norm before
     the unembedding. `d_embed` is the width of the vectors of tokens, positions and token types, where it is not that of
     the stream, onto which a linear map takes them after their norm; `d_unembed` that of what the `mlm_head` writes and
     the unembedding reads (0: d_model; Lan et al. 2019, arxiv.org/abs/1909.11942).
@@ -207,6 +212,7 @@ class HookedTransformerConfig:
     parallel_shared_norm: bool = False
     gated_mlp: bool = False
     d_mlp_layers: tuple[int, ...] = ()
+    mlp_sparsity_layers: tuple[float, ...] = ()
     mlp_clamp: float = 0.0
     mlp_linear_offset: float = 0.0
     experts: ExpertsConfig | None = None
@@ -215,6 +221,9 @@ class HookedTransformerConfig:
     logits_scale: float = 1.0
     output_logits_soft_cap: float = 0.0
     d_layer_embed: int = 0
+    d_vocab_layer_embed: int = 0
+    n_streams: int = 1
+    laurel_rank: int = 0
     mlm_head: bool = False
     default_prepend_bos: bool = True
     init_weights: bool = True
@@ -327,6 +336,8 @@ class HookedTransformerConfig:
         for field in ("d_head_layers", "n_key_value_heads_layers", "d_mlp_layers", "stream_scales"):
             if wrong := [size for size in getattr(self, field) if size <= 0]:
                 raise ConfigError(f"{field} must be positive, got {wrong[0]}")
+        if wrong := [share for share in self.mlp_sparsity_layers if share >= 1]:
+            raise ConfigError(f"mlp_sparsity_layers must be below 1, got {wrong[0]}")
         if wrong := [groups for groups in self.n_key_value_heads_layers if self.n_heads % groups]:
             raise ConfigError(f"n_key_value_heads_layers: {wrong[0]} does not divide n_heads={self.n_heads}")
 
@@ -366,10 +377,31 @@ class HookedTransformerConfig:
                 raise ConfigError("experts with own_norms need serial blocks whose stream is not normalized itself")
             if self.experts.shared_gate:
                 raise ConfigError("experts with own_norms have no shared_gate")
-        if self.d_layer_embed and (self.adds_positions or self.n_token_types or self.embed_norm_type is not None):
+        if self.n_streams > 1 and (
+            self.norm_placement == "post"
+            or self.attn_only
+            or self.parallel_attn_mlp
+            or self.positional_embedding_type == "shortformer"
+            or self.stream_scales
+        ):
             raise ConfigError(
-                "d_layer_embed needs a stream that begins as embeddings of tokens alone: no positions or token types "
-                "that are added to it, and no embed_norm_type"
+                "n_streams above 1 needs serial blocks with an MLP, whose stream is not normalized or multiplied itself, "
+                "and no shortformer"
+            )
+        if self.laurel_rank and self.n_streams == 1:
+            raise ConfigError("laurel_rank is for models with several streams: it needs n_streams above 1")
+        if self.d_vocab_layer_embed > (self.d_vocab if self.d_layer_embed else 0):
+            raise ConfigError(
+                f"d_vocab_layer_embed={self.d_vocab_layer_embed} needs d_layer_embed, and at least as many tokens in "
+                f"d_vocab, got {self.d_vocab}"
+            )
+        if any(self.mlp_sparsity_layers) and not self.gated_mlp:
+            raise ConfigError("mlp_sparsity_layers cuts off gates: it needs gated_mlp")
+        begins = self.adds_positions or self.n_token_types or self.embed_norm_type is not None
+        if begins and (self.d_layer_embed or self.n_streams > 1):
+            raise ConfigError(
+                "d_layer_embed and n_streams above 1 need a stream that begins as embeddings of tokens alone: no "
+                "positions or token types that are added to it, and no embed_norm_type"
             )
         by_layer = any(source is not None for source in self.keys_values_from)
         by_layer = by_layer or self.d_head_layers or self.n_key_value_heads_layers or any(self.values_from_keys)
@@ -502,8 +534,8 @@ class HookedTransformerConfig:
     @property
     def n_params(self) -> int:
         """How many weights attention and MLPs have, without embeddings, biases, gains (arxiv.org/abs/2001.08361)."""
-        embedded = 2 * self.n_layers * self.d_model * self.d_layer_embed
-        return embedded + sum(self._mixer_weights(layer) + self._mlp_weights(layer) for layer in range(self.n_layers))
+        beside = 2 * self.n_layers * self.d_model * (self.d_layer_embed + self.laurel_rank)
+        return beside + sum(self._mixer_weights(layer) + self._mlp_weights(layer) for layer in range(self.n_layers))
 
     def _mixer_weights(self, layer: int) -> int:
         if self.mixers is not None and (kind := self.mixer_at(layer)) != "attention":
@@ -527,6 +559,11 @@ class HookedTransformerConfig:
             return matrices * self.d_model * self.d_mlp_at(layer)
         width = experts.n_experts * experts.d_expert + experts.d_shared
         return self.d_model * (matrices * width + experts.n_experts + experts.shared_gate)
+
+    @property
+    def maps_embeddings(self) -> bool:
+        """Whether the embeddings pass something together before they enter the first layer, so that it reads no sum."""
+        return self.embed_norm_type is not None or self.n_streams > 1
 
     def rotary_at(self, layer: int) -> Mapping[str, Any] | None:
         """The `rope_parameters` of a layer, or None if it does not rotate."""
@@ -569,6 +606,10 @@ class HookedTransformerConfig:
     def d_mlp_at(self, layer: int) -> int:
         """How many neurons the MLP of `layer` has."""
         return self.d_mlp_layers[layer] if self.d_mlp_layers else self.d_mlp
+
+    def mlp_sparsity_at(self, layer: int) -> float:
+        """The share of neurons whose gates the MLP of `layer` cuts off; 0 for none."""
+        return self.mlp_sparsity_layers[layer] if self.mlp_sparsity_layers else 0.0
 
     def source_of_keys(self, layer: int) -> int | None:
         """The earlier layer whose keys and values `layer` attends to; None if it makes its own."""

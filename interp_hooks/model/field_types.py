@@ -26,13 +26,15 @@ FROM_ZERO = (
     "dt_rank",
     "gate_rank",
     "d_layer_embed",
+    "d_vocab_layer_embed",
+    "laurel_rank",
     "d_embed",
     "d_unembed",
     "keys_values_from",
 )
 NOT_NEGATIVE = (
     *("attn_scores_soft_cap", "output_logits_soft_cap", "qkv_clip", "mlp_clamp"),
-    *("alibi_slopes", "jitter", "min_weight_sum", "weight_sum_offset", "dt_min", "dt_max"),
+    *("alibi_slopes", "mlp_sparsity_layers", "jitter", "min_weight_sum", "weight_sum_offset", "dt_min", "dt_max"),
     "embed_norm_eps",
 )
 POSITIVE = (

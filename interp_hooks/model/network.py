@@ -26,6 +26,7 @@ from interp_hooks.hooks.scopes import OPEN, Again, Functions
 from interp_hooks.hooks.slices import Slice, SliceInput
 from interp_hooks.model.cache.activation_cache import ActivationCache
 from interp_hooks.model.cache.activations import from_first
+from interp_hooks.model.components.altup import AltUp, Streams
 from interp_hooks.model.components.attention import Lent, Visibility
 from interp_hooks.model.components.block import NOTHING, Beside, Known, TransformerBlock, at_positions
 from interp_hooks.model.components.embed import POSITIONS, Embed, EmbedMap, MLMHead, TokenTypeEmbed, Unembed
@@ -117,6 +118,7 @@ class Network(HookedRootModule):
             self.layer_embed = LayerEmbed(cfg)
             axes = "batch pos of_layer width"
             self.hook_layer_embed = HookPoint(axes, of_layer=cfg.n_layers, width=cfg.d_layer_embed)
+        self.altup = AltUp(cfg) if cfg.n_streams > 1 else None
         self.ln_embed = embed_norm(cfg)
         self.embed_map = EmbedMap(cfg) if cfg.d_embed else None
         self.rotary = RotaryPositions(cfg) if cfg.positional_embedding_type == "rotary" else None
@@ -299,6 +301,8 @@ class Network(HookedRootModule):
                 pos_embed = self.pos_embed(positions[:, past:], batch=len(residual))
             beside = Beside(pos_embed, self._layer_embed_of(tokens, residual, range(start, stop)))
         layers = range(start, stop)
+        if start_at_layer is not None:
+            self._refuse_missing_streams(layers)
         first = given.known(known, start_at_layer, layers, residual, cache)
         self._refuse_missing_keys(layers, first)
         only = None if logits_pos is None else given.read_at(logits_pos, residual, stop, return_type, prompt.real)
@@ -362,6 +366,14 @@ class Network(HookedRootModule):
                 "before, without its z as known"
             )
 
+    def _refuse_missing_streams(self, layers: range) -> None:
+        """Raises BadInput if some layers need other streams than the one that they are given."""
+        if self.altup is not None and layers:
+            raise BadInput(
+                f"this model carries {self.cfg.n_streams} streams, of which a pass with start_at_layer would have one: "
+                "pass tokens, and change the stream by hooks (hook_embed is where all streams begin)"
+            )
+
     def _entering(
         self, prompt: Prompt, past: int, token_type_ids: Tensor | None
     ) -> tuple[Tensor, Beside, Tensor, Prompt]:
@@ -371,9 +383,13 @@ class Network(HookedRootModule):
         if self.cfg.use_hook_tokens:
             prompt = prompt._replace(tokens=self.hook_tokens(tokens))
         tokens = cast("Tensor", prompt.tokens)
-        residual, pos_embed = self._embed(tokens, positions[:, past:], token_type_ids)
-        own = self.hook_layer_embed(self.layer_embed(tokens, residual)) if self.cfg.d_layer_embed else None
-        return residual, Beside(pos_embed, own), positions, prompt
+        embedding, pos_embed = self._embed(tokens, positions[:, past:], token_type_ids)
+        own = self.hook_layer_embed(self.layer_embed(tokens, embedding)) if self.cfg.d_layer_embed else None
+        if self.altup is None:
+            return self.entering(embedding), Beside(pos_embed, own), positions, prompt
+        every = self.altup.entering(embedding)
+        streams = Streams(self.altup, {0: every[:, :, 1:]})
+        return every[:, :, 0], Beside(pos_embed, own, streams=streams), positions, prompt
 
     def _through(
         self,
@@ -415,7 +431,8 @@ class Network(HookedRootModule):
             own = None if beside.layer_embed is None else beside.layer_embed[:, :, layer].to(block.device)
             at_end = only if layer == layers[-1] else None
             at_start = known if layer == layers[0] else NOTHING
-            given = (residual, rotation, visibility, earlier, at_end, at_start, Beside(pos_embed, own, lent))
+            reads = Beside(pos_embed, own, lent, beside.streams)
+            given = (residual, rotation, visibility, earlier, at_end, at_start, reads)
             kept = functions is not None and isinstance(block, TransformerBlock)
             residual = block(*given, Again(functions)) if kept else block(*given)
         return residual if only is None or layers else at_positions(residual, only)
@@ -423,7 +440,7 @@ class Network(HookedRootModule):
     def _embed(
         self, tokens: Int[Tensor, "batch pos"], positions: Int[Tensor, "rows pos"], token_types: Tensor | None
     ) -> tuple[Float[Tensor, "batch pos d_model"], Float[Tensor, "batch pos d_model"] | None]:
-        """The stream that enters the first layer, and the positions that queries and keys read beside it, if any."""
+        """The sum of all embeddings, and the positions that queries and keys read beside the stream, if any."""
         residual, beside = self.hook_embed(self.embed(tokens)), None
         if self.has_positions:
             pos_embed = self.hook_pos_embed(self.pos_embed(positions, batch=len(tokens)).to(residual.dtype))
@@ -436,10 +453,15 @@ class Network(HookedRootModule):
             residual = residual + self.hook_token_type_embed(self.token_type_embed(token_types))
         elif token_types is not None:
             raise BadInput("token_type_ids were given, but this model has no token types")
-        return self.entering(residual), beside
+        return residual, beside
 
     def entering(self, embedding: Float[Tensor, "*batch pos d_embed"]) -> Float[Tensor, "*batch pos d_model"]:
-        """The stream that embeddings, summed, enter the first layer as: normalized and mapped, if the model does so."""
+        """The stream that embeddings, summed, enter the first layer as: normalized and mapped, if the model does so.
+
+        Where the model has several streams, this is the first of them.
+        """
+        if self.altup is not None:
+            return self.altup.entering(embedding)[..., 0, :]
         normalized = self.ln_embed(embedding)
         return normalized if self.embed_map is None else self.embed_map(normalized)
 

@@ -133,6 +133,8 @@ def refuse_to_spread(cfg: HookedTransformerConfig, tp: int) -> None:
         raise BadInput(f"tp={tp}: latent attention is not spread over ranks")
     if not cfg.attn_only and (cfg.normalizes_neurons or str(cfg.act_fn).startswith("solu")):
         raise BadInput(f"tp={tp}: act_fn={cfg.act_fn!r} compares all neurons of a layer, which must be on one rank")
+    if any(cfg.mlp_sparsity_layers):
+        raise BadInput(f"tp={tp}: mlp_sparsity_layers compares all neurons of a layer, which must be on one rank")
     dense = not cfg.attn_only and any(cfg.has_mlp(at) and not cfg.has_experts(at) for at in range(cfg.n_layers))
     sizes = {"n_heads": cfg.n_heads, "n_key_value_heads": cfg.n_key_value_heads, "d_mlp": cfg.d_mlp if dense else 0}
     if cfg.experts is not None:

@@ -10,6 +10,7 @@
     blocks.L.attn.hook_z                                 write aL.h0, aL.h1, ...
     blocks.L.hook_mlp_in, blocks.L.hook_mlp_out          read and write mL   (parallel blocks read it before z)
     blocks.L.hook_ple_in, blocks.L.hook_ple_out          read and write eL   (a layer's own embeddings)
+    blocks.L.hook_laurel_out, blocks.L.hook_altup_out    change it, in models with several streams: no edges
     blocks.<last>.hook_resid_post                        read  logits
 
 Another kind of block, or a module that is spliced in where something is written, says by itself what it has
@@ -33,6 +34,8 @@ from interp_hooks.hooks.points import HookPoint
 from interp_hooks.model.cache.frozen_norm import FrozenNorm
 from interp_hooks.model.components.block import TransformerBlock
 
+ADDED = ("attn_out", "laurel_out", "mlp_out", "ple_out", "altup_out")  # by a layer, in the order in which they come
+BEFORE_MLP = ADDED[:2]
 EMBEDDINGS = ("hook_embed", "hook_pos_embed", "hook_token_type_embed")
 INPUT = "blocks.0.hook_resid_pre"
 ATTENTION_INPUTS = ("hook_q_input", "hook_k_input", "hook_v_input", "hook_attn_in", "hook_mixer_in")
@@ -52,13 +55,15 @@ class Stage(IntEnum):
 
 # Hooks of a transformer block by their stage, as the starts of their names within the block; the rest is MIXING.
 STAGES = {
-    Stage.MIXED: ("attn.hook_z", "attn.hook_result", "ln1_post.", "hook_attn_out", "hook_resid_mid"),
+    Stage.MIXED: ("attn.hook_z", "attn.hook_result", "ln1_post.", "hook_attn_out", "laurel.", "hook_laurel_out", "hook_resid_mid"),
     Stage.MLP: ("hook_mlp_in", "ln2.", "mlp.", "ln2_post."),
     Stage.WRITTEN: (
         "hook_mlp_out",
         "hook_ple_in",
         "ple.",
         "hook_ple_out",
+        "hook_other_streams",
+        "hook_altup_out",
         "hook_resid_post",
         "hook_normalized_resid_post",
     ),
@@ -264,7 +269,7 @@ class Stream:
     def carries(self) -> bool:
         """Whether later layers read more of what comes before them than the stream that enters them."""
         cfg = self.model.cfg
-        return bool(cfg.d_layer_embed) or any(source is not None for source in cfg.keys_values_from)
+        return bool(cfg.d_layer_embed) or cfg.n_streams > 1 or any(source is not None for source in cfg.keys_values_from)
 
     def resumed(self, layer: int, streams: Mapping[str, Tensor], tokens: Tensor) -> tuple[Tensor, dict[str, Any]]:
         """What a pass reads that need not compute what comes before a layer: its input, and arguments of `forward`.
@@ -322,7 +327,7 @@ class Stream:
     @cached_property
     def stops(self) -> list[Stop]:
         """All writers and readers, in the order of a pass."""
-        summands = self.embeddings if self.model.cfg.embed_norm_type is None else []
+        summands = [] if self.model.cfg.maps_embeddings else self.embeddings
         embeddings = [Stop("write", hook, -1, ()) for hook in summands]
         return [*embeddings, *between_ends(self.n_layers, [stop for stop, _ in self._in_blocks])]
 
@@ -375,21 +380,31 @@ class Stream:
         return {stop.hook: stop for stop in self.stops if stop.does == "read"}
 
     def sublayers(self, layer: int) -> dict[str, str]:
-        """The hooks whose values a layer adds to the stream, by label: "attn_out", "mlp_out", perhaps "ple_out"."""
+        """The hooks whose values a layer adds to the stream, by label: "attn_out", "mlp_out", perhaps others."""
         block, other = self.model.blocks[layer], self.other_block(layer)
         if other is not None:
             hooks = [stop.hook for stop in other.stops(f"blocks.{layer}", layer) if stop.does == "write"]
             return {short_name(hook): hook for hook in hooks}
-        labels = ("attn_out",) if block.attn_only else ("attn_out", "mlp_out", "ple_out")
-        labels = labels if block.ple is not None else labels[:2]
-        return {label: f"blocks.{layer}.hook_{label}" for label in labels}
+        hooks = {label: f"blocks.{layer}.hook_{label}" for label in ADDED}
+        elsewhere = {"ple_out"} if block.mixes_streams else {}  # to the other streams
+        return {label: hook for label, hook in hooks.items() if hook in self.model.hook_dict and label not in elsewhere}
+
+    def refuse_other_streams(self) -> None:
+        """Raises BadInput if what a part writes reaches others beside the stream that they read."""
+        if self.model.cfg.n_streams > 1:
+            raise BadInput(
+                f"this model carries {self.model.cfg.n_streams} streams that it mixes after each layer, so that what "
+                "parts write reaches later ones beside the stream too; patch its parts as nodes instead"
+            )
 
     def check_edge(self, sender: str, receiver: str) -> None:
         """Refuse hooks, by their full names, that cannot be the ends of an edge of this model.
 
         Raises:
-            BadInput: what is not added to the stream, what does not read it, or a stream that is not a sum.
+            BadInput: what is not added to the stream, what does not read it, or a stream that is not a sum, or not all
+                by which parts reach others.
         """
+        self.refuse_other_streams()
         if self.model.cfg.norm_placement == "post":
             raise BadInput(
                 "this model normalizes the stream itself (post-norm), so it is no sum of what parts add to it"

@@ -23,11 +23,12 @@ from interp_hooks.interventions.readout import LAST, Readout, for_each_prompt, s
 from interp_hooks.interventions.runs import PromptsLike, Run, TaskLike, as_run
 from interp_hooks.model.cache.activation_cache import ActivationCache
 from interp_hooks.model.inputs import counts_back
+from interp_hooks.model.stream import ADDED
 from interp_hooks.model.transformer import HookedTransformer
 
 Unit = Literal["component", "layer", "head", "neuron"]
 READ = {  # what each unit is made of
-    "component": ("embed", "0.hook_resid_pre", "hook_attn_out", "hook_mlp_out", "hook_ple_out", "ln_final.hook_scale"),
+    "component": ("embed", "0.hook_resid_pre", *(f"hook_{label}" for label in ADDED), "ln_final.hook_scale"),
     "layer": ("hook_resid_pre", "hook_resid_mid", "hook_resid_post", "ln_final.hook_scale"),
     "head": ("hook_z", "hook_resid_post", "ln1_post.hook_scale", "ln_final.hook_scale"),
     "neuron": ("mlp.hook_post", "hook_resid_post", "ln2_post.hook_scale", "ln_final.hook_scale"),

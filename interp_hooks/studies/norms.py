@@ -34,6 +34,7 @@ from interp_hooks.interventions.metrics import Loss
 from interp_hooks.interventions.readout import LAST, MetricLike, metric_name
 from interp_hooks.interventions.runs import OF_TASK, Intervention, Mean, PromptsLike, Run, as_run
 from interp_hooks.interventions.sites import at
+from interp_hooks.model.stream import ADDED
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.studies.heads.sources import one_token_each
 from interp_hooks.studies.logit_attribution import cache_at
@@ -41,7 +42,7 @@ from interp_hooks.studies.logit_attribution import cache_at
 PER_LAYER, LAST_NORM = ("ln1", "ln1_post", "ln2", "ln2_post"), "ln_final"
 LARGEST = 3  # coordinates whose share is told
 FIRST, REST = 0, 1  # the first token of each document, and all others
-READ = ("embed", "0.hook_resid_pre", "hook_attn_out", "hook_mlp_out", "hook_ple_out", "hook_z", "hook_resid_post")
+READ = ("embed", "0.hook_resid_pre", *(f"hook_{label}" for label in ADDED), "hook_z", "hook_resid_post")
 SCALES = ("ln1_post.hook_scale", "ln_final.hook_scale")
 
 

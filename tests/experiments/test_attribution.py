@@ -183,6 +183,10 @@ def test_every_option_for_every_architecture(name: str) -> None:
         sums = attribution_patches(model, TOKENS, OTHER, DIFF, whole, **options)
         for site in whole:
             assert_close(effects(parts[site]).flatten(1, -2).sum(1), effects(sums[site]), 1e-9)
+    if model.cfg.n_streams > 1:
+        with pytest.raises(BadInput, match="carries 3 streams"):
+            attribution_patches(model, TOKENS, OTHER, DIFF, fine, grad_drop=True)
+        return
     star = attribution_patches(model, TOKENS, OTHER, DIFF, fine, qk_fix=True, grad_drop=True)
     assert all(bool(result.values.isfinite().all()) for result in star.values())
 

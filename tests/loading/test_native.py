@@ -69,7 +69,7 @@ def test_loading_processes_as_always(name: str, tmp_path: Path) -> None:
     tokens = random_tokens(d_vocab=min(model.cfg.d_vocab, 19))
     assert_close(log_probs(our_logits(back, tokens)), log_probs(our_logits(model, tokens)), 1e-9)  # float64
     told = {line.partition(":")[0] for line in back.processing_report() if line.endswith("applied")}
-    assert "fold_ln" in told or model.cfg.norm_is_folded or name in ("post-norm", "shortformer")
+    assert "fold_ln" in told or model.cfg.norm_is_folded or name in ("post-norm", "shortformer", "streams")
 
 
 def test_what_was_processed_is_not_processed_again(tmp_path: Path) -> None:

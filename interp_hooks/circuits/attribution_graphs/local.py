@@ -325,9 +325,11 @@ def _writers(model: HookedTransformer, transcoders: CrossLayerTranscoder) -> dic
     cfg = model.cfg
     if cfg.attn_only or cfg.mlm_head or cfg.attention_dir != "causal" or cfg.mixers is not None:
         raise BadInput("attribution graphs are of causal language models whose layers have attention and MLPs")
+    stream = Stream(model)
+    stream.refuse_other_streams()
     stops = [
         stop
-        for stop in Stream(model).stops
+        for stop in stream.stops
         if stop.does == "write" and stop.names and stop.hook != "blocks.0.hook_resid_pre"
     ]
     mlps = [stop.hook for stop in stops if stop.hook.endswith(".hook_mlp_out")]

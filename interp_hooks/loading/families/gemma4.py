@@ -21,6 +21,14 @@ from interp_hooks.model.config import ExpertsConfig
 _SIZES = ("head_dim", "num_key_value_heads")  # what a layer may have otherwise than the config says for all
 
 
+def borrowed(hf: Any) -> tuple[int | None, ...]:
+    """For each layer the one whose keys and values it attends to: for the last ones, the last before of their kind."""
+    first_borrower = hf.num_hidden_layers - hf.num_kv_shared_layers
+    own = list(hf.layer_types[:first_borrower])
+    last_of = {kind: len(own) - 1 - own[::-1].index(kind) for kind in {*own}}
+    return tuple(last_of[kind] if layer >= first_borrower else None for layer, kind in enumerate(hf.layer_types))
+
+
 def _config(hf: Any) -> dict[str, Any]:
     if hf.use_bidirectional_attention not in (None, "vision"):  # between parts of an image, which text has not
         raise UnsupportedConfig(f"use_bidirectional_attention={hf.use_bidirectional_attention!r} is not implemented")
@@ -29,10 +37,7 @@ def _config(hf: Any) -> dict[str, Any]:
     width = getattr(hf, "hidden_size_per_layer_input", 0)
     if width and hf.vocab_size_per_layer_input != hf.vocab_size:
         raise UnsupportedConfig("vocab_size_per_layer_input is another than vocab_size, which is not implemented")
-    first_borrower = hf.num_hidden_layers - hf.num_kv_shared_layers
-    own = list(hf.layer_types[:first_borrower])
-    last_of = {kind: len(own) - 1 - own[::-1].index(kind) for kind in {*own}}
-    sources = [last_of[kind] if layer >= first_borrower else None for layer, kind in enumerate(hf.layer_types)]
+    sources = borrowed(hf)
     wide = [hf.use_double_wide_mlp and source is not None for source in sources]
     layers = [hf.per_layer_config[layer] for layer in range(hf.num_hidden_layers)]
     return (
@@ -53,7 +58,7 @@ def _config(hf: Any) -> dict[str, Any]:
             window_sizes=windows(hf),
             d_head_layers=tuple(layer.head_dim for layer in layers),
             n_key_value_heads_layers=tuple(layer.num_key_value_heads for layer in layers),
-            keys_values_from=tuple(sources),
+            keys_values_from=sources,
             d_mlp_layers=tuple(hf.intermediate_size * (2 if here else 1) for here in wide),
             d_layer_embed=width,
             experts=_experts(hf) if getattr(hf, "enable_moe_block", False) else None,
@@ -104,7 +109,7 @@ GEMMA4 = replace(
     config=_config,
     weights=GEMMA2.weights
     | {
-        "layer_embed.W_T": "model.embed_tokens_per_layer.weight | v (i a) -> v i a",
+        "layer_embed.W_T": "model.embed_tokens_per_layer.weight | row (i a) -> row i a",
         "layer_embed.W_S": "model.per_layer_model_projection.weight | (i a) d -> d i a",
         "layer_embed.ln.w": "model.per_layer_projection_norm.weight",
         "blocks.{i}.ple.W_gate": f"{LAYER}.per_layer_input_gate.weight | a d -> d a",

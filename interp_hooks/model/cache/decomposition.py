@@ -11,6 +11,7 @@ methods `layer` counts layers: parts are those that stand before that layer, and
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, Literal
 
 import torch
@@ -23,7 +24,7 @@ from interp_hooks.hooks.slices import Slice, SliceInput
 from interp_hooks.model.cache.activations import Activations
 from interp_hooks.model.cache.frozen_norm import Reading
 from interp_hooks.model.cache.parts import Parts, norm_reading
-from interp_hooks.model.stream import Stream
+from interp_hooks.model.stream import ADDED, BEFORE_MLP, Stream
 
 
 @checked_methods
@@ -52,15 +53,11 @@ class Decomposition(Activations):
             raise BadInput(f"mode must be 'all', 'attn' or 'mlp', got {mode!r}")
         layer = self.layers_before(layer, mlp_input)
         names = self._embeddings() if incl_embeds else {}
+        kept = ADDED if mode == "all" else (f"{mode}_out",)
         for at in range(layer):
-            if mode != "mlp":
-                names[f"{at}_attn_out"] = f"blocks.{at}.hook_attn_out"
-            if mode != "attn" and not self.known_model.cfg.attn_only:
-                names[f"{at}_mlp_out"] = f"blocks.{at}.hook_mlp_out"
-            if mode == "all" and self.known_model.cfg.d_layer_embed:
-                names[f"{at}_ple_out"] = f"blocks.{at}.hook_ple_out"
-        if mode != "mlp" and self._attention_before(layer, mlp_input) > layer:
-            names[f"{layer}_attn_out"] = f"blocks.{layer}.hook_attn_out"
+            names |= self._added(at, kept)
+        if self._attention_before(layer, mlp_input) > layer:
+            names |= self._added(layer, [label for label in BEFORE_MLP if label in kept])
         parts = self._parts(layer, mlp_input, pos_slice, apply_ln)
         parts.add_stored(names)
         return parts.stacked(layer, return_labels)
@@ -192,8 +189,9 @@ class Decomposition(Activations):
             parts.add_neurons(mlps, Slice())
         else:
             parts.add_stored({f"{at}_mlp_out": f"blocks.{at}.hook_mlp_out" for at in range(mlps)})
-        if self.known_model.cfg.d_layer_embed:
-            parts.add_stored({f"{at}_ple_out": f"blocks.{at}.hook_ple_out" for at in range(layer)})
+        for at in range(attention):
+            rest = [label for label in ADDED if label not in ("attn_out", "mlp_out")]
+            parts.add_stored(self._added(at, rest if at < layer else [one for one in rest if one in BEFORE_MLP]))
         parts.add_stored(self._embeddings())
         parts.add_biases(attention, mlps if expand_neurons else 0)
         return parts.stacked(layer, return_labels, with_bias=False)
@@ -225,10 +223,15 @@ class Decomposition(Activations):
         """The number of layers whose attention was added to the stream before it enters a layer, or its MLP."""
         return layer + (mlp_input and not self.known_model.cfg.parallel_attn_mlp)
 
+    def _added(self, layer: int, labels: Collection[str]) -> dict[str, str]:
+        """The hooks of what a layer adds to the stream, of those that are labelled so."""
+        found = Stream(self.known_model).sublayers(layer)
+        return {f"{layer}_{label}": hook for label, hook in found.items() if label in labels}
+
     def _embeddings(self) -> dict[str, str]:
-        """The hooks of embeddings in the stream, by label; one for all where they are normalized together."""
+        """The hooks of embeddings in the stream, by label; one for all where they are normalized or mixed together."""
         model = self.known_model
-        if model.cfg.embed_norm_type is not None:
+        if model.cfg.maps_embeddings:
             return {"embed": "blocks.0.hook_resid_pre"}
         return {name.removeprefix("hook_"): name for name in Stream(model).embeddings}
 

@@ -7,6 +7,7 @@
     post       resid_pre --> attn --> (+) = resid_mid --ln1--> (+) = resid_post --ln2--> the next block
                                                      `--> mlp --^
     with embeddings of each layer's own, what reads them comes last:  resid_post = resid_mid + mlp_out + ple_out
+    with several streams  resid_mid = resid_pre + attn_out + laurel_out,   resid_post = resid_mid + mlp_out + altup_out
 
 What attention and MLP write may pass a norm (`ln1_post`, `ln2_post`) and a multiplier before it is added; `attn_out`
 and `mlp_out` are what is added. The inputs of queries, keys and values can be hooked head by head (`hook_q_input`,
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from interp_hooks.hooks.points import HookPoint
 from interp_hooks.hooks.scopes import Again
+from interp_hooks.model.components.altup import LAuReL, Streams
 from interp_hooks.model.components.attention import Inputs, Lent, Visibility
 from interp_hooks.model.components.kv_cache import Earlier
 from interp_hooks.model.components.layer_embed import LayerEmbedReader
@@ -59,13 +61,14 @@ NOTHING = Known()
 class Beside(NamedTuple):
     """What a block reads beside the stream.
 
-    `pos_embed` is added to what queries and keys read, `layer_embed` is the layer's own embedding of each token, and
-    `lent` holds keys and values by the layer that made them.
+    `pos_embed` is added to what queries and keys read, `layer_embed` is the layer's own embedding of each token,
+    `lent` holds keys and values by the layer that made them, and `streams` the other streams by the layer they enter.
     """
 
     pos_embed: Float[Tensor, "batch pos d_model"] | None = None
     layer_embed: Float[Tensor, "batch pos width"] | None = None
     lent: Lent | None = None
+    streams: Streams | None = None
 
 
 NOTHING_BESIDE = Beside()
@@ -82,7 +85,7 @@ class TransformerBlock(nn.Module):
 
     def __init__(self, cfg: HookedTransformerConfig, layer: int) -> None:
         super().__init__()
-        heads, groups, d_model = cfg.n_heads, cfg.kv_heads_at(layer), cfg.d_model
+        heads, groups, d_model, self.layer = cfg.n_heads, cfg.kv_heads_at(layer), cfg.d_model, layer
         self.attn_only, self.parallel = cfg.attn_only, cfg.parallel_attn_mlp
         self.is_post = cfg.norm_placement == "post"
         self.shared_norm, self.residual_scale = cfg.parallel_shared_norm, cfg.residual_scale_at(layer)
@@ -107,6 +110,9 @@ class TransformerBlock(nn.Module):
         self.attn: Mixer = mixer(cfg, layer)
         self.ln1_post = norm(cfg, written)
         self.hook_attn_out = HookPoint("batch pos d_model", d_model=d_model)
+        self.laurel = LAuReL(cfg) if cfg.laurel_rank else None
+        if cfg.laurel_rank:
+            self.hook_laurel_out = HookPoint("batch pos d_model", d_model=d_model)
         if not cfg.attn_only:
             if not cfg.parallel_attn_mlp:
                 self.hook_resid_mid = HookPoint("batch pos d_model", d_model=d_model)
@@ -117,13 +123,19 @@ class TransformerBlock(nn.Module):
             if experts is not None:
                 self.mlp = MoE(cfg, experts, layer)
             else:
-                self.mlp = mlp(cfg, cfg.d_mlp_at(layer)) if has_mlp else NoMLP(cfg)
+                sparsity = cfg.mlp_sparsity_at(layer)
+                self.mlp = mlp(cfg, cfg.d_mlp_at(layer), sparsity) if has_mlp else NoMLP(cfg)
             self.ln2_post = norm(cfg, written)
             self.hook_mlp_out = HookPoint("batch pos d_model", d_model=d_model)
         self.ple = LayerEmbedReader(cfg, layer) if cfg.d_layer_embed else None
         if cfg.d_layer_embed:
             self.hook_ple_in = HookPoint("batch pos d_model", collected=False, d_model=d_model)
             self.hook_ple_out = HookPoint("batch pos d_model", d_model=d_model)
+        self.mixes_streams = cfg.n_streams > 1
+        if self.mixes_streams:
+            axes = "batch pos stream d_model"
+            self.hook_other_streams = HookPoint(axes, stream=cfg.n_streams - 1, d_model=d_model)
+            self.hook_altup_out = HookPoint("batch pos d_model", d_model=d_model)
         self.hook_resid_post = HookPoint("batch pos d_model", d_model=d_model)
         if self.is_post:
             self.hook_normalized_resid_post = HookPoint("batch pos d_model", d_model=d_model)
@@ -198,6 +210,9 @@ class TransformerBlock(nn.Module):
             return self._post(resid_pre, z, known.mlp_out)
         attn_out = self.hook_attn_out(self._scaled(self.ln1_post(self.attn.write(z))))
         resid_mid = resid_pre + attn_out
+        if self.laurel is not None:
+            normalized = self._read_by_laurel(resid_pre, readings, only)
+            resid_mid = resid_mid + self.hook_laurel_out(self.laurel(normalized, resid_mid))
         if self.attn_only:
             return self.hook_resid_post(resid_mid)
         if not self.parallel:
@@ -206,13 +221,45 @@ class TransformerBlock(nn.Module):
         if mlp_out is None:
             mlp_out = self._scaled(self.ln2_post(self.mlp(self._mlp_reads(resid_mid, readings, only))))
         resid_post = resid_mid + self.hook_mlp_out(mlp_out)
-        if self.ple is not None:
-            embedded = beside.layer_embed
-            assert embedded is not None
-            embedded = embedded if only is None else at_positions(embedded, only)
-            ple_out = self._scaled(self.ple(self.hook_ple_in(resid_post), embedded))
-            resid_post = resid_post + self.hook_ple_out(ple_out)
+        if self.mixes_streams:
+            resid_post = resid_post + self._from_streams(resid_pre, resid_post, only, beside)
+        elif self.ple is not None:
+            resid_post = resid_post + self._from_embedding(self.ple, resid_post, only, beside)
         return self.hook_resid_post(resid_post)
+
+    def _read_by_laurel(self, resid_pre: Tensor, readings: Readings | None, only: Tensor | None) -> Tensor:
+        """What the norm before attention gives; anew where heads have inputs of their own, or z is known."""
+        if readings is None or readings.attention[2].ndim > 3:
+            return self.ln1.fused(resid_pre)
+        normalized = readings.attention[2]
+        return normalized if only is None else at_positions(normalized, only)
+
+    def _from_embedding(
+        self, ple: LayerEmbedReader, stream: Tensor, only: Tensor | None, beside: Beside
+    ) -> Float[Tensor, "batch _ d_model"]:
+        """What the layer's own embedding of each token writes."""
+        embedded = beside.layer_embed
+        assert embedded is not None
+        embedded = embedded if only is None else at_positions(embedded, only)
+        return self.hook_ple_out(self._scaled(ple(self.hook_ple_in(stream), embedded)))
+
+    def _from_streams(
+        self, before: Tensor, after: Tensor, only: Tensor | None, beside: Beside
+    ) -> Float[Tensor, "batch _ d_model"]:
+        """What mixing with the other streams adds to this one, which was `before` and is `after` what layers write."""
+        assert beside.streams is not None
+        altup, others = beside.streams
+        kept = torch.is_grad_enabled()  # a backward pass may compute the block again
+        own = others[self.layer] if kept else others.pop(self.layer)
+        own = self.hook_other_streams(own.to(before.device))
+        own = own if only is None else at_positions(own, only)
+        streams = altup.corrected(self.layer, torch.cat((before[:, :, None], own), dim=2), after)
+        if self.ple is not None:
+            written = self._from_embedding(self.ple, altup.read_by_embedding(self.layer, streams), only, beside)
+            streams = torch.cat((streams[:, :, :1], streams[:, :, 1:] + written[:, :, None]), dim=2)
+        streams = altup.onward(self.layer, streams)
+        others[self.layer + 1] = streams[:, :, 1:]
+        return self.hook_altup_out(streams[:, :, 0] - after)
 
     def _mlp_reads(self, resid_mid: Tensor, readings: Readings | None, only: Tensor | None) -> Tensor:
         if not self.parallel:

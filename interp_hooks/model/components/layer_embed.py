@@ -5,7 +5,7 @@
     post    = act(pre) * e
     ple_out = norm(post W_out)                   which is added to the stream
 
-Tables of embeddings are large, but cost no time: of each token one row is read.
+In models with several streams x is the first one after correction, and ple_out is added to the others. Tables of embeddings are large, but cost no time: of each token one row is read.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ class LayerEmbed(nn.Module):
     def __init__(self, cfg: HookedTransformerConfig) -> None:
         super().__init__()
         width = self.width = cfg.d_layer_embed
-        self.W_T = parameter(cfg.d_vocab, cfg.n_layers, width)
+        self.W_T = parameter(cfg.d_vocab_layer_embed or cfg.d_vocab, cfg.n_layers, width)
         self.W_S = parameter(cfg.d_model, cfg.n_layers, width)
         kind = cfg.normalization_type or "RMSPre"
         axes, offset = "batch pos of_layer width", cfg.norm_gain_offset
@@ -37,6 +37,7 @@ class LayerEmbed(nn.Module):
         self, tokens: Int[Tensor, "batch pos"], embedding: Float[Tensor, "batch pos d_model"]
     ) -> Float[Tensor, "batch pos of_layer width"]:
         of_stream = embedding @ self.W_S.flatten(1) * embedding.shape[-1] ** -0.5
+        tokens = tokens.where(tokens < len(self.W_T), 0)
         own = F.embedding(tokens, self.W_T.flatten(1)) * self.width**0.5
         return (self.ln(of_stream.unflatten(-1, (-1, self.width))) + own.unflatten(-1, (-1, self.width))) * 2**-0.5
 

@@ -3,10 +3,12 @@
 plain:  pre = x W_in + b_in                                        post = act(pre)
 "_ln":  pre = x W_in + b_in,   mid = act(pre)                      post = LayerNorm(mid)
 gated:  pre = x W_gate + b_gate,  pre_linear = x W_in + b_in       post = act(pre) * pre_linear
+sparse: the same with relu(pre - quantile) for pre, of normally distributed numbers with mean and spread of the token's
 out = post W_out + b_out
 """
 
 from collections.abc import Callable
+from statistics import NormalDist
 
 import torch
 import torch.nn.functional as F
@@ -88,6 +90,20 @@ class Gating:
         return self.act_fn(pre) * (pre_linear + self.offset if self.offset else pre_linear)
 
 
+class CutOff:
+    """A gate above the quantile of all gates of its token, were they normally distributed; 0 below it.
+
+    As in the first layers of Gemma 3n, which have few active neurons so; `share` of them are cut off.
+    """
+
+    def __init__(self, share: float) -> None:
+        self.deviations = NormalDist().inv_cdf(share)
+
+    def __call__(self, pre: Float[Tensor, "*rows neuron"]) -> Float[Tensor, "*rows neuron"]:
+        mean, spread = pre.mean(-1, keepdim=True), pre.std(-1, keepdim=True, unbiased=False)
+        return F.relu(pre - (mean + spread * self.deviations))
+
+
 class Neurons(Spreadable):
     """What the feed-forward layers have in common: neurons read the stream by weights of their own. Abstract."""
 
@@ -126,9 +142,9 @@ class MLP(Neurons):
 class GatedMLP(Neurons):
     """The feed-forward layer whose neurons multiply an activated gate with a linear part (arxiv.org/abs/2002.05202)."""
 
-    def __init__(self, cfg: HookedTransformerConfig, width: int) -> None:
+    def __init__(self, cfg: HookedTransformerConfig, width: int, cut_off: float = 0.0) -> None:
         super().__init__()
-        self.gating = Gating(cfg)
+        self.gating, self.cut_off = Gating(cfg), CutOff(cut_off) if cut_off else None
         self.W_gate, self.b_gate = parameter(cfg.d_model, width, lies=TRANSPOSED), parameter(width)
         self.W_in, self.b_in = parameter(cfg.d_model, width, lies=TRANSPOSED), parameter(width)
         self.W_out, self.b_out = parameter(width, cfg.d_model, lies=TRANSPOSED), parameter(cfg.d_model)
@@ -140,10 +156,11 @@ class GatedMLP(Neurons):
         x = self._entering(x)
         pre = self.hook_pre(self._read(x, self.W_gate, self.b_gate))
         pre_linear = self.hook_pre_linear(self._read(x, self.W_in, self.b_in))
+        pre = pre if self.cut_off is None else self.cut_off(pre)
         post = self.hook_post(self.gating(pre, pre_linear))
         return self._write(linear, post, self.W_out, self.b_out)
 
 
-def mlp(cfg: HookedTransformerConfig, width: int) -> MLP | GatedMLP:
+def mlp(cfg: HookedTransformerConfig, width: int, cut_off: float = 0.0) -> MLP | GatedMLP:
     """A feed-forward layer of the kind that the config names, `width` neurons wide."""
-    return (GatedMLP if cfg.gated_mlp else MLP)(cfg, width)
+    return GatedMLP(cfg, width, cut_off) if cfg.gated_mlp else MLP(cfg, width)

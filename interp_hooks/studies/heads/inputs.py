@@ -27,7 +27,7 @@ from interp_hooks.model.cache.frozen_norm import CENTRED, FrozenNorm, Reading
 from interp_hooks.model.cache.parts import norm_reading
 from interp_hooks.model.components.attention import Visibility
 from interp_hooks.model.components.positions import Rotation, rotate
-from interp_hooks.model.stream import Stream
+from interp_hooks.model.stream import ADDED, Stream
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.model.weights import Composition
 from interp_hooks.studies.heads.attending import attention_of, makes_keys
@@ -35,7 +35,7 @@ from interp_hooks.studies.heads.attending import attention_of, makes_keys
 Unit = Literal["whole", "component", "head", "neuron"]
 """Into what a stream is split: nothing, whole sublayers, heads and MLPs, or heads and neurons."""
 BEFORE = (
-    *("attn.hook_z", "hook_attn_out", "hook_mlp_out", "hook_ple_out", "ln1_post.hook_scale", "ln2_post.hook_scale"),
+    *("attn.hook_z", *(f"hook_{label}" for label in ADDED), "ln1_post.hook_scale", "ln2_post.hook_scale"),
     *("hook_resid_pre", "ln1.hook_scale", "q_norm.hook_scale", "k_norm.hook_scale"),
     *("v_norm.hook_scale", "q_latent_norm.hook_scale", "kv_latent_norm.hook_scale"),
 )

@@ -310,11 +310,14 @@ def test_the_full_decomposition_sums_to_what_is_read(
     mlps = [] if model.cfg.attn_only else range(at)
     expected = [f"L{one}H{head}" for one in range(at + mid) for head in range(4)]
     expected += [label for one in mlps for label in neurons_of(model, one, expand_neurons)]
-    expected += [f"{one}_ple_out" for one in range(at) if model.cfg.d_layer_embed]
+    several = model.cfg.n_streams > 1  # of which the layers' embeddings write to the others
+    others = ["laurel_out", "altup_out"] if several else ["ple_out"] if model.cfg.d_layer_embed else []
+    expected += [f"{one}_{what}" for one in range(at) for what in others]
+    expected += [f"{at}_laurel_out"] if mid and several else []
     embeddings = [f"{kind}embed" for kind in ("", "pos_", "token_type_") if f"hook_{kind}embed" in model.hook_dict]
     if model.cfg.positional_embedding_type == "shortformer":
         embeddings.remove("pos_embed")  # queries and keys read it, the stream has none
-    assert labels == [*expected, *(["embed"] if model.cfg.embed_norm_type else embeddings), "bias"]
+    assert labels == [*expected, *(["embed"] if model.cfg.embed_norm_type or several else embeddings), "bias"]
     read = cache.get_full_resid_decomposition(layer, **options, apply_ln=True)
     with torch.no_grad():
         assert_close(read.sum(0), model.norm_reading(at, mlp_input)(stream), EXACT)

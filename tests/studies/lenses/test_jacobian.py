@@ -28,8 +28,8 @@ def rest(model: Model, tokens: Tensor, layer: int) -> tuple[Tensor, Any]:
         stream = model(tokens[None], stop_at_layer=layer)[0]
 
     def final(stream: Tensor) -> Tensor:
-        last = model.cfg.n_layers
-        return model(stream[None], start_at_layer=layer, tokens=tokens[None], stop_at_layer=last)[0]
+        entering: Any = (f"blocks.{layer}.hook_resid_pre", lambda value, hook: stream[None])
+        return model.run_with_hooks(tokens[None], fwd_hooks=[entering], stop_at_layer=model.cfg.n_layers)[0]
 
     return stream, final
 
@@ -50,8 +50,7 @@ def test_it_is_the_double_sum(name: str) -> None:
     model = build(**MODELS[name]) if name in MODELS else hooked(name)
     lens = fit(model, dims_at_once=5)
     assert (lens.kind, lens.n_prompts, lens.layers) == ("jacobian", 4, [0, 1, 2])
-    embedded, borrows = bool(model.cfg.d_layer_embed), bool(model.cfg.keys_values_from)
-    for layer in lens.layers[embedded : 3 - borrows]:  # a pass from layer 0 makes other embeddings, from 2 has no keys
+    for layer in lens.layers:
         expected = torch.stack([written_out(model, text, layer, 2) for text in TEXTS]).mean(0)
         assert_close(lens.maps[layer], expected, 1e-9)
 
