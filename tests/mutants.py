@@ -213,6 +213,7 @@ class Trial:
     def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
         gc.unfreeze()  # what is frozen is not listed; asking an object its class may warn
         functions = [one for one in gc.get_objects() if type(one) is types.FunctionType]
+        gc.freeze()
         for number, (room, mutant) in enumerate(self.mutants, start=1):
             log = Path(tempfile.gettempdir()) / f"mutant-{os.getpid()}.txt"
             child = os.fork()
