@@ -31,8 +31,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def member_of(item: pytest.Item) -> str:
     """The name of a tiny model of HuggingFace's that a test of families takes."""
-    of_families = item.path.name == "test_families.py" and isinstance(item, pytest.Function)
-    return item.callspec.params.get("name", "") if of_families and hasattr(item, "callspec") else ""
+    case = getattr(item, "callspec", None)
+    return case.params.get("name", "") if case and item.path.name == "test_families.py" else ""
 
 
 def pytest_collection_finish() -> None:
