@@ -1,7 +1,7 @@
 """The runtime type checker of the test run: beartype, with an int accepted where a float is declared (PEP 484).
 
-`jaxtyping` compiles the checks of a function when that is defined, some milliseconds each: of all that nobody calls, and
-of a function within another one at every call of that. Here they are compiled at a function's first call with checks on.
+`jaxtyping` compiles the checks of a function when that is defined, which takes milliseconds: of all that nobody calls,
+and of a function within another one at every call of that. Here it does at a function's first call with checks on.
 """
 
 import dataclasses

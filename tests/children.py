@@ -3,8 +3,15 @@
 import os
 import signal
 import sys
+import tempfile
+import traceback
+import warnings
 from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
+
+from tests.tiny import unchecked_types
 
 
 class Child:
@@ -44,5 +51,35 @@ class Child:
         self.wait()
 
 
+DONE = "done"
+
+
 def in_a_child(work: Callable[[], Any]) -> Child:
     return Child(work)
+
+
+def run_in_a_child(code: str, *arguments: str) -> CompletedProcess[str]:
+    """What `python -W error -c code arguments` gives, without importing torch anew; what it imports stays there."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder) / name for name in ("stdout", "stderr")]
+
+        def work() -> str:
+            for number, file in enumerate(files, start=1):
+                os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
+            sys.stdout, sys.stderr = (os.fdopen(number, "w") for number in (1, 2))
+            sys.argv = ["-c", *arguments]
+            warnings.resetwarnings()
+            warnings.simplefilter("error")
+            try:
+                with unchecked_types():
+                    exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})
+                return DONE
+            except BaseException:
+                traceback.print_exc()
+                raise
+            finally:
+                sys.stderr.flush()
+
+        failed = in_a_child(work).told() != DONE
+        said, complained = (file.read_text(encoding="utf-8") for file in files)
+    return CompletedProcess([code], int(failed), said, complained)

@@ -20,8 +20,19 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # in notebooks and scripts too, b
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Notebooks and demos first: they take minutes, for which another worker would otherwise wait at the end."""
-    items.sort(key=lambda item: not item.nodeid.startswith(("tests/test_notebooks", "tests/test_demos")))
+    """Notebooks and demos first: they take minutes, for which another worker would otherwise wait at the end.
+
+    Tests of one member of a family stand together, so that its models are built in one worker.
+    """
+    slow = ("tests/test_notebooks", "tests/test_week", "tests/test_demos", "tests/circuits/test_brackets_model")
+    files = {path: place for place, path in enumerate(dict.fromkeys(item.path for item in items))}
+    items.sort(key=lambda item: (not item.nodeid.startswith(slow), files[item.path], member_of(item)))
+
+
+def member_of(item: pytest.Item) -> str:
+    """The name of a tiny model of HuggingFace's that a test of families takes."""
+    case = getattr(item, "callspec", None)
+    return case.params.get("name", "") if case and item.path.name == "test_families.py" else ""
 
 
 def pytest_collection_finish() -> None:
@@ -59,6 +70,7 @@ def no_collector() -> Iterator[None]:
     """
     with unchecked_types():
         gc.collect()
+        gc.freeze()
         gc.disable()
         try:
             yield

@@ -12,6 +12,7 @@ may be equal in what it does, as a bound of memory or the order of a set is, or 
 import argparse
 import ast
 import gc
+import importlib.util
 import os
 import random
 import signal
@@ -213,6 +214,7 @@ class Trial:
     def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
         gc.unfreeze()  # what is frozen is not listed; asking an object its class may warn
         functions = [one for one in gc.get_objects() if type(one) is types.FunctionType]
+        gc.freeze()
         for number, (room, mutant) in enumerate(self.mutants, start=1):
             log = Path(tempfile.gettempdir()) / f"mutant-{os.getpid()}.txt"
             child = os.fork()
@@ -247,10 +249,8 @@ class Trial:
             log.write_text("SURVIVED  nobody has imported that function")
             os._exit(0)
         places = [ROOT / place for place in TESTS[room]]
-        session.items[:] = sorted(
-            (item for item in session.items if any(item.path.is_relative_to(place) for place in places)),
-            key=lambda item: nearness(item.path, mutant.path),
-        )
+        here = [item for item in session.items if any(item.path.is_relative_to(place) for place in places)]
+        session.items[:] = in_order(here, mutant.path)
         session.config.option.maxfail = 1
         self.until = time.process_time() + self.seconds
         signal.signal(signal.SIGPROF, _is_stuck)
@@ -283,6 +283,31 @@ class Trial:
 
 def _is_stuck(*_: object) -> None:
     raise AssertionError(f"a test took more than {STUCK} CPU seconds")
+
+
+def member_of(item: pytest.Item) -> str:
+    """The tiny model that a test of families takes."""
+    case = getattr(item, "callspec", None)
+    return case.params.get("name", "") if case and item.path.name == "test_families.py" else ""
+
+
+def in_order(items: list[pytest.Item], source: Path) -> list[pytest.Item]:
+    """The nearest first, and of those that are equally near a case of each test before a second one of any."""
+    cases = Counter[str]()
+    keys: dict[pytest.Item, tuple[int, int]] = {}
+    for item in items:
+        test = item.nodeid.partition("[")[0]
+        is_its_member = source.parent.name == "families" and member_of(item) in members(source.stem)
+        keys[item] = (0 if is_its_member else nearness(item.path, source), cases[test])
+        cases[test] += 1
+    return sorted(items, key=keys.__getitem__)
+
+
+@cache
+def members(family: str) -> frozenset[str]:
+    """The tiny models that `tests/family_configs` has for a file of families."""
+    found = importlib.util.find_spec(f"tests.family_configs.{family}")
+    return frozenset(importlib.import_module(found.name).CONFIGS if found else ())
 
 
 @cache

@@ -44,24 +44,25 @@ def test_few_entries_stand_at_the_top() -> None:
     assert len(entries) <= 16
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=module_of)
-def test_big_packages_stay_where_they_are_needed(path: Path) -> None:
-    module = module_of(path)
-    room = module.split(".")[0]
-    for name in imported(path.read_text(encoding="utf-8")):
-        package = name.split(".")[0]
-        if package == "transformers":
-            assert {room, module} & TRANSFORMERS, f"{path} imports {name}"
-        elif package == "plotly":
-            assert room == "views", f"{path} imports {name}"
-        elif package == "pandas":
-            assert room in PANDAS, f"{path} imports {name}"
+def test_big_packages_stay_where_they_are_needed() -> None:
+    for path in SOURCES:
+        module = module_of(path)
+        room = module.split(".")[0]
+        for name in imported(path.read_text(encoding="utf-8")):
+            package = name.split(".")[0]
+            if package == "transformers":
+                assert {room, module} & TRANSFORMERS, f"{path} imports {name}"
+            elif package == "plotly":
+                assert room == "views", f"{path} imports {name}"
+            elif package == "pandas":
+                assert room in PANDAS, f"{path} imports {name}"
 
 
-@pytest.mark.parametrize("path", [path for path in SOURCES if "loading" not in path.parts], ids=module_of)
-def test_no_architecture_is_named_outside_loading(path: Path) -> None:
-    source = path.read_text(encoding="utf-8")
-    assert not re.findall(r"\w+(?:ForCausalLM|LMHeadModel|ForMaskedLM|ForConditionalGeneration)\b", source)
+def test_no_architecture_is_named_outside_loading() -> None:
+    architecture = r"\w+(?:ForCausalLM|LMHeadModel|ForMaskedLM|ForConditionalGeneration)\b"
+    for path in SOURCES:
+        if "loading" not in path.parts:
+            assert not re.findall(architecture, path.read_text(encoding="utf-8")), path
 
 
 @pytest.mark.parametrize(("module", "room"), EXCEPTIONS)
@@ -94,27 +95,24 @@ def test_a_wrong_import_is_found(source: str, tmp_path: Path) -> None:
         check_imports_point_down(import_graph(tmp_path))
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=module_of)
-def test_the_order_of_hooks_is_known_in_one_place(path: Path) -> None:
+def test_the_order_of_hooks_is_known_in_one_place() -> None:
     """Nobody takes hook names apart but those whose business they are."""
-    module = module_of(path)
-    if module in ("model.stream", "hooks.names", "hooks.points") or module.startswith("loading."):
-        return
-    source = path.read_text(encoding="utf-8")
-    assert not re.findall(
-        r'(?:startswith|removeprefix)\(f?"blocks|\w\.replace\("(?:hook_|attn\.)|rpartition\("\.?hook_', source
-    )
+    apart = r'(?:startswith|removeprefix)\(f?"blocks|\w\.replace\("(?:hook_|attn\.)|rpartition\("\.?hook_'
+    for path in SOURCES:
+        module = module_of(path)
+        if module not in ("model.stream", "hooks.names", "hooks.points") and not module.startswith("loading."):
+            assert not re.findall(apart, path.read_text(encoding="utf-8")), path
 
 
 RUNS_THE_MODEL = r"\.run_with_(?:hooks|cache)\(\n? *[^)]"
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=module_of)
-def test_passes_beside_the_engine_say_why(path: Path) -> None:
+def test_passes_beside_the_engine_say_why() -> None:
     """What runs a model itself, above the engine, says so in a sentence about the pass of its own."""
-    module, source = module_of(path), path.read_text(encoding="utf-8")
-    if module.split(".")[0] in ("experiments", "circuits", "studies") and re.findall(RUNS_THE_MODEL, source):
-        assert "pass of its own" in source
+    for path in SOURCES:
+        source, room = path.read_text(encoding="utf-8"), module_of(path).split(".")[0]
+        if room in ("experiments", "circuits", "studies") and re.findall(RUNS_THE_MODEL, source):
+            assert "pass of its own" in source, path
 
 
 def test_a_circle_is_found() -> None:

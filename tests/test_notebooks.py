@@ -1,4 +1,8 @@
-"""Every notebook runs from top to bottom, and what is stored in it is what it gives: figures as still images too."""
+"""Every notebook runs from top to bottom, and what is stored in it is what it gives: figures as still images too.
+
+Cells run in this process, and one notebook in a kernel, as `make notebooks` runs them all. The training week runs in
+`test_week`, where its exercises are tried.
+"""
 
 import math
 import re
@@ -15,8 +19,11 @@ nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed: pi
 nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed: pip install interp-hooks[notebooks]")
 pytest.importorskip("ipykernel", reason="ipykernel is not installed: pip install interp-hooks[notebooks]")
 
+from tests.notebook_shell import fresh_shell  # noqa: E402
+
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").rglob("*.ipynb"))
+WEEK = sorted((ROOT / "notebooks" / "week").glob("*.ipynb"))
 NUMBER = re.compile(r"[-−]?\d+(?:\.(\d+))?(?:e[-+]?\d+)?")
 TOLERANCE = 2e-3  # relative; or two units of the last digit that is written
 
@@ -91,17 +98,33 @@ def test_what_it_gives_is_stored(path: Path) -> None:
         assert len(picture.findall(".//{*}text")) > 2
 
 
-@pytest.mark.slow
-@each_notebook
-# The kernel's own sockets are closed by the garbage collector, and pyzmq tells of it.
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_it_gives_what_is_stored(path: Path, tmp_path: Path) -> None:
-    stored, now = nbformat.read(path, as_version=4), STORE.cleaned(STORE.executed(path, tmp_path))
-    for before, after in zip(code_of(stored), code_of(now), strict=True):
+def assert_as_stored(path: Path, now: Any) -> None:
+    """What its cells give now is what the notebook holds."""
+    for before, after in zip(code_of(nbformat.read(path, as_version=4)), code_of(STORE.cleaned(now)), strict=True):
         assert len(told(before)) == len(told(after)), before.source
         for one, other in zip(told(before), told(after), strict=True):
             assert same(one, other), f"{before.source}\n\nstored:\n{one}\n\nnow:\n{other}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", [path for path in NOTEBOOKS if path not in WEEK], ids=lambda path: path.stem)
+@pytest.mark.filterwarnings("default")  # warnings are shown to a reader, and not stored
+def test_it_gives_what_is_stored(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    notebook = nbformat.read(path, as_version=4)
+    with fresh_shell(monkeypatch) as shell:
+        for cell in code_of(notebook):
+            cell.outputs = shell.run(cell.source)
+    assert_as_stored(path, notebook)
+
+
+@pytest.mark.slow
+# The kernel's own sockets are closed by the garbage collector, and pyzmq tells of it.
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_kernel_gives_it_too(tmp_path: Path) -> None:
+    """Of a day: there the solutions stand in for the exercises, and checks lie beside the notebook."""
+    assert_as_stored(WEEK[0], STORE.executed(WEEK[0], tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -205,30 +205,32 @@ import sys, torch
 from interp_hooks import HookedTransformer
 
 tokens = torch.arange(10).reshape(2, 5)
-model = HookedTransformer.from_pretrained(sys.argv[1], device="cpu")
-whole = torch.compile(model, fullgraph=True, backend="eager")
-with torch.no_grad():
-    plain = model(tokens)
-    assert torch.equal(whole(tokens), plain)
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
-    assert not torch._dynamo.utils.counters["graph_break"]
 
-    def double(z, hook):
-        z *= 2
+def double(z, hook):
+    z *= 2
 
-    compiled = torch.compile(model, backend="eager")
-    with model.hooks(fwd_hooks=[("z1", double)]):
-        hooked = compiled(tokens)
-        assert not torch.allclose(hooked, plain)
-        assert torch.equal(hooked, model(tokens))
-    assert torch.equal(compiled(tokens), plain)
+for folder in sys.argv[1:]:
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    model = HookedTransformer.from_pretrained(folder, device="cpu")
+    whole = torch.compile(model, fullgraph=True, backend="eager")
+    with torch.no_grad():
+        plain = model(tokens)
+        assert torch.equal(whole(tokens), plain), folder
+        assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1, folder
+        assert not torch._dynamo.utils.counters["graph_break"], folder
+        compiled = torch.compile(model, backend="eager")
+        with model.hooks(fwd_hooks=[("z1", double)]):
+            hooked = compiled(tokens)
+            assert not torch.allclose(hooked, plain), folder
+            assert torch.equal(hooked, model(tokens)), folder
+        assert torch.equal(compiled(tokens), plain), folder
 """
 
 
 @pytest.mark.skipif(not torch._dynamo.is_dynamo_supported(), reason="torch.compile does not know this Python")
-@pytest.mark.parametrize("name", ["gpt2", "neox", "llama"])
-def test_a_loaded_model_compiles_in_one_graph_and_sees_later_hooks(name: str, folders: Callable[[str], str]) -> None:
-    """In a process of its own, since the type checks of these tests cannot be compiled."""
-    command = [sys.executable, "-c", COMPILED, folders(name)]
+def test_a_loaded_model_compiles_in_one_graph_and_sees_later_hooks(folders: Callable[[str], str]) -> None:
+    """In a process of their own, since the type checks of these tests cannot be compiled."""
+    command = [sys.executable, "-c", COMPILED, *map(folders, ("gpt2", "neox", "llama"))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert not done.returncode, done.stderr[-3000:]

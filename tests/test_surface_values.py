@@ -4,8 +4,6 @@ For those that other files test through the functions behind them, or against ac
 """
 
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from interp_hooks import ActivationCache, HookedTransformer
 from interp_hooks.corpus import lm_accuracy
 from interp_hooks.errors import BadInput, ConfigError
 from interp_hooks.model import lm_cross_entropy_loss
+from tests.children import run_in_a_child
 from tests.model.test_tokens import CAT, SAT, THE, word_tokenizer
 from tests.tiny import assert_close, build, fresh_hf, hf_logits, log_probs, our_logits, random_tokens, shared_hf
 
@@ -359,7 +358,7 @@ def test_loss_and_accuracy_by_hand() -> None:
 def test_what_has_no_counterpart_says_so(name: str, said: str) -> None:
     submodule, _, last = f"transformer_lens.{name}".rpartition(".")
     code = f"from interp_hooks import compat; compat.install(); from {submodule} import {last}"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = run_in_a_child(code)
     assert done.returncode == 1
     assert f"ImportError: interp_hooks has no counterpart of transformer_lens.{name}" in done.stderr
     assert said in done.stderr

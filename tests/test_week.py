@@ -2,21 +2,23 @@
 
 A notebook holds each exercise once: a blank cell (`exercise-1-1`), a check (`check-1-1`), a hint and the solution in
 folded cells (`hint-1-1`, `solution-1-1`). Cells are executed in this process, in one namespace; where an exercise
-comes, its blank and the wrong answers of `week_answers` have to fail its check first.
+comes, its blank and the wrong answers of `week_answers` have to fail its check first. What the other cells show then is
+what the notebook holds.
 """
 
-import ast
 import json
 import re
 from pathlib import Path
 from typing import Any
 
-import plotly.graph_objects as go
 import pytest
 import torch
 
-from tests.tiny import unchecked_types
-from tests.week_answers import RIGHT, WRONG
+nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed: pip install interp-hooks[notebooks]")
+
+from tests.notebook_shell import Shell, fresh_shell  # noqa: E402
+from tests.test_notebooks import STORE, assert_as_stored, code_of, told  # noqa: E402
+from tests.week_answers import RIGHT, WRONG  # noqa: E402
 
 WEEK = Path(__file__).parents[1] / "notebooks" / "week"
 DAYS = sorted(WEEK.glob("*.ipynb"))
@@ -41,24 +43,6 @@ def solution(source: str) -> str:
     return code
 
 
-class Kernel:
-    """Executes cells in one namespace, and keeps the figures that a reader would see."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.namespace: dict[str, Any] = {}
-        self.figures: list[go.Figure] = []
-        monkeypatch.setattr(go.Figure, "show", lambda figure: self.figures.append(figure))
-
-    def run(self, source: str, name: str) -> None:
-        tree = ast.parse(source)
-        last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
-        exec(compile(tree, name, "exec"), self.namespace)
-        if last is not None:
-            shown = eval(compile(ast.Expression(last.value), name, "eval"), self.namespace)
-            if isinstance(shown, go.Figure):
-                self.figures.append(shown)
-
-
 @each_day
 def test_it_is_made_of_whole_exercises_and_opens_elsewhere(path: Path) -> None:
     found, sources = exercises(path), cells(path)
@@ -77,43 +61,50 @@ def test_it_is_made_of_whole_exercises_and_opens_elsewhere(path: Path) -> None:
 
 @pytest.mark.slow
 @each_day
-@pytest.mark.filterwarnings("default:the classes of")  # are what day 3 is about
-def test_checks_tell_right_from_blank_and_wrong(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.filterwarnings("default")  # warnings are shown to a reader, and not stored
+def test_checks_tell_right_from_blank_and_wrong(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(WEEK)
     monkeypatch.chdir(tmp_path)
-    torch.manual_seed(0)
-    kernel, sources = Kernel(monkeypatch), cells(path)
-    code = {cell["id"] for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"}
-    with unchecked_types():  # as they run for a reader
-        for name, source in sources.items():
-            if name not in code or name == "setup":
-                continue
-            kind, _, number = name.partition("-")
-            if kind != "exercise":
-                kernel.run(source, name)
-                continue
-            right = solution(sources[f"solution-{number}"])
-            title, check = f"Exercise {number.replace('-', '.')}", sources[f"check-{number}"]
-            kernel.run(source, name)
-            with pytest.raises(AssertionError, match=f"^{title}: it is still blank"):
-                kernel.run(check, name)
-            wrong_ones = WRONG[number.replace("-", ".")]
-            assert wrong_ones
-            for wrong in wrong_ones:
-                kernel.run(f"{right}\n{wrong[1:]}" if wrong.startswith("+") else wrong, name)
-                with pytest.raises(AssertionError, match=f"^{title}: (?!it is still blank|your answer raised)"):
-                    kernel.run(check, f"{name}: {wrong}")
-            for other in RIGHT.get(number.replace("-", "."), []):
-                kernel.run(other, name)
-                kernel.run(check, f"{name}: {other}")
-            kernel.run(right, name)
-    told = capsys.readouterr().out
-    for number in exercises(path):
-        assert f"Exercise {number.replace('-', '.')} is right." in told
-    assert len(kernel.figures) >= 3
-    assert all(figure.data for figure in kernel.figures)
+    notebook = nbformat.read(path, as_version=4)
+    sources = {cell.id: cell.source for cell in notebook.cells}
+    with fresh_shell(monkeypatch) as shell:
+        for cell in code_of(notebook):
+            kind, _, number = cell.id.partition("-")
+            if kind == "exercise":
+                right = solution(sources[f"solution-{number}"])
+                with torch.random.fork_rng():  # what comes next knows nothing of these tries
+                    try_answers(shell, number, cell.source, sources[f"check-{number}"], right)
+                cell.outputs = shell.run(right)
+            else:
+                cell.outputs = shell.run(cell.source)
+            if kind == "check":
+                assert f"Exercise {number.replace('-', '.')} is right." in "".join(told(cell))
+    figures = [output.data[STORE.FIGURE] for cell in code_of(notebook) for output in cell.outputs if shows(output)]
+    assert len(figures) >= 3
+    assert all(figure["data"] for figure in figures)
+    assert_as_stored(path, notebook)
+
+
+def shows(output: Any) -> bool:
+    """Whether an output is a figure."""
+    return STORE.FIGURE in output.get("data", {})
+
+
+def try_answers(shell: Shell, number: str, blank: str, check: str, right: str) -> None:
+    """The blank and wrong answers fail the check, other right ones pass it."""
+    exercise = number.replace("-", ".")
+    title = f"Exercise {exercise}"
+    shell.run(blank)
+    with pytest.raises(AssertionError, match=f"^{title}: it is still blank"):
+        shell.run(check)
+    assert WRONG[exercise]
+    for wrong in WRONG[exercise]:
+        shell.run(f"{right}\n{wrong[1:]}" if wrong.startswith("+") else wrong)
+        with pytest.raises(AssertionError, match=f"^{title}: (?!it is still blank|your answer raised)"):
+            shell.run(check)
+    for other in RIGHT.get(exercise, []):
+        shell.run(other)
+        shell.run(check)
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,6 @@
 
 import itertools
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ from torch import Tensor
 
 from interp_hooks import HookedTransformer, tasks
 from interp_hooks.tasks import symbols
+from tests.test_demos import said_by
 
 ROOT = Path(__file__).parents[2]
 CARD = (ROOT / "interp_hooks" / "loading" / "pretrained" / "brackets" / "README.md").read_text(encoding="utf-8")
@@ -26,11 +25,8 @@ def model() -> HookedTransformer:
 
 
 @pytest.fixture(scope="module")
-def printed(tmp_path_factory: pytest.TempPathFactory) -> str:
-    command = [sys.executable, ROOT / "demos" / "brackets.py"]
-    done = subprocess.run(command, cwd=tmp_path_factory.mktemp("demo"), capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def printed() -> str:
+    return said_by("brackets")
 
 
 @pytest.fixture(scope="module")

@@ -3,42 +3,34 @@
 Each check has a process of its own, since what is imported under a name stays so.
 """
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from interp_hooks import compat
+from tests.children import run_in_a_child
 
 SCRIPTS = sorted((Path(__file__).parent / "scripts").glob("*.py"))
 README = Path(__file__).parents[2] / "README.md"
 INSTALL = "from interp_hooks import compat; compat.install()\n"
 
 
-def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-W", "error", "-c", code, *arguments]
-    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=one_thread)
-
-
 def check(code: str) -> None:
-    done = run(INSTALL + code)
+    done = run_in_a_child(INSTALL + code)
     assert done.returncode == 0, done.stderr
 
 
 def test_the_readme_tells_how() -> None:
     blocks = re.findall(r"```text\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
     (example,) = (block for block in blocks if "compat.install()" in block)
-    done = run(f"{example}\nimport interp_hooks\nassert isinstance(model, interp_hooks.HookedTransformer)")
+    done = run_in_a_child(f"{example}\nimport interp_hooks\nassert isinstance(model, interp_hooks.HookedTransformer)")
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 def test_tutorial_code_runs(script: Path) -> None:
-    done = run(INSTALL + "import runpy, sys; runpy.run_path(sys.argv[1], run_name='__main__')", str(script))
+    done = run_in_a_child(INSTALL + "import runpy, sys; runpy.run_path(sys.argv[1], run_name='__main__')", str(script))
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("done\n")
     assert "transformer_lens" in script.read_text()
@@ -106,7 +98,7 @@ inspect.getmodule(compat.install)  # asks every module for its file
     ],
 )
 def test_what_is_not_there(code: str, error: str, message: str) -> None:
-    done = run(INSTALL + code)
+    done = run_in_a_child(INSTALL + code)
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith(f"{error}: interp_hooks has no counterpart of transformer_lens")
@@ -123,7 +115,7 @@ assert getattr(transformer_lens, "lit", None) is None
 
 def test_the_real_one_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "transformer_lens.py").write_text("name = 'real'")
-    done = run(f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import transformer_lens\n{INSTALL}")
+    done = run_in_a_child(f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import transformer_lens\n{INSTALL}")
     assert done.returncode == 1
     assert "ImportError: transformer_lens itself is imported already" in done.stderr
     assert "in a fresh process, before anything imports it" in done.stderr
@@ -221,7 +213,9 @@ def test_nothing_is_absent_and_there() -> None:
 
 
 def test_installing_is_asked_for() -> None:
-    done = run("import interp_hooks, sys; interp_hooks.HookedTransformer; assert 'transformer_lens' not in sys.modules")
+    done = run_in_a_child(
+        "import interp_hooks, sys; interp_hooks.HookedTransformer; assert 'transformer_lens' not in sys.modules"
+    )
     assert done.returncode == 0, done.stderr
 
 
