@@ -187,8 +187,9 @@ def sweep_grids(
     Raises:
         BadInput: no grid, grids whose axes have other labels, a window below 1.
     """
+    hooks = [grid.hook for grid in grids]
     if not grids or window < 1:
-        raise BadInput(f"expected at least one site and a window of at least 1 layer, got {len(grids)} and {window}")
+        raise BadInput(f"expected at least one site and a window of at least 1 layer, got {hooks} and {window}")
     first = grids[0]
     if different := [grid.hook for grid in grids if grid.labels != first.labels]:
         raise BadInput(
