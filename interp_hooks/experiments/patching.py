@@ -166,8 +166,8 @@ def patch(
     where: dict[str, Any] = dict(select=select, positions=positions, layers=layers)
     grids = [grid_of(model, base, one, over, **where) for one in ([site] if isinstance(site, str) else site)]
     compute: dict[str, Any] = dict(max_memory=max_memory, progress=progress, save_to=save_to)
-    options = dict(window=window, baselines=baselines, scale=scale, **compute)
-    return sweep_grids(model, base, grids, source, metric, **options)
+    ends: dict[str, Any] = dict(baselines=baselines, scale=scale)
+    return sweep_grids(model, base, grids, source, metric, window=window, **ends, **compute)
 
 
 def sweep_grids(
