@@ -166,8 +166,8 @@ def patch(
     where: dict[str, Any] = dict(select=select, positions=positions, layers=layers)
     grids = [grid_of(model, base, one, over, **where) for one in ([site] if isinstance(site, str) else site)]
     compute: dict[str, Any] = dict(max_memory=max_memory, progress=progress, save_to=save_to)
-    options = dict(window=window, baselines=baselines, scale=scale, **compute)
-    return sweep_grids(model, base, grids, source, metric, **options)
+    ends: dict[str, Any] = dict(baselines=baselines, scale=scale)
+    return sweep_grids(model, base, grids, source, metric, window=window, **ends, **compute)
 
 
 def sweep_grids(
@@ -187,8 +187,9 @@ def sweep_grids(
     Raises:
         BadInput: no grid, grids whose axes have other labels, a window below 1.
     """
+    hooks = [grid.hook for grid in grids]
     if not grids or window < 1:
-        raise BadInput(f"expected at least one site and a window of at least 1 layer, got {len(grids)} and {window}")
+        raise BadInput(f"expected at least one site and a window of at least 1 layer, got {hooks} and {window}")
     first = grids[0]
     if different := [grid.hook for grid in grids if grid.labels != first.labels]:
         raise BadInput(

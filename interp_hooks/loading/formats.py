@@ -25,6 +25,7 @@ from torch import Tensor
 
 from interp_hooks.errors import BadInput, CheckpointError, ConfigError, UnsupportedConfig, WeightMismatch, nearest
 from interp_hooks.errors.arguments import told
+from interp_hooks.loading.families.gpt2 import AROUND_ATTENTION, LAYER
 from interp_hooks.loading.families.shared import modules
 from interp_hooks.loading.files import check_weights, reading
 from interp_hooks.loading.given import Numbers
@@ -291,19 +292,7 @@ NANO_GPT = Family(
     model_type="nanoGPT",
     name="nanoGPT",
     config=_gpt_config,
-    weights=modules(
-        "transformer.h.{i}",
-        embed="transformer.wte",
-        pos_embed="transformer.wpe",
-        ln1="ln_1",
-        qkv="attn.c_attn",
-        o="attn.c_proj",
-        ln2="ln_2",
-        up="mlp.c_fc",
-        down="mlp.c_proj",
-        ln_final="transformer.ln_f",
-        unembed="lm_head",
-    ),
+    weights=AROUND_ATTENTION | modules(LAYER, qkv="attn.c_attn"),
     ignored_weights=(r"transformer\.h\.\d+\.attn\.bias",),  # the causal mask
     ignored_config=("bias",),  # shows in the tensors
 )

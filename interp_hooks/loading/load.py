@@ -377,7 +377,7 @@ def adopt(
         precise = rule.ours[0].endswith(".choice_bias")  # rounded, it would choose other experts
         stored = torch.promote_types(dtype, torch.float32) if precise else dtype
         moved = theirs.detach().to(device or theirs.device, stored)
-        numbers.check(rule.source, theirs, moved)
+        numbers.check(rule.name, theirs, moved)
         where.setdefault(rule.layer, moved.device)
         if moved.data_ptr() == theirs.data_ptr() and (shared or not owned):
             moved = moved.clone()
@@ -415,9 +415,9 @@ def _fill_absent(
     for name in rule.ours:
         is_bias = name.rpartition(".")[2].startswith("b")
         if name not in there:
-            raise WeightMismatch(f"{rule.source or 'a line without source'} names {name}, which this model lacks")
+            raise WeightMismatch(f"{rule.name or 'a line without source'} names {name}, which this model lacks")
         if not (rule.optional and is_bias):
-            raise WeightMismatch(f"the checkpoint has no tensor {rule.source}, which {name} needs")
+            raise WeightMismatch(f"the checkpoint has no tensor {rule.name}, which {name} needs")
         value = torch.zeros(there[name].shape, dtype=dtype, device=device)
         _assign(model, name, place(name, value, there[name].stride()))
 
@@ -434,7 +434,7 @@ def _laid_out(
     targets = [model.get_parameter(name) for name in rule.ours]
     for name, value, target in zip(rule.ours, values, targets, strict=True):
         if value.shape != target.shape:
-            raise WeightMismatch(f"{rule.source} gives {name} shape {list(value.shape)}, expected {list(target.shape)}")
+            raise WeightMismatch(f"{rule.name} gives {name} shape {list(value.shape)}, expected {list(target.shape)}")
     experts = ".experts." in rule.ours[0]
     if moves or all(lies_like(value, target, experts) for value, target in zip(values, targets, strict=True)):
         return values

@@ -51,7 +51,7 @@ class Rule:
     layer: int | None = None
 
     @property
-    def source(self) -> str:
+    def name(self) -> str:
         """The name of their tensor, for error messages."""
         return " or ".join(self.theirs)
 
@@ -98,7 +98,7 @@ class Rule:
             ]
         if whole.shape[0] != len(self.ours):
             raise WeightMismatch(
-                f"{self.source} gives {whole.shape[0]} slices for {len(self.ours)} weights ({', '.join(self.ours)})"
+                f"{self.name} gives {whole.shape[0]} slices for {len(self.ours)} weights ({', '.join(self.ours)})"
             )
         return list(whole.unbind())
 
@@ -118,7 +118,7 @@ class Rule:
         lengths = [self._size(share, sizes) for share in self.shares]
         if sum(lengths) != whole.shape[0]:
             raise WeightMismatch(
-                f"{self.source} gives {whole.shape[0]} slices, expected {' + '.join(self.shares)} = {sum(lengths)}"
+                f"{self.name} gives {whole.shape[0]} slices, expected {' + '.join(self.shares)} = {sum(lengths)}"
             )
         return list(whole.split(lengths))
 
@@ -133,7 +133,7 @@ class Rule:
             return rearrange(tensor, pattern, **{axis: n for axis, n in known.items() if axis in used})
         except EinopsError as error:
             raise WeightMismatch(
-                f"{self.source} has shape {list(tensor.shape)}, which does not fit '{pattern}' with "
+                f"{self.name} has shape {list(tensor.shape)}, which does not fit '{pattern}' with "
                 f"{', '.join(f'{axis}={n}' for axis, n in sizes.items() if axis in used)}"
             ) from error
 

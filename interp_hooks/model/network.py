@@ -359,7 +359,7 @@ class Network(HookedRootModule):
 
     def _refuse_missing_keys(self, layers: range, known: Known) -> None:
         """Raises BadInput if some layers use keys and values that a pass through them does not make."""
-        sources = [source for source in map(self.cfg.source_of_keys, layers) if source is not None]
+        sources = [one for one in self.cfg.keys_values_from[layers.start : layers.stop] if one is not None]
         if sources and min(sources) < layers.start + (known.z is not None):
             raise BadInput(
                 f"layers after layer {min(sources)} use the keys and values that it makes: start at that layer or "

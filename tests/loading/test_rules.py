@@ -27,7 +27,7 @@ def test_layers_are_expanded_on_both_sides() -> None:
     assert (first.layer, second.layer, alone.layer) == (0, 1, None)
     assert second.ours == ("blocks.1.a", "blocks.1.b")
     assert second.theirs == ("h.1.x", "old.1.x")
-    assert second.source == "h.1.x or old.1.x"
+    assert second.name == "h.1.x or old.1.x"
     assert (alone.ours, alone.theirs, alone.pattern, alone.shares) == (("c",), ("d",), None, ())
 
 

@@ -34,10 +34,10 @@ def _bigcode_config(hf: Any) -> dict[str, Any]:
     return _scaled(hf) | dict(n_key_value_heads=1 if hf.multi_query else hf.n_head)
 
 
-_LAYER = "transformer.h.{i}"
+LAYER = "transformer.h.{i}"
 
-_AROUND_ATTENTION = modules(
-    _LAYER,
+AROUND_ATTENTION = modules(
+    LAYER,
     embed="transformer.wte",
     pos_embed="transformer.wpe",
     ln1="ln_1",
@@ -53,17 +53,17 @@ GPT2 = Family(
     model_type="gpt2",
     name="GPT-2",
     config=_gpt2_config,
-    weights=_AROUND_ATTENTION
+    weights=AROUND_ATTENTION
     | {
         "blocks.{i}.attn.W_Q, blocks.{i}.attn.W_K, blocks.{i}.attn.W_V": (
-            f"{_LAYER}.attn.c_attn.weight | d (qkv h k) -> qkv h d k"
+            f"{LAYER}.attn.c_attn.weight | d (qkv h k) -> qkv h d k"
         ),
         "blocks.{i}.attn.b_Q, blocks.{i}.attn.b_K, blocks.{i}.attn.b_V": (
-            f"{_LAYER}.attn.c_attn.bias | (qkv h k) -> qkv h k"
+            f"{LAYER}.attn.c_attn.bias | (qkv h k) -> qkv h k"
         ),
-        "blocks.{i}.attn.W_O": f"{_LAYER}.attn.c_proj.weight | (h k) d -> h k d",
-        "blocks.{i}.mlp.W_in": f"{_LAYER}.mlp.c_fc.weight",
-        "blocks.{i}.mlp.W_out": f"{_LAYER}.mlp.c_proj.weight",
+        "blocks.{i}.attn.W_O": f"{LAYER}.attn.c_proj.weight | (h k) d -> h k d",
+        "blocks.{i}.mlp.W_in": f"{LAYER}.mlp.c_fc.weight",
+        "blocks.{i}.mlp.W_out": f"{LAYER}.mlp.c_proj.weight",
     },
     ignored_weights=(r"transformer\.h\.\d+\.attn\.(masked_)?bias",),  # causal masks in old files
     ignored_config=(
@@ -90,7 +90,7 @@ GPT_BIGCODE = replace(
     model_type="gpt_bigcode",
     name="GPT-BigCode, StarCoder",
     config=_bigcode_config,
-    weights=_AROUND_ATTENTION | modules(_LAYER, qkv_by_group="attn.c_attn"),
+    weights=AROUND_ATTENTION | modules(LAYER, qkv_by_group="attn.c_attn"),
     ignored_weights=(r"transformer\.(h\.\d+\.attn\.)?bias",),  # causal masks in old files
     ignored_config=(
         *GPT2.ignored_config,

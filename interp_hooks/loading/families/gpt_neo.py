@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from interp_hooks.loading.families.gpt2 import AROUND_ATTENTION, LAYER
 from interp_hooks.loading.families.shared import SUMMARY, basics, modules
 from interp_hooks.loading.guard import Family
 
@@ -20,21 +21,7 @@ GPT_NEO = Family(
     model_type="gpt_neo",
     name="GPT-Neo",
     config=_config,
-    weights=modules(
-        "transformer.h.{i}",
-        embed="transformer.wte",
-        pos_embed="transformer.wpe",
-        ln1="ln_1",
-        q="attn.attention.q_proj",
-        k="attn.attention.k_proj",
-        v="attn.attention.v_proj",
-        o="attn.attention.out_proj",
-        ln2="ln_2",
-        up="mlp.c_fc",
-        down="mlp.c_proj",
-        ln_final="transformer.ln_f",
-        unembed="lm_head",
-    ),
+    weights=AROUND_ATTENTION | modules(f"{LAYER}.attn.attention", q="q_proj", k="k_proj", v="v_proj", o="out_proj"),
     ignored_weights=(r".*\.attention\.(masked_)?bias",),  # causal masks in old files
     ignored_config=(
         "attention_types",  # the short form of attention_layers

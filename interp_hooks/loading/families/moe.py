@@ -16,8 +16,8 @@ def experts_of(
     hf: Any, n_experts: int, d_expert: int, layers: tuple[bool, ...] | None = None, **more: Any
 ) -> ExpertsConfig:
     """Experts in all layers, or in the given ones, as many to a token as the config says by the usual name."""
-    layers, per_token = layers or (True,) * hf.num_hidden_layers, hf.num_experts_per_tok
-    return ExpertsConfig(n_experts=n_experts, experts_per_token=per_token, d_expert=d_expert, layers=layers, **more)
+    there, per_token = layers or (True,) * hf.num_hidden_layers, hf.num_experts_per_tok
+    return ExpertsConfig(n_experts=n_experts, experts_per_token=per_token, d_expert=d_expert, layers=there, **more)
 
 
 def in_every_layer(hf: Any, n_experts: int, **more: Any) -> ExpertsConfig:
