@@ -2,7 +2,7 @@
 
 from interp_hooks import lazily
 
-__getattr__, __all__ = lazily(
+__getattr__, __dir__, __all__ = lazily(
     __name__,
     {
         "attribution_graphs.attention": ["edge_heads", "score_terms"],
@@ -28,7 +28,3 @@ __getattr__, __all__ = lazily(
         "stability": ["Stability", "circuit_stability"],
     },
 )
-
-
-def __dir__() -> list[str]:
-    return __all__

@@ -2,7 +2,7 @@
 
 from interp_hooks import lazily
 
-__getattr__, __all__ = lazily(
+__getattr__, __dir__, __all__ = lazily(
     __name__,
     {
         "activations": ["Activation", "BatchTopK", "Gated", "JumpReLU", "ReLU", "TopK"],
@@ -21,7 +21,3 @@ __getattr__, __all__ = lazily(
         ],
     },
 )
-
-
-def __dir__() -> list[str]:
-    return __all__

@@ -2,7 +2,7 @@
 
 from interp_hooks import lazily
 
-__getattr__, __all__ = lazily(
+__getattr__, __dir__, __all__ = lazily(
     __name__,
     {
         "lenses": ["Lens", "LensResult", "LogitLens", "logit_lens"],
@@ -83,7 +83,3 @@ __getattr__, __all__ = lazily(
         "wikis.tables": ["Wiki"],
     },
 )
-
-
-def __dir__() -> list[str]:
-    return __all__

@@ -2,7 +2,7 @@
 
 from interp_hooks import lazily
 
-__getattr__, __all__ = lazily(
+__getattr__, __dir__, __all__ = lazily(
     __name__,
     {
         "figures": ["bars", "heatmap"],
@@ -23,7 +23,3 @@ __getattr__, __all__ = lazily(
         "arrays": ["get_corner", "to_numpy"],
     },
 )
-
-
-def __dir__() -> list[str]:
-    return __all__
