@@ -160,8 +160,10 @@ def without_collecting() -> Iterator[None]:
             gc.enable()
 
 
-def lazily(room: str, homes: Mapping[str, Sequence[str]]) -> tuple[Callable[[str], Any], list[str]]:
-    """`__getattr__` and `__all__` of a package whose names, by module, are imported when they are first used."""
+def lazily(
+    room: str, homes: Mapping[str, Sequence[str]]
+) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """`__getattr__`, `__dir__` and `__all__` of a package whose names, by module, are imported when first used."""
     home_of = {name: f"{room}.{home}" for home, names in homes.items() for name in names}
 
     def find(name: str) -> Any:
@@ -170,10 +172,11 @@ def lazily(room: str, homes: Mapping[str, Sequence[str]]) -> tuple[Callable[[str
         with without_collecting():
             return getattr(import_module(home_of[name]), name)
 
-    return find, sorted(home_of)
+    names = sorted(home_of)
+    return find, lambda: names, names
 
 
-_public, __all__ = lazily(__name__, {home: names for homes in SUBJECTS.values() for home, names in homes.items()})
+_public, _, __all__ = lazily(__name__, {home: names for homes in SUBJECTS.values() for home, names in homes.items()})
 
 
 def __getattr__(name: str) -> Any:

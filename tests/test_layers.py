@@ -259,7 +259,7 @@ def test_a_models_config_is_replaced_in_one_place() -> None:
     """
     setters = {module_of(path): functions_that_set("cfg", path.read_text(encoding="utf-8")) for path in SOURCES}
     setters = {module: names for module, names in setters.items() if names}
-    assert setters == {"model.network": ["__init__", "_reconfigure"], "compat.annotations": ["__init__"]}
+    assert setters == {"model.network": ["__init__", "_reconfigure"], "compat.classes": ["__init__"]}
     assert functions_that_set("cfg", "def f(model):\n    model.cfg = 1\ndef g(model):\n    model.cfg.n") == ["f"]
 
 

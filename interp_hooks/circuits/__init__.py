@@ -2,14 +2,13 @@
 
 from interp_hooks import lazily
 
-__getattr__, __all__ = lazily(
+__getattr__, __dir__, __all__ = lazily(
     __name__,
     {
         "attribution_graphs.attention": ["edge_heads", "score_terms"],
         "attribution_graphs.files": ["load_graph", "load_supernodes", "save_graph"],
-        "attribution_graphs.graph": ["AttributionGraph"],
+        "attribution_graphs.graph": ["AttributionGraph", "suggested_supernodes"],
         "attribution_graphs.interventions": ["check_graph"],
-        "attribution_graphs.supernodes": ["suggested_supernodes"],
         "attribution_graphs.tracing": ["attribution_graph"],
         "circuit": ["Circuit", "ComputationGraph"],
         "discovery": ["acdc", "eap", "eap_ig", "mask_gradient", "node_attribution"],
@@ -29,7 +28,3 @@ __getattr__, __all__ = lazily(
         "stability": ["Stability", "circuit_stability"],
     },
 )
-
-
-def __dir__() -> list[str]:
-    return __all__

@@ -24,7 +24,7 @@ from interp_hooks.errors import nearest
 
 NAME = "transformer_lens"
 
-__getattr__, __all__ = lazily(
+__getattr__, __dir__, __all__ = lazily(
     __name__,
     {
         "answers": ["test_prompt"],

@@ -1,6 +1,7 @@
 """Classes of TransformerLens that are one class here, with the arguments they had there.
 
 `HookedTransformer` is encoders too, and `Norm` is every norm: these add what code written for the others calls.
+What such code names in its annotations is here too, and the base class of its own MLPs.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from typing import Any, ClassVar, cast
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
+from interp_hooks.compat.attention import sized
 from interp_hooks.compat.config import HookedTransformerConfig
 from interp_hooks.compat.model import HookedTransformer
 from interp_hooks.compat.next_sentence import BertNSPHead, BertPooler
@@ -21,6 +23,8 @@ from interp_hooks.hooks.points import Directions, Hook, HookPoint
 from interp_hooks.loading.pairs import head_of_pairs
 from interp_hooks.model import config as core
 from interp_hooks.model import factored
+from interp_hooks.model.components.mlp import MLP, GatedMLP, activation
+from interp_hooks.model.components.moe import MoE
 from interp_hooks.model.components.norm import Norm
 from interp_hooks.model.config import NormalizationType
 from interp_hooks.model.initialization import initialize
@@ -206,3 +210,42 @@ class HookIntrospectionMixin:
             if wanted(name)
         }
         return {name: hooks for name, hooks in among.items() if hooks}
+
+
+SingleLoss = Float[Tensor, ""]
+LossPerToken = Float[Tensor, "batch pos-1"]
+Loss = SingleLoss | LossPerToken
+
+
+class _AnyMLP(type):
+    def __instancecheck__(cls, instance: Any) -> bool:
+        ours = cls is CanBeUsedAsMLP and isinstance(instance, MLP | GatedMLP | MoE)
+        return ours or super().__instancecheck__(instance)
+
+
+class CanBeUsedAsMLP(nn.Module, metaclass=_AnyMLP):
+    """What a class of one's own derives from to stand where an MLP does; the MLPs of models are instances too.
+
+    Raises:
+        ConfigError: a config without `d_mlp`.
+    """
+
+    act_fn: Any
+    hook_mid: HookPoint | None
+    ln: Any
+
+    def __init__(self, cfg: Any) -> None:
+        super().__init__()
+        self.cfg = HookedTransformerConfig.unwrap(cfg)
+        self.d_mlp = sized(self.cfg, "d_mlp")
+
+    def forward(self, x: Float[torch.Tensor, "batch pos d_model"]) -> Float[torch.Tensor, "batch pos d_model"]:
+        """What it writes for what it reads; here, the same."""
+        return x
+
+    def select_activation_function(self) -> None:
+        """Set `act_fn` as the config says, and `hook_mid` and `ln` where a norm follows it."""
+        self.act_fn = activation(self.cfg)
+        if self.cfg.normalizes_neurons:
+            self.hook_mid = HookPoint("batch pos neuron", neuron=self.d_mlp)
+            self.ln = (LayerNorm if self.cfg.normalization_type == "LN" else LayerNormPre)(self.cfg, self.d_mlp)

@@ -2,7 +2,7 @@
 
 from interp_hooks import lazily
 
-__getattr__, __all__ = lazily(
+__getattr__, __dir__, __all__ = lazily(
     __name__,
     {
         "texts": ["corpus_texts", "tokenize_and_concatenate"],
@@ -20,7 +20,3 @@ __getattr__, __all__ = lazily(
         "reducers.statistics": ["CoActivation", "Histogram", "MeanByToken", "Moments", "Statistics"],
     },
 )
-
-
-def __dir__() -> list[str]:
-    return __all__

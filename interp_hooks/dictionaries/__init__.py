@@ -2,25 +2,22 @@
 
 from interp_hooks import lazily
 
-__getattr__, __all__ = lazily(
+__getattr__, __dir__, __all__ = lazily(
     __name__,
     {
         "activations": ["Activation", "BatchTopK", "Gated", "JumpReLU", "ReLU", "TopK"],
         "base": ["Dictionary"],
         "recipe": ["Recipe"],
-        "training": ["train_dictionaries", "train_on_activations"],
-        "torchrun": ["train_by_rank"],
+        "training": ["train_by_rank", "train_dictionaries", "train_on_activations"],
         "single": ["SAE", "Transcoder"],
         "cross_layer": ["CrossLayerTranscoder"],
         "crosscoder": ["Crosscoder"],
         "evaluation": ["DictionaryMetrics", "dictionary_metrics", "random_dictionary"],
         "files": ["load", "save"],
         "inputs": ["adapted"],
-        "hierarchies": ["Absorption", "Hedging", "absorption", "hedging", "planted_metrics"],
-        "planted": ["Recovery", "recovery", "superposition_recovery"],
+        "hierarchies": [
+            *("Absorption", "Hedging", "Recovery", "absorption", "hedging", "planted_metrics"),
+            *("recovery", "superposition_recovery"),
+        ],
     },
 )
-
-
-def __dir__() -> list[str]:
-    return __all__

@@ -5,7 +5,8 @@
 
 A step takes the same tokens for all of them, from a buffer that is shuffled. Weights are in float32 at least, whatever
 the activations are in. A fit that was killed goes on in its folder, to the same bits where processor and number of
-threads are; the folder holds the buffer too.
+threads are; the folder holds the buffer too. Under torchrun every step's tokens are shared out, and all processes take
+the same step (`train_by_rank`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from safetensors import safe_open
 from torch import Tensor
 from tqdm import tqdm
 
+from interp_hooks.corpus.drivers import process_group
 from interp_hooks.corpus.packing import Excluded, Packer
 from interp_hooks.corpus.reading import Corpus
 from interp_hooks.dictionaries.base import Dictionary, width_of
@@ -324,3 +326,30 @@ class _Fit:
                 for what in ("step", "exp_avg", "exp_avg_sq"):
                     value = tensors[f"{name}/adam/{key}/{what}"]
                     state[weight][what] = value if what == "step" else value.to(weight)
+
+
+@checked
+def train_by_rank(
+    model: HookedTransformer,
+    corpus: Corpus,
+    recipes: Recipe | Mapping[str, Recipe],
+    *,
+    steps: Count,
+    **options: Any,
+) -> dict[str, Dictionary]:
+    """`train_dictionaries` under torchrun: every rank has a model of its own, and all the same dictionaries.
+
+    `tokens_per_step` and `buffer` are those of all ranks together. Every rank reads its part of the corpus, gradients
+    are averaged, and what else depends on the whole batch (the n * k largest of BatchTopK, L0, which features are dead)
+    is that of all: a step is that of one process with the parts of the batch put together, but that BatchTopK keeps all
+    features that tie for the last place, which one process draws from. `options` are those of
+    `train_dictionaries`; every rank has to see the folder `save_to`, and as many ranks go on as began. Ranks talk in a
+    process group, which is made (gloo) if there is none. History tells means over ranks.
+
+    Raises:
+        BadInput: the process was not started by torchrun; or what `train_dictionaries` raises.
+
+    >>> train_by_rank(model, "texts.txt", Recipe(hook="resid_post1", n_features=4096), steps=1000)  # doctest: +SKIP
+    """
+    with process_group("train_by_rank runs under torchrun (RANK is not set); alone call train_dictionaries"):
+        return train_dictionaries(model, corpus, recipes, steps=steps, ranks=Ranks.here(), **options)

@@ -186,8 +186,16 @@ def check_arguments(function: Callable[..., Any], arguments: Mapping[str, Any]) 
     kinds = _kinds(inspect.unwrap(function))
     for name, value in arguments.items():
         if name in kinds and not fits(value, kinds[name]):
+            if type(value) is int and (least := _least(kinds[name])) is not None and value < least:
+                raise BadInput(f"{name} must be at least {least}, got {value}")
             close = nearest(value, _choices(kinds[name])) if isinstance(value, str) else ""
             raise BadInput(f"{name} must be {described(kinds[name])}, got {told(value)}{close and '.' + close}")
+
+
+def _least(kind: Any) -> int | None:
+    """The least that an annotation allows of a number, if it says one."""
+    ranges = [one for part in (kind, *get_args(kind)) for one in getattr(part, "__metadata__", ())]
+    return next((one.least for one in ranges if isinstance(one, Within)), None)
 
 
 def _choices(kind: Any) -> list[str]:

@@ -2,7 +2,7 @@
 
 from interp_hooks import lazily
 
-__getattr__, __all__ = lazily(
+__getattr__, __dir__, __all__ = lazily(
     __name__,
     {
         "results.result": ["Result"],
@@ -19,7 +19,3 @@ __getattr__, __all__ = lazily(
         "steering": ["ablate_directions", "orthogonalize", "relative_norm", "steer", "steering_vector"],
     },
 )
-
-
-def __dir__() -> list[str]:
-    return __all__

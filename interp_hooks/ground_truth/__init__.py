@@ -2,7 +2,7 @@
 
 from interp_hooks import lazily
 
-__getattr__, __all__ = lazily(
+__getattr__, __dir__, __all__ = lazily(
     __name__,
     {
         "activations": ["DrawnActivations", "PlantedFeatures", "planted_features"],
@@ -14,7 +14,3 @@ __getattr__, __all__ = lazily(
         "system": ["GroundTruth", "KnownModel"],
     },
 )
-
-
-def __dir__() -> list[str]:
-    return __all__

@@ -12,7 +12,6 @@ heads that recall facts from a subject.
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,8 +21,7 @@ from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import Count, checked
 from interp_hooks.experiments.task import Task
 from interp_hooks.ground_truth.handmade import blank, repetition
-from interp_hooks.ground_truth.system import BOS, Edge, GroundTruth, edges, task_at_the_end
-from interp_hooks.interventions.metrics import LogitDiff
+from interp_hooks.ground_truth.system import BOS, Edge, GroundTruth, edges, task_at_the_end, task_with_places
 from interp_hooks.interventions.sites import at
 from interp_hooks.model.transformer import HookedTransformer
 
@@ -207,15 +205,8 @@ def _names_task() -> Task:
         io_first.append(first)
     answer, wrong, before = torch.tensor(answers), torch.tensor(wrongs), torch.tensor(io_first)
     places = dict(IO=torch.where(before, 1, 3), S1=torch.where(before, 3, 1))
-    return Task(
-        name="names",
-        clean=torch.tensor(rows),
-        corrupt=torch.tensor(corrupt),
-        answer=answer,
-        wrong=wrong,
-        metric=LogitDiff(answer, wrong),
-        positions=places | {"S2": torch.full_like(answer, 5), "end": torch.full_like(answer, 6)},
-    )
+    places |= {"S2": torch.full_like(answer, 5), "end": torch.full_like(answer, 6)}
+    return task_with_places("names", rows, corrupt, answer, wrong, places)
 
 
 @checked
@@ -281,21 +272,13 @@ def successor(n_items: int = 12) -> GroundTruth:
     clean, corrupt = (
         torch.stack((torch.zeros_like(item), item.roll(3), item.roll(5), last), dim=1) for last in (item, other)
     )
-    task = task_at_the_end("successor", clean, corrupt, item + 1, other + 1)
     end = torch.full_like(item, 3)
-    asked = replace(
-        task,
-        answer=item + 1,
-        wrong=other + 1,
-        metric=LogitDiff(item + 1, other + 1),
-        positions={"item": end, "end": end},
-    )
     names = (BOS, *map(str, range(1, d_vocab)))
     return GroundTruth(
         model=model,
         vocabulary=names,
         outputs=names,
-        task=asked,
+        task=task_with_places("successor", clean, corrupt, item + 1, other + 1, {"item": end, "end": end}),
         circuit=edges("input->a0.h0<q>,a0.h0<k>,a0.h0<v>", "a0.h0->logits"),
         patching_circuit=edges("input->a0.h0<v>", "a0.h0->logits"),
         places={"successor head": at("z", 0, head=0)},

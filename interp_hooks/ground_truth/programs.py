@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from interp_hooks.ground_truth.compiled import Compiled
-from interp_hooks.ground_truth.compiler import compile_program
+from interp_hooks.ground_truth.compiler import Compiled, compile_program
 from interp_hooks.ground_truth.rasp import (
     INDICES,
     TOKENS,

@@ -15,8 +15,7 @@ from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked
 from interp_hooks.experiments.task import Task
 from interp_hooks.ground_truth.handmade import blank
-from interp_hooks.ground_truth.system import BOS, GroundTruth, edges
-from interp_hooks.interventions.metrics import LogitDiff
+from interp_hooks.ground_truth.system import BOS, GroundTruth, edges, task_with_places
 from interp_hooks.interventions.sites import at
 
 SHARPNESS = 100.0  # the score of a match; what else is seen is below the rounding of float64
@@ -103,15 +102,8 @@ def _examples(n_words: int) -> Task:
         asked.append(word)
     answer, wrong = (torch.tensor([_after(word, step, n_words) for word in asked]) for step in STEPS)
     labels = {f"label{number + 1}": torch.full_like(answer, 2 * number + 2) for number in range(SHOTS)}
-    return Task(
-        name="function-vector",
-        clean=torch.tensor(clean),
-        corrupt=torch.tensor(corrupt),
-        answer=answer,
-        wrong=wrong,
-        metric=LogitDiff(answer, wrong),
-        positions=labels | {"end": torch.full_like(answer, 2 * SHOTS + 1)},
-    )
+    labels["end"] = torch.full_like(answer, 2 * SHOTS + 1)
+    return task_with_places("function-vector", clean, corrupt, answer, wrong, labels)
 
 
 def _rows(first: int, second: int, word: int, n_words: int) -> tuple[list[int], list[int]] | None:
@@ -156,22 +148,13 @@ def mixed_recall() -> GroundTruth:
     others = [((person + 1) % n_people, (relation + 1) % n_relations) for person, relation in facts]
     clean, answer = torch.tensor(rows), torch.arange(len(facts))
     wrong = torch.tensor([facts.index(other) for other in others])
+    places = {name: torch.full_like(answer, place) for place, name in enumerate(("subject", "relation", "end"), 1)}
     circuit = edges("input->a0.h0<q>,a0.h0<k>,a0.h0<v>", "a0.h0->logits")
     return GroundTruth(
         model=model,
         vocabulary=words,
         outputs=tuple(f"{PEOPLE[person]} {RELATIONS[relation]}" for person, relation in facts),
-        task=Task(
-            name="mixed-recall",
-            clean=clean,
-            corrupt=clean[wrong],
-            answer=answer,
-            wrong=wrong,
-            metric=LogitDiff(answer, wrong),
-            positions={
-                name: torch.full_like(answer, place) for name, place in (("subject", 1), ("relation", 2), ("end", 3))
-            },
-        ),
+        task=task_with_places("mixed-recall", clean, clean[wrong], answer, wrong, places),
         circuit=circuit,
         patching_circuit=edges("input->a0.h0<v>", "a0.h0->logits"),
         places={"mixed recall head": at("z", 0, head=0)},

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from interp_hooks.errors import BadInput, nearest
 from interp_hooks.experiments.task import Task
+from interp_hooks.interventions.metrics import LogitDiff
 from interp_hooks.interventions.readout import Metric, Readout
 from interp_hooks.interventions.sites import Site
 from interp_hooks.model.transformer import HookedTransformer
@@ -63,6 +65,15 @@ def task_at_the_end(name: str, clean: Tensor, corrupt: Tensor, answer: int | Ten
     at_all = torch.zeros(2, *clean.shape, dtype=torch.long)
     at_all[0, :, -1], at_all[1, :, -1] = answer, wrong
     return task_of(name, clean, corrupt, *at_all)
+
+
+def task_with_places(
+    name: str, clean: Any, corrupt: Any, answer: Any, wrong: Any, positions: Mapping[str, Tensor]
+) -> Task:
+    """Pairs of prompts with one question each, at their end, and named positions; rows and answers may be lists."""
+    clean, corrupt, answer, wrong = map(torch.as_tensor, (clean, corrupt, answer, wrong))
+    told: dict[str, Any] = dict(clean=clean, corrupt=corrupt, answer=answer, wrong=wrong, positions=positions)
+    return Task(name=name, metric=LogitDiff(answer, wrong), **told)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

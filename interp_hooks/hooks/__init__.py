@@ -2,7 +2,7 @@
 
 from interp_hooks import lazily
 
-__getattr__, __all__ = lazily(
+__getattr__, __dir__, __all__ = lazily(
     __name__,
     {
         "points": ["HookPoint"],
@@ -11,7 +11,3 @@ __getattr__, __all__ = lazily(
         "slices": ["Slice"],
     },
 )
-
-
-def __dir__() -> list[str]:
-    return __all__

@@ -2,7 +2,7 @@
 
 from interp_hooks import lazily
 
-__getattr__, __all__ = lazily(
+__getattr__, __dir__, __all__ = lazily(
     __name__,
     {
         "sites": ["Here", "Site", "Source", "at"],
@@ -14,7 +14,3 @@ __getattr__, __all__ = lazily(
         "metrics": ["Accuracy", "KL", "LogProb", "LogitDiff", "LogitMargin", "Loss", "Prob", "ProbDiff", "Rank"],
     },
 )
-
-
-def __dir__() -> list[str]:
-    return __all__

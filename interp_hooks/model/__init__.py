@@ -2,7 +2,7 @@
 
 from interp_hooks import lazily
 
-__getattr__, __all__ = lazily(
+__getattr__, __dir__, __all__ = lazily(
     __name__,
     {
         "transformer": ["HookedTransformer"],
@@ -19,7 +19,3 @@ __getattr__, __all__ = lazily(
         "training": ["HookedTransformerTrainConfig", "train"],
     },
 )
-
-
-def __dir__() -> list[str]:
-    return __all__

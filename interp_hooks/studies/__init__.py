@@ -2,7 +2,7 @@
 
 from interp_hooks import lazily
 
-__getattr__, __all__ = lazily(
+__getattr__, __dir__, __all__ = lazily(
     __name__,
     {
         "lenses": ["Lens", "LensResult", "LogitLens", "logit_lens"],
@@ -14,12 +14,11 @@ __getattr__, __all__ = lazily(
         "logit_attribution": ["direct_logit_attribution"],
         "comparisons.activations": ["activation_changes", "difference_tokens", "mean_difference", "pattern_changes"],
         "comparisons.batteries": ["TaskComparison", "compare_on_tasks", "side_by_side"],
-        "comparisons.between": ["attribution_changes", "cross_model_patch", "interpolated"],
+        "comparisons.between": ["attribution_changes", "cross_model_patch", "interpolated", "weight_changes"],
         "comparisons.findings": ["Difference", "ModelDiff", "diff_models"],
         "comparisons.latents": ["latent_scaling"],
         "comparisons.losses": ["LossComparison", "compare_losses"],
         "comparisons.predictions": ["PredictionChanges", "prediction_changes"],
-        "comparisons.weights": ["weight_changes"],
         "covariances": ["JointMoments"],
         "directions": ["DirectionTokens", "tokens_of"],
         "erasure": ["Erasure", "erase_concept", "erase_concept_of_corpus", "leace"],
@@ -27,11 +26,10 @@ __getattr__, __all__ = lazily(
         "explanations.counterfactuals": ["Counterfactuals", "counterfactuals"],
         "explanations.endpoint": ["Endpoint"],
         "explanations.drawing": ["unit_examples"],
-        "explanations.examples": ["UnitExamples"],
-        "explanations.explaining": ["Explanations", "explain"],
+        "explanations.sources": ["UnitExamples"],
+        "explanations.explaining": ["Explanations", "explain", "name_supernodes"],
         "explanations.scoring": ["ExplanationScores", "find_intruders", "score_explanations"],
         "explanations.substitutes": ["Substitutes", "similar_texts"],
-        "explanations.supernodes": ["name_supernodes"],
         "features.causes": ["feature_effects"],
         "features.relations": ["RelatedFeatures", "related_features"],
         "features.units": ["feature_units"],
@@ -41,7 +39,6 @@ __getattr__, __all__ = lazily(
         "neurons.causes": ["AblationEffects", "ablation_effects"],
         "neurons.contexts": ["neuron", "neuron_reducers"],
         "neurons.illusions": ["Illusion", "illusion"],
-        "neurons.tables": ["neuron_table"],
         "neurons.truncation": [
             "Shortened",
             "and_ness",
@@ -50,7 +47,7 @@ __getattr__, __all__ = lazily(
             "token_importance",
             "truncated_prompt",
         ],
-        "neurons.vocabulary": ["Thresholds", "VocabularyEffect", "vocabulary_effect"],
+        "neurons.vocabulary": ["Thresholds", "VocabularyEffect", "neuron_table", "vocabulary_effect"],
         "heads.affinity": ["WeightComposition", "weight_composition"],
         "heads.composing": ["composition_parts", "shares_of"],
         "heads.criteria": ["HEAD_CRITERIA"],
@@ -86,7 +83,3 @@ __getattr__, __all__ = lazily(
         "wikis.tables": ["Wiki"],
     },
 )
-
-
-def __dir__() -> list[str]:
-    return __all__

@@ -6,7 +6,7 @@ other tasks in words, for any tokenizer, and `symbols.py` tasks in tokens, for m
 
 from interp_hooks import lazily
 
-__getattr__, __all__ = lazily(
+__getattr__, __dir__, __all__ = lazily(
     __name__,
     {
         "ioi_text": ["PromptPairs", "Task", "ioi", "ioi_pairs"],
@@ -17,7 +17,3 @@ __getattr__, __all__ = lazily(
         ],
     },
 )
-
-
-def __dir__() -> list[str]:
-    return __all__

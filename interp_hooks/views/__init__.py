@@ -2,30 +2,24 @@
 
 from interp_hooks import lazily
 
-__getattr__, __all__ = lazily(
+__getattr__, __dir__, __all__ = lazily(
     __name__,
     {
         "figures": ["bars", "heatmap"],
         "attention": ["attention_pattern"],
-        "circuits": ["circuit_figure"],
+        "circuits": ["circuit_figure", "stability_figure"],
         "token_colours": ["coloured_tokens"],
         "feature_circuits": ["feature_circuit_figure"],
         "heads": ["head_scatter"],
         "attention_heads": ["attention_page"],
         "attribution_graphs": ["attribution_graph_page"],
-        "stability": ["stability_figure"],
         "differences": ["difference_page"],
         "lenses": ["lens_figure"],
         "alt_texts": ["alt_text"],
-        "images": ["to_png", "to_svg"],
-        "pictures": ["picture"],
+        "pictures": ["picture", "to_png", "to_svg"],
         "recovered": ["recovery_figure"],
         "training": ["training_figure"],
         "training_report": ["write_training_report"],
         "arrays": ["get_corner", "to_numpy"],
     },
 )
-
-
-def __dir__() -> list[str]:
-    return __all__

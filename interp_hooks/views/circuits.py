@@ -7,6 +7,8 @@
 
 Like all figures here it is read downwards, and so are its edges. If the circuit tells positions apart, each position
 has a column, and a thin line between two boxes of a head shows what the head moves from one position to another.
+
+How stable a circuit is, is a picture of bars: how often each edge is found again, and which ablations find it too.
 """
 
 from __future__ import annotations
@@ -22,11 +24,12 @@ import plotly.graph_objects as go
 from interp_hooks.circuits.circuit import Circuit
 from interp_hooks.circuits.graph import Graph, Reader
 from interp_hooks.circuits.layout import ARROW, AT
+from interp_hooks.circuits.stability import Stability
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import Positive, checked
 from interp_hooks.views.adapting import FAINT, INK, MUTED, NEGATIVE, PAPER, POSITIVE
 from interp_hooks.views.curves import CURVE, OPACITIES, WIDTHS, Point, bezier, one_trace, size_of, told_at, upright
-from interp_hooks.views.style import figure
+from interp_hooks.views.style import figure, plot_height
 from interp_hooks.views.tokens import escaped, ticks
 
 MOST_EDGES = 300  # more cannot be told apart
@@ -263,3 +266,55 @@ def _boxes(edges: Sequence[Edge], places: Places) -> list[dict[str, Any]]:
         )
 
     return [box(one, place) for one, place in places.of_box.items()]
+
+
+@checked
+def stability_figure(stability: Stability, *, top: Positive = 40, title: str | None = None) -> go.Figure:
+    """A bar for each edge that was found: the share of bootstrap samples that find it, in the order of `table()`.
+
+    Edges of the circuit are blue, others grey; a dashed line is what random circuits of as many edges would give. The
+    title says what halves of the prompts have in common, and other ablations, and what exchanged answers still find.
+
+        >>> from interp_hooks.circuits import circuit_stability
+        >>> from interp_hooks.views import stability_figure
+        >>> stable = circuit_stability(model, pairs, method="eap", n_edges=30, nulls=2, progress=False)
+        >>> stability_figure(stable, top=50).write_html("stability.html")
+
+    Raises:
+        BadInput: a `top` below 1.
+    """
+    table = stability.table().head(top)
+    names = [ARROW.join(ends) for ends in zip(table["writer"], table["reader"], strict=True)]
+    also = [
+        ", ".join(one.removeprefix("in ") for one in table.columns if one.startswith("in ") and row[one]) or "none"
+        for _, row in table.iterrows()
+    ]
+    trace = go.Bar(
+        x=table["inclusion"].tolist(),
+        y=list(range(len(table))),
+        orientation="h",
+        marker=dict(color=[POSITIVE if inside else MUTED for inside in table["circuit"]]),
+        hovertext=[
+            f"{escaped(name)}<br>found in {share:.0%} of samples<br>other ablations that find it: {escaped(found)}"
+            for name, share, found in zip(names, table["inclusion"], also, strict=True)
+        ],
+        hoverinfo="text",
+    )
+    drawn = figure(
+        trace,
+        title=title or _words(stability),
+        height=plot_height(len(table), row=18),
+        x_title=f"share of {stability.samples} samples of {stability.prompts} prompts that find the edge",
+        y_title="",
+        xaxis=dict(range=[0, 1.02], showgrid=True, gridcolor=FAINT, tickformat=".0%"),
+        yaxis=ticks(names),
+    )
+    by_chance = len(stability.circuit) / len(stability.circuit.graph)
+    return drawn.add_vline(x=by_chance, line=dict(color=INK, dash="dash", width=1))
+
+
+def _words(stability: Stability) -> str:
+    """What the other questions say, in a line."""
+    said = [f"Jaccard of halves {float(stability.halves.mean()):.2f}"]
+    said += [f"with {ablation} {shared:.2f}" for ablation, shared in stability.overlap.items()]
+    return ", ".join([*said, f"exchanged answers {float(stability.null_strength.mean()):.2f}"])

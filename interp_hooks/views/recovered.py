@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import plotly.graph_objects as go
 import torch
 
-from interp_hooks.dictionaries.planted import Recovery
+from interp_hooks.dictionaries.hierarchies import Recovery
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked
 from interp_hooks.experiments.results.result import Result

@@ -7,7 +7,7 @@ its own template, so that plotly's global settings are neither read nor changed.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import plotly.graph_objects as go

@@ -365,5 +365,5 @@ def test_bad_circuits_are_refused() -> None:
     with pytest.raises(BadInput, match="no scores to rank"):
         SMALL.circuit().top(1)
     for n in (-1, len(SMALL) + 1):
-        with pytest.raises(BadInput, match=f"n must be 0 to {len(SMALL)}"):
+        with pytest.raises(BadInput, match=rf"n must be 0\.\.{len(SMALL)}"):
             SMALL.scored(torch.zeros(SMALL.exists.shape)).top(n)

@@ -449,8 +449,8 @@ def test_bad_input_is_refused() -> None:
 
     refused("no sum", lambda: eap(model_of("post-norm"), TOKENS, OTHER, DIFF))
     refused("latent", lambda: acdc(model_of("latent"), TOKENS, OTHER, DIFF, 0.1))
-    refused("at least 1 step", lambda: eap_ig(model, TOKENS, OTHER, DIFF, steps=0))
-    refused("the rule 'midpoint' or 'left'", lambda: eap_ig(model, TOKENS, OTHER, DIFF, rule="right"))  # pyright: ignore[reportArgumentType]
+    refused("at least 1", lambda: eap_ig(model, TOKENS, OTHER, DIFF, steps=0))
+    refused("rule must be 'midpoint' or 'left'", lambda: eap_ig(model, TOKENS, OTHER, DIFF, rule="right"))  # pyright: ignore[reportArgumentType]
     refused("threshold must be above 0", lambda: acdc(model, TOKENS, OTHER, DIFF, 0.0))
     refused("start has no edges", lambda: acdc(model, TOKENS, OTHER, DIFF, 0.1, start=graph.circuit([])))
     other = ComputationGraph(model_of("llama")).circuit()

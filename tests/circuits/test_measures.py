@@ -467,7 +467,7 @@ def test_bad_input_is_refused() -> None:
     refused("nothing to tell apart", lambda: roc_auc(ranking, graph.circuit([])))
     refused("nothing to tell apart", lambda: roc_auc(ranking, full))
     refused("a score for each of 262", lambda: roc_auc(true, true))
-    refused("n_edges must be 0 to 262, got 263", lambda: random_circuit(graph, 263))
+    refused("n_edges must be 0..262, got 263", lambda: random_circuit(graph, 263))
     refused("expected samples", lambda: random_baseline(model, 3, TOKENS, OTHER, DIFF, samples=0))
     refused("must be a", lambda: circuit_metric(model, "all", TOKENS, OTHER, DIFF))  # pyright: ignore[reportArgumentType]
 

@@ -412,7 +412,7 @@ def test_ill_formed_hypotheses_are_refused(nodes: Any, message: str) -> None:
         (dict(along=[1.0]), "along must be a tensor"),
         (dict(pool="2"), "pool must be an int.*, got '2'"),
         (dict(pool=2.5), "pool must be an int.*, got float 2.5"),
-        (dict(pool=0), "a pool holds at least 1 draw, got 0"),
+        (dict(pool=0), "pool must be at least 1, got 0"),
         (dict(children="a"), "children must be a list of different names of nodes, got 'a'"),
         (dict(children=["a", "b", "a"]), r"children must be a list of different names .*\['a', 'b', 'a'\]"),
         (dict(sites=[head(0)], excluding=[head(1)]), "this node has no children"),

@@ -254,7 +254,7 @@ BAD: Sequence[tuple[dict[str, Any], str]] = [
     (dict(metric=lambda logits: logits[:, -1, 0]), "needs a Metric"),
     (dict(ablations=("nothing",)), "ablation must be"),
     (dict(method=lambda *args: 3), "must return a circuit"),
-    (dict(steps=0), "at least 1 step"),
+    (dict(steps=0), "at least 1"),
 ]
 
 

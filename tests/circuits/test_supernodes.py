@@ -14,7 +14,7 @@ from interp_hooks.circuits import (
     save_graph,
     suggested_supernodes,
 )
-from interp_hooks.circuits.attribution_graphs.supernodes import joined, similarities
+from interp_hooks.circuits.attribution_graphs.graph import joined, similarities
 from interp_hooks.dictionaries import ReLU, Transcoder
 from interp_hooks.errors import BadInput
 from tests.circuits.test_attribution_graphs import TOKENS

@@ -11,7 +11,7 @@ from transformers import OPTConfig, OPTForCausalLM
 
 from interp_hooks import ActivationCache
 from interp_hooks import HookedTransformerConfig as FrozenConfig
-from interp_hooks.compat import IOIDataset, annotations, attention
+from interp_hooks.compat import IOIDataset, attention, classes
 from interp_hooks.compat.classes import FactoredMatrix, HookedEncoder
 from interp_hooks.compat.config import HookedTransformerConfig
 from interp_hooks.compat.heads import detect_head
@@ -94,7 +94,7 @@ def test_the_embeddings_of_an_encoder_are_within_one_part() -> None:
 
 
 def test_an_mlp_of_ones_own() -> None:
-    class Doubling(annotations.CanBeUsedAsMLP):
+    class Doubling(classes.CanBeUsedAsMLP):
         def __init__(self, cfg: Any) -> None:
             super().__init__(cfg)
             self.select_activation_function()
@@ -108,10 +108,10 @@ def test_an_mlp_of_ones_own() -> None:
     assert torch.equal(plain(x), x)
     model = model_of()
     for part, is_one in ((plain, True), (model.blocks[0].mlp, True), (model.blocks[0].attn, False)):
-        assert isinstance(part, annotations.CanBeUsedAsMLP) == is_one
+        assert isinstance(part, classes.CanBeUsedAsMLP) == is_one
     assert not isinstance(model.blocks[0].mlp, Doubling)
     with pytest.raises(ConfigError, match="d_mlp must be set"):
-        annotations.CanBeUsedAsMLP(SIZES | dict(attn_only=True))
+        classes.CanBeUsedAsMLP(SIZES | dict(attn_only=True))
 
 
 # ------------------------------------------------------------------------------------------------------------ attention

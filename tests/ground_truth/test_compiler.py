@@ -11,7 +11,7 @@ import torch
 from interp_hooks import HookedTransformer, Run
 from interp_hooks.errors import BadInput
 from interp_hooks.ground_truth import GroundTruth, compile_program, programs
-from interp_hooks.ground_truth.compiled import Compiled
+from interp_hooks.ground_truth.compiler import Compiled
 from interp_hooks.ground_truth.rasp import (
     INDICES,
     TOKENS,

@@ -169,7 +169,7 @@ def test_a_seed_draws_the_same_again(draw: Any) -> None:
         (lambda: tasks.induction(0, 30), "n must be at least 1, got 0"),
         (lambda: tasks.induction(2, 11, length=10), "d_vocab must be at least 12, got 11"),
         (lambda: tasks.key_value_recall(2, 3, 9), "n_keys must be at least 4, got 3"),
-        (lambda: tasks.modular_addition(5, n=26), "n must be 1 to 25, got 26"),
+        (lambda: tasks.modular_addition(5, n=26), "n must be 1..25, got 26"),
         (lambda: tasks.brackets(2, length=7), "an even length and near_misses in 0..1, got 7 and 0.5"),
     ],
 )

@@ -23,7 +23,7 @@ from typing import Any
 from interp_hooks.dictionaries.activations import BatchTopK, Gated, JumpReLU, ReLU, TopK
 from interp_hooks.dictionaries.base import Dictionary
 from interp_hooks.dictionaries.crosscoder import Crosscoder
-from interp_hooks.dictionaries.formats.reading import Asked, Format, Weights, read_json, read_pickle
+from interp_hooks.dictionaries.formats.reading import Asked, Format, Weights, in_folder, read_json, read_pickle
 from interp_hooks.dictionaries.single import SAE
 from interp_hooks.errors import BadInput, UnsupportedConfig, nearest
 
@@ -100,8 +100,4 @@ def _hook(trainer: Mapping[str, Any]) -> str | None:
     return f"blocks.{layer if layer is not None else found[2]}.hook_{kind.get(found[1], found[1])}"
 
 
-DICTIONARY_LEARNING = Format(
-    name="dictionary_learning",
-    recognises=lambda path: (path / CONFIG).is_file() and (path / WEIGHTS).is_file(),
-    read=_read,
-)
+DICTIONARY_LEARNING = Format(name="dictionary_learning", recognises=in_folder(CONFIG, WEIGHTS), read=_read)

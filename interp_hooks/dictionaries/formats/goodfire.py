@@ -13,11 +13,8 @@ def _read(path: Path, asked: Asked) -> Dictionary:
     weights, layer = read_pickle(path), layer_in(path.stem)
     sae = SAE(
         hook=asked.hook_or(None if layer is None else f"blocks.{layer}.hook_resid_post", path),
-        W_enc=weights.take("encoder_linear.weight").T,
-        b_enc=weights.take("encoder_linear.bias"),
-        W_dec=weights.take("decoder_linear.weight").T,
-        b_dec=weights.take("decoder_linear.bias"),
         facts={"format": "goodfire"},
+        **weights.linear("encoder_linear", "decoder_linear"),
     )
     weights.finish()
     return sae

@@ -16,6 +16,7 @@ from interp_hooks.dictionaries.formats.reading import (
     Asked,
     Format,
     entry,
+    in_folder,
     read_json,
     read_safetensors,
     refuse_settings,
@@ -30,16 +31,13 @@ def _read(path: Path, asked: Asked) -> Dictionary:
     refuse_settings(config, {"act_fn": ("jumprelu", "JumpReLU"), "norm_activation": ("dataset-wise",)}, where)
     weights = read_safetensors(path / WEIGHTS)
     norms = entry(config, "dataset_average_activation_norm", dict, where)
-    W_enc, W_dec = weights.take("encoder.weight").T, weights.take("decoder.weight").T
-    d_in, d_out = W_enc.shape[0], W_dec.shape[1]
+    linear = weights.linear("encoder", "decoder")
+    d_in, d_out = linear["W_enc"].shape[0], linear["W_dec"].shape[1]
     scale, scale_out = d_in**0.5 / entry(norms, "in", float, where), d_out**0.5 / entry(norms, "out", float, where)
     threshold = entry(config, "jump_relu_threshold", float, where) * scale
     shared = {
-        "W_enc": W_enc,
-        "b_enc": weights.take("encoder.bias"),
-        "W_dec": W_dec,
-        "b_dec": weights.take("decoder.bias"),
-        "activation": JumpReLU(torch.tensor(threshold, dtype=W_enc.dtype)),
+        **linear,
+        "activation": JumpReLU(torch.tensor(threshold, dtype=linear["W_enc"].dtype)),
         "facts": {"format": "llama-scope", "model_name": config.get("model_name", "meta-llama/Llama-3.1-8B")},
     }
     weights.finish()
@@ -51,6 +49,4 @@ def _read(path: Path, asked: Asked) -> Dictionary:
     return Transcoder(hook_in=hook, hook_out=hook_out, **shared).folded_scale(scale, scale_out)
 
 
-LLAMA_SCOPE = Format(
-    name="llama-scope", recognises=lambda path: (path / CONFIG).is_file() and (path / WEIGHTS).is_file(), read=_read
-)
+LLAMA_SCOPE = Format(name="llama-scope", recognises=in_folder(CONFIG, WEIGHTS), read=_read)

@@ -64,6 +64,11 @@ class Format:
     read: Callable[[Path, Asked], Dictionary]
 
 
+def in_folder(config: str, weights: str) -> Callable[[Path], bool]:
+    """Whether a path is a folder with two such files."""
+    return lambda path: (path / config).is_file() and (path / weights).is_file()
+
+
 class Weights:
     """The tensors of a file by name, each of which has to be taken by its reader."""
 
@@ -91,6 +96,11 @@ class Weights:
                     raise WeightMismatch(f"{name} in {self.where} must be a tensor, got {type(found).__name__}")
                 return found
         return None
+
+    def linear(self, encoder: str, decoder: str) -> dict[str, Any]:
+        """The parameters of a dictionary that two linear maps are, with weights [out, in]."""
+        matrices = {"W_enc": self.take(f"{encoder}.weight").T, "W_dec": self.take(f"{decoder}.weight").T}
+        return matrices | {"b_enc": self.take(f"{encoder}.bias"), "b_dec": self.take(f"{decoder}.bias")}
 
     def finish(self, ignored: str = "") -> None:
         """Refuse tensors that nobody took, but for those whose names match `ignored`.

@@ -25,6 +25,7 @@ from interp_hooks.dictionaries.formats.reading import (
     Format,
     Weights,
     entry,
+    in_folder,
     read_json,
     read_safetensors,
     refuse_settings,
@@ -204,6 +205,4 @@ def _named(activation: Activation) -> tuple[str, dict[str, torch.Tensor], dict[s
     raise BadInput(f"SAELens' files have no place for this {type(activation).__name__}; save it in the format 'own'")
 
 
-SAELENS = Format(
-    name="saelens", recognises=lambda path: (path / CONFIG).is_file() and (path / WEIGHTS).is_file(), read=_read
-)
+SAELENS = Format(name="saelens", recognises=in_folder(CONFIG, WEIGHTS), read=_read)

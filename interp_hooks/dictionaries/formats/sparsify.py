@@ -20,6 +20,7 @@ from interp_hooks.dictionaries.formats.reading import (
     Asked,
     Format,
     entry,
+    in_folder,
     layer_in,
     read_json,
     read_safetensors,
@@ -68,6 +69,4 @@ def _place(name: str) -> str | None:
     return f"blocks.{found[1]}.hook_{kind[found[2]]}" if found[2] in kind else None
 
 
-SPARSIFY = Format(
-    name="sparsify", recognises=lambda path: (path / CONFIG).is_file() and (path / WEIGHTS).is_file(), read=_read
-)
+SPARSIFY = Format(name="sparsify", recognises=in_folder(CONFIG, WEIGHTS), read=_read)

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp_hooks.corpus.reading import Corpus
-from interp_hooks.corpus.reducers.base import State, added, exact, number
+from interp_hooks.corpus.reducers.base import State, exact, number
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import Count, Positive, checked
 from interp_hooks.experiments.results.result import Result
@@ -199,10 +199,6 @@ class _Differences(PairSums):
         vectors = torch.stack((change.sum(0), a.sum(0), b.sum(0)))
         return {"count": torch.tensor(len(a)), "sums": exact(squares), "vectors": exact(vectors)}
 
-    def merge(self, one: State, other: State) -> State:
-        summed = {name: added(one[name], other[name]) for name in ("sums", "vectors")}
-        return {"count": one["count"] + other["count"], **summed}
-
     def result(self, state: State) -> Float[Tensor, " measure"]:
         n = state["count"]
         change, a, b, product, cosine = number(state["sums"]).unbind()
@@ -227,9 +223,6 @@ class _Distances(PairSums):
     def reduce(self, a: Tensor, b: Tensor, positions: Int[Tensor, " token"]) -> State:
         return {"count": torch.tensor(len(a)), "sum": exact((b - a).abs().sum((0, 2)) / 2)}
 
-    def merge(self, one: State, other: State) -> State:
-        return {"count": one["count"] + other["count"], "sum": added(one["sum"], other["sum"])}
-
     def result(self, state: State) -> Float[Tensor, " head"]:
         return number(state["sum"]) / state["count"]
 
@@ -244,9 +237,6 @@ class _FirstMeans(PairSums):
         change, inside = (b - a).flatten(1), positions < self.first
         sums = change.new_zeros(self.first, change.shape[1]).index_add_(0, positions[inside], change[inside])
         return {"count": positions[inside].bincount(minlength=self.first), "sum": exact(sums)}
-
-    def merge(self, one: State, other: State) -> State:
-        return {"count": one["count"] + other["count"], "sum": added(one["sum"], other["sum"])}
 
     def result(self, state: State) -> Float[Tensor, "pos width"]:
         return number(state["sum"]) / state["count"][:, None]

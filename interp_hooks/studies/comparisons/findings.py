@@ -31,7 +31,7 @@ from interp_hooks.model.tensor_files import write_text
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.studies.comparisons.activations import activation_changes, pattern_changes
 from interp_hooks.studies.comparisons.batteries import TaskComparison, compare_on_tasks
-from interp_hooks.studies.comparisons.between import cross_model_patch
+from interp_hooks.studies.comparisons.between import cross_model_patch, weight_changes
 from interp_hooks.studies.comparisons.losses import (
     GROUP_MEASURES,
     MODELS,
@@ -42,7 +42,6 @@ from interp_hooks.studies.comparisons.losses import (
 )
 from interp_hooks.studies.comparisons.pairs import refuse_other_vocabulary
 from interp_hooks.studies.comparisons.predictions import PredictionChanges, prediction_changes
-from interp_hooks.studies.comparisons.weights import weight_changes
 from interp_hooks.studies.wikis.making import generated_corpus
 
 GROUPS: tuple[Group, ...] = ("repetition", "kind", "position", "span", "bigram")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from interp_hooks.corpus.packing import Rows
 from interp_hooks.corpus.reading import Corpus
-from interp_hooks.corpus.reducers.base import Merges, State, States
+from interp_hooks.corpus.reducers.base import Merges, State, States, added
 from interp_hooks.corpus.scanning import Scan, scan_by
 from interp_hooks.corpus.units import Units
 from interp_hooks.errors import BadInput, WrongType, nearest
@@ -78,6 +78,10 @@ class PairSums(Merges):
         self, a: Float[Tensor, "token *width"], b: Float[Tensor, "token *width"], positions: Int[Tensor, " token"]
     ) -> State:
         """The state that some tokens give; `positions` are those of the tokens in their documents."""
+
+    def merge(self, one: State, other: State) -> State:
+        """Counts, and sums that are exact, of both."""
+        return {name: one[name] + other[name] if name == "count" else added(one[name], other[name]) for name in one}
 
 
 @dataclass

@@ -34,12 +34,13 @@ from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import Count, Positive, Seed, checked
 from interp_hooks.model.token_text import names_of
 from interp_hooks.model.transformer import HookedTransformer
-from interp_hooks.studies.explanations.examples import Example, UnitExamples
 from interp_hooks.studies.explanations.sources import (
+    Example,
     OfScan,
     OfWiki,
     Row,
     Trace,
+    UnitExamples,
     Where,
     firing_rows,
     name_of_unit,

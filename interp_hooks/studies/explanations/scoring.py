@@ -32,8 +32,8 @@ from interp_hooks.experiments.results.result import Result
 from interp_hooks.hooks.tables import pd
 from interp_hooks.studies.explanations.answers import Request
 from interp_hooks.studies.explanations.endpoint import Endpoint
-from interp_hooks.studies.explanations.examples import UnitExamples
 from interp_hooks.studies.explanations.explaining import Explanations
+from interp_hooks.studies.explanations.sources import UnitExamples
 from interp_hooks.studies.explanations.trials import (
     INTRUDER,
     SPARE,

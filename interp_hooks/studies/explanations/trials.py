@@ -18,7 +18,7 @@ from torch import Tensor
 
 from interp_hooks.experiments.ranking import area_under_roc
 from interp_hooks.studies.explanations.answers import Answer, Request, parsed_json
-from interp_hooks.studies.explanations.examples import Example, UnitExamples
+from interp_hooks.studies.explanations.sources import Example, UnitExamples
 
 Scorer = Literal["detection", "fuzzing"]
 UNREAD = -1

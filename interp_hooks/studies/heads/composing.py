@@ -18,9 +18,7 @@ from torch import Tensor
 
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import about, checked
-from interp_hooks.experiments.results.record import on_data
 from interp_hooks.experiments.results.result import Result
-from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.hooks.slices import RowSlice
 from interp_hooks.interventions.runs import PromptsLike, as_run
 from interp_hooks.model.cache.parts import frozen
@@ -34,10 +32,7 @@ from interp_hooks.studies.heads.sources import logit_directions
 UNITS = {"Q": "score", "K": "score", "V": "squared_output"}
 
 
-@checked
 @at_places
-@on_data
-@no_gradients
 def composition_parts(
     model: HookedTransformer,
     prompts: PromptsLike,

@@ -12,10 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import checked
-from interp_hooks.experiments.results.record import on_data
 from interp_hooks.experiments.results.result import Result
-from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.hooks.slices import Slice
 from interp_hooks.interventions.runs import PromptsLike
 from interp_hooks.model.cache.parts import frozen
@@ -26,10 +23,7 @@ from interp_hooks.studies.heads.inputs import precise
 from interp_hooks.studies.heads.scores import Place, at_places
 
 
-@checked
 @at_places
-@on_data
-@no_gradients
 def token_paths(
     model: HookedTransformer,
     prompts: PromptsLike,

@@ -40,8 +40,11 @@ PLACES = ("query", "key", "against")  # the arguments that are one
 
 
 def at_places(function: Callable[P, R]) -> Callable[P, R]:
-    """Make a function one whose places may be named by a task: it is called with the positions of these names."""
-    signature = inspect.signature(function)
+    """A study of heads that users call: arguments are checked, and it is computed on data and without gradients.
+
+    Its places may be named by a task: then it is called with the positions of these names.
+    """
+    signature, on_places = inspect.signature(function), on_data(no_gradients(function))
 
     @functools.wraps(function)
     def called(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -53,15 +56,12 @@ def at_places(function: Callable[P, R]) -> Callable[P, R]:
             for name in PLACES:
                 if name in given.arguments and given.arguments[name] not in AGAINST:
                     given.arguments[name] = named_index(named, given.arguments[name])
-        return function(*given.args, **given.kwargs)
+        return on_places(*given.args, **given.kwargs)
 
-    return called
+    return checked(called)
 
 
-@checked
 @at_places
-@on_data
-@no_gradients
 def score_split(
     model: HookedTransformer,
     prompts: PromptsLike,

@@ -23,8 +23,7 @@ from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.studies.features.units import LayerFeatures
 from interp_hooks.studies.findings import Finding
 from interp_hooks.studies.neurons.contexts import stacked
-from interp_hooks.studies.neurons.tables import neuron_table
-from interp_hooks.studies.neurons.vocabulary import VocabularyEffect, vocabulary_effect
+from interp_hooks.studies.neurons.vocabulary import VocabularyEffect, neuron_table, vocabulary_effect
 from interp_hooks.studies.wikis.units import Kind, sides_of
 
 LISTED = 10  # tokens of a listing

@@ -411,11 +411,11 @@ def test_intruders_by_guessing_and_by_nonsense(examples: dict[str, UnitExamples]
 def test_wrong_arguments_of_scoring(examples: dict[str, UnitExamples]) -> None:
     with serving(oracle) as server:
         endpoint = endpoint_of(server)
-        with unchecked_types(), pytest.raises(BadInput, match="scorers must be some of detection, fuzzing"):
+        with unchecked_types(), pytest.raises(BadInput, match="scorers must be a list of 'detection' or 'fuzzing'"):
             score_explanations(endpoint, examples, {}, scorers=["simulation"])  # pyright: ignore[reportArgumentType]
         with pytest.raises(BadInput, match="no explanation of L0N1, L0N2"):
             score_explanations(endpoint, examples, {"L0N0": "x"})
-        with pytest.raises(BadInput, match="at least 1 text per request"):
+        with pytest.raises(BadInput, match="at least 1"):
             score_explanations(endpoint, examples, dict.fromkeys(examples, "x"), per_request=0)
         with pytest.raises(BadInput, match="no units to explain"):
             explain(endpoint, {})

@@ -155,7 +155,7 @@ def test_what_is_refused() -> None:
     options: Any = dict(query_unit="layer")
     for call, message in (
         (lambda: score_split(model, tokens, 3, 0, 5, 4), "no head 0 in layer 3"),
-        (lambda: score_split(model, tokens, 1, 0, 5, 4, **options), "a unit must be one of whole"),
+        (lambda: score_split(model, tokens, 1, 0, 5, 4, **options), "unit must be"),
         (lambda: score_split(model, tokens, 1, 0, 4, 5), "the key must be one that the query sees"),
         (lambda: score_split(model, tokens, 2, 0, 5, 3), "the key must be one that the query sees"),
         (lambda: score_split(model, tokens, 1, 0, 5, 4, against=6), "the key to compare with"),
