@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -15,6 +17,8 @@ from transformers import (
     MixtralConfig,
     MixtralForCausalLM,
     PreTrainedModel,
+    Qwen3Config,
+    Qwen3ForCausalLM,
 )
 
 FOLDER = Path(__file__).parent / "checkpoints"
@@ -27,6 +31,10 @@ MODELS: dict[str, Callable[[], PreTrainedModel]] = {
         GPT2Config(n_layer=6, n_embd=256, n_head=8, vocab_size=8192, n_positions=128, bos_token_id=0, eos_token_id=0)
     ),
     "llama-sized": lambda: LlamaForCausalLM(LlamaConfig(**_SIZES, intermediate_size=2816)),  # untied, 155 M
+    "qwen3-sized": lambda: Qwen3ForCausalLM(Qwen3Config(**_SIZES, head_dim=128, intermediate_size=3072)),
+    "gemma3-sized": lambda: Gemma3ForCausalLM(
+        Gemma3TextConfig(**_SIZES | dict(num_key_value_heads=1), head_dim=64, intermediate_size=4096)
+    ),
     "mixtral-sized": lambda: MixtralForCausalLM(MixtralConfig(**_SIZES, intermediate_size=512, num_local_experts=8)),
 }
 
@@ -46,16 +54,23 @@ def finished() -> None:
         torch.cuda.synchronize()
 
 
-def by_turns(candidates: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+def clock_of(device: str) -> Callable[[], float]:
+    """What is told apart best on a machine that others use too: CPU time (of all threads), for a GPU the clock."""
+    return time.process_time if device == "cpu" else time.perf_counter
+
+
+def by_turns(
+    candidates: dict[str, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
     """Seconds of every candidate in every round; within a round they run one after the other, after one warm-up."""
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for warm in range(rounds + 1):
         for name, run in candidates.items():
-            start = time.perf_counter()
+            start = clock()
             run()
             finished()
             if warm:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
     return seconds
 
 

@@ -17,7 +17,6 @@ import copy
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -119,18 +118,21 @@ class Experts(Spreadable):
         W_in, b_in, W_out, b_out = map(self._own, (self.W_in, self.b_in, self.W_out, self.b_out))
         W_gate, b_gate = map(self._own, (self.W_gate, self.b_gate)) if self.gated else (W_in, b_in)
         out = torch.zeros_like(tokens)
-        for expert in weights.ne(0).any(0).nonzero()[:, 0].tolist():
-            rows = weights[:, expert].nonzero()[:, 0]
+        chosen, every_row = weights.T.nonzero(as_tuple=True)
+        counts = chosen.bincount(minlength=weights.shape[1]).tolist()
+        for expert, rows in enumerate(every_row.split(counts)):
+            if not len(rows):
+                continue
             read, weight = tokens[rows], weights[rows, expert, None]
             of_neurons, of_written = (weight, None) if self.weighted_inputs else (None, weight)
-            pre = _times(F.linear(read, W_in[expert].T, b_in[expert]), of_neurons)
+            pre = _times(linear(read, W_in[expert], b_in[expert]), of_neurons)
             if self.gated:
-                gate = _times(F.linear(read, W_gate[expert].T, b_gate[expert]), of_neurons)
+                gate = _times(linear(read, W_gate[expert], b_gate[expert]), of_neurons)
                 post = self.act_fn(gate, pre)
             else:
                 post = self.act_fn(pre)
-            written = _times(F.linear(post, W_out[expert].T, b_out[expert]), of_written)
-            out = out.index_add(0, rows, written.to(out.dtype))
+            written = _times(linear(post, W_out[expert], b_out[expert]), of_written)
+            out.index_add_(0, rows, written.to(out.dtype))
         return out.view_as(x)
 
     def _all(self, x: Tensor, weights: Tensor) -> Tensor:
