@@ -2,14 +2,13 @@
 
 import ctypes
 import statistics
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
 from transformers import (
-    Gemma3ForCausalLM,
-    Gemma3TextConfig,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -17,8 +16,6 @@ from transformers import (
     MixtralConfig,
     MixtralForCausalLM,
     PreTrainedModel,
-    Qwen3Config,
-    Qwen3ForCausalLM,
 )
 
 FOLDER = Path(__file__).parent / "checkpoints"
@@ -31,10 +28,6 @@ MODELS: dict[str, Callable[[], PreTrainedModel]] = {
         GPT2Config(n_layer=6, n_embd=256, n_head=8, vocab_size=8192, n_positions=128, bos_token_id=0, eos_token_id=0)
     ),
     "llama-sized": lambda: LlamaForCausalLM(LlamaConfig(**_SIZES, intermediate_size=2816)),  # untied, 155 M
-    "qwen3-sized": lambda: Qwen3ForCausalLM(Qwen3Config(**_SIZES, head_dim=128, intermediate_size=3072)),
-    "gemma3-sized": lambda: Gemma3ForCausalLM(
-        Gemma3TextConfig(**_SIZES | dict(num_key_value_heads=1), head_dim=64, intermediate_size=4096)
-    ),
     "mixtral-sized": lambda: MixtralForCausalLM(MixtralConfig(**_SIZES, intermediate_size=512, num_local_experts=8)),
 }
 
@@ -55,7 +48,7 @@ def finished() -> None:
 
 
 def clock_of(device: str) -> Callable[[], float]:
-    """What is told apart best on a machine that others use too: CPU time (of all threads), for a GPU the clock."""
+    """What tells times best on a machine that others use too: CPU time (of all threads), for a GPU the clock."""
     return time.process_time if device == "cpu" else time.perf_counter
 
 
@@ -77,6 +70,12 @@ def by_turns(
 def ratio(seconds: dict[str, list[float]], a: str, b: str) -> float:
     """The median over rounds of a's time divided by b's in the same round."""
     return statistics.median(x / y for x, y in zip(seconds[a], seconds[b], strict=True))
+
+
+def table_row(what: str, *numbers: Iterable[float], digits: int = 2) -> None:
+    """Print a row of the table in `docs/performance.md`; `benchmarks/table.py` puts it there."""
+    told = "; ".join(", ".join(f"{number:.{digits}f}" for number in group) for group in numbers)
+    print(f"| {what} | {told} | `python benchmarks/{Path(sys.argv[0]).name}` |", flush=True)
 
 
 def megabytes(work: Callable[[], object], device: str) -> float:

@@ -24,7 +24,7 @@ import statistics
 from collections.abc import Callable
 
 import torch
-from common import checkpoint, clock_of, finished, ratio
+from common import checkpoint, clock_of, finished, ratio, table_row
 from peers import PEERS, Peer
 
 from interp_hooks import HookedTransformer, LogitDiff, patch, path_patch
@@ -147,12 +147,16 @@ def main(prompts: int, rounds: int, wanted: list[str], with_peers: bool, threads
                 seconds[name].append(for_a_cell * len(values))
             if least is not None:
                 seconds["limit"].append(least() / matmul_rate(rows, model.cfg.d_model, device))
-        found = [f"{name} / ours: {ratio(seconds, name, 'ours'):.1f}" for name in peers]
-        if least is not None:
-            found += [f"ours / limit: {ratio(seconds, 'ours', 'limit'):.2f}"]
-            found += [f"{name} / limit: {ratio(seconds, name, 'limit'):.1f}" for name in peers]
         took = statistics.median(seconds["ours"])
-        print(f"{grid:<24} {len(values):>5} cells   {took:6.2f} s   " + "   ".join(found), flush=True)
+        print(f"{grid:<24} {len(values):>5} cells   {took:6.2f} s", flush=True)
+        told = f"`{grid}` of {len(values):,} cells"
+        if peers:
+            table_row(f"{' and '.join(peers)} / {told}", (ratio(seconds, name, "ours") for name in peers), digits=1)
+        if least is not None:
+            table_row(f"{told} / its limit", [ratio(seconds, "ours", "limit")])
+        if least is not None and peers:
+            at_best = (ratio(seconds, name, "limit") for name in peers)
+            table_row(f"{' and '.join(peers)} / the limit of {told}", at_best, digits=1)
 
 
 if __name__ == "__main__":

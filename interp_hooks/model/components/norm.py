@@ -78,19 +78,13 @@ class Norm(Spreadable):
     def forward(self, x: Tensor) -> Tensor:
         if not (self.hook_scale.hooked or self.hook_normalized.hooked):
             return self.fused(x)
-        if not (self.hook_scale.edited or self.hook_normalized.edited):
-            return self._looked_at(x)
         centred, scale = self.statistics(x)
-        return self._with_gain(self.hook_normalized(centred / self.hook_scale(scale)).to(x.dtype))
-
-    def _looked_at(self, x: Tensor) -> Tensor:
-        """What the kernel makes of x; to who only looks, scale and normalized value are shown beside it."""
-        out = self.fused(x)
-        centred, scale = self.statistics(x)
-        self.hook_scale(scale)
-        is_normalized = self.w is None and self.b is None and out.dtype == scale.dtype
-        self.hook_normalized(out if is_normalized else centred / scale)
-        return out
+        changed = self.hook_scale.beside(scale)
+        normalized = centred / (scale if changed is None else changed)
+        shown = self.hook_normalized.beside(normalized)
+        if changed is None and shown is None:
+            return self.fused(x)
+        return self._with_gain((normalized if shown is None else shown).to(x.dtype))
 
     def _with_gain(self, normalized: Tensor) -> Tensor:
         gain, b = self._own_parameters
