@@ -1,6 +1,7 @@
 """Forward pass and caching, against HuggingFace's own model (sdpa attention) in the same run.
 
-    python benchmarks/forward.py [--models GPT-2 Llama ...] [--rounds 15] [--threads 2] [--device cpu] [--dtype float32]
+    python benchmarks/forward.py [--models GPT-2 Llama ...] [--shapes 1x8 4x64 ...] [--rounds 15] [--threads 2]
+                                 [--device cpu] [--dtype float32]
 
 Prints ratios: time relative to HuggingFace's forward pass on the same tokens (median over rounds in which all ran one
 after the other), without hooks, while the stream after every layer is cached, and while everything is. Times are CPU
@@ -43,7 +44,7 @@ MODELS: dict[str, Callable[[], PreTrainedModel]] = {
     ),
     "Mixtral": lambda: MixtralForCausalLM(MixtralConfig(**SIZES, intermediate_size=512, num_local_experts=8)),
 }
-SHAPES = ((1, 8), (1, 32), (4, 64), (8, 128), (4, 256))
+SHAPES = ("1x8", "1x32", "4x64", "8x128", "4x256")  # prompts x tokens
 LONG_ENOUGH = 60  # tokens; shorter passes are repeated
 CACHED = {"no hooks": None, "every `resid_post`": "hook_resid_post", "everything": ""}  # how the names of hooks end
 
@@ -59,15 +60,15 @@ def repeated(run: Callable[[], object], tokens: torch.Tensor) -> Callable[[], No
 
 
 @torch.no_grad()
-def forward(name: str, rounds: int, device: str, dtype: torch.dtype) -> None:
+def forward(name: str, shapes: list[str], rounds: int, device: str, dtype: torch.dtype) -> None:
     """The ratios of one model at each of the shapes, by what is cached."""
     torch.manual_seed(0)
     hf = MODELS[name]().eval().to(device, dtype)
     ours = HookedTransformer.from_pretrained(name, hf_model=hf, device=device, dtype=dtype)
     hf.set_attn_implementation("sdpa")
     found: dict[str, list[float]] = {what: [] for what in CACHED}
-    for shape in SHAPES:
-        tokens = torch.randint(0, ours.cfg.d_vocab, shape, device=device)
+    for shape in shapes:
+        tokens = torch.randint(0, ours.cfg.d_vocab, tuple(map(int, shape.split("x"))), device=device)
 
         def cached(end: str, tokens: torch.Tensor = tokens) -> object:
             return ours.run_with_cache(tokens, names_filter=(lambda name: name.endswith(end)) if end else None)
@@ -81,29 +82,29 @@ def forward(name: str, rounds: int, device: str, dtype: torch.dtype) -> None:
         seconds = by_turns(passes, rounds, clock_of(device))
         for what, ratios in found.items():
             ratios.append(ratio(seconds, what, "hf"))
-        print(f"{name:>10} {shape[0]:>4} x {shape[1]:<4}" + "".join(f"{one[-1]:>20.3f}" for one in found.values()))
-    shapes = ", ".join(f"{batch} x {pos}" for batch, pos in SHAPES)
-    table_row(
-        f"forward pass / HuggingFace's (sdpa), {name}, {shapes} tokens: {'; '.join(CACHED)} cached", *found.values()
-    )
+        print(f"{name:>10} {shape:>11}" + "".join(f"{one[-1]:>20.3f}" for one in found.values()))
+    for what, ratios in found.items():
+        cached = "" if CACHED[what] is None else f", caching {what}"
+        table_row(f"forward pass / HuggingFace's (sdpa), {name}, {', '.join(shapes)} tokens{cached}", ratios)
 
 
-def main(names: list[str], rounds: int, device: str, dtype: str) -> None:
+def main(names: list[str], shapes: list[str], rounds: int, device: str, dtype: str) -> None:
     told = f"{device}, {dtype}, {torch.get_num_threads()} threads"
     print(f"time relative to HuggingFace's forward pass, median of {rounds} rounds, {told}")
     print(" " * 22 + "".join(f"{what:>20}" for what in CACHED))
     for name in names:
-        forward(name, rounds, device, getattr(torch, dtype))
+        forward(name, shapes, rounds, device, getattr(torch, dtype))
         gc.collect()
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="*", default=list(MODELS), choices=list(MODELS))
+    parser.add_argument("--shapes", nargs="*", default=list(SHAPES), help="prompts x tokens, such as 4x64")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    main(arguments.models, arguments.rounds, arguments.device, arguments.dtype)
+    main(arguments.models, arguments.shapes, arguments.rounds, arguments.device, arguments.dtype)
