@@ -84,8 +84,8 @@ def forward(name: str, shapes: list[str], rounds: int, device: str, dtype: torch
             ratios.append(ratio(seconds, what, "hf"))
         print(f"{name:>10} {shape:>11}" + "".join(f"{one[-1]:>20.3f}" for one in found.values()))
     for what, ratios in found.items():
-        cached = "" if CACHED[what] is None else f", caching {what}"
-        table_row(f"forward pass / HuggingFace's (sdpa), {name}, {', '.join(shapes)} tokens{cached}", ratios)
+        while_caching = "" if CACHED[what] is None else f", caching {what}"
+        table_row(f"forward pass / HuggingFace's (sdpa), {name}, {', '.join(shapes)} tokens{while_caching}", ratios)
 
 
 def main(names: list[str], shapes: list[str], rounds: int, device: str, dtype: str) -> None:
