@@ -2,8 +2,9 @@
 
 import ctypes
 import statistics
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -46,22 +47,35 @@ def finished() -> None:
         torch.cuda.synchronize()
 
 
-def by_turns(candidates: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+def clock_of(device: str) -> Callable[[], float]:
+    """What tells times best on a machine that others use too: CPU time (of all threads), for a GPU the clock."""
+    return time.process_time if device == "cpu" else time.perf_counter
+
+
+def by_turns(
+    candidates: dict[str, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
     """Seconds of every candidate in every round; within a round they run one after the other, after one warm-up."""
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for warm in range(rounds + 1):
         for name, run in candidates.items():
-            start = time.perf_counter()
+            start = clock()
             run()
             finished()
             if warm:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
     return seconds
 
 
 def ratio(seconds: dict[str, list[float]], a: str, b: str) -> float:
     """The median over rounds of a's time divided by b's in the same round."""
     return statistics.median(x / y for x, y in zip(seconds[a], seconds[b], strict=True))
+
+
+def table_row(what: str, *numbers: Iterable[float], digits: int = 2) -> None:
+    """Print a row of the table in `docs/performance.md`; `benchmarks/table.py` puts it there."""
+    told = "; ".join(", ".join(f"{number:.{digits}f}" for number in group) for group in numbers)
+    print(f"| {what} | {told} | `python benchmarks/{Path(sys.argv[0]).name}` |", flush=True)
 
 
 def megabytes(work: Callable[[], object], device: str) -> float:

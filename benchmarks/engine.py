@@ -12,7 +12,7 @@ import argparse
 from collections.abc import Callable
 
 import torch
-from common import by_turns, checkpoint, megabytes, ratio
+from common import by_turns, checkpoint, megabytes, ratio, table_row
 
 from interp_hooks import (
     HookedTransformer,
@@ -83,9 +83,8 @@ def attribution(model: HookedTransformer, rounds: int) -> None:
         },
         rounds,
     )
-    print(
-        f"attribution patching of all heads, MLPs and positions: {ratio(seconds, 'all', 'forward'):.1f} forward passes"
-    )
+    told = "`attribution_patches` of all heads, MLPs and positions / a forward pass"
+    table_row(told, [ratio(seconds, "all", "forward")], digits=1)
 
 
 def overhead(rounds: int, device: str) -> None:
@@ -119,6 +118,8 @@ def overhead(rounds: int, device: str) -> None:
             f"passes, with another run as source {ratio(seconds, 'single', 'forward'):.1f} (the source's pass "
             f"included), each of {len(many)} at once {ratio(seconds, 'many', 'forward') / len(many):.2f}"
         )
+        told = f"one run with an intervention / a forward pass, on a model of {n_layers} layers 16 wide"
+        table_row(told, [ratio(seconds, "constant", "forward")], digits=1)
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ import statistics
 from typing import Any
 
 import torch
-from common import MODELS, by_turns, checkpoint, ratio
+from common import MODELS, by_turns, checkpoint, ratio, table_row
 from transformers import AutoModelForCausalLM
 
 from interp_hooks import HookedTransformer
@@ -27,6 +27,7 @@ def generate(name: str, rounds: int, new: int, device: str) -> None:
     length = dict(max_new_tokens=new, min_new_tokens=new)
     print(f"\n{name}: {new} new tokens, {rounds} rounds, {torch.get_num_threads()} threads, {device}")
     print(f"{'batch x prompt':>15} {'HuggingFace':>12} {'ours':>12} {'ratio':>7}   (tokens/s)")
+    found = []
     for batch, pos in SHAPES:
         tokens = torch.randint(1, hf.config.vocab_size, (batch, pos)).to(device)
         asked = dict(attention_mask=torch.ones_like(tokens), do_sample=False, pad_token_id=0)
@@ -41,7 +42,11 @@ def generate(name: str, rounds: int, new: int, device: str) -> None:
         seconds = by_turns(candidates, rounds)
         rates = {who: batch * new / statistics.median(times) for who, times in seconds.items()}
         faster = ratio(seconds, "hf", "ours")
+        found.append(faster)
         print(f"{batch:>6} x {pos:<6}{rates['hf']:>14.1f} {rates['ours']:>12.1f} {faster:>7.2f}")
+
+    shapes = ", ".join(f"{batch} x {pos}" for batch, pos in SHAPES)
+    table_row(f"greedy decoding, tokens per second / HuggingFace's: {name}, {shapes} tokens of prompt", found)
 
 
 if __name__ == "__main__":

@@ -1,32 +1,37 @@
 """Patching grids against peers and against the machine's limit, with the same numbers.
 
-    python benchmarks/patching.py [--prompts 4] [--rounds 3] [--without-peers] [--grid resid_pre ...] [--device cuda]
+    python benchmarks/patching.py [--prompts 4] [--rounds 3] [--without-peers] [--grid resid_pre ...] [--threads 2]
+                                  [--device cuda]
 
 The checkpoint is GPT-2-small-sized with random weights; clean and corrupt prompts have 16 tokens. Peers run in virtual
 environments of their own, by turns with this package in one run, and must give the same numbers to 1e-3. They take one
 forward pass for each cell, so of the large grids they compute a part (`SAMPLED`), from which their time is scaled up;
-this package always computes all cells. The limit of the first grid is its floating-point operations after all sharing
-(layers from the patched one on, positions from the patched one on, of the last layer keys and values everywhere and the
-rest where the metric reads) over the machine's own rate of matrix products of that size, measured in between.
+this package always computes all cells. Times are CPU time (of all threads), or on a GPU those of the clock.
+
+The limit of a grid is the floating-point operations of its matrix products after all sharing, over the machine's own
+rate of matrix products of an MLP's size, measured in between. Shared are layers before the patched one, for `resid_pre`
+positions before the patched one, of the patched layer for `z` all but what one head writes and the MLP, and of the last
+layer all but keys and values where the metric does not read. No cell can be shared further, so `peer / limit` is the
+most that anybody could be faster than a peer here with the same products.
 
 Rows that end in `, function` are the calls of tutorials, `get_act_patch_*` with a cache and a plain function of logits;
 the peers compute the grid of that name, with such a function as always.
 """
 
 import argparse
+import itertools
 import statistics
-import time
 from collections.abc import Callable
 
 import torch
-from common import checkpoint, finished
+from common import checkpoint, clock_of, finished, ratio, table_row
 from peers import PEERS, Peer
 
 from interp_hooks import HookedTransformer, LogitDiff, patch, path_patch
 from interp_hooks.compat import patching
 
 POSITIONS = 16
-SAMPLED = {"z by position": 16, "block_every": 4}  # peers compute every so-manieth cell
+SAMPLED = {"z": 4, "z by position": 16, "block_every": 4}  # peers compute every so-manieth cell
 FUNCTION = ", function"
 
 
@@ -68,63 +73,90 @@ def grids(model: HookedTransformer, prompts: int) -> dict[str, Callable[[], torc
     }
 
 
-def seconds_of(work: Callable[[], object]) -> float:
-    """How long it takes."""
+def seconds_of(work: Callable[[], object], device: str) -> float:
+    """How long it takes: of CPU time, or on a GPU by the clock."""
+    clock = clock_of(device)
     finished()
-    start = time.perf_counter()
+    start = clock()
     work()
     finished()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def matmul_rate(rows: int, width: int, device: str) -> float:
     """Floating-point operations per second of this machine's matrix products, at the size of an MLP's."""
     a, b = torch.randn(rows, width, device=device), torch.randn(width, 4 * width, device=device)
     a @ b  # warms up
-    return 10 * 2 * rows * width * 4 * width / seconds_of(lambda: [a @ b for _ in range(10)])
+    return 10 * 2 * rows * width * 4 * width / seconds_of(lambda: [a @ b for _ in range(10)], device)
 
 
-def operations(model: HookedTransformer, prompts: int) -> float:
-    """What the resid_pre grid needs at least."""
-    cfg = model.cfg
-    keys_values, rest = 2 * cfg.d_model**2, 2 * cfg.d_model**2 + 2 * cfg.d_model * cfg.d_mlp  # weights of a layer
-    total = 0.0
-    for layer in range(cfg.n_layers):
-        for pos in range(POSITIONS):
-            tokens = prompts * (POSITIONS - pos)
-            layers_below_the_last = cfg.n_layers - 1 - layer
-            total += 2 * tokens * (keys_values + rest) * layers_below_the_last
-            total += 2 * (tokens * keys_values + prompts * rest)
-    return total
+class Limit:
+    """The floating-point operations that a grid needs at least in the matrix products of a model's layers."""
+
+    def __init__(self, model: HookedTransformer, prompts: int) -> None:
+        cfg = model.cfg
+        self.n_layers, self.n_heads, self.prompts = cfg.n_layers, cfg.n_heads, prompts
+        self.keys_values, self.mlp = 2 * cfg.d_model**2, 2 * cfg.d_model * cfg.d_mlp  # weights of a layer
+        self.rest = 2 * cfg.d_model**2 + self.mlp
+        self.written = cfg.d_head * cfg.d_model  # by a head
+
+    def through(self, layers: int, positions: int) -> float:
+        """From a changed stream at these positions of each prompt through the last so many layers."""
+        if layers == 0:
+            return 0.0
+        tokens = self.prompts * positions
+        whole = (layers - 1) * tokens * (self.keys_values + self.rest)
+        return 2 * (whole + tokens * self.keys_values + self.prompts * self.rest)
+
+    def resid_pre(self) -> float:
+        grid = itertools.product(range(self.n_layers), range(POSITIONS))
+        return sum(self.through(self.n_layers - layer, POSITIONS - pos) for layer, pos in grid)
+
+    def z(self) -> float:
+        own = self.written + self.mlp
+        last = 2 * self.prompts * own
+        before = [
+            2 * self.prompts * POSITIONS * own + self.through(later, POSITIONS) for later in range(1, self.n_layers)
+        ]
+        return self.n_heads * (last + sum(before))
 
 
 @torch.no_grad()
-def main(prompts: int, rounds: int, wanted: list[str], with_peers: bool, device: str) -> None:
+def main(prompts: int, rounds: int, wanted: list[str], with_peers: bool, threads: int, device: str) -> None:
+    torch.set_num_threads(threads)
     folder = checkpoint("gpt2-small-sized")
     model = HookedTransformer.from_pretrained(str(folder), device=device)
     ours = grids(model, prompts)
     peers = {
-        name: Peer(requirement, "peer_transformer_lens.py", kind, folder, prompts, POSITIONS, device)
+        name: Peer(requirement, "peer_transformer_lens.py", kind, folder, prompts, POSITIONS, threads, device)
         for name, (requirement, kind) in (PEERS.items() if with_peers else ())
     }
     print(f"{prompts} prompts x {POSITIONS} tokens, {device}, {torch.get_num_threads()} threads, medians of {rounds}")
+    limit, rows = Limit(model, prompts), 32 * prompts * POSITIONS
     for grid in wanted or ours:
-        ratios: dict[str, list[float]] = {name: [] for name in (*peers, "limit")}
         of_peers = grid.removesuffix(FUNCTION)
-        stride, seconds = SAMPLED.get(of_peers, 1), 0.0
+        stride, least = SAMPLED.get(of_peers, 1), getattr(limit, of_peers, None)
         values = ours[grid]().flatten()  # also warms up
+        seconds: dict[str, list[float]] = {name: [] for name in ("ours", "limit", *peers)}
         for _ in range(rounds):
-            seconds = seconds_of(ours[grid])
+            seconds["ours"].append(seconds_of(ours[grid], device))
             for name, peer in peers.items():
                 for_a_cell, numbers = peer.ask([of_peers, stride])
                 difference = (values[::stride].cpu() - torch.tensor(numbers)).abs().max().item()
                 assert difference < 1e-3, f"{name} gives other numbers for {grid}: {difference}"
-                ratios[name].append(for_a_cell * len(values) / seconds)
-            rate = matmul_rate(32 * prompts * POSITIONS, model.cfg.d_model, device)
-            ratios["limit"].append(seconds * rate / operations(model, prompts))
-        found = [f"{name} / ours: {statistics.median(ratios[name]):.1f}" for name in peers]
-        limit = [f"ours / limit: {statistics.median(ratios['limit']):.2f}"] if of_peers == "resid_pre" else []
-        print(f"{grid:<24} {len(values):>5} cells   {seconds:6.2f} s   " + "   ".join(found + limit), flush=True)
+                seconds[name].append(for_a_cell * len(values))
+            if least is not None:
+                seconds["limit"].append(least() / matmul_rate(rows, model.cfg.d_model, device))
+        took = statistics.median(seconds["ours"])
+        print(f"{grid:<24} {len(values):>5} cells   {took:6.2f} s", flush=True)
+        told = f"`{grid}` of {len(values):,} cells"
+        if peers:
+            table_row(f"{' and '.join(peers)} / {told}", (ratio(seconds, name, "ours") for name in peers), digits=1)
+        if least is not None:
+            table_row(f"{told} / its limit", [ratio(seconds, "ours", "limit")])
+        if least is not None and peers:
+            at_best = (ratio(seconds, name, "limit") for name in peers)
+            table_row(f"{' and '.join(peers)} / the limit of {told}", at_best, digits=1)
 
 
 if __name__ == "__main__":
@@ -133,6 +165,8 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--grid", nargs="*", default=[], help="only these")
     parser.add_argument("--without-peers", action="store_true")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     arguments = parser.parse_args()
-    main(arguments.prompts, arguments.rounds, arguments.grid, not arguments.without_peers, arguments.device)
+    given = arguments
+    main(given.prompts, given.rounds, given.grid, not given.without_peers, given.threads, given.device)

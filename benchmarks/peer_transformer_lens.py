@@ -1,9 +1,9 @@
 """Runs inside a peer's own environment: computes patching grids on request, as a user of TransformerLens would.
 
-    python peer_transformer_lens.py hooked|bridge CHECKPOINT PROMPTS POSITIONS DEVICE
+    python peer_transformer_lens.py hooked|bridge CHECKPOINT PROMPTS POSITIONS THREADS DEVICE
 
-Reads the name of a grid and a stride per line, writes a JSON line: seconds for each cell, and the numbers of every
-stride-th cell (logit differences at the last position, averaged over prompts).
+Reads the name of a grid and a stride per line, writes a JSON line: seconds for each cell (of CPU time; on a GPU by the
+clock), and the numbers of every stride-th cell (logit differences at the last position, averaged over prompts).
 """
 
 import itertools
@@ -70,10 +70,12 @@ def heads_to_logits(model, corrupt, cache, base, metric, stride):
     return torch.stack(found)
 
 
-def main(kind, folder, prompts, positions, device):
+def main(kind, folder, prompts, positions, threads, device):
     import transformer_lens.patching as patching
 
     torch.set_grad_enabled(False)
+    torch.set_num_threads(threads)
+    clock = time.process_time if device == "cpu" else time.perf_counter
     model = load(kind, folder, device)
     generator = torch.Generator().manual_seed(0)
     clean, corrupt = torch.randint(0, 50257, (2, prompts, positions), generator=generator).to(device)
@@ -103,10 +105,10 @@ def main(kind, folder, prompts, positions, device):
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:
         grid, stride = json.loads(line)
-        start = time.perf_counter()
+        start = clock()
         values = grids[grid](stride).flatten().tolist()  # waits for a GPU
-        print(json.dumps([(time.perf_counter() - start) / len(values), values]), flush=True)
+        print(json.dumps([(clock() - start) / len(values), values]), flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5])
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5]), sys.argv[6])

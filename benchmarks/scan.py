@@ -18,7 +18,7 @@ import math
 import statistics
 
 import torch
-from common import by_turns, checkpoint, megabytes, ratio
+from common import by_turns, checkpoint, megabytes, ratio, table_row
 from peers import DASHBOARD, Peer
 
 from interp_hooks import HookedTransformer
@@ -65,6 +65,13 @@ def main(documents: int, length: int, rounds: int, device: str, with_peers: bool
     for name in seconds:
         allowed = f" (allowed {ALLOWED})" if name.startswith("top") else ""
         print(f"{name:26} {ratio(seconds, name, 'passes'):6.2f}{allowed}")
+    top, more = (ratio(seconds, name, "passes") for name in list(seconds)[1:])
+    cfg = model.cfg
+    told = (
+        f"statistics of {cfg.n_layers * cfg.d_mlp:,} neurons and {cfg.n_layers * cfg.n_heads} heads / the passes alone"
+    )
+    told += "; with histograms and examples from all bands"
+    table_row(f"`corpus.scan` that keeps the top 20 documents and {told}", [top], [more])
     if with_peers:
         batches = model.cfg.n_layers * math.ceil(model.cfg.d_mlp / BATCH)
         peer = Peer(DASHBOARD, "peer_dashboard.py", checkpoint("gpt2-small-sized"), torch.get_num_threads())

@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from interp_hooks.hooks.points import POSITIONS
 from interp_hooks.interventions.readout import Readout
 from interp_hooks.interventions.runs import Intervention, Recorded, Run, masked
 from interp_hooks.interventions.sites import Here, Recordings, Site
-from interp_hooks.hooks.points import POSITIONS
 from interp_hooks.model.stream import Place, Stream
 from interp_hooks.model.transformer import HookedTransformer
 

@@ -309,7 +309,7 @@ class AttentionCore(Mixer):
 
     def _pattern(self, q: Tensor, k: Tensor, visibility: Visibility) -> Float[Tensor, "batch head query key"]:
         """How much of each key every query sees, by way of the hooks."""
-        scores = (q.transpose(1, 2) @ self._of_every_head(k).mT).div_(self.scale)
+        scores = (q.transpose(1, 2) @ self._of_every_head(k).contiguous().mT).div_(self.scale)  # not copied transposed
         if self.soft_cap:
             scores = self.soft_cap * torch.tanh(scores / self.soft_cap)
         if self.slopes:

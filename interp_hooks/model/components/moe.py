@@ -17,7 +17,6 @@ import copy
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -116,21 +115,20 @@ class Experts(Spreadable):
     def _chosen(self, x: Tensor, weights: Tensor) -> Tensor:
         """The weighted sum, each expert being computed on the tokens that it has a weight for."""
         tokens, weights = x.flatten(0, 1), weights.flatten(0, 1)
-        W_in, b_in, W_out, b_out = map(self._own, (self.W_in, self.b_in, self.W_out, self.b_out))
-        W_gate, b_gate = map(self._own, (self.W_gate, self.b_gate)) if self.gated else (W_in, b_in)
+        chosen, rows = weights.T.nonzero(as_tuple=True)  # one after the other, for each expert its tokens
+        counts = chosen.bincount(minlength=weights.shape[1]).tolist()
+        of_tokens = (rows, tokens[rows], weights[rows, chosen, None])
+        of_experts = (self.W_in, self.b_in, self.W_out, self.b_out) + ((self.W_gate, self.b_gate) if self.gated else ())
+        split, own = (part.split(counts) for part in of_tokens), (self._own(part).unbind() for part in of_experts)
         out = torch.zeros_like(tokens)
-        for expert in weights.ne(0).any(0).nonzero()[:, 0].tolist():
-            rows = weights[:, expert].nonzero()[:, 0]
-            read, weight = tokens[rows], weights[rows, expert, None]
+        for rows, read, weight, W_in, b_in, W_out, b_out, *gate in zip(*split, *own, strict=True):
+            if not len(rows):
+                continue
             of_neurons, of_written = (weight, None) if self.weighted_inputs else (None, weight)
-            pre = _times(F.linear(read, W_in[expert].T, b_in[expert]), of_neurons)
-            if self.gated:
-                gate = _times(F.linear(read, W_gate[expert].T, b_gate[expert]), of_neurons)
-                post = self.act_fn(gate, pre)
-            else:
-                post = self.act_fn(pre)
-            written = _times(F.linear(post, W_out[expert].T, b_out[expert]), of_written)
-            out = out.index_add(0, rows, written.to(out.dtype))
+            pre = _times(linear(read, W_in, b_in), of_neurons)
+            post = self.act_fn(_times(linear(read, *gate), of_neurons), pre) if gate else self.act_fn(pre)
+            written = _times(linear(post, W_out, b_out), of_written)
+            out.index_add_(0, rows, written.to(out.dtype))
         return out.view_as(x)
 
     def _all(self, x: Tensor, weights: Tensor) -> Tensor:
