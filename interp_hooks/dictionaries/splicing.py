@@ -195,7 +195,8 @@ class SplicedDictionary(Gives):
         if self.part.hook_out != f"blocks.{layer}.hook_mlp_out" or len(self.group) > 1:
             raise BadInput(
                 f"features are parts of the stream where a dictionary of one layer stands at mlp_out; at "
-                f"{self.part.hook_out} heads write too, or features of several layers do: for edges, take others out"
+                f"{self.part.hook_out} heads write too, or features of several layers do: for edges, take others out, or "
+                "use circuits.feature_circuit (SAEs anywhere) or circuits.attribution_graph (transcoders)"
             )
         features = tuple(f"m{layer}.f{feature}" for feature in range(self.part.n_features))
         error = [Stop("write", f"{prefix}.hook_error", layer, (f"m{layer}.error",))] if self.error_term else []
