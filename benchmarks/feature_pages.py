@@ -1,7 +1,7 @@
 """Pages of all 16,384 features of an SAE that is trained on SmolLM2-135M-Instruct: time, memory, size on disk; and
 edges from as many features.
 
-    python benchmarks/feature_pages.py [--steps 200] [--tokens 32768] [--out FOLDER] [--threads 2] [--text FILE]
+    python benchmarks/feature_pages.py [--steps 150] [--tokens 8192] [--out FOLDER] [--threads 2] [--text FILE]
     python benchmarks/feature_pages.py --edges
 
 The model is that of `real_models.py`. Text is paragraphs out of four packages of Debian, where there is apt-get: a
@@ -116,7 +116,7 @@ def pages(model: HookedTransformer, corpus: list[str], sae: Dictionary, n_tokens
         if read < n_tokens:
             few.append(text)
             read += model.to_tokens(text, truncate=False).shape[1] - 1
-    options: dict[str, Any] = dict(dictionaries={"stream": sae}, kinds=["stream_feature"], examined=32, length=LENGTH)
+    options: dict[str, Any] = dict(dictionaries={"stream": sae}, kinds=["stream_feature"], length=LENGTH)
     made = timed(
         f"pages of {FEATURES:,} features, from {read:,} tokens in {len(few):,} documents",
         lambda: wiki(model, few, out, corpus_name="paragraphs of English text", **options),
@@ -160,8 +160,8 @@ def features_put(hook: str, base: Run, source: SourceLike) -> Callable[[int], Ru
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--tokens", type=int, default=32_768)
+    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--tokens", type=int, default=8192)
     parser.add_argument("--out", type=Path, default=FOLDER / "feature-pages")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--text", help="texts, as `documents` reads them")

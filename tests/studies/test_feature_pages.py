@@ -20,6 +20,7 @@ from interp_hooks.errors import BadInput
 from interp_hooks.studies import Wiki, feature_effects, feature_units, related_features, wiki
 from interp_hooks.studies.directions import unembedding
 from interp_hooks.studies.features import relations
+from interp_hooks.studies.findings import Finding
 from tests.dictionaries.random_ones import cross_layer, crosscoder, sae
 from tests.studies.test_wiki import data
 from tests.tiny import assert_close, build, random_tokens
@@ -78,7 +79,7 @@ def test_pages_of_features_alone(made: Wiki, reads: HookedTransformer, texts: li
     for kinds in ([], ["head", "stream"]):
         with pytest.raises(BadInput, match="kinds must be some of head, neuron, stream_feature, got"):
             wiki(reads, texts, tmp_path / "b", kinds=kinds, progress=False, **options)
-    finding: Any = object()
+    finding = Finding(part="L0H0", claim="does nothing", evidence="none", check=lambda model: True)
     with pytest.raises(BadInput, match="findings stand on pages of heads and neurons"):
         wiki(reads, texts, tmp_path / "b", kinds=["stream_feature"], findings=[finding], progress=False, **options)
 
