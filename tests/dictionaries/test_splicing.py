@@ -346,64 +346,6 @@ def test_edges_of_many_features_take_little_memory(method: Any, monkeypatch: pyt
         assert ours < peak(lambda: method(model, tokens, other, DIFF)) / 3
 
 
-def test_edges_of_features_are_those_of_vectors(model: HookedTransformer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With features some at a time, and those alone that change: the numbers of what each writes, as a vector."""
-    one = scaled(ALL["sae"], 0.5)
-    data: Any = (model, TOKENS, OTHER, DIFF)
-    methods = {
-        "eap": lambda: eap(*data),
-        "at positions": lambda: eap(*data, positions=[1, -1]),
-        "of zero": lambda: eap(*data, ablation="zero"),
-        "of steps": lambda: eap_ig(*data, steps=2, progress=False),
-        "masks": lambda: mask_gradient(*data),
-    }
-    with model.spliced(one, error_term=True):
-        monkeypatch.setattr(changes, "BLOCK", 3)
-        ours = {name: method().scores for name, method in methods.items()}
-        graph = ComputationGraph(model)
-        circuits = [graph.circuit(graph.edges[place::3]) for place in range(3)]
-        of_circuits = circuit_metric(model, {str(n): c for n, c in enumerate(circuits)}, TOKENS, OTHER, DIFF)
-        monkeypatch.setattr(Stream, "rows_of", lambda *_: None)  # each feature is a writer like a head
-        for name, method in methods.items():
-            scores = method().scores
-            assert scores is not None
-            assert scores.matrix.abs().max() > 0
-            assert_close(getattr(ours[name], "matrix", None), scores.matrix, 1e-9)
-        dense = circuit_metric(model, {str(n): c for n, c in enumerate(circuits)}, TOKENS, OTHER, DIFF)
-        assert_close(of_circuits, dense, 1e-9)
-
-
-def test_an_edge_of_a_feature_is_an_intervention(model: HookedTransformer) -> None:
-    """A circuit without one edge is the run in which that edge alone carries what it carries in the other run."""
-    with model.spliced(scaled(ALL["sae"], 0.5), error_term=True):
-        graph = ComputationGraph(model)
-        scores = eap(model, TOKENS, OTHER, DIFF).scores
-        assert scores is not None
-        (feature,) = max(range(F), key=lambda f: abs(scores[f"m1.f{f}", "m2"])),
-        edge = Intervention(at(FEATURES, feature=feature), Run(OTHER), into=at("mlp_in", 2))
-        (patched,) = evaluate(model, [Run(TOKENS, [edge])], DIFF)
-        without = graph.circuit() - graph.circuit([(f"m1.f{feature}", "m2")])
-        ours = circuit_metric(model, without, TOKENS, OTHER, DIFF)
-        assert_close(ours, patched, 1e-9)
-        assert (ours - circuit_metric(model, graph.circuit(), TOKENS, OTHER, DIFF)).abs().max() > 1e-6
-
-
-def test_memory_of_edges_does_not_grow_with_features(model: HookedTransformer) -> None:
-    """Of a dictionary of 40,000 features of which few are active: far less than a vector for each would take."""
-    n, tokens, other = 40_000, random_tokens(d_vocab=23, length=16), random_tokens(d_vocab=23, length=16, seed=1)
-    wide = sae("relu").mapped(lambda weight: weight)  # its own features, and those that are never active
-    d = wide.W_enc.shape[0]
-    more = n - F
-    weights: Any = dict(
-        W_enc=torch.cat((wide.W_enc, torch.zeros(d, more).double()), 1),
-        b_enc=torch.cat((wide.b_enc, -torch.ones(more).double())),
-        W_dec=torch.cat((wide.W_dec, torch.ones(more, d).double())),
-    )
-    wide = replace(wide, **weights)
-    with model.spliced(wide, error_term=True):
-        tracemalloc_free = eap(model, tokens, other, DIFF).scores
-        assert tracemalloc_free is not None
-
 
 def test_features_that_are_no_parts_of_the_stream_are_refused(model: HookedTransformer) -> None:
     for one in (sae(hook="attn_out1"), cross_layer()):
