@@ -346,7 +346,6 @@ def test_edges_of_many_features_take_little_memory(method: Any, monkeypatch: pyt
         assert ours < peak(lambda: method(model, tokens, other, DIFF)) / 3
 
 
-
 def test_features_that_are_no_parts_of_the_stream_are_refused(model: HookedTransformer) -> None:
     for one in (sae(hook="attn_out1"), cross_layer()):
         with model.spliced(one, error_term=True), pytest.raises(BadInput, match="stands at mlp_out"):
