@@ -202,9 +202,14 @@ class Packer:
         return left_out
 
 
+def bos_of(model: HookedTransformer) -> int | None:
+    """The id of BOS; None where the model reads no text, or its tokenizer has none."""
+    return None if model.tokenizer is None else model.tokenizer.bos_token_id
+
+
 def leads(model: HookedTransformer, tokens: Int[Tensor, " pos"]) -> bool:
     """Whether a text begins with BOS, which stays before whatever of it is cut off."""
-    return model.tokenizer is not None and len(tokens) > 0 and int(tokens[0]) == model.tokenizer.bos_token_id
+    return len(tokens) > 0 and int(tokens[0]) == bos_of(model)
 
 
 ROW = 256  # tokens of a row, unless a document is longer: longer rows cost more attention, shorter ones more padding

@@ -20,7 +20,7 @@ from interp_hooks.dictionaries.recipe import Recipe
 BANDWIDTH = 0.05  # of the rectangle that stands for the derivative of a step (2407.14435)
 FIRST_THRESHOLD = 0.01
 FEW = ("batchtopk", "topk")  # of these kinds few features are active
-RATE = 0.01  # of the running mean of thresholds
+RATE = 0.01  # of the running mean of thresholds, at least
 
 
 class _Jump(torch.autograd.Function):
@@ -165,8 +165,8 @@ class Coder(nn.Module):
         return min(1.0, there / max(1, wanted)) * (error - acts @ self.W_dec).square().sum(-1).mean()
 
     @torch.no_grad()
-    def count(self, found: Encoded, n_tokens: int) -> None:
-        """Count the tokens of a batch, of all ranks, and follow the least active feature."""
+    def count(self, found: Encoded, n_tokens: int, rate: float) -> None:
+        """Count the tokens of a batch, of all ranks, and follow the least active feature, at a rate."""
         self.since_active += n_tokens * self.ranks.count
         self.since_active[self.ranks.any(found.active)] = 0
         if self.recipe.kind == "batchtopk":
@@ -174,7 +174,7 @@ class Coder(nn.Module):
             here = before.new_tensor(torch.inf) if found.smallest is None else found.smallest.double()
             smallest = self.ranks.smallest(here)
             if bool(smallest.isfinite()):
-                before.copy_(torch.where(before.isnan(), smallest, before + RATE * (smallest - before)))
+                before.copy_(torch.where(before.isnan(), smallest, before + rate * (smallest - before)))
 
     # -------------------------------------------------------------------------------------------------- between steps
 

@@ -125,6 +125,7 @@ class SingleSite(Dictionary):
                 decode=lambda features, x: self.decode(features[0], x),
                 skip=self._skip(),
                 rows=lambda: self.W_dec,
+                rescales=self.normalization != "none",
             )
         ]
 

@@ -43,7 +43,7 @@ class Part:
     """A dictionary, or one layer of it, as a model sees it: functions of activations [..., d], and its weights.
 
     `decode` is given the features of all layers of the dictionary up to this one. `rows` are the decoder rows with
-    which these features write here.
+    which these features write here, times a number of each token if it `rescales` tokens.
     """
 
     hook_in: str
@@ -56,6 +56,7 @@ class Part:
     decode: Callable[[Sequence[Tensor], Tensor], Tensor]
     skip: Callable[[Tensor], Tensor] | None
     rows: Callable[[], Float[Tensor, "feature d_out"]]
+    rescales: bool = False
 
 
 class Gives(nn.Module):
@@ -190,12 +191,19 @@ class SplicedDictionary(Gives):
         """Its writers: the error, the skip, and every feature.
 
         Raises:
-            BadInput: it does not stand at the output of an MLP, or is one layer of several that write there.
+            BadInput: it does not stand at the output of an MLP, is one layer of several that write there, or normalizes
+                tokens.
         """
+        if self.part.rescales:
+            raise BadInput(
+                f"the dictionary at {self.part.hook_out} undoes a normalization of each token, so that what a feature "
+                "writes is no fixed vector times the feature: for edges, take it out"
+            )
         if self.part.hook_out != f"blocks.{layer}.hook_mlp_out" or len(self.group) > 1:
             raise BadInput(
                 f"features are parts of the stream where a dictionary of one layer stands at mlp_out; at "
-                f"{self.part.hook_out} heads write too, or features of several layers do: for edges, take others out"
+                f"{self.part.hook_out} heads write too, or features of several layers do: for edges, take others out, "
+                "or use circuits.feature_circuit, for SAEs anywhere, or circuits.attribution_graph, for transcoders"
             )
         features = tuple(f"m{layer}.f{feature}" for feature in range(self.part.n_features))
         error = [Stop("write", f"{prefix}.hook_error", layer, (f"m{layer}.error",))] if self.error_term else []

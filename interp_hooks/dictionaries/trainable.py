@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from interp_hooks.dictionaries.base import Dictionary
-from interp_hooks.dictionaries.coder import Coder
+from interp_hooks.dictionaries.coder import RATE, Coder
 from interp_hooks.dictionaries.cross_layer import CrossLayerTranscoder
 from interp_hooks.dictionaries.crosscoder import Crosscoder
 from interp_hooks.dictionaries.ranks import Ranks
@@ -70,10 +70,11 @@ class Trainable(nn.Module):
 
     # ------------------------------------------------------------------------------------------------------ a batch
 
-    def loss(self, x: Tensor, y: Tensor, dead_after: int) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, x: Tensor, y: Tensor, dead_after: int, rate: float = RATE) -> tuple[Tensor, dict[str, float]]:
         """The loss of a batch [token site d], and of it L0, explained variance and the share of dead features.
 
-        L0 of a cross-layer transcoder is that of a layer, on average.
+        `rate` is that of the running mean of BatchTopK's thresholds. L0 of a cross-layer transcoder is that of a layer,
+        on average.
         """
         recipe = self.recipe
         x, y = ((one.to(self.dtype) * scale[:, None]) for one, scale in ((x, self.scale), (y, self.scale_out)))
@@ -98,7 +99,7 @@ class Trainable(nn.Module):
                 loss = loss + coder.sparsity(one.pre, lambda said: (y - still - said).square().sum(-1).mean())
             if one.pre is not None and revived:
                 loss = loss + recipe.aux * coder.revival(one.pre, rest[:, -coder.W_dec.shape[1] :], without)
-            coder.count(one, len(x))
+            coder.count(one, len(x), rate)
         with torch.no_grad():
             variance = (y - y.mean(0)).square().sum()
             explained = 1 - rest.square().sum() / variance if variance > 0 else variance.new_tensor(float("nan"))

@@ -29,6 +29,7 @@ from interp_hooks.corpus.packing import Excluded, Packer
 from interp_hooks.corpus.reading import Corpus
 from interp_hooks.dictionaries.base import Dictionary, width_of
 from interp_hooks.dictionaries.buffer import ActivationBuffer, TensorBuffer
+from interp_hooks.dictionaries.coder import RATE
 from interp_hooks.dictionaries.evaluation import dictionary_metrics
 from interp_hooks.dictionaries.ranks import Ranks
 from interp_hooks.dictionaries.recipe import Recipe
@@ -46,6 +47,7 @@ FIT = "fit.safetensors"
 LOGS = 50  # times that a training notes how it is
 CLIP = 1.0  # norm of the gradient
 WARM, COOL = 0.05, 0.2  # shares of the steps in which the learning rate rises and falls
+FOLLOW = 10  # a running mean of thresholds is that of a tenth of the steps at most, so that early ones are forgotten
 
 
 @checked
@@ -237,7 +239,7 @@ class _Fit:
             recipe, optimizer = self.recipes[name], self.optimizers[name]
             dead_after = recipe.dead_after or max(self.tokens, self.steps * self.tokens // 10)
             optimizer.zero_grad()
-            loss, told = part.loss(*self._sites(recipe, batch), dead_after)
+            loss, told = part.loss(*self._sites(recipe, batch), dead_after, max(RATE, FOLLOW / self.steps))
             if not bool(self.ranks.mean(loss.detach()).isfinite()):
                 raise BadInput(f"the loss of {name!r} is not finite at step {self.step}; lower its learning rate")
             loss.backward()

@@ -337,7 +337,8 @@ def test_an_edge_of_a_feature_is_an_intervention(model: HookedTransformer) -> No
 def test_edges_of_many_features_take_little_memory(method: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Less than a third of what it takes if all 4,000 features write a vector at each token, as heads do."""
     draw, n, d = randoms(), 4000, 128
-    model, (tokens, other) = build(d_model=d, n_ctx=16), (random_tokens(pos=16, d_vocab=23, seed=seed) for seed in range(2))
+    model = build(d_model=d, n_ctx=16)
+    tokens, other = (random_tokens(pos=16, d_vocab=23, seed=seed) for seed in range(2))
     weights = dict(W_enc=draw(d, n), b_enc=draw(n), W_dec=draw(n, d) / n, b_dec=draw(d))
     with model.spliced(SAE(hook="mlp_out1", activation=TopK(5), **weights), error_term=True):
         ours = peak(lambda: method(model, tokens, other, DIFF))
@@ -349,6 +350,9 @@ def test_features_that_are_no_parts_of_the_stream_are_refused(model: HookedTrans
     for one in (sae(hook="attn_out1"), cross_layer()):
         with model.spliced(one, error_term=True), pytest.raises(BadInput, match="stands at mlp_out"):
             ComputationGraph(model)
+    normalizes = sae(normalization="layer_norm")
+    with model.spliced(normalizes, error_term=True), pytest.raises(BadInput, match="normalization of each token"):
+        ComputationGraph(model)
 
 
 # ------------------------------------------------------------------------------------------- generation, disk, copies

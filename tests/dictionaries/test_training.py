@@ -76,6 +76,14 @@ def test_planted_features_are_found(kind: str) -> None:
         assert l0 == pytest.approx(2, abs=0.2)  # the threshold keeps in use what the batch kept in training
 
 
+def test_the_threshold_of_a_short_training_is_that_of_its_end() -> None:
+    """As many features as asked for are active after 40 steps too, although activations were others in the first."""
+    _, x = planted()
+    recipe = Recipe(hook="x", n_features=80, k=2, learning_rate=1e-2)
+    trained = train_on_activations(x, recipe, steps=40, tokens_per_step=256, progress=False)
+    assert float(trained.encode(x).gt(0).sum(-1).double().mean()) == pytest.approx(2, abs=0.3)
+
+
 @pytest.mark.parametrize("kind", ["batchtopk", "topk"])
 @pytest.mark.parametrize("options", [{}, {"prefixes": (5, 11)}, {"hook_out": "y", "skip": True}], ids=str)
 def test_a_list_of_active_features_gives_what_the_matrix_gives(kind: Any, options: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ from interp_hooks.errors import BadInput
 from interp_hooks.studies import Wiki, feature_effects, feature_units, related_features, wiki
 from interp_hooks.studies.directions import unembedding
 from interp_hooks.studies.features import relations
+from interp_hooks.studies.findings import Finding
 from tests.dictionaries.random_ones import cross_layer, crosscoder, sae
 from tests.studies.test_wiki import data
 from tests.tiny import assert_close, build, random_tokens
@@ -63,6 +64,24 @@ def test_tables_and_pages_list_them(made: Wiki, reads: HookedTransformer) -> Non
     ]
     assert len(data(made, "mlp_features/L01_0")) == 40
     assert set(json.loads((made.path / "wiki.json").read_text())["dictionaries"]) == {"mlp_feature", "stream_feature"}
+
+
+def test_pages_of_features_alone(made: Wiki, reads: HookedTransformer, texts: list[str], tmp_path: Path) -> None:
+    """They are those of a wiki with all kinds of units, from a scan that ends where the features are read."""
+    options: Any = dict(dictionaries={"stream": random_sae(reads, "resid_pre1", n=25)}, top=3, examined=4)
+    passed: list[int] = []
+    with reads.hooks(fwd_hooks=[("resid_post1", lambda value, hook: passed.append(1))]):
+        alone = wiki(reads, texts, tmp_path / "a", kinds=["stream_feature"], causal=False, progress=False, **options)
+    assert not passed
+    assert list(data(alone, "about")["kinds"]) == ["stream_feature"]
+    assert data(alone, "stream_features/L01_0") == data(made, "stream_features/L01_0")
+    assert len(alone.table("heads")) == len(alone.table("neurons")) == 0
+    for kinds in ([], ["head", "stream"]):
+        with pytest.raises(BadInput, match="kinds must be some of head, neuron, stream_feature, got"):
+            wiki(reads, texts, tmp_path / "b", kinds=kinds, progress=False, **options)
+    finding = Finding(part="L0H0", claim="does nothing", evidence="none", check=lambda model: True)
+    with pytest.raises(BadInput, match="findings stand on pages of heads and neurons"):
+        wiki(reads, texts, tmp_path / "b", kinds=["stream_feature"], findings=[finding], progress=False, **options)
 
 
 def test_examples_and_shares_are_those_of_the_dictionary(
@@ -134,7 +153,9 @@ def test_ablation_takes_out_what_a_feature_writes(
         lost = []
 
         def without(value: Tensor, hook: Any, feature: int = row.mlp_feature) -> Tensor:
-            return value - one.encode(value)[..., feature, None] * one.W_dec[feature]
+            written = one.encode(value)[..., feature, None] * one.W_dec[feature]
+            written[:, 0] = 0  # BOS
+            return value - written
 
         every = scan(reads, texts, {"top": TopK(feature_units(reads, one), k=3)}, progress=False)["top"][1]
         for document, position, value in zip(
@@ -307,6 +328,7 @@ def test_ablating_a_cross_layer_feature_takes_it_out_of_all_layers(
 
     def read(value: Tensor, hook: Any) -> None:
         kept["feature"] = clt.encode_layer(0, value)[..., feature, None]
+        kept["feature"][:, 0] = 0  # BOS
 
     def without(value: Tensor, hook: Any) -> Tensor:
         return value - kept["feature"] * clt.W_dec[0][feature, int(hook.name.split(".")[1])]

@@ -1,7 +1,9 @@
 """What happens to the model's predictions where a feature is ablated: on its top contexts, and on random ones.
 
 The dictionary is spliced in with its error term, so that the model predicts what it predicts by itself, and the
-feature is set to 0 at all tokens of a context: what it writes, feature times row of the decoder, is taken out.
+feature is set to 0 at all tokens of a context but BOS: what it writes, feature times row of the decoder, is taken out.
+BOS is left as it is, as training and scans leave it out: the stream there may be a hundred times as large as elsewhere,
+so that half of all features would be active, and a model without them lacks the place where attention rests.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from typing import Any
 
 import torch
 
+from interp_hooks.corpus.packing import bos_of
 from interp_hooks.corpus.scanning import Scan
 from interp_hooks.corpus.units import Units
 from interp_hooks.dictionaries.base import Dictionary
@@ -40,7 +43,7 @@ def feature_effects(
     generator: torch.Generator | None = None,
     progress: bool = False,
 ) -> AblationEffects:
-    """What each of some features does to predictions where it is active, and elsewhere: it is set to 0.
+    """What each of some features does to predictions where it is active, and elsewhere: it is set to 0, but at BOS.
 
     `scan` needs `TopK(units)`, with `units` of `feature_units` (default: those of this dictionary alone). `k` documents
     in which a feature is largest, of those in which it is active at all, and `n_random` tokens of the corpus, drawn by
@@ -74,7 +77,7 @@ def feature_effects(
     drawn = random_contexts(model, scan, n_random, generator or torch.Generator().manual_seed(0), before)
     assert hook is not None
     with by[layer].dictionary.splice_into(model, name="dictionary", error_term=True):
-        ablations = [Ablation(at(hook, feature=feature), 0.0) for feature in features]
+        ablations = [Ablation(at(hook, feature=feature), 0.0, spared=bos_of(model)) for feature in features]
         listed = [(layer, feature) for feature in features]
         return effects_on(model, listed, ablations, tops, drawn, called="feature", progress=progress)
 

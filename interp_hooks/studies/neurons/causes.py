@@ -154,14 +154,18 @@ def effects_on(
 
 @dataclass(frozen=True)
 class Ablation:
-    """A neuron, or a feature, that is set to a value."""
+    """A neuron, or a feature, that is set to a value, at all tokens but those with the id `spared`."""
 
     site: Site
     value: float
+    spared: int | None = None
 
-    def on(self, rows: Tensor | None = None) -> Intervention:
-        """In all prompts, or in those where `rows` [prompt, 1] is 1."""
-        return Intervention(self.site, self.value, mask=rows)
+    def on(self, run: Run, rows: Float[Tensor, "prompt 1"] | None = None) -> Intervention:
+        """In all prompts of a run, or in those where `rows` is 1."""
+        if self.spared is None:
+            return Intervention(self.site, self.value, mask=rows)
+        others = (run.tokens != self.spared).float()
+        return Intervention(self.site, self.value, mask=others if rows is None else others * rows.to(others))
 
 
 def site_of(model: HookedTransformer, layer: int, neuron: int, part: Part) -> Site:
@@ -220,7 +224,8 @@ def _on_their_own(
         chosen, owner = rows.chosen(group), torch.tensor([owners[row] for row in group])
         run = stacked(model, chosen.rows)
         made = [
-            ablations[one].on((owner == one)[:, None].to(model.device, model.dtype)) for one in owner.unique().tolist()
+            ablations[one].on(run, (owner == one)[:, None].to(model.device, model.dtype))
+            for one in owner.unique().tolist()
         ]
         found.append(_changes(model, chosen, run, [made])[0])
     return list(torch.cat(found).split([len(one) for one in contexts]))
@@ -234,5 +239,5 @@ def _on_the_same(
     for group in split_by_size(contexts.rows, AT_ONCE):
         chosen = contexts.chosen(group)
         run = stacked(model, chosen.rows)
-        found.append(_changes(model, chosen, run, [[one.on()] for one in ablations]))
+        found.append(_changes(model, chosen, run, [[one.on(run)] for one in ablations]))
     return torch.cat(found, dim=1)

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp_hooks.corpus.packing import leads
 from interp_hooks.dictionaries.crosscoder import Crosscoder
 from interp_hooks.experiments.gradients import integrated_gradients
 from interp_hooks.interventions.metrics import Loss
@@ -162,13 +163,13 @@ def feature_effect_columns(kind: str) -> Callable[[Material], list[Column]]:
 
 
 def _estimate(material: Material, features: LayerFeatures) -> Float[Tensor, " feature"]:
-    """What the loss on the sample gains without each feature, by the gradient half way there."""
+    """What the loss on the sample gains without each feature, by the gradient half way there; BOS is left as it is."""
     model, run, hook = material.model, material.run, features.hook_features
     assert hook is not None
+    first = int(all(leads(model, piece.tokens) for piece in material.sample))
+    site = at(hook, pos=list(range(first, run.tokens.shape[1])))
     with features.dictionary.splice_into(model, name="dictionary", error_term=True):
-        found = integrated_gradients(
-            model, run, Loss(), at(hook), baseline=0.0, steps=1, over=("feature",), progress=False
-        )
+        found = integrated_gradients(model, run, Loss(), site, baseline=0.0, steps=1, over=("feature",), progress=False)
     return -found.mean.flatten().cpu()
 
 

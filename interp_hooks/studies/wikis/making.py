@@ -68,6 +68,7 @@ def wiki(
     examined: Count = 8,
     causal: bool = True,
     dictionaries: Mapping[str, Dictionary | Sequence[Dictionary]] | None = None,
+    kinds: Sequence[str] | None = None,
     columns: Mapping[str, Sequence[Column]] | None = None,
     findings: Sequence[Finding] = (),
     neuronpedia: bool = False,
@@ -90,8 +91,9 @@ def wiki(
     a crosscoder's are listed with its last site, without effects. Features get pages too, as "sae_feature", with
     examples where they are active, the features that are correlated and active together with each, among all, and what
     is lost without those `examined`, here those with the largest estimated effect. All is read in the same scan of the
-    model as it is. (For 16,384 features of a model with 30 layers of width 576, on 16,384 tokens, 1.4 GiB beyond the
-    weights were measured.)
+    model as it is. `kinds` are the kinds of units that get pages, "head", "neuron" or "sae_feature", say, by default
+    all; a scan for features alone stops at the last layer that they read. (docs/performance.md has what 16,384 features
+    of a real model take.)
 
     A run that was killed goes on in `out.partial`; `out` is there only when it is whole. A wiki of the same model
     that is there is replaced.
@@ -110,13 +112,14 @@ def wiki(
     if corpus is None:
         corpus, name_of_corpus = generated_corpus(model, seed)
         corpus_name = corpus_name or name_of_corpus
-    kinds = [*kinds_of(model), *feature_kinds(model, dictionaries or {})]
-    if unknown := set(columns or {}) - {kind.name for kind in kinds}:
-        raise BadInput(f"columns are of kinds of units, {', '.join(kind.name for kind in kinds)}, got {min(unknown)!r}")
+    chosen = _chosen([*kinds_of(model), *feature_kinds(model, dictionaries or {})], kinds, findings)
+    names = [kind.name for kind in chosen]
+    if unknown := set(columns or {}) - {*names}:
+        raise BadInput(f"columns are of kinds of units, {', '.join(names)}, got {min(unknown)!r}")
     length = min(model.cfg.n_ctx, LENGTH) if length is None else length
     with Place.open(out, model) as place:
-        reducers = {name: one for kind in kinds for name, one in kind.reducers(top, per_band, seed).items()}
-        reading: dict[str, Any] = dict(length=length, longer="split", tokens_at_once=tokens_of_a_pass(kinds, length))
+        reducers = {name: one for kind in chosen for name, one in kind.reducers(top, per_band, seed).items()}
+        reading: dict[str, Any] = dict(length=length, longer="split", tokens_at_once=tokens_of_a_pass(chosen, length))
         try:
             found = scan(model, corpus, reducers, save_to=place.scan, limit=limit, progress=progress, **reading)
         except BadInput as error:
@@ -128,7 +131,7 @@ def wiki(
             found=found,
             sample=_sample(found, sample, min(SAMPLE_LENGTH, length)),
             words=functools.cache(names_of(model)),
-            kinds={kind.name: kind for kind in kinds},
+            kinds={kind.name: kind for kind in chosen},
             causal=causal,
             progress=progress,
             n_examined=examined,
@@ -142,13 +145,29 @@ def wiki(
             "name": _named(model.cfg.model_name),
             "corpus": _name_of(corpus) if corpus_name is None else corpus_name,
             "options": options,
-            "dictionaries": {kind.name: kind.units.name for kind in kinds if kind.dictionaries},
+            "dictionaries": {kind.name: kind.units.name for kind in chosen if kind.dictionaries},
             "n_documents": found.n_documents,
             "n_tokens": found.n_tokens,
         }
         _write(place.draft, about, material, columns or {}, reading, neuronpedia)
         place.finish()
     return Wiki(place.path)
+
+
+def _chosen(every: Sequence[Kind], names: Sequence[str] | None, findings: Sequence[Finding]) -> Sequence[Kind]:
+    """The kinds of units that get pages.
+
+    Raises:
+        BadInput: none, one that there is not, or findings although there are no pages of heads and neurons.
+    """
+    if names is None:
+        return every
+    known = [kind.name for kind in every]
+    if not names or not {*names} <= {*known}:
+        raise BadInput(f"kinds must be some of {', '.join(known)}, got {list(names)}")
+    if findings and not {"head", "neuron"} <= {*names}:
+        raise BadInput(f"findings stand on pages of heads and neurons, which kinds={list(names)} leaves out")
+    return [kind for kind in every if kind.name in names]
 
 
 def tokens_of_a_pass(kinds: Sequence[Kind], length: int) -> int:

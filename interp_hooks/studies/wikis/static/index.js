@@ -7,7 +7,9 @@ let about, shown = [], matches = null, chosen = -1, drawing = null;
 
 async function start() {
   about = await load("about");
-  document.title = byId("title").textContent = (Object.keys(about.kinds).some(kind => kind.endsWith("_feature")) ? "Heads, neurons and features of " : "Heads and neurons of ") + about.name;
+  const parts = [...new Set(Object.keys(about.kinds).map(kind => kind === "head" ? "heads" : kind.endsWith("_feature") ? "features" : "neurons"))];
+  const listed = parts.join(", ").replace(/, (\w+)$/, " and $1");
+  document.title = byId("title").textContent = `${listed[0].toUpperCase()}${listed.slice(1)} of ${about.name}`;
   byId("made").textContent = `Measured on ${about.n_documents.toLocaleString("en")} documents with ` +
     `${about.n_tokens.toLocaleString("en")} tokens that count: ${about.corpus}.`;
   state.kind = Object.keys(about.kinds)[0];
