@@ -117,9 +117,10 @@ def test_files_are_left_as_they_are(tmp_path: Path) -> None:
 def test_transformers_model_is_not_imported(name: str, tmp_path: Path) -> None:
     saved(name, tmp_path)
     code = (
-        "import sys; from interp_hooks import HookedTransformer; HookedTransformer.from_pretrained(sys.argv[1]);"
-        "theirs = [name for name in sys.modules if 'modeling_' in name and name.startswith('transformers.models.')];"
-        "print(*({'sympy'} & {*sys.modules}), *(name for name in theirs if not name.endswith('modeling_auto')))"
+        "import sys; from transformers import AutoConfig; AutoConfig.from_pretrained(sys.argv[1]); had = {*sys.modules};"
+        "from interp_hooks import HookedTransformer; HookedTransformer.from_pretrained(sys.argv[1]);"
+        "new = sys.modules.keys() - had - {'transformers.models.auto.modeling_auto'};"
+        "print(*(name for name in new if name == 'sympy' or 'modeling_' in name and '.models.' in name))"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
