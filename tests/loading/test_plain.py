@@ -117,8 +117,8 @@ def test_files_are_left_as_they_are(tmp_path: Path) -> None:
 def test_transformers_model_is_not_imported(name: str, tmp_path: Path) -> None:
     saved(name, tmp_path)
     code = (
-        "import sys; from transformers import AutoConfig; AutoConfig.from_pretrained(sys.argv[1]); had = {*sys.modules};"
-        "from interp_hooks import HookedTransformer; HookedTransformer.from_pretrained(sys.argv[1]);"
+        "import sys; from transformers import AutoConfig; AutoConfig.from_pretrained(sys.argv[1]);"
+        "had = {*sys.modules}; from interp_hooks import HookedTransformer as Model; Model.from_pretrained(sys.argv[1]);"
         "new = sys.modules.keys() - had - {'transformers.models.auto.modeling_auto'};"
         "print(*(name for name in new if name == 'sympy' or 'modeling_' in name and '.models.' in name))"
     )
