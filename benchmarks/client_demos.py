@@ -16,9 +16,12 @@ import json
 import os
 import random
 import re
+import shutil
 import sys
 import webbrowser
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import MagicMock
 
@@ -82,8 +85,16 @@ def cells_of(file: Path) -> list[str]:
     """The sources of the code cells, in order."""
     text = file.read_text(encoding="utf-8")
     if file.suffix == ".py":
-        return re.split(r"^# %%.*$", text.replace('"mps"', '"cpu"'), flags=re.MULTILINE)[1:]
+        return re.split(r"^# %%.*$", text, flags=re.MULTILINE)[1:]
     return ["".join(cell["source"]) for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
+
+
+def on_the_cpu(script: Path, folder: Path) -> Path:
+    """The same script in a copy of its course, all of which takes the CPU where it would take MPS."""
+    course = shutil.copytree(script.parents[1], folder / script.parents[1].name)
+    for copied in course.rglob("*.py"):
+        copied.write_text(copied.read_text(encoding="utf-8").replace('"mps"', '"cpu"'), encoding="utf-8")
+    return course / script.parent.name / script.name
 
 
 def main(file: Path) -> None:
@@ -93,6 +104,7 @@ def main(file: Path) -> None:
     sys.modules.update({name: MagicMock() for name in ONLY_TO_LOAD_OR_DRAW})
     huggingface_hub.HfApi.list_repo_files = cached_files
     let_draws_be_alone()
+    torch.load = partial(torch.load, map_location="cpu")
     shell = InteractiveShell.instance()
     shell.register_magic_function(lambda line: None, "line", "pip")
     shell.system = shell.getoutput = lambda command, **options: None
@@ -107,4 +119,6 @@ def main(file: Path) -> None:
     run()
 
 
-main(Path(sys.argv[1]))
+with TemporaryDirectory() as place:
+    given = Path(sys.argv[1])
+    main(on_the_cpu(given, Path(place)) if given.suffix == ".py" else given)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -56,13 +56,25 @@ class TransformerLensKeyValueCache(kv_cache.KeyValueCache):
     ) -> None:
         super().__init__(batch_size=len(entries[0].past_keys) if entries else batch_size)
         self.frozen, self._masks = frozen, [] if previous_attention_mask is None else [previous_attention_mask]
-        for layer, entry in enumerate(entries or ()):
-            self._layers[layer] = entry.past_keys, entry.past_values
-            self.length = entry.past_keys.shape[1]
+        self._before = entries or []  # those of a cache that no pass has filled may be without tokens
+        for layer, entry in enumerate(self._before):
+            if length := entry.past_keys.shape[1]:
+                self._layers[layer], self.length = (entry.past_keys, entry.past_values), length
+
+    @classmethod
+    def init_cache(
+        cls, cfg: core.HookedTransformerConfig, device: Any = None, batch_size: int = 1
+    ) -> TransformerLensKeyValueCache:
+        """A cache with an entry without tokens for each layer; raises as `KeyValueCache.init_cache` does."""
+        super().init_cache(cfg, device, batch_size)
+        entry = TransformerLensKeyValueCacheEntry.init_cache_entry
+        return cls([entry(cfg, device, batch_size) for _ in range(cfg.n_layers)])
 
     @property
     def entries(self) -> list[TransformerLensKeyValueCacheEntry]:
-        """Keys and values of every layer that was passed, in order."""
+        """Keys and values of every layer, in order; of those that passes have come by, once they have."""
+        if not self._layers:
+            return [replace(entry, frozen=self.frozen) for entry in self._before]
         return [TransformerLensKeyValueCacheEntry(*self.at(layer), self.frozen) for layer in sorted(self._layers)]
 
     def __getitem__(self, layer: int) -> TransformerLensKeyValueCacheEntry:

@@ -1,9 +1,9 @@
 """The tensors of a plain checkpoint, read from its safetensors: transformers' model, whose code takes longer to import
 than such a checkpoint to load, is not needed then.
 
-Plain is what can be read in one way only. It is of a type that `LACKING` knows, so that it is known which tensors
-transformers' model has; the files hold just these, once each, in safetensors, tied or not as the config says, and nothing packs them, adapts them,
-or was asked of transformers beside. Whatever else a checkpoint is, and whatever is wrong with it, is for
+Plain is what can be read in one way only. It is of a type in `LACKING`, so that it is known which tensors transformers'
+model has; the files hold just these, once each, in safetensors, tied or not as the config says, and nothing packs them,
+adapts them, or was asked of transformers beside. Whatever else a checkpoint is, and whatever is wrong with it, is for
 transformers to read, and to say.
 """
 

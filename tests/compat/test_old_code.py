@@ -250,7 +250,10 @@ def test_a_cache_is_read_by_layer() -> None:
     tokens = random_tokens(pos=6, d_vocab=17)
     cache = TransformerLensKeyValueCache.init_cache(model.cfg, "cpu", 2)
     assert isinstance(cache, KeyValueCache)
-    assert cache.entries == []
+    assert [entry.past_keys.shape for entry in cache.entries] == [(2, 0, 2, 3)] * 2
+    assert cache[1].past_values.dtype == torch.float64
+    again = TransformerLensKeyValueCache(cache.entries)
+    assert_close(model(tokens[:, :4], past_kv_cache=again), model(tokens)[:, :4], 1e-10)
     assert get_pos_offset(cache, 2) == get_pos_offset(None, 2) == 0
     logits = model(tokens[:, :4], past_kv_cache=cache)
     assert_close(logits, model(tokens)[:, :4], 1e-10)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 from interp_hooks import HookedTransformer
 from interp_hooks.errors import CheckpointError
@@ -63,17 +64,26 @@ def test_every_type_that_may_be_plain_has_a_member() -> None:
     assert {CONFIGS[name]["model_type"] for name in PLAIN} == {*plain.LACKING}
 
 
+BIASES = ("attention_bias", "mlp_bias")
+
+
+@pytest.mark.parametrize("turned", [(), BIASES[:1], BIASES[1:]])
 @pytest.mark.parametrize("name", PLAIN)
-def test_what_a_type_lacks_is_told_right(name: str) -> None:
-    hf = member(name)
-    family, state = FAMILIES[CONFIGS[name]["model_type"]], hf.state_dict()
-    if hf.config.tie_word_embeddings:
+def test_what_a_type_lacks_is_told_right(name: str, turned: tuple[str, ...]) -> None:
+    config = copy.deepcopy(member(name).config)
+    for bias in turned:
+        if not hasattr(config, bias):
+            pytest.skip(f"its config has no {bias}")
+        setattr(config, bias, not getattr(config, bias))
+    with torch.device("meta"):
+        there = AutoModelForCausalLM.from_config(config).state_dict()
+    family, state = FAMILIES[config.model_type], dict(there)
+    if config.tie_word_embeddings:
         del state["lm_head.weight"]  # which no file has then
-    cfg = HookedTransformer.from_pretrained_no_processing("tiny", hf_model=hf).cfg
-    named = plain._named(state, family, hf.config, list(plain.rules(family.weights, cfg.n_layers, cfg.mixer_kinds)))
+    named = plain._named(state, family, config, list(plain.rules(family.weights, config.num_hidden_layers)))
     ignored = [name for name in state if any(plain.re.fullmatch(one, name) for one in family.ignored_weights)]
     assert named is not None
-    assert named.keys() == hf.state_dict().keys() - {*ignored}
+    assert named.keys() == there.keys() - {*ignored}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -107,9 +117,10 @@ def test_files_are_left_as_they_are(tmp_path: Path) -> None:
 def test_transformers_model_is_not_imported(name: str, tmp_path: Path) -> None:
     saved(name, tmp_path)
     code = (
-        "import sys; from interp_hooks import HookedTransformer; HookedTransformer.from_pretrained(sys.argv[1]);"
-        "theirs = [name for name in sys.modules if 'modeling_' in name and name.startswith('transformers.models.')];"
-        "print(*({'sympy'} & {*sys.modules}), *(name for name in theirs if not name.endswith('modeling_auto')))"
+        "import sys; from transformers import AutoConfig; AutoConfig.from_pretrained(sys.argv[1]);"
+        "had = {*sys.modules}; from interp_hooks import HookedTransformer as Model; Model.from_pretrained(sys.argv[1]);"
+        "new = sys.modules.keys() - had - {'transformers.models.auto.modeling_auto'};"
+        "print(*(name for name in new if name == 'sympy' or 'modeling_' in name and '.models.' in name))"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
