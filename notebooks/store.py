@@ -29,11 +29,13 @@ from interp_hooks.views import alt_text, to_svg
 HERE = Path(__file__).parent
 FIGURE, SVG = "application/vnd.plotly.v1+json", "image/svg+xml"
 KEPT = ("text/plain", "text/html", "text/markdown", "text/latex", SVG, "image/png", "image/jpeg")
-WIDTH, NARROWEST = 560, 420  # pixels of a figure: as it is drawn, for phones; and as narrow as its texts can be read
+WIDTH, SHOWN = 440, 560  # pixels of a figure: as it is drawn, for phones; and as it is shown where there is room
 INTERACTIVE = 60_000  # bytes of a figure that is stored as such too
 MOST = 1_500_000  # bytes of a notebook
 QUIET = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
 SOLUTION = re.compile(r"```python\n(.*?)\n```", re.DOTALL)
+SIDES = ("width", "height")
+SIZE = re.compile(" ".join(rf'{side}="(?P<{side}>[\d.]+)"' for side in SIDES))
 PATHS = re.compile(r"(?:/(?:home|root|tmp|work|usr|opt|Users|var|content|mnt)/|[A-Z]:\\)[\w./\\-]+")
 
 
@@ -107,8 +109,8 @@ def _stored(data: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]] | Non
 
 
 def _readable(svg: str) -> str:
-    """The picture, scrolling on a page so narrow that its texts would be too small, where the page lets it."""
-    return svg.replace("max-width:100%", f"max-width:100%;min-width:{NARROWEST}px", 1)
+    """The picture, drawn for a narrow page, so that it is whole and its texts can be read there, and shown larger."""
+    return SIZE.sub(lambda size: " ".join(f'{side}="{float(size[side]) * SHOWN / WIDTH:g}"' for side in SIDES), svg, 1)
 
 
 def store(path: Path) -> int:

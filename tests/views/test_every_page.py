@@ -153,50 +153,53 @@ def test_a_page_says_what_it_shows_and_tab_reaches_what_a_click_reaches(name: st
     assert (seen.console, seen.asked) == ([], [])
 
 
+def measured(address: str, folder: Path, code: str, width: int = 1400) -> dict:
+    """What some code notes in `seen` about a page, `page`, after all of it is drawn."""
+    probe = f"""
+addEventListener("load", () => setTimeout(() => {{
+  const frame = document.querySelector("iframe"), page = frame.contentDocument, seen = {{}};
+  {code}
+  document.body.append(Object.assign(document.createElement("pre"), {{id: "seen", textContent: JSON.stringify(seen)}}));
+}}, 1500));
+"""
+    visited = shown(address, folder, probe, width)
+    return json.loads(html.unescape(re.findall('<pre id="seen">(.*?)</pre>', visited.dom)[0]))
+
+
 MEASURE = """
-addEventListener("load", () => setTimeout(() => {
-  const page = document.querySelector("iframe").contentDocument, all = [...page.querySelectorAll("main *")];
+  const all = [...page.querySelectorAll("main *")];
   const size = one => parseFloat(page.defaultView.getComputedStyle(one).fontSize);
   const told = one => [...one.childNodes].some(part => part.nodeType === 3 && part.textContent.trim());
   const touched = all.filter(one => one.matches("button:not(.modebar-btn), select, input[type=search]"));
   const targets = touched.map(one => one.getBoundingClientRect());
-  const seen = {beyond: page.documentElement.scrollWidth - page.documentElement.clientWidth,
-    smallest: Math.min(99, ...all.filter(told).filter(one => !one.closest("svg, script, style")).map(size)),
-    target: Math.min(99, ...targets.filter(box => box.width).map(box => box.height))};
-  document.body.append(Object.assign(document.createElement("pre"), {id: "seen", textContent: JSON.stringify(seen)}));
-}, 1500));
+  seen.beyond = page.documentElement.scrollWidth - page.documentElement.clientWidth;
+  seen.smallest = Math.min(99, ...all.filter(told).filter(one => !one.closest("svg, script, style")).map(size));
+  seen.target = Math.min(99, ...targets.filter(box => box.width).map(box => box.height));
 """
 
 
 @pytest.mark.parametrize("width", [420, 1400])
 @pytest.mark.parametrize("name", [pytest.param(name, marks=in_a_browser) for name in NAMES])
 def test_a_page_fits_and_can_be_read_and_touched(name: str, width: int, page, tmp_path: Path) -> None:
-    seen = shown(page(name), tmp_path, MEASURE, width)
-    found = json.loads(html.unescape(re.findall('<pre id="seen">(.*?)</pre>', seen.dom)[0]))
+    found = measured(page(name), tmp_path, MEASURE, width)
     assert found["beyond"] <= 0, "the page itself scrolls sideways"
     assert found["smallest"] >= 12, "pixels of the smallest text"
     assert found["target"] >= 24, "pixels of the smallest target"
 
 
 PRINT = """
-addEventListener("load", () => setTimeout(() => {
-  const frame = document.querySelector("iframe"), seen = {};
-  const all = () => [...frame.contentDocument.querySelectorAll(".figure .main-svg:first-child")];
-  const widths = () => all().map(one => one.clientWidth);
+  const widths = () => [...page.querySelectorAll(".figure .main-svg:first-child")].map(one => one.clientWidth);
   seen.screen = widths();
   frame.contentWindow.dispatchEvent(new Event("beforeprint"));
   seen.print = widths();
   frame.contentWindow.dispatchEvent(new Event("afterprint"));
   seen.after = widths();
-  document.body.append(Object.assign(document.createElement("pre"), {id: "seen", textContent: JSON.stringify(seen)}));
-}, 1500));
 """
 
 
 @pytest.mark.parametrize("name", [pytest.param("report", marks=in_a_browser)])
 def test_figures_are_as_wide_as_a_sheet_when_they_are_printed(name: str, page, tmp_path: Path) -> None:
-    seen = shown(page(name), tmp_path, PRINT)
-    found = json.loads(html.unescape(re.findall('<pre id="seen">(.*?)</pre>', seen.dom)[0]))
+    found = measured(page(name), tmp_path, PRINT)
     assert found["screen"]
     assert min(found["screen"]) > 1000
     assert {*found["print"]} == {680}

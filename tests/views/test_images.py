@@ -232,6 +232,18 @@ def test_ticks_that_are_turned_once_the_plot_is_narrower_stay_within() -> None:
         assert float(tick.get("y", 0)) + 0.4 * 11 * len(str(tick.text)) / 2**0.5 < height
 
 
+def test_ticks_that_are_turned_do_not_reach_into_the_legend_below() -> None:
+    table = dict(
+        measure=["explained_variance", "ce_recovered", "kl_recovered"] * 2, value=[1, 2, 3] * 2, kind=[*"aaabbb"]
+    )
+    for width in range(380, 520, 10):
+        svg = parsed(px.bar(table, x="measure", y="value", color="kind", barmode="group", title="Good?"), width=width)
+        (legend,) = (float(one.get("y", 0)) for one in svg.findall(".//{*}text") if one.text == "a")
+        for tick in (one for one in svg.findall(".//{*}text") if one.text in table["measure"]):
+            turned = "rotate" in tick.get("transform", "")
+            assert float(tick.get("y", 0)) + turned * 0.4 * 11 * len(str(tick.text)) / 2**0.5 < legend - 11, width
+
+
 @pytest.mark.parametrize("size", [dict(width=300, height=200), dict(width=1400, height=900)])
 def test_a_figure_has_the_size_that_is_asked_for(size: dict[str, int]) -> None:
     svg = parsed(heatmap(result(GRID)), **size)

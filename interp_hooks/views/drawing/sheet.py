@@ -90,6 +90,9 @@ def drawn(figure: go.Figure, width: int | None, height: int | None, told: str) -
     room, rows = Room(80, wide - 80, 40, 340, 400), Rows()
     for _ in range(2):  # a plot that turned out narrower may have its ticks turned, which take more room below it
         axes = _placed(settings, taken, room, layout)
+        for name, axis in axes.items():
+            if name[0] == "x" and angle_of(axis):
+                settings[name]["tickangle"] = angle_of(axis)  # they stay turned, also where there is room again
         room, rows = _room(axes, layout, wide, height, title, legend, colourings)
     axes = _placed(settings, taken, room, layout)
     paper = [made({"range": [0, 1]}, [], ends, strict=True) for ends in (room[:2], (room.bottom, room.top))]
