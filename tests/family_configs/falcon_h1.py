@@ -32,6 +32,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     | dict(
         mamba_rms_norm=True,
         mamba_norm_before_gate=False,
+        pads=False,  # whose biases the recurrence reads as text
         attention_bias=True,
         mlp_bias=True,
         mamba_proj_bias=True,
