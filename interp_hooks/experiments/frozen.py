@@ -151,7 +151,9 @@ class FrozenRun:
         mid_shift = shift + self._attention_change(layer, every)
         if block.recurrence is not None:
             recurrence, copies = name + "recurrence_out", len(every)
-            mid_shift = mid_shift + self._sent(recurrence, self._copies(recurrence, copies), every) - self.base[recurrence]
+            mid_shift = (
+                mid_shift + self._sent(recurrence, self._copies(recurrence, copies), every) - self.base[recurrence]
+            )
         if block.attn_only:
             return mid_shift
         writers = [name + "mlp_out", *(stop.hook for stop in self.stream.split_at(name + "mlp_out"))]

@@ -117,12 +117,11 @@ class HookedTransformerConfig:
     earlier one whose keys and values it attends to (None: its own). `mixers` puts something else in the place of
     attention in some layers.
 
-    MLP. `d_mlp_layers` gives the MLP of each layer a width of its own. `mlp_sparsity_layers` is for each layer the share of
-    neurons whose gates are cut off, were they normally distributed: of each gate is taken what it is above that
-    quantile (0: no cut). An `act_fn` that ends in "_ln" is followed by a
-    LayerNorm over the neurons. `mlp_clamp` bounds both factors of
-    a gated MLP, `mlp_linear_offset` is added to the linear one, `mlp_gate_scale` multiplies its gates before the
-    activation, and `mlp_out_scale` its neurons. `experts` replaces the MLP of some layers.
+    MLP. `d_mlp_layers` gives the MLP of each layer a width of its own. `mlp_sparsity_layers` is for each layer the
+    share of neurons whose gates are cut off, were they normally distributed: of each gate is taken what it is above
+    that quantile (0: no cut). An `act_fn` that ends in "_ln" is followed by a LayerNorm over the neurons. `mlp_clamp`
+    bounds both factors of a gated MLP, `mlp_linear_offset` is added to the linear one, `mlp_gate_scale` multiplies its
+    gates before the activation, and `mlp_out_scale` its neurons. `experts` replaces the MLP of some layers.
     `embed_scale`, `residual_scale` (of what every sublayer writes) and `logits_scale` are multipliers. A soft cap c
     turns x into c tanh(x / c); 0 is none. `d_layer_embed` is the width of embeddings that each layer has for itself
     (`interp_hooks.model.components.layer_embed`; 0: none); tokens from `d_vocab_layer_embed` on (0: `d_vocab`) have
@@ -398,8 +397,8 @@ class HookedTransformerConfig:
             or self.stream_scales
         ):
             raise ConfigError(
-                "n_streams above 1 needs serial blocks with an MLP, whose stream is not normalized or multiplied itself, "
-                "and no shortformer"
+                "n_streams above 1 needs serial blocks with an MLP, whose stream is not normalized or multiplied "
+                "itself, and no shortformer"
             )
         if self.laurel_rank and self.n_streams == 1:
             raise ConfigError("laurel_rank is for models with several streams: it needs n_streams above 1")
@@ -440,7 +439,8 @@ class HookedTransformerConfig:
             raise ConfigError("mlp_gate_scale and mlp_out_scale need gated_mlp")
         if self.mixers is not None and self.mixers.beside and (self.kv_latent or self.norm_placement != "pre"):
             raise ConfigError(
-                "a recurrence beside attention (mixers.beside) needs norm_placement='pre', and attention without latents"
+                "a recurrence beside attention (mixers.beside) needs norm_placement='pre', and attention without "
+                "latents"
             )
         if self.mixers is not None and self.attention_dir != "causal":
             raise ConfigError("mixers other than attention need a causal model")

@@ -94,14 +94,14 @@ class MixersConfig:
                     f"mixers.{field} must be one of {', '.join(get_args(choices))} or None, got {value!r}"
                 )
         if self.beside not in (None, *WITH_STATES):
-            raise ConfigError(
-                f"mixers.beside must be one of {', '.join(WITH_STATES)} or None, got {self.beside!r}"
-            )
+            raise ConfigError(f"mixers.beside must be one of {', '.join(WITH_STATES)} or None, got {self.beside!r}")
         if len(self.read_scales) not in (0, 5):
             raise ConfigError(f"mixers.read_scales must have 5 entries or none, got {len(self.read_scales)}")
         scaled = self.read_scales or self.write_scale != 1
         if scaled and {*self.layers, self.beside} - {"attention", "none", None} != {"mamba2"}:
-            raise ConfigError("mixers.read_scales and mixers.write_scale are for models whose one other mixer is mamba2")
+            raise ConfigError(
+                "mixers.read_scales and mixers.write_scale are for models whose one other mixer is mamba2"
+            )
         sized = ("n_heads", "d_value") if any(map(self.has, WITH_STATES)) else ()
         sized += ("d_key",) if any(map(self.has, WITH_KEYS)) else ()
         ranks = {"mamba": "dt_rank", "kimi_delta": "gate_rank"}

@@ -76,7 +76,11 @@ STAGES = {
 }
 OF_QUERIES = (
     *("hook_q_input", "attn.hook_q", "attn.hook_rot_q", "attn.hook_attn_scores", "attn.hook_pattern"),
-    *(f"{at}.{part}" for at in ("attn", "recurrence") for part in ("hook_gate", "hook_mixing", "hook_state", "hook_mixed", "norm.")),
+    *(
+        f"{at}.{part}"
+        for at in ("attn", "recurrence")
+        for part in ("hook_gate", "hook_mixing", "hook_state", "hook_mixed", "norm.")
+    ),
 )
 
 
@@ -271,7 +275,9 @@ class Stream:
     def carries(self) -> bool:
         """Whether later layers read more of what comes before them than the stream that enters them."""
         cfg = self.model.cfg
-        return bool(cfg.d_layer_embed) or cfg.n_streams > 1 or any(source is not None for source in cfg.keys_values_from)
+        return (
+            bool(cfg.d_layer_embed) or cfg.n_streams > 1 or any(source is not None for source in cfg.keys_values_from)
+        )
 
     def resumed(self, layer: int, streams: Mapping[str, Tensor], tokens: Tensor) -> tuple[Tensor, dict[str, Any]]:
         """What a pass reads that need not compute what comes before a layer: its input, and arguments of `forward`.

@@ -13,7 +13,7 @@
 What attention and MLP write may pass a norm (`ln1_post`, `ln2_post`) and a multiplier before it is added; `attn_out`
 and `mlp_out` are what is added. The inputs of queries, keys and values can be hooked head by head (`hook_q_input`,
 ...): the stream before the norm, with a head axis that exists only while hooked. A mixer that stands in place of
-attention reads one stream for all its heads (`hook_mixer_in`), as one that stands beside it does (`hook_recurrence_in`).
+attention reads one stream for all its heads (`hook_mixer_in`), as one beside it does (`hook_recurrence_in`).
 """
 
 from typing import NamedTuple

@@ -27,6 +27,7 @@ from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked
 from interp_hooks.model.config import HookedTransformerConfig
 
+
 def _of_layer(place: int) -> int:
     """The layer of what is stored: a recurrence beside attention is stored at ~layer."""
     return place if place >= 0 else ~place

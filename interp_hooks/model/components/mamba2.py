@@ -53,7 +53,10 @@ class Mamba2(LinearAttention):
 
     def reads(self, x: Float[Tensor, "batch pos d_model"]) -> tuple[Float[Tensor, "batch pos channel"], Gates]:
         """Values, keys and queries side by side; the length of the step."""
-        pairs, (_, *scales, of_step) = ((self.W_V, self.b_V), (self.W_K, self.b_K), (self.W_Q, self.b_Q)), self.read_scales
+        pairs, (_, *scales, of_step) = (
+            ((self.W_V, self.b_V), (self.W_K, self.b_K), (self.W_Q, self.b_Q)),
+            self.read_scales,
+        )
         read = (read_per_head(x, *pair).flatten(2) for pair in pairs)
         channels = torch.cat([_scaled(one, scale) for one, scale in zip(read, scales, strict=True)], dim=-1)
         precise = torch.promote_types(x.dtype, torch.float32)
