@@ -27,6 +27,7 @@ from transformers import (
 )
 
 from interp_hooks import ExpertsConfig, HookedTransformer, HookedTransformerConfig
+from interp_hooks.model.mixers_config import MixersConfig
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -240,6 +241,27 @@ CUSTOM: dict[str, dict[str, Any]] = {
         d_vocab_layer_embed=20,
         gated_mlp=True,
         mlp_sparsity_layers=(0.7, 0.0, 0.4),
+    ),
+    "recurrence-beside": dict(
+        normalization_type="RMS",
+        positional_embedding_type="rotary",
+        n_key_value_heads=2,
+        residual_scale=0.5,
+        gated_mlp=True,
+        mlp_gate_scale=0.7,
+        mlp_out_scale=1.6,
+        mixers=MixersConfig(
+            layers=("attention",) * 3,
+            beside="mamba2",
+            n_heads=6,
+            n_key_heads=2,
+            d_key=5,
+            d_value=3,
+            taps=3,
+            norm_groups=3,
+            read_scales=(0.6, 1.2, 0.9, 1.4, 0.8),
+            write_scale=0.7,
+        ),
     ),
     "borrowed-keys": dict(
         n_key_value_heads=2,

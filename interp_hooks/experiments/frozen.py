@@ -149,6 +149,11 @@ class FrozenRun:
         if self.stream.other_block(layer) is not None:
             return self._after_other_block(layer, shift, every, noted)
         mid_shift = shift + self._attention_change(layer, every)
+        if block.recurrence is not None:
+            recurrence, copies = name + "recurrence_out", len(every)
+            mid_shift = (
+                mid_shift + self._sent(recurrence, self._copies(recurrence, copies), every) - self.base[recurrence]
+            )
         if block.attn_only:
             return mid_shift
         writers = [name + "mlp_out", *(stop.hook for stop in self.stream.split_at(name + "mlp_out"))]
@@ -157,6 +162,8 @@ class FrozenRun:
         if self.mlps == "freeze" and not (sent or block.is_post or wanted):
             return mid_shift  # nothing else changes
         resid_pre, attn_out, mlp_out = (self.base[name + what] for what in ("resid_pre", "attn_out", "mlp_out"))
+        if block.recurrence is not None:
+            attn_out = attn_out + self.base[name + "recurrence_out"]
         mlp_in = resid_pre + shift if block.parallel else resid_pre + attn_out + mid_shift
         if block.is_post:
             mlp_in = block.ln1(mlp_in)

@@ -24,6 +24,7 @@ ATTENTION_NAMES = {"q", "k", "v", "z", "rot_q", "rot_k", "result", "pattern", "a
 ATTENTION_NAMES |= {"mixing", "mixed", "state", "log_decay", "beta", "dt", "in_gate"}  # of what stands in its place
 MLP_NAMES = {"pre", "post", "mid", "pre_linear"}
 BLOCK_NAMES = {"resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "ple_out", "laurel_out", "altup_out"}
+BLOCK_NAMES |= {"recurrence_in", "recurrence_out"}
 BLOCK_NAMES |= {"attn_in", "mixer_in", "mlp_in", "ple_in", "q_input", "k_input", "v_input"}
 
 LAYER = "{layer}"  # stands for the number of a layer in full names

@@ -78,7 +78,7 @@ def fold_ln(model: HookedTransformer, centre: bool = True) -> None:
     for layer, block in enumerate(model.blocks):
         if not model.cfg.reads_normalized_at(layer):
             continue
-        attention = block.attn.readers()
+        attention = [reader for mixer in block.mixers for reader in mixer.readers()]
         mlp = [] if model.cfg.attn_only else _readers_of_mlp(block.mlp)
         if model.cfg.parallel_shared_norm:
             _fold(block.ln1, attention + mlp, centre)
@@ -159,7 +159,7 @@ def center_writing_weights(model: HookedTransformer) -> None:
     if cfg.n_token_types:
         writers.append(model.token_type_embed.W_token_type)
     for block in model.blocks:
-        writers += [block.attn.W_O, block.attn.b_O]
+        writers += [weight for mixer in block.mixers for weight in (mixer.W_O, mixer.b_O)]
         if not cfg.attn_only:
             writers += _writers_of_mlp(block.mlp)
     for writer in writers:

@@ -9,6 +9,7 @@ import json
 import math
 import platform
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,7 +23,7 @@ from interp_hooks.loading.checkpoints import NamedCheckpoint
 from interp_hooks.loading.given import check_model
 from interp_hooks.loading.load import family_of
 from interp_hooks.model.config import as_dtype
-from interp_hooks.model.stream import Stream
+from interp_hooks.model.stream import BEFORE_MLP, Stream
 from interp_hooks.model.transformer import HookedTransformer
 
 TEXT = (
@@ -204,9 +205,10 @@ def invariants(model: HookedTransformer, tokens: Int[Tensor, "batch pos"]) -> di
     for layer, block in enumerate(model.blocks):
         here = {name.removeprefix(f"blocks.{layer}."): value for name, value in cache.items()}
         _stream(model, layer, here, holds)
-        inside = {name.removeprefix("attn."): value for name, value in here.items() if name.startswith("attn.")}
-        for promise in block.attn.promises(inside):
-            holds(*promise)
+        for part, mixer in zip(("attn.", "recurrence."), block.mixers, strict=False):
+            inside = {name.removeprefix(part): value for name, value in here.items() if name.startswith(part)}
+            for promise in mixer.promises(inside):
+                holds(*promise)
         experts = model.cfg.experts
         normalized = model.cfg.writes_normalized_at(layer) or (experts is not None and experts.output_norm)
         if "mlp.experts.hook_out" in here and not normalized:
@@ -218,16 +220,15 @@ def invariants(model: HookedTransformer, tokens: Int[Tensor, "batch pos"]) -> di
 
 
 def _stream(model: HookedTransformer, layer: int, here: dict[str, Tensor], holds: Any) -> None:
-    before = here["hook_resid_pre"] + here["hook_attn_out"]
-    if "hook_resid_mid" in here and model.cfg.laurel_rank:
-        middle = before + here["hook_laurel_out"]
-        holds("resid_mid == resid_pre + attn_out + laurel_out", middle, here["hook_resid_mid"])
-    elif "hook_resid_mid" in here:
-        holds("resid_mid == resid_pre + attn_out", before, here["hook_resid_mid"])
+    def adds_up(total: str, labels: Sequence[str]) -> None:
+        written = here["hook_resid_pre"] + sum(here[f"hook_{label}"] for label in labels)
+        holds(f"{total} == {' + '.join(['resid_pre', *labels])}", written, here[f"hook_{total}"])
+
+    added = list(Stream(model).sublayers(layer))
+    if "hook_resid_mid" in here:
+        adds_up("resid_mid", [label for label in added if label in BEFORE_MLP])
     if model.cfg.norm_placement == "post":
         before = model.blocks[layer].ln1(here["hook_resid_mid"])
         holds("resid_post == ln1(resid_mid) + mlp_out", before + here["hook_mlp_out"], here["hook_resid_post"])
     else:
-        added = [label for label in Stream(model).sublayers(layer)]
-        written = here["hook_resid_pre"] + sum(here[f"hook_{label}"] for label in added)
-        holds(f"resid_post == {' + '.join(['resid_pre', *added])}", written, here["hook_resid_post"])
+        adds_up("resid_post", added)

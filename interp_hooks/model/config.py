@@ -117,11 +117,11 @@ class HookedTransformerConfig:
     earlier one whose keys and values it attends to (None: its own). `mixers` puts something else in the place of
     attention in some layers.
 
-    MLP. `d_mlp_layers` gives the MLP of each layer a width of its own. `mlp_sparsity_layers` is for each layer the share of
-    neurons whose gates are cut off, were they normally distributed: of each gate is taken what it is above that
-    quantile (0: no cut). An `act_fn` that ends in "_ln" is followed by a
-    LayerNorm over the neurons. `mlp_clamp` bounds both factors of
-    a gated MLP, and `mlp_linear_offset` is added to the linear one. `experts` replaces the MLP of some layers.
+    MLP. `d_mlp_layers` gives the MLP of each layer a width of its own. `mlp_sparsity_layers` is for each layer the
+    share of neurons whose gates are cut off, were they normally distributed: of each gate is taken what it is above
+    that quantile (0: no cut). An `act_fn` that ends in "_ln" is followed by a LayerNorm over the neurons. `mlp_clamp`
+    bounds both factors of a gated MLP, `mlp_linear_offset` is added to the linear one, `mlp_gate_scale` multiplies its
+    gates before the activation, and `mlp_out_scale` its neurons. `experts` replaces the MLP of some layers.
     `embed_scale`, `residual_scale` (of what every sublayer writes) and `logits_scale` are multipliers. A soft cap c
     turns x into c tanh(x / c); 0 is none. `d_layer_embed` is the width of embeddings that each layer has for itself
     (`interp_hooks.model.components.layer_embed`; 0: none); tokens from `d_vocab_layer_embed` on (0: `d_vocab`) have
@@ -215,6 +215,8 @@ class HookedTransformerConfig:
     mlp_sparsity_layers: tuple[float, ...] = ()
     mlp_clamp: float = 0.0
     mlp_linear_offset: float = 0.0
+    mlp_gate_scale: float = 1.0
+    mlp_out_scale: float = 1.0
     experts: ExpertsConfig | None = None
     embed_scale: float = 1.0
     residual_scale: float = 1.0
@@ -385,8 +387,8 @@ class HookedTransformerConfig:
             or self.stream_scales
         ):
             raise ConfigError(
-                "n_streams above 1 needs serial blocks with an MLP, whose stream is not normalized or multiplied itself, "
-                "and no shortformer"
+                "n_streams above 1 needs serial blocks with an MLP, whose stream is not normalized or multiplied "
+                "itself, and no shortformer"
             )
         if self.laurel_rank and self.n_streams == 1:
             raise ConfigError("laurel_rank is for models with several streams: it needs n_streams above 1")
@@ -423,6 +425,13 @@ class HookedTransformerConfig:
             raise ConfigError("latent attention (kv_latent) has no gates (gated_attn)")
         if self.kv_latent and self.value_scale != 1:
             raise ConfigError("latent attention (kv_latent) has no value_scale")
+        if not self.gated_mlp and (self.mlp_gate_scale, self.mlp_out_scale) != (1.0, 1.0):
+            raise ConfigError("mlp_gate_scale and mlp_out_scale need gated_mlp")
+        if self.mixers is not None and self.mixers.beside and (self.kv_latent or self.norm_placement != "pre"):
+            raise ConfigError(
+                "a recurrence beside attention (mixers.beside) needs norm_placement='pre', and attention without "
+                "latents"
+            )
         if self.mixers is not None and self.attention_dir != "causal":
             raise ConfigError("mixers other than attention need a causal model")
         if self.mixers is not None and self.norm_placement == "post" and (self.mixers.mlps or self.mixers.has("none")):
@@ -538,6 +547,11 @@ class HookedTransformerConfig:
         return beside + sum(self._mixer_weights(layer) + self._mlp_weights(layer) for layer in range(self.n_layers))
 
     def _mixer_weights(self, layer: int) -> int:
+        kind = self.beside_attention(layer)
+        beside = 0 if self.mixers is None or kind is None else self.mixers.n_weights(kind, self.d_model)
+        return beside + self._own_mixer_weights(layer)
+
+    def _own_mixer_weights(self, layer: int) -> int:
         if self.mixers is not None and (kind := self.mixer_at(layer)) != "attention":
             return self.mixers.n_weights(kind, self.d_model)
         heads, groups, read, d_value = self.n_heads, self.kv_heads_at(layer), self.d_model, self.d_value_at(layer)
@@ -645,6 +659,10 @@ class HookedTransformerConfig:
     def mixer_at(self, layer: int) -> MixerKind:
         """What mixes the tokens in `layer`."""
         return self.mixer_kinds[layer]
+
+    def beside_attention(self, layer: int) -> MixerKind | None:
+        """The recurrence that stands beside the attention of `layer`, if there is one."""
+        return self.mixers.beside if self.mixers is not None and self.mixer_at(layer) == "attention" else None
 
     def writes_at(self, layer: int) -> tuple[int, int]:
         """How many heads write in `layer`, and how wide what each of them writes from (z) is."""

@@ -45,6 +45,7 @@ POSITIVE = (
     "weight_scale",
     "router_scale",
     "value_scale",
+    *("read_scales", "write_scale", "mlp_gate_scale", "mlp_out_scale"),
     "eps",
     "latent_eps",
 )

@@ -50,6 +50,10 @@ class MixersConfig:
     "lightning" (Qin et al. 2024, arxiv.org/abs/2401.04658): as "mamba2", with a fixed decay for each head,
     and without a convolution.
 
+    `beside` is a recurrence that stands beside attention in every layer that has attention, and reads what attention
+    reads; its sizes are these too. In "mamba2", `read_scales` multiply what gates, values, keys, queries and steps are
+    read as (default: all 1), and `write_scale` z.
+
     "none": such a layer has an MLP alone. `mlps` says of each layer whether it has an MLP (default: all have one).
 
     `norm_placement` is that of the layers with such mixers, if it is another than the config's.
@@ -72,6 +76,9 @@ class MixersConfig:
     part_norm: PartNorm | None = None
     mlps: tuple[bool, ...] = ()
     norm_placement: MixerNorms | None = None
+    beside: MixerKind | None = None
+    read_scales: tuple[float, ...] = ()
+    write_scale: float = 1.0
 
     def __post_init__(self) -> None:
         make_tuples(self)
@@ -79,6 +86,15 @@ class MixersConfig:
         object.__setattr__(self, "n_key_heads", self.n_key_heads or self.n_heads)
         if len(self.mlps) not in (0, len(self.layers)):
             raise ConfigError(f"mixers.mlps must have {len(self.layers)} entries or none, got {len(self.mlps)}")
+        if self.beside not in (None, *WITH_STATES):
+            raise ConfigError(f"mixers.beside must be one of {', '.join(WITH_STATES)} or None, got {self.beside!r}")
+        if len(self.read_scales) not in (0, 5):
+            raise ConfigError(f"mixers.read_scales must have 5 entries or none, got {len(self.read_scales)}")
+        scaled = self.read_scales or self.write_scale != 1
+        if scaled and {*self.layers, self.beside} - {"attention", "none", None} != {"mamba2"}:
+            raise ConfigError(
+                "mixers.read_scales and mixers.write_scale are for models whose one other mixer is mamba2"
+            )
         sized = ("n_heads", "d_value") if any(map(self.has, WITH_STATES)) else ()
         sized += ("d_key",) if any(map(self.has, WITH_KEYS)) else ()
         ranks = {"mamba": "dt_rank", "kimi_delta": "gate_rank"}
@@ -99,8 +115,8 @@ class MixersConfig:
             )
 
     def has(self, kind: str) -> bool:
-        """Whether some layer has a mixer of this kind."""
-        return kind in self.layers
+        """Whether some layer has a mixer of this kind, in place of attention or beside it."""
+        return kind in self.layers or kind == self.beside
 
     @property
     def channels(self) -> int:

@@ -8,6 +8,7 @@
     blocks.L.hook_{q,k,v}_input                          read  aL.hH<q>, aL.hH<k>, aL.hH<v>
     blocks.L.hook_mixer_in                               read  aL<in>    (in place of these, without attention)
     blocks.L.attn.hook_z                                 write aL.h0, aL.h1, ...
+    blocks.L.hook_recurrence_in, ..._out                 read rL<in>, write rL   (beside attention)
     blocks.L.hook_mlp_in, blocks.L.hook_mlp_out          read and write mL   (parallel blocks read it before z)
     blocks.L.hook_ple_in, blocks.L.hook_ple_out          read and write eL   (a layer's own embeddings)
     blocks.L.hook_laurel_out, blocks.L.hook_altup_out    change it, in models with several streams: no edges
@@ -34,11 +35,12 @@ from interp_hooks.hooks.points import HookPoint
 from interp_hooks.model.cache.frozen_norm import FrozenNorm
 from interp_hooks.model.components.block import TransformerBlock
 
-ADDED = ("attn_out", "laurel_out", "mlp_out", "ple_out", "altup_out")  # by a layer, in the order in which they come
-BEFORE_MLP = ADDED[:2]
+BEFORE_MLP = ("attn_out", "recurrence_out", "laurel_out")
+ADDED = (*BEFORE_MLP, "mlp_out", "ple_out", "altup_out")  # by a layer, in the order in which they come
 EMBEDDINGS = ("hook_embed", "hook_pos_embed", "hook_token_type_embed")
 INPUT = "blocks.0.hook_resid_pre"
 ATTENTION_INPUTS = ("hook_q_input", "hook_k_input", "hook_v_input", "hook_attn_in", "hook_mixer_in")
+ATTENTION_INPUTS += ("hook_recurrence_in",)
 AFTER_BLOCKS = ("ln_final.", "mlm_head.", "unembed.")
 
 
@@ -55,7 +57,11 @@ class Stage(IntEnum):
 
 # Hooks of a transformer block by their stage, as the starts of their names within the block; the rest is MIXING.
 STAGES = {
-    Stage.MIXED: ("attn.hook_z", "attn.hook_result", "ln1_post.", "hook_attn_out", "laurel.", "hook_laurel_out", "hook_resid_mid"),
+    Stage.MIXED: (
+        *("attn.hook_z", "attn.hook_result", "ln1_post.", "hook_attn_out"),
+        *("recurrence.hook_z", "recurrence.hook_result", "hook_recurrence_out"),
+        *("laurel.", "hook_laurel_out", "hook_resid_mid"),
+    ),
     Stage.MLP: ("hook_mlp_in", "ln2.", "mlp.", "ln2_post."),
     Stage.WRITTEN: (
         "hook_mlp_out",
@@ -70,7 +76,11 @@ STAGES = {
 }
 OF_QUERIES = (
     *("hook_q_input", "attn.hook_q", "attn.hook_rot_q", "attn.hook_attn_scores", "attn.hook_pattern"),
-    *("attn.hook_gate", "attn.hook_mixing", "attn.hook_state", "attn.hook_mixed", "attn.norm."),  # of other mixers
+    *(
+        f"{at}.{part}"
+        for at in ("attn", "recurrence")
+        for part in ("hook_gate", "hook_mixing", "hook_state", "hook_mixed", "norm.")
+    ),
 )
 
 
@@ -158,6 +168,7 @@ def block_stops(
     parallel: bool = False,
     attends: bool = True,
     layer_embed: bool = False,
+    recurrence: bool = False,
 ) -> Iterator[Stop]:
     """The stops of a transformer block; where it does not attend, all heads of its mixer read the stream together."""
     block = f"blocks.{layer}"
@@ -168,11 +179,15 @@ def block_stops(
     yield Stop("read", f"{block}.hook_attn_in", layer, ())
     for what, several in (("q", heads), ("k", groups), ("v", groups)):
         yield Stop("read", f"{block}.hook_{what}_input", layer, tuple(f"{head}<{what}>" for head in several))
+    if recurrence:
+        yield Stop("read", f"{block}.hook_recurrence_in", layer, (f"r{layer}<in>",))
     reads_mlp = Stop("read", f"{block}.hook_mlp_in", layer, (f"m{layer}",))
     if parallel and not attn_only:
         yield reads_mlp
     yield Stop("write", f"{block}.attn.hook_z", layer, heads)
     yield Stop("write", f"{block}.hook_attn_out", layer, ())
+    if recurrence:
+        yield Stop("write", f"{block}.hook_recurrence_out", layer, (f"r{layer}",))
     if not attn_only:
         if not parallel:
             yield reads_mlp
@@ -269,7 +284,9 @@ class Stream:
     def carries(self) -> bool:
         """Whether later layers read more of what comes before them than the stream that enters them."""
         cfg = self.model.cfg
-        return bool(cfg.d_layer_embed) or cfg.n_streams > 1 or any(source is not None for source in cfg.keys_values_from)
+        return (
+            bool(cfg.d_layer_embed) or cfg.n_streams > 1 or any(source is not None for source in cfg.keys_values_from)
+        )
 
     def resumed(self, layer: int, streams: Mapping[str, Tensor], tokens: Tensor) -> tuple[Tensor, dict[str, Any]]:
         """What a pass reads that need not compute what comes before a layer: its input, and arguments of `forward`.
@@ -341,8 +358,8 @@ class Stream:
         if other is not None:
             yield from ((stop, other) for stop in other.stops(f"blocks.{layer}", layer))
             return
-        sizes = (block.heads, block.groups, block.attn_only, block.parallel, block.attends, block.ple is not None)
-        for stop in block_stops(layer, *sizes):
+        sizes = (block.heads, block.groups, block.attn_only, block.parallel, block.attends)
+        for stop in block_stops(layer, *sizes, block.ple is not None, block.recurrence is not None):
             if stop.hook not in self.model.hook_dict:  # heads without inputs of their own
                 continue
             inside = dict(self.model.hook_dict[stop.hook].named_children()) if stop.does == "write" else {}

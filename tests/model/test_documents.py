@@ -16,6 +16,10 @@ EVERY_TOKEN = torch.ones(1, 9, dtype=torch.bool)  # so that none is taken for pa
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_documents_of_a_row_are_read_apart(name: str) -> None:
     model = hooked(name)
+    if model.cfg.mixers is not None:
+        with pytest.raises(BadInput, match="give each document a row of its own"):
+            model(TOKENS, documents=DOCUMENTS, attention_mask=EVERY_TOKEN.expand(2, -1))
+        return
     logits = model(TOKENS, documents=DOCUMENTS, attention_mask=EVERY_TOKEN.expand(2, -1))
     for row, within in APART:
         alone = TOKENS[row : row + 1, within]

@@ -328,9 +328,7 @@ def _writers(model: HookedTransformer, transcoders: CrossLayerTranscoder) -> dic
     stream = Stream(model)
     stream.refuse_other_streams()
     stops = [
-        stop
-        for stop in stream.stops
-        if stop.does == "write" and stop.names and stop.hook != "blocks.0.hook_resid_pre"
+        stop for stop in stream.stops if stop.does == "write" and stop.names and stop.hook != "blocks.0.hook_resid_pre"
     ]
     mlps = [stop.hook for stop in stops if stop.hook.endswith(".hook_mlp_out")]
     other = [stop.hook for stop in stops if not stop.hook.endswith((".hook_mlp_out", ".attn.hook_z"))]

@@ -21,21 +21,21 @@ ANY_LENGTH = 2**20  # configs of models without positions name no longest text
 NO_NUMBER = ("chunk_size", "time_step_min", "time_step_max", "time_step_floor", "rescale_prenorm_residual")
 
 
-def state_space_weights(there: str) -> Table:
+def state_space_weights(there: str, ours: str = OURS) -> Table:
     """Lines for the layers of Mamba-2 that they call `there`, all of whose inputs are one matrix."""
-    names = [f"{OURS}.{leaf}_{part}" for leaf in "Wb" for part in ("G", "V", "K", "Q", "dt")]
+    names = [f"{ours}.{leaf}_{part}" for leaf in "Wb" for part in ("G", "V", "K", "Q", "dt")]
     shares = "H*W H*W G*K G*K H"
     return {
         ", ".join(names[:5]): f"{there}.in_proj.weight | x d -> x d | {shares}"
         " | (H W) d -> H d W; (H W) d -> H d W; (G K) d -> G d K; (G K) d -> G d K; H d -> d H",
         ", ".join(names[5:]): f"{there}.in_proj.bias? | x -> x | {shares}"
         " | (H W) -> H W; (H W) -> H W; (G K) -> G K; (G K) -> G K; H -> H",
-        f"{OURS}.convolution.W": f"{there}.conv1d.weight | C 1 taps -> C taps",
-        f"{OURS}.convolution.b": f"{there}.conv1d.bias?",
-        **{f"{OURS}.{name}": f"{there}.{name}" for name in ("dt_bias", "A_log", "D")},
-        f"{OURS}.norm.w": f"{there}.norm.weight | (N x) -> N x",
-        f"{OURS}.W_O": f"{there}.out_proj.weight | d (H W) -> H W d",
-        f"{OURS}.b_O": f"{there}.out_proj.bias?",
+        f"{ours}.convolution.W": f"{there}.conv1d.weight | C 1 taps -> C taps",
+        f"{ours}.convolution.b": f"{there}.conv1d.bias?",
+        **{f"{ours}.{name}": f"{there}.{name}" for name in ("dt_bias", "A_log", "D")},
+        f"{ours}.norm.w": f"{there}.norm.weight | (N x) -> N x",
+        f"{ours}.W_O": f"{there}.out_proj.weight | d (H W) -> H W d",
+        f"{ours}.b_O": f"{there}.out_proj.bias?",
     }
 
 

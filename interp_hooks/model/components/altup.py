@@ -11,7 +11,8 @@ the low-rank map beside attention that comes with it (LAuReL, Menghani et al. 20
 `mix` and `gain` are linear in modalities = tanh(norm(s[0]) W_router / d_model), which the layer makes of `s[0]` before
 and after it. Projected streams get the size of s[0]. The residual stream of the hooks is s[0]: what correction and
 prediction make of it, less what it was, is one more thing that is added to it, `altup_out`. The others are
-`hook_other_streams`. So is `laurel_out` what makes (stream + normalized + norm(normalized W_down W_up)) / sqrt(2) of it.
+`hook_other_streams`. In the same way `laurel_out` makes (stream + normalized + norm(normalized W_down W_up)) / sqrt(2)
+of it.
 """
 
 from typing import NamedTuple
@@ -40,9 +41,7 @@ class AltUp(nn.Module):
         self.W_predict, self.W_correct = parameter(layers, n, n, n), parameter(layers, n, n)
         self.gain_read = parameter(layers, d_model)
 
-    def entering(
-        self, embedding: Float[Tensor, "*batch pos d_model"]
-    ) -> Float[Tensor, "*batch pos stream d_model"]:
+    def entering(self, embedding: Float[Tensor, "*batch pos d_model"]) -> Float[Tensor, "*batch pos stream d_model"]:
         """The streams that enter the first layer."""
         others = torch.einsum("...d,sde->...se", embedding, self.W_in)
         return self._predicted(0, torch.cat((embedding[..., None, :], _as_large(others, embedding)), dim=-2))

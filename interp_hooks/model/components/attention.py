@@ -73,7 +73,7 @@ class Visibility:
         if self.documents is not None:
             raise BadInput(
                 "a recurrence reads on from one document into the next: give each document a row of its own in models "
-                "with layers that have no attention"
+                "with such layers"
             )
         if self.real is None:
             return None

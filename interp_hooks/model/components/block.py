@@ -7,12 +7,13 @@
     post       resid_pre --> attn --> (+) = resid_mid --ln1--> (+) = resid_post --ln2--> the next block
                                                      `--> mlp --^
     with embeddings of each layer's own, what reads them comes last:  resid_post = resid_mid + mlp_out + ple_out
+    with a recurrence beside attention  resid_mid = resid_pre + attn_out + recurrence_out
     with several streams  resid_mid = resid_pre + attn_out + laurel_out,   resid_post = resid_mid + mlp_out + altup_out
 
 What attention and MLP write may pass a norm (`ln1_post`, `ln2_post`) and a multiplier before it is added; `attn_out`
 and `mlp_out` are what is added. The inputs of queries, keys and values can be hooked head by head (`hook_q_input`,
 ...): the stream before the norm, with a head axis that exists only while hooked. A mixer that stands in place of
-attention reads one stream for all its heads (`hook_mixer_in`).
+attention reads one stream for all its heads (`hook_mixer_in`), as one beside it does (`hook_recurrence_in`).
 """
 
 from typing import NamedTuple
@@ -28,7 +29,7 @@ from interp_hooks.model.components.attention import Inputs, Lent, Visibility
 from interp_hooks.model.components.kv_cache import Earlier
 from interp_hooks.model.components.layer_embed import LayerEmbedReader
 from interp_hooks.model.components.mixer import Mixer
-from interp_hooks.model.components.mixers import mixer
+from interp_hooks.model.components.mixers import mixer, mixer_beside
 from interp_hooks.model.components.mlp import mlp
 from interp_hooks.model.components.moe import MoE
 from interp_hooks.model.components.norm import NoNorm, norm
@@ -38,9 +39,10 @@ from interp_hooks.model.config import HookedTransformerConfig
 
 
 class Readings(NamedTuple):
-    """The stream as attention and a parallel MLP read it, normalized."""
+    """The stream as attention, a recurrence beside it and a parallel MLP read it, normalized."""
 
     attention: Inputs
+    recurrence: Tensor | None
     mlp: Tensor | None
 
 
@@ -110,6 +112,10 @@ class TransformerBlock(nn.Module):
         self.attn: Mixer = mixer(cfg, layer)
         self.ln1_post = norm(cfg, written)
         self.hook_attn_out = HookPoint("batch pos d_model", d_model=d_model)
+        self.recurrence = mixer_beside(cfg, layer)
+        if self.recurrence is not None:
+            self.hook_recurrence_in = HookPoint("batch pos d_model", collected=False, d_model=d_model)
+            self.hook_recurrence_out = HookPoint("batch pos d_model", d_model=d_model)
         self.laurel = LAuReL(cfg) if cfg.laurel_rank else None
         if cfg.laurel_rank:
             self.hook_laurel_out = HookPoint("batch pos d_model", d_model=d_model)
@@ -149,6 +155,11 @@ class TransformerBlock(nn.Module):
     def groups(self) -> int:
         """How many heads of keys and values they share."""
         return self.attn.groups
+
+    @property
+    def mixers(self) -> list[Mixer]:
+        """Attention, or what stands in its place, and what stands beside it."""
+        return [self.attn] if self.recurrence is None else [self.attn, self.recurrence]
 
     @property
     def points(self) -> list[HookPoint]:
@@ -196,7 +207,7 @@ class TransformerBlock(nn.Module):
                 return at_positions(self._computed(resid_pre, rotation, visibility, earlier, None, known, beside), only)
             visibility, known = visibility.only(only), known.at(only)
         resid_pre = self.hook_resid_pre(resid_pre)
-        reads_stream = known.z is None or (self.parallel and known.mlp_out is None)
+        reads_stream = known.z is None or (self.parallel and known.mlp_out is None) or self.recurrence is not None
         readings = self._readings(resid_pre, beside.pos_embed) if reads_stream else None
         if known.z is not None:
             z = self.attn.given(known.z)
@@ -204,12 +215,19 @@ class TransformerBlock(nn.Module):
             assert readings is not None
             given = (readings.attention, rotation, visibility, earlier)
             z = self.attn(*given) if beside.lent is None or not self.attends else self.attn(*given, beside.lent)
+        recurrent = None
+        if self.recurrence is not None:
+            assert readings is not None
+            read, before = readings.recurrence, None if earlier is None else earlier.beside
+            recurrent = self.recurrence((read, read, read), rotation, visibility, before)
         if only is not None:
             resid_pre = at_positions(resid_pre, only)
         if self.is_post:
             return self._post(resid_pre, z, known.mlp_out)
         attn_out = self.hook_attn_out(self._scaled(self.ln1_post(self.attn.write(z))))
         resid_mid = resid_pre + attn_out
+        if self.recurrence is not None:
+            resid_mid = resid_mid + self.hook_recurrence_out(self._scaled(self.recurrence.write(recurrent)))
         if self.laurel is not None:
             normalized = self._read_by_laurel(resid_pre, readings, only)
             resid_mid = resid_mid + self.hook_laurel_out(self.laurel(normalized, resid_mid))
@@ -282,24 +300,25 @@ class TransformerBlock(nn.Module):
     def _readings(self, resid_pre: Tensor, pos_embed: Tensor | None) -> Readings:
         """The stream as its readers see it, normalized once for all, or anew for a reader whose input is hooked."""
         streams = self._attention_streams(resid_pre)
+        recurrence_in = self.hook_recurrence_in(resid_pre) if self.recurrence is not None else None
         mlp_in = self.hook_mlp_in(resid_pre) if self.parallel else None
         sharing = mlp_in if self.shared_norm else None
         ln1 = _AS_IT_IS if self.is_post else self.ln1
-        if all(stream is resid_pre for stream in (*streams, sharing) if stream is not None):
-            mlp_reads = normalized = ln1(resid_pre)
+        if all(stream is resid_pre for stream in (*streams, recurrence_in, sharing) if stream is not None):
+            mlp_reads = recurrence_reads = normalized = ln1(resid_pre)
             attention_reads = (normalized, normalized, normalized)
         else:
             ln1.show(resid_pre)
             q, k, v = streams
             attention_reads = (ln1.fused(q), ln1.fused(k), ln1.fused(v))
-            mlp_reads = None if sharing is None else ln1.fused(sharing)
+            mlp_reads, recurrence_reads = (None if x is None else ln1.fused(x) for x in (sharing, recurrence_in))
         if pos_embed is not None:
             q, k, v = attention_reads
             q, k = (x + (pos_embed if x.ndim == 3 else pos_embed[:, :, None]) for x in (q, k))
             attention_reads = (q, k, v)
         if mlp_in is None:
-            return Readings(attention_reads, None)
-        return Readings(attention_reads, mlp_reads if self.shared_norm else self.ln2(mlp_in))
+            return Readings(attention_reads, recurrence_reads, None)
+        return Readings(attention_reads, recurrence_reads, mlp_reads if self.shared_norm else self.ln2(mlp_in))
 
     def _attention_streams(self, resid_pre: Tensor) -> Inputs:
         """What queries, keys and values read: the stream itself, unless the inputs of single heads are hooked."""

@@ -27,6 +27,12 @@ from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked
 from interp_hooks.model.config import HookedTransformerConfig
 
+
+def _of_layer(place: int) -> int:
+    """The layer of what is stored: a recurrence beside attention is stored at ~layer."""
+    return place if place >= 0 else ~place
+
+
 Extend = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """A function from keys and values of the tokens that a pass reads to those of all tokens so far."""
 
@@ -36,6 +42,11 @@ class Earlier:
 
     def __init__(self, cache: KeyValueCache, layer: int) -> None:
         self.cache, self.layer = cache, layer
+
+    @property
+    def beside(self) -> Earlier:
+        """The same for what stands beside attention in the layer."""
+        return Earlier(self.cache, ~self.layer)
 
     def __call__(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values (or what a recurrence reads) of all tokens so far, the given ones last."""
@@ -201,9 +212,9 @@ class KeyValueCache:
         `real` and `lengths` (the number of real tokens) cover old and new tokens.
         """
         if not self.frozen:
-            self._layers = {layer: self._layers[layer] for layer in layers}
-            after = self.length + tokens
-            self._states = {layer: {after: self._next_states[layer]} for layer in layers if layer in self._next_states}
+            passed, after = {*layers}, self.length + tokens
+            self._layers = {at: stored for at, stored in self._layers.items() if _of_layer(at) in passed}
+            self._states = {at: {after: state} for at, state in self._next_states.items() if _of_layer(at) in passed}
             self._next_states = {}
             self.length, self.real, self.rotated_for = self.length + tokens, real, lengths
 
@@ -224,6 +235,6 @@ class KeyValueCache:
         part._layers = {
             there: (keys[:, :tokens], values[:, :tokens])
             for there, (keys, values) in self._layers.items()
-            if layers is None or there in layers
+            if layers is None or _of_layer(there) in layers
         }
         return part

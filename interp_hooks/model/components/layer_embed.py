@@ -5,7 +5,8 @@
     post    = act(pre) * e
     ple_out = norm(post W_out)                   which is added to the stream
 
-In models with several streams x is the first one after correction, and ple_out is added to the others. Tables of embeddings are large, but cost no time: of each token one row is read.
+In models with several streams x is the first one after correction, and ple_out is added to the others. Tables of
+embeddings are large, but cost no time: of each token one row is read.
 """
 
 from collections.abc import Callable

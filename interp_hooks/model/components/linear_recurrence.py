@@ -178,7 +178,10 @@ class LinearAttention(LinearRecurrence):
     def gate(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos head d_head"]:
         """The SiLU of a linear map of what is read."""
         precise = torch.promote_types(x.dtype, torch.float32)
-        return F.silu(read_per_head(x, self.W_G, self.b_G).to(precise)).to(x.dtype)
+        return F.silu(self._gate_before(x).to(precise)).to(x.dtype)
+
+    def _gate_before(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos head d_head"]:
+        return read_per_head(x, self.W_G, self.b_G)
 
     def _norm_by_groups(self, sizes: MixersConfig) -> None:
         """Make an RMSNorm over each of `sizes.norm_groups` groups of channels; none if there are no groups."""

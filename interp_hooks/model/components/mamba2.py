@@ -7,7 +7,8 @@
     mixed      = S[t]^T q = M v                                  hook_mixed, hook_mixing
     z          = norm((mixed + D v) * silu(x W_G))               hook_gate, hook_z
 
-Several heads share q and k. The norm is over groups of heads, or absent, or comes before the gate (`norm_first`).
+Several heads share q and k. The norm is over groups of heads, or absent, or comes before the gate (`norm_first`). Some
+models multiply what is read (`read_scales`) and z (`write_scale`).
 """
 
 import torch
@@ -34,6 +35,7 @@ class Mamba2(LinearAttention):
         assert sizes is not None
         heads, d_value, self.norm_first = sizes.n_heads, sizes.d_value, sizes.norm_first
         self.dt_min, self.dt_max = sizes.dt_min, sizes.dt_max or None
+        self.read_scales, self.write_scale = sizes.read_scales or (1.0,) * 5, sizes.write_scale
         self._read_per_head(sizes, d_model)
         self._gate_per_head(sizes, d_model)
         self.W_dt, self.b_dt = parameter(d_model, heads, lies=TRANSPOSED), parameter(heads)
@@ -51,10 +53,14 @@ class Mamba2(LinearAttention):
 
     def reads(self, x: Float[Tensor, "batch pos d_model"]) -> tuple[Float[Tensor, "batch pos channel"], Gates]:
         """Values, keys and queries side by side; the length of the step."""
-        pairs = ((self.W_V, self.b_V), (self.W_K, self.b_K), (self.W_Q, self.b_Q))
-        channels = torch.cat([read_per_head(x, *pair).flatten(2) for pair in pairs], dim=-1)
+        pairs, (_, *scales, of_step) = (
+            ((self.W_V, self.b_V), (self.W_K, self.b_K), (self.W_Q, self.b_Q)),
+            self.read_scales,
+        )
+        read = (read_per_head(x, *pair).flatten(2) for pair in pairs)
+        channels = torch.cat([_scaled(one, scale) for one, scale in zip(read, scales, strict=True)], dim=-1)
         precise = torch.promote_types(x.dtype, torch.float32)
-        step = linear(x, self.W_dt, self.b_dt).to(precise) + self.dt_bias.to(precise)
+        step = _scaled(linear(x, self.W_dt, self.b_dt), of_step).to(precise) + self.dt_bias.to(precise)
         return channels, F.softplus(step).clamp(self.dt_min, self.dt_max)[:, :, None]
 
     def parts(self, channels: Float[Tensor, "batch pos channel"], gates: Gates) -> Parts:
@@ -78,4 +84,12 @@ class Mamba2(LinearAttention):
     ) -> Float[Tensor, "batch pos head d_head"]:
         """What the heads read, with their own token's share, gated and normalized."""
         whole = mixed + self.D[:, None] * v
-        return self._normalized(whole) * gate if self.norm_first else self._normalized(whole * gate)
+        z = self._normalized(whole) * gate if self.norm_first else self._normalized(whole * gate)
+        return _scaled(z, self.write_scale)
+
+    def _gate_before(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos head d_head"]:
+        return _scaled(read_per_head(x, self.W_G, self.b_G), self.read_scales[0])
+
+
+def _scaled(value: Tensor, scale: float) -> Tensor:
+    return value if scale == 1 else value * scale

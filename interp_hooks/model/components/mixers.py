@@ -25,6 +25,12 @@ OTHERS: dict[str, type[Mixer]] = {
 }
 
 
+def mixer_beside(cfg: HookedTransformerConfig, layer: int) -> Mixer | None:
+    """What mixes tokens beside attention in a layer, by the config."""
+    kind = cfg.beside_attention(layer)
+    return None if kind is None else OTHERS[kind](cfg, layer)
+
+
 def mixer(cfg: HookedTransformerConfig, layer: int) -> Mixer:
     """What mixes tokens in a layer, by the config."""
     kind = cfg.mixer_at(layer)

@@ -79,15 +79,18 @@ def activation(cfg: HookedTransformerConfig) -> Callable[[Tensor], Tensor]:
 
 
 class Gating:
-    """post = act(pre) * pre_linear; some models bound both factors and add to the linear one before."""
+    """post = act(pre) * pre_linear; some models bound or multiply both factors, or add to the linear one, before."""
 
     def __init__(self, cfg: HookedTransformerConfig) -> None:
         self.act_fn, self.clamp, self.offset = ACTIVATIONS[str(cfg.act_fn)], cfg.mlp_clamp, cfg.mlp_linear_offset
+        self.gate_scale, self.scale = cfg.mlp_gate_scale, cfg.mlp_out_scale
 
     def __call__(self, pre: Tensor, pre_linear: Tensor) -> Tensor:
         if self.clamp:
             pre, pre_linear = pre.clamp(max=self.clamp), pre_linear.clamp(-self.clamp, self.clamp)
-        return self.act_fn(pre) * (pre_linear + self.offset if self.offset else pre_linear)
+        pre = pre if self.gate_scale == 1 else pre * self.gate_scale
+        post = self.act_fn(pre) * (pre_linear + self.offset if self.offset else pre_linear)
+        return post if self.scale == 1 else post * self.scale
 
 
 class CutOff:

@@ -312,8 +312,9 @@ def test_the_full_decomposition_sums_to_what_is_read(
     expected += [label for one in mlps for label in neurons_of(model, one, expand_neurons)]
     several = model.cfg.n_streams > 1  # of which the layers' embeddings write to the others
     others = ["laurel_out", "altup_out"] if several else ["ple_out"] if model.cfg.d_layer_embed else []
-    expected += [f"{one}_{what}" for one in range(at) for what in others]
-    expected += [f"{at}_laurel_out"] if mid and several else []
+    others = ["recurrence_out", *others] if model.cfg.beside_attention(0) else others
+    before = [what for what in others if what in ("recurrence_out", "laurel_out")]
+    expected += [f"{one}_{what}" for one in range(at + mid) for what in (others if one < at else before)]
     embeddings = [f"{kind}embed" for kind in ("", "pos_", "token_type_") if f"hook_{kind}embed" in model.hook_dict]
     if model.cfg.positional_embedding_type == "shortformer":
         embeddings.remove("pos_embed")  # queries and keys read it, the stream has none
