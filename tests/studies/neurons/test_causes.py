@@ -132,5 +132,5 @@ def test_units_that_were_not_measured_are_told() -> None:
 
 
 def test_a_part_that_there_is_not_is_told() -> None:
-    with unchecked_types(), pytest.raises(BadInput, match="part must be one of mlp, experts, shared, got 'exprts'"):
+    with unchecked_types(), pytest.raises(BadInput, match="part must be 'mlp', 'experts' or 'shared', got 'exprts'"):
         neurons(part="exprts")  # pyright: ignore[reportArgumentType]
