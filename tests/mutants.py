@@ -212,6 +212,8 @@ class Trial:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
+        for path in {mutant.path for _, mutant in self.mutants}:  # some are imported only when they are needed
+            importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"))
         gc.unfreeze()  # what is frozen is not listed; asking an object its class may warn
         functions = [one for one in gc.get_objects() if type(one) is types.FunctionType]
         gc.freeze()
