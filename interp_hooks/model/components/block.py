@@ -227,6 +227,7 @@ class TransformerBlock(nn.Module):
         attn_out = self.hook_attn_out(self._scaled(self.ln1_post(self.attn.write(z))))
         resid_mid = resid_pre + attn_out
         if self.recurrence is not None:
+            assert recurrent is not None
             resid_mid = resid_mid + self.hook_recurrence_out(self._scaled(self.recurrence.write(recurrent)))
         if self.laurel is not None:
             normalized = self._read_by_laurel(resid_pre, readings, only)
