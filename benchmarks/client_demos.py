@@ -31,6 +31,7 @@ import matplotlib
 import numpy as np
 import plotly.io
 import torch
+import transformers
 from client_steps import STEPS, let_draws_be_alone, run
 from IPython.core.interactiveshell import InteractiveShell
 from peer_suite_hub import cached_files
@@ -102,6 +103,7 @@ def main(file: Path) -> None:
     plotly.io.show = lambda figure, *args, **options: None
     webbrowser.open = lambda *args, **options: False
     sys.modules.update({name: MagicMock() for name in ONLY_TO_LOAD_OR_DRAW})
+    sys.modules["transformers.models.gpt2.tokenization_gpt2_fast"] = transformers  # where it was before version 5
     huggingface_hub.HfApi.list_repo_files = cached_files
     let_draws_be_alone()
     torch.load = partial(torch.load, map_location="cpu")
