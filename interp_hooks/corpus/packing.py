@@ -13,7 +13,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from jaxtyping import Bool, Int
@@ -204,7 +204,7 @@ class Packer:
 
 def bos_of(model: HookedTransformer) -> int | None:
     """The id of BOS; None where the model reads no text, or its tokenizer has none."""
-    return None if model.tokenizer is None else model.tokenizer.bos_token_id
+    return None if model.tokenizer is None else cast("int | None", model.tokenizer.bos_token_id)
 
 
 def leads(model: HookedTransformer, tokens: Int[Tensor, " pos"]) -> bool:
