@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from interp_hooks import dictionaries
 from interp_hooks.dictionaries import SAE, Crosscoder, CrossLayerTranscoder, Dictionary, Transcoder
+from interp_hooks.dictionaries.formats import FORMATS
 from interp_hooks.errors import BadInput, CheckpointError, UnsupportedConfig, WeightMismatch
 from tests.dictionaries.random_ones import KINDS, D, F, cross_layer, crosscoder, randoms, sae, transcoder
 from tests.tiny import assert_close, unchecked_types
@@ -502,3 +504,16 @@ def test_a_transcoder_says_what_it_predicts(tmp_path: Path) -> None:
     found = dictionaries.load(tmp_path, hook_out="mlp_out2")
     assert isinstance(found, Transcoder)
     assert not isinstance(found, SAE)
+
+
+# ---------------------------------------------------------------------------------------------------------- the manual
+
+
+def test_the_manual_lists_every_format_with_its_test() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "methods" / "dictionaries.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1:-1] for line in page.splitlines() if re.match(r"\| `[\w-]+` \|", line)]
+    assert {row[0].strip(" `") for row in rows} == {*FORMATS}
+    for name, *_, tests in rows:
+        named = re.findall(r"`(test_\w+)`", tests)
+        assert named, name
+        assert {*named} <= globals().keys(), name
