@@ -57,7 +57,7 @@ CALLS: tuple[tuple[str, ...], ...] = (
     ('HookedTransformer("ioi-tiny")', "must be a HookedTransformerConfig", "got 'ioi-tiny'"),
     (
         'HookedTransformerConfig(n_layers=1, d_model=8, n_ctx=9, d_vocab=9, n_heads=2, act_fn="gleu")',
-        *("act_fn must be one of", "got 'gleu'", "Did you mean gelu"),
+        *("act_fn must be 'relu'", "got 'gleu'", "Did you mean gelu"),
     ),
     (
         'HookedTransformerConfig(n_layer=1, d_model=8, n_ctx=9, d_vocab=9, n_heads=2, act_fn="gelu")',

@@ -188,8 +188,13 @@ def check_arguments(function: Callable[..., Any], arguments: Mapping[str, Any]) 
         if name in kinds and not fits(value, kinds[name]):
             if type(value) is int and (least := _least(kinds[name])) is not None and value < least:
                 raise BadInput(f"{name} must be at least {least}, got {value}")
-            close = nearest(value, _choices(kinds[name])) if isinstance(value, str) else ""
-            raise BadInput(f"{name} must be {described(kinds[name])}, got {told(value)}{close and '.' + close}")
+            raise BadInput(misfit(name, value, kinds[name]))
+
+
+def misfit(name: str, value: Any, kind: Any) -> str:
+    """The message about a value that does not fit an annotation: what was expected, what came, the nearest words."""
+    close = nearest(value, _choices(kind)) if isinstance(value, str) else ""
+    return f"{name} must be {described(kind)}, got {told(value)}{close and '.' + close}"
 
 
 def _least(kind: Any) -> int | None:

@@ -17,9 +17,10 @@ from typing import Any, Literal, TypeVar, get_args
 import torch
 
 from interp_hooks.errors import ConfigError, nearest
+from interp_hooks.errors.arguments import misfit
 from interp_hooks.model.experts_config import ExpertsConfig
 from interp_hooks.model.field_names import KNOWN, in_our_words
-from interp_hooks.model.field_types import check_choice, check_fields, kinds_of, make_tuples
+from interp_hooks.model.field_types import check_fields, kinds_of, make_tuples
 from interp_hooks.model.mixers_config import MixerKind, MixersConfig
 
 NormalizationType = Literal["LN", "LNPre", "RMS", "RMSPre"]
@@ -302,7 +303,8 @@ class HookedTransformerConfig:
                 raise ConfigError("attn_only=True excludes d_mlp, gated_mlp, parallel_attn_mlp and experts")
             return
         self._resolve("d_mlp", 4 * self.d_model)
-        check_choice("act_fn", self.act_fn, get_args(Activation))
+        if self.act_fn not in get_args(Activation):
+            raise ConfigError(misfit("act_fn", self.act_fn, Activation))
         if self.normalizes_neurons and (self.gated_mlp or self.experts or self.mlm_head):
             raise ConfigError(f"act_fn={self.act_fn!r} is for plain MLPs: no gated_mlp, no experts, no mlm_head")
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
-from types import NoneType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
-from interp_hooks.errors import ConfigError, nearest
-from interp_hooks.errors.arguments import described, fits, told
+from interp_hooks.errors import ConfigError
+from interp_hooks.errors.arguments import fits, misfit
 
 MOST_LAYERS = 100_000  # a thousand times what there is; a list for each layer of 10**9 would fill all memory
 LARGEST = 2**48  # of any size
@@ -75,20 +74,10 @@ def check_fields(config: Any) -> None:
         name, kind, value = field.name, kinds[field.name], getattr(config, field.name)
         choices = get_args(kind) or (kind,)
         if not fits(value, kind) or (isinstance(value, bool) and bool not in choices and Any not in choices):
-            raise ConfigError(f"{name} must be {described(kind)}, got {told(value)}")
-        words = [word for choice in (kind, *choices) if get_origin(choice) is Literal for word in get_args(choice)]
+            raise ConfigError(misfit(name, value, kind))
         for one in value if isinstance(value, tuple) else (value,):
-            if words:
-                check_choice(name, one, [*words, None] if NoneType in choices else words)
             if isinstance(one, Real) and not isinstance(one, bool):
                 _check_number(name, one)
-
-
-def check_choice(name: str, value: object, known: Sequence[str | None]) -> None:
-    """Raises ConfigError for a value that is none of those that a field can have."""
-    if value not in known:
-        listed, close = ", ".join(map(repr, known)), nearest(str(value), filter(None, known))
-        raise ConfigError(f"{name} must be one of {listed}, got {value!r}.{close}")
 
 
 def _check_number(name: str, value: Any) -> None:

@@ -94,7 +94,7 @@ def test_steps_of_its_training(tmp_path: Path) -> None:
         ({}, dict(first_n_layers=1), BadInput, "takes no first_n_layers=1"),
         ({}, dict(n_ctx=3), BadInput, "n_ctx must be 7 for this checkpoint, got 3"),
         ({}, dict(output_attentions=True), BadInput, "takes no output_attentions=True"),
-        (dict(act_fn="swish"), {}, CheckpointError, "act_fn must be one of"),
+        (dict(act_fn="swish"), {}, CheckpointError, "act_fn must be "),
         (dict(d_model=7), {}, CheckpointError, "must have shape|shape"),
     ],
 )

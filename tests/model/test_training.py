@@ -105,7 +105,7 @@ def test_weights_and_biases_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     ("settings", "message"),
     [
         ({"num_epochs": 0}, "num_epochs must be at least 1"),
-        ({"optimizer_name": "adam"}, "must be one of"),
+        ({"optimizer_name": "adam"}, "must be 'Adam', 'AdamW' or 'SGD', got 'adam'"),
         ({"save_every": 2}, "belong together"),
         ({"momentum": 0.9}, "momentum is SGD's"),
     ],

@@ -275,7 +275,7 @@ def test_only_the_patterns_that_are_needed_are_computed(circuit: HookedTransform
             {"detection_pattern": torch.ones(LENGTH, LENGTH)},
             "lower triangular matrix: it asks for attention to later tokens",
         ),
-        ({"error_measure": "mse"}, "'mul' or 'abs'"),
+        ({"error_measure": "mse"}, "'abs' or 'mul'"),
         ({"heads": [(0, 2)]}, "no head 2 in layer 0"),
         ({"heads": {2: [0]}}, "no head 0 in layer 2"),
         ({"heads": [(-1, 0)]}, "no head 0 in layer -1"),
