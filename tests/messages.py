@@ -330,7 +330,7 @@ EXPECTED: dict[str, str] = {
     "severed": r"'attn'(,| or) 'mlp'",
     "vector": r"a vector of 128 numbers|must be a tensor|blocks\.0\.hook_resid_pre has 128",
     "index_axis_names": r"either by index_axis_names|must be 'layer'|there are layer, head|a list of text",
-    "index_df": r"either by index_axis_names or by index_df",
+    "index_df": r"either by index_axis_names or by index_df|must be a DataFrame",
     "unit": r"'component', 'layer', 'head' or 'neuron'",
     "detection_pattern": r"'?previous_token_head'?, '?dup|a causal model cannot|\[query, key\] = \[15, 15\]",
     "heads": r"this model has layers 0\.\.2 of heads 0\.\.3|leave it out to score every head|a list of",
@@ -348,10 +348,10 @@ EXPECTED: dict[str, str] = {
     "first_n_layers": r"1\.\.3",
     "model_name": r"no config\.json",
     "n_layers": r"positive",
-    "act_fn": r"one of 'relu', 'gelu'",
-    "normalization_type": r"one of 'LN', 'LNPre'",
-    "positional_embedding_type": r"one of 'standard', 'shortformer'",
-    "init_mode": r"one of 'gpt2', 'xavier_uniform'",
+    "act_fn": r"must be 'relu', 'gelu'",
+    "normalization_type": r"must be 'LN', 'LNPre'",
+    "positional_embedding_type": r"must be 'standard', 'shortformer'",
+    "init_mode": r"must be 'gpt2', 'xavier_uniform'",
     "cfg": r"a HookedTransformerConfig or a mapping",
 }
 

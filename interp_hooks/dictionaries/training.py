@@ -102,8 +102,8 @@ def train_dictionaries(
             width_of(model.points(hook)[0], recipe.head)
     together = ranks or Ranks()
     if tokens_per_step < 2 * together.count or tokens_per_step % together.count:
-        several = f"2 tokens or more for each of {together.count} ranks, as many for all"
-        raise BadInput(f"tokens_per_step must be {several}, got {tokens_per_step}")
+        several = "" if together.count == 1 else f", and a multiple of {together.count}, the number of ranks"
+        raise BadInput(f"tokens_per_step must be at least {2 * together.count}{several}, got {tokens_per_step}")
     size = 32 * tokens_per_step if buffer is None else buffer
     if size < 2 * tokens_per_step:
         raise BadInput(f"buffer must hold 2 steps' tokens at least, {2 * tokens_per_step}, got {size}")

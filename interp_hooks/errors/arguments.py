@@ -193,7 +193,10 @@ def check_arguments(function: Callable[..., Any], arguments: Mapping[str, Any]) 
 
 def misfit(name: str, value: Any, kind: Any) -> str:
     """The message about a value that does not fit an annotation: what was expected, what came, the nearest words."""
-    close = nearest(value, _choices(kind)) if isinstance(value, str) else ""
+    words = _choices(kind)
+    given = [value] if isinstance(value, str) else value if isinstance(value, list | tuple) else []
+    unknown = next((one for one in given if isinstance(one, str) and one not in words), None)
+    close = "" if unknown is None else nearest(unknown, words)
     return f"{name} must be {described(kind)}, got {told(value)}{close and '.' + close}"
 
 

@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp_hooks.errors import BadInput
-from interp_hooks.errors.arguments import Count, refuse_outside
+from interp_hooks.errors.arguments import Count, checked, refuse_outside
 from interp_hooks.experiments.results.shown import Shown
 from interp_hooks.hooks.modes import study
 from interp_hooks.hooks.tables import pd
@@ -123,6 +123,7 @@ def unembedding(model: HookedTransformer, layer: int | None = None) -> Float[Ten
     return onto.T
 
 
+@checked
 def token_vectors(
     model: HookedTransformer, ids: Int[Tensor, " token"] | None = None, kind: EmbeddingKind = "stream"
 ) -> Float[Tensor, "token d_model"]:

@@ -105,7 +105,6 @@ def task_in_words(
     With `same_length` only those with the most common number of tokens among the first 4 `n`.
 
     Raises:
-        BadInput: fewer than one asked for.
         TokenError: too few can be used.
     """
     ids_of, usual = tokenizing(model), None

@@ -91,7 +91,7 @@ def test_few_features_make_the_verb_agree(trained: Trained) -> None:
 
     drawn = [features[torch.randperm(len(features), generator=torch.Generator().manual_seed(n))] for n in range(5)]
     assert circuit.clean > 5 > -5 > circuit.corrupt
-    assert faithfulness(best[:KEPT]) > 0.75
+    assert faithfulness(best[:KEPT]) > 0.7
     assert max(faithfulness(order[:KEPT]) for order in drawn) < 0.5
     assert faithfulness(best[KEPT:]) < faithfulness(best[:KEPT])
 

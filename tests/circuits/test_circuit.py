@@ -4,6 +4,7 @@ import itertools
 import json
 import random
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -151,14 +152,16 @@ HUGE = Layout(n_layers=32, n_heads=32, n_key_value_heads=32)
 
 
 @pytest.fixture
-def no_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Names of edges cannot be made."""
+def no_names(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Names of edges cannot be made, nor does a check of types look at those of a mapping."""
 
     def fail(*arguments: Any) -> None:
         raise AssertionError("a name of an edge was asked for")
 
     monkeypatch.setattr(Graph, "named", fail)
     monkeypatch.setattr(Graph, "edge", fail)
+    with unchecked_types():
+        yield
 
 
 def test_no_names_of_edges_are_made_unless_they_are_asked_for(no_names: None) -> None:

@@ -134,7 +134,7 @@ def test_what_is_upstream_of_the_first_removed_edge_is_not_computed_again() -> N
     edges = MaskedEdges(model, Run(TOKENS), Run(OTHER), logits_sum)
     circuits = [without(graph, "a0.h1->logits", "a2.h1->m2", "input->a2.h0<v>"), without(graph, "m1->a2.h3<q>")]
     expected = torch.stack([logits_sum(logits_of(model, as_run(circuit, Run(OTHER)))) for circuit in circuits])
-    assert edges.whole.changes.shape == (2, 5, 16, 12)
+    assert edges.whole.changes.all_vectors.shape == (2, 5, 16, 12)
     with shapes_counted(model, "blocks.0", "blocks.2") as shapes:
         ours = edges.of_circuits(circuits)
     assert_close(ours, expected, WITHIN)
@@ -468,7 +468,7 @@ def test_bad_input_is_refused() -> None:
     refused("nothing to tell apart", lambda: roc_auc(ranking, full))
     refused("a score for each of 262", lambda: roc_auc(true, true))
     refused("n_edges must be 0..262, got 263", lambda: random_circuit(graph, 263))
-    refused("expected samples", lambda: random_baseline(model, 3, TOKENS, OTHER, DIFF, samples=0))
+    refused("samples must be at least 1", lambda: random_baseline(model, 3, TOKENS, OTHER, DIFF, samples=0))
     refused("must be a", lambda: circuit_metric(model, "all", TOKENS, OTHER, DIFF))  # pyright: ignore[reportArgumentType]
 
 

@@ -252,7 +252,7 @@ BAD: Sequence[tuple[dict[str, Any], str]] = [
     (dict(samples=0), "at least 1"),
     (dict(clean=TOKENS[:3], corrupt=OTHER[:3]), "at least 4"),
     (dict(metric=lambda logits: logits[:, -1, 0]), "needs a Metric"),
-    (dict(ablations=("nothing",)), "ablation must be"),
+    (dict(ablations=("nothing",)), "ablations must be a list of"),
     (dict(method=lambda *args: 3), "must return a circuit"),
     (dict(steps=0), "at least 1"),
 ]

@@ -172,7 +172,7 @@ def test_the_model_stays_as_it_is() -> None:
         (dict(weight_decay=-1.0), "weight_decay must be"),
         (dict(tokens_per_step=0), "tokens_per_step must be"),
         (dict(length=100), "length must be"),
-        (dict(exclude=["eos"]), "exclude may name"),
+        (dict(exclude=["eos"]), "exclude must be a list of"),
     ],
     ids=str,
 )
