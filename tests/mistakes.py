@@ -124,8 +124,8 @@ CALLS: tuple[tuple[str, ...], ...] = (
     ("patch(model, task.clean, task.corrupt, lambda x: x, **heads)", "one number for each prompt", "[8, 15, 814]"),
     ("ioi_pairs(model, 0)", "n must be at least 1", "got 0"),
     ('tasks.ioi(model, 8, corruption="XYZ")', "corruption must be", "got 'XYZ'"),
-    ('ablate(model, task, **heads, method="average")', "method must be one of", "got 'average'"),
-    ('attribution_patch(model, task, **heads, rules="lrp")', "rules must be relp", "got 'lrp'"),
+    ('ablate(model, task, **heads, method="average")', "method must be 'zero', 'mean'", "got 'average'"),
+    ('attribution_patch(model, task, **heads, rules="lrp")', "rules must be 'relp'", "got 'lrp'"),
     ('causal_trace(model, task.clean, " elephant")', "' elephant' is 0 times", "expected once"),
     ('steer(model, torch.zeros(7), "resid_pre1")', "a vector of 128 numbers", "got [7]"),
     (

@@ -223,7 +223,7 @@ MISTAKES: dict[str, tuple[Any, str]] = {
         means(reference=SIX, groups=["a", "b"], reference_groups=["a"] * 6),
         "no reference prompt is of group 'b'; there are 'a'",
     ),
-    "exclude": (means(exclude=("eos",)), "exclude may name bos, padding; got 'eos'"),
+    "exclude": (means(exclude=("eos",)), r"exclude must be a list of 'bos' or 'padding', got tuple \('eos',\)"),
     "batch size": (means(batch_size=0), "batch_size must be at least 1"),
     "longer": (means(reference=SIX[:, :4], per_position=True), "needs prompts of 5 tokens; they have .*pos=4"),
     "a run with interventions": (means(reference=Run(SIX, [Intervention(at("z", 0), 0.0)])), "without interventions"),
