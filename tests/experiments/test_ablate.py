@@ -200,7 +200,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "method": (
         dict(method="median"),
         BadInput,
-        "'zero', 'mean', 'position_mean', 'resample', 'noise', or a source, got 'median'",
+        "'zero', 'mean', 'position_mean', 'resample' or 'noise', .* a Source, got 'median'",
     ),
     "site": (dict(site="zz"), UnknownHook, "Did you mean blocks.0.attn.hook_z"),
     "axis": (dict(over=("layer", "query")), BadInput, "cannot be swept over 'query'; it has layer, pos, head, d_head"),

@@ -382,7 +382,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "layer": (dict(layers=[3]), BadInput, "layer 3 is out of range"),
     "sender's head": (dict(senders=at("z", 0, head=4)), BadInput, "head=4 is out of range"),
     "sender's axis": (dict(senders=at("attn_out", 0, head=1)), BadInput, "no 'head' to select"),
-    "receiver": (dict(receivers="resid_post"), BadInput, "receivers other than 'logits' must be"),
+    "receiver": (dict(receivers="resid_post"), BadInput, "receivers must be 'logits', a Site or a list of Sites"),
     "no receiver": (dict(receivers=[]), BadInput, "receivers other than 'logits' must be"),
     "q is no stream": (dict(receivers=at("q", 1)), BadInput, "hook_q cannot be a receiver.*q_input"),
     "receiver's layer": (dict(receivers=at("q_input", 5)), UnknownHook, "blocks.5.hook_q_input"),

@@ -221,7 +221,7 @@ def test_padding_changes_nothing() -> None:
 
 
 MISTAKES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
-    "severed": (dict(severed="head"), BadInput, "'attn', 'mlp' or None, got 'head'"),
+    "severed": (dict(severed="head"), BadInput, "'attn' or 'mlp', got 'head'"),
     "no mlp": (dict(model="attn-only", severed="mlp"), UnknownHook, "mlp_out"),
     "window": (dict(window=0), BadInput, "must be at least 1"),
     "samples": (dict(samples=0), BadInput, "must be at least 1"),

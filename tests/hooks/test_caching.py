@@ -135,7 +135,7 @@ def test_every_point_of_every_architecture_knows_its_positions(architecture: str
         )
     assert list(some) == list(whole)
     for name, value in whole.items():
-        per_query = name.endswith(("hook_attn_scores", "hook_pattern", "hook_sink"))
+        per_query = name.endswith(("hook_attn_scores", "hook_pattern", "hook_sink", "hook_mixing"))
         dim = 2 if per_query else 1
         assert value.shape[dim] == 5, name
         assert torch.equal(some[name], value.index_select(dim, torch.tensor([4, 1]))), name
