@@ -105,7 +105,7 @@ def test_another_number_of_slices_is_told() -> None:
 def test_axis_letters_have_the_configs_sizes() -> None:
     cfg = build(n_key_value_heads=2).cfg
     known = {axis: size for axis, size in axis_sizes(cfg).items() if size}
-    assert known == {"h": 4, "g": 2, "q": 2, "k": 4, "w": 4, "p": 4, "d": 12, "m": 20, "v": 23}
+    assert known == {"h": 4, "g": 2, "q": 2, "k": 4, "w": 4, "p": 4, "d": 12, "m": 20, "v": 23, "S": 1}
 
 
 def test_a_module_stands_for_its_weight_and_its_bias() -> None:

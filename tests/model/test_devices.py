@@ -208,8 +208,8 @@ def test_no_weight_is_copied_whatever_a_model_went_through(name: str, life: str)
 
 def test_a_copied_expert_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A mutant for the check above: the weights of one expert are those of a fraction of a parameter."""
-    right = moe.F.linear
-    monkeypatch.setattr(moe.F, "linear", lambda x, weight, bias=None: right(x, weight.clone(), bias))
+    right = moe.linear
+    monkeypatch.setattr(moe, "linear", lambda x, weight, bias=None: right(x, weight.clone(), bias))
     with pytest.raises(AssertionError):
         check_no_weight_is_copied(convert(member("mixtral")), random_tokens(batch=1, pos=4))
 
