@@ -5,6 +5,8 @@ import os
 import zlib
 from collections.abc import Iterator
 
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before it is imported: no test asks the hub, or waits for it in vain
+
 import pytest
 import torch
 import transformers
