@@ -133,6 +133,21 @@ def test_names_of_panels_stand_below_the_title() -> None:
     assert heights["panel=p"] == heights["panel=q"] > heights["All of them"] + 15
 
 
+def test_panels_of_a_map_have_the_same_direction_and_scale() -> None:
+    grid = torch.tensor([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]])
+    panels = px.imshow(torch.stack([grid, grid]).numpy(), facet_col=0).update_traces(texttemplate="%{z:.1f}")
+    svg = parsed(panels)
+    written = {text: [one for one in svg.findall(".//{*}text") if one.text == text] for text in ("0.1", "0.2", "0.4")}
+    corner, right, low = (
+        [(float(one.get("x", 0)), float(one.get("y", 0))) for one in found] for found in written.values()
+    )
+    for panel in range(2):
+        across, down = right[panel][0] - corner[panel][0], low[panel][1] - corner[panel][1]
+        assert down == pytest.approx(across, abs=0.05)
+        assert down > 0
+    assert corner[1][1] == corner[0][1]
+
+
 def test_bars_beside_and_on_each_other() -> None:
     table = dict(x=["a", "a", "b", "b"], y=[1.0, 3.0, 2.0, 2.0], kind=["p", "q", "p", "q"])
     for mode, shared in (("group", False), ("relative", True)):

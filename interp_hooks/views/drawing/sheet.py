@@ -58,6 +58,7 @@ EDGE, HEADING = 12.0, 15.0  # pixels around all; font size of the title
 BOLD = 1.1  # how much wider its letters are than others
 LEAST = 60.0  # pixels of a plot
 NARROW = 520  # pixels; a figure no wider has its legend below
+LED = ("autorange", "range", "rangemode", "type")  # of an axis, what those that match it take from it
 
 
 class Room(NamedTuple):
@@ -165,7 +166,16 @@ def _axes(traces: Sequence[Trace], layout: Mapping[str, Any]) -> dict[str, dict[
         if one.get("overlaying") in settings:
             one.setdefault("domain", settings[one["overlaying"]].get("domain") or [0, 1])
         one.setdefault("domain", [0, 1])
+        _follow(one, settings)
     return settings
+
+
+def _follow(one: dict[str, Any], settings: Mapping[str, Mapping[str, Any]]) -> None:
+    """An axis that matches another takes its direction and range from it; its scale, from the axis it stands at."""
+    led_by = settings.get(one.get("matches") or "", {})
+    one |= {name: led_by[name] for name in LED if name in led_by}
+    if led_by.get("scaleanchor"):
+        one["scaleanchor"] = one.get("anchor")
 
 
 def _taken(
