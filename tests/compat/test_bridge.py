@@ -115,7 +115,7 @@ def test_a_bridge_for_pairs_of_sentences(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(config.replace("BertForPreTraining", "BertForMaskedLM"))  # as on the hub
     bridge = TransformerBridge.boot_transformers(str(tmp_path), device="cpu", model_class=BertForNextSentencePrediction)
     tokens = random_tokens(d_vocab=17)
-    given = dict(token_type_ids=(torch.arange(tokens.shape[1]) > 2).long().expand(tokens.shape))
+    given = dict[str, Any](token_type_ids=(torch.arange(tokens.shape[1]) > 2).long().expand(tokens.shape))
     given["attention_mask"] = torch.ones_like(tokens)
     given["attention_mask"][0, -2:] = 0
     expected = theirs(tokens, **given).seq_relationship_logits
