@@ -91,11 +91,15 @@ def cells_of(file: Path) -> list[str]:
 
 
 def on_the_cpu(script: Path, folder: Path) -> Path:
-    """The same script in a copy of its course, all of which takes the CPU where it would take MPS."""
-    course = shutil.copytree(script.parents[1], folder / script.parents[1].name)
+    """The same script in a copy of its course, all of which takes the CPU where it would take MPS.
+
+    Its folder becomes the current one, from which the course's tests find it.
+    """
+    course = shutil.copytree(script.parents[1], folder / script.parents[2].name / script.parents[1].name)
     for copied in course.rglob("*.py"):
         copied.write_text(copied.read_text(encoding="utf-8").replace('"mps"', '"cpu"'), encoding="utf-8")
-    return course / script.parent.name / script.name
+    os.chdir(course / script.parent.name)
+    return Path(script.name).resolve()
 
 
 def main(file: Path) -> None:

@@ -11,14 +11,16 @@ the others.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
 
+from jaxtyping import Int
 from torch import Tensor
 
 from interp_hooks.compat.classes import HookedEncoder
 from interp_hooks.compat.loading import get_pretrained_model_config
 from interp_hooks.compat.model import HookedTransformer
+from interp_hooks.compat.next_sentence import BertNextSentencePrediction
 from interp_hooks.errors import BadInput
 from interp_hooks.hooks.points import HookPoint
 
@@ -66,15 +68,18 @@ class TransformerBridge(HookedTransformer):
     ) -> TransformerBridge:
         """`HookedTransformer.from_pretrained_no_processing`, in float32 by default.
 
-        Other options (`n_ctx`, `revision`, `checkpoint_index`, `checkpoint_value`) are those of `from_pretrained`.
+        An encoder with `model_class=transformers.BertForNextSentencePrediction` answers for pairs of sentences, as
+        `BertNextSentencePrediction`. Other options (`n_ctx`, `revision`, `checkpoint_index`, `checkpoint_value`) are
+        those of `from_pretrained`.
 
         Raises:
             CheckpointError: as `from_pretrained`.
             BadInput: another config or class than the checkpoint's own, no weights, or a number of devices.
         """
+        pairs = getattr(model_class, "__name__", None) == "BertForNextSentencePrediction"
         refused = dict(
             hf_config_overrides=hf_config_overrides,
-            model_class=model_class,
+            model_class=None if pairs else model_class,
             n_devices=None if n_devices == 1 else n_devices,
             max_memory=max_memory,
             load_weights=None if load_weights else False,
@@ -82,9 +87,11 @@ class TransformerBridge(HookedTransformer):
         if given := {name: value for name, value in refused.items() if value is not None}:
             raise BadInput(
                 f"a checkpoint is converted as it is; got {given}: change the model's config and hand it over as "
-                "hf_model, or place layers with device_map; pairs of sentences are for BertNextSentencePrediction"
+                "hf_model, or place layers with device_map; of classes, BertForNextSentencePrediction is known"
             )
-        if hf_model is None and get_pretrained_model_config(model_name).attention_dir == "bidirectional":
+        if pairs:
+            cls = _PairsBridge
+        elif hf_model is None and get_pretrained_model_config(model_name).attention_dir == "bidirectional":
             cls = _EncoderBridge
         options |= dict(device=device, dtype=dtype or "float32", tokenizer=tokenizer, hf_model=hf_model)
         options |= dict(device_map=device_map) if device_map is not None else {}
@@ -116,6 +123,24 @@ class TransformerBridge(HookedTransformer):
 
 class _EncoderBridge(TransformerBridge, HookedEncoder):
     """A bridge to an encoder, whose tokenizer stays as it is."""
+
+
+class _PairsBridge(_EncoderBridge):
+    """A bridge to an encoder that says whether one sentence follows another, as `BertNextSentencePrediction`."""
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        input: Sequence[str] | Int[Tensor, "batch pos"],
+        return_type: Literal["logits", "predictions"] | None = "logits",
+        token_type_ids: Int[Tensor, "batch pos"] | None = None,
+        attention_mask: Int[Tensor, "batch pos"] | None = None,
+    ) -> Any:
+        """Logits [batch, 2], the answer in words, or None.
+
+        Raises:
+            BadInput: not two sentences, or token ids without their types.
+        """
+        return BertNextSentencePrediction(self).forward(input, return_type, token_type_ids, attention_mask)
 
 
 def _ours(name: str) -> str:

@@ -6,7 +6,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForNextSentencePrediction,
+    BertForPreTraining,
+    GPT2Config,
+    GPT2LMHeadModel,
+)
 
 from interp_hooks.compat.bridge import HOOKS, TransformerBridge
 from interp_hooks.compat.classes import HookedEncoder
@@ -72,6 +79,7 @@ def test_what_a_bridge_is_not_given(checkpoint: Path) -> None:
         dict(load_weights=False),
         dict(n_devices=2),
         dict(hf_config_overrides={"n_layer": 1}),
+        dict(model_class=GPT2LMHeadModel),
     ]
     for refused in given:
         with pytest.raises(BadInput, match=f"got .*{next(iter(refused))}"):
@@ -93,6 +101,32 @@ def test_a_bridge_to_an_encoder(tmp_path: Path) -> None:
     assert_close(before, theirs(tokens).logits.log_softmax(-1), within=1e-5)
     bridge.enable_compatibility_mode()
     assert_close(bridge(tokens).log_softmax(-1), before, within=1e-5)
+
+
+def test_a_bridge_for_pairs_of_sentences(tmp_path: Path) -> None:
+    """Its answers are HuggingFace's, processed or not."""
+    sizes = dict[str, Any](
+        hidden_size=8, num_attention_heads=2, intermediate_size=12, vocab_size=17, num_hidden_layers=2
+    )
+    theirs = BertForPreTraining(BertConfig(**sizes)).eval()
+    redraw(theirs)
+    theirs.save_pretrained(tmp_path)
+    config = (tmp_path / "config.json").read_text()
+    (tmp_path / "config.json").write_text(config.replace("BertForPreTraining", "BertForMaskedLM"))  # as on the hub
+    bridge = TransformerBridge.boot_transformers(str(tmp_path), device="cpu", model_class=BertForNextSentencePrediction)
+    tokens = random_tokens(d_vocab=17)
+    given = dict[str, Any](token_type_ids=(torch.arange(tokens.shape[1]) > 2).long().expand(tokens.shape))
+    given["attention_mask"] = torch.ones_like(tokens)
+    given["attention_mask"][0, -2:] = 0
+    expected = theirs(tokens, **given).seq_relationship_logits
+    for process in (lambda: None, bridge.enable_compatibility_mode):
+        process()
+        assert_close(bridge(tokens, **given), expected, within=1e-5)
+    first = {name: value[:1] for name, value in given.items()}
+    answers = ("The sentences are sequential", "The sentences are NOT sequential")
+    assert bridge(tokens[:1], return_type="predictions", **first) == answers[int(expected[0].argmax())]
+    logits, cache = bridge.run_with_cache(tokens, **given)
+    assert torch.equal(cache["nsp_head.hook_nsp_out"], logits)
 
 
 def test_a_function_of_names_passes_by_what_flags_leave_out(checkpoint: Path) -> None:
