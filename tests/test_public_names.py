@@ -5,6 +5,7 @@ public name, `torch`, and what `world` holds. Output that is written down is com
 """
 
 import doctest
+import importlib
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +14,8 @@ import pytest
 import torch
 
 import interp_hooks
+from interp_hooks.errors import arguments
+from tests.house import ROOMS
 
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
@@ -53,3 +56,21 @@ def test_the_example_runs(name: str, world: dict[str, Any], monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     value = getattr(interp_hooks, name)
     run_example(name, value, world)
+
+
+def test_words_and_counts_that_annotations_say_are_checked() -> None:
+    """Of each public function: what its annotations list is refused at its door, and nowhere else."""
+    unchecked, seen = [], 0
+    for room in {*ROOMS} - {"__main__", "cli", "errors"}:
+        module = importlib.import_module(f"interp_hooks.{room}")
+        for name in getattr(module, "__all__", []):
+            function = getattr(module, name)
+            if not inspect.isfunction(function):
+                continue
+            kinds = arguments._kinds(inspect.unwrap(function))
+            said = [kind for kind in kinds.values() if arguments._choices(kind) or arguments._least(kind) is not None]
+            seen += bool(said)
+            if said and not hasattr(function, "__wrapped__"):
+                unchecked.append(f"{room}.{name}")
+    assert seen > 50
+    assert unchecked == []
