@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from interp_hooks.errors import BadInput, DiskError, nearest
+from interp_hooks.errors.arguments import checked
 from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.model.network import Network
 
@@ -46,6 +47,7 @@ class Files:
     free), or a map from names of modules, ours or the checkpoint's, to "cpu" or "disk".
     """
 
+    @checked
     def __init__(
         self,
         folder: str | Path,
@@ -120,8 +122,8 @@ def _layer_of(name: str) -> int | None:
 
 def _check_map(device_map: str | Mapping[str, Any] | None, max_memory: Mapping[Any, int | str] | None) -> None:
     """Refuse what means nothing where blocks compute on the CPU."""
-    where = [device_map] if isinstance(device_map, str) else [str(device) for device in (device_map or {}).values()]
-    if other := [place for place in where if place not in (("auto",) if isinstance(device_map, str) else HOMES)]:
+    where, known = ([device_map], ("auto",)) if isinstance(device_map, str) else ((device_map or {}).values(), HOMES)
+    if other := [str(place) for place in where if str(place) not in known]:
         raise BadInput(
             f"blocks in offload_folder compute on the CPU: device_map beside it is 'auto' or maps modules to 'cpu' or "
             f"'disk', got {other[0]!r}. To spread a model over GPUs, leave offload_folder out"

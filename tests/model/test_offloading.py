@@ -209,6 +209,8 @@ WRONG_MAPS: dict[str, tuple[dict[str, Any], str]] = {
     "no block": (dict(device_map={"": "cpu", "unembed": "disk"}), r"only blocks lie in files"),
     "a GPU's memory": (dict(device_map="auto", max_memory={0: "1GB"}), r"as max_memory=\{'cpu': '20GB'\}.*got \{0"),
     "no map": (dict(max_memory={"cpu": "1GB"}), r"with device_map='auto'; got .* with None"),
+    "a number": (dict(device_map=3), r"device_map must be text or a mapping .* got int 3"),
+    "a size alone": (dict(device_map="auto", max_memory="20GB"), r"max_memory must be a mapping .* got '20GB'"),
     "no size": (dict(device_map="auto", max_memory={"cpu": "much"}), r"max_memory must be as \{'cpu': '20GB'\}"),
     "a device": (dict(device="cuda"), r"pass no device='cuda' beside it|device must be one that"),
 }

@@ -8,7 +8,7 @@ from typing import Any
 
 from interp_hooks.errors import UnsupportedConfig
 from interp_hooks.loading.families.llama import ATTENTION, ENDS
-from interp_hooks.loading.families.mamba2 import BAMBA, NO_NUMBER, state_space_weights, steps
+from interp_hooks.loading.families.mamba2 import BAMBA, NO_NUMBER, sizes, state_space_weights
 from interp_hooks.loading.families.shared import OLDER_ROPE, head_width, llama_like, modules
 from interp_hooks.model.mixers_config import MixersConfig
 
@@ -36,17 +36,11 @@ def _config(hf: Any) -> dict[str, Any]:
         mixers=MixersConfig(
             layers=("attention",) * hf.num_hidden_layers,
             beside="mamba2",
-            n_heads=hf.mamba_n_heads,
-            n_key_heads=hf.mamba_n_groups,
-            d_key=hf.mamba_d_state,
-            d_value=hf.mamba_d_head,
-            taps=hf.mamba_d_conv,
-            eps=hf.rms_norm_eps,
             norm_groups=hf.mamba_n_groups if hf.mamba_rms_norm else 0,
             norm_first=hf.mamba_norm_before_gate,
             read_scales=tuple(hf.ssm_in_multiplier * scale for scale in hf.ssm_multipliers),
             write_scale=hf.ssm_out_multiplier,
-            **steps(hf),
+            **sizes(hf),
         ),
     )
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from interp_hooks.loading.families.gemma import GEMMA3
-from interp_hooks.loading.families.gemma4 import GEMMA4, borrowed
-from interp_hooks.loading.families.shared import LAYER, QK_RMS, llama_like, windows
+from interp_hooks.loading.families.gemma4 import GEMMA4, common
+from interp_hooks.loading.families.shared import LAYER, llama_like
 from interp_hooks.loading.rules import Table
 
 _EVERY = "model.layers.*"  # their layers, whose tensors are stacked here
@@ -16,24 +16,15 @@ _EVERY = "model.layers.*"  # their layers, whose tensors are stacked here
 def _config(hf: Any) -> dict[str, Any]:
     return (
         llama_like(hf, act_fn=hf.hidden_activation, eps=hf.rms_norm_eps)
-        | QK_RMS
+        | common(hf)
         | dict(
             d_mlp=hf.intermediate_size[0],
             d_mlp_layers=tuple(hf.intermediate_size),
             mlp_sparsity_layers=tuple(hf.activation_sparsity_pattern),
-            normalization_type="RMS",
-            norm_placement="pre_and_output",
-            gated_mlp=True,
-            embed_scale=hf.hidden_size**0.5,
-            attn_scale=1.0,
-            v_norm_type="RMSPre",
-            window_sizes=windows(hf),
-            keys_values_from=borrowed(hf),
             d_layer_embed=hf.hidden_size_per_layer_input,
             d_vocab_layer_embed=min(hf.vocab_size_per_layer_input, hf.vocab_size),
             n_streams=hf.altup_num_inputs,
             laurel_rank=hf.laurel_rank,
-            output_logits_soft_cap=hf.final_logit_softcapping or 0.0,
         )
     )
 

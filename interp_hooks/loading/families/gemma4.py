@@ -29,6 +29,21 @@ def borrowed(hf: Any) -> tuple[int | None, ...]:
     return tuple(last_of[kind] if layer >= first_borrower else None for layer, kind in enumerate(hf.layer_types))
 
 
+def common(hf: Any) -> dict[str, Any]:
+    """The fields that Gemma 3n has too: norms, scales, windows, and which layers borrow keys and values."""
+    return QK_RMS | dict(
+        normalization_type="RMS",
+        norm_placement="pre_and_output",
+        gated_mlp=True,
+        embed_scale=hf.hidden_size**0.5,
+        attn_scale=1.0,
+        v_norm_type="RMSPre",
+        window_sizes=windows(hf),
+        keys_values_from=borrowed(hf),
+        output_logits_soft_cap=hf.final_logit_softcapping or 0.0,
+    )
+
+
 def _config(hf: Any) -> dict[str, Any]:
     if hf.use_bidirectional_attention not in (None, "vision"):  # between parts of an image, which text has not
         raise UnsupportedConfig(f"use_bidirectional_attention={hf.use_bidirectional_attention!r} is not implemented")
@@ -37,33 +52,23 @@ def _config(hf: Any) -> dict[str, Any]:
     width = getattr(hf, "hidden_size_per_layer_input", 0)
     if width and hf.vocab_size_per_layer_input != hf.vocab_size:
         raise UnsupportedConfig("vocab_size_per_layer_input is another than vocab_size, which is not implemented")
-    sources = borrowed(hf)
-    wide = [hf.use_double_wide_mlp and source is not None for source in sources]
+    wide = [hf.use_double_wide_mlp and source is not None for source in borrowed(hf)]
     layers = [hf.per_layer_config[layer] for layer in range(hf.num_hidden_layers)]
     return (
         basics(hf, act_fn=hf.hidden_activation, eps=hf.rms_norm_eps)
-        | QK_RMS
+        | common(hf)
         | rotary(hf, layers[0].head_dim)
         | dict(
             d_mlp=hf.intermediate_size,
             n_ctx=hf.max_position_embeddings,
             d_head=layers[0].head_dim,
             n_key_value_heads=layers[0].num_key_value_heads,
-            normalization_type="RMS",
-            norm_placement="pre_and_output",
-            gated_mlp=True,
-            embed_scale=hf.hidden_size**0.5,
-            attn_scale=1.0,
-            v_norm_type="RMSPre",
-            window_sizes=windows(hf),
             d_head_layers=tuple(layer.head_dim for layer in layers),
             n_key_value_heads_layers=tuple(layer.num_key_value_heads for layer in layers),
-            keys_values_from=sources,
             d_mlp_layers=tuple(hf.intermediate_size * (2 if here else 1) for here in wide),
             d_layer_embed=width,
             experts=_experts(hf) if getattr(hf, "enable_moe_block", False) else None,
             values_from_keys=tuple(hf.attention_k_eq_v and kind == "full_attention" for kind in hf.layer_types),
-            output_logits_soft_cap=hf.final_logit_softcapping or 0.0,
         )
     )
 

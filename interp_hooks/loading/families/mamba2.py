@@ -99,19 +99,23 @@ MAMBA2 = Family(
 )
 
 
-def _hybrid(hf: Any) -> MixersConfig:
-    """The layers' mixers and their sizes, from a config that names them as Bamba's does."""
-    return MixersConfig(
-        layers=tuple(KINDS[kind] for kind in hf.layers_block_type),  # pyright: ignore[reportArgumentType]
+def sizes(hf: Any) -> dict[str, Any]:
+    """The sizes of Mamba-2's mixers, from a config that names them as Bamba's does."""
+    return dict(
         n_heads=hf.mamba_n_heads,
         n_key_heads=hf.mamba_n_groups,
         d_key=hf.mamba_d_state,
         d_value=hf.mamba_d_head,
         taps=hf.mamba_d_conv,
         eps=hf.rms_norm_eps,
-        norm_groups=hf.mamba_n_groups,
         **steps(hf),
     )
+
+
+def _hybrid(hf: Any) -> MixersConfig:
+    """The mixers of a model in which some layers have Mamba-2, and others attention."""
+    layers: Any = tuple(KINDS[kind] for kind in hf.layers_block_type)
+    return MixersConfig(layers=layers, norm_groups=hf.mamba_n_groups, **sizes(hf))
 
 
 _IGNORED = (
