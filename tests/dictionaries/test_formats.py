@@ -509,11 +509,25 @@ def test_a_transcoder_says_what_it_predicts(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------------------------------- the manual
 
 
+ROOT = Path(__file__).parents[2]
+
+
+def rows_of(page: str) -> list[list[str]]:
+    """The rows of a page's tables that begin with names of formats."""
+    lines = (ROOT / page).read_text(encoding="utf-8").splitlines()
+    rows = [line.split("|")[1:-1] for line in lines if re.match(r"\| `[\w-]+`", line)]
+    return [row for row in rows if {*re.findall(r"`([\w-]+)`", row[0])} <= {*FORMATS}]
+
+
 def test_the_manual_lists_every_format_with_its_test() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "methods" / "dictionaries.md").read_text(encoding="utf-8")
-    rows = [line.split("|")[1:-1] for line in page.splitlines() if re.match(r"\| `[\w-]+` \|", line)]
+    rows = rows_of("docs/methods/dictionaries.md")
     assert {row[0].strip(" `") for row in rows} == {*FORMATS}
     for name, *_, tests in rows:
         named = re.findall(r"`(test_\w+)`", tests)
         assert named, name
         assert {*named} <= globals().keys(), name
+
+
+def test_the_readme_lists_every_format() -> None:
+    named = [name for row in rows_of("README.md") for name in re.findall(r"`([\w-]+)`", row[0])]
+    assert sorted(named) == sorted(FORMATS)
