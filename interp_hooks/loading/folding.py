@@ -171,7 +171,8 @@ def _writers_of_mlp(mlp: MLP | GatedMLP | MoE | NoMLP) -> list[Tensor]:
     if not isinstance(mlp, MoE):
         return [mlp.W_out, mlp.b_out]
     shared = [] if mlp.shared is None else _writers_of_mlp(mlp.shared)
-    return [mlp.experts.W_out, mlp.experts.b_out, *shared]
+    own = [] if mlp.b_out is None else [mlp.b_out]
+    return [mlp.experts.W_out, mlp.experts.b_out, *shared, *own]
 
 
 def _logits_have_a_mean(model: HookedTransformer) -> str | None:
@@ -190,7 +191,7 @@ def _values_are_no_constant(model: HookedTransformer) -> str | None:
         return "with attention sinks the rows of a pattern do not sum to one"
     if model.cfg.qkv_clip:
         return "values are clipped after their bias is added"
-    if model.cfg.gated_attn:
+    if model.cfg.gated_attn or (model.cfg.mixers is not None and model.cfg.mixers.has("mixture_of_heads")):
         return "gates come between values and what heads write"
     if model.cfg.v_norm_type is not None:
         return "values are normalized after their bias is added"

@@ -215,6 +215,8 @@ def invariants(model: HookedTransformer, tokens: Int[Tensor, "batch pos"]) -> di
             written = here["mlp.experts.hook_out"].double().sum(2)
             shared = here.get("mlp.hook_shared_out")
             total = written if shared is None else written + shared.double()
+            bias = block.mlp.b_out
+            total = total if bias is None else total + bias.double()
             holds("mlp_out == sum of experts", total * block.residual_scale, here["hook_mlp_out"])
     return worst
 

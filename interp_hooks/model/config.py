@@ -21,7 +21,7 @@ from interp_hooks.errors.arguments import misfit
 from interp_hooks.model.experts_config import ExpertsConfig
 from interp_hooks.model.field_names import KNOWN, in_our_words
 from interp_hooks.model.field_types import check_fields, kinds_of, make_tuples
-from interp_hooks.model.mixers_config import MixerKind, MixersConfig
+from interp_hooks.model.mixers_config import OF_ATTENTION, MixerKind, MixersConfig
 
 NormalizationType = Literal["LN", "LNPre", "RMS", "RMSPre"]
 NormPlacement = Literal["pre", "output", "pre_and_output", "post"]
@@ -436,8 +436,22 @@ class HookedTransformerConfig:
             )
         if self.mixers is not None and self.attention_dir != "causal":
             raise ConfigError("mixers other than attention need a causal model")
+        if self.mixers is not None:
+            self._check_attention_by_another_name(self.mixers)
         if self.mixers is not None and self.norm_placement == "post" and (self.mixers.mlps or self.mixers.has("none")):
             raise ConfigError("layers without attention or MLP need a model whose stream is not normalized itself")
+
+    def _check_attention_by_another_name(self, mixers: MixersConfig) -> None:
+        """Refuse mixers that are attention of a kind of its own and cannot be it in this model."""
+        kinds = {*mixers.layers} & {*OF_ATTENTION} - {"attention"}
+        if kinds and (self.kv_latent or any(self.values_from_keys)):
+            raise ConfigError(f"{', '.join(sorted(kinds))} needs keys and values of its own: no kv_latent, no values_from_keys")
+        groups = min(self.kv_heads_at(layer) for layer in range(self.n_layers))
+        if mixers.has("mixture_of_heads") and mixers.experts_per_token > self.n_heads // groups:
+            raise ConfigError(
+                f"mixers.experts_per_token={mixers.experts_per_token} is more than the {self.n_heads // groups} heads "
+                "that share keys (n_heads / n_key_value_heads)"
+            )
 
     def _lends(self, source: int, layer: int) -> bool:
         """Whether `layer` can use the keys and values of `source`."""
@@ -554,7 +568,8 @@ class HookedTransformerConfig:
         return beside + self._own_mixer_weights(layer)
 
     def _own_mixer_weights(self, layer: int) -> int:
-        if self.mixers is not None and (kind := self.mixer_at(layer)) != "attention":
+        kind = self.mixer_at(layer)
+        if self.mixers is not None and kind not in OF_ATTENTION:
             return self.mixers.n_weights(kind, self.d_model)
         heads, groups, read, d_value = self.n_heads, self.kv_heads_at(layer), self.d_model, self.d_value_at(layer)
         if not self.kv_latent:
@@ -562,7 +577,8 @@ class HookedTransformerConfig:
             own = self.source_of_keys(layer) is None
             tied = bool(self.values_from_keys) and self.values_from_keys[layer]
             keys = groups * d_head + (0 if tied else values) if own else 0
-            return read * (heads * (d_head + d_value) + keys + self.gated_attn * heads * d_value)
+            router = heads // groups if kind == "mixture_of_heads" else 0
+            return read * (heads * (d_head + d_value) + keys + self.gated_attn * heads * d_value + router)
         queries = read * self.q_latent + self.q_latent * heads * self.d_head or read * heads * self.d_head
         latent = read * (self.kv_latent + self.rotary_dim)
         return queries + latent + heads * (self.kv_latent * (self.d_head - self.rotary_dim + d_value) + d_value * read)
@@ -668,7 +684,7 @@ class HookedTransformerConfig:
 
     def writes_at(self, layer: int) -> tuple[int, int]:
         """How many heads write in `layer`, and how wide what each of them writes from (z) is."""
-        if self.mixers is None or (kind := self.mixer_at(layer)) == "attention":
+        if self.mixers is None or (kind := self.mixer_at(layer)) in OF_ATTENTION:
             return self.n_heads, self.d_value_at(layer)
         return self.mixers.writes(kind, self.d_model)
 

@@ -32,7 +32,7 @@ class ExpertsConfig:
     half-precision model. With `own_norms` router, experts and shared MLP each read the stream through an RMSNorm of
     their own, and what experts and shared MLP write passes one each; `router_scale` multiplies router logits, and with
     `expert_scales` a learned number for each expert multiplies its weight in the end. With `output_norm` what a mixture
-    writes, shared MLP included, passes an RMSNorm of its own.
+    writes, shared MLP included, passes an RMSNorm of its own. With `output_bias` a bias is added in the end.
     """
 
     n_experts: int
@@ -59,6 +59,7 @@ class ExpertsConfig:
     router_scale: float = 1.0
     expert_scales: bool = False
     output_norm: bool = False
+    output_bias: bool = False
 
     def __post_init__(self) -> None:
         make_tuples(self)

@@ -7,8 +7,18 @@ from interp_hooks.errors import ConfigError
 from interp_hooks.model.field_types import check_fields, make_tuples
 
 MixerKind = Literal[
-    "attention", "gated_delta", "kimi_delta", "gated_convolution", "mamba2", "mamba", "rg_lru", "lightning", "none"
+    "attention",
+    "mixture_of_heads",
+    "gated_delta",
+    "kimi_delta",
+    "gated_convolution",
+    "mamba2",
+    "mamba",
+    "rg_lru",
+    "lightning",
+    "none",
 ]
+OF_ATTENTION = ("attention", "mixture_of_heads")  # heads as many and as wide as the config says of attention
 PartNorm = Literal["RMS", "RMSPre"]
 WITH_STATES = ("gated_delta", "kimi_delta", "mamba2", "mamba", "rg_lru", "lightning")
 WITH_KEYS = ("gated_delta", "kimi_delta", "mamba2", "mamba", "lightning")
@@ -50,6 +60,9 @@ class MixersConfig:
     "lightning" (Qin et al. 2024, arxiv.org/abs/2401.04658): as "mamba2", with a fixed decay for each head,
     and without a convolution.
 
+    "mixture_of_heads" (Zhang et al. 2022, arxiv.org/abs/2210.05144): attention, with the sizes that the config gives
+    it, where every token passes `experts_per_token` of the heads that share keys, which a router chooses.
+
     `beside` is a recurrence that stands beside attention in every layer that has attention, and reads what attention
     reads; its sizes are these too. In "mamba2", `read_scales` multiply what gates, values, keys, queries and steps are
     read as (default: all 1), and `write_scale` z.
@@ -73,6 +86,7 @@ class MixersConfig:
     norm_groups: int = 0
     norm_first: bool = False
     dt_rank: int = 0
+    experts_per_token: int = 1
     part_norm: PartNorm | None = None
     mlps: tuple[bool, ...] = ()
     norm_placement: MixerNorms | None = None
@@ -98,7 +112,7 @@ class MixersConfig:
         sized = ("n_heads", "d_value") if any(map(self.has, WITH_STATES)) else ()
         sized += ("d_key",) if any(map(self.has, WITH_KEYS)) else ()
         ranks = {"mamba": "dt_rank", "kimi_delta": "gate_rank"}
-        for field in ("taps", *sized, *(rank for kind, rank in ranks.items() if self.has(kind))):
+        for field in ("taps", "experts_per_token", *sized, *(rank for kind, rank in ranks.items() if self.has(kind))):
             if getattr(self, field) < 1:
                 raise ConfigError(f"mixers.{field} must be positive, got {getattr(self, field)}")
         if 0 < self.dt_max <= self.dt_min:

@@ -76,6 +76,7 @@ STAGES = {
 }
 OF_QUERIES = (
     *("hook_q_input", "attn.hook_q", "attn.hook_rot_q", "attn.hook_attn_scores", "attn.hook_pattern"),
+    *("attn.hook_router_logits", "attn.hook_expert_weights"),
     *(
         f"{at}.{part}"
         for at in ("attn", "recurrence")

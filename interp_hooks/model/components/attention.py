@@ -239,11 +239,7 @@ class AttentionCore(Mixer):
         """That z is what patterns and values say, that patterns sum to one, and that heads add up."""
         pattern = here["hook_pattern"].double()
         values = here["hook_v"].repeat_interleave(self.queries_per_key, dim=2).double()
-        mixed = torch.einsum("bhqk,bkhd->bqhd", pattern, values)
-        if "hook_gate" in here:
-            yield Promise("z == pattern @ v * gate", mixed * here["hook_gate"].double(), here["hook_z"])
-        else:
-            yield Promise("z == pattern @ v", mixed, here["hook_z"])
+        yield from self._let_through(torch.einsum("bhqk,bkhd->bqhd", pattern, values), here)
         total = pattern.sum(-1)
         if self.sinks is None:
             yield Promise("rows of pattern == 1", total, torch.ones_like(total))
@@ -253,6 +249,13 @@ class AttentionCore(Mixer):
             total = total + (here["hook_sink"].double() - log_sum).exp()
             yield Promise("rows of pattern + sink == 1", total, torch.ones_like(total))
         yield self._promise_of_writing(here)
+
+    def _let_through(self, mixed: Tensor, here: Mapping[str, Tensor]) -> Iterator[Promise]:
+        """What z is, of what heads mix from values."""
+        if "hook_gate" in here:
+            yield Promise("z == pattern @ v * gate", mixed * here["hook_gate"].double(), here["hook_z"])
+        else:
+            yield Promise("z == pattern @ v", mixed, here["hook_z"])
 
     @property
     def _inside(self) -> list[HookPoint]:

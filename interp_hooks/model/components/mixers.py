@@ -8,6 +8,7 @@ from interp_hooks.model.components.lightning import LightningAttention
 from interp_hooks.model.components.mamba import Mamba
 from interp_hooks.model.components.mamba2 import Mamba2
 from interp_hooks.model.components.mixer import Mixer
+from interp_hooks.model.components.mixture_of_heads import MixtureOfHeads
 from interp_hooks.model.components.nothing import NoMixer
 from interp_hooks.model.components.rg_lru import RGLRU
 from interp_hooks.model.components.shared_keys import BorrowingAttention, KeyValueAttention
@@ -21,6 +22,7 @@ OTHERS: dict[str, type[Mixer]] = {
     "mamba": Mamba,
     "rg_lru": RGLRU,
     "lightning": LightningAttention,
+    "mixture_of_heads": MixtureOfHeads,
     "none": NoMixer,
 }
 

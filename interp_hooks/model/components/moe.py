@@ -4,7 +4,7 @@
     experts.hook_out[e] = weights[e] * expert_e(x)                out = sum over e (+ an MLP shared by all tokens)
                           or expert_e with neurons that get weights[e] times what they read (`weighted_inputs`)
 
-With `output_norm` out passes a norm before it leaves (`ln_post`).
+With `output_norm` out passes a norm before it leaves (`ln_post`), and with `output_bias` `b_out` is added then.
 With `own_norms` x is the stream itself: router, experts and shared MLP read it through norms of their own, and the two
 sums pass a norm each before they are added.
 
@@ -159,6 +159,7 @@ class MoE(nn.Module):
         self.ln_router, self.ln_experts, self.ln_shared = reads, copy.deepcopy(reads), copy.deepcopy(reads)
         self.ln_experts_post, self.ln_shared_post = writes, copy.deepcopy(writes)
         self.ln_post = norm(cfg, "RMS" if experts.output_norm else None)
+        self.b_out = parameter(d_model) if experts.output_bias else None
         self.expert_scale = parameter(count) if experts.expert_scales else None
         self.router_scale = experts.router_scale
         self.route, self.precise_router = Router(experts), experts.precise_router
@@ -175,6 +176,11 @@ class MoE(nn.Module):
             self.hook_shared_out = HookPoint("batch pos d_model", d_model=d_model)
 
     def forward(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+        out = self._written(x)
+        return out if self.b_out is None else out + self.b_out
+
+    def _written(self, x: Tensor) -> Tensor:
+        """What experts and shared MLP write."""
         logits = self.hook_router_logits(self._router_logits(self.ln_router(x)))
         weights = self.route(logits, self.choice_bias)
         weights = weights if self.expert_scale is None else weights * self.expert_scale
