@@ -445,7 +445,9 @@ class HookedTransformerConfig:
         """Refuse mixers that are attention of a kind of its own and cannot be it in this model."""
         kinds = {*mixers.layers} & {*OF_ATTENTION} - {"attention"}
         if kinds and (self.kv_latent or any(self.values_from_keys)):
-            raise ConfigError(f"{', '.join(sorted(kinds))} needs keys and values of its own: no kv_latent, no values_from_keys")
+            raise ConfigError(
+                f"{', '.join(sorted(kinds))} needs keys and values of its own: no kv_latent, no values_from_keys"
+            )
         groups = min(self.kv_heads_at(layer) for layer in range(self.n_layers))
         if mixers.has("mixture_of_heads") and mixers.experts_per_token > self.n_heads // groups:
             raise ConfigError(

@@ -35,9 +35,10 @@ class StackedWeights(Network):
         """
         if name.startswith("attn.") and self.cfg.mixers is not None:
             attend = [layer for layer, kind in enumerate(self.cfg.mixer_kinds) if kind == "attention"]
+            which = f"only layers {attend} of this model have" if attend else "no layer of this model has"
             raise BadInput(
-                f"only layers {attend} of this model have attention, so that {name} of all layers cannot be stacked: "
-                f"read model.blocks[layer].{name}"
+                f"{which} plain attention, so that {name} of all layers cannot be stacked: read "
+                f"model.blocks[layer].{name} where there is one"
             )
         without = [
             layer for layer in range(self.cfg.n_layers) if not self.cfg.attn_only and not self.cfg.has_mlp(layer)

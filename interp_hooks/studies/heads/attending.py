@@ -3,6 +3,7 @@
 from typing import Any
 
 from interp_hooks.errors import BadInput
+from interp_hooks.model.components.block import TransformerBlock
 from interp_hooks.model.transformer import HookedTransformer
 
 
@@ -14,7 +15,10 @@ def attention_of(model: HookedTransformer, layer: int) -> Any:
     """
     attend = [place for place, block in enumerate(model.blocks) if getattr(block, "attends", False)]
     if layer % model.cfg.n_layers not in attend:
-        raise BadInput(f"layer {layer} mixes tokens by something else than attention; layers {attend} have attention")
+        block = model.blocks[layer]
+        kind = block.attn.kind if isinstance(block, TransformerBlock) else f"a {type(block).__name__}"
+        others = f"layers {attend} have that" if attend else "no layer has that"
+        raise BadInput(f"layer {layer} mixes tokens by {kind}, not by plain attention; {others}")
     return model.blocks[layer].attn
 
 

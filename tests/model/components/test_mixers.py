@@ -31,7 +31,7 @@ from interp_hooks.loading.folding import Processing, process
 from interp_hooks.loading.parity import invariants
 from interp_hooks.model.components.mixers import OTHERS
 from interp_hooks.model.config import HookedTransformerConfig
-from interp_hooks.model.mixers_config import WITH_STATES, MixersConfig
+from interp_hooks.model.mixers_config import OF_ATTENTION, WITH_STATES, MixersConfig
 from interp_hooks.model.stream import Stream
 from interp_hooks.studies.heads.affinity import weight_composition
 from interp_hooks.studies.heads.metrics import metrics_of_batch
@@ -50,6 +50,11 @@ SIZES: dict[str, dict[str, Any]] = {
     "mamba": dict(d_key=5, d_value=14, taps=3, dt_rank=2, part_norm="RMS"),
     "rg_lru": dict(n_heads=6, d_value=3, taps=3),
     "lightning": dict(n_heads=6, n_key_heads=2, d_key=5, d_value=4, norm_groups=3),
+    "mixture_of_heads": dict(experts_per_token=2),
+}
+# What is attention, of a kind of its own, has the sizes that the config gives attention.
+OF_THE_CONFIG: dict[str, dict[str, Any]] = {
+    "mixture_of_heads": dict(n_heads=6, n_key_value_heads=2, positional_embedding_type="rotary"),
 }
 every_kind = pytest.mark.parametrize("kind", SIZES)
 RECURRENCES = [kind for kind in SIZES if kind in WITH_STATES]
@@ -59,7 +64,7 @@ every_recurrence = pytest.mark.parametrize("kind", RECURRENCES)
 def hybrid(kind: str, **fields: Any) -> HookedTransformer:
     mixers = MixersConfig(layers=(kind, "attention", kind), **SIZES[kind])  # pyright: ignore[reportArgumentType]
     defaults = dict(normalization_type="RMS", positional_embedding_type="none", gated_mlp=True, gated_attn=True)
-    return build(**dict(mixers=mixers) | defaults | fields)
+    return build(**dict(mixers=mixers) | defaults | OF_THE_CONFIG.get(kind, {}) | fields)
 
 
 @functools.cache
@@ -160,6 +165,8 @@ def test_padding(kind: str) -> None:
         padded = model(TOKENS, attention_mask=mask)
         for row in range(2):
             assert_close(padded[row][mask[row]], model(TOKENS[row][mask[row]][None])[0], 1e-12)
+    if kind in OF_ATTENTION:
+        return
     between = torch.tensor([[1, 1, 0, 1, 1, 1, 1, 1, 1]]).expand(2, -1)
     with pytest.raises(BadInput, match="padding stands between the real tokens"):
         model(TOKENS, attention_mask=between)
@@ -374,17 +381,17 @@ def test_the_first_token_of_a_text_is_written_whole() -> None:
 def test_what_it_has_not_is_refused(kind: str) -> None:
     model = shared(kind)
     with pytest.raises(UnknownHook, match=r"In layers 0, 2 stands .* in place of attention"):
-        model.run_with_cache(TOKENS, names_filter="pattern0")
+        model.run_with_cache(TOKENS, names_filter="q_input0")
     with pytest.raises(UnknownHook, match="in place of attention"):
         patch(model, TOKENS, OTHER, DIFF, "q_input", over=("layer", "head"), progress=False)
-    with pytest.raises(BadInput, match=r"only layers \[1\] of this model have attention"):
+    with pytest.raises(BadInput, match=r"only layers \[1\] of this model have plain attention"):
         _ = model.W_Q
     for study in (
         lambda: result_by_source(model, TOKENS, 0, 0),
         lambda: metrics_of_batch(model, Run(TOKENS)),
         lambda: weight_composition(model, "Q"),
     ):
-        with pytest.raises(BadInput, match=r"layer 0 mixes tokens by something else than attention; layers \[1\]"):
+        with pytest.raises(BadInput, match=r"layer 0 mixes tokens by an? .*, not by plain attention; layers \[1\]"):
             study()
     assert Stream(model).sublayers(0) == {"attn_out": "blocks.0.hook_attn_out", "mlp_out": "blocks.0.hook_mlp_out"}
 
