@@ -368,6 +368,14 @@ EQUIVALENT = [
         {"jamba"},
         "what is written and what is read are multiplied dimension by dimension, and so are their gains",
     ),
+    *(
+        (
+            rf"exchange blocks.{{differential}}.attn.lambda_q{term} and blocks.{{differential}}.attn.lambda_k{term}",
+            {"diffllama"},
+            "nothing but their product counts",
+        )
+        for term in (1, 2)
+    ),
     (
         r"exchange embed.W_E and unembed.W_U",
         {name for name, family in FAMILIES.items() if family.head == "MaskedLM"}

@@ -191,7 +191,10 @@ def _values_are_no_constant(model: HookedTransformer) -> str | None:
         return "with attention sinks the rows of a pattern do not sum to one"
     if model.cfg.qkv_clip:
         return "values are clipped after their bias is added"
-    if model.cfg.gated_attn or (model.cfg.mixers is not None and model.cfg.mixers.has("mixture_of_heads")):
+    mixers = model.cfg.mixers
+    if mixers is not None and mixers.has("differential"):
+        return "what heads of differential attention mix from values is normalized"
+    if model.cfg.gated_attn or (mixers is not None and mixers.has("mixture_of_heads")):
         return "gates come between values and what heads write"
     if model.cfg.v_norm_type is not None:
         return "values are normalized after their bias is added"

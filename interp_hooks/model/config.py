@@ -455,6 +455,15 @@ class HookedTransformerConfig:
                 "that share keys (n_heads / n_key_value_heads)"
             )
 
+        halves = {size // 2 for size in (self.d_head, *self.d_head_layers)}
+        if mixers.has("differential") and (
+            self.attn_sinks or self.alibi_slopes or self.rotary_dim > min(halves) or self.d_head % 2
+        ):
+            raise ConfigError(
+                f"differential attention has two queries of half of d_head={self.d_head} for every head, of which "
+                f"rotary_dim={self.rotary_dim} must be no more, and no attn_sinks and no alibi_slopes"
+            )
+
     def _lends(self, source: int, layer: int) -> bool:
         """Whether `layer` can use the keys and values of `source`."""
         attend = self.mixer_at(source) == self.mixer_at(layer) == "attention"
@@ -580,7 +589,8 @@ class HookedTransformerConfig:
             tied = bool(self.values_from_keys) and self.values_from_keys[layer]
             keys = groups * d_head + (0 if tied else values) if own else 0
             router = heads // groups if kind == "mixture_of_heads" else 0
-            return read * (heads * (d_head + d_value) + keys + self.gated_attn * heads * d_value + router)
+            beyond = read * router + (2 * d_head if kind == "differential" else 0)
+            return read * (heads * (d_head + d_value) + keys + self.gated_attn * heads * d_value) + beyond
         queries = read * self.q_latent + self.q_latent * heads * self.d_head or read * heads * self.d_head
         latent = read * (self.kv_latent + self.rotary_dim)
         return queries + latent + heads * (self.kv_latent * (self.d_head - self.rotary_dim + d_value) + d_value * read)

@@ -27,6 +27,7 @@ CURVATURES = {"alpha_p": math.log(math.expm1(0.8)), "alpha_n": math.log(math.exp
 STARTS = CURVATURES | {
     "D": 1.0,  # a state space model's token reads itself as it is
     "slope": math.log(2) / 16,  # a head of lightning attention forgets half in as many tokens
+    **dict.fromkeys((f"lambda_{part}" for part in ("q1", "k1", "q2", "k2")), 0.1),  # as far from 0 as they are drawn
     **dict.fromkeys(("gain_router", "gain_read"), 1.0),
     "decay": math.log(1 / 0.95 - 1),  # where its gate is half open, a channel keeps 0.95^4 of its state
 }

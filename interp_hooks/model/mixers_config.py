@@ -9,6 +9,7 @@ from interp_hooks.model.field_types import check_fields, make_tuples
 MixerKind = Literal[
     "attention",
     "mixture_of_heads",
+    "differential",
     "gated_delta",
     "kimi_delta",
     "gated_convolution",
@@ -18,7 +19,11 @@ MixerKind = Literal[
     "lightning",
     "none",
 ]
-OF_ATTENTION = ("attention", "mixture_of_heads")  # heads as many and as wide as the config says of attention
+OF_ATTENTION = (
+    "attention",
+    "mixture_of_heads",
+    "differential",
+)  # heads as many and as wide as the config says of attention
 PartNorm = Literal["RMS", "RMSPre"]
 WITH_STATES = ("gated_delta", "kimi_delta", "mamba2", "mamba", "rg_lru", "lightning")
 WITH_KEYS = ("gated_delta", "kimi_delta", "mamba2", "mamba", "lightning")
@@ -62,6 +67,9 @@ class MixersConfig:
 
     "mixture_of_heads" (Zhang et al. 2022, arxiv.org/abs/2210.05144): attention, with the sizes that the config gives
     it, where every token passes `experts_per_token` of the heads that share keys, which a router chooses.
+
+    "differential" (Ye et al. 2024, arxiv.org/abs/2410.05258): attention, with the sizes that the config gives it, where
+    every head has two queries and two keys of half of `d_head`, and subtracts the second softmax from the first.
 
     `beside` is a recurrence that stands beside attention in every layer that has attention, and reads what attention
     reads; its sizes are these too. In "mamba2", `read_scales` multiply what gates, values, keys, queries and steps are

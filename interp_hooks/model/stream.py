@@ -76,7 +76,7 @@ STAGES = {
 }
 OF_QUERIES = (
     *("hook_q_input", "attn.hook_q", "attn.hook_rot_q", "attn.hook_attn_scores", "attn.hook_pattern"),
-    *("attn.hook_router_logits", "attn.hook_expert_weights"),
+    *("attn.hook_router_logits", "attn.hook_expert_weights", "attn.hook_term_", "attn.hook_lambda"),
     *(
         f"{at}.{part}"
         for at in ("attn", "recurrence")
@@ -239,7 +239,9 @@ class Stream:
             layer=layer,
             stage=stage,
             stays=stage > Stage.MIXING or name.startswith(OF_QUERIES),
-            looks=name.endswith(("hook_pattern", "hook_attn_scores", "hook_mixing")),
+            looks=name.endswith(
+                ("hook_pattern", "hook_attn_scores", "hook_term_scores", "hook_term_pattern", "hook_mixing")
+            ),
             before_mixing=name.startswith("ln1."),
         )
 

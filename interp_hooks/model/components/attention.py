@@ -312,12 +312,7 @@ class AttentionCore(Mixer):
 
     def _pattern(self, q: Tensor, k: Tensor, visibility: Visibility) -> Float[Tensor, "batch head query key"]:
         """How much of each key every query sees, by way of the hooks."""
-        scores = (q.transpose(1, 2) @ self._of_every_head(k).contiguous().mT).div_(self.scale)  # not copied transposed
-        if self.soft_cap:
-            scores = self.soft_cap * torch.tanh(scores / self.soft_cap)
-        if self.slopes:
-            scores = scores + self._alibi(visibility, scores.dtype)
-        scores = self.hook_attn_scores(scores.masked_fill_(~visibility.mask(self.window), -torch.inf))
+        scores = self.hook_attn_scores(self._scores(q, k, visibility))
         precise = scores.to(torch.promote_types(scores.dtype, torch.float32))
         if self.sinks is None:
             pattern = precise.softmax(-1)
@@ -325,6 +320,15 @@ class AttentionCore(Mixer):
             sink = self.hook_sink(self._own(self.sinks)[:, None].expand(*precise.shape[:3]))
             pattern = torch.cat((precise, sink[..., None].to(precise.dtype)), dim=-1).softmax(-1)[..., :-1]
         return self.hook_pattern(pattern.to(q.dtype))
+
+    def _scores(self, q: Tensor, k: Tensor, visibility: Visibility) -> Float[Tensor, "batch head query key"]:
+        """What the softmax is taken of: -inf where a query may not look."""
+        scores = (q.transpose(1, 2) @ self._of_every_head(k).contiguous().mT).div_(self.scale)  # not copied transposed
+        if self.soft_cap:
+            scores = self.soft_cap * torch.tanh(scores / self.soft_cap)
+        if self.slopes:
+            scores = scores + self._alibi(visibility, scores.dtype)
+        return scores.masked_fill_(~visibility.mask(self.window), -torch.inf)
 
 
 class Attention(AttentionCore):
@@ -386,14 +390,18 @@ class Attention(AttentionCore):
             q, k = self._clipped(self._normed(q, self.q_norm)), self._clipped(self._normed(k, self.k_norm))
         if rotation is not None:
             q = self._rotated_queries(q, rotation)
-            k = self.hook_rot_k(rotate(k, rotation, self.rotary_adjacent_pairs))
+            k = self.hook_rot_k(self._turned(k, rotation))
         if self.norm_after_rotary:
             q, k = self._normed(q, self.q_norm), self._normed(k, self.k_norm)
         return q, k, v
 
     def _rotated_queries(self, q: Tensor, rotation: Rotation) -> Tensor:
-        q = rotate(q, rotation, self.rotary_adjacent_pairs)
+        q = self._turned(q, rotation)
         return self.hook_rot_q(q if rotation.query_scale is None else q * rotation.query_scale)
+
+    def _turned(self, x: Tensor, rotation: Rotation) -> Tensor:
+        """Queries or keys, rotated."""
+        return rotate(x, rotation, self.rotary_adjacent_pairs)
 
     def _normed(self, x: Tensor, norm: Norm | NoNorm) -> Tensor:
         """Queries or keys after their norm, which may be one over all heads, wherever these are."""

@@ -1,6 +1,7 @@
 """Which mixer stands in a layer."""
 
 from interp_hooks.model.components.attention import Attention, AttentionCore
+from interp_hooks.model.components.differential import DifferentialAttention
 from interp_hooks.model.components.gated_convolution import GatedConvolution
 from interp_hooks.model.components.gated_delta import GatedDeltaNet, KimiDelta
 from interp_hooks.model.components.latent import LatentAttention
@@ -22,6 +23,7 @@ OTHERS: dict[str, type[Mixer]] = {
     "mamba": Mamba,
     "rg_lru": RGLRU,
     "lightning": LightningAttention,
+    "differential": DifferentialAttention,
     "mixture_of_heads": MixtureOfHeads,
     "none": NoMixer,
 }

@@ -51,10 +51,12 @@ SIZES: dict[str, dict[str, Any]] = {
     "rg_lru": dict(n_heads=6, d_value=3, taps=3),
     "lightning": dict(n_heads=6, n_key_heads=2, d_key=5, d_value=4, norm_groups=3),
     "mixture_of_heads": dict(experts_per_token=2),
+    "differential": {},
 }
 # What is attention, of a kind of its own, has the sizes that the config gives attention.
 OF_THE_CONFIG: dict[str, dict[str, Any]] = {
     "mixture_of_heads": dict(n_heads=6, n_key_value_heads=2, positional_embedding_type="rotary"),
+    "differential": dict(n_heads=6, n_key_value_heads=2, d_head=8, positional_embedding_type="rotary", rotary_dim=2),
 }
 every_kind = pytest.mark.parametrize("kind", SIZES)
 RECURRENCES = [kind for kind in SIZES if kind in WITH_STATES]
@@ -391,7 +393,7 @@ def test_what_it_has_not_is_refused(kind: str) -> None:
         lambda: metrics_of_batch(model, Run(TOKENS)),
         lambda: weight_composition(model, "Q"),
     ):
-        with pytest.raises(BadInput, match=r"layer 0 mixes tokens by an? .*, not by plain attention; layers \[1\]"):
+        with pytest.raises(BadInput, match=r"layer 0 mixes tokens by .*, not by plain attention; layers \[1\]"):
             study()
     assert Stream(model).sublayers(0) == {"attn_out": "blocks.0.hook_attn_out", "mlp_out": "blocks.0.hook_mlp_out"}
 
