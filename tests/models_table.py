@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from interp_hooks.loading.families import FAMILIES
+from interp_hooks.loading.refused import REFUSED
 
 LIST = Path(__file__).resolve().parents[1] / "docs" / "models.csv"
 
@@ -30,13 +31,18 @@ def converts(row: dict[str, str]) -> bool:
     return row["model_type"] in FAMILIES and not row["why_not"]
 
 
+def why_not(row: dict[str, str]) -> str:
+    """Why a checkpoint does not convert: what the list says, or what the message that refuses its type says."""
+    return row["why_not"] or REFUSED[row["model_type"]]
+
+
 def lines() -> Iterator[str]:
     """The page, line by line."""
     listed = rows()
     count = sum(map(converts, listed))
     yield from (HEAD, f"{count} of these {len(listed)} convert.\n", "| model | `model_type` | |", "|---|---|---|")
     for row in listed:
-        told = "converts" if converts(row) else f"no: {row['why_not']}"
+        told = "converts" if converts(row) else f"no: {why_not(row)}"
         note = f"; {row['note']}" if row["note"] else ""
         yield f"| {row['model']} | `{row['model_type']}` | {told}{note} |"
 

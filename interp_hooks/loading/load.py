@@ -54,6 +54,7 @@ from interp_hooks.loading.nested import (
     text_half,
 )
 from interp_hooks.loading.plain import as_stored, plain_tensors
+from interp_hooks.loading.refused import REFUSED
 from interp_hooks.loading.rules import Rule, axis_sizes, rules
 from interp_hooks.model.components.weights import lies_like
 from interp_hooks.model.config import BY_LAYER, HookedTransformerConfig, as_dtype
@@ -201,8 +202,9 @@ def family_of(hf_config: Any, architecture: str | None = None) -> Family:
     model_type = language_config(hf_config).model_type
     architecture = architecture or (hf_config.architectures or [None])[0]
     if model_type not in FAMILIES:
+        why = f": {REFUSED[model_type]}." if model_type in REFUSED else "."
         raise UnsupportedArchitecture(
-            f"{architecture or model_type} (model_type {model_type!r}) is not supported."
+            f"{architecture or model_type} (model_type {model_type!r}) is not supported{why}"
             f"{nearest(model_type, FAMILIES)} `interp-hooks families` lists what is."
         )
     family = FAMILIES[model_type]

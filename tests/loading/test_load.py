@@ -255,7 +255,11 @@ def foreign(kind: str) -> PreTrainedModel:
 
 
 @pytest.mark.parametrize(
-    ("kind", "nearest"), [("mobilebert", "Did you mean .*bert"), ("rwkv", "`interp-hooks families` lists")]
+    ("kind", "nearest"),
+    [
+        ("mobilebert", "Did you mean .*bert"),
+        ("rwkv", "MLPs read the token before, .*`interp-hooks families`"),
+    ],
 )
 @pytest.mark.parametrize("source", ["object", "folder"])
 def test_an_unsupported_architecture_is_named(kind: str, nearest: str, source: str, tmp_path: Path) -> None:
