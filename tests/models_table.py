@@ -33,7 +33,7 @@ def converts(row: dict[str, str]) -> bool:
 
 def why_not(row: dict[str, str]) -> str:
     """Why a checkpoint does not convert: what the list says, or what the message that refuses its type says."""
-    return row["why_not"] or REFUSED[row["model_type"]]
+    return row["why_not"] or REFUSED.get(row["model_type"], "")
 
 
 def lines() -> Iterator[str]:

@@ -38,13 +38,12 @@ class DifferentialAttention(Attention):
         self.lambda_init = 0.8 - 0.6 * math.exp(-0.3 * layer)
         self.lambda_q1, self.lambda_k1 = parameter(self.d_head // 2), parameter(self.d_head // 2)
         self.lambda_q2, self.lambda_k2 = parameter(self.d_head // 2), parameter(self.d_head // 2)
-        sizes = {"head": self.heads}
-        self.norm = Norm("RMSPre", (self.d_value,), cfg.eps, axes="batch pos head d_head", **sizes)
+        self.norm = Norm("RMSPre", (self.d_value,), cfg.eps, axes="batch pos head d_head", head=self.heads)
         del self.hook_attn_scores
-        self.hook_term_scores = HookPoint("batch term head query key", term=2, **sizes)
-        self.hook_term_pattern = HookPoint("batch term head query key", term=2, **sizes)
-        self.hook_lambda = HookPoint("batch head query", **sizes)
-        self.hook_mixed = HookPoint("batch pos head d_head", d_head=self.d_value, **sizes)
+        self.hook_term_scores = HookPoint("batch term head query key", term=2, head=self.heads)
+        self.hook_term_pattern = HookPoint("batch term head query key", term=2, head=self.heads)
+        self.hook_lambda = HookPoint("batch head query", head=self.heads)
+        self.hook_mixed = HookPoint("batch pos head d_head", d_head=self.d_value, head=self.heads)
 
     def queries_keys_values(
         self, inputs: Inputs, rotation: Rotation | None, lent: Lent | None = None
