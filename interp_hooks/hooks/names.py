@@ -20,7 +20,7 @@ ALIASES = {
     "mlp_post": "post",
 }
 SUBLAYER_ALIASES = {"a": "attn", "m": "mlp", "b": "", "block": "", "blocks": "", "attention": "attn"}
-ATTENTION_NAMES = {"q", "k", "v", "z", "rot_q", "rot_k", "result", "pattern", "attn_scores", "gate"}
+ATTENTION_NAMES = {"q", "k", "v", "z", "rot_q", "rot_k", "result", "pattern", "attn_scores", "gate", "index_choice"}
 ATTENTION_NAMES |= {"mixing", "mixed", "state", "log_decay", "beta", "dt", "in_gate"}  # of what stands in its place
 MLP_NAMES = {"pre", "post", "mid", "pre_linear"}
 BLOCK_NAMES = {"resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "ple_out", "laurel_out", "altup_out"}

@@ -76,6 +76,7 @@ STAGES = {
 }
 OF_QUERIES = (
     *("hook_q_input", "attn.hook_q", "attn.hook_rot_q", "attn.hook_attn_scores", "attn.hook_pattern"),
+    *("attn.indexer.hook_q", "attn.indexer.hook_weights", "attn.indexer.hook_scores", "attn.hook_index_choice"),
     *(
         f"{at}.{part}"
         for at in ("attn", "recurrence")
@@ -238,7 +239,7 @@ class Stream:
             layer=layer,
             stage=stage,
             stays=stage > Stage.MIXING or name.startswith(OF_QUERIES),
-            looks=name.endswith(("hook_pattern", "hook_attn_scores", "hook_mixing")),
+            looks=name.endswith(("hook_pattern", "hook_attn_scores", "hook_mixing", "hook_scores", "hook_index_choice")),
             before_mixing=name.startswith("ln1."),
         )
 
@@ -284,9 +285,7 @@ class Stream:
     def carries(self) -> bool:
         """Whether later layers read more of what comes before them than the stream that enters them."""
         cfg = self.model.cfg
-        return (
-            bool(cfg.d_layer_embed) or cfg.n_streams > 1 or any(source is not None for source in cfg.keys_values_from)
-        )
+        return bool(cfg.d_layer_embed) or cfg.n_streams > 1 or cfg.lends
 
     def resumed(self, layer: int, streams: Mapping[str, Tensor], tokens: Tensor) -> tuple[Tensor, dict[str, Any]]:
         """What a pass reads that need not compute what comes before a layer: its input, and arguments of `forward`.
