@@ -448,7 +448,9 @@ class HookedTransformerConfig:
         if (indexer := self.indexer) is None:
             return
         if not (self.kv_latent and self.q_latent) or self.attention_dir != "causal" or self.mixers is not None:
-            raise ConfigError("an indexer needs causal latent attention in all layers, with a latent of queries (q_latent)")
+            raise ConfigError(
+                "an indexer needs causal latent attention in all layers, with a latent of queries (q_latent)"
+            )
         if len(indexer.layers) != self.n_layers:
             raise ConfigError(f"indexer.layers must have {self.n_layers} entries, got {len(indexer.layers)}")
         if self.positional_embedding_type != "rotary" or None in self.rotary_layers or self.rotary_dim > indexer.d_head:

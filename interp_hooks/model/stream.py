@@ -239,7 +239,9 @@ class Stream:
             layer=layer,
             stage=stage,
             stays=stage > Stage.MIXING or name.startswith(OF_QUERIES),
-            looks=name.endswith(("hook_pattern", "hook_attn_scores", "hook_mixing", "hook_scores", "hook_index_choice")),
+            looks=name.endswith(
+                ("hook_pattern", "hook_attn_scores", "hook_mixing", "hook_scores", "hook_index_choice")
+            ),
             before_mixing=name.startswith("ln1."),
         )
 

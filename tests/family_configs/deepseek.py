@@ -75,7 +75,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     ),
     "deepseek-v3.2-one": _V32 | dict(index_topk=1, index_head_dim=4, n_group=1, topk_group=1, norm_topk_prob=False),
     "glm-5": _DSA | dict(attention_bias=True, n_group=1),
-    "glm-5.1": _DSA | dict(indexer_types=["full", "full", "shared"], tie_word_embeddings=True),
+    "glm-5.1": _DSA | dict(index_topk=5, indexer_types=["full", "full", "shared"], tie_word_embeddings=True),
     "axk1": _AXK1 | dict(attention_bias=True),
     "axk1-yarn-halves": _AXK1
     | dict(

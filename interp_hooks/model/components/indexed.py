@@ -6,8 +6,8 @@
     index_q = latent of queries W_IQ,  index_k = LayerNorm(x W_IK + b_IK),  both rotated;  weight = (x W_IW + b_IW) /
     sqrt(n_heads).  The softmaxes of all heads are over the chosen keys alone.
 
-`hook_index_choice` is 1 where a query sees a key, else 0; a key is seen where a hook leaves more than 1/2. The choice has
-no gradient. A layer without an indexer sees what an earlier layer has chosen (arxiv.org/abs/2603.12201). Where no query
+`hook_index_choice` is 1 where a query sees a key, else 0; a key is seen where a hook leaves more than 1/2, and by a query
+to which none is left, its own. Nothing in an indexer has a gradient, which a choice hides. A layer without an indexer sees what an earlier layer has chosen (arxiv.org/abs/2603.12201). Where no query
 has more than `top_k` keys, an indexer is only computed for whoever looks at it.
 """
 
@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.hooks.points import HookPoint
 from interp_hooks.model.components.attention import Inputs, Lent, Visibility
 from interp_hooks.model.components.kv_cache import Earlier
@@ -27,7 +28,7 @@ from interp_hooks.model.config import HookedTransformerConfig, IndexerConfig
 
 
 class AmongChosen(Visibility):
-    """What `seen` lets queries see, of the `chosen` keys alone."""
+    """What `seen` lets queries see, of the `chosen` keys alone; a query to which no key is left sees itself."""
 
     def __init__(self, seen: Visibility, chosen: Tensor) -> None:
         super().__init__(seen.queries, seen.keys, seen.causal, seen.real, seen.positions, seen.rows, seen.documents)
@@ -37,7 +38,9 @@ class AmongChosen(Visibility):
         return True
 
     def mask(self, window: int | None) -> Tensor:
-        return self.seen.mask(window) & self.among
+        mask, past = self.seen.mask(window) & self.among, self.keys - self.queries
+        itself = self._rows_of(self._every.tril(past) & self._every.triu(past))
+        return mask | (itself & ~mask.any(-1, keepdim=True))
 
 
 class Indexer(nn.Module):
@@ -117,13 +120,14 @@ class IndexedAttention(LatentAttention):
         if self.indexer is not None:
             assert latent is not None
             choice = self._chosen(self.indexer, x, latent, rotation, visibility, earlier)
-        choice = self._shown(choice, visibility)
+        choice = self._shown(choice, visibility, len(x))
         if choice is not None:
             visibility = AmongChosen(visibility, choice)
             if lent is not None:
                 lent[self.layer] = (choice,)
         return self.attend(q, k, v, x, visibility, earlier)
 
+    @no_gradients
     def _chosen(
         self,
         indexer: Indexer,
@@ -133,7 +137,10 @@ class IndexedAttention(LatentAttention):
         visibility: Visibility,
         earlier: Earlier | None,
     ) -> Float[Tensor, "batch query key"] | None:
-        """1 for the keys that the indexer chooses, else 0; None if it has no more of them than it may choose."""
+        """1 for the keys that the indexer chooses, else 0; None if it has no more of them than it may choose.
+
+        Nothing here has a gradient, so that nobody takes the gradient of a choice for 0.
+        """
         looked_at = indexer.hooked or self.hook_index_choice.hooked
         everything = visibility.keys <= self.top_k
         if everything and not looked_at and earlier is None:
@@ -153,10 +160,12 @@ class IndexedAttention(LatentAttention):
         assert self.lender is not None
         return visibility.chosen(lent[self.lender][0]) if self.lender in lent else None
 
-    def _shown(self, choice: Tensor | None, visibility: Visibility) -> Float[Tensor, "batch query key"] | None:
+    def _shown(
+        self, choice: Tensor | None, visibility: Visibility, batch: int
+    ) -> Float[Tensor, "batch query key"] | None:
         """The choice, among what queries may see, as hooks leave it; None for all of that."""
         if not self.hook_index_choice.hooked:
             return choice
-        seen = visibility.mask(None)[:, 0].to(self.W_UK.dtype)
+        seen = visibility.mask(None)[:, 0].to(self.W_UK.dtype).expand(batch, -1, -1)
         changed = self.hook_index_choice.beside(seen if choice is None else choice.to(seen.dtype) * seen)
         return choice if changed is None else changed
