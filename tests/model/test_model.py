@@ -619,7 +619,7 @@ def test_what_is_known_of_the_first_layer_is_not_computed(name: str, what: list[
         assert_close(model(stream, start_at_layer=1, stop_at_layer=2, known=known, **options), whole, EXACT)
     if model.cfg.lender_of(layer) is not None:
         with pytest.raises(
-            BadInput, match="layers after layer 1 use the (keys and values|choice of keys) that it makes"
+            BadInput, match=r"layers after layer 1 use the (keys and values|choice of keys) that it makes"
         ):
             model(cache["resid_pre", layer], start_at_layer=layer, logits_pos=rows)
         return

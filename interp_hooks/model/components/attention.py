@@ -25,7 +25,7 @@ from torch import Tensor
 from interp_hooks.errors import BadInput
 from interp_hooks.hooks.autograd import refuse_second_derivatives, transformed
 from interp_hooks.hooks.points import HookPoint
-from interp_hooks.model.components.kv_cache import Extend
+from interp_hooks.model.components.kv_cache import Earlier
 from interp_hooks.model.components.mixer import Mixer, Promise, Reader
 from interp_hooks.model.components.norm import NoNorm, Norm, head_norm, value_norm
 from interp_hooks.model.components.positions import Rotation, rotate
@@ -201,7 +201,7 @@ class AttentionCore(Mixer):
         inputs: Inputs,
         rotation: Rotation | None,
         visibility: Visibility,
-        earlier: Extend | None = None,
+        earlier: Earlier | None = None,
         lent: Lent | None = None,
     ) -> Float[Tensor, "batch query head d_value"]:
         """What each head mixes from the values; with `earlier`, queries see keys and values of earlier tokens too.
@@ -215,7 +215,7 @@ class AttentionCore(Mixer):
         return self.attend(q, k, v, inputs[0], visibility, earlier)
 
     def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, x: Tensor, visibility: Visibility, earlier: Extend | None
+        self, q: Tensor, k: Tensor, v: Tensor, x: Tensor, visibility: Visibility, earlier: Earlier | None
     ) -> Float[Tensor, "batch query head d_value"]:
         """`forward`, given queries, keys and values, and what queries are read from."""
         q = visibility.chosen(q)

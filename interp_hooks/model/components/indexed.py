@@ -6,9 +6,10 @@
     index_q = latent of queries W_IQ,  index_k = LayerNorm(x W_IK + b_IK),  both rotated;  weight = (x W_IW + b_IW) /
     sqrt(n_heads).  The softmaxes of all heads are over the chosen keys alone.
 
-`hook_index_choice` is 1 where a query sees a key, else 0; a key is seen where a hook leaves more than 1/2, and by a query
-to which none is left, its own. Nothing in an indexer has a gradient, which a choice hides. A layer without an indexer sees what an earlier layer has chosen (arxiv.org/abs/2603.12201). Where no query
-has more than `top_k` keys, an indexer is only computed for whoever looks at it.
+`hook_index_choice` is 1 where a query sees a key, else 0; a key is seen where a hook leaves more than 1/2, and by a
+query to which none is left, its own. Nothing in an indexer has a gradient, which a choice hides. A layer without an
+indexer sees what an earlier layer has chosen (arxiv.org/abs/2603.12201). Where no query has more than `top_k` keys, an
+indexer is only computed for whoever looks at it.
 """
 
 import torch
