@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from interp_hooks import HookedTransformer, HookPoint, Intervention, Readout, Run, at
-from interp_hooks.errors import BadInput, ConfigError, HookDidNotFire
+from interp_hooks import HookedTransformer, HookPoint, Intervention, LogitDiff, Readout, Run, at, attribution_patch
+from interp_hooks.errors import BadInput, ConfigError, HookDidNotFire, MetricError
 from interp_hooks.model.components.indexed import IndexedAttention, Indexer
 from interp_hooks.studies.heads.scores import score_split
 from tests import test_families
@@ -180,6 +180,10 @@ def test_the_choice_has_no_gradient_and_what_is_chosen_has() -> None:
         assert (gradient is None) == ("indexer" in name), name
     with pytest.raises(HookDidNotFire, match="needs no gradient"):
         model.run_with_hooks(TOKENS, bwd_hooks=[("blocks.1.attn.indexer.hook_k", lambda gradient, hook: None)])
+    with pytest.raises(MetricError, match=r"no gradient with respect to .*hook_index_choice.* use patch instead"):
+        attribution_patch(
+            model, TOKENS, OTHER, LogitDiff(3, 4), "index_choice", over=("layer", "query"), progress=False
+        )
 
 
 @torch.no_grad()
