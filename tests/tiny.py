@@ -27,6 +27,7 @@ from transformers import (
 )
 
 from interp_hooks import ExpertsConfig, HookedTransformer, HookedTransformerConfig
+from interp_hooks.model.indexer_config import IndexerConfig
 from interp_hooks.model.mixers_config import MixersConfig
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -311,6 +312,15 @@ CUSTOM: dict[str, dict[str, Any]] = {
         experts=dataclasses.replace(
             EXPERTS, shared_gate=False, own_norms=True, router_scale=0.5, expert_scales=True, layers=(True, False, True)
         ),
+    ),
+    "indexed": dict(
+        positional_embedding_type="rotary",
+        rotary_dim=2,
+        kv_latent=5,
+        q_latent=6,
+        d_value=3,
+        normalization_type="RMS",
+        indexer=IndexerConfig(n_heads=6, d_head=3, top_k=3, layers=(True, True, False), adjacent_pairs=True),
     ),
     "latent": dict(
         positional_embedding_type="rotary", rotary_dim=2, kv_latent=5, q_latent=6, d_value=3, normalization_type="RMS"

@@ -20,7 +20,7 @@ ALIASES = {
     "mlp_post": "post",
 }
 SUBLAYER_ALIASES = {"a": "attn", "m": "mlp", "b": "", "block": "", "blocks": "", "attention": "attn"}
-ATTENTION_NAMES = {"q", "k", "v", "z", "rot_q", "rot_k", "result", "pattern", "attn_scores", "gate"}
+ATTENTION_NAMES = {"q", "k", "v", "z", "rot_q", "rot_k", "result", "pattern", "attn_scores", "gate", "index_choice"}
 ATTENTION_NAMES |= {"mixing", "mixed", "state", "log_decay", "beta", "dt", "in_gate"}  # of what stands in its place
 ATTENTION_NAMES |= {"term_scores", "term_pattern", "lambda"}
 MLP_NAMES = {"pre", "post", "mid", "pre_linear"}

@@ -253,6 +253,8 @@ def _that_fit(model: HookedTransformer, plans: Sequence[Plan], readout: Readout,
     cfg, (batch, length), first = model.cfg, plans[0].run.tokens.shape, min(plan.first for plan in plans)
     heads, keys = cfg.n_heads * cfg.d_head, cfg.n_key_value_heads * cfg.d_head
     looks = 4 * cfg.n_heads * length if cfg.attn_scores_soft_cap > 0 else 0
+    if cfg.indexer is not None and length > cfg.indexer.top_k:
+        looks += 4 * cfg.indexer.n_heads * length
     attention = 3 * cfg.d_model + 3 * heads + 4 * keys + max(looks, *(plan.extra for plan in plans))
     mlp = 4 * cfg.d_model + (5 if cfg.gated_mlp else 4) * cfg.d_mlp
     run = (length - first) * max(attention, mlp) + 3 * first * keys

@@ -57,7 +57,7 @@ from interp_hooks.loading.plain import as_stored, plain_tensors
 from interp_hooks.loading.refused import REFUSED
 from interp_hooks.loading.rules import Rule, axis_sizes, rules
 from interp_hooks.model.components.weights import lies_like
-from interp_hooks.model.config import BY_LAYER, HookedTransformerConfig, as_dtype
+from interp_hooks.model.config import BY_LAYER, GROUPS, HookedTransformerConfig, as_dtype
 from interp_hooks.model.offloading import Files, Place, where_it_is
 from interp_hooks.model.tokenization import PaddingSide
 from interp_hooks.model.transformer import HookedTransformer
@@ -260,7 +260,7 @@ def our_config(family: Family, hf_config: Any, options: LoadOptions) -> tuple[Ho
 def _first_layers(fields: dict[str, Any], n_layers: int) -> dict[str, Any]:
     """The same fields for a model of the first layers only."""
     cut = {name: fields[name][:n_layers] for name in BY_LAYER if fields.get(name)}
-    for name in ("experts", "mixers"):
+    for name in GROUPS:
         if (group := fields.get(name)) is not None:
             cut[name] = replace(group, layers=group.layers[:n_layers])
     return fields | cut | {"n_layers": n_layers}

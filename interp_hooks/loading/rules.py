@@ -17,9 +17,10 @@ families/shared.py writes the usual lines.
 The axes have the config's sizes: h heads, g key/value heads, q query heads for each of those, k d_head, w d_value,
 d d_model, m d_mlp, v d_vocab, a d_layer_embed, S streams, e experts, n width of an expert, s width of the shared
 expert; in latent attention l and c the latents of keys and values and of queries, r the rotary and p the plain
-dimensions of a head. Of other mixers, H are the heads, G the heads of keys, Q the heads for each of those, K d_key,
-W d_value, C the channels that pass the convolution, N the groups of a norm, R dt_rank, B gate_rank. A word that ends in
-a number is an axis of that size ("cores4"). A rule reads backwards too, from our tensors to theirs.
+dimensions of a head, I and J heads and width of an indexer. Of other mixers, H are the heads, G the heads of keys, Q
+the heads for each of those, K d_key, W d_value, C the channels that pass the convolution, N the groups of a norm, R
+dt_rank, B gate_rank. A word that ends in a number is an axis of that size ("cores4"). A rule reads backwards too, from
+our tensors to theirs.
 """
 
 import itertools
@@ -179,6 +180,8 @@ def axis_sizes(cfg: HookedTransformerConfig, layer: int | None = None) -> dict[s
         "c": cfg.q_latent,
         "r": cfg.rotary_dim,
         "p": cfg.d_head - cfg.rotary_dim,
+        "I": 0 if cfg.indexer is None else cfg.indexer.n_heads,
+        "J": 0 if cfg.indexer is None else cfg.indexer.d_head,
     }
 
 

@@ -12,6 +12,7 @@ __getattr__, __dir__, __all__ = lazily(
         "components.kv_cache": ["KeyValueCache"],
         "components.mlp": ["gelu_new", "solu"],
         "factored": ["FactoredMatrix", "composition_scores"],
+        "indexer_config": ["IndexerConfig"],
         "mixers_config": ["MixersConfig"],
         "losses": ["lm_cross_entropy_loss"],
         "ranks": ["spread_over_ranks"],

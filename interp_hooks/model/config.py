@@ -21,6 +21,7 @@ from interp_hooks.errors.arguments import misfit
 from interp_hooks.model.experts_config import ExpertsConfig
 from interp_hooks.model.field_names import KNOWN, in_our_words
 from interp_hooks.model.field_types import check_fields, kinds_of, make_tuples
+from interp_hooks.model.indexer_config import IndexerConfig
 from interp_hooks.model.mixers_config import OF_ATTENTION, MixerKind, MixersConfig
 
 NormalizationType = Literal["LN", "LNPre", "RMS", "RMSPre"]
@@ -112,7 +113,8 @@ class HookedTransformerConfig:
     one). `attn_sinks` adds a learned score per head to every softmax, which attends to nothing (in all
     layers, or where `attn_sink_layers` says so). `value_scale` multiplies values. `gated_attn` multiplies
     what heads mix by a sigmoid of what their queries read. `d_value` is the width of values (default: `d_head`);
-    `kv_latent` and `q_latent` are those of the low-rank streams of latent attention. `d_head_layers` and
+    `kv_latent` and `q_latent` are those of the low-rank streams of latent attention, in which an `indexer` may choose
+    the keys that each query sees. `d_head_layers` and
     `n_key_value_heads_layers` give each layer sizes of its own; heads of other widths rotate whole. In the layers that
     `values_from_keys` marks, values are keys before their norm and rotation; `keys_values_from` names for each layer an
     earlier one whose keys and values it attends to (None: its own). `mixers` puts something else in the place of
@@ -207,6 +209,7 @@ class HookedTransformerConfig:
     values_from_keys: tuple[bool, ...] = ()
     keys_values_from: tuple[int | None, ...] = ()
     latent_eps: float = 1e-6
+    indexer: IndexerConfig | None = None
     mixers: MixersConfig | None = None
     attn_only: bool = False
     parallel_attn_mlp: bool = False
@@ -427,6 +430,7 @@ class HookedTransformerConfig:
             raise ConfigError("latent attention (kv_latent) has no gates (gated_attn)")
         if self.kv_latent and self.value_scale != 1:
             raise ConfigError("latent attention (kv_latent) has no value_scale")
+        self._check_indexer()
         if not self.gated_mlp and (self.mlp_gate_scale, self.mlp_out_scale) != (1.0, 1.0):
             raise ConfigError("mlp_gate_scale and mlp_out_scale need gated_mlp")
         if self.mixers is not None and self.mixers.beside and (self.kv_latent or self.norm_placement != "pre"):
@@ -463,6 +467,24 @@ class HookedTransformerConfig:
                 f"differential attention has two queries of half of d_head={self.d_head} for every head, of which "
                 f"rotary_dim={self.rotary_dim} must be no more, and no attn_sinks and no alibi_slopes"
             )
+
+    def _check_indexer(self) -> None:
+        """Refuse an indexer that does not fit the attention whose keys it chooses."""
+        if (indexer := self.indexer) is None:
+            return
+        if not (self.kv_latent and self.q_latent) or self.attention_dir != "causal" or self.mixers is not None:
+            raise ConfigError(
+                "an indexer needs causal latent attention in all layers, with a latent of queries (q_latent)"
+            )
+        if len(indexer.layers) != self.n_layers:
+            raise ConfigError(f"indexer.layers must have {self.n_layers} entries, got {len(indexer.layers)}")
+        if self.positional_embedding_type != "rotary" or None in self.rotary_layers or self.rotary_dim > indexer.d_head:
+            raise ConfigError(
+                f"an indexer rotates rotary_dim={self.rotary_dim} of its indexer.d_head={indexer.d_head} dimensions: "
+                "it needs as many, in layers that all rotate"
+            )
+        if any(size is not None for size in self.window_sizes):
+            raise ConfigError("an indexer chooses among all earlier keys: no window_sizes")
 
     def _lends(self, source: int, layer: int) -> bool:
         """Whether `layer` can use the keys and values of `source`."""
@@ -593,6 +615,8 @@ class HookedTransformerConfig:
             return read * (heads * (d_head + d_value) + keys + self.gated_attn * heads * d_value) + beyond
         queries = read * self.q_latent + self.q_latent * heads * self.d_head or read * heads * self.d_head
         latent = read * (self.kv_latent + self.rotary_dim)
+        if self.indexer is not None and self.indexer.layers[layer]:
+            latent += self.indexer.n_weights(read, self.q_latent)
         return queries + latent + heads * (self.kv_latent * (self.d_head - self.rotary_dim + d_value) + d_value * read)
 
     def _mlp_weights(self, layer: int) -> int:
@@ -659,6 +683,17 @@ class HookedTransformerConfig:
         """The earlier layer whose keys and values `layer` attends to; None if it makes its own."""
         return self.keys_values_from[layer] if self.keys_values_from else None
 
+    def lender_of(self, layer: int) -> int | None:
+        """The earlier layer whose keys and values, or whose choice of keys, `layer` uses; None if it needs none."""
+        if self.indexer is not None and not self.indexer.layers[layer]:
+            return max(at for at in range(layer) if self.indexer.layers[at])
+        return self.source_of_keys(layer)
+
+    @property
+    def lends(self) -> bool:
+        """Whether layers use what earlier layers lend them."""
+        return any(self.lender_of(layer) is not None for layer in range(self.n_layers))
+
     def lends_keys(self, layer: int) -> bool:
         """Whether later layers attend to the keys and values of `layer`."""
         return layer in self.keys_values_from
@@ -714,7 +749,7 @@ class HookedTransformerConfig:
         return self.attn_scale * (layer + 1 if self.scale_attn_by_inverse_layer_idx else 1)
 
 
-GROUPS: dict[str, Any] = {"experts": ExpertsConfig, "mixers": MixersConfig}
+GROUPS: dict[str, Any] = {"experts": ExpertsConfig, "mixers": MixersConfig, "indexer": IndexerConfig}
 
 
 def _group(name: str, group: Any, values: Mapping[str, Any]) -> Any:

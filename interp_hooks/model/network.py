@@ -358,12 +358,13 @@ class Network(HookedRootModule):
         return self.layer_embed(tokens, self.embed(tokens) if layers.start else residual)
 
     def _refuse_missing_keys(self, layers: range, known: Known) -> None:
-        """Raises BadInput if some layers use keys and values that a pass through them does not make."""
-        sources = [one for one in self.cfg.keys_values_from[layers.start : layers.stop] if one is not None]
+        """Raises BadInput if some layers use keys and values, or a choice of keys, that no layer of a pass makes."""
+        sources = [one for one in map(self.cfg.lender_of, layers) if one is not None]
         if sources and min(sources) < layers.start + (known.z is not None):
+            what = "keys and values that it makes" if self.cfg.indexer is None else "choice of keys that it makes"
             raise BadInput(
-                f"layers after layer {min(sources)} use the keys and values that it makes: start at that layer or "
-                "before, without its z as known"
+                f"layers after layer {min(sources)} use the {what}: start at that layer or before, without its z as "
+                "known"
             )
 
     def _refuse_missing_streams(self, layers: range) -> None:
@@ -420,7 +421,7 @@ class Network(HookedRootModule):
             if torch.is_grad_enabled() and not torch.compiler.is_compiling()
             else None
         )
-        lent: Lent | None = {} if self.cfg.keys_values_from else None
+        lent: Lent | None = {} if self.cfg.lends else None
         for layer in layers:
             block, rotation = self.blocks[layer], None if rotations is None else rotations[layer]
             earlier = None if cache is None else Earlier(cache, layer)

@@ -74,9 +74,15 @@ STAGES = {
         "hook_normalized_resid_post",
     ),
 }
+OF_PAIRS = tuple(
+    f"hook_{part}"
+    for part in ("pattern", "attn_scores", "term_scores", "term_pattern", "scores", "index_choice", "mixing")
+)
+"""Hooks with a number for each pair of tokens, which are computed for who looks."""
 OF_QUERIES = (
     *("hook_q_input", "attn.hook_q", "attn.hook_rot_q", "attn.hook_attn_scores", "attn.hook_pattern"),
     *("attn.hook_router_logits", "attn.hook_expert_weights", "attn.hook_term_", "attn.hook_lambda"),
+    *("attn.indexer.hook_q", "attn.indexer.hook_weights", "attn.indexer.hook_scores", "attn.hook_index_choice"),
     *(
         f"{at}.{part}"
         for at in ("attn", "recurrence")
@@ -239,9 +245,7 @@ class Stream:
             layer=layer,
             stage=stage,
             stays=stage > Stage.MIXING or name.startswith(OF_QUERIES),
-            looks=name.endswith(
-                ("hook_pattern", "hook_attn_scores", "hook_term_scores", "hook_term_pattern", "hook_mixing")
-            ),
+            looks=name.endswith(OF_PAIRS),
             before_mixing=name.startswith("ln1."),
         )
 
@@ -287,9 +291,7 @@ class Stream:
     def carries(self) -> bool:
         """Whether later layers read more of what comes before them than the stream that enters them."""
         cfg = self.model.cfg
-        return (
-            bool(cfg.d_layer_embed) or cfg.n_streams > 1 or any(source is not None for source in cfg.keys_values_from)
-        )
+        return bool(cfg.d_layer_embed) or cfg.n_streams > 1 or cfg.lends
 
     def resumed(self, layer: int, streams: Mapping[str, Tensor], tokens: Tensor) -> tuple[Tensor, dict[str, Any]]:
         """What a pass reads that need not compute what comes before a layer: its input, and arguments of `forward`.

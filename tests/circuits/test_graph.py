@@ -15,6 +15,7 @@ from tests.tiny import unchecked_types
 WITHOUT = {
     "post-norm": "no sum",
     "latent": "latent attention",
+    "indexed": "latent attention",
     "streams": "carries 3 streams",
     "borrowed-keys": "keys and values that an earlier layer made",
 }

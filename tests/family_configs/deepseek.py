@@ -47,6 +47,8 @@ _YOUTU = _DENSE | dict(model_type="youtu")
 _MINICPM3 = _DENSE | dict(model_type="minicpm3", scale_emb=7, scale_depth=1.1, dim_model_base=10)
 _GLM = _DEEPSEEK | dict(model_type="glm4_moe_lite", n_group=2, topk_group=1)
 _AXK1 = {name: value for name, value in _GLM.items() if name != "first_k_dense_replace"} | dict(model_type="axk1")
+_INDEXED = _DEEPSEEK | dict(index_n_heads=8, index_head_dim=6, index_topk=4, n_group=2, topk_group=1)
+_V32, _DSA = _INDEXED | dict(model_type="deepseek_v32"), _INDEXED | dict(model_type="glm_moe_dsa")
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "deepseek-v2": _V2 | dict(attention_bias=True, mlp_bias=True),
@@ -64,6 +66,16 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "glm4-moe-lite": _GLM | dict(attention_bias=True),
     "glm4-moe-lite-tied-ungrouped": _GLM
     | dict(n_group=1, mlp_layer_types=["sparse", "dense", "sparse"], norm_topk_prob=False, tie_word_embeddings=True),
+    "deepseek-v3.2": _V32 | dict(attention_bias=True),
+    "deepseek-v3.2-yarn-all-seen": _V32
+    | dict(
+        index_topk=12,
+        mlp_layer_types=["sparse", "dense", "sparse"],
+        rope_parameters=_YARN | dict(mscale=0.7, mscale_all_dim=1.2),
+    ),
+    "deepseek-v3.2-one": _V32 | dict(index_topk=1, index_head_dim=4, n_group=1, topk_group=1, norm_topk_prob=False),
+    "glm-5": _DSA | dict(attention_bias=True, n_group=1),
+    "glm-5.1": _DSA | dict(index_topk=5, indexer_types=["full", "full", "shared"], tie_word_embeddings=True),
     "axk1": _AXK1 | dict(attention_bias=True),
     "axk1-yarn-halves": _AXK1
     | dict(

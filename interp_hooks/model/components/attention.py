@@ -9,7 +9,8 @@ for a soft cap, which no fused kernel can do; per-head results are made only whi
 made beside the kernel, from which z comes as ever: looking changes no bit of what follows. A sink (`hook_sink`: its
 score) takes a share of every softmax and adds nothing, so that rows of the pattern sum to less than one. The final
 classes differ in where q, k and v come from: `Attention` projects the stream (in `shared_keys.py` with one matrix for k
-and v, or for q alone), `LatentAttention` (in `latent.py`) a low-rank summary of it.
+and v, or for q alone), `LatentAttention` (in `latent.py`) a low-rank summary of it; in `indexed.py` queries see only
+some keys.
 """
 
 from abc import abstractmethod
@@ -24,7 +25,7 @@ from torch import Tensor
 from interp_hooks.errors import BadInput
 from interp_hooks.hooks.autograd import refuse_second_derivatives, transformed
 from interp_hooks.hooks.points import HookPoint
-from interp_hooks.model.components.kv_cache import Extend
+from interp_hooks.model.components.kv_cache import Earlier
 from interp_hooks.model.components.mixer import Mixer, Promise, Reader
 from interp_hooks.model.components.norm import NoNorm, Norm, head_norm, value_norm
 from interp_hooks.model.components.positions import Rotation, rotate
@@ -35,8 +36,8 @@ from interp_hooks.model.components.weights import (
 )
 from interp_hooks.model.config import HookedTransformerConfig
 
-Lent = dict[int, tuple[Tensor, Tensor]]
-"""Keys and values of the tokens of a pass, by the layer that made them, for layers that attend to those."""
+Lent = dict[int, tuple[Tensor, ...]]
+"""Keys and values of the tokens of a pass, or the choice of keys, by the layer that made them, for later layers."""
 Inputs = tuple[Tensor, Tensor, Tensor]
 """What queries, keys and values read, normalized: one stream each, or one per head."""
 
@@ -200,7 +201,7 @@ class AttentionCore(Mixer):
         inputs: Inputs,
         rotation: Rotation | None,
         visibility: Visibility,
-        earlier: Extend | None = None,
+        earlier: Earlier | None = None,
         lent: Lent | None = None,
     ) -> Float[Tensor, "batch query head d_value"]:
         """What each head mixes from the values; with `earlier`, queries see keys and values of earlier tokens too.
@@ -211,6 +212,12 @@ class AttentionCore(Mixer):
         q, k, v = self.queries_keys_values(inputs, rotation, lent)
         if self.lends and lent is not None:
             lent[self.layer] = k, v
+        return self.attend(q, k, v, inputs[0], visibility, earlier)
+
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, x: Tensor, visibility: Visibility, earlier: Earlier | None
+    ) -> Float[Tensor, "batch query head d_value"]:
+        """`forward`, given queries, keys and values, and what queries are read from."""
         q = visibility.chosen(q)
         if earlier is not None:
             k, v = earlier(k, v)
@@ -221,7 +228,7 @@ class AttentionCore(Mixer):
             if looked_at:
                 self._pattern(q.detach(), k.detach(), visibility)
             z = self._fused(q, k, v, visibility)
-        return self._gated(z, inputs[0], visibility)
+        return self._gated(z, x, visibility)
 
     def _entering(self, inputs: Inputs) -> Inputs:
         """What is read, as this process's heads read it: a stream of all heads, or those of its own."""

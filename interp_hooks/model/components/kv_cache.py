@@ -33,10 +33,6 @@ def _of_layer(place: int) -> int:
     return place if place >= 0 else ~place
 
 
-Extend = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""A function from keys and values of the tokens that a pass reads to those of all tokens so far."""
-
-
 class Earlier:
     """What a cache holds for one layer of the tokens before those of a pass, and keeps of these."""
 

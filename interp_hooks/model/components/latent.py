@@ -9,6 +9,7 @@ Hooks show q, k, v and z head by head as in every other model. Only the last `ro
 """
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from interp_hooks.hooks.points import HookPoint
@@ -56,11 +57,20 @@ class LatentAttention(AttentionCore):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values from the latents; the last dimensions of queries and keys are rotated."""
         x = inputs[0]
-        if self.q_latent:
-            latent = self.hook_q_latent(self.q_latent_norm(linear(x, self.W_DQ, self.b_DQ)))
-            q = self.hook_q(read_per_head(latent, self.W_UQ, self.b_Q))
-        else:
-            q = self.hook_q(read_per_head(x, self.W_Q, self.b_Q))
+        return self.from_latents(x, self.query_latent(x), rotation)
+
+    def query_latent(self, x: Tensor) -> Float[Tensor, "batch pos latent"] | None:
+        """The latent that queries are read from; None if they are read from the stream."""
+        if not self.q_latent:
+            return None
+        return self.hook_q_latent(self.q_latent_norm(linear(x, self.W_DQ, self.b_DQ)))
+
+    def from_latents(
+        self, x: Tensor, q_latent: Tensor | None, rotation: Rotation | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """`queries_keys_values`, given the latent of queries."""
+        q = read_per_head(x, self.W_Q, self.b_Q) if q_latent is None else read_per_head(q_latent, self.W_UQ, self.b_Q)
+        q = self.hook_q(q)
         latent = self.hook_kv_latent(self.kv_latent_norm(linear(x, self.W_DKV, self.b_DKV)))
         plain = read_per_head(latent, self.W_UK, None)
         shared = linear(x, self.W_KR, self.b_KR)[:, :, None].expand(-1, -1, plain.shape[2], -1)

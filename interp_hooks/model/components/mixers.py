@@ -4,6 +4,7 @@ from interp_hooks.model.components.attention import Attention, AttentionCore
 from interp_hooks.model.components.differential import DifferentialAttention
 from interp_hooks.model.components.gated_convolution import GatedConvolution
 from interp_hooks.model.components.gated_delta import GatedDeltaNet, KimiDelta
+from interp_hooks.model.components.indexed import IndexedAttention
 from interp_hooks.model.components.latent import LatentAttention
 from interp_hooks.model.components.lightning import LightningAttention
 from interp_hooks.model.components.mamba import Mamba
@@ -46,7 +47,7 @@ def mixer(cfg: HookedTransformerConfig, layer: int) -> Mixer:
 def attention(cfg: HookedTransformerConfig, layer: int) -> type[AttentionCore]:
     """Which attention stands in a layer."""
     if cfg.kv_latent:
-        return LatentAttention
+        return LatentAttention if cfg.indexer is None else IndexedAttention
     if cfg.source_of_keys(layer) is not None:
         return BorrowingAttention
     return KeyValueAttention if cfg.values_from_keys and cfg.values_from_keys[layer] else Attention

@@ -36,7 +36,7 @@ Unit = Literal["whole", "component", "head", "neuron"]
 """Into what a stream is split: nothing, whole sublayers, heads and MLPs, or heads and neurons."""
 BEFORE = (
     *("attn.hook_z", *(f"hook_{label}" for label in ADDED), "ln1_post.hook_scale", "ln2_post.hook_scale"),
-    *("hook_resid_pre", "ln1.hook_scale", "q_norm.hook_scale", "k_norm.hook_scale"),
+    *("hook_resid_pre", "ln1.hook_scale", "q_norm.hook_scale", "k_norm.hook_scale", "attn.hook_index_choice"),
     *("v_norm.hook_scale", "q_latent_norm.hook_scale", "kv_latent_norm.hook_scale"),
 )
 
@@ -185,6 +185,8 @@ class ReadRun:
     def visible(self, layer: int) -> Bool[Tensor, "batch query key"]:
         """Which keys each query of a layer sees."""
         seen = self.visibility.mask(self.model.cfg.window_at(layer))[:, 0]
+        if self.model.cfg.indexer is not None:
+            seen = seen & (self.cache[f"blocks.{layer}.attn.hook_index_choice"] > 0.5)
         return seen.expand(len(self.run.tokens), -1, -1)
 
     @cached_property

@@ -148,7 +148,8 @@ def weights_of(
         rows = rows.to(seen.device)
         if not bool(seen.gather(1, rows).all()):
             raise BadInput(
-                f"the {what} must be one that the query sees: no later position, padding, or out of a window"
+                f"the {what} must be one that the query sees: no later position, padding, out of a window, or one "
+                "that its indexer has not chosen"
             )
         return torch.zeros(seen.shape, dtype=torch.float64, device=seen.device).scatter(1, rows, 1.0)
 

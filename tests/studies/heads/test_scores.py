@@ -14,7 +14,11 @@ from tests.tiny import CUSTOM, FAMILY_CONFIGS, assert_close, build, hooked, rand
 
 ROTARY: dict[str, Any] = dict(positional_embedding_type="rotary")
 FIELDS: dict[str, dict[str, Any]] = {
-    **{name: CUSTOM[name] for name in CUSTOM if name not in ("post-norm", "score-cap-clipped", "borrowed-keys")},
+    **{
+        name: CUSTOM[name]
+        for name in CUSTOM
+        if name not in ("post-norm", "score-cap-clipped", "borrowed-keys", "indexed")
+    },
     "cap": dict(attn_scores_soft_cap=2.0, qkv_clip=1000.0),
     "cap and alibi": dict(
         attn_scores_soft_cap=2.0, positional_embedding_type="alibi", alibi_slopes=(0.5, 0.25, 0.125, 0.0625)
