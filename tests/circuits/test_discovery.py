@@ -33,7 +33,7 @@ from tests.circuits.test_graph import HAS_GRAPH
 from tests.circuits.test_measures import POSITIONS, SOURCES, TOKENS_AT, as_run, logits_sum
 from tests.experiments.by_hand import OTHER, TOKENS, left_alone, model_of, shapes_counted, word_tokenizer
 from tests.experiments.gates import gate, induction, linear, output, two_heads_or
-from tests.tiny import assert_close, build, unchecked_types
+from tests.tiny import assert_close, build, in_turn, unchecked_types
 
 DIFF = LogitDiff([4, 11], [7, 2], pos=-1)
 WITHIN = 1e-10
@@ -45,9 +45,10 @@ ZEROS = torch.zeros(1, 3, dtype=torch.long)
 
 
 def scores_of(circuit: Circuit) -> Tensor:
-    """Scores in the order of the graph."""
+    """Scores of all edges, in the order of the graph."""
     assert circuit.scores is not None
-    return torch.tensor([circuit.scores[edge] for edge in circuit.graph.edges], dtype=torch.float64)
+    assert len(circuit) == len(circuit.graph)
+    return circuit.scores.listed
 
 
 def total(circuit: Circuit, writer: str | None = None, reader: str | None = None) -> float:
@@ -60,8 +61,7 @@ def total(circuit: Circuit, writer: str | None = None, reader: str | None = None
 # -------------------------------------------------------------------------------------------------------- identities
 
 
-@pytest.mark.parametrize("source", SOURCES)
-@pytest.mark.parametrize("kind", HAS_GRAPH)
+@pytest.mark.parametrize(("kind", "source"), in_turn(HAS_GRAPH, SOURCES))
 def test_eap_is_the_gradient_of_masks(kind: str, source: str) -> None:
     """With respect to masks of a pass of its own, and to those of interventions on one edge each."""
     model, ablation = model_of(kind), SOURCES[source]
@@ -78,8 +78,8 @@ def test_eap_is_the_gradient_of_masks(kind: str, source: str) -> None:
     mask = torch.zeros(len(writers.names), len(readers.names), dtype=torch.float64, requires_grad=True)
     edge = Intervention(at(writers.hook), ablation, into=at(readers.hook), mask=mask)
     (gradient,) = torch.autograd.grad(evaluate(model, [Run(TOKENS, [edge])], logits_sum).mean(), mask)
-    found = [[(ours.scores or {})[writer, reader] for reader in readers.names] for writer in writers.names]
-    assert_close(torch.tensor(found, dtype=torch.float64), -gradient, WITHIN)
+    assert ours.scores is not None
+    assert_close(ours.scores.matrix[writers.places, readers.places], -gradient, WITHIN)
 
 
 @pytest.mark.parametrize("kind", HAS_GRAPH)

@@ -39,7 +39,7 @@ from tests.experiments.split import (
     sized,
     split,
 )
-from tests.tiny import assert_close
+from tests.tiny import assert_close, in_turn
 
 
 def scores(circuit: Circuit) -> Tensor:
@@ -80,8 +80,10 @@ def check_split(method: str, kind: str, prompts: str, metric: str, **options: An
     assert_close(ours, whole, WITHIN)
 
 
-@pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("method", METHODS)
+BY_GRADIENT, BY_CIRCUITS = ["eap", "eap_ig", "mask_gradient", "node_attribution"], ["faithfulness", "acdc"]
+
+
+@pytest.mark.parametrize(("method", "metric"), in_turn(BY_GRADIENT, METRICS) + in_turn(BY_CIRCUITS, METRICS))
 def test_prompts_one_by_one_give_what_all_give(method: str, metric: str) -> None:
     check_split(method, "gpt2", "padded on the left", metric)
 
@@ -96,8 +98,9 @@ ABLATIONS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("ablation", ABLATIONS)
-@pytest.mark.parametrize("method", ["eap", "eap_ig", "mask_gradient", "faithfulness"])
+@pytest.mark.parametrize(
+    ("method", "ablation"), in_turn(BY_GRADIENT[:3], ABLATIONS) + in_turn(["faithfulness"], ABLATIONS)
+)
 def test_whatever_ablated_edges_carry(method: str, ablation: str) -> None:
     check_split(method, "output-norms", "of one length", "prompts that are mixed", ablation=ABLATIONS[ablation])
 
