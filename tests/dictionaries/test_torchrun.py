@@ -14,7 +14,7 @@ from interp_hooks.dictionaries.buffer import ActivationBuffer
 from interp_hooks.dictionaries.ranks import Ranks
 from interp_hooks.errors import BadInput
 from tests.children import on_ranks
-from tests.tiny import assert_close, build
+from tests.tiny import assert_close, build, unchecked_types
 
 TEXTS = [torch.randint(23, (9,), generator=torch.Generator().manual_seed(n)) for n in range(60)]
 MLPS: dict[str, Any] = dict(
@@ -92,7 +92,8 @@ def test_two_ranks_are_one_process_with_both_batches(tmp_path: Path, monkeypatch
     on_ranks(lambda: by_ranks(tmp_path))
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     monkeypatch.setattr(module, "ActivationBuffer", Joined)
-    joined = train_dictionaries(build(d_vocab_out=23), TEXTS, RECIPES, **HOW)
+    with unchecked_types():  # which would take this for what stands in an annotation
+        joined = train_dictionaries(build(d_vocab_out=23), TEXTS, RECIPES, **HOW)
     for name, one in joined.items():
         tensors, facts = first["whole"][name]
         assert facts == second["whole"][name][1]

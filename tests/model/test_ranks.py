@@ -112,12 +112,15 @@ def gradients_at_every_hook_and_of_every_weight(whole: HookedTransformer, parts:
 
 
 def edits_at_every_hook(whole: HookedTransformer, parts: HookedTransformer) -> None:
-    """Alone, those of one layer and those outside the layers; and all together."""
+    """Alone, those of one layer and those outside the layers; and together, those of all layers but of norms.
+
+    A norm's statistics are changed for all that read them or for nobody (`HookConflict`).
+    """
     tokens = tokens_of(whole)
     alone = [name for name in whole.hook_dict if name.startswith("blocks.1.") or not name.startswith("blocks.")]
     with torch.no_grad():
         plain = whole(tokens)
-        for names in (*([name] for name in alone), [*whole.hook_dict]):
+        for names in (*([name] for name in alone), [name for name in whole.hook_dict if ".ln" not in name]):
             hooks = [(name, scaled) for name in names]
             expected, edited = (model.run_with_hooks(tokens, fwd_hooks=hooks) for model in (whole, parts))
             same(edited, expected)
