@@ -198,7 +198,9 @@ def test_means_by_position_are_of_prompts_of_one_length() -> None:
 # -------------------------------------------------------------------------------------------------------- by position
 
 
-@pytest.mark.parametrize(("kind", "source"), in_turn(["gpt2", "llama", "neox", "output-norms", "bidirectional"], SOURCES))
+@pytest.mark.parametrize(
+    ("kind", "source"), in_turn(["gpt2", "llama", "neox", "output-norms", "bidirectional"], SOURCES)
+)
 def test_a_circuit_with_positions_is_its_edges_token_by_token(kind: str, source: str) -> None:
     model = model_of(kind)
     circuit = some(ComputationGraph(model, POSITIONS), seed=2)
