@@ -160,12 +160,12 @@ def measured(address: str, folder: Path, code: str, widths: Sequence[int] = (140
     """What some code notes in `seen` about a page, `page`, after all of it is drawn; for each width of its frame."""
     probe = f"""
 addEventListener("load", () => setTimeout(() => {{
-  const found = [...document.querySelectorAll("iframe")].map(frame => {{
+  const each = [...document.querySelectorAll("iframe")].map(frame => {{
     const page = frame.contentDocument, seen = {{}};
     {code}
     return seen;
   }});
-  document.body.append(Object.assign(document.createElement("pre"), {{id: "seen", textContent: JSON.stringify(found)}}));
+  document.body.append(Object.assign(document.createElement("pre"), {{id: "seen", textContent: JSON.stringify(each)}}));
 }}, 1500));
 """
     visited = shown(address, folder, probe, widths)
