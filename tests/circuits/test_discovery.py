@@ -24,8 +24,9 @@ from interp_hooks import (
     eap,
     eap_ig,
     evaluate,
+    faithfulness,
 )
-from interp_hooks.circuits import circuit_metric, mask_gradient, node_attribution, roc_auc
+from interp_hooks.circuits import mask_gradient, node_attribution, roc_auc
 from interp_hooks.circuits.discovery import AT_ONCE
 from interp_hooks.errors import BadInput, MetricError
 from tests.circuits.test_circuit import some
@@ -261,12 +262,9 @@ def test_the_rules_of_integration() -> None:
 def test_in_a_linear_model_everything_agrees() -> None:
     model = linear()
     graph = ComputationGraph(model)
-    full = circuit_metric(model, graph.circuit(), TOKENS, OTHER, logits_sum).mean()
-    exact = [
-        float(full - circuit_metric(model, graph.circuit() - graph.circuit([edge]), TOKENS, OTHER, logits_sum).mean())
-        for edge in graph.edges
-    ]
-    expected = torch.tensor(exact, dtype=torch.float64)
+    without = {" -> ".join(edge): graph.circuit() - graph.circuit([edge]) for edge in graph.edges}
+    left = faithfulness(model, without, TOKENS, OTHER, logits_sum)
+    expected = (left.baselines["model"] - left.values).mean(-1)
     assert_close(scores_of(eap(model, TOKENS, OTHER, logits_sum)), expected, WITHIN)
     assert_close(scores_of(eap_ig(model, TOKENS, OTHER, logits_sum, steps=3)), expected, WITHIN)
     assert expected.abs().max() > 0.01
@@ -433,9 +431,10 @@ def test_acdc_begins_at_the_layer_that_it_visits() -> None:
 
 def test_acdc_with_a_mean() -> None:
     model = model_of("attn-only")
-    by_name = acdc(model, TOKENS, OTHER, DIFF, 0.01, ablation="mean")
-    assert by_name == acdc(model, TOKENS, None, DIFF, 0.01, ablation=Mean(Run(OTHER)))
-    assert by_name != acdc(model, TOKENS, OTHER, DIFF, 0.01)
+    start = some(ComputationGraph(model), 0, share=0.25)
+    by_name = acdc(model, TOKENS, OTHER, DIFF, 0.01, ablation="mean", start=start)
+    assert by_name == acdc(model, TOKENS, None, DIFF, 0.01, ablation=Mean(Run(OTHER)), start=start)
+    assert by_name != acdc(model, TOKENS, OTHER, DIFF, 0.01, start=start)
 
 
 # ------------------------------------------------------------------------------------------------------ what is refused
