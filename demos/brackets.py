@@ -31,7 +31,7 @@ from interp_hooks import (
 )
 from interp_hooks.tasks import symbols
 
-LENGTH, PROMPTS = 40, 1000
+LENGTH, PROMPTS = 40, 400
 COLUMNS = ["count heads; horizon heads", "logprob_nats", "recovered", "from", "to"]
 KINDS = ["balanced", "one turned", "two exchanged", "random"]
 

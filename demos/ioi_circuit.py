@@ -37,7 +37,7 @@ from interp_hooks.circuits import (
 )
 from interp_hooks.experiments import mean_activations
 
-PROMPTS, MANY = 64, 256  # for circuits, and for heads
+PROMPTS, FEW, MANY = 64, 16, 256  # for circuits, for a greedy search, and for heads
 FRACTIONS = (0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.1, 0.12, 0.16, 0.2, 0.3, 0.5, 1.0)
 
 model = HookedTransformer.from_pretrained("ioi-tiny", device="cpu")
@@ -119,7 +119,7 @@ for kind, members in classes.items():
 # %% The circuit: edges at positions, scored by EAP-IG on some prompts. How much of the answer do the first ones of a
 # ranking keep, on these and on other prompts? And random edges?
 
-found_on, measured_on = pairs(PROMPTS, seed=0), pairs(PROMPTS, seed=1)
+found_on, measured_on, few = pairs(PROMPTS, seed=0), pairs(PROMPTS, seed=1), pairs(FEW, seed=2)
 rankings = {
     corruption: eap_ig(model, old.clean, old.corrupt, old.metric, positions=old.positions)
     for corruption, old in found_on.items()
@@ -143,7 +143,7 @@ for corruption, by in (("S2->IO", "size"), ("ABC", "size"), ("ABC", "score")):
     fresh = (new.clean, new.corrupt, new.metric)
     kept = faithfulness(model, circuit, *fresh, positions=new.positions)
     low, high = (bound.item() for bound in kept.interval(recovered=True, generator=seeded(0)))
-    rivals = random_baseline(model, len(circuit), *fresh, samples=10, generator=seeded(0), positions=new.positions)
+    rivals = random_baseline(model, len(circuit), *fresh, samples=5, generator=seeded(0), positions=new.positions)
     areas = curve_areas(curve)
     share = kept.recovered_fraction.item()
     highest = recovered.max().item()
@@ -159,14 +159,14 @@ print(pd.DataFrame(rows, columns=columns).round(2).to_string(index=False))
 node = {label: f"a{layer}.h{head}" for label, (layer, head) in places.items()}
 rows = []
 for corruption, by in (("S2->IO", "size"), ("ABC", "score")):
-    circuit, new = circuits[corruption, by], measured_on[corruption]
+    circuit, new, some = circuits[corruption, by], measured_on[corruption], few[corruption]
     data = (model, circuit, new.clean, new.corrupt, new.metric)
     of_class = {
         kind: circuit.only(edge for head in members for edge in circuit.at_node(node[head]).edges)
         for kind, members in classes.items()
         if members
     }
-    greedy = greedy_subset(*data, positions=new.positions)
+    greedy = greedy_subset(model, circuit, some.clean, some.corrupt, some.metric, positions=some.positions)
     subsets = {"nothing": circuit.only([]), **of_class, **random_subsets(circuit, 10, seeded(0))}
     subsets |= {f"greedy: {name}": found for name, found in greedy.items()}
     gaps = completeness(*data, subsets=subsets, positions=new.positions).mean

@@ -16,7 +16,7 @@ import torch
 
 from interp_hooks import HookedTransformer, Hypothesis, LogProb, Node, at, bars, detect_head, scrub
 
-LENGTH, REPEATED, PROMPTS = 30, 16, 1000
+LENGTH, REPEATED, PROMPTS = 30, 16, 250
 
 model = HookedTransformer.from_pretrained("induction-2l", device="cpu")
 

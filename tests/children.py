@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import sys
 import tempfile
 import traceback
@@ -56,6 +57,31 @@ DONE = "done"
 
 def in_a_child(work: Callable[[], Any]) -> Child:
     return Child(work)
+
+
+def on_ranks(work: Callable[[], Any], n: int = 2) -> None:
+    """Do the same in n forked processes that are ranks, as torchrun says it to each in its environment.
+
+    Raises:
+        AssertionError: what went wrong on a rank.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meeting = dict(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free.getsockname()[1]), WORLD_SIZE=str(n))
+
+    def as_rank(rank: int) -> str:
+        os.environ.update(meeting, RANK=str(rank), LOCAL_RANK=str(rank))
+        warnings.resetwarnings()  # as in a process of its own; torch warns of its own modules
+        try:
+            with unchecked_types():
+                work()
+            return DONE
+        except BaseException:
+            return traceback.format_exc()
+
+    ranks = [in_a_child(lambda rank=rank: as_rank(rank)) for rank in range(n)]
+    told = [rank.told() for rank in ranks]
+    assert told == [DONE] * n, "\n".join(told)
 
 
 def run_in_a_child(code: str, *arguments: str) -> CompletedProcess[str]:

@@ -90,7 +90,7 @@ def test_the_circuit_of_ioi_is_what_the_manual_says():
     out = said_by("ioi_circuit")
     edges, left = re.findall(r"^ +S2->IO +size .* (\d+) +([\d.]+) +[\d.]+ +[\d.]+ +-?[\d.]+$", out, re.MULTILINE)[0]
     (of_all,) = re.findall(r"of (\d+) edges; measured", out)
-    (gap,) = re.findall(r"^ +ABC greedy: .* ([\d.]+)$", out, re.MULTILINE)
+    (gap,) = re.findall(r"^ +ABC +greedy: .* ([\d.]+)$", out, re.MULTILINE)
     movers = r"^L2H3, L2H2, L2H1 +{} +[\d.]+ +[\d.]+ +([\d.]+) "
     repaired = [re.findall(movers.format(method), out, re.MULTILINE)[0] for method in ("resample", "zero")]
     told = re.findall(

@@ -7,7 +7,8 @@ drawn anew from N(0, std).
 import copy
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -336,6 +337,13 @@ def hooked(name: str) -> HookedTransformer:
     if name in CUSTOM:
         return build(**CUSTOM[name])
     return convert(shared_hf(name), dtype=torch.float64)
+
+
+def in_turn(names: Iterable[str], others: Iterable[str]) -> list[tuple[str, str]]:
+    """Each of these names beside one of the others, which take turns; and the first name beside all of them."""
+    first, *rest = names
+    others = list(others)
+    return [*((first, other) for other in others), *zip(rest, itertools.cycle(others), strict=False)]
 
 
 @contextmanager

@@ -50,7 +50,7 @@ from tests.experiments.by_hand import (
     word_tokenizer,
 )
 from tests.experiments.gates import micro, output, two_heads_or
-from tests.tiny import assert_close, build, unchecked_types
+from tests.tiny import assert_close, build, in_turn, unchecked_types
 
 DIFF = LogitDiff([4, 11], [7, 2], pos=-1)
 WITHIN = 1e-10  # float64; changes are summed in another order than in one pass
@@ -105,8 +105,7 @@ def as_run_by_position(circuit: Circuit, source: Any) -> Run:
 # ------------------------------------------------------------------------------------------------- running a circuit
 
 
-@pytest.mark.parametrize("source", SOURCES)
-@pytest.mark.parametrize("kind", HAS_GRAPH)
+@pytest.mark.parametrize(("kind", "source"), in_turn(HAS_GRAPH, SOURCES))
 def test_a_circuit_is_its_edges_one_by_one(kind: str, source: str) -> None:
     model = model_of(kind)
     circuit = some(ComputationGraph(model), seed=1)
@@ -199,8 +198,9 @@ def test_means_by_position_are_of_prompts_of_one_length() -> None:
 # -------------------------------------------------------------------------------------------------------- by position
 
 
-@pytest.mark.parametrize("source", SOURCES)
-@pytest.mark.parametrize("kind", ["gpt2", "llama", "neox", "output-norms", "bidirectional"])
+@pytest.mark.parametrize(
+    ("kind", "source"), in_turn(["gpt2", "llama", "neox", "output-norms", "bidirectional"], SOURCES)
+)
 def test_a_circuit_with_positions_is_its_edges_token_by_token(kind: str, source: str) -> None:
     model = model_of(kind)
     circuit = some(ComputationGraph(model, POSITIONS), seed=2)

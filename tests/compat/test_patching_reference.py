@@ -25,7 +25,12 @@ NUMBERS = load_file(FOLDER / "numbers.safetensors")
 CASES = ["gpt2", "gpt2-processed", "llama", "llama-processed"]
 WITHIN = 1e-5
 
-EVERY_CALL = [(case, name) for case in CASES for name in ASKED["calls"][case.removesuffix("-processed")]]
+EVERY_CALL = [  # of processed models the calls of `generic_activation_patch` and those that are several others in one
+    (case, name)
+    for case in CASES
+    for name, options in ASKED["calls"][case.removesuffix("-processed")].items()
+    if not case.endswith("-processed") or options or name.endswith("_every")
+]
 EVERY_GRID = [key for key in NUMBERS if key.endswith("/values") and NUMBERS[key].ndim > 1]
 
 

@@ -1,7 +1,5 @@
-"""Two ranks under torchrun train the dictionaries that one process trains on their batches put together."""
+"""Two ranks train the dictionaries that one process trains on their batches put together."""
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,8 @@ from interp_hooks.dictionaries.active import largest_of_batch
 from interp_hooks.dictionaries.buffer import ActivationBuffer
 from interp_hooks.dictionaries.ranks import Ranks
 from interp_hooks.errors import BadInput
-from tests.tiny import assert_close, build
+from tests.children import on_ranks
+from tests.tiny import assert_close, build, unchecked_types
 
 TEXTS = [torch.randint(23, (9,), generator=torch.Generator().manual_seed(n)) for n in range(60)]
 MLPS: dict[str, Any] = dict(
@@ -66,7 +65,6 @@ def by_ranks(folder: Path) -> None:
     """What a rank does: train; train again, but be killed; go on."""
     from torch import distributed
 
-    torch.set_num_threads(1)
     distributed.init_process_group("gloo")
     model, rank = build(d_vocab_out=23), distributed.get_rank()
     found = {"whole": train_by_rank(model, TEXTS, RECIPES, **HOW)}
@@ -91,12 +89,11 @@ def by_ranks(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_two_ranks_are_one_process_with_both_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", __name__, str(tmp_path)]
-    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    on_ranks(lambda: by_ranks(tmp_path))
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     monkeypatch.setattr(module, "ActivationBuffer", Joined)
-    joined = train_dictionaries(build(d_vocab_out=23), TEXTS, RECIPES, **HOW)
+    with unchecked_types():  # which would take this for what stands in an annotation
+        joined = train_dictionaries(build(d_vocab_out=23), TEXTS, RECIPES, **HOW)
     for name, one in joined.items():
         tensors, facts = first["whole"][name]
         assert facts == second["whole"][name][1]
@@ -138,7 +135,3 @@ def test_bad_input_is_told() -> None:
         train_by_rank(model, TEXTS, RECIPES["sae"], **HOW)
     with pytest.raises(BadInput, match="a multiple of 3"):
         train_dictionaries(model, TEXTS, RECIPES["sae"], ranks=Ranks(0, 3), **HOW)
-
-
-if __name__ == "__main__":
-    by_ranks(Path(sys.argv[1]))

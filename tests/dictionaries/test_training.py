@@ -63,7 +63,7 @@ def test_planted_features_are_found(kind: str) -> None:
     directions, x = planted()
     options = dict(kind=kind) | KINDS[kind]
     recipe = Recipe(hook="x", n_features=80, k=2, learning_rate=1e-2, **options)  # pyright: ignore[reportArgumentType]
-    trained = train_on_activations(x, recipe, steps=600, tokens_per_step=256, progress=False)
+    trained = train_on_activations(x, recipe, steps=400, tokens_per_step=256, progress=False)
     assert isinstance(trained, SAE)
     found = recovery(trained.W_dec, directions)
     untrained = recovery(randoms()(80, 32), directions)

@@ -4,6 +4,7 @@ import functools
 import html
 import json
 import re
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -132,14 +133,16 @@ def page(tmp_path_factory: pytest.TempPathFactory):
     return made
 
 
-def shown(address: str, folder: Path, inside: str = "", width: int = 1400):
-    """A visit to a page, in a frame of some width if something is to be found out there."""
+def shown(address: str, folder: Path, inside: str = "", widths: Sequence[int] = (1400,)):
+    """A visit to a page, in frames of these widths if something is to be found out there."""
     outer = folder / "outer.html"
     outer.write_text(f'<!DOCTYPE html><meta http-equiv="refresh" content="0; url={address}">', encoding="utf-8")
     if inside:
-        frame = f'<iframe src="{address}" width="{width}" height="2500" style="border: 0"></iframe>'
-        outer.write_text(f"<!DOCTYPE html><body>{frame}<script>{inside}</script>", encoding="utf-8")
-    return visit(outer, folder, "--allow-file-access-from-files", "--window-size=1600,2600")
+        frame = '<iframe src="{}" width="{}" height="2500" style="border: 0"></iframe>'
+        frames = "".join(frame.format(address, width) for width in widths)
+        beside = f'<!DOCTYPE html><body style="white-space: nowrap">{frames}<script>{inside}</script>'
+        outer.write_text(beside, encoding="utf-8")
+    return visit(outer, folder, "--allow-file-access-from-files", "--window-size=2000,2600")
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=in_a_browser) for name in NAMES])
@@ -153,16 +156,19 @@ def test_a_page_says_what_it_shows_and_tab_reaches_what_a_click_reaches(name: st
     assert (seen.console, seen.asked) == ([], [])
 
 
-def measured(address: str, folder: Path, code: str, width: int = 1400) -> dict:
-    """What some code notes in `seen` about a page, `page`, after all of it is drawn."""
+def measured(address: str, folder: Path, code: str, widths: Sequence[int] = (1400,)) -> list[dict]:
+    """What some code notes in `seen` about a page, `page`, after all of it is drawn; for each width of its frame."""
     probe = f"""
 addEventListener("load", () => setTimeout(() => {{
-  const frame = document.querySelector("iframe"), page = frame.contentDocument, seen = {{}};
-  {code}
-  document.body.append(Object.assign(document.createElement("pre"), {{id: "seen", textContent: JSON.stringify(seen)}}));
+  const each = [...document.querySelectorAll("iframe")].map(frame => {{
+    const page = frame.contentDocument, seen = {{}};
+    {code}
+    return seen;
+  }});
+  document.body.append(Object.assign(document.createElement("pre"), {{id: "seen", textContent: JSON.stringify(each)}}));
 }}, 1500));
 """
-    visited = shown(address, folder, probe, width)
+    visited = shown(address, folder, probe, widths)
     return json.loads(html.unescape(re.findall('<pre id="seen">(.*?)</pre>', visited.dom)[0]))
 
 
@@ -178,13 +184,13 @@ MEASURE = """
 """
 
 
-@pytest.mark.parametrize("width", [420, 1400])
 @pytest.mark.parametrize("name", [pytest.param(name, marks=in_a_browser) for name in NAMES])
-def test_a_page_fits_and_can_be_read_and_touched(name: str, width: int, page, tmp_path: Path) -> None:
-    found = measured(page(name), tmp_path, MEASURE, width)
-    assert found["beyond"] <= 0, "the page itself scrolls sideways"
-    assert found["smallest"] >= 12, "pixels of the smallest text"
-    assert found["target"] >= 24, "pixels of the smallest target"
+def test_a_page_fits_and_can_be_read_and_touched(name: str, page, tmp_path: Path) -> None:
+    widths = (420, 1400)
+    for width, found in zip(widths, measured(page(name), tmp_path, MEASURE, widths), strict=True):
+        assert found["beyond"] <= 0, f"the page itself scrolls sideways where it is {width} pixels wide"
+        assert found["smallest"] >= 12, f"pixels of the smallest text, at {width}"
+        assert found["target"] >= 24, f"pixels of the smallest target, at {width}"
 
 
 PRINT = """
@@ -199,7 +205,7 @@ PRINT = """
 
 @pytest.mark.parametrize("name", [pytest.param("report", marks=in_a_browser)])
 def test_figures_are_as_wide_as_a_sheet_when_they_are_printed(name: str, page, tmp_path: Path) -> None:
-    found = measured(page(name), tmp_path, PRINT)
+    (found,) = measured(page(name), tmp_path, PRINT)
     assert found["screen"]
     assert min(found["screen"]) > 1000
     assert {*found["print"]} == {680}

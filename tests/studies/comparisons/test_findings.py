@@ -126,4 +126,4 @@ def test_what_cannot_be_compared() -> None:
     with pytest.raises(BadInput, match="no file"):
         diff_models(build(d_vocab=19), build(d_vocab=19), "nowhere.txt")
     with pytest.raises(BadInput, match="nothing can be compared: losses: "):
-        diff_models(build(attention_dir="bidirectional"), build(attention_dir="bidirectional"), torch.tensor([[1, 2]]))
+        diff_models(*(build(attention_dir="bidirectional") for _ in range(2)), torch.tensor([[1, 2]]), n=2)

@@ -12,7 +12,7 @@ from interp_hooks.ground_truth.heads import pointer_induction
 from interp_hooks.studies.heads.composing import composition_parts, shares_of
 from interp_hooks.studies.heads.scores import score_split
 from interp_hooks.studies.heads.sources import direct_effect_by_source
-from tests.tiny import CUSTOM, assert_close, build, random_tokens, unchecked_types
+from tests.tiny import CUSTOM, assert_close, build, in_turn, random_tokens, unchecked_types
 
 WITHOUT = ("post-norm", "score-cap-clipped", "plain-experts", "solu", "borrowed-keys", "indexed")  # or with few keys
 NAMES = [name for name in CUSTOM if name not in WITHOUT]
@@ -20,8 +20,7 @@ PLAIN: dict[str, Any] = dict(normalization_type=None, attn_only=True, std=0.2)
 SIDES = {"Q": "query_part", "K": "key_part"}
 
 
-@pytest.mark.parametrize("via", ["Q", "K"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "via"), in_turn(NAMES, ["Q", "K"]))
 def test_parts_are_those_of_the_split_score(name: str, via: Any) -> None:
     model, tokens = build(**CUSTOM[name]), random_tokens(2, d_vocab=23)
     found = composition_parts(model, tokens, via, query=5, key=4)
