@@ -77,7 +77,9 @@ def coloured_tokens(
     words = [_word(text, place, ink) for text, place, ink in zip(texts, places, inks, strict=True)]
     bottom = max(rows, 110 / ROW) - 0.5
     axis = dict(autorange=False, range=[bottom, -0.5])
-    return drawn.update_layout(shapes=boxes, annotations=words, yaxis=axis, meta=dict(narrowest=WIDTH + 130, night=night))
+    return drawn.update_layout(
+        shapes=boxes, annotations=words, yaxis=axis, meta=dict(narrowest=WIDTH + 130, night=night)
+    )
 
 
 def _places(tokens: Sequence[str]) -> list[tuple[float, int, float]]:

@@ -31,6 +31,7 @@ import sys
 from types import SimpleNamespace
 import IPython
 IPython.get_ipython = lambda: SimpleNamespace(config={"IPKernelApp": {}})
+sys.modules["ipykernel.zmqshell"] = SimpleNamespace()  # by which later versions of tqdm know a notebook
 sys.modules["ipywidgets"] = None
 """
 

@@ -33,7 +33,9 @@ def test_signed_numbers_are_symmetric_around_a_white_zero() -> None:
 def contrast(one: str, other: str) -> float:
     """As WCAG 2.2 defines it, of two colours `#rrggbb`."""
     parts = ([int(code[at : at + 2], 16) / 255 for at in (1, 3, 5)] for code in (one, other))
-    linear = ([part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in three] for three in parts)
+    linear = (
+        [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in three] for three in parts
+    )
     low, high = sorted(0.2126 * red + 0.7152 * green + 0.0722 * blue for red, green, blue in linear)
     return (high + 0.05) / (low + 0.05)
 
