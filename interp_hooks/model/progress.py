@@ -1,7 +1,7 @@
 """The bar of a long computation, where somebody reads it.
 
-Bars are of text everywhere. transformers takes those of `tqdm.auto`, which in a notebook without ipywidgets says so in a
-warning and then are of text too: it is imported here, before transformers, so that nothing is said.
+Bars are of text everywhere. transformers takes those of `tqdm.auto`, which without ipywidgets warns in a notebook and
+then has bars of text too: it is imported here, before transformers, so that nothing is said.
 """
 
 from __future__ import annotations

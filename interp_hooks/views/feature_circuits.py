@@ -30,9 +30,10 @@ def feature_circuit_figure(
     """Draw the features and errors with the largest effects, and the strongest edges between these and to the metric.
 
     There is a row for each hook, in the order of the pass, and the metric below; in a row nodes stand by position, or
-    by their number where positions are summed, and more than seven in several lines, so that a phone shows them. A node is as large as its effect, blue if the metric rises as the node
-    becomes what it is in the corrupt run, red if it falls; features are circles, errors hollow squares. An edge is as
-    wide as its weight is large, and blue or red by its sign. `top` nodes and `edges` edges between them are drawn.
+    by their number where positions are summed. More than seven stand in several lines, for which a phone has room. A
+    node is as large as its effect, blue if the metric rises as the node becomes what it is in the corrupt run, red if
+    it falls; features are circles, errors hollow squares. An edge is as wide as its weight is large, and blue or red by
+    its sign. `top` nodes and `edges` edges between them are drawn.
 
     Raises:
         BadInput: a circuit without nodes, or a `top` or `edges` below 1.

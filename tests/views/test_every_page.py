@@ -276,7 +276,8 @@ SAYS = """<script>addEventListener("load", () => setTimeout(() => {
   parent.postMessage({reached, drawn: document.querySelectorAll("svg *, canvas, .token").length}, "*");
 }, 2000))</script>"""
 HEARS = """<script>addEventListener("message", event => {
-  document.body.append(Object.assign(document.createElement("pre"), {id: "seen", textContent: JSON.stringify(event.data)}));
+  const seen = Object.assign(document.createElement("pre"), {id: "seen", textContent: JSON.stringify(event.data)});
+  document.body.append(seen);
 })</script>"""
 
 

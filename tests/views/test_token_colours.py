@@ -33,9 +33,7 @@ def test_signed_numbers_are_symmetric_around_a_white_zero() -> None:
 def contrast(one: str, other: str) -> float:
     """As WCAG 2.2 defines it, of two colours `#rrggbb`."""
     parts = ([int(code[at : at + 2], 16) / 255 for at in (1, 3, 5)] for code in (one, other))
-    linear = (
-        [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in three] for three in parts
-    )
+    linear = [[p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in three] for three in parts]
     low, high = sorted(0.2126 * red + 0.7152 * green + 0.0722 * blue for red, green, blue in linear)
     return (high + 0.05) / (low + 0.05)
 
@@ -51,9 +49,9 @@ def test_text_is_read_on_every_colour_by_day_and_at_night(stops) -> None:
 
 def test_at_night_tokens_stand_on_the_colours_of_the_night() -> None:
     figure = coloured_tokens(["a", "b", "c"], [0.0, 1.0, 4.0])
-    shown = [(shape.fillcolor, note.font.color) for shape, note in zip(figure.layout.shapes, figure.layout.annotations)]
-    svg = to_svg(figure)
-    for (day, ink), share in zip(shown, (0.0, 0.25, 1.0), strict=True):
+    boxes, words, svg = figure.layout.shapes, figure.layout.annotations, to_svg(figure)
+    for box, word, share in zip(boxes, words, (0.0, 0.25, 1.0), strict=True):
+        day, ink = box.fillcolor, word.font.color
         night = Scale(SEQUENTIAL).at(share, night=True)
         assert f'[fill="{day}"]{{fill:{night}}}' in svg
         assert AT_NIGHT.get(ink, ink) == ink or f'[fill="{ink}"]{{fill:{AT_NIGHT[ink]}}}' in svg
