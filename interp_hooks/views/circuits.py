@@ -43,7 +43,7 @@ LONG_NAMES_UP_TO = 16  # boxes side by side; narrower ones say "h1" for "a5.h1"
 SHORT = 28  # pixels of the text of a box with a short name, which so is as wide as others
 
 DASHES = {"q": "2px,3px", "k": "8px,4px", "v": "solid", "": "solid"}
-PORTS = {"q": -0.19, "k": 0.0, "v": 0.19, "": 0.0}  # where edges enter a box, in boxes from its middle
+PORTS = {"q": -0.18, "k": 0.0, "v": 0.18, "": 0.0}  # where edges enter a box, in boxes from its middle
 INTO = {"q": "into queries", "k": "into keys", "v": "into values (and MLPs, logits)"}
 
 Box = tuple[str, str]  # a node, at a position ("" if the circuit does not tell them apart)
