@@ -267,33 +267,3 @@ def test_text_stands_out(css: str) -> None:
         ground = tuple(most * a + (1 - most) * b for a, b in zip(found[tone], found["paper"], strict=True))
         assert contrast(found["ink"], ground) >= 4.5, tone
     assert contrast(found["deep"], found["paper"]) >= 3
-
-
-# ---------------------------------------------------------------------------------------- in the frame of a notebook
-
-SAYS = """<script>addEventListener("load", () => setTimeout(() => {
-  const reached = (() => { try { return parent.document.title; } catch (error) { return error.name; } })();
-  parent.postMessage({reached, drawn: document.querySelectorAll("svg *, canvas, .token").length}, "*");
-}, 2000))</script>"""
-HEARS = """<script>addEventListener("message", event => {
-  const seen = Object.assign(document.createElement("pre"), {id: "seen", textContent: JSON.stringify(event.data)});
-  document.body.append(seen);
-})</script>"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(BROWSER is None, reason="no browser")
-@pytest.mark.parametrize("name", ["report", "diff", "training", "attention", "graph", "figure"])
-def test_a_page_is_drawn_in_a_frame_that_may_only_run_scripts(name: str, page, tmp_path: Path) -> None:
-    """As notebooks show outputs: Colab in a sandboxed frame of another origin, VS Code in a webview."""
-    text = Path(page(name).removeprefix("file://")).read_text(encoding="utf-8")
-    framed = html.escape(text.replace("</body>", f"{SAYS}</body>"))
-    outer = tmp_path / "outer.html"
-    frame = f'<iframe sandbox="allow-scripts allow-popups" width="1000" height="900" srcdoc="{framed}"></iframe>'
-    outer.write_text(f"<!DOCTYPE html><body>{HEARS}{frame}", encoding="utf-8")
-    seen = visit(outer, tmp_path, "--window-size=1100,1000")
-    told = json.loads(html.unescape(re.findall('<pre id="seen">(.*?)</pre>', seen.dom)[0]))
-    assert told["reached"] == "SecurityError", "the frame has an origin of its own"
-    assert told["drawn"] > 10
-    assert not seen.console
-    assert not seen.asked
