@@ -4,12 +4,14 @@
     python notebooks/store.py notebooks/week/*      some
 
 A figure is stored as SVG with a text for those who do not see it, and beside it in its interactive form where that is
-small. Exercises run with their solutions; what their checks say is not stored, since it would stand below a blank. What
-depends on the machine stays out: paths, times, versions, progress, warnings, states of widgets.
+small; else as PNG, which viewers show of notebooks that they do not trust. Exercises run with their solutions; what
+their checks say is not stored, since it would stand below a blank. What depends on the machine stays out: paths, times,
+versions, progress, warnings, states of widgets.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -24,11 +26,11 @@ import nbformat
 import plotly.graph_objects as go
 import plotly.io
 
-from interp_hooks.views import alt_text, to_svg
+from interp_hooks.views import alt_text, to_png, to_svg
 
 HERE = Path(__file__).parent
-FIGURE, SVG = "application/vnd.plotly.v1+json", "image/svg+xml"
-KEPT = ("text/plain", "text/html", "text/markdown", "text/latex", SVG, "image/png", "image/jpeg")
+FIGURE, SVG, PNG = "application/vnd.plotly.v1+json", "image/svg+xml", "image/png"
+KEPT = ("text/plain", "text/html", "text/markdown", "text/latex", SVG, PNG, "image/jpeg")
 WIDTH, SHOWN = 440, 560  # pixels of a figure: as it is drawn, for phones; and as it is shown where there is room
 INTERACTIVE = 60_000  # bytes of a figure that is stored as such too
 MOST = 1_500_000  # bytes of a notebook
@@ -103,7 +105,9 @@ def _stored(data: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]] | Non
         whole = json.loads(plotly.io.to_json(figure))
         if len(json.dumps(whole)) <= INTERACTIVE:
             stored[FIGURE] = whole | {"config": {"responsive": True}}
-        return stored, {SVG: {"alt": told}}
+            return stored, {SVG: {"alt": told}}
+        stored[PNG] = base64.b64encode(to_png(figure, width=WIDTH)).decode()
+        return stored, {SVG: {"alt": told}, PNG: {"alt": told, "width": SHOWN}}
     kept = {kind: value for kind, value in data.items() if kind in KEPT}
     return (kept, {}) if kept and not any("widget" in kind for kind in data) else None
 

@@ -4,6 +4,7 @@ Cells run in this process, and one notebook in a kernel, as `make notebooks` run
 `test_week`, where its exercises are tried.
 """
 
+import base64
 import math
 import re
 from importlib.util import module_from_spec, spec_from_file_location
@@ -189,5 +190,6 @@ def test_a_path_of_the_machine_is_found_and_refused(tmp_path: Path) -> None:
 def test_a_large_figure_is_stored_as_a_picture_alone() -> None:
     many = go.Figure(go.Scatter(y=[0.123456789 + n for n in range(9000)], text=["a text"] * 9000, mode="lines"))
     data, metadata = STORE._stored({STORE.FIGURE: many.to_plotly_json()})
-    assert set(data) == {STORE.SVG, "text/plain"}
-    assert set(metadata) == {STORE.SVG}
+    assert set(data) == {STORE.SVG, STORE.PNG, "text/plain"}
+    assert base64.b64decode(data[STORE.PNG])[1:4] == b"PNG"
+    assert metadata[STORE.SVG]["alt"] == metadata[STORE.PNG]["alt"] == data["text/plain"]

@@ -17,7 +17,6 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from tqdm import tqdm
 
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked
@@ -25,6 +24,7 @@ from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.model.components.kv_cache import KeyValueCache
 from interp_hooks.model.inputs import checked_mask
 from interp_hooks.model.network import Network
+from interp_hooks.model.progress import tqdm
 from interp_hooks.model.sampling import Sampling, token_counts
 from interp_hooks.model.tokenization import PaddingSide
 

@@ -1,12 +1,22 @@
-"""The bar of a long computation, where somebody reads it."""
+"""The bar of a long computation, where somebody reads it.
+
+Bars are of text everywhere. transformers takes those of `tqdm.auto`, which without ipywidgets warns in a notebook and
+then has bars of text too: it is imported here, before transformers, so that nothing is said.
+"""
 
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterable
+from importlib import import_module
 from typing import Any
 
-from tqdm import tqdm
+from tqdm import TqdmWarning, tqdm
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", TqdmWarning)
+    import_module("tqdm.auto")
 
 
 def progress_bar(items: Iterable[Any] | None = None, *, progress: bool, **options: Any) -> tqdm[Any]:

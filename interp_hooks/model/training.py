@@ -12,11 +12,11 @@ from typing import Annotated, Any, Literal
 
 import torch
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from interp_hooks.errors import BadInput, ConfigError
 from interp_hooks.errors.arguments import Elsewhere, checked, told
 from interp_hooks.model.field_types import check_fields
+from interp_hooks.model.progress import tqdm
 from interp_hooks.model.transformer import HookedTransformer
 
 OptimizerName = Literal["Adam", "AdamW", "SGD"]

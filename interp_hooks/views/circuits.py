@@ -38,10 +38,12 @@ LOWER = 0.45  # rows that an MLP is below the heads that it reads
 HALF_BOX = 0.13  # rows
 NARROWEST = 12  # boxes side by side that a figure has room for at least
 BOX = 46  # pixels that a box needs, with the gap to the next one
+WIDEST = 88  # pixels from the middle of a box to that of the next one; more, and edges would enter beside boxes
 LONG_NAMES_UP_TO = 16  # boxes side by side; narrower ones say "h1" for "a5.h1"
+SHORT = 28  # pixels of the text of a box with a short name, which so is as wide as others
 
 DASHES = {"q": "2px,3px", "k": "8px,4px", "v": "solid", "": "solid"}
-PORTS = {"q": -0.24, "k": 0.0, "v": 0.24, "": 0.0}  # where edges enter a box, in boxes from its middle
+PORTS = {"q": -0.18, "k": 0.0, "v": 0.18, "": 0.0}  # where edges enter a box, in boxes from its middle
 INTO = {"q": "into queries", "k": "into keys", "v": "into values (and MLPs, logits)"}
 
 Box = tuple[str, str]  # a node, at a position ("" if the circuit does not tell them apart)
@@ -111,7 +113,11 @@ def circuit_figure(circuit: Circuit, *, top: Positive | None = None, title: str 
         showlegend=True,
         legend=dict(orientation="h", y=-below / plot, yanchor="top", x=0, font=dict(size=11), itemclick=False),
         margin=dict(b=below + 30),
-        meta=dict(narrowest=round(2 * needed * BOX) + 90, tight=[places.middle - needed, places.middle + needed]),
+        meta=dict(
+            narrowest=round(2 * needed * BOX) + 90,
+            tight=[places.middle - needed, places.middle + needed],
+            widest=WIDEST,
+        ),
     )
 
 
@@ -250,11 +256,13 @@ def _boxes(edges: Sequence[Edge], places: Places) -> list[dict[str, Any]]:
 
     def box(box: Box, place: Point) -> dict[str, Any]:
         node, at_an_end = box[0], box[0] in ("input", "logits")
+        text = node if places.room <= LONG_NAMES_UP_TO or node[0] != "a" else node.partition(".")[2]
         entering, leaving = [edge for edge in edges if box in edge.boxes[1:]], [e for e in edges if box == e.boxes[0]]
         return dict(
             x=place.x,
             y=place.y,
-            text=node if places.room <= LONG_NAMES_UP_TO or node[0] != "a" else node.partition(".")[2],
+            text=text,
+            width=SHORT if len(text) < len("a5.h1") else None,
             showarrow=False,
             bgcolor=INK if at_an_end else PAPER if node.startswith("a") else FAINT,
             bordercolor=INK if at_an_end else MUTED,

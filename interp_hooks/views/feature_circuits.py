@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -12,9 +14,11 @@ from interp_hooks.errors.arguments import Positive, checked
 from interp_hooks.views.adapting import INK, MUTED, NEGATIVE, PAPER, POSITIVE
 from interp_hooks.views.curves import CURVE, OPACITIES, WIDTHS, Point, one_trace, size_of, told_at, upright
 from interp_hooks.views.style import figure, metric_title
-from interp_hooks.views.tokens import escaped, ticks
+from interp_hooks.views.tokens import escaped
 
-ROW, BOX, NARROWEST = 96, 60, 7  # pixels of a row and of a node; nodes side by side that there is room for at least
+ASIDE = 0.22  # nodes; so that edges pass between the nodes of the next line
+ROW, BOX = 96, 44  # pixels from row to row, and of a node with its label
+ACROSS, LINE = 7, 0.6  # nodes side by side, as a phone has room for them; rows from one line of a long row to the next
 SIDE = 18.0  # pixels of the largest node
 SMALLEST = 7.0
 
@@ -26,9 +30,10 @@ def feature_circuit_figure(
     """Draw the features and errors with the largest effects, and the strongest edges between these and to the metric.
 
     There is a row for each hook, in the order of the pass, and the metric below; in a row nodes stand by position, or
-    by their number where positions are summed. A node is as large as its effect, blue if the metric rises as the node
-    becomes what it is in the corrupt run, red if it falls; features are circles, errors hollow squares. An edge is as
-    wide as its weight is large, and blue or red by its sign. `top` nodes and `edges` edges between them are drawn.
+    by their number where positions are summed. More than seven stand in several lines, for which a phone has room. A
+    node is as large as its effect, blue if the metric rises as the node becomes what it is in the corrupt run, red if
+    it falls; features are circles, errors hollow squares. An edge is as wide as its weight is large, and blue or red by
+    its sign. `top` nodes and `edges` edges between them are drawn.
 
     Raises:
         BadInput: a circuit without nodes, or a `top` or `edges` below 1.
@@ -43,42 +48,59 @@ def feature_circuit_figure(
     if not len(circuit):
         raise BadInput("the circuit has no nodes: lower node_threshold in feature_circuit()")
     shown = sorted(circuit.effect.abs().argsort(descending=True, stable=True)[:top].tolist())
-    places = _places(circuit, shown)
+    places, rows = _places(circuit, shown)
     lines, hover = _edges(circuit, places, edges)
-    rows = [*circuit.names, circuit.metric.replace("_", " ")]
-    room = max(NARROWEST, round(max(point.x for point in places.values()) + 1))
+    names = dict(zip([*circuit.names, circuit.metric.replace("_", " ")], rows, strict=True))
     drawn = figure(
         [*lines, hover, *_nodes(circuit, places)],
         title=title,
-        height=(len(rows) - 1) * ROW + 30,
+        height=round(rows[-1] * ROW) + 80,
         x_title="by token position, from left to right" if circuit.by_position else "",
         y_title="",
         xaxis=dict(showticklabels=False),
-        yaxis=ticks(rows),
+        yaxis=dict(showticklabels=False),
     )
     return drawn.update_layout(
-        yaxis=dict(autorange=False, range=[len(rows) - 0.6, -0.5]),
-        xaxis=dict(range=[-0.6, room - 0.4]),
+        yaxis=dict(autorange=False, range=[rows[-1] + 0.25, -0.6]),
+        xaxis=dict(range=[-0.6, ACROSS - 0.4]),
+        annotations=[_name(name, row) for name, row in names.items()],
         hovermode="closest",
         showlegend=True,
         legend=dict(orientation="h", y=-0.08, yanchor="top", x=0, font=dict(size=11), itemclick=False),
-        meta=dict(narrowest=room * BOX + 90),
+        margin=dict(l=20),
+        meta=dict(narrowest=ACROSS * BOX + 40),
     )
 
 
-def _places(circuit: FeatureCircuit, shown: list[int]) -> dict[int, Point]:
-    """Where each node is: down by its hook, across by position and number, errors last; below all the metric."""
-    rows: dict[int, list[int]] = defaultdict(list)
+def _name(name: str, row: float) -> dict[str, Any]:
+    """The name of a row, above its left end."""
+    place = dict(x=0, xref="paper", xanchor="left", y=row - 0.42, yref="y", showarrow=False)
+    return place | dict(text=escaped(name), font=dict(size=11, color=INK))
+
+
+def _places(circuit: FeatureCircuit, shown: list[int]) -> tuple[dict[int, Point], list[float]]:
+    """Where each node is, and each row: down by hook, across by position and number, errors last; below all the metric.
+
+    More nodes than have room side by side stand in lines of about as many each.
+    """
+    of_hook: dict[int, list[int]] = defaultdict(list)
     for node in shown:
-        rows[int(circuit.site[node])].append(node)
-    widest = max(map(len, rows.values()))
-    places = {len(circuit): Point((max(widest, NARROWEST) - 1) / 2, float(len(circuit.names)))}
-    for row, nodes in rows.items():
+        of_hook[int(circuit.site[node])].append(node)
+    places, rows, down = dict[int, Point](), list[float](), 0.0
+    for hook in range(len(circuit.names)):
+        nodes = of_hook[hook]
         feature = {node: int(circuit.feature[node]) for node in nodes}
         nodes.sort(key=lambda node: (int(circuit.pos[node]), feature[node] == ERROR, feature[node]))
-        left = (max(widest, NARROWEST) - len(nodes)) / 2
-        places |= {node: Point(left + place, float(row)) for place, node in enumerate(nodes)}
-    return places
+        lines = max(math.ceil(len(nodes) / ACROSS), 1)
+        long = math.ceil(len(nodes) / lines)
+        for place, node in enumerate(nodes):
+            line, across = divmod(place, long)
+            left = (ACROSS - min(long, len(nodes) - line * long)) / 2 + ASIDE * (-1) ** line * (lines > 1)
+            places[node] = Point(left + across, round(down + line * LINE, 2))
+        rows.append(down)
+        down = round(down + 1 + (lines - 1) * LINE, 2)
+    places[len(circuit)] = Point((ACROSS - 1) / 2, down)
+    return places, [*rows, down]
 
 
 def _edges(circuit: FeatureCircuit, places: dict[int, Point], most: int) -> tuple[list[go.Scatter], go.Scatter]:

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from interp_hooks.errors import BadInput
 from interp_hooks.errors.arguments import checked
-from interp_hooks.views.adapting import INK, PAPER
-from interp_hooks.views.drawing.elements import Scale, on_colour, width_of
+from interp_hooks.views.drawing.elements import Scale, text_on, width_of
 from interp_hooks.views.style import DIVERGING, SEQUENTIAL, colour_bar, figure
 from interp_hooks.views.tokens import escaped, visible
 
@@ -54,7 +53,8 @@ def coloured_tokens(
     low, stops = (-high, DIVERGING) if min(finite, default=0.0) < 0 else (0.0, SEQUENTIAL)
     texts, places = [visible(token) for token in tokens], _places(tokens)
     rows = 1 + max(row for _, row, _ in places)
-    colours = [Scale(stops).at((one - low) / (high - low)) if math.isfinite(one) else PAPER for one in numbers]
+    shares = [(one - low) / (high - low) if math.isfinite(one) else -low / (high - low) for one in numbers]
+    colours, at_night = ([Scale(stops).at(share, night=night) for share in shares] for night in (False, True))
     middle = dict(x=[left + wide / 2 for left, _, wide in places], y=[row for _, row, _ in places])
     told = [
         f"{escaped(text)} ({place})<br>{escaped(what)}: {one:.4g}"
@@ -72,10 +72,14 @@ def coloured_tokens(
         yaxis=dict(visible=False),
     )
     boxes = [_box(place, colour) for place, colour in zip(places, colours, strict=True)]
-    words = [_word(text, place, colour) for text, place, colour in zip(texts, places, colours, strict=True)]
+    night = dict(zip(colours, at_night, strict=True))
+    inks = map(text_on, colours, at_night)
+    words = [_word(text, place, ink) for text, place, ink in zip(texts, places, inks, strict=True)]
     bottom = max(rows, 110 / ROW) - 0.5
     axis = dict(autorange=False, range=[bottom, -0.5])
-    return drawn.update_layout(shapes=boxes, annotations=words, yaxis=axis, meta=dict(narrowest=WIDTH + 130))
+    return drawn.update_layout(
+        shapes=boxes, annotations=words, yaxis=axis, meta=dict(narrowest=WIDTH + 130, night=night)
+    )
 
 
 def _places(tokens: Sequence[str]) -> list[tuple[float, int, float]]:
@@ -100,5 +104,5 @@ def _box(place: tuple[float, int, float], colour: str) -> dict[str, Any]:
 
 def _word(text: str, place: tuple[float, int, float], colour: str) -> dict[str, Any]:
     left, row, wide = place
-    font = dict(size=SIZE, color=on_colour(colour, INK, PAPER))
+    font = dict(size=SIZE, color=colour)
     return dict(x=left + wide / 2, y=row, text=escaped(text), showarrow=False, font=font)

@@ -2,6 +2,7 @@
 
 import inspect
 import io
+import subprocess
 import sys
 from typing import Any
 
@@ -23,6 +24,25 @@ LONG: dict[str, Any] = {
     "eap_ig": lambda **options: eap_ig(model_of("gpt2"), TOKENS, OTHER, DIFF, steps=2, **options),
     "acdc": lambda **options: acdc(model_of("gpt2"), TOKENS, OTHER, DIFF, threshold=1.0, **options),
 }
+
+
+IN_A_NOTEBOOK = """
+import sys
+from types import SimpleNamespace
+import IPython
+IPython.get_ipython = lambda: SimpleNamespace(config={"IPKernelApp": {}})
+sys.modules["ipykernel.zmqshell"] = SimpleNamespace()  # by which later versions of tqdm know a notebook
+sys.modules["ipywidgets"] = None
+"""
+
+
+@pytest.mark.parametrize("first", ["from interp_hooks import HookedTransformer", "import tqdm"])
+def test_a_notebook_without_widgets_gets_no_warning(first: str) -> None:
+    """The mutant is tqdm alone: what transformers imports warns there."""
+    code = f"{IN_A_NOTEBOOK}\n{first}\nfrom tqdm.auto import tqdm as bars; print(bars.__module__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ("TqdmWarning" in done.stderr) == (first == "import tqdm")
+    assert done.stdout == "tqdm.asyncio\n", "bars of text"
 
 
 class Terminal(io.StringIO):

@@ -80,6 +80,25 @@ def test_only_the_strongest_are_drawn() -> None:
     assert [colour for colour, _ in lines(figure).values()] == [POSITIVE]
 
 
+def test_a_long_row_has_lines_that_a_phone_has_room_for_and_the_names_of_rows_stand_above_them() -> None:
+    many = 16
+    same = dict(site=torch.zeros(many, dtype=torch.long), pos=torch.arange(many), feature=torch.arange(many))
+    none = dict(source=torch.zeros(0, dtype=torch.long), target=torch.zeros(0, dtype=torch.long), weight=torch.zeros(0))
+    figure = feature_circuit_figure(replace(CIRCUIT, effect=torch.ones(many), **same, **none))
+    assert figure.layout.meta["narrowest"] <= 420 - 2 * 16
+    found = nodes(figure)
+    order = [name for name, _ in sorted(found.items(), key=lambda node: (node[1][1], node[1][0]))]
+    assert order == [f"{place}@{place}" for place in range(many)], "lines are read like text"
+    of_line = [sum(node[1] == y for node in found.values()) for y in sorted({node[1] for node in found.values()})]
+    assert of_line == [6, 6, 4]
+    low, high = figure.layout.xaxis.range
+    assert all(low < node[0] < high for node in found.values())
+    names = {note.text: note.y for note in figure.layout.annotations}
+    assert [*names] == ["mlp", "stream", "logit diff"]
+    assert names["mlp"] < min(node[1] for node in found.values()) <= max(node[1] for node in found.values())
+    assert max(node[1] for node in found.values()) < names["stream"] < names["logit diff"]
+
+
 def test_what_cannot_be_drawn_is_refused() -> None:
     none = {
         name: getattr(CIRCUIT, name)[:0] for name in ("site", "pos", "feature", "effect", "source", "target", "weight")

@@ -17,8 +17,12 @@ from interp_hooks import ComputationGraph, HookedTransformer, Result, attention_
 from interp_hooks.loading.keeping import log_steps
 from interp_hooks.studies import WatchedTraining, phase_changes
 from interp_hooks.views import write_training_report
+from interp_hooks.views.adapting import BLACK, WHITE
+from interp_hooks.views.circuits import PORTS
 from interp_hooks.views.demo import ioi_report
+from interp_hooks.views.drawing.elements import Scale, rgb, text_on
 from interp_hooks.views.report import Section, write_report
+from interp_hooks.views.style import DIVERGING
 from tests.tiny import build
 from tests.views.small import HOSTILE, line, result, save_checkpoint
 
@@ -207,6 +211,11 @@ addEventListener("load", () => setTimeout(() => {
   seen.drawn = boxes(".annotation-text-g rect").length * boxes(".gtitle").length * boxes(".legend").length;
   seen.beyond = frame.documentElement.scrollWidth - frame.documentElement.clientWidth;
   seen.numbers = all(".heatmap-label text").map(one => parseFloat(getComputedStyle(one).fontSize));
+  seen.inks = all(".heatmap-label text").map(one => [one.__data__.z, getComputedStyle(one).fill]);
+  const boxes_at = boxes(".annotation-text-g rect").map(box => box.width);
+  seen.narrowest_box = Math.min(...boxes_at);
+  const plot = frame.querySelector(".figure, .js-plotly-plot")?._fullLayout.xaxis;
+  seen.unit = plot && plot._length / Math.abs(plot.range[1] - plot.range[0]);
   seen.bars_under = pairs(boxes(".colorbar rect"), boxes(".xtitle"));
   const used = (frame.querySelector("main") ?? frame.body).getBoundingClientRect().width;
   seen.used = used / frame.documentElement.clientWidth;
@@ -271,6 +280,25 @@ def test_the_night_has_other_colours(pictures: Path, tmp_path: Path) -> None:
     assert {*day["figures"]} == {"rgb(255, 255, 255)"}
     assert night["page"] == "rgb(18, 22, 28)"
     assert {*night["figures"]} == {"rgb(18, 22, 28)"}
+
+
+@pytest.mark.parametrize("night", [False, True], ids=["day", "night"])
+def test_numbers_in_cells_are_read_on_their_colour(pictures: Path, tmp_path: Path, night: bool) -> None:
+    """The page chooses as the drawing without a browser does, whose contrast a test measures."""
+    flags = ("--blink-settings=preferredColorScheme=0",) if night else ()
+    inks = measured(pictures, tmp_path, 1400, *flags)["inks"]
+    most = max(abs(z) for z, _ in inks)
+    chosen = [(rgb(Scale(DIVERGING).at(0.5 + z / most / 2, night=night)), rgb(ink)) for z, ink in inks]
+    assert {ink for _, ink in chosen} == {(0, 0, 0), (255, 255, 255)}
+    for ground, ink in chosen:
+        colour = "#{:02x}{:02x}{:02x}".format(*ground)
+        assert ink == rgb({BLACK: "#000000", WHITE: "#ffffff"}[text_on(colour, colour)]), ground
+
+
+@pytest.mark.parametrize("width", [420, 1400])
+def test_edges_enter_boxes_and_not_the_air_beside_them(pictures: Path, tmp_path: Path, width: int) -> None:
+    seen = measured(pictures, tmp_path, width)
+    assert max(PORTS.values()) * seen["unit"] < seen["narrowest_box"] / 2
 
 
 def test_a_figure_written_alone_suits_a_phone_and_the_night(tmp_path: Path) -> None:

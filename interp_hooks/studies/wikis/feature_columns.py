@@ -212,7 +212,8 @@ RELATIONS = {
         "correlated",
         "correlations",
         "Pearson correlation",
-        "features of the same dictionary whose activations vary most as its own do, over all tokens",
+        "features of the same dictionary whose activations vary most as its own do, over all tokens; a few very large "
+        "activations can rule it, and do not rule the list of co-active ones",
     ),
     "co-active features": (
         "coactive",

@@ -6,8 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from interp_hooks.views.adapting import INK, PAPER
-from interp_hooks.views.drawing.elements import Night, indexed_png, marked, on_colour, plain, tag, width_of, words
+from interp_hooks.views.drawing.elements import Night, indexed_png, marked, plain, tag, text_on, width_of, words
 from interp_hooks.views.drawing.scales import Axis, Extent
 from interp_hooks.views.drawing.traces import LEVELS, Colouring, Trace, apart, filled
 
@@ -32,9 +31,8 @@ def heat_map(trace: Trace, x: Axis, y: Axis, night: Night) -> str:
             cells.append(tag("rect", x=left, y=top, width=width, height=height, fill=colour))
             if size and (text := texts[row][column]):
                 middle = left + width / 2, top + height / 2
-                cells.append(
-                    words(_cut(text, size, width - 4), *middle, size=size, colour=on_colour(colour, INK, PAPER))
-                )
+                read = text_on(colour, night.colours.get(colour, colour))
+                cells.append(words(_cut(text, size, width - 4), *middle, size=size, colour=read))
     return "".join(cells)
 
 

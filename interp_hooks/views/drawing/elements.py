@@ -9,14 +9,15 @@ import re
 import struct
 import unicodedata
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
 from plotly.colors import hex_to_rgb, unlabel_rgb
 
-from interp_hooks.views.adapting import AT_NIGHT
+from interp_hooks.views.adapting import AT_NIGHT, BLACK, BLACK_BY_DAY, WHITE, WHITE_BY_DAY
 
+EVEN = 0.179  # luminance of what black and white are read equally well on
 LINE = 1.25  # height of a line of text, in font sizes
 NARROW, WIDE = "fijlrtI.,:;'|!()[] -·", "mwMW%@—<>=+−"
 # On these pages dark mode is the page's own choice: JupyterLab, VS Code, Colab and Sphinx, marimo.
@@ -123,10 +124,22 @@ def rgb(colour: str) -> Colour:
     return tuple(round(part) for part in parts)  # pyright: ignore[reportReturnType]
 
 
-def on_colour(colour: str, dark: str, pale: str) -> str:
-    """Which of two colours is read better on another."""
-    red, green, blue = rgb(colour)
-    return dark if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else pale
+def luminance(colour: str) -> float:
+    """How light a colour is, from 0 to 1, as WCAG 2.2 defines it."""
+    parts = (part / 255 for part in rgb(colour))
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def text_on(day: str, night: str) -> str:
+    """The colour of text on one colour by day and another at night: black or white, whichever is read better on each.
+
+    Either has a contrast of 4.5 to 1 at least.
+    """
+    dark_by_day, dark_at_night = (luminance(colour) > EVEN for colour in (day, night))
+    if dark_by_day == dark_at_night:
+        return BLACK if dark_by_day else WHITE
+    return BLACK_BY_DAY if dark_by_day else WHITE_BY_DAY
 
 
 class Scale:
@@ -150,9 +163,9 @@ class Scale:
 class Night:
     """Which colours of a picture are others on a dark page; none, if the picture is not of this package's style."""
 
-    def __init__(self, adapting: bool):
+    def __init__(self, adapting: bool, more: Mapping[str, str]):
         self.adapting = adapting
-        self.colours = dict(AT_NIGHT) if adapting else {}
+        self.colours = {**AT_NIGHT, **more} if adapting else {}
 
     def style(self, name: str, body: str) -> str:
         """The rules for the colours that `body` has: colours stay attributes, so that it looks right without them."""

@@ -81,7 +81,7 @@ def drawn(figure: go.Figure, width: int | None, height: int | None, told: str) -
     wide = _width(width or layout.get("width") or WIDTH, layout)
     font = layout.get("font") or {}
     ink = Ink(font.get("color") or "#2a3f5f", FAINT, layout.get("paper_bgcolor") or PAPER)
-    night = Night(ink.text == INK and ink.paper == PAPER)
+    night = Night(ink.text == INK and ink.paper == PAPER, (layout.get("meta") or {}).get("night") or {})
     _bars(traces, layout)
     legend, colourings = in_legend(traces, layout), _colourings(traces)
     title = wrapped(plain(title_of(layout)), HEADING * BOLD, wide - 2 * EDGE)

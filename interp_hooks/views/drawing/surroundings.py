@@ -300,7 +300,7 @@ def annotation(given: Mapping[str, Any], frame: Frame, ink: Ink) -> str:
             _line(x, y, *tip, stroke=given.get("arrowcolor") or ink.text, stroke_width=given.get("arrowwidth") or 1)
         )
     lines = plain(text).split("\n")
-    wide, high = width_of(plain(text), size), len(lines) * size * 1.25
+    wide, high = given.get("width") or width_of(plain(text), size), len(lines) * size * 1.25
     anchor = {"left": "start", "right": "end"}.get(given.get("xanchor") or "", "middle")
     middle = {"bottom": 1.0, "top": 0.0}.get(given.get("yanchor") or "", 0.5)
     if given.get("bgcolor") or given.get("bordercolor"):

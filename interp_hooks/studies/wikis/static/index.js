@@ -72,7 +72,7 @@ function setUp() {
   byId("ranks").checked = state.ranks;
   byId("columns").replaceChildren(
     make("tr", {}, ...["column", "unit", "what it is"].map(text => make("th", {scope: "col"}, text))),
-    ...columns.map(one => make("tr", {}, make("td", {}, spoken(one.name)), make("td", {}, one.unit), make("td", {class: "wide"}, one.about))));
+    ...columns.map(one => make("tr", {}, make("td", {}, spoken(one.name)), make("td", {}, unitOf(one)), make("td", {class: "wide"}, one.about))));
 }
 
 // ------------------------------------------------------------------------------------------------------------- search
@@ -168,9 +168,10 @@ function axes(pen, across, up, width, height, colour) {
     line(pen, colour("faint"), FRAME.left, y, width - FRAME.right, y);
     write(pen, colour("muted"), number(value), FRAME.left - 8, y + 4, "right");
   }
-  const unit = name => state.ranks ? "percentile" : about.kinds[state.kind].columns.find(one => one.name === name)?.unit;
+  const columnOf = name => about.kinds[state.kind].columns.find(one => one.name === name);
+  const unit = name => state.ranks ? "percentile" : columnOf(name) && unitOf(columnOf(name));
   const titled = (name, room) => {  // without its unit where both do not fit
-    const whole = `${spoken(name)} (${unit(name)})`;
+    const whole = unit(name) ? `${spoken(name)} (${unit(name)})` : spoken(name);
     return pen.measureText(whole).width <= room ? whole : spoken(name);
   };
   write(pen, colour("ink"), titled(state.x, width - FRAME.left), (FRAME.left + width) / 2, height - 8, "center");
@@ -265,7 +266,7 @@ function list() {
   const found = matches ? [...matches.keys()].filter(flat => shown.includes(flat)) : [...shown].sort((a, b) => value(b) - value(a));
   const labels = columns.filter(one => one.label);
   byId("listed").textContent = matches ? `With “${visible(searchKey(state.search))}” at the top` : `Highest in ${spoken(state.y)}`;
-  const named = name => [spoken(name), "number", columns.find(one => one.name === name).unit];
+  const named = name => [spoken(name), "number", unitOf(columns.find(one => one.name === name))];
   const heads = [[spoken(state.kind), ""], ...(matches ? [["top examples", "number"], ["in lists", "number"]] : []),
     named(state.x), ...(state.y === state.x ? [] : [named(state.y)]), ...labels.map(one => [spoken(one.name), ""])];
   byId("units").replaceChildren(

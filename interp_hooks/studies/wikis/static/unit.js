@@ -21,8 +21,7 @@ async function show() {
   await Promise.all([...new Set(one.examples.map(example => Math.floor(example[1] / about.documents)))].map(number => load("documents/" + number)));
   if (asked !== location.hash) return;
   head(columns);
-  const parts = [metrics(columns), lists(one), examples(one), histogram(one)];
-  byId("page").replaceChildren(...(kind === "head" ? [parts[0], parts[2], parts[1], parts[3]] : parts).filter(part => part));
+  byId("page").replaceChildren(...[metrics(columns), examples(one), lists(one), histogram(one)].filter(part => part));
   document.dispatchEvent(new Event("shown"));
 }
 
@@ -86,10 +85,10 @@ function metrics(columns) {
     const values = columns[column.name], value = values[here.flat], sorted = sortedNumbers(values);
     if (!sorted.length) continue;
     const text = value === null ? "" : standing(sorted, value);
-    const words = `${spoken(column.name)} is ${number(value)} ${column.unit}, ${text} of ${plural}; they go from ${number(sorted[0])} to ${number(sorted[sorted.length - 1])}`;
+    const words = `${spoken(column.name)} is ${[number(value), unitOf(column)].filter(one => one).join(" ")}, ${text} of ${plural}; they go from ${number(sorted[0])} to ${number(sorted[sorted.length - 1])}`;
     rows.push(make("div", {class: "metric"},
       make("div", {class: "name", ...hinted(() => column.about)},
-        spoken(column.name), make("div", {class: "small"}, column.unit)),
+        spoken(column.name), make("div", {class: "small"}, unitOf(column))),
       make("div", {class: "strip"}, strip(sorted, value, words)),
       make("div", {class: "value"}, number(value)), make("div", {class: "small"}, text)));
   }
@@ -172,12 +171,20 @@ function tokensOf(one, [band, document, position, activation, around]) {
   return found;
 }
 
-function textOf(one, example) {
+// What colours go up to: the median of the largest (or smallest) values of documents, so that a single outlier does not
+// make all others pale.
+function fullColour(groups) {
+  const middles = [TOP, BOTTOM].map(band => (groups.get(band) ?? []).map(example => Math.abs(example[3])).sort((a, b) => a - b))
+    .filter(sizes => sizes.length).map(sizes => sizes[Math.floor(sizes.length / 2)]);
+  return Math.max(...middles, 0);
+}
+
+function textOf(one, example, full) {
   const tokens = tokensOf(one, example).map(token => {
     const words = token.share === null ? "not counted" : `${about.kinds[here.kind].activation}: ${token.at === example[2] ? number(example[3]) : "≈ " + number(token.share * one.largest)}`;
     const shown = make("span", {class: "token" + (token.at === example[2] ? " here" : "") + (token.share === null ? " unread" : ""),
       ...hinted(() => `${visible(token.text)}  (position ${token.at})\n${words}`, false)}, token.text.replace(/[\n\r]/g, "⏎"));
-    tint(shown, token.share ?? 0);
+    tint(shown, Math.max(-1, Math.min(1, (token.share ?? 0) * one.largest / full)));
     shown.dataset.place = token.place;
     return shown;
   });
@@ -195,20 +202,21 @@ function examples(one) {
   for (const example of one.examples) groups.set(example[0], [...(groups.get(example[0]) ?? []), example]);
   const part = band => band === TOP ? 0 : band === BOTTOM ? 2 : band < about.octaves ? 1 : 3;
   const bands = [...groups.keys()].sort((a, b) => part(a) - part(b) || b - a), inside = [];
+  const full = fullColour(groups) || one.largest || 1, outlier = one.largest > 1.5 * full ? `; the largest of all is ${number(one.largest)}` : "";
   const panel = one.examples[0].length > 5 ? make("div", {class: "attention"}) : null;
   for (const band of bands) {
     inside.push(make("h3", {}, ENDS[band] ?? `${about.bands[band]}: at random`));
-    for (const example of groups.get(band)) inside.push(row(one, example, panel));
+    for (const example of groups.get(band)) inside.push(row(one, example, full, panel));
   }
-  const note = `Each is from a document of its own, and its value the largest there (in the parts below 0, the smallest); colours go up to ${number(one.largest)} (${about.kinds[here.kind].unit}).`;
+  const note = `Each is from a document of its own, and its value the largest there (in the parts below 0, the smallest); colours go up to ${number(full)} (${about.kinds[here.kind].unit}), the median of the largest${outlier}.`;
   if (!panel) return section("Examples", make("p", {class: "note"}, note), ...inside);
   attention(panel, one, groups.get(bands[0])[0]);
   inside[1].setAttribute("aria-pressed", "true");
   return make("div", {}, section("Attention", panel), section("Examples", make("p", {class: "note"}, note + " A click shows the attention there."), ...inside));
 }
 
-function row(one, example, panel) {
-  const value = make("span", {}, number(example[3])), text = textOf(one, example);
+function row(one, example, full, panel) {
+  const value = make("span", {}, number(example[3])), text = textOf(one, example, full);
   if (!panel) return make("div", {class: "example"}, value, text);
   const shown = make("button", {class: "example", type: "button", "aria-pressed": "false", onclick: () => {
     attention(panel, one, example);

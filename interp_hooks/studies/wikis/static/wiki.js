@@ -50,6 +50,7 @@ function number(value) {
   return String(+value.toPrecision(3)).replace("-", "−");
 }
 
+const unitOf = column => column.unit === "none" ? "" : column.unit;
 const spoken = name => name.replaceAll("_", " ");
 const shortName = (about, kind, layer, unit) => "L" + layer + about.kinds[kind].letter + unit;
 const address = (kind, layer, unit) => "unit.html#" + kind + "/" + layer + "/" + unit;
