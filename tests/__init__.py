@@ -39,8 +39,11 @@ def jaxtyped_when_called(*, typechecker: Any) -> Callable[[Made], Made]:
         @functools.wraps(made)
         def call(*args: Any, **kwargs: Any) -> Any:
             nonlocal with_checks
-            if jaxtyping.config.jaxtyping_disable or calls[code] >= FIRST_CALLS:
+            if jaxtyping.config.jaxtyping_disable:
                 return made(*args, **kwargs)
+            if calls[code] >= FIRST_CALLS:
+                with _jaxtyped("context"):  # sizes of axes are those of this call, and not of who calls
+                    return made(*args, **kwargs)
             calls[code] += 1
             if with_checks is None:
                 with_checks = _jaxtyped(made, typechecker=typechecker)

@@ -59,7 +59,7 @@ def test_at_every_position_too() -> None:
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_no_constant_that_we_know_is_better(name: str) -> None:
-    """On the prompts it is learned on it is never worse than the mean, which it starts from: by turns in two metrics."""
+    """On the prompts it is learned on it is never worse than the mean, which it starts from; two metrics in turn."""
     model, tokens = hooked(name), random_tokens(3, 5, 19)
     metric, sign = (KL(tokens, pos=-1), -1) if ARCHITECTURES.index(name) % 2 else (LogProb([1, 2, 3], pos=-1), 1)
     best = optimal_ablation(model, tokens, metric, steps=20, lr=0.01, layers=[1], progress=False)
