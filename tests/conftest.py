@@ -13,10 +13,13 @@ import transformers
 from torch import Tensor
 
 from interp_hooks import HookedTransformer
+from tests import calls
 from tests.tiny import SHARED, build, random_tokens, unchecked_types
 
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
+# without a GPU the generator alone: looking for other devices takes longer than a small test
+seed = torch.manual_seed if torch.cuda.is_available() else torch.default_generator.manual_seed
 torch.set_num_threads(1)  # for tensors this small, waking other threads takes longer than the arithmetic
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # in notebooks and scripts too, beside which another worker computes
 
@@ -45,7 +48,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
-    torch.manual_seed(0)
+    seed(0)
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +57,9 @@ def _checked_types(request: pytest.FixtureRequest) -> Iterator[None]:
 
     So they are on in half of the tests without parameters, and in an eighth of the cases of the others, chosen by their
     names, so that one architecture is checked in some tests and another one in others; with CHECK_TYPES=all in all.
+    Within a test they see the first calls of each function.
     """
+    calls.clear()
     name = request.node.nodeid
     one_in = 1 if request.node.get_closest_marker("types") else 8 if "[" in name else 2
     if zlib.crc32(name.encode()) % one_in == 0 or os.environ.get("CHECK_TYPES") == "all":

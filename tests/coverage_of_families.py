@@ -53,6 +53,8 @@ SMALL: dict[str, Any] = {
     **dict.fromkeys(("num_experts_per_tok", "moe_k", "moe_topk", "top_k_experts"), 2),
     **dict.fromkeys(("head_dim", "attention_head_dim", "v_head_dim", "kv_channels", "global_head_dim"), 8),
     **dict.fromkeys(("qk_nope_head_dim", "qk_rope_head_dim", "kv_lora_rank", "dim_head"), 8),
+    **dict.fromkeys(("embed_dim", "out_hidden_size", "vision_output_dim", "projector_output_dim"), 32),
+    "depth": 2,
     "q_lora_rank": 12,
     "num_key_value_heads": 2,
     "vocab_size": 61,

@@ -59,13 +59,13 @@ def test_at_every_position_too() -> None:
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_no_constant_that_we_know_is_better(name: str) -> None:
-    """On the prompts it is learned on it is never worse than the mean, which it starts from."""
+    """On the prompts it is learned on it is never worse than the mean, which it starts from; two metrics in turn."""
     model, tokens = hooked(name), random_tokens(3, 5, 19)
-    for metric, sign in ((LogProb([1, 2, 3], pos=-1), 1), (KL(tokens, pos=-1), -1)):
-        best = optimal_ablation(model, tokens, metric, steps=20, lr=0.01, layers=[1], progress=False)
-        mean = ablate(model, tokens, metric, method="mean", layers=[1], progress=False)
-        assert bool((sign * (best.mean - mean.mean) >= -1e-9).all())
-        assert bool((sign * (best.mean - mean.mean) > 0).any())
+    metric, sign = (KL(tokens, pos=-1), -1) if ARCHITECTURES.index(name) % 2 else (LogProb([1, 2, 3], pos=-1), 1)
+    best = optimal_ablation(model, tokens, metric, steps=20, lr=0.01, layers=[1], progress=False)
+    mean = ablate(model, tokens, metric, method="mean", layers=[1], progress=False)
+    assert bool((sign * (best.mean - mean.mean) >= -1e-9).all())
+    assert bool((sign * (best.mean - mean.mean) > 0).any())
 
 
 def test_without_steps_it_is_the_mean() -> None:

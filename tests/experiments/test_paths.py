@@ -115,7 +115,7 @@ def _sites_of(model: HookedTransformer) -> tuple[dict[str, Sites], dict[str, Sit
 @pytest.mark.parametrize("mlps", MLPS)
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_every_path_is_the_definition(name: str, mlps: Literal["recompute", "freeze"]) -> None:
-    """Any sender, any receiver, any architecture."""
+    """Any sender, any receiver, any architecture: of the pairs of both, one half for each way with MLPs."""
     model = hooked(name)
     if model.cfg.n_streams > 1:
         with pytest.raises(BadInput, match="beside the stream too"):
@@ -125,16 +125,17 @@ def test_every_path_is_the_definition(name: str, mlps: Literal["recompute", "fre
     caches = _cached(model, clean), _cached(model, corrupt)
     senders, receivers = _sites_of(model)
     moved = 0.0
-    for label, received in receivers.items():
+    for number, (label, received) in enumerate(receivers.items()):
         result = path_patch(
             model, clean, corrupt, DIFF, senders, received or "logits", mlps=mlps, direction="noise", progress=False
         )
         assert result.axes == {"sender": list(senders)}
-        for ours, (sender, sent) in zip(result.values, senders.items(), strict=True):
+        half = slice((number + MLPS.index(mlps)) % 2, None, 2)
+        for ours, (sender, sent) in list(zip(result.values, senders.items(), strict=True))[half]:
             expected = DIFF(by_definition(model, clean, corrupt, sent, received, mlps, caches))
             assert distance(ours, expected) < RTOL, f"{sender} to {label}"
             moved += float((ours - result.baselines["clean"]).abs().max() > 1e-6)
-    assert moved > len(senders), "most paths do something, or nothing is tested"
+    assert moved > len(senders) / 2, "most paths do something, or nothing is tested"
 
 
 @pytest.mark.parametrize("direction", ["denoise", "noise"])

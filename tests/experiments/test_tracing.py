@@ -78,10 +78,8 @@ def noise_of(model: HookedTransformer, std: float | None, samples: int, seed: in
     return noised
 
 
-def by_hand(
-    model: HookedTransformer, noised: Tensor, layers: range, site: str, pos: int, severed: str | None
-) -> Tensor:
-    """Three full passes with plain hooks: clean, corrupt, and the corrupt one with values of both."""
+def shown(model: HookedTransformer, noised: Tensor) -> dict[str, Tensor]:
+    """What two full passes have at plain hooks: "clean" and "corrupt", and the name."""
     seen: dict[str, Tensor] = {}
 
     def watch(kind: str) -> Any:
@@ -92,6 +90,20 @@ def by_hand(
     with torch.no_grad():
         model.run_with_hooks(TOKENS, fwd_hooks=[(name, watch("clean")) for name in names])
         model.run_with_hooks(TOKENS, fwd_hooks=corrupt + [(name, watch("corrupt")) for name in names])
+    return seen
+
+
+def by_hand(
+    model: HookedTransformer,
+    noised: Tensor,
+    seen: dict[str, Tensor],
+    layers: range,
+    site: str,
+    pos: int,
+    severed: str | None,
+) -> Tensor:
+    """A full pass with plain hooks: the corrupt one with values of both that were seen."""
+    corrupt = [("hook_embed", lambda value, hook: noised)]
 
     def put(kind: str) -> Any:
         def write(value: Tensor, hook: Any) -> None:
@@ -111,13 +123,13 @@ def by_hand(
 def test_every_cell_is_a_run(kind: str, site: str, window: int, severed: Any) -> None:
     model = model_of(kind)
     result = trace(model, site, window=window, severed=severed, samples=2)
-    noised = noise_of(model, None, 2)
+    noised = [(one, shown(model, one)) for one in noise_of(model, None, 2)]
     for layer in range(3):
         around = range(max(0, layer - window // 2), min(3, layer - (-window // 2)))
         for pos in (1, 2, 4):
-            both = [by_hand(model, one, around, site, pos, severed) for one in noised]
+            both = [by_hand(model, *one, around, site, pos, severed) for one in noised]
             assert_close(result.values[layer, pos], torch.stack(both).mean(0), 1e-9)
-    corrupt = [by_hand(model, one, range(0), site, 0, None) for one in noised]
+    corrupt = [by_hand(model, *one, range(0), site, 0, None) for one in noised]
     assert_close(result.baselines["corrupt"], torch.stack(corrupt).mean(0), RTOL)
     assert result.scale == ("corrupt", "clean")
 

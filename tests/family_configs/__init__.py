@@ -17,6 +17,7 @@ Beside the config's own arguments an entry may say how it is compared:
 import copy
 import importlib
 import pkgutil
+from collections.abc import Iterable
 from importlib.metadata import version
 from typing import Any
 
@@ -63,11 +64,11 @@ def config(name: str, **changes: Any) -> PreTrainedConfig:
     return AutoConfig.for_model(**copy.deepcopy(values))  # transformers writes into what it is given
 
 
-def params() -> list[Any]:
-    """All names, as parameters of a test that skips what the oldest transformers cannot compute."""
+def params(names: Iterable[str] = CONFIGS) -> list[Any]:
+    """Names, all by default, as parameters of a test that skips what the oldest transformers cannot compute."""
     reasons = {name: why for name in CONFIGS for start, why in _NOT_AT_59.items() if AT_59 and name.startswith(start)}
     marks = {name: pytest.mark.skip(f"transformers 5.9: {why}") for name, why in reasons.items()}
-    return [pytest.param(name, marks=marks.get(name, ())) for name in CONFIGS]
+    return [pytest.param(name, marks=marks.get(name, ())) for name in names]
 
 
 def mask_options(name: str, tokens: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
