@@ -12,6 +12,7 @@ classes differ in where q, k and v come from: `Attention` projects the stream (i
 and v, or for q alone), `LatentAttention` (in `latent.py`) a low-rank summary of it.
 """
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from functools import cached_property
@@ -284,10 +285,7 @@ class AttentionCore(Mixer):
         )
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             refuse_second_derivatives(z)
-        if q.device.type != "cpu":
-            return z.transpose(1, 2)
-        hidden = q.detach().amax(-1, keepdim=True) * 0  # nan where a query is, which torch's kernel for CPUs hides
-        return z.transpose(1, 2) + hidden
+        return _with_nan(z.transpose(1, 2), q.detach())
 
     def _alibi(self, visibility: Visibility, dtype: torch.dtype) -> Tensor | float:
         """The bias on scores, which falls with the distance (Press et al. 2021, arxiv.org/abs/2108.12409)."""
@@ -322,6 +320,15 @@ class AttentionCore(Mixer):
             sink = self.hook_sink(self._own(self.sinks)[:, None].expand(*precise.shape[:3]))
             pattern = torch.cat((precise, sink[..., None].to(precise.dtype)), dim=-1).softmax(-1)[..., :-1]
         return self.hook_pattern(pattern.to(q.dtype))
+
+
+def _with_nan(
+    z: Float[Tensor, "batch pos head d_value"], q: Float[Tensor, "batch pos head d_head"]
+) -> Float[Tensor, "batch pos head d_value"]:
+    """z, nan where a query has a number that is not finite, which torch's kernel for CPUs hides."""
+    if q.device.type != "cpu" or (not torch.compiler.is_compiling() and math.isfinite(q.sum())):
+        return z
+    return z + q.amax(-1, keepdim=True) * 0
 
 
 class Attention(AttentionCore):
