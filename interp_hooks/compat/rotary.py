@@ -65,6 +65,11 @@ def as_in_qwen(cfg: HookedTransformerConfig) -> bool:
     return cfg.use_dynamic_ntk_rope or cfg.use_logn_attn
 
 
+def _seconds(cfg: HookedTransformerConfig) -> slice:
+    """The second dimensions of all pairs."""
+    return slice(1, None, 2) if cfg.rotary_adjacent_pairs else slice(cfg.rotary_dim // 2, None)
+
+
 def _refuse_other(table: Tensor, own: Tensor) -> None:
     if not torch.equal(table.to(own), own):
         raise BadInput(
@@ -88,11 +93,8 @@ class RotaryTables:
         cfg = self.alone.config.replace(rotary_dim=rotary_dim)
         rope = {**cfg.rotary_at(self.alone.layer), "rope_theta": base}
         found = RotaryPositions(cfg).rotation(rope, torch.arange(n_ctx)[None], dtype)
-        sin, cos = (
-            one.repeat_interleave(2, -1) if cfg.rotary_adjacent_pairs else torch.cat((one, one), -1)
-            for one in (found.sin[0, :, 0], found.cos[0, :, 0])
-        )
-        return sin, cos
+        sin = found.sin[..., _seconds(cfg)]  # of a pair, the second dimension takes it as it is
+        return Rotation.of_pairs(sin, sin, cfg.rotary_adjacent_pairs).cos[0, :, 0], found.cos[0, :, 0]
 
     @property
     def rotary_sin(self) -> Float[Tensor, "position rotary_dim"]:
@@ -148,9 +150,9 @@ class RotaryTables:
         ids = torch.arange(past_kv_pos_offset, length)[None]
         if attention_mask is not None:
             ids = get_offset_position_ids(past_kv_pos_offset, attention_mask)
-        pairs = slice(None, None, 2) if cfg.rotary_adjacent_pairs else slice(cfg.rotary_dim // 2)
-        sin, cos = (table.to(x)[ids.to(x.device)][:, :, None, pairs] for table in self._tables())
-        return rotate(x, Rotation(cos, sin), cfg.rotary_adjacent_pairs)
+        sin, cos = (table.to(x)[ids.to(x.device)][:, :, None, _seconds(cfg)] for table in self._tables())
+        adjacent = cfg.rotary_adjacent_pairs
+        return rotate(x, Rotation.of_pairs(cos, sin, adjacent), adjacent)
 
     _ntk_alpha = staticmethod(ntk_alpha)
 

@@ -425,11 +425,13 @@ class Network(HookedRootModule):
         for layer in layers:
             block, rotation = self.blocks[layer], None if rotations is None else rotations[layer]
             earlier = None if cache is None else Earlier(cache, layer)
-            if block.device != residual.device:  # models that are spread over devices
-                residual, visibility = residual.to(block.device), visibility.to(block.device)
-            rotation = None if rotation is None else rotation.to(block.device)
-            pos_embed = None if beside.pos_embed is None else beside.pos_embed.to(block.device)
-            own = None if beside.layer_embed is None else beside.layer_embed[:, :, layer].to(block.device)
+            device = block.device
+            if device != residual.device:  # models that are spread over devices
+                residual, visibility = residual.to(device), visibility.to(device)
+            if rotation is not None and device != rotation.cos.device:
+                rotation = rotation.to(device)
+            pos_embed = None if beside.pos_embed is None else beside.pos_embed.to(device)
+            own = None if beside.layer_embed is None else beside.layer_embed[:, :, layer].to(device)
             at_end = only if layer == layers[-1] else None
             at_start = known if layer == layers[0] else NOTHING
             reads = Beside(pos_embed, own, lent, beside.streams)

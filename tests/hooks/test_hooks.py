@@ -620,3 +620,18 @@ class TakesHook(nn.Module):
 
 def test_a_module_that_takes_the_point_is_a_hook_function(toy: Toy) -> None:
     assert torch.equal(toy.run_with_hooks(X, True, fwd_hooks=[("hook_first", TakesHook())]), X + 10)
+
+
+def test_the_hooks_of_torchs_modules_are_called_at_a_point_that_nobody_else_hooks() -> None:
+    point, value = HookPoint("batch"), torch.ones(2, requires_grad=True)
+    seen: list[str] = []
+    handles = [
+        point.register_forward_pre_hook(lambda *_: seen.append("before")),
+        point.register_forward_hook(lambda *_: seen.append("after")),
+        point.register_full_backward_pre_hook(lambda *_: seen.append("gradient")),
+    ]
+    point(value).sum().backward()
+    assert seen == ["before", "after", "gradient"]
+    for handle in handles:
+        handle.remove()
+    assert point(value) is value

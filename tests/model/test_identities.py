@@ -401,10 +401,10 @@ def _shows_a_wrong_scale(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _turns_one_half_backwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = rotate
+
     def reflect(x: Tensor, rotation: Rotation, adjacent_pairs: bool) -> Tensor:
-        cos, sin, _ = rotation
-        first, second = x.chunk(2, dim=-1)
-        return torch.cat((first * cos - second * sin, second * cos - first * sin), dim=-1)
+        return right(x, rotation._replace(sin=-rotation.sin.abs()), adjacent_pairs)
 
     monkeypatch.setitem(A9_a_rotated_score_depends_on_the_distance_alone.__globals__, "rotate", reflect)
 

@@ -13,6 +13,7 @@ and v, or for q alone), `LatentAttention` (in `latent.py`) a low-rank summary of
 some keys.
 """
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from functools import cached_property
@@ -294,10 +295,7 @@ class AttentionCore(Mixer):
         )
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             refuse_second_derivatives(z)
-        if q.device.type != "cpu":
-            return z.transpose(1, 2)
-        hidden = q.detach().amax(-1, keepdim=True) * 0  # nan where a query is, which torch's kernel for CPUs hides
-        return z.transpose(1, 2) + hidden
+        return _with_nan(z.transpose(1, 2), q.detach())
 
     def _alibi(self, visibility: Visibility, dtype: torch.dtype) -> Tensor | float:
         """The bias on scores, which falls with the distance (Press et al. 2021, arxiv.org/abs/2108.12409)."""
@@ -336,6 +334,15 @@ class AttentionCore(Mixer):
         if self.slopes:
             scores = scores + self._alibi(visibility, scores.dtype)
         return scores.masked_fill_(~visibility.mask(self.window), -torch.inf)
+
+
+def _with_nan(
+    z: Float[Tensor, "batch pos head d_value"], q: Float[Tensor, "batch pos head d_head"]
+) -> Float[Tensor, "batch pos head d_value"]:
+    """z, nan where a query has a number that is not finite, which torch's kernel for CPUs hides."""
+    if q.device.type != "cpu" or (not torch.compiler.is_compiling() and math.isfinite(q.sum())):
+        return z
+    return z + q.amax(-1, keepdim=True) * 0
 
 
 class Attention(AttentionCore):

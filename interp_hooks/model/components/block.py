@@ -93,8 +93,9 @@ class TransformerBlock(nn.Module):
         self.shared_norm, self.residual_scale = cfg.parallel_shared_norm, cfg.residual_scale_at(layer)
         self.attends = cfg.mixer_at(layer) == "attention"
         self.per_head_inputs = self.attends and not cfg.kv_latent  # latent attention has one input for all heads
+        self.makes_keys = cfg.source_of_keys(layer) is None
         self.hook_resid_pre = HookPoint("batch pos d_model", d_model=d_model)
-        if self.per_head_inputs and cfg.source_of_keys(layer) is not None:  # it makes no keys and values
+        if self.per_head_inputs and not self.makes_keys:
             self.hook_q_input = HookPoint("batch pos head d_model", collected=False, head=heads, d_model=d_model)
         elif self.per_head_inputs:
             if heads == groups:  # one stream per head for all three readers needs as many key as query heads
@@ -323,17 +324,17 @@ class TransformerBlock(nn.Module):
 
     def _attention_streams(self, resid_pre: Tensor) -> Inputs:
         """What queries, keys and values read: the stream itself, unless the inputs of single heads are hooked."""
-        if self.attends and not hasattr(self, "hook_k_input") and self.per_head_inputs:
+        if self.per_head_inputs and not self.makes_keys:
             return self.hook_q_input.expand(resid_pre, head=self.heads), resid_pre, resid_pre
         if not self.per_head_inputs:
             stream = self.hook_mixer_in(resid_pre) if self.has_mixer else resid_pre
             return stream, stream, stream
-        stream = resid_pre if self.heads != self.groups else self.hook_attn_in.expand(resid_pre, head=self.heads)
-        return (
-            self.hook_q_input.expand(stream, head=self.heads),
-            self.hook_k_input.expand(stream, head=self.groups),
-            self.hook_v_input.expand(stream, head=self.groups),
-        )
+        heads, groups = self.heads, self.groups
+        stream = resid_pre if heads != groups else self.hook_attn_in.expand(resid_pre, head=heads)
+        q, k, v = self.hook_q_input, self.hook_k_input, self.hook_v_input
+        if not (q.hooked or k.hooked or v.hooked):
+            return stream, stream, stream
+        return q.expand(stream, head=heads), k.expand(stream, head=groups), v.expand(stream, head=groups)
 
 
 _AS_IT_IS = NoNorm()

@@ -51,6 +51,7 @@ class Indexer(nn.Module):
         super().__init__()
         heads, width = indexer.n_heads, indexer.d_head
         self.adjacent_pairs, self.scale = indexer.adjacent_pairs, width**-0.5
+        self.pairs_as_heads = indexer.adjacent_pairs == cfg.rotary_adjacent_pairs
         self.W_IQ = parameter(heads, cfg.q_latent, width, lies=READER_PER_HEAD)
         self.W_IK, self.b_IK = parameter(cfg.d_model, width, lies=TRANSPOSED), parameter(width)
         self.W_IW, self.b_IW = parameter(cfg.d_model, heads, lies=TRANSPOSED), parameter(heads)
@@ -83,7 +84,8 @@ class Indexer(nn.Module):
         return self.hook_scores(scores.masked_fill(~visibility.mask(None)[:, 0], -torch.inf))
 
     def _rotated(self, x: Tensor, rotation: Rotation) -> Tensor:
-        return rotate(x, rotation, self.adjacent_pairs)
+        own = rotation if self.pairs_as_heads else rotation.paired(self.adjacent_pairs)
+        return rotate(x, own, self.adjacent_pairs)
 
 
 class IndexedAttention(LatentAttention):

@@ -39,9 +39,11 @@ def _best_of(scores: Tensor, choice: Tensor, experts: ExpertsConfig) -> Tensor:
     chosen = choice.topk(experts.experts_per_token, dim=-1).indices
     weights = scores.gather(-1, chosen)
     if experts.normalize_weights:
-        total = weights.sum(-1, keepdim=True).clamp(min=experts.min_weight_sum) + experts.weight_sum_offset
-        weights = weights / total
-    return torch.zeros_like(scores).scatter(-1, chosen, weights * experts.weight_scale)
+        total = weights.sum(-1, keepdim=True)
+        total = total.clamp(min=experts.min_weight_sum) if experts.min_weight_sum else total
+        weights = weights / (total + experts.weight_sum_offset if experts.weight_sum_offset else total)
+    weights = weights if experts.weight_scale == 1 else weights * experts.weight_scale
+    return torch.zeros_like(scores).scatter_(-1, chosen, weights)
 
 
 def _sparse_mixer(logits: Tensor, experts: ExpertsConfig) -> Tensor:

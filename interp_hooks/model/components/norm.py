@@ -73,7 +73,8 @@ class Norm(Spreadable):
     @property
     def gain(self) -> Tensor | None:
         """What the normalized value is multiplied by."""
-        return self.w if self.w is None or not self.gain_offset else self.w + self.gain_offset
+        w = self.w
+        return w if w is None or not self.gain_offset else w + self.gain_offset
 
     def forward(self, x: Tensor) -> Tensor:
         if not (self.hook_scale.hooked or self.hook_normalized.hooked):
@@ -95,6 +96,8 @@ class Norm(Spreadable):
     def _own_parameters(self) -> tuple[Tensor | None, Tensor | None]:
         """Gain and bias, of the heads that this process has."""
         gain, b = self.gain, self.b
+        if self.ranks is None:
+            return gain, b
         return None if gain is None else self._own(gain), None if b is None else self._own(b)
 
     def fused(self, x: Tensor) -> Tensor:

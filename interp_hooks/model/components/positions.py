@@ -20,14 +20,27 @@ DEPENDS_ON_LENGTH = ("dynamic", "longrope")
 
 
 class Rotation(NamedTuple):
-    """The cosine and sine of every angle of a pass, [rows pos 1 pair]; one row if all prompts share positions.
+    """How dimensions turn in a pass, [rows pos 1 turning]; one row if all prompts share positions.
 
-    `query_scale` [rows pos 1 1] is a factor for rotated queries.
+    `cos` is the cosine of each dimension's angle, `sin` the sine with the sign with which the other of its pair is
+    added. `query_scale` [rows pos 1 1] is a factor for rotated queries.
     """
 
     cos: Tensor
     sin: Tensor
     query_scale: Tensor | None = None
+
+    @staticmethod
+    def of_pairs(cos: Tensor, sin: Tensor, adjacent: bool, query_scale: Tensor | None = None) -> "Rotation":
+        """From the cosine and sine of the angle of each pair [rows pos 1 pair]."""
+        join = _interleaved if adjacent else _side_by_side
+        return Rotation(join(cos, cos), join(-sin, sin), query_scale)
+
+    def paired(self, adjacent: bool) -> "Rotation":
+        """The same angles for heads whose pairs are adjacent, from one for others; or the other way round."""
+        parts = (2, -1) if adjacent else (-1, 2)
+        cos, sin = (one.unflatten(-1, parts).transpose(-1, -2).flatten(-2) for one in (self.cos, self.sin))
+        return Rotation(cos, sin, self.query_scale)
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "Rotation":
         """This rotation with all its tensors changed alike."""
@@ -39,8 +52,16 @@ class Rotation(NamedTuple):
         return self.each(lambda x: x.to(device))
 
     def of_one_head(self) -> "Rotation":
-        """This rotation for queries or keys of a single head, [rows pos pair], without an axis for heads."""
+        """This rotation for queries or keys of a single head, [rows pos turning], without an axis for heads."""
         return self.each(lambda x: x[..., 0, :])
+
+
+def _side_by_side(first: Tensor, second: Tensor) -> Tensor:
+    return torch.cat((first, second), dim=-1)
+
+
+def _interleaved(first: Tensor, second: Tensor) -> Tensor:
+    return torch.stack((first, second), dim=-1).flatten(-2)
 
 
 class RotaryPositions(nn.Module):
@@ -49,7 +70,7 @@ class RotaryPositions(nn.Module):
     def __init__(self, cfg: HookedTransformerConfig) -> None:
         super().__init__()
         self.dim, self.d_head, self.turn = cfg.rotary_dim, cfg.d_head, -1.0 if cfg.rotary_reversed else 1.0
-        self.log_scale = cfg.attn_log_scale
+        self.adjacent, self.log_scale = cfg.rotary_adjacent_pairs, cfg.attn_log_scale
         self.kinds = [dict(rope) for rope in cfg.rotary_kinds]
         ropes = [cfg.rotary_at(layer) for layer in range(cfg.n_layers)]
         self.kind_of_layer = [None if rope is None else self.kinds.index(dict(rope)) for rope in ropes]
@@ -83,7 +104,7 @@ class RotaryPositions(nn.Module):
         angles = positions[..., None].to(precise) * inv_freq.to(positions.device, precise)[:, None]  # rows pos pair
         cos, sin = (angles.cos() * factor).to(dtype), (angles.sin() * (factor * self.turn)).to(dtype)
         scale = None if self.log_scale is None else log_scale(positions, *self.log_scale).to(dtype)
-        return Rotation(cos.unsqueeze(2), sin.unsqueeze(2), scale)
+        return Rotation.of_pairs(cos.unsqueeze(2), sin.unsqueeze(2), self.adjacent, scale)
 
     def frequencies(
         self, rope: Mapping[str, Any], positions: Int[Tensor, "rows pos"]
@@ -166,17 +187,13 @@ def scaled_frequencies(
 def rotate(
     x: Float[Tensor, "batch pos head d_head"], rotation: Rotation, adjacent_pairs: bool
 ) -> Float[Tensor, "batch pos head d_head"]:
-    """Rotate the first 2 * pair dimensions of every head; pairs are (i, i + half), or (2i, 2i + 1) if adjacent."""
-    cos, sin = rotation.cos, rotation.sin
-    width = 2 * cos.shape[-1]
-    turned, kept = x[..., :width], x[..., width:]
-    if adjacent_pairs:
-        first, second = turned[..., 0::2], turned[..., 1::2]
-        turned = torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-1).flatten(-2)
-    else:
-        first, second = turned.chunk(2, dim=-1)
-        turned = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
-    return turned if kept.shape[-1] == 0 else torch.cat((turned, kept), dim=-1)
+    """Rotate the first dimensions of every head; pairs are (i, i + half), or (2i, 2i + 1) if adjacent."""
+    cos, sin, _ = rotation
+    width = cos.shape[-1]
+    turning = x if width == x.shape[-1] else x[..., :width]
+    others = turning.unflatten(-1, (-1, 2)).flip(-1).flatten(-2) if adjacent_pairs else turning.roll(width // 2, -1)
+    turned = (turning * cos).add_(others.mul_(sin))  # of this function's own, so that fewer tensors are made
+    return turned if width == x.shape[-1] else torch.cat((turned, x[..., width:]), dim=-1)
 
 
 def log_scale(positions: Int[Tensor, "rows pos"], beta: float, original: int) -> Float[Tensor, "rows pos 1 1"]:

@@ -21,7 +21,8 @@ def rotary(**fields: Any) -> RotaryPositions:
 @pytest.mark.parametrize("adjacent", [False, True])
 @pytest.mark.parametrize("width", [2, 4, 8])
 def test_each_pair_is_a_complex_number_that_is_turned(width: int, adjacent: bool) -> None:
-    rotation = rotary(rotary_dim=width, rotary_base=50.0)(POSITIONS, torch.float64)[0]
+    fields = dict(rotary_dim=width, rotary_base=50.0, rotary_adjacent_pairs=adjacent)
+    rotation = rotary(**fields)(POSITIONS, torch.float64)[0]
     turned = rotate(X, rotation, adjacent)
     pairs = [(2 * f, 2 * f + 1) if adjacent else (f, f + width // 2) for f in range(width // 2)]
     for f, (real, imaginary) in enumerate(pairs):
@@ -85,5 +86,5 @@ def test_learned_positions_are_rows() -> None:
 def test_a_rotation_is_a_pair() -> None:
     rotation = rotary()(POSITIONS, torch.float64)[0]
     assert isinstance(rotation, Rotation)
-    assert list(rotation.cos.shape) == list(rotation.sin.shape) == [1, 6, 1, 4]
-    assert_close(rotation.cos.square() + rotation.sin.square(), torch.ones(1, 6, 1, 4), 1e-14)
+    assert list(rotation.cos.shape) == list(rotation.sin.shape) == [1, 6, 1, 8]
+    assert_close(rotation.cos.square() + rotation.sin.square(), torch.ones(1, 6, 1, 8), 1e-14)
