@@ -42,6 +42,7 @@ MODELS = {
     "mistral": ("mistralai/Mistral-7B-v0.1",),
     "qwen2": ("Qwen/Qwen2-0.5B",),
     "qwen3": ("Qwen/Qwen3-0.6B",),
+    "gemma2": ("google/gemma-2-2b",),
 }
 SIZES: dict[str, Any] = dict(
     hidden_size=64,
