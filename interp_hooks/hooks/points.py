@@ -85,7 +85,7 @@ class Hook:
         self.point, self.fn, self.direction = point, fn, direction
         self.is_permanent, self.context_level, self.watches = is_permanent, context_level, watches
         self._watches_forward = watches and direction == "fwd"
-        self.looks = self._watches_forward and isinstance(fn, Watcher)
+        self._looks = self._watches_forward and isinstance(fn, Watcher)
         self.by_name = watches or _takes_hook(fn)
         self.order = -next(NUMBERS) if prepend else next(NUMBERS)
         self.reached, self.removed = 0, False
@@ -118,7 +118,7 @@ class Hook:
     @property
     def takes_part(self) -> bool:
         """Whether it may change the value, or have to do with its gradient; one that only looks does neither."""
-        return not (self.looks or (self._watches_forward and not torch.is_grad_enabled()))
+        return not (self._looks or (self._watches_forward and not torch.is_grad_enabled()))
 
     def remove(self) -> None:
         """Detach it.
@@ -141,14 +141,6 @@ class Hook:
         if self.direction == "bwd" and isinstance(returned, tuple) and len(returned) == 1:
             (returned,) = returned  # as the backward hooks of torch's modules give a gradient
         return given if returned is None else self.point.checked(returned, like=value)
-
-
-def _take_part(hooks: Iterable[Hook]) -> bool:
-    """Whether any of the functions does more than look; asked at every point of a pass, so without a generator."""
-    for hook in hooks:
-        if not hook.looks and hook.takes_part:
-            return True
-    return False
 
 
 _WRAP = "a hook must be a function of (value, hook): wrap what takes only a value: `lambda value, hook: fn(value)`"
@@ -233,7 +225,7 @@ class HookPoint(nn.Module):
     @property
     def edited(self) -> bool:
         """Whether a function would be called here and now that does more than look at numbers."""
-        return _take_part(self.hooks)
+        return any(hook.takes_part for hook in self.hooks)
 
     @property
     def fwd_hooks(self) -> list[Hook]:
@@ -257,7 +249,7 @@ class HookPoint(nn.Module):
         """Show a value that the pass can do without: what it has to go on with, None if nobody takes part."""
         hooks = self.hooks
         shown = self._shown(value, hooks) if hooks else value
-        return shown if _take_part(hooks) else None
+        return shown if any(hook.takes_part for hook in hooks) else None
 
     def with_axis(self, value: Tensor, **new_axis: int) -> Tensor:
         """`value` with the axis that it lacks, if it lacks one, along which it is the same."""

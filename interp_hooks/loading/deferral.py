@@ -1,7 +1,7 @@
 """A first load without transformers' table of activation functions, until somebody looks into it.
 
 The config class of Llama checks a number by a module that can check names of activations too, and so imports that
-table, and with it torch's compiler, DTensor and sympy: more than half as much again as all that a plain checkpoint needs.
+table, and with it torch's compiler, DTensor and sympy: half as much again as all that a plain checkpoint needs.
 """
 
 import sys
