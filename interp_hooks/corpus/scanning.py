@@ -44,7 +44,7 @@ class Scan(Mapping[str, Any]):
     """
 
     reducers: Mapping[str, Merges]
-    states: Mapping[str, Mapping[int | None, State]]
+    states: Mapping[str, Mapping[int | None, State]] = field(repr=False)
     texts: Mapping[int, Int[Tensor, " _"]] = field(repr=False)
     n_documents: int
     n_tokens: int

@@ -67,6 +67,14 @@ class Task:
     def __len__(self) -> int:
         return len(self.answer)
 
+    def __repr__(self) -> str:
+        lines = [f"{self.name}: {len(self)} pairs of prompts, metric {self.metric.name}; the first pair:"]
+        for name, given in {"clean": self.clean, "corrupt": self.corrupt, "answer": self.answer}.items():
+            rows = [given] if isinstance(given, str) else given
+            first = rows[0].tolist() if isinstance(rows, Tensor) else rows[0]
+            lines.append(f"    {name:<9}{first}")
+        return "\n".join([*lines, f"positions: {', '.join(self.positions) or 'none has a name'}"])
+
     @checked
     def check(self, model: HookedTransformer) -> Result:
         """How well the model does the task, [2, prompt]: "accuracy", 1 where the metric is positive, and the metric.

@@ -92,6 +92,9 @@ class Run(Source):
         if mask is not None and not (isinstance(mask, Tensor) and mask.shape == tokens.shape):
             raise BadInput(f"attention_mask must be [batch, pos] = {list(tokens.shape)}, got {told_shape(mask)}")
 
+    def __repr__(self) -> str:
+        return f"Run({', '.join([f'tokens {list(self.tokens.shape)}', *map(repr, self.interventions)])})"
+
     @property
     def key(self) -> tuple[Any, ...]:
         """Equal for runs on the same tensors with the same interventions."""
@@ -313,6 +316,12 @@ class Intervention:
             raise BadInput(f"mask must be a number or a tensor, got {told(self.mask)}")
         if self.basis is not None and self.into is not None:
             raise BadInput("along= and into= cannot be combined: an edge carries all that its sender writes")
+
+    def __repr__(self) -> str:
+        given = {"source": self.source, "along": self.along, "into": self.into, "mask": self.mask}
+        shown = {name: f"tensor {list(one.shape)}" if isinstance(one, Tensor) else one for name, one in given.items()}
+        said = [f"{name}={one}" for name, one in shown.items() if one is not None]
+        return f"Intervention({', '.join([str(self.site), *said])})"
 
     @cached_property
     def basis(self) -> Float[Tensor, "n width"] | None:

@@ -34,3 +34,16 @@ def test_all_prompts_have_one_pattern_unless_told() -> None:
     assert task().template.tolist() == [0, 0]
     assert task(template=torch.tensor([0, 3])).template.tolist() == [0, 3]
     assert len(task()) == 2
+
+
+def test_it_prints_a_pair_and_no_tensors() -> None:
+    assert repr(task()).splitlines() == [
+        "mine: 2 pairs of prompts, metric logit_diff; the first pair:",
+        "    clean    [1, 2, 3]",
+        "    corrupt  [1, 5, 3]",
+        "    answer   7",
+        "positions: none has a name",
+    ]
+    in_words = task(clean="a b", corrupt="a d", answer=" c", positions={"end": torch.tensor([-1])})
+    assert "clean    a b\n" in repr(in_words)
+    assert repr(in_words).endswith("positions: end")

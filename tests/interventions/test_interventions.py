@@ -283,3 +283,11 @@ def test_one_string_is_one_prompt() -> None:
     run = as_run(_with_words(), "a b")
     assert run.tokens.shape == (1, 3)
     assert run.attention_mask is None
+
+
+def test_runs_print_what_is_done_and_not_their_numbers() -> None:
+    clean = Intervention(at("z", 1, head=3), Run(OTHER), mask=torch.ones(4))
+    assert repr(Run(TOKENS, [clean])) == (
+        f"Run(tokens {list(TOKENS.shape)}, Intervention(Site(hook='blocks.1.attn.hook_z', select={{'head': 3}}), "
+        f"source=Run(tokens {list(OTHER.shape)}), mask=tensor [4]))"
+    )

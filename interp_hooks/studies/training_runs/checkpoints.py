@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,8 +45,8 @@ class Checkpoint:
 
     step: int
     label: str
-    load: Callable[[], HookedTransformer]
-    key: Callable[[], str]
+    load: Callable[[], HookedTransformer] = field(repr=False)
+    key: Callable[[], str] = field(repr=False)
 
 
 @checked
