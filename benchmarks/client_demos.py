@@ -6,7 +6,7 @@ python client_demos.py NOTEBOOK
 Cells run one after the other in IPython, as their own tests run them (`GITHUB_ACTIONS`: without what those leave out),
 each with the same seed. Nothing is installed, downloaded or shown, and a device other than CUDA is the CPU. Of a tensor
 some 200 numbers are told, at even distances, and the sum of squares; of a list as many entries. Cells that their own
-tests skip, as too slow, are none; a training of hours takes fewer steps (`FEWER`).
+tests skip, as too slow, are none.
 """
 
 import ast
@@ -39,7 +39,6 @@ from peer_suite_hub import cached_files
 os.environ["GITHUB_ACTIONS"] = "true"
 SKIPPED = "NBVAL_SKIP"
 NUMBERS = 200
-FEWER = {"num_epochs = 25000": "num_epochs = 200"}
 ATTENTION_ONLY = "attn_only_2L_half.pth"  # a model of two layers of attention, which ARENA 1.2 downloads
 ONLY_TO_LOAD_OR_DRAW = ("gdown", "neel_plotly")  # packages of which a course uses nothing else
 
@@ -87,8 +86,6 @@ def cell_step(shell: InteractiveShell, source: str) -> Any:
 def cells_of(file: Path) -> list[str]:
     """The sources of the code cells, in order."""
     text = file.read_text(encoding="utf-8")
-    for many, few in FEWER.items():
-        text = text.replace(many, few)
     if file.suffix == ".py":
         return re.split(r"^# %%.*$", text, flags=re.MULTILINE)[1:]
     return ["".join(cell["source"]) for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
