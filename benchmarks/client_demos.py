@@ -39,6 +39,7 @@ from peer_suite_hub import cached_files
 os.environ["GITHUB_ACTIONS"] = "true"
 SKIPPED = "NBVAL_SKIP"
 NUMBERS = 200
+ATTENTION_ONLY = "attn_only_2L_half.pth"  # a model of two layers of attention, which ARENA 1.2 downloads
 ONLY_TO_LOAD_OR_DRAW = ("gdown", "neel_plotly")  # packages of which a course uses nothing else
 
 
@@ -90,6 +91,21 @@ def cells_of(file: Path) -> list[str]:
     return ["".join(cell["source"]) for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
 
 
+def fill_attention_only(file: Path, width: int = 768, heads: int = 12, n_ctx: int = 2048, d_vocab: int = 50278) -> None:
+    """Write the state dict of that model, with random weights, as `HookedTransformer` kept it when it was trained."""
+    sizes: dict[str, tuple[int, ...]] = {"embed.W_E": (d_vocab, width), "pos_embed.W_pos": (n_ctx, width)}
+    masks = dict[str, torch.Tensor]()
+    for at in ("blocks.0.attn", "blocks.1.attn"):
+        sizes |= {f"{at}.W_{name}": (heads, width, width // heads) for name in "QKV"}
+        sizes |= {f"{at}.b_{name}": (heads, width // heads) for name in "QKV"}
+        sizes |= {f"{at}.W_O": (heads, width // heads, width), f"{at}.b_O": (width,)}
+        masks |= {f"{at}.mask": torch.ones(n_ctx, n_ctx, dtype=torch.bool).tril(), f"{at}.IGNORE": torch.tensor(-1e5)}
+    sizes |= {"unembed.W_U": (width, d_vocab), "unembed.b_U": (d_vocab,)}
+    generator = torch.Generator().manual_seed(0)
+    weights = {name: torch.randn(size, generator=generator) * 0.1 for name, size in sizes.items()}
+    torch.save(weights | masks, file)
+
+
 def on_the_cpu(script: Path, folder: Path) -> Path:
     """The same script in a copy of its course, all of which takes the CPU where it would take MPS.
 
@@ -116,6 +132,8 @@ def main(file: Path) -> None:
     shell.system = shell.getoutput = lambda command, **options: None
     if "othello" in file.parent.name:
         client_othello.fill(file.parent)
+    if ATTENTION_ONLY in file.read_text(encoding="utf-8"):
+        fill_attention_only(file.with_name(ATTENTION_ONLY))
     shell.user_ns["__file__"] = str(file)
     for number, source in enumerate(cells_of(file)):
         if SKIPPED not in source:

@@ -59,6 +59,7 @@ class Client(NamedTuple):
 DEMOS = (
     *("ARENA_Content", "Activation_Patching_in_TL_Demo", "Attribution_Patching_Demo", "BERT"),
     *("Direct_Logit_Attribution_Demo", "Exploratory_Analysis_Demo", "Head_Detector_Demo", "Main_Demo"),
+    "direct_path_patching_ioi",
 )
 COURSE = {  # chapters of ARENA by the numbers that they have there
     "1.1": "part1_transformer_from_scratch",

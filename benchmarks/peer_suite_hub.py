@@ -114,12 +114,16 @@ def _write_neel(home: Path, name: str, **config: Any) -> None:
 
 
 def _write_othello(home: Path) -> None:
-    """The state dict of a model of Othello, alone in its repository."""
+    """The state dict of a model of Othello, alone in its repository, with the masks that older ones have."""
     from interp_hooks import HookedTransformer
 
-    sizes = dict(n_layers=8, d_model=512, d_head=64, n_heads=8, d_mlp=2048, d_vocab=61, n_ctx=59, act_fn="gelu")
-    model = HookedTransformer(sizes | dict(normalization_type="LNPre"))
-    torch.save(model.state_dict(), _snapshot(home, "NeelNanda/Othello-GPT-Transformer-Lens") / "synthetic_model.pth")
+    sizes = dict(n_layers=8, d_model=512, d_head=64, n_heads=8, d_mlp=2048, d_vocab=61, n_ctx=59)
+    model = HookedTransformer(sizes | dict(act_fn="gelu", normalization_type="LNPre"))
+    seen = torch.ones(sizes["n_ctx"], sizes["n_ctx"], dtype=torch.bool).tril()
+    masks = {f"blocks.{layer}.attn.mask": seen for layer in range(sizes["n_layers"])}
+    ignored = {f"blocks.{layer}.attn.IGNORE": torch.tensor(-1e5) for layer in range(sizes["n_layers"])}
+    file = _snapshot(home, "NeelNanda/Othello-GPT-Transformer-Lens") / "synthetic_model.pth"
+    torch.save(model.state_dict() | masks | ignored, file)
 
 
 def cached_files(api: object, repo_id: str, **options: object) -> list[str]:

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from interp_hooks import without_collecting
 from interp_hooks.compat.utilities import is_library_available, select_compatible_kwargs
 from interp_hooks.corpus.texts import TokenRows, token_rows
 from interp_hooks.errors import BadInput, nearest
@@ -95,11 +96,16 @@ def _short(dataset: Iterable[Any], tokenizer: Any, max_length: int, column: str,
 # ------------------------------------------------------------------------------------------------------ BOS and padding
 
 
+@without_collecting()
 def get_tokenizer_with_bos(tokenizer: Any) -> Any:
-    """The tokenizer if it puts a BOS before a text, or has none; else a copy of it that does."""
+    """The tokenizer if it puts a BOS before a text, or has none; else a copy of it that does.
+
+    Both have the lists that it read from its files, which are as long as its vocabulary, and which nothing changes.
+    """
     if tokenizer.bos_token is None or getattr(tokenizer, "add_bos_token", False):
         return tokenizer
-    with_bos = copy.deepcopy(tokenizer)
+    lists = [vars(tokenizer)[name] for name in ("_vocab", "_merges") if name in vars(tokenizer)]
+    with_bos = copy.deepcopy(tokenizer, {id(one): one for one in lists})
     with_bos.add_bos_token = True
     return with_bos
 

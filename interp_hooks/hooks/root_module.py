@@ -44,21 +44,24 @@ class Keep(Watcher):
 
     def __call__(self, value: Tensor, hook: HookPoint) -> None:
         self.threads.check()
-        self.cache[hook.name + self.suffix] = self.batched(self.sliced(value.detach(), hook)).to(self.device)
+        kept = value.detach()
+        if self.pos_slice is not None:
+            kept = self.sliced(kept, hook, self.pos_slice)
+        if self.remove_batch_dim:
+            kept = self.without_batch(kept)
+        self.cache[hook.name + self.suffix] = kept.to(self.device)
 
-    def sliced(self, value: Tensor, hook: HookPoint) -> Tensor:
-        if self.pos_slice is None or self.pos_slice.mode == "identity":
+    def sliced(self, value: Tensor, hook: HookPoint, chosen: Slice) -> Tensor:
+        if chosen.mode == "identity":
             return value
         if len(hook.axes) != value.ndim:
             raise BadInput(f"pos_slice needs to know which axis of {hook.name} is 'pos'; HookPoint(axes) names them")
         for dim, axis in enumerate(hook.axes):
             if axis in POSITIONS:
-                return self.pos_slice.apply(value, dim).clone()  # no view, which would hold all positions
+                return chosen.apply(value, dim).clone()  # no view, which would hold all positions
         return value
 
-    def batched(self, value: Tensor) -> Tensor:
-        if not self.remove_batch_dim:
-            return value
+    def without_batch(self, value: Tensor) -> Tensor:
         if value.shape[0] != 1:
             raise BadInput(f"the batch axis can only be removed from a single prompt, got {value.shape[0]}")
         return value[0]

@@ -17,6 +17,7 @@ from typing import Any
 from interp_hooks import without_collecting
 from interp_hooks.errors import BadInput, CheckpointError, InterpHooksError, UnsupportedArchitecture, nearest
 from interp_hooks.errors.arguments import told
+from interp_hooks.loading.deferral import defer_activations
 from interp_hooks.loading.files import check_counts
 from interp_hooks.loading.gguf_files import SUFFIX, gguf_arguments
 from interp_hooks.model.tokenization import has_vocabulary
@@ -94,6 +95,7 @@ class NamedCheckpoint:
         from transformers import AutoConfig
 
         arguments = self._arguments  # which raises the ImportError
+        defer_activations()
         try:
             check_counts(self.settings, self.name)
             return AutoConfig.from_pretrained(self.location, **arguments)

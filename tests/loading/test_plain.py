@@ -117,13 +117,27 @@ def test_transformers_model_is_not_imported(tmp_path: Path) -> None:
     names = ["gpt2", "gpt2-tied-scaled", "llama-tied-ungrouped-llama3", "gemma2", "qwen3"]
     folders = [str(saved(name, tmp_path / name)) for name in names]
     code = (
-        "import sys; from transformers import AutoConfig; [*map(AutoConfig.from_pretrained, sys.argv[1:])];"
-        "had = {*sys.modules, 'transformers.models.auto.modeling_auto'}; from interp_hooks import HookedTransformer;"
-        "[*map(HookedTransformer.from_pretrained, sys.argv[1:])]; new = sys.modules.keys() - had;"
-        "print(*(name for name in new if name == 'sympy' or 'modeling_' in name and '.models.' in name))"
+        "import sys, torch; had = {*sys.modules, 'transformers.models.auto.modeling_auto'};"
+        "from interp_hooks import HookedTransformer as Model; [*map(Model.from_pretrained, sys.argv[1:])];"
+        "heavy = {'sympy', 'torch._dynamo', 'torch.distributed.tensor', 'transformers.activations'};"
+        "new = sys.modules.keys() - had;"
+        "print(*(name for name in new if name in heavy or 'modeling_' in name and '.models.' in name))"
     )
     done = subprocess.run([sys.executable, "-c", code, *folders], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_names_of_activations_are_checked_as_before(tmp_path: Path) -> None:
+    saved("llama-tied-ungrouped-llama3", tmp_path)
+    code = (
+        "import sys; from interp_hooks import HookedTransformer as Model; Model.from_pretrained(sys.argv[1]);"
+        "from transformers.utils.type_validators import ACT2FN as asked;"
+        "assert 'transformers.activations' not in sys.modules;"
+        "assert 'silu' in asked and 'no activation' not in asked;"
+        "from transformers.activations import ACT2FN as table;"
+        "assert [*asked] == [*table] and type(asked['silu']) is type(table['silu'])"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
 
 
 def _without_body(state: dict[str, Tensor]) -> None:

@@ -187,7 +187,10 @@ def scaled_frequencies(
 def rotate(
     x: Float[Tensor, "batch pos head d_head"], rotation: Rotation, adjacent_pairs: bool
 ) -> Float[Tensor, "batch pos head d_head"]:
-    """Rotate the first dimensions of every head; pairs are (i, i + half), or (2i, 2i + 1) if adjacent."""
+    """Rotate the first dimensions of every head; pairs are (i, i + half), or (2i, 2i + 1) if adjacent.
+
+    The result has the dtype of `x`, which must not be narrower than that of the rotation.
+    """
     cos, sin, _ = rotation
     width = cos.shape[-1]
     turning = x if width == x.shape[-1] else x[..., :width]

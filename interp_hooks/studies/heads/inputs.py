@@ -93,7 +93,7 @@ class HeadInput:
 
     def _rotated(self, made: Float[Tensor, "*part batch n d_turned"]) -> Float[Tensor, "*part batch n d_turned"]:
         assert self.rotation is not None
-        flat = made.reshape(-1, *made.shape[-3:])
+        flat = made.reshape(-1, *made.shape[-3:]).to(torch.promote_types(made.dtype, self.rotation.cos.dtype))
         return rotate(flat, self.rotation, self.adjacent).reshape(made.shape)
 
     def of(
