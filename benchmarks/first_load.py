@@ -35,8 +35,8 @@ PEER = "from transformer_lens import HookedTransformer"
 COMPAT = f"from interp_hooks import compat; compat.install(); {PEER}"
 
 
-# The names by which the two packages ask for a kind of model; the first is what is typed. Where 3.9.0 has the sizes of
-# a kind in its code (Mistral, Gemma 2) it loads no small model.
+# The names by which the two packages ask for a kind of model; the first is what is typed. Of kinds of which 3.9.0
+# has the sizes in its code (Mistral, Gemma 2) it loads no small model.
 MODELS = {
     "gpt2": ("gpt2", "openai-community/gpt2"),
     "llama": ("01-ai/Yi-6B",),

@@ -235,6 +235,10 @@ class HookPoint(nn.Module):
     def bwd_hooks(self) -> list[Hook]:
         return [hook for hook in self.hooks if hook.direction == "bwd"]
 
+    def __init_subclass__(cls) -> None:
+        if "forward" in vars(cls):  # which has more to do than to call functions
+            cls.__call__ = nn.Module.__call__
+
     def __call__(self, value: Tensor) -> Tensor:
         """The value after the functions; where nobody looks, without torch's call of a module, which takes longer."""
         torchs = self._forward_hooks or self._forward_pre_hooks or self._backward_hooks or self._backward_pre_hooks
