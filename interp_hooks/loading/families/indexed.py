@@ -52,7 +52,7 @@ DEEPSEEK_V32 = replace(
         "first_k_dense_replace",  # becomes mlp_layer_types
         "layer_types",  # all layers are of one type
     ),
-    requires=DEEPSEEK_V3.requires | {"rope_interleave": True, "indexer_rope_interleave": False},
+    requires={**DEEPSEEK_V3.requires, "rope_interleave": True, "indexer_rope_interleave": False},
 )
 
 GLM_MOE_DSA = replace(
@@ -70,5 +70,5 @@ GLM_MOE_DSA = replace(
         "index_topk_freq",
         "index_skip_topk_offset",
     ),
-    requires=DEEPSEEK_V32.requires | {"indexer_rope_interleave": True},
+    requires={**DEEPSEEK_V32.requires, "indexer_rope_interleave": True},
 )

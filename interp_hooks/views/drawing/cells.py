@@ -27,7 +27,7 @@ def heat_map(trace: Trace, x: Axis, y: Axis, night: Night) -> str:
             value = z[row][column]
             if value is None or not math.isfinite(value):
                 continue
-            colour = colouring.colour(colouring.level(value), night)
+            colour: str = colouring.colour(colouring.level(value), night)
             cells.append(tag("rect", x=left, y=top, width=width, height=height, fill=colour))
             if size and (text := texts[row][column]):
                 middle = left + width / 2, top + height / 2
