@@ -458,7 +458,6 @@ class HookedTransformerConfig:
                 f"mixers.experts_per_token={mixers.experts_per_token} is more than the {self.n_heads // groups} heads "
                 "that share keys (n_heads / n_key_value_heads)"
             )
-
         halves = {size // 2 for size in (self.d_head, *self.d_head_layers)}
         if mixers.has("differential") and (
             self.attn_sinks or self.alibi_slopes or self.rotary_dim > min(halves) or self.d_head % 2

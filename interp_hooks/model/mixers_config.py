@@ -19,11 +19,8 @@ MixerKind = Literal[
     "lightning",
     "none",
 ]
-OF_ATTENTION = (
-    "attention",
-    "mixture_of_heads",
-    "differential",
-)  # heads as many and as wide as the config says of attention
+OF_ATTENTION = ("attention", "mixture_of_heads", "differential")
+"""These have as many heads, and as wide ones, as the config says of attention."""
 PartNorm = Literal["RMS", "RMSPre"]
 WITH_STATES = ("gated_delta", "kimi_delta", "mamba2", "mamba", "rg_lru", "lightning")
 WITH_KEYS = ("gated_delta", "kimi_delta", "mamba2", "mamba", "lightning")
