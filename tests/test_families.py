@@ -10,7 +10,8 @@ Tolerances are relative to the largest logit:
 Every member is compared in float64. What a family brings beside that is names: the rest depends on what its model has.
 So the other checks take `covering`, members among which each kind of mechanism (a norm's type, a window, a way to
 choose experts, a pattern by which a table rearranges a tensor) is found three times, or as often as there are members
-with it. Mistakes in tables and configs are tried on the first member of each family.
+with it; with MEMBERS=all all of them, which is for whoever adds a family. Mistakes in tables and configs are tried on
+the first member of each family.
 """
 
 import copy
@@ -19,6 +20,7 @@ import functools
 import heapq
 import itertools
 import operator
+import os
 import re
 import zlib
 from collections import Counter
@@ -88,7 +90,8 @@ def covering(times: int = 3) -> list[str]:
 
 
 every_member = pytest.mark.parametrize("name", family_configs.params())
-every_mechanism = pytest.mark.parametrize("name", family_configs.params(covering()))
+chosen = [*CONFIGS] if os.environ.get("MEMBERS") == "all" else covering()
+every_mechanism = pytest.mark.parametrize("name", family_configs.params(chosen))
 FIRST = family_configs.first_of_each_type()
 every_family = pytest.mark.parametrize("name", FIRST)
 
