@@ -43,7 +43,7 @@ def _best_of(scores: Tensor, choice: Tensor, experts: ExpertsConfig) -> Tensor:
         total = total.clamp(min=experts.min_weight_sum) if experts.min_weight_sum else total
         weights = weights / (total + experts.weight_sum_offset if experts.weight_sum_offset else total)
     weights = weights if experts.weight_scale == 1 else weights * experts.weight_scale
-    return torch.zeros_like(scores).scatter_(-1, chosen, weights)
+    return torch.zeros_like(scores).scatter(-1, chosen, weights)
 
 
 def _sparse_mixer(logits: Tensor, experts: ExpertsConfig) -> Tensor:
