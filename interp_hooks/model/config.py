@@ -722,7 +722,7 @@ class HookedTransformerConfig:
 
     def mixer_at(self, layer: int) -> MixerKind:
         """What mixes the tokens in `layer`."""
-        return self.mixer_kinds[layer]
+        return "attention" if self.mixers is None else self.mixers.layers[layer]
 
     def beside_attention(self, layer: int) -> MixerKind | None:
         """The recurrence that stands beside the attention of `layer`, if there is one."""

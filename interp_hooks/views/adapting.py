@@ -104,11 +104,11 @@ async function drawn(holder, figure, page, options) {
   titled(figure.layout, page < NARROW ? page : page - 240);
   if (page < NARROW) narrowed(figure);
   else if (figure.layout.meta?.widest) widened(figure.layout, page);
-  const colours = atNight.matches ? {...NIGHT, ...figure.layout.meta?.night} : {};
-  const [data, layout] = [figure.data, figure.layout].map(one => recoloured(one, colours));
   const draw = holder.printed ? Plotly.newPlot : Plotly.react;  // the width of the sheet would stay otherwise
   holder.printed = page === PRINTED;
   if (holder.printed) figure.layout.width = PRINTED;
+  const colours = atNight.matches ? {...NIGHT, ...figure.layout.meta?.night} : {};
+  const [data, layout] = [figure.data, figure.layout].map(one => recoloured(one, colours));
   holder.style.minWidth = (figure.layout.meta?.narrowest ?? 0) + "px";
   await draw(holder, data, layout, {displayModeBar: page < NARROW ? false : "hover", ...options});
   const numbers = [...holder.querySelectorAll(".heatmap-label text")];
