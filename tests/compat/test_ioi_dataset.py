@@ -174,4 +174,4 @@ def test_the_bundled_model_does_its_task() -> None:
     model = HookedTransformer.from_pretrained("ioi-tiny")
     found = ioi_eval(model, num_samples=24, symmetric=True)
     assert found["Accuracy"] == 1.0
-    assert found["Logit Difference"] > 5
+    assert found["Logit Difference"] > 3  # of prompts that are drawn anew each time: 5.6, give or take 0.5
