@@ -21,7 +21,7 @@ from interp_hooks.compat.config import HookedTransformerConfig
 from interp_hooks.compat.utilities import get_offset_position_ids
 from interp_hooks.errors import BadInput
 from interp_hooks.model import config as core
-from interp_hooks.model.components.positions import RotaryPositions, Rotation, rotate
+from interp_hooks.model.components.positions import RotaryPositions, Rotation, by_dimension, in_pairs, rotate
 
 
 def ntk_alpha(length: int, trained: int) -> float:
@@ -65,11 +65,6 @@ def as_in_qwen(cfg: HookedTransformerConfig) -> bool:
     return cfg.use_dynamic_ntk_rope or cfg.use_logn_attn
 
 
-def _seconds(cfg: HookedTransformerConfig) -> slice:
-    """The second dimensions of all pairs."""
-    return slice(1, None, 2) if cfg.rotary_adjacent_pairs else slice(cfg.rotary_dim // 2, None)
-
-
 def _refuse_other(table: Tensor, own: Tensor) -> None:
     if not torch.equal(table.to(own), own):
         raise BadInput(
@@ -93,8 +88,8 @@ class RotaryTables:
         cfg = self.alone.config.replace(rotary_dim=rotary_dim)
         rope = {**cfg.rotary_at(self.alone.layer), "rope_theta": base}
         found = RotaryPositions(cfg).rotation(rope, torch.arange(n_ctx)[None], dtype)
-        sin = found.sin[..., _seconds(cfg)]  # of a pair, the second dimension takes it as it is
-        return Rotation.of_pairs(sin, sin, cfg.rotary_adjacent_pairs).cos[0, :, 0], found.cos[0, :, 0]
+        _, sin = in_pairs(found.sin[0, :, 0], found.adjacent)  # of a pair, the second dimension takes it as it is
+        return by_dimension(sin, sin, found.adjacent), found.cos[0, :, 0]
 
     @property
     def rotary_sin(self) -> Float[Tensor, "position rotary_dim"]:
@@ -150,9 +145,10 @@ class RotaryTables:
         ids = torch.arange(past_kv_pos_offset, length)[None]
         if attention_mask is not None:
             ids = get_offset_position_ids(past_kv_pos_offset, attention_mask)
-        sin, cos = (table.to(x)[ids.to(x.device)][:, :, None, _seconds(cfg)] for table in self._tables())
         adjacent = cfg.rotary_adjacent_pairs
-        return rotate(x, Rotation.of_pairs(cos, sin, adjacent), adjacent)
+        tables = (table.to(x)[ids.to(x.device)][:, :, None] for table in self._tables())
+        (_, sin), (_, cos) = (in_pairs(table, adjacent) for table in tables)
+        return rotate(x, Rotation.of_pairs(cos, sin, adjacent))
 
     _ntk_alpha = staticmethod(ntk_alpha)
 

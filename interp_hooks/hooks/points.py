@@ -245,9 +245,7 @@ class HookPoint(nn.Module):
         return super().__call__(value) if self.attached or OPEN or torchs else value
 
     def forward(self, value: Tensor) -> Tensor:
-        if not (self.attached or (OPEN and self in IN_FORCE.get().at)):
-            return value
-        return self._run(value, self.hooks) if self.parts is None else self._shown(value, self.hooks)
+        return self._shown(value, self.hooks) if self.attached or (OPEN and self in IN_FORCE.get().at) else value
 
     def expand(self, value: Tensor, **new_axis: int) -> Tensor:
         """Give `value` the axis that it lacks (`head=8`) and run the hooks; return it as it came if none takes part."""

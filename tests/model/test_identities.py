@@ -244,17 +244,17 @@ def A8_direct_effects_sum_to_the_logit_difference(model: HookedTransformer) -> N
 def A9_a_rotated_score_depends_on_the_distance_alone(model: HookedTransformer) -> None:
     if model.rotary is None:
         return
-    adjacent, positions = model.cfg.rotary_adjacent_pairs, torch.arange(9)[None]
+    positions = torch.arange(9)[None]
     q, k = torch.randn(2, 1, 1, 1, 4, dtype=torch.float64)
     rotation = model.rotary(positions, torch.float64)[0]
     assert rotation is not None
-    turned_q, turned_k = (rotate(x.expand(1, 9, 1, 4), rotation, adjacent)[0, :, 0] for x in (q, k))
+    turned_q, turned_k = (rotate(x.expand(1, 9, 1, 4), rotation)[0, :, 0] for x in (q, k))
     scores = turned_q @ turned_k.T
     for offset in range(-8, 9):
         diagonal = scores.diagonal(offset)
         # cosines and sines are of float32 frequencies, the same in each of these
         assert_close(diagonal, diagonal[:1].expand_as(diagonal), RTOL)
-    at_zero = rotate(q.expand(1, 9, 1, 4), Rotation(rotation.cos[:, :1], rotation.sin[:, :1]), adjacent)
+    at_zero = rotate(q.expand(1, 9, 1, 4), rotation.each(lambda x: x[:, :1]))
     assert torch.equal(at_zero, q.expand(1, 9, 1, 4)), "position 0 turns nothing"
     assert_close(turned_q.norm(dim=-1), q.norm().expand(9), RTOL)
     assert distance(turned_q[1:2], turned_q[:1]) > 1e-3
@@ -403,8 +403,8 @@ def _shows_a_wrong_scale(monkeypatch: pytest.MonkeyPatch) -> None:
 def _turns_one_half_backwards(monkeypatch: pytest.MonkeyPatch) -> None:
     right = rotate
 
-    def reflect(x: Tensor, rotation: Rotation, adjacent_pairs: bool) -> Tensor:
-        return right(x, rotation._replace(sin=-rotation.sin.abs()), adjacent_pairs)
+    def reflect(x: Tensor, rotation: Rotation) -> Tensor:
+        return right(x, rotation._replace(sin=-rotation.sin.abs()))
 
     monkeypatch.setitem(A9_a_rotated_score_depends_on_the_distance_alone.__globals__, "rotate", reflect)
 

@@ -176,7 +176,6 @@ class AttentionCore(Mixer):
         self.scale, self.soft_cap = cfg.attn_scale_at(layer), cfg.attn_scores_soft_cap
         self.window = cfg.window_at(layer)
         self.slopes = cfg.alibi_slopes
-        self.rotary_adjacent_pairs = cfg.rotary_adjacent_pairs
         self._write_with(cfg, heads, d_value)
         self.hook_q = HookPoint("batch pos head d_head", head=heads, d_head=d_head)
         self.hook_k = HookPoint("batch pos head d_head", head=groups, d_head=d_head)
@@ -415,7 +414,7 @@ class Attention(AttentionCore):
 
     def _turned(self, x: Tensor, rotation: Rotation) -> Tensor:
         """Queries or keys, rotated."""
-        return rotate(x, rotation, self.rotary_adjacent_pairs)
+        return rotate(x, rotation)
 
     def _normed(self, x: Tensor, norm: Norm | NoNorm) -> Tensor:
         """Queries or keys after their norm, which may be one over all heads, wherever these are."""

@@ -55,7 +55,7 @@ class DifferentialAttention(Attention):
 
     def _turned(self, x: Tensor, rotation: Rotation) -> Tensor:
         halves = x.unflatten(-1, (2, -1)).flatten(2, 3)
-        return rotate(halves, rotation, self.rotary_adjacent_pairs).view_as(x)
+        return rotate(halves, rotation).view_as(x)
 
     def _lambda(self, dtype: torch.dtype) -> Tensor:
         precise = torch.promote_types(dtype, torch.float32)

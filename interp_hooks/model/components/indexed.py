@@ -51,7 +51,6 @@ class Indexer(nn.Module):
         super().__init__()
         heads, width = indexer.n_heads, indexer.d_head
         self.adjacent_pairs, self.scale = indexer.adjacent_pairs, width**-0.5
-        self.pairs_as_heads = indexer.adjacent_pairs == cfg.rotary_adjacent_pairs
         self.W_IQ = parameter(heads, cfg.q_latent, width, lies=READER_PER_HEAD)
         self.W_IK, self.b_IK = parameter(cfg.d_model, width, lies=TRANSPOSED), parameter(width)
         self.W_IW, self.b_IW = parameter(cfg.d_model, heads, lies=TRANSPOSED), parameter(heads)
@@ -84,8 +83,7 @@ class Indexer(nn.Module):
         return self.hook_scores(scores.masked_fill(~visibility.mask(None)[:, 0], -torch.inf))
 
     def _rotated(self, x: Tensor, rotation: Rotation) -> Tensor:
-        own = rotation if self.pairs_as_heads else rotation.paired(self.adjacent_pairs)
-        return rotate(x, own, self.adjacent_pairs)
+        return rotate(x, rotation.paired(self.adjacent_pairs))
 
 
 class IndexedAttention(LatentAttention):
@@ -119,8 +117,9 @@ class IndexedAttention(LatentAttention):
         x = inputs[0]
         latent = self.query_latent(x)
         q, k, v = self.from_latents(x, latent, rotation)
-        choice = self._chosen_earlier(visibility, lent) if self.indexer is None else None
-        if self.indexer is not None:
+        if self.indexer is None:
+            choice = self._chosen_earlier(visibility, lent)
+        else:
             assert latent is not None
             choice = self._chosen(self.indexer, x, latent, rotation, visibility, earlier)
         choice = self._shown(choice, visibility, len(x))

@@ -81,5 +81,5 @@ class LatentAttention(AttentionCore):
         return q, k, v
 
     def _rotated(self, x: Tensor, rotation: Rotation) -> Tensor:
-        turned = rotate(x[..., self.plain :], rotation, self.rotary_adjacent_pairs)
+        turned = rotate(x[..., self.plain :], rotation)
         return torch.cat((x[..., : self.plain], turned), dim=-1)

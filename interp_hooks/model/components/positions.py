@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 from torch import Tensor, nn
 
 from interp_hooks.errors import BadInput, ConfigError, nearest
@@ -23,29 +23,31 @@ class Rotation(NamedTuple):
     """How dimensions turn in a pass, [rows pos 1 turning]; one row if all prompts share positions.
 
     `cos` is the cosine of each dimension's angle, `sin` the sine with the sign with which the other of its pair is
-    added. `query_scale` [rows pos 1 1] is a factor for rotated queries.
+    added. Pairs are (i, i + half), or (2i, 2i + 1) if `adjacent`. `query_scale` [rows pos 1 1] is a factor for rotated
+    queries.
     """
 
     cos: Tensor
     sin: Tensor
+    adjacent: bool
     query_scale: Tensor | None = None
 
     @staticmethod
     def of_pairs(cos: Tensor, sin: Tensor, adjacent: bool, query_scale: Tensor | None = None) -> "Rotation":
         """From the cosine and sine of the angle of each pair [rows pos 1 pair]."""
-        join = _interleaved if adjacent else _side_by_side
-        return Rotation(join(cos, cos), join(-sin, sin), query_scale)
+        return Rotation(by_dimension(cos, cos, adjacent), by_dimension(-sin, sin, adjacent), adjacent, query_scale)
 
     def paired(self, adjacent: bool) -> "Rotation":
-        """The same angles for heads whose pairs are adjacent, from one for others; or the other way round."""
-        parts = (2, -1) if adjacent else (-1, 2)
-        cos, sin = (one.unflatten(-1, parts).transpose(-1, -2).flatten(-2) for one in (self.cos, self.sin))
-        return Rotation(cos, sin, self.query_scale)
+        """The same angles for heads whose pairs are adjacent, or are not."""
+        if adjacent == self.adjacent:
+            return self
+        (cos, _), (_, sin) = (in_pairs(one, self.adjacent) for one in (self.cos, self.sin))
+        return Rotation.of_pairs(cos, sin, adjacent, self.query_scale)
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "Rotation":
         """This rotation with all its tensors changed alike."""
         scale = None if self.query_scale is None else change(self.query_scale)
-        return Rotation(change(self.cos), change(self.sin), scale)
+        return Rotation(change(self.cos), change(self.sin), self.adjacent, scale)
 
     def to(self, device: torch.device) -> "Rotation":
         """This rotation on another device."""
@@ -56,12 +58,19 @@ class Rotation(NamedTuple):
         return self.each(lambda x: x[..., 0, :])
 
 
-def _side_by_side(first: Tensor, second: Tensor) -> Tensor:
-    return torch.cat((first, second), dim=-1)
+def by_dimension(
+    first: Num[Tensor, "*rows pair"], second: Num[Tensor, "*rows pair"], adjacent: bool
+) -> Num[Tensor, "*rows turning"]:
+    """The values of dimensions in their order, from those of the first and of the second one of every pair."""
+    return torch.stack((first, second), dim=-1).flatten(-2) if adjacent else torch.cat((first, second), dim=-1)
 
 
-def _interleaved(first: Tensor, second: Tensor) -> Tensor:
-    return torch.stack((first, second), dim=-1).flatten(-2)
+def in_pairs(
+    values: Num[Tensor, "*rows turning"], adjacent: bool
+) -> tuple[Num[Tensor, "*rows pair"], Num[Tensor, "*rows pair"]]:
+    """The values of the first and of the second dimension of every pair."""
+    first, second = values.unflatten(-1, (-1, 2)).unbind(-1) if adjacent else values.chunk(2, dim=-1)
+    return first, second
 
 
 class RotaryPositions(nn.Module):
@@ -184,17 +193,15 @@ def scaled_frequencies(
     return inv_freq, factor
 
 
-def rotate(
-    x: Float[Tensor, "batch pos head d_head"], rotation: Rotation, adjacent_pairs: bool
-) -> Float[Tensor, "batch pos head d_head"]:
-    """Rotate the first dimensions of every head; pairs are (i, i + half), or (2i, 2i + 1) if adjacent.
+def rotate(x: Float[Tensor, "batch pos head d_head"], rotation: Rotation) -> Float[Tensor, "batch pos head d_head"]:
+    """Rotate the first dimensions of every head, as many as the rotation has.
 
     The result has the dtype of `x`, which must not be narrower than that of the rotation.
     """
-    cos, sin, _ = rotation
+    cos, sin, adjacent, _ = rotation
     width = cos.shape[-1]
     turning = x if width == x.shape[-1] else x[..., :width]
-    others = turning.unflatten(-1, (-1, 2)).flip(-1).flatten(-2) if adjacent_pairs else turning.roll(width // 2, -1)
+    others = turning.unflatten(-1, (-1, 2)).flip(-1).flatten(-2) if adjacent else turning.roll(width // 2, -1)
     turned = (turning * cos).add_(others.mul_(sin))  # of this function's own, so that fewer tensors are made
     return turned if width == x.shape[-1] else torch.cat((turned, x[..., width:]), dim=-1)
 

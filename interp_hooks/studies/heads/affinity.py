@@ -131,7 +131,7 @@ class HeadWeights:
         Q, K, V = (_through(weight.mT, reader, pulled=True).mT for weight in (W_Q, W_K, W_V))
         turned = Q
         if rotation is not None:
-            turned = rotate(Q[:, :, None], rotation.to(Q.device), attn.rotary_adjacent_pairs)[:, :, 0]
+            turned = rotate(Q[:, :, None], rotation.to(Q.device))[:, :, 0]
         written = _through(W_O, own, pulled=False)
         written = centred(written) if centres else written
         QK, OV = FactoredMatrix(turned, K.mT), FactoredMatrix(V, written)

@@ -63,7 +63,6 @@ class HeadInput:
     rotation: Rotation | None = None
     after: FrozenNorm | None = None
     plain: int = 0
-    adjacent: bool = False
     clip: float | None = None
     beside: Float[Tensor, "batch n d_model"] | None = None
 
@@ -94,7 +93,7 @@ class HeadInput:
     def _rotated(self, made: Float[Tensor, "*part batch n d_turned"]) -> Float[Tensor, "*part batch n d_turned"]:
         assert self.rotation is not None
         flat = made.reshape(-1, *made.shape[-3:]).to(torch.promote_types(made.dtype, self.rotation.cos.dtype))
-        return rotate(flat, self.rotation, self.adjacent).reshape(made.shape)
+        return rotate(flat, self.rotation).reshape(made.shape)
 
     def of(
         self, read: Float[Tensor, "*part batch n d_head"], whole: bool = False
@@ -240,7 +239,6 @@ class ReadRun:
             before=None if after else norm,
             rotation=turns,
             after=norm if after else None,
-            adjacent=attn.rotary_adjacent_pairs,
             clip=attn.clip,
             beside=self.cache.at("hook_pos_embed", pos) if beside else None,
         )
@@ -268,7 +266,7 @@ class ReadRun:
         """How a head with latent attention makes its queries, keys or values."""
         attn = attention_of(self.model, layer)
         turns = None if turns is None else turns._replace(query_scale=None)
-        turned: dict[str, Any] = dict(rotation=turns, plain=attn.plain, adjacent=attn.rotary_adjacent_pairs)
+        turned: dict[str, Any] = dict(rotation=turns, plain=attn.plain)
         if which == "Q" and not attn.q_latent:
             onto, bias = precise(self.model.whole(attn.W_Q)[head]), precise(self.model.whole(attn.b_Q)[head])
             return HeadInput(reading=Reading(norms=norms, onto=onto), bias=bias, **turned)

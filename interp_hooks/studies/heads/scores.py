@@ -27,6 +27,7 @@ from interp_hooks.experiments.results.result import Result
 from interp_hooks.hooks.modes import no_gradients
 from interp_hooks.hooks.slices import RowSlice, Slice
 from interp_hooks.interventions.runs import PromptsLike, Run, TaskLike, as_run
+from interp_hooks.model.components.positions import by_dimension
 from interp_hooks.model.transformer import HookedTransformer
 from interp_hooks.studies.heads.attending import attention_of
 from interp_hooks.studies.heads.inputs import ReadRun, Unit
@@ -173,7 +174,7 @@ def frequency_pairs(model: HookedTransformer, layer: int) -> tuple[list[Any], Fl
     first = getattr(attn, "plain", 0)
     owner = torch.full((d_head,), pairs)
     number = torch.arange(pairs)
-    owner[first : first + 2 * pairs] = number.repeat_interleave(2) if attn.rotary_adjacent_pairs else number.repeat(2)
+    owner[first : first + 2 * pairs] = by_dimension(number, number, model.cfg.rotary_adjacent_pairs)
     labels = [*range(pairs), *(["plain"] if bool((owner == pairs).any()) else [])]
     return labels, torch.nn.functional.one_hot(owner, len(labels)).double()
 

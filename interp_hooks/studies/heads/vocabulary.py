@@ -171,7 +171,7 @@ def qk_tokens(
     W_Q, W_K = attn.W_Q[head].detach(), attn.W_K[head * len(attn.W_K) // model.cfg.n_heads].detach()
     rotation = None if model.rotary is None else model.rotary(torch.tensor([[distance]]), W_Q.dtype)[layer]
     if rotation is not None:
-        W_Q = rotate(W_Q[:, None, None], rotation.to(W_Q.device), attn.rotary_adjacent_pairs)[:, 0, 0]
+        W_Q = rotate(W_Q[:, None, None], rotation.to(W_Q.device))[:, 0, 0]
     product, norm = FactoredMatrix(W_Q, W_K.T), model.norm_reading(layer)
     sides = [one[:, :vectors].T for one in (product.U, product.V)]
     if norm.kind is not None:

@@ -23,7 +23,7 @@ def rotary(**fields: Any) -> RotaryPositions:
 def test_each_pair_is_a_complex_number_that_is_turned(width: int, adjacent: bool) -> None:
     fields = dict(rotary_dim=width, rotary_base=50.0, rotary_adjacent_pairs=adjacent)
     rotation = rotary(**fields)(POSITIONS, torch.float64)[0]
-    turned = rotate(X, rotation, adjacent)
+    turned = rotate(X, rotation)
     pairs = [(2 * f, 2 * f + 1) if adjacent else (f, f + width // 2) for f in range(width // 2)]
     for f, (real, imaginary) in enumerate(pairs):
         angle = POSITIONS[0].double() * 50.0 ** (-2 * f / width)
@@ -40,14 +40,14 @@ def test_reversed_rotations_turn_the_other_way() -> None:
     )
     assert torch.equal(backwards.cos, forwards.cos)
     assert torch.equal(backwards.sin, -forwards.sin)
-    assert_close(rotate(rotate(X, forwards, False), backwards, False), X, 1e-12)
+    assert_close(rotate(rotate(X, forwards), backwards), X, 1e-12)
 
 
 def test_rows_may_have_positions_of_their_own() -> None:
     positions = torch.tensor([[0, 1, 2, 3, 4, 5], [0, 0, 0, 1, 2, 3]])
-    both = rotate(X, rotary()(positions, torch.float64)[0], False)
+    both = rotate(X, rotary()(positions, torch.float64)[0])
     for row in range(2):
-        alone = rotate(X[row : row + 1], rotary()(positions[row : row + 1], torch.float64)[0], False)
+        alone = rotate(X[row : row + 1], rotary()(positions[row : row + 1], torch.float64)[0])
         assert torch.equal(both[row : row + 1], alone)
 
 
