@@ -13,6 +13,7 @@ from transformers import (
     BertForPreTraining,
     GPT2Config,
     GPT2LMHeadModel,
+    PreTrainedModel,
 )
 
 from interp_hooks.compat.bridge import HOOKS, TransformerBridge
@@ -86,13 +87,19 @@ def test_what_a_bridge_is_not_given(checkpoint: Path) -> None:
             TransformerBridge.boot_transformers(str(checkpoint), **refused)
 
 
-def test_a_bridge_to_an_encoder(tmp_path: Path) -> None:
+def saved_bert(kind: type[PreTrainedModel], folder: Path) -> Any:
+    """A small BERT with random weights, which is saved in a folder too."""
     sizes = dict[str, Any](
         hidden_size=8, num_attention_heads=2, intermediate_size=12, vocab_size=17, num_hidden_layers=2
     )
-    theirs = BertForMaskedLM(BertConfig(**sizes)).eval()
-    redraw(theirs)
-    theirs.save_pretrained(tmp_path)
+    made: Any = kind(BertConfig(**sizes)).eval()
+    redraw(made)
+    made.save_pretrained(folder)
+    return made
+
+
+def test_a_bridge_to_an_encoder(tmp_path: Path) -> None:
+    theirs = saved_bert(BertForMaskedLM, tmp_path)
     bridge = TransformerBridge.boot_transformers(str(tmp_path), device="cpu")
     assert isinstance(bridge, TransformerBridge)
     assert isinstance(bridge, HookedEncoder)
@@ -105,12 +112,7 @@ def test_a_bridge_to_an_encoder(tmp_path: Path) -> None:
 
 def test_a_bridge_for_pairs_of_sentences(tmp_path: Path) -> None:
     """Its answers are HuggingFace's, processed or not."""
-    sizes = dict[str, Any](
-        hidden_size=8, num_attention_heads=2, intermediate_size=12, vocab_size=17, num_hidden_layers=2
-    )
-    theirs = BertForPreTraining(BertConfig(**sizes)).eval()
-    redraw(theirs)
-    theirs.save_pretrained(tmp_path)
+    theirs = saved_bert(BertForPreTraining, tmp_path)
     config = (tmp_path / "config.json").read_text()
     (tmp_path / "config.json").write_text(config.replace("BertForPreTraining", "BertForMaskedLM"))  # as on the hub
     bridge = TransformerBridge.boot_transformers(str(tmp_path), device="cpu", model_class=BertForNextSentencePrediction)

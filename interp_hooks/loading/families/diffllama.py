@@ -27,14 +27,10 @@ OURS, THEIRS = "blocks.{differential}.attn", "model.layers.{differential}.self_a
 HEADS: Table = {
     f"{OURS}.W_Q": f"{THEIRS}.q_proj.weight | (two h r) d -> h d (two r)",
     f"{OURS}.b_Q": f"{THEIRS}.q_proj.bias? | (two h r) -> h (two r)",
-    **{
-        line: theirs
-        for part in "KV"
-        for line, theirs in (
-            (f"{OURS}.W_{part}", f"{THEIRS}.{part.lower()}_proj.weight | (two g r) d -> g d (two r)"),
-            (f"{OURS}.b_{part}", f"{THEIRS}.{part.lower()}_proj.bias? | (two g r) -> g (two r)"),
-        )
-    },
+    f"{OURS}.W_K": f"{THEIRS}.k_proj.weight | (two g r) d -> g d (two r)",
+    f"{OURS}.b_K": f"{THEIRS}.k_proj.bias? | (two g r) -> g (two r)",
+    f"{OURS}.W_V": f"{THEIRS}.v_proj.weight | (two g r) d -> g d (two r)",
+    f"{OURS}.b_V": f"{THEIRS}.v_proj.bias? | (two g r) -> g (two r)",
     f"{OURS}.W_O": f"{THEIRS}.o_proj.weight | d (h w) -> h w d",
     f"{OURS}.b_O": f"{THEIRS}.o_proj.bias?",
     **{f"{OURS}.lambda_{part}": f"{THEIRS}.lambda_{part}" for part in ("q1", "k1", "q2", "k2")},

@@ -14,7 +14,6 @@ from interp_hooks.model.mixers_config import MixersConfig
 
 
 def _config(hf: Any) -> dict[str, Any]:
-    experts = in_every_layer(hf, hf.num_local_experts, output_bias=True)
     return llama_like(hf, act_fn=hf.activation_function, eps=1e-6) | dict(
         n_heads=hf.num_local_experts * hf.num_key_value_heads,  # theirs counts those that a token passes
         normalization_type="RMS",
@@ -23,7 +22,7 @@ def _config(hf: Any) -> dict[str, Any]:
         mixers=MixersConfig(
             layers=("mixture_of_heads",) * hf.num_hidden_layers, experts_per_token=hf.num_experts_per_tok
         ),
-        experts=experts,
+        experts=in_every_layer(hf, hf.num_local_experts, output_bias=True),
     )
 
 
